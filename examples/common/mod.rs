@@ -1,0 +1,210 @@
+//! What all example programs share: the command line, the choice of transport and mixin, the words
+//! that a server says at its start and at its end, and the client's side of a connection.
+
+#![allow(dead_code, reason = "each program uses its part of this")]
+
+pub mod client;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use socketserver::{
+    BaseServer, Builder, DatagramRequest, Endpoint, Inline, Limits, MakeHandler, Mixin, Pool,
+    StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream, run_all,
+};
+
+/// The mixins, by the names of the command line. All that the crate has come to have, and those that it
+/// will have, so that asking for one of these is told apart from a typing error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MixinName {
+    /// One request after the other, in the loop itself
+    Inline,
+    /// A thread for each request
+    Threading,
+    /// A fixed number of threads
+    Pool,
+    /// A process for each request (not in this version)
+    Forking,
+    /// Several accepting processes (not in this version)
+    Prefork,
+    /// A coroutine for each request (not in this version)
+    Green,
+}
+
+impl fmt::Display for MixinName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name =
+            self.to_possible_value().map_or(String::new(), |name| name.get_name().to_owned());
+        f.write_str(&name)
+    }
+}
+
+impl MixinName {
+    /// Makes the mixin.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, if this version does not have it.
+    pub fn make(self) -> Result<Box<dyn Mixin>, String> {
+        match self {
+            Self::Inline => Ok(Box::new(Inline)),
+            Self::Threading => Ok(Box::new(Threading::new())),
+            Self::Pool => Ok(Box::new(Pool::default())),
+            Self::Forking | Self::Prefork | Self::Green => Err(format!(
+                "the mixin '{self}' is not in this version; there are inline, threading and pool"
+            )),
+        }
+    }
+}
+
+/// The options that every `serve` has.
+#[derive(Clone, Debug, Args)]
+pub struct ServeOptions {
+    /// Where to listen: HOST:PORT, unix:PATH or unix:@NAME; echo and time also take udp:HOST:PORT and
+    /// unixgram:PATH. May be given several times
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Vec<Endpoint>,
+    /// How requests are run
+    #[arg(long, value_enum, default_value_t = MixinName::Threading)]
+    pub mixin: MixinName,
+    /// How long running requests may take to end after Ctrl-C, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub grace: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "it must be a positive number".to_owned())
+}
+
+/// What makes the handlers of a program: one for streams, and one for datagrams if it has one.
+pub trait Program {
+    /// The address when there is no `--bind`.
+    const DEFAULT_BIND: &'static str;
+
+    /// What anyone may do who can reach the server: said when it listens beyond this machine.
+    fn exposure(&self) -> String;
+
+    /// A server for streams.
+    fn stream(&self) -> impl MakeHandler<StreamRequest, Self::StreamKind>;
+    /// How the handler for streams is made.
+    type StreamKind: 'static;
+
+    /// A server for datagrams.
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, Self::DatagramKind>>;
+    /// How the handler for datagrams is made.
+    type DatagramKind: 'static;
+
+    /// Why it does not run under a mixin, if it does not.
+    fn refuses(&self, mixin: MixinName) -> Option<String> {
+        let _ = mixin;
+        None
+    }
+
+    /// The limits.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+}
+
+/// Why a program ends, and with which status.
+pub enum Failure {
+    /// It was used wrongly: status 2, as clap's own.
+    Usage(String),
+    /// Anything else: status 1.
+    Other(String),
+}
+
+impl From<socketserver::Error> for Failure {
+    fn from(error: socketserver::Error) -> Self {
+        let advice = if error.is_address_in_use() {
+            "; another server listens there: stop it, or choose another --bind"
+        } else if error.is_permission_denied() {
+            "; ports below 1024 and other users' folders need privileges: choose another --bind"
+        } else {
+            ""
+        };
+        let text = format!("{error}{advice}");
+        if error.is_bad_address() { Self::Usage(text) } else { Self::Other(text) }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Ends the program with the status that its result asks for, and one line on stderr.
+pub fn exit(result: Result<(), Failure>) -> ExitCode {
+    let (status, text) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(text)) => (2, text),
+        Err(Failure::Other(text)) => (1, text),
+    };
+    // A closed stderr leaves the status.
+    let _ = writeln!(io::stderr(), "error: {text}");
+    ExitCode::from(status)
+}
+
+/// Serves until Ctrl-C or SIGTERM.
+pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Failure> {
+    if let Some(why) = program.refuses(options.mixin) {
+        return Err(Failure::Usage(why));
+    }
+    let endpoints = match &options.bind[..] {
+        [] => vec![P::DEFAULT_BIND.parse()?],
+        given => given.to_vec(),
+    };
+    let mut servers = Vec::new();
+    let mut listening = String::new();
+    for endpoint in &endpoints {
+        let server = bind(program, endpoint, options)?;
+        let address = server.server_address();
+        listening += &format!("listening on {}\n", endpoint.at(&address));
+        if !address.is_local() {
+            eprintln!("{address} can be reached from other machines: {}", program.exposure());
+        }
+        servers.push(server);
+    }
+    // A closed stdout is not an error: a server without an operator goes on serving.
+    let mut stdout = io::stdout();
+    let _ = stdout.write_all(listening.as_bytes()).and_then(|()| stdout.flush());
+    let reports = run_all(&servers, options.grace)?;
+    for report in reports.iter().filter(|report| !report.is_clean()) {
+        eprintln!("{report}");
+    }
+    Ok(())
+}
+
+fn bind<P: Program>(
+    program: &P,
+    endpoint: &Endpoint,
+    options: &ServeOptions,
+) -> Result<Box<dyn BaseServer>, Failure> {
+    let mixin = options.mixin.make().map_err(Failure::Usage)?;
+    let limits = Limits { drain: options.grace, ..program.limits() };
+    let no_datagrams = || Failure::Usage(format!("{endpoint}: this program needs a stream"));
+    let at = endpoint.address();
+    Ok(match endpoint {
+        Endpoint::Tcp(_) => {
+            Box::new(Builder::<Tcp, _>::new(mixin).limits(limits).bind(at, program.stream())?)
+        }
+        Endpoint::Unix(_) => {
+            let builder = Builder::<UnixStream, _>::new(mixin).limits(limits);
+            Box::new(builder.unlink_on_close(true).bind(at, program.stream())?)
+        }
+        Endpoint::Udp(_) => {
+            let handler = program.datagram().ok_or_else(no_datagrams)?;
+            Box::new(Builder::<Udp, _>::new(mixin).limits(limits).bind(at, handler)?)
+        }
+        Endpoint::Unixgram(_) => {
+            let handler = program.datagram().ok_or_else(no_datagrams)?;
+            let builder = Builder::<UnixDatagram, _>::new(mixin).limits(limits);
+            Box::new(builder.unlink_on_close(true).bind(at, handler)?)
+        }
+    })
+}

@@ -1,0 +1,103 @@
+//! Echo: sends back what it gets. `socketserver`'s own first example.
+//!
+//! ```text
+//! cargo run --release --example echo -- serve --bind 127.0.0.1:9999
+//! nc 127.0.0.1 9999
+//! cargo run --release --example echo -- connect 127.0.0.1:9999
+//! ```
+//!
+//! `--mode` makes it do what a benchmark measures: `echo` every byte as it comes, one `line` and then
+//! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
+//!
+//! Limits: in `chat` a member that does not take a line at once is dropped.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod handlers;
+
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use common::client::{ask, connect, copy_both_ways};
+use common::{Failure, MixinName, Program, ServeOptions};
+use handlers::{Echo, EchoPacket, Mode, Room};
+use socketserver::{ByClosure, DatagramRequest, Endpoint, MakeHandler, StreamRequest};
+
+/// Sends back every byte as it comes; over datagrams, every datagram.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until Ctrl-C
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+        /// What to do with a connection
+        #[arg(long, value_enum, default_value_t = Mode::Echo)]
+        mode: Mode,
+    },
+    /// Send what is typed, and show what comes back
+    Connect {
+        /// The server's address
+        #[arg(value_name = "ADDR", default_value = EchoServer::DEFAULT_BIND)]
+        address: Endpoint,
+    },
+}
+
+struct EchoServer {
+    mode: Mode,
+    room: Room,
+}
+
+impl Program for EchoServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:9999";
+    type StreamKind = ByClosure<Echo>;
+    type DatagramKind = ByClosure<EchoPacket>;
+
+    fn exposure(&self) -> String {
+        "anyone there may have bytes sent back".to_owned()
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure<Echo>> {
+        let (mode, room) = (self.mode, self.room.clone());
+        move || Echo::new(mode, &room)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByClosure<EchoPacket>>> {
+        (self.mode == Mode::Echo).then_some(|| EchoPacket)
+    }
+
+    fn refuses(&self, mixin: MixinName) -> Option<String> {
+        let alone = self.mode == Mode::Chat && mixin == MixinName::Inline;
+        alone.then(|| "a chat needs several members at a time: take --mixin threading".to_owned())
+    }
+}
+
+fn main() -> ExitCode {
+    common::exit(match Cli::parse().command {
+        Command::Serve { options, mode } => {
+            common::serve(&EchoServer { mode, room: Room::default() }, &options)
+        }
+        Command::Connect { address } => run_client(&address),
+    })
+}
+
+fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
+    let socket = connect(endpoint)?;
+    if !endpoint.is_datagram() {
+        return copy_both_ways(&socket);
+    }
+    let mut stdout = io::stdout();
+    for line in io::stdin().lock().lines() {
+        let answer = ask(&socket, endpoint, line?.as_bytes())?;
+        stdout.write_all(&answer)?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! Where a server listens and who talks to it: [`Address`], what `bind` takes ([`BindAddress`]), and
+//! the grammar by which programs name a transport and an address in one word ([`Endpoint`]).
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// The address of one end of a connection, or of a server: Python's `client_address` and
+/// `server_address`.
+///
+/// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// TCP and UDP. A peer that reached a dual-stack socket over IPv4 is given as IPv4, not as the
+    /// `::ffff:` address that the kernel maps it to.
+    Inet(SocketAddr),
+    /// A Unix socket at a path.
+    Unix(PathBuf),
+    /// A Unix socket with an abstract name (Linux): no file, and so no permissions.
+    Abstract(Vec<u8>),
+    /// A Unix socket without a name: what most clients are.
+    Unnamed,
+    /// Anything else, as a transport of one's own names it.
+    Other(String),
+}
+
+impl Address {
+    /// The internet address, if it is one.
+    #[must_use]
+    pub fn as_inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(*address),
+            _ => None,
+        }
+    }
+
+    /// The IP address without the port, if it is an internet address.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.as_inet().map(|address| address.ip())
+    }
+
+    /// The port, if it is an internet address.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.as_inet().map(|address| address.port())
+    }
+
+    /// The path, if it is a Unix socket that has one.
+    #[must_use]
+    pub fn as_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether only this machine can reach it: loopback addresses, and Unix sockets.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Inet(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) | Self::Abstract(_) | Self::Unnamed => true,
+            Self::Other(_) => false,
+        }
+    }
+
+    pub(crate) fn from_socket(address: &socket2::SockAddr) -> Self {
+        if let Some(inet) = address.as_socket() {
+            return inet.into();
+        }
+        if let Some(path) = address.as_pathname() {
+            return Self::Unix(path.to_owned());
+        }
+        match address.as_abstract_namespace() {
+            Some(name) => Self::Abstract(name.to_owned()),
+            None => Self::Unnamed,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            // `to_canonical` of the whole address, so that scope and flow of real IPv6 stay.
+            SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => Self::Inet(SocketAddr::new(v4.into(), v6.port())),
+                None => Self::Inet(address),
+            },
+            SocketAddr::V4(_) => Self::Inet(address),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Self::Unnamed => f.write_str("(unnamed)"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What `bind` takes: text, a pair of host and port, an address, or a path.
+///
+/// Which of them a server understands depends on its transport: TCP and UDP take `"host:port"`,
+/// `("host", port)` and the address types of `std::net`; Unix sockets take a path, or `"@name"` for
+/// an abstract name. As in Python, an empty host means every interface.
+#[derive(Clone, Debug)]
+pub struct BindAddress {
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Text(String),
+    HostPort(String, u16),
+    Path(PathBuf),
+    Address(Address),
+}
+
+impl BindAddress {
+    /// The internet addresses it stands for. A host name may have several, which are tried in order.
+    ///
+    /// # Errors
+    ///
+    /// If it is not `HOST:PORT`, or if the host name cannot be looked up.
+    pub fn to_inet(&self) -> Result<Vec<SocketAddr>> {
+        let found = match &self.kind {
+            Kind::Text(text) => {
+                let Some((host, port)) = text.rsplit_once(':') else {
+                    return Err(Error::address(text, "write it as HOST:PORT"));
+                };
+                let Ok(port) = port.parse::<u16>() else {
+                    return Err(Error::address(text, "the port is a number from 0 to 65535"));
+                };
+                match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+                    Some(Some(host)) => look_up(host, port),
+                    Some(None) => return Err(Error::address(text, "the bracket is not closed")),
+                    None if host.contains(':') => {
+                        return Err(Error::address(text, "write IPv6 as [ADDRESS]:PORT"));
+                    }
+                    None if host.is_empty() => {
+                        return Err(Error::address(text, "name a host; 0.0.0.0 means all of IPv4"));
+                    }
+                    None => look_up(host, port),
+                }
+            }
+            Kind::HostPort(host, port) => look_up(host, *port),
+            Kind::Address(Address::Inet(address)) => Ok(vec![*address]),
+            Kind::Address(_) | Kind::Path(_) => {
+                return Err(Error::address(self.to_string(), "it is not HOST:PORT"));
+            }
+        };
+        let found = found.map_err(|error| Error::io("look up", self, error))?;
+        if found.is_empty() {
+            return Err(Error::address(self.to_string(), "the host has no address"));
+        }
+        Ok(found)
+    }
+
+    /// The path or abstract name it stands for.
+    ///
+    /// # Errors
+    ///
+    /// If it is an internet address, empty, or contains a NUL.
+    pub fn to_unix(&self) -> Result<Address> {
+        let address = match &self.kind {
+            Kind::Text(text) => match text.strip_prefix('@') {
+                Some(name) => Address::Abstract(name.as_bytes().to_owned()),
+                None => Address::Unix(text.into()),
+            },
+            Kind::Path(path) => Address::Unix(path.clone()),
+            Kind::Address(address @ (Address::Unix(_) | Address::Abstract(_))) => address.clone(),
+            Kind::HostPort(..) | Kind::Address(_) => {
+                return Err(Error::address(self.to_string(), "a Unix socket takes a path"));
+            }
+        };
+        let bytes = match &address {
+            Address::Unix(path) => path.as_os_str().as_bytes(),
+            _ => return Ok(address),
+        };
+        if bytes.is_empty() {
+            return Err(Error::address("", "a Unix socket needs a path, or @NAME"));
+        }
+        if bytes.contains(&0) {
+            return Err(Error::address(self.to_string(), "a path cannot contain a NUL"));
+        }
+        Ok(address)
+    }
+}
+
+/// Resolves a host as Python's `bind` does: an empty one is every interface.
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.is_empty() {
+        return Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into()]);
+    }
+    Ok((host, port).to_socket_addrs()?.collect())
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Text(text) => f.write_str(text),
+            Kind::HostPort(host, port) => write!(f, "{host}:{port}"),
+            Kind::Path(path) => write!(f, "{}", path.display()),
+            Kind::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+macro_rules! bind_address {
+    ($($from:ty, $value:ident => $kind:expr;)*) => {$(
+        impl From<$from> for BindAddress {
+            fn from($value: $from) -> Self {
+                Self { kind: $kind }
+            }
+        }
+    )*};
+}
+
+bind_address! {
+    &str, text => Kind::Text(text.to_owned());
+    String, text => Kind::Text(text);
+    &String, text => Kind::Text(text.clone());
+    (&str, u16), pair => Kind::HostPort(pair.0.to_owned(), pair.1);
+    (String, u16), pair => Kind::HostPort(pair.0, pair.1);
+    (IpAddr, u16), pair => Kind::Address(Address::Inet(pair.into()));
+    (Ipv4Addr, u16), pair => Kind::Address(Address::Inet(pair.into()));
+    (Ipv6Addr, u16), pair => Kind::Address(Address::Inet(pair.into()));
+    SocketAddr, address => Kind::Address(Address::Inet(address));
+    &Path, path => Kind::Path(path.to_owned());
+    PathBuf, path => Kind::Path(path);
+    &PathBuf, path => Kind::Path(path.clone());
+    &OsStr, path => Kind::Path(path.into());
+    Address, address => Kind::Address(address);
+    &Address, address => Kind::Address(address.clone());
+}
+
+/// A transport and an address in one word, as programs take them on their command line.
+///
+/// | text | meaning |
+/// |---|---|
+/// | `HOST:PORT`, `tcp:HOST:PORT` | TCP; `[::1]:0` for IPv6 |
+/// | `udp:HOST:PORT` | UDP |
+/// | `unix:PATH`, `unix:@NAME` | a Unix stream socket, at a path or with an abstract name |
+/// | `unixgram:PATH`, `unixgram:@NAME` | a Unix datagram socket |
+///
+/// It prints as it is written, TCP without its prefix.
+///
+/// ```
+/// # use socketserver::Endpoint;
+/// let endpoint: Endpoint = "unix:@echo".parse()?;
+/// assert!(matches!(&endpoint, Endpoint::Unix(name) if name == "@echo"));
+/// assert_eq!("tcp:[::1]:80".parse::<Endpoint>()?.to_string(), "[::1]:80");
+/// # Ok::<(), socketserver::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// TCP, as `HOST:PORT`.
+    Tcp(String),
+    /// UDP, as `HOST:PORT`.
+    Udp(String),
+    /// A Unix stream socket, as a path or `@NAME`.
+    Unix(String),
+    /// A Unix datagram socket, as a path or `@NAME`.
+    Unixgram(String),
+}
+
+impl Endpoint {
+    /// The address without its transport, ready for `bind`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        match self {
+            Self::Tcp(text) | Self::Udp(text) | Self::Unix(text) | Self::Unixgram(text) => text,
+        }
+    }
+
+    /// Whether it is a datagram transport.
+    #[must_use]
+    pub fn is_datagram(&self) -> bool {
+        matches!(self, Self::Udp(_) | Self::Unixgram(_))
+    }
+
+    /// The same transport at another address: what a server that bound port 0 prints.
+    #[must_use]
+    pub fn at(&self, address: &Address) -> Self {
+        let text = address.to_string();
+        match self {
+            Self::Tcp(_) => Self::Tcp(text),
+            Self::Udp(_) => Self::Udp(text),
+            Self::Unix(_) => Self::Unix(text),
+            Self::Unixgram(_) => Self::Unixgram(text),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (scheme, rest) = match text.split_once(':') {
+            Some((scheme @ ("tcp" | "udp" | "unix" | "unixgram"), rest)) => (scheme, rest),
+            _ => ("tcp", text),
+        };
+        let owned = rest.to_owned();
+        let endpoint = match scheme {
+            "udp" => Self::Udp(owned),
+            "unix" => Self::Unix(owned),
+            "unixgram" => Self::Unixgram(owned),
+            _ => Self::Tcp(owned),
+        };
+        // The grammar is checked here, where a command line can still be refused; host names are
+        // looked up by `bind`.
+        match endpoint {
+            Self::Tcp(_) | Self::Udp(_) => match rest.rsplit_once(':') {
+                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {}
+                _ => {
+                    let why = "write HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH";
+                    return Err(Error::address(text, why));
+                }
+            },
+            Self::Unix(_) | Self::Unixgram(_) => {
+                BindAddress::from(rest).to_unix()?;
+            }
+        }
+        Ok(endpoint)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self {
+            Self::Tcp(_) => "",
+            Self::Udp(_) => "udp:",
+            Self::Unix(_) => "unix:",
+            Self::Unixgram(_) => "unixgram:",
+        };
+        write!(f, "{scheme}{}", self.address())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_read_back_as_they_are_written() {
+        for text in ["127.0.0.1:80", "udp:[::1]:0", "unix:/tmp/x", "unix:@x", "unixgram:/tmp/y"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        assert_eq!("tcp:h:1".parse::<Endpoint>().unwrap(), Endpoint::Tcp("h:1".into()));
+    }
+
+    #[test]
+    fn bad_endpoints_say_what_to_write() {
+        for text in ["", "80", ":80", "host:", "host:70000", "udp:", "unix:"] {
+            assert!(text.parse::<Endpoint>().unwrap_err().is_bad_address(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bind_addresses_are_understood_without_naming_a_family() {
+        let inet = |address: BindAddress| address.to_inet().unwrap()[0].to_string();
+        assert_eq!(inet("[::1]:7".into()), "[::1]:7");
+        assert_eq!(inet(("::1", 7).into()), "[::1]:7");
+        assert_eq!(inet(("", 7).into()), "0.0.0.0:7");
+        for text in ["", "host", "::1:7", "[::1:7", "h:99999", ":7"] {
+            assert!(BindAddress::from(text).to_inet().unwrap_err().is_bad_address(), "{text:?}");
+        }
+        assert!(BindAddress::from(Path::new("/x")).to_inet().is_err());
+        assert!(BindAddress::from(("h", 1)).to_unix().is_err());
+        assert!(BindAddress::from("a\0b").to_unix().is_err());
+    }
+
+    #[test]
+    fn a_mapped_peer_is_shown_as_ipv4() {
+        let mapped: SocketAddr = "[::ffff:127.0.0.1]:5".parse().unwrap();
+        assert_eq!(Address::from(mapped).to_string(), "127.0.0.1:5");
+        assert!(Address::from(mapped).is_local());
+    }
+}

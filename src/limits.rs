@@ -1,0 +1,198 @@
+//! Everything has a limit: [`Limits`], in one struct with finite defaults, and the [`Gate`] that keeps
+//! a count below one of them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::wait::Event;
+
+/// What a server allows. Each default is finite, or says why it is not.
+///
+/// Set them by `builder().limits(..)`, and change them on a live server by
+/// [`ServerContext::set_limits`](crate::ServerContext::set_limits): new requests meet the new ones,
+/// running ones keep theirs.
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::Limits;
+///
+/// let limits = Limits { idle: Duration::from_secs(5), ..Limits::default() };
+/// # assert_eq!(limits.line_bytes, 65_536);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests alive at once in this server. At the limit nothing more is accepted: what comes waits
+    /// in the kernel's queue. Default 10,000, the number for which thread stacks and descriptors of an
+    /// ordinary machine suffice.
+    pub live: usize,
+    /// Bytes of one line in `next_line`, without its newline. Default 65,536: what Python's
+    /// `http.server` and most line protocols take.
+    pub line_bytes: usize,
+    /// How long a peer may be silent while nothing of a request is outstanding. Its connection then
+    /// ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
+    pub idle: Duration,
+    /// How long a started read may take: a line whose beginning has come, an exact number of bytes.
+    /// It is one deadline for the whole, so that a byte a second does not extend it. Default 60 s.
+    pub read: Duration,
+    /// How long a write may make no progress, because the peer takes nothing. Default 60 s.
+    pub write: Duration,
+    /// How long one request may take altogether, whatever it does. None by default: an upload or a
+    /// chat may rightly last for hours.
+    pub request: Option<Duration>,
+    /// How long `wrap_request` (a TLS handshake, say) may take. Default 10 s: several round trips of
+    /// the slowest network and no more.
+    pub handshake: Duration,
+    /// How long `server_close` waits for running requests before it forces them. Default 10 s, the
+    /// grace that process managers commonly give.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            live: 10_000,
+            line_bytes: 65_536,
+            idle: Duration::from_secs(60),
+            read: Duration::from_secs(60),
+            write: Duration::from_secs(60),
+            request: None,
+            handshake: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Keeps a count at or below a maximum, and tells a loop that waits at the maximum when it falls.
+///
+/// The count is taken before the thing that it counts (before accepting, say), so that the maximum is
+/// exact and the rest waits where it costs nothing. Nobody is woken unless somebody waits.
+#[derive(Debug)]
+pub struct Gate {
+    count: AtomicUsize,
+    max: AtomicUsize,
+    waiting: AtomicBool,
+    notified: AtomicBool,
+    event: Event,
+}
+
+impl Gate {
+    /// A gate for at most `max` at once.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor for its event.
+    pub fn new(max: usize) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            count: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            waiting: AtomicBool::new(false),
+            notified: AtomicBool::new(false),
+            event: Event::new()?,
+        }))
+    }
+
+    /// How many are in now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// The maximum.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::SeqCst)
+    }
+
+    /// Changes the maximum. Who is in stays in, also when that is now more than the maximum.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Enters, if there is room; the permit's drop leaves.
+    #[must_use]
+    pub fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+        let max = self.max();
+        let enter = |count: usize| (count < max).then_some(count + 1);
+        self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).ok()?;
+        Some(Permit { gate: Arc::clone(self) })
+    }
+
+    /// Whether there is room. A false answer promises that [`event_fd`](Self::event_fd) becomes
+    /// readable as soon as there is: ask, and then wait for it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        if self.count() < self.max() {
+            return true;
+        }
+        // Announce the wait first and look again after it: a permit that is dropped in between sees
+        // the announcement, or is seen by the second look.
+        self.settle();
+        self.waiting.store(true, Ordering::SeqCst);
+        self.count() < self.max()
+    }
+
+    /// Becomes readable when room is made after [`is_open`](Self::is_open) said that there is none.
+    #[must_use]
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// Makes the event unreadable again, if it is readable. A mixin with a gate does so in its
+    /// `service_actions`, because the loop comes back from every wait at once until somebody does.
+    pub fn settle(&self) {
+        if self.notified.swap(false, Ordering::SeqCst) {
+            self.event.clear();
+        }
+    }
+
+    fn wake(&self) {
+        if self.waiting.swap(false, Ordering::SeqCst) {
+            // In this order: the other one could leave an event that is readable and that nobody
+            // knows to clear.
+            self.event.notify();
+            self.notified.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// One place behind a [`Gate`], given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    gate: Arc<Gate>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.count.fetch_sub(1, Ordering::SeqCst);
+        self.gate.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_admits_exactly_its_maximum_and_wakes_who_waits() {
+        let gate = Gate::new(2).unwrap();
+        let first = gate.try_enter().unwrap();
+        let _second = gate.try_enter().unwrap();
+        assert!(gate.try_enter().is_none());
+        assert!(!gate.is_open() && !gate.event.is_set());
+        drop(first);
+        assert!(gate.event.is_set() && gate.is_open());
+        gate.set_max(1);
+        assert!(gate.try_enter().is_none());
+    }
+
+    #[test]
+    fn nobody_is_woken_when_nobody_waits() {
+        let gate = Gate::new(1).unwrap();
+        drop(gate.try_enter());
+        assert!(!gate.event.is_set());
+    }
+}

@@ -1,0 +1,262 @@
+//! The live list: every request between its acceptance and its close, who it is with, since when, and
+//! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
+
+use std::fmt;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::address::Address;
+
+/// What a live request does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activity {
+    /// Accepted, and not yet run: it waits for a worker.
+    Queued,
+    /// Its handler runs.
+    Running,
+    /// Its handler waits for the peer's next request; nothing of one has come yet.
+    Idle,
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "waiting for a worker",
+            Self::Running => "running",
+            Self::Idle => "waiting for its peer",
+        })
+    }
+}
+
+/// One live request, as it was at the moment of asking.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LiveRequest {
+    /// Its number, unique within the server.
+    pub id: u64,
+    /// Who it is with.
+    pub client_address: Address,
+    /// How long ago it was accepted.
+    pub age: Duration,
+    /// The type name of its handler.
+    pub handler: &'static str,
+    /// What it does.
+    pub activity: Activity,
+    /// Bytes received from the peer so far.
+    pub bytes_in: u64,
+    /// Bytes sent to the peer so far.
+    pub bytes_out: u64,
+}
+
+impl fmt::Display for LiveRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_address, handler, activity, age, .. } = self;
+        write!(f, "{client_address}: {handler}, {activity}, {:.1} s old", age.as_secs_f64())?;
+        write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)
+    }
+}
+
+/// A request's own line in the list. The worker writes it, everyone else reads.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    id: u64,
+    peer: Address,
+    handler: &'static str,
+    accepted: Instant,
+    activity: AtomicU8,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    /// The connection, for those who have to wake or end it from outside; shared ownership, so that
+    /// it cannot be closed, and its number taken by another one, while they do.
+    connection: Option<Arc<OwnedFd>>,
+}
+
+impl Entry {
+    pub(crate) fn client_address(&self) -> &Address {
+        &self.peer
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn handler(&self) -> &'static str {
+        self.handler
+    }
+
+    /// Ordered with the flag that a drain has begun: either the drain sees that this request is idle
+    /// and wakes it, or the request, which looks at the flag after saying so, sees the drain.
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::SeqCst);
+    }
+
+    fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::SeqCst) {
+            0 => Activity::Queued,
+            1 => Activity::Running,
+            _ => Activity::Idle,
+        }
+    }
+
+    // One writer, so that a load and a store are enough.
+    pub(crate) fn add_bytes_in(&self, count: usize) {
+        self.bytes_in
+            .store(self.bytes_in.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_bytes_out(&self, count: usize) {
+        self.bytes_out
+            .store(self.bytes_out.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    fn view(&self) -> LiveRequest {
+        LiveRequest {
+            id: self.id,
+            client_address: self.peer.clone(),
+            age: self.accepted.elapsed(),
+            handler: self.handler,
+            activity: self.activity(),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+        }
+    }
+
+    fn shut_down(&self, how: Shutdown) {
+        if let Some(fd) = &self.connection {
+            // The only failure is that the peer has ended it already.
+            let _ = socket2::SockRef::from(&**fd).shutdown(how);
+        }
+    }
+}
+
+/// The list itself: a slab, so that entering and leaving cost one lock and no search.
+#[derive(Debug, Default)]
+pub(crate) struct LiveList {
+    slots: Mutex<Slots>,
+    emptied: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    entries: Vec<Option<Arc<Entry>>>,
+    free: Vec<usize>,
+    next_id: u64,
+}
+
+impl Slots {
+    fn live(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter().flatten()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
+    }
+}
+
+impl LiveList {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        peer: Address,
+        handler: &'static str,
+        connection: Option<Arc<OwnedFd>>,
+    ) -> Live {
+        let mut slots = self.slots.lock();
+        slots.next_id += 1;
+        let entry = Arc::new(Entry {
+            id: slots.next_id,
+            peer,
+            handler,
+            accepted: Instant::now(),
+            activity: AtomicU8::new(Activity::Queued as u8),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            connection,
+        });
+        let slot = slots.free.pop().unwrap_or(slots.entries.len());
+        if slot == slots.entries.len() {
+            slots.entries.push(None);
+        }
+        slots.entries[slot] = Some(Arc::clone(&entry));
+        Live { list: Arc::clone(self), entry, slot }
+    }
+
+    pub(crate) fn view(&self) -> Vec<LiveRequest> {
+        self.slots.lock().live().map(|entry| entry.view()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let slots = self.slots.lock();
+        slots.entries.len() - slots.free.len()
+    }
+
+    /// Ends one connection from outside. False if there is no such request, or nothing to end.
+    pub(crate) fn close(&self, id: u64) -> bool {
+        let found = self.slots.lock().live().find(|entry| entry.id == id).cloned();
+        let Some(entry) = found else { return false };
+        entry.shut_down(Shutdown::Both);
+        entry.connection.is_some()
+    }
+
+    /// Gives an end of input to those that wait for a next request. What a peer has sent already is
+    /// still read before it.
+    pub(crate) fn end_input_of_idle(&self) {
+        for entry in self.slots.lock().live() {
+            if entry.activity() == Activity::Idle {
+                entry.shut_down(Shutdown::Read);
+            }
+        }
+    }
+
+    /// Ends every connection: reads and writes that wait return at once.
+    pub(crate) fn force(&self) {
+        for entry in self.slots.lock().live() {
+            entry.shut_down(Shutdown::Both);
+        }
+    }
+
+    /// Waits until the list is empty or the deadline has passed. Says whether it is empty.
+    pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
+        let mut slots = self.slots.lock();
+        while !slots.is_empty() {
+            if self.emptied.wait_until(&mut slots, deadline).timed_out() {
+                return slots.is_empty();
+            }
+        }
+        true
+    }
+}
+
+/// A request's place in the list, left when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Live {
+    list: Arc<LiveList>,
+    entry: Arc<Entry>,
+    slot: usize,
+}
+
+impl Live {
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut slots = self.list.slots.lock();
+        slots.entries[self.slot] = None;
+        slots.free.push(self.slot);
+        if slots.is_empty() {
+            self.list.emptied.notify_all();
+        }
+    }
+}

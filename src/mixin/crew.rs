@@ -1,0 +1,154 @@
+//! The threads of a mixin: named, counted, and waited for at the end. No list of them is kept, so that
+//! nothing grows with the number of requests served.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+type Hook = Arc<dyn Fn() + Send + Sync>;
+
+/// How a mixin's threads are made.
+#[derive(Clone, Default)]
+pub(crate) struct ThreadOptions {
+    pub(crate) name: Option<String>,
+    pub(crate) stack_bytes: Option<usize>,
+    pub(crate) on_start: Option<Hook>,
+    pub(crate) on_stop: Option<Hook>,
+}
+
+impl fmt::Debug for ThreadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ThreadOptions")
+            .field("name", &self.name)
+            .field("stack_bytes", &self.stack_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The setters that every mixin with threads has.
+macro_rules! thread_options {
+    () => {
+        /// The beginning of the threads' names; a number follows. Default: the handler's type name.
+        /// Linux shows the first 15 bytes.
+        #[must_use]
+        pub fn thread_name(mut self, name: impl Into<String>) -> Self {
+            self.threads.name = Some(name.into());
+            self
+        }
+
+        /// The size of each thread's stack, in bytes. Default: std's, which is 2 MiB of addresses;
+        /// memory is taken only for what is touched. A size that cannot be had is told to
+        /// `handle_error` when the first thread is to start.
+        #[must_use]
+        pub fn stack_size(mut self, bytes: usize) -> Self {
+            self.threads.stack_bytes = Some(bytes);
+            self
+        }
+
+        /// Runs in each thread before its first request: to open a database connection, say.
+        #[must_use]
+        pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+            self.threads.on_start = Some(std::sync::Arc::new(hook));
+            self
+        }
+
+        /// Runs in each thread after its last request.
+        #[must_use]
+        pub fn on_thread_stop(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+            self.threads.on_stop = Some(std::sync::Arc::new(hook));
+            self
+        }
+    };
+}
+pub(crate) use thread_options;
+
+/// The threads that are alive.
+#[derive(Debug, Default)]
+pub(crate) struct Crew {
+    alive: Mutex<usize>,
+    ended: Condvar,
+    started: AtomicU64,
+}
+
+impl Crew {
+    /// Starts a thread. When that fails, `main` is gone: it may own nothing that is needed then.
+    pub(crate) fn spawn(
+        self: &Arc<Self>,
+        options: &ThreadOptions,
+        label: &str,
+        main: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = options.name.as_deref().unwrap_or_else(|| short_name(label));
+        let mut builder = thread::Builder::new().name(format!("{name}-{number}"));
+        if let Some(bytes) = options.stack_bytes {
+            builder = builder.stack_size(bytes);
+        }
+        *self.alive.lock() += 1;
+        // Moved into the thread, and dropped with the closure if there is none: either way, and also
+        // after a panic of a hook, the count does not remember the dead.
+        let alive = Alive { crew: Arc::clone(self) };
+        let (on_start, on_stop) = (options.on_start.clone(), options.on_stop.clone());
+        builder.spawn(move || {
+            let _alive = alive;
+            if let Some(hook) = on_start {
+                hook();
+            }
+            main();
+            if let Some(hook) = on_stop {
+                hook();
+            }
+        })?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        *self.alive.lock()
+    }
+
+    /// Waits until no thread is left, or until the deadline.
+    pub(crate) fn wait_until_gone(&self, deadline: Instant) {
+        let mut alive = self.alive.lock();
+        while *alive > 0 {
+            if self.ended.wait_until(&mut alive, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+}
+
+struct Alive {
+    crew: Arc<Crew>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        *self.crew.alive.lock() -= 1;
+        self.crew.ended.notify_all();
+    }
+}
+
+/// `program::echo::Echo` is `Echo`: what fits into 15 bytes and is still told from others.
+fn short_name(label: &str) -> &str {
+    let plain = label.split('<').next().unwrap_or(label);
+    plain.rsplit("::").find(|part| !part.starts_with('{')).unwrap_or(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_named_by_the_last_part_of_the_type() {
+        assert_eq!(short_name("a::b::Echo"), "Echo");
+        assert_eq!(short_name("a::main::{{closure}}"), "main");
+        assert_eq!(short_name("a::Echo<b::C>"), "Echo");
+        assert_eq!(short_name(""), "");
+    }
+}

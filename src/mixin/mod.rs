@@ -1,0 +1,232 @@
+//! Where and when a request runs: the [`Mixin`]s.
+//!
+//! There are three mixins so far:
+//!
+//! - [`Inline`]: in the loop itself, one after the other. Python's plain server.
+//! - [`Threading`]: a thread for each live request.
+//! - [`Pool`]: a fixed number of threads, first come first served.
+//!
+//! A mixin knows a request only as a [`Job`]. It does not know what transport it came by, nor what
+//! handles it, and so each works with all of them.
+
+mod crew;
+mod pool;
+mod threading;
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use crate::address::Address;
+use crate::error::Result;
+
+pub use pool::Pool;
+pub use threading::{Threading, WhenFull};
+
+/// Where and when requests run. Implement it for a way of one's own.
+///
+/// A server calls it in this order:
+///
+/// 1. [`serve`](Self::serve), once for each run; it calls the accept loop, once or more often.
+/// 2. For every turn of the loop: [`ready`](Self::ready); if that is false, the loop stops accepting
+///    and waits for [`event_fd`](Self::event_fd).
+/// 3. For every request: [`process_request`](Self::process_request).
+/// 4. After every request and at every tick: [`service_actions`](Self::service_actions).
+/// 5. [`server_close`](Self::server_close), once, when the listener is closed and the requests have
+///    ended or have been forced to.
+pub trait Mixin: Send + Sync {
+    /// Runs the accept loop: here, on several threads, or in several processes.
+    ///
+    /// # Errors
+    ///
+    /// Those of the loop, and those of starting it.
+    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        accept_loop()
+    }
+
+    /// Runs one request, now or later, here or elsewhere: Python's `process_request`.
+    fn process_request(&self, job: Job);
+
+    /// Whether there is room for another request. A false answer promises that
+    /// [`event_fd`](Self::event_fd) becomes readable as soon as there is.
+    fn ready(&self) -> bool {
+        true
+    }
+
+    /// What the loop waits for beside the listener: room for a request, a child that has ended. It is
+    /// waited for in every wait, so that [`service_actions`](Self::service_actions) has to make it
+    /// unreadable again.
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Housekeeping of the mixin's own, after every request and at every tick.
+    fn service_actions(&self) {}
+
+    /// Whether `server_close` waits for running requests, and forces them at its deadline. Python's
+    /// `block_on_close`.
+    fn block_on_close(&self) -> bool {
+        true
+    }
+
+    /// Ends what the mixin has started. With [`block_on_close`](Self::block_on_close) it joins it, as
+    /// long as the deadline allows.
+    fn server_close(&self, deadline: Instant) {
+        let _ = deadline;
+    }
+}
+
+/// A mixin that is chosen at run time, by a command line's option, say, works like any other.
+impl<M: Mixin + ?Sized> Mixin for Box<M> {
+    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        (**self).serve(accept_loop)
+    }
+
+    fn process_request(&self, job: Job) {
+        (**self).process_request(job);
+    }
+
+    fn ready(&self) -> bool {
+        (**self).ready()
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).event_fd()
+    }
+
+    fn service_actions(&self) {
+        (**self).service_actions();
+    }
+
+    fn block_on_close(&self) -> bool {
+        (**self).block_on_close()
+    }
+
+    fn server_close(&self, deadline: Instant) {
+        (**self).server_close(deadline);
+    }
+}
+
+/// One request, ready to run. It owns everything it needs, and may be taken to another thread.
+///
+/// Exactly one of [`run`](Self::run), [`refuse`](Self::refuse) and [`release`](Self::release) ends it;
+/// dropping it is releasing it.
+pub struct Job {
+    // None only while one of the three takes it.
+    work: Option<Box<dyn Work>>,
+}
+
+/// What a job does, with its types erased: the server implements it.
+pub(crate) trait Work: Send {
+    fn run(self: Box<Self>) -> Outcome;
+    fn refuse(self: Box<Self>, why: Refused);
+    fn release(self: Box<Self>);
+    fn label(&self) -> &'static str;
+    fn peer(&self) -> &Address;
+}
+
+impl Job {
+    pub(crate) fn new(work: Box<dyn Work>) -> Self {
+        Self { work: Some(work) }
+    }
+
+    /// Runs the request to its end: `setup`, `handle`, `finish`, the report of what failed, the orderly
+    /// close. Panics of the handler end here.
+    pub fn run(mut self) -> Outcome {
+        match self.work.take() {
+            Some(work) => work.run(),
+            None => Outcome::Failed,
+        }
+    }
+
+    /// Ends the request without running it: the `overflow` hook may answer, or `handle_error` is told,
+    /// and the connection is closed in order.
+    pub fn refuse(mut self, why: Refused) {
+        if let Some(work) = self.work.take() {
+            work.refuse(why);
+        }
+    }
+
+    /// Closes this process's copy of the connection and does no more: for a parent whose child has
+    /// taken it over.
+    pub fn release(mut self) {
+        if let Some(work) = self.work.take() {
+            work.release();
+        }
+    }
+
+    /// The type name of the handler: for thread names and messages.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        self.work.as_ref().map_or("", |work| work.label())
+    }
+
+    /// Who sent the request.
+    #[must_use]
+    pub fn peer(&self) -> &Address {
+        self.work.as_ref().map_or(&Address::Unnamed, |work| work.peer())
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            work.release();
+        }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Job({} for {})", self.label(), self.peer())
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Its handler returned without an error.
+    Completed,
+    /// Its handler, or what comes before it, failed.
+    Failed,
+    /// Its handler panicked.
+    Panicked,
+    /// Its handler returned a [`Fatal`](crate::Fatal): the server stops.
+    Fatal,
+}
+
+/// Why a mixin does not run a request.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Refused {
+    /// As many run as may: Python has no such limit. The `overflow` hook may answer.
+    Busy,
+    /// The server is closing.
+    Closing,
+    /// No worker could be started for it; `handle_error` is told.
+    CannotStart(std::io::Error),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy => f.write_str("the server is busy"),
+            Self::Closing => f.write_str("the server is closing"),
+            Self::CannotStart(error) => write!(f, "no worker could be started: {error}"),
+        }
+    }
+}
+
+/// Runs each request in the loop itself, one after the other: Python's plain `TCPServer`.
+///
+/// The loop does not accept while a handler runs, so one slow client keeps all others waiting. For
+/// short requests from well-behaved clients it is the fastest of all.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inline;
+
+impl Mixin for Inline {
+    fn process_request(&self, job: Job) {
+        job.run();
+    }
+}

@@ -1,0 +1,188 @@
+//! A fixed number of threads, first come first served.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
+
+use super::crew::{Crew, ThreadOptions, thread_options};
+use super::{Job, Mixin, Refused, WhenFull};
+use crate::limits::{Gate, Permit};
+
+/// Runs requests in a fixed number of threads. Those that come while all are busy wait in a queue, in
+/// the order in which they came; when that is full, the server stops accepting, or refuses.
+///
+/// For requests that end by themselves before long. A client that keeps its connection keeps a thread:
+/// with as many idle clients as threads, nobody else is served.
+///
+/// ```
+/// use socketserver::Pool;
+///
+/// let mixin = Pool::new(4).queue(64);
+/// # let _ = mixin;
+/// ```
+#[derive(Debug)]
+pub struct Pool {
+    workers: usize,
+    queue: usize,
+    when_full: WhenFull,
+    threads: ThreadOptions,
+    detached: bool,
+    gate: Arc<Gate>,
+    crew: Arc<Crew>,
+    /// The way in to the workers; none before the first request and after the close.
+    entrance: Mutex<Entrance>,
+}
+
+#[derive(Debug)]
+enum Entrance {
+    NotStarted,
+    Open(Sender<Task>),
+    Closed,
+}
+
+/// A request and its place in the pool, which it gives back when it has ended.
+#[derive(Debug)]
+struct Task {
+    job: Job,
+    _permit: Option<Permit>,
+}
+
+/// How many requests wait at most: a burst of a second for handlers of a millisecond.
+const QUEUE: usize = 1_024;
+
+impl Pool {
+    /// A pool of `workers` threads, at least one. They start with the first request.
+    ///
+    /// # Panics
+    ///
+    /// If there is no descriptor for the event of its queue.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        let workers = workers.max(1);
+        let gate = Gate::new(workers.saturating_add(QUEUE));
+        Self {
+            workers,
+            queue: QUEUE,
+            when_full: WhenFull::default(),
+            threads: ThreadOptions::default(),
+            detached: false,
+            gate: gate.expect("a descriptor for the gate of the queue"),
+            crew: Arc::default(),
+            entrance: Mutex::new(Entrance::NotStarted),
+        }
+    }
+
+    /// How many requests may wait for a worker. Default: 1,024. Zero: none is accepted while all
+    /// workers are busy.
+    #[must_use]
+    pub fn queue(mut self, requests: usize) -> Self {
+        self.queue = requests;
+        self.gate.set_max(self.workers.saturating_add(requests));
+        self
+    }
+
+    /// What happens when the queue is full. Default: wait.
+    #[must_use]
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// Python's `block_on_close`: whether `server_close` waits until the queue is empty and the
+    /// workers have ended. Default: true.
+    #[must_use]
+    pub fn block_on_close(mut self, block: bool) -> Self {
+        self.detached = !block;
+        self
+    }
+
+    /// How many requests it serves at once.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    thread_options!();
+
+    /// Starts the workers. One that cannot be started is missed only if it is the first.
+    fn start(&self, label: &str) -> std::io::Result<Sender<Task>> {
+        let (entrance, queue) = unbounded();
+        for number in 0..self.workers {
+            let queue = queue.clone();
+            match self.crew.spawn(&self.threads, label, move || work(&queue)) {
+                Err(error) if number == 0 => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(entrance)
+    }
+
+    fn entrance(&self, label: &str) -> Result<Sender<Task>, Refused> {
+        let mut entrance = self.entrance.lock();
+        match &*entrance {
+            Entrance::Open(sender) => Ok(sender.clone()),
+            Entrance::Closed => Err(Refused::Closing),
+            Entrance::NotStarted => {
+                let sender = self.start(label).map_err(Refused::CannotStart)?;
+                *entrance = Entrance::Open(sender.clone());
+                Ok(sender)
+            }
+        }
+    }
+}
+
+/// As many workers as the machine has processors, and four at the least, because workers wait for
+/// their clients more than they compute.
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(4, usize::from).max(4))
+    }
+}
+
+impl Mixin for Pool {
+    fn process_request(&self, job: Job) {
+        let permit = self.gate.try_enter();
+        if permit.is_none() && self.when_full == WhenFull::Refuse {
+            return job.refuse(Refused::Busy);
+        }
+        match self.entrance(job.label()) {
+            // It cannot be closed: the workers end when the last sender is gone, and this is one.
+            Ok(entrance) => drop(entrance.send(Task { job, _permit: permit })),
+            Err(why) => job.refuse(why),
+        }
+    }
+
+    fn ready(&self) -> bool {
+        self.when_full == WhenFull::Refuse || self.gate.is_open()
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.gate.event_fd())
+    }
+
+    fn service_actions(&self) {
+        self.gate.settle();
+    }
+
+    fn block_on_close(&self) -> bool {
+        !self.detached
+    }
+
+    /// The workers empty the queue and end.
+    fn server_close(&self, deadline: Instant) {
+        *self.entrance.lock() = Entrance::Closed;
+        if self.block_on_close() {
+            self.crew.wait_until_gone(deadline);
+        }
+    }
+}
+
+/// The life of one worker. The channel gives out what is still in it before it says that it is closed.
+fn work(queue: &Receiver<Task>) {
+    for task in queue {
+        task.job.run();
+    }
+}

@@ -1,0 +1,171 @@
+//! A packet, as its handler holds it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+use super::{Deadline, Request, Ticket};
+use crate::address::Address;
+use crate::context::ServerContext;
+
+/// How a transport sends the answer to one datagram.
+pub trait Reply {
+    /// Sends one datagram back to the sender. False if there is nobody to send it to: the sender is a
+    /// Unix socket without a name.
+    ///
+    /// # Errors
+    ///
+    /// If the datagram is too long, or the system will not send it.
+    fn reply(&mut self, bytes: &[u8]) -> io::Result<bool>;
+
+    /// The server's socket, if there is one.
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// A datagram and the way back to its sender: Python's `DatagramRequestHandler`.
+///
+/// - [`packet`](Self::packet) is what came; [`Read`] reads the same.
+/// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
+/// - What is written ([`Write`]) is gathered into one datagram, which leaves when the handler has
+///   returned without an error. Nothing written, nothing sent (Python sends an empty datagram).
+pub struct DatagramRequest {
+    packet: Vec<u8>,
+    read: usize,
+    truncated: bool,
+    /// What was written; none, if nothing was, which is not the same as an empty reply.
+    written: Option<Vec<u8>>,
+    /// `handle` has returned without an error, so that what was written is a whole answer.
+    complete: bool,
+    local: Address,
+    reply: Box<dyn Reply>,
+    ticket: Ticket,
+}
+
+impl DatagramRequest {
+    /// A request made of a packet: for transports of one's own.
+    #[must_use]
+    pub fn new(
+        packet: Vec<u8>,
+        truncated: bool,
+        local: Address,
+        reply: Box<dyn Reply>,
+        ticket: Ticket,
+    ) -> Self {
+        ticket.add_bytes_in(packet.len());
+        Self { packet, read: 0, truncated, written: None, complete: false, local, reply, ticket }
+    }
+
+    /// The datagram's bytes. It may be empty.
+    #[must_use]
+    pub fn packet(&self) -> &[u8] {
+        &self.packet
+    }
+
+    /// Whether the datagram was longer than `max_packet_size`: its end is lost.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn client_address(&self) -> &Address {
+        self.ticket.client_address()
+    }
+
+    /// Where it was sent to, which on a server of several addresses is the one that was asked, and
+    /// the one that a reply leaves from.
+    #[must_use]
+    pub fn local_address(&self) -> &Address {
+        &self.local
+    }
+
+    /// The server: its address, its limits, its live list, and the handle that stops it.
+    #[must_use]
+    pub fn server(&self) -> &ServerContext {
+        self.ticket.server()
+    }
+
+    /// Whether a drain has begun: a long handler should come to its end.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.server().is_stopping()
+    }
+
+    /// The server's socket, borrowed. None if the transport has none.
+    #[must_use]
+    pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.reply.fileno()
+    }
+
+    /// Sends one datagram back to the sender; an empty one, too. False if the sender has no address
+    /// (a Unix socket without a name), so that nothing could be sent.
+    ///
+    /// # Errors
+    ///
+    /// If it is too long for a datagram, or the system will not send it.
+    pub fn reply(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        let sent = self.reply.reply(bytes)?;
+        if sent {
+            self.ticket.add_bytes_out(bytes.len());
+        }
+        Ok(sent)
+    }
+
+    /// Says that what was written is a whole answer.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Sends what was written, if anything was, unless the handler has failed: half an answer is none.
+    pub(crate) fn send_written(&mut self) -> io::Result<()> {
+        match self.written.take() {
+            Some(written) if self.complete => self.reply(&written).map(|_sent| ()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Request for DatagramRequest {
+    fn client_address(&self) -> &Address {
+        self.ticket.client_address()
+    }
+
+    fn server(&self) -> &ServerContext {
+        self.ticket.server()
+    }
+
+    /// A packet is there as a whole, and a reply is not waited for: there is nothing to bound.
+    fn set_deadline(&mut self, _deadline: Option<Deadline>) {}
+}
+
+impl Read for DatagramRequest {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.packet[self.read..]).read(buf)?;
+        self.read += count;
+        Ok(count)
+    }
+}
+
+impl Write for DatagramRequest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.get_or_insert_default().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    /// Does nothing: what is written leaves as one datagram, when the handler has returned.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DatagramRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramRequest")
+            .field("client_address", self.client_address())
+            .field("bytes", &self.packet.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,108 @@
+//! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
+
+mod buffer;
+mod datagram;
+mod stream;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::address::Address;
+use crate::context::ServerContext;
+use crate::limits::Limits;
+use crate::live::{Activity, Live};
+
+pub use buffer::{Chunk, Line, LineTooLong};
+pub use datagram::{DatagramRequest, Reply};
+pub(crate) use stream::Socket;
+pub use stream::{Stream, StreamRequest};
+
+/// What every kind of request has, for servers and hooks that do not care which it is.
+///
+/// A transport of one's own may bring a request type of its own: handlers then implement
+/// [`BaseRequestHandler`](crate::BaseRequestHandler) for it.
+pub trait Request {
+    /// Who sent it.
+    fn client_address(&self) -> &Address;
+
+    /// The server that it came to.
+    fn server(&self) -> &ServerContext;
+
+    /// Bounds every wait from here on; none removes the bound.
+    fn set_deadline(&mut self, deadline: Option<Deadline>);
+}
+
+/// A bound in time, and which limit it comes from, so that the error of a wait that it ends can say so.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// When.
+    pub at: Instant,
+    /// Which limit.
+    pub limit: crate::Timeout,
+    /// The length of that limit, for the message.
+    pub after: std::time::Duration,
+}
+
+/// What a server gives a transport to make a request with: the request's place in the live list, its
+/// server and its limits.
+pub struct Ticket {
+    live: Live,
+    context: Arc<ServerContext>,
+    limits: Limits,
+}
+
+impl Ticket {
+    pub(crate) fn new(live: Live, context: Arc<ServerContext>) -> Self {
+        let limits = context.limits();
+        Self { live, context, limits }
+    }
+
+    /// Who sent the request, as `get_request` said.
+    #[must_use]
+    pub fn client_address(&self) -> &Address {
+        self.live.entry().client_address()
+    }
+
+    /// The server that it came to.
+    #[must_use]
+    pub fn server(&self) -> &ServerContext {
+        &self.context
+    }
+
+    /// The limits that hold for this request to its end.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.live.entry().id()
+    }
+
+    pub(crate) fn handler(&self) -> &'static str {
+        self.live.entry().handler()
+    }
+
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        self.live.entry().set_activity(activity);
+    }
+
+    fn add_bytes_in(&self, count: usize) {
+        self.live.entry().add_bytes_in(count);
+    }
+
+    fn add_bytes_out(&self, count: usize) {
+        self.live.entry().add_bytes_out(count);
+    }
+
+    fn bytes_out(&self) -> u64 {
+        self.live.entry().bytes_out()
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("peer", self.client_address()).finish_non_exhaustive()
+    }
+}

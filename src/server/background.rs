@@ -1,0 +1,97 @@
+//! A server that runs in a thread beside the program: [`BackgroundServer`].
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use super::{DrainReport, Server};
+use crate::error::{Error, Result};
+use crate::mixin::Mixin;
+use crate::transport::Transport;
+
+impl<T: Transport, M: Mixin + 'static> Server<T, M> {
+    /// Serves in a thread of its own, until the guard is stopped or dropped. For tests, and for
+    /// programs whose main thread has something else to do.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started.
+    pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
+        let server = Arc::new(self);
+        let serving = Arc::clone(&server);
+        let thread = thread::Builder::new()
+            .name("serve_forever".into())
+            .spawn(move || serving.serve_forever())
+            .map_err(|error| Error::io("start a thread for", server.server_address(), error))?;
+        Ok(BackgroundServer { server, thread: Some(thread) })
+    }
+}
+
+/// A server that runs in a thread of its own. It can be used like the server itself. Dropping it shuts
+/// the server down and closes it, within `Limits::drain`.
+pub struct BackgroundServer<T: Transport, M: Mixin> {
+    server: Arc<Server<T, M>>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
+    /// Shuts the server down, closes it, and says how both went.
+    ///
+    /// # Errors
+    ///
+    /// That with which `serve_forever` has returned.
+    ///
+    /// # Panics
+    ///
+    /// If the loop has panicked, which is to say, a hook or a mixin.
+    pub fn stop(mut self) -> Result<DrainReport> {
+        let report = self.server.server_close();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result.map(|()| report),
+            Some(Err(payload)) => std::panic::resume_unwind(payload),
+            None => Ok(report),
+        }
+    }
+
+    /// Waits until `serve_forever` has returned by itself, and gives its result.
+    ///
+    /// # Errors
+    ///
+    /// That with which it has returned.
+    ///
+    /// # Panics
+    ///
+    /// As [`stop`](Self::stop).
+    pub fn join(mut self) -> Result<()> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Err(payload)) => std::panic::resume_unwind(payload),
+            Some(Ok(result)) => result,
+            None => Ok(()),
+        }
+    }
+}
+
+impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
+    type Target = Server<T, M>;
+
+    fn deref(&self) -> &Server<T, M> {
+        &self.server
+    }
+}
+
+impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
+    fn drop(&mut self) {
+        self.server.server_close();
+        if let Some(thread) = self.thread.take() {
+            // Its error has nobody to go to, and its panic has been told by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<T: Transport, M: Mixin> fmt::Debug for BackgroundServer<T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BackgroundServer").field(&self.server).finish()
+    }
+}

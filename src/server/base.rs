@@ -1,0 +1,91 @@
+//! [`BaseServer`]: what every server can do, whatever its types.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DrainReport, Server, Turn};
+use crate::address::Address;
+use crate::context::ServerContext;
+use crate::error::Result;
+use crate::mixin::Mixin;
+use crate::shutdown::ShutdownHandle;
+use crate::transport::Transport;
+
+/// What every server can do, without its types: for a `Vec<Box<dyn BaseServer>>` of different ones.
+///
+/// The methods are those of [`Server`], which has them without this trait.
+pub trait BaseServer: Send + Sync {
+    /// See [`Server::serve_forever`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn serve_forever(&self) -> Result<()>;
+
+    /// See [`Server::handle_request`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn handle_request(&self) -> Result<Turn>;
+
+    /// See [`Server::shutdown`].
+    fn shutdown(&self);
+
+    /// See [`Server::server_close`].
+    fn server_close(&self) -> DrainReport;
+
+    /// See [`Server::server_close_within`].
+    fn server_close_within(&self, grace: Duration) -> DrainReport;
+
+    /// See [`Server::server_address`].
+    fn server_address(&self) -> Address;
+
+    /// See [`Server::fileno`].
+    fn fileno(&self) -> Option<Arc<OwnedFd>>;
+
+    /// See [`Server::shutdown_handle`].
+    fn shutdown_handle(&self) -> ShutdownHandle;
+
+    /// See [`Server::context`].
+    fn context(&self) -> &ServerContext;
+}
+
+impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
+    fn serve_forever(&self) -> Result<()> {
+        self.serve_forever()
+    }
+
+    fn handle_request(&self) -> Result<Turn> {
+        self.handle_request()
+    }
+
+    fn shutdown(&self) {
+        self.shutdown();
+    }
+
+    fn server_close(&self) -> DrainReport {
+        self.server_close()
+    }
+
+    fn server_close_within(&self, grace: Duration) -> DrainReport {
+        self.server_close_within(grace)
+    }
+
+    fn server_address(&self) -> Address {
+        self.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.fileno()
+    }
+
+    fn shutdown_handle(&self) -> ShutdownHandle {
+        self.shutdown_handle()
+    }
+
+    fn context(&self) -> &ServerContext {
+        self.context()
+    }
+}

@@ -1,0 +1,292 @@
+//! The settings of a server that is not made yet: [`Builder`].
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hooks::{DefaultHooks, ServerHooks};
+use super::{Core, Server};
+use crate::address::BindAddress;
+use crate::context::ServerContext;
+use crate::error::{Error, Result};
+use crate::handler::{BaseRequestHandler, MakeHandler};
+use crate::limits::Limits;
+use crate::mixin::Mixin;
+use crate::transport::{Bind, SocketOptions, Transport};
+
+/// Settings for a server. Each has a default, so that `builder().bind(..)` is `bind(..)`.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use socketserver::{stream_fn, Pool, TcpServer};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let server = TcpServer::builder()
+///     .mixin(Pool::new(8))
+///     .request_queue_size(512)
+///     .timeout(Duration::from_secs(5))
+///     .bind("[::]:9999", stream_fn(|_request| Ok(())))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
+pub struct Builder<T: Transport, M> {
+    mixin: M,
+    hooks: Box<dyn ServerHooks<T::Request>>,
+    limits: Limits,
+    timeout: Option<Duration>,
+    poll_interval: Option<Duration>,
+    options: SocketOptions,
+}
+
+impl<T: Transport, M: Mixin> Builder<T, M> {
+    /// Settings for a server with this mixin; `Server::builder` is the shorter way.
+    #[must_use]
+    pub fn new(mixin: M) -> Self {
+        Self {
+            mixin,
+            hooks: Box::new(DefaultHooks),
+            limits: Limits::default(),
+            timeout: None,
+            poll_interval: None,
+            options: SocketOptions::default(),
+        }
+    }
+
+    /// Where requests run. It may be of another type than the alias says: a `Box<dyn Mixin>` chosen by
+    /// an option of the command line, say.
+    #[must_use]
+    pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
+        let Self { hooks, limits, timeout, poll_interval, options, .. } = self;
+        Builder { mixin, hooks, limits, timeout, poll_interval, options }
+    }
+
+    /// What is overridden.
+    #[must_use]
+    pub fn hooks(mut self, hooks: impl ServerHooks<T::Request>) -> Self {
+        self.hooks = Box::new(hooks);
+        self
+    }
+
+    /// The limits.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Python's `timeout`: how long `handle_request` waits for a request; zero only looks. Default: for
+    /// ever. `serve_forever` ignores it.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Python's `poll_interval`: the longest time between two `service_actions`. Default: none, they run
+    /// after every request only, and an idle server sleeps. It has nothing to do with how fast a
+    /// shutdown is.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        // Python spins with zero; a loop that does nothing else is what nobody wants of it.
+        self.poll_interval = Some(interval.max(Duration::from_millis(1)));
+        self
+    }
+
+    /// All options of the socket at once; the methods below set one each.
+    #[must_use]
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// See [`SocketOptions::allow_reuse_address`].
+    #[must_use]
+    pub fn allow_reuse_address(mut self, allow: bool) -> Self {
+        self.options.allow_reuse_address = allow;
+        self
+    }
+
+    /// See [`SocketOptions::allow_reuse_port`].
+    #[must_use]
+    pub fn allow_reuse_port(mut self, allow: bool) -> Self {
+        self.options.allow_reuse_port = allow;
+        self
+    }
+
+    /// See [`SocketOptions::request_queue_size`].
+    #[must_use]
+    pub fn request_queue_size(mut self, connections: i32) -> Self {
+        self.options.request_queue_size = connections;
+        self
+    }
+
+    /// See [`SocketOptions::only_v6`].
+    #[must_use]
+    pub fn only_v6(mut self, only: bool) -> Self {
+        self.options.only_v6 = Some(only);
+        self
+    }
+
+    /// See [`SocketOptions::keepalive`].
+    #[must_use]
+    pub fn keepalive(mut self, silence: Duration) -> Self {
+        self.options.keepalive = Some(silence);
+        self
+    }
+
+    /// See [`SocketOptions::recv_buffer_bytes`].
+    #[must_use]
+    pub fn recv_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.options.recv_buffer_bytes = Some(bytes);
+        self
+    }
+
+    /// See [`SocketOptions::send_buffer_bytes`].
+    #[must_use]
+    pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.options.send_buffer_bytes = Some(bytes);
+        self
+    }
+
+    /// See [`SocketOptions::max_packet_size`].
+    #[must_use]
+    pub fn max_packet_size(mut self, bytes: usize) -> Self {
+        self.options.max_packet_size = bytes;
+        self
+    }
+
+    /// See [`SocketOptions::unix_mode`].
+    #[must_use]
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.options.unix_mode = Some(mode);
+        self
+    }
+
+    /// See [`SocketOptions::replace_stale`].
+    #[must_use]
+    pub fn replace_stale(mut self, replace: bool) -> Self {
+        self.options.replace_stale = replace;
+        self
+    }
+
+    /// See [`SocketOptions::unlink_on_close`].
+    #[must_use]
+    pub fn unlink_on_close(mut self, unlink: bool) -> Self {
+        self.options.unlink_on_close = unlink;
+        self
+    }
+
+    /// A server over a transport of one's own, bound and activated.
+    ///
+    /// # Errors
+    ///
+    /// Those of the transport.
+    pub fn with_transport<Kind: 'static>(
+        self,
+        transport: T,
+        handler: impl MakeHandler<T::Request, Kind>,
+    ) -> Result<Server<T, M>> {
+        let server = self.make(transport, handler)?;
+        server.server_bind()?;
+        server.server_activate()?;
+        Ok(server)
+    }
+
+    fn make<Kind: 'static>(
+        self,
+        transport: T,
+        handler: impl MakeHandler<T::Request, Kind>,
+    ) -> Result<Server<T, M>> {
+        let Self { mixin, hooks, limits, timeout, poll_interval, .. } = self;
+        let address = transport.server_address();
+        let context = ServerContext::new(address.clone(), limits)
+            .map_err(|error| Error::io("make the events of", address, error))?;
+        let core = Core {
+            transport,
+            handler_name: handler.handler_name(),
+            factory: Box::new(Erased { handler, kind: PhantomData }),
+            hooks,
+            context: Arc::new(context),
+        };
+        Ok(Server { core: Arc::new(core), mixin, timeout, poll_interval })
+    }
+}
+
+impl<T: Bind, M: Mixin> Builder<T, M> {
+    /// Makes the server, binds it and begins to listen: [`Server::bind`] with these settings.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood or cannot be had. No descriptor is left over.
+    pub fn bind<Kind: 'static>(
+        self,
+        address: impl Into<BindAddress>,
+        handler: impl MakeHandler<T::Request, Kind>,
+    ) -> Result<Server<T, M>> {
+        let transport = T::unbound(&address.into(), &self.options)?;
+        self.with_transport(transport, handler)
+    }
+
+    /// Makes the server and its socket, and leaves `server_bind` and `server_activate` to the caller:
+    /// Python's `bind_and_activate=False`.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood, or there is no descriptor.
+    pub fn build_unbound<Kind: 'static>(
+        self,
+        address: impl Into<BindAddress>,
+        handler: impl MakeHandler<T::Request, Kind>,
+    ) -> Result<Server<T, M>> {
+        let transport = T::unbound(&address.into(), &self.options)?;
+        self.make(transport, handler)
+    }
+
+    /// Makes the server over a socket that is bound already: a `std` listener, or a descriptor that
+    /// another process has handed over. It becomes the server's own; its mode becomes non-blocking,
+    /// and its timeouts and its backlog are set.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a socket of this transport's kind, or cannot listen.
+    pub fn from_fd<Kind: 'static>(
+        self,
+        fd: impl Into<OwnedFd>,
+        handler: impl MakeHandler<T::Request, Kind>,
+    ) -> Result<Server<T, M>> {
+        let transport = T::from_fd(fd.into(), &self.options)?;
+        let server = self.make(transport, handler)?;
+        server.core.context.set_address(server.core.transport.server_address());
+        server.server_activate()?;
+        Ok(server)
+    }
+}
+
+impl<T: Transport, M: fmt::Debug> fmt::Debug for Builder<T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("mixin", &self.mixin)
+            .field("limits", &self.limits)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A [`MakeHandler`] without its kind, so that a server can keep it.
+pub(super) trait Factory<R>: Send + Sync {
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>));
+}
+
+struct Erased<F, Kind> {
+    handler: F,
+    // As a function's result, which is `Send` and `Sync` whatever `Kind` is.
+    kind: PhantomData<fn() -> Kind>,
+}
+
+impl<R, Kind, F: MakeHandler<R, Kind>> Factory<R> for Erased<F, Kind> {
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
+        self.handler.finish_request(run);
+    }
+}

@@ -1,0 +1,341 @@
+//! What a user may override about a server, without writing a transport or a mixin: [`ServerHooks`].
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::address::Address;
+use crate::context::ServerContext;
+use crate::error::{HandlerError, HandlerResult, TimedOut, Timeout, chain, is_disconnect};
+use crate::mixin::Refused;
+use crate::request::Ticket;
+
+/// The steps of a server's work that may be overridden, with Python's names where Python has them. Each
+/// has a default; give an implementation to `builder().hooks(..)`.
+///
+/// `R` is the type of the requests: [`StreamRequest`](crate::StreamRequest) for TCP and Unix streams,
+/// [`DatagramRequest`](crate::DatagramRequest) for datagrams.
+///
+/// ```no_run
+/// use socketserver::{HandlerError, Incoming, ServerHooks, StreamRequest, TcpServer, stream_fn};
+///
+/// struct LocalOnly;
+///
+/// impl ServerHooks<StreamRequest> for LocalOnly {
+///     fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+///         Ok(incoming.client_address().is_local())
+///     }
+/// }
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let handler = stream_fn(|_request| Ok(()));
+/// TcpServer::builder().hooks(LocalOnly).bind("0.0.0.0:9999", handler)?.serve_forever()
+/// # }
+/// ```
+pub trait ServerHooks<R>: Send + Sync + 'static {
+    /// Runs with the socket before its address is taken: for socket options that this crate does not
+    /// know.
+    ///
+    /// # Errors
+    ///
+    /// Any; the bind fails with it.
+    fn before_bind(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let _ = socket;
+        Ok(())
+    }
+
+    /// Runs when the server listens: the moment to say so, and to give up privileges.
+    fn server_activated(&self, server: &ServerContext) {
+        let _ = server;
+    }
+
+    /// Whether a request is to be served. It runs in the loop, before any worker has to do with it:
+    /// nobody is accepted while it runs. Default: yes.
+    ///
+    /// # Errors
+    ///
+    /// Any; the request is closed, `handle_error` is told, and the loop goes on.
+    fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        let _ = incoming;
+        Ok(true)
+    }
+
+    /// Runs in the worker, before the handler is made, and under `Limits::handshake`: the place for a
+    /// TLS handshake, by [`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream). A client
+    /// that stalls here stalls nobody else, except under `Inline`.
+    ///
+    /// # Errors
+    ///
+    /// Any; the request is closed and `handle_error` is told.
+    fn wrap_request(&self, request: &mut R) -> HandlerResult {
+        let _ = request;
+        Ok(())
+    }
+
+    /// Reports what failed. Default: one block on stderr; nothing for a peer that has just gone away,
+    /// or has been idle for too long. It runs where the failure was.
+    fn handle_error(&self, failure: &Failure<'_>) {
+        if !failure.is_disconnect() && !failure.is_idle() {
+            failure.print();
+        }
+    }
+
+    /// Runs when `handle_request` has waited for the server's timeout in vain.
+    fn handle_timeout(&self) {}
+
+    /// Runs in the loop after every request, and with a `poll_interval` at least that often.
+    fn service_actions(&self) {}
+
+    /// An error of accept, before the loop does what follows from it. Default: a line on stderr when
+    /// resources have run out, at the first of a row and then at most every ten seconds.
+    fn accept_error(&self, failure: &AcceptFailure<'_>) {
+        if failure.is_first_or_due {
+            failure.print();
+        }
+    }
+
+    /// A request that no worker can take. It may be answered ("busy, come again in a minute") before it
+    /// is closed, with what fits into the socket's buffer: it runs in the loop, and no write of it
+    /// waits.
+    ///
+    /// # Errors
+    ///
+    /// Any; they are ignored, as the peer's are that has gone.
+    fn overflow(&self, request: &mut R, why: &Refused) -> HandlerResult {
+        let _ = (request, why);
+        Ok(())
+    }
+}
+
+/// The hooks of a server that was given none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DefaultHooks;
+
+impl<R> ServerHooks<R> for DefaultHooks {}
+
+/// A request that has been taken from the transport and not yet been given to a worker.
+pub struct Incoming<'a> {
+    pub(super) ticket: &'a Ticket,
+    pub(super) connection: Option<BorrowedFd<'a>>,
+}
+
+impl Incoming<'_> {
+    /// Who sent it.
+    #[must_use]
+    pub fn client_address(&self) -> &Address {
+        self.ticket.client_address()
+    }
+
+    /// The server that it came to.
+    #[must_use]
+    pub fn server(&self) -> &ServerContext {
+        self.ticket.server()
+    }
+
+    /// The connection's descriptor; none for datagrams.
+    #[must_use]
+    pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.connection
+    }
+}
+
+impl fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("client_address", self.client_address()).finish()
+    }
+}
+
+/// During which step a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// In the hook `verify_request`.
+    Verify,
+    /// When a worker was to be started for it.
+    Start,
+    /// In the hook `wrap_request`.
+    Wrap,
+    /// In the handler's `setup`.
+    Setup,
+    /// In the handler's `handle`.
+    Handle,
+    /// In the handler's `finish`.
+    Finish,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Verify => "verify_request",
+            Self::Start => "starting a worker",
+            Self::Wrap => "wrap_request",
+            Self::Setup => "setup",
+            Self::Handle => "handle",
+            Self::Finish => "finish",
+        })
+    }
+}
+
+/// Whose condition a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The peer's: it went away, was too slow, or sent what it must not.
+    Peer,
+    /// The machine's: threads, descriptors or memory have run out.
+    Resource,
+    /// The handler's or the hook's own.
+    Handler,
+}
+
+/// What failed, where, for whom: what `handle_error` is given.
+pub struct Failure<'a> {
+    pub(super) phase: Phase,
+    pub(super) error: &'a HandlerError,
+    pub(super) client_address: &'a Address,
+    pub(super) handler: &'static str,
+}
+
+impl Failure<'_> {
+    /// During which step.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The error itself. A panic is a [`Panicked`](crate::Panicked).
+    #[must_use]
+    pub fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &**self.error
+    }
+
+    /// With whom.
+    #[must_use]
+    pub fn client_address(&self) -> &Address {
+        self.client_address
+    }
+
+    /// The type name of the handler.
+    #[must_use]
+    pub fn handler(&self) -> &'static str {
+        self.handler
+    }
+
+    /// Whether the peer has just gone away.
+    #[must_use]
+    pub fn is_disconnect(&self) -> bool {
+        is_disconnect(self.error())
+    }
+
+    /// Whether the peer was silent for the idle limit: a quiet end.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        TimedOut::find(self.error()).is_some_and(|timeout| timeout.which() == Timeout::Idle)
+    }
+
+    /// Whose condition it is, as far as the error tells.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        if self.phase == Phase::Start {
+            return Fault::Resource;
+        }
+        let peer = self.is_disconnect()
+            || TimedOut::find(self.error()).is_some()
+            || crate::request::LineTooLong::find(self.error()).is_some();
+        if peer { Fault::Peer } else { Fault::Handler }
+    }
+
+    /// Writes the default report to stderr: one block, in one write, so that the blocks of several
+    /// threads do not mix.
+    pub fn print(&self) {
+        use std::io::Write;
+        let text = format!("{RULE}\n{self}\n{RULE}\n");
+        // Nothing is left to tell it to when stderr is closed.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+const RULE: &str = "----------------------------------------";
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_address, phase, handler, .. } = self;
+        let what = if *phase == Phase::Start { "the request" } else { "processing the request" };
+        writeln!(f, "Error during {phase} of {what} from {client_address} (handler {handler}):")?;
+        f.write_str(&chain(self.error()))
+    }
+}
+
+impl fmt::Debug for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Failure({self})")
+    }
+}
+
+/// An error of accept and what follows from it: what the hook `accept_error` is given.
+pub struct AcceptFailure<'a> {
+    pub(super) error: &'a io::Error,
+    pub(super) action: crate::transport::AcceptAction,
+    pub(super) server: &'a ServerContext,
+    pub(super) in_a_row: u64,
+    pub(super) pause: Duration,
+    pub(super) is_first_or_due: bool,
+}
+
+impl AcceptFailure<'_> {
+    /// The error.
+    #[must_use]
+    pub fn error(&self) -> &io::Error {
+        self.error
+    }
+
+    /// What the loop does about it.
+    #[must_use]
+    pub fn action(&self) -> crate::transport::AcceptAction {
+        self.action
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn server(&self) -> &ServerContext {
+        self.server
+    }
+
+    /// How many times in a row resources have been found wanting, this time included.
+    #[must_use]
+    pub fn in_a_row(&self) -> u64 {
+        self.in_a_row
+    }
+
+    /// How long the loop now pauses.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// Writes the default line to stderr. Nothing is opened for it: descriptors may have run out.
+    pub fn print(&self) {
+        use std::io::Write;
+        let text = format!("{self}\n");
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+impl fmt::Display for AcceptFailure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.server.server_address();
+        write!(f, "cannot accept at {address}: {}; trying again in {:?}", self.error, self.pause)?;
+        if self.in_a_row > 1 {
+            write!(f, " ({} times in a row)", self.in_a_row)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AcceptFailure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AcceptFailure({self})")
+    }
+}

@@ -1,0 +1,337 @@
+//! [`Server`]: a transport, a mixin and a handler put together, and the loop that runs them.
+
+mod background;
+mod base;
+mod builder;
+mod drain;
+mod hooks;
+mod job;
+mod run;
+mod turn;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::address::{Address, BindAddress};
+use crate::context::ServerContext;
+use crate::error::Result;
+use crate::handler::MakeHandler;
+use crate::limits::Limits;
+use crate::mixin::Mixin;
+use crate::shutdown::ShutdownHandle;
+use crate::transport::{Bind, Transport};
+use crate::wait::{self, Gathering, Interest, Waiting};
+
+pub use background::BackgroundServer;
+pub use base::BaseServer;
+pub use builder::Builder;
+pub use drain::DrainReport;
+pub use hooks::{AcceptFailure, Failure, Fault, Incoming, Phase, ServerHooks};
+pub use run::run_all;
+pub use turn::Turn;
+
+use builder::Factory;
+use turn::{Backoff, Step};
+
+/// A server: what requests come by, where they run, and what handles them.
+///
+/// The transport and the mixin are its type, usually by an alias: `ThreadingTcpServer` is
+/// `Server<Tcp, Threading>`. The handler is what it is bound with, and not part of the type, so that a
+/// server can be a field of anything.
+///
+/// All methods take `&self`: a server is shared, not passed around. Dropping it closes the listener and
+/// waits for nothing.
+pub struct Server<T: Transport, M: Mixin> {
+    core: Arc<Core<T>>,
+    mixin: M,
+    /// How long `handle_request` waits; `serve_forever` ignores it, as in Python.
+    timeout: Option<Duration>,
+    /// The longest time between two `service_actions`; none asks for no tick.
+    poll_interval: Option<Duration>,
+}
+
+/// What a server shares with the requests that it has taken.
+pub(crate) struct Core<T: Transport> {
+    transport: T,
+    factory: Box<dyn Factory<T::Request>>,
+    handler_name: &'static str,
+    hooks: Box<dyn ServerHooks<T::Request>>,
+    context: Arc<ServerContext>,
+}
+
+impl<T: Bind, M: Mixin + Default> Server<T, M> {
+    /// Makes a server, binds it and begins to listen. Requests are served from `serve_forever` or
+    /// `handle_request` on; until then they wait in the kernel's queue.
+    ///
+    /// `address`: see [`BindAddress`]. `handler`: a closure that makes a handler (`|| Echo`), or a
+    /// function by [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn).
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood or cannot be had. No descriptor is left over.
+    pub fn bind<Kind>(
+        address: impl Into<BindAddress>,
+        handler: impl MakeHandler<T::Request, Kind>,
+    ) -> Result<Self>
+    where
+        Kind: 'static,
+    {
+        Self::builder().bind(address, handler)
+    }
+
+    /// Settings for a server that is not made yet.
+    #[must_use]
+    pub fn builder() -> Builder<T, M> {
+        Builder::new(M::default())
+    }
+}
+
+impl<T: Transport, M: Mixin> Server<T, M> {
+    /// Binds to the address. Only for a server from `build_unbound`; `bind` has done it.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be had. The socket is then closed.
+    pub fn server_bind(&self) -> Result<()> {
+        let core = &self.core;
+        let bound = core.transport.server_bind(&|socket| core.hooks.before_bind(socket));
+        core.context.set_address(core.transport.server_address());
+        bound.inspect_err(|_| core.transport.server_close())
+    }
+
+    /// Begins to listen. Only for a server from `build_unbound`; `bind` has done it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot listen. The socket is then closed.
+    pub fn server_activate(&self) -> Result<()> {
+        let core = &self.core;
+        let activated = core.transport.server_activate();
+        activated.inspect_err(|_| core.transport.server_close())?;
+        core.hooks.server_activated(&core.context);
+        Ok(())
+    }
+
+    /// Serves requests until [`shutdown`](Self::shutdown).
+    ///
+    /// ```text
+    /// until shutdown:
+    ///     room?             no: wait for some, the listener is left alone
+    ///     get_request       none: wait for one; an error: skip, back off, shed or end
+    ///     verify_request    no: shutdown_request, close_request
+    ///     process_request   the mixin's: here, or in a worker; then
+    ///                           finish_request  (setup, handle, finish)
+    ///                           handle_error    if one of them failed
+    ///                           shutdown_request, close_request
+    ///     service_actions
+    /// ```
+    ///
+    /// While nothing happens it makes no system call. The listener stays open when it returns: a later
+    /// run serves what has come meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If the listener is broken, if a handler has ended the server by a [`Fatal`](crate::Fatal), if
+    /// the server is closed, or if it is serving already. Not if it was asked to stop: that is `Ok`.
+    pub fn serve_forever(&self) -> Result<()> {
+        self.in_a_run(true, || self.accept_loop())
+    }
+
+    fn accept_loop(&self) -> Result<()> {
+        let runs = &self.core.context.runs;
+        runs.enter_loop();
+        let _gathering = Gathering::start();
+        let mut backoff = Backoff::default();
+        let mut tick = self.poll_interval.map(|interval| Instant::now() + interval);
+        while !runs.stop_requested() {
+            match self.step(&mut backoff)? {
+                Step::Served(_) => self.core.hooks.service_actions(),
+                Step::Again => {}
+                Step::NoRequest => self.wait(true, tick)?,
+                Step::NoRoom => self.wait(false, tick)?,
+                Step::Pause(until) => self.pause(earlier(Some(until), tick))?,
+            }
+            self.mixin.service_actions();
+            if let (Some(due), Some(interval)) = (tick, self.poll_interval) {
+                let now = Instant::now();
+                if now >= due {
+                    self.core.hooks.service_actions();
+                    tick = Some(now + interval);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves one request: waits for it, for the server's `timeout` at most, and returns when it has
+    /// been given to its worker. For programs with a loop of their own.
+    ///
+    /// A [`shutdown`](Self::shutdown) that comes before or during the wait ends it.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever).
+    pub fn handle_request(&self) -> Result<Turn> {
+        let turn = parking_lot::Mutex::new(Turn::Stopped);
+        self.in_a_run(false, || {
+            *turn.lock() = self.one_turn()?;
+            Ok(())
+        })?;
+        Ok(turn.into_inner())
+    }
+
+    fn one_turn(&self) -> Result<Turn> {
+        let runs = &self.core.context.runs;
+        runs.enter_loop();
+        let _gathering = Gathering::start();
+        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut backoff = Backoff::default();
+        while !runs.stop_requested() {
+            let step = self.step(&mut backoff)?;
+            self.mixin.service_actions();
+            match step {
+                Step::Served(turn) => return Ok(turn),
+                Step::Pause(_) => return Ok(Turn::AcceptFailed),
+                Step::Again => continue,
+                Step::NoRequest | Step::NoRoom => {}
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.core.hooks.handle_timeout();
+                return Ok(Turn::TimedOut);
+            }
+            self.wait(matches!(step, Step::NoRequest), deadline)?;
+        }
+        Ok(Turn::Stopped)
+    }
+
+    /// Waits for whatever may change the loop's mind: a stop, a request if there is room for one, room
+    /// if there is none, and what the mixin waits for.
+    fn wait(&self, room: bool, deadline: Option<Instant>) -> Result<()> {
+        let context = &self.core.context;
+        // Asked again after the failure: the answer "no" promises a wake-up, and only then may we wait.
+        if !room && context.gate.is_open() && self.mixin.ready() {
+            return Ok(());
+        }
+        let listener = if room { self.core.transport.fileno() } else { None };
+        let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
+        let mut waiting = vec![context.runs.stop_waiting()];
+        match &listener {
+            Some(fd) => waiting.push(readable(fd.as_fd())),
+            None => waiting.push(readable(context.gate.event_fd())),
+        }
+        waiting.extend(self.mixin.event_fd().map(readable));
+        self.waited(wait::any(&waiting, deadline))
+    }
+
+    /// Waits for a time, or for a stop.
+    fn pause(&self, until: Option<Instant>) -> Result<()> {
+        self.waited(wait::any(&[self.core.context.runs.stop_waiting()], until))
+    }
+
+    fn waited(&self, result: std::io::Result<()>) -> Result<()> {
+        result
+            .map_err(|error| crate::Error::io("wait for requests at", self.server_address(), error))
+    }
+
+    /// Runs the loop as the mixin does, between the beginning and the end of a run.
+    fn in_a_run(&self, forever: bool, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
+        self.core.context.runs.begin(&self.server_address(), forever)?;
+        let begun = Run { core: &self.core, ended: false };
+        let served = self.mixin.serve(&run);
+        // What ended the server comes before what followed from it.
+        begun.end().and(served)
+    }
+
+    /// Stops accepting, and returns when the run has ended. Requests that are running go on; the
+    /// listener stays open. Python's `shutdown`, without its traps: called before a run, it makes that
+    /// run return at once; called by the thread that serves, it does not wait for itself.
+    pub fn shutdown(&self) {
+        let handle = self.shutdown_handle();
+        handle.shutdown();
+        handle.wait();
+    }
+
+    /// A handle that stops this server from anywhere.
+    #[must_use]
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.core.context.shutdown_handle()
+    }
+
+    /// Where the server listens, with the real port.
+    #[must_use]
+    pub fn server_address(&self) -> Address {
+        self.core.context.server_address()
+    }
+
+    /// The listener's descriptor; none once it is closed. Whoever keeps it keeps the port.
+    #[must_use]
+    pub fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.core.transport.fileno()
+    }
+
+    /// What handlers see as `request.server()`: address, limits, live list, counters.
+    #[must_use]
+    pub fn context(&self) -> &ServerContext {
+        &self.core.context
+    }
+
+    /// The mixin, for what it alone knows.
+    #[must_use]
+    pub fn mixin(&self) -> &M {
+        &self.mixin
+    }
+
+    /// The limits in force for new requests.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.core.context.limits()
+    }
+}
+
+/// Closes the listener, and waits for nobody: requests that run go on.
+impl<T: Transport, M: Mixin> Drop for Server<T, M> {
+    fn drop(&mut self) {
+        self.core.context.runs.close();
+        self.core.transport.server_close();
+    }
+}
+
+impl<T: Transport, M: Mixin> fmt::Debug for Server<T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.server_address())
+            .field("handler", &self.core.handler_name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A run that has begun and has to end, also when a panic of a mixin or a hook ends it.
+struct Run<'a, T: Transport> {
+    core: &'a Core<T>,
+    ended: bool,
+}
+
+impl<T: Transport> Run<'_, T> {
+    fn end(mut self) -> Result<()> {
+        self.ended = true;
+        self.core.context.runs.end(|| self.core.transport.server_close())
+    }
+}
+
+impl<T: Transport> Drop for Run<'_, T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The panic goes on and says more than an error could.
+            let _ = self.core.context.runs.end(|| self.core.transport.server_close());
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The paved path of a program: serve until Ctrl-C or SIGTERM, then close with a grace period.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::{BaseServer, DrainReport, Server};
+use crate::error::{Error, Result};
+use crate::mixin::Mixin;
+use crate::shutdown::ShutdownHandle;
+use crate::sys::{self, SignalGuard};
+use crate::transport::Transport;
+
+impl<T: Transport, M: Mixin> Server<T, M> {
+    /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. A second
+    /// signal ends the process at once, with status 128 + its number.
+    ///
+    /// ```no_run
+    /// # use socketserver::{stream_fn, ThreadingTcpServer};
+    /// # fn main() -> socketserver::Result<()> {
+    /// let server = ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(|_request| Ok(())))?;
+    /// let report = server.run()?;
+    /// eprintln!("{report}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_forever`](Self::serve_forever), after the close; and if signals cannot be handled.
+    pub fn run(&self) -> Result<DrainReport> {
+        let _signals = stop_on_signals(vec![self.shutdown_handle()])?;
+        let served = self.serve_forever();
+        let report = self.server_close();
+        served.map(|()| report)
+    }
+}
+
+/// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each,
+/// one Ctrl-C for all. When one of them ends with an error, all end.
+///
+/// # Errors
+///
+/// The first server's that ended with one, after all are closed; and if signals cannot be handled or
+/// threads cannot be started.
+pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<DrainReport>> {
+    let handles: Vec<_> = servers.iter().map(|server| server.shutdown_handle()).collect();
+    let _signals = stop_on_signals(handles.clone())?;
+    let stop_all = || handles.iter().for_each(ShutdownHandle::shutdown);
+    thread::scope(|scope| {
+        let mut running = Vec::new();
+        let mut result = Ok(());
+        for server in servers {
+            let serve = || server.serve_forever().inspect_err(|_| stop_all());
+            let name = format!("serve {}", server.server_address());
+            match thread::Builder::new().name(name).spawn_scoped(scope, serve) {
+                Ok(thread) => running.push(thread),
+                Err(error) => {
+                    stop_all();
+                    result = Err(Error::io("start a thread for", server.server_address(), error));
+                    break;
+                }
+            }
+        }
+        for thread in running {
+            let ended = thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+            result = result.and(ended);
+        }
+        let close = |server: &Box<dyn BaseServer>| server.server_close_within(grace);
+        let closing: Vec<_> =
+            servers.iter().map(|server| scope.spawn(move || close(server))).collect();
+        let reports = closing.into_iter().map(|closed| {
+            closed.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+        });
+        let reports = reports.collect();
+        result.map(|()| reports)
+    })
+}
+
+/// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process.
+fn stop_on_signals(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let handles = Arc::new(handles);
+    let on = |signal: libc::c_int, name: &str| {
+        let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));
+        // An atomic, a write for each server, and `_exit`: all that a signal's handler may do.
+        sys::on_signal(signal, move || {
+            if asked.swap(true, Ordering::SeqCst) {
+                sys::exit_now(128 + signal);
+            }
+            for handle in handles.iter() {
+                handle.shutdown();
+            }
+        })
+        .map_err(|error| Error::io("handle the signal", name, error))
+    };
+    Ok([on(libc::SIGINT, "SIGINT")?, on(libc::SIGTERM, "SIGTERM")?])
+}

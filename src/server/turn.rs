@@ -1,0 +1,165 @@
+//! One turn of the loop: room, request, verdict, worker; and what follows when accepting fails.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::Server;
+use super::hooks::AcceptFailure;
+use super::job::{TypedJob, Verdict};
+use crate::error::{Error, Result};
+use crate::mixin::{Job, Mixin};
+use crate::transport::{AcceptAction, Transport};
+
+/// What `handle_request` has done. Python does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Turn {
+    /// A request was given to its worker; under `Inline`, served.
+    Handled,
+    /// `verify_request` turned a request away.
+    Rejected,
+    /// The timeout passed without a request, and `handle_timeout` was called.
+    TimedOut,
+    /// Accepting failed, for the time being; `accept_error` was called.
+    AcceptFailed,
+    /// A shutdown was asked for.
+    Stopped,
+}
+
+/// What one look at the transport came to.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A request was taken, or lost.
+    Served(Turn),
+    /// Nothing happened, and nothing is wrong: look again.
+    Again,
+    /// There is no request.
+    NoRequest,
+    /// There is no room for one.
+    NoRoom,
+    /// Resources have run out: leave the listener alone until then.
+    Pause(Instant),
+}
+
+impl<T: Transport, M: Mixin> Server<T, M> {
+    /// Takes one request, if there is room and there is one. Python's `_handle_request_noblock`.
+    pub(super) fn step(&self, backoff: &mut Backoff) -> Result<Step> {
+        // Room first: whatever there is none for stays in the kernel's queue, where it costs nothing.
+        if !self.mixin.ready() {
+            return Ok(Step::NoRoom);
+        }
+        let Some(permit) = self.core.context.gate.try_enter() else { return Ok(Step::NoRoom) };
+        let (raw, peer) = match self.core.transport.get_request() {
+            Ok(request) => request,
+            Err(error) => return self.accept_failed(&error, backoff),
+        };
+        backoff.reset();
+        let job = TypedJob::new(&self.core, raw, peer, permit);
+        match job.verify_request() {
+            Verdict::Serve => self.mixin.process_request(Job::new(Box::new(job))),
+            Verdict::Reject => {
+                job.reject();
+                return Ok(Step::Served(Turn::Rejected));
+            }
+        }
+        Ok(Step::Served(Turn::Handled))
+    }
+
+    /// Does what follows from an error of accept.
+    fn accept_failed(&self, error: &io::Error, backoff: &mut Backoff) -> Result<Step> {
+        let core = &self.core;
+        let action = core.transport.accept_action(error);
+        match action {
+            AcceptAction::Wait => return Ok(Step::NoRequest),
+            AcceptAction::Retry => return Ok(Step::Again),
+            AcceptAction::Fatal => {
+                return Err(Error::io("accept at", self.server_address(), clone(error)));
+            }
+            AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
+        }
+        core.context.counters.accept_errors();
+        let skip = action == AcceptAction::Skip;
+        let pause = if skip { Duration::ZERO } else { backoff.next_pause() };
+        let failure = AcceptFailure {
+            error,
+            action,
+            server: &core.context,
+            in_a_row: backoff.in_a_row,
+            pause,
+            is_first_or_due: !skip && backoff.is_due(),
+        };
+        drop(super::job::caught(|| {
+            core.hooks.accept_error(&failure);
+            Ok(())
+        }));
+        if skip {
+            return Ok(Step::Served(Turn::AcceptFailed));
+        }
+        if action == AcceptAction::Shed {
+            for _ in 0..core.transport.shed() {
+                core.context.counters.shed();
+            }
+        }
+        Ok(Step::Pause(Instant::now() + pause))
+    }
+}
+
+/// How long to leave the listener alone while resources are short: 10 ms, doubled each time in a row, up
+/// to a second: 10, 20, 40, 80, 160, 320, 640 ms, 1 s, 1 s. A rush is over in tens of milliseconds; a
+/// leak never is, and then once a second is often enough to look.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    in_a_row: u64,
+    reported: Option<Instant>,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The time between two reports of the same trouble.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+impl Backoff {
+    fn next_pause(&mut self) -> Duration {
+        let doublings = u32::try_from(self.in_a_row.min(10)).unwrap_or(10);
+        self.in_a_row += 1;
+        (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.reported.is_none_or(|last| now - last >= REPORT_EVERY);
+        if due {
+            self.reported = Some(now);
+        }
+        due
+    }
+
+    /// The trouble is over. What was reported stays remembered: trouble that comes and goes every few
+    /// milliseconds is one trouble.
+    fn reset(&mut self) {
+        self.in_a_row = 0;
+    }
+}
+
+/// The same error once more: `io::Error` has no `Clone`, and a system's error is its number.
+fn clone(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_begin_anew() {
+        let mut backoff = Backoff::default();
+        let millis: Vec<u128> = (0..9).map(|_| backoff.next_pause().as_millis()).collect();
+        assert_eq!(millis, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert!(backoff.is_due() && !backoff.is_due());
+        backoff.reset();
+        assert_eq!(backoff.next_pause().as_millis(), 10);
+    }
+}

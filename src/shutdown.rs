@@ -1,0 +1,199 @@
+//! When a server runs and when it stops: the state of its runs, and [`ShutdownHandle`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::wait::{Event, Waiting};
+
+/// Stops a server from anywhere: another thread, one of its handlers, a signal's handler.
+///
+/// Clones are handles to the same server, and keep nothing of it alive but a few words. A handle that
+/// outlives its server does nothing.
+#[derive(Clone, Debug)]
+pub struct ShutdownHandle {
+    runs: Arc<Runs>,
+}
+
+impl ShutdownHandle {
+    pub(crate) fn new(runs: Arc<Runs>) -> Self {
+        Self { runs }
+    }
+
+    /// Asks the server to stop accepting, and returns at once. An atomic store and one `write`, so
+    /// that a signal's handler may call it.
+    ///
+    /// Before the first run it makes that run return at once. Between two runs it does nothing: each
+    /// has its own. The listener stays open, and requests that are running go on.
+    pub fn shutdown(&self) {
+        self.runs.request_stop();
+    }
+
+    /// Waits until no run is going on. Returns at once where waiting could never end: on the thread
+    /// that serves.
+    pub fn wait(&self) {
+        self.runs.wait_until_ended(None);
+    }
+
+    /// Like [`wait`](Self::wait), for a time. Says whether the run has ended.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.runs.wait_until_ended(Instant::now().checked_add(timeout))
+    }
+
+    /// Whether a stop has been asked for, or the server is closed.
+    #[must_use]
+    pub fn is_shutdown(&self) -> bool {
+        self.runs.stop_requested()
+    }
+}
+
+/// The runs of one server. One at a time; each begins by [`begin`](Self::begin) and ends by
+/// [`end`](Self::end).
+#[derive(Debug)]
+pub(crate) struct Runs {
+    stop: AtomicBool,
+    /// Readable from the request to stop until the run has ended. Nobody clears it in between, so
+    /// that it wakes every loop of the run, however many there are.
+    latch: Event,
+    /// A drain has begun: what handlers see as `is_stopping`.
+    draining: AtomicBool,
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    serving: bool,
+    ever_served: bool,
+    /// The threads that accept in this run.
+    loops: Vec<ThreadId>,
+    /// `server_close` was called: who ends the run closes the listener.
+    closing: bool,
+    failure: Option<Error>,
+}
+
+/// Who has to close the listener once `close` has been asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closer {
+    /// The caller: no run is going on.
+    Caller,
+    /// The run, at its end.
+    Run,
+}
+
+impl Runs {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            stop: AtomicBool::new(false),
+            latch: Event::new()?,
+            draining: AtomicBool::new(false),
+            state: Mutex::default(),
+            ended: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn request_stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.latch.notify();
+    }
+
+    pub(crate) fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
+        self.latch.waiting()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Starts a run. `forever`: of `serve_forever`, whose second and later runs know nothing of a
+    /// stop that came between them. A single `handle_request` heeds it: a program's own loop may be
+    /// anywhere when it comes.
+    pub(crate) fn begin(&self, address: &dyn std::fmt::Display, forever: bool) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.closing {
+            return Err(Error::closed(address));
+        }
+        if state.serving {
+            return Err(Error::state(address, "is serving already"));
+        }
+        // A handler may have ended the server with an error after its run had stopped.
+        if let Some(failure) = state.failure.take() {
+            return Err(failure);
+        }
+        if forever && state.ever_served {
+            self.forget_stop();
+        }
+        state.ever_served |= forever;
+        state.serving = true;
+        Ok(())
+    }
+
+    /// Notes that this thread accepts for the current run.
+    pub(crate) fn enter_loop(&self) {
+        self.state.lock().loops.push(thread::current().id());
+    }
+
+    /// The last thing a run does before [`end`](Self::end): `close_listener` runs if somebody has
+    /// asked for the close meanwhile.
+    pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.closing {
+            close_listener();
+        } else {
+            self.forget_stop();
+        }
+        state.serving = false;
+        state.loops.clear();
+        let failure = state.failure.take();
+        self.ended.notify_all();
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Ends the current run with an error. The first one counts.
+    pub(crate) fn fail(&self, error: Error) {
+        self.state.lock().failure.get_or_insert(error);
+        self.request_stop();
+    }
+
+    /// Begins the end of the server: no run begins after this, and the current one stops.
+    pub(crate) fn close(&self) -> Closer {
+        let mut state = self.state.lock();
+        state.closing = true;
+        self.draining.store(true, Ordering::SeqCst);
+        self.request_stop();
+        if state.serving { Closer::Run } else { Closer::Caller }
+    }
+
+    /// Whether the current thread accepts for the run that is going on.
+    pub(crate) fn is_loop_thread(&self) -> bool {
+        self.state.lock().loops.contains(&thread::current().id())
+    }
+
+    pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.state.lock();
+        while state.serving && !state.loops.contains(&thread::current().id()) {
+            match deadline {
+                None => self.ended.wait(&mut state),
+                Some(deadline) => {
+                    if self.ended.wait_until(&mut state, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        !state.serving
+    }
+
+    fn forget_stop(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        self.latch.clear();
+    }
+}

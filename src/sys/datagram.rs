@@ -1,0 +1,361 @@
+//! Datagrams by the batch: `recvmmsg` and `sendmmsg`, with the local address of each datagram.
+//!
+//! The local address is what std cannot tell: on a socket bound to every interface, a reply that
+//! leaves by the route's own choice of address may come from one that the client never asked, and is
+//! then thrown away by it.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use socket2::SockAddr;
+
+use super::{check, set_int_option, socklen};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use libc::mmsghdr;
+
+/// Where the system knows no batches, a header of one is our own.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+struct mmsghdr {
+    msg_hdr: libc::msghdr,
+    msg_len: libc::c_uint,
+}
+
+/// The local address that a datagram was sent to, and that its reply must come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Local {
+    pub(crate) ip: IpAddr,
+    /// The interface, which a link-local address needs; 0 leaves it to the route.
+    interface: u32,
+}
+
+/// One datagram of a [`Receiver`].
+pub(crate) struct Received<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) peer: SockAddr,
+    pub(crate) local: Option<Local>,
+    /// The datagram was longer than the buffer, and its end is lost.
+    pub(crate) truncated: bool,
+}
+
+/// Asks the kernel to tell with each datagram where it was sent to.
+///
+/// A dual-stack IPv6 socket tells it for IPv4 as well, as a mapped address.
+pub(crate) fn tell_local_address(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
+    if ipv6 {
+        set_int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    } else {
+        tell_local_ipv4(fd)
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn tell_local_ipv4(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+}
+
+/// Elsewhere the reply leaves from the address that the route chooses.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(())
+}
+
+/// Room for one control message with the larger of the two structures, aligned as `cmsghdr` wants.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+// SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
+const CONTROL_LEN: usize =
+    unsafe { libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as libc::c_uint) } as usize;
+
+/// Buffers for a batch of datagrams, made once and used for every batch.
+pub(crate) struct Receiver {
+    // The kernel writes into these through the raw pointers of a call that is over when `receive`
+    // returns; no pointer is kept.
+    buffers: Vec<u8>,
+    names: Vec<libc::sockaddr_storage>,
+    controls: Vec<Control>,
+    size: usize,
+}
+
+impl Receiver {
+    /// Room for `count` datagrams of `size` bytes. The pages are not touched before they are used.
+    pub(crate) fn new(count: usize, size: usize) -> Self {
+        // SAFETY: all zeros is a valid sockaddr_storage (family unspecified).
+        let name = unsafe { mem::zeroed::<libc::sockaddr_storage>() };
+        Self {
+            buffers: vec![0; count * size],
+            names: vec![name; count],
+            controls: vec![Control([0; CONTROL_LEN]); count],
+            size,
+        }
+    }
+
+    /// Receives what is there, without blocking, and hands each datagram to `take`, in order.
+    /// WouldBlock if there is none.
+    pub(crate) fn receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        mut take: impl FnMut(Received<'_>),
+    ) -> io::Result<usize> {
+        // At least one byte a slot: `chunks` of nothing would be no slots at all, and a datagram
+        // that is longer than nothing has to be seen as truncated.
+        let slots = self.buffers.chunks_mut(self.size);
+        let mut parts: Vec<libc::iovec> = slots
+            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
+            .collect();
+        let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
+        for ((part, name), control) in parts.iter_mut().zip(&mut self.names).zip(&mut self.controls)
+        {
+            // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
+            let mut header = unsafe { mem::zeroed::<mmsghdr>() };
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
+            header.msg_hdr.msg_iov = part;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = ptr::from_mut(control).cast();
+            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+            headers.push(header);
+        }
+        let count = receive_batch(fd, &mut headers)?;
+        for (index, header) in headers[..count].iter().enumerate() {
+            let len = (header.msg_len as usize).min(self.size);
+            let start = index * self.size;
+            take(Received {
+                bytes: &self.buffers[start..start + len],
+                // SAFETY: the kernel has written an address of that length into the storage.
+                peer: unsafe {
+                    SockAddr::new(socket_storage(&self.names[index]), header.msg_hdr.msg_namelen)
+                },
+                local: local_address(&header.msg_hdr),
+                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            });
+        }
+        Ok(count)
+    }
+}
+
+/// One storage of an address is another's: socket2 has its own name for the same bytes.
+fn socket_storage(name: &libc::sockaddr_storage) -> socket2::SockAddrStorage {
+    let mut storage = socket2::SockAddrStorage::zeroed();
+    // SAFETY: `SockAddrStorage` is a transparent sockaddr_storage, and any bytes are valid in it.
+    unsafe { *storage.view_as::<libc::sockaddr_storage>() = *name };
+    storage
+}
+
+/// [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
+    loop {
+        // SAFETY: every header points to live buffers of the lengths it names, and none of them
+        // overlaps another.
+        let received = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        match check(received) {
+            Ok(count) => return Ok(count as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Where the system knows no batches, a batch is one datagram.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
+    let Some(header) = headers.first_mut() else { return Ok(0) };
+    loop {
+        // SAFETY: the header points to live buffers of the lengths it names.
+        let received =
+            unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header.msg_hdr, libc::MSG_DONTWAIT) };
+        match super::check_len(received) {
+            Ok(len) => {
+                header.msg_len = len as _;
+                return Ok(1);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads the control message that [`tell_local_address`] asked for.
+fn local_address(header: &libc::msghdr) -> Option<Local> {
+    // SAFETY: the header is as the kernel left it; its control buffer is alive, and the length in it
+    // is what the kernel filled.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header within the buffer.
+        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
+        // SAFETY: the data of this message follows its header within the buffer.
+        let data = unsafe { libc::CMSG_DATA(message) };
+        match (level, kind) {
+            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: a message of this kind carries an in_pktinfo; it may be unaligned.
+                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                let ip = u32::from_be(info.ipi_spec_dst.s_addr);
+                return Some(Local { ip: IpAddr::V4(ip.into()), interface: 0 });
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: a message of this kind carries an in6_pktinfo; it may be unaligned.
+                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                // A group is not an address that a reply could come from.
+                if ip.is_multicast() {
+                    return None;
+                }
+                let link_local = ip.segments()[0] & 0xffc0 == 0xfe80;
+                let interface = if link_local { info.ipi6_ifindex as u32 } else { 0 };
+                return Some(Local { ip: IpAddr::V6(ip), interface });
+            }
+            // SAFETY: as for CMSG_FIRSTHDR.
+            _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
+        }
+    }
+    None
+}
+
+/// One datagram to send: to whom, from which local address, and what.
+#[derive(Debug)]
+pub(crate) struct Outgoing<B> {
+    pub(crate) peer: SockAddr,
+    pub(crate) local: Option<Local>,
+    pub(crate) bytes: B,
+}
+
+impl<B: AsRef<[u8]>> Outgoing<B> {
+    /// Sends it at once. Without `wait` the call does not block.
+    pub(crate) fn send(&self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
+        let mut control = Control([0; CONTROL_LEN]);
+        let mut part = self.part();
+        let header = self.header(&mut part, &mut control);
+        let flags = super::SEND_FLAGS | super::wait_flag(wait);
+        loop {
+            // SAFETY: the header points to `self`, `part` and `control`, which outlive the call.
+            match super::check_len(unsafe {
+                libc::sendmsg(fd.as_raw_fd(), &raw const header, flags)
+            }) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn part(&self) -> libc::iovec {
+        let bytes = self.bytes.as_ref();
+        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+    }
+
+    /// A header that points to this datagram, to `part` and to `control`; the kernel reads them only.
+    fn header(&self, part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
+        // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
+        let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
+        header.msg_name = self.peer.as_ptr().cast_mut().cast();
+        header.msg_namelen = self.peer.len();
+        header.msg_iov = part;
+        header.msg_iovlen = 1;
+        if let Some(local) = self.local {
+            write_control(local, &mut header, control);
+        }
+        header
+    }
+}
+
+/// Fills the control message that makes a datagram leave from `local`.
+fn write_control(local: Local, header: &mut libc::msghdr, control: &mut Control) {
+    let mut fill = |level, kind, bytes: &[u8]| {
+        header.msg_control = ptr::from_mut(control).cast();
+        header.msg_controllen = CONTROL_LEN as _;
+        // SAFETY: the buffer has room for one message of the larger kind, so that the first header
+        // and `bytes` behind it lie within it.
+        unsafe {
+            let message = libc::CMSG_FIRSTHDR(header);
+            (*message).cmsg_level = level;
+            (*message).cmsg_type = kind;
+            (*message).cmsg_len = libc::CMSG_LEN(bytes.len() as libc::c_uint) as _;
+            ptr::copy_nonoverlapping(bytes.as_ptr(), libc::CMSG_DATA(message), bytes.len());
+            header.msg_controllen = libc::CMSG_SPACE(bytes.len() as libc::c_uint) as _;
+        }
+    };
+    match local.ip {
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        IpAddr::V4(ip) => {
+            // SAFETY: all zeros is a valid in_pktinfo.
+            let mut info = unsafe { mem::zeroed::<libc::in_pktinfo>() };
+            info.ipi_spec_dst.s_addr = u32::from(ip).to_be();
+            fill(libc::IPPROTO_IP, libc::IP_PKTINFO, bytes_of(&info));
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+        IpAddr::V4(_) => {}
+        IpAddr::V6(ip) => {
+            // SAFETY: all zeros is a valid in6_pktinfo.
+            let mut info = unsafe { mem::zeroed::<libc::in6_pktinfo>() };
+            info.ipi6_addr.s6_addr = ip.octets();
+            info.ipi6_ifindex = local.interface as _;
+            fill(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, bytes_of(&info));
+        }
+    }
+}
+
+/// The bytes of a plain C structure without padding.
+fn bytes_of<T>(value: &T) -> &[u8] {
+    // SAFETY: `in_pktinfo` (three 4-byte fields) and `in6_pktinfo` (16 bytes and 4) have no padding,
+    // so that every byte is initialised; the slice borrows from `value`.
+    unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }
+}
+
+/// Sends a batch, without blocking, and says how many were taken, from the front.
+///
+/// An error is the first datagram's: those behind it were not tried.
+/// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn send_batch<B: AsRef<[u8]>>(
+    fd: BorrowedFd<'_>,
+    batch: &[Outgoing<B>],
+) -> io::Result<usize> {
+    let mut controls = vec![Control([0; CONTROL_LEN]); batch.len()];
+    let mut parts: Vec<libc::iovec> = batch.iter().map(Outgoing::part).collect();
+    let mut headers: Vec<mmsghdr> = Vec::with_capacity(batch.len());
+    for ((outgoing, part), control) in batch.iter().zip(&mut parts).zip(&mut controls) {
+        headers.push(mmsghdr { msg_hdr: outgoing.header(part, control), msg_len: 0 });
+    }
+    loop {
+        // SAFETY: every header points to its own datagram, part and control, all alive.
+        let sent = unsafe {
+            libc::sendmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                (super::SEND_FLAGS | libc::MSG_DONTWAIT) as _,
+            )
+        };
+        match check(sent) {
+            Ok(count) => return Ok(count as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Where the system knows no batches, a batch is one datagram.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn send_batch<B: AsRef<[u8]>>(
+    fd: BorrowedFd<'_>,
+    batch: &[Outgoing<B>],
+) -> io::Result<usize> {
+    let Some(first) = batch.first() else { return Ok(0) };
+    first.send(fd, false)?;
+    Ok(1)
+}

@@ -1,0 +1,287 @@
+//! The operating system, as safe functions named for what they do.
+//!
+//! The only room with `unsafe` in it. Every choice between platforms is made here as well, so that no
+//! `cfg` stands inside a function body elsewhere.
+
+use std::fs::File;
+use std::io;
+use std::mem;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::FromRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+pub(crate) mod datagram;
+
+/// Turns the -1 of a system call into the error behind it.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn check_len(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Waits until one of the descriptors is ready, or until the deadline. Says whether one is.
+///
+/// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
+pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let timeout = match deadline {
+            None => -1,
+            // Rounded up: a wait that ends early would make its caller spin for the rest.
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let millis = left.as_nanos().div_ceil(1_000_000);
+                libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX)
+            }
+        };
+        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(libc::nfds_t::MAX);
+        // SAFETY: the pointer and the length are those of one live slice, and `PollFd` is a
+        // `pollfd` (repr(transparent)).
+        match check(unsafe { libc::poll(fds.as_mut_ptr().cast(), count, timeout) }) {
+            Ok(0) if timeout == libc::c_int::MAX => {}
+            Ok(ready) => return Ok(ready > 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One descriptor of a [`poll`].
+#[repr(transparent)]
+pub(crate) struct PollFd(libc::pollfd);
+
+impl PollFd {
+    pub(crate) fn new(fd: BorrowedFd<'_>, write: bool) -> Self {
+        let events = if write { libc::POLLOUT } else { libc::POLLIN };
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 })
+    }
+}
+
+/// `eventfd` and its like: a descriptor that is readable from the first `notify` until a `clear`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod event {
+    use super::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, check, io};
+
+    pub(crate) type Ends = OwnedFd;
+
+    pub(crate) fn new() -> io::Result<Ends> {
+        // SAFETY: no pointers; a descriptor or -1 comes back.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: the descriptor is new and nobody else's.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(ends)
+    }
+
+    /// One write and nothing else, so that a signal handler may call it.
+    pub(crate) fn notify(ends: &Ends) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: eight readable bytes. A full counter (EAGAIN) is readable all the same.
+        unsafe { libc::write(ends.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    pub(crate) fn clear(ends: &Ends) {
+        let mut count = [0u8; 8];
+        // SAFETY: eight writable bytes. An empty counter (EAGAIN) is clear already.
+        unsafe { libc::read(ends.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+}
+
+/// The portable form of the same: a pair of sockets.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) mod event {
+    use super::{BorrowedFd, io};
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    pub(crate) type Ends = (UnixStream, UnixStream);
+
+    pub(crate) fn new() -> io::Result<Ends> {
+        let ends = UnixStream::pair()?;
+        ends.0.set_nonblocking(true)?;
+        ends.1.set_nonblocking(true)?;
+        Ok(ends)
+    }
+
+    pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&ends.0)
+    }
+
+    pub(crate) fn notify(ends: &Ends) {
+        let _full_is_readable_too = (&ends.1).write(&[1]);
+    }
+
+    pub(crate) fn clear(ends: &Ends) {
+        let mut bytes = [0u8; 64];
+        while matches!((&ends.0).read(&mut bytes), Ok(64)) {}
+    }
+}
+
+/// MSG_NOSIGNAL: a peer that is gone is an error to handle, not a signal that ends the process.
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+/// On Apple's systems the same is a socket option, which socket2 sets on what it creates.
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: libc::c_int = 0;
+
+fn wait_flag(wait: bool) -> libc::c_int {
+    if wait { 0 } else { libc::MSG_DONTWAIT }
+}
+
+/// Receives once. Without `wait` the call does not block, whatever the descriptor's mode.
+pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are those of one live, writable slice.
+    check_len(unsafe {
+        libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), wait_flag(wait))
+    })
+}
+
+/// Sends once, possibly not all of it. Without `wait` the call does not block.
+pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], wait: bool) -> io::Result<usize> {
+    let flags = SEND_FLAGS | wait_flag(wait);
+    // SAFETY: the pointer and the length are those of one live slice.
+    check_len(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
+}
+
+/// Who is at the other end of a Unix socket, as the kernel recorded it at `connect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process, where the system tells it (Linux does).
+    pub pid: Option<i32>,
+    /// The effective user.
+    pub uid: u32,
+    /// The effective group.
+    pub gid: u32,
+}
+
+/// [SO_PEERCRED](https://man7.org/linux/man-pages/man7/unix.7.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
+    // The kernel answers pid 0 and uid -1 for sockets that have no peer credentials, TCP for one.
+    if !socket2::SockRef::from(&fd).local_addr()?.is_unix() {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = socklen::<libc::ucred>();
+    // SAFETY: the pointer and the length are those of `found`, which outlives the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(Credentials { pid: Some(found.pid), uid: found.uid, gid: found.gid })
+}
+
+/// getpeereid(3)
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let (mut uid, mut gid) = (0, 0);
+    // SAFETY: both pointers are to live locals.
+    check(unsafe { libc::getpeereid(fd.as_raw_fd(), &raw mut uid, &raw mut gid) })?;
+    Ok(Credentials { pid: None, uid, gid })
+}
+
+/// Sets a socket option whose value is an int.
+fn set_int_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of `value`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            socklen::<libc::c_int>(),
+        )
+    })?;
+    Ok(())
+}
+
+fn socklen<T>() -> libc::socklen_t {
+    // Sizes of C structures are far below four thousand million.
+    mem::size_of::<T>() as libc::socklen_t
+}
+
+/// Whether accepted sockets start with their listener's options (Linux copies the whole socket).
+pub(crate) const ACCEPTED_INHERITS_OPTIONS: bool =
+    cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Sets the permissions of a socket that is not bound yet, so that the file its `bind` makes never
+/// has more of them, not even for a moment. Linux only: elsewhere the file's mode follows at once.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn set_mode_before_bind(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) })?;
+    Ok(())
+}
+
+/// See the Linux form.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// Tries to take an exclusive lock on an open file or folder, until the file is closed.
+/// [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html)
+pub(crate) fn try_lock(file: &File) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
+    Ok(())
+}
+
+/// Runs `action` whenever the process is sent `signal`, beside what ran before.
+///
+/// `action` runs in the signal's handler: it may do nothing but store to atomics, write to a
+/// descriptor, and end the process.
+pub(crate) fn on_signal(
+    signal: libc::c_int,
+    action: impl Fn() + Send + Sync + 'static,
+) -> io::Result<SignalGuard> {
+    // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above
+    // allows: `shutdown.rs` counts, writes to an event, and calls `exit_now`.
+    let id = unsafe { signal_hook::low_level::register(signal, action) }?;
+    Ok(SignalGuard { id })
+}
+
+/// Forgets a signal's action when dropped.
+#[derive(Debug)]
+pub(crate) struct SignalGuard {
+    id: signal_hook::SigId,
+}
+
+impl Drop for SignalGuard {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.id);
+    }
+}
+
+/// Ends the process at once: no destructors, no exit handlers. For signal handlers.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` may be called anywhere, a signal's handler included.
+    unsafe { libc::_exit(status) }
+}
+
+/// A descriptor kept open only to be given up when there is no other: see `transport::Reserve`.
+pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
+    File::open("/dev/null").map(Into::into)
+}
+
+/// How long `SO_RCVTIMEO` and `SO_SNDTIMEO` may be at the shortest: a zero would mean for ever.
+pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// The number of a descriptor, for messages and for finding a descriptor again in a table.
+pub(crate) fn number(fd: &impl AsFd) -> RawFd {
+    fd.as_fd().as_raw_fd()
+}

@@ -1,0 +1,100 @@
+//! A listening stream socket, TCP or Unix: accepting, shedding, and what accepted connections start with.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::SockRef;
+
+use super::socket::ServerSocket;
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::sys;
+
+/// A connection that has been accepted. Dropping it closes it.
+#[derive(Debug)]
+pub struct Accepted {
+    pub(super) fd: Arc<OwnedFd>,
+    /// The timeouts that it has inherited; zero for none.
+    pub(super) armed: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: ServerSocket,
+    backlog: i32,
+    /// SO_RCVTIMEO and SO_SNDTIMEO of the listener: accepted connections start with them, where the
+    /// system copies options, which saves two calls for each.
+    armed: Duration,
+    /// Kept open only to be given up: with it a process that is out of descriptors can still accept
+    /// a client, in order to close it.
+    reserve: Mutex<Option<OwnedFd>>,
+}
+
+/// How many clients are ended in one go when descriptors have run out. It bounds the time away from
+/// the loop; those that remain are met by the next try.
+const SHED_AT_ONCE: usize = 1_024;
+
+impl Listener {
+    pub(super) fn new(socket: socket2::Socket, backlog: i32) -> Self {
+        let armed =
+            if sys::ACCEPTED_INHERITS_OPTIONS { Limits::default().idle } else { Duration::ZERO };
+        Self {
+            socket: ServerSocket::new(socket),
+            backlog,
+            armed,
+            reserve: Mutex::new(sys::spare_descriptor().ok()),
+        }
+    }
+
+    pub(super) fn server_activate(&self) -> Result<()> {
+        let listen = self.socket.with(|fd| {
+            let socket = SockRef::from(fd);
+            socket.listen(self.backlog)?;
+            // Accepting must never block: between the wait and the accept the client may have gone.
+            socket.set_nonblocking(true)?;
+            if !self.armed.is_zero() {
+                socket.set_read_timeout(Some(self.armed))?;
+                socket.set_write_timeout(Some(self.armed))?;
+            }
+            Ok(())
+        });
+        listen.map_err(|error| match self.socket.local_address() {
+            Ok(address) => Error::io("listen at", address, error),
+            Err(_) => Error::io("listen on", "a socket that is not bound", error),
+        })
+    }
+
+    pub(super) fn get_request(&self) -> io::Result<(Accepted, Address)> {
+        // Close-on-exec is set by the same call; a fork between two would leak the connection.
+        let (connection, peer) = self.socket.with(|fd| SockRef::from(fd).accept())?;
+        if !sys::ACCEPTED_INHERITS_OPTIONS {
+            connection.set_nonblocking(false)?;
+        }
+        let fd = Arc::new(OwnedFd::from(connection));
+        Ok((Accepted { fd, armed: self.armed }, Address::from_socket(&peer)))
+    }
+
+    pub(super) fn shed(&self) -> usize {
+        let mut reserve = self.reserve.lock();
+        if reserve.take().is_none() {
+            // Without a reserve nothing can be shed, but perhaps there is room for one again.
+            *reserve = sys::spare_descriptor().ok();
+            return 0;
+        }
+        let mut shed = 0;
+        while shed < SHED_AT_ONCE && self.get_request().is_ok() {
+            shed += 1;
+        }
+        *reserve = sys::spare_descriptor().ok();
+        shed
+    }
+
+    pub(super) fn server_close(&self) {
+        self.socket.close();
+        self.reserve.lock().take();
+    }
+}

@@ -1,0 +1,131 @@
+//! What requests come by: TCP, UDP, Unix stream and Unix datagram sockets, or a [`Transport`] of one's
+//! own.
+
+mod accept;
+mod listener;
+mod packets;
+mod socket;
+mod tcp;
+mod udp;
+mod unix;
+mod unix_path;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::address::{Address, BindAddress};
+use crate::error::Result;
+use crate::request::{Request, Ticket};
+
+pub use accept::{AcceptAction, accept_action};
+pub use socket::SocketOptions;
+pub use tcp::Tcp;
+pub use udp::Udp;
+pub use unix::{UnixDatagram, UnixStream};
+
+/// What requests come by. Implement it to serve over something else.
+///
+/// A server calls it in this order, which is Python's:
+///
+/// 1. [`server_bind`](Self::server_bind) and [`server_activate`](Self::server_activate), once each;
+/// 2. for every request [`get_request`](Self::get_request), in the loop; when that says `WouldBlock`,
+///    the loop waits until [`fileno`](Self::fileno) is readable;
+/// 3. [`make_request`](Self::make_request), in the worker that runs it;
+/// 4. [`shutdown_request`](Self::shutdown_request) and [`close_request`](Self::close_request), at its
+///    end; or neither, if another process has taken it over: then its raw form is just dropped;
+/// 5. [`server_close`](Self::server_close), once or more often.
+pub trait Transport: Send + Sync + 'static {
+    /// What `get_request` returns: enough to make a request, in another thread. Dropping it closes it
+    /// and does nothing else.
+    type Raw: Send + 'static;
+
+    /// What handlers hold: [`StreamRequest`](crate::StreamRequest),
+    /// [`DatagramRequest`](crate::DatagramRequest), or a type of one's own.
+    type Request: Request + 'static;
+
+    /// Binds to the address. `before_bind` is the hook of that name: it gets the socket, if there is
+    /// one, before its address is taken.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be had.
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()>;
+
+    /// Begins to listen, where that is a step of its own.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot.
+    fn server_activate(&self) -> Result<()>;
+
+    /// Where it listens: after `server_bind`, the real address.
+    fn server_address(&self) -> Address;
+
+    /// What is readable when there may be a request: the socket, or an [`Event`](crate::Event) of the
+    /// transport's own. None once it is closed.
+    fn fileno(&self) -> Option<Arc<OwnedFd>>;
+
+    /// Takes the next request, without waiting for one.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is none. What follows from other errors is
+    /// [`accept_action`](Self::accept_action)'s answer.
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)>;
+
+    /// What follows from an error of `get_request`. Default: [`accept_action`].
+    fn accept_action(&self, error: &io::Error) -> AcceptAction {
+        accept_action(error)
+    }
+
+    /// Ends waiting clients unanswered, by means of a descriptor kept for this, when there is no other
+    /// one left. Says how many. Default: none.
+    fn shed(&self) -> usize {
+        0
+    }
+
+    /// The connection behind a request, if it has one of its own: by it the request can be ended from
+    /// outside.
+    fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
+        let _ = raw;
+        None
+    }
+
+    /// Makes the request that a handler holds. Called in the worker.
+    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> Self::Request;
+
+    /// Ends a request in order: the client sees the end of the answer.
+    fn shutdown_request(&self, request: &mut Self::Request) {
+        let _ = request;
+    }
+
+    /// Closes a request. Default: drops it.
+    fn close_request(&self, request: Self::Request) {
+        drop(request);
+    }
+
+    /// Stops listening. May be called more than once.
+    fn server_close(&self);
+}
+
+/// The hook that runs before an address is taken.
+pub type BeforeBind<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>;
+
+/// A transport that a server can make by itself, from an address or from a socket that is open already.
+pub trait Bind: Transport + Sized {
+    /// A transport that is not bound yet. Its socket exists.
+    ///
+    /// # Errors
+    ///
+    /// If the address is none of this transport's, or there is no descriptor.
+    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self>;
+
+    /// A transport over a socket that is bound already. It becomes this server's own, and is closed
+    /// with it.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a socket of this transport's kind.
+    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self>;
+}

@@ -1,0 +1,258 @@
+//! A datagram socket, UDP or Unix: received in batches, replies gathered and sent in batches.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use socket2::SockAddr;
+
+use super::socket::ServerSocket;
+use crate::address::Address;
+use crate::request::Reply;
+use crate::sys::datagram::{Local, Outgoing, Receiver, send_batch};
+use crate::wait::{self, Flush, Interest, Waiting};
+
+/// A datagram that has been received.
+#[derive(Debug)]
+pub struct Packet {
+    pub(super) bytes: Vec<u8>,
+    pub(super) peer: SockAddr,
+    pub(super) local: Option<Local>,
+    pub(super) truncated: bool,
+}
+
+impl Packet {
+    /// Where it was sent to.
+    pub(super) fn local_address(&self, socket: &PacketSocket) -> Address {
+        let bound = socket.bound_address();
+        match (self.local, bound.port()) {
+            (Some(local), Some(port)) => std::net::SocketAddr::new(local.ip, port).into(),
+            _ => bound.clone(),
+        }
+    }
+}
+
+/// How many datagrams are received or sent by one system call. Measured: 64 gains 4 to 6 % over one,
+/// and more gain nothing.
+const BATCH: usize = 64;
+
+/// A handler that takes longer than this makes batches pointless, and gathered replies late.
+const SLOW: Duration = Duration::from_millis(1);
+
+/// For so many datagrams after a slow one replies are sent at once.
+const AT_ONCE: u32 = 1_024;
+
+/// A datagram socket with its batches. No lock of it is held across a wait.
+pub(super) struct PacketSocket {
+    pub(super) socket: ServerSocket,
+    bound: OnceLock<Address>,
+    max_packet_size: usize,
+    /// Received and not yet taken. It outlives a run: nothing that was received is lost.
+    inbox: Mutex<Inbox>,
+    replies: Mutex<Replies>,
+    /// How many more replies are sent at once; see [`AT_ONCE`].
+    at_once: AtomicU32,
+}
+
+#[derive(Default)]
+struct Inbox {
+    // Made when the first packet is waited for: a server that is never run needs no buffers.
+    receiver: Option<Receiver>,
+    packets: VecDeque<Packet>,
+    last_taken: Option<Instant>,
+}
+
+impl Inbox {
+    /// Whether the handler of the packet before this one was slow. Replies are held back only while
+    /// handlers are fast: a slow one would make those before it wait. One that is slow for the first
+    /// time does it once.
+    fn was_slow(&mut self) -> bool {
+        let now = Instant::now();
+        self.last_taken.replace(now).is_some_and(|last| now - last > SLOW)
+    }
+}
+
+#[derive(Default)]
+struct Replies {
+    gathered: Vec<Outgoing<Vec<u8>>>,
+    /// A flush has been promised for them.
+    promised: bool,
+}
+
+impl PacketSocket {
+    pub(super) fn new(socket: socket2::Socket, max_packet_size: usize) -> Arc<Self> {
+        Arc::new(Self {
+            socket: ServerSocket::new(socket),
+            bound: OnceLock::new(),
+            max_packet_size: max_packet_size.max(1),
+            inbox: Mutex::default(),
+            replies: Mutex::default(),
+            at_once: AtomicU32::new(0),
+        })
+    }
+
+    /// Takes the next datagram of the batch, or receives a batch.
+    pub(super) fn get_request(&self) -> io::Result<Packet> {
+        let (packet, slow) = {
+            let mut inbox = self.inbox.lock();
+            (inbox.packets.pop_front(), inbox.was_slow())
+        };
+        // No lock is held from here: a flush may wait for room.
+        if slow {
+            self.at_once.store(AT_ONCE, Ordering::Relaxed);
+        }
+        // The clients of a batch get their answers before the next one is looked at.
+        if slow || packet.is_none() {
+            self.flush();
+        }
+        match packet {
+            Some(packet) => Ok(packet),
+            None => self.receive(),
+        }
+    }
+
+    fn receive(&self) -> io::Result<Packet> {
+        let mut inbox = self.inbox.lock();
+        let Inbox { receiver, packets, last_taken } = &mut *inbox;
+        let receiver = receiver.get_or_insert_with(|| Receiver::new(BATCH, self.max_packet_size));
+        *last_taken = None;
+        self.socket.with(|fd| {
+            receiver.receive(fd.as_fd(), |received| {
+                packets.push_back(Packet {
+                    bytes: received.bytes.to_vec(),
+                    peer: received.peer,
+                    local: received.local,
+                    truncated: received.truncated,
+                });
+            })
+        })?;
+        packets.pop_front().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Where the socket is bound. Asked once: it does not change while there are packets.
+    pub(super) fn bound_address(&self) -> &Address {
+        self.bound.get_or_init(|| self.socket.local_address().unwrap_or(Address::Unnamed))
+    }
+
+    /// Sends, or gathers for sending before this thread waits.
+    fn reply(
+        self: &Arc<Self>,
+        peer: &SockAddr,
+        local: Option<Local>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let at_once = self.at_once.load(Ordering::Relaxed);
+        if at_once > 0 {
+            self.at_once.store(at_once - 1, Ordering::Relaxed);
+            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
+        }
+        let mut replies = self.replies.lock();
+        if !replies.promised {
+            let flush: Arc<dyn Flush> = Arc::clone(self) as _;
+            if !wait::flush_before_waiting(&flush) {
+                drop(replies);
+                return self.send(&Outgoing { peer: peer.clone(), local, bytes });
+            }
+            replies.promised = true;
+        }
+        replies.gathered.push(Outgoing { peer: peer.clone(), local, bytes: bytes.to_vec() });
+        if replies.gathered.len() >= BATCH {
+            drop(replies);
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Sends one datagram, and waits for room if there is none.
+    fn send<B: AsRef<[u8]>>(&self, outgoing: &Outgoing<B>) -> io::Result<()> {
+        let Some(fd) = self.socket.fileno() else {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        };
+        let deadline = Instant::now() + ROOM_WAIT;
+        loop {
+            match outgoing.send(fd.as_fd(), false) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() >= deadline {
+                        return Err(error);
+                    }
+                    let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
+                    wait::any(&[room], Some(deadline))?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    pub(super) fn server_close(&self) {
+        self.flush();
+        self.socket.close();
+    }
+}
+
+/// How long a reply waits for room in the socket's buffer (or, on Unix, in the receiver's) before it is
+/// given up as datagrams are: the next clients wait behind it.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
+
+impl Flush for PacketSocket {
+    fn flush(&self) {
+        let batch = {
+            let mut replies = self.replies.lock();
+            replies.promised = false;
+            std::mem::take(&mut replies.gathered)
+        };
+        let Some(fd) = self.socket.fileno() else { return };
+        let mut rest = &batch[..];
+        while !rest.is_empty() {
+            match send_batch(fd.as_fd(), rest) {
+                Ok(count) => rest = &rest[count..],
+                // The first of the rest will not go like this; alone it may, and if it does not, it is
+                // lost as datagrams are. Those behind it are tried.
+                Err(_) => {
+                    let _ = self.send(&rest[0]);
+                    rest = &rest[1..];
+                }
+            }
+        }
+    }
+}
+
+/// The way back to one sender.
+pub(super) struct WayBack {
+    pub(super) socket: Arc<PacketSocket>,
+    /// The server's socket, borrowed by the handler.
+    pub(super) fd: Option<Arc<OwnedFd>>,
+    pub(super) peer: SockAddr,
+    pub(super) local: Option<Local>,
+    /// The longest reply that the transport can carry, where gathering would hide the error.
+    pub(super) longest: Option<usize>,
+    /// There is nobody to answer: the sender has no address.
+    pub(super) nobody: bool,
+}
+
+impl Reply for WayBack {
+    fn reply(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if self.nobody {
+            return Ok(false);
+        }
+        if self.longest.is_some_and(|longest| bytes.len() > longest) {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        self.socket.reply(&self.peer, self.local, bytes)?;
+        Ok(true)
+    }
+
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(|fd| fd.as_fd())
+    }
+}
+
+impl fmt::Debug for PacketSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketSocket").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! What all four kinds of sockets have in common: their options, and an owner that can close them while
+//! others look.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use socket2::{SockRef, Type};
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+
+/// The options of a server's socket. Each says which transports heed it; the others ignore it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SocketOptions {
+    /// SO_REUSEADDR, set before bind: a restarted server can take its port at once, where connections
+    /// of the one before linger. TCP and UDP on IP. Default: true, as std and every peer have it
+    /// (Python: false). For UDP it is not set: there it would let two servers share a port.
+    pub allow_reuse_address: bool,
+    /// SO_REUSEPORT: several servers may bind one port, and the kernel deals connections out to them.
+    /// TCP and UDP. Default: false.
+    pub allow_reuse_port: bool,
+    /// How many connections may wait to be accepted: the argument of listen(2). TCP and Unix streams.
+    /// Default: as many as the system allows (`net.core.somaxconn`); 5 in Python before 3.15.
+    pub request_queue_size: i32,
+    /// IPV6_V6ONLY: whether a server on an IPv6 address takes IPv6 only. None leaves it to the system,
+    /// which on Linux means that `[::]` takes IPv4 as well. TCP and UDP on IPv6.
+    pub only_v6: Option<bool>,
+    /// Keepalive: after how much silence the kernel asks whether the peer is still there. TCP.
+    /// Default: none; the idle limit ends silent connections first.
+    pub keepalive: Option<Duration>,
+    /// SO_RCVBUF, in bytes, for the socket and what it accepts. Default: the system's.
+    pub recv_buffer_bytes: Option<usize>,
+    /// SO_SNDBUF, in bytes, for the socket and what it accepts. Default: the system's.
+    pub send_buffer_bytes: Option<usize>,
+    /// The longest datagram that is taken whole, in bytes. UDP and Unix datagrams. Default: 65,535, more
+    /// than UDP can carry (Python: 8,192).
+    pub max_packet_size: usize,
+    /// The permissions of a Unix socket's file, as chmod takes them. Default: none, which is what the
+    /// process's umask leaves.
+    pub unix_mode: Option<u32>,
+    /// Whether a Unix socket's file that no server listens at any more is replaced. Never anything
+    /// but a socket, and never one that somebody listens at. Default: true.
+    pub replace_stale: bool,
+    /// Whether a Unix socket's file is removed when the server closes, if it is still the same. Default:
+    /// false, as in Python.
+    pub unlink_on_close: bool,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            allow_reuse_address: true,
+            allow_reuse_port: false,
+            request_queue_size: i32::MAX,
+            only_v6: None,
+            keepalive: None,
+            recv_buffer_bytes: None,
+            send_buffer_bytes: None,
+            max_packet_size: 65_535,
+            unix_mode: None,
+            replace_stale: true,
+            unlink_on_close: false,
+        }
+    }
+}
+
+/// A server's socket. Shared for reading by the loop and by whoever asks for its address, and taken
+/// out by the close: the descriptor closes when the last of them has let go.
+#[derive(Debug)]
+pub(super) struct ServerSocket {
+    fd: RwLock<Option<Arc<OwnedFd>>>,
+}
+
+impl ServerSocket {
+    pub(super) fn new(socket: socket2::Socket) -> Self {
+        Self { fd: RwLock::new(Some(Arc::new(socket.into()))) }
+    }
+
+    /// Puts another socket in the place of this one, which closes.
+    pub(super) fn replace(&self, socket: socket2::Socket) {
+        *self.fd.write() = Some(Arc::new(socket.into()));
+    }
+
+    pub(super) fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.fd.read().clone()
+    }
+
+    pub(super) fn close(&self) {
+        self.fd.write().take();
+    }
+
+    /// Uses the socket, if it is open; EBADF if it is not, as the system would say.
+    pub(super) fn with<R>(&self, use_it: impl FnOnce(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
+        match &*self.fd.read() {
+            Some(fd) => use_it(fd),
+            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        }
+    }
+
+    /// What the kernel says that it is bound to.
+    pub(super) fn local_address(&self) -> io::Result<Address> {
+        self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
+    }
+}
+
+/// Sets the buffer sizes, which must be set before `listen` to hold for what is accepted.
+pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> io::Result<()> {
+    if let Some(bytes) = options.recv_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
+/// Takes over a socket that is open already, if it is what the transport needs.
+pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Socket, Address)> {
+    let what = || format!("descriptor {}", crate::sys::number(&fd));
+    let cannot = |error| Error::io("serve on", what(), error);
+    let socket = SockRef::from(&fd);
+    let found = socket.r#type().map_err(cannot)?;
+    let address = socket.local_addr().map_err(cannot)?;
+    if found != kind || address.is_unix() != unix {
+        let wanted = match (kind == Type::STREAM, unix) {
+            (true, false) => "a TCP socket",
+            (true, true) => "a Unix stream socket",
+            (false, false) => "a UDP socket",
+            (false, true) => "a Unix datagram socket",
+        };
+        let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
+        return Err(cannot(error));
+    }
+    Ok((fd.into(), Address::from_socket(&address)))
+}

@@ -1,0 +1,170 @@
+//! TCP: Python's `TCPServer`, for IPv4, IPv6 and both.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use super::listener::{Accepted, Listener};
+use super::socket::{SocketOptions, adopt, set_buffers};
+use super::{BeforeBind, Bind, Transport};
+use crate::address::{Address, BindAddress};
+use crate::error::{Error, Result};
+use crate::request::{self, StreamRequest, Ticket};
+
+/// TCP connections.
+#[derive(Debug)]
+pub struct Tcp {
+    listener: Listener,
+    /// What the host name stands for, tried in order; empty for a socket that came bound.
+    candidates: Vec<SocketAddr>,
+    options: SocketOptions,
+}
+
+impl Tcp {
+    fn socket(address: &SocketAddr, options: &SocketOptions) -> Result<Socket> {
+        let make = || {
+            let kind = Type::STREAM;
+            let socket = Socket::new(Domain::for_address(*address), kind, Some(Protocol::TCP))?;
+            if options.allow_reuse_address {
+                socket.set_reuse_address(true)?;
+            }
+            prepare_inet(&socket, address, options)?;
+            prepare_tcp(&socket, options)?;
+            Ok(socket)
+        };
+        make().map_err(|error| Error::io("make a socket for", address, error))
+    }
+}
+
+/// The options that TCP and UDP share, set before bind.
+pub(super) fn prepare_inet(
+    socket: &Socket,
+    address: &SocketAddr,
+    options: &SocketOptions,
+) -> io::Result<()> {
+    if options.allow_reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if let (Some(only), true) = (options.only_v6, address.is_ipv6()) {
+        socket.set_only_v6(only)?;
+    }
+    set_buffers(socket, options)
+}
+
+/// What connections inherit: no Nagle, which would delay small answers, and keepalive if asked for.
+fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    if let Some(silence) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silence))?;
+    }
+    Ok(())
+}
+
+impl Bind for Tcp {
+    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let candidates = address.to_inet()?;
+        let socket = Self::socket(&candidates[0], options)?;
+        let listener = Listener::new(socket, options.request_queue_size);
+        Ok(Self { listener, candidates, options: options.clone() })
+    }
+
+    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        let (socket, address) = adopt(fd, Type::STREAM, false)?;
+        prepare_tcp(&socket, options)
+            .map_err(|error| Error::io("set the options of", address, error))?;
+        let listener = Listener::new(socket, options.request_queue_size);
+        Ok(Self { listener, candidates: Vec::new(), options: options.clone() })
+    }
+}
+
+impl Transport for Tcp {
+    type Raw = Accepted;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
+        bind_first(&self.listener.socket, &self.candidates, before_bind, |address| {
+            Self::socket(address, &self.options)
+        })
+    }
+
+    fn server_activate(&self) -> Result<()> {
+        self.listener.server_activate()
+    }
+
+    fn server_address(&self) -> Address {
+        inet_address(&self.listener.socket, &self.candidates)
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.listener.socket.fileno()
+    }
+
+    fn get_request(&self) -> io::Result<(Accepted, Address)> {
+        let (accepted, peer) = self.listener.get_request()?;
+        if !crate::sys::ACCEPTED_INHERITS_OPTIONS {
+            prepare_tcp(&socket2::SockRef::from(&*accepted.fd), &self.options)?;
+        }
+        Ok((accepted, peer))
+    }
+
+    fn shed(&self) -> usize {
+        self.listener.shed()
+    }
+
+    fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&raw.fd))
+    }
+
+    fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
+        StreamRequest::over_socket(request::Socket::new(raw.fd, raw.armed), ticket)
+    }
+
+    fn shutdown_request(&self, request: &mut StreamRequest) {
+        request.shutdown_request();
+    }
+
+    fn server_close(&self) {
+        self.listener.server_close();
+    }
+}
+
+/// Binds to the first address that can be had. `make` makes a socket for those after the first, for
+/// which there is one. The error is the last address's.
+pub(super) fn bind_first(
+    place: &super::socket::ServerSocket,
+    candidates: &[SocketAddr],
+    before_bind: BeforeBind<'_>,
+    make: impl Fn(&SocketAddr) -> Result<Socket>,
+) -> Result<()> {
+    let mut result = Ok(());
+    for (index, address) in candidates.iter().enumerate() {
+        if index > 0 {
+            place.replace(make(address)?);
+        }
+        let bind = place.with(|fd| {
+            before_bind(fd.as_fd())?;
+            socket2::SockRef::from(fd).bind(&(*address).into())
+        });
+        result = bind.map_err(|error| Error::io("bind", address, error));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+/// The kernel's word, or, before bind and after close, what was asked for.
+pub(super) fn inet_address(
+    socket: &super::socket::ServerSocket,
+    candidates: &[SocketAddr],
+) -> Address {
+    match (socket.local_address(), candidates.first()) {
+        (Ok(address), _) if address.port() != Some(0) => address,
+        (_, Some(asked)) => Address::Inet(*asked),
+        (Ok(address), None) => address,
+        (Err(_), None) => Address::Unnamed,
+    }
+}

@@ -1,0 +1,227 @@
+//! Unix sockets, stream and datagram: Python's `UnixStreamServer` and `UnixDatagramServer`.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use super::listener::{Accepted, Listener};
+use super::packets::{Packet, PacketSocket, WayBack};
+use super::socket::{ServerSocket, SocketOptions, adopt, set_buffers};
+use super::unix_path::SocketFile;
+use super::{BeforeBind, Bind, Transport};
+use crate::address::{Address, BindAddress};
+use crate::error::{Error, Result};
+use crate::request::{self, DatagramRequest, StreamRequest, Ticket};
+
+/// Connections over a Unix socket, at a path or with an abstract name.
+#[derive(Debug)]
+pub struct UnixStream {
+    listener: Listener,
+    name: Name,
+}
+
+/// Datagrams over a Unix socket, at a path or with an abstract name.
+#[derive(Debug)]
+pub struct UnixDatagram {
+    packets: Arc<PacketSocket>,
+    name: Name,
+}
+
+/// What a Unix socket is called, and the file that comes of it.
+#[derive(Debug)]
+struct Name {
+    address: Address,
+    /// The name is not ours to make or to remove: the socket came with it.
+    adopted: bool,
+    options: SocketOptions,
+    file: Mutex<Option<SocketFile>>,
+}
+
+impl Name {
+    fn new(address: Address, adopted: bool, options: &SocketOptions) -> Self {
+        Self { address, adopted, options: options.clone(), file: Mutex::default() }
+    }
+
+    fn server_bind(
+        &self,
+        socket: &ServerSocket,
+        kind: Type,
+        before_bind: BeforeBind<'_>,
+    ) -> Result<()> {
+        if self.adopted {
+            return Ok(());
+        }
+        let bind = socket.with(|fd| {
+            before_bind(fd.as_fd())?;
+            match &self.address {
+                Address::Unix(path) => {
+                    let file = SocketFile::bind(fd.as_fd(), kind, path, &self.options)?;
+                    *self.file.lock() = Some(file);
+                    Ok(())
+                }
+                Address::Abstract(name) => SockRef::from(fd).bind(&abstract_address(name)?),
+                _ => Err(io::ErrorKind::InvalidInput.into()),
+            }
+        });
+        bind.map_err(|error| Error::io("bind", &self.address, error))
+    }
+
+    fn activated(&self) {
+        if let Some(file) = &mut *self.file.lock() {
+            file.activated();
+        }
+    }
+
+    fn server_close(&self) {
+        if let Some(file) = self.file.lock().take() {
+            file.close();
+        }
+    }
+}
+
+/// A name without a file: a NUL and then the name.
+fn abstract_address(name: &[u8]) -> io::Result<SockAddr> {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = [b"\0", name].concat();
+    SockAddr::unix(OsStr::from_bytes(&bytes)).map_err(|_| {
+        let text = "the name is too long for a Unix socket (107 bytes)";
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
+}
+
+fn unix_socket(kind: Type, address: &Address, options: &SocketOptions) -> Result<Socket> {
+    let make = || {
+        let socket = Socket::new(Domain::UNIX, kind, None)?;
+        set_buffers(&socket, options)?;
+        Ok(socket)
+    };
+    make().map_err(|error: io::Error| Error::io("make a socket for", address, error))
+}
+
+impl Bind for UnixStream {
+    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let address = address.to_unix()?;
+        let socket = unix_socket(Type::STREAM, &address, options)?;
+        let listener = Listener::new(socket, options.request_queue_size);
+        Ok(Self { listener, name: Name::new(address, false, options) })
+    }
+
+    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        let (socket, address) = adopt(fd, Type::STREAM, true)?;
+        let listener = Listener::new(socket, options.request_queue_size);
+        Ok(Self { listener, name: Name::new(address, true, options) })
+    }
+}
+
+impl Transport for UnixStream {
+    type Raw = Accepted;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
+        self.name.server_bind(&self.listener.socket, Type::STREAM, before_bind)
+    }
+
+    fn server_activate(&self) -> Result<()> {
+        let result = self.listener.server_activate();
+        self.name.activated();
+        result
+    }
+
+    fn server_address(&self) -> Address {
+        self.name.address.clone()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.listener.socket.fileno()
+    }
+
+    fn get_request(&self) -> io::Result<(Accepted, Address)> {
+        self.listener.get_request()
+    }
+
+    fn shed(&self) -> usize {
+        self.listener.shed()
+    }
+
+    fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&raw.fd))
+    }
+
+    fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
+        StreamRequest::over_socket(request::Socket::new(raw.fd, raw.armed), ticket)
+    }
+
+    fn shutdown_request(&self, request: &mut StreamRequest) {
+        request.shutdown_request();
+    }
+
+    fn server_close(&self) {
+        self.listener.server_close();
+        self.name.server_close();
+    }
+}
+
+impl Bind for UnixDatagram {
+    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let address = address.to_unix()?;
+        let socket = unix_socket(Type::DGRAM, &address, options)?;
+        let packets = PacketSocket::new(socket, options.max_packet_size);
+        Ok(Self { packets, name: Name::new(address, false, options) })
+    }
+
+    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        let (socket, address) = adopt(fd, Type::DGRAM, true)?;
+        let packets = PacketSocket::new(socket, options.max_packet_size);
+        Ok(Self { packets, name: Name::new(address, true, options) })
+    }
+}
+
+impl Transport for UnixDatagram {
+    type Raw = Packet;
+    type Request = DatagramRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
+        self.name.server_bind(&self.packets.socket, Type::DGRAM, before_bind)
+    }
+
+    fn server_activate(&self) -> Result<()> {
+        self.name.activated();
+        Ok(())
+    }
+
+    fn server_address(&self) -> Address {
+        self.name.address.clone()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.packets.socket.fileno()
+    }
+
+    fn get_request(&self) -> io::Result<(Packet, Address)> {
+        let packet = self.packets.get_request()?;
+        let peer = Address::from_socket(&packet.peer);
+        Ok((packet, peer))
+    }
+
+    fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
+        let reply = WayBack {
+            socket: Arc::clone(&self.packets),
+            fd: self.packets.socket.fileno(),
+            peer: raw.peer,
+            local: None,
+            longest: None,
+            nobody: *ticket.client_address() == Address::Unnamed,
+        };
+        let local = self.name.address.clone();
+        DatagramRequest::new(raw.bytes, raw.truncated, local, Box::new(reply), ticket)
+    }
+
+    fn server_close(&self) {
+        self.packets.server_close();
+        self.name.server_close();
+    }
+}

@@ -1,0 +1,421 @@
+//! The one place where anything waits.
+//!
+//! Whatever may block (accepting, receiving, sending, sleeping) tries its system call and waits here
+//! when there is nothing to do yet. On a plain thread waiting blocks the thread. Where a [`Parker`] is
+//! installed it suspends the coroutine instead, and the thread goes on with another one. That is why
+//! no transport and no handler has to know how it is run, and why this file knows neither.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::sys;
+
+/// What a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Until there is something to read or to accept, or the end of input.
+    Read,
+    /// Until there is room to write.
+    Write,
+}
+
+/// One descriptor of a wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting<'a> {
+    /// The descriptor.
+    pub fd: BorrowedFd<'a>,
+    /// What to wait for.
+    pub interest: Interest,
+    /// A connection's home for what its worker knows of it; none for listeners and events, which
+    /// several workers may wait for at once.
+    pub slot: Option<&'a Slot>,
+}
+
+/// A place, kept beside a descriptor, for what a [`Parker`] wants to remember of it: that it is
+/// registered, say. It starts as zero, and only the worker that runs the request touches it.
+#[derive(Debug, Default)]
+pub struct Slot {
+    value: Cell<usize>,
+}
+
+impl Slot {
+    /// What was last [`set`](Self::set); at first zero.
+    #[must_use]
+    pub fn get(&self) -> usize {
+        self.value.get()
+    }
+
+    /// Remembers a value. When the descriptor is about to be closed and the value is not zero,
+    /// [`Parker::forget`] is called.
+    pub fn set(&self, value: usize) {
+        self.value.set(value);
+    }
+}
+
+/// How a thread waits that runs many requests at once: by suspending the one that waits.
+///
+/// A mixin that runs requests as coroutines implements it and installs it, by [`install`], on each of
+/// its threads. Everything that a request may wait for comes through [`park`](Self::park).
+pub trait Parker {
+    /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has
+    /// passed. It may come back early: the caller tries again and waits again.
+    ///
+    /// With no descriptor it is a sleep. It is never called while the thread is panicking, because a
+    /// coroutine that is suspended in the middle of an unwind makes every other one on the thread
+    /// believe that it is panicking as well.
+    ///
+    /// # Errors
+    ///
+    /// Only if the wait itself cannot be done (no memory to register it); it is then the error of the
+    /// read, write or accept that waited.
+    fn park(&self, waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()>;
+
+    /// A descriptor whose slot is not zero is about to be closed.
+    fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot);
+}
+
+thread_local! {
+    static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
+}
+
+/// Makes every wait on this thread go through `parker`, until the guard is dropped.
+pub fn install(parker: Rc<dyn Parker>) -> Installed {
+    let before = PARKER.with(|current| current.replace(Some(parker)));
+    Installed { before }
+}
+
+/// Keeps a [`Parker`] installed on this thread; dropping it brings back the one before.
+#[must_use = "the parker is removed when this is dropped"]
+pub struct Installed {
+    before: Option<Rc<dyn Parker>>,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        // No thread-local is left to restore when the thread is at its end.
+        let _ = PARKER.try_with(|current| current.replace(self.before.take()));
+    }
+}
+
+impl fmt::Debug for Installed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Installed").finish_non_exhaustive()
+    }
+}
+
+/// The parker of this thread, taken out of the thread-local: a coroutine must not be suspended
+/// inside `with`, which would leave the next one's borrow to meet its own.
+fn parker() -> Option<Rc<dyn Parker>> {
+    PARKER.with(|current| current.borrow().clone())
+}
+
+fn is_parked_here() -> bool {
+    PARKER.with(|current| current.borrow().is_some())
+}
+
+/// Waits until one of `waiting` is ready or the deadline has passed. May come back early.
+pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    before_waiting();
+    let Some(parker) = parker() else {
+        let mut fds: Vec<_> =
+            waiting.iter().map(|w| sys::PollFd::new(w.fd, w.interest == Interest::Write)).collect();
+        return sys::poll(&mut fds, deadline).map(|_ready| ());
+    };
+    if thread::panicking() {
+        return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
+    }
+    parker.park(waiting, deadline)
+}
+
+/// Sleeps: a plain thread sleeps, a coroutine is suspended and its thread goes on with others.
+///
+/// Handlers that may run under a coroutine mixin use this instead of [`std::thread::sleep`], which
+/// would stop every request of the same worker.
+pub fn sleep(duration: Duration) {
+    if !is_parked_here() {
+        before_waiting();
+        return thread::sleep(duration);
+    }
+    let Some(until) = Instant::now().checked_add(duration) else { return park_for_ever() };
+    while Instant::now() < until {
+        if any(&[], Some(until)).is_err() {
+            // Panicking, or no room to register: a short block of the thread is the lesser evil.
+            return thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
+fn park_for_ever() {
+    loop {
+        // An error leaves nothing to wait with but the thread.
+        if any(&[], None).is_err() {
+            thread::park();
+        }
+    }
+}
+
+/// Runs blocking work (a database call, DNS, a large file) where it harms nobody.
+///
+/// On a plain thread it just runs. In a coroutine it runs on a thread of its own, and the coroutine is
+/// suspended until it is done.
+///
+/// # Errors
+///
+/// If no thread can be started for it.
+///
+/// # Panics
+///
+/// If `work` panics, with the same payload.
+pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
+    if !is_parked_here() {
+        before_waiting();
+        return Ok(work());
+    }
+    let done = Arc::new(Event::new()?);
+    let signal = NotifyOnDrop(Arc::clone(&done));
+    let worker = thread::Builder::new().name("offload".into()).spawn(move || {
+        let _signal = signal;
+        work()
+    })?;
+    while !worker.is_finished() {
+        any(&[Waiting { fd: done.as_fd(), interest: Interest::Read, slot: None }], None)?;
+        if done.is_set() {
+            break;
+        }
+    }
+    worker.join().or_else(|payload| std::panic::resume_unwind(payload))
+}
+
+/// Tells the waiting coroutine that its work has ended, also when it ended by a panic.
+struct NotifyOnDrop(Arc<Event>);
+
+impl Drop for NotifyOnDrop {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
+}
+
+/// A descriptor that one side makes readable and another waits for.
+///
+/// It stays readable until it is cleared, so that a notification between a check and the wait is not
+/// lost. For mixins (`event_fd`) and for transports that have no socket of their own (`fileno`).
+#[derive(Debug)]
+pub struct Event {
+    ends: sys::event::Ends,
+}
+
+impl Event {
+    /// Makes one, not notified.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        sys::event::new().map(|ends| Self { ends })
+    }
+
+    /// Makes it readable. One system call, never blocking: a signal handler may use it.
+    pub fn notify(&self) {
+        sys::event::notify(&self.ends);
+    }
+
+    /// Makes it unreadable again.
+    pub fn clear(&self) {
+        sys::event::clear(&self.ends);
+    }
+
+    /// Whether it is readable now.
+    pub(crate) fn is_set(&self) -> bool {
+        let mut fds = [sys::PollFd::new(self.as_fd(), false)];
+        matches!(sys::poll(&mut fds, Some(Instant::now())), Ok(true))
+    }
+
+    /// A wait for it.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        Waiting { fd: self.as_fd(), interest: Interest::Read, slot: None }
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        sys::event::reader(&self.ends)
+    }
+}
+
+/// A connection's descriptor, with what is known of it.
+///
+/// The descriptor stays in blocking mode. Each call says whether it may block: on a thread it does, and
+/// `SO_RCVTIMEO` bounds it, which costs no call more per request than a hand-written thread has;
+/// under a parker it does not, and the coroutine parks.
+#[derive(Debug)]
+pub(crate) struct Source {
+    // Shared with the live list alone, which may shut it down but never closes it.
+    fd: Arc<OwnedFd>,
+    slot: Slot,
+    /// What SO_RCVTIMEO and SO_SNDTIMEO are set to; zero is for ever.
+    armed: [Cell<Duration>; 2],
+}
+
+impl Source {
+    /// `armed`: the timeouts that are already set on the descriptor, zero for none.
+    pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
+        Self { fd, slot: Slot::default(), armed: [Cell::new(armed), Cell::new(armed)] }
+    }
+
+    pub(crate) fn recv(&self, buf: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
+        self.call(Interest::Read, deadline, |fd, wait| sys::recv(fd, buf, wait))
+    }
+
+    pub(crate) fn send(&self, buf: &[u8], deadline: Option<Instant>) -> io::Result<usize> {
+        self.call(Interest::Write, deadline, |fd, wait| sys::send(fd, buf, wait))
+    }
+
+    /// Makes the call until it is done, fails, or the deadline has passed (TimedOut). A deadline in
+    /// the past still tries once, without blocking.
+    fn call<R>(
+        &self,
+        interest: Interest,
+        deadline: Option<Instant>,
+        mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let block = !is_parked_here();
+        if block {
+            before_waiting();
+        }
+        let mut came_back_early = false;
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let over = left == Some(Duration::ZERO);
+            if block && !over {
+                self.arm(interest, left, came_back_early)?;
+            }
+            match call(self.fd.as_fd(), block && !over) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if over {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    came_back_early = true;
+                    if !block {
+                        let waiting =
+                            Waiting { fd: self.fd.as_fd(), interest, slot: Some(&self.slot) };
+                        any(&[waiting], deadline)?;
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Sets the kernel's timeout for the next blocking call, if what is set will not do.
+    ///
+    /// The kernel starts its timeout anew with every call, so it can only be a bound on one call: the
+    /// caller compares each return with the deadline. Setting it costs a system call; so it stays
+    /// as it is while it is neither clearly longer than what is left (by more than an eighth: the
+    /// deadline would be noticed late) nor less than half of it (the call would return for nothing).
+    fn arm(&self, interest: Interest, left: Option<Duration>, exact: bool) -> io::Result<()> {
+        let armed = &self.armed[interest as usize];
+        let now = armed.get();
+        let fits = match left {
+            None => now.is_zero(),
+            Some(left) if exact => now == left,
+            Some(left) => !now.is_zero() && now <= left + left / 8 && now >= left / 2,
+        };
+        if fits {
+            return Ok(());
+        }
+        let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
+        let socket = socket2::SockRef::from(&*self.fd);
+        match interest {
+            Interest::Read => socket.set_read_timeout(wanted)?,
+            Interest::Write => socket.set_write_timeout(wanted)?,
+        }
+        armed.set(wanted.unwrap_or_default());
+        Ok(())
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if self.slot.get() == 0 {
+            return;
+        }
+        if let Some(parker) = parker() {
+            parker.forget(self.fd.as_fd(), &self.slot);
+        }
+    }
+}
+
+/// Something that was gathered on this thread and has to leave before the thread waits.
+pub(crate) trait Flush: Send + Sync {
+    fn flush(&self);
+}
+
+thread_local! {
+    /// What this thread has gathered, while it is one that promises to flush; see [`Gathering`].
+    static GATHERED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
+}
+
+/// A thread's promise that it will wait, by this module, or drop this guard before long: only such a
+/// thread may hold replies back for the sake of one system call for many.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    // Nested promises change nothing: the outermost one flushes.
+    outermost: bool,
+}
+
+impl Gathering {
+    pub(crate) fn start() -> Self {
+        let outermost = GATHERED.with(|gathered| {
+            let mut gathered = gathered.borrow_mut();
+            let outermost = gathered.is_none();
+            gathered.get_or_insert_default();
+            outermost
+        });
+        Self { outermost }
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        if self.outermost {
+            before_waiting();
+            let _ = GATHERED.try_with(|gathered| gathered.take());
+        }
+    }
+}
+
+/// Has `what` flushed before this thread next waits. False: this thread promises no such thing, and
+/// the caller has to send at once.
+pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
+    GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
+        Some(list) => {
+            list.push(Arc::clone(what));
+            true
+        }
+        None => false,
+    })
+}
+
+/// Sends what this thread has gathered.
+pub(crate) fn before_waiting() {
+    let list = GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
+        Some(list) if !list.is_empty() => std::mem::take(list),
+        _ => Vec::new(),
+    });
+    for what in list {
+        what.flush();
+    }
+}

@@ -1,0 +1,194 @@
+//! The vocabulary of handlers that tests speak.
+
+#![allow(dead_code, reason = "each group of tests uses its part of this")]
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use socketserver::{
+    DatagramRequest, DatagramRequestHandler, HandlerResult, StreamRequest, StreamRequestHandler,
+};
+
+/// Sends every line back; over datagrams, every datagram.
+pub struct Echo;
+
+impl StreamRequestHandler for Echo {
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        let mut line = Vec::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            request.write_all(&[text, b"\n"].concat())?;
+        }
+        Ok(())
+    }
+}
+
+impl DatagramRequestHandler for Echo {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        let packet = request.packet().to_vec();
+        request.reply(&packet)?;
+        Ok(())
+    }
+}
+
+/// Sends one line back, as CPython's test servers do, and ends.
+pub struct OneLine;
+
+impl StreamRequestHandler for OneLine {
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        let mut line = String::new();
+        if let Some(text) = request.next_line(&mut line)? {
+            writeln!(request, "{text}")?;
+        }
+        Ok(())
+    }
+}
+
+impl DatagramRequestHandler for OneLine {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        let packet = request.packet().to_vec();
+        request.write_all(&packet)?;
+        Ok(())
+    }
+}
+
+/// Fails at once.
+pub struct Crash;
+
+impl StreamRequestHandler for Crash {
+    fn handle(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        Err("crash".into())
+    }
+}
+
+impl DatagramRequestHandler for Crash {
+    fn handle(&mut self, _request: &mut DatagramRequest) -> HandlerResult {
+        Err("crash".into())
+    }
+}
+
+/// Panics at once.
+pub struct Panic;
+
+impl StreamRequestHandler for Panic {
+    fn handle(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        panic!("panic")
+    }
+}
+
+/// Does nothing, and so ends at once.
+pub struct Silent;
+
+impl StreamRequestHandler for Silent {
+    fn handle(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        Ok(())
+    }
+}
+
+impl DatagramRequestHandler for Silent {
+    fn handle(&mut self, _request: &mut DatagramRequest) -> HandlerResult {
+        Ok(())
+    }
+}
+
+/// Tells the test that it runs, and waits until the test lets it end.
+#[derive(Clone)]
+pub struct Held {
+    started: Sender<std::thread::ThreadId>,
+    release: Arc<Mutex<Receiver<()>>>,
+}
+
+/// The test's side of [`Held`].
+pub struct Holder {
+    pub started: Receiver<std::thread::ThreadId>,
+    /// One message lets one handler end; dropping it, all of them.
+    pub release: Sender<()>,
+}
+
+/// A handler that the test holds, and what it is held by.
+pub fn held() -> (Held, Holder) {
+    let (started, starts) = channel();
+    let (release, releases) = channel();
+    let held = Held { started, release: Arc::new(Mutex::new(releases)) };
+    (held, Holder { started: starts, release })
+}
+
+impl Held {
+    fn hold(&self) {
+        // The test may be over already.
+        let _ = self.started.send(std::thread::current().id());
+        let _ = self.release.lock().unwrap().recv();
+    }
+}
+
+impl StreamRequestHandler for Held {
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        self.hold();
+        writeln!(request, "released")?;
+        Ok(())
+    }
+}
+
+impl DatagramRequestHandler for Held {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        self.hold();
+        request.reply(b"released")?;
+        Ok(())
+    }
+}
+
+/// Writes down what happens, in order, from wherever it happens.
+#[derive(Clone, Default)]
+pub struct Diary {
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Diary {
+    pub fn note(&self, line: impl Into<String>) {
+        self.lines.lock().unwrap().push(line.into());
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// The lines as one text, separated by spaces.
+    pub fn text(&self) -> String {
+        self.lines().join(" ")
+    }
+
+    pub fn contains(&self, line: &str) -> bool {
+        self.lines().iter().any(|have| have == line)
+    }
+
+    pub fn count(&self, line: &str) -> usize {
+        self.lines().iter().filter(|have| *have == line).count()
+    }
+}
+
+/// Notes its steps in a diary, and fails in those it is told to.
+pub struct Steps {
+    pub diary: Diary,
+    pub fail_in: &'static [&'static str],
+}
+
+impl Steps {
+    fn step(&self, name: &str) -> HandlerResult {
+        self.diary.note(name);
+        if self.fail_in.contains(&name) { Err(format!("{name} fails").into()) } else { Ok(()) }
+    }
+}
+
+impl StreamRequestHandler for Steps {
+    fn setup(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        self.step("setup")
+    }
+
+    fn handle(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        self.step("handle")
+    }
+
+    fn finish(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        self.step("finish")
+    }
+}

@@ -1,0 +1,11 @@
+//! All integration tests, in one binary: one link, and one vocabulary of handlers for all.
+
+mod bad_times;
+mod checklist;
+mod compile_fail;
+mod coroutines;
+mod handlers;
+mod programs;
+mod python;
+mod support;
+mod tidy;

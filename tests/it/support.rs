@@ -1,0 +1,88 @@
+//! What tests share: clients with deadlines, scratch folders, and looks at this process from outside.
+
+#![allow(dead_code, reason = "each group of tests uses its part of this")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use socketserver::{Address, BaseServer};
+
+/// How long anything may take that is expected to happen. Long: no test may fail because the machine is
+/// slow. What is expected *not* to happen is shown by an event that comes after it.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The internet address of a server.
+pub fn inet(server: &(impl BaseServer + ?Sized)) -> SocketAddr {
+    server.server_address().as_inet().expect("an internet address")
+}
+
+/// Connects, with a deadline on every read and write.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, SOON).expect("the server takes connections");
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.set_write_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+/// Connects to a TCP or Unix server, whichever it is.
+pub fn connect_any(address: &Address) -> Box<dyn Duplex> {
+    match address {
+        Address::Inet(address) => Box::new(connect(*address)),
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path).expect("the server takes connections");
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            stream.set_write_timeout(Some(SOON)).unwrap();
+            Box::new(stream)
+        }
+        other => panic!("no client for {other}"),
+    }
+}
+
+/// Both directions of a connection.
+pub trait Duplex: Read + Write + Send {}
+impl<S: Read + Write + Send> Duplex for S {}
+
+/// Reads until a newline or the end.
+pub fn read_line(stream: &mut (impl Read + ?Sized)) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while !line.ends_with(b"\n") && stream.read(&mut byte).expect("an answer in time") == 1 {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).expect("text")
+}
+
+/// Reads everything up to the end.
+pub fn read_to_end(stream: &mut (impl Read + ?Sized)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("the end in time");
+    bytes
+}
+
+/// Sends a line and reads one.
+pub fn exchange(stream: &mut (impl Read + Write + ?Sized), line: &str) -> String {
+    stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+    read_line(stream)
+}
+
+/// Waits until something holds, for conditions that nothing announces.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < SOON, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A folder that is removed at the end of the test. Short, because a Unix socket's path is.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("ss").tempdir().unwrap()
+}
+
+/// How many descriptors this process has. Other tests of the same process open and close some as well:
+/// compare it only inside a process of one's own, or with a wide margin.
+pub fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
