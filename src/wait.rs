@@ -392,7 +392,7 @@ impl Drop for Gathering {
     fn drop(&mut self) {
         if self.outermost {
             before_waiting();
-            let _ = GATHERED.try_with(|gathered| gathered.take());
+            let _ = GATHERED.try_with(std::cell::RefCell::take);
         }
     }
 }

@@ -67,9 +67,9 @@ pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<D
             let ended = thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
             result = result.and(ended);
         }
-        let close = |server: &Box<dyn BaseServer>| server.server_close_within(grace);
+        let close = |server: &dyn BaseServer| server.server_close_within(grace);
         let closing: Vec<_> =
-            servers.iter().map(|server| scope.spawn(move || close(server))).collect();
+            servers.iter().map(|server| scope.spawn(move || close(&**server))).collect();
         let reports = closing.into_iter().map(|closed| {
             closed.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
         });
