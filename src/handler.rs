@@ -270,8 +270,8 @@ where
 
 /// Makes a handler of connections from a function or a closure.
 ///
-/// It serves as it is, the same closure for every request, or, where every connection needs a closure
-/// with state of its own, inside a closure that makes it.
+/// It serves as it is, the same closure for every request; or inside a closure that makes it, where every
+/// request is to have one of its own: `|| stream_fn(..)`.
 ///
 /// ```no_run
 /// use std::io::Write;
@@ -288,7 +288,7 @@ where
 /// ```
 pub fn stream_fn<F>(function: F) -> StreamFn<F>
 where
-    F: FnMut(&mut StreamRequest) -> HandlerResult,
+    F: Fn(&mut StreamRequest) -> HandlerResult,
 {
     StreamFn { function }
 }
@@ -300,8 +300,7 @@ where
 ///
 /// # fn main() -> socketserver::Result<()> {
 /// let echo = datagram_fn(|request| {
-///     let packet = request.packet().to_vec();
-///     request.reply(&packet)?;
+///     request.reply(request.packet())?;
 ///     Ok(())
 /// });
 /// UdpServer::bind("127.0.0.1:9999", echo)?.serve_forever()
@@ -309,7 +308,7 @@ where
 /// ```
 pub fn datagram_fn<F>(function: F) -> DatagramFn<F>
 where
-    F: FnMut(&mut DatagramRequest) -> HandlerResult,
+    F: Fn(&mut DatagramRequest) -> HandlerResult,
 {
     DatagramFn { function }
 }
@@ -328,7 +327,7 @@ pub struct DatagramFn<F> {
 
 impl<F> StreamRequestHandler for StreamFn<F>
 where
-    F: FnMut(&mut StreamRequest) -> HandlerResult,
+    F: Fn(&mut StreamRequest) -> HandlerResult,
 {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         (self.function)(request)
@@ -337,7 +336,7 @@ where
 
 impl<F> DatagramRequestHandler for DatagramFn<F>
 where
-    F: FnMut(&mut DatagramRequest) -> HandlerResult,
+    F: Fn(&mut DatagramRequest) -> HandlerResult,
 {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
         (self.function)(request)

@@ -78,8 +78,7 @@ pub struct EchoPacket;
 
 impl DatagramRequestHandler for EchoPacket {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
-        let packet = request.packet().to_vec();
-        request.reply(&packet)?;
+        request.reply(request.packet())?;
         Ok(())
     }
 }

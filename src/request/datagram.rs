@@ -16,7 +16,7 @@ pub trait Reply {
     /// # Errors
     ///
     /// If the datagram is too long, or the system will not send it.
-    fn reply(&mut self, bytes: &[u8]) -> io::Result<bool>;
+    fn reply(&self, bytes: &[u8]) -> io::Result<bool>;
 
     /// The server's socket, if there is one.
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
@@ -71,15 +71,15 @@ impl DatagramRequest {
 
     /// Who sent it.
     #[must_use]
-    pub fn client_address(&self) -> &Address {
-        self.ticket.client_address()
+    pub fn client_address(&self) -> Address {
+        self.ticket.client_address().clone()
     }
 
     /// Where it was sent to, which on a server of several addresses is the one that was asked, and
     /// the one that a reply leaves from.
     #[must_use]
-    pub fn local_address(&self) -> &Address {
-        &self.local
+    pub fn local_address(&self) -> Address {
+        self.local.clone()
     }
 
     /// The server: its address, its limits, its live list, and the handle that stops it.
@@ -106,7 +106,7 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// If it is too long for a datagram, or the system will not send it.
-    pub fn reply(&mut self, bytes: &[u8]) -> io::Result<bool> {
+    pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes)?;
         if sent {
             self.ticket.add_bytes_out(bytes.len());
@@ -164,7 +164,7 @@ impl Write for DatagramRequest {
 impl fmt::Debug for DatagramRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DatagramRequest")
-            .field("client_address", self.client_address())
+            .field("client_address", &self.client_address())
             .field("bytes", &self.packet.len())
             .finish_non_exhaustive()
     }

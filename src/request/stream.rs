@@ -1,6 +1,5 @@
 //! A connection, as its handler holds it.
 
-use std::cell::OnceCell;
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
@@ -139,8 +138,8 @@ pub struct StreamRequest {
     /// The handler's own timeout, which goes before the server's idle, read and write limits.
     timeout: Option<Duration>,
     deadline: Option<Deadline>,
-    /// Asked for when it is wanted: it costs a system call, and few handlers want it.
-    local: OnceCell<Address>,
+    /// None for a socket, which is asked when somebody wants to know: few handlers do.
+    local: Option<Address>,
     ticket: Ticket,
 }
 
@@ -148,14 +147,14 @@ impl StreamRequest {
     /// A request over a stream that is not a socket of this process: for transports of one's own.
     #[must_use]
     pub fn new(stream: Box<dyn Stream>, local: Address, ticket: Ticket) -> Self {
-        Self::over(Connection::Other(stream), OnceCell::from(local), ticket)
+        Self::over(Connection::Other(stream), Some(local), ticket)
     }
 
     pub(crate) fn over_socket(socket: Socket, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(socket), OnceCell::new(), ticket)
+        Self::over(Connection::Socket(socket), None, ticket)
     }
 
-    fn over(connection: Connection, local: OnceCell<Address>, ticket: Ticket) -> Self {
+    fn over(connection: Connection, local: Option<Address>, ticket: Ticket) -> Self {
         Self {
             connection,
             input: ReadBuffer::default(),
@@ -171,18 +170,18 @@ impl StreamRequest {
 
     /// Who is at the other end.
     #[must_use]
-    pub fn client_address(&self) -> &Address {
-        self.ticket.client_address()
+    pub fn client_address(&self) -> Address {
+        self.ticket.client_address().clone()
     }
 
     /// The address of this end: which of the server's addresses the peer has reached.
     #[must_use]
-    pub fn local_address(&self) -> &Address {
-        self.local.get_or_init(|| {
-            let address =
-                self.fileno().and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
-            address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
-        })
+    pub fn local_address(&self) -> Address {
+        if let Some(local) = &self.local {
+            return local.clone();
+        }
+        let address = self.fileno().and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
+        address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
     }
 
     /// The server: its address, its limits, its live list, and the handle that stops it.
@@ -259,7 +258,7 @@ impl StreamRequest {
     /// If the connection is gone.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self.fileno() {
-            Some(fd) if self.client_address().as_inet().is_some() => {
+            Some(fd) if self.ticket.client_address().as_inet().is_some() => {
                 socket2::SockRef::from(&fd).set_tcp_nodelay(nodelay)
             }
             _ => Ok(()),
@@ -663,7 +662,7 @@ impl Write for StreamRequest {
 
 impl fmt::Debug for StreamRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = self.client_address();
+        let peer = self.ticket.client_address();
         f.debug_struct("StreamRequest").field("client_address", peer).finish_non_exhaustive()
     }
 }

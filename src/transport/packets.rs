@@ -235,7 +235,7 @@ pub(super) struct WayBack {
 }
 
 impl Reply for WayBack {
-    fn reply(&mut self, bytes: &[u8]) -> io::Result<bool> {
+    fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         if self.nobody {
             return Ok(false);
         }
