@@ -135,8 +135,14 @@ counters! {
     accepted,
     /// Requests whose handler returned without an error.
     completed,
-    /// Requests whose handler failed, other than by a panic.
+    /// Requests whose handler failed, other than in one of the ways below.
     failed,
+    /// Requests whose peer went away before the handler had done with it.
+    disconnected,
+    /// Requests whose peer was silent for the idle limit.
+    idle,
+    /// Requests that a drain ended.
+    stopped,
     /// Requests whose handler panicked.
     panicked,
     /// Requests that `verify_request` turned away.

@@ -272,6 +272,28 @@ impl TimedOut {
     }
 }
 
+/// The server is stopping, and this read would have waited, or was cut off: the payload of an
+/// [`io::Error`] of kind `ConnectionAborted`.
+///
+/// It is an error and not an end of input, because a handler that takes the end of input for the end of
+/// what its peer had to say (the end of an upload, of a list of numbers) would answer half of it as if it
+/// were the whole. It is not reported.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the server is stopping")]
+pub struct Stopping(());
+
+impl Stopping {
+    pub(crate) fn error() -> io::Error {
+        io::Error::new(io::ErrorKind::ConnectionAborted, Self(()))
+    }
+
+    /// Finds it along an error's chain of causes.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        find(error)
+    }
+}
+
 /// A handler's panic, as an error: what `handle_error` is given when a handler panicked.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the handler panicked: {message}")]

@@ -27,7 +27,9 @@ mod wait;
 
 pub use address::{Address, BindAddress, Endpoint};
 pub use context::{Counts, ServerContext};
-pub use error::{Error, Fatal, HandlerError, HandlerResult, Panicked, Result, TimedOut, Timeout};
+pub use error::{
+    Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
+};
 pub use handler::{
     BaseRequestHandler, ByClosure, ByFunction, DatagramFn, DatagramRequestHandler, MakeHandler,
     StreamFn, StreamRequestHandler, datagram_fn, stream_fn,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -20,7 +20,7 @@ pub enum Activity {
     Queued,
     /// Its handler runs.
     Running,
-    /// Its handler waits for the peer's next request; nothing of one has come yet.
+    /// Its handler waits for the beginning of a request; nothing of one has come yet.
     Idle,
 }
 
@@ -72,6 +72,9 @@ pub(crate) struct Entry {
     activity: AtomicU8,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// The connection has been ended from this side: the end of input that its handler sees is not
+    /// the peer's, and must not be taken for the end of what the peer had to say.
+    cut: AtomicBool,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
     connection: Option<Arc<OwnedFd>>,
@@ -131,7 +134,12 @@ impl Entry {
         }
     }
 
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::SeqCst)
+    }
+
     fn shut_down(&self, how: Shutdown) {
+        self.cut.store(true, Ordering::SeqCst);
         if let Some(fd) = &self.connection {
             // The only failure is that the peer has ended it already.
             let _ = socket2::SockRef::from(&**fd).shutdown(how);
@@ -180,6 +188,7 @@ impl LiveList {
             activity: AtomicU8::new(Activity::Queued as u8),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
             connection,
         });
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
@@ -207,8 +216,8 @@ impl LiveList {
         entry.connection.is_some()
     }
 
-    /// Gives an end of input to those that wait for a next request. What a peer has sent already is
-    /// still read before it.
+    /// Ends the wait of those that wait for the beginning of a request. What a peer has sent already is
+    /// still read before.
     pub(crate) fn end_input_of_idle(&self) {
         for entry in self.slots.lock().live() {
             if entry.activity() == Activity::Idle {

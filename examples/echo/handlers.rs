@@ -41,6 +41,8 @@ impl StreamRequestHandler for Echo {
             Mode::Echo => {
                 while let Some(chunk) = request.chunk()? {
                     request.write_all(&chunk)?;
+                    // Every byte is answered: after each the server may stop.
+                    request.between_requests();
                 }
             }
             Mode::Line => {

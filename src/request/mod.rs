@@ -1,6 +1,8 @@
 //! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 
 mod buffer;
+mod channel;
+mod connection;
 mod datagram;
 mod stream;
 
@@ -14,9 +16,10 @@ use crate::limits::Limits;
 use crate::live::{Activity, Live};
 
 pub use buffer::{Chunk, Line, LineTooLong};
+pub(crate) use connection::Socket;
+pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
-pub(crate) use stream::Socket;
-pub use stream::{Stream, StreamRequest};
+pub use stream::StreamRequest;
 
 /// What every kind of request has, for servers and hooks that do not care which it is.
 ///
@@ -94,6 +97,10 @@ impl Ticket {
 
     fn add_bytes_out(&self, count: usize) {
         self.live.entry().add_bytes_out(count);
+    }
+
+    fn is_cut(&self) -> bool {
+        self.live.entry().is_cut()
     }
 
     fn bytes_out(&self) -> u64 {

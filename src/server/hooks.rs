@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::{HandlerError, HandlerResult, TimedOut, Timeout, chain, is_disconnect};
+use crate::error::{HandlerError, HandlerResult, TimedOut, chain, is_disconnect};
 use crate::mixin::Refused;
 use crate::request::Ticket;
 
@@ -74,10 +74,11 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Reports what failed. Default: one block on stderr; nothing for a peer that has just gone away,
-    /// or has been idle for too long. It runs where the failure was.
+    /// Reports what failed. Default: one block on stderr; nothing for a peer that has just gone away.
+    /// It runs where the failure was. It is not called for what is nobody's failure: a peer that was
+    /// silent for the idle limit, a request that a drain ended; nor for a `Fatal`.
     fn handle_error(&self, failure: &Failure<'_>) {
-        if !failure.is_disconnect() && !failure.is_idle() {
+        if !failure.is_disconnect() {
             failure.print();
         }
     }
@@ -227,12 +228,6 @@ impl Failure<'_> {
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         is_disconnect(self.error())
-    }
-
-    /// Whether the peer was silent for the idle limit: a quiet end.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        TimedOut::find(self.error()).is_some_and(|timeout| timeout.which() == Timeout::Idle)
     }
 
     /// Whose condition it is, as far as the error tells.

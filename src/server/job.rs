@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::hooks::{Failure, Incoming, Phase};
 use crate::address::Address;
-use crate::error::{Error, Fatal, HandlerError, HandlerResult, Panicked, Timeout};
+use crate::error::{
+    Error, Fatal, HandlerError, HandlerResult, Panicked, Stopping, TimedOut, Timeout, is_disconnect,
+};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Permit;
 use crate::live::Activity;
@@ -176,12 +178,25 @@ impl<T: Transport> End<T> {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return Outcome::Fatal;
         }
+        // Two ends that are nobody's failure.
+        if Stopping::find(&*error).is_some() {
+            counters.stopped();
+            return Outcome::Completed;
+        }
+        if TimedOut::find(&*error).is_some_and(|timeout| timeout.which() == Timeout::Idle) {
+            counters.idle();
+            return Outcome::Completed;
+        }
         report(&self.core, peer, phase, &error);
         if error.is::<Panicked>() {
             counters.panicked();
             return Outcome::Panicked;
         }
-        counters.failed();
+        if is_disconnect(&*error) {
+            counters.disconnected();
+        } else {
+            counters.failed();
+        }
         Outcome::Failed
     }
 

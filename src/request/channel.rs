@@ -1,0 +1,214 @@
+//! A connection under its limits: every receive and every send is bounded, counted, and told to the live
+//! list.
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::{Deadline, Ticket};
+use crate::error::{Stopping, TimedOut, Timeout};
+use crate::live::Activity;
+
+/// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
+pub(super) struct Channel {
+    pub(super) connection: Connection,
+    pub(super) ticket: Ticket,
+    /// What `set_wbufsize` holds back; empty without it.
+    output: Vec<u8>,
+    wbufsize: usize,
+    /// The handler's own timeout, which goes before the server's idle, read and write limits.
+    pub(super) timeout: Option<Duration>,
+    /// The bound of the whole request, or of its handshake.
+    pub(super) deadline: Option<Deadline>,
+    /// What comes next is the beginning of a request: true before the first byte, and when the handler
+    /// says so.
+    pub(super) at_boundary: bool,
+}
+
+impl Channel {
+    pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
+        let output = Vec::new();
+        let (timeout, deadline) = (None, None);
+        Self { connection, ticket, output, wbufsize: 0, timeout, deadline, at_boundary: true }
+    }
+
+    pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
+        self.wbufsize = bytes;
+        if self.output.len() > bytes { self.send_output() } else { Ok(()) }
+    }
+
+    /// One receive, after everything that goes before one: held-back output leaves if it would wait,
+    /// and once the server drains, there is no waiting for a next request. `started`: since when a read
+    /// has been going on that needs more.
+    pub(super) fn receive(
+        &mut self,
+        room: &mut [u8],
+        started: Option<Instant>,
+    ) -> io::Result<usize> {
+        if !self.output.is_empty() {
+            if let Some(count) = self.receive_at_once(room)? {
+                return Ok(count);
+            }
+            self.send_output()?;
+        }
+        let idle = self.at_boundary && started.is_none();
+        if idle {
+            self.ticket.set_activity(Activity::Idle);
+            // Looked at after the activity is set: a drain that began just before does not see this
+            // request as idle, and does not wake it.
+            if self.ticket.server().is_stopping() {
+                self.ticket.set_activity(Activity::Running);
+                return self.receive_at_once(room)?.ok_or_else(Stopping::error);
+            }
+        }
+        let bound = self.read_bound(started);
+        let result = self.receive_by(room, bound);
+        if idle {
+            self.ticket.set_activity(Activity::Running);
+        }
+        result.map_err(|error| timed_out(error, bound))
+    }
+
+    /// What is there without waiting; none if that is nothing.
+    fn receive_at_once(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        let now = Deadline { at: Instant::now(), limit: Timeout::Read, after: Duration::ZERO };
+        match self.receive_by(room, now) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if is_no_more_for_now(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive_by(&mut self, room: &mut [u8], bound: Deadline) -> io::Result<usize> {
+        let stream = self.connection.stream()?;
+        stream.set_deadline(Some(bound.at));
+        loop {
+            match stream.read(room) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) if self.ticket.is_cut() => return Err(Stopping::error()),
+                Ok(count) => {
+                    self.ticket.add_bytes_in(count);
+                    self.at_boundary &= count == 0;
+                    return Ok(count);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The bound of one read: the handler's timeout or the server's limit, and never past the bound
+    /// of the whole request.
+    fn read_bound(&self, started: Option<Instant>) -> Deadline {
+        let limits = self.ticket.limits();
+        let (limit, after) = match (self.timeout, started) {
+            (Some(timeout), _) => (Timeout::Read, timeout),
+            (None, Some(_)) => (Timeout::Read, limits.read),
+            (None, None) => (Timeout::Idle, limits.idle),
+        };
+        self.earlier(started.unwrap_or_else(Instant::now), limit, after)
+    }
+
+    fn write_bound(&self) -> Deadline {
+        let after = self.timeout.unwrap_or(self.ticket.limits().write);
+        self.earlier(Instant::now(), Timeout::Write, after)
+    }
+
+    fn earlier(&self, from: Instant, limit: Timeout, after: Duration) -> Deadline {
+        // A limit beyond what the clock can count is none; a century is as good.
+        let century = Duration::from_secs(3_153_600_000);
+        let at = from.checked_add(after).unwrap_or_else(|| from + century);
+        match self.deadline {
+            Some(whole) if whole.at <= at => whole,
+            _ => Deadline { at, limit, after },
+        }
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.output.len() + bytes.len() > self.wbufsize && !self.output.is_empty() {
+            self.send_output()?;
+        }
+        if bytes.len() >= self.wbufsize {
+            return self.send_once(bytes);
+        }
+        self.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    pub(super) fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write(bytes)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => bytes = &bytes[count..],
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.send_output()?;
+        }
+        match &mut self.connection {
+            Connection::Other(stream) => stream.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    fn send_output(&mut self) -> io::Result<()> {
+        let output = std::mem::take(&mut self.output);
+        let result = self.send_all(&output);
+        if result.is_ok() {
+            // Its memory serves the next buffer as well. After an error it is gone: what a second
+            // flush would send is torn.
+            self.output = output;
+            self.output.clear();
+        }
+        result
+    }
+
+    fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.send_once(bytes)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => bytes = &bytes[count..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
+    /// stalled; the bound of the whole request is for those.
+    fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bound = self.write_bound();
+        let stream = self.connection.stream()?;
+        stream.set_deadline(Some(bound.at));
+        loop {
+            match stream.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(count) => {
+                    self.ticket.add_bytes_out(count);
+                    return Ok(count);
+                }
+                Err(error) => return Err(timed_out(error, bound)),
+            }
+        }
+    }
+
+    /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
+    /// still holds a duplicate of the descriptor.
+    pub(super) fn shutdown_request(&mut self) {
+        if let Ok(stream) = self.connection.stream() {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+}
+
+fn is_no_more_for_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+/// Says which limit it was.
+fn timed_out(error: io::Error, bound: Deadline) -> io::Error {
+    if is_no_more_for_now(&error) { TimedOut::error(bound.limit, bound.after) } else { error }
+}

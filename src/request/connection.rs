@@ -1,0 +1,124 @@
+//! What a connection's bytes come from and go to: a socket, or what stands in for one.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::wait::Source;
+
+/// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
+/// (TLS, memory, a decompressor).
+///
+/// Implement it to serve over something else. `read` and `write` obey the last deadline: when it has
+/// passed they return an error of kind `TimedOut`. A deadline in the past still tries once without
+/// waiting.
+pub trait Stream: Read + Write + Send {
+    /// Bounds every read and write from here on; none lets them wait for ever.
+    fn set_deadline(&mut self, deadline: Option<Instant>);
+
+    /// Ends one or both directions, as [`std::net::TcpStream::shutdown`] does.
+    ///
+    /// # Errors
+    ///
+    /// If the peer is gone. The server ignores it.
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
+
+    /// The connection's descriptor, if it has one.
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+impl Stream for Box<dyn Stream> {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        (**self).set_deadline(deadline);
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        (**self).shutdown(how)
+    }
+
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        (**self).fileno()
+    }
+}
+
+/// A socket with the deadline of its next call.
+pub(crate) struct Socket {
+    source: Source,
+    deadline: Option<Instant>,
+}
+
+impl Socket {
+    /// `armed`: the timeout that the descriptor came with, as [`Source::new`] has it.
+    pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
+        Self { source: Source::new(fd, armed), deadline: None }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.source.recv(buf, self.deadline)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.source.send(buf, self.deadline)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Socket {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        socket2::SockRef::from(&self.source).shutdown(how)
+    }
+
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.source.as_fd())
+    }
+}
+
+/// A plain socket stands in the request itself: the usual case costs no box and no indirection.
+pub(super) enum Connection {
+    Socket(Socket),
+    Other(Box<dyn Stream>),
+    /// Its stream is in the hands of a wrapper that failed with it.
+    Gone,
+}
+
+impl Connection {
+    pub(super) fn stream(&mut self) -> io::Result<&mut dyn Stream> {
+        match self {
+            Self::Socket(socket) => Ok(socket),
+            Self::Other(stream) => Ok(&mut **stream),
+            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Socket(socket) => socket.fileno(),
+            Self::Other(stream) => stream.fileno(),
+            Self::Gone => None,
+        }
+    }
+
+    /// Takes the stream out, in order to put something before it.
+    pub(super) fn take(&mut self) -> io::Result<Box<dyn Stream>> {
+        match std::mem::replace(self, Self::Gone) {
+            Self::Socket(socket) => Ok(Box::new(socket)),
+            Self::Other(stream) => Ok(stream),
+            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
