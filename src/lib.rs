@@ -51,7 +51,7 @@ pub use transport::{
     AcceptAction, BeforeBind, Bind, SocketOptions, Tcp, Transport, Udp, UnixDatagram, UnixStream,
     accept_action,
 };
-pub use wait::{Event, Installed, Interest, Parker, Slot, Waiting, install, offload, sleep};
+pub use wait::{Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep};
 
 macro_rules! servers {
     ($($(#[$doc:meta])* $name:ident = $transport:ident, $mixin:ident;)*) => {

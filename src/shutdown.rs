@@ -33,13 +33,13 @@ impl ShutdownHandle {
         self.runs.request_stop();
     }
 
-    /// Waits until no run is going on. Returns at once where waiting could never end: on the thread
-    /// that serves.
+    /// Waits until nothing is accepted any more. Returns at once where waiting could never end: on a
+    /// thread that accepts.
     pub fn wait(&self) {
         self.runs.wait_until_ended(None);
     }
 
-    /// Like [`wait`](Self::wait), for a time. Says whether the run has ended.
+    /// Like [`wait`](Self::wait), for a time. Says whether accepting has ended.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.runs.wait_until_ended(Instant::now().checked_add(timeout))
     }
@@ -52,7 +52,8 @@ impl ShutdownHandle {
 }
 
 /// The runs of one server. One at a time; each begins by [`begin`](Self::begin) and ends by
-/// [`end`](Self::end).
+/// [`end`](Self::end). Within it accepting has an end of its own: a mixin that runs requests on the
+/// threads of its loops goes on with them when the loops have ended.
 #[derive(Debug)]
 pub(crate) struct Runs {
     stop: AtomicBool,
@@ -67,9 +68,12 @@ pub(crate) struct Runs {
 
 #[derive(Debug, Default)]
 struct State {
+    /// From the beginning of a run to its end.
     serving: bool,
+    /// From the beginning of a run until its last loop has ended.
+    accepting: bool,
     ever_served: bool,
-    /// The threads that accept in this run.
+    /// The threads of the loops.
     loops: Vec<ThreadId>,
     /// `server_close` was called: who ends the run closes the listener.
     closing: bool,
@@ -81,8 +85,8 @@ struct State {
 pub(crate) enum Closer {
     /// The caller: no run is going on.
     Caller,
-    /// The run, at its end.
-    Run,
+    /// The last loop of the run, at its end.
+    Loop,
 }
 
 impl Runs {
@@ -133,6 +137,7 @@ impl Runs {
         }
         state.ever_served |= forever;
         state.serving = true;
+        state.accepting = true;
         Ok(())
     }
 
@@ -141,20 +146,36 @@ impl Runs {
         self.state.lock().loops.push(thread::current().id());
     }
 
-    /// The last thing a run does before [`end`](Self::end): `close_listener` runs if somebody has
-    /// asked for the close meanwhile.
+    /// Notes that a loop has ended. The last one ends the accepting, if a stop was asked for: it
+    /// closes the listener, if that was asked for as well, while requests may still be running.
+    pub(crate) fn leave_loop(&self, close_listener: impl FnOnce()) {
+        let mut state = self.state.lock();
+        let me = thread::current().id();
+        if let Some(place) = state.loops.iter().position(|id| *id == me) {
+            state.loops.swap_remove(place);
+        }
+        if state.loops.is_empty() && self.stop_requested() {
+            self.accepting_ends(&mut state, close_listener);
+        }
+    }
+
+    fn accepting_ends(&self, state: &mut State, close_listener: impl FnOnce()) {
+        if state.accepting && state.closing {
+            close_listener();
+        }
+        state.accepting = false;
+        self.ended.notify_all();
+    }
+
+    /// Ends a run, and gives the error that ended it.
     pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
         let mut state = self.state.lock();
-        if state.closing {
-            close_listener();
-        } else {
+        self.accepting_ends(&mut state, close_listener);
+        if !state.closing {
             self.forget_stop();
         }
         state.serving = false;
-        state.loops.clear();
-        let failure = state.failure.take();
-        self.ended.notify_all();
-        failure.map_or(Ok(()), Err)
+        state.failure.take().map_or(Ok(()), Err)
     }
 
     /// Ends the current run with an error. The first one counts.
@@ -169,7 +190,7 @@ impl Runs {
         state.closing = true;
         self.draining.store(true, Ordering::SeqCst);
         self.request_stop();
-        if state.serving { Closer::Run } else { Closer::Caller }
+        if state.accepting { Closer::Loop } else { Closer::Caller }
     }
 
     /// Whether the current thread accepts for the run that is going on.
@@ -177,9 +198,10 @@ impl Runs {
         self.state.lock().loops.contains(&thread::current().id())
     }
 
+    /// Waits until accepting has ended, or until the deadline.
     pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.state.lock();
-        while state.serving && !state.loops.contains(&thread::current().id()) {
+        while state.accepting && !state.loops.contains(&thread::current().id()) {
             match deadline {
                 None => self.ended.wait(&mut state),
                 Some(deadline) => {
@@ -189,7 +211,7 @@ impl Runs {
                 }
             }
         }
-        !state.serving
+        !state.accepting
     }
 
     fn forget_stop(&self) {

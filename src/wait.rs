@@ -62,6 +62,9 @@ impl Slot {
 ///
 /// A mixin that runs requests as coroutines implements it and installs it, by [`install`], on each of
 /// its threads. Everything that a request may wait for comes through [`park`](Self::park).
+///
+/// When no coroutine can go on and the thread itself is about to wait, it has to call [`flush`]: replies
+/// to datagrams are held back until then, so that one system call sends many.
 pub trait Parker {
     /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has
     /// passed. It may come back early: the caller tries again and waits again.
@@ -121,7 +124,7 @@ fn is_parked_here() -> bool {
 
 /// Waits until one of `waiting` is ready or the deadline has passed. May come back early.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
-    before_waiting();
+    flush();
     let Some(parker) = parker() else {
         let mut fds: Vec<_> =
             waiting.iter().map(|w| sys::PollFd::new(w.fd, w.interest == Interest::Write)).collect();
@@ -139,7 +142,7 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
 /// would stop every request of the same worker.
 pub fn sleep(duration: Duration) {
     if !is_parked_here() {
-        before_waiting();
+        flush();
         return thread::sleep(duration);
     }
     let Some(until) = Instant::now().checked_add(duration) else { return park_for_ever() };
@@ -174,7 +177,7 @@ fn park_for_ever() {
 /// If `work` panics, with the same payload.
 pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
     if !is_parked_here() {
-        before_waiting();
+        flush();
         return Ok(work());
     }
     let done = Arc::new(Event::new()?);
@@ -286,7 +289,7 @@ impl Source {
     ) -> io::Result<R> {
         let block = !is_parked_here();
         if block {
-            before_waiting();
+            flush();
         }
         let mut came_back_early = false;
         loop {
@@ -391,7 +394,7 @@ impl Gathering {
 impl Drop for Gathering {
     fn drop(&mut self) {
         if self.outermost {
-            before_waiting();
+            flush();
             let _ = GATHERED.try_with(std::cell::RefCell::take);
         }
     }
@@ -409,8 +412,9 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
     })
 }
 
-/// Sends what this thread has gathered.
-pub(crate) fn before_waiting() {
+/// Sends what this thread has held back. Whoever blocks a thread by other means than this crate's calls
+/// this first; see [`Parker`].
+pub fn flush() {
     let list = GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
         Some(list) if !list.is_empty() => std::mem::take(list),
         _ => Vec::new(),

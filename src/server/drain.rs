@@ -51,7 +51,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 self.core.transport.server_close();
                 false
             }
-            Closer::Run => context.runs.is_loop_thread(),
+            Closer::Loop => context.runs.is_loop_thread(),
         };
         if self.mixin.block_on_close() && !on_the_loop {
             if !context.live.wait_until_empty(deadline) {

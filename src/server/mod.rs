@@ -141,7 +141,6 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     fn accept_loop(&self) -> Result<()> {
         let runs = &self.core.context.runs;
-        runs.enter_loop();
         let _gathering = Gathering::start();
         let mut backoff = Backoff::default();
         let mut tick = self.poll_interval.map(|interval| Instant::now() + interval);
@@ -184,7 +183,6 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     fn one_turn(&self) -> Result<Turn> {
         let runs = &self.core.context.runs;
-        runs.enter_loop();
         let _gathering = Gathering::start();
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut backoff = Backoff::default();
@@ -239,7 +237,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn in_a_run(&self, forever: bool, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
         self.core.context.runs.begin(&self.server_address(), forever)?;
         let begun = Run { core: &self.core, ended: false };
-        let served = self.mixin.serve(&run);
+        let served = self.mixin.serve(&|| {
+            let _accepting = Accepting::new(&self.core);
+            run()
+        });
         // What ended the server comes before what followed from it.
         begun.end().and(served)
     }
@@ -333,5 +334,23 @@ impl<T: Transport> Drop for Run<'_, T> {
             // The panic goes on and says more than an error could.
             let _ = self.core.context.runs.end(|| self.core.transport.server_close());
         }
+    }
+}
+
+/// A loop that accepts, from its beginning to its end, whatever ends it.
+struct Accepting<'a, T: Transport> {
+    core: &'a Core<T>,
+}
+
+impl<'a, T: Transport> Accepting<'a, T> {
+    fn new(core: &'a Core<T>) -> Self {
+        core.context.runs.enter_loop();
+        Self { core }
+    }
+}
+
+impl<T: Transport> Drop for Accepting<'_, T> {
+    fn drop(&mut self) {
+        self.core.context.runs.leave_loop(|| self.core.transport.server_close());
     }
 }
