@@ -75,6 +75,8 @@ impl Name {
         }
     }
 
+    /// Before the socket closes: as long as it is open, nobody takes the path for a stale one, and the
+    /// file system gives its inode to no other.
     fn server_close(&self) {
         if let Some(file) = self.file.lock().take() {
             file.close();
@@ -160,8 +162,8 @@ impl Transport for UnixStream {
     }
 
     fn server_close(&self) {
-        self.listener.server_close();
         self.name.server_close();
+        self.listener.server_close();
     }
 }
 
@@ -221,7 +223,7 @@ impl Transport for UnixDatagram {
     }
 
     fn server_close(&self) {
-        self.packets.server_close();
         self.name.server_close();
+        self.packets.server_close();
     }
 }

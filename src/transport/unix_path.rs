@@ -124,7 +124,13 @@ fn remove_if_stale(path: &Path, address: &SockAddr, kind: Type) -> io::Result<()
     // Not to wait where the queue of a busy server is full: a full queue (EAGAIN) is a living one.
     probe.set_nonblocking(true)?;
     match probe.connect(address) {
-        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => fs::remove_file(path),
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => {
+            match fs::remove_file(path) {
+                // Whoever left it has removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            }
+        }
         // It answers; or it is of the other kind (EPROTOTYPE), so that somebody is there; or it cannot
         // be told.
         _ => Ok(()),
