@@ -86,3 +86,61 @@ pub fn folder() -> tempfile::TempDir {
 pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+/// Runs what is expected to return, and fails if it does not.
+pub fn soon<R: Send + 'static>(what: &str, run: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody is left to tell when the test has given up.
+        let _ = done.send(run());
+    });
+    result.recv_timeout(SOON).unwrap_or_else(|error| panic!("in vain: {what}: {error}"))
+}
+
+/// Serves in a thread; the result of `serve_forever` comes through the channel.
+pub fn serve<S: BaseServer + 'static>(
+    server: &std::sync::Arc<S>,
+) -> std::sync::mpsc::Receiver<socketserver::Result<()>> {
+    let (done, result) = std::sync::mpsc::channel();
+    let server = std::sync::Arc::clone(server);
+    std::thread::spawn(move || {
+        let _ = done.send(server.serve_forever());
+    });
+    result
+}
+
+/// Says that a test cannot be made here; a failure where `SOCKETSERVER_NO_SKIP` is 1.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("SOCKETSERVER_NO_SKIP").is_none_or(|set| set != "1"), "{why}");
+    println!("skipped: {why}");
+}
+
+/// Runs a part of a test in a process of its own, which other tests do not disturb: this binary once
+/// more, with this test alone. `test` is the test's whole name, without the crate.
+pub fn alone(test: &str, run: impl FnOnce()) {
+    const ALONE: &str = "SOCKETSERVER_ALONE";
+    if std::env::var_os(ALONE).is_some_and(|name| name == test) {
+        return run();
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ALONE, test)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if began.elapsed() > SOON * 3 => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{test} does not end");
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert!(status.success() && output.contains("1 passed"), "{test} alone: {status}\n{output}");
+}
