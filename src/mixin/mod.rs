@@ -32,8 +32,8 @@ pub use threading::{Threading, WhenFull};
 ///    and waits for [`event_fd`](Self::event_fd).
 /// 3. For every request: [`process_request`](Self::process_request).
 /// 4. After every request and at every tick: [`service_actions`](Self::service_actions).
-/// 5. [`server_close`](Self::server_close), once, when the listener is closed and the requests have
-///    ended or have been forced to.
+/// 5. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or
+///    have been forced to; again at every further close, and never for a server that is just dropped.
 pub trait Mixin: Send + Sync {
     /// Runs the accept loop: here, on several threads, or in several processes.
     ///
