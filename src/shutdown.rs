@@ -122,6 +122,10 @@ impl Runs {
     /// anywhere when it comes.
     pub(crate) fn begin(&self, address: &dyn std::fmt::Display, forever: bool) -> Result<()> {
         let mut state = self.state.lock();
+        // Whoever has waited for a shutdown may begin the next run at once: the last one is about to end.
+        while state.serving && !state.accepting {
+            self.ended.wait(&mut state);
+        }
         if state.closing {
             return Err(Error::closed(address));
         }
@@ -175,6 +179,7 @@ impl Runs {
             self.forget_stop();
         }
         state.serving = false;
+        self.ended.notify_all();
         state.failure.take().map_or(Ok(()), Err)
     }
 
