@@ -1,14 +1,5 @@
 //! What users write: [`StreamRequestHandler`] for connections, [`DatagramRequestHandler`] for packets,
 //! and [`BaseRequestHandler`], which the server calls.
-//!
-//! The server makes a new handler for every request, in the worker that runs it, and calls:
-//!
-//! 1. `setup`; if it fails, nothing more is called;
-//! 2. `handle`;
-//! 3. `finish`, also when `handle` has failed or panicked.
-//!
-//! Then it reports what failed (to `handle_error`), ends the connection in order, and closes it. So a
-//! handler never closes anything itself.
 
 use std::any::type_name;
 use std::fmt;
@@ -35,6 +26,15 @@ use crate::request::{DatagramRequest, StreamRequest};
 ///     }
 /// }
 /// ```
+///
+/// The server makes a new handler for every request, in the worker that runs it, and calls:
+///
+/// 1. `setup`; if it fails, nothing more is called;
+/// 2. `handle`;
+/// 3. `finish`, also when `handle` has failed or panicked.
+///
+/// Then it reports what failed (to `handle_error`), ends the connection in order, and closes it. A handler
+/// never closes anything itself.
 ///
 /// State of one connection is a field of the handler; state of all of them is an `Arc` that the closure
 /// which makes handlers has captured. A handler is made and dropped in the worker that runs it, and need
@@ -160,21 +160,21 @@ pub trait DatagramRequestHandler {
             `DatagramRequestHandler` for UDP and Unix datagram servers"
 )]
 pub trait BaseRequestHandler<R> {
-    /// See [the module](self) for the order of the three.
+    /// See [`StreamRequestHandler`] for the order of the three.
     ///
     /// # Errors
     ///
     /// Those of the handler.
     fn setup(&mut self, request: &mut R) -> HandlerResult;
 
-    /// See [the module](self) for the order of the three.
+    /// See [`StreamRequestHandler`] for the order of the three.
     ///
     /// # Errors
     ///
     /// Those of the handler.
     fn handle(&mut self, request: &mut R) -> HandlerResult;
 
-    /// See [the module](self) for the order of the three.
+    /// See [`StreamRequestHandler`] for the order of the three.
     ///
     /// # Errors
     ///

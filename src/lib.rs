@@ -1,5 +1,135 @@
 //! Network servers: write the handler once, in blocking style; choose how it runs by one word in the
 //! server's type.
+//!
+//! This is Python's [`socketserver`](https://docs.python.org/3/library/socketserver.html) for Rust. It has
+//! the same three axes, the same verbs and the same order of events; whoever has read one source can read
+//! the other.
+//!
+//! ```text
+//!    transport                  mixin                       handler
+//!    what requests come by      where a request runs        what it does
+//!
+//!    Tcp           ─┐           Inline     in the loop      StreamRequestHandler
+//!    UnixStream    ─┴─ stream   Threading  a thread each    DatagramRequestHandler
+//!    Udp           ─┐           Pool       fixed threads    stream_fn, datagram_fn
+//!    UnixDatagram  ─┴─ datagram
+//!
+//!    Server<Tcp, Threading>  =  ThreadingTcpServer,  bound with  || Echo
+//! ```
+//!
+//! # Hello world
+//!
+//! ```no_run
+//! use std::io::Write;
+//! use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, ThreadingTcpServer};
+//!
+//! struct Echo;
+//!
+//! impl StreamRequestHandler for Echo {
+//!     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+//!         let mut line = String::new();
+//!         while let Some(text) = request.next_line(&mut line)? {
+//!             writeln!(request, "{text}")?;
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> socketserver::Result<()> {
+//!     ThreadingTcpServer::bind("127.0.0.1:9999", || Echo)?.serve_forever()
+//! }
+//! ```
+//!
+//! Put it into `src/main.rs`, `cargo run`, and talk to it with `nc 127.0.0.1 9999`. Replace
+//! `ThreadingTcpServer` by `TcpServer`, `PoolTcpServer` or `ThreadingUnixStreamServer` (and the address by a
+//! path), and nothing else changes.
+//!
+//! A datagram is as short, here with a function for a handler:
+//!
+//! ```no_run
+//! use socketserver::{datagram_fn, UdpServer};
+//!
+//! # fn main() -> socketserver::Result<()> {
+//! let shout = datagram_fn(|request| {
+//!     request.reply(&request.packet().to_ascii_uppercase())?;
+//!     Ok(())
+//! });
+//! UdpServer::bind("127.0.0.1:9999", shout)?.serve_forever()
+//! # }
+//! ```
+//!
+//! # State
+//!
+//! A new handler is made for every request, in the worker that runs it, by the closure that `bind` is given.
+//! So the state of one connection is a field of the handler; the state of all is an [`Arc`](std::sync::Arc)
+//! that the closure has captured:
+//!
+//! ```
+//! use std::io::Write;
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use socketserver::{HandlerResult, PoolTcpServer, StreamRequest, StreamRequestHandler};
+//!
+//! struct Visitors {
+//!     count: Arc<AtomicU64>,
+//! }
+//!
+//! impl StreamRequestHandler for Visitors {
+//!     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+//!         let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+//!         writeln!(request, "you are visitor {number}")?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let count = Arc::new(AtomicU64::new(0));
+//! let server = PoolTcpServer::bind("127.0.0.1:0", move || Visitors { count: Arc::clone(&count) })?;
+//!
+//! // A test of it: port 0 is any free one, and the guard stops the server when it is dropped.
+//! let server = server.serve_in_background()?;
+//! let mut client = std::net::TcpStream::connect(server.server_address().to_string())?;
+//! assert_eq!(std::io::read_to_string(&mut client)?, "you are visitor 1\n");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which mixin?
+//!
+//! | Your handler | take | because |
+//! |---|---|---|
+//! | answers at once and never waits for its client | [`Inline`] | no thread is involved at all |
+//! | waits: for its client, a database, a file | [`Threading`] | a slow client keeps nobody waiting |
+//! | computes, or uses something that is scarce | [`Pool`] | never more than so many at once, the rest in order |
+//!
+//! All servers: [`TcpServer`], [`ThreadingTcpServer`], [`PoolTcpServer`], [`UdpServer`],
+//! [`ThreadingUdpServer`], [`PoolUdpServer`], [`UnixStreamServer`], [`ThreadingUnixStreamServer`],
+//! [`PoolUnixStreamServer`], [`UnixDatagramServer`], [`ThreadingUnixDatagramServer`],
+//! [`PoolUnixDatagramServer`].
+//!
+//! # What it takes care of
+//!
+//! - **Limits**: the number of live requests, the length of lines and packets, the silence of peers, the
+//!   length of reads, writes and whole requests; finite by default, in one struct: [`Limits`].
+//! - **Stopping**: [`Server::run`] serves until Ctrl-C or SIGTERM and then closes with a grace period;
+//!   [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
+//! - **Errors**: a handler's error or panic ends its own request and is reported
+//!   ([`ServerHooks::handle_error`]); a process that runs out of descriptors sheds clients, waits a little
+//!   and goes on; [`Fatal`] ends the server.
+//! - **Small things**: one `writeln!` is one packet, without Nagle's delay; replies to datagrams leave from
+//!   the address that was asked; a Unix socket's stale file is replaced and nobody's living one is.
+//!
+//! # Limits of this crate
+//!
+//! It runs on Unix; Linux is where it is tested. It does not encrypt by itself
+//! ([`ServerHooks::wrap_request`] is where TLS goes), and it is no async runtime: a thread per connection is
+//! its scale, some ten thousand of them.
+//!
+//! # Further
+//!
+//! - [Coming from Python](_documentation::porting): every public name of the module with ours.
+//! - [The design](_documentation::design): the life of a request, the layers, why it is as it is, and in
+//!   which order to read the source.
 
 // Only here: in the modules of a program or a test, `pub` has no outside to be seen from.
 #![warn(unreachable_pub)]
@@ -52,6 +182,16 @@ pub use transport::{
     accept_action,
 };
 pub use wait::{Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep};
+
+/// Long documents, kept beside the code and compiled with it.
+pub mod _documentation {
+    #[doc = include_str!("../DESIGN.md")]
+    pub mod design {}
+    #[doc = include_str!("../docs/porting.md")]
+    pub mod porting {}
+    #[doc = include_str!("../README.md")]
+    pub mod readme {}
+}
 
 macro_rules! servers {
     ($($(#[$doc:meta])* $name:ident = $transport:ident, $mixin:ident;)*) => {

@@ -4,8 +4,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use parking_lot::{Condvar, Mutex};
 
 use super::crew::{Crew, ThreadOptions, thread_options};
 use super::{Job, Mixin, Refused, WhenFull};
@@ -32,6 +32,7 @@ pub struct Pool {
     detached: bool,
     gate: Arc<Gate>,
     crew: Arc<Crew>,
+    bench: Arc<Bench>,
     /// The way in to the workers; none before the first request and after the close.
     entrance: Mutex<Entrance>,
 }
@@ -71,6 +72,7 @@ impl Pool {
             detached: false,
             gate: gate.expect("a descriptor for the gate of the queue"),
             crew: Arc::default(),
+            bench: Arc::default(),
             entrance: Mutex::new(Entrance::NotStarted),
         }
     }
@@ -111,8 +113,8 @@ impl Pool {
     fn start(&self, label: &str) -> std::io::Result<Sender<Task>> {
         let (entrance, queue) = unbounded();
         for number in 0..self.workers {
-            let queue = queue.clone();
-            match self.crew.spawn(&self.threads, label, move || work(&queue)) {
+            let (queue, bench) = (queue.clone(), Arc::clone(&self.bench));
+            match self.crew.spawn(&self.threads, label, move || work(&queue, &bench)) {
                 Err(error) if number == 0 => return Err(error),
                 _ => {}
             }
@@ -149,8 +151,11 @@ impl Mixin for Pool {
             return job.refuse(Refused::Busy);
         }
         match self.entrance(job.label()) {
-            // It cannot be closed: the workers end when the last sender is gone, and this is one.
-            Ok(entrance) => drop(entrance.send(Task { job, _permit: permit })),
+            Ok(entrance) => {
+                // It cannot be closed: the workers end when the last sender is gone, and this is one.
+                drop(entrance.send(Task { job, _permit: permit }));
+                self.bench.call_one();
+            }
             Err(why) => job.refuse(why),
         }
     }
@@ -174,6 +179,7 @@ impl Mixin for Pool {
     /// The workers empty the queue and end.
     fn server_close(&self, deadline: Instant) {
         *self.entrance.lock() = Entrance::Closed;
+        self.bench.call_all();
         if self.block_on_close() {
             self.crew.wait_until_gone(deadline);
         }
@@ -181,8 +187,57 @@ impl Mixin for Pool {
 }
 
 /// The life of one worker. The channel gives out what is still in it before it says that it is closed.
-fn work(queue: &Receiver<Task>) {
-    for task in queue {
-        task.job.run();
+fn work(queue: &Receiver<Task>, bench: &Bench) {
+    loop {
+        match queue.try_recv() {
+            Ok(task) => {
+                task.job.run();
+            }
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => bench.wait_unless(|| !queue.is_empty()),
+        }
+    }
+}
+
+/// Where workers wait who have nothing to do.
+///
+/// The channel could wait by itself, but it yields the processor many times before it sleeps. That is
+/// for tasks of nanoseconds; here it takes the processor from the loop that brings the next request
+/// (measured on one core: 39 microseconds a connection instead of 21).
+#[derive(Debug, Default)]
+struct Bench {
+    state: Mutex<Waiting>,
+    called: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    workers: usize,
+    closed: bool,
+}
+
+impl Bench {
+    /// Waits for a call, unless there is something to do. Asked under the lock under which calls are
+    /// made: what is queued after the question is called after it.
+    fn wait_unless(&self, anything_to_do: impl Fn() -> bool) {
+        let mut state = self.state.lock();
+        if anything_to_do() || state.closed {
+            return;
+        }
+        state.workers += 1;
+        self.called.wait(&mut state);
+        state.workers -= 1;
+    }
+
+    fn call_one(&self) {
+        if self.state.lock().workers > 0 {
+            self.called.notify_one();
+        }
+    }
+
+    /// No more waiting: the channel is closed, or about to be by the last who still sends.
+    fn call_all(&self) {
+        self.state.lock().closed = true;
+        self.called.notify_all();
     }
 }
