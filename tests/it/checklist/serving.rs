@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
@@ -335,7 +335,7 @@ fn this_thread() -> PathBuf {
 
 /// How often a thread has been taken off the processor, by its own will and against it.
 #[cfg(target_os = "linux")]
-fn switches(thread: &PathBuf) -> String {
+fn switches(thread: &Path) -> String {
     let status = fs::read_to_string(thread.join("status")).expect("a thread that lives");
     status.lines().filter(|line| line.contains("ctxt_switches")).collect()
 }
@@ -395,7 +395,7 @@ fn row_047_the_threads_of_an_idle_server_sleep() {
     // Three workers: one of `Threading`, two of the pool.
     let mut all = vec![a, b, c, d];
     all.extend((0..3).map(|_| also_started.recv_timeout(SOON).unwrap()));
-    let look = || all.iter().map(switches).collect::<Vec<_>>();
+    let look = || all.iter().map(|thread| switches(thread)).collect::<Vec<_>>();
     eventually("the last request is over and done with", || {
         let before = look();
         thread::sleep(Duration::from_millis(100));
@@ -439,18 +439,18 @@ fn stopped_by_its_handler<M: Mixin + Default + 'static>(
 
 #[test]
 fn row_048_shutdown_from_a_handler_inline() {
-    let server = stopped_by_its_handler::<Inline>(|server| server.shutdown());
+    let server = stopped_by_its_handler::<Inline>(Server::shutdown);
     assert!(server.fileno().is_some());
 }
 
 #[test]
 fn row_048_shutdown_from_a_handler_threading() {
-    stopped_by_its_handler::<Threading>(|server| server.shutdown());
+    stopped_by_its_handler::<Threading>(Server::shutdown);
 }
 
 #[test]
 fn row_048_shutdown_from_a_handler_pool() {
-    stopped_by_its_handler::<Pool>(|server| server.shutdown());
+    stopped_by_its_handler::<Pool>(Server::shutdown);
 }
 
 #[test]
