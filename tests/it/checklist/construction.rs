@@ -777,7 +777,7 @@ fn row_014_a_server_with_a_full_queue_is_alive() {
     let busy = UnixStreamServer::builder().request_queue_size(0);
     let _busy = busy.bind(&path, || Silent).unwrap();
     let _fills = unix::UnixStream::connect(&path).unwrap();
-    let other = { path.clone() };
+    let other = path.clone();
     let bind = soon("an answer about a busy server", move || {
         UnixStreamServer::bind(other, || Silent).map(drop)
     });
