@@ -73,6 +73,9 @@ struct State {
     /// From the beginning of a run until its last loop has ended.
     accepting: bool,
     ever_served: bool,
+    /// The end of this run is the end of the stop that was asked for: so it is with `serve_forever`, and
+    /// with a `handle_request` that has told its caller.
+    consumes_stop: bool,
     /// The threads of the loops.
     loops: Vec<ThreadId>,
     /// `server_close` was called: who ends the run closes the listener.
@@ -140,6 +143,7 @@ impl Runs {
             self.forget_stop();
         }
         state.ever_served |= forever;
+        state.consumes_stop = forever;
         state.serving = true;
         state.accepting = true;
         Ok(())
@@ -175,12 +179,19 @@ impl Runs {
     pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
         let mut state = self.state.lock();
         self.accepting_ends(&mut state, close_listener);
-        if !state.closing {
+        let failure = state.failure.take();
+        if !state.closing && (state.consumes_stop || failure.is_some()) {
             self.forget_stop();
         }
         state.serving = false;
         self.ended.notify_all();
-        state.failure.take().map_or(Ok(()), Err)
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The caller of this `handle_request` is told of the stop. One that comes while a request is being
+    /// handled is kept for the next call.
+    pub(crate) fn tell_of_stop(&self) {
+        self.state.lock().consumes_stop = true;
     }
 
     /// Ends the current run with an error. The first one counts.

@@ -201,6 +201,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             self.wait(matches!(step, Step::NoRequest), deadline)?;
         }
+        runs.tell_of_stop();
         Ok(Turn::Stopped)
     }
 

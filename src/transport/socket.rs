@@ -135,5 +135,7 @@ pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Soc
         let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
         return Err(cannot(error));
     }
+    // Whoever has handed it over had to leave it open across exec; from here on it is ours alone.
+    socket.set_cloexec(true).map_err(cannot)?;
     Ok((fd.into(), Address::from_socket(&address)))
 }

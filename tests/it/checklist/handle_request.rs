@@ -10,13 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    AcceptFailure, BaseServer, Builder, Failure, HandlerError, Incoming, Inline, Job, Mixin,
-    Result, Server, ServerHooks, TcpServer, Turn, UdpServer, UnixStreamServer,
+    AcceptFailure, BaseServer, Builder, Failure, HandlerError, HandlerResult, Incoming, Inline,
+    Job, Mixin, Result, Server, ServerHooks, StreamRequest, TcpServer, Turn, UdpServer,
+    UnixStreamServer, stream_fn,
 };
 
 use super::matrix::Memory;
 use crate::handlers::{Diary, OneLine, Silent};
-use crate::support::{SOON, connect_any, folder, inet, read_line, read_to_end, soon};
+use crate::support::{SOON, connect, connect_any, folder, inet, read_line, read_to_end, soon};
 
 /// Notes every hook that the loop calls.
 struct Notes {
@@ -336,4 +337,16 @@ fn row_039_one_run_at_a_time() {
     assert!(error.to_string().contains("is serving already"), "{error}");
     server.shutdown_handle().shutdown();
     assert_eq!(first.recv_timeout(SOON).unwrap().unwrap(), Turn::Stopped);
+}
+
+#[test]
+fn a_shutdown_while_a_request_is_handled_ends_the_next_wait() {
+    let handler = stream_fn(|request: &mut StreamRequest| -> HandlerResult {
+        request.server().shutdown_handle().shutdown();
+        Ok(())
+    });
+    let server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
+    let _client = connect(inet(&server));
+    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), Turn::Stopped);
 }
