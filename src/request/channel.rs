@@ -85,7 +85,12 @@ impl Channel {
         stream.set_deadline(Some(bound.at));
         loop {
             match stream.read(room) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    // In a forked child it is a signal that tells of the drain.
+                    if self.ticket.is_idle() && self.ticket.server().is_stopping() {
+                        return Err(Stopping::error());
+                    }
+                }
                 Ok(0) if self.ticket.is_cut() => return Err(Stopping::error()),
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);

@@ -126,6 +126,10 @@ impl Transport for Tcp {
         request.shutdown_request();
     }
 
+    fn close_in_child(&self) {
+        self.listener.server_close();
+    }
+
     fn server_close(&self) {
         self.listener.server_close();
     }
