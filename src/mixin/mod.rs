@@ -209,7 +209,7 @@ impl Job {
     /// Closes this process's copy of the connection, and keeps the request's place in the live list and
     /// among the limits until its end in another process is known.
     pub(crate) fn hand_over(mut self) -> Option<Box<dyn Handed>> {
-        self.work.take().map(|work| work.hand_over())
+        self.work.take().map(Work::hand_over)
     }
 
     /// Runs the request in a forked child, which has nothing else to do: the listener is closed first,
