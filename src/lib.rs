@@ -145,6 +145,7 @@ mod context;
 mod error;
 mod handler;
 mod limits;
+mod linger;
 mod live;
 mod mixin;
 mod request;

@@ -118,7 +118,7 @@ fn parker() -> Option<Rc<dyn Parker>> {
     PARKER.with(|current| current.borrow().clone())
 }
 
-fn is_parked_here() -> bool {
+pub(crate) fn is_parked_here() -> bool {
     PARKER.with(|current| current.borrow().is_some())
 }
 
@@ -276,6 +276,11 @@ impl Source {
     /// `armed`: the timeouts that are already set on the descriptor, zero for none.
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
         Self { fd, slot: Slot::default(), armed: [Cell::new(armed), Cell::new(armed)] }
+    }
+
+    /// The descriptor, for whoever is to close it later than this does.
+    pub(crate) fn share(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
     }
 
     pub(crate) fn recv(&self, buf: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {

@@ -149,6 +149,7 @@ impl<T: Transport> Work for TypedJob<T> {
     fn run_in_child(self: Box<Self>) -> ChildEnd {
         let core = Arc::clone(&self.core);
         core.transport.close_in_child();
+        core.context.enter_child();
         let _signals = signals_of_a_child(&core.context.runs);
         let outcome = self.run();
         // The handler may have gathered replies, and there will be no other wait to send them before.

@@ -159,6 +159,10 @@ impl Transport for UnixStream {
         request.shutdown_request();
     }
 
+    fn close_request(&self, request: StreamRequest) {
+        request.close_request();
+    }
+
     fn close_in_child(&self) {
         self.listener.server_close();
     }
