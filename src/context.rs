@@ -2,7 +2,7 @@
 //! [`request.server()`](crate::StreamRequest::server), and what workers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::RwLock;
@@ -22,10 +22,14 @@ pub struct ServerContext {
     limits: RwLock<Limits>,
     address: RwLock<Address>,
     started: Instant,
+    /// This process must stay one of one thread.
+    forks: bool,
+    /// This process is a child that serves one request and ends.
+    in_child: AtomicBool,
 }
 
 impl ServerContext {
-    pub(crate) fn new(address: Address, limits: Limits) -> std::io::Result<Self> {
+    pub(crate) fn new(address: Address, limits: Limits, forks: bool) -> std::io::Result<Self> {
         Ok(Self {
             runs: Arc::new(Runs::new()?),
             live: Arc::default(),
@@ -34,7 +38,25 @@ impl ServerContext {
             limits: RwLock::new(limits),
             address: RwLock::new(address),
             started: Instant::now(),
+            forks,
+            in_child: AtomicBool::new(false),
         })
+    }
+
+    /// From here on this process is a forked child, which serves one request.
+    pub(crate) fn enter_child(&self) {
+        self.in_child.store(true, Ordering::SeqCst);
+    }
+
+    /// Who reads on for a peer that has not read its answer yet.
+    pub(crate) fn lingering(&self) -> Lingering {
+        if crate::wait::is_parked_here() || self.in_child.load(Ordering::SeqCst) {
+            Lingering::Here
+        } else if self.forks {
+            Lingering::Nobody
+        } else {
+            Lingering::Elsewhere
+        }
     }
 
     /// Where the server listens. A server that was bound to port 0 shows its real port here.
@@ -102,6 +124,17 @@ impl ServerContext {
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle::new(Arc::clone(&self.runs))
     }
+}
+
+/// Who reads on for a peer that has not read its answer yet: see `linger.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lingering {
+    /// The worker: it is a coroutine, or a child that has nothing else to do.
+    Here,
+    /// A thread for all.
+    Elsewhere,
+    /// It is the parent of forked children: it must start no thread, and has no time.
+    Nobody,
 }
 
 macro_rules! counters {

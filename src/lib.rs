@@ -145,6 +145,7 @@ mod context;
 mod error;
 mod handler;
 mod limits;
+mod linger;
 mod live;
 mod mixin;
 mod request;
@@ -166,7 +167,7 @@ pub use handler::{
 };
 pub use limits::{Gate, Limits, Permit};
 pub use live::{Activity, LiveRequest};
-pub use mixin::{Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
+pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
 pub use request::{
     Chunk, DatagramRequest, Deadline, Line, LineTooLong, Reply, Request, Stream, StreamRequest,
     Ticket,
@@ -216,6 +217,14 @@ servers! {
     ThreadingUnixStreamServer = UnixStream, Threading;
     /// Unix datagram sockets, a thread for each datagram: Python's `ThreadingUnixDatagramServer`.
     ThreadingUnixDatagramServer = UnixDatagram, Threading;
+    /// TCP, a process for each request: Python's `ForkingTCPServer`.
+    ForkingTcpServer = Tcp, Forking;
+    /// UDP, a process for each datagram: Python's `ForkingUDPServer`.
+    ForkingUdpServer = Udp, Forking;
+    /// Unix stream sockets, a process for each request: Python's `ForkingUnixStreamServer`.
+    ForkingUnixStreamServer = UnixStream, Forking;
+    /// Unix datagram sockets, a process for each datagram: Python's `ForkingUnixDatagramServer`.
+    ForkingUnixDatagramServer = UnixDatagram, Forking;
     /// TCP, a fixed number of threads.
     PoolTcpServer = Tcp, Pool;
     /// UDP, a fixed number of threads.

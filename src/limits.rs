@@ -45,6 +45,13 @@ pub struct Limits {
     /// How long `wrap_request` (a TLS handshake, say) may take. Default 10 s: several round trips of
     /// the slowest network and no more.
     pub handshake: Duration,
+    /// How long a connection whose handler has not read everything stays open for its peer to read the
+    /// answer, while what the peer still sends is thrown away. Default 2 s: some round trips. Zero
+    /// closes at once.
+    pub linger: Duration,
+    /// How much is thrown away in that time at most, in bytes. Default 16 MiB: a peer that sends more
+    /// without looking for an answer will not look for this one.
+    pub linger_bytes: usize,
     /// How long `server_close` waits for running requests before it forces them. Default 10 s, the
     /// grace that process managers commonly give.
     pub drain: Duration,
@@ -60,6 +67,8 @@ impl Default for Limits {
             write: Duration::from_secs(60),
             request: None,
             handshake: Duration::from_secs(10),
+            linger: Duration::from_secs(2),
+            linger_bytes: 16 * 1024 * 1024,
             drain: Duration::from_secs(10),
         }
     }

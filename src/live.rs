@@ -77,7 +77,7 @@ pub(crate) struct Entry {
     cut: AtomicBool,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
-    connection: Option<Arc<OwnedFd>>,
+    connection: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Entry {
@@ -99,7 +99,7 @@ impl Entry {
         self.activity.store(activity as u8, Ordering::SeqCst);
     }
 
-    fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self) -> Activity {
         match self.activity.load(Ordering::SeqCst) {
             0 => Activity::Queued,
             1 => Activity::Running,
@@ -140,10 +140,15 @@ impl Entry {
 
     fn shut_down(&self, how: Shutdown) {
         self.cut.store(true, Ordering::SeqCst);
-        if let Some(fd) = &self.connection {
+        if let Some(fd) = &*self.connection.lock() {
             // The only failure is that the peer has ended it already.
             let _ = socket2::SockRef::from(&**fd).shutdown(how);
         }
+    }
+
+    /// Lets go of the connection: another process has it now.
+    pub(crate) fn forget_connection(&self) {
+        self.connection.lock().take();
     }
 }
 
@@ -189,7 +194,7 @@ impl LiveList {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             cut: AtomicBool::new(false),
-            connection,
+            connection: Mutex::new(connection),
         });
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
         if slot == slots.entries.len() {
@@ -213,7 +218,7 @@ impl LiveList {
         let found = self.slots.lock().live().find(|entry| entry.id == id).cloned();
         let Some(entry) = found else { return false };
         entry.shut_down(Shutdown::Both);
-        entry.connection.is_some()
+        entry.connection.lock().is_some()
     }
 
     /// Ends the wait of those that wait for the beginning of a request. What a peer has sent already is

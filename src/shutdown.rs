@@ -24,6 +24,10 @@ impl ShutdownHandle {
         Self { runs }
     }
 
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.runs
+    }
+
     /// Asks the server to stop accepting, and returns at once. An atomic store and one `write`, so
     /// that a signal's handler may call it.
     ///
@@ -62,6 +66,8 @@ pub(crate) struct Runs {
     latch: Event,
     /// A drain has begun: what handlers see as `is_stopping`.
     draining: AtomicBool,
+    /// `Server::run` has put Ctrl-C and SIGTERM into our hands.
+    signals_handled: AtomicBool,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -98,6 +104,7 @@ impl Runs {
             stop: AtomicBool::new(false),
             latch: Event::new()?,
             draining: AtomicBool::new(false),
+            signals_handled: AtomicBool::new(false),
             state: Mutex::default(),
             ended: Condvar::new(),
         })
@@ -114,6 +121,16 @@ impl Runs {
 
     pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
         self.latch.waiting()
+    }
+
+    /// Has handlers see a drain, and does nothing else: in a forked child, where it is a signal that
+    /// says so.
+    pub(crate) fn begin_drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn signals_handled(&self) -> &AtomicBool {
+        &self.signals_handled
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -198,6 +215,11 @@ impl Runs {
     pub(crate) fn fail(&self, error: Error) {
         self.state.lock().failure.get_or_insert(error);
         self.request_stop();
+    }
+
+    /// The error with which the run would end; for a forked child, which tells its parent.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.state.lock().failure.take()
     }
 
     /// Begins the end of the server: no run begins after this, and the current one stops.

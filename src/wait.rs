@@ -118,7 +118,7 @@ fn parker() -> Option<Rc<dyn Parker>> {
     PARKER.with(|current| current.borrow().clone())
 }
 
-fn is_parked_here() -> bool {
+pub(crate) fn is_parked_here() -> bool {
     PARKER.with(|current| current.borrow().is_some())
 }
 
@@ -211,6 +211,8 @@ impl Drop for NotifyOnDrop {
 #[derive(Debug)]
 pub struct Event {
     ends: sys::event::Ends,
+    /// The process that made it. A forked child has the same descriptor, and must not wake its parent.
+    owner: u32,
 }
 
 impl Event {
@@ -220,17 +222,22 @@ impl Event {
     ///
     /// If there is no descriptor left.
     pub fn new() -> io::Result<Self> {
-        sys::event::new().map(|ends| Self { ends })
+        Ok(Self { ends: sys::event::new()?, owner: std::process::id() })
     }
 
-    /// Makes it readable. One system call, never blocking: a signal handler may use it.
+    /// Makes it readable. Two system calls, never blocking: a signal handler may use it. In a child of
+    /// the process that made it, it does nothing.
     pub fn notify(&self) {
-        sys::event::notify(&self.ends);
+        if self.owner == std::process::id() {
+            sys::event::notify(&self.ends);
+        }
     }
 
-    /// Makes it unreadable again.
+    /// Makes it unreadable again. In a child of the process that made it, it does nothing.
     pub fn clear(&self) {
-        sys::event::clear(&self.ends);
+        if self.owner == std::process::id() {
+            sys::event::clear(&self.ends);
+        }
     }
 
     /// Whether it is readable now.
@@ -271,6 +278,11 @@ impl Source {
         Self { fd, slot: Slot::default(), armed: [Cell::new(armed), Cell::new(armed)] }
     }
 
+    /// The descriptor, for whoever is to close it later than this does.
+    pub(crate) fn share(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
+    }
+
     pub(crate) fn recv(&self, buf: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
         self.call(Interest::Read, deadline, |fd, wait| sys::recv(fd, buf, wait))
     }
@@ -280,7 +292,8 @@ impl Source {
     }
 
     /// Makes the call until it is done, fails, or the deadline has passed (TimedOut). A deadline in
-    /// the past still tries once, without blocking.
+    /// the past still tries once, without blocking. A signal ends it (Interrupted): it may have been
+    /// sent in order to have the caller look at something.
     fn call<R>(
         &self,
         interest: Interest,
@@ -299,7 +312,6 @@ impl Source {
                 self.arm(interest, left, came_back_early)?;
             }
             match call(self.fd.as_fd(), block && !over) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if over {
                         return Err(io::ErrorKind::TimedOut.into());

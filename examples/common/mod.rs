@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use socketserver::{
-    BaseServer, Builder, DatagramRequest, Endpoint, Inline, Limits, MakeHandler, Mixin, Pool,
-    StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream, run_all,
+    BaseServer, Builder, DatagramRequest, Endpoint, Forking, Inline, Limits, MakeHandler, Mixin,
+    Pool, StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream, run_all,
 };
 
 /// The mixins, by the names of the command line. All that the crate has come to have, and those that it
@@ -26,7 +26,7 @@ pub enum MixinName {
     Threading,
     /// A fixed number of threads
     Pool,
-    /// A process for each request (not in this version)
+    /// A process for each request
     Forking,
     /// Several accepting processes (not in this version)
     Prefork,
@@ -53,8 +53,9 @@ impl MixinName {
             Self::Inline => Ok(Box::new(Inline)),
             Self::Threading => Ok(Box::new(Threading::new())),
             Self::Pool => Ok(Box::new(Pool::default())),
-            Self::Forking | Self::Prefork | Self::Green => Err(format!(
-                "the mixin '{self}' is not in this version; there are inline, threading and pool"
+            Self::Forking => Ok(Box::new(Forking::new())),
+            Self::Prefork | Self::Green => Err(format!(
+                "the mixin '{self}' is not in this version; there are inline, threading, pool and forking"
             )),
         }
     }
@@ -159,6 +160,10 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         [] => vec![P::DEFAULT_BIND.parse()?],
         given => given.to_vec(),
     };
+    if options.mixin == MixinName::Forking && endpoints.len() > 1 {
+        let why = "a forking server has to run alone in its process: give one --bind";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let mut servers = Vec::new();
     let mut listening = String::new();
     for endpoint in &endpoints {

@@ -73,8 +73,9 @@ impl Program for EchoServer {
     }
 
     fn refuses(&self, mixin: MixinName) -> Option<String> {
-        let alone = self.mode == Mode::Chat && mixin == MixinName::Inline;
-        alone.then(|| "a chat needs several members at a time: take --mixin threading".to_owned())
+        let alone = matches!(mixin, MixinName::Inline | MixinName::Forking);
+        let why = "a chat needs several members at a time, in one memory: take --mixin threading";
+        (self.mode == Mode::Chat && alone).then(|| why.to_owned())
     }
 }
 

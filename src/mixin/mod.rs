@@ -1,15 +1,17 @@
 //! Where and when a request runs: the [`Mixin`]s.
 //!
-//! There are three mixins so far:
+//! There are four mixins so far:
 //!
 //! - [`Inline`]: in the loop itself, one after the other. Python's plain server.
 //! - [`Threading`]: a thread for each live request.
 //! - [`Pool`]: a fixed number of threads, first come first served.
+//! - [`Forking`]: a child process for each request.
 //!
 //! A mixin knows a request only as a [`Job`]. It does not know what transport it came by, nor what
 //! handles it, and so each works with all of them.
 
 mod crew;
+mod forking;
 mod pool;
 mod threading;
 
@@ -20,6 +22,7 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::error::Result;
 
+pub use forking::Forking;
 pub use pool::Pool;
 pub use threading::{Threading, WhenFull};
 
@@ -32,7 +35,9 @@ pub use threading::{Threading, WhenFull};
 ///    and waits for [`event_fd`](Self::event_fd).
 /// 3. For every request: [`process_request`](Self::process_request).
 /// 4. After every request and at every tick: [`service_actions`](Self::service_actions).
-/// 5. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or
+/// 5. With [`block_on_close`](Self::block_on_close), when the server closes: [`drain`](Self::drain), and
+///    [`force`](Self::force) at the deadline.
+/// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or
 ///    have been forced to; again at every further close, and never for a server that is just dropped.
 pub trait Mixin: Send + Sync {
     /// Runs the accept loop: here, on several threads, or in several processes.
@@ -69,6 +74,23 @@ pub trait Mixin: Send + Sync {
         true
     }
 
+    /// Whether it forks, and so must run in a process with one thread: `serve_in_background` and
+    /// `run_all` of several servers then refuse.
+    fn forks(&self) -> bool {
+        false
+    }
+
+    /// Helps running requests to their end, until the deadline at most: called when the server closes,
+    /// before it waits for its live list to be empty. For mixins whose requests end only if somebody
+    /// looks. Default: nothing.
+    fn drain(&self, deadline: Instant) {
+        let _ = deadline;
+    }
+
+    /// Ends the requests that are left at the deadline, beyond shutting down their connections, which the
+    /// server does. Default: nothing.
+    fn force(&self) {}
+
     /// Ends what the mixin has started. With [`block_on_close`](Self::block_on_close) it joins it, as
     /// long as the deadline allows.
     fn server_close(&self, deadline: Instant) {
@@ -102,6 +124,18 @@ impl<M: Mixin + ?Sized> Mixin for Box<M> {
         (**self).block_on_close()
     }
 
+    fn forks(&self) -> bool {
+        (**self).forks()
+    }
+
+    fn drain(&self, deadline: Instant) {
+        (**self).drain(deadline);
+    }
+
+    fn force(&self) {
+        (**self).force();
+    }
+
     fn server_close(&self, deadline: Instant) {
         (**self).server_close(deadline);
     }
@@ -121,8 +155,25 @@ pub(crate) trait Work: Send {
     fn run(self: Box<Self>) -> Outcome;
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
+    fn hand_over(self: Box<Self>) -> Box<dyn Handed>;
+    fn run_in_child(self: Box<Self>) -> ChildEnd;
     fn label(&self) -> &'static str;
     fn peer(&self) -> &Address;
+}
+
+/// What is left of a job in the process that has handed it over.
+pub(crate) trait Handed: Send {
+    fn ended(self: Box<Self>, end: ChildEnd);
+}
+
+/// How a request ended in another process.
+#[derive(Clone, Debug)]
+pub(crate) struct ChildEnd {
+    pub(crate) outcome: Outcome,
+    /// What a `Fatal` said.
+    pub(crate) fatal: Option<String>,
+    /// The handler has asked its server to stop.
+    pub(crate) stop: bool,
 }
 
 impl Job {
@@ -152,6 +203,21 @@ impl Job {
     pub fn release(mut self) {
         if let Some(work) = self.work.take() {
             work.release();
+        }
+    }
+
+    /// Closes this process's copy of the connection, and keeps the request's place in the live list and
+    /// among the limits until its end in another process is known.
+    pub(crate) fn hand_over(mut self) -> Option<Box<dyn Handed>> {
+        self.work.take().map(Work::hand_over)
+    }
+
+    /// Runs the request in a forked child, which has nothing else to do: the listener is closed first,
+    /// and signals are taken for what they mean to a child.
+    pub(crate) fn run_in_child(mut self) -> ChildEnd {
+        match self.work.take() {
+            Some(work) => work.run_in_child(),
+            None => ChildEnd { outcome: Outcome::Failed, fatal: None, stop: false },
         }
     }
 

@@ -294,7 +294,7 @@ fn run_with_successors(shared: &Shared, task: Task) {
 mod tests {
     use super::*;
     use crate::address::Address;
-    use crate::mixin::{Outcome, Work};
+    use crate::mixin::{ChildEnd, Handed, Outcome, Work};
     use crossbeam_channel::{Receiver, Sender, unbounded};
 
     /// A request that says that it runs and waits until it may end.
@@ -313,6 +313,14 @@ mod tests {
         fn refuse(self: Box<Self>, _why: Refused) {}
 
         fn release(self: Box<Self>) {}
+
+        fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
+            unreachable!("threads hand nothing to other processes")
+        }
+
+        fn run_in_child(self: Box<Self>) -> ChildEnd {
+            unreachable!("threads have no children")
+        }
 
         fn label(&self) -> &'static str {
             "Probe"

@@ -1,13 +1,15 @@
 //! A connection under its limits: every receive and every send is bounded, counted, and told to the live
 //! list.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
+use super::connection::{Connection, Stream};
 use super::{Deadline, Ticket};
+use crate::context::Lingering;
 use crate::error::{Stopping, TimedOut, Timeout};
+use crate::linger;
 use crate::live::Activity;
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
@@ -24,13 +26,27 @@ pub(super) struct Channel {
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
+    /// The end of input has been seen: the peer sends nothing more.
+    saw_end: bool,
+    /// The peer was still sending when the answer ended: see `linger.rs`.
+    lingers: bool,
 }
 
 impl Channel {
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
         let output = Vec::new();
         let (timeout, deadline) = (None, None);
-        Self { connection, ticket, output, wbufsize: 0, timeout, deadline, at_boundary: true }
+        Self {
+            connection,
+            ticket,
+            output,
+            wbufsize: 0,
+            timeout,
+            deadline,
+            at_boundary: true,
+            saw_end: false,
+            lingers: false,
+        }
     }
 
     pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
@@ -85,11 +101,17 @@ impl Channel {
         stream.set_deadline(Some(bound.at));
         loop {
             match stream.read(room) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    // In a forked child it is a signal that tells of the drain.
+                    if self.ticket.is_idle() && self.ticket.server().is_stopping() {
+                        return Err(Stopping::error());
+                    }
+                }
                 Ok(0) if self.ticket.is_cut() => return Err(Stopping::error()),
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);
                     self.at_boundary &= count == 0;
+                    self.saw_end |= count == 0;
                     return Ok(count);
                 }
                 Err(error) => return Err(error),
@@ -198,8 +220,30 @@ impl Channel {
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
     /// still holds a duplicate of the descriptor.
     pub(super) fn shutdown_request(&mut self) {
-        if let Ok(stream) = self.connection.stream() {
-            let _ = stream.shutdown(Shutdown::Write);
+        let Ok(stream) = self.connection.stream() else { return };
+        let ended = stream.shutdown(Shutdown::Write);
+        // What stands in the buffer unread would turn the close into a reset. If something does, more may
+        // be on its way. Only a plain socket: what is wrapped has an end of its own.
+        let Connection::Socket(socket) = &mut self.connection else { return };
+        if ended.is_err() || self.saw_end || self.ticket.is_cut() {
+            return;
+        }
+        socket.set_deadline(Some(Instant::now()));
+        self.lingers = matches!(socket.read(&mut [0; 4_096]), Ok(count) if count > 0);
+    }
+
+    /// Closes, at once or when the peer has had the time to read the answer.
+    pub(super) fn close_request(self) {
+        let limits = self.ticket.limits();
+        let bound = linger::Bound { time: limits.linger, bytes: limits.linger_bytes };
+        let Connection::Socket(socket) = &self.connection else { return };
+        if !self.lingers || bound.time.is_zero() {
+            return;
+        }
+        match self.ticket.server().lingering() {
+            Lingering::Here => linger::here(socket.source(), bound),
+            Lingering::Elsewhere => linger::elsewhere(socket.source().share(), bound),
+            Lingering::Nobody => {}
         }
     }
 }

@@ -56,6 +56,10 @@ impl Socket {
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
         Self { source: Source::new(fd, armed), deadline: None }
     }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
 }
 
 impl Read for Socket {

@@ -87,6 +87,10 @@ impl Ticket {
         self.live.entry().handler()
     }
 
+    pub(crate) fn forget_connection(&self) {
+        self.live.entry().forget_connection();
+    }
+
     pub(crate) fn set_activity(&self, activity: Activity) {
         self.live.entry().set_activity(activity);
     }
@@ -97,6 +101,10 @@ impl Ticket {
 
     fn add_bytes_out(&self, count: usize) {
         self.live.entry().add_bytes_out(count);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.live.entry().activity() == Activity::Idle
     }
 
     fn is_cut(&self) -> bool {

@@ -281,6 +281,11 @@ impl StreamRequest {
     pub(crate) fn shutdown_request(&mut self) {
         self.channel.shutdown_request();
     }
+
+    /// The close, at once or when the peer has had the time to read the answer.
+    pub(crate) fn close_request(self) {
+        self.channel.close_request();
+    }
 }
 
 impl Request for StreamRequest {

@@ -16,8 +16,14 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// If no thread can be started.
+    /// If no thread can be started, or if the mixin forks: that takes a process with one thread.
     pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
+        if self.mixin.forks() {
+            let why = "forks, which a process with another thread must not: it cannot serve in the \
+                       background; run it in the main thread, and stop it by a signal, by a handler \
+                       or from another process";
+            return Err(Error::state(self.server_address(), why));
+        }
         let server = Arc::new(self);
         let serving = Arc::clone(&server);
         let thread = thread::Builder::new()

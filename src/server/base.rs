@@ -50,6 +50,9 @@ pub trait BaseServer: Send + Sync {
 
     /// See [`Server::context`].
     fn context(&self) -> &ServerContext;
+
+    /// Whether its mixin forks, so that it has to run in a process with one thread.
+    fn forks(&self) -> bool;
 }
 
 impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
@@ -87,5 +90,9 @@ impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
 
     fn context(&self) -> &ServerContext {
         self.context()
+    }
+
+    fn forks(&self) -> bool {
+        self.mixin().forks()
     }
 }

@@ -201,7 +201,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let Self { mixin, hooks, limits, timeout, poll_interval, .. } = self;
         let address = transport.server_address();
-        let context = ServerContext::new(address.clone(), limits)
+        let context = ServerContext::new(address.clone(), limits, mixin.forks())
             .map_err(|error| Error::io("make the events of", address, error))?;
         let core = Core {
             transport,

@@ -54,9 +54,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             Closer::Loop => context.runs.is_loop_thread(),
         };
         if self.mixin.block_on_close() && !on_the_loop {
+            self.mixin.drain(deadline);
             if !context.live.wait_until_empty(deadline) {
                 report.forced = context.live.view();
                 context.live.force();
+                self.mixin.force();
                 context.live.wait_until_empty(Instant::now() + AFTER_FORCE);
             }
             context.runs.wait_until_ended(Some(deadline.max(Instant::now() + AFTER_FORCE)));
@@ -110,7 +112,11 @@ impl fmt::Display for DrainReport {
             count => write!(f, "{count} requests were open")?,
         }
         if self.is_clean() {
-            return if *open_at_start > 0 { write!(f, " and ended by itself") } else { Ok(()) };
+            return match open_at_start {
+                0 => Ok(()),
+                1 => write!(f, " and ended by itself"),
+                _ => write!(f, " and ended by themselves"),
+            };
         }
         if !forced.is_empty() {
             let within = grace.as_secs_f64();

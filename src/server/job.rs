@@ -21,8 +21,9 @@ use crate::error::{
 use crate::handler::BaseRequestHandler;
 use crate::limits::Permit;
 use crate::live::Activity;
-use crate::mixin::{Outcome, Refused, Work};
+use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, Request, Ticket};
+use crate::shutdown::Runs;
 use crate::transport::Transport;
 
 /// A request with everything that it takes to serve it.
@@ -137,12 +138,75 @@ impl<T: Transport> Work for TypedJob<T> {
         self.core.context.counters.released();
     }
 
+    fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
+        let Self { raw, ticket, core, permit } = *self;
+        drop(raw);
+        ticket.forget_connection();
+        ticket.set_activity(Activity::Running);
+        Box::new(HandedOver { _ticket: ticket, core, _permit: permit })
+    }
+
+    fn run_in_child(self: Box<Self>) -> ChildEnd {
+        let core = Arc::clone(&self.core);
+        core.transport.close_in_child();
+        core.context.enter_child();
+        let _signals = signals_of_a_child(&core.context.runs);
+        let outcome = self.run();
+        // The handler may have gathered replies, and there will be no other wait to send them before.
+        crate::wait::flush();
+        let fatal = core.context.runs.take_failure().map(|error| match error.as_fatal() {
+            Some(fatal) => fatal.to_string(),
+            None => error.to_string(),
+        });
+        ChildEnd { outcome, fatal, stop: core.context.runs.stop_requested() }
+    }
+
     fn label(&self) -> &'static str {
         self.ticket.handler()
     }
 
     fn peer(&self) -> &Address {
         self.ticket.client_address()
+    }
+}
+
+/// A signal that ends the parent in order tells its children of the drain: SIGTERM, by which the parent
+/// tells them, and Ctrl-C, which a terminal sends to all, if the parent takes it.
+fn signals_of_a_child(runs: &Arc<Runs>) -> Vec<crate::sys::SignalGuard> {
+    let mut signals = vec![libc::SIGTERM];
+    if runs.signals_handled().load(std::sync::atomic::Ordering::SeqCst) {
+        signals.push(libc::SIGINT);
+    }
+    let on = |signal| {
+        let runs = Arc::clone(runs);
+        // An atomic store, in a signal's handler. Without it the signal does what it always does.
+        crate::sys::on_signal(signal, move || runs.begin_drain()).ok()
+    };
+    signals.into_iter().filter_map(on).collect()
+}
+
+/// The parent's side of a request that a child serves: its place in the live list and its permit.
+struct HandedOver<T: Transport> {
+    _ticket: Ticket,
+    core: Arc<Core<T>>,
+    _permit: Permit,
+}
+
+impl<T: Transport> Handed for HandedOver<T> {
+    fn ended(self: Box<Self>, end: ChildEnd) {
+        let Core { context, .. } = &*self.core;
+        match end.outcome {
+            Outcome::Completed => context.counters.completed(),
+            Outcome::Panicked => context.counters.panicked(),
+            Outcome::Failed | Outcome::Fatal => context.counters.failed(),
+        }
+        if end.outcome == Outcome::Fatal {
+            let text = end.fatal.unwrap_or_else(|| "a child process said so".to_owned());
+            context.runs.fail(Error::fatal(Fatal::new(text)));
+        }
+        if end.stop {
+            context.runs.request_stop();
+        }
     }
 }
 

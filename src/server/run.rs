@@ -38,15 +38,24 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 /// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each,
-/// one Ctrl-C for all. When one of them ends with an error, all end.
+/// one Ctrl-C for all. When one of them ends with an error, all end. A single one runs in this thread.
 ///
 /// # Errors
 ///
-/// The first server's that ended with one, after all are closed; and if signals cannot be handled or
-/// threads cannot be started.
+/// The first server's that ended with one, after all are closed; if signals cannot be handled or threads
+/// cannot be started; and if one of several forks, which takes a process with one thread.
 pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<DrainReport>> {
     let handles: Vec<_> = servers.iter().map(|server| server.shutdown_handle()).collect();
     let _signals = stop_on_signals(handles.clone())?;
+    if let [server] = servers {
+        let served = server.serve_forever();
+        let report = server.server_close_within(grace);
+        return served.map(|()| vec![report]);
+    }
+    if let Some(server) = servers.iter().find(|server| server.forks()) {
+        let why = "forks, and has to run alone in its process";
+        return Err(Error::state(server.server_address(), why));
+    }
     let stop_all = || handles.iter().for_each(ShutdownHandle::shutdown);
     thread::scope(|scope| {
         let mut running = Vec::new();
@@ -81,6 +90,9 @@ pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<D
 /// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process.
 fn stop_on_signals(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
     let asked = Arc::new(AtomicBool::new(false));
+    for handle in &handles {
+        handle.runs().signals_handled().store(true, Ordering::SeqCst);
+    }
     let handles = Arc::new(handles);
     let on = |signal: libc::c_int, name: &str| {
         let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));

@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 pub(crate) mod datagram;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
+pub(crate) mod process;
 
 /// Turns the -1 of a system call into the error behind it.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -20,6 +22,13 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes a descriptor that a system call has just made.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: every caller has it from a call that makes a new descriptor, and gives it to nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Waits until one of the descriptors is ready, or until the deadline. Says whether one is.
@@ -62,15 +71,14 @@ impl PollFd {
 /// `eventfd` and its like: a descriptor that is readable from the first `notify` until a `clear`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) mod event {
-    use super::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, check, io};
+    use super::{AsRawFd, BorrowedFd, OwnedFd, check, io};
 
     pub(crate) type Ends = OwnedFd;
 
     pub(crate) fn new() -> io::Result<Ends> {
         // SAFETY: no pointers; a descriptor or -1 comes back.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the descriptor is new and nobody else's.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        Ok(super::owned(fd))
     }
 
     pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {

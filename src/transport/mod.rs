@@ -105,6 +105,11 @@ pub trait Transport: Send + Sync + 'static {
         drop(request);
     }
 
+    /// Closes this process's copy of the listener, in a forked child: it keeps the port no longer than
+    /// its parent does, and removes nothing. Default: nothing, which is right for transports whose
+    /// requests need the server's own socket, as datagrams do.
+    fn close_in_child(&self) {}
+
     /// Stops listening. May be called more than once.
     fn server_close(&self);
 }

@@ -126,6 +126,14 @@ impl Transport for Tcp {
         request.shutdown_request();
     }
 
+    fn close_request(&self, request: StreamRequest) {
+        request.close_request();
+    }
+
+    fn close_in_child(&self) {
+        self.listener.server_close();
+    }
+
     fn server_close(&self) {
         self.listener.server_close();
     }

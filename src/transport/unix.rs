@@ -161,6 +161,14 @@ impl Transport for UnixStream {
         request.shutdown_request();
     }
 
+    fn close_request(&self, request: StreamRequest) {
+        request.close_request();
+    }
+
+    fn close_in_child(&self) {
+        self.listener.server_close();
+    }
+
     fn server_close(&self) {
         self.name.server_close();
         self.listener.server_close();

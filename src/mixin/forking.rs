@@ -1,0 +1,296 @@
+//! A child process for each request: Python's `ForkingMixIn`.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::{ChildEnd, Handed, Job, Mixin, Outcome, Refused};
+use crate::error::{Error, Result};
+use crate::sys::process::{self, ChildState, ExitWatch, Forked, Watched};
+use crate::wait::{self, Interest, Waiting};
+
+/// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
+/// left when it has ended. What it changes in memory, nobody else sees.
+///
+/// Forking is only right in a process with one thread, so the server has to run in the main thread of a
+/// program that has started no other. A program that has is refused, and the threads are named.
+///
+/// The child closes its copy of the listener, runs the request, and leaves by `_exit` with status 0, or 1
+/// if the handler failed; a [`Fatal`](crate::Fatal) has a status of its own, and reaches the parent.
+///
+/// ```
+/// use socketserver::Forking;
+///
+/// let mixin = Forking::new().max_children(100);
+/// # let _ = mixin;
+/// ```
+#[derive(Debug)]
+pub struct Forking {
+    max_children: usize,
+    block_on_close: bool,
+    children: Mutex<HashMap<i32, Child>>,
+    /// Made when the first run begins: a mixin alone needs no descriptors.
+    ears: OnceLock<Ears>,
+}
+
+/// What the parent hears its children by.
+#[derive(Debug)]
+struct Ears {
+    exits: ExitWatch,
+    /// What a `Fatal` said, one message for each; the children have the other end.
+    last_words: (UnixStream, UnixStream),
+}
+
+struct Child {
+    request: Option<Box<dyn Handed>>,
+    watched: Option<Watched>,
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Child").finish_non_exhaustive()
+    }
+}
+
+/// As many as Python has: what a machine of 1990 could run, and enough for what processes are taken for.
+const MAX_CHILDREN: usize = 40;
+
+/// The statuses of a child. 101 is that of a Rust program that has panicked; those above are ours, and
+/// unlikely to be what a handler leaves the process with by itself.
+const COMPLETED: i32 = 0;
+const FAILED: i32 = 1;
+const PANICKED: i32 = 101;
+const FATAL: i32 = 113;
+/// The handler has asked its server to stop.
+const COMPLETED_AND_STOP: i32 = 114;
+const FAILED_AND_STOP: i32 = 115;
+
+impl Default for Forking {
+    fn default() -> Self {
+        Self {
+            max_children: MAX_CHILDREN,
+            block_on_close: true,
+            children: Mutex::default(),
+            ears: OnceLock::new(),
+        }
+    }
+}
+
+impl Forking {
+    /// A process for each request, 40 at once.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Python's `max_children`: how many processes there are at once. At the maximum nothing is accepted
+    /// until one has ended. Default: 40.
+    #[must_use]
+    pub fn max_children(mut self, max: usize) -> Self {
+        self.max_children = max.max(1);
+        self
+    }
+
+    /// Python's `block_on_close`: whether `server_close` waits for the children. Default: true.
+    #[must_use]
+    pub fn block_on_close(mut self, block: bool) -> Self {
+        self.block_on_close = block;
+        self
+    }
+
+    /// Python's `active_children`: the process numbers of the children that have not ended.
+    #[must_use]
+    pub fn active_children(&self) -> Vec<i32> {
+        self.children.lock().keys().copied().collect()
+    }
+
+    fn ears(&self) -> io::Result<&Ears> {
+        if let Some(ears) = self.ears.get() {
+            return Ok(ears);
+        }
+        let exits = ExitWatch::new()?;
+        let last_words = UnixStream::pair()?;
+        last_words.0.set_nonblocking(true)?;
+        last_words.1.set_nonblocking(true)?;
+        Ok(self.ears.get_or_init(|| Ears { exits, last_words }))
+    }
+
+    /// Forks. The child never comes back from here.
+    fn fork(&self, job: Job) {
+        let ears = match self.ears() {
+            Ok(ears) => ears,
+            Err(error) => return job.refuse(Refused::CannotStart(error)),
+        };
+        // What stands in the buffer would be printed by both.
+        let _ = io::stdout().flush();
+        match process::fork() {
+            Err(error) => job.refuse(Refused::CannotStart(error)),
+            Ok(Forked::Child) => {
+                let end = job.run_in_child();
+                let _ = io::stdout().flush();
+                ears.tell(&end);
+                crate::sys::exit_now(status(&end));
+            }
+            Ok(Forked::Parent { child }) => {
+                // A child that cannot be watched is found by the looks that `service_actions` takes.
+                let watched = ears.exits.add(child).ok();
+                let request = job.hand_over();
+                self.children.lock().insert(child, Child { request, watched });
+            }
+        }
+    }
+
+    /// Looks at the children that have ended, or, for want of better knowledge, at all.
+    fn collect_children(&self) {
+        let Some(ears) = self.ears.get() else { return };
+        let mut children = self.children.lock();
+        let unwatched = children.iter().filter(|(_, child)| child.watched.is_none());
+        let mut ended: Vec<i32> = unwatched.map(|(pid, _)| *pid).collect();
+        ended.extend(ears.exits.ended());
+        for pid in ended {
+            let end = match process::reap(pid) {
+                ChildState::Running => continue,
+                ChildState::Exited(status) => ears.end(pid, status),
+                ChildState::Killed(_) | ChildState::Gone => {
+                    ChildEnd { outcome: Outcome::Failed, fatal: None, stop: false }
+                }
+            };
+            let Some(child) = children.remove(&pid) else { continue };
+            if let Some(watched) = child.watched {
+                ears.exits.remove(watched);
+            }
+            if let Some(request) = child.request {
+                request.ended(end);
+            }
+        }
+    }
+
+    /// Waits for the children to end, until the deadline.
+    fn wait_for_children(&self, deadline: Instant) {
+        let Some(ears) = self.ears.get() else { return };
+        loop {
+            self.collect_children();
+            if self.children.lock().is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            let exit = Waiting { fd: ears.exits.as_fd(), interest: Interest::Read, slot: None };
+            if wait::any(&[exit], Some(deadline)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn signal_all(&self, signal: libc::c_int) {
+        for child in self.children.lock().keys() {
+            process::signal(*child, signal);
+        }
+    }
+}
+
+impl Mixin for Forking {
+    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        let ready = process::other_threads().and_then(|threads| match threads {
+            None => self.ears().map(|_ears| ()),
+            Some(names) => Err(io::Error::other(format!("the process has other threads: {names}"))),
+        });
+        ready.map_err(|error| Error::io("fork", "for requests", error))?;
+        accept_loop()
+    }
+
+    fn process_request(&self, job: Job) {
+        self.fork(job);
+    }
+
+    fn ready(&self) -> bool {
+        self.children.lock().len() < self.max_children
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.ears.get().map(|ears| ears.exits.as_fd())
+    }
+
+    fn service_actions(&self) {
+        self.collect_children();
+    }
+
+    fn block_on_close(&self) -> bool {
+        self.block_on_close
+    }
+
+    fn forks(&self) -> bool {
+        true
+    }
+
+    /// Tells the children, and waits for them.
+    fn drain(&self, deadline: Instant) {
+        self.signal_all(libc::SIGTERM);
+        self.wait_for_children(deadline);
+    }
+
+    fn force(&self) {
+        self.signal_all(libc::SIGKILL);
+        self.wait_for_children(Instant::now() + AFTER_KILL);
+    }
+
+    fn server_close(&self, _deadline: Instant) {
+        self.collect_children();
+    }
+}
+
+/// How long the kernel may take to end a process that it has been told to kill.
+const AFTER_KILL: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// The longest last words: what one write puts into a socket's buffer as a whole.
+const LONGEST_WORDS: usize = 2_048;
+
+impl Ears {
+    /// In the child.
+    fn tell(&self, end: &ChildEnd) {
+        let Some(text) = &end.fatal else { return };
+        let mut message = format!("{} {text}", std::process::id()).into_bytes();
+        message.truncate(LONGEST_WORDS);
+        message.push(0);
+        let _ = (&self.last_words.1).write_all(&message);
+    }
+
+    /// In the parent: what a child's status says, and its last words.
+    fn end(&self, child: i32, status: i32) -> ChildEnd {
+        let (outcome, stop) = match status {
+            COMPLETED => (Outcome::Completed, false),
+            PANICKED => (Outcome::Panicked, false),
+            FATAL => (Outcome::Fatal, false),
+            COMPLETED_AND_STOP => (Outcome::Completed, true),
+            FAILED_AND_STOP => (Outcome::Failed, true),
+            // `FAILED`, and whatever a handler has left the process with by itself.
+            _ => (Outcome::Failed, false),
+        };
+        let fatal = (outcome == Outcome::Fatal).then(|| self.words_of(child)).flatten();
+        ChildEnd { outcome, fatal, stop }
+    }
+
+    fn words_of(&self, child: i32) -> Option<String> {
+        let mut bytes = Vec::new();
+        // Non-blocking: what is there is what the child, which has ended, has written.
+        let _ = (&self.last_words.0).read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let prefix = format!("{child} ");
+        text.split('\0').find_map(|words| words.strip_prefix(&prefix)).map(str::to_owned)
+    }
+}
+
+fn status(end: &ChildEnd) -> i32 {
+    match (end.outcome, end.stop) {
+        // A Fatal stops the server by itself.
+        (Outcome::Fatal, _) => FATAL,
+        (Outcome::Completed, false) => COMPLETED,
+        (Outcome::Failed, false) => FAILED,
+        (Outcome::Panicked, false) => PANICKED,
+        (Outcome::Completed, true) => COMPLETED_AND_STOP,
+        (Outcome::Failed | Outcome::Panicked, true) => FAILED_AND_STOP,
+    }
+}

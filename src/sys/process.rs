@@ -1,0 +1,154 @@
+//! Child processes: forking, and hearing of their end without polling and without touching anybody else's
+//! children.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::fs::MetadataExt;
+
+use super::check;
+
+/// Which of the two a process is after a fork.
+pub(crate) enum Forked {
+    Parent { child: i32 },
+    Child,
+}
+
+/// Forks, in a process that has one thread.
+///
+/// The child of a process with several threads has one, and whatever the others held locked stays locked
+/// in it for ever, the memory allocator's locks among it. So this refuses, and names the threads.
+///
+/// # Errors
+///
+/// If there is another thread, and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
+pub(crate) fn fork() -> io::Result<Forked> {
+    if let Some(names) = other_threads()? {
+        return Err(io::Error::other(format!(
+            "the process has other threads ({names}), whose locks would stay locked in the child; fork \
+             before they are started, or take another mixin"
+        )));
+    }
+    // SAFETY: there is one thread, as has just been seen, and only this thread could start another
+    // one; so the child is a whole copy, in which everything may be called.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Forked::Child),
+        child => Ok(Forked::Parent { child }),
+    }
+}
+
+/// The names of the process's threads, if there is more than this one.
+pub(crate) fn other_threads() -> io::Result<Option<String>> {
+    // A folder has one link for each folder in it, its own entry and its parent's: with one thread,
+    // three. Counting them costs one call.
+    if fs::metadata("/proc/self/task")?.st_nlink() == 3 {
+        return Ok(None);
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir("/proc/self/task")? {
+        // A thread may end while it is looked at.
+        if let Ok(name) = fs::read_to_string(entry?.path().join("comm")) {
+            names.push(name.trim_end().to_owned());
+        }
+    }
+    if names.len() < 2 {
+        return Ok(None);
+    }
+    names.sort();
+    names.dedup();
+    Ok(Some(names.join(", ")))
+}
+
+/// How a child is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChildState {
+    Running,
+    Exited(i32),
+    Killed(i32),
+    /// Somebody else has waited for it.
+    Gone,
+}
+
+/// Looks at one child, and reaps it if it has ended. Never at any other: waiting for all children would
+/// steal those of `std::process::Command`.
+pub(crate) fn reap(child: i32) -> ChildState {
+    let mut status = 0;
+    loop {
+        // SAFETY: the pointer is to a live int.
+        match check(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) }) {
+            Ok(0) => return ChildState::Running,
+            Ok(_) if libc::WIFEXITED(status) => {
+                return ChildState::Exited(libc::WEXITSTATUS(status));
+            }
+            Ok(_) => return ChildState::Killed(libc::WTERMSIG(status)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return ChildState::Gone,
+        }
+    }
+}
+
+/// Sends a signal to a child that has not been reaped, so that its number is still its own.
+pub(crate) fn signal(child: i32, signal: libc::c_int) {
+    // SAFETY: no pointers.
+    unsafe { libc::kill(child, signal) };
+}
+
+/// Makes all of a set of children one descriptor, which is readable while one of them has ended and is
+/// watched still.
+#[derive(Debug)]
+pub(crate) struct ExitWatch {
+    epoll: OwnedFd,
+}
+
+/// The watch of one child.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pidfd: OwnedFd,
+}
+
+impl ExitWatch {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; a descriptor or -1 comes back.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        Ok(Self { epoll: super::owned(fd) })
+    }
+
+    /// Watches a child. [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
+    pub(crate) fn add(&self, child: i32) -> io::Result<Watched> {
+        // SAFETY: no pointers; a descriptor or -1 comes back.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) };
+        let fd = check(libc::c_int::try_from(fd).unwrap_or(-1))?;
+        let watched = Watched { pidfd: super::owned(fd) };
+        let number = u64::try_from(child).unwrap_or(0);
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: number };
+        let epoll = super::number(&self.epoll);
+        // SAFETY: the pointer is to a live event, and both descriptors are open.
+        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        Ok(watched)
+    }
+
+    /// Ends a watch. Closing alone would not: children that were forked meanwhile have a copy of the
+    /// descriptor, and the kernel would go on reporting it.
+    pub(crate) fn remove(&self, watched: Watched) {
+        let (epoll, fd) = (super::number(&self.epoll), super::number(&watched.pidfd));
+        // SAFETY: no event is passed, and none is needed to delete.
+        unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        drop(watched);
+    }
+
+    /// Some of those that have ended; none, if none has.
+    pub(crate) fn ended(&self) -> Vec<i32> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        let epoll = super::number(&self.epoll);
+        // SAFETY: the pointer and the length are those of `events`.
+        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), 64, 0) };
+        let count = usize::try_from(count).unwrap_or(0);
+        events[..count].iter().filter_map(|event| i32::try_from(event.u64).ok()).collect()
+    }
+}
+
+impl AsFd for ExitWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}

@@ -1,0 +1,71 @@
+//! Child processes, where the number of a process's threads cannot be known: none are made.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// See the Linux form.
+pub(crate) enum Forked {
+    Parent { child: i32 },
+    Child,
+}
+
+/// Refuses: only a process that is known to have one thread may be forked.
+pub(crate) fn fork() -> io::Result<Forked> {
+    Err(unsupported())
+}
+
+/// Refuses, as `fork` does.
+pub(crate) fn other_threads() -> io::Result<Option<String>> {
+    Err(unsupported())
+}
+
+fn unsupported() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "forking servers run on Linux only")
+}
+
+/// See the Linux form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChildState {
+    Running,
+    Exited(i32),
+    Killed(i32),
+    Gone,
+}
+
+/// There are no children.
+pub(crate) fn reap(_child: i32) -> ChildState {
+    ChildState::Gone
+}
+
+/// There are no children.
+pub(crate) fn signal(_child: i32, _signal: libc::c_int) {}
+
+/// See the Linux form.
+#[derive(Debug)]
+pub(crate) struct ExitWatch;
+
+/// See the Linux form.
+#[derive(Debug)]
+pub(crate) struct Watched;
+
+impl ExitWatch {
+    pub(crate) fn new() -> io::Result<Self> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn add(&self, _child: i32) -> io::Result<Watched> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn remove(&self, _watched: Watched) {}
+
+    pub(crate) fn ended(&self) -> Vec<i32> {
+        Vec::new()
+    }
+}
+
+impl AsFd for ExitWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        unreachable!("no watch can be made")
+    }
+}

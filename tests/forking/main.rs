@@ -1,0 +1,24 @@
+//! Forking servers, each in a process of its own that has one thread: this program without arguments is the
+//! test run, and with `serve` it is the server.
+
+mod matrix;
+mod rows;
+mod server;
+mod support;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> std::process::ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "serve") {
+        return server::main(&arguments[1..]);
+    }
+    let trial = |(name, test): (&'static str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let trials = rows::all().into_iter().chain(matrix::all()).map(trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}

@@ -1,0 +1,96 @@
+//! Every transport under `Forking`, from Rust and by CPython's own clients.
+
+use std::process::Command;
+
+use crate::support::{Server, ask_datagram, ask_unix};
+
+pub fn all() -> Vec<(&'static str, fn())> {
+    vec![
+        ("row_098_echo_tcp_forking", tcp),
+        ("row_098_echo_udp_forking", udp),
+        ("row_098_echo_unix_stream_forking", unix_stream),
+        ("row_098_echo_unix_datagram_forking", unix_datagram),
+        ("cpython_clients_get_their_echo_from_forking_servers", cpython),
+    ]
+}
+
+fn stop(mut server: Server) {
+    server.signal(libc::SIGTERM);
+    assert!(server.wait().success());
+}
+
+fn tcp() {
+    let server = Server::tcp(&[]);
+    for _ in 0..3 {
+        assert_eq!(server.connect().ask("echo hello world"), "hello world");
+    }
+    stop(server);
+}
+
+fn udp() {
+    let server = Server::start("udp", "127.0.0.1:0", &[]);
+    for _ in 0..3 {
+        let answer = ask_datagram("udp", &server.address, "".as_ref(), "hello world");
+        assert_eq!(answer, "hello world");
+    }
+    stop(server);
+}
+
+fn unix_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let server = Server::start("unix", path.to_str().unwrap(), &[]);
+    for _ in 0..3 {
+        assert_eq!(ask_unix(&server.address, "echo hello world"), "hello world");
+    }
+    stop(server);
+}
+
+fn unix_datagram() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let server = Server::start("unixgram", path.to_str().unwrap(), &[]);
+    for _ in 0..3 {
+        let own = folder.path().join("c");
+        let answer = ask_datagram("unixgram", &server.address, &own, "hello world");
+        assert_eq!(answer, "hello world");
+    }
+    stop(server);
+}
+
+/// CPython's `dgram_examine` and `stream_examine` send a line and read it back.
+fn cpython() {
+    const SCRIPT: &str = "
+import socket, sys, tempfile, os
+from test.test_socketserver import SocketServerTest
+tests = SocketServerTest('test_TCPServer')
+tests.setUp()
+kind, address = sys.argv[1:]
+if kind == 'udp':
+    host, port = address.rsplit(':', 1)
+    for _ in range(3):
+        tests.dgram_examine(socket.AF_INET, (host, int(port)))
+else:
+    for _ in range(3):
+        tests.dgram_examine(socket.AF_UNIX, address)
+tests.tearDown()
+";
+    let available = Command::new("python3").args(["-c", "import test.test_socketserver"]).status();
+    if !available.is_ok_and(|status| status.success()) {
+        assert!(std::env::var_os("SOCKETSERVER_NO_SKIP").is_none(), "CPython's tests are missing");
+        println!("skipped: CPython's own tests are not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    for (kind, address) in [("udp", "127.0.0.1:0"), ("unixgram", path.to_str().unwrap())] {
+        let server = Server::start(kind, address, &[]);
+        let run = Command::new("python3")
+            .args(["-c", SCRIPT, kind, &server.address])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        stop(server);
+    }
+}

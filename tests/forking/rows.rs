@@ -1,0 +1,328 @@
+//! The rows of the checklist that are about forking.
+
+use std::net::TcpListener;
+
+use crate::support::{Server, eventually, kill, state};
+
+pub fn all() -> Vec<(&'static str, fn())> {
+    macro_rules! tests {
+        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
+    }
+    tests![
+        row_068_the_handler_runs_in_another_process_and_changes_nothing_here,
+        row_069_the_child_answers_in_full_though_the_parent_has_closed_its_copy,
+        row_070_errors_are_handled_in_the_child_and_counted_in_the_parent,
+        row_070_a_fatal_stops_the_parent_with_its_words,
+        row_070_a_shutdown_in_the_child_stops_the_parent,
+        row_071_what_stood_in_the_buffer_is_printed_once,
+        row_072_a_foreign_child_keeps_its_status,
+        row_073_there_are_forty_children_at_most_by_default,
+        row_074_never_more_than_max_children,
+        row_075_at_the_maximum_a_stop_is_prompt,
+        row_076_a_close_waits_for_children,
+        row_076_without_block_on_close_it_does_not,
+        row_077_a_child_that_somebody_else_has_reaped_is_no_error,
+        row_078_no_zombie_is_left_without_a_poll,
+        row_079_handle_request_reaps_as_well,
+        row_080_a_child_does_not_hold_the_port,
+        row_081_a_process_with_threads_is_refused_and_the_threads_are_named,
+        row_082_a_fork_that_fails_is_handled_and_the_server_lives,
+        a_child_killed_in_the_middle_harms_only_its_own_request,
+        a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
+        a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
+        a_second_run_serves_again,
+        two_thousand_short_connections_leave_nothing_behind,
+    ]
+}
+
+fn stop(server: &mut Server) {
+    server.signal(libc::SIGTERM);
+    assert!(server.wait().success());
+}
+
+fn row_068_the_handler_runs_in_another_process_and_changes_nothing_here() {
+    let server = Server::tcp(&[]);
+    let mut one = server.connect();
+    let pid: u32 = one.ask("pid").parse().unwrap();
+    assert_ne!(pid, server.pid());
+    assert_eq!(one.ask("change it"), "1");
+    assert_eq!(one.ask("change it"), "2");
+    // The next child is a copy of the parent, in which nothing has changed.
+    assert_eq!(server.connect().ask("change it"), "1");
+}
+
+fn row_069_the_child_answers_in_full_though_the_parent_has_closed_its_copy() {
+    let server = Server::tcp(&[]);
+    let mut client = server.connect();
+    let long = "x".repeat(60_000);
+    for _ in 0..20 {
+        assert_eq!(client.ask(&format!("echo {long}")), long);
+    }
+    let ends_with_child = {
+        let mut other = server.connect();
+        other.ask("exit 0")
+    };
+    // The end is seen: the parent holds no copy that would keep the connection open.
+    assert_eq!(ends_with_child, "");
+}
+
+fn row_070_errors_are_handled_in_the_child_and_counted_in_the_parent() {
+    let mut server = Server::tcp(&[]);
+    assert_eq!(server.connect().ask("fail"), "");
+    let line = server.told("handle_error in ");
+    assert!(!line.contains(&format!("in {}:", server.pid())), "{line}");
+    assert_eq!(server.connect().ask("panic"), "");
+    drop(server.connect().ask("echo fine"));
+    eventually("all are reaped", || server.children().is_empty());
+    stop(&mut server);
+    let counts = server.told("counts: ");
+    assert!(counts.contains("failed: 1") && counts.contains("panicked: 1"), "{counts}");
+    assert!(counts.contains("completed: 1"), "{counts}");
+}
+
+fn row_070_a_fatal_stops_the_parent_with_its_words() {
+    let mut server = Server::tcp(&[]);
+    assert_eq!(server.connect().ask("fatal of days"), "");
+    assert_eq!(server.wait().code(), Some(1));
+    let ended = server.told("ended: ");
+    assert!(ended.contains("the end: of days"), "{ended}");
+}
+
+fn row_070_a_shutdown_in_the_child_stops_the_parent() {
+    let mut server = Server::tcp(&[]);
+    let mut client = server.connect();
+    client.send("stop");
+    drop(client);
+    assert!(server.wait().success());
+}
+
+fn row_071_what_stood_in_the_buffer_is_printed_once() {
+    let mut server = Server::tcp(&["partial-line"]);
+    for word in ["a", "b"] {
+        let mut client = server.connect();
+        client.send(&format!("print {word}"));
+        client.ask("echo done");
+    }
+    eventually("both are reaped", || server.children().is_empty());
+    stop(&mut server);
+    assert_eq!(server.printed().concat().trim_end(), "once a b");
+}
+
+fn row_072_a_foreign_child_keeps_its_status() {
+    // Below the maximum, and at it, where CPython steals it.
+    for max in ["max=5", "max=1"] {
+        let mut server = Server::tcp(&["foreign-child", max]);
+        for _ in 0..3 {
+            assert_eq!(server.connect().ask("echo hi"), "hi");
+        }
+        stop(&mut server);
+        assert_eq!(server.told("foreign: "), "foreign: Some(72)");
+    }
+}
+
+fn row_073_there_are_forty_children_at_most_by_default() {
+    let server = Server::tcp(&[]);
+    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("echo hi"), "hi");
+    }
+    assert_eq!(server.children().len(), 40);
+    let mut one_more = server.connect();
+    one_more.send("echo late");
+    // Served only when one of the others has ended.
+    drop(clients.pop());
+    assert_eq!(one_more.receive(), "late");
+    assert!(server.children().len() <= 40);
+}
+
+fn row_074_never_more_than_max_children() {
+    let server = Server::tcp(&["max=2"]);
+    let mut waiting: Vec<_> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut waiting {
+        client.send("echo served");
+    }
+    // Each is served when those before it have gone.
+    for mut client in waiting {
+        assert_eq!(client.receive(), "served");
+        assert!(server.children().len() <= 2, "{:?}", server.children());
+    }
+}
+
+fn row_075_at_the_maximum_a_stop_is_prompt() {
+    let mut server = Server::tcp(&["max=1"]);
+    let mut busy = server.connect();
+    assert_eq!(busy.ask("echo hi"), "hi");
+    let _in_the_queue = server.connect();
+    // The child waits for its next line, and so is told to end; the queue does not keep the loop.
+    stop(&mut server);
+    assert_eq!(busy.receive(), "");
+}
+
+fn row_076_a_close_waits_for_children() {
+    let mut server = Server::tcp(&[]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("upload 4"), "ready");
+    server.signal(libc::SIGTERM);
+    client.send_bytes(b"half");
+    assert_eq!(client.receive(), "got 4");
+    assert!(server.wait().success());
+    assert_eq!(server.told("children: "), "children: 0");
+}
+
+fn row_076_without_block_on_close_it_does_not() {
+    let mut server = Server::tcp(&["no-block"]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("upload 4"), "ready");
+    server.signal(libc::SIGTERM);
+    assert!(server.wait().success());
+    // The child goes on without its parent.
+    client.send_bytes(b"half");
+    assert_eq!(client.receive(), "got 4");
+}
+
+fn row_077_a_child_that_somebody_else_has_reaped_is_no_error() {
+    // A parent that ignores SIGCHLD has its children reaped by the kernel.
+    let mut server = Server::tcp(&["ignore-sigchld", "max=2"]);
+    for _ in 0..6 {
+        assert_eq!(server.connect().ask("echo hi"), "hi");
+    }
+    stop(&mut server);
+    assert_eq!(server.told("children: "), "children: 0");
+}
+
+fn row_078_no_zombie_is_left_without_a_poll() {
+    let server = Server::tcp(&[]);
+    for _ in 0..5 {
+        assert_eq!(server.connect().ask("echo hi"), "hi");
+    }
+    // Nobody connects any more: the loop hears of the ends by themselves.
+    eventually("no child is left", || server.children().is_empty());
+}
+
+fn row_079_handle_request_reaps_as_well() {
+    let server = Server::tcp(&["one-by-one", "turns=1000", "max=3"]);
+    for _ in 0..45 {
+        assert_eq!(server.connect().ask("echo hi"), "hi");
+        assert!(server.children().len() <= 3, "{:?}", server.children());
+    }
+}
+
+fn row_080_a_child_does_not_hold_the_port() {
+    let mut server = Server::tcp(&[]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("fds"), "0");
+    server.signal(libc::SIGKILL);
+    server.wait();
+    // The child lives, and the port is free.
+    assert_eq!(client.ask("echo alive"), "alive");
+    let again = TcpListener::bind(&server.address);
+    assert!(again.is_ok(), "{again:?}");
+    drop(client);
+}
+
+fn row_081_a_process_with_threads_is_refused_and_the_threads_are_named() {
+    let mut server = Server::tcp(&["thread"]);
+    assert_eq!(server.wait().code(), Some(1));
+    let ended = server.told("ended: ");
+    assert!(ended.contains("bystander"), "{ended}");
+}
+
+fn row_082_a_fork_that_fails_is_handled_and_the_server_lives() {
+    if !is_root() {
+        assert!(std::env::var_os("SOCKETSERVER_NO_SKIP").is_none(), "this test needs root");
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let server = Server::tcp(&["unprivileged"]);
+    for _ in 0..2 {
+        assert_eq!(server.connect().ask("echo hi"), "");
+        let line = server.told("handle_error in ");
+        assert!(line.contains(&format!("in {}:", server.pid())), "{line}");
+        assert!(line.contains("starting a worker"), "{line}");
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0)
+}
+
+fn a_child_killed_in_the_middle_harms_only_its_own_request() {
+    let mut server = Server::tcp(&[]);
+    let mut victim = server.connect();
+    let pid: u32 = victim.ask("pid").parse().unwrap();
+    let mut other = server.connect();
+    assert_eq!(other.ask("echo hi"), "hi");
+    kill(pid, libc::SIGKILL);
+    assert_eq!(victim.receive(), "");
+    eventually("it is reaped", || state(pid).is_none());
+    assert_eq!(other.ask("echo still here"), "still here");
+    assert_eq!(server.connect().ask("echo and new"), "and new");
+    drop(other);
+    eventually("all are reaped", || server.children().is_empty());
+    stop(&mut server);
+    assert!(server.told("counts: ").contains("failed: 1"));
+}
+
+fn a_drain_ends_idle_children_at_once_and_lets_the_others_finish() {
+    let mut server = Server::tcp(&["grace=20000"]);
+    let mut idle = server.connect();
+    assert_eq!(idle.ask("echo hi"), "hi");
+    let mut busy = server.connect();
+    assert_eq!(busy.ask("upload 4"), "ready");
+    server.signal(libc::SIGINT);
+    assert_eq!(idle.receive(), "");
+    busy.send_bytes(b"half");
+    assert_eq!(busy.receive(), "got 4");
+    assert!(server.wait().success());
+    assert!(server.told("report: ").contains("2 requests were open and ended by themselves"));
+}
+
+fn a_child_that_does_not_end_is_killed_at_the_deadline_and_named() {
+    let mut server = Server::tcp(&["grace=300"]);
+    let mut stubborn = server.connect();
+    let pid: u32 = stubborn.ask("pid").parse().unwrap();
+    assert_eq!(stubborn.ask("stubborn"), "here");
+    server.signal(libc::SIGTERM);
+    assert!(server.wait().success());
+    assert_eq!(state(pid), None);
+    assert!(server.told("report: ").contains("did not end within 0.3 s"));
+    assert!(server.told("  127.0.0.1:").contains("Obey"));
+}
+
+fn a_second_run_serves_again() {
+    let server = Server::tcp(&["twice"]);
+    let mut client = server.connect();
+    client.send("stop");
+    drop(client);
+    assert_eq!(server.connect().ask("echo again"), "again");
+}
+
+fn two_thousand_short_connections_leave_nothing_behind() {
+    let mut server = Server::tcp(&[]);
+    let descriptors = || {
+        let pid = server.pid();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    };
+    let rounds = |count: usize| {
+        for _ in 0..count {
+            assert_eq!(server.connect().ask("echo hi"), "hi");
+            assert!(server.children().len() <= 40);
+        }
+        eventually("all are reaped", || server.children().is_empty());
+    };
+    rounds(200);
+    let (fds, memory) = (descriptors(), resident(server.pid()));
+    rounds(1_800);
+    assert_eq!(descriptors(), fds);
+    let grown = resident(server.pid()).saturating_sub(memory);
+    assert!(grown < 1_024, "{grown} KiB more");
+    stop(&mut server);
+    assert!(server.told("counts: ").contains("completed: 2000"));
+}
+
+/// Resident memory in KiB.
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

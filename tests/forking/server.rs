@@ -1,0 +1,205 @@
+//! The servers that tests start: `serve TRANSPORT ADDRESS HANDLER [OPTION..]`.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use socketserver::{
+    BaseServer, Bind, Builder, DatagramRequest, DatagramRequestHandler, Fatal, Forking,
+    HandlerResult, Limits, Request, ServerContext, ServerHooks, StreamRequest,
+    StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
+};
+
+/// What a request does, by the first word of what it is sent.
+struct Obey {
+    name: String,
+}
+
+impl StreamRequestHandler for Obey {
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        let mut line = String::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+            match word {
+                "echo" => writeln!(request, "{rest}")?,
+                "pid" => writeln!(request, "{}", std::process::id())?,
+                "exit" => std::process::exit(rest.parse()?),
+                "fail" => return Err("told to fail".into()),
+                "panic" => panic!("told to panic"),
+                "fatal" => return Err(Fatal::new(format!("the end: {rest}")).into()),
+                "stop" => request.server().shutdown_handle().shutdown(),
+                "print" => print!("{rest} "),
+                "upload" => {
+                    // Half a request: the drain has to wait for the rest.
+                    let mut bytes = vec![0; rest.parse()?];
+                    writeln!(request, "ready")?;
+                    request.read_exact(&mut bytes)?;
+                    writeln!(request, "got {}", bytes.len())?;
+                }
+                "fds" => writeln!(request, "{}", listeners())?,
+                "stubborn" => {
+                    writeln!(request, "here")?;
+                    loop {
+                        std::thread::sleep(Duration::from_secs(60));
+                    }
+                }
+                "change" => {
+                    self.name = rest.to_owned();
+                    COUNT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    writeln!(request, "{}", COUNT.load(std::sync::atomic::Ordering::SeqCst))?;
+                }
+                _ => writeln!(request, "what?")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// How many listening TCP sockets this process holds.
+fn listeners() -> usize {
+    let is_listener = |fd: i32| {
+        let mut value: libc::c_int = 0;
+        let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap();
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+        // SAFETY: the pointers are to live locals; a number that is no descriptor is an error.
+        #[allow(unsafe_code, reason = "asking every descriptor, whoever owns it")]
+        let result =
+            unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) };
+        result == 0 && value == 1
+    };
+    (0..1024).filter(|fd| is_listener(*fd)).count()
+}
+
+impl DatagramRequestHandler for Obey {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        let mut text = String::new();
+        request.read_to_string(&mut text)?;
+        match text.as_str() {
+            "pid" => write!(request, "{}", std::process::id())?,
+            _ => request.write_all(text.as_bytes())?,
+        }
+        Ok(())
+    }
+}
+
+/// Shows on stderr what happens to the parent.
+struct Told;
+
+impl<R: Request> ServerHooks<R> for Told {
+    fn handle_error(&self, failure: &socketserver::Failure<'_>) {
+        eprintln!("handle_error in {}: {failure}", std::process::id());
+    }
+
+    fn service_actions(&self) {
+        eprintln!("service_actions");
+    }
+}
+
+fn serve<T: Bind, Kind: 'static>(
+    address: &str,
+    options: &[String],
+    handler: impl socketserver::MakeHandler<T::Request, Kind>,
+) -> socketserver::Result<()> {
+    let option = |name: &str| options.iter().any(|option| option == name);
+    let number = |name: &str, default: u64| {
+        let value = options.iter().find_map(|option| option.strip_prefix(name));
+        value.map_or(default, |value| value.parse().expect("a number"))
+    };
+    let mut mixin = Forking::new().block_on_close(!option("no-block"));
+    let max = number("max=", 0);
+    if max > 0 {
+        mixin = mixin.max_children(usize::try_from(max).unwrap());
+    }
+    let limits =
+        Limits { drain: Duration::from_millis(number("grace=", 10_000)), ..Limits::default() };
+    let server = Builder::<T, _>::new(mixin).limits(limits).hooks(Told).bind(address, handler)?;
+    if option("thread") {
+        // It has its name as soon as it runs.
+        let (runs, running) = std::sync::mpsc::channel();
+        let main = move || {
+            runs.send(()).expect("the server waits");
+            std::thread::sleep(Duration::from_secs(60));
+        };
+        std::thread::Builder::new().name("bystander".into()).spawn(main).expect("a thread");
+        running.recv().expect("it runs");
+    }
+    let mut foreign = None;
+    if option("foreign-child") {
+        let child = std::process::Command::new("sh").args(["-c", "exit 72"]).spawn();
+        foreign = Some(child.expect("a shell"));
+    }
+    if option("ignore-sigchld") {
+        ignore_sigchld();
+    }
+    if option("unprivileged") {
+        become_nobody();
+    }
+    println!("listening on {}", server.server_address());
+    if option("partial-line") {
+        // Left in the buffer, for the child to inherit.
+        print!("once ");
+    }
+    let result = if option("one-by-one") {
+        let turns = number("turns=", 1);
+        (0..turns).try_for_each(|_| server.handle_request().map(drop))
+    } else if option("twice") {
+        server.serve_forever().and_then(|()| {
+            println!("first run over");
+            server.serve_forever()
+        })
+    } else {
+        server.run().map(|report| eprintln!("report: {report}"))
+    };
+    show_counts(server.context());
+    eprintln!("children: {}", server.mixin().active_children().len());
+    if let Some(mut foreign) = foreign {
+        let status = foreign.wait().expect("its status is still there");
+        eprintln!("foreign: {:?}", status.code());
+    }
+    if option("one-by-one") || option("twice") {
+        BaseServer::server_close(&server);
+    }
+    result
+}
+
+fn show_counts(context: &ServerContext) {
+    eprintln!("counts: {:?}", context.counts());
+}
+
+/// As another user, with no more processes to be had: root is not bound by the limit.
+#[allow(unsafe_code, reason = "setrlimit and setuid have no safe form in std")]
+fn become_nobody() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live structure; the rest are numbers.
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const none), 0);
+        assert_eq!(libc::setuid(65_534), 0);
+    }
+}
+
+#[allow(unsafe_code, reason = "std has no way to ignore a signal")]
+fn ignore_sigchld() {
+    // SAFETY: no handler is installed, so that nothing of ours runs in one.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+pub fn main(arguments: &[String]) -> ExitCode {
+    let [transport, address, options @ ..] = arguments else { return ExitCode::from(2) };
+    let obey = || Obey { name: String::new() };
+    let result = match transport.as_str() {
+        "tcp" => serve::<Tcp, _>(address, options, obey),
+        "udp" => serve::<Udp, _>(address, options, obey),
+        "unix" => serve::<UnixStream, _>(address, options, obey),
+        "unixgram" => serve::<UnixDatagram, _>(address, options, obey),
+        _ => return ExitCode::from(2),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ended: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A server process and its clients.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that is expected to happen.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A server process, killed at the end of its test if it is still there.
+pub struct Server {
+    process: Child,
+    pub address: String,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+fn lines(source: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+impl Server {
+    pub fn start(transport: &str, address: &str, options: &[&str]) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .arg("serve")
+            .arg(transport)
+            .arg(address)
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = lines(process.stdout.take().unwrap());
+        let stderr = lines(process.stderr.take().unwrap());
+        let mut server = Self { process, address: String::new(), stdout, stderr };
+        server.address = match server.stdout.recv_timeout(SOON) {
+            Ok(first) => first.strip_prefix("listening on ").expect("its address").to_owned(),
+            // It has ended before it listened: its test asks how.
+            Err(_) => String::new(),
+        };
+        server
+    }
+
+    pub fn tcp(options: &[&str]) -> Self {
+        Self::start("tcp", "127.0.0.1:0", options)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn connect(&self) -> Client {
+        let stream = TcpStream::connect(&self.address).expect("it takes connections");
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        Client { stream: Box::new(BufReader::new(stream)) }
+    }
+
+    /// The next line on stderr that begins like this.
+    pub fn told(&self, beginning: &str) -> String {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.stderr.recv_timeout(left) {
+                Ok(line) if line.starts_with(beginning) => return line,
+                Ok(_) => {}
+                Err(_) => panic!("it never says {beginning:?}"),
+            }
+        }
+    }
+
+    /// What is left of stdout, once the server has ended.
+    pub fn printed(&self) -> Vec<String> {
+        let mut printed = Vec::new();
+        while let Ok(line) = self.stdout.recv_timeout(SOON) {
+            printed.push(line);
+        }
+        printed
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        kill(self.pid(), signal);
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it never ends");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Its children, by number and state.
+    pub fn children(&self) -> Vec<(u32, char)> {
+        let pid = self.pid();
+        let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let listed = listed.unwrap_or_default();
+        let numbers = listed.split_whitespace().map(|number| number.parse().unwrap());
+        numbers.filter_map(|child| Some((child, state(child)?))).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for (child, _) in self.children() {
+            kill(child, libc::SIGKILL);
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The state of a process, as `ps` shows it; none once it is gone.
+pub fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat[stat.rfind(')')? + 2..].chars().next()
+}
+
+#[allow(unsafe_code, reason = "std has no way to send a signal")]
+pub fn kill(pid: u32, signal: libc::c_int) {
+    // SAFETY: no pointers; the number is that of a process which this test has started.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) };
+}
+
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < SOON, "in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A client that speaks lines.
+pub struct Client {
+    stream: Box<BufReader<TcpStream>>,
+}
+
+impl Client {
+    pub fn send(&mut self, line: &str) {
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// The next line, without its newline; empty at the end.
+    pub fn receive(&mut self) -> String {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(_) => line.trim_end().to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => String::new(),
+            Err(error) => panic!("no answer in time: {error}"),
+        }
+    }
+
+    pub fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.receive()
+    }
+}
+
+/// Asks a datagram server of either kind.
+pub fn ask_datagram(transport: &str, address: &str, own: &std::path::Path, text: &str) -> String {
+    let mut buffer = [0; 1024];
+    let count = if transport == "udp" {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.send_to(text.as_bytes(), address).unwrap();
+        socket.recv(&mut buffer).unwrap()
+    } else {
+        let _ = std::fs::remove_file(own);
+        let socket = UnixDatagram::bind(own).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.send_to(text.as_bytes(), address).unwrap();
+        socket.recv(&mut buffer).unwrap()
+    };
+    String::from_utf8_lossy(&buffer[..count]).into_owned()
+}
+
+/// Asks a Unix stream server.
+pub fn ask_unix(address: &str, line: &str) -> String {
+    let mut stream = UnixStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer.trim_end().to_owned()
+}
