@@ -2,13 +2,14 @@
 //! [`request.server()`](crate::StreamRequest::server), and what workers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::RwLock;
 
 use crate::address::Address;
-use crate::limits::{Gate, Limits};
+use crate::events::{Counters, Counts};
+use crate::limits::{Gate, Limits, RateGate};
 use crate::live::{LiveList, LiveRequest};
 use crate::shutdown::{Runs, ShutdownHandle};
 
@@ -19,6 +20,8 @@ pub struct ServerContext {
     pub(crate) live: Arc<LiveList>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) counters: Counters,
+    /// `Limits::accept_rate`.
+    pub(crate) rate: RateGate,
     limits: RwLock<Limits>,
     address: RwLock<Address>,
     started: Instant,
@@ -26,21 +29,34 @@ pub struct ServerContext {
     forks: bool,
     /// This process is a child that serves one request and ends.
     in_child: AtomicBool,
+    /// How many requests the process has descriptors for.
+    descriptors: AtomicUsize,
 }
 
 impl ServerContext {
     pub(crate) fn new(address: Address, limits: Limits, forks: bool) -> std::io::Result<Self> {
         Ok(Self {
             runs: Arc::new(Runs::new()?),
-            live: Arc::default(),
+            live: Arc::new(LiveList::new(limits.per_peer, limits.live)),
             gate: Gate::new(limits.live)?,
             counters: Counters::default(),
+            rate: RateGate::new(limits.accept_rate),
             limits: RwLock::new(limits),
             address: RwLock::new(address),
             started: Instant::now(),
             forks,
             in_child: AtomicBool::new(false),
+            descriptors: AtomicUsize::new(usize::MAX),
         })
+    }
+
+    /// Never more live requests than there are descriptors for, whatever `Limits::live` says. Gives the
+    /// number to which it had to be lowered, if it had to.
+    pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<usize> {
+        self.descriptors.store(descriptors, Ordering::SeqCst);
+        let wanted = self.limits().live;
+        self.gate.set_max(wanted.min(descriptors));
+        (descriptors < wanted).then_some(descriptors)
     }
 
     /// From here on this process is a forked child, which serves one request.
@@ -48,9 +64,13 @@ impl ServerContext {
         self.in_child.store(true, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_child(&self) -> bool {
+        self.in_child.load(Ordering::SeqCst)
+    }
+
     /// Who reads on for a peer that has not read its answer yet.
     pub(crate) fn lingering(&self) -> Lingering {
-        if crate::wait::is_parked_here() || self.in_child.load(Ordering::SeqCst) {
+        if crate::wait::is_parked_here() || self.is_child() {
             Lingering::Here
         } else if self.forks {
             Lingering::Nobody
@@ -78,7 +98,9 @@ impl ServerContext {
     /// Changes the limits of the live server. Requests that run already keep theirs.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write() = limits;
-        self.gate.set_max(limits.live);
+        self.gate.set_max(limits.live.min(self.descriptors.load(Ordering::SeqCst)));
+        self.rate.set(limits.accept_rate);
+        self.live.set_per_peer(limits.per_peer, limits.live);
     }
 
     /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as
@@ -135,57 +157,4 @@ pub(crate) enum Lingering {
     Elsewhere,
     /// It is the parent of forked children: it must start no thread, and has no time.
     Nobody,
-}
-
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What a server has counted since it was made.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct Counts {
-            $($(#[$doc])* pub $name: u64,)*
-        }
-
-        #[derive(Debug, Default)]
-        pub(crate) struct Counters {
-            $($name: AtomicU64,)*
-        }
-
-        impl Counters {
-            $(pub(crate) fn $name(&self) {
-                self.$name.fetch_add(1, Ordering::Relaxed);
-            })*
-
-            fn read(&self) -> Counts {
-                Counts { $($name: self.$name.load(Ordering::Relaxed),)* }
-            }
-        }
-    };
-}
-
-counters! {
-    /// Requests taken from the transport: connections accepted, datagrams received.
-    accepted,
-    /// Requests whose handler returned without an error.
-    completed,
-    /// Requests whose handler failed, other than in one of the ways below.
-    failed,
-    /// Requests whose peer went away before the handler had done with it.
-    disconnected,
-    /// Requests whose peer was silent for the idle limit.
-    idle,
-    /// Requests that a drain ended.
-    stopped,
-    /// Requests whose handler panicked.
-    panicked,
-    /// Requests that `verify_request` turned away.
-    rejected,
-    /// Requests that no worker could take.
-    refused,
-    /// Requests handed to another process.
-    released,
-    /// Attempts to accept that failed.
-    accept_errors,
-    /// Connections closed unanswered because descriptors had run out.
-    shed,
 }

@@ -143,6 +143,7 @@ compile_error!(
 mod address;
 mod context;
 mod error;
+mod events;
 mod handler;
 mod limits;
 mod linger;
@@ -157,15 +158,16 @@ mod transport;
 mod wait;
 
 pub use address::{Address, BindAddress, Endpoint};
-pub use context::{Counts, ServerContext};
+pub use context::ServerContext;
 pub use error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
 };
+pub use events::{CloseReason, Counts, Limit, Observer, ServerEvent};
 pub use handler::{
     BaseRequestHandler, ByClosure, ByFunction, DatagramFn, DatagramRequestHandler, MakeHandler,
     StreamFn, StreamRequestHandler, datagram_fn, stream_fn,
 };
-pub use limits::{Gate, Limits, Permit};
+pub use limits::{Gate, Limits, Permit, Rate};
 pub use live::{Activity, LiveRequest};
 pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
 pub use request::{

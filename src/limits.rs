@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::wait::Event;
 
@@ -28,6 +30,14 @@ pub struct Limits {
     /// in the kernel's queue. Default 10,000, the number for which thread stacks and descriptors of an
     /// ordinary machine suffice.
     pub live: usize,
+    /// Requests alive at once from one peer: an IPv4 address, or an IPv6 network of 64 bits, which is what
+    /// one customer has. One more is refused, and the `overflow` hook may say so. Default: as many as
+    /// `live`, which is no limit of its own, because many people may stand behind one proxy. Unix sockets
+    /// have no such peers.
+    pub per_peer: usize,
+    /// How fast requests are accepted: a token bucket. Beyond it they wait in the kernel's queue. None by
+    /// default: what is too fast depends on what a request costs.
+    pub accept_rate: Option<Rate>,
     /// Bytes of one line in `next_line`, without its newline. Default 65,536: what Python's
     /// `http.server` and most line protocols take.
     pub line_bytes: usize,
@@ -61,6 +71,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             live: 10_000,
+            per_peer: 10_000,
+            accept_rate: None,
             line_bytes: 65_536,
             idle: Duration::from_secs(60),
             read: Duration::from_secs(60),
@@ -70,6 +82,66 @@ impl Default for Limits {
             linger: Duration::from_secs(2),
             linger_bytes: 16 * 1024 * 1024,
             drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A rate with bursts: so many in a second on average, and so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many in a second, in the long run. At least one.
+    pub per_second: u32,
+    /// How many at once after a rest. At least one.
+    pub burst: u32,
+}
+
+/// A bucket of tokens: it fills at the rate, up to the burst, and each thing that happens takes one.
+#[derive(Debug)]
+pub(crate) struct RateGate {
+    bucket: Mutex<Option<Bucket>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl RateGate {
+    pub(crate) fn new(rate: Option<Rate>) -> Self {
+        let gate = Self { bucket: Mutex::default() };
+        gate.set(rate);
+        gate
+    }
+
+    pub(crate) fn set(&self, rate: Option<Rate>) {
+        let full = |rate: Rate| {
+            let rate = Rate { per_second: rate.per_second.max(1), burst: rate.burst.max(1) };
+            Bucket { rate, tokens: f64::from(rate.burst), filled: Instant::now() }
+        };
+        *self.bucket.lock() = rate.map(full);
+    }
+
+    /// None if one may pass now, and otherwise when the next one may.
+    pub(crate) fn wait_until(&self) -> Option<Instant> {
+        let mut bucket = self.bucket.lock();
+        let Bucket { rate, tokens, filled } = bucket.as_mut()?;
+        let now = Instant::now();
+        let per_second = f64::from(rate.per_second);
+        let gained = now.saturating_duration_since(*filled).as_secs_f64() * per_second;
+        *tokens = (*tokens + gained).min(f64::from(rate.burst));
+        *filled = now;
+        if *tokens >= 1.0 {
+            return None;
+        }
+        Some(now + Duration::from_secs_f64((1.0 - *tokens) / per_second))
+    }
+
+    /// One has passed.
+    pub(crate) fn pass(&self) {
+        if let Some(bucket) = &mut *self.bucket.lock() {
+            bucket.tokens -= 1.0;
         }
     }
 }
@@ -196,6 +268,19 @@ mod tests {
         assert!(gate.event.is_set() && gate.is_open());
         gate.set_max(1);
         assert!(gate.try_enter().is_none());
+    }
+
+    #[test]
+    fn a_bucket_lets_a_burst_pass_and_then_the_rate() {
+        let gate = RateGate::new(Some(Rate { per_second: 1, burst: 3 }));
+        for _ in 0..3 {
+            assert_eq!(gate.wait_until(), None);
+            gate.pass();
+        }
+        let next = gate.wait_until().expect("it is empty");
+        assert!(next > Instant::now() && next <= Instant::now() + Duration::from_secs(1));
+        gate.set(None);
+        assert_eq!(gate.wait_until(), None);
     }
 
     #[test]

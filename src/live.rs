@@ -1,11 +1,12 @@
 //! The live list: every request between its acceptance and its close, who it is with, since when, and
 //! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::net::Shutdown;
+use std::net::{IpAddr, Ipv6Addr, Shutdown};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -62,6 +63,17 @@ impl fmt::Display for LiveRequest {
     }
 }
 
+/// Why a connection was ended from this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// By a drain, between two requests.
+    Drained = 1,
+    /// By a drain, at its deadline.
+    Forced = 2,
+    /// By an operator.
+    Closed = 3,
+}
+
 /// A request's own line in the list. The worker writes it, everyone else reads.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -72,9 +84,10 @@ pub(crate) struct Entry {
     activity: AtomicU8,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    /// The connection has been ended from this side: the end of input that its handler sees is not
-    /// the peer's, and must not be taken for the end of what the peer had to say.
-    cut: AtomicBool,
+    /// Why the connection has been ended from this side, as a [`Cut`]; zero if it has not been. The end
+    /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
+    /// the peer had to say.
+    cut: AtomicU8,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
     connection: Mutex<Option<Arc<OwnedFd>>>,
@@ -118,10 +131,6 @@ impl Entry {
             .store(self.bytes_out.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn bytes_out(&self) -> u64 {
-        self.bytes_out.load(Ordering::Relaxed)
-    }
-
     fn view(&self) -> LiveRequest {
         LiveRequest {
             id: self.id,
@@ -134,12 +143,26 @@ impl Entry {
         }
     }
 
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::SeqCst)
+    /// Why the connection was ended from this side, if it was.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        match self.cut.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(Cut::Drained),
+            2 => Some(Cut::Forced),
+            _ => Some(Cut::Closed),
+        }
     }
 
-    fn shut_down(&self, how: Shutdown) {
-        self.cut.store(true, Ordering::SeqCst);
+    pub(crate) fn age(&self) -> Duration {
+        self.accepted.elapsed()
+    }
+
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
+    }
+
+    fn shut_down(&self, why: Cut, how: Shutdown) {
+        self.cut.store(why as u8, Ordering::SeqCst);
         if let Some(fd) = &*self.connection.lock() {
             // The only failure is that the peer has ended it already.
             let _ = socket2::SockRef::from(&**fd).shutdown(how);
@@ -153,7 +176,7 @@ impl Entry {
 }
 
 /// The list itself: a slab, so that entering and leaving cost one lock and no search.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LiveList {
     slots: Mutex<Slots>,
     emptied: Condvar,
@@ -164,6 +187,25 @@ struct Slots {
     entries: Vec<Option<Arc<Entry>>>,
     free: Vec<usize>,
     next_id: u64,
+    /// How many are alive for each peer; kept only while there is a limit on it.
+    peers: Option<Peers>,
+}
+
+#[derive(Debug)]
+struct Peers {
+    max: usize,
+    counts: HashMap<IpAddr, usize>,
+}
+
+/// What counts as one peer: an IPv4 address, or an IPv6 network of 64 bits.
+fn peer_key(address: &Address) -> Option<IpAddr> {
+    match address.ip()? {
+        IpAddr::V6(ip) => {
+            let network = ip.to_bits() & !u128::from(u64::MAX);
+            Some(IpAddr::V6(Ipv6Addr::from_bits(network)))
+        }
+        v4 => Some(v4),
+    }
 }
 
 impl Slots {
@@ -177,13 +219,38 @@ impl Slots {
 }
 
 impl LiveList {
+    pub(crate) fn new(per_peer: usize, live: usize) -> Self {
+        let list = Self { slots: Mutex::default(), emptied: Condvar::new() };
+        list.set_per_peer(per_peer, live);
+        list
+    }
+
+    /// Limits the requests of one peer, if that is less than all may have. Those that are alive count.
+    pub(crate) fn set_per_peer(&self, max: usize, live: usize) {
+        let mut slots = self.slots.lock();
+        let mut counts = HashMap::new();
+        if max < live {
+            for key in slots.live().filter_map(|entry| peer_key(&entry.peer)) {
+                *counts.entry(key).or_default() += 1;
+            }
+        }
+        slots.peers = (max < live).then_some(Peers { max, counts });
+    }
+
+    /// Enters a request. The second value: whether its peer has more than it may, this one included.
     pub(crate) fn enter(
         self: &Arc<Self>,
         peer: Address,
         handler: &'static str,
         connection: Option<Arc<OwnedFd>>,
-    ) -> Live {
+    ) -> (Live, bool) {
         let mut slots = self.slots.lock();
+        let mut too_many = false;
+        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&peer)) {
+            let count = peers.counts.entry(key).or_default();
+            *count += 1;
+            too_many = *count > peers.max;
+        }
         slots.next_id += 1;
         let entry = Arc::new(Entry {
             id: slots.next_id,
@@ -193,7 +260,7 @@ impl LiveList {
             activity: AtomicU8::new(Activity::Queued as u8),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            cut: AtomicBool::new(false),
+            cut: AtomicU8::new(0),
             connection: Mutex::new(connection),
         });
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
@@ -201,7 +268,7 @@ impl LiveList {
             slots.entries.push(None);
         }
         slots.entries[slot] = Some(Arc::clone(&entry));
-        Live { list: Arc::clone(self), entry, slot }
+        (Live { list: Arc::clone(self), entry, slot }, too_many)
     }
 
     pub(crate) fn view(&self) -> Vec<LiveRequest> {
@@ -217,7 +284,7 @@ impl LiveList {
     pub(crate) fn close(&self, id: u64) -> bool {
         let found = self.slots.lock().live().find(|entry| entry.id == id).cloned();
         let Some(entry) = found else { return false };
-        entry.shut_down(Shutdown::Both);
+        entry.shut_down(Cut::Closed, Shutdown::Both);
         entry.connection.lock().is_some()
     }
 
@@ -226,7 +293,7 @@ impl LiveList {
     pub(crate) fn end_input_of_idle(&self) {
         for entry in self.slots.lock().live() {
             if entry.activity() == Activity::Idle {
-                entry.shut_down(Shutdown::Read);
+                entry.shut_down(Cut::Drained, Shutdown::Read);
             }
         }
     }
@@ -234,7 +301,7 @@ impl LiveList {
     /// Ends every connection: reads and writes that wait return at once.
     pub(crate) fn force(&self) {
         for entry in self.slots.lock().live() {
-            entry.shut_down(Shutdown::Both);
+            entry.shut_down(Cut::Forced, Shutdown::Both);
         }
     }
 
@@ -269,6 +336,14 @@ impl Drop for Live {
         let mut slots = self.list.slots.lock();
         slots.entries[self.slot] = None;
         slots.free.push(self.slot);
+        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&self.entry.peer)) {
+            if let Some(count) = peers.counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    peers.counts.remove(&key);
+                }
+            }
+        }
         if slots.is_empty() {
             self.list.emptied.notify_all();
         }

@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::{ChildEnd, Handed, Job, Mixin, Outcome, Refused};
+use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::error::{Error, Result};
+use crate::events::CloseReason;
 use crate::sys::process::{self, ChildState, ExitWatch, Forked, Watched};
 use crate::wait::{self, Interest, Waiting};
 
@@ -156,8 +157,11 @@ impl Forking {
             let end = match process::reap(pid) {
                 ChildState::Running => continue,
                 ChildState::Exited(status) => ears.end(pid, status),
-                ChildState::Killed(_) | ChildState::Gone => {
-                    ChildEnd { outcome: Outcome::Failed, fatal: None, stop: false }
+                ChildState::Killed(_) => {
+                    ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
+                }
+                ChildState::Gone => {
+                    ChildEnd { reason: CloseReason::Released, fatal: None, stop: false }
                 }
             };
             let Some(child) = children.remove(&pid) else { continue };
@@ -260,17 +264,17 @@ impl Ears {
 
     /// In the parent: what a child's status says, and its last words.
     fn end(&self, child: i32, status: i32) -> ChildEnd {
-        let (outcome, stop) = match status {
-            COMPLETED => (Outcome::Completed, false),
-            PANICKED => (Outcome::Panicked, false),
-            FATAL => (Outcome::Fatal, false),
-            COMPLETED_AND_STOP => (Outcome::Completed, true),
-            FAILED_AND_STOP => (Outcome::Failed, true),
+        let (reason, stop) = match status {
+            COMPLETED => (CloseReason::Completed, false),
+            PANICKED => (CloseReason::Panicked, false),
+            FATAL => (CloseReason::Fatal, false),
+            COMPLETED_AND_STOP => (CloseReason::Completed, true),
+            FAILED_AND_STOP => (CloseReason::Failed, true),
             // `FAILED`, and whatever a handler has left the process with by itself.
-            _ => (Outcome::Failed, false),
+            _ => (CloseReason::Failed, false),
         };
-        let fatal = (outcome == Outcome::Fatal).then(|| self.words_of(child)).flatten();
-        ChildEnd { outcome, fatal, stop }
+        let fatal = (reason == CloseReason::Fatal).then(|| self.words_of(child)).flatten();
+        ChildEnd { reason, fatal, stop }
     }
 
     fn words_of(&self, child: i32) -> Option<String> {
@@ -284,13 +288,13 @@ impl Ears {
 }
 
 fn status(end: &ChildEnd) -> i32 {
-    match (end.outcome, end.stop) {
+    match (end.reason, end.stop) {
         // A Fatal stops the server by itself.
-        (Outcome::Fatal, _) => FATAL,
-        (Outcome::Completed, false) => COMPLETED,
-        (Outcome::Failed, false) => FAILED,
-        (Outcome::Panicked, false) => PANICKED,
-        (Outcome::Completed, true) => COMPLETED_AND_STOP,
-        (Outcome::Failed | Outcome::Panicked, true) => FAILED_AND_STOP,
+        (CloseReason::Fatal, _) => FATAL,
+        (CloseReason::Completed, false) => COMPLETED,
+        (CloseReason::Panicked, false) => PANICKED,
+        (CloseReason::Completed, true) => COMPLETED_AND_STOP,
+        (_, false) => FAILED,
+        (_, true) => FAILED_AND_STOP,
     }
 }

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use crate::address::Address;
 use crate::error::Result;
+use crate::events::CloseReason;
 
 pub use forking::Forking;
 pub use pool::Pool;
@@ -169,7 +170,7 @@ pub(crate) trait Handed: Send {
 /// How a request ended in another process.
 #[derive(Clone, Debug)]
 pub(crate) struct ChildEnd {
-    pub(crate) outcome: Outcome,
+    pub(crate) reason: CloseReason,
     /// What a `Fatal` said.
     pub(crate) fatal: Option<String>,
     /// The handler has asked its server to stop.
@@ -217,7 +218,7 @@ impl Job {
     pub(crate) fn run_in_child(mut self) -> ChildEnd {
         match self.work.take() {
             Some(work) => work.run_in_child(),
-            None => ChildEnd { outcome: Outcome::Failed, fatal: None, stop: false },
+            None => ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false },
         }
     }
 
@@ -262,12 +263,36 @@ pub enum Outcome {
     Fatal,
 }
 
+impl From<CloseReason> for Outcome {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Completed | CloseReason::Idle | CloseReason::Stopped => Self::Completed,
+            CloseReason::Panicked => Self::Panicked,
+            CloseReason::Fatal => Self::Fatal,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<Outcome> for CloseReason {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Completed => Self::Completed,
+            Outcome::Failed => Self::Failed,
+            Outcome::Panicked => Self::Panicked,
+            Outcome::Fatal => Self::Fatal,
+        }
+    }
+}
+
 /// Why a mixin does not run a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Refused {
     /// As many run as may: Python has no such limit. The `overflow` hook may answer.
     Busy,
+    /// Its peer has as many live requests as `Limits::per_peer` allows.
+    TooManyFromPeer,
     /// The server is closing.
     Closing,
     /// No worker could be started for it; `handle_error` is told.
@@ -278,6 +303,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy => f.write_str("the server is busy"),
+            Self::TooManyFromPeer => f.write_str("this client has too many requests at once"),
             Self::Closing => f.write_str("the server is closing"),
             Self::CannotStart(error) => write!(f, "no worker could be started: {error}"),
         }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::limits::Limits;
-use crate::live::{Activity, Live};
+use crate::live::{Activity, Entry, Live};
 
 pub use buffer::{Chunk, Line, LineTooLong};
 pub(crate) use connection::Socket;
@@ -79,6 +79,11 @@ impl Ticket {
         &self.limits
     }
 
+    /// The request's line in the live list, for whoever has to tell of its end.
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        self.live.entry()
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.live.entry().id()
     }
@@ -108,11 +113,11 @@ impl Ticket {
     }
 
     fn is_cut(&self) -> bool {
-        self.live.entry().is_cut()
+        self.live.entry().cut().is_some()
     }
 
     fn bytes_out(&self) -> u64 {
-        self.live.entry().bytes_out()
+        self.live.entry().bytes().1
     }
 }
 

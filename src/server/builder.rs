@@ -11,6 +11,7 @@ use super::{Core, Server};
 use crate::address::BindAddress;
 use crate::context::ServerContext;
 use crate::error::{Error, Result};
+use crate::events::Observer;
 use crate::handler::{BaseRequestHandler, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
@@ -34,6 +35,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 pub struct Builder<T: Transport, M> {
     mixin: M,
     hooks: Box<dyn ServerHooks<T::Request>>,
+    observer: Option<Box<dyn Observer>>,
     limits: Limits,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
@@ -47,6 +49,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         Self {
             mixin,
             hooks: Box::new(DefaultHooks),
+            observer: None,
             limits: Limits::default(),
             timeout: None,
             poll_interval: None,
@@ -58,14 +61,21 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// an option of the command line, say.
     #[must_use]
     pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
-        let Self { hooks, limits, timeout, poll_interval, options, .. } = self;
-        Builder { mixin, hooks, limits, timeout, poll_interval, options }
+        let Self { hooks, observer, limits, timeout, poll_interval, options, .. } = self;
+        Builder { mixin, hooks, observer, limits, timeout, poll_interval, options }
     }
 
     /// What is overridden.
     #[must_use]
     pub fn hooks(mut self, hooks: impl ServerHooks<T::Request>) -> Self {
         self.hooks = Box::new(hooks);
+        self
+    }
+
+    /// Who is told of everything that happens. Default: nobody.
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observer = Some(Box::new(observer));
         self
     }
 
@@ -199,7 +209,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         transport: T,
         handler: impl MakeHandler<T::Request, Kind>,
     ) -> Result<Server<T, M>> {
-        let Self { mixin, hooks, limits, timeout, poll_interval, .. } = self;
+        let Self { mixin, hooks, observer, limits, timeout, poll_interval, .. } = self;
         let address = transport.server_address();
         let context = ServerContext::new(address.clone(), limits, mixin.forks())
             .map_err(|error| Error::io("make the events of", address, error))?;
@@ -208,6 +218,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             handler_name: handler.handler_name(),
             factory: Box::new(Erased { handler, kind: PhantomData }),
             hooks,
+            observer,
             context: Arc::new(context),
         };
         Ok(Server { core: Arc::new(core), mixin, timeout, poll_interval })

@@ -97,6 +97,13 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
         }
     }
 
+    /// Something that whoever operates the server should know, in words: that there are fewer descriptors
+    /// than live requests allowed, say. Default: a line on stderr.
+    fn warning(&self, text: &str) {
+        use std::io::Write;
+        let _ = io::stderr().write_all(format!("warning: {text}\n").as_bytes());
+    }
+
     /// A request that no worker can take. It may be answered ("busy, come again in a minute") before it
     /// is closed, with what fits into the socket's buffer: it runs in the loop, and no write of it
     /// waits.

@@ -18,11 +18,12 @@ use crate::address::Address;
 use crate::error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Stopping, TimedOut, Timeout, is_disconnect,
 };
+use crate::events::{CloseReason, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Permit;
-use crate::live::Activity;
+use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
-use crate::request::{Deadline, Request, Ticket};
+use crate::request::{Deadline, LineTooLong, Request, Ticket};
 use crate::shutdown::Runs;
 use crate::transport::Transport;
 
@@ -34,6 +35,7 @@ pub(super) struct TypedJob<T: Transport> {
     core: Arc<Core<T>>,
     /// Its place among `Limits::live`.
     permit: Permit,
+    too_many: bool,
 }
 
 /// Whether a request is to be served.
@@ -45,10 +47,20 @@ pub(super) enum Verdict {
 impl<T: Transport> TypedJob<T> {
     pub(super) fn new(core: &Arc<Core<T>>, raw: T::Raw, peer: Address, permit: Permit) -> Self {
         let connection = T::connection(&raw);
-        let live = core.context.live.enter(peer, core.handler_name, connection);
+        let (live, too_many) = core.context.live.enter(peer, core.handler_name, connection);
         let ticket = Ticket::new(live, Arc::clone(&core.context));
         core.context.counters.accepted();
-        Self { raw, ticket, core: Arc::clone(core), permit }
+        core.tell(&ServerEvent::RequestStarted {
+            id: ticket.id(),
+            client_address: ticket.client_address(),
+            handler: core.handler_name,
+        });
+        Self { raw, ticket, core: Arc::clone(core), permit, too_many }
+    }
+
+    /// Whether its peer has more live requests than `Limits::per_peer` allows.
+    pub(super) fn is_one_too_many(&self) -> bool {
+        self.too_many
     }
 
     /// Asks the hook. A hook that fails or panics rejects, and is reported.
@@ -75,10 +87,10 @@ impl<T: Transport> TypedJob<T> {
 
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
-        self.core.context.counters.rejected();
         let (mut request, end) = self.open();
+        end.core.context.counters.ended(CloseReason::Rejected);
         end.shutdown(&mut request);
-        end.close(request);
+        end.close(request, CloseReason::Rejected);
     }
 
     fn report(&self, phase: Phase, error: &HandlerError) {
@@ -87,9 +99,10 @@ impl<T: Transport> TypedJob<T> {
 
     /// Makes the request that handlers hold, and keeps what is needed to end it.
     fn open(self) -> (T::Request, End<T>) {
-        let Self { raw, ticket, core, permit } = self;
+        let Self { raw, ticket, core, permit, .. } = self;
+        let entry = Arc::clone(ticket.entry());
         let request = core.transport.make_request(raw, ticket);
-        (request, End { core, permit })
+        (request, End { core, permit, entry })
     }
 
     fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
@@ -111,16 +124,17 @@ impl<T: Transport> Work for TypedJob<T> {
             Ok(()) => end.finish_request(&mut request),
             Err(error) => Err((Phase::Wrap, error)),
         };
-        let outcome = end.conclude(request.client_address(), result);
+        let reason = end.conclude(result);
+        end.core.context.counters.ended(reason);
 
         end.shutdown(&mut request);
-        end.close(request);
-        outcome
+        end.close(request, reason);
+        Outcome::from(reason)
     }
 
     fn refuse(self: Box<Self>, why: Refused) {
-        self.core.context.counters.refused();
         let (mut request, end) = self.open();
+        end.core.context.counters.ended(CloseReason::Refused);
         // A moment that has passed already: what is written goes into the socket's buffer or nowhere.
         request.set_deadline(Self::bound(Timeout::Write, Duration::ZERO));
         match why {
@@ -131,19 +145,24 @@ impl<T: Transport> Work for TypedJob<T> {
             why => drop(caught(|| end.core.hooks.overflow(&mut request, &why))),
         }
         end.shutdown(&mut request);
-        end.close(request);
+        end.close(request, CloseReason::Refused);
     }
 
     fn release(self: Box<Self>) {
-        self.core.context.counters.released();
+        let Self { raw, ticket, core, permit, .. } = *self;
+        drop(raw);
+        core.context.counters.ended(CloseReason::Released);
+        core.tell_of_end(ticket.entry(), CloseReason::Released);
+        drop((ticket, permit));
     }
 
     fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
-        let Self { raw, ticket, core, permit } = *self;
+        let Self { raw, ticket, core, permit, .. } = *self;
         drop(raw);
         ticket.forget_connection();
         ticket.set_activity(Activity::Running);
-        Box::new(HandedOver { _ticket: ticket, core, _permit: permit })
+        let reason = CloseReason::Released;
+        Box::new(HandedOver { ticket, core, _permit: permit, reason })
     }
 
     fn run_in_child(self: Box<Self>) -> ChildEnd {
@@ -154,11 +173,9 @@ impl<T: Transport> Work for TypedJob<T> {
         let outcome = self.run();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
-        let fatal = core.context.runs.take_failure().map(|error| match error.as_fatal() {
-            Some(fatal) => fatal.to_string(),
-            None => error.to_string(),
-        });
-        ChildEnd { outcome, fatal, stop: core.context.runs.stop_requested() }
+        let failure = core.context.runs.take_failure();
+        let fatal = failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string);
+        ChildEnd { reason: outcome.into(), fatal, stop: core.context.runs.stop_requested() }
     }
 
     fn label(&self) -> &'static str {
@@ -187,26 +204,61 @@ fn signals_of_a_child(runs: &Arc<Runs>) -> Vec<crate::sys::SignalGuard> {
 
 /// The parent's side of a request that a child serves: its place in the live list and its permit.
 struct HandedOver<T: Transport> {
-    _ticket: Ticket,
+    ticket: Ticket,
     core: Arc<Core<T>>,
     _permit: Permit,
+    /// How it has ended, as far as is known.
+    reason: CloseReason,
 }
 
 impl<T: Transport> Handed for HandedOver<T> {
-    fn ended(self: Box<Self>, end: ChildEnd) {
-        let Core { context, .. } = &*self.core;
-        match end.outcome {
-            Outcome::Completed => context.counters.completed(),
-            Outcome::Panicked => context.counters.panicked(),
-            Outcome::Failed | Outcome::Fatal => context.counters.failed(),
-        }
-        if end.outcome == Outcome::Fatal {
+    fn ended(mut self: Box<Self>, end: ChildEnd) {
+        let runs = &self.core.context.runs;
+        if end.reason == CloseReason::Fatal {
             let text = end.fatal.unwrap_or_else(|| "a child process said so".to_owned());
-            context.runs.fail(Error::fatal(Fatal::new(text)));
+            runs.fail(Error::fatal(Fatal::new(text)));
         }
         if end.stop {
-            context.runs.request_stop();
+            runs.request_stop();
         }
+        self.reason = match self.ticket.entry().cut() {
+            Some(Cut::Forced) if end.reason == CloseReason::Killed => CloseReason::Forced,
+            _ => end.reason,
+        };
+    }
+}
+
+impl<T: Transport> Drop for HandedOver<T> {
+    fn drop(&mut self) {
+        self.core.context.counters.ended(self.reason);
+        self.core.tell_of_end(self.ticket.entry(), self.reason);
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Tells the observer, if there is one. In a forked child there is none: the parent tells.
+    pub(super) fn tell(&self, event: &ServerEvent<'_>) {
+        let Some(observer) = &self.observer else { return };
+        if self.context.is_child() {
+            return;
+        }
+        drop(caught(|| {
+            observer.observe(event);
+            Ok(())
+        }));
+    }
+
+    fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
+        let (bytes_in, bytes_out) = entry.bytes();
+        self.tell(&ServerEvent::RequestEnded {
+            id: entry.id(),
+            client_address: entry.client_address(),
+            handler: self.handler_name,
+            reason,
+            age: entry.age(),
+            bytes_in,
+            bytes_out,
+        });
     }
 }
 
@@ -214,6 +266,7 @@ impl<T: Transport> Handed for HandedOver<T> {
 struct End<T: Transport> {
     core: Arc<Core<T>>,
     permit: Permit,
+    entry: Arc<Entry>,
 }
 
 impl<T: Transport> End<T> {
@@ -230,38 +283,25 @@ impl<T: Transport> End<T> {
         result.and(made.map_err(|error| (Phase::Setup, error)))
     }
 
-    /// Counts, reports, and stops the server if that is what the handler wants.
-    fn conclude(&self, peer: &Address, result: Result<(), (Phase, HandlerError)>) -> Outcome {
-        let counters = &self.core.context.counters;
-        let Err((phase, error)) = result else {
-            counters.completed();
-            return Outcome::Completed;
-        };
+    /// Finds out how the request has ended, reports what failed, and stops the server if that is what
+    /// the handler wants.
+    fn conclude(&self, result: Result<(), (Phase, HandlerError)>) -> CloseReason {
+        let Err((phase, error)) = result else { return CloseReason::Completed };
         if let Some(fatal) = Fatal::find(&error) {
-            counters.failed();
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
-            return Outcome::Fatal;
+            return CloseReason::Fatal;
         }
-        // Two ends that are nobody's failure.
-        if Stopping::find(&*error).is_some() {
-            counters.stopped();
-            return Outcome::Completed;
+        let reason = reason_of(&error, self.entry.cut());
+        if !matches!(
+            reason,
+            CloseReason::Idle
+                | CloseReason::Stopped
+                | CloseReason::Forced
+                | CloseReason::ClosedHere
+        ) {
+            report(&self.core, self.entry.client_address(), phase, &error);
         }
-        if TimedOut::find(&*error).is_some_and(|timeout| timeout.which() == Timeout::Idle) {
-            counters.idle();
-            return Outcome::Completed;
-        }
-        report(&self.core, peer, phase, &error);
-        if error.is::<Panicked>() {
-            counters.panicked();
-            return Outcome::Panicked;
-        }
-        if is_disconnect(&*error) {
-            counters.disconnected();
-        } else {
-            counters.failed();
-        }
-        Outcome::Failed
+        reason
     }
 
     fn shutdown(&self, request: &mut T::Request) {
@@ -271,13 +311,41 @@ impl<T: Transport> End<T> {
         }));
     }
 
-    /// Closes the request, and only then gives its place to another one.
-    fn close(self, request: T::Request) {
+    /// Closes the request, tells of its end, and only then gives its place to another one.
+    fn close(self, request: T::Request, reason: CloseReason) {
         drop(caught(|| {
             self.core.transport.close_request(request);
             Ok(())
         }));
+        self.core.tell_of_end(&self.entry, reason);
         drop(self.permit);
+    }
+}
+
+/// How a request has ended whose handler has failed.
+fn reason_of(error: &HandlerError, cut: Option<Cut>) -> CloseReason {
+    // What we have done ourselves explains whatever the handler has met of it.
+    match cut {
+        Some(Cut::Forced) => return CloseReason::Forced,
+        Some(Cut::Closed) => return CloseReason::ClosedHere,
+        Some(Cut::Drained) | None => {}
+    }
+    if Stopping::find(&**error).is_some() {
+        return CloseReason::Stopped;
+    }
+    match TimedOut::find(&**error).map(TimedOut::which) {
+        Some(Timeout::Idle) => return CloseReason::Idle,
+        Some(_) => return CloseReason::TimedOut,
+        None => {}
+    }
+    if error.is::<Panicked>() {
+        CloseReason::Panicked
+    } else if LineTooLong::find(&**error).is_some() {
+        CloseReason::LineTooLong
+    } else if is_disconnect(&**error) {
+        CloseReason::Disconnected
+    } else {
+        CloseReason::Failed
     }
 }
 

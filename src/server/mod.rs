@@ -17,10 +17,12 @@ use std::time::{Duration, Instant};
 use crate::address::{Address, BindAddress};
 use crate::context::ServerContext;
 use crate::error::Result;
+use crate::events::Observer;
 use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::shutdown::ShutdownHandle;
+use crate::sys;
 use crate::transport::{Bind, Transport};
 use crate::wait::{self, Gathering, Interest, Waiting};
 
@@ -58,6 +60,7 @@ pub(crate) struct Core<T: Transport> {
     factory: Box<dyn Factory<T::Request>>,
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
+    observer: Option<Box<dyn Observer>>,
     context: Arc<ServerContext>,
 }
 
@@ -150,7 +153,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 Step::Again => {}
                 Step::NoRequest => self.wait(true, tick)?,
                 Step::NoRoom => self.wait(false, tick)?,
-                Step::Pause(until) => self.pause(earlier(Some(until), tick))?,
+                Step::TooFast(until) | Step::Pause(until) => {
+                    self.pause(earlier(Some(until), tick))?;
+                }
             }
             self.mixin.service_actions();
             if let (Some(due), Some(interval)) = (tick, self.poll_interval) {
@@ -192,6 +197,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             match step {
                 Step::Served(turn) => return Ok(turn),
                 Step::Pause(_) => return Ok(Turn::AcceptFailed),
+                Step::TooFast(until) => {
+                    self.pause(earlier(Some(until), deadline))?;
+                }
                 Step::Again => continue,
                 Step::NoRequest | Step::NoRoom => {}
             }
@@ -199,7 +207,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 self.core.hooks.handle_timeout();
                 return Ok(Turn::TimedOut);
             }
-            self.wait(matches!(step, Step::NoRequest), deadline)?;
+            match step {
+                Step::NoRequest => self.wait(true, deadline)?,
+                Step::NoRoom => self.wait(false, deadline)?,
+                _ => {}
+            }
         }
         runs.tell_of_stop();
         Ok(Turn::Stopped)
@@ -237,6 +249,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
     fn in_a_run(&self, forever: bool, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
         self.core.context.runs.begin(&self.server_address(), forever)?;
+        if forever {
+            self.budget_descriptors();
+        }
         let begun = Run { core: &self.core, ended: false };
         let served = self.mixin.serve(&|| {
             let _accepting = Accepting::new(&self.core);
@@ -244,6 +259,26 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         });
         // What ended the server comes before what followed from it.
         begun.end().and(served)
+    }
+
+    /// Allows no more live requests than there are descriptors for: better that clients wait in the
+    /// kernel's queue than that handlers fail to open their files.
+    fn budget_descriptors(&self) {
+        let each = self.core.transport.descriptors_per_request();
+        let Some((allowed, open)) = sys::descriptors() else { return };
+        if each == 0 {
+            return;
+        }
+        let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS);
+        let live = usize::try_from(left).unwrap_or(usize::MAX) / each;
+        if let Some(live) = self.core.context.budget_descriptors(live.max(1)) {
+            let wanted = self.limits().live;
+            self.core.hooks.warning(&format!(
+                "{}: at most {live} requests at once, not {wanted}: the process may have {allowed} \
+                 descriptors (ulimit -n), and has {open} already",
+                self.server_address()
+            ));
+        }
     }
 
     /// Stops accepting, and returns when the run has ended. Requests that are running go on; the
@@ -291,6 +326,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.core.context.limits()
     }
 }
+
+/// Descriptors that requests are not to use up: for handlers' own files, events, logs.
+const SPARE_DESCRIPTORS: u64 = 32;
 
 /// Closes the listener, and waits for nobody: requests that run go on.
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {

@@ -13,7 +13,8 @@ use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. A second
+    /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. It raises the
+    /// process's limit of descriptors as far as it may. A second
     /// signal ends the process at once, with status 128 + its number.
     ///
     /// ```no_run
@@ -30,7 +31,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// As [`serve_forever`](Self::serve_forever), after the close; and if signals cannot be handled.
     pub fn run(&self) -> Result<DrainReport> {
-        let _signals = stop_on_signals(vec![self.shutdown_handle()])?;
+        let _signals = prepare_process(vec![self.shutdown_handle()])?;
         let served = self.serve_forever();
         let report = self.server_close();
         served.map(|()| report)
@@ -46,7 +47,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// cannot be started; and if one of several forks, which takes a process with one thread.
 pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<DrainReport>> {
     let handles: Vec<_> = servers.iter().map(|server| server.shutdown_handle()).collect();
-    let _signals = stop_on_signals(handles.clone())?;
+    let _signals = prepare_process(handles.clone())?;
     if let [server] = servers {
         let served = server.serve_forever();
         let report = server.server_close_within(grace);
@@ -87,8 +88,11 @@ pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<D
     })
 }
 
-/// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process.
-fn stop_on_signals(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
+/// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. And the process may
+/// have as many descriptors as it is allowed to: the usual lower limit is for programs that use `select`.
+fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
+    // What cannot be raised is budgeted.
+    let _ = sys::raise_descriptors();
     let asked = Arc::new(AtomicBool::new(false));
     for handle in &handles {
         handle.runs().signals_handled().store(true, Ordering::SeqCst);

@@ -3,11 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::Server;
 use super::hooks::AcceptFailure;
 use super::job::{TypedJob, Verdict};
+use super::{Core, Server};
 use crate::error::{Error, Result};
-use crate::mixin::{Job, Mixin};
+use crate::events::{Limit, ServerEvent};
+use crate::mixin::{Job, Mixin, Refused};
 use crate::transport::{AcceptAction, Transport};
 
 /// What `handle_request` has done. Python does not tell.
@@ -37,6 +38,8 @@ pub(super) enum Step {
     NoRequest,
     /// There is no room for one.
     NoRoom,
+    /// Requests come faster than they may be accepted: leave the listener alone until then.
+    TooFast(Instant),
     /// Resources have run out: leave the listener alone until then.
     Pause(Instant),
 }
@@ -45,16 +48,28 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Takes one request, if there is room and there is one. Python's `_handle_request_noblock`.
     pub(super) fn step(&self, backoff: &mut Backoff) -> Result<Step> {
         // Room first: whatever there is none for stays in the kernel's queue, where it costs nothing.
-        if !self.mixin.ready() {
+        let context = &self.core.context;
+        let permit = if self.mixin.ready() { context.gate.try_enter() } else { None };
+        let Some(permit) = permit else {
+            backoff.reached(Limit::Live, &self.core);
             return Ok(Step::NoRoom);
+        };
+        if let Some(until) = context.rate.wait_until() {
+            backoff.reached(Limit::AcceptRate, &self.core);
+            return Ok(Step::TooFast(until));
         }
-        let Some(permit) = self.core.context.gate.try_enter() else { return Ok(Step::NoRoom) };
         let (raw, peer) = match self.core.transport.get_request() {
             Ok(request) => request,
             Err(error) => return self.accept_failed(&error, backoff),
         };
         backoff.reset();
+        context.rate.pass();
         let job = TypedJob::new(&self.core, raw, peer, permit);
+        if job.is_one_too_many() {
+            self.core.tell(&ServerEvent::LimitReached { limit: Limit::PerPeer });
+            Job::new(Box::new(job)).refuse(Refused::TooManyFromPeer);
+            return Ok(Step::Served(Turn::Rejected));
+        }
         match job.verify_request() {
             Verdict::Serve => self.mixin.process_request(Job::new(Box::new(job))),
             Verdict::Reject => {
@@ -77,7 +92,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }
-        core.context.counters.accept_errors();
+        core.context.counters.accept_error();
+        core.tell(&ServerEvent::AcceptFailed { error });
         let skip = action == AcceptAction::Skip;
         let pause = if skip { Duration::ZERO } else { backoff.next_pause() };
         let failure = AcceptFailure {
@@ -96,9 +112,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             return Ok(Step::Served(Turn::AcceptFailed));
         }
         if action == AcceptAction::Shed {
-            for _ in 0..core.transport.shed() {
-                core.context.counters.shed();
-            }
+            core.context.counters.shed(core.transport.shed() as u64);
         }
         Ok(Step::Pause(Instant::now() + pause))
     }
@@ -111,6 +125,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 pub(super) struct Backoff {
     in_a_row: u64,
     reported: Option<Instant>,
+    /// The limit that holds the loop back, until a request passes.
+    held_by: Option<Limit>,
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -138,6 +154,14 @@ impl Backoff {
     /// milliseconds is one trouble.
     fn reset(&mut self) {
         self.in_a_row = 0;
+        self.held_by = None;
+    }
+
+    /// Tells of a limit, once while it holds.
+    fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
+        if self.held_by.replace(limit) != Some(limit) {
+            core.tell(&ServerEvent::LimitReached { limit });
+        }
     }
 }
 

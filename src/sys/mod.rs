@@ -281,6 +281,32 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Raises the number of descriptors that this process may have to what it may raise it to. Says what it
+/// is then. [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
+pub(crate) fn raise_descriptors() -> io::Result<u64> {
+    let mut limit = descriptor_limit()?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the pointer is to a live structure.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    Ok(limit.rlim_cur as u64)
+}
+
+/// How many descriptors this process may have, and how many it has; none where that cannot be known.
+pub(crate) fn descriptors() -> Option<(u64, u64)> {
+    let limit = descriptor_limit().ok()?;
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    Some((limit.rlim_cur as u64, open as u64))
+}
+
+fn descriptor_limit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live structure.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit)
+}
+
 /// A descriptor kept open only to be given up when there is no other: see `transport::Reserve`.
 pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)

@@ -92,6 +92,12 @@ pub trait Transport: Send + Sync + 'static {
         None
     }
 
+    /// How many descriptors a live request takes: by that a server limits them to what there is. Default:
+    /// none.
+    fn descriptors_per_request(&self) -> usize {
+        0
+    }
+
     /// Makes the request that a handler holds. Called in the worker.
     fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> Self::Request;
 

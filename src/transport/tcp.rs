@@ -114,6 +114,10 @@ impl Transport for Tcp {
         self.listener.shed()
     }
 
+    fn descriptors_per_request(&self) -> usize {
+        1
+    }
+
     fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
         Some(Arc::clone(&raw.fd))
     }

@@ -149,6 +149,10 @@ impl Transport for UnixStream {
         self.listener.shed()
     }
 
+    fn descriptors_per_request(&self) -> usize {
+        1
+    }
+
     fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
         Some(Arc::clone(&raw.fd))
     }

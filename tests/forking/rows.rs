@@ -260,7 +260,7 @@ fn a_child_killed_in_the_middle_harms_only_its_own_request() {
     drop(other);
     eventually("all are reaped", || server.children().is_empty());
     stop(&mut server);
-    assert!(server.told("counts: ").contains("failed: 1"));
+    assert!(server.told("counts: ").contains("killed: 1"));
 }
 
 fn a_drain_ends_idle_children_at_once_and_lets_the_others_finish() {

@@ -1,0 +1,241 @@
+//! What happens in a server, told as it happens: [`ServerEvent`], and the [`Observer`] that is told; and the
+//! counts of it.
+//!
+//! The library itself logs nothing. An observer may: it is where a log, a metric or a test goes in.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::address::Address;
+
+/// Is told what happens in a server. Give it to `builder().observer(..)`; a closure will do.
+///
+/// It is called where things happen, in the loop or in a worker, and whoever calls it waits for it: it has to
+/// be quick. Under `Forking` the parent tells of everything; what happens inside a child stays there.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use socketserver::{stream_fn, ServerEvent, ThreadingTcpServer};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let bytes = Arc::new(AtomicU64::new(0));
+/// let sum = Arc::clone(&bytes);
+/// let server = ThreadingTcpServer::builder()
+///     .observer(move |event: &ServerEvent<'_>| {
+///         if let ServerEvent::RequestEnded { bytes_out, .. } = event {
+///             sum.fetch_add(*bytes_out, Ordering::Relaxed);
+///         }
+///     })
+///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
+pub trait Observer: Send + Sync + 'static {
+    /// Something has happened.
+    fn observe(&self, event: &ServerEvent<'_>);
+}
+
+impl<F: Fn(&ServerEvent<'_>) + Send + Sync + 'static> Observer for F {
+    fn observe(&self, event: &ServerEvent<'_>) {
+        self(event);
+    }
+}
+
+/// Something that has happened in a server. It prints as one line.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServerEvent<'a> {
+    /// A request has been taken from the transport. Each is followed by exactly one `RequestEnded` with the
+    /// same number.
+    RequestStarted {
+        /// Its number, unique within the server.
+        id: u64,
+        /// Who sent it.
+        client_address: &'a Address,
+        /// The type name of its handler.
+        handler: &'static str,
+    },
+    /// A request has ended, and is closed.
+    RequestEnded {
+        /// Its number, unique within the server.
+        id: u64,
+        /// Who sent it.
+        client_address: &'a Address,
+        /// The type name of its handler.
+        handler: &'static str,
+        /// How it ended.
+        reason: CloseReason,
+        /// How long it lasted.
+        age: Duration,
+        /// Bytes received from the peer. Of a request that another process has served, zero.
+        bytes_in: u64,
+        /// Bytes sent to the peer. Of a request that another process has served, zero.
+        bytes_out: u64,
+    },
+    /// Accepting has failed.
+    AcceptFailed {
+        /// With which error.
+        error: &'a io::Error,
+    },
+    /// A limit has been reached. Told once when it is, and again when it has been left meanwhile.
+    LimitReached {
+        /// Which.
+        limit: Limit,
+    },
+}
+
+/// A limit that holds back or turns away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// `Limits::live`, or the mixin's own maximum: nothing is accepted until a request has ended.
+    Live,
+    /// `Limits::accept_rate`: nothing is accepted for a moment.
+    AcceptRate,
+    /// `Limits::per_peer`: the request is refused.
+    PerPeer,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Live => "the limit of live requests",
+            Self::AcceptRate => "the limit of the rate of accepting",
+            Self::PerPeer => "the limit of requests for one peer",
+        })
+    }
+}
+
+impl fmt::Display for ServerEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RequestStarted { id, client_address, handler } => {
+                write!(f, "request {id} from {client_address} started: {handler}")
+            }
+            Self::RequestEnded { id, client_address, reason, age, bytes_in, bytes_out, .. } => {
+                let seconds = age.as_secs_f64();
+                write!(f, "request {id} from {client_address} ended: {reason}, {seconds:.3} s, ")?;
+                write!(f, "{bytes_in} bytes in, {bytes_out} bytes out")
+            }
+            Self::AcceptFailed { error } => write!(f, "accepting failed: {error}"),
+            Self::LimitReached { limit } => write!(f, "{limit} has been reached"),
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident, $count:ident, $text:literal;)*) => {
+        /// How a request ended. Every request ends in exactly one of these ways.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum CloseReason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl fmt::Display for CloseReason {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$reason => $text,)* })
+            }
+        }
+
+        /// What a server has counted since it was made. `accepted` is the sum of all ends and of the
+        /// requests that are alive.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Counts {
+            /// Requests taken from the transport: connections accepted, datagrams received.
+            pub accepted: u64,
+            /// Attempts to accept that failed.
+            pub accept_errors: u64,
+            /// Connections closed unanswered because descriptors had run out.
+            pub shed: u64,
+            $(
+                #[doc = concat!("Requests that ended as [`CloseReason::", stringify!($reason), "`].")]
+                pub $count: u64,
+            )*
+        }
+
+        impl Counts {
+            /// How many requests have ended, in whatever way.
+            #[must_use]
+            pub fn ended(&self) -> u64 {
+                0 $(+ self.$count)*
+            }
+        }
+
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            accepted: AtomicU64,
+            accept_errors: AtomicU64,
+            shed: AtomicU64,
+            $($count: AtomicU64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn ended(&self, reason: CloseReason) {
+                let counter = match reason { $(CloseReason::$reason => &self.$count,)* };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+
+            pub(crate) fn read(&self) -> Counts {
+                let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                Counts {
+                    // Read last, so that the sum of the ends is never more.
+                    $($count: read(&self.$count),)*
+                    accept_errors: read(&self.accept_errors),
+                    shed: read(&self.shed),
+                    accepted: read(&self.accepted),
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Its handler returned without an error.
+    Completed, completed, "completed";
+    /// Its handler failed, in none of the ways below.
+    Failed, failed, "its handler failed";
+    /// Its handler panicked.
+    Panicked, panicked, "its handler panicked";
+    /// Its handler ended the server by a `Fatal`.
+    Fatal, fatal, "its handler ended the server";
+    /// Its peer went away before the handler had done with it.
+    Disconnected, disconnected, "the peer went away";
+    /// Its peer was silent for `Limits::idle`.
+    Idle, idle, "the peer was idle";
+    /// Another time limit was reached, or the handler's own timeout.
+    TimedOut, timed_out, "it took too long";
+    /// Its peer sent a line longer than `Limits::line_bytes`.
+    LineTooLong, line_too_long, "a line was too long";
+    /// A drain ended it, between two requests.
+    Stopped, stopped, "the server was stopping";
+    /// The deadline of a drain ended it.
+    Forced, forced, "it was cut off at the deadline of the drain";
+    /// An operator ended it, by `ServerContext::close_live`.
+    ClosedHere, closed_here, "it was closed from this side";
+    /// `verify_request` turned it away.
+    Rejected, rejected, "it was rejected";
+    /// No worker could take it, or its peer had too many.
+    Refused, refused, "it was refused";
+    /// It was handed to another process, whose word of it never came; or a mixin dropped it.
+    Released, released, "it was released";
+    /// The process that served it was killed.
+    Killed, killed, "its process was killed";
+}
+
+impl Counters {
+    pub(crate) fn accepted(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accept_error(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn shed(&self, connections: u64) {
+        self.shed.fetch_add(connections, Ordering::Relaxed);
+    }
+}
