@@ -171,8 +171,8 @@ pub use limits::{Gate, Limits, Permit, Rate};
 pub use live::{Activity, LiveRequest};
 pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
 pub use request::{
-    Chunk, DatagramRequest, Deadline, Line, LineTooLong, Reply, Request, Stream, StreamRequest,
-    Ticket,
+    Chunk, DatagramRequest, Deadline, Line, LineTooLong, Outbox, OutboxError, Reply, Request,
+    Stream, StreamRequest, Ticket,
 };
 pub use server::{
     AcceptFailure, BackgroundServer, BaseServer, Builder, DrainReport, Failure, Fault, Incoming,

@@ -41,6 +41,9 @@ pub struct Limits {
     /// Bytes of one line in `next_line`, without its newline. Default 65,536: what Python's
     /// `http.server` and most line protocols take.
     pub line_bytes: usize,
+    /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not take them. Default
+    /// 65,536: some hundreds of lines of a chat; who is further behind does not read.
+    pub outbox_bytes: usize,
     /// How long a peer may be silent while nothing of a request is outstanding. Its connection then
     /// ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
     pub idle: Duration,
@@ -74,6 +77,7 @@ impl Default for Limits {
             per_peer: 10_000,
             accept_rate: None,
             line_bytes: 65_536,
+            outbox_bytes: 65_536,
             idle: Duration::from_secs(60),
             read: Duration::from_secs(60),
             write: Duration::from_secs(60),

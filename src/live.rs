@@ -161,7 +161,7 @@ impl Entry {
         (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
     }
 
-    fn shut_down(&self, why: Cut, how: Shutdown) {
+    pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.cut.store(why as u8, Ordering::SeqCst);
         if let Some(fd) = &*self.connection.lock() {
             // The only failure is that the peer has ended it already.

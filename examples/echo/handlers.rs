@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use clap::ValueEnum;
-use socket2::Socket;
 use socketserver::{
-    DatagramRequest, DatagramRequestHandler, HandlerResult, StreamRequest, StreamRequestHandler,
+    DatagramRequest, DatagramRequestHandler, HandlerResult, Outbox, StreamRequest,
+    StreamRequestHandler,
 };
 
 /// What a connection is for.
@@ -85,22 +84,20 @@ impl DatagramRequestHandler for EchoPacket {
     }
 }
 
-/// The members of a chat, by the numbers of their requests; each with a duplicate of its socket, to
-/// which the others write.
+/// The members of a chat, by the numbers of their requests.
 #[derive(Clone, Default)]
 pub struct Room {
-    members: Arc<Mutex<HashMap<u64, Arc<Socket>>>>,
+    members: Arc<Mutex<HashMap<u64, Outbox>>>,
 }
 
 impl Room {
-    fn members(&self) -> MutexGuard<'_, HashMap<u64, Arc<Socket>>> {
+    fn members(&self) -> MutexGuard<'_, HashMap<u64, Outbox>> {
         self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn join(&self, request: &StreamRequest) -> HandlerResult {
-        let fd = request.fileno().ok_or("a member needs a socket")?;
-        let socket = Socket::from(fd.try_clone_to_owned()?);
-        self.members().insert(request.id(), Arc::new(socket));
+    fn join(&self, request: &mut StreamRequest) -> HandlerResult {
+        let outbox = request.outbox()?;
+        self.members().insert(request.id(), outbox);
         Ok(())
     }
 
@@ -108,20 +105,12 @@ impl Room {
         self.members().remove(&id);
     }
 
-    /// Sends a line to everyone but `from`. A member that does not take all of it at once is dropped:
-    /// half a line cannot be taken back, and waiting would make everyone wait.
+    /// Sends a line to everyone but `from`. A member whose outbox is full does not read: he is dropped,
+    /// and his own handler lets him leave.
     fn say(&self, from: u64, line: &[u8]) {
-        let others: Vec<_> = self
-            .members()
-            .iter()
-            .filter(|(id, _)| **id != from)
-            .map(|(_, socket)| Arc::clone(socket))
-            .collect();
-        for socket in others {
-            let sent = socket.send_with_flags(line, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
-            if !matches!(sent, Ok(count) if count == line.len()) {
-                // Its own handler sees the end, and leaves.
-                let _ = socket.shutdown(Shutdown::Both);
+        for (_, outbox) in self.members().iter().filter(|(id, _)| **id != from) {
+            if outbox.send(line).is_err() {
+                outbox.close();
             }
         }
     }

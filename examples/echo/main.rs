@@ -9,7 +9,7 @@
 //! `--mode` makes it do what a benchmark measures: `echo` every byte as it comes, one `line` and then
 //! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
 //!
-//! Limits: in `chat` a member that does not take a line at once is dropped.
+//! Limits: in `chat` a member who is 64 KiB behind is dropped.
 
 #[path = "../common/mod.rs"]
 mod common;

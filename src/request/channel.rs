@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Stream};
+use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::context::Lingering;
 use crate::error::{Stopping, TimedOut, Timeout};
@@ -16,6 +17,8 @@ use crate::live::Activity;
 pub(super) struct Channel {
     pub(super) connection: Connection,
     pub(super) ticket: Ticket,
+    /// Others send to this connection as well, and all writes go through it.
+    outbox: Option<Outbox>,
     /// What `set_wbufsize` holds back; empty without it.
     output: Vec<u8>,
     wbufsize: usize,
@@ -39,6 +42,7 @@ impl Channel {
         Self {
             connection,
             ticket,
+            outbox: None,
             output,
             wbufsize: 0,
             timeout,
@@ -52,6 +56,21 @@ impl Channel {
     pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.wbufsize = bytes;
         if self.output.len() > bytes { self.send_output() } else { Ok(()) }
+    }
+
+    /// The way for others to send; made when it is first asked for.
+    pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
+        if let Some(outbox) = &self.outbox {
+            return Ok(outbox.clone());
+        }
+        let Connection::Socket(socket) = &self.connection else {
+            let text = "only a plain socket can have an outbox";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        };
+        let capacity = self.ticket.limits().outbox_bytes;
+        let entry = std::sync::Arc::clone(self.ticket.entry());
+        let outbox = Outbox::new(socket.source().share(), entry, capacity);
+        Ok(self.outbox.insert(outbox).clone())
     }
 
     /// One receive, after everything that goes before one: held-back output leaves if it would wait,
@@ -203,6 +222,10 @@ impl Channel {
     /// stalled; the bound of the whole request is for those.
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bound = self.write_bound();
+        if let Some(outbox) = &self.outbox {
+            let sent = outbox.write_all(bytes, bound.at);
+            return sent.map(|()| bytes.len()).map_err(|error| timed_out(error, bound));
+        }
         let stream = self.connection.stream()?;
         stream.set_deadline(Some(bound.at));
         loop {
@@ -220,6 +243,10 @@ impl Channel {
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
     /// still holds a duplicate of the descriptor.
     pub(super) fn shutdown_request(&mut self) {
+        if let Some(outbox) = self.outbox.take() {
+            let drain = self.ticket.limits().drain;
+            outbox.finish(self.earlier(Instant::now(), Timeout::Write, drain).at);
+        }
         let Ok(stream) = self.connection.stream() else { return };
         let ended = stream.shutdown(Shutdown::Write);
         // What stands in the buffer unread would turn the close into a reset. If something does, more may

@@ -4,6 +4,8 @@ mod buffer;
 mod channel;
 mod connection;
 mod datagram;
+mod flusher;
+mod outbox;
 mod stream;
 
 use std::fmt;
@@ -19,6 +21,7 @@ pub use buffer::{Chunk, Line, LineTooLong};
 pub(crate) use connection::Socket;
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
+pub use outbox::{Outbox, OutboxError};
 pub use stream::StreamRequest;
 
 /// What every kind of request has, for servers and hooks that do not care which it is.

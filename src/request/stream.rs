@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::buffer::{self, Chunk, Line, LineTooLong, ReadBuffer};
 use super::channel::Channel;
 use super::connection::{Connection, Socket, Stream};
-use super::{Deadline, Request, Ticket};
+use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::TimedOut;
@@ -104,6 +104,16 @@ impl StreamRequest {
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
         self.fileno().ok_or_else(unsupported).and_then(sys::credentials)
+    }
+
+    /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session.
+    pub fn outbox(&mut self) -> io::Result<Outbox> {
+        self.flush()?;
+        self.channel.outbox()
     }
 
     /// Says that what comes next begins a new request, so that a drain may end the connection here. For

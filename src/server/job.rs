@@ -112,6 +112,8 @@ impl<T: Transport> TypedJob<T> {
 
 impl<T: Transport> Work for TypedJob<T> {
     fn run(self: Box<Self>) -> Outcome {
+        // What the handler sends to others leaves when it waits, and at the latest when it has ended.
+        let _gathering = crate::wait::Gathering::start();
         self.ticket.set_activity(Activity::Running);
         let limits = *self.ticket.limits();
         let whole = limits.request.and_then(|after| Self::bound(Timeout::Request, after));

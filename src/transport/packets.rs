@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -80,8 +81,9 @@ impl Inbox {
 #[derive(Default)]
 struct Replies {
     gathered: Vec<Outgoing<Vec<u8>>>,
-    /// A flush has been promised for them.
-    promised: bool,
+    /// The thread that has promised to flush them: it alone gathers, because others do not know when it
+    /// waits next.
+    promised: Option<ThreadId>,
 }
 
 impl PacketSocket {
@@ -152,13 +154,14 @@ impl PacketSocket {
             return self.send(&Outgoing { peer: peer.clone(), local, bytes });
         }
         let mut replies = self.replies.lock();
-        if !replies.promised {
+        let me = thread::current().id();
+        if replies.promised.is_none() {
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
-            if !wait::flush_before_waiting(&flush) {
-                drop(replies);
-                return self.send(&Outgoing { peer: peer.clone(), local, bytes });
-            }
-            replies.promised = true;
+            replies.promised = wait::flush_before_waiting(&flush).then_some(me);
+        }
+        if replies.promised != Some(me) {
+            drop(replies);
+            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
         }
         replies.gathered.push(Outgoing { peer: peer.clone(), local, bytes: bytes.to_vec() });
         if replies.gathered.len() >= BATCH {
@@ -202,7 +205,7 @@ impl Flush for PacketSocket {
     fn flush(&self) {
         let batch = {
             let mut replies = self.replies.lock();
-            replies.promised = false;
+            replies.promised = None;
             std::mem::take(&mut replies.gathered)
         };
         let Some(fd) = self.socket.fileno() else { return };

@@ -5,6 +5,7 @@ mod checklist;
 mod compile_fail;
 mod coroutines;
 mod handlers;
+mod outbox;
 mod programs;
 mod python;
 mod support;

@@ -1,0 +1,145 @@
+//! Who sends what has been put into outboxes: each sender's list is handed, when the sender is about to wait,
+//! to one thread for all.
+//!
+//! That thread is what makes a room fast: while it writes to one member, more lines become due to the next
+//! ones, and leave in the same write (measured with a hundred members: 3.8 times the deliveries of a room whose
+//! senders write by themselves). It also waits for the sockets that are full, so that no sender has to.
+//! A coroutine's thread writes its list by itself, at the end of each batch of events.
+
+use std::cell::RefCell;
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::outbox::Shared;
+use crate::sys::{self, PollFd};
+use crate::wait::{self, Event, Flush};
+
+thread_local! {
+    /// What this thread has put something into since it last waited.
+    static LISTED: RefCell<Vec<Arc<Shared>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Puts an outbox on the list of this thread, if this thread promises to wait or to end its request before
+/// long; and otherwise hands it over at once.
+pub(super) fn list(outbox: &Arc<Shared>) {
+    let first = LISTED.with(|listed| {
+        let mut listed = listed.borrow_mut();
+        listed.push(Arc::clone(outbox));
+        listed.len() == 1
+    });
+    if first {
+        static LIST: OnceLock<Arc<dyn Flush>> = OnceLock::new();
+        let list = LIST.get_or_init(|| Arc::new(ThisThreadsList));
+        if !wait::flush_before_waiting(list) {
+            ThisThreadsList.flush();
+        }
+    }
+}
+
+struct ThisThreadsList;
+
+impl Flush for ThisThreadsList {
+    fn flush(&self) {
+        let listed = LISTED.with(RefCell::take);
+        if listed.is_empty() {
+            return;
+        }
+        let full = if wait::is_parked_here() {
+            listed.into_iter().filter(|outbox| outbox.send_due()).collect()
+        } else {
+            listed
+        };
+        hand_over(full);
+    }
+}
+
+/// What the thread has been handed and has not looked at yet; none while there is no thread.
+static THREAD: Mutex<Option<Inbox>> = Mutex::new(None);
+
+struct Inbox {
+    bell: Arc<Event>,
+    handed: Vec<Arc<Shared>>,
+    /// It waits, and has to be rung.
+    sleeps: bool,
+}
+
+/// The thread stays for so long with nothing to do.
+const KEEP: Duration = Duration::from_secs(5);
+
+fn hand_over(outboxes: Vec<Arc<Shared>>) {
+    if outboxes.is_empty() {
+        return;
+    }
+    let mut thread = THREAD.lock();
+    if thread.is_none() {
+        *thread = start();
+    }
+    match &mut *thread {
+        Some(inbox) => {
+            inbox.handed.extend(outboxes);
+            if std::mem::take(&mut inbox.sleeps) {
+                inbox.bell.notify();
+            }
+        }
+        // Without a thread the sender writes by itself; what finds no room waits for the next one.
+        None => {
+            drop(thread);
+            for outbox in outboxes {
+                outbox.send_due();
+            }
+        }
+    }
+}
+
+fn start() -> Option<Inbox> {
+    let bell = Arc::new(Event::new().ok()?);
+    let heard = Arc::clone(&bell);
+    thread::Builder::new().name("outbox".into()).spawn(move || run(&heard)).ok()?;
+    Some(Inbox { bell, handed: Vec::new(), sleeps: false })
+}
+
+/// The life of the thread.
+fn run(bell: &Event) {
+    let mut full: Vec<Arc<Shared>> = Vec::new();
+    let mut leave_at = Instant::now() + KEEP;
+    loop {
+        // Whoever else can run may have more to send: what comes together leaves together.
+        thread::yield_now();
+        let handed = match &mut *THREAD.lock() {
+            Some(inbox) => {
+                inbox.sleeps = inbox.handed.is_empty();
+                std::mem::take(&mut inbox.handed)
+            }
+            None => return,
+        };
+        if !handed.is_empty() {
+            leave_at = Instant::now() + KEEP;
+            full.extend(handed.into_iter().filter(|outbox| outbox.send_due()));
+            continue;
+        }
+        if full.is_empty() && Instant::now() >= leave_at && leave() {
+            return;
+        }
+        let mut fds = vec![PollFd::new(bell.as_fd(), false)];
+        fds.extend(full.iter().map(|outbox| PollFd::new(outbox.fd().as_fd(), true)));
+        let until = full.is_empty().then_some(leave_at);
+        let _ = sys::poll(&mut fds, until);
+        drop(fds);
+        bell.clear();
+        full.retain(|outbox| outbox.send_due());
+    }
+}
+
+/// Leaves, unless something has been handed over meanwhile.
+fn leave() -> bool {
+    let mut thread = THREAD.lock();
+    let nothing = thread.as_ref().is_none_or(|inbox| inbox.handed.is_empty());
+    if nothing {
+        *thread = None;
+    }
+    nothing
+}
