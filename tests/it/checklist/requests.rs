@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use socketserver::{
     AcceptAction, AcceptFailure, Activity, Address, BackgroundServer, BeforeBind, Bind, Builder,
     Failure, Fatal, Fault, HandlerError, HandlerResult, Incoming, Inline, Job, Limits, LineTooLong,
-    Mixin, Panicked, Phase, Pool, Server, ServerHooks, SocketOptions, StreamFn, StreamRequest,
+    Mixin, Panicked, Phase, Pool, Server, ServerHooks, SocketOptions, StreamRequest,
     StreamRequestHandler, Tcp, TcpServer, Threading, ThreadingTcpServer, Ticket, TimedOut, Timeout,
     Transport, Turn, accept_action, stream_fn,
 };
@@ -34,7 +34,6 @@ pub struct Report {
     pub handler: &'static str,
     pub thread: ThreadId,
     pub is_disconnect: bool,
-    pub is_idle: bool,
     pub panic: Option<String>,
     pub timeout: Option<(Timeout, Duration)>,
     pub line_limit: Option<usize>,
@@ -63,7 +62,6 @@ impl Reports {
             handler: failure.handler(),
             thread: thread::current().id(),
             is_disconnect: failure.is_disconnect(),
-            is_idle: failure.is_idle(),
             panic: error.downcast_ref::<Panicked>().map(|panic| panic.message().to_owned()),
             timeout: TimedOut::find(error).map(|timeout| (timeout.which(), timeout.after())),
             line_limit: LineTooLong::find(error).map(LineTooLong::limit_bytes),
@@ -242,15 +240,6 @@ pub fn joined<T: Transport, M: Mixin + 'static>(
     let (done, ended) = channel();
     thread::spawn(move || done.send(server.join()));
     ended.recv_timeout(SOON).expect("the run ends by itself")
-}
-
-/// `stream_fn` of a closure that serves every request. A closure that is given a name before it is given
-/// to `bind` is taken for one with state of its own, unless it is said here that it has none.
-pub fn shared<F>(function: F) -> StreamFn<F>
-where
-    F: Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
-{
-    stream_fn(function)
 }
 
 const CHILD: &str = "SOCKETSERVER_TEST_CHILD";
@@ -460,7 +449,7 @@ fn row_021_verify_request_runs_in_the_loop_and_not_in_the_worker() {
     fn check<M: Mixin>(mixin: M) {
         let (verified_in, verified) = channel();
         let (handled_in, handled) = channel();
-        let handler = shared(move |_request: &mut StreamRequest| {
+        let handler = stream_fn(move |_request: &mut StreamRequest| {
             let _ = handled_in.send(thread::current().id());
             Ok(())
         });
@@ -531,7 +520,7 @@ fn row_023_a_panic_of_handle_error_leaves_the_request_closed_and_the_server_aliv
     }
 
     fn check<M: Mixin + 'static>(mixin: M) {
-        let handler = shared(|request| {
+        let handler = stream_fn(|request| {
             let mut line = String::new();
             match request.next_line(&mut line)? {
                 Some("fail") => Err("asked to".into()),
@@ -746,7 +735,7 @@ fn row_026_an_error_of_the_shutdown_is_ignored() {
     let (reports, reported) = reports();
     let (begun, begins) = channel();
     // It returns without an error when the peer has gone, and leaves a socket that cannot be shut down.
-    let handler = shared(move |request| {
+    let handler = stream_fn(move |request| {
         let _ = begun.send(());
         let end = request.read(&mut [0]);
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
@@ -775,7 +764,7 @@ pub fn reset(client: std::net::TcpStream) {
 #[test]
 fn row_027_the_client_sees_the_end_even_if_a_clone_of_the_connection_lives() {
     let (clones, cloned) = channel();
-    let handler = shared(move |request| {
+    let handler = stream_fn(move |request| {
         writeln!(request, "that is all")?;
         let clone = request.fileno().unwrap().try_clone_to_owned()?;
         let _ = clones.send(clone);
@@ -840,7 +829,7 @@ pub fn ended_by<M: Mixin + 'static>(
     end: impl Fn() -> HandlerError + Send + Sync + 'static,
 ) -> socketserver::Error {
     let (reports, reported) = reports();
-    let handler = shared(move |request| {
+    let handler = stream_fn(move |request| {
         writeln!(request, "farewell")?;
         Err(end())
     });
@@ -983,7 +972,7 @@ fn row_032_handle_error_gets_the_handlers_own_error() {
     }
 
     let (articles, ordered) = channel();
-    let handler = shared(|_request| Err(OutOfStock { article: 7 }.into()));
+    let handler = stream_fn(|_request| Err(OutOfStock { article: 7 }.into()));
     let server =
         TcpServer::builder().hooks(Stock { articles }).bind("127.0.0.1:0", handler).unwrap();
     let server = server.serve_in_background().unwrap();
@@ -1054,7 +1043,7 @@ fn row_032_handle_error_knows_whose_fault_a_silence_or_a_line_without_end_is() {
         },
     );
     assert_eq!((long.fault, long.line_limit), (Fault::Peer, Some(16)));
-    assert!(!long.is_disconnect && !long.is_idle);
+    assert!(!long.is_disconnect);
 
     let slow = reported_of(
         limits,
@@ -1065,7 +1054,7 @@ fn row_032_handle_error_knows_whose_fault_a_silence_or_a_line_without_end_is() {
         },
     );
     assert_eq!((slow.fault, slow.timeout), (Fault::Peer, Some((Timeout::Read, limits.read))));
-    assert!(!slow.is_disconnect && !slow.is_idle);
+    assert!(!slow.is_disconnect);
 }
 
 #[test]
