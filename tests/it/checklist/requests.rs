@@ -782,7 +782,14 @@ fn row_029_a_handler_waits_whatever_the_mode_of_the_listener_is() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         prepare(&listener);
         let (reports, reported) = reports();
-        let server = TcpServer::builder().hooks(reports).from_fd(listener, || OneLine).unwrap();
+        let handler = stream_fn(|request| {
+            let mut line = String::new();
+            // In the other mode a wait would be a spin.
+            assert!(!socket2::SockRef::from(&request.fileno().unwrap()).nonblocking()?);
+            request.next_line(&mut line)?;
+            Ok(writeln!(request, "{line}")?)
+        });
+        let server = TcpServer::builder().hooks(reports).from_fd(listener, handler).unwrap();
         let server = server.serve_in_background().unwrap();
         let mut client = connect(inet(&*server));
         eventually("the handler waits for its line", || {

@@ -24,6 +24,8 @@ use crate::support::{
 #[derive(Default)]
 struct Traffic {
     receives: AtomicUsize,
+    /// How many bytes were asked for at once, at the most.
+    asked: AtomicUsize,
     /// What each send took.
     sends: Mutex<Vec<Vec<u8>>>,
 }
@@ -59,6 +61,7 @@ impl Counting {
 impl Read for Counting {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.interrupts()?;
+        self.traffic.asked.fetch_max(buf.len(), Ordering::SeqCst);
         let most = buf.len().min(self.at_once);
         let count = self.inner.read(&mut buf[..most])?;
         self.traffic.receives.fetch_add(1, Ordering::SeqCst);
@@ -467,6 +470,7 @@ fn row_086_input_that_is_there_does_not_make_output_leave() {
         assert_eq!(read_to_end(&mut client), b"<four>\n");
         let expected = ["<one>\n<two>\n<three>\n", "<four>\n"];
         assert_eq!(traffic.sends(), expected, "with rbufsize {rbufsize}");
+        assert_eq!(traffic.asked.load(Ordering::SeqCst), rbufsize);
     }
 }
 
@@ -783,9 +787,11 @@ fn row_089_a_peer_that_has_reset_the_connection_is_no_error_of_the_last_flush() 
 
 /// Reads lines, and tells the test of each and of what ends them.
 fn lines_to(
-    to: Sender<Result<Option<String>, io::Error>>,
+    rbufsize: usize,
+    to: Sender<io::Result<Option<String>>>,
 ) -> impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static {
     move |request| {
+        request.set_rbufsize(rbufsize);
         let mut line = String::new();
         loop {
             let next = request.next_line(&mut line).map(|text| text.map(str::to_owned));
@@ -798,44 +804,48 @@ fn lines_to(
     }
 }
 
-/// A server that reads lines of up to 16 bytes.
-fn line_server() -> (BackgroundServer<Tcp, Threading>, Receiver<io::Result<Option<String>>>) {
+/// A server that reads lines of up to 16 bytes, in pieces of `rbufsize`.
+fn line_server(
+    rbufsize: usize,
+) -> (BackgroundServer<Tcp, Threading>, Receiver<io::Result<Option<String>>>) {
     let (to, lines) = channel();
     let limits = Limits { line_bytes: 16, ..patient() };
-    (serve(limits, lines_to(to)).0, lines)
+    (serve(limits, lines_to(rbufsize, to)).0, lines)
 }
 
 #[test]
 fn lines_come_without_their_ends_and_the_last_one_needs_none() {
-    let (server, lines) = line_server();
-    let mut client = connect(inet(&*server));
-    client.write_all(b"unix\ndos\r\n\n\r\na\rb\n\r\r\nsixteen bytes ok\r\nthe last").unwrap();
-    client.shutdown(Shutdown::Write).unwrap();
-    let next = || lines.recv_timeout(SOON).unwrap().unwrap();
-    for expected in ["unix", "dos", "", "", "a\rb", "\r", "sixteen bytes ok", "the last"] {
-        assert_eq!(next().as_deref(), Some(expected));
-    }
-    assert_eq!(next(), None);
-    assert_eq!(read_to_end(&mut client), b"over\n", "the end of input does not end the output");
-}
-
-#[test]
-fn a_line_may_come_in_pieces_also_between_cr_and_lf() {
-    let (server, lines) = line_server();
-    let mut client = connect(inet(&*server));
-    client.set_nodelay(true).unwrap();
-    for byte in b"sixteen bytes ok\r\nand one more\r\n" {
-        client.write_all(&[*byte]).unwrap();
-    }
-    for expected in ["sixteen bytes ok", "and one more"] {
-        assert_eq!(lines.recv_timeout(SOON).unwrap().unwrap().as_deref(), Some(expected));
+    // Whole, and in pieces that end anywhere, also between the two bytes of an ending.
+    for rbufsize in [8_192, 3, 2, 1] {
+        let (server, lines) = line_server(rbufsize);
+        let mut client = connect(inet(&*server));
+        let text = b"unix\ndos\r\n\n\r\na\rb\n\r\r\nsixteen bytes ok\r\nanother sixteen!\nthe last";
+        client.write_all(text).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let next = || lines.recv_timeout(SOON).unwrap().unwrap();
+        for expected in [
+            "unix",
+            "dos",
+            "",
+            "",
+            "a\rb",
+            "\r",
+            "sixteen bytes ok",
+            "another sixteen!",
+            "the last",
+        ] {
+            assert_eq!(next().as_deref(), Some(expected), "with rbufsize {rbufsize}");
+        }
+        assert_eq!(next(), None);
+        assert_eq!(read_to_end(&mut client), b"over\n", "the end of input ends no output");
     }
 }
 
 #[test]
 fn a_line_that_is_too_long_is_an_error_that_knows_the_limit() {
-    for text in [&b"seventeen bytes !\n"[..], b"no end to seventeen", &[b'x'; 100_000]] {
-        let (server, lines) = line_server();
+    let too_long = [&b"seventeen bytes !\n"[..], b"no end to seventeen", &[b'x'; 100_000]];
+    for (text, rbufsize) in too_long.into_iter().flat_map(|text| [(text, 8_192), (text, 1)]) {
+        let (server, lines) = line_server(rbufsize);
         let mut client = connect(inet(&*server));
         client.write_all(text).unwrap();
         let error = lines.recv_timeout(SOON).unwrap().unwrap_err();
@@ -847,7 +857,7 @@ fn a_line_that_is_too_long_is_an_error_that_knows_the_limit() {
 
 #[test]
 fn a_line_that_is_not_utf8_is_invalid_data_and_fine_as_bytes() {
-    let (server, lines) = line_server();
+    let (server, lines) = line_server(8_192);
     let mut client = connect(inet(&*server));
     client.write_all(b"caf\xe9\n").unwrap();
     let error = lines.recv_timeout(SOON).unwrap().unwrap_err();
@@ -904,7 +914,7 @@ fn the_end_of_output_does_not_end_the_input() {
 #[test]
 fn a_drain_ends_the_wait_for_a_next_request_with_an_error_that_says_so() {
     fn check(begin: impl Fn(&mut TcpStream)) {
-        let (server, lines) = line_server();
+        let (server, lines) = line_server(8_192);
         let mut client = connect(inet(&*server));
         begin(&mut client);
         eventually("the handler waits for a request", || {
@@ -925,7 +935,7 @@ fn a_drain_ends_the_wait_for_a_next_request_with_an_error_that_says_so() {
 
 #[test]
 fn a_drain_lets_a_request_that_has_begun_come_to_its_end() {
-    let (server, lines) = line_server();
+    let (server, lines) = line_server(8_192);
     let mut client = connect(inet(&*server));
     client.write_all(b"half a ").unwrap();
     eventually("the first half has come", || {
