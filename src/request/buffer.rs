@@ -69,8 +69,8 @@ impl ReadBuffer {
         }
     }
 
-    /// Fills the empty buffer with what `receive` puts into a block of `size` bytes or more. Says how
-    /// many bytes came; zero is the end of input.
+    /// Fills the empty buffer with what `receive` puts into a block of `size` bytes. Says how many bytes
+    /// came; zero is the end of input.
     pub(crate) fn fill(
         &mut self,
         size: usize,
@@ -78,7 +78,7 @@ impl ReadBuffer {
     ) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         self.block = take_block(size);
-        let result = receive(&mut self.block);
+        let result = receive(&mut self.block[..size]);
         self.end = *result.as_ref().unwrap_or(&0);
         if self.is_empty() {
             self.release();

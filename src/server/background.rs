@@ -54,6 +54,8 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     pub fn stop(mut self) -> Result<DrainReport> {
         let report = self.server.server_close();
         match self.thread.take().map(JoinHandle::join) {
+            // The close was faster than the beginning of the run: stopped, all the same.
+            Some(Ok(Err(error))) if error.is_closed() => Ok(report),
             Some(Ok(result)) => result.map(|()| report),
             Some(Err(payload)) => std::panic::resume_unwind(payload),
             None => Ok(report),

@@ -38,6 +38,10 @@ impl Packet {
     }
 }
 
+/// The longest reply that is gathered: below every system's smallest limit on Unix datagrams (Linux: the
+/// send buffer, 4,608 bytes at the least), and above the packets of Ethernet.
+const GATHERED_BYTES: usize = 2_048;
+
 /// How many datagrams are received or sent by one system call. Measured: 64 gains 4 to 6 % over one,
 /// and more gain nothing.
 const BATCH: usize = 64;
@@ -141,7 +145,8 @@ impl PacketSocket {
         self.bound.get_or_init(|| self.socket.local_address().unwrap_or(Address::Unnamed))
     }
 
-    /// Sends, or gathers for sending before this thread waits.
+    /// Sends, or gathers for sending before this thread waits. Only what is sure to be short enough is
+    /// gathered: that a reply is too long, its handler has to hear.
     fn reply(
         self: &Arc<Self>,
         peer: &SockAddr,
@@ -151,6 +156,11 @@ impl PacketSocket {
         let at_once = self.at_once.load(Ordering::Relaxed);
         if at_once > 0 {
             self.at_once.store(at_once - 1, Ordering::Relaxed);
+            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
+        }
+        if bytes.len() > GATHERED_BYTES {
+            // Not before those that came before it.
+            self.flush();
             return self.send(&Outgoing { peer: peer.clone(), local, bytes });
         }
         let mut replies = self.replies.lock();
@@ -231,8 +241,6 @@ pub(super) struct WayBack {
     pub(super) fd: Option<Arc<OwnedFd>>,
     pub(super) peer: SockAddr,
     pub(super) local: Option<Local>,
-    /// The longest reply that the transport can carry, where gathering would hide the error.
-    pub(super) longest: Option<usize>,
     /// There is nobody to answer: the sender has no address.
     pub(super) nobody: bool,
 }
@@ -241,9 +249,6 @@ impl Reply for WayBack {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         if self.nobody {
             return Ok(false);
-        }
-        if self.longest.is_some_and(|longest| bytes.len() > longest) {
-            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
         self.socket.reply(&self.peer, self.local, bytes)?;
         Ok(true)

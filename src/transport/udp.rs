@@ -25,11 +25,6 @@ pub struct Udp {
     options: SocketOptions,
 }
 
-/// The longest datagram: 65,535 bytes less the headers of IPv4 and UDP; over IPv6, whose header is not
-/// counted in, less UDP's.
-const LONGEST_V4: usize = 65_507;
-const LONGEST_V6: usize = 65_527;
-
 impl Udp {
     fn socket(address: &SocketAddr, options: &SocketOptions) -> Result<Socket> {
         let make = || {
@@ -100,16 +95,11 @@ impl Transport for Udp {
 
     fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
         let local = raw.local_address(&self.packets);
-        let longest = match ticket.client_address().ip() {
-            Some(ip) if ip.is_ipv6() => LONGEST_V6,
-            _ => LONGEST_V4,
-        };
         let reply = WayBack {
             socket: Arc::clone(&self.packets),
             fd: self.packets.socket.fileno(),
             peer: raw.peer,
             local: raw.local,
-            longest: Some(longest),
             // Port 0 is nobody's: a reply to it could only be an error.
             nobody: ticket.client_address().port() == Some(0),
         };

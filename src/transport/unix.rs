@@ -227,7 +227,6 @@ impl Transport for UnixDatagram {
             fd: self.packets.socket.fileno(),
             peer: raw.peer,
             local: None,
-            longest: None,
             nobody: *ticket.client_address() == Address::Unnamed,
         };
         let local = self.name.address.clone();
