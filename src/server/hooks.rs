@@ -264,8 +264,10 @@ const RULE: &str = "----------------------------------------";
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client_address, phase, handler, .. } = self;
-        let what = if *phase == Phase::Start { "the request" } else { "processing the request" };
-        writeln!(f, "Error during {phase} of {what} from {client_address} (handler {handler}):")?;
+        match phase {
+            Phase::Start => writeln!(f, "no worker for {client_address} (handler {handler}):")?,
+            _ => writeln!(f, "{phase} failed for {client_address} (handler {handler}):")?,
+        }
         f.write_str(&chain(self.error()))
     }
 }
