@@ -102,8 +102,10 @@ fn row_071_what_stood_in_the_buffer_is_printed_once() {
         let mut client = server.connect();
         client.send(&format!("print {word}"));
         client.ask("echo done");
+        drop(client);
+        // It prints when it leaves.
+        eventually("it is reaped", || server.children().is_empty());
     }
-    eventually("both are reaped", || server.children().is_empty());
     stop(&mut server);
     assert_eq!(server.printed().concat().trim_end(), "once a b");
 }
