@@ -421,7 +421,7 @@ fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
         assert!(path.exists(), "a killed server cannot remove it");
 
         let (server, listening) = serve("echo", &[&address], &[]);
-        assert_eq!(listening, [address.clone()]);
+        assert_eq!(listening, [&*address]);
         let answer = ask("echo", &address, "hello\n");
         assert_ends(&answer, 0);
         assert_eq!(answer.out, "hello\n");

@@ -1,6 +1,7 @@
 //! Processes: programs, and this test binary itself where a test needs a process of its own.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -37,6 +38,17 @@ impl Process {
     pub fn type_in(&mut self, text: &str) {
         let mut stdin = self.child.get_mut().stdin.take().expect("a piped stdin");
         stdin.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Gives it a line of input, and keeps its stdin open.
+    pub fn ask(&mut self, line: &str) {
+        let stdin = self.child.get_mut().stdin.as_mut().expect("a piped stdin");
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// Ends its input.
+    pub fn close_stdin(&mut self) {
+        self.child.get_mut().stdin.take();
     }
 
     /// The next line of its stdout, without the newline.
@@ -119,26 +131,53 @@ fn rest(lines: &Receiver<String>, deadline: Instant, context: &str) -> String {
     }
 }
 
-/// Runs the body of a test in a process of its own: this binary once more, with this test alone.
-/// For what concerns a whole process: its descriptors, its threads, its memory.
-///
-/// `name` is the test's own, with its path. What the body returns is given back.
-pub fn in_a_process(name: &str, body: impl FnOnce() -> String) -> Option<String> {
-    const CHILD: &str = "SOCKETSERVER_TEST_CHILD";
-    const RESULT: &str = "result of the body: ";
-    if std::env::var(CHILD).is_ok_and(|child| child == name) {
-        // On a line of its own: the harness has begun one without ending it.
-        println!("\n{RESULT}{}", body());
-        return None;
-    }
+const CHILD: &str = "SOCKETSERVER_TEST_CHILD";
+/// What tells a child's answers from what the harness prints.
+const ANSWER: &str = "answer: ";
+
+/// Whether this process was started by [`child`] to run this test.
+pub fn is_child(name: &str) -> bool {
+    std::env::var(CHILD).is_ok_and(|child| child == name)
+}
+
+/// This binary once more, with this one test alone (`name` with its path): for what concerns a whole
+/// process, as its descriptors and its memory. The test asks [`is_child`] which of the two it is.
+pub fn child(name: &str) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, name);
-    let ended = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()))
-        .end_within(Duration::from_secs(120));
-    let result = ended.out.lines().find_map(|line| line.strip_prefix(RESULT));
-    // A name that does not exist runs nothing, successfully: only the result shows that the body ran.
-    match result {
-        Some(result) if ended.status.success() => Some(result.to_owned()),
+    Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+}
+
+/// Tells the parent, in a child.
+pub fn answer(text: impl Display) {
+    // On a line of its own: the harness has begun one without ending it.
+    println!("\n{ANSWER}{text}");
+}
+
+impl Process {
+    /// The next [`answer`] of a child.
+    pub fn answer(&self) -> String {
+        loop {
+            if let Some(answer) = self.line().strip_prefix(ANSWER) {
+                return answer.to_owned();
+            }
+        }
+    }
+}
+
+/// Runs the body of a test in a process of its own and gives, in the parent, what it has returned and
+/// what it has said on stderr.
+pub fn in_a_process(name: &str, body: impl FnOnce() -> String) -> Option<Ended> {
+    if is_child(name) {
+        answer(body());
+        return None;
+    }
+    let mut ended = child(name).end_within(Duration::from_secs(120));
+    let found = ended.out.lines().find_map(|line| line.strip_prefix(ANSWER));
+    // A name that does not exist runs nothing, successfully: only the answer shows that the body ran.
+    match found.map(str::to_owned) {
+        Some(answer) if ended.status.success() => ended.out = answer,
         _ => panic!("{name} in a process of its own: {}{}", ended.out, ended.err),
     }
+    Some(ended)
 }

@@ -42,3 +42,11 @@ pub fn processor_seconds() -> f64 {
     check(result, "clock_gettime");
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
+
+/// A number of /proc/self/status: kibibytes for `VmHWM` (the most memory so far) and `VmRSS` (memory
+/// now), a count for `Threads`.
+pub fn own_status(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a line of numbers")
+}
