@@ -41,8 +41,9 @@ impl Process {
     }
 
     /// Gives it a line of input, and keeps its stdin open.
-    pub fn ask(&mut self, line: &str) {
-        let stdin = self.child.get_mut().stdin.as_mut().expect("a piped stdin");
+    pub fn ask(&self, line: &str) {
+        let mut child = self.child.borrow_mut();
+        let stdin = child.stdin.as_mut().expect("a piped stdin");
         stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
