@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::support::process::{Ended, Process};
 use crate::support::{connect, eventually, exchange, folder, has_ipv6, read_line, read_to_end};
 
-const MIXINS: [&str; 3] = ["inline", "threading", "pool"];
+const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
 /// `cargo test` builds the examples beside the tests: target/PROFILE/examples/NAME, as this binary is
 /// target/PROFILE/deps/it-HASH.
@@ -96,26 +96,32 @@ fn an_address_of_each_kind(folder: &Path) -> Vec<String> {
     addresses
 }
 
+/// Serves each kind of address, all in one process, and sees a client of each served.
 fn every_transport_under(mixin: &str, name: &str, input: &str, check: impl Fn(&str)) {
     let folder = folder();
     let addresses = an_address_of_each_kind(folder.path());
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let (server, listening) = serve(name, &addresses, &["--mixin", mixin]);
-    for (asked, address) in addresses.iter().zip(&listening) {
-        // As it was asked for, but for the port, and for the prefix of TCP.
-        let asked = asked.trim_start_matches("tcp:");
-        let beginning = asked.strip_suffix(":0").unwrap_or(asked);
-        assert!(address.starts_with(beginning), "{address} instead of {asked}");
-        assert!(!address.ends_with(":0"), "{address} is no real port");
-        let answer = ask(name, address, input);
-        assert_ends(&answer, 0);
-        assert_eq!(answer.err, "");
-        check(&answer.out);
+    // A process that forks has one thread, and so one server.
+    let processes: Vec<&[&str]> =
+        if mixin == "forking" { addresses.chunks(1).collect() } else { vec![&addresses] };
+    for addresses in processes {
+        let (server, listening) = serve(name, addresses, &["--mixin", mixin]);
+        for (asked, address) in addresses.iter().zip(&listening) {
+            // As it was asked for, but for the port, and for the prefix of TCP.
+            let asked = asked.trim_start_matches("tcp:");
+            let beginning = asked.strip_suffix(":0").unwrap_or(asked);
+            assert!(address.starts_with(beginning), "{address} instead of {asked}");
+            assert!(!address.ends_with(":0"), "{address} is no real port");
+            let answer = ask(name, address, input);
+            assert_ends(&answer, 0);
+            assert_eq!(answer.err, "");
+            check(&answer.out);
+        }
+        server.send_signal(libc::SIGTERM);
+        let ended = server.end();
+        assert_ends(&ended, 0);
+        assert_eq!(ended.err, "", "{mixin}");
     }
-    server.send_signal(libc::SIGTERM);
-    let ended = server.end();
-    assert_ends(&ended, 0);
-    assert_eq!(ended.err, "", "{mixin}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a socket's file is left");
 }
 
@@ -136,6 +142,17 @@ fn echo_serves_every_transport_in_threads() {
 #[test]
 fn echo_serves_every_transport_in_a_pool() {
     every_transport_under("pool", "echo", "hello\nworld\n", echoes);
+}
+
+#[test]
+fn echo_serves_every_transport_in_processes() {
+    every_transport_under("forking", "echo", "hello\nworld\n", echoes);
+}
+
+#[test]
+fn a_forking_server_has_one_address() {
+    let args = ["serve", "--mixin", "forking", "--bind", "127.0.0.1:0", "--bind", "[::1]:0"];
+    assert_fails_in_one_line(&run("echo", &args), 2, &["one --bind"]);
 }
 
 #[test]
@@ -231,14 +248,16 @@ fn next_news(member: &mut TcpStream) -> String {
 
 #[test]
 fn chat_is_refused_where_only_one_can_be_served() {
-    let args = ["serve", "--bind", "127.0.0.1:0", "--mode", "chat", "--mixin", "inline"];
-    assert_fails_in_one_line(&run("echo", &args), 2, &["--mixin threading"]);
+    for mixin in ["inline", "forking"] {
+        let args = ["serve", "--bind", "127.0.0.1:0", "--mode", "chat", "--mixin", mixin];
+        assert_fails_in_one_line(&run("echo", &args), 2, &["--mixin threading"]);
+    }
 }
 
 #[test]
 fn a_signal_ends_the_server_although_a_client_is_silent() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        for mixin in ["threading", "pool"] {
+        for mixin in ["threading", "pool", "forking"] {
             let (server, address) = echo(&["--mixin", mixin]);
             let mut silent = connect(address);
             // Accepted after the silent one, and by a server that handles signals.
@@ -357,7 +376,7 @@ fn wrong_use_ends_with_2() {
 
 #[test]
 fn a_mixin_that_is_not_there_is_told_from_a_typing_error() {
-    for mixin in ["forking", "prefork", "green"] {
+    for mixin in ["prefork", "green"] {
         let ended = run("echo", &["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);
         assert_fails_in_one_line(&ended, 2, &[mixin, "not in this version"]);
     }
