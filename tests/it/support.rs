@@ -144,3 +144,19 @@ pub fn alone(test: &str, run: impl FnOnce()) {
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
     assert!(status.success() && output.contains("1 passed"), "{test} alone: {status}\n{output}");
 }
+
+pub mod process;
+pub mod system;
+
+/// Whether a test has to be left out because something is missing; see [`skip`].
+pub fn skip_if(missing: Option<impl std::fmt::Display>) -> bool {
+    missing.is_some_and(|why| {
+        skip(&why.to_string());
+        true
+    })
+}
+
+/// Whether this machine has IPv6.
+pub fn has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
+}
