@@ -170,8 +170,9 @@ pub use error::{
 };
 pub use events::{CloseReason, Counts, Limit, Observer, ServerEvent};
 pub use handler::{
-    BaseRequestHandler, ByClosure, ByFunction, DatagramFn, DatagramRequestHandler, MakeHandler,
-    StreamFn, StreamRequestHandler, datagram_fn, stream_fn,
+    BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
+    DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,
+    datagram_fn, stream_fn,
 };
 pub use limits::{Gate, Limits, Permit, Rate};
 pub use live::{Activity, LiveRequest};

@@ -33,8 +33,13 @@ const SENTENCES: [(&str, &[&str]); 5] = [
             "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
         ],
     ),
-    // The compiler's own words: it finds the one way in which a function could have been meant.
-    ("function_without_stream_fn", &["expected function that takes 0 arguments"]),
+    (
+        "function_without_stream_fn",
+        &[
+            "does not make handlers for a `StreamRequest`",
+            "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
+        ],
+    ),
 ];
 
 /// The compiler whose whole output stands in the `.stderr` files.
