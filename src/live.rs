@@ -169,6 +169,20 @@ impl Entry {
         }
     }
 
+    /// Ends the wait for the beginning of a request, if that is what it does. A signal's handler may call
+    /// it: whoever holds the lock ends the connection anyway, or lets go of it.
+    pub(crate) fn end_input_if_idle(&self) {
+        if self.activity() != Activity::Idle {
+            return;
+        }
+        self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
+        if let Some(connection) = self.connection.try_lock() {
+            if let Some(fd) = &*connection {
+                let _ = socket2::SockRef::from(&**fd).shutdown(Shutdown::Read);
+            }
+        }
+    }
+
     /// Lets go of the connection: another process has it now.
     pub(crate) fn forget_connection(&self) {
         self.connection.lock().take();

@@ -120,12 +120,7 @@ impl Channel {
         stream.set_deadline(Some(bound.at));
         loop {
             match stream.read(room) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    // In a forked child it is a signal that tells of the drain.
-                    if self.ticket.is_idle() && self.ticket.server().is_stopping() {
-                        return Err(Stopping::error());
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) if self.ticket.is_cut() => return Err(Stopping::error()),
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);

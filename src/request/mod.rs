@@ -111,10 +111,6 @@ impl Ticket {
         self.live.entry().add_bytes_out(count);
     }
 
-    fn is_idle(&self) -> bool {
-        self.live.entry().activity() == Activity::Idle
-    }
-
     fn is_cut(&self) -> bool {
         self.live.entry().cut().is_some()
     }

@@ -95,7 +95,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Box::new(unix),
         Box::new(unixgram),
     ];
-    for report in run_all(&servers, Duration::from_secs(10))? {
+    for report in run_all(&servers, Duration::from_secs(10), || println!("ready"))? {
         println!("{report}");
     }
     Ok(())

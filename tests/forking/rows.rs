@@ -30,6 +30,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         a_child_killed_in_the_middle_harms_only_its_own_request,
         a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
         a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
+        ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
         a_second_run_serves_again,
         two_thousand_short_connections_leave_nothing_behind,
     ]
@@ -289,6 +290,19 @@ fn a_child_that_does_not_end_is_killed_at_the_deadline_and_named() {
     assert_eq!(state(pid), None);
     assert!(server.told("report: ").contains("did not end within 0.3 s"));
     assert!(server.told("  127.0.0.1:").contains("Obey"));
+}
+
+fn ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish() {
+    let mut server = Server::tcp(&["grace=20000"]);
+    let mut busy = server.connect();
+    let child: u32 = busy.ask("pid").parse().unwrap();
+    assert_eq!(busy.ask("upload 4"), "ready");
+    // A terminal sends it to the whole group: to the child as well, which the parent then tells again.
+    kill(child, libc::SIGINT);
+    server.signal(libc::SIGINT);
+    busy.send_bytes(b"half");
+    assert_eq!(busy.receive(), "got 4");
+    assert!(server.wait().success());
 }
 
 fn a_second_run_serves_again() {
