@@ -103,6 +103,10 @@ impl Ticket {
         self.live.entry().set_activity(activity);
     }
 
+    fn show_activity(&self, activity: Activity) {
+        self.live.entry().show_activity(activity);
+    }
+
     fn add_bytes_in(&self, count: usize) {
         self.live.entry().add_bytes_in(count);
     }
