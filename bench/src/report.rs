@@ -51,7 +51,7 @@ fn thousands(value: i64) -> String {
     let digits = value.abs().to_string();
     let mut text = String::from(if value < 0 { "-" } else { "" });
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -197,13 +197,22 @@ fn write_gate(rows: &mut String, gate: &Gate, value: f64) {
     );
 }
 
+/// What gave no figure, or not in every round; the loads of one reason in one line.
 fn write_troubles(text: &mut String, results: &Results) {
-    if results.troubles.is_empty() {
+    let mut rows: Vec<(&str, String, Vec<String>)> = Vec::new();
+    for (load, server, why) in &results.troubles {
+        let why = trouble(why).replace('|', "/");
+        match rows.iter_mut().find(|row| row.0 == *server && row.1 == why) {
+            Some(row) => row.2.push(load.to_string()),
+            None => rows.push((server, why, vec![load.to_string()])),
+        }
+    }
+    if rows.is_empty() {
         return;
     }
-    let _ = writeln!(text, "## Without figures\n\n| load | server | why |\n|---|---|---|");
-    for (load, server, why) in &results.troubles {
-        let _ = writeln!(text, "| {load} | {server} | {} |", trouble(why).replace('|', "/"));
+    let _ = writeln!(text, "## Not measured\n\n| server | why | loads |\n|---|---|---|");
+    for (server, why, loads) in rows {
+        let _ = writeln!(text, "| {server} | {why} | {} |", loads.join(", "));
     }
 }
 

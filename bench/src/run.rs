@@ -13,7 +13,7 @@ use crate::figures::{Figure, Figures, median};
 use crate::load::{Load, Plan};
 use crate::process::{Process, Trouble};
 use crate::servers::{SERVERS, Server};
-use crate::{interrupt, plot, report, sys};
+use crate::{interrupt, plot, report, sys, usage};
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -87,9 +87,10 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     check_built()?;
     let (loads, servers) = (options.loads()?, options.servers()?);
+    let machine = report::machine();
     let bench = Bench::new(options)?;
     interrupt::listen()?;
-    let machine = report::machine();
+    let others = usage::Others::begin();
     let mut results = Results::default();
     let mut stopped = Ok(());
     for load in loads {
@@ -100,6 +101,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         }
     }
     // What there is is worth showing, too.
+    let machine = format!("{machine}; other programs used {:.2} of a processor", others.share());
     let text = report::write(options, &machine, &results);
     print!("{text}");
     if let Some(out) = &options.out

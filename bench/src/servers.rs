@@ -109,19 +109,19 @@ impl Server {
             Program::Ours(mixin) => ours_command(mixin, mode),
             Program::Peer(peer) => {
                 let mut command = Command::new(beside("bench"));
-                command.args(["peer", &word(peer), &word(mode)]);
+                command.args(["peer", &word(&peer), &word(&mode)]);
                 Ok(command)
             }
             Program::Python(mixin) => {
                 let there = Command::new("python3").arg("--version").output().is_ok();
                 let mut command = Command::new("python3");
-                command.args(["-c", PYTHON, mixin, &word(mode)]);
+                command.args(["-c", PYTHON, mixin, &word(&mode)]);
                 there.then_some(command).ok_or_else(|| skipped("Python is not installed"))
             }
             Program::Go => {
                 let program = beside("sockets-go");
                 let mut command = Command::new(&program);
-                command.arg(word(mode));
+                command.arg(word(&mode));
                 program.is_file().then_some(command).ok_or_else(|| {
                     skipped(
                         "not built: go build -o target/release/sockets-go bench/peers/sockets.go",
@@ -138,7 +138,7 @@ fn beside(name: &str) -> PathBuf {
 }
 
 /// The word of the command line.
-fn word(value: impl clap::ValueEnum) -> String {
+fn word(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
@@ -153,7 +153,7 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
     let mut command = Command::new(program);
     command.args(["serve", "--bind", bind, "--mixin", mixin]);
     if !matches!(mode, Mode::Datagram | Mode::Web) {
-        command.args(["--mode", &word(mode)]);
+        command.args(["--mode", &word(&mode)]);
     }
     Ok(command)
 }

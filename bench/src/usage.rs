@@ -2,7 +2,7 @@
 //! children count, and those too whose parent has ended.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sys;
 
@@ -71,6 +71,34 @@ pub fn threads(group: u32) -> u64 {
 /// Memory of the kernel in KiB, for all there is on the machine.
 pub fn kernel() -> u64 {
     field("/proc/meminfo", &["Slab:", "KernelStack:", "PageTables:", "Percpu:"])
+}
+
+/// What other programs used since a moment: what says whether figures are to be trusted.
+pub struct Others {
+    begin: Instant,
+    before: f64,
+}
+
+impl Others {
+    pub fn begin() -> Self {
+        Self { begin: Instant::now(), before: Self::seconds() }
+    }
+
+    /// Processors that they kept busy on average.
+    pub fn share(&self) -> f64 {
+        ((Self::seconds() - self.before) / self.begin.elapsed().as_secs_f64()).max(0.0)
+    }
+
+    /// CPU seconds of the machine, without those of this program and of the servers it has ended.
+    fn seconds() -> f64 {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let times = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+        let times: Vec<f64> = times.filter_map(|time| time.parse().ok()).collect();
+        // user nice system idle iowait irq softirq steal; the rest is contained in these.
+        let busy = times.iter().take(8).sum::<f64>() - times.iter().skip(3).take(2).sum::<f64>();
+        let own = Process::read(std::process::id()).map_or(0.0, |own| own.own + own.reaped);
+        busy / sys::ticks() - own
+    }
 }
 
 /// The sum of some lines `name number kB` of a file.

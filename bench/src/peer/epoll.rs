@@ -54,10 +54,7 @@ impl Loop {
     fn run(&mut self, listener: &TcpListener) -> io::Result<()> {
         let mut events = events();
         loop {
-            // The kernel's array is read while connections change.
-            let count = self.epoll.wait(&mut events, None)?.len();
-            for place in 0..count {
-                let event = events[place];
+            for event in self.epoll.wait(&mut events, None)? {
                 match event.u64 as usize {
                     LISTENER => self.accept(listener)?,
                     token => self.turn(token, event.events),
