@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use super::{Mode, announce, unsupported};
-use crate::sys::{EDGE, ENDED, Epoll, READABLE, WRITABLE, events};
+use crate::sys::{EDGE, ENDED, Epoll, READABLE, WRITABLE, accept, events};
 
 const LISTENER: usize = usize::MAX;
 /// Connections taken in one turn, so that those who are in are not starved by those who come.
@@ -65,8 +65,8 @@ impl Loop {
 
     fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
         for _ in 0..ACCEPTS {
-            match listener.accept() {
-                Ok((stream, _)) => self.begin(stream)?,
+            match accept(listener) {
+                Ok(socket) => self.begin(socket.into())?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
@@ -76,7 +76,6 @@ impl Loop {
     }
 
     fn begin(&mut self, stream: TcpStream) -> io::Result<()> {
-        stream.set_nonblocking(true)?;
         if self.mode == Mode::Echo {
             stream.set_nodelay(true)?;
         }
