@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -39,6 +40,9 @@ pub struct Options {
     #[arg(long)]
     out: Option<PathBuf>,
 }
+
+/// How long a process may take from its first closed connection to its end.
+const DYING: Duration = Duration::from_millis(200);
 
 /// What was measured of one server in one load, by round.
 #[derive(Debug, Default)]
@@ -219,7 +223,10 @@ impl Bench {
     fn measure_one(&self, load: Load, server: &Server) -> Result<Figures, Trouble> {
         let mut process = Process::start(server.command(load)?, self.processor)?;
         let result = load.measure(&process, self.plan);
-        // A server may die when its last connection ends.
+        if result.is_err() {
+            // A dying process closes its connections first: what we saw may be the beginning of it.
+            thread::sleep(DYING);
+        }
         let death = process.death();
         match (result, death) {
             (Ok(figures), None) => Ok(figures),
