@@ -38,7 +38,7 @@ impl ServerContext {
         Ok(Self {
             runs: Arc::new(Runs::new()?),
             live: Arc::new(LiveList::new(limits.per_peer, limits.live)),
-            gate: Gate::new(limits.live)?,
+            gate: Gate::new(limits.live.max(1))?,
             counters: Counters::default(),
             rate: RateGate::new(limits.accept_rate),
             limits: RwLock::new(limits),
@@ -98,7 +98,7 @@ impl ServerContext {
     /// Changes the limits of the live server. Requests that run already keep theirs.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write() = limits;
-        self.gate.set_max(limits.live.min(self.descriptors.load(Ordering::SeqCst)));
+        self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_per_peer(limits.per_peer, limits.live);
     }

@@ -1,5 +1,4 @@
-//! What happens in a server, told as it happens: [`ServerEvent`], and the [`Observer`] that is told; and the
-//! counts of it.
+//! What happens in a server, told as it happens: [`ServerEvent`]; and the counts of it.
 //!
 //! The library itself logs nothing. An observer may: it is where a log, a metric or a test goes in.
 
@@ -9,40 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::address::Address;
-
-/// Is told what happens in a server. Give it to `builder().observer(..)`; a closure will do.
-///
-/// It is called where things happen, in the loop or in a worker, and whoever calls it waits for it: it has to
-/// be quick. Under `Forking` the parent tells of everything; what happens inside a child stays there.
-///
-/// ```
-/// use std::sync::Arc;
-/// use std::sync::atomic::{AtomicU64, Ordering};
-/// use socketserver::{stream_fn, ServerEvent, ThreadingTcpServer};
-///
-/// # fn main() -> socketserver::Result<()> {
-/// let bytes = Arc::new(AtomicU64::new(0));
-/// let sum = Arc::clone(&bytes);
-/// let server = ThreadingTcpServer::builder()
-///     .observer(move |event: &ServerEvent<'_>| {
-///         if let ServerEvent::RequestEnded { bytes_out, .. } = event {
-///             sum.fetch_add(*bytes_out, Ordering::Relaxed);
-///         }
-///     })
-///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
-/// # drop(server); Ok(())
-/// # }
-/// ```
-pub trait Observer: Send + Sync + 'static {
-    /// Something has happened.
-    fn observe(&self, event: &ServerEvent<'_>);
-}
-
-impl<F: Fn(&ServerEvent<'_>) + Send + Sync + 'static> Observer for F {
-    fn observe(&self, event: &ServerEvent<'_>) {
-        self(event);
-    }
-}
 
 /// Something that has happened in a server. It prints as one line.
 #[derive(Debug)]

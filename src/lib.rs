@@ -118,7 +118,7 @@
 //! - **Errors**: a handler's error or panic ends its own request and is reported
 //!   ([`ServerHooks::handle_error`]); a process that runs out of descriptors sheds clients, waits a little
 //!   and goes on; [`Fatal`] ends the server.
-//! - **Being watched**: an [`Observer`] is told of every start and end, with the reason
+//! - **Being watched**: an observer ([`Builder::observer`]) is told of every start and end, with the reason
 //!   ([`CloseReason`]); [`ServerContext`] has the counts and the list of live requests, and can end one.
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
@@ -168,7 +168,7 @@ pub use context::ServerContext;
 pub use error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
 };
-pub use events::{CloseReason, Counts, Limit, Observer, ServerEvent};
+pub use events::{CloseReason, Counts, Limit, ServerEvent};
 pub use handler::{
     BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
     DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,

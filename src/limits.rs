@@ -27,7 +27,7 @@ use crate::wait::Event;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Requests alive at once in this server. At the limit nothing more is accepted: what comes waits
-    /// in the kernel's queue. Default 10,000, the number for which thread stacks and descriptors of an
+    /// in the kernel's queue. Zero is taken as one. Default 10,000, the number for which thread stacks and descriptors of an
     /// ordinary machine suffice.
     pub live: usize,
     /// Requests alive at once from one peer: an IPv4 address, or an IPv6 network of 64 bits, which is what

@@ -33,8 +33,14 @@ struct Lingering {
 }
 
 /// How many connections linger at once in a process. More are closed at once: it is a kindness, and not to
-/// be used against us.
-const AT_ONCE: usize = 1_024;
+/// be used against us. The budget of descriptors leaves room for them.
+const AT_ONCE: usize = 256;
+
+/// The same where there are few descriptors: a quarter of them.
+pub(crate) fn at_once() -> usize {
+    let allowed = sys::descriptors().map_or(u64::MAX, |(allowed, _open)| allowed);
+    usize::try_from(allowed / 4).unwrap_or(usize::MAX).min(AT_ONCE)
+}
 
 /// The thread stays for so long without a connection.
 const KEEP: Duration = Duration::from_secs(1);
@@ -47,6 +53,7 @@ struct Reaper {
     arriving: Vec<Lingering>,
     /// Those that the thread reads on for.
     lingering: usize,
+    at_once: usize,
 }
 
 /// Reads on for a connection, in a thread of its own for all of them, and closes it.
@@ -62,10 +69,10 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
         if thread::Builder::new().name("linger".into()).spawn(main).is_err() {
             return;
         }
-        *reaper = Some(Reaper { bell, arriving: Vec::new(), lingering: 0 });
+        *reaper = Some(Reaper { bell, arriving: Vec::new(), lingering: 0, at_once: at_once() });
     }
     if let Some(reaper) = &mut *reaper {
-        if reaper.arriving.len() + reaper.lingering < AT_ONCE {
+        if reaper.arriving.len() + reaper.lingering < reaper.at_once {
             reaper.arriving.push(connection);
             reaper.bell.notify();
         }
@@ -74,11 +81,11 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
 
 /// Reads on for a connection, here: the caller has time, or is a coroutine.
 pub(crate) fn here(source: &Source, bound: Bound) {
-    let Some(until) = Instant::now().checked_add(bound.time) else { return };
+    let until = Instant::now().checked_add(bound.time);
     let mut room = [0; ROOM];
     let mut left = bound.bytes;
     while left > 0 {
-        match source.recv(&mut room, Some(until)) {
+        match source.recv(&mut room, until) {
             Ok(0) => return,
             Ok(count) => left = left.saturating_sub(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -120,7 +127,9 @@ fn reap(bell: &Event) {
 impl Lingering {
     fn new(fd: Arc<OwnedFd>, bound: Bound) -> Self {
         let now = Instant::now();
-        let until = now.checked_add(bound.time).unwrap_or(now);
+        // What the clock cannot count is long enough.
+        let until =
+            now.checked_add(bound.time).unwrap_or_else(|| now + Duration::from_secs(86_400));
         Self { fd, until, bytes_left: bound.bytes }
     }
 

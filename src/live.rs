@@ -360,6 +360,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        // Others may hold the entry a little longer, and must not hold the connection.
+        self.entry.forget_connection();
         let mut slots = self.list.slots.lock();
         slots.entries[self.slot] = None;
         slots.free.push(self.slot);

@@ -64,6 +64,7 @@ pub(crate) struct Runs {
     /// Readable from the request to stop until the run has ended. Nobody clears it in between, so
     /// that it wakes every loop of the run, however many there are.
     latch: Event,
+    latched: AtomicBool,
     /// A drain has begun: what handlers see as `is_stopping`.
     draining: AtomicBool,
     /// `Server::run` has put Ctrl-C and SIGTERM into our hands.
@@ -103,6 +104,7 @@ impl Runs {
         Ok(Self {
             stop: AtomicBool::new(false),
             latch: Event::new()?,
+            latched: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             signals_handled: AtomicBool::new(false),
             state: Mutex::default(),
@@ -113,6 +115,18 @@ impl Runs {
     pub(crate) fn request_stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.latch.notify();
+        self.latched.store(true, Ordering::SeqCst);
+    }
+
+    /// After a wait: a request to stop that crossed the beginning or the end of a run may have left the
+    /// latch readable without a stop, and every further wait would return at once.
+    pub(crate) fn settle(&self) {
+        if !self.stop_requested() && self.latched.swap(false, Ordering::SeqCst) {
+            self.latch.clear();
+            if self.stop_requested() {
+                self.request_stop();
+            }
+        }
     }
 
     pub(crate) fn stop_requested(&self) -> bool {
@@ -254,6 +268,7 @@ impl Runs {
 
     fn forget_stop(&self) {
         self.stop.store(false, Ordering::SeqCst);
+        self.latched.store(false, Ordering::SeqCst);
         self.latch.clear();
     }
 }

@@ -379,6 +379,10 @@ pub(crate) trait Flush: Send + Sync {
 }
 
 thread_local! {
+    /// This thread accepts, and runs requests in between: what it gathers waits for no longer than the
+    /// requests that have come already.
+    static IN_LOOP: Cell<bool> = const { Cell::new(false) };
+
     /// What this thread has gathered, while it is one that promises to flush; see [`Gathering`].
     static GATHERED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
 }
@@ -389,9 +393,16 @@ thread_local! {
 pub(crate) struct Gathering {
     // Nested promises change nothing: the outermost one flushes.
     outermost: bool,
+    in_loop: bool,
 }
 
 impl Gathering {
+    /// The promise of an accept loop.
+    pub(crate) fn start_in_loop() -> Self {
+        IN_LOOP.set(true);
+        Self { in_loop: true, ..Self::start() }
+    }
+
     pub(crate) fn start() -> Self {
         let outermost = GATHERED.with(|gathered| {
             let mut gathered = gathered.borrow_mut();
@@ -399,17 +410,30 @@ impl Gathering {
             gathered.get_or_insert_default();
             outermost
         });
-        Self { outermost }
+        Self { outermost, in_loop: false }
     }
 }
 
 impl Drop for Gathering {
     fn drop(&mut self) {
+        if self.in_loop {
+            leave_loop();
+        }
         if self.outermost {
             flush();
             let _ = GATHERED.try_with(std::cell::RefCell::take);
         }
     }
+}
+
+/// Whether this thread accepts, and what runs on it runs in between.
+pub(crate) fn is_in_loop() -> bool {
+    IN_LOOP.get()
+}
+
+/// This thread accepts no longer; in a forked child it never does.
+pub(crate) fn leave_loop() {
+    IN_LOOP.set(false);
 }
 
 /// Has `what` flushed before this thread next waits. False: this thread promises no such thing, and

@@ -29,8 +29,10 @@ pub enum MixinName {
     /// A process for each request
     Forking,
     /// Several accepting processes (not in this version)
+    #[value(hide = true)]
     Prefork,
     /// A coroutine for each request (not in this version)
+    #[value(hide = true)]
     Green,
 }
 

@@ -129,6 +129,8 @@ impl Forking {
         };
         // What stands in the buffer would be printed by both.
         let _ = io::stdout().flush();
+        // So would what this thread holds back be sent.
+        wait::flush();
         let held = SignalsHeld::hold();
         match process::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
@@ -150,6 +152,7 @@ impl Forking {
     /// Looks at the children that have ended, or, for want of better knowledge, at all.
     fn collect_children(&self) {
         let Some(ears) = self.ears.get() else { return };
+        let mut over = Vec::new();
         let mut children = self.children.lock();
         let unwatched = children.iter().filter(|(_, child)| child.watched.is_none());
         let mut ended: Vec<i32> = unwatched.map(|(pid, _)| *pid).collect();
@@ -169,9 +172,12 @@ impl Forking {
             if let Some(watched) = child.watched {
                 ears.exits.remove(watched);
             }
-            if let Some(request) = child.request {
-                request.ended(end);
-            }
+            over.extend(child.request.map(|request| (request, end)));
+        }
+        // Without the lock: an observer is told, and may ask for the children.
+        drop(children);
+        for (request, end) in over {
+            request.ended(end);
         }
     }
 

@@ -151,11 +151,14 @@ impl Mixin for Pool {
             return job.refuse(Refused::Busy);
         }
         match self.entrance(job.label()) {
-            Ok(entrance) => {
-                // It cannot be closed: the workers end when the last sender is gone, and this is one.
-                drop(entrance.send(Task { job, _permit: permit }));
-                self.bench.call_one();
-            }
+            Ok(entrance) => match entrance.send(Task { job, _permit: permit }) {
+                Ok(()) => self.bench.call_one(),
+                // All have ended before their time, which only a panic of `on_thread_start` does.
+                Err(unsent) => {
+                    let error = std::io::Error::other("all workers of the pool have ended");
+                    unsent.into_inner().job.refuse(Refused::CannotStart(error));
+                }
+            },
             Err(why) => job.refuse(why),
         }
     }
@@ -183,6 +186,14 @@ impl Mixin for Pool {
         if self.block_on_close() {
             self.crew.wait_until_gone(deadline);
         }
+    }
+}
+
+/// The workers end when they have emptied the queue; nobody waits for them.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        *self.entrance.lock() = Entrance::Closed;
+        self.bench.call_all();
     }
 }
 

@@ -12,6 +12,7 @@ use crate::context::Lingering;
 use crate::error::{Stopping, TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
+use crate::wait;
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
 pub(super) struct Channel {
@@ -122,7 +123,13 @@ impl Channel {
         loop {
             match stream.read(room) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) if self.ticket.is_cut() => return Err(Stopping::error()),
+                Ok(0) if self.ticket.is_cut() => {
+                    return if self.at_boundary {
+                        Err(Stopping::error())
+                    } else {
+                        self.receive_late(room)
+                    };
+                }
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);
                     self.at_boundary &= count == 0;
@@ -132,6 +139,26 @@ impl Channel {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A request has begun in the very moment in which a drain shut the input of its connection. What its
+    /// peer goes on to send is still delivered, but nothing announces it any more: so this looks again and
+    /// again, until the deadline of the drain.
+    fn receive_late(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let began = Instant::now();
+        while began.elapsed() < self.ticket.limits().drain && !self.ticket.is_forced() {
+            wait::sleep(Duration::from_millis(1));
+            match self.connection.stream()?.read(room) {
+                Ok(0) => {}
+                Ok(count) => {
+                    self.ticket.add_bytes_in(count);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Stopping::error())
     }
 
     /// The bound of one read: the handler's timeout or the server's limit, and never past the bound
@@ -226,7 +253,8 @@ impl Channel {
     fn send_and_wait(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bound = self.write_bound();
         if let Some(outbox) = &self.outbox {
-            let sent = outbox.write_all(bytes, bound.at);
+            let patience = self.timeout.unwrap_or(self.ticket.limits().write);
+            let sent = outbox.write_all(bytes, patience, self.deadline.map(|whole| whole.at));
             return sent.map(|()| bytes.len()).map_err(|error| timed_out(error, bound));
         }
         let stream = self.connection.stream()?;
@@ -247,8 +275,7 @@ impl Channel {
     /// still holds a duplicate of the descriptor.
     pub(super) fn shutdown_request(&mut self) {
         if let Some(outbox) = self.outbox.take() {
-            let drain = self.ticket.limits().drain;
-            outbox.finish(self.earlier(Instant::now(), Timeout::Write, drain).at);
+            outbox.finish(self.ticket.limits().drain);
         }
         let Ok(stream) = self.connection.stream() else { return };
         let ended = stream.shutdown(Shutdown::Write);

@@ -40,6 +40,21 @@ pub(super) fn list(outbox: &Arc<Shared>) {
     }
 }
 
+/// Sees to it that what is due in an outbox is sent, when the caller does not wait for it any longer.
+pub(super) fn look_after(outbox: &Arc<Shared>) {
+    if outbox.needs_a_list() {
+        hand_over(vec![Arc::clone(outbox)]);
+    }
+}
+
+/// Has the thread look at all that it waits for: one of them has ended.
+pub(super) fn look_again() {
+    if let Some(inbox) = &mut *THREAD.lock() {
+        inbox.sleeps = false;
+        inbox.bell.notify();
+    }
+}
+
 struct ThisThreadsList;
 
 impl Flush for ThisThreadsList {
@@ -49,7 +64,7 @@ impl Flush for ThisThreadsList {
             return;
         }
         let full = if wait::is_parked_here() {
-            listed.into_iter().filter(|outbox| outbox.send_due()).collect()
+            listed.into_iter().filter(|outbox| outbox.send_listed()).collect()
         } else {
             listed
         };
@@ -89,7 +104,7 @@ fn hand_over(outboxes: Vec<Arc<Shared>>) {
         None => {
             drop(thread);
             for outbox in outboxes {
-                outbox.send_due();
+                outbox.send_listed();
             }
         }
     }
@@ -118,19 +133,20 @@ fn run(bell: &Event) {
         };
         if !handed.is_empty() {
             leave_at = Instant::now() + KEEP;
-            full.extend(handed.into_iter().filter(|outbox| outbox.send_due()));
+            full.extend(handed.into_iter().filter(|outbox| outbox.send_listed()));
             continue;
         }
         if full.is_empty() && Instant::now() >= leave_at && leave() {
             return;
         }
+        let open: Vec<_> = full.iter().filter_map(|outbox| outbox.fd()).collect();
         let mut fds = vec![PollFd::new(bell.as_fd(), false)];
-        fds.extend(full.iter().map(|outbox| PollFd::new(outbox.fd().as_fd(), true)));
+        fds.extend(open.iter().map(|fd| PollFd::new(fd.as_fd(), true)));
         let until = full.is_empty().then_some(leave_at);
         let _ = sys::poll(&mut fds, until);
-        drop(fds);
+        drop((fds, open));
         bell.clear();
-        full.retain(|outbox| outbox.send_due());
+        full.retain(|outbox| outbox.send_listed());
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::limits::Limits;
-use crate::live::{Activity, Entry, Live};
+use crate::live::{Activity, Cut, Entry, Live};
 
 pub use buffer::{Chunk, Line, LineTooLong};
 pub(crate) use connection::Socket;
@@ -117,6 +117,10 @@ impl Ticket {
 
     fn is_cut(&self) -> bool {
         self.live.entry().cut().is_some()
+    }
+
+    fn is_forced(&self) -> bool {
+        self.live.entry().cut().is_some_and(|cut| cut != Cut::Drained)
     }
 
     fn bytes_out(&self) -> u64 {

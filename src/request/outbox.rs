@@ -5,7 +5,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -73,14 +73,14 @@ pub enum OutboxError {
 }
 
 pub(super) struct Shared {
-    fd: Arc<OwnedFd>,
     entry: Arc<Entry>,
     capacity: usize,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// The connection, until its request ends: an outbox that somebody keeps does not keep it open.
+    fd: Option<Arc<OwnedFd>>,
     /// Due, from `start` on.
     bytes: Vec<u8>,
     start: usize,
@@ -88,7 +88,11 @@ struct State {
     /// for the second to reach what the first was.
     due_total: u64,
     sent_total: u64,
-    /// On a list of those that are to be flushed.
+    /// How much of what is due the handler has written itself, and up to where in the total it goes: it
+    /// waits for that, and so it does not count against the capacity.
+    own_bytes: u64,
+    own_mark: u64,
+    /// On a list of those that will be looked at.
     listed: bool,
     /// The handler has returned: what is due is still sent, and nothing more is taken.
     ending: bool,
@@ -98,6 +102,12 @@ struct State {
 impl State {
     fn waiting_bytes(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// What waits of others' messages.
+    fn others_bytes(&self) -> usize {
+        let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
+        self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
     }
 
     fn append(&mut self, bytes: &[u8]) {
@@ -118,7 +128,19 @@ const AT_ONCE: usize = 64 * 1024;
 
 impl Outbox {
     pub(super) fn new(fd: Arc<OwnedFd>, entry: Arc<Entry>, capacity: usize) -> Self {
-        Self { shared: Arc::new(Shared { fd, entry, capacity, state: Mutex::default() }) }
+        let state = State {
+            fd: Some(fd),
+            bytes: Vec::new(),
+            start: 0,
+            due_total: 0,
+            sent_total: 0,
+            own_bytes: 0,
+            own_mark: 0,
+            listed: false,
+            ending: false,
+            closed: false,
+        };
+        Self { shared: Arc::new(Shared { entry, capacity, state: Mutex::new(state) }) }
     }
 
     /// Has a message sent, whole or not at all.
@@ -133,7 +155,7 @@ impl Outbox {
             if state.closed || state.ending {
                 return Err(OutboxError::Closed);
             }
-            if state.waiting_bytes() + message.len() > self.shared.capacity {
+            if state.others_bytes() + message.len() > self.shared.capacity {
                 return Err(OutboxError::Full);
             }
             state.append(message);
@@ -153,6 +175,7 @@ impl Outbox {
     /// long before it waits again.
     pub fn flush(&self) {
         self.shared.send_due();
+        flusher::look_after(&self.shared);
     }
 
     /// How many bytes wait to be taken by the peer.
@@ -167,82 +190,144 @@ impl Outbox {
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
-    /// What the handler itself writes: behind what is due, and waited for.
-    pub(super) fn write_all(&self, bytes: &[u8], until: Instant) -> io::Result<()> {
+    /// What the handler itself writes: behind what is due, and waited for. `patience` is how long no
+    /// progress may be made, `until` when it has to be over in any case.
+    pub(super) fn write_all(
+        &self,
+        bytes: &[u8],
+        patience: Duration,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             if state.closed {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             state.append(bytes);
+            (state.own_bytes, state.own_mark) = (bytes.len() as u64, state.due_total);
             state.due_total
         };
-        self.wait_until_sent(mark, until)
+        self.wait_until_sent(mark, patience, until)
     }
 
-    /// The end of the request: nothing more is taken, and what is due is waited for until the deadline.
-    pub(super) fn finish(&self, until: Instant) {
+    /// The end of the request: nothing more is taken, and what is due is waited for.
+    pub(super) fn finish(&self, patience: Duration) {
         let mark = {
             let mut state = self.shared.state.lock();
             state.ending = true;
             state.due_total
         };
-        let _ = self.wait_until_sent(mark, until);
-        let mut state = self.shared.state.lock();
-        state.closed = true;
-        state.bytes = Vec::new();
-        state.start = 0;
+        let _ = self.wait_until_sent(mark, patience, Instant::now().checked_add(patience));
+        let listed = {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            state.fd = None;
+            state.bytes = Vec::new();
+            state.start = 0;
+            state.listed
+        };
+        if listed {
+            // Whoever waits for room in its socket has it open as well.
+            flusher::look_again();
+        }
     }
 
-    fn wait_until_sent(&self, mark: u64, until: Instant) -> io::Result<()> {
-        loop {
-            self.shared.send_due();
-            {
-                let state = self.shared.state.lock();
-                if state.sent_total >= mark {
-                    return Ok(());
-                }
-                if state.closed {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
-            }
-            if Instant::now() >= until {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            let room =
-                Waiting { fd: self.shared.fd.as_fd(), interest: Interest::Write, slot: None };
-            wait::any(&[room], Some(until))?;
-        }
+    fn wait_until_sent(
+        &self,
+        mark: u64,
+        patience: Duration,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let result = self.shared.wait_until_sent(mark, patience, until);
+        // What is left is due to somebody else's messages, or to a wait that was given up: it is nobody's
+        // to send any more, if it is on no list.
+        flusher::look_after(&self.shared);
+        result
     }
 }
 
 impl Shared {
-    /// Sends what is due as far as the socket takes it. True: something is left, for which there is no room.
-    pub(super) fn send_due(&self) -> bool {
+    fn wait_until_sent(
+        &self,
+        mark: u64,
+        patience: Duration,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        let (mut seen, mut progress) = (0, Instant::now());
+        loop {
+            self.send_due();
+            let fd = {
+                let state = self.state.lock();
+                if state.sent_total >= mark {
+                    return Ok(());
+                }
+                if state.sent_total != seen {
+                    (seen, progress) = (state.sent_total, Instant::now());
+                }
+                state.fd.clone().filter(|_| !state.closed)
+            };
+            let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
+            let deadline = match (progress.checked_add(patience), until) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
+            wait::any(&[room], deadline)?;
+        }
+    }
+
+    /// Sends what is due as far as the socket takes it.
+    pub(super) fn send_due(&self) {
+        self.send_due_of(&mut self.state.lock());
+    }
+
+    /// The same, by whoever has this outbox on his list: it stays there if something is left, which is what
+    /// the answer says.
+    pub(super) fn send_listed(&self) -> bool {
         let mut state = self.state.lock();
-        state.listed = false;
-        while !state.closed && state.waiting_bytes() > 0 {
+        self.send_due_of(&mut state);
+        state.listed = state.fd.is_some() && state.waiting_bytes() > 0;
+        state.listed
+    }
+
+    /// Puts this outbox on a list, in words, if something is due and it is on none. True: the caller has to
+    /// put it there.
+    pub(super) fn needs_a_list(&self) -> bool {
+        let mut state = self.state.lock();
+        let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
+        state.listed |= needs;
+        needs
+    }
+
+    fn send_due_of(&self, state: &mut State) {
+        while let (Some(fd), false) = (&state.fd, state.closed) {
+            if state.start == state.bytes.len() {
+                return;
+            }
             // Not a wait: the lock is held for the length of a system call.
-            match sys::send(self.fd.as_fd(), &state.bytes[state.start..], false) {
+            match sys::send(fd.as_fd(), &state.bytes[state.start..], false) {
                 Ok(count) => {
                     state.start += count;
                     state.sent_total += count as u64;
                     self.entry.add_bytes_out(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    state.listed = true;
-                    return true;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The peer is gone. Its handler learns it by itself.
-                Err(_) => state.closed = true,
+                Err(_) => {
+                    state.closed = true;
+                    state.bytes = Vec::new();
+                    state.start = 0;
+                }
             }
         }
-        false
     }
 
-    pub(super) fn fd(&self) -> &OwnedFd {
-        &self.fd
+    pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
+        self.state.lock().fd.clone()
     }
 }
 

@@ -251,7 +251,7 @@ impl StreamRequest {
             let text = &have[..found.unwrap_or(count)];
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
-            if taken + text.len() > limit + usize::from(ends_in_cr) {
+            if taken + text.len() > limit.saturating_add(usize::from(ends_in_cr)) {
                 return Err(LineTooLong::error(limit));
             }
             bytes.extend_from_slice(&have[..count]);

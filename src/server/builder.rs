@@ -11,7 +11,7 @@ use super::{Core, Server};
 use crate::address::BindAddress;
 use crate::context::ServerContext;
 use crate::error::{Error, Result};
-use crate::events::Observer;
+use crate::events::ServerEvent;
 use crate::handler::{BaseRequestHandler, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
@@ -35,7 +35,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 pub struct Builder<T: Transport, M> {
     mixin: M,
     hooks: Box<dyn ServerHooks<T::Request>>,
-    observer: Option<Box<dyn Observer>>,
+    observer: Option<super::Observer>,
     limits: Limits,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
@@ -72,9 +72,32 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Who is told of everything that happens. Default: nobody.
+    /// Is told of everything that happens: see [`ServerEvent`]. Default: nobody is.
+    ///
+    /// It is called where things happen, in the loop or in a worker, and whoever calls it waits for it: it
+    /// has to be quick. Under `Forking` the parent tells of everything; what happens inside a child stays
+    /// there.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use socketserver::{stream_fn, ServerEvent, ThreadingTcpServer};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let bytes = Arc::new(AtomicU64::new(0));
+    /// let sum = Arc::clone(&bytes);
+    /// let server = ThreadingTcpServer::builder()
+    ///     .observer(move |event| {
+    ///         if let ServerEvent::RequestEnded { bytes_out, .. } = event {
+    ///             sum.fetch_add(*bytes_out, Ordering::Relaxed);
+    ///         }
+    ///     })
+    ///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+    /// # drop(server); Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn observer(mut self, observer: impl Observer) -> Self {
+    pub fn observer(mut self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::Server;
+use super::job::is_serving;
 use crate::address::Address;
 use crate::live::LiveRequest;
 use crate::mixin::Mixin;
@@ -25,9 +26,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// 4. at the deadline the connections of those that are left are shut down;
     /// 5. what the mixin has started is joined.
     ///
-    /// With a mixin whose `block_on_close` is off, only the first two. Called by the thread that serves
-    /// (a handler under `Inline`), it does not wait: the run closes the listener when it ends. May be
-    /// called more than once.
+    /// With a mixin whose `block_on_close` is off, only the first two. Called by the thread that serves,
+    /// or by a handler of the server itself, it waits for nothing: it would wait for itself. May be called
+    /// more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         let began = Instant::now();
         // A grace that the clock cannot count is for ever, and a day is that for a closing server.
@@ -53,7 +54,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             Closer::Loop => context.runs.is_loop_thread(),
         };
-        if self.mixin.block_on_close() && !on_the_loop {
+        // Whoever waits for all requests must not be one of them.
+        let waits_for_itself = on_the_loop || is_serving(context);
+        if self.mixin.block_on_close() && !waits_for_itself {
             self.mixin.drain(deadline);
             if !context.live.wait_until_empty(deadline) {
                 report.forced = context.live.view();

@@ -34,6 +34,10 @@ use crate::request::Ticket;
 /// TcpServer::builder().hooks(LocalOnly).bind("0.0.0.0:9999", handler)?.serve_forever()
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no hooks for a `{R}`",
+    note = "implement `ServerHooks<{R}>` for it; or `impl<R: Request> ServerHooks<R> for ..` for all servers"
+)]
 pub trait ServerHooks<R>: Send + Sync + 'static {
     /// Runs with the socket before its address is taken: for socket options that this crate does not
     /// know.

@@ -8,6 +8,7 @@
 //!
 //! Panics of handlers and hooks end here and nowhere else.
 
+use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +117,7 @@ impl<T: Transport> Work for TypedJob<T> {
     fn run(self: Box<Self>) -> Outcome {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
+        let _serving = Serving::start(&self.core.context);
         self.ticket.set_activity(Activity::Running);
         let limits = *self.ticket.limits();
         let whole = limits.request.and_then(|after| Self::bound(Timeout::Request, after));
@@ -173,6 +175,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let core = Arc::clone(&self.core);
         core.transport.close_in_child();
         core.context.enter_child();
+        crate::wait::leave_loop();
         let _signals = signals_of_a_child(&core.context, self.ticket.entry());
         ready();
         let outcome = self.run();
@@ -259,7 +262,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         drop(caught(|| {
-            observer.observe(event);
+            observer(event);
             Ok(())
         }));
     }
@@ -363,6 +366,40 @@ fn reason_of(error: &HandlerError, cut: Option<Cut>) -> CloseReason {
     } else {
         CloseReason::Failed
     }
+}
+
+thread_local! {
+    /// The servers whose requests this thread runs at the moment, by the addresses of their contexts.
+    static SERVING: RefCell<Vec<*const ServerContext>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that this thread runs a request, so that its handler does not wait for itself when it closes its
+/// own server.
+struct Serving {
+    server: *const ServerContext,
+}
+
+impl Serving {
+    fn start(context: &Arc<ServerContext>) -> Self {
+        let server = Arc::as_ptr(context);
+        SERVING.with_borrow_mut(|serving| serving.push(server));
+        Self { server }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        SERVING.with_borrow_mut(|serving| {
+            if let Some(place) = serving.iter().rposition(|server| *server == self.server) {
+                serving.remove(place);
+            }
+        });
+    }
+}
+
+/// Whether this thread runs a request of this server.
+pub(super) fn is_serving(context: &Arc<ServerContext>) -> bool {
+    SERVING.with_borrow(|serving| serving.contains(&Arc::as_ptr(context)))
 }
 
 /// Python's three steps. `finish` runs after a `handle` that failed or panicked, not after a `setup`

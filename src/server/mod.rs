@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use crate::address::{Address, BindAddress};
 use crate::context::ServerContext;
 use crate::error::Result;
-use crate::events::Observer;
+use crate::events::ServerEvent;
 use crate::handler::MakeHandler;
 use crate::limits::Limits;
+use crate::linger;
 use crate::mixin::Mixin;
 use crate::shutdown::ShutdownHandle;
 use crate::sys;
@@ -54,13 +55,16 @@ pub struct Server<T: Transport, M: Mixin> {
     poll_interval: Option<Duration>,
 }
 
+/// Who is told of everything that happens.
+type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
+
 /// What a server shares with the requests that it has taken.
 pub(crate) struct Core<T: Transport> {
     transport: T,
     factory: Box<dyn Factory<T::Request>>,
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
-    observer: Option<Box<dyn Observer>>,
+    observer: Option<Observer>,
     context: Arc<ServerContext>,
 }
 
@@ -144,9 +148,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     fn accept_loop(&self) -> Result<()> {
         let runs = &self.core.context.runs;
-        let _gathering = Gathering::start();
+        let _gathering = Gathering::start_in_loop();
         let mut backoff = Backoff::default();
-        let mut tick = self.poll_interval.map(|interval| Instant::now() + interval);
+        let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
         while !runs.stop_requested() {
             match self.step(&mut backoff)? {
                 Step::Served(_) => self.core.hooks.service_actions(),
@@ -162,7 +166,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 let now = Instant::now();
                 if now >= due {
                     self.core.hooks.service_actions();
-                    tick = Some(now + interval);
+                    tick = now.checked_add(interval);
                 }
             }
         }
@@ -188,7 +192,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     fn one_turn(&self) -> Result<Turn> {
         let runs = &self.core.context.runs;
-        let _gathering = Gathering::start();
+        let _gathering = Gathering::start_in_loop();
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut backoff = Backoff::default();
         while !runs.stop_requested() {
@@ -222,23 +226,29 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn wait(&self, room: bool, deadline: Option<Instant>) -> Result<()> {
         let context = &self.core.context;
         // Asked again after the failure: the answer "no" promises a wake-up, and only then may we wait.
-        if !room && context.gate.is_open() && self.mixin.ready() {
+        let gate_is_open = room || context.gate.is_open();
+        if !room && gate_is_open && self.mixin.ready() {
             return Ok(());
         }
         let listener = if room { self.core.transport.fileno() } else { None };
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let mut waiting = vec![context.runs.stop_waiting()];
-        match &listener {
-            Some(fd) => waiting.push(readable(fd.as_fd())),
-            None => waiting.push(readable(context.gate.event_fd())),
+        waiting.extend(listener.as_ref().map(|fd| readable(fd.as_fd())));
+        if !gate_is_open {
+            waiting.push(readable(context.gate.event_fd()));
         }
         waiting.extend(self.mixin.event_fd().map(readable));
-        self.waited(wait::any(&waiting, deadline))
+        let waited = wait::any(&waiting, deadline);
+        context.runs.settle();
+        self.waited(waited)
     }
 
     /// Waits for a time, or for a stop.
     fn pause(&self, until: Option<Instant>) -> Result<()> {
-        self.waited(wait::any(&[self.core.context.runs.stop_waiting()], until))
+        let runs = &self.core.context.runs;
+        let waited = wait::any(&[runs.stop_waiting()], until);
+        runs.settle();
+        self.waited(waited)
     }
 
     fn waited(&self, result: std::io::Result<()>) -> Result<()> {
@@ -269,7 +279,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if each == 0 {
             return;
         }
-        let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS);
+        let spare = SPARE_DESCRIPTORS + linger::at_once() as u64;
+        let left = allowed.saturating_sub(open + spare);
         let live = usize::try_from(left).unwrap_or(usize::MAX) / each;
         if let Some(live) = self.core.context.budget_descriptors(live.max(1)) {
             let wanted = self.limits().live;

@@ -47,10 +47,10 @@ const GATHERED_BYTES: usize = 2_048;
 const BATCH: usize = 64;
 
 /// A handler that takes longer than this makes batches pointless, and gathered replies late.
-const SLOW: Duration = Duration::from_millis(1);
+const SLOW: Duration = Duration::from_millis(2);
 
 /// For so many datagrams after a slow one replies are sent at once.
-const AT_ONCE: u32 = 1_024;
+const AT_ONCE: u32 = 256;
 
 /// A datagram socket with its batches. No lock of it is held across a wait.
 pub(super) struct PacketSocket {
@@ -145,43 +145,48 @@ impl PacketSocket {
         self.bound.get_or_init(|| self.socket.local_address().unwrap_or(Address::Unnamed))
     }
 
-    /// Sends, or gathers for sending before this thread waits. Only what is sure to be short enough is
-    /// gathered: that a reply is too long, its handler has to hear.
+    /// Sends, or gathers for sending with others: only in the loop, only while more datagrams of the same
+    /// batch are waiting to be handled there, and only what is sure to be short enough; that a reply is too
+    /// long, its handler has to hear.
     fn reply(
         self: &Arc<Self>,
         peer: &SockAddr,
         local: Option<Local>,
         bytes: &[u8],
     ) -> io::Result<()> {
-        let at_once = self.at_once.load(Ordering::Relaxed);
-        if at_once > 0 {
-            self.at_once.store(at_once - 1, Ordering::Relaxed);
-            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
-        }
-        if bytes.len() > GATHERED_BYTES {
+        let more_waits = || !self.inbox.lock().packets.is_empty();
+        if wait::is_in_loop() && bytes.len() <= GATHERED_BYTES && self.may_gather() && more_waits()
+        {
+            let mut replies = self.replies.lock();
+            let me = thread::current().id();
+            if replies.promised.is_none() {
+                let flush: Arc<dyn Flush> = Arc::clone(self) as _;
+                replies.promised = wait::flush_before_waiting(&flush).then_some(me);
+            }
+            if replies.promised == Some(me) {
+                replies.gathered.push(Outgoing {
+                    peer: peer.clone(),
+                    local,
+                    bytes: bytes.to_vec(),
+                });
+                return Ok(());
+            }
+        } else if wait::is_in_loop() {
             // Not before those that came before it.
             self.flush();
-            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
         }
-        let mut replies = self.replies.lock();
-        let me = thread::current().id();
-        if replies.promised.is_none() {
-            let flush: Arc<dyn Flush> = Arc::clone(self) as _;
-            replies.promised = wait::flush_before_waiting(&flush).then_some(me);
-        }
-        if replies.promised != Some(me) {
-            drop(replies);
-            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
-        }
-        replies.gathered.push(Outgoing { peer: peer.clone(), local, bytes: bytes.to_vec() });
-        if replies.gathered.len() >= BATCH {
-            drop(replies);
-            self.flush();
-        }
-        Ok(())
+        self.send(&Outgoing { peer: peer.clone(), local, bytes })
     }
 
-    /// Sends one datagram, and waits for room if there is none.
+    fn may_gather(&self) -> bool {
+        let at_once = self.at_once.load(Ordering::Relaxed);
+        self.at_once.store(at_once.saturating_sub(1), Ordering::Relaxed);
+        at_once == 0
+    }
+
+    /// Sends one datagram, and waits for room in the socket's buffer if there is none. On Unix there is
+    /// nothing to wait for: it is the receiver's queue that is full, and the socket's own readiness says
+    /// nothing of that.
     fn send<B: AsRef<[u8]>>(&self, outgoing: &Outgoing<B>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -190,7 +195,7 @@ impl PacketSocket {
         loop {
             match outgoing.send(fd.as_fd(), false) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if Instant::now() >= deadline {
+                    if outgoing.peer.is_unix() || Instant::now() >= deadline {
                         return Err(error);
                     }
                     let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
@@ -207,8 +212,8 @@ impl PacketSocket {
     }
 }
 
-/// How long a reply waits for room in the socket's buffer (or, on Unix, in the receiver's) before it is
-/// given up as datagrams are: the next clients wait behind it.
+/// How long a reply waits for room in the socket's buffer before it is given up as datagrams are: the next
+/// clients wait behind it.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 impl Flush for PacketSocket {
