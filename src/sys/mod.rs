@@ -9,7 +9,10 @@ use std::mem;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::FromRawFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 pub(crate) mod datagram;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
@@ -249,18 +252,51 @@ pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `action` whenever the process is sent `signal`, beside what ran before.
+/// Runs `action` whenever the process is sent `signal`, beside what ran before. When no guard is left, the
+/// signal does again what it did by default, if that is what it did.
 ///
-/// `action` runs in the signal's handler: it may do nothing but store to atomics, write to a
-/// descriptor, and end the process.
+/// `action` runs in the signal's handler: it may do nothing but store to atomics, write to or shut down a
+/// descriptor, try a lock, and end the process.
 pub(crate) fn on_signal(
     signal: libc::c_int,
     action: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<SignalGuard> {
-    // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above
-    // allows: `shutdown.rs` counts, writes to an event, and calls `exit_now`.
+    bring_back_default(signal)?;
+    // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above allows.
     let id = unsafe { signal_hook::low_level::register(signal, action) }?;
+    GUARDS.fetch_add(1, Ordering::SeqCst);
     Ok(SignalGuard { id })
+}
+
+/// How many actions there are.
+static GUARDS: AtomicUsize = AtomicUsize::new(0);
+
+/// A signal that signal-hook has once taken stays taken when its last action is gone, and is then ignored. So
+/// one action is registered for good, before the first one: without others it does what the system would.
+fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
+    static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock();
+    if taken.contains(&signal) {
+        return Ok(());
+    }
+    // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
+    let before = unsafe {
+        let mut before = mem::zeroed::<libc::sigaction>();
+        check(libc::sigaction(signal, std::ptr::null(), &raw mut before))?;
+        before
+    };
+    if before.sa_sigaction == libc::SIG_DFL {
+        let default = move || {
+            if GUARDS.load(Ordering::SeqCst) == 0 {
+                // The signals that are used here end the process, so that it does not return.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        };
+        // SAFETY: the action loads an atomic and calls what is made to be called in a signal's handler.
+        unsafe { signal_hook::low_level::register(signal, default) }?;
+    }
+    taken.push(signal);
+    Ok(())
 }
 
 /// Forgets a signal's action when dropped.
@@ -272,6 +308,7 @@ pub(crate) struct SignalGuard {
 impl Drop for SignalGuard {
     fn drop(&mut self) {
         signal_hook::low_level::unregister(self.id);
+        GUARDS.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
