@@ -246,25 +246,73 @@ pub trait MakeHandler<R, Kind>: Send + Sync + 'static {
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>));
 }
 
-/// The kind of [`MakeHandler`] that a closure is which makes handlers of type `H`.
+/// A closure that makes a handler and takes nothing: the half of [`MakeHandler`] that has nothing to do with
+/// requests. It stands apart for the sake of the compiler's words: it has a second implementation, which
+/// applies to nothing, so that the compiler does not take the first one for the only way there is, and says
+/// our sentence instead of its own ("expected function that takes 0 arguments").
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not make handlers",
+    label = "expected a closure that makes a handler, as in `|| Echo`",
+    note = "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`"
+)]
+pub trait Makes<How>: Send + Sync + 'static {
+    /// What it makes.
+    type Handler;
+
+    /// Makes one.
+    fn make(&self) -> Self::Handler;
+}
+
+/// How a closure makes: by being called.
 #[derive(Debug)]
-pub struct ByClosure<H>(std::marker::PhantomData<fn() -> H>);
+pub struct ByCall(());
+
+/// How nothing makes; see [`Makes`].
+#[derive(Debug)]
+pub struct ByNothing(());
+
+/// Is implemented by nothing; see [`Makes`].
+#[doc(hidden)]
+pub trait Nothing {}
+
+impl<F, H> Makes<ByCall> for F
+where
+    F: Fn() -> H + Send + Sync + 'static,
+{
+    type Handler = H;
+
+    fn make(&self) -> H {
+        self()
+    }
+}
+
+impl<F: Nothing + Send + Sync + 'static> Makes<ByNothing> for F {
+    type Handler = std::convert::Infallible;
+
+    fn make(&self) -> std::convert::Infallible {
+        unreachable!("nothing implements `Nothing`")
+    }
+}
+
+/// The kind of [`MakeHandler`] that a closure is which makes handlers.
+#[derive(Debug)]
+pub struct ByClosure<How = ByCall>(std::marker::PhantomData<fn() -> How>);
 
 /// The kind of [`MakeHandler`] that a function is which handles requests itself.
 #[derive(Debug)]
 pub struct ByFunction(());
 
-impl<F, H, R> MakeHandler<R, ByClosure<H>> for F
+impl<F, How, R> MakeHandler<R, ByClosure<How>> for F
 where
-    F: Fn() -> H + Send + Sync + 'static,
-    H: BaseRequestHandler<R>,
+    F: Makes<How>,
+    F::Handler: BaseRequestHandler<R>,
 {
     fn handler_name(&self) -> &'static str {
-        type_name::<H>()
+        type_name::<F::Handler>()
     }
 
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
-        run(&mut self());
+        run(&mut self.make());
     }
 }
 

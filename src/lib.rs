@@ -12,7 +12,7 @@
 //!    Tcp           ─┐           Inline     in the loop      StreamRequestHandler
 //!    UnixStream    ─┴─ stream   Threading  a thread each    DatagramRequestHandler
 //!    Udp           ─┐           Pool       fixed threads    stream_fn, datagram_fn
-//!    UnixDatagram  ─┴─ datagram
+//!    UnixDatagram  ─┴─ datagram Forking    a process each
 //!
 //!    Server<Tcp, Threading>  =  ThreadingTcpServer,  bound with  || Echo
 //! ```
@@ -101,21 +101,27 @@
 //! | answers at once and never waits for its client | [`Inline`] | no thread is involved at all |
 //! | waits: for its client, a database, a file | [`Threading`] | a slow client keeps nobody waiting |
 //! | computes, or uses something that is scarce | [`Pool`] | never more than so many at once, the rest in order |
+//! | may crash, leak, or change its user | [`Forking`] | a process each; nothing of it is left when it has ended |
 //!
 //! All servers: [`TcpServer`], [`ThreadingTcpServer`], [`PoolTcpServer`], [`UdpServer`],
 //! [`ThreadingUdpServer`], [`PoolUdpServer`], [`UnixStreamServer`], [`ThreadingUnixStreamServer`],
 //! [`PoolUnixStreamServer`], [`UnixDatagramServer`], [`ThreadingUnixDatagramServer`],
-//! [`PoolUnixDatagramServer`].
+//! [`PoolUnixDatagramServer`], [`ForkingTcpServer`], [`ForkingUdpServer`], [`ForkingUnixStreamServer`],
+//! [`ForkingUnixDatagramServer`].
 //!
 //! # What it takes care of
 //!
-//! - **Limits**: the number of live requests, the length of lines and packets, the silence of peers, the
+//! - **Limits**: the number of live requests, altogether and of one peer, the rate of new ones, the length of lines and packets, the silence of peers, the
 //!   length of reads, writes and whole requests; finite by default, in one struct: [`Limits`].
 //! - **Stopping**: [`Server::run`] serves until Ctrl-C or SIGTERM and then closes with a grace period;
 //!   [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
 //! - **Errors**: a handler's error or panic ends its own request and is reported
 //!   ([`ServerHooks::handle_error`]); a process that runs out of descriptors sheds clients, waits a little
 //!   and goes on; [`Fatal`] ends the server.
+//! - **Being watched**: an [`Observer`] is told of every start and end, with the reason
+//!   ([`CloseReason`]); [`ServerContext`] has the counts and the list of live requests, and can end one.
+//! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
+//!   client delays another.
 //! - **Small things**: one `writeln!` is one packet, without Nagle's delay; replies to datagrams leave from
 //!   the address that was asked; a Unix socket's stale file is replaced and nobody's living one is.
 //!
@@ -164,8 +170,9 @@ pub use error::{
 };
 pub use events::{CloseReason, Counts, Limit, Observer, ServerEvent};
 pub use handler::{
-    BaseRequestHandler, ByClosure, ByFunction, DatagramFn, DatagramRequestHandler, MakeHandler,
-    StreamFn, StreamRequestHandler, datagram_fn, stream_fn,
+    BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
+    DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,
+    datagram_fn, stream_fn,
 };
 pub use limits::{Gate, Limits, Permit, Rate};
 pub use live::{Activity, LiveRequest};

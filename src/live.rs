@@ -19,10 +19,14 @@ use crate::address::Address;
 pub enum Activity {
     /// Accepted, and not yet run: it waits for a worker.
     Queued,
-    /// Its handler runs.
+    /// Its handler runs, and does not wait for its peer.
     Running,
     /// Its handler waits for the beginning of a request; nothing of one has come yet.
     Idle,
+    /// Its handler waits for more of what its peer has begun to send.
+    Receiving,
+    /// Its handler waits for its peer to take what it sends.
+    Sending,
 }
 
 impl fmt::Display for Activity {
@@ -30,7 +34,9 @@ impl fmt::Display for Activity {
         f.write_str(match self {
             Self::Queued => "waiting for a worker",
             Self::Running => "running",
-            Self::Idle => "waiting for its peer",
+            Self::Idle => "waiting for its peer's next request",
+            Self::Receiving => "receiving",
+            Self::Sending => "sending",
         })
     }
 }
@@ -112,11 +118,18 @@ impl Entry {
         self.activity.store(activity as u8, Ordering::SeqCst);
     }
 
+    /// For what only the list shows: no other thread decides anything by it.
+    pub(crate) fn show_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
     pub(crate) fn activity(&self) -> Activity {
         match self.activity.load(Ordering::SeqCst) {
             0 => Activity::Queued,
             1 => Activity::Running,
-            _ => Activity::Idle,
+            2 => Activity::Idle,
+            3 => Activity::Receiving,
+            _ => Activity::Sending,
         }
     }
 
@@ -166,6 +179,20 @@ impl Entry {
         if let Some(fd) = &*self.connection.lock() {
             // The only failure is that the peer has ended it already.
             let _ = socket2::SockRef::from(&**fd).shutdown(how);
+        }
+    }
+
+    /// Ends the wait for the beginning of a request, if that is what it does. A signal's handler may call
+    /// it: whoever holds the lock ends the connection anyway, or lets go of it.
+    pub(crate) fn end_input_if_idle(&self) {
+        if self.activity() != Activity::Idle {
+            return;
+        }
+        self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
+        if let Some(connection) = self.connection.try_lock() {
+            if let Some(fd) = &*connection {
+                let _ = socket2::SockRef::from(&**fd).shutdown(Shutdown::Read);
+            }
         }
     }
 

@@ -292,8 +292,7 @@ impl Source {
     }
 
     /// Makes the call until it is done, fails, or the deadline has passed (TimedOut). A deadline in
-    /// the past still tries once, without blocking. A signal ends it (Interrupted): it may have been
-    /// sent in order to have the caller look at something.
+    /// the past still tries once, without blocking.
     fn call<R>(
         &self,
         interest: Interest,
@@ -312,6 +311,7 @@ impl Source {
                 self.arm(interest, left, came_back_early)?;
             }
             match call(self.fd.as_fd(), block && !over) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if over {
                         return Err(io::ErrorKind::TimedOut.into());

@@ -175,10 +175,12 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         }
         servers.push(server);
     }
-    // A closed stdout is not an error: a server without an operator goes on serving.
-    let mut stdout = io::stdout();
-    let _ = stdout.write_all(listening.as_bytes()).and_then(|()| stdout.flush());
-    let reports = run_all(&servers, options.grace)?;
+    let say = || {
+        // A closed stdout is not an error: a server without an operator goes on serving.
+        let mut stdout = io::stdout();
+        let _ = stdout.write_all(listening.as_bytes()).and_then(|()| stdout.flush());
+    };
+    let reports = run_all(&servers, options.grace, say)?;
     for report in reports.iter().filter(|report| !report.is_clean()) {
         eprintln!("{report}");
     }

@@ -56,19 +56,19 @@ struct EchoServer {
 
 impl Program for EchoServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:9999";
-    type StreamKind = ByClosure<Echo>;
-    type DatagramKind = ByClosure<EchoPacket>;
+    type StreamKind = ByClosure;
+    type DatagramKind = ByClosure;
 
     fn exposure(&self) -> String {
         "anyone there may have bytes sent back".to_owned()
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure<Echo>> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
         let (mode, room) = (self.mode, self.room.clone());
         move || Echo::new(mode, &room)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByClosure<EchoPacket>>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByClosure>> {
         (self.mode == Mode::Echo).then_some(|| EchoPacket)
     }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::sys::process::{self, ChildState, ExitWatch, Forked, Watched};
+use crate::sys::process::{self, ChildState, ExitWatch, Forked, SignalsHeld, Watched};
 use crate::wait::{self, Interest, Waiting};
 
 /// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
@@ -129,10 +129,11 @@ impl Forking {
         };
         // What stands in the buffer would be printed by both.
         let _ = io::stdout().flush();
+        let held = SignalsHeld::hold();
         match process::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
-                let end = job.run_in_child();
+                let end = job.run_in_child(move || drop(held));
                 let _ = io::stdout().flush();
                 ears.tell(&end);
                 crate::sys::exit_now(status(&end));

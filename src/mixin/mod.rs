@@ -157,7 +157,7 @@ pub(crate) trait Work: Send {
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
     fn hand_over(self: Box<Self>) -> Box<dyn Handed>;
-    fn run_in_child(self: Box<Self>) -> ChildEnd;
+    fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd;
     fn label(&self) -> &'static str;
     fn peer(&self) -> &Address;
 }
@@ -214,10 +214,10 @@ impl Job {
     }
 
     /// Runs the request in a forked child, which has nothing else to do: the listener is closed first,
-    /// and signals are taken for what they mean to a child.
-    pub(crate) fn run_in_child(mut self) -> ChildEnd {
+    /// and signals are taken for what they mean to a child; `ready` is called when they are.
+    pub(crate) fn run_in_child(mut self, ready: impl FnOnce() + 'static) -> ChildEnd {
         match self.work.take() {
-            Some(work) => work.run_in_child(),
+            Some(work) => work.run_in_child(Box::new(ready)),
             None => ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false },
         }
     }

@@ -318,7 +318,7 @@ mod tests {
             unreachable!("threads hand nothing to other processes")
         }
 
-        fn run_in_child(self: Box<Self>) -> ChildEnd {
+        fn run_in_child(self: Box<Self>, _ready: Box<dyn FnOnce()>) -> ChildEnd {
             unreachable!("threads have no children")
         }
 

@@ -97,11 +97,12 @@ impl Channel {
                 return self.receive_at_once(room)?.ok_or_else(Stopping::error);
             }
         }
+        if !idle {
+            self.ticket.show_activity(Activity::Receiving);
+        }
         let bound = self.read_bound(started);
         let result = self.receive_by(room, bound);
-        if idle {
-            self.ticket.set_activity(Activity::Running);
-        }
+        self.ticket.show_activity(Activity::Running);
         result.map_err(|error| timed_out(error, bound))
     }
 
@@ -120,12 +121,7 @@ impl Channel {
         stream.set_deadline(Some(bound.at));
         loop {
             match stream.read(room) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    // In a forked child it is a signal that tells of the drain.
-                    if self.ticket.is_idle() && self.ticket.server().is_stopping() {
-                        return Err(Stopping::error());
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) if self.ticket.is_cut() => return Err(Stopping::error()),
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);
@@ -221,6 +217,13 @@ impl Channel {
     /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
     /// stalled; the bound of the whole request is for those.
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.ticket.show_activity(Activity::Sending);
+        let result = self.send_and_wait(bytes);
+        self.ticket.show_activity(Activity::Running);
+        result
+    }
+
+    fn send_and_wait(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let bound = self.write_bound();
         if let Some(outbox) = &self.outbox {
             let sent = outbox.write_all(bytes, bound.at);

@@ -103,16 +103,16 @@ impl Ticket {
         self.live.entry().set_activity(activity);
     }
 
+    fn show_activity(&self, activity: Activity) {
+        self.live.entry().show_activity(activity);
+    }
+
     fn add_bytes_in(&self, count: usize) {
         self.live.entry().add_bytes_in(count);
     }
 
     fn add_bytes_out(&self, count: usize) {
         self.live.entry().add_bytes_out(count);
-    }
-
-    fn is_idle(&self) -> bool {
-        self.live.entry().activity() == Activity::Idle
     }
 
     fn is_cut(&self) -> bool {

@@ -10,11 +10,13 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Core;
 use super::hooks::{Failure, Incoming, Phase};
 use crate::address::Address;
+use crate::context::ServerContext;
 use crate::error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Stopping, TimedOut, Timeout, is_disconnect,
 };
@@ -24,7 +26,7 @@ use crate::limits::Permit;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, LineTooLong, Request, Ticket};
-use crate::shutdown::Runs;
+use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
 
 /// A request with everything that it takes to serve it.
@@ -167,11 +169,12 @@ impl<T: Transport> Work for TypedJob<T> {
         Box::new(HandedOver { ticket, core, _permit: permit, reason })
     }
 
-    fn run_in_child(self: Box<Self>) -> ChildEnd {
+    fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd {
         let core = Arc::clone(&self.core);
         core.transport.close_in_child();
         core.context.enter_child();
-        let _signals = signals_of_a_child(&core.context.runs);
+        let _signals = signals_of_a_child(&core.context, self.ticket.entry());
+        ready();
         let outcome = self.run();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
@@ -191,15 +194,26 @@ impl<T: Transport> Work for TypedJob<T> {
 
 /// A signal that ends the parent in order tells its children of the drain: SIGTERM, by which the parent
 /// tells them, and Ctrl-C, which a terminal sends to all, if the parent takes it.
-fn signals_of_a_child(runs: &Arc<Runs>) -> Vec<crate::sys::SignalGuard> {
+fn signals_of_a_child(context: &Arc<ServerContext>, entry: &Arc<Entry>) -> Vec<SignalGuard> {
     let mut signals = vec![libc::SIGTERM];
-    if runs.signals_handled().load(std::sync::atomic::Ordering::SeqCst) {
+    if context.runs.signals_handled().load(Ordering::SeqCst) {
         signals.push(libc::SIGINT);
     }
     let on = |signal| {
-        let runs = Arc::clone(runs);
-        // An atomic store, in a signal's handler. Without it the signal does what it always does.
-        crate::sys::on_signal(signal, move || runs.begin_drain()).ok()
+        let (context, entry) = (Arc::clone(context), Arc::clone(entry));
+        let seen = AtomicBool::new(false);
+        // In a signal's handler: atomic stores, a lock that is only tried, and shutdown(2). In this
+        // order: a request that says that it is idle, and then looks at the drain, misses neither.
+        // Without a handler the signal does what it always does.
+        let drain = move || {
+            // A second Ctrl-C is meant for all as well.
+            if seen.swap(true, Ordering::SeqCst) && signal == libc::SIGINT {
+                sys::exit_now(128 + signal);
+            }
+            context.runs.begin_drain();
+            entry.end_input_if_idle();
+        };
+        sys::on_signal(signal, drain).ok()
     };
     signals.into_iter().filter_map(on).collect()
 }

@@ -41,13 +41,21 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each,
 /// one Ctrl-C for all. When one of them ends with an error, all end. A single one runs in this thread.
 ///
+/// `ready` is called when signals are taken, and before anything is served: the moment to say that the
+/// program listens, because from here on whoever has read it can stop the program in order.
+///
 /// # Errors
 ///
 /// The first server's that ended with one, after all are closed; if signals cannot be handled or threads
 /// cannot be started; and if one of several forks, which takes a process with one thread.
-pub fn run_all(servers: &[Box<dyn BaseServer>], grace: Duration) -> Result<Vec<DrainReport>> {
+pub fn run_all(
+    servers: &[Box<dyn BaseServer>],
+    grace: Duration,
+    ready: impl FnOnce(),
+) -> Result<Vec<DrainReport>> {
     let handles: Vec<_> = servers.iter().map(|server| server.shutdown_handle()).collect();
     let _signals = prepare_process(handles.clone())?;
+    ready();
     if let [server] = servers {
         let served = server.serve_forever();
         let report = server.server_close_within(grace);
@@ -98,10 +106,15 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
         handle.runs().signals_handled().store(true, Ordering::SeqCst);
     }
     let handles = Arc::new(handles);
+    let owner = std::process::id();
     let on = |signal: libc::c_int, name: &str| {
         let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));
         // An atomic, a write for each server, and `_exit`: all that a signal's handler may do.
         sys::on_signal(signal, move || {
+            // A forked child inherits this, and has its own way of taking the signal.
+            if std::process::id() != owner {
+                return;
+            }
             if asked.swap(true, Ordering::SeqCst) {
                 sys::exit_now(128 + signal);
             }

@@ -37,6 +37,37 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
+/// Holds back SIGTERM and SIGINT until it is dropped. Around a fork: a child that is sent one before it has
+/// its own way of taking it would take it as its parent does.
+pub(crate) struct SignalsHeld {
+    before: libc::sigset_t,
+}
+
+impl SignalsHeld {
+    pub(crate) fn hold() -> Self {
+        // SAFETY: all zeros is a valid sigset_t, which sigemptyset then makes an empty one; all pointers are
+        // to live locals.
+        unsafe {
+            let mut set = std::mem::zeroed::<libc::sigset_t>();
+            let mut before = std::mem::zeroed::<libc::sigset_t>();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+            Self { before }
+        }
+    }
+}
+
+impl Drop for SignalsHeld {
+    fn drop(&mut self) {
+        // SAFETY: the set is the one that `hold` was given.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
+        }
+    }
+}
+
 /// The names of the process's threads, if there is more than this one.
 pub(crate) fn other_threads() -> io::Result<Option<String>> {
     // A folder has one link for each folder in it, its own entry and its parent's: with one thread,

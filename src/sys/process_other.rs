@@ -24,6 +24,15 @@ fn unsupported() -> io::Error {
 }
 
 /// See the Linux form.
+pub(crate) struct SignalsHeld;
+
+impl SignalsHeld {
+    pub(crate) fn hold() -> Self {
+        Self
+    }
+}
+
+/// See the Linux form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
     Running,

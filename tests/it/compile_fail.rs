@@ -1,1 +1,114 @@
+//! Compile errors are part of the interface: what goes wrong most often is answered by a sentence that
+//! says what to write instead.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+/// Each wrong program and what the compiler has to say about it, beside much that is its own business.
+const SENTENCES: [(&str, &[&str]); 5] = [
+    (
+        "datagram_handler_on_tcp",
+        &[
+            "`Echo` does not handle connections",
+            "TCP and Unix stream servers need `impl StreamRequestHandler for Echo`",
+        ],
+    ),
+    (
+        "stream_handler_on_udp",
+        &[
+            "`Hello` does not handle datagrams",
+            "UDP and Unix datagram servers need `impl DatagramRequestHandler for Hello`",
+        ],
+    ),
+    (
+        "not_a_handler",
+        &["`Plain` does not handle connections", "`impl StreamRequestHandler for Plain`"],
+    ),
+    (
+        "value_for_closure",
+        &[
+            "`Quiet` does not make handlers for a `StreamRequest`",
+            "expected a closure that makes a handler, as in `|| Echo`",
+            "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
+        ],
+    ),
+    (
+        "function_without_stream_fn",
+        &[
+            "does not make handlers for a `StreamRequest`",
+            "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
+        ],
+    ),
+];
+
+/// The compiler whose whole output stands in the `.stderr` files.
+const PINNED: &str = "rustc 1.95.0 ";
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+fn rustc() -> Command {
+    Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+}
+
+/// The library as it was built for these tests: the newest one beside them.
+fn library() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let files = this.parent().unwrap().read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let is_library = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("libsocketserver-") && name.ends_with(".rlib")
+    };
+    let age = |path: &PathBuf| path.metadata().and_then(|found| found.modified()).ok();
+    files.filter(is_library).max_by_key(|path| age(path).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap()
+}
+
+/// Compiles a program as a user of the library, and gives the compiler's words if it will not.
+fn compile(program: &Path) -> Result<(), String> {
+    let library = library();
+    let folder = crate::support::folder();
+    let output = rustc()
+        .args(["--edition=2024", "--emit=metadata", "--crate-type=bin", "--color=never"])
+        .arg(format!("--extern=socketserver={}", library.display()))
+        .arg(format!("-Ldependency={}", library.parent().unwrap().display()))
+        .arg("--out-dir")
+        .arg(folder.path())
+        .arg(program)
+        .output()
+        .expect("a compiler");
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+}
+
+#[test]
+fn what_is_wrong_is_said_in_words() {
+    for (name, sentences) in SENTENCES {
+        let said = compile(&tests().join(format!("compile_fail/{name}.rs")));
+        let said = said.expect_err("it must not compile");
+        for sentence in sentences {
+            assert!(said.contains(sentence), "{name}: {sentence:?} is not in\n{said}");
+        }
+        assert_eq!(said.matches("error[").count(), 1, "{name}: one mistake, one error\n{said}");
+    }
+}
+
+#[test]
+fn what_the_documentation_shows_compiles() {
+    if let Err(said) = compile(&tests().join("compile_pass/programs.rs")) {
+        panic!("{said}");
+    }
+}
+
+/// The whole output, as people see it. It changes with the compiler, and so only one of them is asked;
+/// every other one is held to the sentences above. `TRYBUILD=overwrite` writes the files anew.
+#[test]
+fn the_whole_error_reads_well() {
+    let version = String::from_utf8(rustc().arg("--version").output().unwrap().stdout).unwrap();
+    if !version.starts_with(PINNED) {
+        println!("skipped: the expected output is that of {PINNED}and not of {version}");
+        return;
+    }
+    let cases = trybuild::TestCases::new();
+    cases.compile_fail("tests/compile_fail/*.rs");
+}

@@ -17,6 +17,7 @@ use socketserver::{
 };
 
 use crate::handlers::{Diary, Echo, Held, Holder, OneLine, held};
+use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{
     SOON, alone, connect, eventually, exchange, inet, read_line, read_to_end, serve,
 };
@@ -531,31 +532,6 @@ fn outbox_bytes_is_what_a_new_outbox_holds() {
     client.read_exact(&mut [0; 100]).unwrap();
 }
 
-/// Sets the limits of this process's descriptors: the one in force and the one up to which it may be
-/// raised.
-#[allow(unsafe_code, reason = "the standard library has no setrlimit")]
-pub fn set_descriptors(limit: libc::rlimit) {
-    // SAFETY: the pointer is to a live structure.
-    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-}
-
-#[allow(unsafe_code, reason = "the standard library has no getrlimit")]
-pub fn descriptors() -> libc::rlimit {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live structure.
-    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    limit
-}
-
-/// As many descriptors as this process may have; false if that is not so many.
-pub fn raise_descriptors(least: u64) -> bool {
-    let limit = descriptors();
-    set_descriptors(libc::rlimit { rlim_cur: limit.rlim_max, ..limit });
-    limit.rlim_max as u64 >= least
-}
-
 struct Warned {
     to: Sender<String>,
 }
@@ -590,7 +566,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         let mut clients: Vec<TcpStream> = (0..60).map(|_| connect(inet(&server))).collect();
         let open = crate::support::open_descriptors() as u64;
         let limit = open + 50;
-        set_descriptors(libc::rlimit { rlim_cur: limit, rlim_max: limit });
+        set_descriptor_limits(limit, limit);
         let server = server.serve_in_background().unwrap();
         let warning = warnings.recv_timeout(SOON).unwrap();
         let number_before = |what: &str| -> u64 {
@@ -619,7 +595,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
 #[test]
 fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
     alone("limits::run_raises_the_limit_of_descriptors_as_far_as_it_may", || {
-        set_descriptors(libc::rlimit { rlim_cur: 100, rlim_max: 400 });
+        set_descriptor_limits(100, 400);
         let (to, warnings) = channel();
         let server = ThreadingTcpServer::builder()
             .limits(Limits { live: 300, ..patient() })
@@ -631,7 +607,7 @@ fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
         let run = thread::spawn(move || running.run());
         let mut client = connect(inet(&*server));
         assert_eq!(exchange(&mut client, "hello"), "hello\n");
-        assert_eq!((descriptors().rlim_cur, descriptors().rlim_max), (400, 400));
+        assert_eq!(descriptor_limits(), (400, 400));
         server.shutdown();
         assert!(run.join().unwrap().unwrap().is_clean());
         assert!(warnings.try_recv().is_err(), "what it may have suffices");
@@ -641,13 +617,13 @@ fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
 #[test]
 fn serve_forever_leaves_the_limit_of_descriptors_alone() {
     alone("limits::serve_forever_leaves_the_limit_of_descriptors_alone", || {
-        set_descriptors(libc::rlimit { rlim_cur: 100, rlim_max: 400 });
+        set_descriptor_limits(100, 400);
         let limits = Limits { live: 10, ..patient() };
         let server = TcpServer::builder().limits(limits).bind("127.0.0.1:0", || OneLine);
         let server = Arc::new(server.unwrap());
         let ended = serve(&server);
         assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
-        assert_eq!(descriptors().rlim_cur, 100);
+        assert_eq!(descriptor_limits(), (100, 400));
         BaseServer::shutdown(&*server);
         ended.recv_timeout(SOON).unwrap().unwrap();
     });

@@ -1,1 +1,453 @@
+//! The example programs, run as processes, as a user runs them.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::support::process::{Ended, Process};
+use crate::support::{connect, eventually, exchange, folder, has_ipv6, read_line, read_to_end};
+
+const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
+
+/// `cargo test` builds the examples beside the tests: target/PROFILE/examples/NAME, as this binary is
+/// target/PROFILE/deps/it-HASH.
+fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run the whole `cargo test`, or `cargo build --examples` first",
+        path.display()
+    );
+    path
+}
+
+fn command(name: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(example(name));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// A server at these addresses, listening, and where it says that it listens.
+fn serve(name: &str, addresses: &[&str], options: &[&str]) -> (Process, Vec<String>) {
+    let mut command = command(name, &["serve"]);
+    command.args(addresses.iter().flat_map(|address| ["--bind", *address])).args(options);
+    let server = Process::start(&mut command);
+    let listening = addresses.iter().map(|_| listening(&server)).collect();
+    (server, listening)
+}
+
+fn listening(server: &Process) -> String {
+    let line = server.line();
+    line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not an address: {line}")).into()
+}
+
+/// An echo server on TCP, and its address.
+fn echo(options: &[&str]) -> (Process, SocketAddr) {
+    let (server, addresses) = serve("echo", &["127.0.0.1:0"], options);
+    (server, addresses[0].parse().unwrap())
+}
+
+/// A client that types `input` and then the end of input.
+fn ask(name: &str, address: &str, input: &str) -> Ended {
+    let mut client = Process::start(command(name, &["connect", address]).stdin(Stdio::piped()));
+    client.type_in(input);
+    client.end()
+}
+
+/// A program that is to end by itself.
+fn run(name: &str, args: &[&str]) -> Ended {
+    Process::start(&mut command(name, args)).end()
+}
+
+#[track_caller]
+fn assert_ends(ended: &Ended, status: i32) {
+    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+}
+
+#[track_caller]
+fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
+    assert_ends(ended, status);
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    assert_eq!(ended.out, "");
+    for words in says {
+        assert!(ended.err.contains(words), "{words:?} is not in {:?}", ended.err);
+    }
+}
+
+/// One address for each transport that a program serves, in `folder`.
+fn an_address_of_each_kind(folder: &Path) -> Vec<String> {
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let mut addresses = vec![
+        "127.0.0.1:0".to_owned(),
+        "udp:127.0.0.1:0".to_owned(),
+        format!("unix:{}", folder.join("s").display()),
+        format!("unix:@{name}"),
+        format!("unixgram:{}", folder.join("d").display()),
+    ];
+    // A machine may have no IPv6 at all.
+    if has_ipv6() {
+        addresses.push("tcp:[::1]:0".into());
+    }
+    addresses
+}
+
+/// Serves each kind of address, all in one process, and sees a client of each served.
+fn every_transport_under(mixin: &str, name: &str, input: &str, check: impl Fn(&str)) {
+    let folder = folder();
+    let addresses = an_address_of_each_kind(folder.path());
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    // A process that forks has one thread, and so one server.
+    let processes: Vec<&[&str]> =
+        if mixin == "forking" { addresses.chunks(1).collect() } else { vec![&addresses] };
+    for addresses in processes {
+        let (server, listening) = serve(name, addresses, &["--mixin", mixin]);
+        for (asked, address) in addresses.iter().zip(&listening) {
+            // As it was asked for, but for the port, and for the prefix of TCP.
+            let asked = asked.trim_start_matches("tcp:");
+            let beginning = asked.strip_suffix(":0").unwrap_or(asked);
+            assert!(address.starts_with(beginning), "{address} instead of {asked}");
+            assert!(!address.ends_with(":0"), "{address} is no real port");
+            let answer = ask(name, address, input);
+            assert_ends(&answer, 0);
+            assert_eq!(answer.err, "");
+            check(&answer.out);
+        }
+        server.send_signal(libc::SIGTERM);
+        let ended = server.end();
+        assert_ends(&ended, 0);
+        assert_eq!(ended.err, "", "{mixin}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a socket's file is left");
+}
+
+fn echoes(out: &str) {
+    assert_eq!(out, "hello\nworld\n");
+}
+
+#[test]
+fn echo_serves_every_transport_inline() {
+    every_transport_under("inline", "echo", "hello\nworld\n", echoes);
+}
+
+#[test]
+fn echo_serves_every_transport_in_threads() {
+    every_transport_under("threading", "echo", "hello\nworld\n", echoes);
+}
+
+#[test]
+fn echo_serves_every_transport_in_a_pool() {
+    every_transport_under("pool", "echo", "hello\nworld\n", echoes);
+}
+
+#[test]
+fn echo_serves_every_transport_in_processes() {
+    every_transport_under("forking", "echo", "hello\nworld\n", echoes);
+}
+
+#[test]
+fn a_forking_server_has_one_address() {
+    let args = ["serve", "--mixin", "forking", "--bind", "127.0.0.1:0", "--bind", "[::1]:0"];
+    assert_fails_in_one_line(&run("echo", &args), 2, &["one --bind"]);
+}
+
+#[test]
+fn time_is_told_over_every_transport_under_every_mixin() {
+    for mixin in MIXINS {
+        every_transport_under(mixin, "time", "", |out| {
+            // As in `Sunday, November 22, 2026 13:37:00-UTC`.
+            let words: Vec<&str> = out.split(' ').collect();
+            assert!(
+                matches!(words[..], [_, _, _, year, _] if year.parse::<u32>().is_ok()),
+                "{out}"
+            );
+            assert!(words[0].ends_with("day,") && out.ends_with("-UTC\n"), "{out}");
+        });
+    }
+}
+
+#[test]
+fn echo_sends_every_byte_back_as_it_comes() {
+    let (_server, address) = echo(&[]);
+    let mut client = connect(address);
+    // No newline is waited for, and nothing is taken for text.
+    for bytes in [&b"a"[..], &[0, 255, 13], b"b\nc"] {
+        client.write_all(bytes).unwrap();
+        let mut back = vec![0; bytes.len()];
+        client.read_exact(&mut back).unwrap();
+        assert_eq!(back, bytes);
+    }
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client), b"");
+}
+
+#[test]
+fn echo_in_line_mode_answers_one_line_and_closes() {
+    let (_server, address) = echo(&["--mode", "line"]);
+    let mut client = connect(address);
+    client.write_all(b"one\n").unwrap();
+    assert_eq!(read_to_end(&mut client), b"one\n");
+}
+
+#[test]
+fn echo_in_sink_mode_answers_the_count_at_the_end() {
+    let (_server, address) = echo(&["--mode", "sink"]);
+    let mut client = connect(address);
+    client.write_all(&vec![7; 1_000_000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client), b"1000000\n");
+}
+
+#[test]
+fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
+    for mixin in ["threading", "pool"] {
+        let (_server, address) = echo(&["--mode", "chat", "--mixin", mixin]);
+        let mut members: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
+        // Who hears of it has joined: the first member speaks until all the others have.
+        for number in 1..members.len() {
+            wait_until_heard(&mut members, 0, number);
+        }
+        let [one, two, three] = &mut members[..] else { unreachable!() };
+        two.write_all(b"from two\n").unwrap();
+        assert_eq!(next_news(one), "from two\n");
+        assert_eq!(next_news(three), "from two\n");
+        // The first to speak hears nothing of itself: what comes next is from another one.
+        three.write_all(b"from three\n").unwrap();
+        assert_eq!(next_news(two), "from three\n");
+        // One who leaves disturbs nobody.
+        three.shutdown(Shutdown::Both).unwrap();
+        one.write_all(b"still here\n").unwrap();
+        assert_eq!(next_news(two), "still here\n");
+    }
+}
+
+/// `speaker` speaks until `listener` has heard it.
+fn wait_until_heard(members: &mut [TcpStream], speaker: usize, listener: usize) {
+    members[listener].set_nonblocking(true).unwrap();
+    let members = &*members;
+    eventually("a member joins", || {
+        (&members[speaker]).write_all(b"?\n").unwrap();
+        matches!((&members[listener]).read(&mut [0; 2]), Ok(2))
+    });
+    members[listener].set_nonblocking(false).unwrap();
+}
+
+/// The next line that is not one of those by which members were waited for.
+fn next_news(member: &mut TcpStream) -> String {
+    loop {
+        let line = read_line(member);
+        if line != "?\n" {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn chat_is_refused_where_only_one_can_be_served() {
+    for mixin in ["inline", "forking"] {
+        let args = ["serve", "--bind", "127.0.0.1:0", "--mode", "chat", "--mixin", mixin];
+        assert_fails_in_one_line(&run("echo", &args), 2, &["--mixin threading"]);
+    }
+}
+
+#[test]
+fn a_signal_ends_the_server_although_a_client_is_silent() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        for mixin in ["threading", "pool", "forking"] {
+            let (server, address) = echo(&["--mixin", mixin]);
+            let mut silent = connect(address);
+            // Accepted after the silent one, and by a server that handles signals.
+            assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
+            server.send_signal(signal);
+            let ended = server.end();
+            assert_ends(&ended, 0);
+            assert_eq!(ended.err, "", "nothing had to be forced");
+            assert_eq!(read_to_end(&mut silent), b"");
+        }
+    }
+}
+
+/// A chat server with two members: one is in the middle of a line and so never idle, and one waits.
+fn server_with_a_member_that_never_ends(options: &[&str]) -> (Process, TcpStream, TcpStream) {
+    let (server, address) = echo(&[&["--mode", "chat"], options].concat());
+    let mut members = [connect(address), connect(address)];
+    wait_until_heard(&mut members, 0, 1);
+    let [mut busy, mut waiting] = members;
+    // Whoever hears the line knows that the half of another one has come with it.
+    busy.write_all(b"a line\nand half a li").unwrap();
+    assert_eq!(next_news(&mut waiting), "a line\n");
+    (server, busy, waiting)
+}
+
+#[test]
+fn a_client_that_never_ends_is_named_and_cut_off_after_the_grace() {
+    let (server, mut busy, waiting) = server_with_a_member_that_never_ends(&["--grace", "1"]);
+    server.send_signal(libc::SIGTERM);
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert!(ended.err.contains("did not end within 1.0 s and were cut off"), "{}", ended.err);
+    let name = |client: &TcpStream| format!("{}:", client.local_addr().unwrap());
+    assert!(ended.err.contains(&name(&busy)), "{}", ended.err);
+    assert!(!ended.err.contains(&name(&waiting)), "{}", ended.err);
+    assert_eq!(read_to_end(&mut busy), b"");
+}
+
+#[test]
+fn a_second_signal_ends_the_server_at_once() {
+    for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+        let (server, _busy, mut waiting) =
+            server_with_a_member_that_never_ends(&["--grace", "600"]);
+        server.send_signal(libc::SIGTERM);
+        // The drain has begun.
+        assert_eq!(read_to_end(&mut waiting), b"");
+        server.send_signal(signal);
+        assert_ends(&server.end(), status);
+    }
+}
+
+#[test]
+fn a_closed_stdin_and_a_closed_stdout_do_not_end_the_server() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    let address = format!("unix:{}", path.display());
+    let shell = |closed: &str| {
+        let mut command = Command::new("sh");
+        // `exec`, so that the process is the server and not the shell.
+        command.args(["-c", &format!("exec \"$@\" {closed}"), "sh"]).arg(example("echo"));
+        command.args(["serve", "--bind", &address]).stdout(Stdio::piped());
+        command
+    };
+    let mut pipe_without_reader = command("echo", &["serve", "--bind", &address]);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(ours);
+    pipe_without_reader.stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
+    for mut command in [shell("<&-"), shell(">&-"), shell("<&- >&- 2>&-"), pipe_without_reader] {
+        let server = Process::start(&mut command);
+        eventually("the server listens", || UnixStream::connect(&path).is_ok());
+        for text in ["one", "two"] {
+            let mut client = UnixStream::connect(&path).unwrap();
+            client.set_read_timeout(Some(crate::support::SOON)).unwrap();
+            assert_eq!(exchange(&mut client, text), format!("{text}\n"));
+        }
+        server.send_signal(libc::SIGTERM);
+        assert_ends(&server.end(), 0);
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_used_port_is_told_with_what_to_do() {
+    let (_server, address) = echo(&[]);
+    let second = run("echo", &["serve", "--bind", &address.to_string()]);
+    assert_fails_in_one_line(&second, 1, &[&address.to_string(), "choose another --bind"]);
+    // One of several, and what was bound before it is given up with it.
+    let folder = folder();
+    let path = folder.path().join("s");
+    let unix = format!("unix:{}", path.display());
+    let second = run("echo", &["serve", "--bind", &unix, "--bind", &address.to_string()]);
+    assert_fails_in_one_line(&second, 1, &["choose another --bind"]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn wrong_use_ends_with_2() {
+    for args in [
+        &["serve", "--bind", "nonsense"][..],
+        &["serve", "--bind", "127.0.0.1:99999"],
+        &["serve", "--bind", "unix:"],
+        &["serve", "--no-such-option"],
+        &["serve", "--mixin", "magic"],
+        &["serve", "--grace", "-1"],
+        &["connect", "nonsense"],
+        &["no-such-command"],
+        &[],
+    ] {
+        for name in ["echo", "time"] {
+            let ended = run(name, args);
+            assert_ends(&ended, 2);
+            assert!(!ended.err.is_empty() && ended.out.is_empty(), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_mixin_that_is_not_there_is_told_from_a_typing_error() {
+    for mixin in ["prefork", "green"] {
+        let ended = run("echo", &["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);
+        assert_fails_in_one_line(&ended, 2, &[mixin, "not in this version"]);
+    }
+}
+
+#[test]
+fn a_datagram_address_is_refused_by_modes_that_need_a_stream() {
+    let args = ["serve", "--bind", "udp:127.0.0.1:0", "--mode", "sink"];
+    assert_fails_in_one_line(&run("echo", &args), 2, &["udp:127.0.0.1:0"]);
+}
+
+#[test]
+fn connecting_to_nobody_says_so_in_one_line() {
+    let folder = folder();
+    // Bound and not listening: nobody else can come to listen there meanwhile.
+    let bound = |kind| {
+        let socket = Socket::new(Domain::IPV4, kind, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        socket
+    };
+    let tcp = bound(Type::STREAM);
+    let nobody = [
+        tcp.local_addr().unwrap().as_socket().unwrap().to_string(),
+        format!("unix:{}", folder.path().join("s").display()),
+        format!("unixgram:{}", folder.path().join("d").display()),
+        "unix:@nobody-is-called-that".to_owned(),
+    ];
+    for address in &nobody {
+        for name in ["echo", "time"] {
+            let ended = run(name, &["connect", address]);
+            assert_fails_in_one_line(&ended, 1, &[address, "is the server running?"]);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_others_can_reach_says_so_in_one_line() {
+    let (server, addresses) = serve("echo", &["0.0.0.0:0", "127.0.0.1:0"], &[]);
+    let said = server.err_line();
+    assert!(said.starts_with(&format!("{} can be reached", addresses[0])), "{said}");
+    let port = addresses[0].rsplit_once(':').unwrap().1.parse().unwrap();
+    let local = SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(exchange(&mut connect(local), "hello"), "hello\n");
+    server.send_signal(libc::SIGTERM);
+    // And the one that only this machine can reach says nothing.
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert_eq!(ended.err, "");
+}
+
+#[test]
+fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
+    for scheme in ["unix", "unixgram"] {
+        let folder = folder();
+        let path = folder.path().join("s");
+        let address = format!("{scheme}:{}", path.display());
+        let (server, _) = serve("echo", &[&address], &[]);
+        server.send_signal(libc::SIGKILL);
+        assert_eq!(server.end().status.code(), None);
+        assert!(path.exists(), "a killed server cannot remove it");
+
+        let (server, listening) = serve("echo", &[&address], &[]);
+        assert_eq!(listening, [&*address]);
+        let answer = ask("echo", &address, "hello\n");
+        assert_ends(&answer, 0);
+        assert_eq!(answer.out, "hello\n");
+        // A living one is not replaced.
+        assert_fails_in_one_line(&run("echo", &["serve", "--bind", &address]), 1, &["--bind"]);
+        server.send_signal(libc::SIGINT);
+        assert_ends(&server.end(), 0);
+        assert!(!path.exists(), "a clean stop removes it");
+    }
+}

@@ -128,6 +128,12 @@ pub fn alone(test: &str, run: impl FnOnce()) {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
+    // Read while it runs: what a pipe does not hold would keep it from ending.
+    let mut stdout = child.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut output = String::new();
+        stdout.read_to_string(&mut output).map(|_| output)
+    });
     let began = Instant::now();
     let status = loop {
         match child.try_wait().unwrap() {
@@ -140,7 +146,22 @@ pub fn alone(test: &str, run: impl FnOnce()) {
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     };
-    let mut output = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    let output = reader.join().unwrap().unwrap();
     assert!(status.success() && output.contains("1 passed"), "{test} alone: {status}\n{output}");
+}
+
+pub mod process;
+pub mod system;
+
+/// Whether a test has to be left out because something is missing; see [`skip`].
+pub fn skip_if(missing: Option<impl std::fmt::Display>) -> bool {
+    missing.is_some_and(|why| {
+        skip(&why.to_string());
+        true
+    })
+}
+
+/// Whether this machine has IPv6.
+pub fn has_ipv6() -> bool {
+    std::net::TcpListener::bind("[::1]:0").is_ok()
 }

@@ -151,7 +151,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
     let [forced] = &report.forced[..] else { panic!("{report}") };
     assert_eq!(forced.client_address, busy.local_addr().unwrap().into());
     assert!(forced.age >= before + grace, "{:?}", forced.age);
-    assert_eq!(forced.activity, Activity::Running);
+    assert_eq!(forced.activity, Activity::Receiving);
     assert_eq!((forced.bytes_in, forced.bytes_out), (405, 6));
     assert!(forced.handler.contains("announced"), "{}", forced.handler);
 
@@ -160,7 +160,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
     assert!(text.contains("2 requests were open"), "{text}");
     assert!(text.contains("1 did not end within 0.4 s"), "{text}");
     let line = text.lines().find(|line| line.contains(&peer)).unwrap_or_else(|| panic!("{text}"));
-    assert!(line.contains("announced") && line.contains("running"), "{line}");
+    assert!(line.contains("announced") && line.contains("receiving"), "{line}");
     assert!(line.contains("405 bytes in, 6 bytes out"), "{line}");
     // The idle one has been spared the wait, and neither gets an answer that is none.
     assert!(read_to_end(&mut idle).is_empty());

@@ -406,7 +406,7 @@ fn row_010_the_backlog_is_the_systems_maximum_by_default() {
     let most = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     let server = TcpServer::bind(LOCAL, || Silent).unwrap();
     let backlog = kernels_backlog(server.fileno().unwrap().as_fd());
-    assert_eq!(backlog, most.trim().parse().unwrap());
+    assert_eq!(backlog, most.trim().parse::<u32>().unwrap());
 }
 
 #[test]

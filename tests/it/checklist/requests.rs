@@ -940,8 +940,7 @@ fn row_031_the_default_report_is_one_block_that_names_the_client() {
         let lines: Vec<&str> = report.lines().collect();
         let [rule, headline, cause, end] = lines[..] else { panic!("a block of four: {report}") };
         assert_eq!((rule, end), ("-".repeat(40).as_str(), rule));
-        assert!(headline.starts_with("Error during handle of processing the request from "));
-        assert!(headline.contains(&format!(" from {client} (handler ")), "{headline}");
+        assert!(headline.starts_with(&format!("handle failed for {client} (handler ")));
         assert!(headline.contains("fail_or_echo"), "{headline}");
         assert_eq!(cause, "cannot \\u{1b}[2J do that", "no bytes that steer a terminal");
         assert!(report.ends_with('\n'));

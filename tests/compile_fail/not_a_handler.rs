@@ -1,0 +1,7 @@
+use socketserver::UnixStreamServer;
+
+struct Plain;
+
+fn main() -> socketserver::Result<()> {
+    UnixStreamServer::bind("/tmp/plain.sock", || Plain)?.serve_forever()
+}

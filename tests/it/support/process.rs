@@ -1,0 +1,184 @@
+//! Processes: programs, and this test binary itself where a test needs a process of its own.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{SOON, eventually, system};
+
+/// A process that is ended with the test, also with one that panics.
+pub struct Process {
+    child: RefCell<Child>,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+/// A process that has ended by itself: its status, and what it has said and nobody has read.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub out: String,
+    pub err: String,
+}
+
+impl Process {
+    /// Starts it. Its stderr is read here, and its stdout, unless the command says otherwise before.
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stderr(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let (out, err) = (lines(child.stdout.take()), lines(child.stderr.take()));
+        Self { child: RefCell::new(child), out, err }
+    }
+
+    /// Gives it all of its input; then its stdin is at its end.
+    pub fn type_in(&mut self, text: &str) {
+        let mut stdin = self.child.get_mut().stdin.take().expect("a piped stdin");
+        stdin.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Gives it a line of input, and keeps its stdin open.
+    pub fn ask(&self, line: &str) {
+        let mut child = self.child.borrow_mut();
+        let stdin = child.stdin.as_mut().expect("a piped stdin");
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// Ends its input.
+    pub fn close_stdin(&mut self) {
+        self.child.get_mut().stdin.take();
+    }
+
+    /// The next line of its stdout, without the newline.
+    pub fn line(&self) -> String {
+        match self.out.recv_timeout(SOON) {
+            Ok(line) => line.trim_end().to_owned(),
+            Err(error) => {
+                let err: String = self.err.try_iter().collect();
+                panic!("no line on stdout ({error}); stderr: {err}")
+            }
+        }
+    }
+
+    /// The next line of its stderr, without the newline.
+    pub fn err_line(&self) -> String {
+        self.err.recv_timeout(SOON).expect("a line on stderr").trim_end().to_owned()
+    }
+
+    fn status(&self) -> Option<ExitStatus> {
+        self.child.borrow_mut().try_wait().unwrap()
+    }
+
+    pub fn send_signal(&self, signal: i32) {
+        system::send_signal(self.child.borrow().id(), signal);
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn end(self) -> Ended {
+        self.end_within(SOON)
+    }
+
+    pub fn end_within(self, time: Duration) -> Ended {
+        let deadline = Instant::now() + time;
+        let err = rest(&self.err, deadline, "");
+        let out = rest(&self.out, deadline, &err);
+        // It may have closed both, or never have had them.
+        eventually("the process ends", || self.status().is_some());
+        Ended { status: self.status().unwrap(), out, err }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.get_mut().kill();
+        let _ = self.child.get_mut().wait();
+    }
+}
+
+/// Reads in a thread of its own, so that a process is never stopped by a full pipe, and every wait for
+/// it can have a deadline.
+fn lines(source: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    if let Some(source) = source {
+        thread::spawn(move || {
+            let mut source = BufReader::new(source);
+            let mut line = Vec::new();
+            while matches!(source.read_until(b'\n', &mut line), Ok(1..)) {
+                let text = String::from_utf8_lossy(&line).into_owned();
+                if sender.send(text).is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+    }
+    receiver
+}
+
+fn rest(lines: &Receiver<String>, deadline: Instant, context: &str) -> String {
+    let mut text = String::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => text += &line,
+            Err(RecvTimeoutError::Disconnected) => return text,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("the process does not end; it has said: {context}{text}")
+            }
+        }
+    }
+}
+
+const CHILD: &str = "SOCKETSERVER_TEST_CHILD";
+/// What tells a child's answers from what the harness prints.
+const ANSWER: &str = "answer: ";
+
+/// Whether this process was started by [`child`] to run this test.
+pub fn is_child(name: &str) -> bool {
+    std::env::var(CHILD).is_ok_and(|child| child == name)
+}
+
+/// This binary once more, with this one test alone (`name` with its path): for what concerns a whole
+/// process, as its descriptors and its memory. The test asks [`is_child`] which of the two it is.
+pub fn child(name: &str) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, name);
+    Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+}
+
+/// Tells the parent, in a child.
+pub fn answer(text: impl Display) {
+    // On a line of its own: the harness has begun one without ending it.
+    println!("\n{ANSWER}{text}");
+}
+
+impl Process {
+    /// The next [`answer`] of a child.
+    pub fn answer(&self) -> String {
+        loop {
+            if let Some(answer) = self.line().strip_prefix(ANSWER) {
+                return answer.to_owned();
+            }
+        }
+    }
+}
+
+/// Runs the body of a test in a process of its own and gives, in the parent, what it has returned and
+/// what it has said on stderr.
+pub fn in_a_process(name: &str, body: impl FnOnce() -> String) -> Option<Ended> {
+    if is_child(name) {
+        answer(body());
+        return None;
+    }
+    let mut ended = child(name).end_within(Duration::from_secs(120));
+    let found = ended.out.lines().find_map(|line| line.strip_prefix(ANSWER));
+    // A name that does not exist runs nothing, successfully: only the answer shows that the body ran.
+    match found.map(str::to_owned) {
+        Some(answer) if ended.status.success() => ended.out = answer,
+        _ => panic!("{name} in a process of its own: {}{}", ended.out, ended.err),
+    }
+    Some(ended)
+}

@@ -1,0 +1,63 @@
+//! Calls of the operating system that std does not offer: the only `unsafe` of these tests.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+fn check(result: libc::c_int, what: &str) {
+    assert_ne!(result, -1, "{what}: {}", io::Error::last_os_error());
+}
+
+/// Sends a signal to a process that this one has started and not yet waited for.
+pub fn send_signal(pid: u32, signal: libc::c_int) {
+    let pid = libc::pid_t::try_from(pid).unwrap();
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid, signal) }, "kill");
+}
+
+/// Bounds the number of this process's descriptors from here on.
+pub fn limit_descriptors(count: u64) {
+    let (_, hard) = descriptor_limits();
+    set_descriptor_limits(count, hard);
+}
+
+/// How many descriptors this process may have, and up to how many it may raise that.
+pub fn descriptor_limits() -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live local.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, "getrlimit");
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+/// Sets both.
+pub fn set_descriptor_limits(soft: u64, hard: u64) {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the pointer is to a live local.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, "setrlimit");
+}
+
+/// Makes the number of `fd` stand for what `other` is. What it stood for is closed, while its owner
+/// still believes in it.
+pub fn replace(fd: &impl AsFd, other: &impl AsFd) {
+    let (fd, other) = (fd.as_fd().as_raw_fd(), other.as_fd().as_raw_fd());
+    // SAFETY: no pointers. The number stays open, so that its owner closes nobody else's.
+    check(unsafe { libc::dup2(other, fd) }, "dup2");
+}
+
+/// The processor time that this process has used, in clock ticks' own unit: seconds.
+pub fn processor_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live local.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    check(result, "clock_gettime");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// A number of /proc/self/status: kibibytes for `VmHWM` (the most memory so far) and `VmRSS` (memory
+/// now), a count for `Threads`.
+pub fn own_status(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a line of numbers")
+}
