@@ -4,9 +4,14 @@
 //!
 //! ```text
 //! cargo run --release --example hooks -- 127.0.0.1:9999
-//! nc 127.0.0.1 9999                  # echoes lines; "fail" has the handler fail
-//! nc 127.0.0.1 9999                  # a third one at a time is told that the server is busy
-//! nc -s 127.0.0.2 127.0.0.1 9999     # is turned away, after --deny 127.0.0.2
+//! nc 127.0.0.1 9999
+//! ```
+//!
+//! Of three clients at a time the third is told that the server is busy; a line "fail" has the handler fail; and
+//! with `--deny 127.0.0.2` this one is turned away:
+//!
+//! ```text
+//! nc -s 127.0.0.2 127.0.0.1 9999
 //! ```
 //!
 //! Limits: an address says little about who is behind it, and a list of addresses is no access control by
@@ -17,7 +22,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use socketserver::{
@@ -51,8 +56,9 @@ fn say(line: &str) {
 struct Hooks {
     denied: Vec<IpAddr>,
     peers_at_fault: AtomicU64,
+    started: Instant,
     tick: Duration,
-    next_tick: parking_lot::Mutex<std::time::Instant>,
+    ticks: AtomicU64,
 }
 
 impl ServerHooks<StreamRequest> for Hooks {
@@ -77,12 +83,10 @@ impl ServerHooks<StreamRequest> for Hooks {
         say(&format!("failure in {phase} for {peer}: {}", failure.error()));
     }
 
-    /// After every request and at least as often as `poll_interval`; so it looks at the clock by itself.
+    /// After every request, and with a `poll_interval` at least that often; so it looks at the clock by itself.
     fn service_actions(&self) {
-        let now = std::time::Instant::now();
-        let mut next = self.next_tick.lock();
-        if now >= *next {
-            *next = now + self.tick;
+        let due = self.started.elapsed().as_secs() / self.tick.as_secs();
+        if self.ticks.swap(due, Ordering::Relaxed) < due {
             say(&format!("tick: {} peers at fault", self.peers_at_fault.load(Ordering::Relaxed)));
         }
     }
@@ -105,8 +109,9 @@ fn serve(cli: Cli) -> socketserver::Result<()> {
     let hooks = Hooks {
         denied: cli.deny,
         peers_at_fault: AtomicU64::new(0),
+        started: Instant::now(),
         tick,
-        next_tick: parking_lot::Mutex::new(std::time::Instant::now() + tick),
+        ticks: AtomicU64::new(0),
     };
     let server = ThreadingTcpServer::builder()
         .mixin(Threading::new().max_threads(cli.at_once).when_full(WhenFull::Refuse))
@@ -115,7 +120,7 @@ fn serve(cli: Cli) -> socketserver::Result<()> {
         .observer(|event: &ServerEvent<'_>| say(&event.to_string()))
         .poll_interval(tick)
         .bind(cli.address, stream_fn(echo))?;
-    say(&format!("listening on {}", server.server_address()));
+    let _ = writeln!(io::stdout(), "listening on {}", server.server_address());
     say(&server.run()?.to_string());
     Ok(())
 }
