@@ -6,43 +6,97 @@ use std::io;
 use std::mem;
 use std::ops::Deref;
 
+use parking_lot::Mutex;
+
 /// The usual block: what Python's `makefile('rb')` buffers.
 pub(crate) const SMALL: usize = 8 * 1024;
 /// The block of a connection whose peer has filled a small one: measured as the best size for a
 /// stream of bytes (64 KiB 4.7 GiB/s, 256 KiB 2.9 with the same loop, because of the cache).
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// How many free blocks of a size a thread keeps: enough for handlers that hold two at a time.
-const KEPT: usize = 4;
+/// A wait is made with so much room, on the stack of whoever waits: a silent connection then holds no block.
+/// Most requests are shorter; what is longer is asked for with a block by the next receive.
+const FIRST: usize = 1024;
 
-thread_local! {
-    static POOL: RefCell<[Vec<Vec<u8>>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
-}
+/// How many free blocks of each size are kept: as many requests may be in the middle of a read or a write
+/// at once without asking the allocator. Of small ones 512 KiB in all, of large ones 1 MiB.
+const KEPT: [usize; 2] = [64, 16];
+
+/// Free blocks, small and large. One pool for all threads: a pool of each thread would keep a block for every
+/// connection that is idle.
+static POOL: Mutex<[Vec<Vec<u8>>; 2]> = Mutex::new([Vec::new(), Vec::new()]);
 
 /// A block of initialised bytes, of `size` or more.
 fn take_block(size: usize) -> Vec<u8> {
     let class = usize::from(size > SMALL);
-    let kept = POOL.try_with(|pool| pool.borrow_mut()[class].pop()).ok().flatten();
+    let kept = POOL.lock()[class].pop();
     match kept {
         Some(block) if block.len() >= size => block,
         _ => vec![0; [SMALL, LARGE][class].max(size)],
     }
 }
 
-/// Gives a block back. One of an unusual size is freed: it was grown for a long line.
+/// Gives a block back. One of an unusual size is freed: somebody has asked for it by `rbufsize`.
 fn give_block(block: Vec<u8>) {
     let class = match block.len() {
         SMALL => 0,
         LARGE => 1,
         _ => return,
     };
-    // The thread may be at its end; then the block just goes.
-    let _ = POOL.try_with(|pool| {
-        let kept = &mut pool.borrow_mut()[class];
-        if kept.len() < KEPT {
-            kept.push(block);
-        }
-    });
+    let kept = &mut POOL.lock()[class];
+    if kept.len() < KEPT[class] {
+        kept.push(block);
+    }
+}
+
+/// How much is asked for by one receive: little until the peer turns out to send much.
+pub(crate) struct Appetite {
+    /// The size of a block.
+    size: usize,
+    /// The last receive was filled by its peer: the next one waits with a block in its hand.
+    much: bool,
+}
+
+impl Appetite {
+    pub(crate) fn new() -> Self {
+        Self { size: SMALL, much: false }
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) fn set_size(&mut self, bytes: usize) {
+        self.size = bytes.max(1);
+    }
+
+    /// Receives into a block, and says how many bytes have come. At the end of input there is no block.
+    fn receive(
+        &mut self,
+        receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<(Vec<u8>, usize)> {
+        let (block, count, room) = if self.much || self.size <= FIRST {
+            let mut block = take_block(self.size);
+            // No more than was asked for, though the block may be longer.
+            match receive(&mut block[..self.size]) {
+                Ok(count) => (block, count, self.size),
+                Err(error) => {
+                    give_block(block);
+                    return Err(error);
+                }
+            }
+        } else {
+            let mut first = [0; FIRST];
+            let count = receive(&mut first)?;
+            let mut block = if count > 0 { take_block(self.size) } else { Vec::new() };
+            if count > 0 {
+                block[..count].copy_from_slice(&first[..count]);
+            }
+            (block, count, FIRST)
+        };
+        self.much = count == room || (self.much && count > FIRST);
+        Ok((block, count))
+    }
 }
 
 /// What has been received and not yet taken by the handler. It owns memory only while it holds bytes.
@@ -69,21 +123,19 @@ impl ReadBuffer {
         }
     }
 
-    /// Fills the empty buffer with what `receive` puts into a block of `size` bytes. Says how many bytes
-    /// came; zero is the end of input.
+    /// Fills the empty buffer with what one `receive` gives. Says how many bytes came; zero is the end of
+    /// input.
     pub(crate) fn fill(
         &mut self,
-        size: usize,
+        appetite: &mut Appetite,
         receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
-        self.block = take_block(size);
-        let result = receive(&mut self.block[..size]);
-        self.end = *result.as_ref().unwrap_or(&0);
+        (self.block, self.end) = appetite.receive(receive)?;
         if self.is_empty() {
             self.release();
         }
-        result
+        Ok(self.end)
     }
 
     /// Takes everything, as a chunk.
@@ -116,14 +168,17 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// A chunk of what `receive` puts into a block of `size` bytes.
+    /// A chunk of what one `receive` gives. A peer that fills a block sends a stream: fewer and larger
+    /// receives from there on.
     pub(crate) fn receive(
-        size: usize,
+        appetite: &mut Appetite,
         receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<Self> {
-        let mut chunk = Self { block: take_block(size), start: 0, end: 0 };
-        chunk.end = receive(&mut chunk.block[..size])?;
-        Ok(chunk)
+        let (block, end) = appetite.receive(receive)?;
+        if end == appetite.size {
+            appetite.size = appetite.size.max(LARGE);
+        }
+        Ok(Self { block, start: 0, end })
     }
 }
 

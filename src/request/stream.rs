@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::buffer::{self, Chunk, Line, LineTooLong, ReadBuffer};
+use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, ReadBuffer};
 use super::channel::Channel;
 use super::connection::{Connection, Socket, Stream};
 use super::{Deadline, Outbox, Request, Ticket};
@@ -34,7 +34,7 @@ use crate::sys::{self, Credentials};
 pub struct StreamRequest {
     channel: Channel,
     input: ReadBuffer,
-    rbufsize: usize,
+    appetite: Appetite,
     /// None for a socket, which is asked when somebody wants to know: few handlers do.
     local: Option<Address>,
 }
@@ -52,7 +52,7 @@ impl StreamRequest {
 
     fn over(connection: Connection, local: Option<Address>, ticket: Ticket) -> Self {
         let channel = Channel::new(connection, ticket);
-        Self { channel, input: ReadBuffer::default(), rbufsize: buffer::SMALL, local }
+        Self { channel, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
 
     /// Who is at the other end.
@@ -145,7 +145,7 @@ impl StreamRequest {
 
     /// Python's `rbufsize`: how many bytes to ask the connection for at once. Default 8,192.
     pub fn set_rbufsize(&mut self, bytes: usize) {
-        self.rbufsize = bytes.max(1);
+        self.appetite.set_size(bytes);
     }
 
     /// Turns Nagle's algorithm on or off. It is off unless a handler asks for it, because it delays
@@ -231,12 +231,7 @@ impl StreamRequest {
         if !self.input.is_empty() {
             return Ok(Some(self.input.take()));
         }
-        let size = self.rbufsize;
-        let chunk = Chunk::receive(size, |room| self.channel.receive(room, None))?;
-        // A peer that fills a block sends a stream: fewer and larger receives from here on.
-        if chunk.len() == size {
-            self.rbufsize = size.max(buffer::LARGE);
-        }
+        let chunk = Chunk::receive(&mut self.appetite, |room| self.channel.receive(room, None))?;
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
@@ -276,7 +271,7 @@ impl StreamRequest {
     /// Receives into the buffer; zero is the end of input. `started`: since when a read has been
     /// going on that needs more.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
-        self.input.fill(self.rbufsize, |room| self.channel.receive(room, started))
+        self.input.fill(&mut self.appetite, |room| self.channel.receive(room, started))
     }
 
     fn read_buffered(&mut self, buf: &mut [u8]) -> usize {
@@ -318,7 +313,7 @@ impl Read for StreamRequest {
             return Ok(0);
         }
         // A large read goes past the buffer: no copy.
-        if self.input.is_empty() && buf.len() >= self.rbufsize {
+        if self.input.is_empty() && buf.len() >= self.appetite.size() {
             return self.channel.receive(buf, None);
         }
         if self.input.is_empty() && self.fill_input(None)? == 0 {
@@ -331,7 +326,7 @@ impl Read for StreamRequest {
     fn read_exact(&mut self, mut buf: &mut [u8]) -> io::Result<()> {
         let mut started = (!self.input.is_empty()).then(Instant::now);
         while !buf.is_empty() {
-            let count = if self.input.is_empty() && buf.len() >= self.rbufsize {
+            let count = if self.input.is_empty() && buf.len() >= self.appetite.size() {
                 self.channel.receive(buf, started)?
             } else {
                 if self.input.is_empty() {

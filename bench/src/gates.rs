@@ -1,0 +1,148 @@
+//! What must hold, and what we are after, of the figures beside each other.
+
+use crate::figures::Figure;
+use crate::load::Load;
+
+/// What one of our servers is held to in one load.
+#[derive(Debug)]
+pub struct Gate {
+    pub load: Load,
+    pub ours: &'static str,
+    pub against: Against,
+    pub figure: Figure,
+    /// What must hold.
+    pub gate: f64,
+    /// What we are after.
+    pub goal: f64,
+}
+
+/// What a figure is held against.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Against {
+    /// The same figure of this peer, in the same round.
+    Peer(&'static str),
+    /// Nothing: the figure itself counts.
+    Itself,
+}
+
+/// How far a measured value comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Goal,
+    Gate,
+    Neither,
+}
+
+impl Gate {
+    /// How far a measured value, or ratio, comes.
+    pub fn verdict(&self, value: f64) -> Verdict {
+        let reaches = |bound: f64| match self.figure.less_is_better() {
+            true => value <= bound,
+            false => value >= bound,
+        };
+        match (reaches(self.gate), reaches(self.goal)) {
+            (_, true) => Verdict::Goal,
+            (true, false) => Verdict::Gate,
+            (false, false) => Verdict::Neither,
+        }
+    }
+}
+
+const fn gate(
+    load: Load,
+    ours: &'static str,
+    against: &'static str,
+    figure: Figure,
+    gate: f64,
+    goal: f64,
+) -> Gate {
+    Gate { load, ours, against: Against::Peer(against), figure, gate, goal }
+}
+
+use Figure::{Cpu, Pss, Rate};
+use Load::{Chat, Churn, Http, Idle, Pingpong, Udp, Upload};
+
+/// All of them, in the order of the loads.
+pub const GATES: &[Gate] = &[
+    gate(Pingpong(1), "Threading", "std threads", Rate, 0.97, 1.0),
+    gate(Pingpong(64), "Threading", "std threads", Rate, 0.97, 1.0),
+    gate(Pingpong(1_000), "Threading", "std threads", Rate, 0.97, 1.0),
+    gate(Pingpong(64), "Green", "epoll", Rate, 0.95, 1.0),
+    gate(Pingpong(1_000), "Green", "epoll", Rate, 0.95, 1.02),
+    gate(Pingpong(10_000), "Green", "epoll", Rate, 0.9, 0.98),
+    gate(Pingpong(64), "Green", "tokio", Rate, 1.03, 1.1),
+    gate(Pingpong(1_000), "Green", "tokio", Rate, 0.95, 1.05),
+    gate(Pingpong(10_000), "Green", "tokio", Rate, 1.03, 1.1),
+    gate(Pingpong(64), "Green", "tokio current", Rate, 1.03, 1.1),
+    gate(Pingpong(1_000), "Green", "tokio current", Rate, 0.95, 1.05),
+    gate(Pingpong(10_000), "Green", "tokio current", Rate, 1.03, 1.1),
+    gate(Pingpong(64), "Green", "Go", Rate, 1.18, 1.35),
+    gate(Pingpong(1_000), "Green", "Go", Rate, 1.18, 1.35),
+    gate(Pingpong(10_000), "Green", "Go", Rate, 1.18, 1.35),
+    gate(Churn(64), "Inline", "epoll", Cpu, 1.0, 0.86),
+    gate(Churn(64), "Green", "tokio", Cpu, 0.9, 0.8),
+    gate(Churn(64), "Threading", "std threads", Cpu, 0.5, 0.41),
+    gate(Churn(64), "Pool", "pool of 4", Cpu, 1.2, 1.05),
+    gate(Churn(64), "Forking", "bare fork", Cpu, 1.25, 1.1),
+    gate(Udp(16, 16), "Inline", "mmsg", Rate, 0.92, 0.98),
+    gate(Udp(16, 16), "Green", "mmsg", Rate, 0.88, 0.96),
+    gate(Upload(4), "Threading", "std threads", Rate, 0.93, 1.0),
+    gate(Upload(4), "Green", "std threads", Rate, 0.93, 1.0),
+    Gate {
+        load: Idle(10_000),
+        ours: "Green",
+        against: Against::Itself,
+        figure: Pss,
+        gate: 5.0,
+        goal: 4.1,
+    },
+    gate(Idle(10_000), "Threading", "std threads", Pss, 1.05, 1.0),
+    gate(Chat(100, 8), "Green", "tokio", Rate, 3.5, 4.5),
+    gate(Chat(100, 1), "Green", "tokio", Rate, 1.0, 1.05),
+    gate(Chat(100, 8), "Threading", "tokio", Rate, 2.5, 3.8),
+    gate(Chat(100, 1), "Threading", "tokio", Rate, 0.97, 1.0),
+    gate(Http(64, 1), "Green", "hyper", Cpu, 1.0, 0.92),
+    gate(Http(64, 16), "Green", "hyper", Rate, 1.0, 1.3),
+];
+
+/// The peer beside which all servers of a load are put.
+pub fn baseline(load: Load) -> &'static str {
+    match load {
+        Pingpong(_) | Upload(_) | Idle(_) => "std threads",
+        Churn(_) => "epoll",
+        Udp(..) => "mmsg",
+        Chat(..) => "tokio",
+        Http(..) => "hyper",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::servers::SERVERS;
+
+    #[test]
+    fn gates_speak_of_servers_and_loads_that_there_are() {
+        let can = |name, load| SERVERS.iter().any(|server| server.name == name && server.can(load));
+        for gate in GATES {
+            assert!(Load::ALL.contains(&gate.load) && can(gate.ours, gate.load), "{gate:?}");
+            if let Against::Peer(peer) = gate.against {
+                assert!(can(peer, gate.load), "{gate:?}");
+            }
+        }
+        for load in Load::ALL {
+            assert!(can(baseline(load), load), "{load}");
+        }
+    }
+
+    #[test]
+    fn less_cpu_is_better_and_a_higher_rate_is() {
+        let verdicts = |figure, gate, goal| {
+            let gate = super::gate(Churn(64), "Inline", "epoll", figure, gate, goal);
+            [0.5, 1.0, 1.5].map(|value| gate.verdict(value))
+        };
+        use Verdict::{Gate, Goal, Neither};
+        assert_eq!(verdicts(Cpu, 1.2, 0.8), [Goal, Gate, Neither]);
+        assert_eq!(verdicts(Rate, 0.8, 1.2), [Neither, Gate, Goal]);
+    }
+}

@@ -1,0 +1,26 @@
+//! Ctrl-C and SIGTERM: a flag that every load looks at, so that the servers are killed on the way out.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Begins to listen for the signals.
+pub fn listen() -> io::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&STOP))?;
+    }
+    Ok(())
+}
+
+/// Fails, if one has come.
+pub fn check() -> io::Result<()> {
+    if STOP.load(Ordering::Relaxed) {
+        // Not `Interrupted`, which calls that try again would swallow.
+        return Err(io::Error::other("stopped by a signal"));
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Members of a chat, each with some lines outstanding. A line is done, and the next is sent, when it
+//! has reached all the others. What one member has to send after a turn goes in one write.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use super::connect::connect;
+use super::session::{Session, TURN, unexpected};
+use crate::sys::{Epoll, Event, READABLE, WRITABLE, events};
+
+/// Bytes of a line: its member and its place among the outstanding ones in front, newline at the end.
+const LINE: usize = 64;
+/// Digits of the member, and of the place.
+const DIGITS: usize = 4;
+/// Until all members are in: nothing tells a client when it is.
+const JOIN: Duration = Duration::from_millis(500);
+
+pub struct Chat {
+    epoll: Epoll,
+    events: Vec<Event>,
+    members: Vec<Member>,
+    window: usize,
+    /// Others that a line has not reached yet, by member and place.
+    missing: Vec<u32>,
+    /// Members that have something to send.
+    senders: Vec<usize>,
+    buffer: Vec<u8>,
+    done: u64,
+}
+
+struct Member {
+    stream: TcpStream,
+    /// The beginning of a line.
+    partial: Vec<u8>,
+    outgoing: Vec<u8>,
+    waiting: bool,
+}
+
+impl Chat {
+    pub fn new(address: SocketAddr, count: usize, window: usize) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let mut members = Vec::with_capacity(count);
+        for token in 0..count {
+            let stream = connect(address)?;
+            stream.set_nonblocking(true)?;
+            epoll.add(&stream, READABLE, token)?;
+            let (partial, outgoing) = (Vec::new(), Vec::new());
+            members.push(Member { stream, partial, outgoing, waiting: false });
+        }
+        thread::sleep(JOIN);
+        let mut chat = Self {
+            epoll,
+            events: events(),
+            members,
+            window,
+            missing: vec![0; count * window],
+            senders: Vec::new(),
+            buffer: vec![0; 65_536],
+            done: 0,
+        };
+        (0..count * window).for_each(|line| chat.say(line));
+        chat.flush()?;
+        Ok(chat)
+    }
+
+    /// Lets a member say a line once more.
+    fn say(&mut self, line: usize) {
+        let (number, place) = (line / self.window, line % self.window);
+        self.missing[line] = self.members.len() as u32 - 1;
+        let outgoing = &mut self.members[number].outgoing;
+        if outgoing.is_empty() {
+            self.senders.push(number);
+        }
+        let text = format!("{number:0DIGITS$}{place:0DIGITS$}");
+        outgoing.extend_from_slice(text.as_bytes());
+        outgoing.resize(outgoing.len() + LINE - text.len() - 1, b'.');
+        outgoing.push(b'\n');
+    }
+
+    /// Sends what the members have to say, or what goes of it.
+    fn flush(&mut self) -> io::Result<()> {
+        for number in std::mem::take(&mut self.senders) {
+            self.write(number)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, number: usize) -> io::Result<()> {
+        let member = &mut self.members[number];
+        match member.stream.write(&member.outgoing) {
+            Ok(count) => drop(member.outgoing.drain(..count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let waiting = !member.outgoing.is_empty();
+        if waiting != member.waiting {
+            member.waiting = waiting;
+            let events = if waiting { READABLE | WRITABLE } else { READABLE };
+            self.epoll.modify(&member.stream, events, number)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, number: usize) -> io::Result<()> {
+        let member = &mut self.members[number];
+        let kept = member.partial.len();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer[..kept].copy_from_slice(&member.partial);
+        let got = match member.stream.read(&mut buffer[kept..]) {
+            Ok(0) => return Err(unexpected("the server dropped a member")),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            got => got?,
+        };
+        let (lines, rest) = buffer[..kept + got].as_chunks::<LINE>();
+        member.partial.clear();
+        member.partial.extend_from_slice(rest);
+        for line in lines {
+            self.take(line)?;
+        }
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    fn take(&mut self, line: &[u8; LINE]) -> io::Result<()> {
+        let (member, place) = (number(&line[..DIGITS]), number(&line[DIGITS..2 * DIGITS]));
+        let line = member * self.window + place;
+        let Some(missing) = self.missing.get_mut(line).filter(|missing| **missing > 0) else {
+            return Err(unexpected("a line came that was not sent"));
+        };
+        *missing -= 1;
+        self.done += 1;
+        if *missing == 0 {
+            self.say(line);
+        }
+        Ok(())
+    }
+}
+
+fn number(digits: &[u8]) -> usize {
+    digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit.wrapping_sub(b'0')))
+}
+
+impl Session for Chat {
+    fn turn(&mut self) -> io::Result<()> {
+        let mut events = std::mem::take(&mut self.events);
+        let count = self.epoll.wait(&mut events, Some(TURN))?.len();
+        for event in &events[..count] {
+            let (number, events) = (event.u64 as usize, event.events);
+            if events & WRITABLE != 0 {
+                self.write(number)?;
+            }
+            if events & !WRITABLE != 0 {
+                self.read(number)?;
+            }
+        }
+        self.events = events;
+        self.flush()
+    }
+
+    fn done(&self) -> u64 {
+        self.done
+    }
+}

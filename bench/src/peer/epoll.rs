@@ -1,0 +1,198 @@
+//! A loop over epoll on one thread, edge-triggered: what a server can do at best with these calls.
+//! A connection is read straight after accept, and registered only when there is nothing yet.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use super::{Mode, announce, unsupported};
+use crate::sys::{EDGE, ENDED, Epoll, READABLE, WRITABLE, accept, events};
+
+const LISTENER: usize = usize::MAX;
+/// Connections taken in one turn, so that those who are in are not starved by those who come.
+const ACCEPTS: usize = 64;
+
+pub fn serve(mode: Mode) -> io::Result<()> {
+    if !matches!(mode, Mode::Echo | Mode::Line) {
+        return unsupported();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    announce(listener.local_addr()?)?;
+    let epoll = Epoll::new()?;
+    epoll.add(&listener, READABLE, LISTENER)?;
+    Loop { mode, epoll, connections: Vec::new(), free: Vec::new(), buffer: vec![0; 65_536] }
+        .run(&listener)
+}
+
+struct Loop {
+    mode: Mode,
+    epoll: Epoll,
+    connections: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    buffer: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// The peer's end was reported. It may share the edge with bytes, so that a short read no longer
+    /// means that nothing is left.
+    ended: bool,
+    registered: bool,
+    /// The beginning of a line, or what the socket did not take.
+    kept: Vec<u8>,
+    writing: bool,
+}
+
+/// Whether a connection goes on.
+#[derive(PartialEq)]
+enum Next {
+    Wait,
+    Close,
+}
+
+impl Loop {
+    fn run(&mut self, listener: &TcpListener) -> io::Result<()> {
+        let mut events = events();
+        loop {
+            for event in self.epoll.wait(&mut events, None)? {
+                match event.u64 as usize {
+                    LISTENER => self.accept(listener)?,
+                    token => self.turn(token, event.events),
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
+        for _ in 0..ACCEPTS {
+            match accept(listener) {
+                Ok(socket) => self.begin(socket.into())?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, stream: TcpStream) -> io::Result<()> {
+        if self.mode == Mode::Echo {
+            stream.set_nodelay(true)?;
+        }
+        let mut connection = Connection {
+            stream,
+            ended: false,
+            registered: false,
+            kept: Vec::new(),
+            writing: false,
+        };
+        if self.step(&mut connection) == Next::Close {
+            return Ok(());
+        }
+        let token = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() - 1
+        });
+        self.watch(&mut connection, token)?;
+        self.connections[token] = Some(connection);
+        Ok(())
+    }
+
+    /// Registers a connection, or adds the wish to write. Whoever wrote once in parts stays registered
+    /// for both.
+    fn watch(&self, connection: &mut Connection, token: usize) -> io::Result<()> {
+        let events = READABLE | ENDED | EDGE | if connection.writing { WRITABLE } else { 0 };
+        if connection.registered {
+            return self.epoll.modify(&connection.stream, events, token);
+        }
+        connection.registered = true;
+        self.epoll.add(&connection.stream, events, token)
+    }
+
+    fn turn(&mut self, token: usize, events: u32) {
+        let Some(mut connection) = self.connections[token].take() else { return };
+        connection.ended |= events & ENDED != 0;
+        let was_writing = connection.writing;
+        let mut next = self.step(&mut connection);
+        if next == Next::Wait && connection.writing && !was_writing {
+            next = self.watch(&mut connection, token).map_or(Next::Close, |()| Next::Wait);
+        }
+        match next {
+            Next::Wait => self.connections[token] = Some(connection),
+            Next::Close => self.free.push(token),
+        }
+    }
+
+    fn step(&mut self, connection: &mut Connection) -> Next {
+        let done = match self.mode {
+            Mode::Echo => connection.echo(&mut self.buffer),
+            _ => connection.line(&mut self.buffer),
+        };
+        done.unwrap_or(Next::Close)
+    }
+}
+
+impl Connection {
+    fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
+        if self.writing && !self.flush()? {
+            return Ok(Next::Wait);
+        }
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => return Ok(Next::Close),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
+                Err(error) => return Err(error),
+            };
+            let sent = match self.stream.write(&buffer[..count]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                sent => sent?,
+            };
+            if sent < count {
+                self.kept.extend_from_slice(&buffer[sent..count]);
+                self.writing = true;
+                return Ok(Next::Wait);
+            }
+            if count < buffer.len() && !self.ended {
+                return Ok(Next::Wait);
+            }
+        }
+    }
+
+    /// Writes what was kept; whether all of it went.
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.kept.is_empty() {
+            match self.stream.write(&self.kept) {
+                Ok(count) => drop(self.kept.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        self.writing = false;
+        Ok(true)
+    }
+
+    fn line(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => return Ok(Next::Close),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
+                Err(error) => return Err(error),
+            };
+            let got = &buffer[..count];
+            let end = got.iter().position(|&byte| byte == b'\n');
+            if self.kept.is_empty()
+                && let Some(end) = end
+            {
+                self.stream.write_all(&got[..=end])?;
+                return Ok(Next::Close);
+            }
+            self.kept.extend_from_slice(&got[..end.map_or(count, |end| end + 1)]);
+            if end.is_some() {
+                self.stream.write_all(&self.kept)?;
+                return Ok(Next::Close);
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! A std thread for each connection, with std's sockets and nothing else.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::{Mode, announce, unsupported};
+
+pub fn serve(mode: Mode) -> io::Result<()> {
+    if matches!(mode, Mode::Datagram | Mode::Web) {
+        return unsupported();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    announce(listener.local_addr()?)?;
+    let room = Arc::new(Room::default());
+    for (number, stream) in listener.incoming().enumerate() {
+        let stream = stream?;
+        let room = Arc::clone(&room);
+        thread::spawn(move || {
+            // A peer that resets its connection harms nobody else.
+            let _ = match mode {
+                Mode::Echo => echo(stream),
+                Mode::Line => line(&stream),
+                Mode::Sink => sink(stream),
+                _ => chat(&stream, &room, number),
+            };
+        });
+    }
+    Ok(())
+}
+
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..count])?;
+    }
+}
+
+pub fn line(mut stream: &TcpStream) -> io::Result<()> {
+    let mut line = Vec::new();
+    BufReader::new(stream).read_until(b'\n', &mut line)?;
+    stream.write_all(&line)
+}
+
+/// With the buffer that our own server has for a stream of bytes: its size decides.
+fn sink(mut stream: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 65_536];
+    let mut total = 0;
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return stream.write_all(format!("{total}\n").as_bytes()),
+            count => total += count,
+        }
+    }
+}
+
+/// Who is in, by number; each line is written to all the others under the lock.
+#[derive(Default)]
+struct Room(Mutex<HashMap<usize, TcpStream>>);
+
+fn chat(stream: &TcpStream, room: &Room, number: usize) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    room.0.lock().unwrap().insert(number, stream.try_clone()?);
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        for (&member, mut stream) in &*room.0.lock().unwrap() {
+            if member != number {
+                // One that is gone leaves by itself.
+                let _ = stream.write_all(&line);
+            }
+        }
+        line.clear();
+    }
+    room.0.lock().unwrap().remove(&number);
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The servers that are compared: what starts them, and which loads they can take.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::load::{self, Load};
+use crate::peer::{Mode, Peer};
+use crate::process::Trouble;
+
+/// A server in the tables.
+#[derive(Debug)]
+pub struct Server {
+    pub name: &'static str,
+    program: Program,
+    modes: &'static [Mode],
+    /// Connections that it can serve at the same time, if that is bounded.
+    at_once: usize,
+}
+
+#[derive(Debug)]
+enum Program {
+    /// Our own example programs, under a mixin.
+    Ours(&'static str),
+    /// This program.
+    Peer(Peer),
+    /// CPython's socketserver, under a mixin.
+    Python(&'static str),
+    /// Go's net.
+    Go,
+}
+
+const PYTHON: &str = include_str!("../peers/sockets.py");
+const UNBOUNDED: usize = usize::MAX;
+
+/// All modes of streams.
+const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat];
+const ALL: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram];
+const WITH_WEB: &[Mode] =
+    &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram, Mode::Web];
+/// What a process for each connection can do: its members could not see each other.
+const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink];
+
+const fn ours(
+    name: &'static str,
+    mixin: &'static str,
+    modes: &'static [Mode],
+    at_once: usize,
+) -> Server {
+    Server { name, program: Program::Ours(mixin), modes, at_once }
+}
+
+const fn peer(name: &'static str, peer: Peer, modes: &'static [Mode], at_once: usize) -> Server {
+    Server { name, program: Program::Peer(peer), modes, at_once }
+}
+
+const fn python(
+    name: &'static str,
+    mixin: &'static str,
+    modes: &'static [Mode],
+    at_once: usize,
+) -> Server {
+    Server { name, program: Program::Python(mixin), modes, at_once }
+}
+
+/// All servers, in the order of the tables: ours first.
+pub const SERVERS: &[Server] = &[
+    ours("Inline", "inline", &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram], 1),
+    ours("Threading", "threading", WITH_WEB, UNBOUNDED),
+    ours("Pool", "pool", &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram], 4),
+    ours("Forking", "forking", APART, 64),
+    ours("Prefork", "prefork", APART, 1),
+    ours("Green", "green", WITH_WEB, UNBOUNDED),
+    peer("epoll", Peer::Epoll, &[Mode::Echo, Mode::Line], UNBOUNDED),
+    peer("mmsg", Peer::Mmsg, &[Mode::Datagram], UNBOUNDED),
+    peer("std threads", Peer::Threads, STREAMS, UNBOUNDED),
+    peer("pool of 4", Peer::Pool, &[Mode::Line], 4),
+    peer("bare fork", Peer::Fork, &[Mode::Line], UNBOUNDED),
+    peer("accept inline", Peer::Inline, &[Mode::Line], 1),
+    peer("tokio", Peer::Tokio, ALL, UNBOUNDED),
+    peer("tokio current", Peer::TokioCurrent, ALL, UNBOUNDED),
+    peer("hyper", Peer::Hyper, &[Mode::Web], UNBOUNDED),
+    Server { name: "Go", program: Program::Go, modes: ALL, at_once: UNBOUNDED },
+    python("Python serial", "serial", &[Mode::Line, Mode::Sink, Mode::Datagram], 1),
+    python("Python threading", "threading", ALL, UNBOUNDED),
+    // More than 40 children wait for each other.
+    python("Python forking", "forking", &[Mode::Line], 40),
+];
+
+impl Server {
+    /// Whether it is one of ours.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.program, Program::Ours(_))
+    }
+
+    /// Whether it is made for such a load: if not, it is not even mentioned.
+    pub fn can(&self, load: Load) -> bool {
+        self.modes.contains(&load.mode()) && load.at_once() <= self.at_once
+    }
+
+    /// What starts it.
+    pub fn command(&self, load: Load) -> Result<Command, Trouble> {
+        let skipped = |why: &str| Trouble::Skipped(why.to_owned());
+        let mode = load.mode();
+        if mode == Mode::Web && !load::has_wrk() {
+            return Err(skipped("wrk is not installed"));
+        }
+        match self.program {
+            Program::Ours(mixin) => ours_command(mixin, mode),
+            Program::Peer(peer) => {
+                let mut command = Command::new(beside("bench"));
+                command.args(["peer", &word(&peer), &word(&mode)]);
+                Ok(command)
+            }
+            Program::Python(mixin) => {
+                let there = Command::new("python3").arg("--version").output().is_ok();
+                let mut command = Command::new("python3");
+                command.args(["-c", PYTHON, mixin, &word(&mode)]);
+                there.then_some(command).ok_or_else(|| skipped("Python is not installed"))
+            }
+            Program::Go => {
+                let program = beside("sockets-go");
+                let mut command = Command::new(&program);
+                command.arg(word(&mode));
+                program.is_file().then_some(command).ok_or_else(|| {
+                    skipped(
+                        "not built: go build -o target/release/sockets-go bench/peers/sockets.go",
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// A file in the folder of this program.
+fn beside(name: &str) -> PathBuf {
+    env::current_exe().unwrap_or_default().with_file_name(name)
+}
+
+/// The word of the command line.
+fn word(value: &impl clap::ValueEnum) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
+    let name = if mode == Mode::Web { "web" } else { "echo" };
+    let program = beside("examples").join(name);
+    if !program.is_file() {
+        let why = format!("not built: cargo build --release --example {name}");
+        return Err(Trouble::Skipped(why));
+    }
+    let bind = if mode == Mode::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
+    let mut command = Command::new(program);
+    command.args(["serve", "--bind", bind, "--mixin", mixin]);
+    if !matches!(mode, Mode::Datagram | Mode::Web) {
+        command.args(["--mode", &word(&mode)]);
+    }
+    Ok(command)
+}
