@@ -91,7 +91,7 @@ fn two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline() {
         eventually("fifty are idle", || doing(&server, Activity::Idle) == 50);
         let halves = || server.context().live().iter().filter(|live| live.bytes_in == 15).count();
         eventually("two hundred are half done", || halves() == 200);
-        let grace = Duration::from_millis(500);
+        let grace = Duration::from_secs(2);
         let began = Instant::now();
         let report = server.server_close_within(grace);
         let took = began.elapsed();
@@ -103,7 +103,7 @@ fn two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline() {
         let text = report.to_string();
         let mut lines = text.lines();
         let first = lines.next().unwrap();
-        assert!(first.contains("250 requests were open; 200 did not end within 0.5 s"), "{first}");
+        assert!(first.contains("250 requests were open; 200 did not end within 2.0 s"), "{first}");
         let listed = lines.by_ref().take_while(|line| line.starts_with("  127.0.0.1:")).count();
         assert_eq!(listed, 20, "{text}");
         assert!(text.contains("\n  and 180 more"), "{text}");

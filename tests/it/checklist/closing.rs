@@ -139,7 +139,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
             && live.iter().any(|request| request.activity == Activity::Idle)
     });
     let before = arrived.elapsed();
-    let grace = Duration::from_millis(400);
+    let grace = Duration::from_secs(2);
     let began = Instant::now();
     let report = server.server_close_within(grace);
     let took = began.elapsed();
@@ -158,7 +158,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
     let text = report.to_string();
     let peer = busy.local_addr().unwrap().to_string();
     assert!(text.contains("2 requests were open"), "{text}");
-    assert!(text.contains("1 did not end within 0.4 s"), "{text}");
+    assert!(text.contains("1 did not end within 2.0 s"), "{text}");
     let line = text.lines().find(|line| line.contains(&peer)).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("announced") && line.contains("receiving"), "{line}");
     assert!(line.contains("405 bytes in, 6 bytes out"), "{line}");
