@@ -272,21 +272,24 @@ impl Channel {
     }
 
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
-    /// still holds a duplicate of the descriptor.
-    pub(super) fn shutdown_request(&mut self) {
+    /// still holds a duplicate of the descriptor. `unread`: the handler has left something of the input.
+    pub(super) fn shutdown_request(&mut self, unread: bool) {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.ticket.limits().drain);
         }
         let Ok(stream) = self.connection.stream() else { return };
         let ended = stream.shutdown(Shutdown::Write);
-        // What stands in the buffer unread would turn the close into a reset. If something does, more may
-        // be on its way. Only a plain socket: what is wrapped has an end of its own.
+        // What stands in the socket unread would turn the close into a reset. If something does, or in our
+        // own buffer, more may be on its way. Only a plain socket: what is wrapped has an end of its own.
         let Connection::Socket(socket) = &mut self.connection else { return };
         if ended.is_err() || self.saw_end || self.ticket.is_cut() {
             return;
         }
         socket.set_deadline(Some(Instant::now()));
-        self.lingers = matches!(socket.read(&mut [0; 4_096]), Ok(count) if count > 0);
+        self.lingers = match socket.read(&mut [0; 4_096]) {
+            Ok(count) => count > 0,
+            Err(error) => unread && is_no_more_for_now(&error),
+        };
     }
 
     /// Closes, at once or when the peer has had the time to read the answer.

@@ -284,7 +284,7 @@ impl StreamRequest {
 
     /// The orderly end, before the close.
     pub(crate) fn shutdown_request(&mut self) {
-        self.channel.shutdown_request();
+        self.channel.shutdown_request(!self.input.is_empty());
     }
 
     /// The close, at once or when the peer has had the time to read the answer.

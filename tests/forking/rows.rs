@@ -1,8 +1,9 @@
 //! The rows of the checklist that are about forking.
 
 use std::net::TcpListener;
+use std::time::Instant;
 
-use crate::support::{Server, eventually, kill, state};
+use crate::support::{SOON, Server, eventually, kill, state};
 
 pub fn all() -> Vec<(&'static str, fn())> {
     macro_rules! tests {
@@ -32,7 +33,10 @@ pub fn all() -> Vec<(&'static str, fn())> {
         a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
         ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
         a_second_run_serves_again,
-        two_thousand_short_connections_leave_nothing_behind,
+        ten_thousand_short_connections_leave_nothing_behind,
+        row_028_a_client_that_is_still_sending_gets_its_reply,
+        row_028_a_client_that_never_stops_is_cut_off,
+        the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends,
     ]
 }
 
@@ -313,7 +317,7 @@ fn a_second_run_serves_again() {
     assert_eq!(server.connect().ask("echo again"), "again");
 }
 
-fn two_thousand_short_connections_leave_nothing_behind() {
+fn ten_thousand_short_connections_leave_nothing_behind() {
     let mut server = Server::tcp(&[]);
     let descriptors = || {
         let pid = server.pid();
@@ -328,12 +332,67 @@ fn two_thousand_short_connections_leave_nothing_behind() {
     };
     rounds(200);
     let (fds, memory) = (descriptors(), resident(server.pid()));
-    rounds(1_800);
+    rounds(9_800);
     assert_eq!(descriptors(), fds);
     let grown = resident(server.pid()).saturating_sub(memory);
     assert!(grown < 1_024, "{grown} KiB more");
     stop(&mut server);
-    assert!(server.told("counts: ").contains("completed: 2000"));
+    assert!(server.told("counts: ").contains("completed: 10000"));
+}
+
+fn row_028_a_client_that_is_still_sending_gets_its_reply() {
+    let server = Server::tcp(&["linger=20000"]);
+    let mut upload = b"refuse\n".to_vec();
+    upload.resize(4 * 1024 * 1024, b'x');
+    for _ in 0..50 {
+        let mut client = server.connect();
+        client.send_bytes(&upload);
+        assert_eq!(client.receive(), "no, thank you");
+        assert_eq!(client.receive(), "");
+    }
+}
+
+fn row_028_a_client_that_never_stops_is_cut_off() {
+    let server = Server::tcp(&["linger=300"]);
+    let mut client = server.connect();
+    client.send("refuse");
+    let began = Instant::now();
+    while client.try_send_bytes(&[b'x'; 64 * 1024]) {
+        assert!(began.elapsed() < SOON, "it is not cut off");
+    }
+    eventually("its child has ended", || server.children().is_empty());
+}
+
+fn the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends() {
+    let mut server = Server::tcp(&["events"]);
+    let mut expected = Vec::new();
+    let mut client = |line: &str| {
+        let mut client = server.connect();
+        let answer = client.ask(line);
+        expected.push(client.address());
+        (client, answer)
+    };
+    drop(client("echo hi"));
+    client("fail");
+    client("panic");
+    client("exit 0");
+    client("exit 7");
+    let (mut victim, pid) = client("pid");
+    kill(pid.parse().unwrap(), libc::SIGKILL);
+    assert_eq!(victim.receive(), "");
+    let (mut idle, _) = client("echo hi");
+    eventually("all others have ended", || server.children().len() == 1);
+    stop(&mut server);
+    assert_eq!(idle.receive(), "");
+
+    let ends = ["Completed", "Failed", "Panicked", "Completed", "Failed", "Killed", "Completed"];
+    let told = server.all_told("event in ");
+    for (id, (peer, end)) in expected.iter().zip(ends).enumerate() {
+        let of_this = format!("event in {}: {} of {peer} ", server.pid(), id + 1);
+        let lines: Vec<_> = told.iter().filter_map(|line| line.strip_prefix(&of_this)).collect();
+        assert_eq!(lines, ["started", &format!("ended {end}")], "{told:#?}");
+    }
+    assert_eq!(told.len(), 2 * ends.len(), "{told:#?}");
 }
 
 /// Resident memory in KiB.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socketserver::{
     BaseServer, Bind, Builder, DatagramRequest, DatagramRequestHandler, Fatal, Forking,
-    HandlerResult, Limits, Request, ServerContext, ServerHooks, StreamRequest,
+    HandlerResult, Limits, Request, ServerContext, ServerEvent, ServerHooks, StreamRequest,
     StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
 };
 
@@ -35,6 +35,11 @@ impl StreamRequestHandler for Obey {
                     writeln!(request, "ready")?;
                     request.read_exact(&mut bytes)?;
                     writeln!(request, "got {}", bytes.len())?;
+                }
+                "refuse" => {
+                    // Whatever else the client sends.
+                    writeln!(request, "no, thank you")?;
+                    return Ok(());
                 }
                 "fds" => writeln!(request, "{}", listeners())?,
                 "stubborn" => {
@@ -89,11 +94,13 @@ struct Told;
 
 impl<R: Request> ServerHooks<R> for Told {
     fn handle_error(&self, failure: &socketserver::Failure<'_>) {
-        eprintln!("handle_error in {}: {failure}", std::process::id());
+        // In one write: the lines of several processes meet.
+        let line = format!("handle_error in {}: {failure}\n", std::process::id());
+        let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
     fn service_actions(&self) {
-        eprintln!("service_actions");
+        let _ = std::io::stderr().write_all(b"service_actions\n");
     }
 }
 
@@ -112,9 +119,17 @@ fn serve<T: Bind, Kind: 'static>(
     if max > 0 {
         mixin = mixin.max_children(usize::try_from(max).unwrap());
     }
-    let limits =
-        Limits { drain: Duration::from_millis(number("grace=", 10_000)), ..Limits::default() };
-    let server = Builder::<T, _>::new(mixin).limits(limits).hooks(Told).bind(address, handler)?;
+    let limits = Limits {
+        drain: Duration::from_millis(number("grace=", 10_000)),
+        linger: Duration::from_millis(number("linger=", 2_000)),
+        linger_bytes: usize::MAX,
+        ..Limits::default()
+    };
+    let mut builder = Builder::<T, _>::new(mixin).limits(limits).hooks(Told);
+    if option("events") {
+        builder = builder.observer(tell);
+    }
+    let server = builder.bind(address, handler)?;
     if option("thread") {
         // It has its name as soon as it runs.
         let (runs, running) = std::sync::mpsc::channel();
@@ -162,6 +177,22 @@ fn serve<T: Bind, Kind: 'static>(
         BaseServer::server_close(&server);
     }
     result
+}
+
+/// Shows on stderr what the observer is told, and in which process.
+fn tell(event: &ServerEvent<'_>) {
+    let what = match event {
+        ServerEvent::RequestStarted { id, client_address, .. } => {
+            format!("{id} of {client_address} started")
+        }
+        ServerEvent::RequestEnded { id, client_address, reason, .. } => {
+            format!("{id} of {client_address} ended {reason:?}")
+        }
+        _ => return,
+    };
+    // In one write: the children write to the same place.
+    let line = format!("event in {}: {what}\n", std::process::id());
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
 }
 
 fn show_counts(context: &ServerContext) {

@@ -65,6 +65,7 @@ impl Server {
     pub fn connect(&self) -> Client {
         let stream = TcpStream::connect(&self.address).expect("it takes connections");
         stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_write_timeout(Some(SOON)).unwrap();
         Client { stream: Box::new(BufReader::new(stream)) }
     }
 
@@ -79,6 +80,15 @@ impl Server {
                 Err(_) => panic!("it never says {beginning:?}"),
             }
         }
+    }
+
+    /// What is left of stderr, once the server has ended: the lines that begin like this.
+    pub fn all_told(&self, beginning: &str) -> Vec<String> {
+        let mut told = Vec::new();
+        while let Ok(line) = self.stderr.recv_timeout(SOON) {
+            told.extend(line.starts_with(beginning).then_some(line));
+        }
+        told
     }
 
     /// What is left of stdout, once the server has ended.
@@ -157,6 +167,16 @@ impl Client {
 
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// False: the server takes nothing more.
+    pub fn try_send_bytes(&mut self, bytes: &[u8]) -> bool {
+        self.stream.get_mut().write_all(bytes).is_ok()
+    }
+
+    /// Its own address, by which the server knows it.
+    pub fn address(&self) -> String {
+        self.stream.get_ref().local_addr().unwrap().to_string()
     }
 
     /// The next line, without its newline; empty at the end.

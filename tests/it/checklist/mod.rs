@@ -1,6 +1,7 @@
 //! The behaviours that the crate must show, a test for each row of `README.md` beside this file. A test
 //! of row N is named `row_NNN_` and what it pins.
 
+mod closing;
 mod construction;
 mod datagrams;
 mod handle_request;

@@ -1013,3 +1013,30 @@ fn a_slow_client_of_a_small_reader_is_served_under_every_mixin() {
     check(Threading::new());
     check(socketserver::Pool::new(1));
 }
+
+#[test]
+fn row_090_a_byte_in_half_the_timeout_does_not_extend_the_time_for_a_request() {
+    let whole = 8 * MOMENT;
+    let limits = Limits { request: Some(whole), ..patient() };
+    let (server, reported) = serve(limits, |request| {
+        let mut byte = [0];
+        loop {
+            // Each byte is read in time, answered in time, and the end of something.
+            request.read_exact(&mut byte)?;
+            request.write_all(&byte)?;
+            request.between_requests();
+        }
+    });
+    let mut client = connect(inet(&*server));
+    let began = Instant::now();
+    let report = loop {
+        let _ = client.write_all(b"x");
+        match reported.recv_timeout(whole / 2) {
+            Ok(report) => break report,
+            Err(_) => assert!(began.elapsed() < SOON, "it is not cut off"),
+        }
+    };
+    assert!(began.elapsed() >= whole, "{:?}", began.elapsed());
+    assert_eq!(report.timeout, Some((Timeout::Request, whole)));
+    assert_eq!(report.fault, Fault::Peer);
+}

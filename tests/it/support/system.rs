@@ -18,10 +18,21 @@ pub fn send_signal(pid: u32, signal: libc::c_int) {
 
 /// Bounds the number of this process's descriptors from here on.
 pub fn limit_descriptors(count: u64) {
+    let (_, hard) = descriptor_limits();
+    set_descriptor_limits(count, hard);
+}
+
+/// How many descriptors this process may have, and up to how many it may raise that.
+pub fn descriptor_limits() -> (u64, u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live local.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, "getrlimit");
-    limit.rlim_cur = count;
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+/// Sets both.
+pub fn set_descriptor_limits(soft: u64, hard: u64) {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the pointer is to a live local.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, "setrlimit");
 }

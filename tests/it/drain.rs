@@ -1,0 +1,272 @@
+//! The end of a server with many connections, and under load.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Activity, BackgroundServer, HandlerResult, Inline, Limits, Mixin, Pool, StreamRequest, Tcp,
+    TcpServer, Threading, ThreadingTcpServer, stream_fn,
+};
+
+use crate::support::system::{descriptor_limits, set_descriptor_limits};
+use crate::support::{SOON, alone, connect, eventually, inet, read_line, read_to_end, skip};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn patient() -> Limits {
+    Limits { idle: HOUR, read: HOUR, write: HOUR, ..Limits::default() }
+}
+
+/// As many descriptors as this process may have; false if that is not so many.
+fn raise_descriptors(least: u64) -> bool {
+    let (_, hard) = descriptor_limits();
+    set_descriptor_limits(hard, hard);
+    hard >= least
+}
+
+/// Each line says how many bytes will follow it.
+fn announced(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    while let Some(text) = request.next_line(&mut line)? {
+        let mut bytes = vec![0; text.parse()?];
+        writeln!(request, "go on")?;
+        request.read_exact(&mut bytes)?;
+        writeln!(request, "thank you")?;
+    }
+    Ok(())
+}
+
+fn with_clients(count: usize) -> (BackgroundServer<Tcp, Threading>, Vec<TcpStream>) {
+    // Small stacks: they are many.
+    let server = ThreadingTcpServer::builder()
+        .mixin(Threading::new().stack_size(256 * 1024))
+        .limits(patient())
+        .bind("127.0.0.1:0", stream_fn(announced))
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let clients = (0..count).map(|_| connect(inet(&*server))).collect();
+    (server, clients)
+}
+
+fn doing(server: &BackgroundServer<Tcp, Threading>, activity: Activity) -> usize {
+    server.context().live().iter().filter(|request| request.activity == activity).count()
+}
+
+#[test]
+fn a_thousand_silent_clients_end_at_once_and_cleanly() {
+    alone("drain::a_thousand_silent_clients_end_at_once_and_cleanly", || {
+        if !raise_descriptors(2_200) {
+            return skip("a thousand connections take more descriptors than there may be");
+        }
+        let (server, mut clients) = with_clients(1_000);
+        eventually("all wait for their peers", || doing(&server, Activity::Idle) == 1_000);
+        // A deadline that the test would not live to see.
+        let report = server.server_close_within(HOUR);
+        assert!(report.is_clean(), "{report}");
+        assert_eq!(report.open_at_start, 1_000);
+        assert!(report.to_string().ends_with("1000 requests were open and ended by themselves"));
+        for client in &mut clients {
+            assert!(read_to_end(client).is_empty(), "an orderly end");
+        }
+        assert_eq!(server.context().counts().stopped, 1_000);
+    });
+}
+
+#[test]
+fn two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline() {
+    alone("drain::two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline", || {
+        if !raise_descriptors(700) {
+            return skip("two hundred connections take more descriptors than there may be");
+        }
+        let (server, mut clients) = with_clients(250);
+        for client in &mut clients[..200] {
+            client.write_all(b"1000\nhalf of it").unwrap();
+            assert_eq!(read_line(client), "go on\n");
+        }
+        eventually("fifty are idle", || doing(&server, Activity::Idle) == 50);
+        let halves = || server.context().live().iter().filter(|live| live.bytes_in == 15).count();
+        eventually("two hundred are half done", || halves() == 200);
+        let grace = Duration::from_secs(2);
+        let began = Instant::now();
+        let report = server.server_close_within(grace);
+        let took = began.elapsed();
+        assert!(took >= grace && report.took >= grace, "{took:?}");
+        assert!(took < grace + SOON, "{took:?}");
+        assert!(!report.is_clean());
+        assert_eq!((report.open_at_start, report.forced.len()), (250, 200));
+        assert!(report.forced.iter().all(|forced| forced.activity == Activity::Receiving));
+        let text = report.to_string();
+        let mut lines = text.lines();
+        let first = lines.next().unwrap();
+        assert!(first.contains("250 requests were open; 200 did not end within 2.0 s"), "{first}");
+        let listed = lines.by_ref().take_while(|line| line.starts_with("  127.0.0.1:")).count();
+        assert_eq!(listed, 20, "{text}");
+        assert!(text.contains("\n  and 180 more"), "{text}");
+        for client in &mut clients {
+            let mut rest = Vec::new();
+            // What was on its way may come back as a reset; nobody is thanked for a half.
+            let _ = client.read_to_end(&mut rest);
+            assert_eq!(rest, b"");
+        }
+        let counts = server.context().counts();
+        eventually("all are counted", || server.context().counts().forced == 200);
+        assert_eq!(counts.stopped, 50);
+    });
+}
+
+/// What a client has seen of its requests.
+#[derive(Default)]
+struct Answers {
+    whole: AtomicUsize,
+    half: AtomicUsize,
+    wrong: AtomicUsize,
+}
+
+/// The answer to a request: its number, and so much that it does not fit into one segment.
+fn answer(number: &str) -> String {
+    format!("{number} {}\n", number.repeat(3_000))
+}
+
+/// Sends numbered requests, a few on each connection, until the server takes no more.
+fn ask_until_the_end(address: SocketAddr, client: usize, answers: &Answers) {
+    for connection in 0.. {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, SOON) else { return };
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        // The second part of a request is not to wait for word of the first.
+        stream.set_nodelay(true).unwrap();
+        for request in 0..5 {
+            let number = format!("{client}{connection:04}{request}");
+            // In two parts, so that the end may come between them.
+            let (one, other) = number.split_at(3);
+            let sent = stream.write_all(one.as_bytes());
+            if sent.and_then(|()| stream.write_all(format!("{other}\n").as_bytes())).is_err() {
+                return;
+            }
+            let expected = answer(&number);
+            let mut got = vec![0; expected.len()];
+            let mut have = 0;
+            let over = loop {
+                match stream.read(&mut got[have..]) {
+                    Ok(0) => break true,
+                    Ok(count) => have += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => {
+                        assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "no end in time");
+                        break true;
+                    }
+                }
+                if have == got.len() {
+                    break false;
+                }
+            };
+            let seen = match have {
+                0 => return,
+                _ if !expected.as_bytes().starts_with(&got[..have]) => &answers.wrong,
+                _ if over => &answers.half,
+                _ => &answers.whole,
+            };
+            seen.fetch_add(1, Ordering::SeqCst);
+            if over {
+                return;
+            }
+        }
+    }
+}
+
+/// Numbers that look random and are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// Stops servers at random moments. Each request that a handler has taken is answered in whole.
+fn stops_under_load<M: Mixin + 'static>(rounds: u64, mixin: impl Fn() -> M) {
+    let mut random = Random(rounds);
+    for round in 0..rounds {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let taking = Arc::clone(&taken);
+        let handler = stream_fn(move |request| {
+            let mut line = String::new();
+            while let Some(number) = request.next_line(&mut line)? {
+                taking.fetch_add(1, Ordering::SeqCst);
+                request.write_all(answer(number).as_bytes())?;
+            }
+            Ok(())
+        });
+        let server = TcpServer::builder().mixin(mixin()).limits(patient());
+        let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+        let address = inet(&*server);
+        let answers = Arc::new(Answers::default());
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let answers = Arc::clone(&answers);
+                thread::spawn(move || ask_until_the_end(address, client, &answers))
+            })
+            .collect();
+        let enough = usize::try_from(random.below(60)).unwrap();
+        eventually("some are served", || taken.load(Ordering::SeqCst) >= enough);
+        // And then anywhere between two requests.
+        for _ in 0..random.below(20_000) {
+            std::hint::spin_loop();
+        }
+        let report = server.server_close_within(SOON);
+        assert!(report.is_clean(), "round {round}: {report}");
+        for client in clients {
+            client.join().unwrap();
+        }
+        let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+        assert_eq!((count(&answers.half), count(&answers.wrong)), (0, 0), "round {round}");
+        assert_eq!(count(&answers.whole), count(&taken), "round {round}");
+        let counts = server.context().counts();
+        assert_eq!((counts.accepted, counts.forced), (counts.ended(), 0), "round {round}");
+    }
+}
+
+#[test]
+fn a_hundred_stops_under_load_lose_no_answer_threading() {
+    stops_under_load(100, Threading::new);
+}
+
+#[test]
+fn thirty_stops_under_load_lose_no_answer_pool() {
+    stops_under_load(30, || Pool::new(3));
+}
+
+#[test]
+fn thirty_stops_under_load_lose_no_answer_inline() {
+    stops_under_load(30, || Inline);
+}
+
+#[test]
+fn an_answer_that_a_stop_cuts_off_is_in_the_report() {
+    let writing = Arc::new(AtomicBool::new(false));
+    let begun = Arc::clone(&writing);
+    let handler = stream_fn(move |request| {
+        let mut line = String::new();
+        request.next_line(&mut line)?;
+        begun.store(true, Ordering::SeqCst);
+        // More than the buffers between the two hold.
+        request.write_all(&vec![b'x'; 64 * 1024 * 1024])?;
+        Ok(())
+    });
+    let server = ThreadingTcpServer::builder().limits(patient()).bind("127.0.0.1:0", handler);
+    let server = server.unwrap().serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    client.write_all(b"please\n").unwrap();
+    eventually("it writes", || writing.load(Ordering::SeqCst));
+    let report = server.server_close_within(Duration::from_millis(100));
+    let [forced] = &report.forced[..] else { panic!("{report}") };
+    assert_eq!(forced.client_address, client.local_addr().unwrap().into());
+    let mut received = Vec::new();
+    let _ = client.read_to_end(&mut received);
+    assert!(received.len() < 64 * 1024 * 1024);
+}

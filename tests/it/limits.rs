@@ -1,0 +1,630 @@
+//! Every limit holds, and holds from the next request on when it is changed on a live server.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Address, BackgroundServer, BaseServer, BeforeBind, Bind, Builder, CloseReason, Failure,
+    HandlerResult, Inline, Limit, Limits, LineTooLong, Mixin, Outbox, OutboxError, Pool, Rate,
+    Refused, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
+    ThreadingTcpServer, Ticket, TimedOut, Timeout, Transport, stream_fn,
+};
+
+use crate::handlers::{Diary, Echo, Held, Holder, OneLine, held};
+use crate::support::system::{descriptor_limits, set_descriptor_limits};
+use crate::support::{
+    SOON, alone, connect, eventually, exchange, inet, read_line, read_to_end, serve,
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// Limits that do not end a test before its own patience does.
+fn patient() -> Limits {
+    Limits { idle: HOUR, read: HOUR, write: HOUR, ..Limits::default() }
+}
+
+/// How often a limit has been told of, and how requests have ended.
+#[derive(Clone, Default)]
+struct Told {
+    diary: Diary,
+}
+
+impl Told {
+    fn observer(&self) -> impl Fn(&ServerEvent<'_>) + Send + Sync + 'static {
+        let diary = self.diary.clone();
+        move |event| match event {
+            ServerEvent::LimitReached { limit } => diary.note(format!("{limit:?}")),
+            ServerEvent::RequestEnded { reason, .. } => diary.note(format!("{reason:?}")),
+            _ => {}
+        }
+    }
+
+    fn reached(&self, limit: Limit) -> usize {
+        self.diary.count(&format!("{limit:?}"))
+    }
+
+    fn ended(&self, reason: CloseReason) -> usize {
+        self.diary.count(&format!("{reason:?}"))
+    }
+}
+
+fn holding<M: Mixin + 'static>(
+    mixin: M,
+    limits: Limits,
+) -> (BackgroundServer<Tcp, M>, Holder, Told) {
+    let ((handler, holder), told) = (held(), Told::default());
+    let server = TcpServer::builder()
+        .mixin(mixin)
+        .limits(limits)
+        .observer(told.observer())
+        .bind("127.0.0.1:0", move || Held::clone(&handler))
+        .unwrap();
+    (server.serve_in_background().unwrap(), holder, told)
+}
+
+fn change<M: Mixin>(server: &BackgroundServer<Tcp, M>, change: impl Fn(&mut Limits)) {
+    let mut limits = server.limits();
+    change(&mut limits);
+    server.context().set_limits(limits);
+    assert_eq!(server.limits(), limits);
+}
+
+fn the_gate_of_live_holds(mixin: impl Mixin + 'static) {
+    let (server, holder, told) = holding(mixin, Limits { live: 2, ..patient() });
+    let clients: Vec<TcpStream> = (0..6).map(|_| connect(inet(&*server))).collect();
+    let starts = |count: usize| {
+        for _ in 0..count {
+            holder.started.recv_timeout(SOON).unwrap();
+        }
+    };
+    starts(2);
+    eventually("it says that it is full", || told.reached(Limit::Live) == 1);
+    assert_eq!(server.context().counts().accepted, 2);
+
+    // One leaves, one enters: full again.
+    holder.release.send(()).unwrap();
+    starts(1);
+    eventually("it says so again", || told.reached(Limit::Live) == 2);
+    assert_eq!((server.context().counts().accepted, server.context().live_count()), (3, 2));
+
+    // More at once, of the live server.
+    change(&server, |limits| limits.live = 4);
+    starts(2);
+    eventually("it says so of the new limit", || told.reached(Limit::Live) == 3);
+    assert_eq!((server.context().counts().accepted, server.context().live_count()), (5, 4));
+
+    // Fewer: who is in stays in, and the next one enters when all but none have left.
+    change(&server, |limits| limits.live = 1);
+    for left in [3, 2, 1] {
+        holder.release.send(()).unwrap();
+        eventually("one has left", || server.context().live_count() == left);
+        assert_eq!(server.context().counts().accepted, 5);
+    }
+    holder.release.send(()).unwrap();
+    starts(1);
+    eventually("it says so a last time", || told.reached(Limit::Live) == 4);
+    holder.release.send(()).unwrap();
+    for mut client in clients {
+        assert_eq!(read_to_end(&mut client), b"released\n");
+    }
+    let last = told.reached(Limit::Live);
+    assert!(last == 4, "told once in each episode, and not {last} times in four");
+}
+
+#[test]
+fn live_holds_and_the_rest_is_served_later_threading() {
+    the_gate_of_live_holds(Threading::new());
+}
+
+#[test]
+fn live_holds_and_the_rest_is_served_later_pool() {
+    the_gate_of_live_holds(Pool::new(6));
+}
+
+/// Says why a client is refused, to the client and to the test.
+struct Why {
+    to: Sender<bool>,
+}
+
+impl ServerHooks<StreamRequest> for Why {
+    fn overflow(&self, request: &mut StreamRequest, why: &Refused) -> HandlerResult {
+        self.to.send(matches!(why, Refused::TooManyFromPeer))?;
+        Ok(writeln!(request, "{why}")?)
+    }
+}
+
+const TOO_MANY: &[u8] = b"this client has too many requests at once\n";
+
+/// Connects from an address of this machine.
+fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::from(ip), 0)).into()).unwrap();
+    socket.connect_timeout(&server.into(), SOON).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+#[test]
+fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
+    let ((handler, holder), told) = (held(), Told::default());
+    let (to, why) = channel();
+    let server = ThreadingTcpServer::builder()
+        .limits(Limits { per_peer: 2, ..patient() })
+        .hooks(Why { to })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", move || Held::clone(&handler))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let address = inet(&*server);
+    let from = |last: u8| connect_from([127, 0, 0, last], address);
+    let starts = || holder.started.recv_timeout(SOON).unwrap();
+    let refused = |last: u8| {
+        assert_eq!(read_to_end(&mut from(last)), TOO_MANY);
+        assert!(why.recv_timeout(SOON).unwrap(), "the reason is TooManyFromPeer");
+    };
+
+    let mut inside = vec![from(1), from(1)];
+    starts();
+    starts();
+    refused(1);
+    assert_eq!(told.reached(Limit::PerPeer), 1);
+    inside.push(from(2));
+    starts();
+    // Whoever was refused has left no trace in the count.
+    refused(1);
+    eventually("who was refused has left", || server.context().live_count() == 3);
+
+    change(&server, |limits| limits.per_peer = 3);
+    inside.push(from(1));
+    starts();
+    refused(1);
+
+    // As many as may be alive at all: no limit of its own. Then one again, which counts those inside.
+    change(&server, |limits| limits.per_peer = limits.live);
+    inside.push(from(1));
+    starts();
+    change(&server, |limits| limits.per_peer = 1);
+    refused(1);
+    refused(2);
+    inside.push(from(3));
+    starts();
+
+    // Once they have left there is room again.
+    for _ in 0..inside.len() {
+        holder.release.send(()).unwrap();
+    }
+    for client in &mut inside {
+        assert_eq!(read_to_end(client), b"released\n");
+    }
+    eventually("all have left", || server.context().live_count() == 0);
+    let mut again = from(1);
+    starts();
+    holder.release.send(()).unwrap();
+    assert_eq!(read_to_end(&mut again), b"released\n");
+    assert_eq!(server.context().counts().refused, 5);
+    assert_eq!(told.ended(CloseReason::Refused), 5);
+}
+
+/// TCP whose peers seem to come from where the test says.
+struct Disguised {
+    inner: Tcp,
+    from: Arc<Mutex<&'static str>>,
+}
+
+impl Transport for Disguised {
+    type Raw = <Tcp as Transport>::Raw;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
+        self.inner.server_bind(before_bind)
+    }
+
+    fn server_activate(&self) -> socketserver::Result<()> {
+        self.inner.server_activate()
+    }
+
+    fn server_address(&self) -> Address {
+        self.inner.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.inner.fileno()
+    }
+
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
+        let (raw, _) = self.inner.get_request()?;
+        let from: SocketAddr = self.from.lock().unwrap().parse().unwrap();
+        Ok((raw, from.into()))
+    }
+
+    fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
+        Tcp::connection(raw)
+    }
+
+    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
+        self.inner.make_request(raw, ticket)
+    }
+
+    fn shutdown_request(&self, request: &mut StreamRequest) {
+        self.inner.shutdown_request(request);
+    }
+
+    fn close_request(&self, request: StreamRequest) {
+        self.inner.close_request(request);
+    }
+
+    fn server_close(&self) {
+        self.inner.server_close();
+    }
+}
+
+#[test]
+fn per_peer_takes_an_ipv6_network_of_64_bits_for_one_peer() {
+    let (handler, holder) = held();
+    let (to, why) = channel();
+    let from = Arc::new(Mutex::new(""));
+    let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    let server = Builder::<Disguised, _>::new(Threading::new())
+        .limits(Limits { per_peer: 2, ..patient() })
+        .hooks(Why { to })
+        .with_transport(Disguised { inner, from: Arc::clone(&from) }, move || handler.clone())
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let mut inside = Vec::new();
+    for (address, served) in [
+        ("[2001:db8:0:1::1]:1000", true),
+        ("[2001:db8:0:1:ffff:ffff:ffff:ffff]:2000", true),
+        ("[2001:db8:0:1:1234::]:3000", false),
+        // Its neighbour, and somebody whose address ends alike.
+        ("[2001:db8:0:2::1]:1000", true),
+        ("[2001:db8:1:1::1]:1000", true),
+        ("[2001:db8:0:1::1]:4000", false),
+        // An IPv4 address is one, in whatever clothes.
+        ("192.0.2.1:1000", true),
+        ("[::ffff:192.0.2.1]:2000", true),
+        ("192.0.2.1:3000", false),
+        ("[::ffff:192.0.2.2]:1000", true),
+    ] {
+        *from.lock().unwrap() = address;
+        let mut client = connect(inet(&*server));
+        if served {
+            holder.started.recv_timeout(SOON).unwrap_or_else(|_| panic!("{address} is refused"));
+            inside.push(client);
+        } else {
+            assert_eq!(read_to_end(&mut client), TOO_MANY, "{address}");
+            assert!(why.recv_timeout(SOON).unwrap());
+        }
+    }
+    drop(holder);
+}
+
+#[test]
+fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
+    let rate = Rate { per_second: 50, burst: 5 };
+    let least = Duration::from_secs(10) / 50;
+    let told = Told::default();
+    let fifteen = |server: &BackgroundServer<Tcp, Inline>| {
+        for _ in 0..15 {
+            let mut client = connect(inet(&**server));
+            client.write_all(b"x\n").unwrap();
+            assert_eq!(read_to_end(&mut client), b"x\n");
+        }
+    };
+
+    let began = Instant::now();
+    let server = TcpServer::builder()
+        .limits(Limits { accept_rate: Some(rate), ..patient() })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", || OneLine)
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    fifteen(&server);
+    assert!(began.elapsed() >= least, "from the beginning: {:?}", began.elapsed());
+    assert!(told.reached(Limit::AcceptRate) >= 1);
+
+    // Without a limit nothing more is told of it; with one again, the burst is full again.
+    change(&server, |limits| limits.accept_rate = None);
+    fifteen(&server);
+    let before = told.reached(Limit::AcceptRate);
+    fifteen(&server);
+    assert_eq!(told.reached(Limit::AcceptRate), before);
+    let began = Instant::now();
+    change(&server, |limits| limits.accept_rate = Some(rate));
+    fifteen(&server);
+    assert!(began.elapsed() >= least, "on a live server: {:?}", began.elapsed());
+}
+
+/// What a failure was, as far as limits go.
+#[derive(Debug, PartialEq)]
+enum Broken {
+    Time(Timeout, Duration),
+    Line(usize),
+    Other(String),
+}
+
+struct Failures {
+    to: Sender<Broken>,
+}
+
+impl<R> ServerHooks<R> for Failures {
+    fn handle_error(&self, failure: &Failure<'_>) {
+        let error = failure.error();
+        let time = TimedOut::find(error).map(|limit| Broken::Time(limit.which(), limit.after()));
+        let line = LineTooLong::find(error).map(|line| Broken::Line(line.limit_bytes()));
+        // The test may be over already.
+        let _ = self.to.send(time.or(line).unwrap_or_else(|| Broken::Other(error.to_string())));
+    }
+}
+
+fn failing(
+    handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
+) -> (BackgroundServer<Tcp, Threading>, Receiver<Broken>, Told) {
+    let ((to, failures), told) = (channel(), Told::default());
+    let server = ThreadingTcpServer::builder()
+        .limits(patient())
+        .hooks(Failures { to })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", stream_fn(handle))
+        .unwrap();
+    (server.serve_in_background().unwrap(), failures, told)
+}
+
+fn echo(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    while let Some(text) = request.next_line(&mut line)? {
+        writeln!(request, "{text}")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn line_bytes_holds_for_new_connections_and_running_ones_keep_theirs() {
+    let (server, failures, told) = failing(echo);
+    let line = "x".repeat(1_000);
+    let mut old = connect(inet(&*server));
+    assert_eq!(exchange(&mut old, &line), format!("{line}\n"));
+    change(&server, |limits| limits.line_bytes = 999);
+    let mut new = connect(inet(&*server));
+    assert_eq!(exchange(&mut new, &line[1..]), format!("{}\n", &line[1..]));
+    new.write_all(format!("{line}\n").as_bytes()).unwrap();
+    assert!(read_to_end(&mut new).is_empty());
+    assert_eq!(failures.recv_timeout(SOON).unwrap(), Broken::Line(999));
+    eventually("its end is told", || told.ended(CloseReason::LineTooLong) == 1);
+    assert_eq!(exchange(&mut old, &line), format!("{line}\n"));
+}
+
+#[test]
+fn idle_ends_new_connections_quietly_and_running_ones_keep_theirs() {
+    let (server, failures, told) = failing(echo);
+    let mut old = connect(inet(&*server));
+    assert_eq!(exchange(&mut old, "hello"), "hello\n");
+    change(&server, |limits| limits.idle = MOMENT);
+    for _ in 0..2 {
+        let began = Instant::now();
+        assert!(read_to_end(&mut connect(inet(&*server))).is_empty());
+        assert!(began.elapsed() >= MOMENT);
+    }
+    eventually("their ends are told", || told.ended(CloseReason::Idle) == 2);
+    assert!(failures.try_recv().is_err(), "handle_error is not told");
+    // It has been silent for longer than that by now.
+    assert_eq!(exchange(&mut old, "still here"), "still here\n");
+}
+
+#[test]
+fn read_write_and_request_hold_from_the_next_request_on() {
+    /// Reads what is not all sent, or writes what is not taken.
+    fn stall(request: &mut StreamRequest) -> HandlerResult {
+        let mut word = [0];
+        request.read_exact(&mut word)?;
+        request.write_all(b"!")?;
+        if word == *b"r" {
+            return Ok(request.read_exact(&mut [0; 100])?);
+        }
+        let block = vec![b'x'; 1_000_000];
+        loop {
+            request.write_all(&block)?;
+        }
+    }
+
+    let (server, failures, told) = failing(stall);
+    let begin = |word: &[u8]| {
+        let mut client = connect(inet(&*server));
+        client.write_all(word).unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        client
+    };
+    let old = [begin(b"r10"), begin(b"w")];
+    let limited = |timeout: Timeout, word: &[u8], set: &dyn Fn(&mut Limits)| {
+        let before = server.limits();
+        change(&server, set);
+        let _client = begin(word);
+        assert_eq!(failures.recv_timeout(SOON).unwrap(), Broken::Time(timeout, MOMENT));
+        server.context().set_limits(before);
+    };
+    limited(Timeout::Read, b"r10", &|limits| limits.read = MOMENT);
+    limited(Timeout::Write, b"w", &|limits| limits.write = MOMENT);
+    limited(Timeout::Request, b"r10", &|limits| limits.request = Some(MOMENT));
+    limited(Timeout::Request, b"w", &|limits| limits.request = Some(MOMENT));
+    eventually("their ends are told", || told.ended(CloseReason::TimedOut) == 4);
+    assert_eq!(server.context().live_count(), old.len(), "those from before go on");
+    drop(old);
+}
+
+#[test]
+fn drain_is_the_grace_of_a_close_when_it_begins() {
+    let (server, holder, _told) = holding(Threading::new(), Limits { drain: HOUR, ..patient() });
+    let _client = connect(inet(&*server));
+    holder.started.recv_timeout(SOON).unwrap();
+    change(&server, |limits| limits.drain = 2 * MOMENT);
+    let report = server.server_close();
+    assert_eq!((report.grace, report.forced.len()), (2 * MOMENT, 1), "{report}");
+    assert!(report.took >= 2 * MOMENT, "{report}");
+    drop(holder);
+}
+
+#[test]
+fn linger_is_that_of_the_moment_when_a_request_begins() {
+    let told = Told::default();
+    let server = TcpServer::builder()
+        .limits(Limits { linger: HOUR, linger_bytes: usize::MAX, ..patient() })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", || OneLine)
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    // How much is taken of a client that never stops, 64 MiB at the most.
+    let taken = || {
+        let mut client = connect(inet(&*server));
+        client.write_all(b"x\nand more").unwrap();
+        let mut sent = 0;
+        while sent < 64 * 1024 * 1024 {
+            match client.write(&[b'x'; 64 * 1024]) {
+                Ok(count) => sent += count,
+                Err(_) => return sent,
+            }
+        }
+        sent
+    };
+    let whole = 64 * 1024 * 1024;
+    assert_eq!(taken(), whole);
+    change(&server, |limits| limits.linger_bytes = 16 * 1024 * 1024);
+    let some = taken();
+    assert!((16 * 1024 * 1024..whole).contains(&some), "{some}");
+    change(&server, |limits| limits.linger = Duration::ZERO);
+    assert!(taken() < whole);
+    change(&server, |limits| {
+        limits.linger = HOUR;
+        limits.linger_bytes = 0;
+    });
+    assert!(taken() < whole);
+    eventually("all have completed", || told.ended(CloseReason::Completed) == 4);
+}
+
+#[test]
+fn outbox_bytes_is_what_a_new_outbox_holds() {
+    let outboxes: Arc<Mutex<Vec<Outbox>>> = Arc::default();
+    let inside = Arc::clone(&outboxes);
+    let (server, _failures, _told) = failing(move |request| {
+        let outbox = request.outbox()?;
+        inside.lock().unwrap().push(outbox);
+        writeln!(request, "in")?;
+        echo(request)
+    });
+    let join = || {
+        let mut client = connect(inet(&*server));
+        assert_eq!(read_line(&mut client), "in\n");
+        (client, outboxes.lock().unwrap().pop().unwrap())
+    };
+    let (_old_client, old) = join();
+    change(&server, |limits| limits.outbox_bytes = 100);
+    let (mut client, outbox) = join();
+    assert_eq!(outbox.send([b'x'; 101]), Err(OutboxError::Full));
+    assert_eq!(old.send([b'x'; 101]), Ok(()));
+    assert_eq!(outbox.send([b'x'; 100]), Ok(()));
+    client.read_exact(&mut [0; 100]).unwrap();
+}
+
+struct Warned {
+    to: Sender<String>,
+}
+
+impl<R> ServerHooks<R> for Warned {
+    fn warning(&self, text: &str) {
+        let _ = self.to.send(text.to_owned());
+    }
+}
+
+#[test]
+fn there_are_never_more_live_requests_than_descriptors_for_them() {
+    alone("limits::there_are_never_more_live_requests_than_descriptors_for_them", || {
+        let (to, warnings) = channel();
+        let (alive, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&most);
+        let server = ThreadingTcpServer::builder()
+            .limits(Limits { live: 5_000, ..patient() })
+            .hooks(Warned { to })
+            .observer(move |event: &ServerEvent<'_>| match event {
+                ServerEvent::RequestStarted { .. } => {
+                    seen.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                }
+                ServerEvent::RequestEnded { .. } => {
+                    alive.fetch_sub(1, Ordering::SeqCst);
+                }
+                _ => {}
+            })
+            .bind("127.0.0.1:0", || OneLine)
+            .unwrap();
+        // They are in this process as well, and have their descriptors before the budget is made.
+        let mut clients: Vec<TcpStream> = (0..60).map(|_| connect(inet(&server))).collect();
+        let open = crate::support::open_descriptors() as u64;
+        let limit = open + 50;
+        set_descriptor_limits(limit, limit);
+        let server = server.serve_in_background().unwrap();
+        let warning = warnings.recv_timeout(SOON).unwrap();
+        let number_before = |what: &str| -> u64 {
+            let before = warning.split(what).next().unwrap_or_default().trim_end();
+            before.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{warning}"))
+        };
+        let allowed = number_before(" requests at once");
+        assert!((1..50).contains(&allowed), "{warning}");
+        assert!(warning.contains("not 5000"), "{warning}");
+        assert_eq!(number_before(" descriptors"), limit, "{warning}");
+
+        eventually("as many live as may", || server.context().live_count() as u64 == allowed);
+        // Whatever the limits are changed to.
+        change(&server, |limits| limits.live = 4_000);
+        for client in &mut clients {
+            client.write_all(b"x\n").unwrap();
+            assert_eq!(read_to_end(client), b"x\n");
+        }
+        assert_eq!(most.load(Ordering::SeqCst) as u64, allowed);
+        assert_eq!(server.context().counts().accept_errors, 0);
+        server.stop().unwrap();
+        assert!(warnings.try_recv().is_err(), "told once");
+    });
+}
+
+#[test]
+fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
+    alone("limits::run_raises_the_limit_of_descriptors_as_far_as_it_may", || {
+        set_descriptor_limits(100, 400);
+        let (to, warnings) = channel();
+        let server = ThreadingTcpServer::builder()
+            .limits(Limits { live: 300, ..patient() })
+            .hooks(Warned { to })
+            .bind("127.0.0.1:0", || Echo)
+            .unwrap();
+        let server = Arc::new(server);
+        let running = Arc::clone(&server);
+        let run = thread::spawn(move || running.run());
+        let mut client = connect(inet(&*server));
+        assert_eq!(exchange(&mut client, "hello"), "hello\n");
+        assert_eq!(descriptor_limits(), (400, 400));
+        server.shutdown();
+        assert!(run.join().unwrap().unwrap().is_clean());
+        assert!(warnings.try_recv().is_err(), "what it may have suffices");
+    });
+}
+
+#[test]
+fn serve_forever_leaves_the_limit_of_descriptors_alone() {
+    alone("limits::serve_forever_leaves_the_limit_of_descriptors_alone", || {
+        set_descriptor_limits(100, 400);
+        let limits = Limits { live: 10, ..patient() };
+        let server = TcpServer::builder().limits(limits).bind("127.0.0.1:0", || OneLine);
+        let server = Arc::new(server.unwrap());
+        let ended = serve(&server);
+        assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
+        assert_eq!(descriptor_limits(), (100, 400));
+        BaseServer::shutdown(&*server);
+        ended.recv_timeout(SOON).unwrap().unwrap();
+    });
+}
