@@ -156,10 +156,11 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn release(self: Box<Self>) {
         let Self { raw, ticket, core, permit, .. } = *self;
-        drop(raw);
+        let entry = Arc::clone(ticket.entry());
+        drop((raw, ticket));
         core.context.counters.ended(CloseReason::Released);
-        core.tell_of_end(ticket.entry(), CloseReason::Released);
-        drop((ticket, permit));
+        core.tell_of_end(&entry, CloseReason::Released);
+        drop(permit);
     }
 
     fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
@@ -168,7 +169,8 @@ impl<T: Transport> Work for TypedJob<T> {
         ticket.forget_connection();
         ticket.set_activity(Activity::Running);
         let reason = CloseReason::Released;
-        Box::new(HandedOver { ticket, core, _permit: permit, reason })
+        let entry = Arc::clone(ticket.entry());
+        Box::new(HandedOver { ticket: Some(ticket), entry, core, _permit: permit, reason })
     }
 
     fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd {
@@ -223,7 +225,9 @@ fn signals_of_a_child(context: &Arc<ServerContext>, entry: &Arc<Entry>) -> Vec<S
 
 /// The parent's side of a request that a child serves: its place in the live list and its permit.
 struct HandedOver<T: Transport> {
-    ticket: Ticket,
+    // None only at the very end, when the live list has been left.
+    ticket: Option<Ticket>,
+    entry: Arc<Entry>,
     core: Arc<Core<T>>,
     _permit: Permit,
     /// How it has ended, as far as is known.
@@ -240,7 +244,7 @@ impl<T: Transport> Handed for HandedOver<T> {
         if end.stop {
             runs.request_stop();
         }
-        self.reason = match self.ticket.entry().cut() {
+        self.reason = match self.entry.cut() {
             Some(Cut::Forced) if end.reason == CloseReason::Killed => CloseReason::Forced,
             _ => end.reason,
         };
@@ -249,8 +253,9 @@ impl<T: Transport> Handed for HandedOver<T> {
 
 impl<T: Transport> Drop for HandedOver<T> {
     fn drop(&mut self) {
+        self.ticket = None;
         self.core.context.counters.ended(self.reason);
-        self.core.tell_of_end(self.ticket.entry(), self.reason);
+        self.core.tell_of_end(&self.entry, self.reason);
     }
 }
 

@@ -598,7 +598,7 @@ fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
         set_descriptor_limits(100, 400);
         let (to, warnings) = channel();
         let server = ThreadingTcpServer::builder()
-            .limits(Limits { live: 300, ..patient() })
+            .limits(Limits { live: 200, ..patient() })
             .hooks(Warned { to })
             .bind("127.0.0.1:0", || Echo)
             .unwrap();
