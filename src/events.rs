@@ -45,7 +45,8 @@ pub enum ServerEvent<'a> {
         /// With which error.
         error: &'a io::Error,
     },
-    /// A limit has been reached. Told once when it is, and again when it has been left meanwhile.
+    /// A limit has been reached. Told once when it is, and again when it has been left meanwhile; the limit
+    /// for a peer for every request that is refused by it.
     LimitReached {
         /// Which.
         limit: Limit,

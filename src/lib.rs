@@ -44,6 +44,11 @@
 //! `ThreadingTcpServer` by `TcpServer`, `PoolTcpServer` or `ThreadingUnixStreamServer` (and the address by a
 //! path), and nothing else changes.
 //!
+//! Ctrl-C kills this server; with `run()` instead of `serve_forever()` it stops in order, which is what a
+//! program wants. A handler that has something to do before or after implements `setup` and `finish` as
+//! well. One that wants its server to stop says
+//! `request.server().shutdown_handle().shutdown()`.
+//!
 //! A datagram is as short, here with a function for a handler:
 //!
 //! ```no_run
@@ -100,7 +105,7 @@
 //! |---|---|---|
 //! | answers at once and never waits for its client | [`Inline`] | no thread is involved at all |
 //! | waits: for its client, a database, a file | [`Threading`] | a slow client keeps nobody waiting |
-//! | computes, or uses something that is scarce | [`Pool`] | never more than so many at once, the rest in order |
+//! | computes, or uses something that is scarce; serves datagrams that take time | [`Pool`] | never more than so many at once, the rest in order |
 //! | may crash, leak, or change its user | [`Forking`] | a process each; nothing of it is left when it has ended |
 //!
 //! All servers: [`TcpServer`], [`ThreadingTcpServer`], [`PoolTcpServer`], [`UdpServer`],

@@ -58,14 +58,18 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let waits_for_itself = on_the_loop || is_serving(context);
         if self.mixin.block_on_close() && !waits_for_itself {
             self.mixin.drain(deadline);
+            // From the deadline on there is one short wait for all that is left to do.
+            let mut last = deadline;
             if !context.live.wait_until_empty(deadline) {
                 report.forced = context.live.view();
                 context.live.force();
                 self.mixin.force();
-                context.live.wait_until_empty(Instant::now() + AFTER_FORCE);
+                last = Instant::now() + AFTER_FORCE;
+                context.live.wait_until_empty(last);
             }
-            context.runs.wait_until_ended(Some(deadline.max(Instant::now() + AFTER_FORCE)));
-            self.mixin.server_close(deadline.max(Instant::now() + AFTER_FORCE));
+            let last = last.max(Instant::now() + AFTER_FORCE);
+            context.runs.wait_until_ended(Some(last));
+            self.mixin.server_close(last);
         } else {
             self.mixin.server_close(Instant::now());
         }
