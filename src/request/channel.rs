@@ -1,8 +1,10 @@
 //! A connection under its limits: every receive and every send is bounded, counted, and told to the live
 //! list.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Stream};
@@ -34,6 +36,8 @@ pub(super) struct Channel {
     saw_end: bool,
     /// The peer was still sending when the answer ended: see `linger.rs`.
     lingers: bool,
+    /// The descriptor was lent, and may live on in other hands.
+    lent: Cell<bool>,
 }
 
 impl Channel {
@@ -51,6 +55,7 @@ impl Channel {
             at_boundary: true,
             saw_end: false,
             lingers: false,
+            lent: Cell::new(false),
         }
     }
 
@@ -278,18 +283,44 @@ impl Channel {
             outbox.finish(self.ticket.limits().drain);
         }
         let Ok(stream) = self.connection.stream() else { return };
-        let ended = stream.shutdown(Shutdown::Write);
-        // What stands in the socket unread would turn the close into a reset. If something does, or in our
-        // own buffer, more may be on its way. Only a plain socket: what is wrapped has an end of its own.
-        let Connection::Socket(socket) = &mut self.connection else { return };
-        if ended.is_err() || self.saw_end || self.ticket.is_cut() {
-            return;
+        if stream.shutdown(Shutdown::Write).is_ok() {
+            self.lingers = self.peer_is_sending(unread);
+        }
+    }
+
+    /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, the close
+    /// alone ends the connection as well: it saves a system call for every connection.
+    pub(super) fn end_request(mut self, unread: bool) {
+        let plain = matches!(self.connection, Connection::Socket(_)) && self.outbox.is_none();
+        if !plain || self.lent.get() || self.ticket.server().is_child() {
+            self.shutdown_request(unread);
+        } else if self.peer_is_sending(unread) {
+            self.lingers = true;
+            // It sees the end of its answer now, and not at the end of the lingering.
+            let _ = self.connection.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
+        }
+        self.close_request();
+    }
+
+    /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
+    /// the close into a reset; if something does, or in our own buffer, more may be on its way. Only a plain
+    /// socket is looked at: what is wrapped has an end of its own.
+    fn peer_is_sending(&mut self, unread: bool) -> bool {
+        let Connection::Socket(socket) = &mut self.connection else { return false };
+        if self.saw_end || self.ticket.is_cut() {
+            return false;
         }
         socket.set_deadline(Some(Instant::now()));
-        self.lingers = match socket.read(&mut [0; 4_096]) {
+        match socket.read(&mut [0; 1_024]) {
             Ok(count) => count > 0,
             Err(error) => unread && is_no_more_for_now(&error),
-        };
+        }
+    }
+
+    /// The descriptor, lent to somebody who may duplicate it.
+    pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.lent.set(true);
+        self.connection.fileno()
     }
 
     /// Closes, at once or when the peer has had the time to read the answer.

@@ -67,7 +67,8 @@ impl StreamRequest {
         if let Some(local) = &self.local {
             return local.clone();
         }
-        let address = self.fileno().and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
+        let fd = self.channel.connection.fileno();
+        let address = fd.and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
         address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
     }
 
@@ -93,7 +94,7 @@ impl StreamRequest {
     /// writes through it goes past the buffers and the limits. None if the stream has none.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.connection.fileno()
+        self.channel.fileno()
     }
 
     /// Who is at the other end of a Unix socket, by the kernel's word.
@@ -103,7 +104,7 @@ impl StreamRequest {
     /// If it is not a Unix socket.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
-        self.fileno().ok_or_else(unsupported).and_then(sys::credentials)
+        self.channel.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
     }
 
     /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one.
@@ -155,7 +156,7 @@ impl StreamRequest {
     ///
     /// If the connection is gone.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        match self.fileno() {
+        match self.channel.connection.fileno() {
             Some(fd) if self.channel.ticket.client_address().as_inet().is_some() => {
                 socket2::SockRef::from(&fd).set_tcp_nodelay(nodelay)
             }
@@ -285,6 +286,12 @@ impl StreamRequest {
     /// The orderly end, before the close.
     pub(crate) fn shutdown_request(&mut self) {
         self.channel.shutdown_request(!self.input.is_empty());
+    }
+
+    /// Both in one, which costs less.
+    pub(crate) fn end_request(self) {
+        let unread = !self.input.is_empty();
+        self.channel.end_request(unread);
     }
 
     /// The close, at once or when the peer has had the time to read the answer.

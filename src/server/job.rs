@@ -90,9 +90,8 @@ impl<T: Transport> TypedJob<T> {
 
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
-        let (mut request, end) = self.open();
+        let (request, end) = self.open();
         end.core.context.counters.ended(CloseReason::Rejected);
-        end.shutdown(&mut request);
         end.close(request, CloseReason::Rejected);
     }
 
@@ -133,7 +132,6 @@ impl<T: Transport> Work for TypedJob<T> {
         let reason = end.conclude(result);
         end.core.context.counters.ended(reason);
 
-        end.shutdown(&mut request);
         end.close(request, reason);
         Outcome::from(reason)
     }
@@ -150,7 +148,6 @@ impl<T: Transport> Work for TypedJob<T> {
             }
             why => drop(caught(|| end.core.hooks.overflow(&mut request, &why))),
         }
-        end.shutdown(&mut request);
         end.close(request, CloseReason::Refused);
     }
 
@@ -328,19 +325,16 @@ impl<T: Transport> End<T> {
         reason
     }
 
-    fn shutdown(&self, request: &mut T::Request) {
-        drop(caught(|| {
-            self.core.transport.shutdown_request(request);
-            Ok(())
-        }));
-    }
-
-    /// Closes the request, tells of its end, and only then gives its place to another one.
+    /// Ends and closes the request, tells of its end, and only then gives its place to another one.
     fn close(self, request: T::Request, reason: CloseReason) {
-        drop(caught(|| {
-            self.core.transport.close_request(request);
+        let mut request = Some(request);
+        let ended = caught(|| {
+            if let Some(request) = request.take() {
+                self.core.transport.end_request(request);
+            }
             Ok(())
-        }));
+        });
+        drop(ended);
         self.core.tell_of_end(&self.entry, reason);
         drop(self.permit);
     }

@@ -32,8 +32,8 @@ pub use unix::{UnixDatagram, UnixStream};
 /// 2. for every request [`get_request`](Self::get_request), in the loop; when that says `WouldBlock`,
 ///    the loop waits until [`fileno`](Self::fileno) is readable;
 /// 3. [`make_request`](Self::make_request), in the worker that runs it;
-/// 4. [`shutdown_request`](Self::shutdown_request) and [`close_request`](Self::close_request), at its
-///    end; or neither, if another process has taken it over: then its raw form is just dropped;
+/// 4. [`end_request`](Self::end_request), which is [`shutdown_request`](Self::shutdown_request) and
+///    [`close_request`](Self::close_request), at its end; or neither, if another process has taken it over: then its raw form is just dropped;
 /// 5. [`server_close`](Self::server_close), once or more often.
 pub trait Transport: Send + Sync + 'static {
     /// What `get_request` returns: enough to make a request, in another thread. Dropping it closes it
@@ -115,6 +115,13 @@ pub trait Transport: Send + Sync + 'static {
     /// its parent does, and removes nothing. Default: nothing, which is right for transports whose
     /// requests need the server's own socket, as datagrams do.
     fn close_in_child(&self) {}
+
+    /// The end of a request: `shutdown_request` and then `close_request`, which is the default, or what comes
+    /// to the same for less.
+    fn end_request(&self, mut request: Self::Request) {
+        self.shutdown_request(&mut request);
+        self.close_request(request);
+    }
 
     /// Stops listening. May be called more than once.
     fn server_close(&self);

@@ -154,28 +154,46 @@ impl PacketSocket {
         local: Option<Local>,
         bytes: &[u8],
     ) -> io::Result<()> {
-        let more_waits = || !self.inbox.lock().packets.is_empty();
-        if wait::is_in_loop() && bytes.len() <= GATHERED_BYTES && self.may_gather() && more_waits()
-        {
-            let mut replies = self.replies.lock();
-            let me = thread::current().id();
-            if replies.promised.is_none() {
-                let flush: Arc<dyn Flush> = Arc::clone(self) as _;
-                replies.promised = wait::flush_before_waiting(&flush).then_some(me);
-            }
-            if replies.promised == Some(me) {
-                replies.gathered.push(Outgoing {
-                    peer: peer.clone(),
-                    local,
-                    bytes: bytes.to_vec(),
-                });
-                return Ok(());
-            }
-        } else if wait::is_in_loop() {
-            // Not before those that came before it.
-            self.flush();
+        if !wait::is_in_loop() {
+            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
         }
+        let more_waits = !self.inbox.lock().packets.is_empty();
+        if bytes.len() <= GATHERED_BYTES
+            && self.may_gather()
+            && self.gather(peer, local, bytes, more_waits)
+        {
+            if !more_waits {
+                self.flush();
+            }
+            return Ok(());
+        }
+        // Not before those that came before it.
+        self.flush();
         self.send(&Outgoing { peer: peer.clone(), local, bytes })
+    }
+
+    /// Gathers a reply, if this thread may, and if there is more than one to gather.
+    fn gather(
+        self: &Arc<Self>,
+        peer: &SockAddr,
+        local: Option<Local>,
+        bytes: &[u8],
+        more_waits: bool,
+    ) -> bool {
+        let mut replies = self.replies.lock();
+        if replies.gathered.is_empty() && !more_waits {
+            return false;
+        }
+        let me = thread::current().id();
+        if replies.promised.is_none() {
+            let flush: Arc<dyn Flush> = Arc::clone(self) as _;
+            replies.promised = wait::flush_before_waiting(&flush).then_some(me);
+        }
+        let mine = replies.promised == Some(me);
+        if mine {
+            replies.gathered.push(Outgoing { peer: peer.clone(), local, bytes: bytes.to_vec() });
+        }
+        mine
     }
 
     fn may_gather(&self) -> bool {

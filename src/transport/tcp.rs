@@ -134,6 +134,10 @@ impl Transport for Tcp {
         request.close_request();
     }
 
+    fn end_request(&self, request: StreamRequest) {
+        request.end_request();
+    }
+
     fn close_in_child(&self) {
         self.listener.server_close();
     }
