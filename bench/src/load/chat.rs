@@ -1,5 +1,6 @@
-//! Members of a chat, each with some lines outstanding. A line is done, and the next is sent, when it
-//! has reached all the others. What one member has to send after a turn goes in one write.
+//! Members of a chat, with some lines outstanding among all of them, dealt out in turn. A line is done, and
+//! said again by its member, when it has reached all the others. What one member has to send after a turn goes
+//! in one write.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,10 +11,10 @@ use super::connect::connect;
 use super::session::{Session, TURN, unexpected};
 use crate::sys::{Epoll, Event, READABLE, WRITABLE, events};
 
-/// Bytes of a line: its member and its place among the outstanding ones in front, newline at the end.
+/// Bytes of a line: its number among the outstanding ones in front, newline at the end.
 const LINE: usize = 64;
-/// Digits of the member, and of the place.
-const DIGITS: usize = 4;
+/// Digits of the number.
+const DIGITS: usize = 8;
 /// Until all members are in: nothing tells a client when it is.
 const JOIN: Duration = Duration::from_millis(500);
 
@@ -21,8 +22,7 @@ pub struct Chat {
     epoll: Epoll,
     events: Vec<Event>,
     members: Vec<Member>,
-    window: usize,
-    /// Others that a line has not reached yet, by member and place.
+    /// Others that a line has not reached yet.
     missing: Vec<u32>,
     /// Members that have something to send.
     senders: Vec<usize>,
@@ -54,26 +54,25 @@ impl Chat {
             epoll,
             events: events(),
             members,
-            window,
-            missing: vec![0; count * window],
+            missing: vec![0; window],
             senders: Vec::new(),
             buffer: vec![0; 65_536],
             done: 0,
         };
-        (0..count * window).for_each(|line| chat.say(line));
+        (0..window).for_each(|line| chat.say(line));
         chat.flush()?;
         Ok(chat)
     }
 
     /// Lets a member say a line once more.
     fn say(&mut self, line: usize) {
-        let (number, place) = (line / self.window, line % self.window);
+        let number = line % self.members.len();
         self.missing[line] = self.members.len() as u32 - 1;
         let outgoing = &mut self.members[number].outgoing;
         if outgoing.is_empty() {
             self.senders.push(number);
         }
-        let text = format!("{number:0DIGITS$}{place:0DIGITS$}");
+        let text = format!("{line:0DIGITS$}");
         outgoing.extend_from_slice(text.as_bytes());
         outgoing.resize(outgoing.len() + LINE - text.len() - 1, b'.');
         outgoing.push(b'\n');
@@ -124,8 +123,7 @@ impl Chat {
     }
 
     fn take(&mut self, line: &[u8; LINE]) -> io::Result<()> {
-        let (member, place) = (number(&line[..DIGITS]), number(&line[DIGITS..2 * DIGITS]));
-        let line = member * self.window + place;
+        let line = number(&line[..DIGITS]);
         let Some(missing) = self.missing.get_mut(line).filter(|missing| **missing > 0) else {
             return Err(unexpected("a line came that was not sent"));
         };

@@ -34,7 +34,7 @@ pub enum Load {
     Upload(usize),
     /// Connections that say nothing.
     Idle(usize),
-    /// Members, and lines outstanding of each.
+    /// Members, and lines outstanding among them all.
     Chat(usize, usize),
     /// Connections, and requests outstanding on each.
     Http(usize, usize),
