@@ -52,6 +52,16 @@ fn waits_for_room(outbox: &Outbox) {
     }
 }
 
+/// Connects as a client that takes only so much before it reads.
+fn connect_with_room(bytes: usize, server: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect_timeout(&server.into(), SOON).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
 /// What an outbox of this server's only connection is found in.
 type Place = Arc<Mutex<Option<Outbox>>>;
 
@@ -62,12 +72,12 @@ fn outbox_in(place: &Place) -> Outbox {
 
 #[test]
 fn what_others_send_while_the_handler_writes_needs_no_further_help() {
-    const OWN: usize = 4 * 1024 * 1024;
-    const OTHERS: usize = 256 * 1024;
+    const OWN: usize = 300_000;
+    const OTHERS: usize = 60_000;
     let place = Place::default();
     let inside = Arc::clone(&place);
     let server = ThreadingTcpServer::builder()
-        .send_buffer_bytes(16 * 1024)
+        .send_buffer_bytes(4 * 1024)
         .limits(Limits { outbox_bytes: OWN + 2 * OTHERS, ..patient() })
         .bind(
             "127.0.0.1:0",
@@ -79,7 +89,8 @@ fn what_others_send_while_the_handler_writes_needs_no_further_help() {
             }),
         );
     let server = server.unwrap().serve_in_background().unwrap();
-    let mut client = connect(inet(&*server));
+    // Small buffers: neither part fits into them.
+    let mut client = connect_with_room(16 * 1024, inet(&*server));
     let outbox = outbox_in(&place);
     waits_for_room(&outbox);
     outbox.send(vec![b'o'; OTHERS]).unwrap();
@@ -479,11 +490,7 @@ fn a_slow_but_steady_reader_never_times_out_a_write_with_an_outbox() {
             }),
         );
     let server = server.unwrap().serve_in_background().unwrap();
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
-    socket.connect_timeout(&inet(&*server).into(), SOON).unwrap();
-    let mut client = TcpStream::from(socket);
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let mut client = connect_with_room(64 * 1024, inet(&*server));
     let began = Instant::now();
     let mut some = vec![0; 128 * 1024];
     let mut count = 0;
