@@ -55,7 +55,7 @@ impl ServerContext {
     pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<usize> {
         self.descriptors.store(descriptors, Ordering::SeqCst);
         let wanted = self.limits().live;
-        self.gate.set_max(wanted.min(descriptors));
+        self.gate.set_max(wanted.max(1).min(descriptors));
         (descriptors < wanted).then_some(descriptors)
     }
 

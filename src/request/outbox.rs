@@ -186,7 +186,14 @@ impl Outbox {
 
     /// Ends the connection. Its handler's reads and writes fail, and it leaves.
     pub fn close(&self) {
-        self.shared.state.lock().closed = true;
+        {
+            let mut state = self.shared.state.lock();
+            state.closed = true;
+            // Left here it would keep whoever waits for room busy: a connection that is shut down is
+            // always ready.
+            state.bytes = Vec::new();
+            state.start = 0;
+        }
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 

@@ -1,6 +1,7 @@
 //! The rows of the checklist that are about forking.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
 use std::time::Instant;
 
 use crate::support::{SOON, Server, eventually, kill, state};
@@ -37,6 +38,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         row_028_a_client_that_is_still_sending_gets_its_reply,
         row_028_a_client_that_never_stops_is_cut_off,
         the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends,
+        what_the_parent_replies_to_datagrams_arrives_once,
     ]
 }
 
@@ -393,6 +395,39 @@ fn the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends() {
         assert_eq!(lines, ["started", &format!("ended {end}")], "{told:#?}");
     }
     assert_eq!(told.len(), 2 * ends.len(), "{told:#?}");
+}
+
+fn what_the_parent_replies_to_datagrams_arrives_once() {
+    let server = Server::start("udp", "127.0.0.1:0", &["per-peer=1"]);
+    let from = |ip: &str| {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.connect(&server.address).unwrap();
+        socket
+    };
+    let receive = |socket: &UdpSocket| {
+        let mut buffer = [0; 64];
+        let count = socket.recv(&mut buffer).expect("a reply in time");
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    };
+    let (one, other) = (from("127.0.0.1"), from("127.0.0.2"));
+    one.send(b"stubborn").unwrap();
+    assert_eq!(receive(&one), "here");
+    // All of these come at once: the parent answers some, and forks for the last.
+    server.signal(libc::SIGSTOP);
+    eventually("it stands still", || state(server.pid()) == Some('T'));
+    for _ in 0..3 {
+        one.send(b"one more").unwrap();
+    }
+    other.send(b"pid").unwrap();
+    server.signal(libc::SIGCONT);
+    assert_ne!(receive(&other), server.pid().to_string());
+    for _ in 0..3 {
+        assert_eq!(receive(&one), "too many");
+    }
+    eventually("the last child has ended", || server.children().len() == 1);
+    one.set_nonblocking(true).unwrap();
+    assert_eq!(one.recv(&mut [0; 64]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 /// Resident memory in KiB.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use socketserver::{
     BaseServer, Bind, Builder, DatagramRequest, DatagramRequestHandler, Fatal, Forking,
-    HandlerResult, Limits, Request, ServerContext, ServerEvent, ServerHooks, StreamRequest,
-    StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
+    HandlerResult, Limits, Refused, Request, ServerContext, ServerEvent, ServerHooks,
+    StreamRequest, StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
 };
 
 /// What a request does, by the first word of what it is sent.
@@ -83,8 +83,28 @@ impl DatagramRequestHandler for Obey {
         request.read_to_string(&mut text)?;
         match text.as_str() {
             "pid" => write!(request, "{}", std::process::id())?,
+            "stubborn" => {
+                request.reply(b"here")?;
+                std::thread::sleep(Duration::from_secs(60));
+            }
             _ => request.write_all(text.as_bytes())?,
         }
+        Ok(())
+    }
+}
+
+/// Answers those who are refused, where the request is one that can be.
+trait Refusable: Request {
+    fn refuse(&mut self) -> HandlerResult {
+        Ok(())
+    }
+}
+
+impl Refusable for StreamRequest {}
+
+impl Refusable for DatagramRequest {
+    fn refuse(&mut self) -> HandlerResult {
+        self.reply(b"too many")?;
         Ok(())
     }
 }
@@ -92,7 +112,11 @@ impl DatagramRequestHandler for Obey {
 /// Shows on stderr what happens to the parent.
 struct Told;
 
-impl<R: Request> ServerHooks<R> for Told {
+impl<R: Refusable> ServerHooks<R> for Told {
+    fn overflow(&self, request: &mut R, _why: &Refused) -> HandlerResult {
+        request.refuse()
+    }
+
     fn handle_error(&self, failure: &socketserver::Failure<'_>) {
         // In one write: the lines of several processes meet.
         let line = format!("handle_error in {}: {failure}\n", std::process::id());
@@ -108,7 +132,10 @@ fn serve<T: Bind, Kind: 'static>(
     address: &str,
     options: &[String],
     handler: impl socketserver::MakeHandler<T::Request, Kind>,
-) -> socketserver::Result<()> {
+) -> socketserver::Result<()>
+where
+    T::Request: Refusable,
+{
     let option = |name: &str| options.iter().any(|option| option == name);
     let number = |name: &str, default: u64| {
         let value = options.iter().find_map(|option| option.strip_prefix(name));
@@ -123,6 +150,7 @@ fn serve<T: Bind, Kind: 'static>(
         drain: Duration::from_millis(number("grace=", 10_000)),
         linger: Duration::from_millis(number("linger=", 2_000)),
         linger_bytes: usize::MAX,
+        per_peer: usize::try_from(number("per-peer=", 10_000)).unwrap(),
         ..Limits::default()
     };
     let mut builder = Builder::<T, _>::new(mixin).limits(limits).hooks(Told);

@@ -11,5 +11,6 @@ mod limits;
 mod outbox;
 mod programs;
 mod python;
+mod regressions;
 mod support;
 mod tidy;

@@ -61,3 +61,11 @@ pub fn own_status(name: &str) -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a line of numbers")
 }
+
+/// Locks a file or a folder against others who lock it, until the returned file is closed.
+pub fn lock_file(path: &std::path::Path) -> std::fs::File {
+    let file = std::fs::File::open(path).unwrap();
+    // SAFETY: no pointers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }, "flock");
+    file
+}
