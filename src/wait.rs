@@ -400,7 +400,9 @@ impl Gathering {
     /// The promise of an accept loop.
     pub(crate) fn start_in_loop() -> Self {
         IN_LOOP.set(true);
-        Self { in_loop: true, ..Self::start() }
+        let mut promise = Self::start();
+        promise.in_loop = true;
+        promise
     }
 
     pub(crate) fn start() -> Self {
@@ -457,5 +459,42 @@ pub fn flush() {
     });
     for what in list {
         what.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[derive(Default)]
+    struct Counted(AtomicUsize);
+
+    impl Flush for Counted {
+        fn flush(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn what_a_request_gathers_in_the_loop_outlives_the_request() {
+        let counted = Arc::new(Counted::default());
+        let flush: Arc<dyn Flush> = Arc::clone(&counted) as _;
+        let flushed = || counted.0.load(Ordering::SeqCst);
+        assert!(!flush_before_waiting(&flush), "nobody has promised anything");
+        {
+            let _loop = Gathering::start_in_loop();
+            assert!(is_in_loop());
+            for _ in 0..2 {
+                let _request = Gathering::start();
+                assert!(flush_before_waiting(&flush));
+            }
+            assert_eq!(flushed(), 0);
+            sleep(Duration::from_millis(1));
+            assert_eq!(flushed(), 2, "before the thread waits");
+            assert!(flush_before_waiting(&flush));
+        }
+        assert_eq!(flushed(), 3, "and at the end");
+        assert!(!is_in_loop() && !flush_before_waiting(&flush));
     }
 }
