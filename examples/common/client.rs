@@ -36,7 +36,7 @@ fn open(endpoint: &Endpoint) -> io::Result<Socket> {
     let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
     for address in addresses {
         let socket = Socket::new(Domain::from(i32::from(address.family())), kind, None)?;
-        if *endpoint == Endpoint::Unixgram(endpoint.address().to_owned()) {
+        if matches!(endpoint, Endpoint::Unixgram(_)) {
             // Without a name of its own a Unix datagram socket gets no answer; an empty one has the
             // kernel choose (Linux).
             socket.bind(&SockAddr::unix("")?)?;

@@ -204,14 +204,8 @@ impl Channel {
         Ok(bytes.len())
     }
 
-    pub(super) fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.write(bytes)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => bytes = &bytes[count..],
-            }
-        }
-        Ok(())
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        until_all_is_taken(bytes, |rest| self.write(rest))
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -226,7 +220,7 @@ impl Channel {
 
     fn send_output(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
-        let result = self.send_all(&output);
+        let result = until_all_is_taken(&output, |rest| self.send_once(rest));
         if result.is_ok() {
             // Its memory serves the next buffer as well. After an error it is gone: what a second
             // flush would send is torn.
@@ -234,16 +228,6 @@ impl Channel {
             self.output.clear();
         }
         result
-    }
-
-    fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.send_once(bytes)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => bytes = &bytes[count..],
-            }
-        }
-        Ok(())
     }
 
     /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
@@ -337,6 +321,20 @@ impl Channel {
             Lingering::Nobody => {}
         }
     }
+}
+
+/// Hands on what is left of `bytes` until nothing is.
+fn until_all_is_taken(
+    mut bytes: &[u8],
+    mut take: impl FnMut(&[u8]) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match take(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    Ok(())
 }
 
 fn is_no_more_for_now(error: &io::Error) -> bool {

@@ -300,7 +300,7 @@ impl Shared {
         state.listed
     }
 
-    /// Puts this outbox on a list, in words, if something is due and it is on none. True: the caller has to
+    /// Notes this outbox as listed, if something is due and it is on no list. True: the caller has to
     /// put it there.
     pub(super) fn needs_a_list(&self) -> bool {
         let mut state = self.state.lock();

@@ -344,7 +344,7 @@ fn descriptor_limit() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// A descriptor kept open only to be given up when there is no other: see `transport::Reserve`.
+/// A descriptor kept open only to be given up when there is no other: the reserve of `transport/listener.rs`.
 pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }
