@@ -9,8 +9,8 @@ mod events;
 mod handlers;
 mod limits;
 mod outbox;
-mod programs;
 mod python;
 mod regressions;
+#[path = "../support/mod.rs"]
 mod support;
 mod tidy;

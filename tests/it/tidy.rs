@@ -316,7 +316,7 @@ const UNSAFE_TESTS: [&str; 8] = [
     "tests/it/checklist/serving.rs",
     "tests/it/checklist/streams.rs",
     "tests/it/coroutines.rs",
-    "tests/it/support/system.rs",
+    "tests/support/system.rs",
 ];
 
 #[test]

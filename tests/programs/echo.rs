@@ -1,84 +1,23 @@
-//! The example programs, run as processes, as a user runs them.
+//! What all programs share, shown by the smallest of them: echo, time, hooks and own_mixin.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::process::{Ended, Process};
+use crate::program::*;
+use crate::support::process::Process;
 use crate::support::{
     SOON, connect, eventually, exchange, folder, has_ipv6, read_line, read_to_end,
 };
-
-const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
-
-/// `cargo test` builds the examples beside the tests: target/PROFILE/examples/NAME, as this binary is
-/// target/PROFILE/deps/it-HASH.
-fn example(name: &str) -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run the whole `cargo test`, or `cargo build --examples` first",
-        path.display()
-    );
-    path
-}
-
-fn command(name: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(example(name));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-    command
-}
-
-/// A server at these addresses, listening, and where it says that it listens.
-fn serve(name: &str, addresses: &[&str], options: &[&str]) -> (Process, Vec<String>) {
-    let mut command = command(name, &["serve"]);
-    command.args(addresses.iter().flat_map(|address| ["--bind", *address])).args(options);
-    let server = Process::start(&mut command);
-    let listening = addresses.iter().map(|_| listening(&server)).collect();
-    (server, listening)
-}
-
-fn listening(server: &Process) -> String {
-    let line = server.line();
-    line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not an address: {line}")).into()
-}
 
 /// An echo server on TCP, and its address.
 fn echo(options: &[&str]) -> (Process, SocketAddr) {
     let (server, addresses) = serve("echo", &["127.0.0.1:0"], options);
     (server, addresses[0].parse().unwrap())
-}
-
-/// A client that types `input` and then the end of input.
-fn ask(name: &str, address: &str, input: &str) -> Ended {
-    let mut client = Process::start(command(name, &["connect", address]).stdin(Stdio::piped()));
-    client.type_in(input);
-    client.end()
-}
-
-/// A program that is to end by itself.
-fn run(name: &str, args: &[&str]) -> Ended {
-    Process::start(&mut command(name, args)).end()
-}
-
-#[track_caller]
-fn assert_ends(ended: &Ended, status: i32) {
-    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
-}
-
-#[track_caller]
-fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
-    assert_ends(ended, status);
-    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
-    assert_eq!(ended.out, "");
-    for words in says {
-        assert!(ended.err.contains(words), "{words:?} is not in {:?}", ended.err);
-    }
 }
 
 /// One address for each transport that a program serves, in `folder`.

@@ -1,0 +1,6 @@
+//! The example programs, run as processes, as a user runs them.
+
+mod echo;
+mod program;
+#[path = "../support/mod.rs"]
+mod support;

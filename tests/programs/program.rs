@@ -1,0 +1,70 @@
+//! A program as its user has it: started as a process, with its first lines read.
+
+#![allow(dead_code, reason = "each group of tests uses its part of this")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::process::{Ended, Process};
+
+pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
+
+/// `cargo test` builds the examples beside the tests: target/PROFILE/examples/NAME, as this binary is
+/// target/PROFILE/deps/it-HASH.
+pub fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run the whole `cargo test`, or `cargo build --examples` first",
+        path.display()
+    );
+    path
+}
+
+pub fn command(name: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(example(name));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// A server at these addresses, listening, and where it says that it listens.
+pub fn serve(name: &str, addresses: &[&str], options: &[&str]) -> (Process, Vec<String>) {
+    let mut command = command(name, &["serve"]);
+    command.args(addresses.iter().flat_map(|address| ["--bind", *address])).args(options);
+    let server = Process::start(&mut command);
+    let listening = addresses.iter().map(|_| listening(&server)).collect();
+    (server, listening)
+}
+
+pub fn listening(server: &Process) -> String {
+    let line = server.line();
+    line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not an address: {line}")).into()
+}
+
+/// A client that types `input` and then the end of input.
+pub fn ask(name: &str, address: &str, input: &str) -> Ended {
+    let mut client = Process::start(command(name, &["connect", address]).stdin(Stdio::piped()));
+    client.type_in(input);
+    client.end()
+}
+
+/// A program that is to end by itself.
+pub fn run(name: &str, args: &[&str]) -> Ended {
+    Process::start(&mut command(name, args)).end()
+}
+
+#[track_caller]
+pub fn assert_ends(ended: &Ended, status: i32) {
+    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+}
+
+#[track_caller]
+pub fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
+    assert_ends(ended, status);
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    assert_eq!(ended.out, "");
+    for words in says {
+        assert!(ended.err.contains(words), "{words:?} is not in {:?}", ended.err);
+    }
+}
