@@ -22,7 +22,7 @@ pub struct ServerContext {
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
-    limits: RwLock<Limits>,
+    limits: RwLock<Arc<Limits>>,
     address: RwLock<Address>,
     started: Instant,
     /// This process must stay one of one thread.
@@ -41,7 +41,7 @@ impl ServerContext {
             gate: Gate::new(limits.live.max(1))?,
             counters: Counters::default(),
             rate: RateGate::new(limits.accept_rate),
-            limits: RwLock::new(limits),
+            limits: RwLock::new(Arc::new(limits)),
             address: RwLock::new(address),
             started: Instant::now(),
             forks,
@@ -92,12 +92,17 @@ impl ServerContext {
     /// The limits in force for new requests.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        *self.limits.read()
+        **self.limits.read()
+    }
+
+    /// The limits for a request that begins now, which keeps them to its end.
+    pub(crate) fn share_limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits.read())
     }
 
     /// Changes the limits of the live server. Requests that run already keep theirs.
     pub fn set_limits(&self, limits: Limits) {
-        *self.limits.write() = limits;
+        *self.limits.write() = Arc::new(limits);
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_per_peer(limits.per_peer, limits.live);

@@ -102,6 +102,8 @@ pub struct Rate {
 /// A bucket of tokens: it fills at the rate, up to the burst, and each thing that happens takes one.
 #[derive(Debug)]
 pub(crate) struct RateGate {
+    /// Whether there is a bucket: most servers have none, and are spared the lock.
+    limits: AtomicBool,
     bucket: Mutex<Option<Bucket>>,
 }
 
@@ -114,7 +116,7 @@ struct Bucket {
 
 impl RateGate {
     pub(crate) fn new(rate: Option<Rate>) -> Self {
-        let gate = Self { bucket: Mutex::default() };
+        let gate = Self { limits: AtomicBool::new(false), bucket: Mutex::default() };
         gate.set(rate);
         gate
     }
@@ -125,10 +127,14 @@ impl RateGate {
             Bucket { rate, tokens: f64::from(rate.burst), filled: Instant::now() }
         };
         *self.bucket.lock() = rate.map(full);
+        self.limits.store(rate.is_some(), Ordering::Release);
     }
 
     /// None if one may pass now, and otherwise when the next one may.
     pub(crate) fn wait_until(&self) -> Option<Instant> {
+        if !self.limits.load(Ordering::Acquire) {
+            return None;
+        }
         let mut bucket = self.bucket.lock();
         let Bucket { rate, tokens, filled } = bucket.as_mut()?;
         let now = Instant::now();
@@ -144,6 +150,9 @@ impl RateGate {
 
     /// One has passed.
     pub(crate) fn pass(&self) {
+        if !self.limits.load(Ordering::Acquire) {
+            return;
+        }
         if let Some(bucket) = &mut *self.bucket.lock() {
             bucket.tokens -= 1.0;
         }

@@ -258,6 +258,50 @@ impl AsFd for Event {
     }
 }
 
+/// How long a call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// So long from its beginning. The usual one: the clock is not looked at unless the call has waited in
+    /// vain, because the kernel counts for us, and most calls have nothing to wait for.
+    For(Duration),
+    /// Until then.
+    Until(Instant),
+    /// For ever.
+    Never,
+}
+
+impl Bound {
+    /// One that does not wait at all.
+    pub(crate) const NOW: Self = Self::For(Duration::ZERO);
+
+    fn left(self) -> Option<Duration> {
+        match self {
+            Self::For(duration) => Some(duration),
+            Self::Until(at) => Some(at.saturating_duration_since(Instant::now())),
+            Self::Never => None,
+        }
+    }
+
+    /// What is left of it when a call has waited for so long already: a moment, from here on, so that
+    /// several waits of one call are bounded together.
+    fn after(self, waited: Duration) -> Self {
+        match self {
+            Self::For(duration) => Instant::now()
+                .checked_add(duration.saturating_sub(waited))
+                .map_or(Self::Never, Self::Until),
+            moment => moment,
+        }
+    }
+
+    /// The moment at which it ends, for a call that begins now.
+    pub(crate) fn at(self) -> Option<Instant> {
+        match self.after(Duration::ZERO) {
+            Self::Until(at) => Some(at),
+            _ => None,
+        }
+    }
+}
+
 /// A connection's descriptor, with what is known of it.
 ///
 /// The descriptor stays in blocking mode. Each call says whether it may block: on a thread it does, and
@@ -283,47 +327,48 @@ impl Source {
         Arc::clone(&self.fd)
     }
 
-    pub(crate) fn recv(&self, buf: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
-        self.call(Interest::Read, deadline, |fd, wait| sys::recv(fd, buf, wait))
+    pub(crate) fn recv(&self, buf: &mut [u8], bound: Bound) -> io::Result<usize> {
+        self.call(Interest::Read, bound, |fd, wait| sys::recv(fd, buf, wait))
     }
 
-    pub(crate) fn send(&self, buf: &[u8], deadline: Option<Instant>) -> io::Result<usize> {
-        self.call(Interest::Write, deadline, |fd, wait| sys::send(fd, buf, wait))
+    pub(crate) fn send(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
+        self.call(Interest::Write, bound, |fd, wait| sys::send(fd, buf, wait))
     }
 
-    /// Makes the call until it is done, fails, or the deadline has passed (TimedOut). A deadline in
-    /// the past still tries once, without blocking.
+    /// Makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the past
+    /// still tries once, without blocking.
     fn call<R>(
         &self,
         interest: Interest,
-        deadline: Option<Instant>,
+        mut bound: Bound,
         mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
     ) -> io::Result<R> {
-        let block = !is_parked_here();
-        if block {
+        let may_block = !is_parked_here();
+        if may_block {
             flush();
         }
         let mut came_back_early = false;
         loop {
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let left = bound.left();
             let over = left == Some(Duration::ZERO);
-            if block && !over {
+            let block = may_block && !over;
+            if block {
                 self.arm(interest, left, came_back_early)?;
             }
-            match call(self.fd.as_fd(), block && !over) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let waited = match call(self.fd.as_fd(), block) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Duration::ZERO,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if over {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
                     came_back_early = true;
-                    if !block {
-                        let waiting =
-                            Waiting { fd: self.fd.as_fd(), interest, slot: Some(&self.slot) };
-                        any(&[waiting], deadline)?;
-                    }
+                    if block { self.armed[interest as usize].get() } else { Duration::ZERO }
                 }
                 result => return result,
+            };
+            bound = bound.after(waited);
+            if came_back_early && !may_block {
+                any(&[Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) }], bound.at())?;
             }
         }
     }
@@ -453,11 +498,12 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
 /// Sends what this thread has held back. Whoever blocks a thread by other means than this crate's calls
 /// this first; see [`Parker`].
 pub fn flush() {
-    let list = GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
-        Some(list) if !list.is_empty() => std::mem::take(list),
-        _ => Vec::new(),
-    });
-    for what in list {
+    let has_gathered = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    if !GATHERED.with_borrow(has_gathered) {
+        return;
+    }
+    let list = GATHERED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
+    for what in list.into_iter().flatten() {
         what.flush();
     }
 }

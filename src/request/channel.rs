@@ -2,19 +2,19 @@
 //! list.
 
 use std::cell::Cell;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Stream};
+use super::connection::Connection;
 use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::context::Lingering;
 use crate::error::{Stopping, TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
-use crate::wait;
+use crate::wait::{self, Bound};
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
 pub(super) struct Channel {
@@ -106,25 +106,23 @@ impl Channel {
         if !idle {
             self.ticket.show_activity(Activity::Receiving);
         }
-        let bound = self.read_bound(started);
-        let result = self.receive_by(room, bound);
+        let patience = self.read_patience(started);
+        let result = self.receive_within(room, patience.bound);
         self.ticket.show_activity(Activity::Running);
-        result.map_err(|error| timed_out(error, bound))
+        result.map_err(|error| patience.explain(error))
     }
 
     /// What is there without waiting; none if that is nothing.
     fn receive_at_once(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
-        let now = Deadline { at: Instant::now(), limit: Timeout::Read, after: Duration::ZERO };
-        match self.receive_by(room, now) {
+        match self.receive_within(room, Bound::NOW) {
             Ok(count) => Ok(Some(count)),
             Err(error) if is_no_more_for_now(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn receive_by(&mut self, room: &mut [u8], bound: Deadline) -> io::Result<usize> {
-        let stream = self.connection.stream()?;
-        stream.set_deadline(Some(bound.at));
+    fn receive_within(&mut self, room: &mut [u8], bound: Bound) -> io::Result<usize> {
+        let stream = self.connection.within(bound)?;
         loop {
             match stream.read(room) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -168,29 +166,39 @@ impl Channel {
 
     /// The bound of one read: the handler's timeout or the server's limit, and never past the bound
     /// of the whole request.
-    fn read_bound(&self, started: Option<Instant>) -> Deadline {
+    fn read_patience(&self, started: Option<Instant>) -> Patience {
         let limits = self.ticket.limits();
         let (limit, after) = match (self.timeout, started) {
             (Some(timeout), _) => (Timeout::Read, timeout),
             (None, Some(_)) => (Timeout::Read, limits.read),
             (None, None) => (Timeout::Idle, limits.idle),
         };
-        self.earlier(started.unwrap_or_else(Instant::now), limit, after)
+        self.patience(started, limit, after)
     }
 
-    fn write_bound(&self) -> Deadline {
+    fn write_patience(&self) -> Patience {
         let after = self.timeout.unwrap_or(self.ticket.limits().write);
-        self.earlier(Instant::now(), Timeout::Write, after)
+        self.patience(None, Timeout::Write, after)
     }
 
-    fn earlier(&self, from: Instant, limit: Timeout, after: Duration) -> Deadline {
-        // A limit beyond what the clock can count is none; a century is as good.
-        let century = Duration::from_secs(3_153_600_000);
-        let at = from.checked_add(after).unwrap_or_else(|| from + century);
-        match self.deadline {
-            Some(whole) if whole.at <= at => whole,
-            _ => Deadline { at, limit, after },
-        }
+    /// `from`: since when; none is now, which nobody has to look up.
+    fn patience(&self, from: Option<Instant>, limit: Timeout, after: Duration) -> Patience {
+        let bound = match (from, self.deadline) {
+            (None, None) => Bound::For(after),
+            (from, whole) => {
+                let from = from.unwrap_or_else(Instant::now);
+                // A limit beyond what the clock can count is none.
+                let at = from.checked_add(after);
+                match whole {
+                    Some(whole) if at.is_none_or(|at| whole.at <= at) => {
+                        let Deadline { at, limit, after } = whole;
+                        return Patience { bound: Bound::Until(at), limit, after };
+                    }
+                    _ => at.map_or(Bound::Never, Bound::Until),
+                }
+            }
+        };
+        Patience { bound, limit, after }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -240,14 +248,13 @@ impl Channel {
     }
 
     fn send_and_wait(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let bound = self.write_bound();
+        let patience = self.write_patience();
         if let Some(outbox) = &self.outbox {
-            let patience = self.timeout.unwrap_or(self.ticket.limits().write);
-            let sent = outbox.write_all(bytes, patience, self.deadline.map(|whole| whole.at));
-            return sent.map(|()| bytes.len()).map_err(|error| timed_out(error, bound));
+            let each = self.timeout.unwrap_or(self.ticket.limits().write);
+            let sent = outbox.write_all(bytes, each, self.deadline.map(|whole| whole.at));
+            return sent.map(|()| bytes.len()).map_err(|error| patience.explain(error));
         }
-        let stream = self.connection.stream()?;
-        stream.set_deadline(Some(bound.at));
+        let stream = self.connection.within(patience.bound)?;
         loop {
             match stream.write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -255,7 +262,7 @@ impl Channel {
                     self.ticket.add_bytes_out(count);
                     return Ok(count);
                 }
-                Err(error) => return Err(timed_out(error, bound)),
+                Err(error) => return Err(patience.explain(error)),
             }
         }
     }
@@ -290,12 +297,11 @@ impl Channel {
     /// the close into a reset; if something does, or in our own buffer, more may be on its way. Only a plain
     /// socket is looked at: what is wrapped has an end of its own.
     fn peer_is_sending(&mut self, unread: bool) -> bool {
-        let Connection::Socket(socket) = &mut self.connection else { return false };
+        let Connection::Socket(socket) = &self.connection else { return false };
         if self.saw_end || self.ticket.is_cut() {
             return false;
         }
-        socket.set_deadline(Some(Instant::now()));
-        match socket.read(&mut [0; 1_024]) {
+        match socket.source().recv(&mut [0; 1_024], Bound::NOW) {
             Ok(count) => count > 0,
             Err(error) => unread && is_no_more_for_now(&error),
         }
@@ -341,7 +347,18 @@ fn is_no_more_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
-/// Says which limit it was.
-fn timed_out(error: io::Error, bound: Deadline) -> io::Error {
-    if is_no_more_for_now(&error) { TimedOut::error(bound.limit, bound.after) } else { error }
+/// How long one call may wait, and what its error says if that was not enough.
+#[derive(Clone, Copy)]
+struct Patience {
+    bound: Bound,
+    limit: Timeout,
+    /// The length of the limit, for the message.
+    after: Duration,
+}
+
+impl Patience {
+    /// Says which limit it was.
+    fn explain(self, error: io::Error) -> io::Error {
+        if is_no_more_for_now(&error) { TimedOut::error(self.limit, self.after) } else { error }
+    }
 }

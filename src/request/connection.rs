@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::wait::Source;
+use crate::wait::{Bound, Source};
 
 /// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
 /// (TLS, memory, a decompressor).
@@ -45,16 +45,16 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// A socket with the deadline of its next call.
+/// A socket with the bound of its next call.
 pub(crate) struct Socket {
     source: Source,
-    deadline: Option<Instant>,
+    bound: Bound,
 }
 
 impl Socket {
     /// `armed`: the timeout that the descriptor came with, as [`Source::new`] has it.
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
-        Self { source: Source::new(fd, armed), deadline: None }
+        Self { source: Source::new(fd, armed), bound: Bound::Never }
     }
 
     pub(super) fn source(&self) -> &Source {
@@ -64,13 +64,13 @@ impl Socket {
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.source.recv(buf, self.deadline)
+        self.source.recv(buf, self.bound)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.source.send(buf, self.deadline)
+        self.source.send(buf, self.bound)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -80,7 +80,7 @@ impl Write for Socket {
 
 impl Stream for Socket {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
+        self.bound = deadline.map_or(Bound::Never, Bound::Until);
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
@@ -101,6 +101,16 @@ pub(super) enum Connection {
 }
 
 impl Connection {
+    /// The stream, with the bound of its next call set.
+    pub(super) fn within(&mut self, bound: Bound) -> io::Result<&mut dyn Stream> {
+        match self {
+            Self::Socket(socket) => socket.bound = bound,
+            Self::Other(stream) => stream.set_deadline(bound.at()),
+            Self::Gone => {}
+        }
+        self.stream()
+    }
+
     pub(super) fn stream(&mut self) -> io::Result<&mut dyn Stream> {
         match self {
             Self::Socket(socket) => Ok(socket),

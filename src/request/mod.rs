@@ -55,12 +55,12 @@ pub struct Deadline {
 pub struct Ticket {
     live: Live,
     context: Arc<ServerContext>,
-    limits: Limits,
+    limits: Arc<Limits>,
 }
 
 impl Ticket {
     pub(crate) fn new(live: Live, context: Arc<ServerContext>) -> Self {
-        let limits = context.limits();
+        let limits = context.share_limits();
         Self { live, context, limits }
     }
 

@@ -23,7 +23,7 @@ use crate::error::{
 };
 use crate::events::{CloseReason, ServerEvent};
 use crate::handler::BaseRequestHandler;
-use crate::limits::Permit;
+use crate::limits::{Limits, Permit};
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, LineTooLong, Request, Ticket};
@@ -118,11 +118,11 @@ impl<T: Transport> Work for TypedJob<T> {
         let _gathering = crate::wait::Gathering::start();
         let _serving = Serving::start(&self.core.context);
         self.ticket.set_activity(Activity::Running);
-        let limits = *self.ticket.limits();
-        let whole = limits.request.and_then(|after| Self::bound(Timeout::Request, after));
+        let &Limits { request: whole, handshake, .. } = self.ticket.limits();
+        let whole = whole.and_then(|after| Self::bound(Timeout::Request, after));
         let (mut request, end) = self.open();
 
-        request.set_deadline(Self::bound(Timeout::Handshake, limits.handshake));
+        request.set_deadline(Self::bound(Timeout::Handshake, handshake));
         let wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
         request.set_deadline(whole);
         let result = match wrapped {
@@ -270,6 +270,9 @@ impl<T: Transport> Core<T> {
     }
 
     fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
+        if self.observer.is_none() {
+            return;
+        }
         let (bytes_in, bytes_out) = entry.bytes();
         self.tell(&ServerEvent::RequestEnded {
             id: entry.id(),
@@ -390,7 +393,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         SERVING.with_borrow_mut(|serving| {
             if let Some(place) = serving.iter().rposition(|server| *server == self.server) {
-                serving.remove(place);
+                serving.swap_remove(place);
             }
         });
     }
