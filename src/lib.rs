@@ -163,6 +163,7 @@ mod mixin;
 mod request;
 mod server;
 mod shutdown;
+mod source;
 #[allow(unsafe_code)]
 mod sys;
 mod transport;

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::source::{self, Source};
 use crate::sys::{self, PollFd};
-use crate::wait::{self, Event, Source};
+use crate::wait::Event;
 
 /// How long to read on for a peer, and how much.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +83,7 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
 /// Reads on for a connection, here: the caller has time, or is a coroutine.
 pub(crate) fn here(source: &Source, bound: Bound) {
     let until = Instant::now().checked_add(bound.time);
-    let until = until.map_or(wait::Bound::Never, wait::Bound::Until);
+    let until = until.map_or(source::Bound::Never, source::Bound::Until);
     let mut room = [0; ROOM];
     let mut left = bound.bytes;
     while left > 0 {

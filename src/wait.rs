@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -114,7 +114,7 @@ impl fmt::Debug for Installed {
 
 /// The parker of this thread, taken out of the thread-local: a coroutine must not be suspended
 /// inside `with`, which would leave the next one's borrow to meet its own.
-fn parker() -> Option<Rc<dyn Parker>> {
+pub(crate) fn parker() -> Option<Rc<dyn Parker>> {
     PARKER.with(|current| current.borrow().clone())
 }
 
@@ -255,166 +255,6 @@ impl Event {
 impl AsFd for Event {
     fn as_fd(&self) -> BorrowedFd<'_> {
         sys::event::reader(&self.ends)
-    }
-}
-
-/// How long a call may wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
-    /// So long from its beginning. The usual one: the clock is not looked at unless the call has waited in
-    /// vain, because the kernel counts for us, and most calls have nothing to wait for.
-    For(Duration),
-    /// Until then.
-    Until(Instant),
-    /// For ever.
-    Never,
-}
-
-impl Bound {
-    /// One that does not wait at all.
-    pub(crate) const NOW: Self = Self::For(Duration::ZERO);
-
-    fn left(self) -> Option<Duration> {
-        match self {
-            Self::For(duration) => Some(duration),
-            Self::Until(at) => Some(at.saturating_duration_since(Instant::now())),
-            Self::Never => None,
-        }
-    }
-
-    /// What is left of it when a call has waited for so long already: a moment, from here on, so that
-    /// several waits of one call are bounded together.
-    fn after(self, waited: Duration) -> Self {
-        match self {
-            Self::For(duration) => Instant::now()
-                .checked_add(duration.saturating_sub(waited))
-                .map_or(Self::Never, Self::Until),
-            moment => moment,
-        }
-    }
-
-    /// The moment at which it ends, for a call that begins now.
-    pub(crate) fn at(self) -> Option<Instant> {
-        match self.after(Duration::ZERO) {
-            Self::Until(at) => Some(at),
-            _ => None,
-        }
-    }
-}
-
-/// A connection's descriptor, with what is known of it.
-///
-/// The descriptor stays in blocking mode. Each call says whether it may block: on a thread it does, and
-/// `SO_RCVTIMEO` bounds it, which costs no call more per request than a hand-written thread has;
-/// under a parker it does not, and the coroutine parks.
-#[derive(Debug)]
-pub(crate) struct Source {
-    // Shared with the live list alone, which may shut it down but never closes it.
-    fd: Arc<OwnedFd>,
-    slot: Slot,
-    /// What SO_RCVTIMEO and SO_SNDTIMEO are set to; zero is for ever.
-    armed: [Cell<Duration>; 2],
-}
-
-impl Source {
-    /// `armed`: the timeouts that are already set on the descriptor, zero for none.
-    pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
-        Self { fd, slot: Slot::default(), armed: [Cell::new(armed), Cell::new(armed)] }
-    }
-
-    /// The descriptor, for whoever is to close it later than this does.
-    pub(crate) fn share(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.fd)
-    }
-
-    pub(crate) fn recv(&self, buf: &mut [u8], bound: Bound) -> io::Result<usize> {
-        self.call(Interest::Read, bound, |fd, wait| sys::recv(fd, buf, wait))
-    }
-
-    pub(crate) fn send(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
-        self.call(Interest::Write, bound, |fd, wait| sys::send(fd, buf, wait))
-    }
-
-    /// Makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the past
-    /// still tries once, without blocking.
-    fn call<R>(
-        &self,
-        interest: Interest,
-        mut bound: Bound,
-        mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
-    ) -> io::Result<R> {
-        let may_block = !is_parked_here();
-        if may_block {
-            flush();
-        }
-        let mut came_back_early = false;
-        loop {
-            let left = bound.left();
-            let over = left == Some(Duration::ZERO);
-            let block = may_block && !over;
-            if block {
-                self.arm(interest, left, came_back_early)?;
-            }
-            let waited = match call(self.fd.as_fd(), block) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Duration::ZERO,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    came_back_early = true;
-                    if block { self.armed[interest as usize].get() } else { Duration::ZERO }
-                }
-                result => return result,
-            };
-            bound = bound.after(waited);
-            if came_back_early && !may_block {
-                any(&[Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) }], bound.at())?;
-            }
-        }
-    }
-
-    /// Sets the kernel's timeout for the next blocking call, if what is set will not do.
-    ///
-    /// The kernel starts its timeout anew with every call, so it can only be a bound on one call: the
-    /// caller compares each return with the deadline. Setting it costs a system call; so it stays
-    /// as it is while it is neither clearly longer than what is left (by more than an eighth: the
-    /// deadline would be noticed late) nor less than half of it (the call would return for nothing).
-    fn arm(&self, interest: Interest, left: Option<Duration>, exact: bool) -> io::Result<()> {
-        let armed = &self.armed[interest as usize];
-        let now = armed.get();
-        let fits = match left {
-            None => now.is_zero(),
-            Some(left) if exact => now == left,
-            Some(left) => !now.is_zero() && now <= left + left / 8 && now >= left / 2,
-        };
-        if fits {
-            return Ok(());
-        }
-        let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
-        let socket = socket2::SockRef::from(&*self.fd);
-        match interest {
-            Interest::Read => socket.set_read_timeout(wanted)?,
-            Interest::Write => socket.set_write_timeout(wanted)?,
-        }
-        armed.set(wanted.unwrap_or_default());
-        Ok(())
-    }
-}
-
-impl AsFd for Source {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        if self.slot.get() == 0 {
-            return;
-        }
-        if let Some(parker) = parker() {
-            parker.forget(self.fd.as_fd(), &self.slot);
-        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::context::Lingering;
 use crate::error::{Stopping, TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
-use crate::wait::{self, Bound};
+use crate::source::Bound;
+use crate::wait;
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
 pub(super) struct Channel {

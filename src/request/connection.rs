@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::wait::{Bound, Source};
+use crate::source::{Bound, Source};
 
 /// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
 /// (TLS, memory, a decompressor).

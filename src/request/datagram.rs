@@ -139,6 +139,10 @@ impl Request for DatagramRequest {
 
     /// A packet is there as a whole, and a reply is not waited for: there is nothing to bound.
     fn set_deadline(&mut self, _deadline: Option<Deadline>) {}
+
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 impl Read for DatagramRequest {

@@ -37,6 +37,12 @@ pub trait Request {
 
     /// Bounds every wait from here on; none removes the bound.
     fn set_deadline(&mut self, deadline: Option<Deadline>);
+
+    /// Whether all of it has come already, so that there is no wait to bound: true for datagrams. It
+    /// spares each of them a look at the clock.
+    fn is_whole(&self) -> bool {
+        false
+    }
 }
 
 /// A bound in time, and which limit it comes from, so that the error of a wait that it ends can say so.

@@ -122,7 +122,9 @@ impl<T: Transport> Work for TypedJob<T> {
         let whole = whole.and_then(|after| Self::bound(Timeout::Request, after));
         let (mut request, end) = self.open();
 
-        request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+        if !request.is_whole() {
+            request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+        }
         let wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
         request.set_deadline(whole);
         let result = match wrapped {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -32,10 +32,33 @@ pub(crate) struct Local {
     interface: u32,
 }
 
+/// Who has sent a datagram. Small for those that a busy server has: what the kernel gives is 128 bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    Inet(SocketAddr),
+    Other(Box<SockAddr>),
+}
+
+impl Peer {
+    fn new(address: SockAddr) -> Self {
+        match address.as_socket() {
+            Some(inet) => Self::Inet(inet),
+            None => Self::Other(Box::new(address)),
+        }
+    }
+
+    fn to_sock_addr(&self) -> SockAddr {
+        match self {
+            Self::Inet(inet) => (*inet).into(),
+            Self::Other(address) => (**address).clone(),
+        }
+    }
+}
+
 /// One datagram of a [`Receiver`].
 pub(crate) struct Received<'a> {
     pub(crate) bytes: &'a [u8],
-    pub(crate) peer: SockAddr,
+    pub(crate) peer: Peer,
     pub(crate) local: Option<Local>,
     /// The datagram was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
@@ -72,7 +95,7 @@ struct Control([u8; CONTROL_LEN]);
 const CONTROL_LEN: usize =
     unsafe { libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as libc::c_uint) } as usize;
 
-/// Buffers for a batch of datagrams, made once and used for every batch.
+/// Buffers for a batch of datagrams, made once and used for every batch, and the batch that is in them.
 pub(crate) struct Receiver {
     // The kernel writes into these through the raw pointers of a call that is over when `receive`
     // returns; no pointer is kept.
@@ -80,6 +103,18 @@ pub(crate) struct Receiver {
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
     size: usize,
+    /// What the kernel has said of each datagram of the batch.
+    batch: Vec<Said>,
+    /// How many of them have been taken.
+    taken: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Said {
+    len: usize,
+    name_len: libc::socklen_t,
+    local: Option<Local>,
+    truncated: bool,
 }
 
 impl Receiver {
@@ -92,16 +127,37 @@ impl Receiver {
             names: vec![name; count],
             controls: vec![Control([0; CONTROL_LEN]); count],
             size,
+            batch: Vec::with_capacity(count),
+            taken: 0,
         }
     }
 
-    /// Receives what is there, without blocking, and hands each datagram to `take`, in order.
-    /// WouldBlock if there is none.
-    pub(crate) fn receive(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        mut take: impl FnMut(Received<'_>),
-    ) -> io::Result<usize> {
+    /// How many datagrams have been received and not yet taken.
+    pub(crate) fn len(&self) -> usize {
+        self.batch.len() - self.taken
+    }
+
+    /// The next datagram of the batch.
+    pub(crate) fn take(&mut self) -> Option<Received<'_>> {
+        let said = *self.batch.get(self.taken)?;
+        let start = self.taken * self.size;
+        let name = socket_storage(&self.names[self.taken]);
+        self.taken += 1;
+        Some(Received {
+            bytes: &self.buffers[start..start + said.len],
+            // SAFETY: the kernel has written an address of that length into the storage.
+            peer: Peer::new(unsafe { SockAddr::new(name, said.name_len) }),
+            local: said.local,
+            truncated: said.truncated,
+        })
+    }
+
+    /// Receives what is there, without blocking. WouldBlock if there is nothing. All of the batch before has
+    /// to be taken.
+    pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        debug_assert_eq!(self.len(), 0, "what is received twice is lost once");
+        self.batch.clear();
+        self.taken = 0;
         // At least one byte a slot: `chunks` of nothing would be no slots at all, and a datagram
         // that is longer than nothing has to be seen as truncated.
         let slots = self.buffers.chunks_mut(self.size);
@@ -122,20 +178,13 @@ impl Receiver {
             headers.push(header);
         }
         let count = receive_batch(fd, &mut headers)?;
-        for (index, header) in headers[..count].iter().enumerate() {
-            let len = (header.msg_len as usize).min(self.size);
-            let start = index * self.size;
-            take(Received {
-                bytes: &self.buffers[start..start + len],
-                // SAFETY: the kernel has written an address of that length into the storage.
-                peer: unsafe {
-                    SockAddr::new(socket_storage(&self.names[index]), header.msg_hdr.msg_namelen)
-                },
-                local: local_address(&header.msg_hdr),
-                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
-            });
-        }
-        Ok(count)
+        self.batch.extend(headers[..count].iter().map(|header| Said {
+            len: (header.msg_len as usize).min(self.size),
+            name_len: header.msg_hdr.msg_namelen,
+            local: local_address(&header.msg_hdr),
+            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        }));
+        Ok(())
     }
 }
 
@@ -227,22 +276,24 @@ fn local_address(header: &libc::msghdr) -> Option<Local> {
 }
 
 /// One datagram to send: to whom, from which local address, and what.
-#[derive(Debug)]
-pub(crate) struct Outgoing<B> {
-    pub(crate) peer: SockAddr,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) peer: &'a Peer,
     pub(crate) local: Option<Local>,
-    pub(crate) bytes: B,
+    pub(crate) bytes: &'a [u8],
 }
 
-impl<B: AsRef<[u8]>> Outgoing<B> {
+impl Outgoing<'_> {
     /// Sends it at once. Without `wait` the call does not block.
     pub(crate) fn send(&self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
         let mut control = Control([0; CONTROL_LEN]);
         let mut part = self.part();
-        let header = self.header(&mut part, &mut control);
+        let name = self.peer.to_sock_addr();
+        let header = self.header(&name, &mut part, &mut control);
         let flags = super::SEND_FLAGS | super::wait_flag(wait);
         loop {
-            // SAFETY: the header points to `self`, `part` and `control`, which outlive the call.
+            // SAFETY: the header points to `name`, `part` and `control`, and `part` to the bytes, which
+            // all outlive the call.
             match super::check_len(unsafe {
                 libc::sendmsg(fd.as_raw_fd(), &raw const header, flags)
             }) {
@@ -254,22 +305,62 @@ impl<B: AsRef<[u8]>> Outgoing<B> {
     }
 
     fn part(&self) -> libc::iovec {
-        let bytes = self.bytes.as_ref();
-        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+        libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
     }
 
-    /// A header that points to this datagram, to `part` and to `control`; the kernel reads them only.
-    fn header(&self, part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
+    /// A header that points to `name`, to `part` and to `control`; the kernel reads them only.
+    fn header(
+        &self,
+        name: &SockAddr,
+        part: &mut libc::iovec,
+        control: &mut Control,
+    ) -> libc::msghdr {
         // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
         let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
-        header.msg_name = self.peer.as_ptr().cast_mut().cast();
-        header.msg_namelen = self.peer.len();
+        header.msg_name = name.as_ptr().cast_mut().cast();
+        header.msg_namelen = name.len();
         header.msg_iov = part;
         header.msg_iovlen = 1;
         if let Some(local) = self.local {
             write_control(local, &mut header, control);
         }
         header
+    }
+}
+
+/// Datagrams that are to leave together. Their bytes stand one behind the other, in memory that serves the
+/// next batch as well.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    /// To whom, from where, and where the bytes of each end.
+    heads: Vec<(Peer, Option<Local>, usize)>,
+}
+
+impl Batch {
+    pub(crate) fn push(&mut self, peer: Peer, local: Option<Local>, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.heads.push((peer, local, self.bytes.len()));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.heads.clear();
+    }
+
+    /// One of them.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub(crate) fn get(&self, index: usize) -> Outgoing<'_> {
+        let start = index.checked_sub(1).map_or(0, |before| self.heads[before].2);
+        let (peer, local, end) = &self.heads[index];
+        Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
     }
 }
 
@@ -316,23 +407,25 @@ fn bytes_of<T>(value: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }
 }
 
-/// Sends a batch, without blocking, and says how many were taken, from the front.
+/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken.
 ///
 /// An error is the first datagram's: those behind it were not tried.
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn send_batch<B: AsRef<[u8]>>(
-    fd: BorrowedFd<'_>,
-    batch: &[Outgoing<B>],
-) -> io::Result<usize> {
-    let mut controls = vec![Control([0; CONTROL_LEN]); batch.len()];
-    let mut parts: Vec<libc::iovec> = batch.iter().map(Outgoing::part).collect();
-    let mut headers: Vec<mmsghdr> = Vec::with_capacity(batch.len());
-    for ((outgoing, part), control) in batch.iter().zip(&mut parts).zip(&mut controls) {
-        headers.push(mmsghdr { msg_hdr: outgoing.header(part, control), msg_len: 0 });
+pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
+    let outgoing: Vec<Outgoing<'_>> = (first..batch.len()).map(|index| batch.get(index)).collect();
+    let names: Vec<SockAddr> = outgoing.iter().map(|one| one.peer.to_sock_addr()).collect();
+    let mut controls = vec![Control([0; CONTROL_LEN]); outgoing.len()];
+    let mut parts: Vec<libc::iovec> = outgoing.iter().map(Outgoing::part).collect();
+    let mut headers: Vec<mmsghdr> = Vec::with_capacity(outgoing.len());
+    for (((one, name), part), control) in
+        outgoing.iter().zip(&names).zip(&mut parts).zip(&mut controls)
+    {
+        headers.push(mmsghdr { msg_hdr: one.header(name, part, control), msg_len: 0 });
     }
     loop {
-        // SAFETY: every header points to its own datagram, part and control, all alive.
+        // SAFETY: every header points to its own name, part and control, and every part to bytes of the
+        // batch, all alive.
         let sent = unsafe {
             libc::sendmmsg(
                 fd.as_raw_fd(),
@@ -351,11 +444,7 @@ pub(crate) fn send_batch<B: AsRef<[u8]>>(
 
 /// Where the system knows no batches, a batch is one datagram.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn send_batch<B: AsRef<[u8]>>(
-    fd: BorrowedFd<'_>,
-    batch: &[Outgoing<B>],
-) -> io::Result<usize> {
-    let Some(first) = batch.first() else { return Ok(0) };
-    first.send(fd, false)?;
+pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
+    batch.get(first).send(fd, false)?;
     Ok(1)
 }

@@ -1,33 +1,46 @@
 //! A datagram socket, UDP or Unix: received in batches, replies gathered and sent in batches.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use socket2::SockAddr;
 
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::request::Reply;
-use crate::sys::datagram::{Local, Outgoing, Receiver, send_batch};
+use crate::sys::datagram::{Batch, Local, Outgoing, Peer, Received, Receiver, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received.
 #[derive(Debug)]
 pub struct Packet {
     pub(super) bytes: Vec<u8>,
-    pub(super) peer: SockAddr,
+    pub(super) peer: Peer,
     pub(super) local: Option<Local>,
     pub(super) truncated: bool,
 }
 
+impl From<Received<'_>> for Packet {
+    fn from(received: Received<'_>) -> Self {
+        let Received { bytes, peer, local, truncated } = received;
+        Self { bytes: bytes.to_vec(), peer, local, truncated }
+    }
+}
+
 impl Packet {
+    /// Who has sent it.
+    pub(super) fn client_address(&self) -> Address {
+        match &self.peer {
+            Peer::Inet(inet) => (*inet).into(),
+            Peer::Other(address) => Address::from_socket(address),
+        }
+    }
+
     /// Where it was sent to.
     pub(super) fn local_address(&self, socket: &PacketSocket) -> Address {
         let bound = socket.bound_address();
@@ -60,6 +73,8 @@ pub(super) struct PacketSocket {
     /// Received and not yet taken. It outlives a run: nothing that was received is lost.
     inbox: Mutex<Inbox>,
     replies: Mutex<Replies>,
+    /// More of the batch waits behind the packet that was taken last.
+    more_waits: AtomicBool,
     /// How many more replies are sent at once; see [`AT_ONCE`].
     at_once: AtomicU32,
 }
@@ -68,11 +83,18 @@ pub(super) struct PacketSocket {
 struct Inbox {
     // Made when the first packet is waited for: a server that is never run needs no buffers.
     receiver: Option<Receiver>,
-    packets: VecDeque<Packet>,
     last_taken: Option<Instant>,
 }
 
 impl Inbox {
+    fn take(&mut self) -> Option<Packet> {
+        Some(self.receiver.as_mut()?.take()?.into())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
+    }
+
     /// Whether the handler of the packet before this one was slow. Replies are held back only while
     /// handlers are fast: a slow one would make those before it wait. One that is slow for the first
     /// time does it once.
@@ -84,7 +106,7 @@ impl Inbox {
 
 #[derive(Default)]
 struct Replies {
-    gathered: Vec<Outgoing<Vec<u8>>>,
+    gathered: Batch,
     /// The thread that has promised to flush them: it alone gathers, because others do not know when it
     /// waits next.
     promised: Option<ThreadId>,
@@ -98,6 +120,7 @@ impl PacketSocket {
             max_packet_size: max_packet_size.max(1),
             inbox: Mutex::default(),
             replies: Mutex::default(),
+            more_waits: AtomicBool::new(false),
             at_once: AtomicU32::new(0),
         })
     }
@@ -106,7 +129,7 @@ impl PacketSocket {
     pub(super) fn get_request(&self) -> io::Result<Packet> {
         let (packet, slow) = {
             let mut inbox = self.inbox.lock();
-            (inbox.packets.pop_front(), inbox.was_slow())
+            (self.take_from(&mut inbox), inbox.was_slow())
         };
         // No lock is held from here: a flush may wait for room.
         if slow {
@@ -124,20 +147,20 @@ impl PacketSocket {
 
     fn receive(&self) -> io::Result<Packet> {
         let mut inbox = self.inbox.lock();
-        let Inbox { receiver, packets, last_taken } = &mut *inbox;
-        let receiver = receiver.get_or_insert_with(|| Receiver::new(BATCH, self.max_packet_size));
-        *last_taken = None;
-        self.socket.with(|fd| {
-            receiver.receive(fd.as_fd(), |received| {
-                packets.push_back(Packet {
-                    bytes: received.bytes.to_vec(),
-                    peer: received.peer,
-                    local: received.local,
-                    truncated: received.truncated,
-                });
-            })
-        })?;
-        packets.pop_front().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        // Another loop may have been faster.
+        if inbox.is_empty() {
+            inbox.last_taken = None;
+            let make = || Receiver::new(BATCH, self.max_packet_size);
+            let receiver = inbox.receiver.get_or_insert_with(make);
+            self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
+        }
+        self.take_from(&mut inbox).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn take_from(&self, inbox: &mut Inbox) -> Option<Packet> {
+        let packet = inbox.take();
+        self.more_waits.store(!inbox.is_empty(), Ordering::Relaxed);
+        packet
     }
 
     /// Where the socket is bound. Asked once: it does not change while there are packets.
@@ -148,40 +171,35 @@ impl PacketSocket {
     /// Sends, or gathers for sending with others: only in the loop, only while more datagrams of the same
     /// batch are waiting to be handled there, and only what is sure to be short enough; that a reply is too
     /// long, its handler has to hear.
-    fn reply(
-        self: &Arc<Self>,
-        peer: &SockAddr,
-        local: Option<Local>,
-        bytes: &[u8],
-    ) -> io::Result<()> {
+    fn reply(self: &Arc<Self>, peer: &Peer, local: Option<Local>, bytes: &[u8]) -> io::Result<()> {
         if !wait::is_in_loop() {
-            return self.send(&Outgoing { peer: peer.clone(), local, bytes });
+            return self.send(Outgoing { peer, local, bytes });
         }
-        let more_waits = !self.inbox.lock().packets.is_empty();
+        let more_waits = self.more_waits.load(Ordering::Relaxed);
         if bytes.len() <= GATHERED_BYTES
             && self.may_gather()
             && self.gather(peer, local, bytes, more_waits)
         {
-            if !more_waits {
+            if !more_waits || self.replies.lock().gathered.len() >= BATCH {
                 self.flush();
             }
             return Ok(());
         }
         // Not before those that came before it.
         self.flush();
-        self.send(&Outgoing { peer: peer.clone(), local, bytes })
+        self.send(Outgoing { peer, local, bytes })
     }
 
     /// Gathers a reply, if this thread may, and if there is more than one to gather.
     fn gather(
         self: &Arc<Self>,
-        peer: &SockAddr,
+        peer: &Peer,
         local: Option<Local>,
         bytes: &[u8],
         more_waits: bool,
     ) -> bool {
         let mut replies = self.replies.lock();
-        if replies.gathered.is_empty() && !more_waits {
+        if replies.gathered.len() == 0 && !more_waits {
             return false;
         }
         let me = thread::current().id();
@@ -191,7 +209,7 @@ impl PacketSocket {
         }
         let mine = replies.promised == Some(me);
         if mine {
-            replies.gathered.push(Outgoing { peer: peer.clone(), local, bytes: bytes.to_vec() });
+            replies.gathered.push(peer.clone(), local, bytes);
         }
         mine
     }
@@ -205,7 +223,7 @@ impl PacketSocket {
     /// Sends one datagram, and waits for room in the socket's buffer if there is none. On Unix there is
     /// nothing to wait for: it is the receiver's queue that is full, and the socket's own readiness says
     /// nothing of that.
-    fn send<B: AsRef<[u8]>>(&self, outgoing: &Outgoing<B>) -> io::Result<()> {
+    fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };
@@ -213,7 +231,7 @@ impl PacketSocket {
         loop {
             match outgoing.send(fd.as_fd(), false) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if outgoing.peer.is_unix() || Instant::now() >= deadline {
+                    if matches!(outgoing.peer, Peer::Other(_)) || Instant::now() >= deadline {
                         return Err(error);
                     }
                     let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
@@ -236,23 +254,29 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 impl Flush for PacketSocket {
     fn flush(&self) {
-        let batch = {
+        let mut batch = {
             let mut replies = self.replies.lock();
             replies.promised = None;
+            if replies.gathered.len() == 0 {
+                return;
+            }
             std::mem::take(&mut replies.gathered)
         };
         let Some(fd) = self.socket.fileno() else { return };
-        let mut rest = &batch[..];
-        while !rest.is_empty() {
-            match send_batch(fd.as_fd(), rest) {
-                Ok(count) => rest = &rest[count..],
+        let mut sent = 0;
+        while sent < batch.len() {
+            sent += send_batch(fd.as_fd(), &batch, sent).unwrap_or_else(|_| {
                 // The first of the rest will not go like this; alone it may, and if it does not, it is
                 // lost as datagrams are. Those behind it are tried.
-                Err(_) => {
-                    let _ = self.send(&rest[0]);
-                    rest = &rest[1..];
-                }
-            }
+                let _ = self.send(batch.get(sent));
+                1
+            });
+        }
+        batch.clear();
+        let mut replies = self.replies.lock();
+        // Unless others have been gathered meanwhile.
+        if replies.gathered.len() == 0 {
+            replies.gathered = batch;
         }
     }
 }
@@ -260,12 +284,23 @@ impl Flush for PacketSocket {
 /// The way back to one sender.
 pub(super) struct WayBack {
     pub(super) socket: Arc<PacketSocket>,
-    /// The server's socket, borrowed by the handler.
-    pub(super) fd: Option<Arc<OwnedFd>>,
-    pub(super) peer: SockAddr,
-    pub(super) local: Option<Local>,
+    /// The server's socket, from when the handler first borrows it.
+    fd: OnceLock<Option<Arc<OwnedFd>>>,
+    peer: Peer,
+    local: Option<Local>,
     /// There is nobody to answer: the sender has no address.
-    pub(super) nobody: bool,
+    nobody: bool,
+}
+
+impl WayBack {
+    pub(super) fn new(
+        socket: &Arc<PacketSocket>,
+        peer: Peer,
+        local: Option<Local>,
+        nobody: bool,
+    ) -> Self {
+        Self { socket: Arc::clone(socket), fd: OnceLock::new(), peer, local, nobody }
+    }
 }
 
 impl Reply for WayBack {
@@ -278,7 +313,7 @@ impl Reply for WayBack {
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().map(|fd| fd.as_fd())
+        self.fd.get_or_init(|| self.socket.socket.fileno()).as_ref().map(|fd| fd.as_fd())
     }
 }
 

@@ -89,20 +89,15 @@ impl Transport for Udp {
 
     fn get_request(&self) -> io::Result<(Packet, Address)> {
         let packet = self.packets.get_request()?;
-        let peer = Address::from_socket(&packet.peer);
+        let peer = packet.client_address();
         Ok((packet, peer))
     }
 
     fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
         let local = raw.local_address(&self.packets);
-        let reply = WayBack {
-            socket: Arc::clone(&self.packets),
-            fd: self.packets.socket.fileno(),
-            peer: raw.peer,
-            local: raw.local,
-            // Port 0 is nobody's: a reply to it could only be an error.
-            nobody: ticket.client_address().port() == Some(0),
-        };
+        // Port 0 is nobody's: a reply to it could only be an error.
+        let nobody = ticket.client_address().port() == Some(0);
+        let reply = WayBack::new(&self.packets, raw.peer, raw.local, nobody);
         DatagramRequest::new(raw.bytes, raw.truncated, local, Box::new(reply), ticket)
     }
 

@@ -221,18 +221,13 @@ impl Transport for UnixDatagram {
 
     fn get_request(&self) -> io::Result<(Packet, Address)> {
         let packet = self.packets.get_request()?;
-        let peer = Address::from_socket(&packet.peer);
+        let peer = packet.client_address();
         Ok((packet, peer))
     }
 
     fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
-        let reply = WayBack {
-            socket: Arc::clone(&self.packets),
-            fd: self.packets.socket.fileno(),
-            peer: raw.peer,
-            local: None,
-            nobody: *ticket.client_address() == Address::Unnamed,
-        };
+        let nobody = *ticket.client_address() == Address::Unnamed;
+        let reply = WayBack::new(&self.packets, raw.peer, None, nobody);
         let local = self.name.address.clone();
         DatagramRequest::new(raw.bytes, raw.truncated, local, Box::new(reply), ticket)
     }

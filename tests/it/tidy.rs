@@ -128,10 +128,11 @@ fn assert_none(found: &[String], rule: &str) {
 
 /// What each part of the library may use: only parts that stand before it
 /// here, and of those only these.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("sys", &[]),
     ("wait", &["sys"]),
-    ("linger", &["sys", "wait"]),
+    ("source", &["sys", "wait"]),
+    ("linger", &["source", "sys", "wait"]),
     ("error", &[]),
     ("address", &["error"]),
     ("events", &["address"]),
@@ -139,7 +140,10 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("live", &["address"]),
     ("shutdown", &["error", "wait"]),
     ("context", &["address", "events", "limits", "live", "shutdown", "wait"]),
-    ("request", &["address", "context", "error", "limits", "linger", "live", "sys", "wait"]),
+    (
+        "request",
+        &["address", "context", "error", "limits", "linger", "live", "source", "sys", "wait"],
+    ),
     ("handler", &["error", "request"]),
     ("mixin", &["address", "error", "events", "limits", "sys", "wait"]),
     ("transport", &["address", "error", "limits", "request", "sys", "wait"]),
