@@ -244,7 +244,8 @@ impl Gate {
     }
 
     fn wake(&self) {
-        if self.waiting.swap(false, Ordering::SeqCst) {
+        // Looked at before it is taken: mostly nobody waits, and a look costs less.
+        if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
             // In this order: the other one could leave an event that is readable and that nobody
             // knows to clear.
             self.event.notify();

@@ -97,6 +97,8 @@ pub(crate) struct Entry {
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
     connection: Mutex<Option<Arc<OwnedFd>>>,
+    /// There has been one: datagrams have none, and are spared the lock.
+    has_connection: bool,
 }
 
 impl Entry {
@@ -198,6 +200,9 @@ impl Entry {
 
     /// Lets go of the connection: another process has it now.
     pub(crate) fn forget_connection(&self) {
+        if !self.has_connection {
+            return;
+        }
         self.connection.lock().take();
     }
 }
@@ -269,6 +274,7 @@ impl LiveList {
         self: &Arc<Self>,
         peer: Address,
         handler: &'static str,
+        accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
     ) -> (Live, bool) {
         let mut slots = self.slots.lock();
@@ -283,11 +289,12 @@ impl LiveList {
             id: slots.next_id,
             peer,
             handler,
-            accepted: Instant::now(),
+            accepted,
             activity: AtomicU8::new(Activity::Queued as u8),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             cut: AtomicU8::new(0),
+            has_connection: connection.is_some(),
             connection: Mutex::new(connection),
         });
         let slot = slots.free.pop().unwrap_or(slots.entries.len());

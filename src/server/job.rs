@@ -50,7 +50,8 @@ pub(super) enum Verdict {
 impl<T: Transport> TypedJob<T> {
     pub(super) fn new(core: &Arc<Core<T>>, raw: T::Raw, peer: Address, permit: Permit) -> Self {
         let connection = T::connection(&raw);
-        let (live, too_many) = core.context.live.enter(peer, core.handler_name, connection);
+        let (live, too_many) =
+            core.context.live.enter(peer, core.handler_name, T::received(&raw), connection);
         let ticket = Ticket::new(live, Arc::clone(&core.context));
         core.context.counters.accepted();
         core.tell(&ServerEvent::RequestStarted {

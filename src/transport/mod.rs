@@ -13,6 +13,7 @@ mod unix_path;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::address::{Address, BindAddress};
 use crate::error::Result;
@@ -90,6 +91,12 @@ pub trait Transport: Send + Sync + 'static {
     fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
         let _ = raw;
         None
+    }
+
+    /// When a request came, for its age. Default: now, which is right after `get_request` has returned it.
+    fn received(raw: &Self::Raw) -> Instant {
+        let _ = raw;
+        Instant::now()
     }
 
     /// How many descriptors a live request takes: by that a server limits them to what there is. Default:

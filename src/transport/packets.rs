@@ -23,16 +23,16 @@ pub struct Packet {
     pub(super) peer: Peer,
     pub(super) local: Option<Local>,
     pub(super) truncated: bool,
-}
-
-impl From<Received<'_>> for Packet {
-    fn from(received: Received<'_>) -> Self {
-        let Received { bytes, peer, local, truncated } = received;
-        Self { bytes: bytes.to_vec(), peer, local, truncated }
-    }
+    /// When it was taken out of its batch.
+    pub(super) taken: Instant,
 }
 
 impl Packet {
+    fn new(received: Received<'_>, taken: Instant) -> Self {
+        let Received { bytes, peer, local, truncated } = received;
+        Self { bytes: bytes.to_vec(), peer, local, truncated, taken }
+    }
+
     /// Who has sent it.
     pub(super) fn client_address(&self) -> Address {
         match &self.peer {
@@ -87,8 +87,8 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn take(&mut self) -> Option<Packet> {
-        Some(self.receiver.as_mut()?.take()?.into())
+    fn take(&mut self, now: Instant) -> Option<Packet> {
+        Some(Packet::new(self.receiver.as_mut()?.take()?, now))
     }
 
     fn is_empty(&self) -> bool {
@@ -98,8 +98,7 @@ impl Inbox {
     /// Whether the handler of the packet before this one was slow. Replies are held back only while
     /// handlers are fast: a slow one would make those before it wait. One that is slow for the first
     /// time does it once.
-    fn was_slow(&mut self) -> bool {
-        let now = Instant::now();
+    fn was_slow(&mut self, now: Instant) -> bool {
         self.last_taken.replace(now).is_some_and(|last| now - last > SLOW)
     }
 }
@@ -127,9 +126,10 @@ impl PacketSocket {
 
     /// Takes the next datagram of the batch, or receives a batch.
     pub(super) fn get_request(&self) -> io::Result<Packet> {
+        let now = Instant::now();
         let (packet, slow) = {
             let mut inbox = self.inbox.lock();
-            (self.take_from(&mut inbox), inbox.was_slow())
+            (self.take_from(&mut inbox, now), inbox.was_slow(now))
         };
         // No lock is held from here: a flush may wait for room.
         if slow {
@@ -154,11 +154,11 @@ impl PacketSocket {
             let receiver = inbox.receiver.get_or_insert_with(make);
             self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
         }
-        self.take_from(&mut inbox).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        self.take_from(&mut inbox, Instant::now()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
-    fn take_from(&self, inbox: &mut Inbox) -> Option<Packet> {
-        let packet = inbox.take();
+    fn take_from(&self, inbox: &mut Inbox, now: Instant) -> Option<Packet> {
+        let packet = inbox.take(now);
         self.more_waits.store(!inbox.is_empty(), Ordering::Relaxed);
         packet
     }
@@ -176,42 +176,42 @@ impl PacketSocket {
             return self.send(Outgoing { peer, local, bytes });
         }
         let more_waits = self.more_waits.load(Ordering::Relaxed);
-        if bytes.len() <= GATHERED_BYTES
-            && self.may_gather()
-            && self.gather(peer, local, bytes, more_waits)
-        {
-            if !more_waits || self.replies.lock().gathered.len() >= BATCH {
-                self.flush();
+        if bytes.len() <= GATHERED_BYTES && self.may_gather() {
+            if let Some(count) = self.gather(peer, local, bytes, more_waits) {
+                if !more_waits || count >= BATCH {
+                    self.flush();
+                }
+                return Ok(());
             }
-            return Ok(());
         }
         // Not before those that came before it.
         self.flush();
         self.send(Outgoing { peer, local, bytes })
     }
 
-    /// Gathers a reply, if this thread may, and if there is more than one to gather.
+    /// Gathers a reply, if this thread may, and if there is more than one to gather. Says how many there
+    /// are.
     fn gather(
         self: &Arc<Self>,
         peer: &Peer,
         local: Option<Local>,
         bytes: &[u8],
         more_waits: bool,
-    ) -> bool {
+    ) -> Option<usize> {
         let mut replies = self.replies.lock();
         if replies.gathered.len() == 0 && !more_waits {
-            return false;
+            return None;
         }
         let me = thread::current().id();
         if replies.promised.is_none() {
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
         }
-        let mine = replies.promised == Some(me);
-        if mine {
-            replies.gathered.push(peer.clone(), local, bytes);
+        if replies.promised != Some(me) {
+            return None;
         }
-        mine
+        replies.gathered.push(peer.clone(), local, bytes);
+        Some(replies.gathered.len())
     }
 
     fn may_gather(&self) -> bool {

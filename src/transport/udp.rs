@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -91,6 +92,10 @@ impl Transport for Udp {
         let packet = self.packets.get_request()?;
         let peer = packet.client_address();
         Ok((packet, peer))
+    }
+
+    fn received(raw: &Packet) -> Instant {
+        raw.taken
     }
 
     fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -223,6 +224,10 @@ impl Transport for UnixDatagram {
         let packet = self.packets.get_request()?;
         let peer = packet.client_address();
         Ok((packet, peer))
+    }
+
+    fn received(raw: &Packet) -> Instant {
+        raw.taken
     }
 
     fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
