@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -43,7 +44,7 @@ impl Listing {
         for entry in thing.entries()? {
             let entry = entry?;
             let mut metadata = entry.metadata();
-            if metadata.as_ref().is_ok_and(|metadata| metadata.is_symlink()) {
+            if metadata.as_ref().is_ok_and(Metadata::is_symlink) {
                 let target = folder.find(&thing.path.join(entry.file_name()));
                 metadata = target.map(|target| target.metadata);
             }
