@@ -1,0 +1,1 @@
+//! The listing in a real browser.
