@@ -21,6 +21,10 @@ const INDEX: [&str; 2] = ["index.html", "index.htm"];
 const CAUTION: (&str, &str) = ("Cache-Control", "no-cache");
 const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
+/// Pages of our own load nothing and run nothing, whatever a file may be called.
+const POLICY: (&str, &str) =
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:");
+
 /// A request on its way to its answer.
 pub struct Exchange<'a, 'h> {
     pub request: &'a mut StreamRequest,
@@ -182,7 +186,8 @@ impl Exchange<'_, '_> {
 
     fn page(&mut self, status: Status, page: &str) -> Answered {
         let head_only = self.head.method == Method::Head;
-        self.begin(status).body(HTML, page.as_bytes(), head_only);
+        let answer = self.begin(status).field(POLICY.0, POLICY.1);
+        answer.body(HTML, page.as_bytes(), head_only);
         Answered { status, bytes: page.len() as u64 }
     }
 

@@ -94,7 +94,7 @@ impl Listing {
              <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
              <link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n</head>\n<body>\n{ICONS}\n\
              <main>\n<h1>{crumbs}</h1>\n<table>\n<thead><tr>{name}{size}{modified}</tr></thead>\n\
-             <tbody>\n{rows}</tbody>\n</table>\n{empty}<footer>{folders}, {files}{total}</footer>\n</main>\n</body>\n</html>\n",
+             <tbody>\n{rows}</tbody>\n</table>\n{empty}<footer>{folders}, {files}{total}; times are UTC</footer>\n</main>\n</body>\n</html>\n",
             crumbs = self.crumbs(sorting),
             name = sorting.heading(Key::Name),
             size = sorting.heading(Key::Size),
@@ -108,8 +108,7 @@ impl Listing {
     /// The way to this folder, each part a link.
     fn crumbs(&self, sorting: Sorting) -> String {
         let query = sorting.query();
-        let mut crumbs =
-            format!("<a href=\"/{query}\" aria-label=\"Top folder\">{}</a>", icon("home"));
+        let mut crumbs = format!("<a href=\"/{query}\">{} Files</a>", icon("home"));
         let mut path = PathBuf::new();
         for name in &self.path {
             path.push(name);
