@@ -56,7 +56,7 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         dir: Option<PathBuf>,
         /// How long a request may take to arrive, in seconds
-        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = common::seconds)]
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
         /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
         /// inline and pool, where it keeps others waiting]
@@ -66,6 +66,13 @@ enum Command {
         #[arg(long)]
         log: bool,
     },
+}
+
+/// Longer than that is as good as for ever, and some clocks cannot count so far.
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    let time = common::seconds(text)?;
+    let day = Duration::from_secs(86_400);
+    if time > day { Err("it must be at most a day, 86400".to_owned()) } else { Ok(time) }
 }
 
 struct WebServer {

@@ -469,7 +469,13 @@ fn the_log_is_one_line_for_each_request_whatever_is_in_it() {
 
 #[test]
 fn wrong_use_is_told() {
-    for args in [&["connect"][..], &["serve", "--header-timeout", "-1"], &["serve", "--dir"], &[]] {
+    for args in [
+        &["connect"][..],
+        &["serve", "--header-timeout", "-1"],
+        &["serve", "--header-timeout", "1e18"],
+        &["serve", "--dir"],
+        &[],
+    ] {
         assert_ends(&run("web", args), 2);
     }
     let datagrams = run("web", &["serve", "--bind", "udp:127.0.0.1:0"]);
