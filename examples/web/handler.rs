@@ -107,6 +107,7 @@ fn receive(
         Some(at) => request.set_timeout(Some(at.saturating_duration_since(Instant::now()))),
     }
     let chunk = request.chunk();
+    // Answers have the limits of the server again.
     request.set_timeout(None);
     chunk
 }

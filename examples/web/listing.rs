@@ -68,40 +68,51 @@ impl Listing {
         self.entries.sort_by_cached_key(|entry| entry.name.to_string_lossy().to_lowercase());
         // Stable: what is equal stays in the order of names.
         self.entries.sort_by(|one, other| sorting.compare(one, other));
-        let title = escape(&format!("/{}", self.path.to_string_lossy()));
-        let folders = self.entries.iter().filter(|entry| entry.is_folder).count();
-        let files = self.entries.len() - folders;
-        let total =
-            self.entries.iter().filter(|entry| !entry.is_folder).map(|entry| entry.size).sum();
-        let mut rows = String::new();
-        if !self.path.as_os_str().is_empty() {
-            // The way back keeps the order.
-            rows += &format!(
-                "<tr class=\"up\"><td class=\"name\"><a href=\"../{}\">{}Parent folder</a></td><td></td><td></td></tr>\n",
-                sorting.query(),
-                icon("up")
-            );
-        }
-        rows.extend(self.entries.iter().map(|entry| entry.row(sorting)));
-        let empty = if self.entries.is_empty() {
-            "<p class=\"empty\">This folder is empty.</p>\n"
-        } else {
-            ""
-        };
+        let rows: String = self.entries.iter().map(|entry| entry.row(sorting)).collect();
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n\
-             <link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n</head>\n<body>\n{ICONS}\n\
-             <main>\n<h1>{crumbs}</h1>\n<table>\n<thead><tr>{name}{size}{modified}</tr></thead>\n\
-             <tbody>\n{rows}</tbody>\n</table>\n{empty}<footer>{folders}, {files}{total}; times are UTC</footer>\n</main>\n</body>\n</html>\n",
+             <link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n</head>\n\
+             <body>\n{ICONS}\n<main>\n<h1>{crumbs}</h1>\n<table>\n\
+             <thead><tr>{name}{size}{modified}</tr></thead>\n<tbody>\n{up}{rows}</tbody>\n\
+             </table>\n{summary}</main>\n</body>\n</html>\n",
+            title = escape(&format!("/{}", self.path.to_string_lossy())),
             crumbs = self.crumbs(sorting),
             name = sorting.heading(Key::Name),
             size = sorting.heading(Key::Size),
             modified = sorting.heading(Key::Modified),
-            folders = count(folders, "folder"),
-            files = count(files, "file"),
-            total = if files > 0 { format!(", {}", human_size(total)) } else { String::new() },
+            up = self.way_up(sorting),
+            summary = self.summary(),
+        )
+    }
+
+    /// The row that leads to the parent folder; it keeps the order.
+    fn way_up(&self, sorting: Sorting) -> String {
+        if self.path.as_os_str().is_empty() {
+            return String::new();
+        }
+        format!(
+            "<tr class=\"up\"><td class=\"name\"><a href=\"../{}\">{}Parent folder</a></td>\
+             <td></td><td></td></tr>\n",
+            sorting.query(),
+            icon("up")
+        )
+    }
+
+    fn summary(&self) -> String {
+        if self.entries.is_empty() {
+            return "<p class=\"empty\">This folder is empty.</p>\n".to_owned();
+        }
+        let (folders, files): (Vec<&Entry>, Vec<&Entry>) =
+            self.entries.iter().partition(|entry| entry.is_folder);
+        // A few sparse files can claim to be larger than any number.
+        let total = files.iter().fold(0_u64, |total, file| total.saturating_add(file.size));
+        format!(
+            "<footer>{}, {}, {}; times are UTC</footer>\n",
+            count(folders.len(), "folder"),
+            count(files.len(), "file"),
+            human_size(total)
         )
     }
 

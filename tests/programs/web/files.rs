@@ -358,6 +358,8 @@ fn listings_are_sorted_as_asked_for() {
     }
     let answer = get(address, "/?sort=size", "");
     assert!(answer.text().contains("class=\"size\" aria-sort=\"ascending\""));
+    // An empty folder says so.
+    assert!(get(address, "/z/", "").text().contains("This folder is empty."));
     // The way down keeps the order.
     assert!(answer.text().contains("href=\"./z/?sort=size&amp;order=asc\""));
     let answer = get(address, "/?sort=size&order=desc", "");
