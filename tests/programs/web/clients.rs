@@ -31,7 +31,7 @@ fn curl_is_served_under_every_mixin() {
     let folder = folder();
     std::fs::write(folder.path().join("file.txt"), "0123456789").unwrap();
     for mixin in MIXINS {
-        let (server, address) = web(&["--mixin", mixin]);
+        let (server, address) = web(&["--mixin", mixin, "--idle-timeout", "60"]);
         let url = format!("http://{address}/");
         // Two over one connection, and curl says whether it was one.
         let count = ["-w", " %{num_connects}\n", &url, &url];
@@ -66,8 +66,8 @@ fn pythons_http_client_is_served_under_every_mixin() {
     std::fs::write(folder.path().join("sub/file.txt"), "0123456789").unwrap();
     for mixin in MIXINS {
         for dir in [None, Some(folder.path().to_str().unwrap())] {
-            let options: Vec<&str> =
-                ["--mixin", mixin].into_iter().chain(dir.map(|_| "--dir")).chain(dir).collect();
+            let mut options = vec!["--mixin", mixin, "--idle-timeout", "60"];
+            options.extend(dir.iter().flat_map(|dir| ["--dir", *dir]));
             let (_server, address) = web(&options);
             let mut command = Command::new("python3");
             command.args(["-c", HTTP_CLIENT, &address.to_string()]).args(dir.map(|_| "files"));

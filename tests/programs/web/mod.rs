@@ -413,7 +413,8 @@ fn a_request_that_takes_too_long_is_told_so() {
 
 #[test]
 fn silence_between_requests_ends_quietly() {
-    let (server, address) = web(&["--idle-timeout", "0.2"]);
+    // Long enough for the client to speak in time, also on a busy machine.
+    let (server, address) = web(&["--idle-timeout", "3"]);
     let mut client = Client::new(address);
     client.assert_open();
     client.assert_closed();
@@ -422,6 +423,18 @@ fn silence_between_requests_ends_quietly() {
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
+}
+
+#[test]
+fn a_silent_client_gives_way_where_others_wait() {
+    for (mixin, workers) in [("inline", 1), ("pool", 4)] {
+        let (_server, address) = web(&["--mixin", mixin]);
+        // More than there are workers, and all of them stay.
+        let mut silent: Vec<Client> = (0..workers * 2).map(|_| Client::new(address)).collect();
+        let mut client = Client::new(address);
+        assert_eq!(client.get("/", "").body, HELLO, "{mixin}");
+        silent.iter_mut().for_each(Client::assert_closed);
+    }
 }
 
 #[test]
