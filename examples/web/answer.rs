@@ -67,7 +67,7 @@ impl<'a> Answer<'a> {
 #[derive(Default)]
 pub struct Clock {
     second: Option<u64>,
-    date: String,
+    pub date: String,
 }
 
 impl Clock {
@@ -94,7 +94,11 @@ pub fn http_date(time: SystemTime) -> Option<String> {
 
 /// A page that says what is wrong.
 pub fn error_page(status: Status, why: &str, about: &str) -> String {
-    let (status, why, about) = (status.text(), escape(why), escape(about));
+    let (status, why) = (status.text(), escape(why));
+    let about = match about {
+        "" => String::new(),
+        about => format!("<p><code>{}</code></p>\n", escape(about)),
+    };
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -102,7 +106,7 @@ pub fn error_page(status: Status, why: &str, about: &str) -> String {
          <style>:root{{color-scheme:light dark;font:1rem/1.5 system-ui,sans-serif}}\
          body{{max-width:40rem;margin:4rem auto;padding:0 1rem}}\
          code{{overflow-wrap:anywhere}}</style>\n\
-         <h1>{status}</h1>\n<p>{why}</p>\n<p><code>{about}</code></p>\n</html>\n"
+         <h1>{status}</h1>\n<p>{why}</p>\n{about}</html>\n"
     )
 }
 

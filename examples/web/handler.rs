@@ -57,11 +57,16 @@ impl StreamRequestHandler for Web {
                 Ok(None) if kept.is_empty() => return Ok(()),
                 Ok(None) => {
                     let why = "The request ends in its middle.";
-                    return self.refuse(request, Refusal { status: Status::BadRequest, why });
+                    return self.refuse(
+                        request,
+                        &kept,
+                        Refusal { status: Status::BadRequest, why },
+                    );
                 }
                 Err(error) if deadline.is_some() && TimedOut::find(&error).is_some() => {
                     let why = "The request takes too long to arrive.";
-                    return self.refuse(request, Refusal { status: Status::RequestTimeout, why });
+                    let refusal = Refusal { status: Status::RequestTimeout, why };
+                    return self.refuse(request, &kept, refusal);
                 }
                 Err(error) => return Err(error.into()),
             };
@@ -134,7 +139,7 @@ impl Web {
                 Step::More => return Ok((Next::Read, at)),
                 Step::Continue => self.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"),
                 Step::Refused(refusal) => {
-                    self.write_refusal(request, refusal);
+                    self.write_refusal(request, &bytes[at..], refusal);
                     return Ok((Next::Close, at));
                 }
                 Step::Request(head, used) => {
@@ -165,7 +170,8 @@ impl Web {
         };
         if self.site.log {
             let method = if head.method == Method::Get { "GET" } else { "HEAD" };
-            log(request, &format!("{method} {}", head.target), answered);
+            let line = format!("{method} {} HTTP/1.{}", head.target, head.minor);
+            log(request, &self.clock, line.as_bytes(), answered);
         }
         let closes = connection == Connection::Closes || answered.status.is_error();
         Ok(if closes { Next::Close } else { Next::Read })
@@ -189,22 +195,29 @@ impl Web {
 
     /// Answers what cannot be understood. After it the connection closes: where the next request would begin
     /// is anybody's guess.
-    fn write_refusal(&mut self, request: &StreamRequest, refusal: Refusal) {
+    fn write_refusal(&mut self, request: &StreamRequest, bytes: &[u8], refusal: Refusal) {
+        let line = first_line(bytes);
         let page = error_page(refusal.status, refusal.why, "");
         let mut answer =
             Answer::new(&mut self.out, &self.clock, refusal.status, Connection::Closes);
         if refusal.status == Status::MethodNotAllowed {
             answer = answer.field("Allow", "GET, HEAD");
         }
-        answer.body(HTML, page.as_bytes(), false);
+        answer.body(HTML, page.as_bytes(), line.starts_with(b"HEAD "));
         if self.site.log {
-            log(request, "-", Answered { status: refusal.status, bytes: page.len() as u64 });
+            let answered = Answered { status: refusal.status, bytes: page.len() as u64 };
+            log(request, &self.clock, line, answered);
         }
     }
 
-    fn refuse(&mut self, request: &mut StreamRequest, refusal: Refusal) -> HandlerResult {
+    fn refuse(
+        &mut self,
+        request: &mut StreamRequest,
+        bytes: &[u8],
+        refusal: Refusal,
+    ) -> HandlerResult {
         self.clock.tick();
-        self.write_refusal(request, refusal);
+        self.write_refusal(request, bytes, refusal);
         Ok(self.send(request)?)
     }
 
@@ -221,14 +234,22 @@ impl Web {
 const HELLO: &[u8] = b"Hello, World";
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// What a request that is none begins with: its line, and not much of it.
+fn first_line(bytes: &[u8]) -> &[u8] {
+    const SHOWN: usize = 200;
+    let line = bytes.trim_ascii_start();
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    &line[..line.len().min(SHOWN)]
+}
+
 /// Tells of a request on stdout, in one line whatever its peer has put into it.
-fn log(request: &StreamRequest, what: &str, answered: Answered) {
-    let mut line = format!("{} \"", request.client_address());
-    for byte in what.bytes() {
+fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) {
+    let mut line = format!("{} [{}] \"", request.client_address(), clock.date);
+    for byte in what {
         match byte {
             b'\\' => line += "\\\\",
             b'"' => line += "\\\"",
-            b' '..=b'~' => line.push(char::from(byte)),
+            b' '..=b'~' => line.push(char::from(*byte)),
             // Nothing fails that is written to memory.
             _ => drop(write!(line, "\\x{byte:02x}")),
         }

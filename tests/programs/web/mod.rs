@@ -346,6 +346,19 @@ fn what_is_no_request_gets_its_status_and_an_end() {
 }
 
 #[test]
+fn a_head_that_is_refused_is_answered_without_a_body() {
+    let (_server, address) = web(&[]);
+    for (rest, status) in [("HTTP/1.1\r\nExpect: tea", 417), ("HTTP/3.0", 505)] {
+        let mut client = Client::new(address);
+        client.send(format!("HEAD / {rest}\r\n\r\n"));
+        let head = client.head();
+        assert_eq!(head.status, status);
+        assert_ne!(head.header("Content-Length"), Some("0"));
+        client.assert_closed();
+    }
+}
+
+#[test]
 fn what_is_unusual_and_right_is_served() {
     let (_server, address) = web(&[]);
     let long = "a".repeat(65_000);
@@ -473,11 +486,14 @@ fn the_log_is_one_line_for_each_request_whatever_is_in_it() {
     let (server, address) = web(&["--log"]);
     get(address, "/a\\b\u{9b}31m\"", "");
     let line = server.line();
-    assert!(line.ends_with(r#" "GET /a\\b\xc2\x9b31m\"" 200 12"#), "{line}");
+    assert!(line.ends_with(r#" GMT] "GET /a\\b\xc2\x9b31m\" HTTP/1.1" 200 12"#), "{line}");
     assert!(line.starts_with("127.0.0.1:"), "{line}");
-    assert_refused(address, "GET / HTTP/7.0\r\n\r\n", 505);
+    // Also what is no request, and not all of it.
+    let evil = format!("GET /\x1b[31m\0\r{} HTTP/1.1\r\n\r\n", "a".repeat(1_000));
+    assert_refused(address, evil, 400);
     let line = server.line();
-    assert!(line.contains(" \"-\" 505 "), "{line}");
+    assert!(line.contains(r#" "GET /\x1b[31m\x00\x0daaa"#) && line.len() < 400, "{line}");
+    assert!(line.contains("aaa\" 400 "), "{line}");
 }
 
 #[test]
