@@ -10,10 +10,15 @@ use std::time::SystemTime;
 use crate::answer::{escape, http_date};
 use crate::folder::{Folder, Thing, encode, folder_url};
 
+/// How much of a folder is shown: more than anyone reads, and little enough for many visitors at once.
+const SHOWN: usize = 10_000;
+
 /// What is in a folder.
 pub struct Listing {
     path: PathBuf,
     entries: Vec<Entry>,
+    /// There is more than is shown.
+    is_cut: bool,
 }
 
 struct Entry {
@@ -50,6 +55,9 @@ impl Listing {
             }
             // What has vanished meanwhile is left out as well.
             let Ok(metadata) = metadata else { continue };
+            if entries.len() == SHOWN {
+                return Ok(Self { path: thing.path.clone(), entries, is_cut: true });
+            }
             if metadata.is_file() || metadata.is_dir() {
                 entries.push(Entry {
                     name: entry.file_name(),
@@ -59,7 +67,7 @@ impl Listing {
                 });
             }
         }
-        Ok(Self { path: thing.path.clone(), entries })
+        Ok(Self { path: thing.path.clone(), entries, is_cut: false })
     }
 
     /// The page, sorted as the query asks.
@@ -109,7 +117,8 @@ impl Listing {
         // A few sparse files can claim to be larger than any number.
         let total = files.iter().fold(0_u64, |total, file| total.saturating_add(file.size));
         format!(
-            "<footer>{}, {}, {}; times are UTC</footer>\n",
+            "<footer>{}{}, {}, {}; times are UTC</footer>\n",
+            if self.is_cut { "There is more than this page shows: " } else { "" },
             count(folders.len(), "folder"),
             count(files.len(), "file"),
             human_size(total)

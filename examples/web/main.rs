@@ -6,14 +6,15 @@
 //! cargo run --release --example web -- serve --dir . --log
 //! ```
 //!
-//! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come together
-//! are answered together, by one send. A body is read and thrown away, up to 64 KiB.
+//! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come
+//! together are answered together, by one send. A body is read and thrown away, up to 64 KiB.
 //!
-//! Under `inline` and `pool` an idle connection keeps others waiting: there `--idle-timeout` is a second unless you say
-//! otherwise.
+//! Under `inline` and `pool` an idle connection keeps others waiting: there `--idle-timeout` is a second
+//! unless you say otherwise.
 //!
 //! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (a request
-//! without `Host` is served, though HTTP/1.1 would have it refused: people type requests by hand). `--dir` needs Linux.
+//! without `Host` is served, though HTTP/1.1 would have it refused: people type requests by hand). A
+//! listing shows 10,000 entries. `--dir` needs Linux.
 
 mod answer;
 #[path = "../common/mod.rs"]

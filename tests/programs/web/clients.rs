@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::support::{folder, skip};
+use crate::support::{folder, has_ipv6, skip};
 
 const HTTP_CLIENT: &str = include_str!("http_client.py");
 
@@ -76,6 +76,20 @@ fn pythons_http_client_is_served_under_every_mixin() {
             assert_eq!(ended.out, "done\n", "{mixin}: {}", ended.err);
         }
     }
+}
+
+#[test]
+fn curl_is_served_over_ipv6() {
+    if is_missing("curl") {
+        return;
+    }
+    if !has_ipv6() {
+        // A machine may have no IPv6 at all.
+        println!("skipped: there is no IPv6 here");
+        return;
+    }
+    let (_server, addresses) = serve("web", &["[::1]:0"], &[]);
+    assert_eq!(curl(&["-g", &format!("http://{}/", addresses[0])]), "Hello, World");
 }
 
 #[test]

@@ -270,16 +270,17 @@ fn what_the_client_has_is_not_sent_again() {
 
 #[test]
 fn a_file_from_before_all_dates_is_served() {
-    let (_folder, _server, address) = site(|path| {
-        for (name, time) in [
-            ("old.txt", UNIX_EPOCH - Duration::from_secs(1)),
-            ("new.txt", UNIX_EPOCH + Duration::from_secs(253_402_300_800)),
-        ] {
-            let file = File::create(path.join(name)).unwrap();
-            // Not every file system can keep the second.
-            let _ = file.set_times(FileTimes::new().set_modified(time));
-        }
-    });
+    // In memory, where there is such a folder: file systems of disks cannot count so far.
+    let memory = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm");
+    let folder = memory.unwrap_or_else(|_| folder());
+    for (name, time) in [
+        ("old.txt", UNIX_EPOCH - Duration::from_secs(1)),
+        ("new.txt", UNIX_EPOCH + Duration::from_secs(253_402_300_800)),
+    ] {
+        let file = File::create(folder.path().join(name)).unwrap();
+        file.set_times(FileTimes::new().set_modified(time)).unwrap();
+    }
+    let (_server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
     for target in ["/old.txt", "/new.txt", "/"] {
         assert_eq!(get(address, target, "").status, 200);
     }
@@ -323,6 +324,22 @@ fn a_file_that_grows_shorter_ends_the_connection() {
     let err = server.err_line();
     assert!(!err.is_empty());
     assert_eq!(get(address, "/", "").status, 200);
+}
+
+#[test]
+fn a_listing_of_very_much_is_cut_and_says_so() {
+    const FILES: usize = 10_001;
+    let (folder, _server, address) = site(|path| {
+        for number in 0..FILES {
+            File::create(path.join(number.to_string())).unwrap();
+        }
+    });
+    let listing = get(address, "/", "");
+    assert_eq!(listing.text().matches("<bdi>").count(), FILES - 1);
+    assert!(listing.text().contains("There is more than this page shows: "));
+    // Exactly as much as is shown is not too much.
+    fs::remove_file(folder.path().join("0")).unwrap();
+    assert!(!get(address, "/", "").text().contains("There is more"));
 }
 
 #[test]
