@@ -260,12 +260,11 @@ fn why_malformed(line: &[u8]) -> Refusal {
 
 impl<'a> Head<'a> {
     fn read_headers(&mut self, block: &'a [u8], room: &mut [Header<'a>]) -> Result<(), Refusal> {
-        let Ok(Parsed::Complete((used, headers))) = httparse::parse_headers(block, room) else {
-            return Err(bad("The headers are malformed."));
+        let headers = match httparse::parse_headers(block, room) {
+            // It has to see their end where the decoder does.
+            Ok(Parsed::Complete((used, headers))) if used == block.len() => headers,
+            _ => return Err(bad("The headers are malformed.")),
         };
-        if used != block.len() {
-            return Err(bad("The headers are malformed."));
-        }
         let (mut length, mut coding, mut host) = (None, None, None);
         for header in headers.iter() {
             let Header { name, value } = *header;

@@ -65,6 +65,8 @@ fn nothing_outside_is_reached_by_any_spelling_of_dots() {
     let outside = std::env::temp_dir();
     assert_eq!(get(address, &format!("/{}", outside.display()), "").status, 404);
     assert_eq!(get(address, "/sub/file.txt", "").text(), "public");
+    // Not even to what is inside: such a path is nobody's.
+    assert_eq!(get(address, "/sub/../sub/file.txt", "").status, 404);
 }
 
 #[test]
@@ -299,6 +301,7 @@ fn a_request_cannot_be_hidden_behind_another() {
         "\r\n",
         "5\nhello\r\n0\r\n\r\n",
         "5\r\nhello0\r\n\r\n",
+        "5\r\nhelloXX0\r\n\r\n",
         "5;\n\r\nhello\r\n",
         "0x5\r\nhello\r\n",
         "+5\r\nhello\r\n",
