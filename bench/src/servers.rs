@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::{self, Load};
-use crate::peer::{Mode, Peer};
+use crate::peer::{Mode, Peer, has_nginx};
 use crate::process::Trouble;
 
 /// A server in the tables.
@@ -34,7 +34,7 @@ const PYTHON: &str = include_str!("../peers/sockets.py");
 const UNBOUNDED: usize = usize::MAX;
 
 /// All modes of streams.
-const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat];
+const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Web];
 const ALL: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram];
 const WITH_WEB: &[Mode] =
     &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram, Mode::Web];
@@ -71,7 +71,7 @@ pub const SERVERS: &[Server] = &[
     ours("Forking", "forking", APART, 64),
     ours("Prefork", "prefork", APART, 1),
     ours("Green", "green", WITH_WEB, UNBOUNDED),
-    peer("epoll", Peer::Epoll, &[Mode::Echo, Mode::Line], UNBOUNDED),
+    peer("epoll", Peer::Epoll, &[Mode::Echo, Mode::Line, Mode::Web], UNBOUNDED),
     peer("mmsg", Peer::Mmsg, &[Mode::Datagram], UNBOUNDED),
     peer("std threads", Peer::Threads, STREAMS, UNBOUNDED),
     peer("pool of 4", Peer::Pool, &[Mode::Line], 4),
@@ -80,6 +80,8 @@ pub const SERVERS: &[Server] = &[
     peer("tokio", Peer::Tokio, ALL, UNBOUNDED),
     peer("tokio current", Peer::TokioCurrent, ALL, UNBOUNDED),
     peer("hyper", Peer::Hyper, &[Mode::Web], UNBOUNDED),
+    peer("may_minihttp", Peer::May, &[Mode::Web], UNBOUNDED),
+    peer("nginx", Peer::Nginx, &[Mode::Web], UNBOUNDED),
     Server { name: "Go", program: Program::Go, modes: ALL, at_once: UNBOUNDED },
     python("Python serial", "serial", &[Mode::Line, Mode::Sink, Mode::Datagram], 1),
     python("Python threading", "threading", ALL, UNBOUNDED),
@@ -107,6 +109,7 @@ impl Server {
         }
         match self.program {
             Program::Ours(mixin) => ours_command(mixin, mode),
+            Program::Peer(Peer::Nginx) if !has_nginx() => Err(skipped("nginx is not installed")),
             Program::Peer(peer) => {
                 let mut command = Command::new(beside("bench"));
                 command.args(["peer", &word(&peer), &word(&mode)]);

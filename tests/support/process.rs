@@ -72,6 +72,10 @@ impl Process {
         self.child.borrow_mut().try_wait().unwrap()
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.borrow().id()
+    }
+
     pub fn send_signal(&self, signal: i32) {
         system::send_signal(self.child.borrow().id(), signal);
     }

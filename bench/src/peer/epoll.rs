@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
+use super::http::Http;
 use super::{Mode, announce, unsupported};
 use crate::sys::{EDGE, ENDED, Epoll, READABLE, WRITABLE, accept, events};
 
@@ -12,7 +13,7 @@ const LISTENER: usize = usize::MAX;
 const ACCEPTS: usize = 64;
 
 pub fn serve(mode: Mode) -> io::Result<()> {
-    if !matches!(mode, Mode::Echo | Mode::Line) {
+    if !matches!(mode, Mode::Echo | Mode::Line | Mode::Web) {
         return unsupported();
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -20,8 +21,8 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     announce(listener.local_addr()?)?;
     let epoll = Epoll::new()?;
     epoll.add(&listener, READABLE, LISTENER)?;
-    Loop { mode, epoll, connections: Vec::new(), free: Vec::new(), buffer: vec![0; 65_536] }
-        .run(&listener)
+    let (connections, free, http) = (Vec::new(), Vec::new(), Http::default());
+    Loop { mode, epoll, connections, free, http, buffer: vec![0; 65_536] }.run(&listener)
 }
 
 struct Loop {
@@ -29,6 +30,7 @@ struct Loop {
     epoll: Epoll,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
+    http: Http,
     buffer: Vec<u8>,
 }
 
@@ -40,6 +42,8 @@ struct Connection {
     registered: bool,
     /// The beginning of a line, or what the socket did not take.
     kept: Vec<u8>,
+    /// The beginning of a head.
+    head: Vec<u8>,
     writing: bool,
 }
 
@@ -76,7 +80,7 @@ impl Loop {
     }
 
     fn begin(&mut self, stream: TcpStream) -> io::Result<()> {
-        if self.mode == Mode::Echo {
+        if self.mode != Mode::Line {
             stream.set_nodelay(true)?;
         }
         let mut connection = Connection {
@@ -84,6 +88,7 @@ impl Loop {
             ended: false,
             registered: false,
             kept: Vec::new(),
+            head: Vec::new(),
             writing: false,
         };
         if self.step(&mut connection) == Next::Close {
@@ -126,6 +131,7 @@ impl Loop {
     fn step(&mut self, connection: &mut Connection) -> Next {
         let done = match self.mode {
             Mode::Echo => connection.echo(&mut self.buffer),
+            Mode::Web => connection.web(&mut self.buffer, &mut self.http),
             _ => connection.line(&mut self.buffer),
         };
         done.unwrap_or(Next::Close)
@@ -144,19 +150,42 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
                 Err(error) => return Err(error),
             };
-            let sent = match self.stream.write(&buffer[..count]) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-                sent => sent?,
-            };
-            if sent < count {
-                self.kept.extend_from_slice(&buffer[sent..count]);
-                self.writing = true;
-                return Ok(Next::Wait);
-            }
-            if count < buffer.len() && !self.ended {
+            if !self.send(&buffer[..count])? || count < buffer.len() && !self.ended {
                 return Ok(Next::Wait);
             }
         }
+    }
+
+    fn web(&mut self, buffer: &mut [u8], http: &mut Http) -> io::Result<Next> {
+        if self.writing && !self.flush()? {
+            return Ok(Next::Wait);
+        }
+        loop {
+            let count = match self.stream.read(buffer) {
+                Ok(0) => return Ok(Next::Close),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Next::Wait),
+                Err(error) => return Err(error),
+            };
+            http.take(&mut self.head, &buffer[..count])?;
+            if !self.send(&http.out)? || count < buffer.len() && !self.ended {
+                return Ok(Next::Wait);
+            }
+        }
+    }
+
+    /// Writes, and keeps what the socket does not take; whether all of it went.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        if bytes.is_empty() {
+            return Ok(true);
+        }
+        let sent = match self.stream.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            sent => sent?,
+        };
+        self.kept.extend_from_slice(&bytes[sent..]);
+        self.writing = sent < bytes.len();
+        Ok(!self.writing)
     }
 
     /// Writes what was kept; whether all of it went.

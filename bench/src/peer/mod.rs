@@ -2,12 +2,17 @@
 
 mod epoll;
 mod fork;
+mod http;
 mod hyper;
 mod inline;
+mod may;
 mod mmsg;
+mod nginx;
 mod pool;
 mod threads;
 mod tokio;
+
+pub use nginx::is_there as has_nginx;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -52,6 +57,10 @@ pub enum Peer {
     TokioCurrent,
     /// hyper on tokio
     Hyper,
+    /// may_minihttp
+    May,
+    /// nginx with one worker
+    Nginx,
 }
 
 /// Serves until it is killed.
@@ -66,6 +75,8 @@ pub fn serve(peer: Peer, mode: Mode) -> io::Result<()> {
         Peer::Tokio => tokio::serve(mode, true),
         Peer::TokioCurrent => tokio::serve(mode, false),
         Peer::Hyper => hyper::serve(mode),
+        Peer::May => may::serve(mode),
+        Peer::Nginx => nginx::serve(mode),
     }
 }
 

@@ -6,10 +6,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use super::http::Http;
 use super::{Mode, announce, unsupported};
 
 pub fn serve(mode: Mode) -> io::Result<()> {
-    if matches!(mode, Mode::Datagram | Mode::Web) {
+    if mode == Mode::Datagram {
         return unsupported();
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -24,6 +25,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
                 Mode::Echo => echo(stream),
                 Mode::Line => line(&stream),
                 Mode::Sink => sink(stream),
+                Mode::Web => web(stream),
                 _ => chat(&stream, &room, number),
             };
         });
@@ -58,6 +60,20 @@ fn sink(mut stream: TcpStream) -> io::Result<()> {
             0 => return stream.write_all(format!("{total}\n").as_bytes()),
             count => total += count,
         }
+    }
+}
+
+fn web(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut http, mut kept) = (Http::default(), Vec::new());
+    let mut buffer = [0; 8192];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        http.take(&mut kept, &buffer[..count])?;
+        stream.write_all(&http.out)?;
     }
 }
 

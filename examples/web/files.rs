@@ -1,0 +1,216 @@
+//! Answers from a folder: files, parts of files, listings, and why there is none.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use socketserver::StreamRequest;
+
+use crate::answer::{Answer, Clock, Connection, HTML, error_page, http_date};
+use crate::conditions::{Span, Version};
+use crate::folder::{Folder, Target, Thing, folder_url};
+use crate::handler::BATCH_BYTES;
+use crate::listing::Listing;
+use crate::protocol::{Head, Method, Status};
+
+/// What is shown in place of a listing, as in Python.
+const INDEX: [&str; 2] = ["index.html", "index.htm"];
+
+/// Has a browser believe the type that it is told, and ask each time whether the file is still the same: a
+/// page that is being worked on has to be seen as it is.
+const CAUTION: (&str, &str) = ("Cache-Control", "no-cache");
+const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
+
+/// Pages of our own load nothing and run nothing, whatever a file may be called.
+const POLICY: (&str, &str) =
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:");
+
+/// A request on its way to its answer.
+pub struct Exchange<'a, 'h> {
+    pub request: &'a mut StreamRequest,
+    pub head: &'a Head<'h>,
+    pub out: &'a mut Vec<u8>,
+    pub clock: &'a Clock,
+    pub connection: Connection,
+}
+
+/// What has been answered, for the log.
+#[derive(Clone, Copy)]
+pub struct Answered {
+    pub status: Status,
+    pub bytes: u64,
+}
+
+impl Exchange<'_, '_> {
+    /// Answers from a folder. Fails only if the connection does, or a file that is being sent.
+    pub fn answer(mut self, folder: &Folder) -> io::Result<Answered> {
+        let Some(target) = Target::read(self.head.target) else { return Ok(self.not_found()) };
+        let found = folder.find(&target.path).and_then(|thing| {
+            if !thing.metadata.is_dir() {
+                let file = if target.is_folder { None } else { Some(thing.open()?) };
+                return Ok(Found::File(thing, file));
+            }
+            if !target.is_folder {
+                return Ok(Found::Moved);
+            }
+            for name in INDEX {
+                match folder.find(&target.path.join(name)) {
+                    Ok(index) if index.metadata.is_file() => {
+                        let file = index.open()?;
+                        return Ok(Found::File(index, Some(file)));
+                    }
+                    _ => {}
+                }
+            }
+            Listing::read(folder, &thing).map(Found::Listing)
+        });
+        match found {
+            Ok(Found::File(thing, Some(file))) => self.file(&thing, file),
+            Ok(Found::File(_, None)) => Ok(self.not_found()),
+            Ok(Found::Moved) => Ok(self.moved(&target)),
+            Ok(Found::Listing(listing)) => Ok(self.page(Status::Ok, &listing.page(target.query))),
+            Err(error) => Ok(self.failed(&error)),
+        }
+    }
+
+    fn file(&mut self, thing: &Thing, mut file: File) -> io::Result<Answered> {
+        let metadata = file.metadata()?;
+        let size = metadata.len();
+        let version = Version::new(metadata.modified().ok(), size);
+        if version.is_known(self.head) {
+            self.begin(Status::NotModified).field("ETag", &version.etag).end();
+            return Ok(Answered { status: Status::NotModified, bytes: 0 });
+        }
+        let (status, part) = match Span::new(self.head, &version, size) {
+            Span::Whole => (Status::Ok, 0..size),
+            Span::Part(part) => (Status::PartialContent, part),
+            Span::Nothing => return Ok(self.no_such_part(size)),
+        };
+        let length = part.end - part.start;
+        let mut answer = self
+            .begin(status)
+            .field("Content-Type", media_type(&thing.path))
+            .field("Content-Length", length)
+            .field("Accept-Ranges", "bytes")
+            .field("ETag", &version.etag);
+        if let Some(date) = version.modified.and_then(http_date) {
+            answer = answer.field("Last-Modified", date);
+        }
+        if status == Status::PartialContent {
+            let range = format_args!("bytes {}-{}/{size}", part.start, part.end - 1);
+            answer = answer.field("Content-Range", range);
+        }
+        answer.end();
+        if self.head.method == Method::Get {
+            if part.start > 0 {
+                file.seek(SeekFrom::Start(part.start))?;
+            }
+            self.send(&file, length)?;
+        }
+        Ok(Answered { status, bytes: length })
+    }
+
+    /// Sends so much of a file, through the buffer of the answers: what is small leaves together with its head,
+    /// and of what is large there is never more than one batch in memory.
+    fn send(&mut self, file: &File, mut left: u64) -> io::Result<()> {
+        while left > 0 {
+            let room = BATCH_BYTES.saturating_sub(self.out.len()) as u64;
+            let count = file.take(left.min(room)).read_to_end(self.out)? as u64;
+            if count == 0 && room > 0 {
+                // The length is promised already: only the end of the connection can tell.
+                let text = "the file has become shorter while it was being sent";
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+            }
+            left -= count;
+            if self.out.len() >= BATCH_BYTES {
+                self.request.write_all(self.out)?;
+                self.out.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn moved(&mut self, target: &Target<'_>) -> Answered {
+        let mut url = folder_url(&target.path);
+        if let Some(query) = target.query {
+            url = format!("{url}?{query}");
+        }
+        let page = error_page(Status::MovedPermanently, "It is a folder.", &url);
+        let head_only = self.head.method == Method::Head;
+        // Bytes beyond ASCII have no meaning in a header.
+        let url = percent_encoding::utf8_percent_encode(&url, percent_encoding::CONTROLS);
+        let answer = self.begin(Status::MovedPermanently).field("Location", url);
+        answer.body(HTML, page.as_bytes(), head_only);
+        Answered { status: Status::MovedPermanently, bytes: page.len() as u64 }
+    }
+
+    fn no_such_part(&mut self, size: u64) -> Answered {
+        let status = Status::RangeNotSatisfiable;
+        self.connection = Connection::Closes;
+        let head_only = self.head.method == Method::Head;
+        let page = error_page(status, "The file has no such part.", self.head.target);
+        let answer = self.begin(status).field("Content-Range", format_args!("bytes */{size}"));
+        answer.body(HTML, page.as_bytes(), head_only);
+        Answered { status, bytes: page.len() as u64 }
+    }
+
+    fn not_found(&mut self) -> Answered {
+        self.error(Status::NotFound, "There is nothing here by this name.")
+    }
+
+    /// Says as much of what went wrong as concerns a visitor.
+    fn failed(&mut self, error: &io::Error) -> Answered {
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::PermissionDenied, _) => {
+                self.error(Status::Forbidden, "The server may not read this.")
+            }
+            (ErrorKind::NotFound | ErrorKind::NotADirectory, _)
+            | (_, Some(libc::ELOOP | libc::ENAMETOOLONG)) => self.not_found(),
+            _ => {
+                // A closed stderr leaves the answer.
+                let _ = writeln!(
+                    io::stderr(),
+                    "cannot read what {:?} stands for: {error}",
+                    self.head.target
+                );
+                self.error(Status::InternalServerError, "The server cannot read this now.")
+            }
+        }
+    }
+
+    fn error(&mut self, status: Status, why: &str) -> Answered {
+        self.connection = Connection::Closes;
+        let asked = percent_encoding::percent_decode_str(self.head.target).decode_utf8_lossy();
+        self.page(status, &error_page(status, why, &asked))
+    }
+
+    fn page(&mut self, status: Status, page: &str) -> Answered {
+        let head_only = self.head.method == Method::Head;
+        let answer = self.begin(status).field(POLICY.0, POLICY.1);
+        answer.body(HTML, page.as_bytes(), head_only);
+        Answered { status, bytes: page.len() as u64 }
+    }
+
+    fn begin(&mut self, status: Status) -> Answer<'_> {
+        let answer = Answer::new(self.out, self.clock, status, self.connection);
+        [CAUTION, NO_SNIFFING]
+            .into_iter()
+            .fold(answer, |answer, (name, value)| answer.field(name, value))
+    }
+}
+
+enum Found {
+    /// A file, opened unless it was asked for as if it were a folder.
+    File(Thing, Option<File>),
+    /// A folder that was asked for as if it were a file: relative links in it would lead astray.
+    Moved,
+    Listing(Listing),
+}
+
+/// The type by a file's name. Text is taken for UTF-8, as nearly all of it is today.
+fn media_type(path: &Path) -> String {
+    let guess = mime_guess::from_path(path).first_or_octet_stream();
+    let is_text =
+        guess.type_() == "text" || matches!(guess.subtype().as_str(), "javascript" | "json");
+    if is_text { format!("{guess}; charset=utf-8") } else { guess.to_string() }
+}

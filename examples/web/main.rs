@@ -1,0 +1,130 @@
+//! Web: a small HTTP/1.1 server. It greets, or it serves the files of a folder.
+//!
+//! ```text
+//! cargo run --release --example web -- serve
+//! curl -i http://127.0.0.1:8080/
+//! cargo run --release --example web -- serve --dir . --log
+//! ```
+//!
+//! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come
+//! together are answered together, by one send. A body is read and thrown away, up to 64 KiB.
+//!
+//! Under `inline` and `pool` an idle connection keeps others waiting: there `--idle-timeout` is a second
+//! unless you say otherwise.
+//!
+//! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (a request
+//! without `Host` is served, though HTTP/1.1 would have it refused: people type requests by hand). A
+//! listing shows 10,000 entries. `--dir` needs Linux.
+
+mod answer;
+#[path = "../common/mod.rs"]
+mod common;
+mod conditions;
+mod files;
+mod folder;
+mod handler;
+mod listing;
+mod protocol;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use common::{Failure, MixinName, Program, ServeOptions};
+use folder::Folder;
+use handler::{Site, Web};
+use socketserver::{
+    ByClosure, ByFunction, DatagramFn, DatagramRequest, HandlerResult, Limits, MakeHandler,
+    StreamRequest,
+};
+
+/// A small HTTP/1.1 server: it greets, or it serves the files of a folder.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until Ctrl-C
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+        /// The folder whose files are served; without it every path is answered by `Hello, World`
+        #[arg(long, value_name = "PATH")]
+        dir: Option<PathBuf>,
+        /// How long a request may take to arrive, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
+        header_timeout: Duration,
+        /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
+        /// inline and pool, where it keeps others waiting]
+        #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
+        idle_timeout: Option<Duration>,
+        /// Tell of every request on stdout
+        #[arg(long)]
+        log: bool,
+    },
+}
+
+/// Longer than that is as good as for ever, and some clocks cannot count so far.
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    let time = common::seconds(text)?;
+    let day = Duration::from_secs(86_400);
+    if time > day { Err("it must be at most a day, 86400".to_owned()) } else { Ok(time) }
+}
+
+struct WebServer {
+    site: Arc<Site>,
+    idle: Duration,
+}
+
+impl Program for WebServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:8080";
+    type StreamKind = ByClosure;
+    type DatagramKind = ByFunction;
+
+    fn exposure(&self) -> String {
+        match &self.site.folder {
+            Some(folder) => {
+                format!("anyone there may read all files in {}", folder.root().display())
+            }
+            None => "anyone there may be greeted".to_owned(),
+        }
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+        let site = Arc::clone(&self.site);
+        move || Web::new(&site)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+        None::<DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>>
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { idle: self.idle, ..Limits::default() }
+    }
+}
+
+fn main() -> ExitCode {
+    let Command::Serve { options, dir, header_timeout, idle_timeout, log } = Cli::parse().command;
+    let keeps_others_waiting = matches!(options.mixin, MixinName::Inline | MixinName::Pool);
+    let usual = Duration::from_secs(if keeps_others_waiting { 1 } else { 60 });
+    let idle = idle_timeout.unwrap_or(usual);
+    let folder = dir.map(|dir| {
+        Folder::new(&dir).map_err(|error| {
+            let text = format!(
+                "cannot serve {}: {error}; give --dir a folder that you may read",
+                dir.display()
+            );
+            Failure::Other(text)
+        })
+    });
+    common::exit(folder.transpose().and_then(|folder| {
+        let site = Arc::new(Site { folder, header_timeout, log });
+        common::serve(&WebServer { site, idle }, &options)
+    }))
+}

@@ -1,0 +1,158 @@
+//! Bodies: how long they are, and where they end. They are not looked into.
+
+use std::str;
+
+use httparse::Status as Parsed;
+
+use super::{Refusal, Status, bad, refusal};
+
+/// What a body may have, and what it may take as it is sent. Nobody here wants one: it is thrown away, so that
+/// the connection can go on.
+pub const BODY_BYTES: usize = 65_536;
+const ENCODED_BODY_BYTES: usize = 2 * BODY_BYTES;
+/// A chunk's size, with the extensions that nobody uses.
+const CHUNK_LINE_BYTES: usize = 256;
+
+/// How long a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Length(usize),
+    Chunked,
+}
+
+/// Reads it from the headers.
+pub fn framing(
+    length: Option<&[u8]>,
+    coding: Option<&[u8]>,
+    minor: u8,
+) -> Result<Framing, Refusal> {
+    let too_large = refusal(Status::ContentTooLarge, "The body is too large.");
+    match (length, coding) {
+        (None, None) => Ok(Framing::Length(0)),
+        (Some(_), Some(_)) => Err(bad("The length of the body is given in two ways.")),
+        (None, Some(_)) if minor == 0 => Err(bad("HTTP/1.0 has no Transfer-Encoding.")),
+        (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (None, Some(_)) => {
+            Err(refusal(Status::NotImplemented, "Only the transfer coding 'chunked' is known."))
+        }
+        (Some(length), None) => {
+            if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
+                return Err(bad("The Content-Length is not a number."));
+            }
+            // Digits that do not fit into a number are a number that is too large.
+            let text = str::from_utf8(length).unwrap_or_default();
+            let length = text.parse().ok().filter(|length| *length <= BODY_BYTES);
+            length.map(Framing::Length).ok_or(too_large)
+        }
+    }
+}
+
+/// Finds the end of a body.
+#[derive(Debug, Default)]
+pub struct BodyReader {
+    /// Up to where it has been read.
+    pub at: usize,
+    start: usize,
+    /// How many bytes have come out of chunks.
+    decoded: usize,
+    part: Part,
+}
+
+/// What stands at `at`.
+#[derive(Debug, Default)]
+enum Part {
+    /// The size of a chunk.
+    Size,
+    /// So many bytes, and a newline if they are a chunk.
+    Data { left: usize, chunk: bool },
+    /// A line after the last chunk: a header that nobody wants, or the empty one that ends it all.
+    Trailer,
+    #[default]
+    End,
+}
+
+impl BodyReader {
+    pub fn new(framing: Framing, start: usize) -> Self {
+        let part = match framing {
+            Framing::Length(left) => Part::Data { left, chunk: false },
+            Framing::Chunked => Part::Size,
+        };
+        Self { at: start, start, decoded: 0, part }
+    }
+
+    /// Whether the end has come.
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
+        loop {
+            let limit = self.start + ENCODED_BODY_BYTES;
+            match self.part {
+                Part::End => return Ok(true),
+                Part::Data { left, chunk: false } => {
+                    if bytes.len() - self.at < left {
+                        return Ok(false);
+                    }
+                    self.at += left;
+                    self.part = Part::End;
+                }
+                Part::Data { left, chunk: true } => {
+                    let rest = &bytes[self.at..];
+                    let end = rest.get(left..).unwrap_or_default();
+                    if !b"\r\n".starts_with(&end[..end.len().min(2)]) {
+                        return Err(bad("A chunk does not end where it says."));
+                    }
+                    if end.len() < 2 {
+                        return Ok(false);
+                    }
+                    self.at += left + 2;
+                    self.part = Part::Size;
+                }
+                Part::Size | Part::Trailer => {
+                    let Some(line) = self.line(bytes)? else { return Ok(false) };
+                    self.at += line.len();
+                    if self.at > limit {
+                        return Err(refusal(Status::ContentTooLarge, "The body is too large."));
+                    }
+                    self.part = self.after(line)?;
+                }
+            }
+        }
+    }
+
+    /// The next line with its newline, which has to be a whole one: others see an end at a lone `\n`, and
+    /// what one server sees there and another does not is a smuggled request.
+    fn line<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
+        let rest = &bytes[self.at..];
+        let found = rest.iter().take(CHUNK_LINE_BYTES).position(|byte| *byte == b'\n');
+        let Some(newline) = found else {
+            if rest.len() >= CHUNK_LINE_BYTES {
+                return Err(bad("A line between the chunks is too long."));
+            }
+            return Ok(None);
+        };
+        let line = &rest[..=newline];
+        let text = line.strip_suffix(b"\r\n");
+        if text.is_none_or(|text| text.contains(&b'\r')) {
+            return Err(bad("A line between the chunks does not end as it should."));
+        }
+        Ok(Some(line))
+    }
+
+    /// What follows such a line.
+    fn after(&mut self, line: &[u8]) -> Result<Part, Refusal> {
+        if matches!(self.part, Part::Trailer) {
+            return Ok(if line == b"\r\n" { Part::End } else { Part::Trailer });
+        }
+        let malformed = bad("The size of a chunk is malformed.");
+        if !line[0].is_ascii_hexdigit() {
+            return Err(malformed);
+        }
+        let Ok(Parsed::Complete((_, size))) = httparse::parse_chunk_size(line) else {
+            return Err(malformed);
+        };
+        let left = usize::try_from(size).unwrap_or(usize::MAX);
+        self.decoded = self.decoded.saturating_add(left);
+        if self.decoded > BODY_BYTES {
+            return Err(refusal(Status::ContentTooLarge, "The body is too large."));
+        }
+        Ok(if left == 0 { Part::Trailer } else { Part::Data { left, chunk: true } })
+    }
+}

@@ -1,0 +1,321 @@
+//! HTTP/1.1 as bytes: where a request begins and ends, and what its head asks for. Knows no socket and no
+//! file, so that the same bytes give the same requests, however they were cut on their way.
+
+mod body;
+mod status;
+
+use std::ops::Range;
+use std::str;
+
+use httparse::{Header, Status as Parsed};
+
+use body::{BodyReader, Framing, framing};
+pub use status::Status;
+
+/// What a line may have, the request's own or a header's: what Python's `http.server` takes.
+pub const LINE_BYTES: usize = 65_536;
+/// What a head may have altogether: two of the longest lines.
+pub const HEAD_BYTES: usize = 2 * LINE_BYTES;
+/// How many headers a request may have, as in Python. Browsers send about fifteen.
+pub const HEADERS: usize = 100;
+/// Why something is not served, for the answer and for the people who read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: Status,
+    pub why: &'static str,
+}
+
+const fn refusal(status: Status, why: &'static str) -> Refusal {
+    Refusal { status, why }
+}
+
+const fn bad(why: &'static str) -> Refusal {
+    refusal(Status::BadRequest, why)
+}
+
+/// The methods that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Head,
+}
+
+/// A request without its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    pub method: Method,
+    /// As it came, percent-encoded; ASCII or UTF-8 without blanks and control characters.
+    pub target: &'a str,
+    /// The 1 of HTTP/1.1.
+    pub minor: u8,
+    /// Whether the connection may be used for another request.
+    pub keep_alive: bool,
+    pub range: Option<&'a [u8]>,
+    pub if_range: Option<&'a [u8]>,
+    pub if_none_match: Option<&'a [u8]>,
+    pub if_modified_since: Option<&'a [u8]>,
+    expects_continue: bool,
+    body: Framing,
+}
+
+/// What comes next, by the bytes that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// The request is not whole.
+    More,
+    /// The client waits to be told to send its body. Ask again afterwards.
+    Continue,
+    /// A whole request, and how many bytes it takes with its body.
+    Request(Head<'a>, usize),
+    /// What comes after this cannot be trusted: answer and close.
+    Refused(Refusal),
+}
+
+/// Reads requests from bytes that come in pieces. It looks at each byte of a head about once, however
+/// small the pieces are.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// Up to where the bytes have been looked at.
+    at: usize,
+    /// Where the line begins that is not yet whole.
+    line_start: usize,
+    line: Option<RequestLine>,
+    headers: usize,
+    /// Where the head ends, once it has.
+    head_end: Option<usize>,
+    body: BodyReader,
+}
+
+/// What the first line asks for.
+#[derive(Clone, Debug)]
+struct RequestLine {
+    method: Method,
+    target: Range<usize>,
+    minor: u8,
+    end: usize,
+}
+
+impl Decoder {
+    /// Looks at what has come: `bytes` begins where the last request has ended, and only grows until the
+    /// next one is given.
+    pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
+        match self.advance(bytes) {
+            Ok(step) => step,
+            Err(refusal) => Step::Refused(refusal),
+        }
+    }
+
+    fn advance<'a>(&mut self, bytes: &'a [u8]) -> Result<Step<'a>, Refusal> {
+        let head_end = match self.head_end {
+            Some(end) => end,
+            None => {
+                let Some(end) = self.find_head_end(bytes)? else { return Ok(Step::More) };
+                let head = self.head(bytes, end)?;
+                if head.body == Framing::Length(0) && !head.expects_continue {
+                    *self = Self::default();
+                    return Ok(Step::Request(head, end));
+                }
+                self.head_end = Some(end);
+                self.body = BodyReader::new(head.body, end);
+                if head.expects_continue {
+                    return Ok(Step::Continue);
+                }
+                end
+            }
+        };
+        if !self.body.advance(bytes)? {
+            return Ok(Step::More);
+        }
+        let (head, used) = (self.head(bytes, head_end)?, self.body.at);
+        *self = Self::default();
+        Ok(Step::Request(head, used))
+    }
+
+    /// Goes on to the empty line. All limits and refusals follow the order of the bytes, so that it makes no
+    /// difference how many of them are there already.
+    fn find_head_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        while let Some(length) = bytes[self.at..].iter().position(|byte| *byte == b'\n') {
+            let newline = self.at + length;
+            let start = self.line_start;
+            let line = without_return(&bytes[start..newline]);
+            self.at = newline + 1;
+            if line.len() > LINE_BYTES || self.at > HEAD_BYTES {
+                return Err(self.too_long());
+            }
+            self.line_start = self.at;
+            match &self.line {
+                // Some clients send an empty line after a body: RFC 9112, 2.2.
+                None if line.is_empty() => {}
+                None => self.line = Some(RequestLine::read(line, start, self.at)?),
+                Some(_) if line.is_empty() => return Ok(Some(self.at)),
+                Some(_) if self.headers == HEADERS => {
+                    return Err(refusal(Status::HeadersTooLarge, "There are too many headers."));
+                }
+                Some(_) => self.headers += 1,
+            }
+        }
+        self.at = bytes.len();
+        if without_return(&bytes[self.line_start..]).len() > LINE_BYTES || self.at > HEAD_BYTES {
+            return Err(self.too_long());
+        }
+        Ok(None)
+    }
+
+    fn too_long(&self) -> Refusal {
+        match self.line {
+            None => refusal(Status::UriTooLong, "The address is too long."),
+            Some(_) => refusal(Status::HeadersTooLarge, "The headers are too long."),
+        }
+    }
+
+    fn head<'a>(&self, bytes: &'a [u8], end: usize) -> Result<Head<'a>, Refusal> {
+        let Some(line) = &self.line else { return Err(bad("There is no request line.")) };
+        let target = str::from_utf8(&bytes[line.target.clone()]);
+        let mut head = Head {
+            method: line.method,
+            target: target.map_err(|_| bad("The address is not text."))?,
+            minor: line.minor,
+            keep_alive: line.minor == 1,
+            range: None,
+            if_range: None,
+            if_none_match: None,
+            if_modified_since: None,
+            expects_continue: false,
+            body: Framing::Length(0),
+        };
+        let block = &bytes[line.end..end];
+        // Preparing room costs more than reading a few headers, so there is no more of it than is needed.
+        if self.headers <= 8 {
+            head.read_headers(block, &mut [httparse::EMPTY_HEADER; 8])?;
+        } else {
+            head.read_headers(block, &mut [httparse::EMPTY_HEADER; HEADERS])?;
+        }
+        Ok(head)
+    }
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+impl RequestLine {
+    /// `start` and `end`: where the line begins, and where the next one does.
+    fn read(line: &[u8], start: usize, end: usize) -> Result<Self, Refusal> {
+        let line = line.trim_ascii_end();
+        let mut request = httparse::Request::new(&mut []);
+        // Without its newline a good line is never complete, but all of its words are known.
+        let result = request.parse(line);
+        let (Ok(_), Some(method), Some(target), Some(minor)) =
+            (result, request.method, request.path, request.version)
+        else {
+            return Err(why_malformed(line));
+        };
+        let from = start + method.len() + 1;
+        if !target.starts_with('/') && !is_absolute(target) {
+            return Err(bad("The address has to begin with a slash."));
+        }
+        let target = from..from + target.len();
+        let method = match method {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "CONNECT" | "TRACE" => {
+                let why = "Here things are only looked at: GET and HEAD.";
+                return Err(refusal(Status::MethodNotAllowed, why));
+            }
+            _ => return Err(refusal(Status::NotImplemented, "This method is not known.")),
+        };
+        Ok(Self { method, target, minor, end })
+    }
+}
+
+/// Whether it is the form that proxies are sent, which a server has to take as well: RFC 9112, 3.2.2.
+fn is_absolute(target: &str) -> bool {
+    let (http, https) = (target.get(..7), target.get(..8));
+    http.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+        || https.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
+}
+
+/// Tells another version of HTTP from what is none. httparse knows 1.0 and 1.1 and calls all else malformed.
+fn why_malformed(line: &[u8]) -> Refusal {
+    let malformed = bad("This is no HTTP/1.1 request.");
+    let words: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
+    let [method, target, version] = words[..] else { return malformed };
+    let number = |digits: &[u8]| {
+        let is_number = matches!(digits.len(), 1..=10) && digits.iter().all(u8::is_ascii_digit);
+        is_number
+            .then(|| digits.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+    };
+    let Some(version) = version.strip_prefix(b"HTTP/") else { return malformed };
+    let Some(dot) = version.iter().position(|byte| *byte == b'.') else { return malformed };
+    match (number(&version[..dot]), number(&version[dot + 1..])) {
+        (Some(major), Some(minor)) if (major, minor) > (1, 1) => {
+            if method.is_empty() || target.is_empty() {
+                return malformed;
+            }
+            refusal(Status::VersionNotSupported, "This server speaks HTTP/1.1 and HTTP/1.0.")
+        }
+        _ => malformed,
+    }
+}
+
+impl<'a> Head<'a> {
+    fn read_headers(&mut self, block: &'a [u8], room: &mut [Header<'a>]) -> Result<(), Refusal> {
+        let headers = match httparse::parse_headers(block, room) {
+            // It has to see their end where the decoder does.
+            Ok(Parsed::Complete((used, headers))) if used == block.len() => headers,
+            _ => return Err(bad("The headers are malformed.")),
+        };
+        let (mut length, mut coding, mut host) = (None, None, None);
+        for header in headers.iter() {
+            let Header { name, value } = *header;
+            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+            match name.len() {
+                4 if is("host") => only(&mut host, value)?,
+                5 if is("range") => self.range = Some(value),
+                6 if is("expect") => self.expect(value)?,
+                8 if is("if-range") => self.if_range = Some(value),
+                10 if is("connection") => self.connection(value),
+                13 if is("if-none-match") => self.if_none_match = Some(value),
+                14 if is("content-length") => only(&mut length, value)?,
+                17 if is("transfer-encoding") => only(&mut coding, value)?,
+                17 if is("if-modified-since") => self.if_modified_since = Some(value),
+                _ => {}
+            }
+        }
+        self.body = framing(length, coding, self.minor)?;
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.keep_alive = false;
+                // It wins over whatever else is said.
+                return;
+            }
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        // HTTP/1.0 does not know it: RFC 9110, 10.1.1.
+        if self.minor == 1 {
+            if !value.eq_ignore_ascii_case(b"100-continue") {
+                return Err(refusal(
+                    Status::ExpectationFailed,
+                    "Only 100-continue can be expected.",
+                ));
+            }
+            self.expects_continue = true;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a header that may be there once. Two that speak of a body's end are how requests are smuggled.
+fn only<'a>(place: &mut Option<&'a [u8]>, value: &'a [u8]) -> Result<(), Refusal> {
+    if place.replace(value).is_some() {
+        return Err(bad("A header is there twice that may be there once."));
+    }
+    Ok(())
+}

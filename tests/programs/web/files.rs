@@ -1,0 +1,384 @@
+//! A folder that is served: files, parts of them, listings, and what is not there.
+
+use std::fs::{self, File, FileTimes};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+use crate::support::{folder, skip};
+
+/// A server of a folder that `fill` has put things into.
+fn site(fill: impl Fn(&Path)) -> (tempfile::TempDir, Process, SocketAddr) {
+    let folder = folder();
+    fill(folder.path());
+    let (server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
+    (folder, server, address)
+}
+
+fn digits(path: &Path) {
+    fs::write(path.join("digits.txt"), "0123456789").unwrap();
+}
+
+#[test]
+fn files_come_with_their_type() {
+    let types = [
+        ("a.txt", "text/plain; charset=utf-8"),
+        ("a.html", "text/html; charset=utf-8"),
+        ("a.css", "text/css; charset=utf-8"),
+        ("a.js", "text/javascript; charset=utf-8"),
+        ("a.json", "application/json; charset=utf-8"),
+        ("a.png", "image/png"),
+        ("a.svg", "image/svg+xml"),
+        ("a.pdf", "application/pdf"),
+        ("a.tar.gz", "application/gzip"),
+        ("a.nobody-knows", "application/octet-stream"),
+        ("plain", "application/octet-stream"),
+    ];
+    let (_folder, _server, address) = site(|path| {
+        for (name, _) in types {
+            fs::write(path.join(name), name).unwrap();
+        }
+    });
+    let mut client = Client::new(address);
+    for (name, kind) in types {
+        let answer = client.get(&format!("/{name}"), "");
+        assert_eq!((answer.status, answer.text()), (200, name));
+        assert_eq!(answer.header("Content-Type"), Some(kind), "{name}");
+        assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"));
+    }
+    client.send("HEAD /a.txt HTTP/1.1\r\n\r\n");
+    let head = client.head();
+    assert_eq!((head.status, head.header("Content-Length")), (200, Some("5")));
+    assert_eq!(client.get("/a.txt", "").text(), "a.txt");
+}
+
+#[test]
+fn a_folder_shows_its_index_or_a_listing() {
+    let (_folder, _server, address) = site(|path| {
+        for name in ["with", "old", "without", "both"] {
+            fs::create_dir(path.join(name)).unwrap();
+        }
+        fs::write(path.join("with/index.html"), "the index").unwrap();
+        fs::write(path.join("old/index.htm"), "the old index").unwrap();
+        fs::write(path.join("both/index.html"), "the index").unwrap();
+        fs::write(path.join("both/index.htm"), "the old index").unwrap();
+        // A folder of that name is none.
+        fs::create_dir(path.join("without/index.html")).unwrap();
+    });
+    assert_eq!(get(address, "/with/", "").text(), "the index");
+    assert_eq!(get(address, "/both/?x", "").text(), "the index");
+    assert_eq!(get(address, "/old/", "").text(), "the old index");
+    let listing = get(address, "/without/", "");
+    assert_eq!(listing.header("Content-Type"), Some("text/html; charset=utf-8"));
+    assert!(listing.text().contains("href=\"./index.html/\""));
+}
+
+#[test]
+fn a_folder_asked_for_as_a_file_is_moved_there() {
+    let (_folder, _server, address) = site(|path| {
+        fs::create_dir_all(path.join("a b/\u{e4}\"<")).unwrap();
+        fs::create_dir(path.join("evil.example")).unwrap();
+    });
+    let cases = [
+        ("/a%20b", "/a%20b/"),
+        ("/a%20b?c=d&e", "/a%20b/?c=d&e"),
+        ("/a%20b/%C3%A4%22%3C", "/a%20b/%C3%A4%22%3C/"),
+        ("/a%20b?\u{e4}", "/a%20b/?%C3%A4"),
+        // What two slashes begin would be another server.
+        ("//evil.example", "/evil.example/"),
+        ("/%2Fevil.example", "/evil.example/"),
+        ("http://elsewhere//evil.example", "/evil.example/"),
+    ];
+    let mut client = Client::new(address);
+    for (target, location) in cases {
+        let answer = client.get(target, "");
+        assert_eq!((answer.status, answer.header("Location")), (301, Some(location)), "{target}");
+        assert_eq!(client.get(location, "").status, 200);
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let (folder, _server, address) = site(|path| {
+        digits(path);
+        // Nobody writes into it: opening it to read would wait for ever.
+        let status = std::process::Command::new("mkfifo").arg(path.join("pipe")).status();
+        assert!(status.unwrap().success());
+    });
+    let long = format!("/{}", "a".repeat(300));
+    for target in ["/none", "/none/none", "/digits.txt/", "/digits.txt/x", "/pipe", "/%00", &long] {
+        let mut client = Client::new(address);
+        let answer = client.get(target, "");
+        assert_eq!((answer.status, answer.header("Connection")), (404, Some("close")), "{target}");
+        client.assert_closed();
+    }
+    // The page names what was asked for, as text.
+    let page = get(address, "/%3Cscript%3E%1B%5B31m&\"", "");
+    assert!(page.text().contains("/&lt;script&gt;\u{241b}[31m&amp;&quot;"), "{}", page.text());
+    // And without a body for who asks for a head.
+    let mut client = Client::new(address);
+    client.send("HEAD /none HTTP/1.1\r\n\r\n");
+    let head = client.head();
+    assert_eq!(head.status, 404);
+    assert_ne!(head.header("Content-Length"), Some("0"));
+    client.assert_closed();
+    // One that vanishes while the server runs.
+    assert_eq!(get(address, "/digits.txt", "").status, 200);
+    fs::remove_file(folder.path().join("digits.txt")).unwrap();
+    assert_eq!(get(address, "/digits.txt", "").status, 404);
+}
+
+#[test]
+fn what_may_not_be_read_is_forbidden() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let path = folder.path().join("digits.txt");
+    digits(folder.path());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = command("web", &[]);
+    if File::open(&path).is_ok() {
+        // Root may read everything, unless it gives that right away.
+        let rights = "-dac_override,-dac_read_search";
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", rights, "--inh-caps", rights]).arg(example("web"));
+        if !Command::new("setpriv")
+            .args(["--bounding-set", rights, "true"])
+            .status()
+            .is_ok_and(|status| status.success())
+        {
+            skip("this user cannot give away the right to read everything");
+            return;
+        }
+    }
+    let dir = folder.path().to_str().unwrap();
+    command.args(["serve", "--bind", "127.0.0.1:0", "--dir", dir]);
+    let server = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let address = listening(&server).parse().unwrap();
+    let mut client = Client::new(address);
+    assert_eq!(client.get("/digits.txt", "").status, 403);
+    client.assert_closed();
+    // It is listed all the same.
+    assert!(get(address, "/", "").text().contains("digits.txt"));
+}
+
+#[test]
+fn a_part_of_a_file_is_sent_as_asked_for() {
+    let (_folder, _server, address) = site(|path| {
+        digits(path);
+        fs::write(path.join("empty"), "").unwrap();
+    });
+    let parts = [
+        ("bytes=0-0", "0", "bytes 0-0/10"),
+        ("bytes=3-5", "345", "bytes 3-5/10"),
+        ("bytes=7-", "789", "bytes 7-9/10"),
+        ("bytes=-2", "89", "bytes 8-9/10"),
+        ("bytes=-99", "0123456789", "bytes 0-9/10"),
+        ("bytes=8-99", "89", "bytes 8-9/10"),
+        ("BYTES = 1 - 2 ", "12", "bytes 1-2/10"),
+        ("bytes=9-99999999999999999999999", "9", "bytes 9-9/10"),
+    ];
+    let mut client = Client::new(address);
+    for (range, text, content_range) in parts {
+        let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
+        assert_eq!((answer.status, answer.text()), (206, text), "{range}");
+        assert_eq!(answer.header("Content-Range"), Some(content_range));
+    }
+    // What cannot be read, or is more than one range, is as good as nothing.
+    for range in ["lines=1-2", "bytes=5-3", "bytes=-", "bytes=+1-2", "bytes=0-1,3-4", "bytes", ""] {
+        let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
+        assert_eq!((answer.status, answer.text()), (200, "0123456789"), "{range}");
+        assert_eq!(answer.header("Accept-Ranges"), Some("bytes"));
+    }
+    // A range is for GET alone.
+    client.send("HEAD /digits.txt HTTP/1.1\r\nRange: bytes=1-2\r\n\r\n");
+    let head = client.head();
+    assert_eq!((head.status, head.header("Content-Length")), (200, Some("10")));
+    let nothing = [
+        ("/digits.txt", "bytes=10-", "bytes */10"),
+        ("/digits.txt", "bytes=99999999999999999999999-", "bytes */10"),
+        ("/digits.txt", "bytes=-0", "bytes */10"),
+        ("/empty", "bytes=0-", "bytes */0"),
+        ("/empty", "bytes=-1", "bytes */0"),
+    ];
+    for (target, range, content_range) in nothing {
+        let answer = get(address, target, &format!("Range: {range}\r\n"));
+        assert_eq!(answer.status, 416, "{range}");
+        assert_eq!(answer.header("Content-Range"), Some(content_range));
+    }
+}
+
+#[test]
+fn a_part_is_sent_only_of_the_file_that_the_client_knows() {
+    let (_folder, _server, address) = site(digits);
+    let mut client = Client::new(address);
+    let whole = client.get("/digits.txt", "");
+    let (tag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
+    let cases = [
+        (tag.to_owned(), 206),
+        (date.to_owned(), 206),
+        (format!("W/{tag}"), 200),
+        ("\"another\"".to_owned(), 200),
+        ("Sun, 06 Nov 1994 08:49:37 GMT".to_owned(), 200),
+    ];
+    for (known, status) in cases {
+        let answer =
+            client.get("/digits.txt", &format!("Range: bytes=1-\r\nIf-Range: {known}\r\n"));
+        assert_eq!(answer.status, status, "{known}");
+    }
+}
+
+#[test]
+fn what_the_client_has_is_not_sent_again() {
+    let (folder, _server, address) = site(digits);
+    let mut client = Client::new(address);
+    let whole = client.get("/digits.txt", "");
+    let (tag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
+    let (old, new) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Tue, 01 Jan 2999 00:00:00 GMT");
+    let cases = [
+        (format!("If-None-Match: {tag}"), 304),
+        (format!("If-None-Match: \"x\", W/{tag}"), 304),
+        ("If-None-Match: *".into(), 304),
+        ("If-None-Match: \"x\"".into(), 200),
+        (format!("If-Modified-Since: {date}"), 304),
+        (format!("If-Modified-Since: {new}"), 304),
+        (format!("If-Modified-Since: {old}"), 200),
+        ("If-Modified-Since: some day".into(), 200),
+        // The tag alone decides where there is one.
+        (format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {date}"), 200),
+        (format!("If-None-Match: {tag}\r\nIf-Modified-Since: {old}"), 304),
+        (format!("If-None-Match: {tag}\r\nRange: bytes=0-1"), 304),
+    ];
+    for (header, status) in cases {
+        let answer = client.get("/digits.txt", &format!("{header}\r\n"));
+        assert_eq!(answer.status, status, "{header}");
+        if status == 304 {
+            assert_eq!(answer.header("ETag"), Some(tag));
+            for absent in ["Content-Length", "Content-Type"] {
+                assert_eq!(answer.header(absent), None);
+            }
+        }
+    }
+    // Another content, of the same size and in the same second.
+    let path = folder.path().join("digits.txt");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_times(FileTimes::new().set_modified(modified + Duration::from_nanos(1))).unwrap();
+    assert_eq!(client.get("/digits.txt", &format!("If-None-Match: {tag}\r\n")).status, 200);
+}
+
+#[test]
+fn a_file_from_before_all_dates_is_served() {
+    // In memory, where there is such a folder: file systems of disks cannot count so far.
+    let memory = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm");
+    let folder = memory.unwrap_or_else(|_| folder());
+    for (name, time) in [
+        ("old.txt", UNIX_EPOCH - Duration::from_secs(1)),
+        ("new.txt", UNIX_EPOCH + Duration::from_secs(253_402_300_800)),
+    ] {
+        let file = File::create(folder.path().join(name)).unwrap();
+        file.set_times(FileTimes::new().set_modified(time)).unwrap();
+    }
+    let (_server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
+    for target in ["/old.txt", "/new.txt", "/"] {
+        assert_eq!(get(address, target, "").status, 200);
+    }
+    assert_eq!(get(address, "/old.txt", "").header("Last-Modified"), None);
+}
+
+#[test]
+fn a_large_file_is_sent_whole_and_never_held_whole() {
+    const SIZE: usize = 64 * 1024 * 1024;
+    let content: Vec<u8> = (0..SIZE).map(|at| (at / 7 % 251) as u8).collect();
+    let (_folder, server, address) = site(|path| fs::write(path.join("large"), &content).unwrap());
+    let mut client = Client::new(address);
+    assert!(client.get("/large", "").body == content, "it is not the same");
+    let part = client.get("/large", "Range: bytes=1000000-60000000\r\n");
+    assert!(part.body == content[1_000_000..=60_000_000], "it is not that part");
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most: usize = line.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(most < SIZE / 1024 / 2, "the server has used {most} KiB");
+    // A client that goes away in the middle harms nobody.
+    let mut gone = Client::new(address);
+    gone.send("GET /large HTTP/1.1\r\n\r\n");
+    gone.head();
+    drop(gone);
+    assert_eq!(client.get("/large", "Range: bytes=0-0\r\n").status, 206);
+}
+
+#[test]
+fn a_file_that_grows_shorter_ends_the_connection() {
+    const SIZE: u64 = 64 * 1024 * 1024;
+    let (folder, server, address) =
+        site(|path| File::create(path.join("large")).unwrap().set_len(SIZE).unwrap());
+    let mut client = Client::new(address);
+    client.send("GET /large HTTP/1.1\r\n\r\n");
+    // More is still to come than sockets hold.
+    assert_eq!(client.head().header("Content-Length"), Some(&*SIZE.to_string()));
+    File::create(folder.path().join("large")).unwrap();
+    let mut body = Vec::new();
+    client.reader.read_to_end(&mut body).unwrap();
+    assert!((body.len() as u64) < SIZE);
+    let err = server.err_line();
+    assert!(!err.is_empty());
+    assert_eq!(get(address, "/", "").status, 200);
+}
+
+#[test]
+fn a_listing_of_very_much_is_cut_and_says_so() {
+    const FILES: usize = 10_001;
+    let (folder, _server, address) = site(|path| {
+        for number in 0..FILES {
+            File::create(path.join(number.to_string())).unwrap();
+        }
+    });
+    let listing = get(address, "/", "");
+    assert_eq!(listing.text().matches("<bdi>").count(), FILES - 1);
+    assert!(listing.text().contains("There is more than this page shows: "));
+    // Exactly as much as is shown is not too much.
+    fs::remove_file(folder.path().join("0")).unwrap();
+    assert!(!get(address, "/", "").text().contains("There is more"));
+}
+
+#[test]
+fn listings_are_sorted_as_asked_for() {
+    let (_folder, _server, address) = site(|path| {
+        for (name, size, age) in [("b.txt", 30, 1), ("A.txt", 10, 2), ("c.txt", 20, 3)] {
+            let file = File::create(path.join(name)).unwrap();
+            file.set_len(size).unwrap();
+            let time = UNIX_EPOCH + Duration::from_secs(1_000_000 * age);
+            file.set_times(FileTimes::new().set_modified(time)).unwrap();
+        }
+        fs::create_dir(path.join("z")).unwrap();
+    });
+    let cases = [
+        ("", "zAbc"),
+        ("?sort=name&order=asc", "zAbc"),
+        ("?order=desc", "zcbA"),
+        ("?sort=size", "zAcb"),
+        ("?sort=size&order=desc", "zbcA"),
+        ("?sort=modified", "zbAc"),
+        ("?order=desc&sort=modified", "zcAb"),
+        ("?sort=<script>&order=\"", "zAbc"),
+    ];
+    for (query, names) in cases {
+        let answer = get(address, &format!("/{query}"), "");
+        let page = answer.text();
+        let shown: String = page
+            .match_indices("<bdi>")
+            .map(|(at, tag)| page[at + tag.len()..].chars().next().unwrap())
+            .collect();
+        assert_eq!(shown, names, "{query}");
+        assert_eq!(page.matches("aria-sort=\"").count(), 1);
+    }
+    let answer = get(address, "/?sort=size", "");
+    assert!(answer.text().contains("class=\"size\" aria-sort=\"ascending\""));
+    // An empty folder says so.
+    assert!(get(address, "/z/", "").text().contains("This folder is empty."));
+    // The way down keeps the order.
+    assert!(answer.text().contains("href=\"./z/?sort=size&amp;order=asc\""));
+    let answer = get(address, "/?sort=size&order=desc", "");
+    assert!(answer.text().contains("class=\"size\" aria-sort=\"descending\""));
+}
