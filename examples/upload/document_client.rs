@@ -37,7 +37,7 @@ pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(
     let socket = connect(endpoint)?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut report = Report::new(&sources);
+    let mut report = Report::new(&sources, "sent");
     for (number, source) in sources.files.iter().enumerate() {
         report.begin(&source.path);
         if number > 0 {

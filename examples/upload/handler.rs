@@ -100,8 +100,8 @@ impl Upload {
         let name = shown(&put.path);
         self.is_all_said = false;
         match self.receive(request, put) {
-            Ok(path) => {
-                say(&format!("{peer} stored {} ({} bytes)", shown(&path), put.size));
+            Ok((path, word)) => {
+                say(&format!("{peer} {word} {} ({} bytes)", shown(&path), put.size));
                 request.write_all(&Message::Done { path }.encode())?;
                 Ok(true)
             }
@@ -131,17 +131,25 @@ impl Upload {
         }
     }
 
-    fn receive(&mut self, request: &mut StreamRequest, put: &Put) -> Result<Vec<Vec<u8>>, Trouble> {
+    /// Receives a file, and says its path there and what has become of it.
+    fn receive(
+        &mut self,
+        request: &mut StreamRequest,
+        put: &Put,
+    ) -> Result<(Vec<Vec<u8>>, &'static str), Trouble> {
         self.store.check(put)?;
         if put.resume && self.offers_whole(request, put)? {
-            return Ok(put.path.clone());
+            return Ok((put.path.clone(), "had stored before"));
         }
         let mut partial = self.store.begin(put)?;
         match self.fill(request, put, &mut partial) {
-            Ok(()) => self.store.commit(partial, put).map_err(|(partial, refusal)| {
-                self.store.leave(partial);
-                refusal.into()
-            }),
+            Ok(()) => match self.store.commit(&partial, put) {
+                Ok(path) => Ok((path, "stored")),
+                Err(refusal) => {
+                    self.store.leave(partial);
+                    Err(refusal.into())
+                }
+            },
             Err(trouble) => {
                 let is_worthless = match &trouble {
                     Trouble::Refused(refusal) => {
@@ -307,7 +315,7 @@ impl Upload {
                 return Err(trouble);
             }
         }
-        self.store.commit(partial, put).map_err(|(partial, refusal)| {
+        self.store.commit(&partial, put).map_err(|refusal| {
             self.store.discard(partial);
             refusal.into()
         })

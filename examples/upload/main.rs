@@ -189,7 +189,7 @@ fn cannot_store(folder: &Path, error: &std::io::Error) -> Failure {
 fn run_client(endpoint: &Endpoint, files: &[PathBuf], resume: bool) -> Result<(), Failure> {
     let sources = Sources::find(files)?;
     let mut client = Client::new(connect(endpoint)?, endpoint, resume)?;
-    let mut report = Report::new(&sources);
+    let mut report = Report::new(&sources, "stored");
     for source in &sources.files {
         report.begin(&source.path);
         match client.send(source, &report) {

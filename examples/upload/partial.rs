@@ -5,7 +5,7 @@
 //! second upload of the same at the same time gets `-1` after the size.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
@@ -37,19 +37,43 @@ impl Partial {
     /// If that fails.
     pub fn open(root: &OwnedFd, put: &Put) -> io::Result<Self> {
         let key = key(put);
+        let mut busy = None;
         for number in 0..AT_ONCE {
             let mark = if number == 0 { String::new() } else { format!("-{number}") };
             let name = format!("{OWN_PREFIX}{key}-{}{mark}{ENDING}", put.size);
-            if let Some(file) = open_locked(root, &name, OFlags::CREATE)? {
-                let mut partial = Self { file, name, length: 0, hasher: blake3::Hasher::new() };
-                partial.length = partial.file.metadata()?.len();
-                if !put.resume || partial.length > put.size {
-                    partial.restart()?;
-                }
+            let Some(file) = open_locked(root, &name, OFlags::CREATE)? else {
+                busy.get_or_insert(name);
+                continue;
+            };
+            let mut partial = Self { file, name, length: 0, hasher: blake3::Hasher::new() };
+            if !put.resume {
+                partial.restart()?;
                 return Ok(partial);
             }
+            partial.length = partial.file.metadata()?.len();
+            match busy {
+                Some(busy) if partial.length == 0 => partial.copy(root, &busy, put.size)?,
+                _ if partial.length > put.size => partial.restart()?,
+                _ => {}
+            }
+            return Ok(partial);
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many clients send this file just now"))
+    }
+
+    /// Begins with what another connection has received. It may be one whose client has long gone, which
+    /// nobody has told the server, and whose client is the one that wants to go on.
+    fn copy(&mut self, root: &OwnedFd, busy: &str, size: u64) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::openat(root, busy, flags, Mode::empty()) {
+            Ok(other) => {
+                self.length = io::copy(&mut File::from(other).take(size), &mut self.file)?;
+                Ok(())
+            }
+            // It has ended well in the meantime.
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -60,8 +84,9 @@ impl Partial {
         self.length
     }
 
+    /// Whether there is nothing to go on with. The file is asked: a write that failed may have left bytes.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.file.metadata().is_ok_and(|data| data.len() == 0)
     }
 
     /// Calculates the digest of what is there, and goes on after it.
@@ -93,9 +118,10 @@ impl Partial {
     ///
     /// Those of the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
-        self.file.write_all(bytes)
+        Ok(())
     }
 
     /// The digest of all that is there.

@@ -12,6 +12,8 @@ use crate::sources::Sources;
 pub struct Report {
     /// Nothing at all where stderr is no terminal.
     bar: ProgressBar,
+    /// What happens to a file: it is stored, or no more is known than that it was sent.
+    word: &'static str,
     began: Instant,
     stored: usize,
     already: usize,
@@ -22,7 +24,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(sources: &Sources) -> Self {
+    pub fn new(sources: &Sources, word: &'static str) -> Self {
         let bar = ProgressBar::new(sources.bytes());
         let template = "{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -31,6 +33,7 @@ impl Report {
         bar.enable_steady_tick(Duration::from_millis(200));
         let report = Self {
             bar,
+            word,
             began: Instant::now(),
             stored: 0,
             already: 0,
@@ -61,10 +64,11 @@ impl Report {
 
     pub fn stored(&mut self, path: &[Vec<u8>], stored: &[Vec<u8>]) {
         self.stored += 1;
+        let (word, name) = (self.word, shown(path));
         if path == stored {
-            self.say(&format!("stored {}", shown(path)));
+            self.say(&format!("{word} {name}"));
         } else {
-            self.say(&format!("stored {} as {}", shown(path), shown(stored)));
+            self.say(&format!("{word} {name} as {}", shown(stored)));
         }
     }
 
@@ -74,7 +78,7 @@ impl Report {
     }
 
     pub fn failed(&mut self, path: &[Vec<u8>], why: &str) {
-        self.say(&format!("not stored: {}: {why}", shown(path)));
+        self.say(&format!("not {}: {}: {why}", self.word, shown(path)));
         self.failed.push((shown(path), why.to_owned()));
     }
 
@@ -92,16 +96,18 @@ impl Report {
             0 => String::new(),
             count => format!(", {count} there already"),
         };
-        let stored = self.stored;
+        let (stored, word) = (self.stored, self.word);
         let sent = HumanBytes(bytes);
-        self.say(&format!("{stored} of {of} stored{already}: {sent} in {time:.1} s, {rate}/s"));
+        self.say(&format!(
+            "{stored} of {of} files {word}{already}: {sent} in {time:.1} s, {rate}/s"
+        ));
         match &self.failed[..] {
             [] => Ok(()),
-            [(name, why)] => Err(Failure::Other(format!("{name} was not stored: {why}"))),
+            [(name, why)] => Err(Failure::Other(format!("{name} was not {word}: {why}"))),
             [(name, why), ..] => {
                 let count = self.failed.len();
                 let text =
-                    format!("{count} of {of} files were not stored; the first, {name}: {why}");
+                    format!("{count} of {of} files were not {word}; the first, {name}: {why}");
                 Err(Failure::Other(text))
             }
         }

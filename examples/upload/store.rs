@@ -151,14 +151,7 @@ impl Store {
     /// # Errors
     ///
     /// Why it could not; what has come is still there.
-    pub fn commit(&self, partial: Partial, put: &Put) -> Result<Vec<Vec<u8>>, (Partial, Refusal)> {
-        match self.place(&partial, put) {
-            Ok(path) => Ok(path),
-            Err(refusal) => Err((partial, refusal)),
-        }
-    }
-
-    fn place(&self, partial: &Partial, put: &Put) -> Result<Vec<Vec<u8>>, Refusal> {
+    pub fn commit(&self, partial: &Partial, put: &Put) -> Result<Vec<Vec<u8>>, Refusal> {
         partial.sync().map_err(|error| storage("write", error))?;
         let no_name = || Refusal::new(Code::Name, "the file has no name");
         let (name, folders) = put.path.split_last().ok_or_else(no_name)?;

@@ -4,3 +4,4 @@ mod echo;
 mod program;
 #[path = "../support/mod.rs"]
 mod support;
+mod upload;
