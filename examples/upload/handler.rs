@@ -61,10 +61,15 @@ impl StreamRequestHandler for Upload {
     }
 
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        match request.fill_buf()?.first() {
+        let result = match request.fill_buf()?.first() {
             None => Ok(()),
-            Some(first) if *first == document::BEGIN[0] => Ok(self.serve_document(request)?),
-            Some(_) => Ok(self.serve(request)?),
+            Some(first) if *first == document::BEGIN[0] => self.serve_document(request),
+            Some(_) => self.serve(request),
+        };
+        match result {
+            // A client that leaves in the middle is no failure of the server. The file has been named.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            result => Ok(result?),
         }
     }
 }

@@ -260,7 +260,7 @@ fn trickle(mut stream: &TcpStream, byte: u8) {
 fn a_header_that_never_ends_is_given_up() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &["--idle", "0.5"]);
-    for begin in [&b"H"[..], b"P\0\0\x20\0", b"post|", b"post|a|"] {
+    for begin in [&b"H"[..], b"P\0\0\x20\0", b"post|"] {
         let mut stream = connect(address.parse().unwrap());
         stream.write_all(begin).unwrap();
         trickle(&stream, b'1');
