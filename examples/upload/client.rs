@@ -102,10 +102,6 @@ impl Client {
                 return self.withdraw("it has changed while it was sent; send it again".into());
             }
             Err(Trouble::File(why)) => return self.withdraw(why),
-            Err(Trouble::Refused(refusal)) => {
-                self.say(&Message::Abort).map_err(|error| self.broken(&error))?;
-                return Err(Trouble::Refused(refusal));
-            }
             Err(trouble) => return Err(trouble),
         }
         let digest = *hasher.finalize().as_bytes();
@@ -113,7 +109,7 @@ impl Client {
         match self.hear().map_err(|error| self.broken(&error))? {
             Message::Done { path } => Ok(Stored::As(path)),
             Message::Refused(refusal) => Err(Trouble::Refused(refusal)),
-            message => Err(self.confused(&message)),
+            _ => Err(self.confused()),
         }
     }
 
@@ -126,21 +122,16 @@ impl Client {
     ) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
         while self.resume {
-            let (offset, whole) = match self.hear().map_err(|error| self.broken(&error))? {
-                Message::Have { offset, whole } if offset <= size => (offset, whole),
-                Message::Refused(refusal) => {
-                    self.say(&Message::Abort).map_err(|error| self.broken(&error))?;
-                    return Err(Trouble::Refused(refusal));
-                }
-                message => return Err(self.confused(&message)),
+            let Message::Have { offset, whole } = self.answer()? else {
+                return Err(self.confused());
             };
+            if offset > size {
+                return Err(self.confused());
+            }
             // Both calculate at the same time.
             let hasher = digest::hash(file, offset, || self.say(&Message::Working));
             let hasher = hasher.map_err(cannot_read)?;
-            let theirs = match self.hear().map_err(|error| self.broken(&error))? {
-                Message::Digest(digest) => digest,
-                message => return Err(self.confused(&message)),
-            };
+            let Message::Digest(theirs) = self.answer()? else { return Err(self.confused()) };
             let is_same = theirs == *hasher.finalize().as_bytes();
             let from = if is_same { offset } else { 0 };
             self.say(&Message::From(from)).map_err(|error| self.broken(&error))?;
@@ -148,7 +139,11 @@ impl Client {
                 report.skip(offset);
             }
             match (is_same, whole) {
-                (true, true) => return self.already(),
+                (true, true) => {
+                    let answer = self.answer()?;
+                    let is_done = matches!(answer, Message::Done { .. });
+                    return if is_done { Ok(None) } else { Err(self.confused()) };
+                }
                 (true, false) => return Ok(Some((hasher, offset))),
                 (false, true) => {}
                 (false, false) => break,
@@ -156,13 +151,6 @@ impl Client {
         }
         // From the beginning.
         digest::hash(file, 0, || Ok(())).map(|hasher| Some((hasher, 0))).map_err(cannot_read)
-    }
-
-    fn already(&mut self) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
-        match self.hear().map_err(|error| self.broken(&error))? {
-            Message::Done { .. } => Ok(None),
-            message => Err(self.confused(&message)),
-        }
     }
 
     fn send_bytes(
@@ -175,10 +163,7 @@ impl Client {
         self.frame.resize(HEADER_BYTES + DATA_BYTES, 0);
         while left > 0 {
             if self.has_answer() {
-                return match self.hear().map_err(|error| self.broken(&error))? {
-                    Message::Refused(refusal) => Err(Trouble::Refused(refusal)),
-                    message => Err(self.confused(&message)),
-                };
+                return self.answer().and_then(|_| Err(self.confused()));
             }
             let count = DATA_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
             let (header, room) = self.frame.split_at_mut(HEADER_BYTES);
@@ -204,6 +189,18 @@ impl Client {
             .and_then(|()| self.hear())
             .map_err(|error| self.broken(&error))?;
         Err(Trouble::File(why))
+    }
+
+    /// What the server says before it has been told everything about a file.
+    fn answer(&self) -> Result<Message, Trouble> {
+        match self.hear().map_err(|error| self.broken(&error))? {
+            Message::Refused(refusal) => {
+                // A server that has gone is met by the next file.
+                let _ = self.say(&Message::Abort);
+                Err(Trouble::Refused(refusal))
+            }
+            message => Ok(message),
+        }
     }
 
     /// Whether the server has said something, although all has not been sent.
@@ -244,11 +241,8 @@ impl Client {
         Trouble::Broken(format!("the connection to {} broke: {why}", self.endpoint))
     }
 
-    fn confused(&self, message: &Message) -> Trouble {
-        match message {
-            Message::Refused(refusal) => Trouble::Broken(refusal.to_string()),
-            _ => Trouble::Broken(format!("{} answers what was not asked", self.endpoint)),
-        }
+    fn confused(&self) -> Trouble {
+        Trouble::Broken(format!("{} answers what was not asked", self.endpoint))
     }
 }
 

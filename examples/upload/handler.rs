@@ -56,8 +56,11 @@ impl Upload {
 
 impl StreamRequestHandler for Upload {
     fn setup(&mut self, _request: &mut StreamRequest) -> HandlerResult {
-        // Whoever begins a new upload pays for the old ones.
-        Ok(self.store.sweep()?)
+        // Whoever begins a new upload pays for the old ones; and none is refused because of them.
+        if let Err(error) = self.store.sweep() {
+            say(&format!("cannot look for what broken uploads have left: {error}"));
+        }
+        Ok(())
     }
 
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {

@@ -79,38 +79,30 @@ impl Store {
         Ok(())
     }
 
-    /// Everything about a file that can be known before it comes: its name, its place and its size. A name
-    /// that is taken by then is refused now and not only in the end.
+    /// Whether a file may have this path and this size here.
     ///
     /// # Errors
     ///
     /// Why it is refused.
     pub fn check(&self, put: &Put) -> Result<(), Refusal> {
-        let Some((name, folders)) = put.path.split_last() else {
-            return Err(Refusal::new(Code::Name, "the file has no name"));
-        };
+        if put.path.is_empty() {
+            return Err(no_name());
+        }
         for part in &put.path {
             names::check(part).map_err(|why| {
-                let text = format!(
-                    "{} is no name for a file here: {why}",
-                    shown(std::slice::from_ref(part))
-                );
+                let part = shown(std::slice::from_ref(part));
+                let text = format!("{part} is no name for a file here: {why}");
                 Refusal::new(Code::Name, text)
             })?;
         }
         if put.size > self.rules.max_file {
+            let (size, most) = (put.size, self.rules.max_file);
             let text = format!(
-                "it has {} bytes, and a file may have {} (--max-file of the server)",
-                put.size, self.rules.max_file
+                "it has {size} bytes, and a file may have {most} (the server's --max-file)"
             );
             return Err(Refusal::new(Code::TooLarge, text));
         }
-        let Some(folder) = self.folder_of(folders, false)? else { return Ok(()) };
-        match fs::statat(&folder, &**name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) if self.rules.conflict == Conflict::Refuse => Err(taken()),
-            Ok(_) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(storage("look for", error.into())),
-        }
+        Ok(())
     }
 
     /// The file of this name, if it has the size of the new one: it may be the same.
@@ -124,14 +116,23 @@ impl Store {
     }
 
     /// A place for the bytes of a file: what an earlier try has left of it, or nothing yet. It counts with
-    /// its whole size from now on.
+    /// its whole size from now on. What will be refused in the end is refused now.
     ///
     /// # Errors
     ///
     /// Why it is refused.
     pub fn begin(&self, put: &Put) -> Result<Partial, Refusal> {
-        let partial =
-            Partial::open(&self.root, put).map_err(|error| storage("make a file for", error))?;
+        let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
+        let folder = self.folder_of(folders, false)?;
+        if let (Some(folder), Conflict::Refuse) = (folder, self.rules.conflict) {
+            match fs::statat(&folder, &**name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => return Err(taken()),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(storage("look for", error.into())),
+            }
+        }
+        let partial = Partial::open(&self.root, put);
+        let partial = partial.map_err(|error| storage("make a file for", error))?;
         let Some(max_total) = self.rules.max_total else { return Ok(partial) };
         // Counted after the place has been taken: of two clients at once each sees the other, in whichever
         // process it is.
@@ -140,7 +141,7 @@ impl Store {
             Ok(total) if total <= max_total => Ok(partial),
             result => {
                 self.leave(partial);
-                let full = "all files together would be larger than --max-total of the server";
+                let full = "all files together would be larger than the server's --max-total";
                 Err(result.err().unwrap_or_else(|| Refusal::new(Code::TooMuch, full)))
             }
         }
@@ -153,7 +154,6 @@ impl Store {
     /// Why it could not; what has come is still there.
     pub fn commit(&self, partial: &Partial, put: &Put) -> Result<Vec<Vec<u8>>, Refusal> {
         partial.sync().map_err(|error| storage("write", error))?;
-        let no_name = || Refusal::new(Code::Name, "the file has no name");
         let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
         let name = names::check(name).map_err(|_| no_name())?;
         let folder = self.folder_of(folders, true)?.ok_or_else(no_name)?;
@@ -267,6 +267,10 @@ fn total(folder: std::os::fd::BorrowedFd<'_>, depth: usize) -> io::Result<u64> {
         sum = sum.saturating_add(bytes);
     }
     Ok(sum)
+}
+
+fn no_name() -> Refusal {
+    Refusal::new(Code::Name, "the file has no name")
 }
 
 fn taken() -> Refusal {

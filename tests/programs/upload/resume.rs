@@ -130,6 +130,19 @@ fn what_is_there_already_is_not_sent_again() {
 }
 
 #[test]
+fn what_is_there_already_is_no_conflict() {
+    for conflict in ["refuse", "replace"] {
+        let folder = folder();
+        let (_server, address) = serve_in(folder.path(), &["--conflict", conflict]);
+        fs::write(folder.path().join("a"), noise(1, 1000)).unwrap();
+        assert_ends(&send(folder.path(), &address, &["a"]), 0);
+        let ended = send_with(folder.path(), &address, &["--resume"], &["a"]);
+        assert_ends(&ended, 0);
+        assert!(ended.out.contains("0 of 1 files stored, 1 there already"), "{}", ended.out);
+    }
+}
+
+#[test]
 fn a_silent_client_is_told_and_may_go_on_later() {
     let (folder, content) = (folder(), noise(1, LENGTH));
     let (_server, address) = serve_in(folder.path(), &["--idle", "1"]);
