@@ -3,8 +3,9 @@
 /// Bytes of a name: what Linux's file systems have room for.
 const LONGEST: usize = 255;
 
-/// With this begin the names of the store's own files: nobody may choose them.
-pub const OWN_PREFIX: &str = ".upload-";
+/// With this begin the names of the store's own files: nobody may choose them, nor a name that becomes one
+/// of them by a number, as `.upload.part` would.
+pub const OWN_PREFIX: &str = ".upload";
 
 /// Devices of Windows: a file of such a name could not be read, nor be removed, once a folder is copied or
 /// shared there. So it is with their names in front of any ending.

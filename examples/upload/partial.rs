@@ -4,6 +4,7 @@
 //! has left. Whoever writes to such a file holds a lock on it, which ends with its process at the latest; a
 //! second upload of the same at the same time gets `-1` after the size.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -17,6 +18,8 @@ use crate::names::OWN_PREFIX;
 use crate::protocol::{Digest, Put};
 
 const ENDING: &str = ".part";
+/// Hexadecimal digits: half of a digest is enough to tell files apart.
+const KEY_LENGTH: usize = 32;
 
 /// How many uploads of the same file there may be at once.
 const AT_ONCE: u32 = 64;
@@ -40,8 +43,8 @@ impl Partial {
         let mut busy = None;
         for number in 0..AT_ONCE {
             let mark = if number == 0 { String::new() } else { format!("-{number}") };
-            let name = format!("{OWN_PREFIX}{key}-{}{mark}{ENDING}", put.size);
-            let Some(file) = open_locked(root, &name, OFlags::CREATE)? else {
+            let name = format!("{OWN_PREFIX}-{key}-{}{mark}{ENDING}", put.size);
+            let Some(file) = open_locked(root, name.as_str(), OFlags::CREATE)? else {
                 busy.get_or_insert(name);
                 continue;
             };
@@ -143,11 +146,15 @@ fn key(put: &Put) -> String {
     }
     hasher.update(&put.size.to_be_bytes());
     hasher.update(&put.fingerprint);
-    hasher.finalize().to_hex()[..32].to_owned()
+    hasher.finalize().to_hex()[..KEY_LENGTH].to_owned()
 }
 
 /// Opens a file and locks it; none if somebody else holds the lock, or if there is none and none is made.
-fn open_locked(root: &OwnedFd, name: &str, make: OFlags) -> io::Result<Option<File>> {
+fn open_locked<P: rustix::path::Arg + Copy>(
+    root: &OwnedFd,
+    name: P,
+    make: OFlags,
+) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | make;
     loop {
         let file = match fs::openat(root, name, flags, Mode::from_raw_mode(0o666)) {
@@ -168,20 +175,19 @@ fn open_locked(root: &OwnedFd, name: &str, make: OFlags) -> io::Result<Option<Fi
     }
 }
 
-/// The name of a file, if it is one of these.
-pub fn own_name(name: &[u8]) -> Option<&str> {
+/// The size that a file of this name is to have, if it is one of these. Nothing else in the folder is taken
+/// for one, whoever has put it there.
+pub fn size_in(name: &[u8]) -> Option<u64> {
     let name = std::str::from_utf8(name).ok()?;
-    (name.starts_with(OWN_PREFIX) && name.ends_with(ENDING)).then_some(name)
-}
-
-/// The size that such a file is to have.
-pub fn size_in(name: &str) -> u64 {
-    let size = name.trim_end_matches(ENDING).trim_start_matches(OWN_PREFIX).split('-').nth(1);
-    size.and_then(|size| size.parse().ok()).unwrap_or(0)
+    let rest = name.strip_prefix(OWN_PREFIX)?.strip_prefix('-')?.strip_suffix(ENDING)?;
+    let (key, rest) = rest.split_once('-')?;
+    let size = rest.split_once('-').map_or(rest, |(size, _)| size);
+    let is_key = key.len() == KEY_LENGTH && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    size.parse().ok().filter(|_| is_key)
 }
 
 /// Removes a file that nobody writes to and nobody has written to for so long.
-pub fn remove_if_older(root: &OwnedFd, name: &str, age: Duration) {
+pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
     let Ok(Some(file)) = open_locked(root, name, OFlags::empty()) else { return };
     let changed = file.metadata().and_then(|data| data.modified());
     let is_old =

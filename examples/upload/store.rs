@@ -72,8 +72,8 @@ impl Store {
     pub fn sweep(&self) -> io::Result<()> {
         for entry in fs::Dir::read_from(&self.root)? {
             let entry = entry?;
-            if let Some(name) = partial::own_name(entry.file_name().to_bytes()) {
-                partial::remove_if_older(&self.root, name, self.rules.keep);
+            if partial::size_in(entry.file_name().to_bytes()).is_some() {
+                partial::remove_if_older(&self.root, entry.file_name(), self.rules.keep);
             }
         }
         Ok(())
@@ -260,7 +260,7 @@ fn total(folder: std::os::fd::BorrowedFd<'_>, depth: usize) -> io::Result<u64> {
             }
             fs::FileType::RegularFile => {
                 let now = u64::try_from(stat.st_size).unwrap_or(0);
-                now.max(partial::own_name(name.to_bytes()).map_or(0, partial::size_in))
+                now.max(partial::size_in(name.to_bytes()).unwrap_or(0))
             }
             _ => 0,
         };

@@ -9,7 +9,7 @@ use crate::support::{eventually, folder, read_to_end};
 
 /// Paths that are none, as a client may send them.
 fn bad_paths() -> Vec<Vec<Vec<u8>>> {
-    let names: [&[u8]; 27] = [
+    let names: [&[u8]; 28] = [
         b"",
         b".",
         b"..",
@@ -36,6 +36,7 @@ fn bad_paths() -> Vec<Vec<Vec<u8>>> {
         b"COM\xc2\xb2",
         b"aux:b",
         b".upload-x",
+        b".upload.part",
         &[b'a'; 256],
     ];
     let alone = names.iter().map(|name| vec![name.to_vec()]);

@@ -141,6 +141,17 @@ fn no_message_of_ours_is_taken_for_the_documents() {
     assert_ne!(first, b'p');
 }
 
+/// Found by the fuzz target: with a number it would be a name of the store's own.
+#[test]
+fn no_number_makes_a_name_one_of_the_stores_own() {
+    for name in [".upload", ".upload.part", ".upload.- uplt"] {
+        assert!(names::check(name.as_bytes()).is_err());
+    }
+    for name in ["upload.part", ".uploa", ".Upload.part"] {
+        assert!(names::check(names::candidate(name, 1).as_bytes()).is_ok());
+    }
+}
+
 #[test]
 fn names_for_names_that_are_taken() {
     for (name, other) in [
