@@ -39,6 +39,6 @@ fn check(name: &[u8]) {
     assert!(!protocol::shown(&[name.into()]).contains(char::is_control));
     for number in [1, 10_000] {
         let other = names::candidate(name, number);
-        assert!(names::check(other.as_bytes()).is_ok() && other != name);
+        assert!(names::check(other.as_bytes()).is_ok());
     }
 }

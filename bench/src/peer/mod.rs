@@ -6,6 +6,7 @@ mod hyper;
 mod inline;
 mod mmsg;
 mod pool;
+pub mod store;
 mod threads;
 mod tokio;
 
@@ -29,6 +30,8 @@ pub enum Mode {
     Datagram,
     /// Answer HTTP requests
     Web,
+    /// Store files
+    Store,
 }
 
 /// Which peer.
@@ -59,6 +62,7 @@ pub fn serve(peer: Peer, mode: Mode) -> io::Result<()> {
     match peer {
         Peer::Epoll => epoll::serve(mode),
         Peer::Mmsg => mmsg::serve(mode),
+        Peer::Threads if mode == Mode::Store => store::serve(),
         Peer::Threads => threads::serve(mode),
         Peer::Pool => pool::serve(mode),
         Peer::Fork => fork::serve(mode),

@@ -9,7 +9,7 @@ use std::thread;
 use super::{Mode, announce, unsupported};
 
 pub fn serve(mode: Mode) -> io::Result<()> {
-    if matches!(mode, Mode::Datagram | Mode::Web) {
+    if matches!(mode, Mode::Datagram | Mode::Web | Mode::Store) {
         return unsupported();
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;
