@@ -121,7 +121,9 @@ impl Client {
         report: &Report,
     ) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
-        while self.resume {
+        // One of a whole file, if there is one of that name and size, and one of a beginning.
+        let offers = if self.resume { 2 } else { 0 };
+        for _ in 0..offers {
             let Message::Have { offset, whole } = self.answer()? else {
                 return Err(self.confused());
             };

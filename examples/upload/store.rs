@@ -128,7 +128,7 @@ impl Store {
             match fs::statat(&folder, &**name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(_) => return Err(taken()),
                 Err(Errno::NOENT) => {}
-                Err(error) => return Err(storage("look for", error.into())),
+                Err(error) => return Err(storage("look for", error)),
             }
         }
         let partial = Partial::open(&self.root, put);
@@ -171,10 +171,10 @@ impl Store {
                 Ok(()) => break candidate,
                 Err(Errno::EXIST) if self.rules.conflict == Conflict::Refuse => return Err(taken()),
                 Err(Errno::EXIST) if number < CANDIDATES => number += 1,
-                Err(error) => return Err(storage("give its name to", error.into())),
+                Err(error) => return Err(storage("give its name to", error)),
             }
         };
-        fs::fsync(&folder).map_err(|error| storage("write the folder of", error.into()))?;
+        fs::fsync(&folder).map_err(|error| storage("write the folder of", error))?;
         Ok(folders.iter().cloned().chain([stored.into_bytes()]).collect())
     }
 
@@ -189,6 +189,8 @@ impl Store {
     pub fn discard(&self, partial: Partial) {
         // Another time it may be possible: it is swept away as everything that is left.
         let _ = fs::unlinkat(&self.root, partial.name(), AtFlags::empty());
+        // Its lock ends here: until it was removed, nobody could go on with it.
+        drop(partial);
     }
 
     /// The folder at the end of a path. Where one is missing it is made, or there is none.
@@ -207,7 +209,7 @@ impl Store {
                     let shown = shown(&[name.to_vec()]);
                     Refusal::new(Code::Name, format!("{shown} is no folder there"))
                 }
-                error => storage("open the folder of", error.into()),
+                error => storage("open the folder of", error),
             })?;
         }
         Ok(Some(folder))
@@ -278,7 +280,8 @@ fn taken() -> Refusal {
 }
 
 /// A refusal because of what the operating system says.
-pub fn storage(what: &str, error: io::Error) -> Refusal {
+pub fn storage(what: &str, error: impl Into<io::Error>) -> Refusal {
+    let error = error.into();
     let code = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             Code::NoSpace
