@@ -1,7 +1,9 @@
 //! What arrives, under which name, and what both sides say about it.
 
+use std::process::Command;
+
 use super::*;
-use crate::support::{folder, has_ipv6};
+use crate::support::{eventually, folder, has_ipv6, skip_if};
 
 /// A folder with files of all sizes that make a difference, in folders and not.
 fn tree() -> (tempfile::TempDir, BTreeMap<String, Vec<u8>>) {
@@ -210,7 +212,7 @@ fn all_files_together_are_limited_with_what_is_on_its_way() {
         // Nothing of it has come yet.
         peer.put(&[b"b"], &[2; 600], false);
         peer.data(&[2; 1]);
-        crate::support::eventually("it is on its way", || partial_files(folder.path()).len() == 1);
+        eventually("it is on its way", || partial_files(folder.path()).len() == 1);
         let mut other = Peer::connect(&address);
         other.put(&[b"c"], &[3; 101], false);
         assert!(other.expect_refusal(Code::TooMuch).contains("--max-total"));
@@ -303,4 +305,49 @@ fn a_server_beyond_this_machine_says_what_anyone_may_do() {
     let folder = folder();
     let (server, _) = serve_at(folder.path(), &["0.0.0.0:0"], &[]);
     assert!(server.err_line().contains("anyone there may store files in"));
+}
+
+/// The order of what the kernel is asked for; what a power failure would show cannot be tested otherwise.
+#[test]
+fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told() {
+    let folder = folder();
+    let trace = folder.path().join("trace");
+    let model = folder.path().join("model");
+    // The file descriptors with their paths; `-D`, so that the process is the server itself.
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-y", "-s", "8", "-o", trace.to_str().unwrap()]);
+    command.args(["-e", "trace=fsync,renameat2,sendto,write"]).arg(example("upload"));
+    command.args(["serve", "--bind", "127.0.0.1:0", "--dir", model.to_str().unwrap()]);
+    let works =
+        Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    if skip_if((!works.is_ok_and(|status| status.success())).then_some("strace does not work here"))
+    {
+        return;
+    }
+    let server = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let mut peer = Peer::connect(&listening(&server));
+    peer.put(&[b"tree", b"file"], b"content", false);
+    peer.data(b"content");
+    peer.end(b"content");
+    assert!(matches!(peer.hear(), Some(Message::Done { .. })));
+    server.send_signal(libc::SIGTERM);
+    server.end();
+    let order = [
+        ("write(", ".part>, \"content\""),
+        ("fsync(", ".part>"),
+        ("renameat2(", "\"file\", RENAME_NOREPLACE"),
+        ("fsync(", "/model/tree>"),
+        // The kind of `Done`.
+        ("", "\"K\\0\\0\\0"),
+    ];
+    let is_in_order = |trace: &str| {
+        let mut lines = trace.lines();
+        order
+            .iter()
+            .all(|(call, object)| lines.any(|line| line.contains(call) && line.contains(object)))
+    };
+    // The tracer may end a little after the server.
+    eventually("the calls are made in this order", || {
+        fs::read_to_string(&trace).is_ok_and(|trace| is_in_order(&trace))
+    });
 }
