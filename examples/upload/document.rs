@@ -34,8 +34,8 @@ pub fn header(name: &str, size: u64) -> Vec<u8> {
 ///
 /// - Where nothing but digits follows the name, all of them are the size: the client sends the header by
 ///   itself, and the document's server takes what it receives first for a header alone.
-/// - Where something else follows, the size is the number before which exactly the file comes: if one of the
-///   ways to end the number leaves as many bytes as it says, that one; of several, the longest number.
+/// - Where something else follows, the number may end in several places. One after which the piece ends with
+///   the file, or goes on with the next header, is right; of several, the longest number.
 /// - Else the size ends before the first byte that is no digit.
 pub fn read_header(piece: &[u8]) -> Found {
     let begin = piece.len().min(BEGIN.len());
@@ -55,7 +55,14 @@ pub fn read_header(piece: &[u8]) -> Found {
         let text = std::str::from_utf8(&numbers[..digits]).unwrap_or_default();
         text.parse::<u64>().ok()
     };
-    let fits = |digits: &usize| size(*digits) == Some((numbers.len() - digits) as u64);
+    let fits = |digits: &usize| {
+        let size = size(*digits).and_then(|size| usize::try_from(size).ok());
+        let after = size.and_then(|size| numbers[*digits..].get(size..));
+        after.is_some_and(|after| {
+            let next = after.len().min(BEGIN.len());
+            after[..next] == BEGIN[..next]
+        })
+    };
     let alone = digits == numbers.len();
     let exact = if alone { None } else { (1..=digits).rev().find(fits) };
     let digits = exact.unwrap_or(digits);

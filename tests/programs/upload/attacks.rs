@@ -239,7 +239,7 @@ fn enormous_sizes_cost_nothing() {
 
 /// Sends a byte now and then, for as long as the server takes it.
 fn trickle(mut stream: &TcpStream, byte: u8) {
-    stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     let began = std::time::Instant::now();
     while began.elapsed() < crate::support::SOON {
         let waits = |error: &std::io::Error| {
