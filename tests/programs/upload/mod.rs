@@ -66,8 +66,14 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
                 continue;
             }
             let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
-            let bytes = if kind.is_file() { fs::read(&path).unwrap() } else { b"no file".into() };
-            found.insert(name, bytes);
+            let bytes = if kind.is_file() { fs::read(&path) } else { Ok(b"no file".into()) };
+            match bytes {
+                // It has got another name since the folder was read.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                bytes => {
+                    found.insert(name, bytes.unwrap());
+                }
+            }
         }
     }
     found
