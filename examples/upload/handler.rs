@@ -16,6 +16,10 @@ use crate::store::{Store, storage};
 /// and no more.
 const UNWANTED_BYTES: u64 = 64 * 1024 * 1024;
 
+/// How much has to come within the time that a client may be silent: with the default of a minute that is a
+/// KiB in a second.
+const PACE_BYTES: usize = 64 * 1024;
+
 pub struct Upload {
     store: Arc<Store>,
     /// How long a client may be silent, and how long it may take for a piece of a file.
@@ -253,8 +257,10 @@ impl Upload {
         request: &mut StreamRequest,
         length: usize,
     ) -> (usize, io::Result<()>) {
-        self.buffer.resize(DATA_BYTES, 0);
-        let (began, mut count) = (Instant::now(), 0);
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; DATA_BYTES];
+        }
+        let (mut count, mut mark, mut since) = (0, 0, Instant::now());
         while count < length {
             match request.read(&mut self.buffer[count..length]) {
                 Ok(0) => return (count, Err(io::ErrorKind::UnexpectedEof.into())),
@@ -262,7 +268,9 @@ impl Upload {
                 Err(error) => return (count, Err(error)),
             }
             // A byte now and then is as good as none.
-            if count < length && began.elapsed() > self.idle {
+            if count - mark >= PACE_BYTES {
+                (mark, since) = (count, Instant::now());
+            } else if count < length && since.elapsed() > self.idle {
                 return (count, Err(io::ErrorKind::TimedOut.into()));
             }
         }

@@ -112,7 +112,7 @@ struct RuleOptions {
     /// All files in the folder together, in bytes, or with K, M, G or T; else as much as the disk holds
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_total: Option<u64>,
-    /// How long a client may be silent, or take for 256 KiB, in seconds
+    /// How long a client may be silent, or take for 64 KiB, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
     idle: Duration,
     /// How long what a broken upload has left is kept for --resume, in seconds

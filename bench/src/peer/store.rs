@@ -14,7 +14,7 @@ use super::announce;
 pub const FOLDER: &str = "SOCKETSERVER_BENCH_FOLDER";
 
 /// The buffer of our own server.
-const BLOCK: usize = 256 * 1024;
+const BLOCK: usize = 1024 * 1024;
 
 pub fn serve() -> io::Result<()> {
     let folder = std::env::var_os(FOLDER).map(PathBuf::from);

@@ -56,9 +56,9 @@ fn an_upload_goes_on_after_its_client_has_vanished() {
     let (folder, content) = (folder(), noise(1, LENGTH));
     let (server, address) = serve_in(folder.path(), &[]);
     // In the middle of a piece, whose beginning is kept as well.
-    let mut peer = half_sent(folder.path(), &address, &content, 3 * DATA_BYTES);
+    let mut peer = half_sent(folder.path(), &address, &content, 750_000);
     peer.stream.write_all(&data_header(DATA_BYTES)).unwrap();
-    peer.stream.write_all(&content[3 * DATA_BYTES..1_000_000]).unwrap();
+    peer.stream.write_all(&content[750_000..1_000_000]).unwrap();
     drop(peer);
     assert!(server.line().contains("broke off \"file\""));
     assert!(!stored(folder.path()).contains_key("file"));

@@ -41,7 +41,7 @@ fn a_tree_arrives(address: &str, mixin: &str) {
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "", "nothing is drawn where there is no terminal");
     let summary = ended.out.lines().last().unwrap();
-    assert!(summary.starts_with("7 of 7 files stored: 3.4"), "{summary}");
+    assert!(summary.starts_with("7 of 7 files stored: 4.93 MiB"), "{summary}");
     assert_eq!(stored(target.path()), files, "{mixin} at {address}");
     server.send_signal(libc::SIGTERM);
     let ended = server.end();
