@@ -6,8 +6,8 @@
 //! cargo run --release --example upload -- connect --resume 127.0.0.1:8000 large.iso
 //! ```
 //!
-//! What comes is written to a temporary file in the folder. Once the BLAKE3 digest of the whole is right, it
-//! is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
+//! What comes is written to a temporary file in the folder, `.upload-KEY-SIZE.part`. Once the BLAKE3 digest of
+//! the whole is right, it is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
 //! come, and `--resume` goes on there, after both sides have compared the digest of that; a file that is there
 //! already is not sent again. What nobody has continued for a week (`--keep`) is removed when the next
 //! client comes. `--max-total` counts what is on its way with its whole size.
@@ -19,8 +19,8 @@
 //!
 //! Limits: names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
 //! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
-//! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. With `--max-total` the folder
-//! is read for each file.
+//! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. The folder is
+//! read at the beginning of each connection, and with `--max-total`, with all that is in it, for each file.
 
 mod client;
 #[path = "../common/mod.rs"]
