@@ -60,7 +60,7 @@ const fn gate(
 }
 
 use Figure::{Cpu, Pss, Rate};
-use Load::{Chat, Churn, Http, Idle, Pingpong, Udp, Upload};
+use Load::{Chat, Churn, Http, Idle, Pingpong, Store, Udp, Upload};
 
 /// All of them, in the order of the loads.
 pub const GATES: &[Gate] = &[
@@ -88,6 +88,7 @@ pub const GATES: &[Gate] = &[
     gate(Udp(16, 16), "Green", "mmsg", Rate, 0.88, 0.96),
     gate(Upload(4), "Threading", "std threads", Rate, 0.93, 1.0),
     gate(Upload(4), "Green", "std threads", Rate, 0.93, 1.0),
+    gate(Store(1), "Threading", "std threads", Rate, 0.93, 1.0),
     Gate {
         load: Idle(10_000),
         ours: "Green",
@@ -108,7 +109,7 @@ pub const GATES: &[Gate] = &[
 /// The peer beside which all servers of a load are put.
 pub fn baseline(load: Load) -> &'static str {
     match load {
-        Pingpong(_) | Upload(_) | Idle(_) => "std threads",
+        Pingpong(_) | Upload(_) | Store(_) | Idle(_) => "std threads",
         Churn(_) => "epoll",
         Udp(..) => "mmsg",
         Chat(..) => "tokio",

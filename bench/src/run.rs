@@ -129,7 +129,8 @@ impl Options {
     fn loads(&self) -> Result<Vec<Load>, String> {
         let mut loads = Vec::new();
         let families: Vec<_> = Load::ALL.iter().map(|load| load.family()).collect();
-        let all = ["pingpong", "churn", "udp", "upload", "idle", "chat", "http"].map(String::from);
+        let all = ["pingpong", "churn", "udp", "upload", "store", "idle", "chat", "http"];
+        let all = all.map(String::from);
         let named = if self.loads.is_empty() { &all[..] } else { &self.loads };
         for name in named {
             if name == "pingpong" && !self.connections.is_empty() {

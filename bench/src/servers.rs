@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::{self, Load};
-use crate::peer::{Mode, Peer, has_nginx};
+use crate::peer::{self, Mode, Peer, has_nginx};
 use crate::process::Trouble;
 
 /// A server in the tables.
@@ -34,10 +34,10 @@ const PYTHON: &str = include_str!("../peers/sockets.py");
 const UNBOUNDED: usize = usize::MAX;
 
 /// All modes of streams.
-const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Web];
+const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Web, Mode::Store];
 const ALL: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram];
 const WITH_WEB: &[Mode] =
-    &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram, Mode::Web];
+    &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram, Mode::Web, Mode::Store];
 /// What a process for each connection can do: its members could not see each other.
 const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink];
 
@@ -107,12 +107,17 @@ impl Server {
         if mode == Mode::Web && !load::has_wrk() {
             return Err(skipped("wrk is not installed"));
         }
+        // It is the client of all servers as well.
+        if mode == Mode::Store && !example("upload").is_file() {
+            return Err(skipped("not built: cargo build --release --example upload"));
+        }
         match self.program {
             Program::Ours(mixin) => ours_command(mixin, mode),
             Program::Peer(Peer::Nginx) if !has_nginx() => Err(skipped("nginx is not installed")),
             Program::Peer(peer) => {
                 let mut command = Command::new(beside("bench"));
                 command.args(["peer", &word(&peer), &word(&mode)]);
+                command.env(peer::store::FOLDER, load::store::folder());
                 Ok(command)
             }
             Program::Python(mixin) => {
@@ -140,14 +145,23 @@ fn beside(name: &str) -> PathBuf {
     env::current_exe().unwrap_or_default().with_file_name(name)
 }
 
+/// One of our own programs.
+pub fn example(name: &str) -> PathBuf {
+    beside("examples").join(name)
+}
+
 /// The word of the command line.
 fn word(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
 fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
-    let name = if mode == Mode::Web { "web" } else { "echo" };
-    let program = beside("examples").join(name);
+    let name = match mode {
+        Mode::Web => "web",
+        Mode::Store => "upload",
+        _ => "echo",
+    };
+    let program = example(name);
     if !program.is_file() {
         let why = format!("not built: cargo build --release --example {name}");
         return Err(Trouble::Skipped(why));
@@ -155,8 +169,14 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
     let bind = if mode == Mode::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
     let mut command = Command::new(program);
     command.args(["serve", "--bind", bind, "--mixin", mixin]);
-    if !matches!(mode, Mode::Datagram | Mode::Web) {
-        command.args(["--mode", &word(&mode)]);
+    match mode {
+        Mode::Datagram | Mode::Web => {}
+        Mode::Store => {
+            command.arg("--dir").arg(load::store::folder());
+        }
+        _ => {
+            command.args(["--mode", &word(&mode)]);
+        }
     }
     Ok(command)
 }

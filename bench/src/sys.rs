@@ -1,7 +1,11 @@
 //! System calls that neither std nor socket2 has, for the load and for the peers.
 
+use std::ffi::CString;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
@@ -231,6 +235,17 @@ impl Batch {
         // SAFETY: as in `receive`, with `count` headers.
         let sent = unsafe { libc::sendmmsg(fd, self.headers.as_mut_ptr(), count as u32, 0) };
         Ok(check(sent)? as usize)
+    }
+}
+
+/// Room in the file system of a path, in bytes.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all zeros are a statvfs, and both pointers live as long as the call.
+    unsafe {
+        let mut stat: libc::statvfs = mem::zeroed();
+        check(libc::statvfs(path.as_ptr(), &raw mut stat))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 

@@ -4,4 +4,5 @@ mod echo;
 mod program;
 #[path = "../support/mod.rs"]
 mod support;
+mod upload;
 mod web;

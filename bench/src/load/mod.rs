@@ -7,6 +7,7 @@ mod http;
 mod idle;
 mod pingpong;
 mod session;
+pub mod store;
 mod udp;
 mod upload;
 
@@ -32,6 +33,8 @@ pub enum Load {
     Udp(usize, usize),
     /// GiB through one connection.
     Upload(usize),
+    /// GiB of a file through one connection, stored by the upload program.
+    Store(usize),
     /// Connections that say nothing.
     Idle(usize),
     /// Members, and lines outstanding among them all.
@@ -49,7 +52,7 @@ pub struct Plan {
 
 impl Load {
     /// All that the goals speak of.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Pingpong(1),
         Self::Pingpong(64),
         Self::Pingpong(1_000),
@@ -59,6 +62,7 @@ impl Load {
         Self::Udp(1, 1),
         Self::Udp(16, 16),
         Self::Upload(4),
+        Self::Store(1),
         Self::Idle(1_000),
         Self::Idle(10_000),
         Self::Chat(10, 1),
@@ -76,6 +80,7 @@ impl Load {
             Self::Churn(_) => "churn",
             Self::Udp(..) => "udp",
             Self::Upload(_) => "upload",
+            Self::Store(_) => "store",
             Self::Idle(_) => "idle",
             Self::Chat(..) => "chat",
             Self::Http(..) => "http",
@@ -89,6 +94,7 @@ impl Load {
             Self::Churn(_) => Mode::Line,
             Self::Udp(..) => Mode::Datagram,
             Self::Upload(_) => Mode::Sink,
+            Self::Store(_) => Mode::Store,
             Self::Chat(..) => Mode::Chat,
             Self::Http(..) => Mode::Web,
         }
@@ -101,7 +107,7 @@ impl Load {
             Self::Pingpong(count) | Self::Idle(count) => count,
             Self::Chat(members, _) => members,
             Self::Http(connections, _) => connections,
-            Self::Upload(_) => 1,
+            Self::Upload(_) | Self::Store(_) => 1,
             Self::Churn(_) | Self::Udp(..) => 0,
         }
     }
@@ -112,7 +118,7 @@ impl Load {
             Self::Pingpong(_) | Self::Http(..) => "requests",
             Self::Churn(_) | Self::Idle(_) => "connections",
             Self::Udp(..) => "replies",
-            Self::Upload(_) => "MiB",
+            Self::Upload(_) | Self::Store(_) => "MiB",
             Self::Chat(..) => "deliveries",
         }
     }
@@ -143,6 +149,7 @@ impl Load {
                 session::measure(&mut chat::Chat::new(address, members, window)?, process, plan)
             }
             Self::Upload(size) => upload::measure(process, size),
+            Self::Store(size) => store::measure(process, size, &crate::servers::example("upload")),
             Self::Idle(connections) => idle::measure(process, connections),
             Self::Http(connections, window) => http::measure(process, connections, window, plan),
         }
@@ -153,7 +160,11 @@ impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.family())?;
         match *self {
-            Self::Pingpong(size) | Self::Churn(size) | Self::Upload(size) | Self::Idle(size) => {
+            Self::Pingpong(size)
+            | Self::Churn(size)
+            | Self::Upload(size)
+            | Self::Store(size)
+            | Self::Idle(size) => {
                 write!(f, "-{size}")
             }
             Self::Udp(count, each) | Self::Chat(count, each) | Self::Http(count, each) => {
@@ -172,12 +183,13 @@ impl FromStr for Load {
         let number = |text: &str| {
             text.parse().ok().filter(|number| (1..=1_000_000).contains(number)).ok_or_else(wrong)
         };
-        if let "pingpong" | "churn" | "upload" | "idle" = family {
+        if let "pingpong" | "churn" | "upload" | "store" | "idle" = family {
             let size = number(size)?;
             return Ok(match family {
                 "pingpong" => Self::Pingpong(size),
                 "churn" => Self::Churn(size),
                 "upload" => Self::Upload(size),
+                "store" => Self::Store(size),
                 _ => Self::Idle(size),
             });
         }

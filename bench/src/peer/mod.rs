@@ -9,6 +9,7 @@ mod may;
 mod mmsg;
 mod nginx;
 mod pool;
+pub mod store;
 mod threads;
 mod tokio;
 
@@ -34,6 +35,8 @@ pub enum Mode {
     Datagram,
     /// Answer HTTP requests
     Web,
+    /// Store files
+    Store,
 }
 
 /// Which peer.
@@ -68,6 +71,7 @@ pub fn serve(peer: Peer, mode: Mode) -> io::Result<()> {
     match peer {
         Peer::Epoll => epoll::serve(mode),
         Peer::Mmsg => mmsg::serve(mode),
+        Peer::Threads if mode == Mode::Store => store::serve(),
         Peer::Threads => threads::serve(mode),
         Peer::Pool => pool::serve(mode),
         Peer::Fork => fork::serve(mode),

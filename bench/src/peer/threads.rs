@@ -10,7 +10,7 @@ use super::http::Http;
 use super::{Mode, announce, unsupported};
 
 pub fn serve(mode: Mode) -> io::Result<()> {
-    if mode == Mode::Datagram {
+    if matches!(mode, Mode::Datagram | Mode::Store) {
         return unsupported();
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -1,0 +1,35 @@
+//! The digest of the beginning of a file, which both sides calculate.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+
+const BLOCK: usize = 256 * 1024;
+
+/// How much is read between two words to the other side, which waits.
+const WORKING_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Digests the first `length` bytes of a file, which then stands after them.
+///
+/// # Errors
+///
+/// `UnexpectedEof` if it is shorter; those of reading, and of `working`, which is called now and then.
+pub fn hash(
+    file: &mut File,
+    length: u64,
+    mut working: impl FnMut() -> io::Result<()>,
+) -> io::Result<blake3::Hasher> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; BLOCK.min(usize::try_from(length).unwrap_or(BLOCK))];
+    let mut done = 0;
+    file.seek(SeekFrom::Start(0))?;
+    while done < length {
+        let count = buffer.len().min(usize::try_from(length - done).unwrap_or(BLOCK));
+        file.read_exact(&mut buffer[..count])?;
+        hasher.update(&buffer[..count]);
+        if done / WORKING_BYTES != (done + count as u64) / WORKING_BYTES {
+            working()?;
+        }
+        done += count as u64;
+    }
+    Ok(hasher)
+}

@@ -1,0 +1,419 @@
+//! The server's side of a connection, in either wire.
+
+use std::io::{self, BufRead, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
+
+use crate::digest;
+use crate::document::{self, Found, read_header};
+use crate::partial::Partial;
+use crate::protocol::{Code, DATA_BYTES, Message, Put, Refusal, VERSION, shown};
+use crate::store::{Store, storage};
+
+/// What a client goes on sending of a file that has been refused, before it has read so: what is on its way,
+/// and no more.
+const UNWANTED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How much has to come within the time that a client may be silent: with the default of a minute that is a
+/// KiB in a second.
+const PACE_BYTES: usize = 64 * 1024;
+
+pub struct Upload {
+    store: Arc<Store>,
+    /// How long a client may be silent, and how long it may take for a piece of a file.
+    idle: Duration,
+    /// Room for one piece, when the first one comes.
+    buffer: Vec<u8>,
+    /// The client has said all that it says about the file of its last `Put`.
+    is_all_said: bool,
+}
+
+/// Why a file does not go on.
+enum Trouble {
+    /// It is not taken, and the client is told.
+    Refused(Refusal),
+    /// The client does not want to send it any more.
+    Withdrawn,
+    /// The connection is of no use any more.
+    Lost(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Upload {
+    pub fn new(store: &Arc<Store>, idle: Duration) -> Self {
+        Self { store: Arc::clone(store), idle, buffer: Vec::new(), is_all_said: true }
+    }
+}
+
+impl StreamRequestHandler for Upload {
+    fn setup(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        // Whoever begins a new upload pays for the old ones; and none is refused because of them.
+        if let Err(error) = self.store.sweep() {
+            say(&format!("cannot look for what broken uploads have left: {error}"));
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        let result = match request.fill_buf()?.first() {
+            None => Ok(()),
+            Some(first) if *first == document::BEGIN[0] => self.serve_document(request),
+            Some(_) => self.serve(request),
+        };
+        match result {
+            // A client that leaves in the middle is no failure of the server. The file has been named.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            result => Ok(result?),
+        }
+    }
+}
+
+impl Upload {
+    fn serve(&mut self, request: &mut StreamRequest) -> io::Result<()> {
+        match Message::read(request) {
+            Ok(Some(Message::Hello { version: VERSION })) => {
+                request.write_all(&Message::Hello { version: VERSION }.encode())?;
+            }
+            Ok(Some(Message::Hello { version })) => {
+                let text = format!("this server speaks version {VERSION}, and not {version}");
+                return refuse(request, Refusal::new(Code::Protocol, text));
+            }
+            result => return end(request, result),
+        }
+        loop {
+            request.between_requests();
+            match Message::read(request) {
+                Ok(Some(Message::Put(put))) => {
+                    if !self.put(request, &put)? {
+                        return Ok(());
+                    }
+                }
+                result => return end(request, result),
+            }
+        }
+    }
+
+    /// Serves one file, with one answer, and says whether the connection is still of use.
+    fn put(&mut self, request: &mut StreamRequest, put: &Put) -> io::Result<bool> {
+        let peer = request.client_address();
+        let name = shown(&put.path);
+        self.is_all_said = false;
+        match self.receive(request, put) {
+            Ok((path, word)) => {
+                say(&format!("{peer} {word} {} ({} bytes)", shown(&path), put.size));
+                request.write_all(&Message::Done { path }.encode())?;
+                Ok(true)
+            }
+            Err(Trouble::Refused(refusal)) => {
+                say(&format!("{peer} was refused {name}: {refusal}"));
+                let goes_on = refusal.code != Code::Protocol;
+                refuse(request, refusal)?;
+                Ok(goes_on && (self.is_all_said || self.skip(request)?))
+            }
+            Err(Trouble::Withdrawn) => {
+                say(&format!("{peer} withdrew {name}"));
+                refuse(request, Refusal::new(Code::Withdrawn, "its client has withdrawn it"))?;
+                Ok(true)
+            }
+            Err(Trouble::Lost(error)) => {
+                say(&format!("{peer} broke off {name}: {error}"));
+                if error.kind() != io::ErrorKind::TimedOut {
+                    return Err(error);
+                }
+                let text = format!(
+                    "nothing came for {} s; what has come is kept: go on with --resume",
+                    self.idle.as_secs_f64()
+                );
+                refuse(request, Refusal::new(Code::Idle, text))?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Receives a file, and says its path there and what has become of it.
+    fn receive(
+        &mut self,
+        request: &mut StreamRequest,
+        put: &Put,
+    ) -> Result<(Vec<Vec<u8>>, &'static str), Trouble> {
+        self.store.check(put)?;
+        if put.resume && self.offers_whole(request, put)? {
+            return Ok((put.path.clone(), "had stored before"));
+        }
+        let mut partial = self.store.begin(put)?;
+        match self.fill(request, put, &mut partial) {
+            Ok(()) => match self.store.commit(&partial, put) {
+                Ok(path) => Ok((path, "stored")),
+                Err(refusal) => {
+                    self.store.leave(partial);
+                    Err(refusal.into())
+                }
+            },
+            Err(trouble) => {
+                let is_worthless = match &trouble {
+                    Trouble::Refused(refusal) => {
+                        matches!(refusal.code, Code::BadDigest | Code::Protocol)
+                    }
+                    Trouble::Withdrawn => true,
+                    Trouble::Lost(_) => false,
+                };
+                if is_worthless {
+                    self.store.discard(partial);
+                } else {
+                    self.store.leave(partial);
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Whether the file is there already, of this name and with these bytes.
+    fn offers_whole(&self, request: &mut StreamRequest, put: &Put) -> Result<bool, Trouble> {
+        let Some(mut file) = self.store.same_size(put) else { return Ok(false) };
+        request.write_all(&Message::Have { offset: put.size, whole: true }.encode())?;
+        let hasher = digest::hash(&mut file, put.size, || working(request));
+        let hasher = hasher.map_err(|error| storage("read", error))?;
+        self.agree(request, put.size, *hasher.finalize().as_bytes())
+    }
+
+    /// Offers what has come before, and says whether the client has taken it.
+    fn agree(
+        &self,
+        request: &mut StreamRequest,
+        offset: u64,
+        digest: [u8; 32],
+    ) -> Result<bool, Trouble> {
+        request.write_all(&Message::Digest(digest).encode())?;
+        match next(request)? {
+            Message::From(from) if from == offset => Ok(true),
+            Message::From(0) => Ok(false),
+            message => Err(unexpected(&message)),
+        }
+    }
+
+    /// Receives the bytes of a file, from where it was broken off if it was, and checks them.
+    fn fill(
+        &mut self,
+        request: &mut StreamRequest,
+        put: &Put,
+        partial: &mut Partial,
+    ) -> Result<(), Trouble> {
+        if put.resume {
+            request.write_all(&Message::Have { offset: partial.len(), whole: false }.encode())?;
+            let digest = partial.hash(|| working(request));
+            let digest = digest.map_err(|error| storage("read", error))?;
+            if !self.agree(request, partial.len(), digest)? {
+                partial.restart().map_err(|error| storage("write", error))?;
+            }
+        }
+        loop {
+            match next(request)? {
+                Message::Data(length) if length as u64 <= put.size - partial.len() => {
+                    self.receive_piece(request, length, partial)?;
+                }
+                Message::End(digest) if partial.len() == put.size => {
+                    self.is_all_said = true;
+                    return if digest == partial.digest() {
+                        Ok(())
+                    } else {
+                        let text = "the digest is wrong: other bytes have come than were sent";
+                        Err(Refusal::new(Code::BadDigest, text).into())
+                    };
+                }
+                Message::Abort => return Err(Trouble::Withdrawn),
+                message => return Err(unexpected(&message)),
+            }
+        }
+    }
+
+    /// Receives so many bytes, and keeps as many of them as come.
+    fn receive_piece(
+        &mut self,
+        request: &mut StreamRequest,
+        length: usize,
+        partial: &mut Partial,
+    ) -> Result<(), Trouble> {
+        let (count, result) = self.read_piece(request, length);
+        partial.append(&self.buffer[..count]).map_err(|error| storage("write", error))?;
+        Ok(result?)
+    }
+
+    /// Reads so many bytes into the buffer, or as many as there are in time.
+    fn read_piece(
+        &mut self,
+        request: &mut StreamRequest,
+        length: usize,
+    ) -> (usize, io::Result<()>) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; DATA_BYTES];
+        }
+        let (mut count, mut mark, mut since) = (0, 0, Instant::now());
+        while count < length {
+            match request.read(&mut self.buffer[count..length]) {
+                Ok(0) => return (count, Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(more) => count += more,
+                Err(error) => return (count, Err(error)),
+            }
+            // A byte now and then is as good as none.
+            if count - mark >= PACE_BYTES {
+                (mark, since) = (count, Instant::now());
+            } else if count < length && since.elapsed() > self.idle {
+                return (count, Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        (count, Ok(()))
+    }
+
+    /// Throws away what is still coming of a file that has been refused, and says whether its end came.
+    fn skip(&mut self, request: &mut StreamRequest) -> io::Result<bool> {
+        let mut left = UNWANTED_BYTES;
+        loop {
+            match Message::read(request)? {
+                Some(Message::Data(length)) if length as u64 <= left => {
+                    left -= length as u64;
+                    self.read_piece(request, length).1?;
+                }
+                // It had not read the refusal when it agreed on where to go on.
+                Some(Message::From(_) | Message::Working) => {}
+                Some(Message::Abort | Message::End(_)) => return Ok(true),
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    /// Serves the document's client: files one after the other, and no answer. A file that is refused ends
+    /// the connection, which is all that such a client can be told.
+    fn serve_document(&mut self, request: &mut StreamRequest) -> io::Result<()> {
+        let peer = request.client_address();
+        while let Some(put) = read_document_header(request)? {
+            match self.receive_document(request, &put) {
+                Ok(path) => say(&format!("{peer} stored {} ({} bytes)", shown(&path), put.size)),
+                Err(Trouble::Refused(refusal)) => {
+                    say(&format!("{peer} was refused {}: {refusal}", shown(&put.path)));
+                    return Ok(());
+                }
+                Err(Trouble::Withdrawn) => return Ok(()),
+                Err(Trouble::Lost(error)) => {
+                    say(&format!("{peer} broke off {}: {error}", shown(&put.path)));
+                    return Err(error);
+                }
+            }
+            request.between_requests();
+        }
+        Ok(())
+    }
+
+    fn receive_document(
+        &mut self,
+        request: &mut StreamRequest,
+        put: &Put,
+    ) -> Result<Vec<Vec<u8>>, Trouble> {
+        self.store.check(put)?;
+        let mut partial = self.store.begin(put)?;
+        while partial.len() < put.size {
+            let left = usize::try_from(put.size - partial.len()).unwrap_or(usize::MAX);
+            if let Err(trouble) = self.receive_piece(request, left.min(DATA_BYTES), &mut partial) {
+                // Such a client cannot go on where it was broken off.
+                self.store.discard(partial);
+                return Err(trouble);
+            }
+        }
+        self.store.commit(&partial, put).map_err(|refusal| {
+            self.store.discard(partial);
+            refusal.into()
+        })
+    }
+}
+
+/// What the document's client sends next; none at the end.
+fn read_document_header(request: &mut StreamRequest) -> io::Result<Option<Put>> {
+    let mut head = Vec::new();
+    loop {
+        let piece = request.fill_buf()?;
+        if piece.is_empty() {
+            return if head.is_empty() {
+                Ok(None)
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            };
+        }
+        let (begun, received) = (head.len(), piece.len());
+        head.extend_from_slice(piece);
+        match read_header(&head) {
+            Found::Header(header) => {
+                request.consume(header.length.saturating_sub(begun));
+                let path = vec![header.name];
+                let put = Put { path, size: header.size, fingerprint: [0; 32], resume: false };
+                return Ok(Some(put));
+            }
+            Found::More => request.consume(received),
+            Found::Nothing => {
+                say(&format!("{} sent no header of a file", request.client_address()));
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The next message in the middle of a file.
+fn next(request: &mut StreamRequest) -> Result<Message, Trouble> {
+    loop {
+        match Message::read(request) {
+            Ok(Some(Message::Working)) => {}
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Refusal::new(Code::Protocol, error.to_string()).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn unexpected(message: &Message) -> Trouble {
+    let text = match message {
+        Message::Data(_) => "more bytes came than the file was said to have",
+        Message::End(_) => "the file ended before all its bytes had come",
+        _ => "another message was expected",
+    };
+    Refusal::new(Code::Protocol, text).into()
+}
+
+/// Ends a connection on what is no file, and says so unless it is the end.
+fn end(request: &mut StreamRequest, result: io::Result<Option<Message>>) -> io::Result<()> {
+    match result {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => refuse(request, Refusal::new(Code::Protocol, "a file was expected")),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            refuse(request, Refusal::new(Code::Protocol, error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn refuse(request: &mut StreamRequest, refusal: Refusal) -> io::Result<()> {
+    request.write_all(&Message::Refused(refusal).encode())
+}
+
+fn working(request: &mut StreamRequest) -> io::Result<()> {
+    request.write_all(&Message::Working.encode())
+}
+
+/// Tells whoever operates the server.
+fn say(line: &str) {
+    // A closed stdout is not an error.
+    let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
+}

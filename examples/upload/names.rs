@@ -1,0 +1,69 @@
+//! Names of files and folders, as peers may choose them.
+
+/// Bytes of a name: what Linux's file systems have room for.
+const LONGEST: usize = 255;
+
+/// With this begin the names of the store's own files: nobody may choose them, nor a name that becomes one
+/// of them by a number, as `.upload.part` would.
+pub const OWN_PREFIX: &str = ".upload";
+
+/// Devices of Windows: a file of such a name could not be read, nor be removed, once a folder is copied or
+/// shared there. So it is with their names in front of any ending.
+const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+
+/// Checks one component of a path.
+///
+/// # Errors
+///
+/// What is wrong with it, as the end of a sentence about it.
+pub fn check(name: &[u8]) -> Result<&str, &'static str> {
+    if name.len() > LONGEST {
+        return Err("it is longer than 255 bytes");
+    }
+    let name = std::str::from_utf8(name).map_err(|_| "it is not UTF-8")?;
+    match name {
+        "" => Err("it is empty"),
+        "." | ".." => Err("it is a way to another folder"),
+        _ if name.contains(['/', '\\']) => Err("it contains a separator"),
+        _ if name.contains('\0') => Err("it contains a NUL"),
+        _ if name.contains(char::is_control) => Err("it contains a control character"),
+        _ if is_device(name) => Err("it is the name of a device"),
+        _ if name.starts_with(OWN_PREFIX) => Err("such names are the server's own"),
+        _ => Ok(name),
+    }
+}
+
+fn is_device(name: &str) -> bool {
+    let stem = name.split(['.', ':']).next().unwrap_or(name).trim_end().to_uppercase();
+    let is_port = ["COM", "LPT"].iter().any(|port| {
+        let number = stem.strip_prefix(port).map(|number| number.chars().collect::<Vec<_>>());
+        matches!(number.as_deref(), Some(['0'..='9' | '¹' | '²' | '³']))
+    });
+    is_port || DEVICES.contains(&&*stem)
+}
+
+/// The name to take where all before it are taken: `a.txt`, `a-1.txt`, `a-2.txt`. A long one is shortened,
+/// so that it stays a name.
+pub fn candidate(name: &str, number: u32) -> String {
+    if number == 0 {
+        return name.to_owned();
+    }
+    // A dot at the beginning hides a file and begins no ending.
+    let dot = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
+    let (stem, ending) = name.split_at(dot);
+    let mark = format!("-{number}");
+    let room = LONGEST.saturating_sub(mark.len() + ending.len());
+    if room == 0 {
+        // An ending as long as a name can be is none to keep.
+        return format!("{}{mark}", shortened(name, LONGEST - mark.len()));
+    }
+    format!("{}{mark}{ending}", shortened(stem, room))
+}
+
+fn shortened(text: &str, room: usize) -> &str {
+    let mut end = text.len().min(room);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

@@ -1,0 +1,200 @@
+//! A file on its way: `.upload-KEY-SIZE.part` in the store's folder, until it is complete and gets its name.
+//!
+//! The key is made of the path, the size and the fingerprint, so that a client that comes back finds what it
+//! has left. Whoever writes to such a file holds a lock on it, which ends with its process at the latest; a
+//! second upload of the same at the same time gets `-1` after the size.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::digest;
+use crate::names::OWN_PREFIX;
+use crate::protocol::{Digest, Put};
+
+const ENDING: &str = ".part";
+/// Hexadecimal digits: half of a digest is enough to tell files apart.
+const KEY_LENGTH: usize = 32;
+
+/// How many uploads of the same file there may be at once.
+const AT_ONCE: u32 = 64;
+
+pub struct Partial {
+    file: File,
+    name: String,
+    /// How many bytes it has.
+    length: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Partial {
+    /// Opens what there is of a file, or makes a place for it; for this process and connection alone.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub fn open(root: &OwnedFd, put: &Put) -> io::Result<Self> {
+        let key = key(put);
+        let mut busy = None;
+        for number in 0..AT_ONCE {
+            let mark = if number == 0 { String::new() } else { format!("-{number}") };
+            let name = format!("{OWN_PREFIX}-{key}-{}{mark}{ENDING}", put.size);
+            let Some(file) = open_locked(root, name.as_str(), OFlags::CREATE)? else {
+                busy.get_or_insert(name);
+                continue;
+            };
+            let mut partial = Self { file, name, length: 0, hasher: blake3::Hasher::new() };
+            if !put.resume {
+                partial.restart()?;
+                return Ok(partial);
+            }
+            partial.length = partial.file.metadata()?.len();
+            match busy {
+                Some(busy) if partial.length == 0 => partial.copy(root, &busy, put.size)?,
+                _ if partial.length > put.size => partial.restart()?,
+                _ => {}
+            }
+            return Ok(partial);
+        }
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many clients send this file just now"))
+    }
+
+    /// Begins with what another connection has received. It may be one whose client has long gone, which
+    /// nobody has told the server, and whose client is the one that wants to go on.
+    fn copy(&mut self, root: &OwnedFd, busy: &str, size: u64) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::openat(root, busy, flags, Mode::empty()) {
+            Ok(other) => {
+                self.length = io::copy(&mut File::from(other).take(size), &mut self.file)?;
+                Ok(())
+            }
+            // It has ended well in the meantime.
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether there is nothing to go on with. The file is asked: a write that failed may have left bytes.
+    pub fn is_empty(&self) -> bool {
+        self.file.metadata().is_ok_and(|data| data.len() == 0)
+    }
+
+    /// Calculates the digest of what is there, and goes on after it.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading, and of `working`, which is called again and again.
+    pub fn hash(&mut self, working: impl FnMut() -> io::Result<()>) -> io::Result<Digest> {
+        self.hasher = digest::hash(&mut self.file, self.length, working)?;
+        Ok(self.digest())
+    }
+
+    /// Forgets what is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.length = 0;
+        self.hasher.reset();
+        Ok(())
+    }
+
+    /// Adds what comes next.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The digest of all that is there.
+    pub fn digest(&self) -> Digest {
+        *self.hasher.finalize().as_bytes()
+    }
+
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+fn key(put: &Put) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for name in &put.path {
+        hasher.update(name);
+        // No name contains it, so that no two paths make the same bytes.
+        hasher.update(b"/");
+    }
+    hasher.update(&put.size.to_be_bytes());
+    hasher.update(&put.fingerprint);
+    hasher.finalize().to_hex()[..KEY_LENGTH].to_owned()
+}
+
+/// Opens a file and locks it; none if somebody else holds the lock, or if there is none and none is made.
+fn open_locked<P: rustix::path::Arg + Copy>(
+    root: &OwnedFd,
+    name: P,
+    make: OFlags,
+) -> io::Result<Option<File>> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | make;
+    loop {
+        let file = match fs::openat(root, name, flags, Mode::from_raw_mode(0o666)) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        // Between the two it may have got its name, or have been removed: then it is not ours.
+        let (ours, there) = (fs::fstat(&file)?, fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW));
+        if there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev) {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// The size that a file of this name is to have, if it is one of these. Nothing else in the folder is taken
+/// for one, whoever has put it there.
+pub fn size_in(name: &[u8]) -> Option<u64> {
+    let name = std::str::from_utf8(name).ok()?;
+    let rest = name.strip_prefix(OWN_PREFIX)?.strip_prefix('-')?.strip_suffix(ENDING)?;
+    let (key, rest) = rest.split_once('-')?;
+    let size = rest.split_once('-').map_or(rest, |(size, _)| size);
+    let is_key = key.len() == KEY_LENGTH && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    size.parse().ok().filter(|_| is_key)
+}
+
+/// Removes a file that nobody writes to and nobody has written to for so long.
+pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
+    let Ok(Some(file)) = open_locked(root, name, OFlags::empty()) else { return };
+    let changed = file.metadata().and_then(|data| data.modified());
+    let is_old =
+        changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|now| now >= age));
+    if is_old {
+        // It stays for the next sweep if that fails; the lock is held until then, so that nobody has
+        // begun to write to it.
+        let _ = fs::unlinkat(root, name, AtFlags::empty());
+    }
+}

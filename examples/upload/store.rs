@@ -1,0 +1,294 @@
+//! The folder that files are stored in. Whoever sends them chooses names in it and nothing else: every
+//! component of a path is opened by itself, below the one before, and no link is followed.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::names;
+use crate::partial::{self, Partial};
+use crate::protocol::{Code, Put, Refusal, shown};
+
+/// What to do with a file whose name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Conflict {
+    /// Keep the old one, and do not take the new one
+    Refuse,
+    /// Put the new one in its place
+    Replace,
+    /// Keep both: a.txt, a-1.txt
+    Rename,
+}
+
+/// What is taken, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub conflict: Conflict,
+    /// Bytes of one file.
+    pub max_file: u64,
+    /// Bytes of all files below the folder. Without it the disk is the limit.
+    pub max_total: Option<u64>,
+    /// How long what a broken upload has left waits for its client.
+    pub keep: Duration,
+}
+
+pub struct Store {
+    folder: PathBuf,
+    root: OwnedFd,
+    rules: Rules,
+}
+
+/// How many names are tried for a file whose name is taken.
+const CANDIDATES: u32 = 10_000;
+
+impl Store {
+    /// Opens the folder; makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub fn open(folder: &Path, rules: Rules) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let root = File::open(folder)?;
+        if !root.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        // That it can be written to is better known now than by the first client.
+        fs::accessat(&root, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)?;
+        Ok(Self { folder: folder.to_owned(), root: root.into(), rules })
+    }
+
+    /// Removes what broken uploads have left and nobody has continued for as long as it is kept.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read. What cannot be removed is left.
+    pub fn sweep(&self) -> io::Result<()> {
+        for entry in fs::Dir::read_from(&self.root)? {
+            let entry = entry?;
+            if partial::size_in(entry.file_name().to_bytes()).is_some() {
+                partial::remove_if_older(&self.root, entry.file_name(), self.rules.keep);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file may have this path and this size here.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
+    pub fn check(&self, put: &Put) -> Result<(), Refusal> {
+        if put.path.is_empty() {
+            return Err(no_name());
+        }
+        for part in &put.path {
+            names::check(part).map_err(|why| {
+                let part = shown(std::slice::from_ref(part));
+                let text = format!("{part} is no name for a file here: {why}");
+                Refusal::new(Code::Name, text)
+            })?;
+        }
+        if put.size > self.rules.max_file {
+            let (size, most) = (put.size, self.rules.max_file);
+            let text = format!(
+                "it has {size} bytes, and a file may have {most} (the server's --max-file)"
+            );
+            return Err(Refusal::new(Code::TooLarge, text));
+        }
+        Ok(())
+    }
+
+    /// The file of this name, if it has the size of the new one: it may be the same.
+    pub fn same_size(&self, put: &Put) -> Option<File> {
+        let (name, folders) = put.path.split_last()?;
+        let folder = self.folder_of(folders, false).ok()??;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(fs::openat(&folder, &**name, flags, Mode::empty()).ok()?);
+        let is_like_it = file.metadata().is_ok_and(|data| data.is_file() && data.len() == put.size);
+        is_like_it.then_some(file)
+    }
+
+    /// A place for the bytes of a file: what an earlier try has left of it, or nothing yet. It counts with
+    /// its whole size from now on. What will be refused in the end is refused now.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
+    pub fn begin(&self, put: &Put) -> Result<Partial, Refusal> {
+        let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
+        let folder = self.folder_of(folders, false)?;
+        if let (Some(folder), Conflict::Refuse) = (folder, self.rules.conflict) {
+            match fs::statat(&folder, &**name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => return Err(taken()),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(storage("look for", error)),
+            }
+        }
+        let partial = Partial::open(&self.root, put);
+        let partial = partial.map_err(|error| storage("make a file for", error))?;
+        let Some(max_total) = self.rules.max_total else { return Ok(partial) };
+        // Counted after the place has been taken: of two clients at once each sees the other, in whichever
+        // process it is.
+        let total = total(self.root.as_fd(), 0).map_err(|error| storage("add up", error));
+        match total {
+            Ok(total) if total <= max_total => Ok(partial),
+            result => {
+                self.leave(partial);
+                let full = "all files together would be larger than the server's --max-total";
+                Err(result.err().unwrap_or_else(|| Refusal::new(Code::TooMuch, full)))
+            }
+        }
+    }
+
+    /// Gives a complete file its name, durably, and says the path that it got.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not; what has come is still there.
+    pub fn commit(&self, partial: &Partial, put: &Put) -> Result<Vec<Vec<u8>>, Refusal> {
+        partial.sync().map_err(|error| storage("write", error))?;
+        let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
+        let name = names::check(name).map_err(|_| no_name())?;
+        let folder = self.folder_of(folders, true)?.ok_or_else(no_name)?;
+        let rename =
+            |name: &str, flags| fs::renameat_with(&self.root, partial.name(), &folder, name, flags);
+        let mut number = 0;
+        let stored = loop {
+            let candidate = names::candidate(name, number);
+            let flags = match self.rules.conflict {
+                Conflict::Replace => RenameFlags::empty(),
+                // So that of two clients with one name neither overwrites the other.
+                Conflict::Refuse | Conflict::Rename => RenameFlags::NOREPLACE,
+            };
+            match rename(&candidate, flags) {
+                Ok(()) => break candidate,
+                Err(Errno::EXIST) if self.rules.conflict == Conflict::Refuse => return Err(taken()),
+                Err(Errno::EXIST) if number < CANDIDATES => number += 1,
+                Err(error) => return Err(storage("give its name to", error)),
+            }
+        };
+        fs::fsync(&folder).map_err(|error| storage("write the folder of", error))?;
+        Ok(folders.iter().cloned().chain([stored.into_bytes()]).collect())
+    }
+
+    /// Gives up a file that is not complete, and keeps what of it can be continued.
+    pub fn leave(&self, partial: Partial) {
+        if partial.is_empty() {
+            self.discard(partial);
+        }
+    }
+
+    /// Gives up a file and all that has come of it.
+    pub fn discard(&self, partial: Partial) {
+        // Another time it may be possible: it is swept away as everything that is left.
+        let _ = fs::unlinkat(&self.root, partial.name(), AtFlags::empty());
+        // Its lock ends here: until it was removed, nobody could go on with it.
+        drop(partial);
+    }
+
+    /// The folder at the end of a path. Where one is missing it is made, or there is none.
+    fn folder_of(&self, folders: &[Vec<u8>], make: bool) -> Result<Option<OwnedFd>, Refusal> {
+        let mut folder =
+            self.root.try_clone().map_err(|error| storage("open the folder of", error))?;
+        for name in folders {
+            let name = &name[..];
+            folder = match open_folder(&folder, name) {
+                Err(Errno::NOENT) if !make => return Ok(None),
+                Err(Errno::NOENT) => make_folder(&folder, name),
+                result => result,
+            }
+            .map_err(|error| match error {
+                Errno::NOTDIR | Errno::LOOP => {
+                    let shown = shown(&[name.to_vec()]);
+                    Refusal::new(Code::Name, format!("{shown} is no folder there"))
+                }
+                error => storage("open the folder of", error),
+            })?;
+        }
+        Ok(Some(folder))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+fn open_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(parent, name, flags, Mode::empty())
+}
+
+fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    match fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+        // Another client has made it in the meantime.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    fs::fsync(parent)?;
+    open_folder(parent, name)
+}
+
+/// Deeper folders than clients can make are not of this program.
+const DEEPEST: usize = 64;
+
+/// The bytes of all files below a folder. What is on its way counts as what it will be.
+fn total(folder: std::os::fd::BorrowedFd<'_>, depth: usize) -> io::Result<u64> {
+    let mut sum = 0_u64;
+    for entry in fs::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            // It has got its name, or was removed, since the folder was read.
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = match fs::FileType::from_raw_mode(stat.st_mode) {
+            fs::FileType::Directory if depth < DEEPEST => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = fs::openat(folder, name, flags, Mode::empty())?;
+                total(below.as_fd(), depth + 1)?
+            }
+            fs::FileType::RegularFile => {
+                let now = u64::try_from(stat.st_size).unwrap_or(0);
+                now.max(partial::size_in(name.to_bytes()).unwrap_or(0))
+            }
+            _ => 0,
+        };
+        sum = sum.saturating_add(bytes);
+    }
+    Ok(sum)
+}
+
+fn no_name() -> Refusal {
+    Refusal::new(Code::Name, "the file has no name")
+}
+
+fn taken() -> Refusal {
+    Refusal::new(Code::Exists, "there is a file of that name, which is kept (--conflict refuse)")
+}
+
+/// A refusal because of what the operating system says.
+pub fn storage(what: &str, error: impl Into<io::Error>) -> Refusal {
+    let error = error.into();
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Code::NoSpace
+        }
+        _ => Code::Storage,
+    };
+    let advice =
+        if code == Code::NoSpace { "; make room there, then go on with --resume" } else { "" };
+    Refusal::new(code, format!("the server cannot {what} it: {error}{advice}"))
+}
