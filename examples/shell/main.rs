@@ -29,6 +29,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod answer;
 mod client;
 mod command;
 mod document;

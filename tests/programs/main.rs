@@ -2,5 +2,6 @@
 
 mod echo;
 mod program;
+mod shell;
 #[path = "../support/mod.rs"]
 mod support;
