@@ -144,7 +144,10 @@ fn an_idle_client_does_not_hold_a_server_that_stops() {
         let stopped = server.stop();
         assert_ends(&stopped, 0);
         assert_eq!(stopped.err, "", "{mixin}");
-        assert_fails_in_one_line(&client.end(), 1, &["ended the connection"]);
+        let ended = client.end();
+        assert_ends(&ended, 1);
+        // The command may have been about to end when the server began to.
+        assert!(ended.err.ends_with("ended the connection\n"), "{mixin}: {ended:?}");
     }
 }
 

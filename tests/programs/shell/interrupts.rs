@@ -9,11 +9,15 @@ use crate::program::*;
 use crate::support::process::Process;
 use crate::support::skip;
 
+/// Stays until it is interrupted, whenever that is: a shell that is in the middle of starting a program takes a
+/// Ctrl-C for the time when that has ended, and so none may stay for long.
+const STAY: &str = "while :; do sleep 0.01; done";
+
 #[test]
 fn ctrl_c_ends_the_command_and_gives_its_status() {
     for mixin in MIXINS {
         let server = Server::start(&["--mixin", mixin]);
-        let client = server.client(&["--", "echo $$; sleep 1000"]);
+        let client = server.client(&["--", &format!("echo $$; {STAY}")]);
         let pid = client.line();
         client.send_signal(libc::SIGINT);
         assert_ends(&client.end(), 130);
@@ -49,7 +53,7 @@ fn a_second_ctrl_c_ends_the_client_and_with_it_the_command() {
 fn ctrl_c_reaches_a_command_whose_output_nobody_takes() {
     let server = Server::start(&[]);
     let mut command = shell(server.folder.path(), &["connect", &server.address]);
-    command.args(["--", "echo $$ >&2; exec yes"]);
+    command.args(["--", "echo $$ >&2; while :; do echo y; done"]);
     // An output that is never read.
     let (reader, writer) = UnixStream::pair().unwrap();
     let client = Process::start(command.stdout(OwnedFd::from(writer)));
@@ -65,7 +69,7 @@ fn ctrl_c_between_lines_of_a_script_ends_it() {
     let server = Server::start(&[]);
     let mut command = shell(server.folder.path(), &["connect", &server.address]);
     let client = Process::start(command.stdin(Stdio::piped()));
-    client.ask("echo ready; sleep 1000");
+    client.ask(&format!("echo ready; {STAY}"));
     client.ask("echo never");
     assert_eq!(client.line(), "ready");
     client.send_signal(libc::SIGINT);

@@ -17,7 +17,7 @@ def expect(text):
     """Waits for a text, and forgets everything up to its end."""
     global seen
     while text not in seen:
-        if not select.select([terminal], [], [], 20)[0]:
+        if not select.select([terminal], [], [], 10)[0]:
             sys.exit(f"{text!r} does not come; there is {seen!r}")
         try:
             data = os.read(terminal, 4096)
@@ -40,7 +40,8 @@ enter(b"echo one; echo two")
 expect(b"one\r\ntwo\r\n> ")
 enter(b"sh -c 'exit 3'")
 expect(b"[status 3]\r\n> ")
-enter(b"echo begun; sleep 1000")
+# A shell that is about to start a program would wait for its end before it minds Ctrl-C.
+enter(b"echo begun; while :; do sleep 0.01; done")
 expect(b"begun\r\n")
 os.write(terminal, b"\x03")
 expect(b"[status 130]\r\n> ")
