@@ -134,7 +134,7 @@ impl Client {
                     Some(Message::Stderr(bytes)) => screen.show(Printed::Stderr, &bytes),
                     Some(Message::Notice(text)) => say(&printable(&text)),
                     Some(Message::Ended(ended)) => {
-                        screen.finish().map_err(cannot_show)?;
+                        screen.finish().map_err(|error| cannot_show(&error))?;
                         return Ok(ended);
                     }
                     Some(_) => return Err(self.failed("sent what is no answer to a command")),
@@ -160,7 +160,7 @@ impl Client {
                 return Err(self.failed("ended the connection before the command had ended"));
             }
             if room {
-                screen.print_piece().map_err(cannot_show)?;
+                screen.print_piece().map_err(|error| cannot_show(&error))?;
             }
         }
     }
@@ -243,7 +243,7 @@ impl Client {
 }
 
 /// A closed stdout is the reader's wish, as in `| head`, and no failure to speak of.
-pub fn cannot_show(error: io::Error) -> Leave {
+pub fn cannot_show(error: &io::Error) -> Leave {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Leave::Silent(BROKEN_PIPE),
         _ => Failure::Other(format!("cannot show the output: {error}")).into(),

@@ -180,7 +180,7 @@ fn ask(
         }
     };
     let mut stdout = io::stdout();
-    stdout.write_all(&shown).and_then(|()| stdout.flush()).map_err(cannot_show)
+    stdout.write_all(&shown).and_then(|()| stdout.flush()).map_err(|error| cannot_show(&error))
 }
 
 /// Reads one answer, and gives its output.

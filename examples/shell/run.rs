@@ -64,7 +64,7 @@ pub fn run(
             return Ok(Ended { status: Status::NotStarted, why });
         }
     };
-    let result = Run::new(request, wire, &mut running, bounds).to_the_end();
+    let result = Run::new(request, wire, &mut running, bounds).finish();
     request.set_timeout(None);
     running.end();
     result
@@ -124,7 +124,7 @@ impl<'a> Run<'a> {
         Self { request, wire, running, bounds, pending, taken, printed: 0, until, stopping, why }
     }
 
-    fn to_the_end(mut self) -> Result<Ended, HandlerError> {
+    fn finish(mut self) -> Result<Ended, HandlerError> {
         while !self.is_over() {
             let ready = self.wait()?;
             if ready.client {

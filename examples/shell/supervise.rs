@@ -27,36 +27,42 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long after SIGKILL whatever is left may still be there. It is what has another user, as `sudo` has, and
 /// may not be killed by this one.
-const GIVE_UP: Duration = Duration::from_secs(2);
+const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// How long to wait before looking for new children again, while they are killed: one that is killed in the
-/// middle of a fork leaves another one.
-const AGAIN: Duration = Duration::from_millis(10);
+/// How long to wait before looking for new children again, while they are killed: what is killed leaves its own
+/// children, and what forks and ends again and again has to be met between the two.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs a command; stdin is the control socket. Whatever there is to say is said there.
 pub fn supervise(arguments: &[String]) -> ExitCode {
-    let result = Supervisor::start(arguments).and_then(Supervisor::to_the_end);
-    if let Err(error) = result {
-        let why = format!("cannot run {:?}: {error}", arguments.first().map_or("", String::as_str));
-        report(&Ended { status: Status::NotStarted, why });
+    // Closed when the command is started: it is not to speak in the supervisor's name.
+    let control = match rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3) {
+        Ok(control) => UnixStream::from(control),
+        Err(_) => return ExitCode::FAILURE,
+    };
+    match Supervisor::start(&control, arguments).and_then(Supervisor::finish) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let program = arguments.first().map_or("", String::as_str);
+            let why = format!("cannot run {program:?}: {error}");
+            report(&control, Status::NotStarted, why);
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::SUCCESS
 }
 
-fn report(ended: &Ended) {
+fn report(mut control: &UnixStream, status: Status, why: String) {
     // Without a server nobody wants to know.
-    if let Ok(control) = rustix::io::dup(io::stdin()) {
-        let _ = UnixStream::from(control).write_all(&Message::Ended(ended.clone()).body());
-    }
+    let _ = control.write_all(&Message::Ended(Ended { status, why }).body());
 }
 
-struct Supervisor {
-    control: UnixStream,
+struct Supervisor<'a> {
+    control: &'a UnixStream,
     /// Readable when a child has ended.
     children: UnixStream,
     /// The command itself, the leader of its group.
     leader: Pid,
-    /// It has ended. It is never reaped here, because its number would then be anybody's.
+    /// It has ended. It is reaped as the last of all, because its number would then be anybody's.
     over: bool,
     stage: Stage,
 }
@@ -69,9 +75,8 @@ enum Stage {
     Killing { until: Instant },
 }
 
-impl Supervisor {
-    fn start(arguments: &[String]) -> io::Result<Self> {
-        let control = UnixStream::from(rustix::io::dup(io::stdin())?);
+impl<'a> Supervisor<'a> {
+    fn start(control: &'a UnixStream, arguments: &[String]) -> io::Result<Self> {
         control.set_nonblocking(true)?;
         let (children, ended) = UnixStream::pair()?;
         children.set_nonblocking(true)?;
@@ -93,9 +98,11 @@ impl Supervisor {
         Ok(Self { control, children, leader, over: false, stage: Stage::Running })
     }
 
-    fn to_the_end(mut self) -> io::Result<()> {
+    fn finish(mut self) -> io::Result<()> {
         loop {
             if !self.reap()? {
+                // Nothing is left that its number could stand for.
+                waitpid(Some(self.leader), WaitOptions::NOHANG)?;
                 return Ok(());
             }
             let now = Instant::now();
@@ -110,7 +117,10 @@ impl Supervisor {
                     self.signal_all(Signal::KILL);
                     Some(now + AGAIN)
                 }
-                Stage::Killing { .. } => return Ok(()),
+                Stage::Killing { .. } => {
+                    self.give_up();
+                    return Ok(());
+                }
             };
             self.wait(until)?;
             self.obey();
@@ -126,7 +136,7 @@ impl Supervisor {
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             if let Some(status) = waitid(WaitId::Pid(self.leader), look)? {
                 self.over = true;
-                report(&Ended { status: status_of(&status), why: String::new() });
+                report(self.control, status_of(&status), String::new());
                 // What the command has left behind is ended with it.
                 self.begin_end();
             }
@@ -145,9 +155,16 @@ impl Supervisor {
         }
     }
 
+    fn give_up(&self) {
+        if !self.over {
+            let why = "it may not be killed by this user, and is left".to_owned();
+            report(self.control, Status::Signalled(9), why);
+        }
+    }
+
     fn obey(&mut self) {
         let mut told = [0; 64];
-        match (&self.control).read(&mut told) {
+        match self.control.read(&mut told) {
             // The server is gone, however it went.
             Ok(0) => self.begin_end(),
             Ok(count) => {

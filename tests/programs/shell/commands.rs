@@ -168,3 +168,23 @@ fn a_server_sends_another_encoding_if_it_is_told_to() {
     let ended = run("shell", &["serve", "--encoding", "utf-16le"]);
     assert_ends(&ended, 2);
 }
+
+#[test]
+fn a_command_has_no_descriptor_but_its_own_three() {
+    for mixin in MIXINS {
+        let server = Server::start(&["--mixin", mixin]);
+        // The fourth is the folder that is listed.
+        assert_eq!(server.run("ls /proc/self/fd").out, "0\n1\n2\n3\n", "{mixin}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_named() {
+    let server = Server::start(&["--allow", "no-such-program"]);
+    let ended = server.run("no-such-program");
+    assert_fails_in_one_line(
+        &ended,
+        127,
+        &["the command was not run", "no-such-program", "No such file"],
+    );
+}

@@ -180,9 +180,9 @@ fn kill(pid: &str) {
 }
 
 #[test]
-fn a_fork_bomb_of_a_command_ends_with_it() {
+fn a_command_that_forks_away_again_and_again_ends_too() {
     let server = Server::start(&["--timeout", "0.5"]);
-    // Each generation leaves its group and is gone before anybody can look; twenty at a time.
+    // Each generation leaves its group, starts the next one, and is gone.
     let seed = "f() { setsid sh \"$0\" & exit; }; f";
     let path = server.folder.path().join("seed");
     fs::write(&path, seed).unwrap();
