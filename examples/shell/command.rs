@@ -7,7 +7,6 @@
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
@@ -36,8 +35,6 @@ impl Running {
             .stdin(OwnedFd::from(its_control))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C in the server's terminal is for the server.
-            .process_group(0)
             .spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
         Ok(Self { supervisor, control: Some(control), stdout, stderr, report: Vec::new() })
@@ -82,4 +79,11 @@ impl Running {
 /// The program that runs as the supervisor: this one, on Linux also where its file has been replaced since.
 pub fn own_program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
+}
+
+/// Leaves the server's session, and with it the terminal that the server may have been started from: Ctrl-C
+/// there is for the server, and nothing of a client's may read what is typed there.
+pub fn leave_terminal() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
 }

@@ -68,7 +68,8 @@ const LOOK: Duration = Duration::from_secs(1);
 fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> HandlerResult {
     let mut session = Session { link, turns: None };
     let mut asked = Instant::now();
-    loop {
+    // A client that has sent its next command already does not hold a server that stops.
+    while !is_stopping(request) {
         match session.link.next_message()? {
             Some(Message::Run(line)) => {
                 let ended = session.run(request, settings, &line)?;
@@ -85,17 +86,20 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
             request.between_requests();
         }
         request.set_timeout(Some(LOOK));
-        match request.chunk() {
+        let came = request.chunk();
+        request.set_timeout(None);
+        match came {
             Ok(Some(bytes)) => session.link.push(&bytes),
-            Ok(None) => return Ok(()),
+            Ok(None) => break,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                if is_stopping(request) || asked.elapsed() > request.server().limits().idle {
-                    return Ok(());
+                if asked.elapsed() > request.server().limits().idle {
+                    break;
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
 }
 
 /// A session after its login.

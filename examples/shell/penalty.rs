@@ -10,7 +10,6 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use rustix::net::{
 };
 use socketserver::{Stream, StreamRequest};
 
-use crate::command::own_program;
+use crate::command::{leave_terminal, own_program};
 
 /// How long a failed login waits for its end. Nobody guesses 32 bytes; who is here by mistake has to be told
 /// within a time that people wait.
@@ -45,8 +44,6 @@ impl Penalty {
             .arg("keep")
             .stdin(OwnedFd::from(its_socket))
             .stdout(Stdio::null())
-            // Ctrl-C in the server's terminal is for the server.
-            .process_group(0)
             .spawn()?;
         Ok(Self { keeper, socket })
     }
@@ -108,6 +105,7 @@ impl Stream for Nobody {
 
 /// The keeper: holds the connections that come over stdin, each for its time, until the server is gone.
 pub fn keep() -> io::Result<()> {
+    leave_terminal()?;
     let stdin = io::stdin();
     let mut kept: VecDeque<(Instant, OwnedFd)> = VecDeque::new();
     loop {

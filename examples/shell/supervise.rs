@@ -19,7 +19,7 @@ use rustix::process::{
     kill_process_group, waitid, waitpid,
 };
 
-use crate::command::{INTERRUPT, TERMINATE};
+use crate::command::{INTERRUPT, TERMINATE, leave_terminal};
 use crate::protocol::{Ended, Message, Status};
 
 /// How long a command has to end after SIGTERM.
@@ -77,6 +77,7 @@ enum Stage {
 
 impl<'a> Supervisor<'a> {
     fn start(control: &'a UnixStream, arguments: &[String]) -> io::Result<Self> {
+        leave_terminal()?;
         control.set_nonblocking(true)?;
         let (children, ended) = UnixStream::pair()?;
         children.set_nonblocking(true)?;

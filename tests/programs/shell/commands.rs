@@ -191,3 +191,12 @@ fn a_program_that_is_not_there_is_named() {
         &["the command was not run", "no-such-program", "No such file"],
     );
 }
+
+#[test]
+fn a_command_has_a_session_of_its_own_and_so_not_the_operators_terminal() {
+    let server = Server::start(&[]);
+    // The sixth field is the session: its supervisor's. The seventh is the terminal, and there is none.
+    let ended = server.run("echo $PPID 0; cut -d' ' -f6,7 /proc/$$/stat");
+    let lines: Vec<&str> = ended.out.lines().collect();
+    assert_eq!(lines[0], lines[1]);
+}
