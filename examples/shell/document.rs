@@ -27,7 +27,7 @@ pub const LONGEST_COMMAND: usize = 1_024;
 
 /// How long after the length the output is sent. A client that waits for the length has read it by then; one
 /// that has not takes both for the length, and there is nothing that a server could do.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How much output there may be: the length goes first, and so all of it has to be kept.
 const LONGEST_OUTPUT: u64 = 16 * 1024 * 1024;

@@ -33,7 +33,9 @@ pub fn prompt(client: &mut Client) -> Result<u8, Leave> {
             line => status = show(&client.run(line)?),
         }
         if typed && status != 0 {
-            say(&format!("[status {status}]"));
+            // The terminal has shown `^C`, without a newline.
+            let begin = if client.was_interrupted() { "\n" } else { "" };
+            say(&format!("{begin}[status {status}]"));
         }
         // Whoever sees no prompt means the whole of what is running.
         if !typed && client.was_interrupted() {

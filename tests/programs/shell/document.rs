@@ -26,15 +26,19 @@ fn has_python() -> bool {
     found
 }
 
-/// Asks as the document's client does: one receive for the length, and then so many bytes.
-fn ask(stream: &mut TcpStream, line: &str) -> Vec<u8> {
+/// Asks, and has to be given this, in however many pieces.
+#[track_caller]
+fn ask(stream: &mut TcpStream, line: &str, output: &[u8]) {
     stream.write_all(line.as_bytes()).unwrap();
-    let mut buffer = [0; 1_024];
-    let count = stream.read(&mut buffer).unwrap();
-    let length = std::str::from_utf8(&buffer[..count]).unwrap();
-    let mut output = vec![0; length.parse().unwrap_or_else(|_| panic!("{length:?} is no length"))];
-    stream.read_exact(&mut output).unwrap();
-    output
+    let expected = [output.len().to_string().as_bytes(), output].concat();
+    let mut answer = vec![0; expected.len()];
+    stream.read_exact(&mut answer).unwrap();
+    assert!(answer == expected, "{:?}", String::from_utf8_lossy(&answer));
+}
+
+/// What depends on how soon a client reads, on a machine that may be busy: it need not succeed each time.
+fn at_last(what: &str, succeeds: impl Fn() -> bool) {
+    assert!((0..10).any(|_| succeeds()), "never in ten times: {what}");
 }
 
 #[test]
@@ -43,10 +47,20 @@ fn the_length_comes_by_itself_and_then_the_output() {
         let server = server(&["--mixin", mixin]);
         let mut client = connect(server.address.parse().unwrap());
         // Output that begins with digits, that is empty, that is long.
-        assert_eq!(ask(&mut client, "echo 123"), b"123\n");
-        assert_eq!(ask(&mut client, "true"), b"");
-        assert_eq!(ask(&mut client, "echo out; echo err >&2; exit 9"), b"out\nerr\n");
-        assert_eq!(ask(&mut client, "seq 1 50000").len(), 288_894);
+        ask(&mut client, "echo 123", b"123\n");
+        ask(&mut client, "true", b"");
+        ask(&mut client, "echo out; echo err >&2; exit 9", b"out\nerr\n");
+        let long: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
+        ask(&mut client, "seq 1 50000", long.as_bytes());
+        // `inline` has one client at a time.
+        drop(client);
+        at_last("the length is all that the first receive gives", || {
+            let mut client = connect(server.address.parse().unwrap());
+            client.write_all(b"echo 123").unwrap();
+            let mut first = [0; 100];
+            let count = client.read(&mut first).unwrap();
+            &first[..count] == b"4"
+        });
     }
 }
 
@@ -55,14 +69,20 @@ fn the_documents_wire_has_the_same_bounds() {
     let server =
         server(&["--timeout", "0.5", "--allow", "echo", "--allow", "sleep", "--allow", "yes"]);
     let mut client = connect(server.address.parse().unwrap());
-    assert_eq!(ask(&mut client, "sleep 1000"), b"[it ran for longer than 0.5 s]\n");
-    let refused = ask(&mut client, "ls /");
-    assert!(String::from_utf8(refused).unwrap().contains("\"ls\" is not among what"));
+    ask(&mut client, "sleep 1000", b"[it ran for longer than 0.5 s]\n");
+    ask(&mut client, "ls /", b"[\"ls\" is not among what this server allows]\n");
     assert!(server.process.err_line().contains("the command \"ls /\""));
-    assert_eq!(ask(&mut client, "echo $HOME"), b"$HOME\n");
-    let much = ask(&mut client, "yes");
-    assert!(much.ends_with(b" s]\n") || much.ends_with(b"bytes]\n"), "{} bytes", much.len());
-    assert!(much.len() <= 16 * 1024 * 1024 + 100);
+    ask(&mut client, "echo $HOME", b"$HOME\n");
+    // How much it prints in its time is the machine's; then there is one more line.
+    client.write_all(b"yes").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"]\n") {
+        let mut piece = [0; 65_536];
+        let count = client.read(&mut piece).unwrap();
+        assert_ne!(count, 0);
+        answer.extend_from_slice(&piece[..count]);
+    }
+    assert!(answer.len() <= 16 * 1024 * 1024 + 100, "{} bytes", answer.len());
 }
 
 #[test]
@@ -156,13 +176,14 @@ fn the_documents_own_client_is_served() {
     let server = server(&["--encoding", "gbk"]);
     let port = server.address.rsplit_once(':').unwrap().1;
     let copy = with_port(&path, port, server.folder.path());
-    let mut command = Command::new("python3");
-    command.arg(copy).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut client = Process::start(command.env("PYTHONIOENCODING", "utf-8"));
-    client.type_in("echo 12345\necho 你好\ntrue\nexit\n");
-    let ended = client.end();
-    assert_ends(&ended, 0);
-    assert_eq!(ended.out, ">6\n12345\n\n>5\n你好\n\n>0\n\n>");
+    at_last("the document's client understands", || {
+        let mut command = Command::new("python3");
+        command.arg(&copy).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = Process::start(command.env("PYTHONIOENCODING", "utf-8"));
+        client.type_in("echo 12345\necho 你好\ntrue\nexit\n");
+        let ended = client.end();
+        ended.status.success() && ended.out == ">6\n12345\n\n>5\n你好\n\n>0\n\n>"
+    });
 }
 
 #[test]
