@@ -94,6 +94,9 @@ fn a_command_ends_at_its_output_limit() {
     let ended = server.run("head -c 1024 /dev/zero");
     assert_ends(&ended, 0);
     assert_eq!(ended.out.len(), 1_024);
+    // And one byte more is.
+    let ended = server.run("head -c 1025 /dev/zero");
+    assert_eq!((ended.out.len(), &*ended.err), (1_024, says));
 }
 
 #[test]

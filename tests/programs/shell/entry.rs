@@ -223,6 +223,24 @@ fn a_frame_that_is_said_to_be_huge_is_refused_at_once() {
 }
 
 #[test]
+fn a_login_has_one_time_limit_however_slowly_it_comes() {
+    let server = Server::start(&[]);
+    let (silent, mut slow) = (socket(&server), socket(&server));
+    slow.write_all(&512_u32.to_be_bytes()).unwrap();
+    // Every byte comes long before any pause would be one too many.
+    let began = Instant::now();
+    while slow.write_all(&[1]).is_ok() && began.elapsed() < crate::support::SOON {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for _ in 0..2 {
+        let logged = server.process.err_line();
+        assert!(logged.ends_with("it did not log in within its time"), "{logged}");
+    }
+    assert!(began.elapsed() < crate::support::SOON, "512 bytes come in longer than that");
+    drop(silent);
+}
+
+#[test]
 fn what_is_no_login_is_refused_in_a_line() {
     let server = Server::start(&[]);
     for (sent, says) in [
@@ -286,9 +304,16 @@ fn only_allowed_programs_run_by_exact_name_and_without_a_shell() {
     assert_ends(&ended, 0);
     assert_eq!(ended.out, "a b|$HOME|;|ls|");
     assert_eq!(server.run("/bin/echo x").out, "x\n");
-    for line in
-        ["echo x", "/usr/bin/printf x", "./printf x", "sh -c printf", "print", "'' printf", ""]
-    {
+    for line in [
+        "echo x",
+        "/usr/bin/printf x",
+        "./printf x",
+        "sh -c printf",
+        "print",
+        "printf-x",
+        "'' printf",
+        "",
+    ] {
         let ended = server.run(line);
         assert_ends(&ended, 127);
         assert!(ended.err.starts_with("the command was not run: "), "{ended:?}");
