@@ -22,9 +22,11 @@
 //! Limits: there is no terminal at the server's end, so that editors and the like do not work, and a command's
 //! input is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
 //! under another user (`sudo`) may not be ended by this one and is left; on other systems than Linux so is what
-//! leaves its process group. A command can kill its own supervisor, as anything else of its user; the server is
-//! protected from its clients only by `--allow`. One connection is one command at a time. `inline` serves one
-//! client after the other.
+//! leaves its process group. A command can kill its own supervisor, as anything else of its user, and then
+//! stays: the server is protected from its clients only by `--allow`. A Ctrl-C that meets a shell in the middle of
+//! starting a program may be minded only when that has ended, as at any terminal. One connection is one command
+//! at a time. `inline` serves one client after the other, and under `pool` strangers who say nothing hold its
+//! workers for the ten seconds that a login may take.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -63,7 +65,8 @@ use socketserver::Endpoint;
 /// Runs commands for those who may.
 ///
 /// What a command leaves in the background is ended with it, also what has left its process group by setsid
-/// (on Linux); what runs under another user, as by sudo, may not be ended and is left.
+/// (on Linux). What runs under another user, as by sudo, may not be ended and is left, and so is what kills its
+/// supervisor, the process between it and the server.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -146,6 +149,9 @@ fn main() -> ExitCode {
 fn connect(options: &Connect) -> Result<u8, Leave> {
     let Connect { address, entry, encoding, command } = options;
     entry.check()?;
+    if address.is_datagram() {
+        return Err(Failure::Usage(format!("{address}: this program needs a stream")).into());
+    }
     let secret_file = match address {
         Endpoint::Unix(_) => None,
         _ if entry.no_auth => None,

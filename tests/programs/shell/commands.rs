@@ -200,3 +200,12 @@ fn a_command_has_a_session_of_its_own_and_so_not_the_operators_terminal() {
     let lines: Vec<&str> = ended.out.lines().collect();
     assert_eq!(lines[0], lines[1]);
 }
+
+#[test]
+fn datagrams_are_refused_by_both_sides() {
+    for arguments in
+        [["connect", "udp:127.0.0.1:9"].as_slice(), &["serve", "--bind", "udp:127.0.0.1:0"]]
+    {
+        assert_fails_in_one_line(&run("shell", arguments), 2, &["needs a stream"]);
+    }
+}
