@@ -2,6 +2,7 @@
 
 mod echo;
 mod program;
+mod shell;
 #[path = "../support/mod.rs"]
 mod support;
 mod upload;

@@ -1,0 +1,270 @@
+//! The client's session: it logs in, and runs one command after the other.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use encoding_rs::Encoding;
+use rustix::event::{PollFd, PollFlags, poll};
+use socket2::Socket;
+use socketserver::Endpoint;
+
+use crate::common::Failure;
+use crate::protocol::{
+    Decoder, Ended, LONGEST_BODY, LONGEST_LOGIN, LONGEST_PAYLOAD, Message, Proof, VERSION, frame,
+};
+use crate::run::Printed;
+use crate::screen::{Screen, printable, say};
+use crate::seal::{Beginning, Seal};
+use crate::secret;
+
+/// Why a client ends before its time.
+pub enum Leave {
+    /// With a word to the user.
+    Failed(Failure),
+    /// Without one, with this status: the user has asked for it, or reads no more.
+    Silent(u8),
+}
+
+impl<E: Into<Failure>> From<E> for Leave {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The status of a program that Ctrl-C has ended, as shells give it.
+pub const INTERRUPTED: u8 = 130;
+
+/// The status of a program whose output nobody reads.
+const BROKEN_PIPE: u8 = 141;
+
+/// How long a login may take. It is longer than a server makes a wrong one wait.
+const LOGIN: Duration = Duration::from_secs(15);
+
+/// A session with a server.
+pub struct Client {
+    server: String,
+    socket: Socket,
+    decoder: Decoder,
+    seal: Seal,
+    /// Readable after Ctrl-C.
+    interrupts: UnixStream,
+    /// Ctrl-C has come while the last command ran.
+    interrupted: bool,
+    encoding: Option<&'static Encoding>,
+}
+
+impl Client {
+    /// Logs in: with the secret, if its file is given.
+    pub fn log_in(
+        socket: Socket,
+        endpoint: &Endpoint,
+        secret_file: Option<&Path>,
+        encoding: Option<&'static Encoding>,
+    ) -> Result<Self, Leave> {
+        let (interrupts, interrupted) = UnixStream::pair()?;
+        interrupts.set_nonblocking(true)?;
+        let mut client = Self {
+            server: endpoint.to_string(),
+            socket,
+            decoder: Decoder::new(LONGEST_LOGIN),
+            seal: Seal::Open,
+            interrupts,
+            interrupted: false,
+            encoding,
+        };
+        client.socket.set_read_timeout(Some(LOGIN))?;
+        client.socket.set_write_timeout(Some(LOGIN))?;
+        client.greet(secret_file)?;
+        client.socket.set_read_timeout(None)?;
+        client.socket.set_write_timeout(None)?;
+        client.decoder.set_limit(LONGEST_BODY);
+        // From here on Ctrl-C is for the command.
+        signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, interrupted)?;
+        Ok(client)
+    }
+
+    fn greet(&mut self, secret_file: Option<&Path>) -> Result<(), Leave> {
+        let secret = secret_file.map(secret::read).transpose()?;
+        let begun = secret.as_ref().map(Beginning::new).transpose().map_err(io::Error::other)?;
+        let (proof, session, noise) = match begun {
+            Some((session, noise)) => (Proof::Secret, Some(session), noise),
+            None => (Proof::Nothing, None, Vec::new()),
+        };
+        let server = self.server.clone();
+        let failed = |why: &str| Leave::Failed(Failure::Other(format!("{server} {why}")));
+        let other_secret = match secret_file {
+            Some(path) => format!("has not the secret of {}: copy the server's", path.display()),
+            None => "ended the connection during the login".to_owned(),
+        };
+        self.send(&Message::Hello { version: VERSION, proof, noise })?;
+        match (self.receive()?, session) {
+            (Some(Message::Welcome { version: VERSION, .. }), None) => {}
+            (Some(Message::Welcome { version: VERSION, noise }), Some(session)) => {
+                self.seal = session.finish(&noise).map_err(|_| failed(&other_secret))?;
+            }
+            (Some(Message::Refused(why)), _) => {
+                return Err(failed(&format!("refuses: {}", printable(&why))));
+            }
+            (Some(_), _) => {
+                return Err(failed("speaks another language: is it a server of this program?"));
+            }
+            (None, _) => return Err(failed(&other_secret)),
+        }
+        self.send(&Message::Ready)
+    }
+
+    /// Runs one command, shows what it prints, and says how it has ended. The first Ctrl-C ends the command,
+    /// the second one the client.
+    pub fn run(&mut self, line: &str) -> Result<Ended, Leave> {
+        if line.len() > LONGEST_PAYLOAD {
+            let why =
+                format!("a command may have {LONGEST_PAYLOAD} bytes, and this has {}", line.len());
+            return Err(Failure::Other(why).into());
+        }
+        self.send(&Message::Run(line.to_owned()))?;
+        let mut screen = Screen::new(self.encoding);
+        self.interrupted = false;
+        loop {
+            while screen.is_free() {
+                match self.next_message()? {
+                    Some(Message::Stdout(bytes)) => screen.show(Printed::Stdout, &bytes),
+                    Some(Message::Stderr(bytes)) => screen.show(Printed::Stderr, &bytes),
+                    Some(Message::Notice(text)) => say(&printable(&text)),
+                    Some(Message::Ended(ended)) => {
+                        screen.finish().map_err(|error| cannot_show(&error))?;
+                        return Ok(ended);
+                    }
+                    Some(_) => return Err(self.failed("sent what is no answer to a command")),
+                    None => break,
+                }
+            }
+            let to_show = screen.waits_for();
+            let heard = to_show.is_none().then(|| self.socket.as_fd());
+            let [interrupt, answer, room] = wait_for([
+                Some((self.interrupts.as_fd(), PollFlags::IN)),
+                heard.map(|socket| (socket, PollFlags::IN)),
+                to_show.map(|fd| (fd, PollFlags::OUT)),
+            ])?;
+            if interrupt {
+                self.take_interrupts();
+                if self.interrupted {
+                    return Err(Leave::Silent(INTERRUPTED));
+                }
+                self.interrupted = true;
+                self.send(&Message::Interrupt)?;
+            }
+            if answer && !self.hear()? {
+                return Err(self.failed("ended the connection before the command had ended"));
+            }
+            if room {
+                screen.print_piece().map_err(|error| cannot_show(&error))?;
+            }
+        }
+    }
+
+    /// Whether Ctrl-C has come while the last command ran.
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Waits for input, which may be long in coming, and minds the server and Ctrl-C meanwhile.
+    pub fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<(), Leave> {
+        loop {
+            let [interrupt, server, ready] = wait_for([
+                Some((self.interrupts.as_fd(), PollFlags::IN)),
+                Some((self.socket.as_fd(), PollFlags::IN)),
+                Some((input, PollFlags::IN)),
+            ])?;
+            if interrupt {
+                return Err(Leave::Silent(INTERRUPTED));
+            }
+            if server && !self.hear()? {
+                return Err(self.failed("ended the connection"));
+            }
+            if ready {
+                return Ok(());
+            }
+        }
+    }
+
+    fn failed(&self, why: &str) -> Leave {
+        Failure::Other(format!("{} {why}", self.server)).into()
+    }
+
+    fn broken(&self, error: &io::Error) -> Leave {
+        let why = match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "does not answer".to_owned(),
+            _ => format!("is gone: {error}"),
+        };
+        self.failed(&why)
+    }
+
+    fn take_interrupts(&self) {
+        while matches!((&self.interrupts).read(&mut [0; 64]), Ok(1..)) {}
+    }
+
+    fn send(&mut self, message: &Message) -> Result<(), Leave> {
+        let sealed = self.seal.close(message.body()).map_err(io::Error::other)?;
+        (&self.socket).write_all(&frame(&sealed)).map_err(|error| self.broken(&error))
+    }
+
+    /// Takes what has come; false at the end.
+    fn hear(&mut self) -> Result<bool, Leave> {
+        let mut bytes = [0; 65_536];
+        let count = (&self.socket).read(&mut bytes).map_err(|error| self.broken(&error))?;
+        self.decoder.push(&bytes[..count]);
+        Ok(count > 0)
+    }
+
+    fn next_message(&mut self) -> Result<Option<Message>, Leave> {
+        let body = self.decoder.next_body();
+        let Some(body) = body.map_err(|error| self.failed(&format!("sent {error}")))? else {
+            return Ok(None);
+        };
+        let body = self.seal.open(body);
+        let body = body.map_err(|_| self.failed("sent what is not of this session"))?;
+        let message = Message::from_body(&body);
+        message.map(Some).map_err(|error| self.failed(&format!("sent {error}")))
+    }
+
+    fn receive(&mut self) -> Result<Option<Message>, Leave> {
+        loop {
+            if let Some(message) = self.next_message()? {
+                return Ok(Some(message));
+            }
+            if !self.hear()? {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// A closed stdout is the reader's wish, as in `| head`, and no failure to speak of.
+pub fn cannot_show(error: &io::Error) -> Leave {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Leave::Silent(BROKEN_PIPE),
+        _ => Failure::Other(format!("cannot show the output: {error}")).into(),
+    }
+}
+
+/// Waits until one of these is ready, and says which are.
+fn wait_for<const N: usize>(
+    sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+) -> io::Result<[bool; N]> {
+    let watched = sources.iter().flatten();
+    let mut fds: Vec<PollFd<'_>> =
+        watched.map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
+    match poll(&mut fds, None) {
+        // Ctrl-C: its own descriptor is readable now.
+        Err(rustix::io::Errno::INTR) => return Ok([false; N]),
+        result => result?,
+    };
+    let mut polled = fds.iter();
+    Ok(sources.map(|source| {
+        let fd = source.and_then(|_| polled.next());
+        fd.is_some_and(|fd| !fd.revents().is_empty())
+    }))
+}

@@ -1,0 +1,169 @@
+//! The server's handler: a login, and then one command after the other.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socketserver::{HandlerError, HandlerResult, StreamRequest, StreamRequestHandler};
+
+use crate::document;
+use crate::encoding::Transcoder;
+use crate::link::Link;
+use crate::login::log_in;
+use crate::protocol::{Ended, LONGEST_PAYLOAD, Malformed, Message, Status};
+use crate::run::{Printed, Wire, Wish, is_stopping, run};
+use crate::settings::{Settings, WireName, log_refusal, short};
+
+/// The handler of one connection.
+pub struct Shell {
+    settings: Arc<Settings>,
+}
+
+impl Shell {
+    pub fn new(settings: &Arc<Settings>) -> Self {
+        Self { settings: Arc::clone(settings) }
+    }
+}
+
+impl StreamRequestHandler for Shell {
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        if self.settings.wire == WireName::Document {
+            return document::serve(request, &self.settings);
+        }
+        let mut link = Link::new();
+        let result = match log_in(request, &mut link, &self.settings) {
+            Ok(true) => serve(request, link, &self.settings),
+            Ok(false) => Ok(()),
+            Err(error) if is_timeout(&error) => {
+                log_refusal(request, "it did not log in within its time");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            // What a peer sends is no failure of this server.
+            Err(error) if error.is::<snow::Error>() => {
+                log_refusal(request, "it sent a message that is not its session's next");
+                Ok(())
+            }
+            Err(error) if error.is::<Malformed>() => {
+                log_refusal(request, &format!("it sent {error}"));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+fn is_timeout(error: &HandlerError) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// How long one wait for the next command is. Under `Inline` nothing ends it when the server stops, and so this
+/// looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs what the client asks for, until it leaves.
+fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> HandlerResult {
+    let mut session = Session { link, turns: None };
+    let mut asked = Instant::now();
+    // A client that has sent its next command already does not hold a server that stops.
+    while !is_stopping(request) {
+        match session.link.next_message()? {
+            Some(Message::Run(line)) => {
+                let ended = session.run(request, settings, &line)?;
+                session.link.send(request, &Message::Ended(ended))?;
+                asked = Instant::now();
+                continue;
+            }
+            // It comes too late: the command has ended meanwhile.
+            Some(Message::Interrupt) => continue,
+            Some(_) => return Err(Malformed::BadBody("command").into()),
+            None => {}
+        }
+        if session.link.is_between_messages() {
+            request.between_requests();
+        }
+        request.set_timeout(Some(LOOK));
+        let came = request.chunk();
+        request.set_timeout(None);
+        match came {
+            Ok(Some(bytes)) => session.link.push(&bytes),
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                if asked.elapsed() > request.server().limits().idle {
+                    break;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A session after its login.
+struct Session {
+    link: Link,
+    /// For stdout and stderr, while a command runs whose output is turned into another encoding.
+    turns: Option<[Transcoder; 2]>,
+}
+
+impl Session {
+    fn run(
+        &mut self,
+        request: &mut StreamRequest,
+        settings: &Settings,
+        line: &str,
+    ) -> Result<Ended, HandlerError> {
+        let arguments = match settings.arguments(line) {
+            Ok(arguments) => arguments,
+            Err(why) => {
+                log_refusal(request, &format!("the command {:?}: {why}", short(line)));
+                return Ok(Ended { status: Status::NotStarted, why });
+            }
+        };
+        self.turns = settings.encoding.map(|to| [(); 2].map(|()| Transcoder::from_utf8(to)));
+        let mut ended = run(request, self, &arguments, &settings.bounds)?;
+        ended.why = short(&ended.why);
+        let turns = self.turns.take();
+        for (mut turn, from) in turns.into_iter().flatten().zip([Printed::Stdout, Printed::Stderr])
+        {
+            let bytes = self.output(from, &turn.finish())?;
+            request.write_all(&bytes)?;
+        }
+        Ok(ended)
+    }
+}
+
+impl Wire for Session {
+    fn output(&mut self, from: Printed, bytes: &[u8]) -> Result<Vec<u8>, HandlerError> {
+        let turned = self.turns.as_mut().map(|turns| turns[from as usize].turn(bytes));
+        let mut sent = Vec::new();
+        for piece in turned.as_deref().unwrap_or(bytes).chunks(LONGEST_PAYLOAD) {
+            let message = match from {
+                Printed::Stdout => Message::Stdout(piece.to_vec()),
+                Printed::Stderr => Message::Stderr(piece.to_vec()),
+            };
+            sent.extend(self.link.bytes_of(&message)?);
+        }
+        Ok(sent)
+    }
+
+    fn notice(&mut self, text: &str) -> Result<Vec<u8>, HandlerError> {
+        self.link.bytes_of(&Message::Notice(text.to_owned()))
+    }
+
+    fn input(&mut self, bytes: &[u8]) -> Result<Wish, HandlerError> {
+        self.link.push(bytes);
+        let mut wish = Wish::Nothing;
+        while let Some(message) = self.link.next_message()? {
+            match message {
+                Message::Interrupt => wish = Wish::Interrupt,
+                // One command after the other: the next one waits for the end of this.
+                _ => return Err(Malformed::BadBody("message while a command runs").into()),
+            }
+        }
+        Ok(wish)
+    }
+}

@@ -1,0 +1,144 @@
+//! What a failed login costs: its connection is answered by nothing for a while, and then by its end.
+//!
+//! The wait must hold no worker, neither a thread nor a forked child. So the worker hands the connection's
+//! descriptor over to a process that does nothing but keep such, and goes on to the next client. A process,
+//! because a server that forks may have no second thread, and because then it is the same for every mixin.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use socketserver::{Stream, StreamRequest};
+
+use crate::command::{leave_terminal, own_program};
+
+/// How long a failed login waits for its end. Nobody guesses 32 bytes; who is here by mistake has to be told
+/// within a time that people wait.
+const DELAY: Duration = Duration::from_secs(2);
+
+/// How many wait at once. One more ends the oldest: this may not become a way to use up descriptors.
+const AT_ONCE: usize = 256;
+
+/// The server's side: where failed logins go.
+pub struct Penalty {
+    keeper: Child,
+    socket: UnixStream,
+}
+
+impl Penalty {
+    /// Starts the process that keeps them.
+    pub fn start() -> io::Result<Self> {
+        let (socket, its_socket) = UnixStream::pair()?;
+        socket.set_nonblocking(true)?;
+        let keeper = Command::new(own_program()?)
+            .arg("keep")
+            .stdin(OwnedFd::from(its_socket))
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self { keeper, socket })
+    }
+
+    /// Takes the connection from its request. Where it cannot be kept it ends at once.
+    pub fn give(&self, request: &mut StreamRequest) {
+        // The server ends the connection of a request whose handler has returned; it will end this stand-in.
+        let _ = request.wrap_stream(|connection| {
+            if let Some(fd) = connection.fileno() {
+                let _ = self.send(fd);
+            }
+            Ok(Box::new(Nobody))
+        });
+    }
+
+    fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let fds = [fd];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.socket, &[IoSlice::new(b"k")], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+}
+
+impl Drop for Penalty {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Stands in for a connection that has been given away.
+struct Nobody;
+
+impl Read for Nobody {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Write for Nobody {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Nobody {
+    fn set_deadline(&mut self, _: Option<Instant>) {}
+
+    fn shutdown(&mut self, _: Shutdown) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The keeper: holds the connections that come over stdin, each for its time, until the server is gone.
+pub fn keep() -> io::Result<()> {
+    leave_terminal()?;
+    let stdin = io::stdin();
+    let mut kept: VecDeque<(Instant, OwnedFd)> = VecDeque::new();
+    loop {
+        let next = kept.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let next = next.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+        match poll(&mut fds, next.as_ref()) {
+            Err(rustix::io::Errno::INTR) | Ok(0) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => match receive(stdin.as_fd())? {
+                None => return Ok(()),
+                Some(fds) => kept.extend(fds.into_iter().map(|fd| (Instant::now() + DELAY, fd))),
+            },
+        }
+        let now = Instant::now();
+        while kept.len() > AT_ONCE || kept.front().is_some_and(|(until, _)| *until <= now) {
+            kept.pop_front();
+        }
+    }
+}
+
+/// The descriptors of one message; none at the end.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let count = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?.bytes;
+    let mut received = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            received.extend(fds);
+        }
+    }
+    Ok((count > 0).then_some(received))
+}

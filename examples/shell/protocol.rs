@@ -1,0 +1,257 @@
+//! The wire: frames, and the messages in them.
+//!
+//! A frame is four bytes of length, most significant first, and so many bytes of body. A body is one byte
+//! that says what it is, and the rest; after the login of a session with a secret it is all encrypted. The
+//! first message of either side has the version in it.
+//!
+//! ```text
+//! client  HELLO version, how it proves itself   ->
+//!                                               <-  WELCOME version     server
+//!         READY                                 ->
+//!         RUN line                              ->
+//!                                               <-  STDOUT, STDERR      as they come
+//!         INTERRUPT (Ctrl-C)                    ->
+//!                                               <-  ENDED status, why
+//! ```
+
+use std::fmt;
+
+/// The version of this wire. A server refuses any other in words.
+pub const VERSION: u8 = 1;
+
+/// The longest body: what one message of Noise holds.
+pub const LONGEST_BODY: usize = 65_535;
+
+/// The longest text or output of one message: what is left of a body after its kind, the two bytes that
+/// ENDED has besides, and what encryption adds.
+pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
+
+/// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. A stranger has no
+/// more memory of ours than this.
+pub const LONGEST_LOGIN: usize = 512;
+
+/// How a client proves that it may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Not by the wire: by its user (on a Unix socket), or not at all (`--no-auth`).
+    Nothing,
+    /// By the secret: a session of Noise.
+    Secret,
+}
+
+/// One message, in either direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The client's first. `noise` is the first message of the session, empty without a secret.
+    Hello { version: u8, proof: Proof, noise: Vec<u8> },
+    /// The server's answer to it. `noise` is the second message of the session.
+    Welcome { version: u8, noise: Vec<u8> },
+    /// The server will not serve this client, or not this command.
+    Refused(String),
+    /// The client's first encrypted message, which shows that it is no recording.
+    Ready,
+    /// Runs a line.
+    Run(String),
+    /// Ctrl-C.
+    Interrupt,
+    /// Output.
+    Stdout(Vec<u8>),
+    /// Output of the other kind.
+    Stderr(Vec<u8>),
+    /// What the server has to say about a command that goes on.
+    Notice(String),
+    /// The command has ended.
+    Ended(Ended),
+}
+
+/// How a command has ended. `why` is empty unless the server has ended it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub status: Status,
+    pub why: String,
+}
+
+/// The status of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Exited(u8),
+    Signalled(u8),
+    /// It was never started: `why` says why.
+    NotStarted,
+}
+
+impl Status {
+    /// As shells give it to their callers.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signalled(signal) => 128_u8.saturating_add(signal),
+            Self::NotStarted => 127,
+        }
+    }
+}
+
+/// What is wrong with bytes that a peer has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// A frame that says that it is longer than any may be.
+    TooLong { bytes: usize, limit: usize },
+    /// A body without a single byte.
+    Empty,
+    /// A kind of message that this version does not have.
+    UnknownKind(u8),
+    /// A body that is not what its kind has to be.
+    BadBody(&'static str),
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { bytes, limit } => {
+                write!(f, "a frame of {bytes} bytes, where {limit} are the most")
+            }
+            Self::Empty => f.write_str("an empty frame"),
+            Self::UnknownKind(kind) => write!(f, "a message of the unknown kind {kind}"),
+            Self::BadBody(kind) => write!(f, "a {kind} that is none"),
+        }
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+const HELLO: u8 = 1;
+const WELCOME: u8 = 2;
+const REFUSED: u8 = 3;
+const READY: u8 = 4;
+const RUN: u8 = 5;
+const INTERRUPT: u8 = 6;
+const STDOUT: u8 = 7;
+const STDERR: u8 = 8;
+const NOTICE: u8 = 9;
+const ENDED: u8 = 10;
+
+impl Message {
+    /// The body of its frame.
+    pub fn body(&self) -> Vec<u8> {
+        match self {
+            Self::Hello { version, proof, noise } => {
+                let proof = u8::from(*proof == Proof::Secret);
+                [&[HELLO, *version, proof], &noise[..]].concat()
+            }
+            Self::Welcome { version, noise } => [&[WELCOME, *version], &noise[..]].concat(),
+            Self::Refused(text) => [&[REFUSED], text.as_bytes()].concat(),
+            Self::Ready => vec![READY],
+            Self::Run(line) => [&[RUN], line.as_bytes()].concat(),
+            Self::Interrupt => vec![INTERRUPT],
+            Self::Stdout(bytes) => [&[STDOUT], &bytes[..]].concat(),
+            Self::Stderr(bytes) => [&[STDERR], &bytes[..]].concat(),
+            Self::Notice(text) => [&[NOTICE], text.as_bytes()].concat(),
+            Self::Ended(Ended { status, why }) => {
+                let (kind, number) = match *status {
+                    Status::Exited(code) => (0, code),
+                    Status::Signalled(signal) => (1, signal),
+                    Status::NotStarted => (2, 0),
+                };
+                [&[ENDED, kind, number], why.as_bytes()].concat()
+            }
+        }
+    }
+
+    /// What a body says.
+    ///
+    /// # Errors
+    ///
+    /// If it is no message of this version.
+    pub fn from_body(body: &[u8]) -> Result<Self, Malformed> {
+        let (kind, rest) = body.split_first().ok_or(Malformed::Empty)?;
+        Ok(match (*kind, rest) {
+            (HELLO, [version, proof, noise @ ..]) => {
+                let proof = if *proof == 1 { Proof::Secret } else { Proof::Nothing };
+                Self::Hello { version: *version, proof, noise: noise.to_vec() }
+            }
+            (HELLO, _) => return Err(Malformed::BadBody("HELLO")),
+            (WELCOME, [version, noise @ ..]) => {
+                Self::Welcome { version: *version, noise: noise.to_vec() }
+            }
+            (WELCOME, _) => return Err(Malformed::BadBody("WELCOME")),
+            (REFUSED, text) => Self::Refused(read_text(text, "REFUSED")?),
+            (READY, []) => Self::Ready,
+            (READY, _) => return Err(Malformed::BadBody("READY")),
+            (RUN, line) => Self::Run(read_text(line, "RUN")?),
+            (INTERRUPT, []) => Self::Interrupt,
+            (INTERRUPT, _) => return Err(Malformed::BadBody("INTERRUPT")),
+            (STDOUT, bytes) => Self::Stdout(bytes.to_vec()),
+            (STDERR, bytes) => Self::Stderr(bytes.to_vec()),
+            (NOTICE, text) => Self::Notice(read_text(text, "NOTICE")?),
+            (ENDED, [kind @ 0..=2, number, why @ ..]) => {
+                let status = match *kind {
+                    0 => Status::Exited(*number),
+                    1 => Status::Signalled(*number),
+                    _ => Status::NotStarted,
+                };
+                Self::Ended(Ended { status, why: read_text(why, "ENDED")? })
+            }
+            (ENDED, _) => return Err(Malformed::BadBody("ENDED")),
+            (other, _) => return Err(Malformed::UnknownKind(other)),
+        })
+    }
+}
+
+fn read_text(bytes: &[u8], kind: &'static str) -> Result<String, Malformed> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::BadBody(kind))
+}
+
+/// A body with its length before it. Whoever makes bodies keeps them within [`LONGEST_BODY`].
+pub fn frame(body: &[u8]) -> Vec<u8> {
+    debug_assert!(body.len() <= LONGEST_BODY, "{} bytes", body.len());
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes(), body].concat()
+}
+
+/// Finds the frames in bytes that come in pieces of any size.
+#[derive(Debug)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Decoder {
+    /// For bodies of at most so many bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit }
+    }
+
+    /// From here on another limit holds.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Takes what has come.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next body, if it is whole.
+    ///
+    /// # Errors
+    ///
+    /// If it is to be longer than the limit, which is known before it has come.
+    pub fn next_body(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+        let Some((length, rest)) = self.bytes.split_first_chunk::<4>() else { return Ok(None) };
+        let bytes = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        if bytes > self.limit {
+            return Err(Malformed::TooLong { bytes, limit: self.limit });
+        }
+        if rest.len() < bytes {
+            return Ok(None);
+        }
+        let body = rest[..bytes].to_vec();
+        self.bytes.drain(..4 + bytes);
+        Ok(Some(body))
+    }
+
+    /// Whether nothing of a frame has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}

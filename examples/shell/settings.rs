@@ -1,0 +1,71 @@
+//! What a server was told at its start.
+
+use std::io::{self, Write};
+
+use encoding_rs::Encoding;
+use socketserver::StreamRequest;
+
+use crate::penalty::Penalty;
+use crate::run::Bounds;
+use crate::secret::Secret;
+
+/// What a server was told at its start.
+pub struct Settings {
+    pub wire: WireName,
+    pub entry: Entry,
+    /// The programs that may run; none: any line, in a shell.
+    pub allow: Vec<String>,
+    /// What the output, which is UTF-8, is turned into for the client.
+    pub encoding: Option<&'static Encoding>,
+    pub bounds: Bounds,
+}
+
+/// Which wire is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WireName {
+    /// Frames: stdout and stderr as they come, the exit status, and Ctrl-C
+    Frames,
+    /// The length in decimal digits and then the output, with --no-auth only
+    Document,
+}
+
+/// Who is let in.
+pub enum Entry {
+    /// Over a network who has the secret, and over a Unix socket the server's own user and root. Without a
+    /// secret there are only Unix sockets.
+    Proven(Option<(Secret, Penalty)>),
+    /// Anyone.
+    Anyone,
+}
+
+impl Settings {
+    /// What to run for a line, or why it is not run.
+    pub fn arguments(&self, line: &str) -> Result<Vec<String>, String> {
+        if self.allow.is_empty() {
+            return Ok(["/bin/sh", "-c", "--", line].map(str::to_owned).to_vec());
+        }
+        let words = shlex::split(line).ok_or("its quotes do not match")?;
+        let program = words.first().ok_or("it is empty")?;
+        if !self.allow.contains(program) {
+            let program = short(program);
+            return Err(format!("{program:?} is not among what this server allows"));
+        }
+        Ok(words)
+    }
+}
+
+/// One line on stderr about what was not served, and to whom. Whoever puts a client's words into it escapes
+/// them, so that they cannot steer the operator's terminal.
+pub fn log_refusal(request: &StreamRequest, why: &str) {
+    let text = format!("refused {}: {why}\n", request.client_address());
+    // A closed stderr changes nothing of what is refused.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// As much of a client's words as a message repeats.
+pub fn short(text: &str) -> String {
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,94 @@
+//! Ctrl-C, by itself and at a terminal.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use super::{Server, assert_gone, shell};
+use crate::program::*;
+use crate::support::process::Process;
+use crate::support::skip;
+
+/// Stays until it is interrupted, whenever that is: a shell that is in the middle of starting a program takes a
+/// Ctrl-C for the time when that has ended, and so none may stay for long.
+const STAY: &str = "while :; do sleep 0.01; done";
+
+#[test]
+fn ctrl_c_ends_the_command_and_gives_its_status() {
+    for mixin in MIXINS {
+        let server = Server::start(&["--mixin", mixin]);
+        let client = server.client(&["--", &format!("echo $$; {STAY}")]);
+        let pid = client.line();
+        client.send_signal(libc::SIGINT);
+        assert_ends(&client.end(), 130);
+        assert_gone(&[pid]);
+    }
+}
+
+#[test]
+fn a_command_may_take_ctrl_c_in_its_own_way() {
+    let server = Server::start(&[]);
+    let line = "trap 'echo caught; exit 7' INT; echo ready; while :; do sleep 0.01; done";
+    let client = server.client(&["--", line]);
+    assert_eq!(client.line(), "ready");
+    client.send_signal(libc::SIGINT);
+    assert_eq!(client.line(), "caught");
+    assert_ends(&client.end(), 7);
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_client_and_with_it_the_command() {
+    let server = Server::start(&[]);
+    let line = "trap 'echo not yet' INT; echo $$; while :; do sleep 0.01; done";
+    let client = server.client(&["--", line]);
+    let pid = client.line();
+    client.send_signal(libc::SIGINT);
+    assert_eq!(client.line(), "not yet");
+    client.send_signal(libc::SIGINT);
+    assert_ends(&client.end(), 130);
+    assert_gone(&[pid]);
+}
+
+#[test]
+fn ctrl_c_reaches_a_command_whose_output_nobody_takes() {
+    let server = Server::start(&[]);
+    let mut command = shell(server.folder.path(), &["connect", &server.address]);
+    command.args(["--", "echo $$ >&2; while :; do echo y; done"]);
+    // An output that is never read.
+    let (reader, writer) = UnixStream::pair().unwrap();
+    let client = Process::start(command.stdout(OwnedFd::from(writer)));
+    drop(command);
+    let pid = client.err_line();
+    client.send_signal(libc::SIGINT);
+    assert_gone(&[pid]);
+    drop(reader);
+}
+
+#[test]
+fn ctrl_c_between_lines_of_a_script_ends_it() {
+    let server = Server::start(&[]);
+    let mut command = shell(server.folder.path(), &["connect", &server.address]);
+    let client = Process::start(command.stdin(Stdio::piped()));
+    client.ask(&format!("echo ready; {STAY}"));
+    client.ask("echo never");
+    assert_eq!(client.line(), "ready");
+    client.send_signal(libc::SIGINT);
+    let ended = client.end();
+    assert_ends(&ended, 130);
+    assert_eq!(ended.out, "");
+}
+
+#[test]
+fn at_a_terminal_there_is_a_prompt_and_ctrl_c_ends_the_command_and_then_the_client() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("python3 is not installed");
+    }
+    let server = Server::start(&[]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/shell/terminal.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(example("shell")).args(["connect", &server.address]);
+    command.env("XDG_STATE_HOME", server.folder.path()).stdin(Stdio::null());
+    let ended = Process::start(command.stdout(Stdio::piped())).end();
+    assert_ends(&ended, 0);
+    assert_eq!(ended.out, "status 130\n", "{ended:?}");
+}
