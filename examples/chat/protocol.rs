@@ -239,11 +239,13 @@ impl Waiting {
                 answer.push_str(line);
                 self.bytes -= line.len();
                 self.lines.pop_front();
-            } else if answer.is_empty() {
-                let rest = line.split_off(boundary(line, room));
-                answer = std::mem::replace(line, rest);
-                self.bytes -= answer.len();
             } else {
+                // What is empty would be no answer.
+                if answer.trim_end().is_empty() {
+                    let rest = line.split_off(boundary(line, room));
+                    answer += &std::mem::replace(line, rest);
+                    self.bytes = self.lines.iter().map(String::len).sum();
+                }
                 break;
             }
         }
