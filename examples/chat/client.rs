@@ -24,18 +24,19 @@ pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
     // The first line, be it empty, says that this client knows of lines.
     let hello = name.map_or("\n".to_owned(), |name| format!("/nick {name}\n"));
     (&socket).write_all(hello.as_bytes()).map_err(lost)?;
-    let Terminal { input, output, mode } = Terminal::open();
+    let Terminal { input, mut output, mode } = Terminal::open();
     let leaving = Arc::new(AtomicBool::new(false));
-    {
+    let typing = {
         let (socket, leaving) = (socket.try_clone()?, Arc::clone(&leaving));
-        thread::spawn(move || send_what_is_typed(input, &socket, &leaving));
-    }
-    let result = show_what_comes(&socket, output);
+        thread::spawn(move || send_what_is_typed(input, &socket, &leaving))
+    };
+    let result = show_what_comes(&socket, &mut output);
+    let has_left = leaving.load(Ordering::SeqCst);
+    output.finish(typing);
     drop(mode);
     match result {
-        Ok(_) if leaving.load(Ordering::SeqCst) => Ok(()),
+        Ok(_) if has_left => Ok(()),
         Ok(last) => Err(Failure::Other(match last.strip_prefix("* ") {
-            // The line editor may not have come to show them.
             Some(words) => format!("the server at {endpoint} has ended the connection: {words}"),
             None => format!("the server at {endpoint} has ended the connection without a word"),
         })),
@@ -50,7 +51,7 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, leaving: &AtomicBoo
         let text = match input.next(LINE_BYTES + 2) {
             Typed::Line(text) if matches!(&*text, "q" | "exit" | "/quit") => break,
             Typed::Line(text) => text,
-            Typed::Interrupt | Typed::End => break,
+            Typed::Interrupt | Typed::End | Typed::Closed => break,
         };
         if text.len() > LINE_BYTES {
             eprintln!("a line may have {LINE_BYTES} bytes; this one was not sent");
@@ -65,7 +66,7 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, leaving: &AtomicBoo
 }
 
 /// Shows lines until there are no more. Gives the last one.
-fn show_what_comes(socket: &Socket, mut output: Output) -> io::Result<String> {
+fn show_what_comes(socket: &Socket, output: &mut Output) -> io::Result<String> {
     // A line of somebody else, with the name in front; nothing longer is believed, whoever sends it.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
     let mut reader = BufReader::new(socket);

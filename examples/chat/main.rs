@@ -29,13 +29,15 @@ mod room;
 mod screen;
 mod terminal;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bus::{Bus, BusAddress};
 use clap::{Args, Parser, Subcommand};
-use common::{MixinName, Program, ServeOptions};
+use common::{Failure, MixinName, Program, ServeOptions};
 use handler::Chat;
+use protocol::check_name;
 use room::Room;
 use screen::{Lines, Screen};
 use socketserver::{
@@ -76,6 +78,19 @@ struct Serve {
     /// How many lines a second one member may say in the long run; 0 is no limit
     #[arg(long, value_name = "LINES", default_value = "20")]
     pace: u32,
+    /// Share the room with other servers, through a Redis that all of them reach
+    #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
+    bus: Option<BusAddress>,
+    /// What this server is called there: its members are NAME@SERVER [default: four random digits]
+    #[arg(long, value_name = "SERVER", requires = "bus", value_parser = server_name)]
+    server: Option<String>,
+    /// How long a line waits for a lost Redis before its sender is told, in seconds
+    #[arg(long, value_name = "SECONDS", requires = "bus", default_value = "30", value_parser = common::seconds)]
+    bus_wait: Duration,
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
 }
 
 struct ChatServer {
@@ -83,10 +98,28 @@ struct ChatServer {
     screen: Screen,
     members: usize,
     pace: u32,
+    /// What other servers the room is to be joined with.
+    joins: Option<Joins>,
+    bus: OnceCell<Bus>,
     /// What the screen has to show, until it is ready.
     lines: Cell<Option<Lines>>,
     /// Gives the terminal back as it was, at the end.
     mode: Cell<Option<terminal::Mode>>,
+}
+
+struct Joins {
+    address: BusAddress,
+    server: Option<String>,
+    patience: Duration,
+}
+
+/// Serves the room, joined with others if that is asked for, and ends all of it in order.
+fn serve(options: &Serve) -> Result<(), Failure> {
+    let server = ChatServer::new(options);
+    let served = common::serve(&server, &options.options);
+    let left = server.bus.get().map_or(Ok(()), Bus::close);
+    server.screen.finish();
+    served.and(left)
 }
 
 impl ChatServer {
@@ -97,6 +130,12 @@ impl ChatServer {
             screen,
             members: options.members,
             pace: options.pace,
+            joins: options.bus.clone().map(|address| Joins {
+                address,
+                server: options.server.clone(),
+                patience: options.bus_wait,
+            }),
+            bus: OnceCell::new(),
             lines: Cell::new(Some(lines)),
             mode: Cell::default(),
         }
@@ -150,19 +189,25 @@ impl Program for ChatServer {
     fn ready(&self) {
         let Terminal { input, output, mode } = Terminal::open();
         self.mode.set(Some(mode));
-        let lines = self.lines.take();
-        let shown = lines.map_or(Ok(()), |lines| lines.show_on(output));
         let started =
-            shown.and_then(|()| operator::start(self.room.clone(), self.screen.clone(), input));
+            operator::start(self.room.clone(), self.screen.clone(), input).and_then(|typing| {
+                self.lines.take().map_or(Ok(()), |lines| lines.show_on(output, typing))
+            });
         if let Err(error) = started {
             eprintln!("cannot start a thread for the operator: {error}; serving without one");
+        }
+        let Some(Joins { address, server, patience }) = &self.joins else { return };
+        match Bus::start(address, server.as_deref(), *patience, &self.room) {
+            // It is called once.
+            Ok(bus) => drop(self.bus.set(bus)),
+            Err(error) => eprintln!("cannot start a thread for the bus: {error}; serving alone"),
         }
     }
 }
 
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
-        Command::Serve(options) => common::serve(&ChatServer::new(&options), &options.options),
+        Command::Serve(options) => serve(&options),
         Command::Connect { address, name } => client::run(&address, name.as_deref()),
     })
 }

@@ -1,7 +1,7 @@
 //! The operator: somebody at the server's own terminal, or at the other end of a pipe.
 
 use std::io;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::raise;
@@ -13,19 +13,20 @@ use super::screen::Screen;
 use super::terminal::{Input, Typed};
 
 /// Does what the operator types, in a thread of its own, until there is no more.
-pub fn start(room: Room, screen: Screen, mut input: Input) -> io::Result<()> {
+pub fn start(room: Room, screen: Screen, mut input: Input) -> io::Result<JoinHandle<()>> {
     let work = move || {
         loop {
             match input.next(LINE_BYTES) {
                 Typed::Line(text) => obey(&room, &screen, &clean(text.as_bytes())),
                 // The server's own way of stopping: a second one ends it at once.
-                Typed::Interrupt => stop(SIGINT),
+                Typed::Interrupt => return stop(SIGINT),
+                Typed::End => screen.show("* /quit ends the server\n"),
                 // A server without an operator goes on serving.
-                Typed::End => return,
+                Typed::Closed => return,
             }
         }
     };
-    thread::Builder::new().name("operator".into()).spawn(work).map(drop)
+    thread::Builder::new().name("operator".into()).spawn(work)
 }
 
 fn obey(room: &Room, screen: &Screen, text: &str) {

@@ -121,6 +121,9 @@ impl Room {
     pub fn tell(&self, from: Who, to: &str, text: &str) {
         let mut state = self.state.lock();
         let name = state.name(from).to_owned();
+        // One's own server may be named, and need not be.
+        let own = self.bus.get().and_then(|bus| to.strip_suffix(bus.tag())?.strip_suffix('@'));
+        let to = own.unwrap_or(to);
         let line = format!("{name} -> {to}: {text}\n");
         if let Some(receiver) = state.find(to) {
             self.hand(&mut state, receiver, &line);

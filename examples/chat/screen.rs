@@ -4,7 +4,8 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -13,16 +14,22 @@ use super::terminal::Output;
 /// Lines that wait to be shown at most: more than a screen can be scrolled back.
 const WAITING_LINES: usize = 4_096;
 
+enum Item {
+    Show(String),
+    /// There is no more; whoever listens is told when all of it has been shown.
+    End(Sender<()>),
+}
+
 /// A way to the operator's screen. Clones are ways to the same one.
 #[derive(Clone)]
 pub struct Screen {
-    lines: Sender<String>,
+    lines: Sender<Item>,
     left_out: Arc<AtomicUsize>,
 }
 
 /// What has been sent to the screen, until somebody shows it.
 pub struct Lines {
-    lines: Receiver<String>,
+    lines: Receiver<Item>,
     left_out: Arc<AtomicUsize>,
 }
 
@@ -36,27 +43,49 @@ impl Screen {
     /// Has lines shown, each with its newline. Never waits.
     pub fn show(&self, lines: &str) {
         // Nobody shows them any more where there is no screen.
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(lines.to_owned()) {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Item::Show(lines.to_owned())) {
             self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all has been shown, unless nobody takes it.
+    pub fn finish(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (done, shown) = bounded(1);
+        if self.lines.send_timeout(Item::End(done), PATIENCE).is_ok() {
+            let _ = shown.recv_timeout(PATIENCE);
         }
     }
 }
 
 impl Lines {
-    /// Shows what comes, in a thread of its own.
-    pub fn show_on(self, mut output: Output) -> io::Result<()> {
+    /// Shows what comes, in a thread of its own. `typing` is the thread that reads what is typed beside it.
+    pub fn show_on(self, mut output: Output, typing: JoinHandle<()>) -> io::Result<()> {
         let show = move || {
-            while let Ok(mut text) = self.lines.recv() {
+            let mut next = None;
+            while let Some(item) = next.take().or_else(|| self.lines.recv().ok()) {
+                let mut text = match item {
+                    Item::Show(text) => text,
+                    Item::End(done) => {
+                        output.finish(typing);
+                        // Whoever has asked may not wait any more.
+                        let _ = done.send(());
+                        return;
+                    }
+                };
                 // What is there already goes in one write.
-                self.lines.try_iter().take(WAITING_LINES).for_each(|line| text += &line);
+                for item in self.lines.try_iter().take(WAITING_LINES) {
+                    match item {
+                        Item::Show(line) => text += &line,
+                        end @ Item::End(_) => next = Some(end),
+                    }
+                }
                 let left_out = self.left_out.swap(0, Ordering::Relaxed);
                 if left_out > 0 {
                     text += &format!("* {left_out} lines came too fast and were left out here\n");
                 }
-                if output.show(text).is_err() {
-                    // A closed stdout: a server without an operator goes on serving.
-                    return;
-                }
+                // A closed stdout: a server without an operator goes on serving.
+                let _ = output.show(text);
             }
         };
         thread::Builder::new().name("screen".into()).spawn(show).map(drop)

@@ -78,7 +78,8 @@ pub struct ServeOptions {
     pub grace: Duration,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+/// Reads a number of seconds from the command line.
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| "it must be a positive number".to_owned())
 }

@@ -1,10 +1,11 @@
 //! What people type and see, on a real terminal: tmux is one that can be asked what it shows.
 
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use super::Member;
 use crate::program::example;
-use crate::support::{eventually, folder, skip_if};
+use crate::support::{SOON, folder, skip_if};
 
 /// A terminal with a program in it.
 struct Screen {
@@ -46,16 +47,28 @@ impl Screen {
     }
 
     fn shows(&self, expected: &str) {
-        eventually(&format!("{expected:?} on the screen"), || {
-            self.lines().iter().any(|line| line == expected)
-        });
+        self.comes_to(|lines| lines.iter().any(|line| line == expected), &[expected]);
     }
 
     /// The last lines of the screen are these.
     fn ends_with(&self, expected: &[&str]) {
-        eventually(&format!("{expected:?} at the end of the screen"), || {
-            self.lines().ends_with(&expected.iter().map(ToString::to_string).collect::<Vec<_>>())
-        });
+        let same = |lines: &[String]| lines.iter().eq(expected);
+        self.comes_to(
+            |lines| lines.len().checked_sub(expected.len()).is_some_and(|at| same(&lines[at..])),
+            expected,
+        );
+    }
+
+    fn comes_to(&self, holds: impl Fn(&[String]) -> bool, expected: &[&str]) {
+        let began = Instant::now();
+        loop {
+            let lines = self.lines();
+            if holds(&lines) {
+                return;
+            }
+            assert!(began.elapsed() < SOON, "no {expected:?} in {lines:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -143,8 +156,9 @@ fn a_terminal_is_as_it_was_when_the_other_side_ends() {
     operator.types(&["/kick bob", "Enter"]);
     bob.shows("status 1");
     bob.ends_with(&[" icanon"]);
-    // Ctrl-D: the operator goes, the room stays.
+    // Not by mistake.
     operator.types(&["C-d"]);
+    operator.ends_with(&["* /quit ends the server", ">"]);
     let carol = Member::join(address, "carol");
     carol.say("hello");
     assert_eq!(alice.hears(), "carol: hello");
