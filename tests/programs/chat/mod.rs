@@ -1,8 +1,10 @@
 //! The chat program: its room, its operator, its clients, and what attacks it.
 
 mod attacks;
+mod bus;
 mod codec;
 mod document;
+mod redis;
 mod room;
 mod terminal;
 
