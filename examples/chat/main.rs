@@ -10,6 +10,9 @@
 //! `@NAME TEXT` is for one alone; `/who` says who is there, `/nick NAME` takes another name, `/quit` leaves.
 //! The operator has `/who`, `/kick NAME` and `/quit`, which ends the server.
 //!
+//! With `--bus redis://HOST:PORT/ROOM` several servers share one room, `--server NAME` being what each is
+//! called: members elsewhere are `name@server`. See `bus/mod.rs`.
+//!
 //! A member joins with its first word. One that has sent no newline yet is taken for a client that knows
 //! of no lines, and has one answer for each message: see `protocol.rs`.
 //!
@@ -56,7 +59,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Open a room, until Ctrl-C or the operator's /quit
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Take part; q, exit and /quit leave
     Connect {
         /// The server's address

@@ -190,26 +190,25 @@ fn a_line_that_was_written_twice_is_heard_once() {
     let mut bob = Member::join(at_two, "bob");
     say(&alice, 0..1);
     hears(&mut bob, "alice@one", 0..1);
-    // Redis hangs: what is written is in its socket, and nobody knows what will become of it.
-    redis.send_signal(libc::SIGSTOP);
+    // What was written, and nobody knows whether it was, is written again.
+    let mut connection = redis.connect();
+    let entries: Vec<(String, Vec<(String, String)>)> =
+        ::redis::cmd("XRANGE").arg("chat:room").arg("-").arg("+").query(&mut connection).unwrap();
+    assert!(entries.len() >= 3, "{entries:?}");
+    for (_, fields) in entries {
+        ::redis::cmd("XADD").arg("chat:room").arg("*").arg(fields).exec(&mut connection).unwrap();
+    }
     say(&alice, 1..2);
-    sees_beginning(&one, LOST);
+    hears(&mut bob, "alice@one", 1..2);
+    // So it is by itself when Redis hangs: its socket takes a line, and the answer does not come in time.
+    redis.send_signal(libc::SIGSTOP);
     say(&alice, 2..3);
+    sees_beginning(&one, LOST);
+    say(&alice, 3..4);
     redis.send_signal(libc::SIGCONT);
     sees_beginning(&one, JOINED);
-    say(&alice, 3..4);
-    hears(&mut bob, "alice@one", 1..4);
-    let entries: Vec<(String, std::collections::HashMap<String, String>)> = ::redis::cmd("XRANGE")
-        .arg("chat:room")
-        .arg("-")
-        .arg("+")
-        .query(&mut redis.connect())
-        .unwrap();
-    let times = |text: &str| {
-        entries.iter().filter(|(_, fields)| fields.get("text").is_some_and(|is| is == text)).count()
-    };
-    assert!(times("line 1") >= 2, "the line was written once: this test shows nothing");
-    assert_eq!(times("line 3"), 1);
+    say(&alice, 4..5);
+    hears(&mut bob, "alice@one", 2..5);
 }
 
 #[test]

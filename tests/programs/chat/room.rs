@@ -1,11 +1,12 @@
 //! The room and its operator.
 
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use super::{Member, open_room, operator_hears, operator_sees};
 use crate::program::*;
 use crate::support::process::Process;
-use crate::support::{folder, has_ipv6};
+use crate::support::{eventually, folder, has_ipv6};
 
 #[test]
 fn a_line_goes_to_all_others_and_a_pool_says_how_many_it_serves() {
@@ -184,13 +185,13 @@ fn a_room_without_an_operator_goes_on() {
     assert_ends(&server.end(), 0);
     // And one with neither input nor output.
     let folder = folder();
-    let address = format!("unix:{}", folder.path().join("s").display());
+    let path = folder.path().join("s");
+    let address = format!("unix:{}", path.display());
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$@\" <&- >&-", "sh"]).arg(example("chat"));
     let server = Process::start(command.args(["serve", "--bind", &address]));
-    crate::support::eventually("it serves", || {
-        ask("chat", &address, "hello\n/who\n").out.contains("* 1 here: guest-")
-    });
+    eventually("it listens", || UnixStream::connect(&path).is_ok());
+    assert!(ask("chat", &address, "hello\n/who\n").out.contains("* 1 here: guest-"));
     server.send_signal(libc::SIGTERM);
     assert_ends(&server.end(), 0);
 }
