@@ -143,7 +143,11 @@ fn word(value: &impl clap::ValueEnum) -> String {
 }
 
 fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
-    let name = if mode == Mode::Web { "web" } else { "echo" };
+    let name = match mode {
+        Mode::Web => "web",
+        Mode::Chat => "chat",
+        _ => "echo",
+    };
     let program = beside("examples").join(name);
     if !program.is_file() {
         let why = format!("not built: cargo build --release --example {name}");
@@ -152,8 +156,11 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
     let bind = if mode == Mode::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
     let mut command = Command::new(program);
     command.args(["serve", "--bind", bind, "--mixin", mixin]);
-    if !matches!(mode, Mode::Datagram | Mode::Web) {
-        command.args(["--mode", &word(&mode)]);
+    match mode {
+        Mode::Datagram | Mode::Web => {}
+        // Its members say more than a person would.
+        Mode::Chat => drop(command.args(["--pace", "0"])),
+        _ => drop(command.args(["--mode", &word(&mode)])),
     }
     Ok(command)
 }
