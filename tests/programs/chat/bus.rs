@@ -218,6 +218,42 @@ fn a_line_that_was_written_twice_is_heard_once() {
 }
 
 #[test]
+fn what_redis_has_confirmed_and_lost_is_written_again() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let mut redis = Redis::start(Store::Nothing);
+    let (one, at_one) = server(&redis, "one", &[]);
+    let (two, at_two) = server(&redis, "two", &[]);
+    let alice = Member::join(at_one, "alice");
+    let mut bob = Member::join(at_two, "bob");
+    // The other server hangs. What it waits for is in its socket with the first line; the second one is
+    // nowhere but in Redis.
+    two.send_signal(libc::SIGSTOP);
+    for number in 0..2 {
+        say(&alice, number..number + 1);
+        let mut connection = redis.connect();
+        loop {
+            let last: Vec<(String, std::collections::HashMap<String, String>)> =
+                ::redis::cmd("XREVRANGE")
+                    .arg(&["chat:room", "+", "-", "COUNT", "1"])
+                    .query(&mut connection)
+                    .unwrap();
+            if last.first().is_some_and(|(_, entry)| entry["text"] == format!("line {number}")) {
+                break;
+            }
+        }
+    }
+    redis.kill();
+    sees_beginning(&one, LOST);
+    redis.restart();
+    sees_beginning(&one, JOINED);
+    two.send_signal(libc::SIGCONT);
+    say(&alice, 2..3);
+    hears(&mut bob, "alice@one", 0..3);
+}
+
+#[test]
 fn a_sender_is_told_when_redis_stays_away() {
     if skip_if(no_redis()) {
         return;
