@@ -159,6 +159,7 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
     let name = match mode {
         Mode::Web => "web",
         Mode::Store => "upload",
+        Mode::Chat => "chat",
         _ => "echo",
     };
     let program = example(name);
@@ -173,6 +174,10 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
         Mode::Datagram | Mode::Web => {}
         Mode::Store => {
             command.arg("--dir").arg(load::store::folder());
+        }
+        // Its members say more than a person would.
+        Mode::Chat => {
+            command.args(["--pace", "0"]);
         }
         _ => {
             command.args(["--mode", &word(&mode)]);

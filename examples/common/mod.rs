@@ -112,6 +112,10 @@ pub trait Program {
     fn limits(&self) -> Limits {
         Limits::default()
     }
+
+    /// Called when the program has said where it listens, and before anything is served: the moment to
+    /// start what runs beside the servers, except under `forking`, which takes a process of one thread.
+    fn ready(&self) {}
 }
 
 /// Why a program ends, and with which status.
@@ -178,12 +182,17 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         }
         servers.push(server);
     }
-    let say = || {
+    if options.mixin == MixinName::Pool {
+        let workers = Pool::default().workers();
+        listening += &format!("a pool: each address serves {workers} at once, more have to wait\n");
+    }
+    let ready = || {
         // A closed stdout is not an error: a server without an operator goes on serving.
         let mut stdout = io::stdout();
         let _ = stdout.write_all(listening.as_bytes()).and_then(|()| stdout.flush());
+        program.ready();
     };
-    let reports = run_all(&servers, options.grace, say)?;
+    let reports = run_all(&servers, options.grace, ready)?;
     for report in reports.iter().filter(|report| !report.is_clean()) {
         eprintln!("{report}");
     }

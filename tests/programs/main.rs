@@ -1,5 +1,6 @@
 //! The example programs, run as processes, as a user runs them.
 
+mod chat;
 mod echo;
 mod program;
 mod shell;

@@ -1,6 +1,10 @@
 //! Members of a chat, with some lines outstanding among all of them, dealt out in turn. A line is done, and
 //! said again by its member, when it has reached all the others. What one member has to send after a turn goes
 //! in one write.
+//!
+//! A server may put who has said it in front of a line, and may say more than its members do (who has joined,
+//! say): such lines are read and not counted. Each member begins with an empty line, because a server may wait for
+//! its first word.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -43,7 +47,8 @@ impl Chat {
         let epoll = Epoll::new()?;
         let mut members = Vec::with_capacity(count);
         for token in 0..count {
-            let stream = connect(address)?;
+            let mut stream = connect(address)?;
+            stream.write_all(b"\n")?;
             stream.set_nonblocking(true)?;
             epoll.add(&stream, READABLE, token)?;
             let (partial, outgoing) = (Vec::new(), Vec::new());
@@ -112,18 +117,21 @@ impl Chat {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             got => got?,
         };
-        let (lines, rest) = buffer[..kept + got].as_chunks::<LINE>();
-        member.partial.clear();
-        member.partial.extend_from_slice(rest);
-        for line in lines {
-            self.take(line)?;
+        let mut rest = &buffer[..kept + got];
+        while let Some(end) = end_of_line(rest) {
+            if let Some(line) = said(&rest[..end]) {
+                self.take(line)?;
+            }
+            rest = &rest[end..];
         }
+        let partial = &mut self.members[number].partial;
+        partial.clear();
+        partial.extend_from_slice(rest);
         self.buffer = buffer;
         Ok(())
     }
 
-    fn take(&mut self, line: &[u8; LINE]) -> io::Result<()> {
-        let line = number(&line[..DIGITS]);
+    fn take(&mut self, line: usize) -> io::Result<()> {
         let Some(missing) = self.missing.get_mut(line).filter(|missing| **missing > 0) else {
             return Err(unexpected("a line came that was not sent"));
         };
@@ -134,6 +142,19 @@ impl Chat {
         }
         Ok(())
     }
+}
+
+/// Behind the next newline. Where a bare line is expected it is looked for there first.
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    let bare = bytes.first().is_some_and(u8::is_ascii_digit) && bytes.get(LINE - 1) == Some(&b'\n');
+    if bare { Some(LINE) } else { bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1) }
+}
+
+/// The number of a line that a member has said, whatever stands in front of it; none for any other line.
+fn said(line: &[u8]) -> Option<usize> {
+    let text = &line[line.len().checked_sub(LINE)?..];
+    let ours = text[..DIGITS].iter().all(u8::is_ascii_digit) && text[DIGITS] == b'.';
+    ours.then(|| number(&text[..DIGITS]))
 }
 
 fn number(digits: &[u8]) -> usize {

@@ -1,0 +1,160 @@
+//! The connections to Redis, and what people are told of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::{Connection, RedisResult, Value, cmd};
+
+use super::BusAddress;
+use super::entry::Fields;
+use super::queue::Queue;
+use crate::protocol::clean;
+use crate::room::Room;
+
+/// How long Redis may take for anything: it is in the same data centre, or on the same machine.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The pauses between attempts: 100 ms, 200 ms and so on up to 3 s.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// What reader and writer share. Clones are the same one.
+#[derive(Clone)]
+pub struct Link {
+    address: BusAddress,
+    room: Room,
+    queue: Arc<Queue>,
+    health: Arc<Mutex<Health>>,
+}
+
+/// The two directions of the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Writer = 0,
+    Reader = 1,
+}
+
+#[derive(Default)]
+struct Health {
+    works: [bool; 2],
+    told: Told,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Told {
+    #[default]
+    Nothing,
+    Joined,
+    Lost,
+}
+
+/// A place in a stream that may come back as another one.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The last entry that is known to have been there; none before the first.
+    pub last: String,
+    /// The run of Redis in which it was.
+    run: String,
+}
+
+impl Link {
+    pub fn new(address: &BusAddress, room: &Room, queue: &Arc<Queue>) -> Self {
+        let (address, room, queue) = (address.clone(), room.clone(), Arc::clone(queue));
+        Self { address, room, queue, health: Arc::default() }
+    }
+
+    /// The key of the stream.
+    pub fn stream(&self) -> String {
+        format!("chat:{}", self.address.room)
+    }
+
+    /// The key of the servers that are there.
+    pub fn servers(&self) -> String {
+        format!("chat:{}:servers", self.address.room)
+    }
+
+    pub fn connect(&self) -> RedisResult<Connection> {
+        let connection = self.address.client.get_connection_with_timeout(PATIENCE)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_write_timeout(Some(PATIENCE))?;
+        Ok(connection)
+    }
+
+    /// Does the work of one side until the end is near: connects, works until that fails, says so, and
+    /// tries again.
+    pub fn keep(
+        &self,
+        side: Side,
+        mut work: impl FnMut(&mut Connection, &dyn Fn()) -> RedisResult<()>,
+        mut meanwhile: impl FnMut(),
+    ) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let worked = || self.set_health(side, Ok(()));
+            let result = self.connect().and_then(|mut connection| work(&mut connection, &worked));
+            let Err(error) = result else { return };
+            if self.health.lock().works[side as usize] {
+                pause = FIRST_PAUSE;
+            }
+            self.set_health(side, Err(&error.to_string()));
+            meanwhile();
+            if self.queue.is_closing() {
+                return;
+            }
+            self.queue.pause(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Everyone is told when the bus is lost and when it is there again, once for both sides.
+    fn set_health(&self, side: Side, now: Result<(), &str>) {
+        let mut health = self.health.lock();
+        health.works[side as usize] = now.is_ok();
+        let address = &self.address.shown;
+        let news = match now {
+            Err(why) if health.told != Told::Lost => {
+                health.told = Told::Lost;
+                let why = clean(why.as_bytes());
+                format!("the other servers cannot be reached: {address}: {why}; trying again")
+            }
+            Ok(()) if health.told != Told::Joined && health.works == [true; 2] => {
+                health.told = Told::Joined;
+                let tag = self.queue.tag();
+                format!("joined with the other servers at {address}; this one is called {tag}")
+            }
+            _ => return,
+        };
+        drop(health);
+        self.room.hear(&format!("* {news}\n"));
+    }
+}
+
+impl Place {
+    /// Whether a Redis that one has come back to still has what it had up to this place. If it has not,
+    /// it has lost its data, or the last of it; or it was restarted while the place was trimmed away.
+    pub fn is_kept(&mut self, connection: &mut Connection, stream: &str) -> RedisResult<bool> {
+        let run = run_of(connection)?;
+        let same_run = std::mem::replace(&mut self.run, run) == self.run;
+        if same_run || self.last.is_empty() {
+            return Ok(true);
+        }
+        let found: Vec<Value> =
+            cmd("XRANGE").arg(stream).arg(&self.last).arg(&self.last).query(connection)?;
+        Ok(!found.is_empty())
+    }
+
+    /// The end of a stream.
+    pub fn end_of(connection: &mut Connection, stream: &str) -> RedisResult<Self> {
+        let run = run_of(connection)?;
+        let last: Vec<(String, Fields)> =
+            cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(1).query(connection)?;
+        Ok(Self { last: last.into_iter().next().map_or_else(String::new, |(id, _)| id), run })
+    }
+}
+
+/// What tells one run of Redis from the next.
+fn run_of(connection: &mut Connection) -> RedisResult<String> {
+    let text: String = cmd("INFO").arg("server").query(connection)?;
+    let run = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+    Ok(run.unwrap_or_default().trim().to_owned())
+}

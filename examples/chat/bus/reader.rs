@@ -1,0 +1,164 @@
+//! Reads what is said elsewhere, and who is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use redis::{Connection, RedisResult, cmd};
+
+use super::entry::{Entry, Fields, Heard, What};
+use super::link::{Link, Place, Side};
+use super::queue::Queue;
+use super::{BEAT, GONE, Server, Servers};
+use crate::protocol::{check_name, clean};
+use crate::room::Room;
+
+/// Entries that are read at once.
+const BATCH: usize = 256;
+/// Before the first entry of a stream.
+const BEGINNING: &str = "0-0";
+
+pub struct Reader {
+    link: Link,
+    queue: Arc<Queue>,
+    room: Room,
+    servers: Servers,
+    heard: Heard,
+    /// None until Redis could be reached for the first time.
+    place: Option<Place>,
+    /// Another server has this one's name; said once.
+    has_namesake: bool,
+}
+
+/// What `XREAD` answers: streams with their entries; none if there is nothing.
+type Answer = Option<Vec<(String, Vec<(String, Fields)>)>>;
+
+impl Reader {
+    pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room, servers: Servers) -> Self {
+        let (link, queue, room) = (link.clone(), Arc::clone(queue), room.clone());
+        let heard = Heard::default();
+        Self { link, queue, room, servers, heard, place: None, has_namesake: false }
+    }
+
+    pub fn run(mut self) {
+        let link = self.link.clone();
+        link.keep(Side::Reader, |connection, works| self.read(connection, works), || {});
+    }
+
+    /// Reads until that fails, or the end is near.
+    fn read(&mut self, connection: &mut Connection, works: &dyn Fn()) -> RedisResult<()> {
+        let stream = self.link.stream();
+        let mut place = match self.place.clone() {
+            // What was said before this server was there is not for its members.
+            None => Place::end_of(connection, &stream)?,
+            Some(mut place) => {
+                if !place.is_kept(connection, &stream)? {
+                    // What it has heard already it knows by the numbers.
+                    place.last.clear();
+                }
+                place
+            }
+        };
+        self.place = Some(place.clone());
+        let mut next_look = Instant::now();
+        while !self.queue.is_closing() {
+            if Instant::now() >= next_look {
+                self.look_who_is_there(connection)?;
+                next_look = Instant::now() + BEAT;
+            }
+            works();
+            let from = if place.last.is_empty() { BEGINNING } else { &place.last };
+            let answer: Answer = cmd("XREAD")
+                .arg("COUNT")
+                .arg(BATCH)
+                .arg("BLOCK")
+                .arg(BEAT.as_millis() as u64)
+                .arg("STREAMS")
+                .arg(&stream)
+                .arg(from)
+                .query(connection)?;
+            for (id, fields) in answer.into_iter().flatten().flat_map(|(_, entries)| entries) {
+                if let Some(entry) = Entry::from_fields(&fields) {
+                    self.hear(entry);
+                }
+                place.last = id;
+            }
+            self.place = Some(place.clone());
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, Entry { server, tag, number, what }: Entry) {
+        let ours = server == self.queue.server();
+        if ours || !self.heard.is_new(&server, number) || check_name(&tag).is_err() {
+            return;
+        }
+        match what {
+            What::Say { name, text } => self.room.hear(&format!("{name}@{tag}: {text}\n")),
+            What::News { name, text } => self.room.hear(&format!("* {name}@{tag} {text}\n")),
+            What::Tell { name, to, at, text } if at == self.queue.tag() => {
+                let line = format!("{name}@{tag} -> {to}: {text}\n");
+                if !self.room.hear_private(&to, &line) {
+                    let text = format!("nobody there is called {to}@{at}");
+                    self.queue.push(None, What::Note { to: name, at: tag, text });
+                }
+            }
+            What::Note { to, at, text } if at == self.queue.tag() => {
+                // Whoever asked may have left meanwhile.
+                self.room.hear_private(&to, &format!("* {text}\n"));
+            }
+            What::Tell { .. } | What::Note { .. } => {}
+            What::End => self.forget(&server, "has ended"),
+        }
+    }
+
+    fn look_who_is_there(&mut self, connection: &mut Connection) -> RedisResult<()> {
+        let shown: HashMap<String, Vec<u8>> =
+            cmd("HGETALL").arg(self.link.servers()).query(connection)?;
+        let mut servers = self.servers.lock();
+        for (server, shown) in shown.into_iter().filter(|(id, _)| id != self.queue.server()) {
+            let text = String::from_utf8_lossy(&shown).into_owned();
+            let mut parts = text.splitn(3, '\n').map(|part| clean(part.as_bytes()));
+            let (Some(beat), Some(tag), Some(names)) = (parts.next(), parts.next(), parts.next())
+            else {
+                continue;
+            };
+            let names = names.split(' ').filter(|name| !name.is_empty()).map(str::to_owned);
+            let known = servers.get(&server);
+            if known.is_some_and(|known| known.beat == beat) {
+                continue;
+            }
+            let known = Server { tag, names: names.collect(), beat, when: Instant::now() };
+            servers.insert(server, known);
+        }
+        let gone: Vec<String> = servers
+            .iter()
+            .filter(|(_, server)| server.when.elapsed() > GONE)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let namesake = servers.values().any(|server| server.tag == self.queue.tag());
+        drop(servers);
+        for server in gone {
+            cmd("HDEL").arg(self.link.servers()).arg(&server).exec(connection)?;
+            self.forget(&server, "is not heard of any more");
+        }
+        if namesake && !std::mem::replace(&mut self.has_namesake, true) {
+            let tag = self.queue.tag();
+            self.room.hear(&format!(
+                "* another server is called {tag} as well; start one of them with another --server\n"
+            ));
+        }
+        Ok(())
+    }
+
+    fn forget(&self, server: &str, why: &str) {
+        let Some(server) = self.servers.lock().remove(server) else { return };
+        let tag = &server.tag;
+        let members: Vec<String> = server.members().collect();
+        let line = match &members[..] {
+            [] => format!("* the server {tag} {why}\n"),
+            members => format!("* the server {tag} {why}, and with it {}\n", members.join(", ")),
+        };
+        self.room.hear(&line);
+    }
+}

@@ -1,0 +1,92 @@
+//! Writes what is said here to the stream, and shows who is here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{Connection, RedisResult, cmd};
+
+use super::entry::Entry;
+use super::link::{Link, Place, Side};
+use super::queue::Queue;
+use super::{BEAT, STREAM_ENTRIES};
+use crate::room::Room;
+
+/// Entries that are written at once.
+const BATCH: usize = 64;
+
+pub struct Writer {
+    link: Link,
+    queue: Arc<Queue>,
+    room: Room,
+    place: Place,
+    beats: u64,
+}
+
+impl Writer {
+    pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room) -> Self {
+        let (link, queue, room) = (link.clone(), Arc::clone(queue), room.clone());
+        Self { link, queue, room, place: Place::default(), beats: 0 }
+    }
+
+    pub fn run(mut self) {
+        let (link, queue, room) = (self.link.clone(), Arc::clone(&self.queue), self.room.clone());
+        let give_up = || {
+            for who in queue.give_up() {
+                room.note(who, "a line of yours may not have reached the other servers");
+            }
+        };
+        link.keep(Side::Writer, |connection, works| self.write(connection, works), give_up);
+    }
+
+    /// Writes until that fails, or everything is written that there will be.
+    fn write(&mut self, connection: &mut Connection, works: &dyn Fn()) -> RedisResult<()> {
+        if !self.place.is_kept(connection, &self.link.stream())? {
+            self.queue.write_again();
+        }
+        let mut next_beat = Instant::now();
+        loop {
+            if Instant::now() >= next_beat {
+                self.beat(connection)?;
+                next_beat = Instant::now() + BEAT;
+            }
+            works();
+            let until_beat = next_beat.saturating_duration_since(Instant::now());
+            let entries = self.queue.next(BATCH, until_beat.max(Duration::from_millis(1)));
+            if entries.is_empty() {
+                if self.queue.is_closing() {
+                    return self.leave(connection);
+                }
+                continue;
+            }
+            self.place.last = self.append(connection, &entries)?;
+            self.queue.confirm(entries);
+        }
+    }
+
+    /// Gives the identifier of the last one.
+    fn append(&self, connection: &mut Connection, entries: &[Entry]) -> RedisResult<String> {
+        let stream = self.link.stream();
+        let mut pipe = redis::pipe();
+        for entry in entries {
+            pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(STREAM_ENTRIES).arg("*");
+            for (field, value) in entry.to_fields() {
+                pipe.arg(field).arg(value);
+            }
+        }
+        let ids: Vec<String> = pipe.query(connection)?;
+        Ok(ids.into_iter().next_back().unwrap_or_default())
+    }
+
+    /// Shows that this server is there, and who is at it.
+    fn beat(&mut self, connection: &mut Connection) -> RedisResult<()> {
+        self.beats += 1;
+        let shown =
+            format!("{}\n{}\n{}", self.beats, self.queue.tag(), self.room.names().join(" "));
+        let servers = self.link.servers();
+        cmd("HSET").arg(servers).arg(self.queue.server()).arg(shown).exec(connection)
+    }
+
+    fn leave(&self, connection: &mut Connection) -> RedisResult<()> {
+        cmd("HDEL").arg(self.link.servers()).arg(self.queue.server()).exec(connection)
+    }
+}

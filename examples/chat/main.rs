@@ -1,0 +1,216 @@
+//! Chat: a room with an operator.
+//!
+//! ```text
+//! cargo run --release --example chat -- serve --bind 127.0.0.1:8000
+//! cargo run --release --example chat -- connect 127.0.0.1:8000 --name alice
+//! nc 127.0.0.1 8000        (begin with an empty line, or with /nick NAME)
+//! ```
+//!
+//! Whatever a member types goes to all others and to the operator, who sits at the server's own terminal.
+//! `@NAME TEXT` is for one alone; `/who` says who is there, `/nick NAME` takes another name, `/quit` leaves.
+//! The operator has `/who`, `/kick NAME` and `/quit`, which ends the server.
+//!
+//! With `--bus redis://HOST:PORT/ROOM` several servers share one room, `--server NAME` being what each is
+//! called: members elsewhere are `name@server`. See `bus/mod.rs`.
+//!
+//! A member joins with its first word. One that has sent no newline yet is taken for a client that knows
+//! of no lines, and has one answer for each message: see `protocol.rs`.
+//!
+//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it. What was
+//! said before one came is not kept. A client without lines that sends an empty message has sent nothing,
+//! and waits for an answer that does not come until the room ends.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bus;
+mod client;
+mod handler;
+mod operator;
+mod protocol;
+mod room;
+mod screen;
+mod terminal;
+
+use std::cell::{Cell, OnceCell};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bus::{Bus, BusAddress};
+use clap::{Args, Parser, Subcommand};
+use common::{Failure, MixinName, Program, ServeOptions};
+use handler::Chat;
+use protocol::check_name;
+use room::Room;
+use screen::{Lines, Screen};
+use socketserver::{
+    ByClosure, ByFunction, DatagramFn, DatagramRequest, Endpoint, HandlerResult, Limits,
+    MakeHandler, Rate, StreamRequest,
+};
+use terminal::Terminal;
+
+/// A room with an operator: what one says goes to all the others.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Open a room, until Ctrl-C or the operator's /quit
+    Serve(Box<Serve>),
+    /// Take part; q, exit and /quit leave
+    Connect {
+        /// The server's address
+        #[arg(value_name = "ADDR", default_value = ChatServer::DEFAULT_BIND)]
+        address: Endpoint,
+        /// What to be called
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+    /// How many members there may be
+    #[arg(long, value_name = "COUNT", default_value = "1000")]
+    members: usize,
+    /// How many lines a second one member may say in the long run; 0 is no limit
+    #[arg(long, value_name = "LINES", default_value = "20")]
+    pace: u32,
+    /// Share the room with other servers, through a Redis that all of them reach
+    #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
+    bus: Option<BusAddress>,
+    /// What this server is called there: its members are NAME@SERVER [default: four random digits]
+    #[arg(long, value_name = "SERVER", requires = "bus", value_parser = server_name)]
+    server: Option<String>,
+    /// How long a line waits for a lost Redis before its sender is told, in seconds
+    #[arg(long, value_name = "SECONDS", requires = "bus", default_value = "30", value_parser = common::seconds)]
+    bus_wait: Duration,
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| text.to_owned())
+}
+
+struct ChatServer {
+    room: Room,
+    screen: Screen,
+    members: usize,
+    pace: u32,
+    /// What other servers the room is to be joined with.
+    joins: Option<Joins>,
+    bus: OnceCell<Bus>,
+    /// What the screen has to show, until it is ready.
+    lines: Cell<Option<Lines>>,
+    /// Gives the terminal back as it was, at the end.
+    mode: Cell<Option<terminal::Mode>>,
+}
+
+struct Joins {
+    address: BusAddress,
+    server: Option<String>,
+    patience: Duration,
+}
+
+/// Serves the room, joined with others if that is asked for, and ends all of it in order.
+fn serve(options: &Serve) -> Result<(), Failure> {
+    let server = ChatServer::new(options);
+    let served = common::serve(&server, &options.options);
+    let left = server.bus.get().map_or(Ok(()), Bus::close);
+    server.screen.finish();
+    served.and(left)
+}
+
+impl ChatServer {
+    fn new(options: &Serve) -> Self {
+        let (screen, lines) = Screen::new();
+        Self {
+            room: Room::new(screen.clone()),
+            screen,
+            members: options.members,
+            pace: options.pace,
+            joins: options.bus.clone().map(|address| Joins {
+                address,
+                server: options.server.clone(),
+                patience: options.bus_wait,
+            }),
+            bus: OnceCell::new(),
+            lines: Cell::new(Some(lines)),
+            mode: Cell::default(),
+        }
+    }
+}
+
+impl Program for ChatServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
+    type StreamKind = ByClosure;
+    type DatagramKind = ByFunction;
+
+    fn exposure(&self) -> String {
+        "anyone there may read and write in the room, under any name, and nothing is encrypted"
+            .to_owned()
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+        let (room, pace) = (self.room.clone(), self.pace);
+        move || Chat::new(&room, pace)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+        None::<DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>>
+    }
+
+    fn refuses(&self, mixin: MixinName) -> Option<String> {
+        let why = match mixin {
+            MixinName::Inline => "it serves one client at a time, and a room needs several",
+            MixinName::Forking | MixinName::Prefork => {
+                "its clients are in processes of their own, and a room needs one memory; a bus does \
+                 not help, because a process that forks has no second thread for it"
+            }
+            _ => return None,
+        };
+        Some(format!("a room cannot be served under --mixin {mixin}: {why}; take threading"))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            live: self.members,
+            // A crowd that comes at once is let in by and by: each joining is news for all others.
+            accept_rate: Some(Rate { per_second: 100, burst: 200 }),
+            // More than a member may say at once, so that one who reads is never dropped.
+            outbox_bytes: 256 * 1024,
+            // Who only listens is welcome; keepalive finds those whose machine is gone.
+            idle: Duration::from_secs(30 * 24 * 3600),
+            ..Limits::default()
+        }
+    }
+
+    fn ready(&self) {
+        let Terminal { input, output, mode } = Terminal::open();
+        self.mode.set(Some(mode));
+        let started =
+            operator::start(self.room.clone(), self.screen.clone(), input).and_then(|typing| {
+                self.lines.take().map_or(Ok(()), |lines| lines.show_on(output, typing))
+            });
+        if let Err(error) = started {
+            eprintln!("cannot start a thread for the operator: {error}; serving without one");
+        }
+        let Some(Joins { address, server, patience }) = &self.joins else { return };
+        match Bus::start(address, server.as_deref(), *patience, &self.room) {
+            // It is called once.
+            Ok(bus) => drop(self.bus.set(bus)),
+            Err(error) => eprintln!("cannot start a thread for the bus: {error}; serving alone"),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    common::exit(match Cli::parse().command {
+        Command::Serve(options) => serve(&options),
+        Command::Connect { address, name } => client::run(&address, name.as_deref()),
+    })
+}

@@ -1,0 +1,51 @@
+//! The operator: somebody at the server's own terminal, or at the other end of a pipe.
+
+use std::io;
+use std::thread::{self, JoinHandle};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::raise;
+
+use super::handler::unknown;
+use super::protocol::{LINE_BYTES, Message, clean};
+use super::room::{Room, Who};
+use super::screen::Screen;
+use super::terminal::{Input, Typed};
+
+/// Does what the operator types, in a thread of its own, until there is no more.
+pub fn start(room: Room, screen: Screen, mut input: Input) -> io::Result<JoinHandle<()>> {
+    let work = move || {
+        loop {
+            match input.next(LINE_BYTES) {
+                Typed::Line(text) => obey(&room, &screen, &clean(text.as_bytes())),
+                // The server's own way of stopping: a second one ends it at once.
+                Typed::Interrupt => return stop(SIGINT),
+                Typed::End => screen.show("* /quit ends the server\n"),
+                // A server without an operator goes on serving.
+                Typed::Closed => return,
+            }
+        }
+    };
+    thread::Builder::new().name("operator".into()).spawn(work)
+}
+
+fn obey(room: &Room, screen: &Screen, text: &str) {
+    match Message::parse(text) {
+        Message::Nothing => {}
+        Message::Say(text) => room.say(Who::Operator, &text),
+        Message::Tell { to, text } => room.tell(Who::Operator, &to, &text),
+        Message::Who => room.who(Who::Operator),
+        Message::Kick(name) => room.kick(&name),
+        Message::Quit => stop(SIGTERM),
+        Message::Nick(_) => screen.show("* the operator is always called that\n"),
+        Message::Unknown(word) => {
+            screen.show(&format!("* {}\n", unknown(&word, "/who, /kick NAME, ")));
+        }
+    }
+}
+
+/// Stops this process as if the signal had come from elsewhere: the server has a handler for it.
+fn stop(signal: i32) {
+    // The only failure is a number that is no signal.
+    let _ = raise(signal);
+}

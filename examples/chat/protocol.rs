@@ -1,0 +1,263 @@
+//! The wire: what members send, cut into messages; what a message means; and what is sent to members
+//! that know of no lines.
+//!
+//! A message is a line of UTF-8, ended by `\n`. The document's clients send none: until its first
+//! newline a client is taken for one of them, and a message of its is what comes until it is silent for
+//! [`SILENCE`]. Such a client reads once for each message of its own, at most [`ANSWER_BYTES`], and then
+//! asks its user; so it is sent exactly one piece for each, of what has been said meanwhile.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+/// Bytes of a line at most, without its newline: a page and a half of text. What is longer is no chat.
+pub const LINE_BYTES: usize = 8 * 1024;
+/// Characters of a name at most: it stands before every line.
+pub const NAME_CHARS: usize = 32;
+/// What the document's clients read at once.
+pub const ANSWER_BYTES: usize = 1024;
+/// Without a byte for so long, a client that sends no newlines has said what it had to say. Longer than
+/// the pieces of one message are apart, shorter than its user notices.
+pub const SILENCE: Duration = Duration::from_millis(200);
+/// What is kept for a client that cannot take it before it speaks: some hundreds of lines.
+pub const WAITING_BYTES: usize = 64 * 1024;
+/// What the operator is called, and nobody else may be.
+pub const OPERATOR: &str = "operator";
+
+/// What a member sends, as it comes, cut into messages.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    bytes: Vec<u8>,
+    /// Up to here everything is in a message that was taken.
+    start: usize,
+    /// From there up to here there is no newline.
+    searched: usize,
+    has_lines: bool,
+}
+
+/// A message is longer than [`LINE_BYTES`]. What follows it cannot be told apart from the rest of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a line may have {LINE_BYTES} bytes")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+impl Incoming {
+    /// Takes what has come. The messages in it are then taken by [`next_line`](Self::next_line), all of
+    /// them before more comes, so that never more than one message and one receive are kept.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message that is complete by its newline.
+    pub fn next_line(&mut self) -> Result<Option<String>, TooLong> {
+        let found = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n');
+        let Some(end) = found.map(|at| self.searched + at) else {
+            self.searched = self.bytes.len();
+            // One more may be the `\r` of an ending.
+            let too_long = self.searched - self.start > LINE_BYTES + 1;
+            return if too_long { Err(TooLong) } else { Ok(None) };
+        };
+        self.has_lines = true;
+        let line = &self.bytes[self.start..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > LINE_BYTES {
+            return Err(TooLong);
+        }
+        let text = clean(line);
+        self.start = end + 1;
+        self.searched = self.start;
+        Ok(Some(text))
+    }
+
+    /// The message that ends because nothing more comes: after a silence, or at the end of the input.
+    pub fn rest(&mut self) -> Result<Option<String>, TooLong> {
+        let bytes = self.bytes.split_off(self.start);
+        *self = Self { has_lines: self.has_lines, ..Self::default() };
+        if bytes.len() > LINE_BYTES {
+            return Err(TooLong);
+        }
+        Ok((!bytes.is_empty()).then(|| clean(&bytes)))
+    }
+
+    /// Whether a newline has come.
+    pub fn has_lines(&self) -> bool {
+        self.has_lines
+    }
+
+    /// Whether a silence would end a message.
+    pub fn awaits_silence(&self) -> bool {
+        !self.has_lines && self.start < self.bytes.len()
+    }
+}
+
+/// Text that can be shown on any terminal: what is not UTF-8 is replaced, and so is every character that
+/// controls a terminal or turns the direction of text, with which a line could pass for another one.
+pub fn clean(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    if text.chars().any(is_unsafe) {
+        let replace = |character| match character {
+            '\t' => ' ',
+            character if is_unsafe(character) => char::REPLACEMENT_CHARACTER,
+            character => character,
+        };
+        // A control character of one byte becomes one of three: the line stays within its limit.
+        return shorten(text.chars().map(replace).collect());
+    }
+    shorten(text.into_owned())
+}
+
+fn shorten(mut text: String) -> String {
+    text.truncate(boundary(&text, LINE_BYTES));
+    text
+}
+
+fn is_unsafe(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The last boundary of characters that is not behind `at`.
+fn boundary(text: &str, at: usize) -> usize {
+    let at = at.min(text.len());
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+/// What a message asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Nothing: an empty line.
+    Nothing,
+    /// A line for everyone.
+    Say(String),
+    /// `@name text`: for one.
+    Tell { to: String, text: String },
+    /// `/nick name`
+    Nick(String),
+    /// `/who`
+    Who,
+    /// `/kick name`, the operator's.
+    Kick(String),
+    /// `/quit`
+    Quit,
+    /// Something else that begins with a slash, or one of these without what belongs to it.
+    Unknown(String),
+}
+
+impl Message {
+    /// What a text means. One that begins with a slash and is no command begins with two.
+    pub fn parse(text: &str) -> Self {
+        let text = text.trim_end();
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let rest = rest.trim_start();
+        match (word, rest) {
+            ("", "") => Self::Nothing,
+            ("/who", "") => Self::Who,
+            ("/quit", "") => Self::Quit,
+            ("/nick", name) if is_one_word(name) => Self::Nick(name.to_owned()),
+            ("/kick", name) if is_one_word(name) => Self::Kick(name.to_owned()),
+            _ if text.starts_with("//") => Self::Say(text[1..].to_owned()),
+            _ if text.starts_with('/') => Self::Unknown(word.to_owned()),
+            _ => match word.strip_prefix('@') {
+                Some(to) if !to.is_empty() && !rest.is_empty() => {
+                    Self::Tell { to: to.to_owned(), text: rest.to_owned() }
+                }
+                _ => Self::Say(text.to_owned()),
+            },
+        }
+    }
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(' ')
+}
+
+/// Says what is wrong with a name, if something is. Letters of all scripts are welcome; what separates
+/// a name from its line, or could be taken for something else, is not.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fits = |character: char| character.is_alphanumeric() || "-_.".contains(character);
+    if name.is_empty() || name.chars().count() > NAME_CHARS || !name.chars().all(fits) {
+        return Err(format!(
+            "a name has 1 to {NAME_CHARS} letters, digits, dots, hyphens and underscores"
+        ));
+    }
+    if fold(name) == OPERATOR {
+        return Err(format!("the name {OPERATOR} is the operator's"));
+    }
+    Ok(())
+}
+
+/// The form in which names are compared: nobody is called Bob where there is a bob.
+pub fn fold(name: &str) -> String {
+    name.to_lowercase()
+}
+
+/// What waits for a client that knows of no lines, until it has spoken.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// With their newlines; of the first one a part may have been sent.
+    lines: VecDeque<String>,
+    bytes: usize,
+    left_out: usize,
+}
+
+impl Waiting {
+    /// Adds a line, with its newline. The oldest go when there are too many.
+    pub fn push(&mut self, line: &str) {
+        self.bytes += line.len();
+        self.lines.push_back(line.to_owned());
+        while self.bytes > WAITING_BYTES && self.lines.len() > 1 {
+            if let Some(oldest) = self.lines.pop_front() {
+                self.bytes -= oldest.len();
+                self.left_out += 1;
+            }
+        }
+    }
+
+    /// The next piece: as many whole lines as one read of the client takes, or a part of a long one.
+    /// Without the last newline, because the client adds its own.
+    pub fn answer(&mut self) -> Option<String> {
+        if self.left_out > 0 {
+            let note = format!("* {} older lines were left out\n", self.left_out);
+            self.left_out = 0;
+            self.bytes += note.len();
+            self.lines.push_front(note);
+        }
+        let mut answer = String::new();
+        while let Some(line) = self.lines.front_mut() {
+            let room = ANSWER_BYTES - answer.len();
+            if line.len() <= room {
+                answer.push_str(line);
+                self.bytes -= line.len();
+                self.lines.pop_front();
+            } else {
+                // What is empty would be no answer.
+                if answer.trim_end().is_empty() {
+                    let rest = line.split_off(boundary(line, room));
+                    answer += &std::mem::replace(line, rest);
+                    self.bytes = self.lines.iter().map(String::len).sum();
+                }
+                break;
+            }
+        }
+        if answer.ends_with('\n') {
+            answer.pop();
+        }
+        (!answer.is_empty()).then_some(answer)
+    }
+
+    /// Everything, for a client that has turned out to know lines.
+    pub fn all(&mut self) -> String {
+        self.bytes = 0;
+        self.lines.drain(..).collect()
+    }
+}

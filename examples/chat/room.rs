@@ -1,0 +1,361 @@
+//! The room: who is in it, and how a line reaches all of them.
+//!
+//! Whoever says something holds the room's lock while the line is put into the outboxes of all others, and
+//! so everyone sees the same order. Nothing waits in there: an outbox that is full costs its member the
+//! place, and the operator's screen and the bus have queues of their own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use socketserver::{Outbox, OutboxError};
+
+use super::bus::Relay;
+use super::protocol::{OPERATOR, Waiting, check_name, fold};
+use super::screen::Screen;
+
+/// A member, by its number in the room.
+pub type Id = u64;
+
+/// Who has said something, or asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Member(Id),
+    Operator,
+}
+
+/// The room. Clones are the same one.
+#[derive(Clone)]
+pub struct Room {
+    state: Arc<Mutex<State>>,
+    screen: Screen,
+    /// The way to the other servers of this room; set once, before anybody is in.
+    bus: Arc<OnceLock<Relay>>,
+}
+
+#[derive(Default)]
+struct State {
+    members: HashMap<Id, Member>,
+    /// By their folded names.
+    names: HashMap<String, Id>,
+    next: Id,
+}
+
+struct Member {
+    name: String,
+    /// `name: `, which stands before every line.
+    prefix: String,
+    outbox: Outbox,
+    /// For a client that knows of no lines: what it will be told when it has spoken.
+    waiting: Option<Waiting>,
+}
+
+impl Member {
+    /// Sends it a line, with its newline.
+    fn post(&mut self, line: &str) -> Result<(), OutboxError> {
+        match &mut self.waiting {
+            Some(waiting) => waiting.push(line),
+            None => match self.outbox.send(line) {
+                // It is gone, and its own handler lets it leave.
+                Ok(()) | Err(OutboxError::Closed) => {}
+                Err(full) => return Err(full),
+            },
+        }
+        Ok(())
+    }
+}
+
+impl Room {
+    pub fn new(screen: Screen) -> Self {
+        Self { state: Arc::default(), screen, bus: Arc::default() }
+    }
+
+    /// Joins the room to those of other servers.
+    pub fn set_bus(&self, relay: Relay) {
+        // There is one call, before anything is served.
+        let _ = self.bus.set(relay);
+    }
+
+    /// Lets a member in, under the name that it wishes if that is possible. `has_lines`: whether it knows
+    /// of lines, or is one of the document's clients.
+    pub fn enter(&self, outbox: Outbox, has_lines: bool, wish: Option<&str>) -> Id {
+        let mut state = self.state.lock();
+        let id = state.next;
+        state.next += 1;
+        let (name, refusal) = match wish.map(|name| state.check_free(name).map(|()| name)) {
+            Some(Ok(name)) => (name.to_owned(), None),
+            Some(Err(why)) => (state.guest_name(), Some(why)),
+            None => (state.guest_name(), None),
+        };
+        let mut welcome = refusal.map_or(String::new(), |why| format!("* {why}\n"));
+        welcome += &format!("* you are {name}; there are {} others\n", state.members.len());
+        self.announce(&mut state, &name, "has joined");
+        let waiting = (!has_lines).then(Waiting::default);
+        let prefix = format!("{name}: ");
+        state.names.insert(fold(&name), id);
+        state.members.insert(id, Member { name, prefix, outbox, waiting });
+        self.post(&mut state, id, &welcome);
+        id
+    }
+
+    /// A member leaves, if it has not been shown the door. `quietly`: there is nobody to tell.
+    pub fn leave(&self, id: Id, quietly: bool) {
+        let mut state = self.state.lock();
+        if let (Some(member), false) = (state.remove(id), quietly) {
+            self.announce(&mut state, &member.name, "has left");
+        }
+    }
+
+    /// A line for everyone else.
+    pub fn say(&self, from: Who, text: &str) {
+        let mut state = self.state.lock();
+        let line = [state.prefix(from), text, "\n"].concat();
+        self.spread(&mut state, &line, from);
+        if from != Who::Operator {
+            self.screen.show(&line);
+        }
+        self.relay(&mut state, from, |bus, name| bus.say(from, name, text));
+    }
+
+    /// A line for one.
+    pub fn tell(&self, from: Who, to: &str, text: &str) {
+        let mut state = self.state.lock();
+        let name = state.name(from).to_owned();
+        // One's own server may be named, and need not be.
+        let own = self.bus.get().and_then(|bus| to.strip_suffix(bus.tag())?.strip_suffix('@'));
+        let to = own.unwrap_or(to);
+        let line = format!("{name} -> {to}: {text}\n");
+        if let Some(receiver) = state.find(to) {
+            self.hand(&mut state, receiver, &line);
+        } else if let (Some(bus), Some((to, server))) = (self.bus.get(), to.split_once('@')) {
+            if let Err(why) = bus.tell(from, &name, to, server, text) {
+                return self.hand(&mut state, from, &format!("* {why}\n"));
+            }
+        } else {
+            return self.hand(&mut state, from, &format!("* nobody here is called {to}\n"));
+        }
+        self.acknowledge(&mut state, from, &line);
+    }
+
+    /// Calls a member by another name.
+    pub fn rename(&self, id: Id, wish: &str) {
+        let mut state = self.state.lock();
+        let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
+        let same = fold(&old) == fold(wish) && check_name(wish).is_ok();
+        let free = if same { Ok(()) } else { state.check_free(wish) };
+        if let Err(why) = free {
+            return self.post(&mut state, id, &format!("* {why}\n"));
+        }
+        state.names.remove(&fold(&old));
+        state.names.insert(fold(wish), id);
+        if let Some(member) = state.members.get_mut(&id) {
+            wish.clone_into(&mut member.name);
+            member.prefix = format!("{wish}: ");
+        }
+        self.announce(&mut state, &old, &format!("is now called {wish}"));
+    }
+
+    /// Answers who is there.
+    pub fn who(&self, asks: Who) {
+        let mut state = self.state.lock();
+        let mut names = state.names_sorted();
+        let elsewhere = self.bus.get().map_or(Vec::new(), Relay::members);
+        names.extend(elsewhere);
+        let line = match &names[..] {
+            [] => "* nobody is here\n".to_owned(),
+            names => format!("* {} here: {}\n", names.len(), names.join(", ")),
+        };
+        self.hand(&mut state, asks, &line);
+    }
+
+    /// A word for one alone, from the server itself.
+    pub fn note(&self, to: Who, text: &str) {
+        self.hand(&mut self.state.lock(), to, &format!("* {text}\n"));
+    }
+
+    /// The operator's way to end a member.
+    pub fn kick(&self, name: &str) {
+        let mut state = self.state.lock();
+        let Some(Who::Member(id)) = state.find(name) else {
+            return self.screen.show(&format!("* nobody here is called {name}\n"));
+        };
+        self.expel(&mut state, id, "was kicked by the operator");
+    }
+
+    /// Ends a member with a reason, which everyone is told.
+    pub fn dismiss(&self, id: Id, why: &str) {
+        self.expel(&mut self.state.lock(), id, why);
+    }
+
+    /// A client that knows of no lines has spoken: it is sent one piece of what waits for it, which is at
+    /// least what it has said itself.
+    pub fn answer(&self, id: Id) {
+        let mut state = self.state.lock();
+        let Some(member) = state.members.get_mut(&id) else { return };
+        let answer = member.waiting.as_mut().and_then(Waiting::answer);
+        if answer.is_some_and(|answer| member.outbox.send(answer) == Err(OutboxError::Full)) {
+            self.expel(&mut state, id, STALLED);
+        }
+    }
+
+    /// A client has turned out to know of lines: it gets everything, and from now on at once.
+    pub fn has_lines(&self, id: Id) {
+        let mut state = self.state.lock();
+        let waiting = state.members.get_mut(&id).and_then(|member| member.waiting.take());
+        if let Some(mut waiting) = waiting {
+            self.post(&mut state, id, &waiting.all());
+        }
+    }
+
+    /// A line of another server's, for everyone here; with its newline.
+    pub fn hear(&self, line: &str) {
+        self.spread(&mut self.state.lock(), line, Who::Operator);
+        self.screen.show(line);
+    }
+
+    /// A line of another server's, for one who is here; with its newline. False: there is no such one.
+    pub fn hear_private(&self, to: &str, line: &str) -> bool {
+        let mut state = self.state.lock();
+        let receiver = state.find(to);
+        if let Some(receiver) = receiver {
+            self.hand(&mut state, receiver, line);
+        }
+        receiver.is_some()
+    }
+
+    /// Who is here, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.state.lock().names_sorted()
+    }
+
+    /// To everyone, here and elsewhere, and on the operator's screen.
+    fn announce(&self, state: &mut State, name: &str, news: &str) {
+        let line = format!("* {name} {news}\n");
+        self.spread(state, &line, Who::Operator);
+        self.screen.show(&line);
+        if let Some(bus) = self.bus.get() {
+            bus.announce(name, news);
+        }
+    }
+
+    /// To everyone here but the one it is from, who only has it acknowledged. Who has no room for it is
+    /// dropped, which is news for the others; so it goes on until all who are left have had all of it.
+    fn spread(&self, state: &mut State, line: &str, from: Who) {
+        let mut stalled = Vec::new();
+        for (id, member) in &mut state.members {
+            // The line of a client that reads once for each of its own is the acknowledgement.
+            let own = from == Who::Member(*id) && member.waiting.is_none();
+            if !own && member.post(line).is_err() {
+                stalled.push(*id);
+            }
+        }
+        for id in stalled {
+            self.expel(state, id, STALLED);
+        }
+    }
+
+    fn expel(&self, state: &mut State, id: Id, why: &str) {
+        let mut leaving = vec![(id, why)];
+        while let Some((id, why)) = leaving.pop() {
+            let Some(member) = state.remove(id) else { continue };
+            let line = format!("* {} {why}\n", member.name);
+            // It is told, if there is room for it; then its handler's reads end.
+            let _ = member.outbox.send(format!("* you: {why}\n"));
+            member.outbox.flush();
+            member.outbox.close();
+            for (id, member) in &mut state.members {
+                if member.post(&line).is_err() {
+                    leaving.push((*id, STALLED));
+                }
+            }
+            self.screen.show(&line);
+            if let Some(bus) = self.bus.get() {
+                bus.announce(&member.name, why);
+            }
+        }
+    }
+
+    fn acknowledge(&self, state: &mut State, from: Who, line: &str) {
+        if let Who::Member(id) = from {
+            if let Some(waiting) = state.members.get_mut(&id).and_then(|one| one.waiting.as_mut()) {
+                waiting.push(line);
+            }
+        }
+    }
+
+    fn hand(&self, state: &mut State, to: Who, line: &str) {
+        match to {
+            Who::Member(id) => self.post(state, id, line),
+            Who::Operator => self.screen.show(line),
+        }
+    }
+
+    fn post(&self, state: &mut State, id: Id, line: &str) {
+        if state.members.get_mut(&id).is_some_and(|member| member.post(line).is_err()) {
+            self.expel(state, id, STALLED);
+        }
+    }
+
+    /// Hands something to the bus; tells the one it is from, if the bus does not take it.
+    fn relay(
+        &self,
+        state: &mut State,
+        from: Who,
+        hand_over: impl FnOnce(&Relay, &str) -> Result<(), String>,
+    ) {
+        let Some(bus) = self.bus.get() else { return };
+        if let Err(why) = hand_over(bus, state.name(from)) {
+            self.hand(state, from, &format!("* {why}\n"));
+        }
+    }
+}
+
+/// Why a member whose outbox is full has to go.
+const STALLED: &str = "was dropped: it does not take what is sent to it";
+
+impl State {
+    fn remove(&mut self, id: Id) -> Option<Member> {
+        let member = self.members.remove(&id)?;
+        self.names.remove(&fold(&member.name));
+        Some(member)
+    }
+
+    fn prefix(&self, who: Who) -> &str {
+        match who {
+            Who::Member(id) => self.members.get(&id).map_or("", |member| &member.prefix),
+            Who::Operator => const { "operator: " },
+        }
+    }
+
+    fn name(&self, who: Who) -> &str {
+        self.prefix(who).trim_end_matches(": ")
+    }
+
+    fn find(&self, name: &str) -> Option<Who> {
+        let folded = fold(name);
+        if folded == OPERATOR {
+            return Some(Who::Operator);
+        }
+        self.names.get(&folded).map(|id| Who::Member(*id))
+    }
+
+    fn check_free(&self, name: &str) -> Result<(), String> {
+        check_name(name)?;
+        match self.find(name) {
+            Some(_) => Err(format!("the name {name} is taken")),
+            None => Ok(()),
+        }
+    }
+
+    fn guest_name(&self) -> String {
+        // No more than the members can be taken.
+        let mut names = (self.next..).map(|number| format!("guest-{number}"));
+        names.find(|name| self.find(name).is_none()).unwrap_or_default()
+    }
+
+    fn names_sorted(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.members.values().map(|member| member.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+}

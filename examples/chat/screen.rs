@@ -1,0 +1,93 @@
+//! What the operator sees: a queue, and a thread that shows what is in it. A terminal that has been
+//! stopped by Ctrl-S, or a pipe that nobody reads, costs the operator lines and delays no member.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::terminal::Output;
+
+/// Lines that wait to be shown at most: more than a screen can be scrolled back.
+const WAITING_LINES: usize = 4_096;
+
+enum Item {
+    Show(String),
+    /// There is no more; whoever listens is told when all of it has been shown.
+    End(Sender<()>),
+}
+
+/// A way to the operator's screen. Clones are ways to the same one.
+#[derive(Clone)]
+pub struct Screen {
+    lines: Sender<Item>,
+    left_out: Arc<AtomicUsize>,
+}
+
+/// What has been sent to the screen, until somebody shows it.
+pub struct Lines {
+    lines: Receiver<Item>,
+    left_out: Arc<AtomicUsize>,
+}
+
+impl Screen {
+    pub fn new() -> (Self, Lines) {
+        let (sender, lines) = bounded(WAITING_LINES);
+        let left_out = Arc::default();
+        (Self { lines: sender, left_out: Arc::clone(&left_out) }, Lines { lines, left_out })
+    }
+
+    /// Has lines shown, each with its newline. Never waits.
+    pub fn show(&self, lines: &str) {
+        // Nobody shows them any more where there is no screen.
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Item::Show(lines.to_owned())) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all has been shown, unless nobody takes it.
+    pub fn finish(&self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let (done, shown) = bounded(1);
+        if self.lines.send_timeout(Item::End(done), PATIENCE).is_ok() {
+            let _ = shown.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+impl Lines {
+    /// Shows what comes, in a thread of its own. `typing` is the thread that reads what is typed beside it.
+    pub fn show_on(self, mut output: Output, typing: JoinHandle<()>) -> io::Result<()> {
+        let show = move || {
+            let mut next = None;
+            while let Some(item) = next.take().or_else(|| self.lines.recv().ok()) {
+                let mut text = match item {
+                    Item::Show(text) => text,
+                    Item::End(done) => {
+                        output.finish(typing);
+                        // Whoever has asked may not wait any more.
+                        let _ = done.send(());
+                        return;
+                    }
+                };
+                // What is there already goes in one write.
+                for item in self.lines.try_iter().take(WAITING_LINES) {
+                    match item {
+                        Item::Show(line) => text += &line,
+                        end @ Item::End(_) => next = Some(end),
+                    }
+                }
+                let left_out = self.left_out.swap(0, Ordering::Relaxed);
+                if left_out > 0 {
+                    text += &format!("* {left_out} lines came too fast and were left out here\n");
+                }
+                // A closed stdout: a server without an operator goes on serving.
+                let _ = output.show(text);
+            }
+        };
+        thread::Builder::new().name("screen".into()).spawn(show).map(drop)
+    }
+}

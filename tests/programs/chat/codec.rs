@@ -1,0 +1,165 @@
+//! The wire: what is encoded, and cut anywhere, is decoded.
+
+#[allow(dead_code, reason = "the program uses all of it")]
+#[path = "../../../examples/chat/protocol.rs"]
+mod protocol;
+
+use proptest::prelude::*;
+use protocol::{
+    ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, check_name,
+    clean, fold,
+};
+
+/// Bytes in pieces.
+fn cut(bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Vec<u8>> {
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    at.extend([0, bytes.len()]);
+    at.sort_unstable();
+    at.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect()
+}
+
+fn decode(pieces: &[Vec<u8>]) -> Result<Vec<String>, TooLong> {
+    let mut incoming = Incoming::default();
+    let mut lines = Vec::new();
+    for piece in pieces {
+        incoming.push(piece);
+        while let Some(line) = incoming.next_line()? {
+            lines.push(line);
+        }
+    }
+    lines.extend(incoming.rest()?);
+    Ok(lines)
+}
+
+fn turns_or_controls(one: char) -> bool {
+    one.is_control() || ('\u{2028}'..='\u{202e}').contains(&one)
+}
+
+proptest! {
+    #[test]
+    fn lines_arrive_as_they_were_sent_however_they_are_cut(
+        lines in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,40}", 0..20),
+        crlf: bool,
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let ending = if crlf { "\r\n" } else { "\n" };
+        let sent: String = lines.iter().flat_map(|line| [line, ending]).collect();
+        prop_assert_eq!(decode(&cut(sent.as_bytes(), &cuts)), Ok(lines));
+    }
+
+    #[test]
+    fn any_bytes_give_the_same_however_they_are_cut(
+        bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\n'), Just(b'\r')], 0..300),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let lines = decode(&cut(&bytes, &cuts)).unwrap();
+        prop_assert_eq!(&decode(&[bytes]).unwrap(), &lines);
+        for line in lines {
+            prop_assert!(!line.chars().any(char::is_control), "{:?}", line);
+            Message::parse(&line);
+        }
+    }
+
+    #[test]
+    fn a_line_is_taken_up_to_its_limit_and_never_beyond(
+        over in 0..3_usize,
+        ending in prop_oneof![Just("\n"), Just("\r\n"), Just("")],
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
+    ) {
+        let text = "x".repeat(LINE_BYTES + over);
+        let sent = format!("{text}{ending}");
+        let expected = if over == 0 { Ok(vec![text]) } else { Err(TooLong) };
+        prop_assert_eq!(decode(&cut(sent.as_bytes(), &cuts)), expected);
+    }
+
+    #[test]
+    fn cleaned_text_is_safe_bounded_and_stays_as_it_is(bytes in prop::collection::vec(any::<u8>(), 0..9_000)) {
+        let text = clean(&bytes);
+        prop_assert!(text.len() <= LINE_BYTES);
+        prop_assert!(!text.chars().any(turns_or_controls));
+        prop_assert_eq!(&clean(text.as_bytes()), &text);
+    }
+
+    #[test]
+    fn answers_give_all_that_waits_in_pieces_that_one_read_takes(
+        lines in prop::collection::vec("[a-z龍]{0,900}", 1..20),
+    ) {
+        let mut waiting = Waiting::default();
+        for line in &lines {
+            waiting.push(&format!("{line}\n"));
+        }
+        let mut heard = String::new();
+        while let Some(answer) = waiting.answer() {
+            prop_assert!(answer.len() <= ANSWER_BYTES);
+            heard += &answer;
+        }
+        // The newlines at the ends of pieces are the client's.
+        prop_assert_eq!(heard.replace('\n', ""), lines.concat());
+    }
+
+    #[test]
+    fn what_waits_is_bounded(lines in prop::collection::vec(0..9_000_usize, 0..60)) {
+        let mut waiting = Waiting::default();
+        for length in lines {
+            waiting.push(&("x".repeat(length) + "\n"));
+        }
+        prop_assert!(waiting.all().len() <= WAITING_BYTES);
+    }
+
+    #[test]
+    fn a_name_stands_before_a_line_and_cannot_be_taken_for_anything_else(name in "\\PC{0,40}") {
+        if check_name(&name).is_ok() {
+            prop_assert!(!name.contains([' ', ':', '*', '@', '/', '>', '\n']));
+            prop_assert_ne!(fold(&name), "operator");
+            let nick = Message::parse(&format!("/nick {name}"));
+            prop_assert_eq!(nick, Message::Nick(name.clone()));
+            let tell = Message::parse(&format!("@{name} hello  there"));
+            prop_assert_eq!(tell, Message::Tell { to: name, text: "hello  there".into() });
+        }
+    }
+}
+
+#[test]
+fn an_empty_line_is_no_answer_by_itself() {
+    let mut waiting = Waiting::default();
+    waiting.push("\n");
+    waiting.push(&"x".repeat(2_000));
+    let answer = waiting.answer().unwrap();
+    assert_eq!(answer, format!("\n{}", "x".repeat(1_023)));
+}
+
+#[test]
+fn messages_mean_what_they_say() {
+    let say = |text: &str| Message::Say(text.to_owned());
+    for (text, meaning) in [
+        ("", Message::Nothing),
+        ("  ", Message::Nothing),
+        ("hello ", say("hello")),
+        ("@bob", say("@bob")),
+        ("@ bob", say("@ bob")),
+        ("//quit", say("/quit")),
+        ("/quit", Message::Quit),
+        ("/quit now", Message::Unknown("/quit".into())),
+        ("/nick", Message::Unknown("/nick".into())),
+        ("/nick a b", Message::Unknown("/nick".into())),
+        ("/kick  bob", Message::Kick("bob".into())),
+        ("/", Message::Unknown("/".into())),
+    ] {
+        assert_eq!(Message::parse(text), meaning, "{text:?}");
+    }
+}
+
+#[test]
+fn a_silence_ends_a_message_only_before_the_first_newline() {
+    let mut incoming = Incoming::default();
+    assert!(!incoming.awaits_silence());
+    incoming.push(b"hel");
+    assert_eq!(incoming.next_line(), Ok(None));
+    assert!(incoming.awaits_silence() && !incoming.has_lines());
+    assert_eq!(incoming.rest(), Ok(Some("hel".into())));
+    assert!(!incoming.awaits_silence());
+    incoming.push(b"a line\nand half");
+    assert_eq!(incoming.next_line(), Ok(Some("a line".into())));
+    assert_eq!(incoming.next_line(), Ok(None));
+    assert!(incoming.has_lines() && !incoming.awaits_silence());
+}

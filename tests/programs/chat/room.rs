@@ -1,0 +1,279 @@
+//! The room and its operator.
+
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use super::{Member, open_room, operator_hears, operator_sees};
+use crate::program::*;
+use crate::support::process::Process;
+use crate::support::{eventually, folder, has_ipv6};
+
+#[test]
+fn a_line_goes_to_all_others_and_a_pool_says_how_many_it_serves() {
+    for mixin in ["threading", "pool"] {
+        let (server, address) = open_room(&["--mixin", mixin]);
+        if mixin == "pool" {
+            let said = server.line();
+            assert!(said.starts_with("a pool: each address serves "), "{said}");
+        }
+        let mut alice = Member::join(address, "alice");
+        let mut bob = Member::join(address, "bob");
+        let mut carol = Member::join(address, "carol");
+        alice.say("hello, 世界");
+        for member in [&mut bob, &mut carol] {
+            assert_eq!(member.hears(), "alice: hello, 世界");
+        }
+        assert_eq!(operator_hears(&server), "alice: hello, 世界");
+        // What alice hears first is somebody else's.
+        bob.say("hi");
+        assert_eq!(alice.hears(), "bob: hi");
+        assert_eq!(operator_hears(&server), "bob: hi");
+    }
+}
+
+#[test]
+fn the_operator_speaks_to_everyone_and_to_one() {
+    let (server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    server.ask("@bob for you");
+    server.ask("for all");
+    assert_eq!(bob.hears(), "operator -> bob: for you");
+    assert_eq!(bob.hears(), "operator: for all");
+    assert_eq!(alice.hears(), "operator: for all");
+    alice.say("@operator thanks");
+    assert_eq!(operator_hears(&server), "alice -> operator: thanks");
+    bob.say("done");
+    // It was for the operator alone.
+    assert_eq!(operator_hears(&server), "bob: done");
+    server.ask("@nobody hello");
+    operator_sees(&server, "* nobody here is called nobody");
+    server.ask("/nonsense");
+    assert!(server.line().starts_with("* there is no /nonsense"));
+}
+
+#[test]
+fn a_private_line_reaches_one_alone() {
+    let (server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    let mut carol = Member::join(address, "carol");
+    alice.say("@bob between us");
+    alice.say("@dave are you there");
+    alice.say("for all");
+    assert_eq!(bob.hears(), "alice -> bob: between us");
+    for member in [&mut bob, &mut carol] {
+        assert_eq!(member.hears(), "alice: for all");
+    }
+    assert_eq!(operator_hears(&server), "alice: for all");
+    alice.sees("* nobody here is called dave");
+}
+
+#[test]
+fn who_names_all_members_to_members_and_to_the_operator() {
+    let (server, address) = open_room(&[]);
+    server.ask("/who");
+    operator_sees(&server, "* nobody is here");
+    let mut bob = Member::join(address, "bob");
+    let _alice = Member::join(address, "alice");
+    assert_eq!(bob.asks_who(), "* 2 here: alice, bob");
+    server.ask("/who");
+    operator_sees(&server, "* 2 here: alice, bob");
+}
+
+#[test]
+fn joins_renames_and_leaves_are_announced() {
+    let (server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    let bob = Member::join(address, "bob");
+    alice.sees("* bob has joined");
+    bob.say("/nick robert");
+    alice.sees("* bob is now called robert");
+    bob.leave();
+    alice.sees("* robert has left");
+    let mut carol = Member::join(address, "carol");
+    carol.say("/quit");
+    carol.rest();
+    alice.sees("* carol has joined");
+    alice.sees("* carol has left");
+    // A connection that has said nothing was never in.
+    drop(Member::connect(address));
+    alice.say("still here");
+    for line in ["alice has joined", "bob has joined", "bob is now called robert"] {
+        assert_eq!(server.line(), format!("* {line}"));
+    }
+    for line in ["* robert has left", "* carol has joined", "* carol has left", "alice: still here"]
+    {
+        assert_eq!(server.line(), line);
+    }
+}
+
+#[test]
+fn names_are_unique_bounded_and_checked() {
+    let (_server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "Alice");
+    let long = "n".repeat(33);
+    for (wish, why) in [
+        ("alice", "the name alice is taken"),
+        ("operator", "the name operator is the operator's"),
+        ("Operator", "the name operator is the operator's"),
+        ("a:b", "a name has 1 to 32 letters"),
+        ("*", "a name has 1 to 32 letters"),
+        (&long, "a name has 1 to 32 letters"),
+    ] {
+        let mut other = Member::connect(address);
+        other.say(&format!("/nick {wish}"));
+        let refusal = other.line();
+        assert!(refusal.starts_with(&format!("* {why}")), "{refusal}");
+        let welcome = other.line();
+        assert!(welcome.starts_with("* you are guest-"), "{welcome}");
+        other.leave();
+    }
+    let bob = Member::join(address, "bob");
+    // One's own name in another spelling is free, and so is a name that somebody has given up.
+    alice.say("/nick ALICE");
+    bob.say("/nick 王小明");
+    alice.sees("* bob is now called 王小明");
+    Member::join(address, "bob");
+    bob.say("/nick alice");
+    bob.say("who am I");
+    assert_eq!(alice.hears(), "王小明: who am I");
+}
+
+#[test]
+fn the_operator_kicks_a_member_who_is_told() {
+    let (server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    server.ask("/kick nobody");
+    operator_sees(&server, "* nobody here is called nobody");
+    server.ask("/kick bob");
+    operator_sees(&server, "* bob was kicked by the operator");
+    assert!(bob.rest().ends_with("* you: was kicked by the operator\n"));
+    alice.sees("* bob was kicked by the operator");
+    // Said once, and the name is free.
+    let _bob = Member::join(address, "bob");
+    assert_eq!(alice.line(), "* bob has joined");
+    alice.say("/kick bob");
+    alice.sees("* only the operator may do that");
+}
+
+#[test]
+fn the_operators_quit_ends_the_server_in_order() {
+    let (server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    alice.send(b"half a li");
+    server.ask("/quit");
+    assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert_eq!(ended.err, "");
+    // Nobody is left to hear who leaves.
+    assert_eq!(ended.out, "* alice has joined\n");
+}
+
+#[test]
+fn a_room_without_an_operator_goes_on() {
+    let (mut server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    server.close_stdin();
+    let bob = Member::join(address, "bob");
+    bob.say("hello");
+    assert_eq!(alice.hears(), "bob: hello");
+    assert_eq!(operator_hears(&server), "bob: hello");
+    server.send_signal(libc::SIGTERM);
+    assert_ends(&server.end(), 0);
+    // And one with neither input nor output.
+    let folder = folder();
+    let path = folder.path().join("s");
+    let address = format!("unix:{}", path.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" <&- >&-", "sh"]).arg(example("chat"));
+    let server = Process::start(command.args(["serve", "--bind", &address]));
+    eventually("it listens", || UnixStream::connect(&path).is_ok());
+    assert!(ask("chat", &address, "hello\n/who\n").out.contains("* 1 here: guest-"));
+    server.send_signal(libc::SIGTERM);
+    assert_ends(&server.end(), 0);
+}
+
+#[test]
+fn a_room_is_refused_where_only_one_could_be_in_it() {
+    for mixin in ["inline", "forking"] {
+        let ended = run("chat", &["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);
+        assert_fails_in_one_line(&ended, 2, &[mixin, "several", "take threading"][..1]);
+        assert!(ended.err.contains("a room") && ended.err.contains("take threading"), "{ended:?}");
+    }
+}
+
+#[test]
+fn members_of_all_transports_are_in_one_room() {
+    let folder = folder();
+    let mut addresses =
+        vec!["127.0.0.1:0".to_owned(), format!("unix:{}", folder.path().join("s").display())];
+    if has_ipv6() {
+        addresses.push("[::1]:0".into());
+    }
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let (server, listening) = serve("chat", &addresses, &[]);
+    let mut alice = Member::join(listening[0].parse().unwrap(), "alice");
+    for address in &listening {
+        let ended = ask("chat", address, "hello\n@alice for you\n/who\nq\n");
+        assert_ends(&ended, 0);
+        assert!(ended.out.contains("* 2 here: alice, guest-"), "{ended:?}");
+        assert!(alice.hears().ends_with(": hello"));
+        assert!(alice.hears().ends_with(" -> alice: for you"));
+    }
+    server.send_signal(libc::SIGTERM);
+    assert_ends(&server.end(), 0);
+}
+
+/// A client as a process, whose user is a pipe.
+fn client(address: &str, name: &str) -> Process {
+    Process::start(command("chat", &["connect", address, "--name", name]).stdin(Stdio::piped()))
+}
+
+#[test]
+fn a_client_speaks_asks_renames_itself_and_quits() {
+    let (_server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    for word in ["q", "exit", "/quit"] {
+        let bob = client(&address.to_string(), "bob");
+        assert_eq!(bob.line(), "* you are bob; there are 1 others");
+        bob.ask("hello");
+        assert_eq!(alice.hears(), "bob: hello");
+        alice.say("hi");
+        assert_eq!(bob.line(), "alice: hi");
+        bob.ask("@alice psst");
+        assert_eq!(alice.hears(), "bob -> alice: psst");
+        bob.ask("/nick robert");
+        assert_eq!(bob.line(), "* bob is now called robert");
+        bob.ask("/who");
+        assert_eq!(bob.line(), "* 2 here: alice, robert");
+        bob.ask("//etc is a folder");
+        assert_eq!(alice.hears(), "robert: /etc is a folder");
+        bob.ask(&"x".repeat(9_000));
+        assert!(bob.err_line().contains("this one was not sent"));
+        bob.ask(word);
+        let ended = bob.end();
+        assert_ends(&ended, 0);
+        assert_eq!((&*ended.out, &*ended.err), ("", ""));
+        alice.sees("* robert has left");
+    }
+}
+
+#[test]
+fn a_client_says_why_it_was_ended() {
+    let (server, address) = open_room(&[]);
+    let bob = client(&address.to_string(), "bob");
+    bob.line();
+    server.ask("/kick bob");
+    let ended = bob.end();
+    assert_ends(&ended, 1);
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    assert!(ended.err.contains("you: was kicked by the operator"), "{ended:?}");
+    assert_fails_in_one_line(
+        &run("chat", &["connect", &address.to_string(), "--name", "a b"]),
+        2,
+        &["a name has 1 to 32 letters"],
+    );
+}
