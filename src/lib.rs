@@ -49,7 +49,8 @@
 //! well. One that wants its server to stop says
 //! `request.server().shutdown_handle().shutdown()`.
 //!
-//! A datagram is as short, here with a function for a handler:
+//! A datagram is as short, here with a function for a handler. ([The guide](_documentation::guide#5-a-program-of-your-own-a-key-value-store-over-udp)
+//! has a longer one, with its client.)
 //!
 //! ```no_run
 //! use socketserver::{datagram_fn, UdpServer};
