@@ -581,7 +581,8 @@ fn every_socket_call_has_a_row_in_the_guide_and_a_program_that_runs() {
             if text.lines().filter(|line| line.starts_with(&row)).count() != 1 {
                 wrong.push(format!("{name}: {call} has not one row"));
             }
-            let section = text.split_once(&format!("\n### `{call}`\n")).map_or("", |(_, rest)| rest);
+            let section =
+                text.split_once(&format!("\n### `{call}`\n")).map_or("", |(_, rest)| rest);
             let section = section.split("\n## ").next().unwrap_or_default();
             let section = section.split("\n### ").next().unwrap_or_default();
             let asserts = |lines: &[&str]| lines.iter().any(|line| line.contains("assert"));
