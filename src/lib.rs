@@ -49,7 +49,8 @@
 //! well. One that wants its server to stop says
 //! `request.server().shutdown_handle().shutdown()`.
 //!
-//! A datagram is as short, here with a function for a handler:
+//! A datagram is as short, here with a function for a handler. ([The guide](_documentation::guide#5-a-program-of-your-own-a-key-value-store-over-udp)
+//! has a longer one, with its client.)
 //!
 //! ```no_run
 //! use socketserver::{datagram_fn, UdpServer};
@@ -138,6 +139,8 @@
 //!
 //! # Further
 //!
+//! - [From a network to a server](_documentation::guide) ([中文](_documentation::guide_zh)): the socket calls one
+//!   by one, each with a program that shows it; the example programs; a key-value store of one's own.
 //! - [Coming from Python](_documentation::porting): every public name of the module with ours.
 //! - [The design](_documentation::design): the life of a request, the layers, why it is as it is, and in
 //!   which order to read the source.
@@ -203,6 +206,10 @@ pub use wait::{Event, Installed, Interest, Parker, Slot, Waiting, flush, install
 pub mod _documentation {
     #[doc = include_str!("../DESIGN.md")]
     pub mod design {}
+    #[doc = include_str!("../docs/guide.md")]
+    pub mod guide {}
+    #[doc = include_str!("../docs/guide.zh.md")]
+    pub mod guide_zh {}
     #[doc = include_str!("../docs/porting.md")]
     pub mod porting {}
     #[doc = include_str!("../README.md")]

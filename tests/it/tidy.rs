@@ -530,6 +530,81 @@ fn every_row_of_the_checklist_has_a_test() {
     );
 }
 
+/// Python's socket object, as the guide goes through it.
+const SOCKET_CALLS: [&str; 21] = [
+    "socket",
+    "bind",
+    "listen",
+    "accept",
+    "connect",
+    "connect_ex",
+    "recv",
+    "send",
+    "sendall",
+    "recvfrom",
+    "sendto",
+    "close",
+    "getpeername",
+    "getsockname",
+    "setsockopt",
+    "getsockopt",
+    "settimeout",
+    "gettimeout",
+    "fileno",
+    "setblocking",
+    "makefile",
+];
+
+const GUIDES: [&str; 2] = ["docs/guide.md", "docs/guide.zh.md"];
+
+/// The blocks of code in a text: the word at each fence, and the lines without those that are comments.
+fn blocks(text: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut pieces = text.split("\n```");
+    pieces.next();
+    let mut found = Vec::new();
+    while let (Some(block), Some(_prose)) = (pieces.next(), pieces.next()) {
+        let mut lines = block.lines();
+        let word = lines.next().unwrap_or_default();
+        let comment = if word.starts_with("rust") { "//" } else { "# " };
+        found.push((word, lines.filter(|line| !line.trim_start().starts_with(comment)).collect()));
+    }
+    found
+}
+
+#[test]
+fn every_socket_call_has_a_row_in_the_guide_and_a_program_that_runs() {
+    let mut wrong = Vec::new();
+    for name in GUIDES {
+        let text = read(name);
+        for call in SOCKET_CALLS {
+            let row = format!("| [`{call}(");
+            if text.lines().filter(|line| line.starts_with(&row)).count() != 1 {
+                wrong.push(format!("{name}: {call} has not one row"));
+            }
+            let section =
+                text.split_once(&format!("\n### `{call}`\n")).map_or("", |(_, rest)| rest);
+            let section = section.split("\n## ").next().unwrap_or_default();
+            let section = section.split("\n### ").next().unwrap_or_default();
+            let asserts = |lines: &[&str]| lines.iter().any(|line| line.contains("assert"));
+            if !blocks(section).iter().any(|(word, lines)| *word == "rust" && asserts(lines)) {
+                wrong.push(format!("{name}: {call} has no program that checks itself"));
+            }
+        }
+    }
+    assert_none(&wrong, "calls that the guide does not explain");
+}
+
+#[test]
+fn the_guide_has_the_same_code_in_both_languages() {
+    let [one, other] = GUIDES.map(read);
+    let (one, other) = (blocks(&one), blocks(&other));
+    assert!(one.len() > SOCKET_CALLS.len(), "the blocks were not understood");
+    for (number, (one, other)) in one.iter().zip(&other).enumerate() {
+        assert_eq!(one, other, "block {} of {GUIDES:?}", number + 1);
+    }
+    assert_eq!(one.len(), other.len(), "blocks of {GUIDES:?}");
+}
+
 #[test]
 fn the_changelog_knows_this_version() {
     let heading = format!("## {}", env!("CARGO_PKG_VERSION"));
