@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::thread::JoinHandle;
 
-use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use nix::unistd::dup2_stdin;
+use rustix::stdio::dup2_stdin;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor, ExternalPrinter};
 
@@ -125,6 +125,6 @@ impl Drop for Mode {
     fn drop(&mut self) {
         let Some(mode) = &self.0 else { return };
         // By its output, because the input may be closed. A terminal that is gone needs no mode.
-        let _ = tcsetattr(io::stdout(), SetArg::TCSADRAIN, mode);
+        let _ = tcsetattr(io::stdout(), OptionalActions::Drain, mode);
     }
 }
