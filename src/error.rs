@@ -294,6 +294,18 @@ impl Stopping {
     }
 }
 
+/// The peer has ended its input in the middle of what it had to send. The payload of an [`io::Error`] of kind
+/// `UnexpectedEof`: who reads on from a file meets the same kind, and has not lost its peer.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the peer ended the connection in the middle of a message")]
+pub(crate) struct EndedEarly(());
+
+impl EndedEarly {
+    pub(crate) fn error() -> io::Error {
+        io::Error::new(io::ErrorKind::UnexpectedEof, Self(()))
+    }
+}
+
 /// A handler's panic, as an error: what `handle_error` is given when a handler panicked.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the handler panicked: {message}")]
@@ -321,7 +333,7 @@ impl Panicked {
 /// Whether an error says that the peer went away: no fault of the handler, and in the life of a
 /// server nothing to report.
 pub(crate) fn is_disconnect(error: &(dyn StdError + 'static)) -> bool {
-    find::<io::Error>(error).is_some_and(|error| {
+    let gone = find::<io::Error>(error).is_some_and(|error| {
         matches!(
             error.kind(),
             io::ErrorKind::BrokenPipe
@@ -329,7 +341,8 @@ pub(crate) fn is_disconnect(error: &(dyn StdError + 'static)) -> bool {
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::NotConnected
         )
-    })
+    });
+    gone || find::<EndedEarly>(error).is_some()
 }
 
 /// The whole chain of causes in one line, outermost first, as an operator reads it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
-use crate::wait::{Event, Waiting};
+use crate::wait::{self, Event, Waiting};
 
 /// Stops a server from anywhere: another thread, one of its handlers, a signal's handler.
 ///
@@ -135,6 +135,25 @@ impl Runs {
 
     pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
         self.latch.waiting()
+    }
+
+    /// Waits for a stop of the run that is going on, or for `over`. A stop that comes before the run has begun
+    /// is none: the run returns by itself, and `over` follows.
+    pub(crate) fn wait_for_stop(&self, over: &Event) {
+        loop {
+            // Whoever cannot wait takes it for the end: late is worse than early.
+            let waited = wait::any(&[self.latch.waiting(), over.waiting()], None);
+            if waited.is_err() || over.is_set() {
+                return;
+            }
+            if self.stop_requested() {
+                if self.state.lock().accepting {
+                    return;
+                }
+                let _ = wait::any(&[over.waiting()], None);
+            }
+            self.settle();
+        }
     }
 
     /// Has handlers see a drain, and does nothing else: in a forked child, where it is a signal that

@@ -12,7 +12,7 @@ use super::connection::{Connection, Socket, Stream};
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::TimedOut;
+use crate::error::{EndedEarly, TimedOut};
 use crate::sys::{self, Credentials};
 
 /// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
@@ -342,7 +342,7 @@ impl Read for StreamRequest {
                 self.read_buffered(buf)
             };
             if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(EndedEarly::error());
             }
             started.get_or_insert_with(Instant::now);
             buf = &mut buf[count..];

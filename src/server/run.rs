@@ -11,6 +11,7 @@ use crate::mixin::Mixin;
 use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
+use crate::wait::Event;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. It raises the
@@ -32,8 +33,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever), after the close; and if signals cannot be handled.
     pub fn run(&self) -> Result<DrainReport> {
         let _signals = prepare_process(vec![self.shutdown_handle()])?;
-        let served = self.serve_forever();
-        let report = self.server_close();
+        let (served, report) = serve_and_close(self, || self.server_close());
         served.map(|()| report)
     }
 }
@@ -57,8 +57,7 @@ pub fn run_all(
     let _signals = prepare_process(handles.clone())?;
     ready();
     if let [server] = servers {
-        let served = server.serve_forever();
-        let report = server.server_close_within(grace);
+        let (served, report) = serve_and_close(&**server, || server.server_close_within(grace));
         return served.map(|()| vec![report]);
     }
     if let Some(server) = servers.iter().find(|server| server.forks()) {
@@ -70,7 +69,11 @@ pub fn run_all(
         let mut running = Vec::new();
         let mut result = Ok(());
         for server in servers {
-            let serve = || server.serve_forever().inspect_err(|_| stop_all());
+            let serve = || {
+                let close = || server.server_close_within(grace);
+                let (served, report) = serve_and_close(&**server, close);
+                served.inspect_err(|_| stop_all()).map(|()| report)
+            };
             let name = format!("serve {}", server.server_address());
             match thread::Builder::new().name(name).spawn_scoped(scope, serve) {
                 Ok(thread) => running.push(thread),
@@ -81,19 +84,59 @@ pub fn run_all(
                 }
             }
         }
+        let mut reports = Vec::new();
         for thread in running {
             let ended = thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-            result = result.and(ended);
+            match ended {
+                Ok(report) => reports.push(report),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
-        let close = |server: &dyn BaseServer| server.server_close_within(grace);
-        let closing: Vec<_> =
-            servers.iter().map(|server| scope.spawn(move || close(&**server))).collect();
-        let reports = closing.into_iter().map(|closed| {
-            closed.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
-        });
-        let reports = reports.collect();
         result.map(|()| reports)
     })
+}
+
+/// Serves, and closes when a stop is asked for.
+///
+/// The closing is a thread's of its own, because the loop may not be there to do it: under `Inline` it is
+/// inside a handler, which may be waiting for a silent client, and has to be told. A server that forks has
+/// one thread, and its loop is never away.
+fn serve_and_close(
+    server: &dyn BaseServer,
+    close: impl Fn() -> DrainReport + Sync,
+) -> (Result<()>, DrainReport) {
+    let over = if server.forks() { None } else { Event::new().ok() };
+    let Some(over) = over else { return (server.serve_forever(), close()) };
+    let handle = server.shutdown_handle();
+    let wait_and_close = || {
+        handle.runs().wait_for_stop(&over);
+        close()
+    };
+    thread::scope(|scope| {
+        let closing =
+            thread::Builder::new().name("close".into()).spawn_scoped(scope, wait_and_close);
+        let served = {
+            let _over = NotifyAtEnd(&over);
+            server.serve_forever()
+        };
+        let report = match closing {
+            Ok(thread) => {
+                thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+            }
+            // Without a thread for it, it is done late rather than never.
+            Err(_) => close(),
+        };
+        (served, report)
+    })
+}
+
+/// Has the closing begin when serving is over, also by a panic: it is waited for.
+struct NotifyAtEnd<'a>(&'a Event);
+
+impl Drop for NotifyAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
 }
 
 /// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. And the process may

@@ -12,7 +12,7 @@ use socketserver::{
     TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
-use crate::support::system::{descriptor_limits, set_descriptor_limits};
+use crate::support::system::{descriptor_limits, send_signal, set_descriptor_limits};
 use crate::support::{SOON, alone, connect, eventually, inet, read_line, read_to_end, skip};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -269,4 +269,52 @@ fn an_answer_that_a_stop_cuts_off_is_in_the_report() {
     let mut received = Vec::new();
     let _ = client.read_to_end(&mut received);
     assert!(received.len() < 64 * 1024 * 1024);
+}
+
+/// Serves one after the other, until a signal comes while `client` is being served.
+fn run_until_signalled(
+    drain: Duration,
+    begin: impl FnOnce(&mut TcpStream) + Send,
+) -> (String, Duration) {
+    let server = TcpServer::builder()
+        .limits(Limits { drain, ..patient() })
+        .bind("127.0.0.1:0", stream_fn(announced))
+        .unwrap();
+    let mut client = connect(inet(&server));
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.run().unwrap());
+        begin(&mut client);
+        let is_served = |request: &socketserver::LiveRequest| request.bytes_in > 0;
+        eventually("it is served", || server.context().live().iter().any(is_served));
+        let began = Instant::now();
+        send_signal(std::process::id(), libc::SIGTERM);
+        let report = running.join().unwrap();
+        assert!(read_to_end(&mut client).is_empty());
+        (report.to_string(), began.elapsed())
+    })
+}
+
+#[test]
+fn run_ends_although_its_only_thread_waits_for_a_silent_client() {
+    alone("drain::run_ends_although_its_only_thread_waits_for_a_silent_client", || {
+        let (report, _) = run_until_signalled(HOUR, |client| {
+            client.write_all(b"2\nxx").unwrap();
+            assert_eq!(read_line(client), "go on\n");
+            assert_eq!(read_line(client), "thank you\n");
+        });
+        assert!(report.ends_with("1 request was open and ended by itself"), "{report}");
+    });
+}
+
+#[test]
+fn run_cuts_a_request_off_in_its_middle_when_its_only_thread_serves_it() {
+    alone("drain::run_cuts_a_request_off_in_its_middle_when_its_only_thread_serves_it", || {
+        let grace = Duration::from_millis(300);
+        let (report, took) = run_until_signalled(grace, |client| {
+            client.write_all(b"2\nx").unwrap();
+            assert_eq!(read_line(client), "go on\n");
+        });
+        assert!(report.contains("1 did not end within 0.3 s and were cut off"), "{report}");
+        assert!(took >= grace, "{took:?}");
+    });
 }

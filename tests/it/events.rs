@@ -246,6 +246,16 @@ fn disconnected() {
 }
 
 #[test]
+fn disconnected_by_an_end_in_the_middle() {
+    ends_as(CloseReason::Disconnected, Threading::new(), patient(), |client, _| {
+        assert_eq!(exchange(client, "half"), "go on\n");
+        // An orderly end, and only half of what was announced.
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(read_to_end(client).is_empty());
+    });
+}
+
+#[test]
 fn idle() {
     let limits = Limits { idle: MOMENT, ..patient() };
     ends_as(CloseReason::Idle, Threading::new(), limits, say(""));
