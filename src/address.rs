@@ -324,7 +324,7 @@ impl FromStr for Endpoint {
         // looked up by `bind`.
         match endpoint {
             Self::Tcp(_) | Self::Udp(_) => match rest.rsplit_once(':') {
-                Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {}
+                Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {}
                 _ => {
                     let why = "write HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH";
                     return Err(Error::address(text, why));
@@ -336,6 +336,13 @@ impl FromStr for Endpoint {
         }
         Ok(endpoint)
     }
+}
+
+/// Whether it can be one: a name, an IPv4 address, or an IPv6 address in brackets. Without these a colon would
+/// be the beginning of anything.
+fn is_host(text: &str) -> bool {
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    !in_brackets.unwrap_or(text).is_empty() && (in_brackets.is_some() || !text.contains(':'))
 }
 
 impl fmt::Display for Endpoint {
@@ -364,7 +371,18 @@ mod tests {
 
     #[test]
     fn bad_endpoints_say_what_to_write() {
-        for text in ["", "80", ":80", "host:", "host:70000", "udp:", "unix:"] {
+        for text in [
+            "",
+            "80",
+            ":80",
+            "host:",
+            "host:70000",
+            "udp:",
+            "unix:",
+            "::1:7",
+            "tcp:udp:h:1",
+            "[]:1",
+        ] {
             assert!(text.parse::<Endpoint>().unwrap_err().is_bad_address(), "{text:?}");
         }
     }
