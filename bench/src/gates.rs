@@ -60,7 +60,7 @@ const fn gate(
 }
 
 use Figure::{Cpu, Pss, Rate};
-use Load::{Chat, Churn, Http, Idle, Pingpong, Store, Udp, Upload};
+use Load::{Chat, Churn, Http, Idle, Pingpong, Stalled, Store, Udp, Upload};
 
 /// All of them, in the order of the loads.
 pub const GATES: &[Gate] = &[
@@ -104,6 +104,10 @@ pub const GATES: &[Gate] = &[
     gate(Chat(100, 1), "Threading", "tokio", Rate, 0.97, 1.0),
     gate(Http(64, 1), "Green", "hyper", Cpu, 1.0, 0.92),
     gate(Http(64, 16), "Green", "hyper", Rate, 1.0, 1.3),
+    gate(Http(64, 1), "Threading", "std threads", Cpu, 1.0, 0.95),
+    gate(Http(64, 16), "Threading", "std threads", Cpu, 1.0, 0.95),
+    gate(Http(4, 1), "Pool", "std threads", Cpu, 1.0, 0.95),
+    gate(Http(4, 16), "Pool", "std threads", Cpu, 1.0, 0.95),
 ];
 
 /// The peer beside which all servers of a load are put.
@@ -112,7 +116,7 @@ pub fn baseline(load: Load) -> &'static str {
         Pingpong(_) | Upload(_) | Store(_) | Idle(_) => "std threads",
         Churn(_) => "epoll",
         Udp(..) => "mmsg",
-        Chat(..) => "tokio",
+        Chat(..) | Stalled(..) => "tokio",
         Http(..) => "hyper",
     }
 }

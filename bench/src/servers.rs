@@ -67,7 +67,12 @@ const fn python(
 pub const SERVERS: &[Server] = &[
     ours("Inline", "inline", &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram], 1),
     ours("Threading", "threading", WITH_WEB, UNBOUNDED),
-    ours("Pool", "pool", &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram], 4),
+    ours(
+        "Pool",
+        "pool",
+        &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram, Mode::Web, Mode::Store],
+        4,
+    ),
     ours("Forking", "forking", APART, 64),
     ours("Prefork", "prefork", APART, 1),
     ours("Green", "green", WITH_WEB, UNBOUNDED),

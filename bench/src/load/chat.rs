@@ -5,6 +5,9 @@
 //! A server may put who has said it in front of a line, and may say more than its members do (who has joined,
 //! say): such lines are read and not counted. Each member begins with an empty line, because a server may wait for
 //! its first word.
+//!
+//! There may be one more member that reads nothing. What is said to it is not counted; when the server drops it,
+//! it comes again, so that there always is one.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use super::connect::connect;
 use super::session::{Session, TURN, unexpected};
-use crate::sys::{Epoll, Event, READABLE, WRITABLE, events};
+use crate::sys::{ENDED, Epoll, Event, READABLE, WRITABLE, events};
 
 /// Bytes of a line: its number among the outstanding ones in front, newline at the end.
 const LINE: usize = 64;
@@ -32,7 +35,18 @@ pub struct Chat {
     senders: Vec<usize>,
     buffer: Vec<u8>,
     done: u64,
+    stalled: Option<Stalled>,
 }
+
+/// One that reads nothing.
+struct Stalled {
+    address: SocketAddr,
+    // Kept open; nobody looks at what comes.
+    _stream: TcpStream,
+}
+
+/// Where the members are known by their numbers.
+const STALLED: usize = usize::MAX;
 
 struct Member {
     stream: TcpStream,
@@ -63,10 +77,20 @@ impl Chat {
             senders: Vec::new(),
             buffer: vec![0; 65_536],
             done: 0,
+            stalled: None,
         };
         (0..window).for_each(|line| chat.say(line));
         chat.flush()?;
         Ok(chat)
+    }
+
+    /// Lets one more come that reads nothing.
+    pub fn stall(&mut self, address: SocketAddr) -> io::Result<()> {
+        let mut stream = connect(address)?;
+        stream.write_all(b"\n")?;
+        self.epoll.add(&stream, ENDED, STALLED)?;
+        self.stalled = Some(Stalled { address, _stream: stream });
+        Ok(())
     }
 
     /// Lets a member say a line once more.
@@ -167,6 +191,12 @@ impl Session for Chat {
         let count = self.epoll.wait(&mut events, Some(TURN))?.len();
         for event in &events[..count] {
             let (number, events) = (event.u64 as usize, event.events);
+            if number == STALLED {
+                if let Some(Stalled { address, .. }) = self.stalled.take() {
+                    self.stall(address)?;
+                }
+                continue;
+            }
             if events & WRITABLE != 0 {
                 self.write(number)?;
             }

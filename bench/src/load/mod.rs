@@ -39,6 +39,8 @@ pub enum Load {
     Idle(usize),
     /// Members, and lines outstanding among them all.
     Chat(usize, usize),
+    /// The same, and one more member that reads nothing.
+    Stalled(usize, usize),
     /// Connections, and requests outstanding on each.
     Http(usize, usize),
 }
@@ -52,7 +54,7 @@ pub struct Plan {
 
 impl Load {
     /// All that the goals speak of.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Pingpong(1),
         Self::Pingpong(64),
         Self::Pingpong(1_000),
@@ -69,6 +71,9 @@ impl Load {
         Self::Chat(10, 8),
         Self::Chat(100, 1),
         Self::Chat(100, 8),
+        Self::Stalled(100, 8),
+        Self::Http(4, 1),
+        Self::Http(4, 16),
         Self::Http(64, 1),
         Self::Http(64, 16),
     ];
@@ -83,6 +88,7 @@ impl Load {
             Self::Store(_) => "store",
             Self::Idle(_) => "idle",
             Self::Chat(..) => "chat",
+            Self::Stalled(..) => "stalled",
             Self::Http(..) => "http",
         }
     }
@@ -95,7 +101,7 @@ impl Load {
             Self::Udp(..) => Mode::Datagram,
             Self::Upload(_) => Mode::Sink,
             Self::Store(_) => Mode::Store,
-            Self::Chat(..) => Mode::Chat,
+            Self::Chat(..) | Self::Stalled(..) => Mode::Chat,
             Self::Http(..) => Mode::Web,
         }
     }
@@ -106,6 +112,7 @@ impl Load {
         match self {
             Self::Pingpong(count) | Self::Idle(count) => count,
             Self::Chat(members, _) => members,
+            Self::Stalled(members, _) => members + 1,
             Self::Http(connections, _) => connections,
             Self::Upload(_) | Self::Store(_) => 1,
             Self::Churn(_) | Self::Udp(..) => 0,
@@ -119,7 +126,7 @@ impl Load {
             Self::Churn(_) | Self::Idle(_) => "connections",
             Self::Udp(..) => "replies",
             Self::Upload(_) | Self::Store(_) => "MiB",
-            Self::Chat(..) => "deliveries",
+            Self::Chat(..) | Self::Stalled(..) => "deliveries",
         }
     }
 
@@ -148,6 +155,11 @@ impl Load {
             Self::Chat(members, window) => {
                 session::measure(&mut chat::Chat::new(address, members, window)?, process, plan)
             }
+            Self::Stalled(members, window) => {
+                let mut chat = chat::Chat::new(address, members, window)?;
+                chat.stall(address)?;
+                session::measure(&mut chat, process, plan)
+            }
             Self::Upload(size) => upload::measure(process, size),
             Self::Store(size) => store::measure(process, size, &crate::servers::example("upload")),
             Self::Idle(connections) => idle::measure(process, connections),
@@ -167,7 +179,10 @@ impl fmt::Display for Load {
             | Self::Idle(size) => {
                 write!(f, "-{size}")
             }
-            Self::Udp(count, each) | Self::Chat(count, each) | Self::Http(count, each) => {
+            Self::Udp(count, each)
+            | Self::Chat(count, each)
+            | Self::Stalled(count, each)
+            | Self::Http(count, each) => {
                 write!(f, "-{count}x{each}")
             }
         }
@@ -198,6 +213,7 @@ impl FromStr for Load {
         match family {
             "udp" if each <= crate::sys::BATCH => Ok(Self::Udp(count, each)),
             "chat" if count >= 2 => Ok(Self::Chat(count, each)),
+            "stalled" if count >= 2 => Ok(Self::Stalled(count, each)),
             "http" => Ok(Self::Http(count, each)),
             _ => Err(wrong()),
         }
