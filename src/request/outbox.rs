@@ -185,9 +185,18 @@ impl Outbox {
     }
 
     /// Ends the connection. Its handler's reads and writes fail, and it leaves.
+    ///
+    /// What is due is sent before, as far as the socket takes it at once: a word of farewell reaches whoever
+    /// reads. A peer that does not read has its connection reset: the system would otherwise keep what it has
+    /// taken, megabytes of it, for as long as it has hope.
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
+            self.shared.send_due_of(&mut state);
+            if let (Some(fd), 1..) = (&state.fd, state.waiting_bytes()) {
+                // It takes effect when the connection is closed. A Unix socket knows no resets.
+                let _ = socket2::SockRef::from(&**fd).set_linger(Some(Duration::ZERO));
+            }
             state.closed = true;
             // Left here it would keep whoever waits for room busy: a connection that is shut down is
             // always ready.

@@ -113,11 +113,24 @@ fn a_member_who_reads_nothing_delays_nobody_and_is_dropped() {
     eventually("its request ends", || diary.contains(&CloseReason::ClosedHere.to_string()));
     // What it had been sent before is still there to read, in whole lines but for the last one.
     let mut rest = Vec::new();
-    let _ = stalled.read_to_end(&mut rest);
+    let ended = stalled.read_to_end(&mut rest);
+    let kind = ended.expect_err("the system keeps nothing for it").kind();
+    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
     let lines: Vec<&[u8]> = rest.split(|byte| *byte == b'\n').collect();
     for line in &lines[..lines.len() - 1] {
         assert!(line.ends_with(b"xxx"), "a torn line");
     }
+}
+
+#[test]
+fn a_word_of_farewell_reaches_a_member_who_reads() {
+    let (server, members, _diary) = room(Threading::new());
+    let mut client = join(&server);
+    let outbox = members.lock().unwrap().values().next().unwrap().clone();
+    // Inside a request this would leave when the handler waits, and here at once.
+    outbox.send("farewell\n").unwrap();
+    outbox.close();
+    assert_eq!(read_to_end(&mut client), b"farewell\n");
 }
 
 #[test]

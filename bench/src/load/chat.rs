@@ -14,6 +14,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::connect::connect;
 use super::session::{Session, TURN, unexpected};
 use crate::sys::{ENDED, Epoll, Event, READABLE, WRITABLE, events};
@@ -22,6 +24,9 @@ use crate::sys::{ENDED, Epoll, Event, READABLE, WRITABLE, events};
 const LINE: usize = 64;
 /// Digits of the number.
 const DIGITS: usize = 8;
+/// What stands unread before a member that reads nothing has no room left. Less has the kernel throw away what
+/// it has received, which costs more than it shows.
+const ROOM: usize = 65_536;
 /// Until all members are in: nothing tells a client when it is.
 const JOIN: Duration = Duration::from_millis(500);
 
@@ -86,7 +91,11 @@ impl Chat {
 
     /// Lets one more come that reads nothing.
     pub fn stall(&mut self, address: SocketAddr) -> io::Result<()> {
-        let mut stream = connect(address)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // What the kernel would let it grow to takes ten seconds to fill.
+        socket.set_recv_buffer_size(ROOM)?;
+        socket.connect(&address.into())?;
+        let mut stream = TcpStream::from(socket);
         stream.write_all(b"\n")?;
         self.epoll.add(&stream, ENDED, STALLED)?;
         self.stalled = Some(Stalled { address, _stream: stream });
