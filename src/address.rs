@@ -309,10 +309,7 @@ impl FromStr for Endpoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (scheme, rest) = match text.split_once(':') {
-            Some((scheme @ ("tcp" | "udp" | "unix" | "unixgram"), rest)) => (scheme, rest),
-            _ => ("tcp", text),
-        };
+        let (scheme, rest) = with_scheme(text).unwrap_or(("tcp", text));
         let owned = rest.to_owned();
         let endpoint = match scheme {
             "udp" => Self::Udp(owned),
@@ -338,6 +335,12 @@ impl FromStr for Endpoint {
     }
 }
 
+/// The transport that an address names, and the rest of it.
+fn with_scheme(text: &str) -> Option<(&str, &str)> {
+    text.split_once(':')
+        .filter(|(scheme, _)| matches!(*scheme, "tcp" | "udp" | "unix" | "unixgram"))
+}
+
 /// Whether it can be one: a name, an IPv4 address, or an IPv6 address in brackets. Without these a colon would
 /// be the beginning of anything.
 fn is_host(text: &str) -> bool {
@@ -348,6 +351,8 @@ fn is_host(text: &str) -> bool {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self {
+            // A host may have the name of a scheme.
+            Self::Tcp(text) if with_scheme(text).is_some() => "tcp:",
             Self::Tcp(_) => "",
             Self::Udp(_) => "udp:",
             Self::Unix(_) => "unix:",
@@ -363,7 +368,14 @@ mod tests {
 
     #[test]
     fn endpoints_read_back_as_they_are_written() {
-        for text in ["127.0.0.1:80", "udp:[::1]:0", "unix:/tmp/x", "unix:@x", "unixgram:/tmp/y"] {
+        for text in [
+            "127.0.0.1:80",
+            "udp:[::1]:0",
+            "unix:/tmp/x",
+            "unix:@x",
+            "unixgram:/tmp/y",
+            "tcp:udp:1",
+        ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
         assert_eq!("tcp:h:1".parse::<Endpoint>().unwrap(), Endpoint::Tcp("h:1".into()));
