@@ -50,6 +50,8 @@ fn the_operator_speaks_to_everyone_and_to_one() {
     operator_sees(&server, "* nobody here is called nobody");
     server.ask("/nonsense");
     assert!(server.line().starts_with("* there is no /nonsense"));
+    server.ask("/help");
+    assert!(server.line().starts_with("* there are /who, "));
 }
 
 #[test]
