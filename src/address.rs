@@ -115,7 +115,7 @@ impl fmt::Display for Address {
 ///
 /// Which of them a server understands depends on its transport: TCP and UDP take `"host:port"`,
 /// `("host", port)` and the address types of `std::net`; Unix sockets take a path, or `"@name"` for
-/// an abstract name. As in Python, an empty host means every interface.
+/// an abstract name. As in Python, an empty host of a pair means every interface; text has to name one.
 #[derive(Clone, Debug)]
 pub struct BindAddress {
     kind: Kind,
@@ -147,6 +147,10 @@ impl BindAddress {
                 match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
                     Some(Some(host)) => look_up(host, port),
                     Some(None) => return Err(Error::address(text, "the bracket is not closed")),
+                    None if names_a_transport(host) => {
+                        let why = "write HOST:PORT alone; the transport is the server's type";
+                        return Err(Error::address(text, why));
+                    }
                     None if host.contains(':') => {
                         return Err(Error::address(text, "write IPv6 as [ADDRESS]:PORT"));
                     }
@@ -305,6 +309,11 @@ impl Endpoint {
     }
 }
 
+/// Whether it begins as an [`Endpoint`] does, which a server's own `bind` does not take.
+fn names_a_transport(text: &str) -> bool {
+    matches!(text.split_once(':'), Some(("tcp" | "udp" | "unix" | "unixgram", _)))
+}
+
 impl FromStr for Endpoint {
     type Err = Error;
 
@@ -411,6 +420,12 @@ mod tests {
         assert!(BindAddress::from(Path::new("/x")).to_inet().is_err());
         assert!(BindAddress::from(("h", 1)).to_unix().is_err());
         assert!(BindAddress::from("a\0b").to_unix().is_err());
+    }
+
+    #[test]
+    fn a_transport_before_an_address_is_not_taken_for_ipv6() {
+        let error = BindAddress::from("udp:127.0.0.1:7").to_inet().unwrap_err();
+        assert!(error.is_bad_address() && error.to_string().contains("HOST:PORT alone"), "{error}");
     }
 
     #[test]

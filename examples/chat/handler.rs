@@ -146,12 +146,15 @@ impl Chat {
     }
 }
 
-/// What is said to somebody who has typed a command that does not exist.
+/// What is said to somebody who has typed a command that does not exist, or has asked for those that do.
 pub fn unknown(word: &str, others: &str) -> String {
-    format!(
-        "there is no {word}, or something is missing; there are {others}@NAME TEXT and /quit, \
-         and a line that begins with a slash is typed with two"
-    )
+    let known = format!(
+        "there are {others}@NAME TEXT and /quit, and a line that begins with a slash is typed with two"
+    );
+    if word == "/help" {
+        return known;
+    }
+    format!("there is no {word}, or something is missing; {known}")
 }
 
 impl StreamRequestHandler for Chat {

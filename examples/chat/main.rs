@@ -65,13 +65,14 @@ enum Command {
         /// The server's address
         #[arg(value_name = "ADDR", default_value = ChatServer::DEFAULT_BIND)]
         address: Endpoint,
-        /// What to be called
+        /// What to be called; else the server chooses a name
         #[arg(long)]
         name: Option<String>,
     },
 }
 
 #[derive(Args)]
+#[command(mut_arg("bind", common::streams::<ChatServer>))]
 struct Serve {
     #[command(flatten)]
     options: ServeOptions,

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 use socketserver::{
     BaseServer, Builder, DatagramRequest, Endpoint, Forking, Inline, Limits, MakeHandler, Mixin,
     Pool, StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream, run_all,
@@ -66,8 +66,7 @@ impl MixinName {
 /// The options that every `serve` has.
 #[derive(Clone, Debug, Args)]
 pub struct ServeOptions {
-    /// Where to listen: HOST:PORT, unix:PATH or unix:@NAME; echo and time also take udp:HOST:PORT and
-    /// unixgram:PATH. May be given several times
+    /// Where to listen: HOST:PORT, unix:PATH or unix:@NAME. May be given several times
     #[arg(long, value_name = "ADDR")]
     pub bind: Vec<Endpoint>,
     /// How requests are run
@@ -76,6 +75,19 @@ pub struct ServeOptions {
     /// How long running requests may take to end after Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub grace: Duration,
+}
+
+/// Says where a program listens that serves streams alone; goes to `mut_arg("bind", ..)`.
+pub fn streams<P: Program>(bind: Arg) -> Arg {
+    bind.default_value(P::DEFAULT_BIND)
+}
+
+/// Says where a program listens that serves datagrams as well; goes to `mut_arg("bind", ..)`.
+pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
+    streams::<P>(bind).help(
+        "Where to listen: HOST:PORT, udp:HOST:PORT, unix:PATH, unixgram:PATH, or @NAME for a PATH. \
+         May be given several times",
+    )
 }
 
 /// Reads a number of seconds from the command line.
@@ -163,17 +175,13 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     if let Some(why) = program.refuses(options.mixin) {
         return Err(Failure::Usage(why));
     }
-    let endpoints = match &options.bind[..] {
-        [] => vec![P::DEFAULT_BIND.parse()?],
-        given => given.to_vec(),
-    };
-    if options.mixin == MixinName::Forking && endpoints.len() > 1 {
+    if options.mixin == MixinName::Forking && options.bind.len() > 1 {
         let why = "a forking server has to run alone in its process: give one --bind";
         return Err(Failure::Usage(why.to_owned()));
     }
     let mut servers = Vec::new();
     let mut listening = String::new();
-    for endpoint in &endpoints {
+    for endpoint in &options.bind {
         let server = bind(program, endpoint, options)?;
         let address = server.server_address();
         listening += &format!("listening on {}\n", endpoint.at(&address));
@@ -206,7 +214,11 @@ fn bind<P: Program>(
 ) -> Result<Box<dyn BaseServer>, Failure> {
     let mixin = options.mixin.make().map_err(Failure::Usage)?;
     let limits = Limits { drain: options.grace, ..program.limits() };
-    let no_datagrams = || Failure::Usage(format!("{endpoint}: this program needs a stream"));
+    let no_datagrams = || {
+        Failure::Usage(format!(
+            "cannot serve {endpoint}: this program needs a stream; give --bind HOST:PORT or unix:PATH"
+        ))
+    };
     let at = endpoint.address();
     Ok(match endpoint {
         Endpoint::Tcp(_) => {

@@ -34,6 +34,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until Ctrl-C
+    #[command(mut_arg("bind", common::datagrams_too::<EchoServer>))]
     Serve {
         #[command(flatten)]
         options: ServeOptions,

@@ -40,10 +40,10 @@ struct Cli {
     #[arg(long, value_name = "IP")]
     deny: Vec<IpAddr>,
     /// How many clients are served at once; the next one is told that the server is busy
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
     at_once: usize,
     /// The time between two ticks, in seconds
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     tick: u64,
 }
 

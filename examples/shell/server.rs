@@ -21,6 +21,7 @@ use crate::{EntryOptions, encoding, secret};
 
 /// The options of `serve`.
 #[derive(Args)]
+#[command(mut_arg("bind", common::streams::<ShellServer>))]
 pub struct Serve {
     #[command(flatten)]
     options: ServeOptions,
@@ -43,17 +44,13 @@ pub struct Serve {
 /// Serves until Ctrl-C.
 pub fn serve(options: Serve) -> Result<(), Failure> {
     options.entry.check()?;
-    let endpoints = match &options.options.bind[..] {
-        [] => vec![ShellServer::DEFAULT_BIND.parse()?],
-        given => given.to_vec(),
-    };
     let bounds = Bounds {
         time: options.timeout,
         output_bytes: options.max_output,
         // The other half is for the end of what does not end by itself.
         after_stop: options.options.grace / 2,
     };
-    let entry = entry(&options.entry, &endpoints)?;
+    let entry = entry(&options.entry, &options.options.bind)?;
     let Serve { allow, encoding, .. } = options;
     let settings = Settings { wire: options.entry.wire, entry, allow, encoding, bounds };
     common::serve(&ShellServer { settings: Arc::new(settings) }, &options.options)

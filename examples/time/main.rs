@@ -46,6 +46,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until Ctrl-C
+    #[command(mut_arg("bind", common::datagrams_too::<TimeServer>))]
     Serve {
         #[command(flatten)]
         options: ServeOptions,

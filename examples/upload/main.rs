@@ -63,6 +63,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Take files until Ctrl-C
+    #[command(mut_arg("bind", common::streams::<UploadServer>))]
     Serve {
         #[command(flatten)]
         options: ServeOptions,
@@ -83,7 +84,7 @@ enum Command {
         /// How to talk to the server
         #[arg(long, value_enum)]
         wire: Option<Wire>,
-        /// How long to wait before and after each header of the document's wire, in milliseconds, so that its
+        /// How long to wait before and after each header of --wire document, in milliseconds, so that its
         /// server receives it by itself
         #[arg(long, value_name = "MILLISECONDS", default_value_t = 200, requires = "wire")]
         pause: u64,
@@ -94,7 +95,7 @@ enum Command {
 enum Wire {
     /// Frames, digests and answers
     Own,
-    /// The document's: a header and the bytes, without an answer
+    /// That of the tutorial's upload program (docs/guide.md): a header and the bytes, without an answer
     Document,
 }
 

@@ -50,6 +50,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until Ctrl-C
+    #[command(mut_arg("bind", common::streams::<WebServer>))]
     Serve {
         #[command(flatten)]
         options: ServeOptions,

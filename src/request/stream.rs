@@ -131,6 +131,24 @@ impl StreamRequest {
 
     /// Python's `timeout`: how long one read or write may take, instead of the server's idle, read and
     /// write limits. None brings those back. When it fires, the error is of kind `TimedOut`.
+    ///
+    /// A whole line is one read, and so is an exact number of bytes: a peer that sends a byte a second has
+    /// no more time than others. A login is bounded by it so:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+    ///
+    /// fn handle(request: &mut StreamRequest) -> HandlerResult {
+    ///     let mut line = String::new();
+    ///     request.set_timeout(Some(Duration::from_secs(5)));
+    ///     let Some(_name) = request.next_line(&mut line)? else { return Ok(()) };
+    ///     // Who is in has the server's limits.
+    ///     request.set_timeout(None);
+    ///     Ok(())
+    /// }
+    /// # let _handler = stream_fn(handle);
+    /// ```
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.channel.timeout = timeout;
     }

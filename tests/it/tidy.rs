@@ -605,6 +605,86 @@ fn the_guide_has_the_same_code_in_both_languages() {
     assert_eq!(one.len(), other.len(), "blocks of {GUIDES:?}");
 }
 
+/// A text without its blocks of code.
+fn prose(text: &str) -> String {
+    let mut in_code = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        let is_fence = line.trim_start().starts_with("```");
+        if !is_fence && !in_code {
+            kept += line;
+        }
+        kept += "\n";
+        in_code ^= is_fence;
+    }
+    kept
+}
+
+/// What a text links to, and in which line.
+fn links(text: &str) -> Vec<(usize, String)> {
+    let prose = prose(text);
+    let links = prose.match_indices("](").filter_map(|(at, open)| {
+        let target = prose[at + open.len()..].split(')').next()?;
+        Some((line_of(&prose, at), target.split_whitespace().collect()))
+    });
+    links.collect()
+}
+
+/// What a heading is called in a link: small letters, without marks, with hyphens for blanks.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let slug = |heading: &str| -> String {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    prose(text).lines().filter(|line| line.starts_with('#')).map(slug).collect()
+}
+
+/// Whether a link of this file leads somewhere. Names of the crate are for rustdoc to find, and other
+/// places of the world cannot be looked into by a test.
+fn leads_somewhere(file: &str, link: &str) -> bool {
+    if link.starts_with("crate::") || link.starts_with("https://") || link.starts_with("http://") {
+        return true;
+    }
+    let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let from = root().join(file);
+    let target = if path.is_empty() { from } else { from.with_file_name("").join(path) };
+    if anchor.is_empty() {
+        return target.exists();
+    }
+    fs::read_to_string(target).is_ok_and(|text| anchors(&text).contains(anchor))
+}
+
+const TEXTS: [&str; 5] =
+    ["README.md", "DESIGN.md", "CHANGELOG.md", "examples/README.md", "bench/README.md"];
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut texts: Vec<(String, String)> =
+        TEXTS.iter().map(|name| ((*name).to_owned(), read(name))).collect();
+    texts.extend(sources(&["docs"], "md").into_iter().map(|source| (source.name, source.text)));
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for (name, text) in &texts {
+        for (line, link) in links(text) {
+            count += 1;
+            if !leads_somewhere(name, &link) {
+                wrong.push(format!("{name}:{line}: {link}"));
+            }
+        }
+    }
+    assert!(count > 100, "the links were not understood");
+    assert_none(&wrong, "links that lead nowhere");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_noticed() {
+    let text = "See [a](README.md), [b](no.md),\n```text\n[c](no.md)\n```\n[d](#no) and [e](docs/guide.md#socket).";
+    let dead: Vec<_> =
+        links(text).into_iter().filter(|(_, link)| !leads_somewhere("README.md", link)).collect();
+    assert_eq!(dead, [(1, "no.md".to_owned()), (5, "#no".to_owned())]);
+}
+
 #[test]
 fn the_changelog_knows_this_version() {
     let heading = format!("## {}", env!("CARGO_PKG_VERSION"));

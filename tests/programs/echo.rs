@@ -355,6 +355,25 @@ fn connecting_to_nobody_says_so_in_one_line() {
 }
 
 #[test]
+fn the_help_says_where_this_program_listens() {
+    let programs = [
+        ("echo", "127.0.0.1:9999", true),
+        ("time", "127.0.0.1:3700", true),
+        ("web", "127.0.0.1:8080", false),
+        ("upload", "127.0.0.1:8000", false),
+        ("shell", "127.0.0.1:8000", false),
+        ("chat", "127.0.0.1:8000", false),
+    ];
+    for (name, address, takes_datagrams) in programs {
+        let ended = run(name, &["serve", "--help"]);
+        assert_ends(&ended, 0);
+        let help = ended.out.split("--mixin").next().unwrap();
+        assert!(help.contains(&format!("[default: {address}]")), "{name}: {help}");
+        assert_eq!(help.contains("udp:"), takes_datagrams, "{name}: {help}");
+    }
+}
+
+#[test]
 fn a_server_that_others_can_reach_says_so_in_one_line() {
     let (server, addresses) = serve("echo", &["0.0.0.0:0", "127.0.0.1:0"], &[]);
     let said = server.err_line();

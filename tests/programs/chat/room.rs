@@ -50,6 +50,8 @@ fn the_operator_speaks_to_everyone_and_to_one() {
     operator_sees(&server, "* nobody here is called nobody");
     server.ask("/nonsense");
     assert!(server.line().starts_with("* there is no /nonsense"));
+    server.ask("/help");
+    assert!(server.line().starts_with("* there are /who, "));
 }
 
 #[test]
@@ -238,7 +240,7 @@ fn a_client_speaks_asks_renames_itself_and_quits() {
     let mut alice = Member::join(address, "alice");
     for word in ["q", "exit", "/quit"] {
         let bob = client(&address.to_string(), "bob");
-        assert_eq!(bob.line(), "* you are bob; there are 1 others");
+        assert_eq!(bob.line(), "* you are bob; there is 1 other");
         bob.ask("hello");
         assert_eq!(alice.hears(), "bob: hello");
         alice.say("hi");
