@@ -4,22 +4,41 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use crate::support::process::{Ended, Process};
 
 pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
 /// `cargo test` builds the examples beside the tests: target/PROFILE/examples/NAME, as this binary is
-/// target/PROFILE/deps/it-HASH.
+/// target/PROFILE/deps/programs-HASH. With `--test programs` alone it does not, and what was built before
+/// would be tested in the place of what is there now.
 pub fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = ["src", "examples/common", &format!("examples/{name}")]
+        .map(|folder| last_change(&here.join(folder)));
+    let built = path.metadata().and_then(|data| data.modified()).ok();
     assert!(
-        path.exists(),
-        "{} is missing: run the whole `cargo test`, or `cargo build --examples` first",
+        built >= sources.into_iter().max(),
+        "{} is missing or older than its source: run the whole `cargo test`, or `cargo build --examples` first",
         path.display()
     );
     path
+}
+
+/// When something in a folder was last written.
+fn last_change(folder: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let times = entries.map(|path| {
+        if path.is_dir() {
+            last_change(&path)
+        } else {
+            path.metadata().unwrap().modified().unwrap()
+        }
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 pub fn command(name: &str, args: &[&str]) -> Command {
