@@ -25,6 +25,8 @@ pub struct Site {
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
+    /// How long a batch of answers may take to leave.
+    pub send_timeout: Duration,
     /// Whether requests are told on stdout.
     pub log: bool,
 }
@@ -164,8 +166,9 @@ impl Web {
         let answered = match &self.site.folder {
             None => self.answer_hello(head, connection),
             Some(folder) => {
-                let (out, clock) = (&mut self.out, &self.clock);
-                Exchange { request, head, out, clock, connection }.answer(folder)?
+                let (out, clock, send_timeout) =
+                    (&mut self.out, &self.clock, self.site.send_timeout);
+                Exchange { request, head, out, clock, connection, send_timeout }.answer(folder)?
             }
         };
         if self.site.log {
@@ -173,8 +176,7 @@ impl Web {
             let line = format!("{method} {} HTTP/1.{}", head.target, head.minor);
             log(request, &self.clock, line.as_bytes(), answered);
         }
-        let closes = connection == Connection::Closes || answered.status.is_error();
-        Ok(if closes { Next::Close } else { Next::Read })
+        Ok(if connection == Connection::Closes { Next::Close } else { Next::Read })
     }
 
     fn answer_hello(&mut self, head: &Head<'_>, connection: Connection) -> Answered {
@@ -223,12 +225,31 @@ impl Web {
 
     fn send(&mut self, request: &mut StreamRequest) -> io::Result<()> {
         if !self.out.is_empty() {
-            request.write_all(&self.out)?;
+            send_all(request, &self.out, self.site.send_timeout)?;
             self.out.clear();
             self.out.shrink_to(KEPT_BYTES);
         }
         Ok(())
     }
+}
+
+/// Sends a batch within a time. The server's limit on writes begins anew with each byte that is taken, so that
+/// who takes one a minute would hold a connection for ever.
+pub fn send_all(request: &mut StreamRequest, mut bytes: &[u8], within: Duration) -> io::Result<()> {
+    let began = Instant::now();
+    let mut left = within;
+    while !bytes.is_empty() {
+        request.set_timeout(Some(left));
+        let count = request.write(bytes)?;
+        bytes = &bytes[count..];
+        left = within.saturating_sub(began.elapsed());
+        if count == 0 || left.is_zero() && !bytes.is_empty() {
+            let text = "the client takes its answer too slowly";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+    }
+    request.set_timeout(None);
+    Ok(())
 }
 
 const HELLO: &[u8] = b"Hello, World";

@@ -59,6 +59,9 @@ enum Command {
         /// How long a request may take to arrive, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
+        /// How long a client may take to receive 64 KiB, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
+        send_timeout: Duration,
         /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
         /// inline and pool, where it keeps others waiting]
         #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
@@ -110,7 +113,8 @@ impl Program for WebServer {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve { options, dir, header_timeout, idle_timeout, log } = Cli::parse().command;
+    let Command::Serve { options, dir, header_timeout, send_timeout, idle_timeout, log } =
+        Cli::parse().command;
     let keeps_others_waiting = matches!(options.mixin, MixinName::Inline | MixinName::Pool);
     let usual = Duration::from_secs(if keeps_others_waiting { 1 } else { 60 });
     let idle = idle_timeout.unwrap_or(usual);
@@ -124,7 +128,7 @@ fn main() -> ExitCode {
         })
     });
     common::exit(folder.transpose().and_then(|folder| {
-        let site = Arc::new(Site { folder, header_timeout, log });
+        let site = Arc::new(Site { folder, header_timeout, send_timeout, log });
         common::serve(&WebServer { site, idle }, &options)
     }))
 }

@@ -525,3 +525,15 @@ fn who_is_beyond_this_machine_is_told_what_can_be_read() {
         assert!(said.contains("can be reached") && said.contains(says), "{said}");
     }
 }
+
+#[test]
+fn a_server_whose_words_reach_nobody_serves() {
+    let mut command = std::process::Command::new("sh");
+    let script = "exec \"$0\" serve --bind 0.0.0.0:0 --log 2>/dev/full";
+    command.args(["-c", script]).arg(example("web")).stdout(std::process::Stdio::piped());
+    let server = Process::start(&mut command);
+    let address: SocketAddr = listening(&server).parse().unwrap();
+    assert_eq!(get(([127, 0, 0, 1], address.port()).into(), "/", "").status, 200);
+    server.send_signal(libc::SIGTERM);
+    assert_ends(&server.end(), 0);
+}
