@@ -10,7 +10,8 @@
 //! the whole is right, it is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
 //! come, and `--resume` goes on there, after both sides have compared the digest of that; a file that is there
 //! already is not sent again. What nobody has continued for a week (`--keep`) is removed when the next
-//! client comes. `--max-total` counts what is on its way with its whole size.
+//! client comes. `--max-total` counts what is on its way with its whole size, and what a broken upload has left
+//! with what there is of it.
 //!
 //! A connection that begins with `post|` is one of the document's client, and `connect --wire document`
 //! speaks that wire to the document's server. It has no answer and no digest, and nothing ends its header: a file
@@ -30,6 +31,7 @@ mod document;
 mod document_client;
 mod handler;
 mod names;
+mod pace;
 mod partial;
 mod protocol;
 mod report;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::support::{eventually, folder, has_ipv6, skip_if};
+use crate::support::{eventually, folder, has_ipv6, skip, skip_if};
 
 /// A folder with files of all sizes that make a difference, in folders and not.
 fn tree() -> (tempfile::TempDir, BTreeMap<String, Vec<u8>>) {
@@ -350,4 +350,23 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
     eventually("the calls are made in this order", || {
         fs::read_to_string(&trace).is_ok_and(|trace| is_in_order(&trace))
     });
+}
+
+#[test]
+fn files_that_claim_to_be_larger_than_any_number_are_refused_one_by_one() {
+    // In memory, where there is such a file: disks cannot count so far.
+    let Ok(memory) = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm") else {
+        return skip("there is no /dev/shm");
+    };
+    for name in ["a", "b", "c"] {
+        let file = fs::File::create(memory.path().join(name)).unwrap();
+        if let Err(error) = file.set_len(i64::MAX as u64) {
+            return skip(&format!("/dev/shm holds no such file: {error}"));
+        }
+    }
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let ended = send(memory.path(), &address, &["a", "b", "c"]);
+    assert_ends(&ended, 1);
+    assert!(ended.err.starts_with("error: 3 of 3 files were not stored"), "{}", ended.err);
 }
