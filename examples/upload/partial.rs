@@ -202,14 +202,15 @@ pub fn size_in(name: &[u8]) -> Option<u64> {
 /// For how much a file counts: one of these that somebody writes to for all that it is to have, and what a
 /// broken upload has left for what it has. Otherwise a byte of a file that is said to be large would keep all
 /// others out for as long as it is kept.
-///
-/// # Errors
-///
-/// If it cannot be opened.
-pub fn claim(root: impl AsFd, name: &CStr, now: u64) -> io::Result<u64> {
+pub fn claim(root: impl AsFd, name: &CStr, now: u64) -> u64 {
     match size_in(name.to_bytes()) {
-        Some(size) if size > now && open_locked(root, name, OFlags::empty())?.is_none() => Ok(size),
-        _ => Ok(now),
+        // What cannot be opened may be written to by somebody else.
+        Some(size)
+            if size > now && !matches!(open_locked(root, name, OFlags::empty()), Ok(Some(_))) =>
+        {
+            size
+        }
+        _ => now,
     }
 }
 

@@ -55,7 +55,11 @@ impl Store {
     ///
     /// If that fails.
     pub fn open(folder: &Path, rules: Rules) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
+            // A file, or a link that leads nowhere: the system's own words would be about making it.
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => error,
+        })?;
         let root = File::open(folder)?;
         if !root.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
@@ -300,7 +304,7 @@ fn total(folder: std::os::fd::BorrowedFd<'_>, depth: usize) -> io::Result<u64> {
             }
             fs::FileType::RegularFile => {
                 let now = u64::try_from(stat.st_size).unwrap_or(0);
-                partial::claim(folder, name, now)?
+                partial::claim(folder, name, now)
             }
             _ => 0,
         };

@@ -276,6 +276,8 @@ fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) 
         }
     }
     let Answered { status, bytes } = answered;
-    // Nobody may be reading.
-    let _ = writeln!(io::stdout(), "{line}\" {} {bytes}", status.code());
+    // Nothing fails that is written to memory.
+    let _ = writeln!(line, "\" {} {bytes}", status.code());
+    // By one write, so that the lines of several processes do not mix. Nobody may be reading.
+    let _ = io::stdout().write_all(line.as_bytes());
 }

@@ -9,8 +9,8 @@
 //! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come
 //! together are answered together, by one send. A body is read and thrown away, up to 64 KiB.
 //!
-//! Under `inline` and `pool` an idle connection keeps others waiting: there `--idle-timeout` is a second
-//! unless you say otherwise.
+//! Under `inline`, `pool` and `forking`, which serves 40 at once, an idle connection keeps others waiting: there
+//! `--idle-timeout` is a second unless you say otherwise.
 //!
 //! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (a request
 //! without `Host` is served, though HTTP/1.1 would have it refused: people type requests by hand). A
@@ -63,7 +63,7 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
         send_timeout: Duration,
         /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
-        /// inline and pool, where it keeps others waiting]
+        /// inline, pool and forking, where it keeps others waiting]
         #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
         idle_timeout: Option<Duration>,
         /// Tell of every request on stdout
@@ -115,8 +115,9 @@ impl Program for WebServer {
 fn main() -> ExitCode {
     let Command::Serve { options, dir, header_timeout, send_timeout, idle_timeout, log } =
         Cli::parse().command;
-    let keeps_others_waiting = matches!(options.mixin, MixinName::Inline | MixinName::Pool);
-    let usual = Duration::from_secs(if keeps_others_waiting { 1 } else { 60 });
+    // Where an idle connection holds one of few workers it gives way soon.
+    let has_many_workers = options.mixin == MixinName::Threading;
+    let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
     let idle = idle_timeout.unwrap_or(usual);
     let folder = dir.map(|dir| {
         Folder::new(&dir).map_err(|error| {

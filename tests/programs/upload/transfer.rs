@@ -297,7 +297,8 @@ fn wrong_use_ends_with_2_and_a_bad_folder_with_1() {
         assert!(!ended.err.is_empty() && ended.out.is_empty(), "{ended:?}");
     }
     let args = ["serve", "--bind", "127.0.0.1:0", "--dir", "/dev/null"];
-    assert_fails_in_one_line(&run("upload", &args), 1, &["/dev/null", "choose another --dir"]);
+    let says = ["/dev/null", "not a directory", "choose another --dir"];
+    assert_fails_in_one_line(&run("upload", &args), 1, &says);
 }
 
 #[test]
