@@ -308,6 +308,30 @@ fn a_server_beyond_this_machine_says_what_anyone_may_do() {
     assert!(server.err_line().contains("anyone there may store files in"));
 }
 
+fn strace_is_missing() -> Option<&'static str> {
+    let works =
+        Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    (!works.is_ok_and(|status| status.success())).then_some("strace does not work here")
+}
+
+/// Each small file costs 40 ms otherwise, which a test can see only by measuring time.
+#[test]
+fn a_client_does_not_hold_back_what_is_small() {
+    if skip_if(strace_is_missing()) {
+        return;
+    }
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    fs::write(folder.path().join("a"), "a").unwrap();
+    let trace = folder.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-e", "trace=setsockopt", "-o", trace.to_str().unwrap()]);
+    command.arg(example("upload")).args(["connect", &address, "a"]).current_dir(folder.path());
+    assert_ends(&Process::start(command.stdout(Stdio::piped())).end(), 0);
+    let trace = fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("TCP_NODELAY, [1]"), "{trace}");
+}
+
 /// The order of what the kernel is asked for; what a power failure would show cannot be tested otherwise.
 #[test]
 fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told() {
@@ -319,10 +343,7 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
     command.args(["-D", "-f", "-y", "-s", "8", "-o", trace.to_str().unwrap()]);
     command.args(["-e", "trace=fsync,renameat2,sendto,write"]).arg(example("upload"));
     command.args(["serve", "--bind", "127.0.0.1:0", "--dir", model.to_str().unwrap()]);
-    let works =
-        Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    if skip_if((!works.is_ok_and(|status| status.success())).then_some("strace does not work here"))
-    {
+    if skip_if(strace_is_missing()) {
         return;
     }
     let server = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
