@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::support::{eventually, folder, read_to_end};
+use crate::support::{SOON, alone, eventually, folder, read_to_end, skip, system};
 
 /// Paths that are none, as a client may send them.
 fn bad_paths() -> Vec<Vec<Vec<u8>>> {
@@ -241,7 +241,7 @@ fn enormous_sizes_cost_nothing() {
 fn trickle(mut stream: &TcpStream, bytes: &[u8]) {
     stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     let began = std::time::Instant::now();
-    while began.elapsed() < crate::support::SOON {
+    while began.elapsed() < SOON {
         let waits = |error: &std::io::Error| {
             matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
         };
@@ -351,6 +351,28 @@ fn what_is_on_its_way_is_not_copied_beyond_the_limit() {
         other.expect_refusal(Code::TooMuch);
         assert_eq!(parts(), [700]);
     }
+}
+
+#[test]
+fn clients_beyond_what_memory_is_for_have_to_wait() {
+    const CLIENTS: usize = 1024;
+    alone("upload::attacks::clients_beyond_what_memory_is_for_have_to_wait", || {
+        let (_, most) = system::descriptor_limits();
+        if most < 4_000 {
+            return skip("this process may not have so many connections");
+        }
+        system::set_descriptor_limits(4_000, most);
+        let folder = folder();
+        let (_server, address) = serve_in(folder.path(), &[]);
+        let mut peers: Vec<Peer> = (0..CLIENTS).map(|_| Peer::connect(&address)).collect();
+        let mut next = Peer { stream: connect(address.parse().unwrap()) };
+        next.say(&Message::Hello { version: VERSION });
+        next.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(Message::read(&mut next.stream).is_err(), "it is served as well");
+        peers.pop();
+        next.stream.set_read_timeout(Some(SOON)).unwrap();
+        assert_eq!(next.hear(), Some(Message::Hello { version: VERSION }));
+    });
 }
 
 #[test]
