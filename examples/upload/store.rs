@@ -111,26 +111,27 @@ impl Store {
     }
 
     /// The file that an earlier upload of the same may have made, and its path: it has this name, or one that
-    /// it was given because this was taken, and this size and beginning.
+    /// it was given because this was taken, and this size and beginning. Of several it is the newest.
     pub fn stored_before(&self, put: &Put) -> Option<(File, Vec<Vec<u8>>)> {
         let (name, folders) = put.path.split_last()?;
         let name = names::check(name).ok()?;
         let folder = self.folder_of(folders, false).ok()??;
         let others = if self.rules.conflict == Conflict::Rename { CANDIDATES } else { 0 };
+        let mut alike = Vec::new();
         for number in 0..=others {
             let candidate = names::candidate(name, number);
             // Where a name is free, none after it has been given.
-            let stat = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            let is_file = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
-            if !is_file || u64::try_from(stat.st_size) != Ok(put.size) {
-                continue;
-            }
-            if let Some(file) = open_like(&folder, &candidate, put) {
-                let path = folders.iter().cloned().chain([candidate.into_bytes()]).collect();
-                return Some((file, path));
+            let Ok(stat) = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW) else {
+                break;
+            };
+            if u64::try_from(stat.st_size) == Ok(put.size) {
+                alike.push(candidate);
             }
         }
-        None
+        alike.into_iter().rev().find_map(|candidate| {
+            let file = open_like(&folder, &candidate, put)?;
+            Some((file, folders.iter().cloned().chain([candidate.into_bytes()]).collect()))
+        })
     }
 
     /// A place for the bytes of a file: what an earlier try has left of it, or nothing yet. It counts with
