@@ -1,11 +1,10 @@
 //! Answers from a folder: files, parts of files, listings, and why there is none.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
 use socketserver::StreamRequest;
 
@@ -13,7 +12,7 @@ use crate::answer::{Answer, Clock, Connection, HTML, error_page, http_date};
 use crate::common;
 use crate::conditions::{Span, Version};
 use crate::folder::{Folder, Target, Thing, folder_url};
-use crate::handler::{BATCH_BYTES, send_all};
+use crate::handler::BATCH_BYTES;
 use crate::listing::Listing;
 use crate::protocol::{Head, Method, Status};
 
@@ -36,7 +35,6 @@ pub struct Exchange<'a, 'h> {
     pub out: &'a mut Vec<u8>,
     pub clock: &'a Clock,
     pub connection: Connection,
-    pub send_timeout: Duration,
 }
 
 /// What has been answered, for the log.
@@ -136,7 +134,7 @@ impl Exchange<'_, '_> {
                 }
             }
             if self.out.len() >= BATCH_BYTES {
-                send_all(self.request, self.out, self.send_timeout)?;
+                self.request.write_all(self.out)?;
                 self.out.clear();
             }
         }

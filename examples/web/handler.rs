@@ -25,8 +25,6 @@ pub struct Site {
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
-    /// How long a batch of answers may take to leave.
-    pub send_timeout: Duration,
     /// Whether requests are told on stdout.
     pub log: bool,
 }
@@ -166,9 +164,8 @@ impl Web {
         let answered = match &self.site.folder {
             None => self.answer_hello(head, connection),
             Some(folder) => {
-                let (out, clock, send_timeout) =
-                    (&mut self.out, &self.clock, self.site.send_timeout);
-                Exchange { request, head, out, clock, connection, send_timeout }.answer(folder)?
+                let (out, clock) = (&mut self.out, &self.clock);
+                Exchange { request, head, out, clock, connection }.answer(folder)?
             }
         };
         if self.site.log {
@@ -225,31 +222,12 @@ impl Web {
 
     fn send(&mut self, request: &mut StreamRequest) -> io::Result<()> {
         if !self.out.is_empty() {
-            send_all(request, &self.out, self.site.send_timeout)?;
+            request.write_all(&self.out)?;
             self.out.clear();
             self.out.shrink_to(KEPT_BYTES);
         }
         Ok(())
     }
-}
-
-/// Sends a batch within a time. The server's limit on writes begins anew with each byte that is taken, so that
-/// who takes one a minute would hold a connection for ever.
-pub fn send_all(request: &mut StreamRequest, mut bytes: &[u8], within: Duration) -> io::Result<()> {
-    let began = Instant::now();
-    let mut left = within;
-    while !bytes.is_empty() {
-        request.set_timeout(Some(left));
-        let count = request.write(bytes)?;
-        bytes = &bytes[count..];
-        left = within.saturating_sub(began.elapsed());
-        if count == 0 || left.is_zero() && !bytes.is_empty() {
-            let text = "the client takes its answer too slowly";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
-    }
-    request.set_timeout(None);
-    Ok(())
 }
 
 const HELLO: &[u8] = b"Hello, World";

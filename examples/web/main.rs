@@ -59,7 +59,7 @@ enum Command {
         /// How long a request may take to arrive, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
-        /// How long a client may take to receive 64 KiB, in seconds
+        /// How long a client may take nothing of its answer, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
         send_timeout: Duration,
         /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
@@ -82,6 +82,7 @@ fn up_to_a_day(text: &str) -> Result<Duration, String> {
 struct WebServer {
     site: Arc<Site>,
     idle: Duration,
+    write: Duration,
 }
 
 impl Program for WebServer {
@@ -108,7 +109,7 @@ impl Program for WebServer {
     }
 
     fn limits(&self) -> Limits {
-        Limits { idle: self.idle, ..Limits::default() }
+        Limits { idle: self.idle, write: self.write, ..Limits::default() }
     }
 }
 
@@ -129,7 +130,7 @@ fn main() -> ExitCode {
         })
     });
     common::exit(folder.transpose().and_then(|folder| {
-        let site = Arc::new(Site { folder, header_timeout, send_timeout, log });
-        common::serve(&WebServer { site, idle }, &options)
+        let site = Arc::new(Site { folder, header_timeout, log });
+        common::serve(&WebServer { site, idle, write: send_timeout }, &options)
     }))
 }
