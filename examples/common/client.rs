@@ -46,7 +46,14 @@ fn open(endpoint: &Endpoint) -> io::Result<Socket> {
             _ => socket.connect(&address),
         };
         match connected {
-            Ok(()) => return Ok(socket),
+            Ok(()) => {
+                if matches!(endpoint, Endpoint::Tcp(_)) {
+                    // Else each small message waits until the one before is acknowledged, which the other side
+                    // puts off for 40 ms in the hope of an answer that goes with it.
+                    socket.set_tcp_nodelay(true)?;
+                }
+                return Ok(socket);
+            }
             Err(error) => result = Err(error),
         }
     }

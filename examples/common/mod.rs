@@ -165,9 +165,13 @@ pub fn exit(result: Result<(), Failure>) -> ExitCode {
         Err(Failure::Usage(text)) => (2, text),
         Err(Failure::Other(text)) => (1, text),
     };
-    // A closed stderr leaves the status.
-    let _ = writeln!(io::stderr(), "error: {text}");
+    warn(&format!("error: {text}"));
     ExitCode::from(status)
+}
+
+/// Says something on stderr. `eprintln!` would end the program where that is closed or its disk full.
+pub fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -186,7 +190,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         let address = server.server_address();
         listening += &format!("listening on {}\n", endpoint.at(&address));
         if !address.is_local() {
-            eprintln!("{address} can be reached from other machines: {}", program.exposure());
+            warn(&format!("{address} can be reached from other machines: {}", program.exposure()));
         }
         servers.push(server);
     }
@@ -202,7 +206,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     };
     let reports = run_all(&servers, options.grace, ready)?;
     for report in reports.iter().filter(|report| !report.is_clean()) {
-        eprintln!("{report}");
+        warn(&report.to_string());
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 const BLOCK: usize = 256 * 1024;
 
 /// How much is read between two words to the other side, which waits.
-const WORKING_BYTES: u64 = 64 * 1024 * 1024;
+pub const WORKING_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Digests the first `length` bytes of a file, which then stands after them.
 ///

@@ -2,12 +2,13 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
 
 use crate::digest;
 use crate::document::{self, Found, read_header};
+use crate::pace::{PACE_BYTES, Pace};
 use crate::partial::Partial;
 use crate::protocol::{Code, DATA_BYTES, Message, Put, Refusal, VERSION, shown};
 use crate::store::{Store, storage};
@@ -15,10 +16,6 @@ use crate::store::{Store, storage};
 /// What a client goes on sending of a file that has been refused, before it has read so: what is on its way,
 /// and no more.
 const UNWANTED_BYTES: u64 = 64 * 1024 * 1024;
-
-/// How much has to come within the time that a client may be silent: with the default of a minute that is a
-/// KiB in a second.
-const PACE_BYTES: usize = 64 * 1024;
 
 pub struct Upload {
     store: Arc<Store>,
@@ -150,8 +147,10 @@ impl Upload {
         put: &Put,
     ) -> Result<(Vec<Vec<u8>>, &'static str), Trouble> {
         self.store.check(put)?;
-        if put.resume && self.offers_whole(request, put)? {
-            return Ok((put.path.clone(), "had stored before"));
+        if put.resume {
+            if let Some(path) = self.offer_whole(request, put)? {
+                return Ok((path, "had stored before"));
+            }
         }
         let mut partial = self.store.begin(put)?;
         match self.fill(request, put, &mut partial) {
@@ -180,13 +179,18 @@ impl Upload {
         }
     }
 
-    /// Whether the file is there already, of this name and with these bytes.
-    fn offers_whole(&self, request: &mut StreamRequest, put: &Put) -> Result<bool, Trouble> {
-        let Some(mut file) = self.store.same_size(put) else { return Ok(false) };
+    /// Offers the file that is there already, if there is one, and gives its path if it is the same.
+    fn offer_whole(
+        &self,
+        request: &mut StreamRequest,
+        put: &Put,
+    ) -> Result<Option<Vec<Vec<u8>>>, Trouble> {
+        let Some((mut file, path)) = self.store.stored_before(put) else { return Ok(None) };
         request.write_all(&Message::Have { offset: put.size, whole: true }.encode())?;
         let hasher = digest::hash(&mut file, put.size, || working(request));
         let hasher = hasher.map_err(|error| storage("read", error))?;
-        self.agree(request, put.size, *hasher.finalize().as_bytes())
+        let is_same = self.agree(request, put.size, *hasher.finalize().as_bytes())?;
+        Ok(is_same.then_some(path))
     }
 
     /// Offers what has come before, and says whether the client has taken it.
@@ -197,10 +201,15 @@ impl Upload {
         digest: [u8; 32],
     ) -> Result<bool, Trouble> {
         request.write_all(&Message::Digest(digest).encode())?;
-        match next(request)? {
-            Message::From(from) if from == offset => Ok(true),
-            Message::From(0) => Ok(false),
-            message => Err(unexpected(&message)),
+        // The client says so once for each step of its own calculation, and not for ever.
+        let mut steps = offset / digest::WORKING_BYTES + 1;
+        loop {
+            match next(request)? {
+                Message::Working if steps > 0 => steps -= 1,
+                Message::From(from) if from == offset => return Ok(true),
+                Message::From(0) => return Ok(false),
+                message => return Err(unexpected(&message)),
+            }
         }
     }
 
@@ -219,10 +228,11 @@ impl Upload {
                 partial.restart().map_err(|error| storage("write", error))?;
             }
         }
+        let mut pace = Pace::new(self.idle);
         loop {
-            match next(request)? {
+            match pace.watch(|| next(request))? {
                 Message::Data(length) if length as u64 <= put.size - partial.len() => {
-                    self.receive_piece(request, length, partial)?;
+                    self.receive_piece(request, length, partial, &mut pace)?;
                 }
                 Message::End(digest) if partial.len() == put.size => {
                     self.is_all_said = true;
@@ -245,8 +255,9 @@ impl Upload {
         request: &mut StreamRequest,
         length: usize,
         partial: &mut Partial,
+        pace: &mut Pace,
     ) -> Result<(), Trouble> {
-        let (count, result) = self.read_piece(request, length);
+        let (count, result) = self.read_piece(request, length, pace);
         partial.append(&self.buffer[..count]).map_err(|error| storage("write", error))?;
         Ok(result?)
     }
@@ -256,22 +267,22 @@ impl Upload {
         &mut self,
         request: &mut StreamRequest,
         length: usize,
+        pace: &mut Pace,
     ) -> (usize, io::Result<()>) {
         if self.buffer.is_empty() {
             self.buffer = vec![0; DATA_BYTES];
         }
-        let (mut count, mut mark, mut since) = (0, 0, Instant::now());
+        let mut count = 0;
         while count < length {
-            match request.read(&mut self.buffer[count..length]) {
+            match pace.watch(|| request.read(&mut self.buffer[count..length])) {
                 Ok(0) => return (count, Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(more) => count += more,
+                Ok(more) => {
+                    count += more;
+                    if let Err(error) = pace.add(more) {
+                        return (count, Err(error));
+                    }
+                }
                 Err(error) => return (count, Err(error)),
-            }
-            // A byte now and then is as good as none.
-            if count - mark >= PACE_BYTES {
-                (mark, since) = (count, Instant::now());
-            } else if count < length && since.elapsed() > self.idle {
-                return (count, Err(io::ErrorKind::TimedOut.into()));
             }
         }
         (count, Ok(()))
@@ -280,14 +291,17 @@ impl Upload {
     /// Throws away what is still coming of a file that has been refused, and says whether its end came.
     fn skip(&mut self, request: &mut StreamRequest) -> io::Result<bool> {
         let mut left = UNWANTED_BYTES;
+        let mut pace = Pace::new(self.idle);
         loop {
-            match Message::read(request)? {
+            match pace.watch(|| Message::read(request))? {
                 Some(Message::Data(length)) if length as u64 <= left => {
                     left -= length as u64;
-                    self.read_piece(request, length).1?;
+                    self.read_piece(request, length, &mut pace).1?;
                 }
                 // It had not read the refusal when it agreed on where to go on.
-                Some(Message::From(_) | Message::Working) => {}
+                Some(Message::From(_) | Message::Working) if left >= PACE_BYTES as u64 => {
+                    left -= PACE_BYTES as u64;
+                }
                 Some(Message::Abort | Message::End(_)) => return Ok(true),
                 _ => return Ok(false),
             }
@@ -323,9 +337,11 @@ impl Upload {
     ) -> Result<Vec<Vec<u8>>, Trouble> {
         self.store.check(put)?;
         let mut partial = self.store.begin(put)?;
+        let mut pace = Pace::new(self.idle);
         while partial.len() < put.size {
             let left = usize::try_from(put.size - partial.len()).unwrap_or(usize::MAX);
-            if let Err(trouble) = self.receive_piece(request, left.min(DATA_BYTES), &mut partial) {
+            let length = left.min(DATA_BYTES);
+            if let Err(trouble) = self.receive_piece(request, length, &mut partial, &mut pace) {
                 // Such a client cannot go on where it was broken off.
                 self.store.discard(partial);
                 return Err(trouble);
@@ -370,16 +386,13 @@ fn read_document_header(request: &mut StreamRequest) -> io::Result<Option<Put>> 
 
 /// The next message in the middle of a file.
 fn next(request: &mut StreamRequest) -> Result<Message, Trouble> {
-    loop {
-        match Message::read(request) {
-            Ok(Some(Message::Working)) => {}
-            Ok(Some(message)) => return Ok(message),
-            Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(Refusal::new(Code::Protocol, error.to_string()).into());
-            }
-            Err(error) => return Err(error.into()),
+    match Message::read(request) {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(Refusal::new(Code::Protocol, error.to_string()).into())
         }
+        Err(error) => Err(error.into()),
     }
 }
 

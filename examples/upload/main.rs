@@ -10,14 +10,15 @@
 //! the whole is right, it is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
 //! come, and `--resume` goes on there, after both sides have compared the digest of that; a file that is there
 //! already is not sent again. What nobody has continued for a week (`--keep`) is removed when the next
-//! client comes. `--max-total` counts what is on its way with its whole size.
+//! client comes. `--max-total` counts what is on its way with its whole size, and what a broken upload has left
+//! with what there is of it.
 //!
 //! A connection that begins with `post|` is one of the document's client, and `connect --wire document`
 //! speaks that wire to the document's server. It has no answer and no digest, and nothing ends its header: a file
 //! that begins with a digit, and arrives in one piece with its header, cannot be told from a larger file.
 //! See `document.rs` for how it is read then.
 //!
-//! Limits: names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
+//! Limits: 1024 clients at once. Names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
 //! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
 //! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. The folder is
 //! read at the beginning of each connection, and with `--max-total`, with all that is in it, for each file.
@@ -30,6 +31,7 @@ mod document;
 mod document_client;
 mod handler;
 mod names;
+mod pace;
 mod partial;
 mod protocol;
 mod report;
@@ -135,6 +137,10 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "so many bytes there are not".to_owned())
 }
 
+/// Clients at once; more have to wait. Each may have a piece of a file in memory, which is a mebibyte: together a
+/// gibibyte.
+const CLIENTS: usize = 1024;
+
 struct UploadServer {
     store: Arc<Store>,
     idle: Duration,
@@ -159,7 +165,8 @@ impl Program for UploadServer {
     }
 
     fn limits(&self) -> Limits {
-        Limits { idle: self.idle, read: self.idle, write: self.idle, ..Limits::default() }
+        let (idle, read, write) = (self.idle, self.idle, self.idle);
+        Limits { live: CLIENTS, idle, read, write, ..Limits::default() }
     }
 }
 

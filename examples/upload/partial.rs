@@ -7,7 +7,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
@@ -30,10 +30,13 @@ pub struct Partial {
     /// How many bytes it has.
     length: u64,
     hasher: blake3::Hasher,
+    /// The file of another connection that receives the same.
+    busy: Option<String>,
 }
 
 impl Partial {
-    /// Opens what there is of a file, or makes a place for it; for this process and connection alone.
+    /// Takes what there is of a file, or a place for it, for this process and connection alone. What is there
+    /// stays as it is until `prepare`.
     ///
     /// # Errors
     ///
@@ -44,24 +47,30 @@ impl Partial {
         for number in 0..AT_ONCE {
             let mark = if number == 0 { String::new() } else { format!("-{number}") };
             let name = format!("{OWN_PREFIX}-{key}-{}{mark}{ENDING}", put.size);
-            let Some(file) = open_locked(root, name.as_str(), OFlags::CREATE)? else {
-                busy.get_or_insert(name);
-                continue;
-            };
-            let mut partial = Self { file, name, length: 0, hasher: blake3::Hasher::new() };
-            if !put.resume {
-                partial.restart()?;
-                return Ok(partial);
+            match open_locked(root, name.as_str(), OFlags::CREATE)? {
+                Some(file) => {
+                    let length = file.metadata()?.len();
+                    return Ok(Self { file, name, length, hasher: blake3::Hasher::new(), busy });
+                }
+                None => drop(busy.get_or_insert(name)),
             }
-            partial.length = partial.file.metadata()?.len();
-            match busy {
-                Some(busy) if partial.length == 0 => partial.copy(root, &busy, put.size)?,
-                _ if partial.length > put.size => partial.restart()?,
-                _ => {}
-            }
-            return Ok(partial);
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many clients send this file just now"))
+    }
+
+    /// Begins with what has come before, if its client wants that, and otherwise anew.
+    ///
+    /// # Errors
+    ///
+    /// Those of the files.
+    pub fn prepare(&mut self, root: &OwnedFd, put: &Put) -> io::Result<()> {
+        if !put.resume || self.length > put.size {
+            return self.restart();
+        }
+        match self.busy.take() {
+            Some(busy) if self.length == 0 => self.copy(root, &busy, put.size),
+            _ => Ok(()),
+        }
     }
 
     /// Begins with what another connection has received. It may be one whose client has long gone, which
@@ -151,15 +160,19 @@ fn key(put: &Put) -> String {
 
 /// Opens a file and locks it; none if somebody else holds the lock, or if there is none and none is made.
 fn open_locked<P: rustix::path::Arg + Copy>(
-    root: &OwnedFd,
+    root: impl AsFd,
     name: P,
     make: OFlags,
 ) -> io::Result<Option<File>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | make;
     loop {
-        let file = match fs::openat(root, name, flags, Mode::from_raw_mode(0o666)) {
+        let file = match fs::openat(&root, name, flags, Mode::from_raw_mode(0o666)) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) if make.is_empty() => return Ok(None),
+            Err(Errno::NOENT) => {
+                let text = "its folder has been removed";
+                return Err(io::Error::new(io::ErrorKind::NotFound, text));
+            }
             Err(error) => return Err(error.into()),
         };
         match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -168,7 +181,7 @@ fn open_locked<P: rustix::path::Arg + Copy>(
             Err(error) => return Err(error.into()),
         }
         // Between the two it may have got its name, or have been removed: then it is not ours.
-        let (ours, there) = (fs::fstat(&file)?, fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW));
+        let (ours, there) = (fs::fstat(&file)?, fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW));
         if there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev) {
             return Ok(Some(file));
         }
@@ -186,13 +199,38 @@ pub fn size_in(name: &[u8]) -> Option<u64> {
     size.parse().ok().filter(|_| is_key)
 }
 
+/// For how much a file counts: one of these that somebody writes to for all that it is to have, and what a
+/// broken upload has left for what it has. Otherwise a byte of a file that is said to be large would keep all
+/// others out for as long as it is kept.
+pub fn claim(root: impl AsFd, name: &CStr, now: u64) -> u64 {
+    match size_in(name.to_bytes()) {
+        // What cannot be opened may be written to by somebody else.
+        Some(size)
+            if size > now && !matches!(open_locked(root, name, OFlags::empty()), Ok(Some(_))) =>
+        {
+            size
+        }
+        _ => now,
+    }
+}
+
 /// Removes a file that nobody writes to and nobody has written to for so long.
 pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
+    let is_old = |changed: SystemTime| {
+        SystemTime::now().duration_since(changed).is_ok_and(|since| since >= age)
+    };
+    // Whoever comes back to one that is not old must not find it locked by this look at it.
+    let changed = |at: &fs::Stat| {
+        let seconds = u64::try_from(at.st_mtime).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    };
+    let there = fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW);
+    if !there.is_ok_and(|there| is_old(changed(&there))) {
+        return;
+    }
     let Ok(Some(file)) = open_locked(root, name, OFlags::empty()) else { return };
-    let changed = file.metadata().and_then(|data| data.modified());
-    let is_old =
-        changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|now| now >= age));
-    if is_old {
+    // Somebody may have gone on with it in between.
+    if file.metadata().and_then(|data| data.modified()).is_ok_and(is_old) {
         // It stays for the next sweep if that fails; the lock is held until then, so that nobody has
         // begun to write to it.
         let _ = fs::unlinkat(root, name, AtFlags::empty());

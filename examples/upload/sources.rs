@@ -74,9 +74,9 @@ impl Sources {
         Ok(())
     }
 
-    /// The bytes of all.
+    /// The bytes of all. A few sparse files can claim to be larger than any number.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|source| source.size).sum()
+        self.files.iter().fold(0, |sum, source| sum.saturating_add(source.size))
     }
 }
 

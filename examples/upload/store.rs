@@ -11,9 +11,10 @@ use clap::ValueEnum;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::digest;
 use crate::names;
 use crate::partial::{self, Partial};
-use crate::protocol::{Code, Put, Refusal, shown};
+use crate::protocol::{Code, FINGERPRINT_BYTES, Put, Refusal, shown};
 
 /// What to do with a file whose name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,7 +55,11 @@ impl Store {
     ///
     /// If that fails.
     pub fn open(folder: &Path, rules: Rules) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
+            // A file, or a link that leads nowhere: the system's own words would be about making it.
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => error,
+        })?;
         let root = File::open(folder)?;
         if !root.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
@@ -105,14 +110,28 @@ impl Store {
         Ok(())
     }
 
-    /// The file of this name, if it has the size of the new one: it may be the same.
-    pub fn same_size(&self, put: &Put) -> Option<File> {
+    /// The file that an earlier upload of the same may have made, and its path: it has this name, or one that
+    /// it was given because this was taken, and this size and beginning. Of several it is the newest.
+    pub fn stored_before(&self, put: &Put) -> Option<(File, Vec<Vec<u8>>)> {
         let (name, folders) = put.path.split_last()?;
+        let name = names::check(name).ok()?;
         let folder = self.folder_of(folders, false).ok()??;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(fs::openat(&folder, &**name, flags, Mode::empty()).ok()?);
-        let is_like_it = file.metadata().is_ok_and(|data| data.is_file() && data.len() == put.size);
-        is_like_it.then_some(file)
+        let others = if self.rules.conflict == Conflict::Rename { CANDIDATES } else { 0 };
+        let mut alike = Vec::new();
+        for number in 0..=others {
+            let candidate = names::candidate(name, number);
+            // Where a name is free, none after it has been given.
+            let Ok(stat) = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW) else {
+                break;
+            };
+            if u64::try_from(stat.st_size) == Ok(put.size) {
+                alike.push(candidate);
+            }
+        }
+        alike.into_iter().rev().find_map(|candidate| {
+            let file = open_like(&folder, &candidate, put)?;
+            Some((file, folders.iter().cloned().chain([candidate.into_bytes()]).collect()))
+        })
     }
 
     /// A place for the bytes of a file: what an earlier try has left of it, or nothing yet. It counts with
@@ -132,19 +151,30 @@ impl Store {
             }
         }
         let partial = Partial::open(&self.root, put);
-        let partial = partial.map_err(|error| storage("make a file for", error))?;
-        let Some(max_total) = self.rules.max_total else { return Ok(partial) };
+        let mut partial = partial.map_err(|error| storage("make a file for", error))?;
         // Counted after the place has been taken: of two clients at once each sees the other, in whichever
-        // process it is.
-        let total = total(self.root.as_fd(), 0).map_err(|error| storage("add up", error));
-        match total {
-            Ok(total) if total <= max_total => Ok(partial),
-            result => {
-                self.leave(partial);
-                let full = "all files together would be larger than the server's --max-total";
-                Err(result.err().unwrap_or_else(|| Refusal::new(Code::TooMuch, full)))
+        // process it is. And before anything is written, or given up of what has come before.
+        if let Err(refusal) = self.check_total() {
+            self.leave(partial);
+            return Err(refusal);
+        }
+        match partial.prepare(&self.root, put) {
+            Ok(()) => Ok(partial),
+            Err(error) => {
+                self.discard(partial);
+                Err(storage("make a file for", error))
             }
         }
+    }
+
+    fn check_total(&self) -> Result<(), Refusal> {
+        let Some(max_total) = self.rules.max_total else { return Ok(()) };
+        let total = total(self.root.as_fd(), 0).map_err(|error| storage("add up", error))?;
+        if total <= max_total {
+            return Ok(());
+        }
+        let full = "all files together would be larger than the server's --max-total";
+        Err(Refusal::new(Code::TooMuch, full))
     }
 
     /// Gives a complete file its name, durably, and says the path that it got.
@@ -221,6 +251,19 @@ impl Store {
     }
 }
 
+/// Opens a file if it has the size and the beginning of what is sent.
+fn open_like(folder: &OwnedFd, name: &str, put: &Put) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(fs::openat(folder, name, flags, Mode::empty()).ok()?);
+    let data = file.metadata().ok()?;
+    if !data.is_file() || data.len() != put.size {
+        return None;
+    }
+    let beginning = put.size.min(FINGERPRINT_BYTES as u64);
+    let hasher = digest::hash(&mut file, beginning, || Ok(())).ok()?;
+    (*hasher.finalize().as_bytes() == put.fingerprint).then_some(file)
+}
+
 fn open_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fs::openat(parent, name, flags, Mode::empty())
@@ -262,7 +305,7 @@ fn total(folder: std::os::fd::BorrowedFd<'_>, depth: usize) -> io::Result<u64> {
             }
             fs::FileType::RegularFile => {
                 let now = u64::try_from(stat.st_size).unwrap_or(0);
-                now.max(partial::size_in(name.to_bytes()).unwrap_or(0))
+                partial::claim(folder, name, now)
             }
             _ => 0,
         };

@@ -1,12 +1,15 @@
 //! Answers from a folder: files, parts of files, listings, and why there is none.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use socketserver::StreamRequest;
 
 use crate::answer::{Answer, Clock, Connection, HTML, error_page, http_date};
+use crate::common;
 use crate::conditions::{Span, Version};
 use crate::folder::{Folder, Target, Thing, folder_url};
 use crate::handler::BATCH_BYTES;
@@ -65,7 +68,7 @@ impl Exchange<'_, '_> {
             Listing::read(folder, &thing).map(Found::Listing)
         });
         match found {
-            Ok(Found::File(thing, Some(file))) => self.file(&thing, file),
+            Ok(Found::File(thing, Some(file))) => self.file(&thing, &file),
             Ok(Found::File(_, None)) => Ok(self.not_found()),
             Ok(Found::Moved) => Ok(self.moved(&target)),
             Ok(Found::Listing(listing)) => Ok(self.page(Status::Ok, &listing.page(target.query))),
@@ -73,10 +76,9 @@ impl Exchange<'_, '_> {
         }
     }
 
-    fn file(&mut self, thing: &Thing, mut file: File) -> io::Result<Answered> {
-        let metadata = file.metadata()?;
-        let size = metadata.len();
-        let version = Version::new(metadata.modified().ok(), size);
+    fn file(&mut self, thing: &Thing, file: &File) -> io::Result<Answered> {
+        let size = thing.metadata.len();
+        let version = Version::new(thing.metadata.modified().ok(), size);
         if version.is_known(self.head) {
             self.begin(Status::NotModified).field("ETag", &version.etag).end();
             return Ok(Answered { status: Status::NotModified, bytes: 0 });
@@ -102,26 +104,35 @@ impl Exchange<'_, '_> {
         }
         answer.end();
         if self.head.method == Method::Get {
-            if part.start > 0 {
-                file.seek(SeekFrom::Start(part.start))?;
-            }
-            self.send(&file, length)?;
+            self.send(file, part)?;
         }
         Ok(Answered { status, bytes: length })
     }
 
-    /// Sends so much of a file, through the buffer of the answers: what is small leaves together with its head,
+    /// Sends a part of a file, through the buffer of the answers: what is small leaves together with its head,
     /// and of what is large there is never more than one batch in memory.
-    fn send(&mut self, file: &File, mut left: u64) -> io::Result<()> {
-        while left > 0 {
-            let room = BATCH_BYTES.saturating_sub(self.out.len()) as u64;
-            let count = file.take(left.min(room)).read_to_end(self.out)? as u64;
-            if count == 0 && room > 0 {
-                // The length is promised already: only the end of the connection can tell.
-                let text = "the file has become shorter while it was being sent";
-                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+    fn send(&mut self, file: &File, part: Range<u64>) -> io::Result<()> {
+        let mut at = part.start;
+        while at < part.end {
+            let begun = self.out.len();
+            let room = BATCH_BYTES.saturating_sub(begun);
+            let wanted = usize::try_from(part.end - at).map_or(room, |left| left.min(room));
+            if wanted > 0 {
+                // One read for a batch: `read_to_end` feels its way there in four.
+                self.out.resize(begun + wanted, 0);
+                let result = file.read_at(&mut self.out[begun..], at);
+                self.out.truncate(begun + result.as_ref().map_or(0, |count| *count));
+                match result {
+                    Ok(0) => {
+                        // The length is promised already: only the end of the connection can tell.
+                        let text = "the file has become shorter while it was being sent";
+                        return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+                    }
+                    Ok(count) => at += count as u64,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
             }
-            left -= count;
             if self.out.len() >= BATCH_BYTES {
                 self.request.write_all(self.out)?;
                 self.out.clear();
@@ -146,7 +157,6 @@ impl Exchange<'_, '_> {
 
     fn no_such_part(&mut self, size: u64) -> Answered {
         let status = Status::RangeNotSatisfiable;
-        self.connection = Connection::Closes;
         let head_only = self.head.method == Method::Head;
         let page = error_page(status, "The file has no such part.", self.head.target);
         let answer = self.begin(status).field("Content-Range", format_args!("bytes */{size}"));
@@ -167,19 +177,14 @@ impl Exchange<'_, '_> {
             (ErrorKind::NotFound | ErrorKind::NotADirectory, _)
             | (_, Some(libc::ELOOP | libc::ENAMETOOLONG)) => self.not_found(),
             _ => {
-                // A closed stderr leaves the answer.
-                let _ = writeln!(
-                    io::stderr(),
-                    "cannot read what {:?} stands for: {error}",
-                    self.head.target
-                );
+                let target = self.head.target;
+                common::warn(&format!("cannot read what {target:?} stands for: {error}"));
                 self.error(Status::InternalServerError, "The server cannot read this now.")
             }
         }
     }
 
     fn error(&mut self, status: Status, why: &str) -> Answered {
-        self.connection = Connection::Closes;
         let asked = percent_encoding::percent_decode_str(self.head.target).decode_utf8_lossy();
         self.page(status, &error_page(status, why, &asked))
     }

@@ -173,8 +173,7 @@ impl Web {
             let line = format!("{method} {} HTTP/1.{}", head.target, head.minor);
             log(request, &self.clock, line.as_bytes(), answered);
         }
-        let closes = connection == Connection::Closes || answered.status.is_error();
-        Ok(if closes { Next::Close } else { Next::Read })
+        Ok(if connection == Connection::Closes { Next::Close } else { Next::Read })
     }
 
     fn answer_hello(&mut self, head: &Head<'_>, connection: Connection) -> Answered {
@@ -255,6 +254,8 @@ fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) 
         }
     }
     let Answered { status, bytes } = answered;
-    // Nobody may be reading.
-    let _ = writeln!(io::stdout(), "{line}\" {} {bytes}", status.code());
+    // Nothing fails that is written to memory.
+    let _ = writeln!(line, "\" {} {bytes}", status.code());
+    // By one write, so that the lines of several processes do not mix. Nobody may be reading.
+    let _ = io::stdout().write_all(line.as_bytes());
 }

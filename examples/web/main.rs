@@ -9,8 +9,8 @@
 //! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come
 //! together are answered together, by one send. A body is read and thrown away, up to 64 KiB.
 //!
-//! Under `inline` and `pool` an idle connection keeps others waiting: there `--idle-timeout` is a second
-//! unless you say otherwise.
+//! Under `inline`, `pool` and `forking`, which serves 40 at once, an idle connection keeps others waiting: there
+//! `--idle-timeout` is a second unless you say otherwise.
 //!
 //! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (a request
 //! without `Host` is served, though HTTP/1.1 would have it refused: people type requests by hand). A
@@ -60,8 +60,11 @@ enum Command {
         /// How long a request may take to arrive, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
+        /// How long a client may take nothing of its answer, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
+        send_timeout: Duration,
         /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
-        /// inline and pool, where it keeps others waiting]
+        /// inline, pool and forking, where it keeps others waiting]
         #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
         idle_timeout: Option<Duration>,
         /// Tell of every request on stdout
@@ -80,6 +83,7 @@ fn up_to_a_day(text: &str) -> Result<Duration, String> {
 struct WebServer {
     site: Arc<Site>,
     idle: Duration,
+    write: Duration,
 }
 
 impl Program for WebServer {
@@ -106,14 +110,16 @@ impl Program for WebServer {
     }
 
     fn limits(&self) -> Limits {
-        Limits { idle: self.idle, ..Limits::default() }
+        Limits { idle: self.idle, write: self.write, ..Limits::default() }
     }
 }
 
 fn main() -> ExitCode {
-    let Command::Serve { options, dir, header_timeout, idle_timeout, log } = Cli::parse().command;
-    let keeps_others_waiting = matches!(options.mixin, MixinName::Inline | MixinName::Pool);
-    let usual = Duration::from_secs(if keeps_others_waiting { 1 } else { 60 });
+    let Command::Serve { options, dir, header_timeout, send_timeout, idle_timeout, log } =
+        Cli::parse().command;
+    // Where an idle connection holds one of few workers it gives way soon.
+    let has_many_workers = options.mixin == MixinName::Threading;
+    let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
     let idle = idle_timeout.unwrap_or(usual);
     let folder = dir.map(|dir| {
         Folder::new(&dir).map_err(|error| {
@@ -126,6 +132,6 @@ fn main() -> ExitCode {
     });
     common::exit(folder.transpose().and_then(|folder| {
         let site = Arc::new(Site { folder, header_timeout, log });
-        common::serve(&WebServer { site, idle }, &options)
+        common::serve(&WebServer { site, idle, write: send_timeout }, &options)
     }))
 }

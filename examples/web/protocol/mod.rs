@@ -211,10 +211,6 @@ impl RequestLine {
             return Err(why_malformed(line));
         };
         let from = start + method.len() + 1;
-        if !target.starts_with('/') && !is_absolute(target) {
-            return Err(bad("The address has to begin with a slash."));
-        }
-        let target = from..from + target.len();
         let method = match method {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
@@ -224,6 +220,11 @@ impl RequestLine {
             }
             _ => return Err(refusal(Status::NotImplemented, "This method is not known.")),
         };
+        // Other methods have other forms, `OPTIONS *` for one, and are told apart before.
+        if !target.starts_with('/') && !is_absolute(target) {
+            return Err(bad("The address has to begin with a slash."));
+        }
+        let target = from..from + target.len();
         Ok(Self { method, target, minor, end })
     }
 }

@@ -27,10 +27,6 @@ impl Status {
         self as u16
     }
 
-    pub fn is_error(self) -> bool {
-        self.code() >= 400
-    }
-
     /// The code and its words, as RFC 9110 has them.
     pub fn text(self) -> &'static str {
         match self {

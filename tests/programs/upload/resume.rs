@@ -228,3 +228,51 @@ fn a_file_that_becomes_shorter_while_it_is_sent_is_withdrawn() {
     assert_ends(&ended, 1);
     assert!(ended.err.contains("it has become shorter while it was sent"), "{}", ended.err);
 }
+
+#[test]
+fn what_was_stored_by_another_name_is_not_sent_again() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let content = noise(1, LENGTH);
+    // Of the same size, with another beginning, and with the same one.
+    let (mut one, mut two) = (content.clone(), content.clone());
+    one[0] ^= 1;
+    two[LENGTH - 1] ^= 1;
+    fs::create_dir(folder.path().join("tree")).unwrap();
+    for (number, older) in [b"short", &one[..], &two, &content].into_iter().enumerate() {
+        fs::write(folder.path().join("tree/a.txt"), older).unwrap();
+        assert_ends(&send(folder.path(), &address, &["tree"]), 0);
+        assert_eq!(stored(folder.path()).len(), number + 1);
+    }
+    let ended = send_with(folder.path(), &address, &["--resume"], &["tree"]);
+    assert_ends(&ended, 0);
+    assert!(ended.out.contains("0 of 1 files stored, 1 there already"), "{}", ended.out);
+    assert_eq!(stored(folder.path()).len(), 4);
+    assert!(stored(folder.path())["tree/a-3.txt"] == content);
+}
+
+#[test]
+fn a_server_that_is_stopped_takes_what_comes_in_its_grace_and_keeps_the_rest() {
+    for mixin in ["threading", "forking"] {
+        let (folder, content) = (folder(), noise(1, LENGTH));
+        let (server, address) = serve_in(folder.path(), &["--mixin", mixin]);
+        let mut peer = half_sent(folder.path(), &address, &content, 1_500_000);
+        server.send_signal(libc::SIGTERM);
+        peer.data(&content[1_500_000..]);
+        peer.end(&content);
+        assert!(matches!(peer.hear(), Some(Message::Done { .. })));
+        peer.expect_end();
+        assert_ends(&server.end(), 0);
+        assert!(stored(folder.path())["file"] == content);
+
+        fs::remove_file(folder.path().join("model/file")).unwrap();
+        let (server, address) = serve_in(folder.path(), &["--mixin", mixin, "--grace", "0.1"]);
+        let mut peer = half_sent(folder.path(), &address, &content, 1_500_000);
+        server.send_signal(libc::SIGTERM);
+        peer.expect_end();
+        let ended = server.end();
+        assert_ends(&ended, 0);
+        let (_server, address) = serve_in(folder.path(), &["--mixin", mixin]);
+        goes_on(folder.path(), &address, &content, "488.28 KiB");
+    }
+}

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::support::{eventually, folder, has_ipv6, skip_if};
+use crate::support::{eventually, folder, has_ipv6, skip, skip_if};
 
 /// A folder with files of all sizes that make a difference, in folders and not.
 fn tree() -> (tempfile::TempDir, BTreeMap<String, Vec<u8>>) {
@@ -297,7 +297,8 @@ fn wrong_use_ends_with_2_and_a_bad_folder_with_1() {
         assert!(!ended.err.is_empty() && ended.out.is_empty(), "{ended:?}");
     }
     let args = ["serve", "--bind", "127.0.0.1:0", "--dir", "/dev/null"];
-    assert_fails_in_one_line(&run("upload", &args), 1, &["/dev/null", "choose another --dir"]);
+    let says = ["/dev/null", "not a directory", "choose another --dir"];
+    assert_fails_in_one_line(&run("upload", &args), 1, &says);
 }
 
 #[test]
@@ -305,6 +306,30 @@ fn a_server_beyond_this_machine_says_what_anyone_may_do() {
     let folder = folder();
     let (server, _) = serve_at(folder.path(), &["0.0.0.0:0"], &[]);
     assert!(server.err_line().contains("anyone there may store files in"));
+}
+
+fn strace_is_missing() -> Option<&'static str> {
+    let works =
+        Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    (!works.is_ok_and(|status| status.success())).then_some("strace does not work here")
+}
+
+/// Each small file costs 40 ms otherwise, which a test can see only by measuring time.
+#[test]
+fn a_client_does_not_hold_back_what_is_small() {
+    if skip_if(strace_is_missing()) {
+        return;
+    }
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    fs::write(folder.path().join("a"), "a").unwrap();
+    let trace = folder.path().join("trace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-e", "trace=setsockopt", "-o", trace.to_str().unwrap()]);
+    command.arg(example("upload")).args(["connect", &address, "a"]).current_dir(folder.path());
+    assert_ends(&Process::start(command.stdout(Stdio::piped())).end(), 0);
+    let trace = fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("TCP_NODELAY, [1]"), "{trace}");
 }
 
 /// The order of what the kernel is asked for; what a power failure would show cannot be tested otherwise.
@@ -318,10 +343,7 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
     command.args(["-D", "-f", "-y", "-s", "8", "-o", trace.to_str().unwrap()]);
     command.args(["-e", "trace=fsync,renameat2,sendto,write"]).arg(example("upload"));
     command.args(["serve", "--bind", "127.0.0.1:0", "--dir", model.to_str().unwrap()]);
-    let works =
-        Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    if skip_if((!works.is_ok_and(|status| status.success())).then_some("strace does not work here"))
-    {
+    if skip_if(strace_is_missing()) {
         return;
     }
     let server = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
@@ -350,4 +372,23 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
     eventually("the calls are made in this order", || {
         fs::read_to_string(&trace).is_ok_and(|trace| is_in_order(&trace))
     });
+}
+
+#[test]
+fn files_that_claim_to_be_larger_than_any_number_are_refused_one_by_one() {
+    // In memory, where there is such a file: disks cannot count so far.
+    let Ok(memory) = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm") else {
+        return skip("there is no /dev/shm");
+    };
+    for name in ["a", "b", "c"] {
+        let file = fs::File::create(memory.path().join(name)).unwrap();
+        if let Err(error) = file.set_len(i64::MAX as u64) {
+            return skip(&format!("/dev/shm holds no such file: {error}"));
+        }
+    }
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let ended = send(memory.path(), &address, &["a", "b", "c"]);
+    assert_ends(&ended, 1);
+    assert!(ended.err.starts_with("error: 3 of 3 files were not stored"), "{}", ended.err);
 }

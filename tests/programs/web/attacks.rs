@@ -320,3 +320,21 @@ fn a_request_cannot_be_hidden_behind_another() {
     assert_eq!(client.answer().status, 501);
     client.assert_closed();
 }
+
+#[test]
+fn who_takes_nothing_of_an_answer_is_left() {
+    const SIZE: u64 = 64 * 1024 * 1024;
+    let folder = folder();
+    fs::File::create(folder.path().join("large")).unwrap().set_len(SIZE).unwrap();
+    let dir = folder.path().to_str().unwrap();
+    // More than sockets hold; one by one, so that one that is not left keeps the next one waiting.
+    let (server, address) = web(&["--dir", dir, "--send-timeout", "0.5", "--mixin", "inline"]);
+    let mut silent: Vec<Client> = (0..2).map(|_| Client::new(address)).collect();
+    for client in &mut silent {
+        client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
+    }
+    assert_eq!(get(address, "/large", "Range: bytes=0-0\r\n").status, 206);
+    assert!(server.err_line().starts_with("---"));
+    assert!(server.err_line().contains("failed for"));
+    assert!(server.err_line().contains("write timeout"));
+}

@@ -339,8 +339,17 @@ fn what_is_no_request_gets_its_status_and_an_end() {
         let answer = assert_refused(address, &request, status);
         assert!(answer.text().contains(&format!("<h1>{status} ")), "{}", answer.text());
     }
-    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"] {
-        let answer = assert_refused(address, format!("{method} /x HTTP/1.1\r\n\r\n"), 405);
+    for request in [
+        "POST /x",
+        "PUT /x",
+        "DELETE /x",
+        "PATCH /x",
+        "OPTIONS /x",
+        "TRACE /x",
+        "OPTIONS *",
+        "CONNECT a:1",
+    ] {
+        let answer = assert_refused(address, format!("{request} HTTP/1.1\r\n\r\n"), 405);
         assert_eq!(answer.header("Allow"), Some("GET, HEAD"));
     }
 }
@@ -440,10 +449,10 @@ fn silence_between_requests_ends_quietly() {
 
 #[test]
 fn a_silent_client_gives_way_where_others_wait() {
-    for (mixin, workers) in [("inline", 1), ("pool", 4)] {
+    for (mixin, workers) in [("inline", 1), ("pool", 4), ("forking", 40)] {
         let (_server, address) = web(&["--mixin", mixin]);
         // More than there are workers, and all of them stay.
-        let mut silent: Vec<Client> = (0..workers * 2).map(|_| Client::new(address)).collect();
+        let mut silent: Vec<Client> = (0..workers + 2).map(|_| Client::new(address)).collect();
         let mut client = Client::new(address);
         assert_eq!(client.get("/", "").body, HELLO, "{mixin}");
         silent.iter_mut().for_each(Client::assert_closed);
@@ -524,4 +533,16 @@ fn who_is_beyond_this_machine_is_told_what_can_be_read() {
         let said = server.err_line();
         assert!(said.contains("can be reached") && said.contains(says), "{said}");
     }
+}
+
+#[test]
+fn a_server_whose_words_reach_nobody_serves() {
+    let mut command = std::process::Command::new("sh");
+    let script = "exec \"$0\" serve --bind 0.0.0.0:0 --log 2>/dev/full";
+    command.args(["-c", script]).arg(example("web")).stdout(std::process::Stdio::piped());
+    let server = Process::start(&mut command);
+    let address: SocketAddr = listening(&server).parse().unwrap();
+    assert_eq!(get(([127, 0, 0, 1], address.port()).into(), "/", "").status, 200);
+    server.send_signal(libc::SIGTERM);
+    assert_ends(&server.end(), 0);
 }
