@@ -128,6 +128,10 @@ impl Chat {
             self.room.has_lines(id);
         }
         self.pace.keep();
+        if !self.room.has(id) {
+            // What it had sent before it was shown the door is nothing to wait for.
+            return Err(End::Quit);
+        }
         let member = Who::Member(id);
         match message {
             Message::Nothing => {}

@@ -88,7 +88,10 @@ impl Room {
             None => (state.guest_name(), None),
         };
         let mut welcome = refusal.map_or(String::new(), |why| format!("* {why}\n"));
-        welcome += &format!("* you are {name}; there are {} others\n", state.members.len());
+        welcome += &match state.members.len() {
+            1 => format!("* you are {name}; there is one other\n"),
+            others => format!("* you are {name}; there are {others} others\n"),
+        };
         self.announce(&mut state, &name, "has joined");
         let waiting = (!has_lines).then(Waiting::default);
         let prefix = format!("{name}: ");
@@ -106,10 +109,16 @@ impl Room {
         }
     }
 
+    /// Whether a member has not been shown the door.
+    pub fn has(&self, id: Id) -> bool {
+        self.state.lock().members.contains_key(&id)
+    }
+
     /// A line for everyone else.
     pub fn say(&self, from: Who, text: &str) {
         let mut state = self.state.lock();
-        let line = [state.prefix(from), text, "\n"].concat();
+        let Some(prefix) = state.prefix(from) else { return };
+        let line = [prefix, text, "\n"].concat();
         self.spread(&mut state, &line, from);
         if from != Who::Operator {
             self.screen.show(&line);
@@ -120,13 +129,16 @@ impl Room {
     /// A line for one.
     pub fn tell(&self, from: Who, to: &str, text: &str) {
         let mut state = self.state.lock();
-        let name = state.name(from).to_owned();
+        let Some(name) = state.name(from).map(str::to_owned) else { return };
         // One's own server may be named, and need not be.
         let own = self.bus.get().and_then(|bus| to.strip_suffix(bus.tag())?.strip_suffix('@'));
         let to = own.unwrap_or(to);
         let line = format!("{name} -> {to}: {text}\n");
         if let Some(receiver) = state.find(to) {
             self.hand(&mut state, receiver, &line);
+            if receiver == from {
+                return;
+            }
         } else if let (Some(bus), Some((to, server))) = (self.bus.get(), to.split_once('@')) {
             if let Err(why) = bus.tell(from, &name, to, server, text) {
                 return self.hand(&mut state, from, &format!("* {why}\n"));
@@ -303,8 +315,8 @@ impl Room {
         from: Who,
         hand_over: impl FnOnce(&Relay, &str) -> Result<(), String>,
     ) {
-        let Some(bus) = self.bus.get() else { return };
-        if let Err(why) = hand_over(bus, state.name(from)) {
+        let (Some(bus), Some(name)) = (self.bus.get(), state.name(from)) else { return };
+        if let Err(why) = hand_over(bus, name) {
             self.hand(state, from, &format!("* {why}\n"));
         }
     }
@@ -320,15 +332,16 @@ impl State {
         Some(member)
     }
 
-    fn prefix(&self, who: Who) -> &str {
+    /// None: it has been shown the door, and what it had sent before may not be heard without its name.
+    fn prefix(&self, who: Who) -> Option<&str> {
         match who {
-            Who::Member(id) => self.members.get(&id).map_or("", |member| &member.prefix),
-            Who::Operator => const { "operator: " },
+            Who::Member(id) => self.members.get(&id).map(|member| &*member.prefix),
+            Who::Operator => Some("operator: "),
         }
     }
 
-    fn name(&self, who: Who) -> &str {
-        self.prefix(who).trim_end_matches(": ")
+    fn name(&self, who: Who) -> Option<&str> {
+        self.prefix(who).map(|prefix| prefix.trim_end_matches(": "))
     }
 
     fn find(&self, name: &str) -> Option<Who> {

@@ -120,6 +120,9 @@ fn names_are_unique_bounded_and_checked() {
         ("a:b", "a name has 1 to 32 letters"),
         ("*", "a name has 1 to 32 letters"),
         (&long, "a name has 1 to 32 letters"),
+        // Letters that nobody sees.
+        ("operator\u{3164}", "a name has 1 to 32 letters"),
+        ("\u{1160}\u{ffa0}", "a name has 1 to 32 letters"),
     ] {
         let mut other = Member::connect(address);
         other.say(&format!("/nick {wish}"));
@@ -156,6 +159,24 @@ fn the_operator_kicks_a_member_who_is_told() {
     assert_eq!(alice.line(), "* bob has joined");
     alice.say("/kick bob");
     alice.sees("* only the operator may do that");
+}
+
+#[test]
+fn what_a_member_had_sent_before_it_was_kicked_is_not_said_any_more() {
+    let (server, address) = open_room(&["--members", "2", "--pace", "100"]);
+    let mut alice = Member::join(address, "alice");
+    let mallory = Member::join(address, "mallory");
+    // They come at once, and are said at the pace that is allowed.
+    let lines: String = (0..300).map(|number| format!("operator: {number}\n")).collect();
+    mallory.send(lines.as_bytes());
+    alice.sees("mallory: operator: 0");
+    server.ask("/kick mallory");
+    alice.sees("* mallory was kicked by the operator");
+    // The next one has a place when the kicked one's handler has ended.
+    let bob = Member::join(address, "bob");
+    bob.say("hello");
+    assert_eq!(alice.line(), "* bob has joined");
+    assert_eq!(alice.line(), "bob: hello");
 }
 
 #[test]
@@ -238,7 +259,7 @@ fn a_client_speaks_asks_renames_itself_and_quits() {
     let mut alice = Member::join(address, "alice");
     for word in ["q", "exit", "/quit"] {
         let bob = client(&address.to_string(), "bob");
-        assert_eq!(bob.line(), "* you are bob; there are 1 others");
+        assert_eq!(bob.line(), "* you are bob; there is one other");
         bob.ask("hello");
         assert_eq!(alice.hears(), "bob: hello");
         alice.say("hi");
