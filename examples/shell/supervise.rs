@@ -19,7 +19,7 @@ use rustix::process::{
     kill_process_group, waitid, waitpid,
 };
 
-use crate::command::{INTERRUPT, TERMINATE, leave_terminal};
+use crate::command::{INTERRUPT, TERMINATE, begun, leave_terminal};
 use crate::protocol::{Ended, Message, Status};
 
 /// How long a command has to end after SIGTERM.
@@ -92,6 +92,8 @@ impl<'a> Supervisor<'a> {
             .spawn()?;
         let leader = i32::try_from(command.id()).ok().and_then(Pid::from_raw);
         let leader = leader.ok_or(ErrorKind::InvalidData)?;
+        // Without a server nobody wants to know.
+        let _ = (&*control).write_all(&begun(leader));
         // From here on the pipes are the command's alone, so that their end is the end of its output.
         let nothing = std::fs::File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(&nothing)?;
@@ -152,6 +154,8 @@ impl<'a> Supervisor<'a> {
     fn begin_end(&mut self) {
         if self.stage == Stage::Running {
             self.signal_all(Signal::TERM);
+            // What was stopped is to hear it, too.
+            self.signal_all(Signal::CONT);
             self.stage = Stage::Asked { until: Instant::now() + PATIENCE };
         }
     }

@@ -87,6 +87,9 @@ fn a_secret_of_another_owner_length_or_kind_is_refused() {
     }
     let file = |name: &str| server.client(&["--secret-file", name, "--", "true"]).end();
     assert_fails_in_one_line(&file("/"), 1, &["is not a file"]);
+    let pipe = server.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
+    assert_fails_in_one_line(&file(pipe.to_str().unwrap()), 1, &["is not a file"]);
     assert_fails_in_one_line(&file("/no/such"), 1, &["cannot read the secret /no/such"]);
     // Root may give a file away.
     fs::write(&path, [1; 32]).unwrap();
