@@ -1,11 +1,11 @@
 //! The secret that a server and its clients share: 32 bytes in a file that is its owner's alone.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
 
 use crate::common::Failure;
@@ -46,9 +46,9 @@ pub fn read_or_make(path: &Path) -> Result<Secret, Failure> {
 pub fn read(path: &Path) -> Result<Secret, Failure> {
     let shown = path.display();
     // A named pipe without a writer would have it wait.
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-    let file = file.map_err(|error| {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+    let file = file.map_err(io::Error::from).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::NotFound => {
                 "; the server makes it at its first start: copy it from there, or give --secret-file"

@@ -303,10 +303,8 @@ fn a_redis_that_takes_no_entries_is_lost_once_and_senders_are_told() {
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "maxmemory"),
     ] {
         let mut configure = |text: &str| {
-            let mut words = text.split(' ');
-            let mut command = ::redis::cmd(words.next().unwrap());
-            words.for_each(|word| drop(command.arg(word)));
-            command.exec(&mut connection).unwrap();
+            let words: Vec<&str> = text.split(' ').collect();
+            ::redis::cmd(words[0]).arg(&words[1..]).exec(&mut connection).unwrap();
         };
         // All that was said before is written.
         alice.say("good morning");
