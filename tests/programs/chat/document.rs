@@ -10,7 +10,7 @@ use crate::program::assert_ends;
 use crate::support::process::Process;
 use crate::support::{folder, skip_if};
 
-fn no_python() -> Option<&'static str> {
+pub fn no_python() -> Option<&'static str> {
     let there = Command::new("python3").arg("--version").output().is_ok();
     (!there).then_some("python3 is not installed")
 }
