@@ -153,6 +153,9 @@ impl Room {
     pub fn rename(&self, id: Id, wish: &str) {
         let mut state = self.state.lock();
         let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
+        if old == wish {
+            return self.post(&mut state, id, &format!("* you are {old} already\n"));
+        }
         let same = fold(&old) == fold(wish) && check_name(wish).is_ok();
         let free = if same { Ok(()) } else { state.check_free(wish) };
         if let Err(why) = free {

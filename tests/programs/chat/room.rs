@@ -135,6 +135,9 @@ fn names_are_unique_bounded_and_checked() {
     let bob = Member::join(address, "bob");
     // One's own name in another spelling is free, and so is a name that somebody has given up.
     alice.say("/nick ALICE");
+    alice.say("/nick ALICE");
+    alice.sees("* Alice is now called ALICE");
+    alice.sees("* you are ALICE already");
     bob.say("/nick 王小明");
     alice.sees("* bob is now called 王小明");
     Member::join(address, "bob");
