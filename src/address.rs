@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// The address of one end of a connection, or of a server: Python's `client_address` and
 /// `server_address`.
 ///
-/// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`.
+/// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`; control characters
+/// in a name that a peer has chosen are escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {

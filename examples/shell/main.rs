@@ -25,9 +25,10 @@
 //! leaves its process group, and everywhere what has left it and kills its own supervisor. Commands have the
 //! server's folder and environment, and may do to it what its user may: it is protected from its clients only
 //! by `--allow`, and by that as far as the allowed programs start no others, as `find` does. A Ctrl-C that meets
-//! a shell in the middle of starting a program may be minded only when that has ended, as at any terminal. One
-//! connection is one command at a time. `inline` serves one client after the other, and under `pool` strangers
-//! who say nothing hold its workers for the ten seconds that a login may take.
+//! a shell in the middle of starting a program may be minded only when that has ended, as at any terminal. A
+//! client whose machine is gone without a word is noticed within a quarter of an hour, and its command ends
+//! then. One connection is one command at a time. `inline` serves one client after the other, and under `pool`
+//! strangers who say nothing hold its workers for the ten seconds that a login may take.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -138,8 +138,11 @@ fn a_thousand_wrong_logins_delay_nobody_else() {
         assert_ends(&server.run("true"), 0);
         others += 1;
     }
-    let nothing = guesser.read(&mut [0]).unwrap_err();
-    assert_eq!(nothing.kind(), ErrorKind::WouldBlock, "after {others} others");
+    let came = guesser.read(&mut [0]).map_err(|error| error.kind());
+    // On a busy machine the last of them may have taken until the end of the delay.
+    if began.elapsed() < Duration::from_millis(1_900) {
+        assert_eq!(came, Err(ErrorKind::WouldBlock), "after {others} others");
+    }
     guesser.set_read_timeout(Some(crate::support::SOON)).unwrap();
     assert_eq!(guesser.read(&mut [0]).unwrap(), 0);
     assert!(began.elapsed() >= Duration::from_millis(1_900));
