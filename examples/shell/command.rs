@@ -7,13 +7,15 @@
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use crate::processes;
 
 /// To the supervisor: Ctrl-C.
 pub const INTERRUPT: u8 = b'i';
@@ -26,7 +28,7 @@ pub struct Running {
     control: Option<UnixStream>,
     pub stdout: Option<ChildStdout>,
     pub stderr: Option<ChildStderr>,
-    /// What the supervisor has said: see [`begun`], and of the end the body of one message.
+    /// What the supervisor has said of the end: the body of one message.
     report: Vec<u8>,
     /// When it has to have ended: it was told to.
     until: Option<Instant>,
@@ -35,13 +37,6 @@ pub struct Running {
 /// How long a supervisor may take for the end, once it is told. It keeps to less by itself, and one that does
 /// not was stopped, as by its command.
 const LONGEST_END: Duration = Duration::from_secs(10);
-
-/// What a supervisor says of a command that it has started: a byte that begins no message, and the number of
-/// its process group.
-pub fn begun(leader: Pid) -> [u8; 5] {
-    let [a, b, c, d] = leader.as_raw_nonzero().get().to_be_bytes();
-    [b'b', a, b, c, d]
-}
 
 impl Running {
     pub fn start(arguments: &[String]) -> io::Result<Self> {
@@ -69,7 +64,7 @@ impl Running {
         self.until.get_or_insert_with(|| Instant::now() + LONGEST_END);
         self.tell(TERMINATE);
         // Its command may have stopped it, so that it hears nothing.
-        if let Some(supervisor) = i32::try_from(self.supervisor.id()).ok().and_then(Pid::from_raw) {
+        if let Some(supervisor) = self.supervisor_id() {
             let _ = kill_process(supervisor, Signal::CONT);
         }
     }
@@ -97,16 +92,12 @@ impl Running {
 
     /// What the supervisor has said of the end.
     pub fn report(&self) -> &[u8] {
-        match self.report.split_first_chunk::<5>() {
-            Some(([b'b', ..], end)) => end,
-            _ => &self.report,
-        }
+        &self.report
     }
 
-    /// Ends a supervisor that should have ended long ago, and what can be found of its command.
+    /// Ends a supervisor that should have ended long ago.
     pub fn enforce_end(&mut self) {
         if self.control.is_some() && self.until.is_some_and(|until| until <= Instant::now()) {
-            self.kill_group();
             // It may have ended in this moment.
             let _ = self.supervisor.kill();
         }
@@ -124,20 +115,37 @@ impl Running {
             self.read_report();
             self.enforce_end();
         }
-        let killed = self.supervisor.wait().is_ok_and(|status| status.signal().is_some());
-        if killed {
-            self.kill_group();
+        // Only a look: what it leaves is found by its number, which is its own until it is waited for.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let supervisor = self.supervisor_id();
+        let ended = supervisor.and_then(|pid| waitid(WaitId::Pid(pid), look).ok().flatten());
+        if ended.is_some_and(|status| status.terminating_signal().is_some()) {
+            self.kill_session();
+        }
+        let _ = self.supervisor.wait();
+    }
+
+    /// Where the supervisor was killed nobody knows all that belongs to the command; but what has not left its
+    /// session, which the supervisor has begun, is known.
+    fn kill_session(&self) {
+        /// They may be forking while they are killed; what may not be killed is left in the end.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = processes::of_session(self.supervisor.id());
+            if left.is_empty() || until <= Instant::now() {
+                return;
+            }
+            for process in left {
+                // It may have ended in this moment.
+                let _ = kill_process(process, Signal::KILL);
+            }
+            thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Where there is no supervisor that knows of all that belongs to the command, its group at least is
-    /// known.
-    fn kill_group(&self) {
-        if let Some(([b'b', leader @ ..], _)) = self.report.split_first_chunk::<5>() {
-            let leader = Pid::from_raw(i32::from_be_bytes(*leader));
-            // Nothing may be left of it.
-            let _ = leader.map(|leader| kill_process_group(leader, Signal::KILL));
-        }
+    fn supervisor_id(&self) -> Option<Pid> {
+        i32::try_from(self.supervisor.id()).ok().and_then(Pid::from_raw)
     }
 }
 

@@ -22,7 +22,7 @@
 //! Limits: there is no terminal at the server's end, so that editors and the like do not work, and a command's
 //! input is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
 //! under another user (`sudo`) may not be ended by this one and is left; on other systems than Linux so is what
-//! leaves its process group, and everywhere what has left it and kills its own supervisor. Commands have the
+//! leaves its process group, and everywhere what has left its session and kills its supervisor. Commands have the
 //! server's folder and environment, and may do to it what its user may: it is protected from its clients only
 //! by `--allow`, and by that as far as the allowed programs start no others, as `find` does. A Ctrl-C that meets
 //! a shell in the middle of starting a program may be minded only when that has ended, as at any terminal. A
@@ -42,6 +42,7 @@ mod handler;
 mod link;
 mod login;
 mod penalty;
+mod processes;
 mod prompt;
 mod protocol;
 mod run;
@@ -68,7 +69,7 @@ use socketserver::Endpoint;
 ///
 /// What a command leaves in the background is ended with it, also what has left its process group by setsid
 /// (on Linux). What runs under another user, as by sudo, may not be ended and is left, and so is what has left
-/// its group and kills its supervisor, the process between it and the server.
+/// its session and kills its supervisor, the process between it and the server.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]

@@ -19,7 +19,8 @@ use rustix::process::{
     kill_process_group, waitid, waitpid,
 };
 
-use crate::command::{INTERRUPT, TERMINATE, begun, leave_terminal};
+use crate::command::{INTERRUPT, TERMINATE, leave_terminal};
+use crate::processes;
 use crate::protocol::{Ended, Message, Status};
 
 /// How long a command has to end after SIGTERM.
@@ -92,8 +93,6 @@ impl<'a> Supervisor<'a> {
             .spawn()?;
         let leader = i32::try_from(command.id()).ok().and_then(Pid::from_raw);
         let leader = leader.ok_or(ErrorKind::InvalidData)?;
-        // Without a server nobody wants to know.
-        let _ = (&*control).write_all(&begun(leader));
         // From here on the pipes are the command's alone, so that their end is the end of its output.
         let nothing = std::fs::File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(&nothing)?;
@@ -237,14 +236,5 @@ fn take_orphans() -> io::Result<()> {
 /// The children of this process, those that have ended and are not reaped among them: none of these numbers
 /// can be another's.
 fn own_children() -> Vec<Pid> {
-    let me = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let children = entries.flatten().filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name, in parentheses, may hold anything; behind it come the state and the parent.
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-        if parent.parse() == Ok(me) { Pid::from_raw(pid) } else { None }
-    });
-    children.collect()
+    processes::of_parent(std::process::id())
 }
