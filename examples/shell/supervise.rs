@@ -76,6 +76,16 @@ enum Stage {
     Killing { until: Instant },
 }
 
+/// What is left of a command.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    /// There was no child, and so nobody who could leave one.
+    Nothing,
+    Something,
+    /// A child was reaped, which may have ended, and left its own children, after they were looked for.
+    Perhaps,
+}
+
 impl<'a> Supervisor<'a> {
     fn start(control: &'a UnixStream, arguments: &[String]) -> io::Result<Self> {
         leave_terminal()?;
@@ -102,7 +112,8 @@ impl<'a> Supervisor<'a> {
 
     fn finish(mut self) -> io::Result<()> {
         loop {
-            if !self.reap()? {
+            let left = self.reap()?;
+            if left == Left::Nothing {
                 // Nothing is left that its number could stand for.
                 waitpid(Some(self.leader), WaitOptions::NOHANG)?;
                 return Ok(());
@@ -124,13 +135,13 @@ impl<'a> Supervisor<'a> {
                     return Ok(());
                 }
             };
-            self.wait(until)?;
+            self.wait(if left == Left::Perhaps { Some(now) } else { until })?;
             self.obey();
         }
     }
 
-    /// Reaps what has ended. False: nothing is left.
-    fn reap(&mut self) -> io::Result<bool> {
+    /// Reaps what has ended.
+    fn reap(&mut self) -> io::Result<Left> {
         // What is in the pipe has been heard now; what comes later is for the next time.
         while matches!((&self.children).read(&mut [0; 64]), Ok(1..)) {}
         if !self.over {
@@ -143,11 +154,12 @@ impl<'a> Supervisor<'a> {
                 self.begin_end();
             }
         }
-        let mut left = false;
+        let mut left = if self.over { Left::Nothing } else { Left::Something };
         for child in own_children().into_iter().filter(|child| *child != self.leader) {
-            left |= waitpid(Some(child), WaitOptions::NOHANG)?.is_none();
+            let reaped = waitpid(Some(child), WaitOptions::NOHANG)?.is_some();
+            left = left.max(if reaped { Left::Perhaps } else { Left::Something });
         }
-        Ok(left || !self.over)
+        Ok(left)
     }
 
     fn begin_end(&mut self) {

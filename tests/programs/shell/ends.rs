@@ -242,6 +242,21 @@ fn a_command_that_forks_away_again_and_again_ends_too() {
     eventually("no generation is left", || !is_anywhere(&name));
 }
 
+#[test]
+fn what_is_killed_leaves_no_children_of_its_own() {
+    let server = Server::start(&["--timeout", "0.3"]);
+    // A number of seconds that no other sleeps.
+    let seconds = format!("1000{}", std::process::id());
+    // Each is ended by force, and its sleep is an orphan in that moment: the last of all is easily missed.
+    let stubborn = format!("setsid sh -c 'trap \"\" TERM; while :; do sleep {seconds}; done' &");
+    let line = format!("{stubborn} {stubborn} {stubborn} sleep {seconds}");
+    let clients: Vec<_> = (0..25).map(|_| server.client(&["--", &line])).collect();
+    for client in clients {
+        assert_ends(&client.end(), 128 + 15);
+    }
+    eventually("no orphan is left", || !is_anywhere(&seconds));
+}
+
 /// Whether a process runs that has this among its arguments.
 fn is_anywhere(argument: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
