@@ -47,7 +47,7 @@ impl Chat {
                 Some(arrived) => (arrived, false),
                 None => (false, true),
             };
-            match self.take_all(&mut incoming, arrived, ended, outbox) {
+            match self.take_all(request, &mut incoming, arrived, ended, outbox) {
                 Err(end) => return Ok(end),
                 Ok(()) if ended => return Ok(End::Quit),
                 Ok(()) => {}
@@ -83,12 +83,17 @@ impl Chat {
 
     fn take_all(
         &mut self,
+        request: &StreamRequest,
         incoming: &mut Incoming,
         arrived: bool,
         ended: bool,
         outbox: &Outbox,
     ) -> Result<(), End> {
         while let Some(text) = incoming.next_line()? {
+            // What was pasted takes its time, which a stopping server does not have.
+            if request.is_stopping() {
+                return Err(End::Quit);
+            }
             self.take(&text, true, outbox)?;
         }
         if ended || (!arrived && incoming.awaits_silence()) {

@@ -197,6 +197,21 @@ fn the_operators_quit_ends_the_server_in_order() {
 }
 
 #[test]
+fn a_room_that_ends_does_not_wait_for_what_was_pasted() {
+    let (server, address) = open_room(&["--grace", "60"]);
+    let mut alice = Member::join(address, "alice");
+    let bob = Member::join(address, "bob");
+    // At the pace that is allowed they would take almost a minute.
+    bob.send("a\n".repeat(1_000).as_bytes());
+    assert_eq!(alice.hears(), "bob: a");
+    server.ask("/quit");
+    assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert_eq!(ended.err, "");
+}
+
+#[test]
 fn a_room_without_an_operator_goes_on() {
     let (mut server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
