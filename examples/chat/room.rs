@@ -88,10 +88,11 @@ impl Room {
             None => (state.guest_name(), None),
         };
         let mut welcome = refusal.map_or(String::new(), |why| format!("* {why}\n"));
-        welcome += &match state.members.len() {
-            1 => format!("* you are {name}; there is one other\n"),
-            others => format!("* you are {name}; there are {others} others\n"),
+        let others = match state.members.len() {
+            1 => "is 1 other".to_owned(),
+            count => format!("are {count} others"),
         };
+        welcome += &format!("* you are {name}; there {others}\n");
         self.announce(&mut state, &name, "has joined");
         let waiting = (!has_lines).then(Waiting::default);
         let prefix = format!("{name}: ");

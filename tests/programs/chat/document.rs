@@ -44,7 +44,7 @@ fn a_client_without_newlines_has_one_answer_for_each_message() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    assert_eq!(says(&guest, "hello"), ["* you are guest-2; there is one other", "guest-2: hello"]);
+    assert_eq!(says(&guest, "hello"), ["* you are guest-2; there is 1 other", "guest-2: hello"]);
     assert_eq!(alice.hears(), "guest-2: hello");
     alice.say("one");
     alice.say("two");
@@ -116,7 +116,7 @@ fn a_newline_makes_a_client_one_that_knows_lines() {
     let mut bob = Member::connect(address);
     bob.send(b"no newline");
     assert_eq!(alice.hears(), "guest-2: no newline");
-    assert_eq!(bob.line(), "* you are guest-2; there is one other");
+    assert_eq!(bob.line(), "* you are guest-2; there is 1 other");
     alice.say("are you there?");
     alice.asks_who();
     bob.say("");
@@ -160,7 +160,7 @@ fn the_documents_own_clients_take_part() {
         if name.starts_with("socketserver") {
             line = guest.line();
         }
-        assert_eq!(line, ">* you are guest-2; there is one other");
+        assert_eq!(line, ">* you are guest-2; there is 1 other");
         assert_eq!(guest.line(), "guest-2: hello");
         server.ask("welcome");
         assert_eq!(alice.hears(), "operator: welcome");

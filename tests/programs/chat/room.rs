@@ -277,7 +277,7 @@ fn a_client_speaks_asks_renames_itself_and_quits() {
     let mut alice = Member::join(address, "alice");
     for word in ["q", "exit", "/quit"] {
         let bob = client(&address.to_string(), "bob");
-        assert_eq!(bob.line(), "* you are bob; there is one other");
+        assert_eq!(bob.line(), "* you are bob; there is 1 other");
         bob.ask("hello");
         assert_eq!(alice.hears(), "bob: hello");
         alice.say("hi");
