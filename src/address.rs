@@ -2,7 +2,7 @@
 //! the grammar by which programs name a transport and an address in one word ([`Endpoint`]).
 
 use std::ffi::OsStr;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// The address of one end of a connection, or of a server: Python's `client_address` and
 /// `server_address`.
 ///
-/// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`.
+/// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`; control characters
+/// in a name that a peer has chosen are escaped.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
@@ -103,12 +104,24 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Unix(path) => write_path(f, path),
             Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
             Self::Unnamed => f.write_str("(unnamed)"),
             Self::Other(text) => f.write_str(text),
         }
     }
+}
+
+/// A client chooses the path of its own socket, and what prints it may be a log that is read at a terminal.
+fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
+    for character in path.display().to_string().chars() {
+        if character.is_control() {
+            write!(f, "{}", character.escape_default())?;
+        } else {
+            f.write_char(character)?;
+        }
+    }
+    Ok(())
 }
 
 /// What `bind` takes: text, a pair of host and port, an address, or a path.
@@ -374,6 +387,13 @@ impl fmt::Display for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peers_path_cannot_steer_the_terminal_of_who_prints_it() {
+        let path = Address::Unix("/tmp/a\x1b[2J\nrefused".into());
+        assert_eq!(path.to_string(), "/tmp/a\\u{1b}[2J\\nrefused");
+        assert_eq!(Address::Unix("/tmp/王 小明".into()).to_string(), "/tmp/王 小明");
+    }
 
     #[test]
     fn endpoints_read_back_as_they_are_written() {

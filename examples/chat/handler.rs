@@ -3,7 +3,6 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use socket2::{SockRef, TcpKeepalive};
 use socketserver::{HandlerResult, Outbox, StreamRequest, StreamRequestHandler};
 
 use super::protocol::{Incoming, Message, SILENCE, TooLong};
@@ -11,9 +10,6 @@ use super::room::{Id, Room, Who};
 
 /// How long a client may take to say its first word, and so to become a member: a person who thinks.
 const FIRST_WORD: Duration = Duration::from_secs(600);
-/// After so much silence the kernel asks whether the other machine is still there. Members may listen for
-/// hours, and one whose machine is gone would stay until the room has filled its outbox.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A member, from its first word to its end.
 pub struct Chat {
@@ -51,7 +47,7 @@ impl Chat {
                 Some(arrived) => (arrived, false),
                 None => (false, true),
             };
-            match self.take_all(&mut incoming, arrived, ended, outbox) {
+            match self.take_all(request, &mut incoming, arrived, ended, outbox) {
                 Err(end) => return Ok(end),
                 Ok(()) if ended => return Ok(End::Quit),
                 Ok(()) => {}
@@ -87,12 +83,17 @@ impl Chat {
 
     fn take_all(
         &mut self,
+        request: &StreamRequest,
         incoming: &mut Incoming,
         arrived: bool,
         ended: bool,
         outbox: &Outbox,
     ) -> Result<(), End> {
         while let Some(text) = incoming.next_line()? {
+            // What was pasted takes its time, which a stopping server does not have.
+            if request.is_stopping() {
+                return Err(End::Quit);
+            }
             self.take(&text, true, outbox)?;
         }
         if ended || (!arrived && incoming.awaits_silence()) {
@@ -128,6 +129,10 @@ impl Chat {
             self.room.has_lines(id);
         }
         self.pace.keep();
+        if !self.room.has(id) {
+            // What it had sent before it was shown the door is nothing to wait for.
+            return Err(End::Quit);
+        }
         let member = Who::Member(id);
         match message {
             Message::Nothing => {}
@@ -159,10 +164,6 @@ pub fn unknown(word: &str, others: &str) -> String {
 
 impl StreamRequestHandler for Chat {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        if let Some(fd) = request.fileno() {
-            // A Unix socket has none, and needs none.
-            let _ = SockRef::from(&fd).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE));
-        }
         let outbox = request.outbox()?;
         let end = self.converse(request, &outbox);
         if request.is_stopping() {

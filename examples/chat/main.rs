@@ -16,8 +16,8 @@
 //! A member joins with its first word. One that has sent no newline yet is taken for a client that knows
 //! of no lines, and has one answer for each message: see `protocol.rs`.
 //!
-//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it. What was
-//! said before one came is not kept. A client without lines that sends an empty message has sent nothing,
+//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it, and
+//! letters of another script may look the same. What was said before one came is not kept. A client without lines that sends an empty message has sent nothing,
 //! and waits for an answer that does not come until the room ends.
 
 #[path = "../common/mod.rs"]

@@ -184,7 +184,9 @@ fn is_one_word(text: &str) -> bool {
 /// Says what is wrong with a name, if something is. Letters of all scripts are welcome; what separates
 /// a name from its line, or could be taken for something else, is not.
 pub fn check_name(name: &str) -> Result<(), String> {
-    let fits = |character: char| character.is_alphanumeric() || "-_.".contains(character);
+    let fits = |character: char| {
+        "-_.".contains(character) || character.is_alphanumeric() && !is_blank(character)
+    };
     if name.is_empty() || name.chars().count() > NAME_CHARS || !name.chars().all(fits) {
         return Err(format!(
             "a name has 1 to {NAME_CHARS} letters, digits, dots, hyphens and underscores"
@@ -194,6 +196,11 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("the name {OPERATOR} is the operator's"));
     }
     Ok(())
+}
+
+/// The letters that are not seen: with one of them `operator` would pass for another name, and look the same.
+fn is_blank(character: char) -> bool {
+    matches!(character, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}')
 }
 
 /// The form in which names are compared: nobody is called Bob where there is a bob.

@@ -110,10 +110,16 @@ impl Room {
         }
     }
 
+    /// Whether a member has not been shown the door.
+    pub fn has(&self, id: Id) -> bool {
+        self.state.lock().members.contains_key(&id)
+    }
+
     /// A line for everyone else.
     pub fn say(&self, from: Who, text: &str) {
         let mut state = self.state.lock();
-        let line = [state.prefix(from), text, "\n"].concat();
+        let Some(prefix) = state.prefix(from) else { return };
+        let line = [prefix, text, "\n"].concat();
         self.spread(&mut state, &line, from);
         if from != Who::Operator {
             self.screen.show(&line);
@@ -124,13 +130,16 @@ impl Room {
     /// A line for one.
     pub fn tell(&self, from: Who, to: &str, text: &str) {
         let mut state = self.state.lock();
-        let name = state.name(from).to_owned();
+        let Some(name) = state.name(from).map(str::to_owned) else { return };
         // One's own server may be named, and need not be.
         let own = self.bus.get().and_then(|bus| to.strip_suffix(bus.tag())?.strip_suffix('@'));
         let to = own.unwrap_or(to);
         let line = format!("{name} -> {to}: {text}\n");
         if let Some(receiver) = state.find(to) {
             self.hand(&mut state, receiver, &line);
+            if receiver == from {
+                return;
+            }
         } else if let (Some(bus), Some((to, server))) = (self.bus.get(), to.split_once('@')) {
             if let Err(why) = bus.tell(from, &name, to, server, text) {
                 return self.hand(&mut state, from, &format!("* {why}\n"));
@@ -145,6 +154,9 @@ impl Room {
     pub fn rename(&self, id: Id, wish: &str) {
         let mut state = self.state.lock();
         let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
+        if old == wish {
+            return self.post(&mut state, id, &format!("* you are {old} already\n"));
+        }
         let same = fold(&old) == fold(wish) && check_name(wish).is_ok();
         let free = if same { Ok(()) } else { state.check_free(wish) };
         if let Err(why) = free {
@@ -307,8 +319,8 @@ impl Room {
         from: Who,
         hand_over: impl FnOnce(&Relay, &str) -> Result<(), String>,
     ) {
-        let Some(bus) = self.bus.get() else { return };
-        if let Err(why) = hand_over(bus, state.name(from)) {
+        let (Some(bus), Some(name)) = (self.bus.get(), state.name(from)) else { return };
+        if let Err(why) = hand_over(bus, name) {
             self.hand(state, from, &format!("* {why}\n"));
         }
     }
@@ -324,15 +336,16 @@ impl State {
         Some(member)
     }
 
-    fn prefix(&self, who: Who) -> &str {
+    /// None: it has been shown the door, and what it had sent before may not be heard without its name.
+    fn prefix(&self, who: Who) -> Option<&str> {
         match who {
-            Who::Member(id) => self.members.get(&id).map_or("", |member| &member.prefix),
-            Who::Operator => const { "operator: " },
+            Who::Member(id) => self.members.get(&id).map(|member| &*member.prefix),
+            Who::Operator => Some("operator: "),
         }
     }
 
-    fn name(&self, who: Who) -> &str {
-        self.prefix(who).trim_end_matches(": ")
+    fn name(&self, who: Who) -> Option<&str> {
+        self.prefix(who).map(|prefix| prefix.trim_end_matches(": "))
     }
 
     fn find(&self, name: &str) -> Option<Who> {

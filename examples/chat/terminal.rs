@@ -124,7 +124,8 @@ impl Output {
 impl Drop for Mode {
     fn drop(&mut self) {
         let Some(mode) = &self.0 else { return };
-        // By its output, because the input may be closed. A terminal that is gone needs no mode.
-        let _ = tcsetattr(io::stdout(), OptionalActions::Drain, mode);
+        // By its output, because the input may be closed; and now, because one that is stopped never comes to
+        // have shown everything. A terminal that is gone needs no mode.
+        let _ = tcsetattr(io::stdout(), OptionalActions::Now, mode);
     }
 }

@@ -4,10 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, ToSocketAddrs};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use socketserver::{Address, BindAddress, Endpoint};
 
-use super::Failure;
+use super::{Failure, KEEPALIVE};
 
 /// How long to try to reach a server.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -42,7 +42,11 @@ fn open(endpoint: &Endpoint) -> io::Result<Socket> {
             socket.bind(&SockAddr::unix("")?)?;
         }
         let connected = match endpoint {
-            Endpoint::Tcp(_) => socket.connect_timeout(&address, CONNECT),
+            Endpoint::Tcp(_) => {
+                // Who waits for a server to say something would otherwise wait for one that is gone.
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+                socket.connect_timeout(&address, CONNECT)
+            }
             _ => socket.connect(&address),
         };
         match connected {

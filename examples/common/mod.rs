@@ -130,6 +130,10 @@ pub trait Program {
     fn ready(&self) {}
 }
 
+/// After so much silence the kernel asks whether the other machine is still there. Who is silent may be welcome
+/// for hours, but one whose machine is gone says no goodbye, and would stay for as long.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// Why a program ends, and with which status.
 pub enum Failure {
     /// It was used wrongly: status 2, as clap's own.
@@ -226,7 +230,8 @@ fn bind<P: Program>(
     let at = endpoint.address();
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
-            Box::new(Builder::<Tcp, _>::new(mixin).limits(limits).bind(at, program.stream())?)
+            let builder = Builder::<Tcp, _>::new(mixin).limits(limits);
+            Box::new(builder.keepalive(KEEPALIVE).bind(at, program.stream())?)
         }
         Endpoint::Unix(_) => {
             let builder = Builder::<UnixStream, _>::new(mixin).limits(limits);

@@ -9,6 +9,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+use crate::processes;
 
 /// To the supervisor: Ctrl-C.
 pub const INTERRUPT: u8 = b'i';
@@ -23,7 +30,13 @@ pub struct Running {
     pub stderr: Option<ChildStderr>,
     /// What the supervisor has said of the end: the body of one message.
     report: Vec<u8>,
+    /// When it has to have ended: it was told to.
+    until: Option<Instant>,
 }
+
+/// How long a supervisor may take for the end, once it is told. It keeps to less by itself, and one that does
+/// not was stopped, as by its command.
+const LONGEST_END: Duration = Duration::from_secs(10);
 
 impl Running {
     pub fn start(arguments: &[String]) -> io::Result<Self> {
@@ -37,12 +50,27 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
-        Ok(Self { supervisor, control: Some(control), stdout, stderr, report: Vec::new() })
+        let control = Some(control);
+        Ok(Self { supervisor, control, stdout, stderr, report: Vec::new(), until: None })
     }
 
-    /// Tells the supervisor. One that has ended needs to be told nothing, and one whose socket is full of
-    /// the same will come to it.
-    pub fn tell(&self, what: u8) {
+    /// Hands on Ctrl-C.
+    pub fn interrupt(&self) {
+        self.tell(INTERRUPT);
+    }
+
+    /// Has the supervisor end the command, kindly and then by force.
+    pub fn terminate(&mut self) {
+        self.until.get_or_insert_with(|| Instant::now() + LONGEST_END);
+        self.tell(TERMINATE);
+        // Its command may have stopped it, so that it hears nothing.
+        if let Some(supervisor) = self.supervisor_id() {
+            let _ = kill_process(supervisor, Signal::CONT);
+        }
+    }
+
+    /// One that has ended needs to be told nothing, and one whose socket is full of the same will come to it.
+    fn tell(&self, what: u8) {
         if let Some(control) = &self.control {
             let _ = (&*control).write(&[what]);
         }
@@ -62,17 +90,62 @@ impl Running {
         }
     }
 
-    /// What the supervisor has said.
+    /// What the supervisor has said of the end.
     pub fn report(&self) -> &[u8] {
         &self.report
+    }
+
+    /// Ends a supervisor that should have ended long ago.
+    pub fn enforce_end(&mut self) {
+        if self.control.is_some() && self.until.is_some_and(|until| until <= Instant::now()) {
+            // It may have ended in this moment.
+            let _ = self.supervisor.kill();
+        }
     }
 
     /// Waits for the end of everything that belongs to the command. Who prints into a closed pipe is told
     /// so, and the supervisor sees to it that this takes no longer than its own patience.
     pub fn end(mut self) {
-        self.tell(TERMINATE);
+        self.terminate();
         (self.stdout, self.stderr) = (None, None);
+        while let (Some(control), Some(until)) = (&self.control, self.until) {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(control, PollFlags::IN)];
+            let _ = Timespec::try_from(left).map(|left| poll(&mut fds, Some(&left)));
+            self.read_report();
+            self.enforce_end();
+        }
+        // Only a look: what it leaves is found by its number, which is its own until it is waited for.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let supervisor = self.supervisor_id();
+        let ended = supervisor.and_then(|pid| waitid(WaitId::Pid(pid), look).ok().flatten());
+        if ended.is_some_and(|status| status.terminating_signal().is_some()) {
+            self.kill_session();
+        }
         let _ = self.supervisor.wait();
+    }
+
+    /// Where the supervisor was killed nobody knows all that belongs to the command; but what has not left its
+    /// session, which the supervisor has begun, is known.
+    fn kill_session(&self) {
+        /// They may be forking while they are killed; what may not be killed is left in the end.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = processes::of_session(self.supervisor.id());
+            if left.is_empty() || until <= Instant::now() {
+                return;
+            }
+            for process in left {
+                // It may have ended in this moment.
+                let _ = kill_process(process, Signal::KILL);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn supervisor_id(&self) -> Option<Pid> {
+        i32::try_from(self.supervisor.id()).ok().and_then(Pid::from_raw)
     }
 }
 

@@ -61,6 +61,10 @@ pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult 
         };
         idle = Duration::ZERO;
         request.set_timeout(None);
+        if is_of_a_browser(&line) {
+            log_refusal(request, "it sent a request of HTTP, which no user types");
+            return Ok(());
+        }
         let mut answer = Answer { output: Vec::new(), next: Vec::new() };
         answer.fill(request, settings, &String::from_utf8_lossy(&line))?;
         request.write_all(answer.output.len().to_string().as_bytes())?;
@@ -69,6 +73,14 @@ pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult 
         waiting = Some(answer.next).filter(|next| !next.is_empty());
     }
     Ok(())
+}
+
+/// Any page of the web can have its reader's browser send to a port of this machine, and choose most of what it
+/// sends: without a login that would be commands of the page's. What the page cannot choose is how it begins.
+fn is_of_a_browser(line: &[u8]) -> bool {
+    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let path = METHODS.iter().find_map(|method| line.strip_prefix(method.as_bytes()));
+    path.is_some_and(|path| path.starts_with(b" /"))
 }
 
 /// An answer as it comes to be.

@@ -22,11 +22,13 @@
 //! Limits: there is no terminal at the server's end, so that editors and the like do not work, and a command's
 //! input is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
 //! under another user (`sudo`) may not be ended by this one and is left; on other systems than Linux so is what
-//! leaves its process group. A command can kill its own supervisor, as anything else of its user, and then
-//! stays: the server is protected from its clients only by `--allow`. A Ctrl-C that meets a shell in the middle of
-//! starting a program may be minded only when that has ended, as at any terminal. One connection is one command
-//! at a time. `inline` serves one client after the other, and under `pool` strangers who say nothing hold its
-//! workers for the ten seconds that a login may take.
+//! leaves its process group, and everywhere what has left its session and kills its supervisor. Commands have the
+//! server's folder and environment, and may do to it what its user may: it is protected from its clients only
+//! by `--allow`, and by that as far as the allowed programs start no others, as `find` does. A Ctrl-C that meets
+//! a shell in the middle of starting a program may be minded only when that has ended, as at any terminal. A
+//! client whose machine is gone without a word is noticed within a quarter of an hour, and its command ends
+//! then. One connection is one command at a time. `inline` serves one client after the other, and under `pool`
+//! strangers who say nothing hold its workers for the ten seconds that a login may take.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -40,6 +42,7 @@ mod handler;
 mod link;
 mod login;
 mod penalty;
+mod processes;
 mod prompt;
 mod protocol;
 mod run;
@@ -65,8 +68,8 @@ use socketserver::Endpoint;
 /// Runs commands for those who may.
 ///
 /// What a command leaves in the background is ended with it, also what has left its process group by setsid
-/// (on Linux). What runs under another user, as by sudo, may not be ended and is left, and so is what kills its
-/// supervisor, the process between it and the server.
+/// (on Linux). What runs under another user, as by sudo, may not be ended and is left, and so is what has left
+/// its session and kills its supervisor, the process between it and the server.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socketserver::{HandlerError, StreamRequest};
 
-use crate::command::{INTERRUPT, Running, TERMINATE};
+use crate::command::Running;
 use crate::protocol::{Ended, Message, Status};
 
 /// What a command may use.
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
             Err(error) => return Err(error.into()),
         };
         if self.wire.input(&bytes)? == Wish::Interrupt {
-            self.running.tell(INTERRUPT);
+            self.running.interrupt();
         }
         Ok(())
     }
@@ -240,6 +240,7 @@ impl<'a> Run<'a> {
                 format!("it ran for longer than {} s", self.bounds.time.as_secs_f64())
             });
         }
+        self.running.enforce_end();
         Ok(())
     }
 
@@ -247,7 +248,7 @@ impl<'a> Run<'a> {
     fn terminate(&mut self, why: String) {
         if self.why.is_none() {
             self.why = Some(why);
-            self.running.tell(TERMINATE);
+            self.running.terminate();
         }
     }
 

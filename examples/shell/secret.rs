@@ -1,9 +1,12 @@
 //! The secret that a server and its clients share: 32 bytes in a file that is its owner's alone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use tempfile::NamedTempFile;
 
 use crate::common::Failure;
 
@@ -42,7 +45,10 @@ pub fn read_or_make(path: &Path) -> Result<Secret, Failure> {
 /// A file that others can read is no secret, and one of another owner is not ours: both are refused.
 pub fn read(path: &Path) -> Result<Secret, Failure> {
     let shown = path.display();
-    let file = File::open(path).map_err(|error| {
+    // A named pipe without a writer would have it wait.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+    let file = file.map_err(io::Error::from).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::NotFound => {
                 "; the server makes it at its first start: copy it from there, or give --secret-file"
@@ -88,15 +94,12 @@ fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut secret = [0; BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    let draft = folder.join(format!(".{name}.{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&draft)?;
-    let written = file.write_all(&secret).and_then(|()| file.sync_all());
-    let linked = written.and_then(|()| fs::hard_link(&draft, path));
-    fs::remove_file(&draft)?;
-    match linked {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        result => result,
+    // It is its owner's alone from the beginning, and gone if this fails.
+    let mut draft = NamedTempFile::new_in(folder)?;
+    draft.write_all(&secret)?;
+    draft.as_file().sync_all()?;
+    match draft.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
+        _ => Ok(()),
     }
 }

@@ -27,7 +27,8 @@ pub struct Serve {
     options: ServeOptions,
     #[command(flatten)]
     entry: EntryOptions,
-    /// Allow this program and no other, by exactly this name, without a shell. May be given several times
+    /// Allow this program and no other, by exactly this name, without a shell, but with any
+    /// arguments. May be given several times
     #[arg(long, value_name = "COMMAND")]
     allow: Vec<String>,
     /// How long a command may run, in seconds

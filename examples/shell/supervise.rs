@@ -20,6 +20,7 @@ use rustix::process::{
 };
 
 use crate::command::{INTERRUPT, TERMINATE, leave_terminal};
+use crate::processes;
 use crate::protocol::{Ended, Message, Status};
 
 /// How long a command has to end after SIGTERM.
@@ -75,6 +76,16 @@ enum Stage {
     Killing { until: Instant },
 }
 
+/// What is left of a command.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    /// There was no child, and so nobody who could leave one.
+    Nothing,
+    Something,
+    /// A child was reaped, which may have ended, and left its own children, after they were looked for.
+    Perhaps,
+}
+
 impl<'a> Supervisor<'a> {
     fn start(control: &'a UnixStream, arguments: &[String]) -> io::Result<Self> {
         leave_terminal()?;
@@ -101,7 +112,8 @@ impl<'a> Supervisor<'a> {
 
     fn finish(mut self) -> io::Result<()> {
         loop {
-            if !self.reap()? {
+            let left = self.reap()?;
+            if left == Left::Nothing {
                 // Nothing is left that its number could stand for.
                 waitpid(Some(self.leader), WaitOptions::NOHANG)?;
                 return Ok(());
@@ -123,13 +135,13 @@ impl<'a> Supervisor<'a> {
                     return Ok(());
                 }
             };
-            self.wait(until)?;
+            self.wait(if left == Left::Perhaps { Some(now) } else { until })?;
             self.obey();
         }
     }
 
-    /// Reaps what has ended. False: nothing is left.
-    fn reap(&mut self) -> io::Result<bool> {
+    /// Reaps what has ended.
+    fn reap(&mut self) -> io::Result<Left> {
         // What is in the pipe has been heard now; what comes later is for the next time.
         while matches!((&self.children).read(&mut [0; 64]), Ok(1..)) {}
         if !self.over {
@@ -142,16 +154,19 @@ impl<'a> Supervisor<'a> {
                 self.begin_end();
             }
         }
-        let mut left = false;
+        let mut left = if self.over { Left::Nothing } else { Left::Something };
         for child in own_children().into_iter().filter(|child| *child != self.leader) {
-            left |= waitpid(Some(child), WaitOptions::NOHANG)?.is_none();
+            let reaped = waitpid(Some(child), WaitOptions::NOHANG)?.is_some();
+            left = left.max(if reaped { Left::Perhaps } else { Left::Something });
         }
-        Ok(left || !self.over)
+        Ok(left)
     }
 
     fn begin_end(&mut self) {
         if self.stage == Stage::Running {
             self.signal_all(Signal::TERM);
+            // What was stopped is to hear it, too.
+            self.signal_all(Signal::CONT);
             self.stage = Stage::Asked { until: Instant::now() + PATIENCE };
         }
     }
@@ -233,14 +248,5 @@ fn take_orphans() -> io::Result<()> {
 /// The children of this process, those that have ended and are not reaped among them: none of these numbers
 /// can be another's.
 fn own_children() -> Vec<Pid> {
-    let me = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let children = entries.flatten().filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name, in parentheses, may hold anything; behind it come the state and the parent.
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-        if parent.parse() == Ok(me) { Pid::from_raw(pid) } else { None }
-    });
-    children.collect()
+    processes::of_parent(std::process::id())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::{Connection, RedisResult, Value, cmd};
+use redis::{Connection, RedisError, RedisResult, Value, cmd};
 
 use super::BusAddress;
 use super::entry::Fields;
@@ -96,7 +96,7 @@ impl Link {
             if self.health.lock().works[side as usize] {
                 pause = FIRST_PAUSE;
             }
-            self.set_health(side, Err(&error.to_string()));
+            self.set_health(side, Err(&words_of(&error)));
             meanwhile();
             if self.queue.is_closing() {
                 return;
@@ -126,6 +126,18 @@ impl Link {
         };
         drop(health);
         self.room.hear(&format!("* {news}\n"));
+    }
+}
+
+/// What is wrong, in a part of a line: a pipeline has the same error for each of its commands.
+fn words_of(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return format!("it does not answer within {} s", PATIENCE.as_secs());
+    }
+    let text = error.to_string();
+    match text.char_indices().nth(200) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text,
     }
 }
 

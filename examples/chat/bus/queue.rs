@@ -66,6 +66,11 @@ impl Queue {
         true
     }
 
+    /// Whether entries wait to be written.
+    pub fn is_waiting(&self) -> bool {
+        !self.state.lock().pending.is_empty()
+    }
+
     /// The next entries to be written, at most `most`, in their order. Waits for one, for `time` at most.
     pub fn next(&self, most: usize, time: Duration) -> Vec<Entry> {
         let mut state = self.state.lock();

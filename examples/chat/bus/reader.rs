@@ -117,13 +117,14 @@ impl Reader {
             cmd("HGETALL").arg(self.link.servers()).query(connection)?;
         let mut servers = self.servers.lock();
         for (server, shown) in shown.into_iter().filter(|(id, _)| id != self.queue.server()) {
-            let text = String::from_utf8_lossy(&shown).into_owned();
-            let mut parts = text.splitn(3, '\n').map(|part| clean(part.as_bytes()));
+            let text = String::from_utf8_lossy(&shown);
+            let mut parts = text.splitn(3, '\n');
             let (Some(beat), Some(tag), Some(names)) = (parts.next(), parts.next(), parts.next())
             else {
                 continue;
             };
-            let names = names.split(' ').filter(|name| !name.is_empty()).map(str::to_owned);
+            let (beat, tag) = (clean(beat.as_bytes()), clean(tag.as_bytes()));
+            let names = names.split(' ').filter(|name| check_name(name).is_ok()).map(str::to_owned);
             let known = servers.get(&server);
             if known.is_some_and(|known| known.beat == beat) {
                 continue;

@@ -49,7 +49,10 @@ impl Writer {
                 self.beat(connection)?;
                 next_beat = Instant::now() + BEAT;
             }
-            works();
+            // A Redis that takes beats and no entries (its memory is full, say) does not work.
+            if !self.queue.is_waiting() {
+                works();
+            }
             let until_beat = next_beat.saturating_duration_since(Instant::now());
             let entries = self.queue.next(BATCH, until_beat.max(Duration::from_millis(1)));
             if entries.is_empty() {
@@ -60,6 +63,7 @@ impl Writer {
             }
             self.place.last = self.append(connection, &entries)?;
             self.queue.confirm(entries);
+            works();
         }
     }
 

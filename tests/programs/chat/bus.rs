@@ -287,6 +287,88 @@ fn a_sender_is_told_when_redis_stays_away() {
 }
 
 #[test]
+fn a_redis_that_takes_no_entries_is_lost_once_and_senders_are_told() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let (_one, at_one) = server(&redis, "one", &["--bus-wait", "2"]);
+    let (_two, at_two) = server(&redis, "two", &[]);
+    let mut bob = Member::join(at_two, "bob");
+    let mut alice = Member::join(at_one, "alice");
+    let mut connection = redis.connect();
+    for (breaks, mends, why) in [
+        // It still takes beats in the first case, and nothing in the second.
+        ("ACL SETUSER default -xadd", "ACL SETUSER default +xadd", "xadd"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "maxmemory"),
+    ] {
+        let mut configure = |text: &str| {
+            let words: Vec<&str> = text.split(' ').collect();
+            ::redis::cmd(words[0]).arg(&words[1..]).exec(&mut connection).unwrap();
+        };
+        // All that was said before is written.
+        alice.say("good morning");
+        while bob.hears() != "alice@one: good morning" {}
+        configure(breaks);
+        alice.say("hello");
+        let mut news = Vec::new();
+        loop {
+            let line = alice.line();
+            if line == "* a line of yours may not have reached the other servers" {
+                break;
+            }
+            news.push(line);
+        }
+        news.retain(|line| line.starts_with(LOST) || line.starts_with(JOINED));
+        let [lost] = &news[..] else { panic!("{news:?}") };
+        assert!(lost.starts_with(LOST) && lost.contains(why) && lost.len() < 400, "{lost}");
+        configure(mends);
+        while !alice.line().starts_with(JOINED) {}
+    }
+    alice.say("good evening");
+    while bob.hears() != "alice@one: good evening" {}
+}
+
+#[test]
+fn a_redis_that_does_not_answer_is_reported_and_the_room_goes_on() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let bus = format!("redis://{}/room", silent.local_addr().unwrap());
+    let (server, address) = open_room(&["--bus", &bus]);
+    let mut alice = Member::join(address, "alice");
+    let bob = Member::join(address, "bob");
+    bob.say("hello");
+    assert_eq!(alice.hears(), "bob: hello");
+    alice.sees(&format!(
+        "* the other servers cannot be reached: {bus}: it does not answer within 2 s; trying again"
+    ));
+    bob.say("never mind");
+    assert_eq!(alice.hears(), "bob: never mind");
+    drop(server);
+}
+
+#[test]
+fn who_names_all_members_of_a_server_with_a_thousand() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let (_one, at_one) = server(&redis, "one", &[]);
+    let mut alice = Member::join(at_one, "alice");
+    let names: Vec<String> = (0..1_000).map(|number| format!("somebody-{number}")).collect();
+    let shown = format!("1\ntwo\n{} \u{202e}mallory", names.join(" "));
+    let mut connection = redis.connect();
+    ::redis::cmd("HSET").arg(&["chat:room:servers", "id", &shown]).exec(&mut connection).unwrap();
+    let answer = loop {
+        let answer = alice.asks_who();
+        if !answer.starts_with("* 1 here: ") {
+            break answer;
+        }
+    };
+    assert!(answer.starts_with("* 1001 here: alice, "), "{}", &answer[..60]);
+    assert!(answer.contains("somebody-999@two") && !answer.contains("mallory"));
+}
+
+#[test]
 fn a_server_that_is_killed_and_started_again_goes_on_with_the_others() {
     if skip_if(no_redis()) {
         return;

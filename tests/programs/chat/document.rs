@@ -10,7 +10,7 @@ use crate::program::assert_ends;
 use crate::support::process::Process;
 use crate::support::{folder, skip_if};
 
-fn no_python() -> Option<&'static str> {
+pub fn no_python() -> Option<&'static str> {
     let there = Command::new("python3").arg("--version").output().is_ok();
     (!there).then_some("python3 is not installed")
 }
@@ -58,6 +58,7 @@ fn a_client_without_newlines_has_one_answer_for_each_message() {
     assert_eq!(answer, ["guest-2 -> alice: 你好"]);
     assert_eq!(alice.hears(), "guest-2: and?");
     assert_eq!(alice.hears(), "guest-2 -> alice: 你好");
+    assert_eq!(says(&guest, "@guest-2 note"), ["guest-2 -> guest-2: note"]);
     assert_eq!(says(&guest, "/who"), ["* 2 here: alice, guest-2"]);
     // The document's word for leaving.
     guest.ask("q");

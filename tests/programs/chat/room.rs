@@ -122,6 +122,9 @@ fn names_are_unique_bounded_and_checked() {
         ("a:b", "a name has 1 to 32 letters"),
         ("*", "a name has 1 to 32 letters"),
         (&long, "a name has 1 to 32 letters"),
+        // Letters that nobody sees.
+        ("operator\u{3164}", "a name has 1 to 32 letters"),
+        ("\u{1160}\u{ffa0}", "a name has 1 to 32 letters"),
     ] {
         let mut other = Member::connect(address);
         other.say(&format!("/nick {wish}"));
@@ -134,6 +137,9 @@ fn names_are_unique_bounded_and_checked() {
     let bob = Member::join(address, "bob");
     // One's own name in another spelling is free, and so is a name that somebody has given up.
     alice.say("/nick ALICE");
+    alice.say("/nick ALICE");
+    alice.sees("* Alice is now called ALICE");
+    alice.sees("* you are ALICE already");
     bob.say("/nick 王小明");
     alice.sees("* bob is now called 王小明");
     Member::join(address, "bob");
@@ -161,6 +167,24 @@ fn the_operator_kicks_a_member_who_is_told() {
 }
 
 #[test]
+fn what_a_member_had_sent_before_it_was_kicked_is_not_said_any_more() {
+    let (server, address) = open_room(&["--members", "2", "--pace", "100"]);
+    let mut alice = Member::join(address, "alice");
+    let mallory = Member::join(address, "mallory");
+    // They come at once, and are said at the pace that is allowed.
+    let lines: String = (0..300).map(|number| format!("operator: {number}\n")).collect();
+    mallory.send(lines.as_bytes());
+    alice.sees("mallory: operator: 0");
+    server.ask("/kick mallory");
+    alice.sees("* mallory was kicked by the operator");
+    // The next one has a place when the kicked one's handler has ended.
+    let bob = Member::join(address, "bob");
+    bob.say("hello");
+    assert_eq!(alice.line(), "* bob has joined");
+    assert_eq!(alice.line(), "bob: hello");
+}
+
+#[test]
 fn the_operators_quit_ends_the_server_in_order() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
@@ -172,6 +196,21 @@ fn the_operators_quit_ends_the_server_in_order() {
     assert_eq!(ended.err, "");
     // Nobody is left to hear who leaves.
     assert_eq!(ended.out, "* alice has joined\n");
+}
+
+#[test]
+fn a_room_that_ends_does_not_wait_for_what_was_pasted() {
+    let (server, address) = open_room(&["--grace", "60"]);
+    let mut alice = Member::join(address, "alice");
+    let bob = Member::join(address, "bob");
+    // At the pace that is allowed they would take almost a minute.
+    bob.send("a\n".repeat(1_000).as_bytes());
+    assert_eq!(alice.hears(), "bob: a");
+    server.ask("/quit");
+    assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert_eq!(ended.err, "");
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What people type and see, on a real terminal: tmux is one that can be asked what it shows.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Member;
+use super::document::no_python;
 use crate::program::example;
-use crate::support::{SOON, folder, skip_if};
+use crate::support::process::Process;
+use crate::support::{SOON, folder, skip_if, system};
 
 /// A terminal with a program in it.
 struct Screen {
@@ -140,6 +142,37 @@ fn ctrl_c_and_quit_at_the_operators_terminal_end_the_server_in_order() {
         assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
         operator.ends_with(&["status 0", " icanon"]);
     }
+}
+
+#[test]
+fn a_terminal_that_shows_nothing_more_delays_nobody_and_not_the_end() {
+    if skip_if(no_python()) {
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/chat/stalled_terminal.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(example("chat")).args([
+        "serve",
+        "--bind",
+        "127.0.0.1:0",
+        "--pace",
+        "0",
+    ]);
+    let terminal = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let line = terminal.line();
+    let (pid, address) = line.split_once(' ').unwrap();
+    let address = address.parse().unwrap();
+    let alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    // More than the terminal and the server's queue for it hold: 20 MB.
+    let rest = "x".repeat(4_000);
+    for number in 0..5_000 {
+        alice.say(&format!("{number} {rest}"));
+        assert_eq!(bob.hears(), format!("alice: {number} {rest}"));
+    }
+    system::send_signal(pid.parse().unwrap(), libc::SIGTERM);
+    assert!(bob.rest().ends_with("* the server stops; goodbye\n"));
+    assert_eq!(terminal.line(), "status 0");
 }
 
 #[test]

@@ -65,6 +65,27 @@ fn the_length_comes_by_itself_and_then_the_output() {
 }
 
 #[test]
+fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
+    let server = server(&[]);
+    let file = server.folder.path().join("file");
+    let command = format!("touch {}", file.display());
+    for request in [
+        format!("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n\n{command}\n"),
+        // The path can be so long that its end comes later.
+        format!("GET /;{}", command.replace(' ', "${IFS}")),
+    ] {
+        let mut browser = connect(server.address.parse().unwrap());
+        browser.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        browser.read_to_end(&mut answer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), "");
+        let logged = server.process.err_line();
+        assert!(logged.contains("it sent a request of HTTP"), "{logged}");
+    }
+    assert!(!file.exists());
+}
+
+#[test]
 fn the_documents_wire_has_the_same_bounds() {
     let server =
         server(&["--timeout", "0.5", "--allow", "echo", "--allow", "sleep", "--allow", "yes"]);

@@ -183,6 +183,53 @@ fn kill(pid: &str) {
 }
 
 #[test]
+fn a_command_that_stops_its_supervisor_and_itself_ends_all_the_same() {
+    for mixin in MIXINS {
+        let server = Server::start(&["--mixin", mixin, "--timeout", "0.5"]);
+        let ended = server.run(&line(&server, "kill -STOP $PPID; kill -STOP $A $B $C $$"));
+        assert_gone(&numbers(&ended.out));
+        assert!(ended.err.contains("it ran for longer than 0.5 s"), "{mixin}: {ended:?}");
+        // The worker is free again.
+        assert_ends(&server.run("true"), 0);
+    }
+}
+
+#[test]
+fn a_command_without_its_supervisor_ends_with_its_session() {
+    for (then, why) in [
+        ("kill -KILL $PPID; sleep 1000", "its supervisor was killed"),
+        // It is stopped whenever it is told anything.
+        ("while :; do kill -STOP $PPID; done", "it ran for longer than 1 s"),
+    ] {
+        let server = Server::start(&["--timeout", "1"]);
+        let ended = server.run(&format!("trap '' TERM; sleep 1000 & echo $$ $! $!; {then}"));
+        assert_gone(&numbers(&ended.out));
+        assert!(ended.err.contains(why), "{ended:?}");
+        assert_ends(&server.run("true"), 0);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_connection_is_watched_while_its_command_is_silent() {
+    let server = Server::start(&[]);
+    let client = server.client(&["--", "echo here; sleep 1000"]);
+    assert_eq!(client.line(), "here");
+    // A machine that is gone says nothing. That the kernel asks it is in its table: both ends of the
+    // connection have the timer of keepalive.
+    let port = server.address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    eventually("both ends are watched", || {
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        let established = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let port = format!(":{port:04X}");
+        let ours = established
+            .filter(|row| row[3] == "01" && (row[1].ends_with(&port) || row[2].ends_with(&port)));
+        let timers: Vec<String> = ours.map(|row| row[5][..2].to_owned()).collect();
+        timers == ["02", "02"]
+    });
+}
+
+#[test]
 fn a_command_that_forks_away_again_and_again_ends_too() {
     let server = Server::start(&["--timeout", "0.5"]);
     // Each generation leaves its group, starts the next one, and is gone.
@@ -193,6 +240,21 @@ fn a_command_that_forks_away_again_and_again_ends_too() {
     assert_ends(&ended, 128 + 15);
     let name = path.to_str().unwrap().to_owned();
     eventually("no generation is left", || !is_anywhere(&name));
+}
+
+#[test]
+fn what_is_killed_leaves_no_children_of_its_own() {
+    let server = Server::start(&["--timeout", "0.3"]);
+    // A number of seconds that no other sleeps.
+    let seconds = format!("1000{}", std::process::id());
+    // Each is ended by force, and its sleep is an orphan in that moment: the last of all is easily missed.
+    let stubborn = format!("setsid sh -c 'trap \"\" TERM; while :; do sleep {seconds}; done' &");
+    let line = format!("{stubborn} {stubborn} {stubborn} sleep {seconds}");
+    let clients: Vec<_> = (0..25).map(|_| server.client(&["--", &line])).collect();
+    for client in clients {
+        assert_ends(&client.end(), 128 + 15);
+    }
+    eventually("no orphan is left", || !is_anywhere(&seconds));
 }
 
 /// Whether a process runs that has this among its arguments.

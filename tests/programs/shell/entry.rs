@@ -87,6 +87,9 @@ fn a_secret_of_another_owner_length_or_kind_is_refused() {
     }
     let file = |name: &str| server.client(&["--secret-file", name, "--", "true"]).end();
     assert_fails_in_one_line(&file("/"), 1, &["is not a file"]);
+    let pipe = server.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap().success());
+    assert_fails_in_one_line(&file(pipe.to_str().unwrap()), 1, &["is not a file"]);
     assert_fails_in_one_line(&file("/no/such"), 1, &["cannot read the secret /no/such"]);
     // Root may give a file away.
     fs::write(&path, [1; 32]).unwrap();
@@ -135,8 +138,11 @@ fn a_thousand_wrong_logins_delay_nobody_else() {
         assert_ends(&server.run("true"), 0);
         others += 1;
     }
-    let nothing = guesser.read(&mut [0]).unwrap_err();
-    assert_eq!(nothing.kind(), ErrorKind::WouldBlock, "after {others} others");
+    let came = guesser.read(&mut [0]).map_err(|error| error.kind());
+    // On a busy machine the last of them may have taken until the end of the delay.
+    if began.elapsed() < Duration::from_millis(1_900) {
+        assert_eq!(came, Err(ErrorKind::WouldBlock), "after {others} others");
+    }
     guesser.set_read_timeout(Some(crate::support::SOON)).unwrap();
     assert_eq!(guesser.read(&mut [0]).unwrap(), 0);
     assert!(began.elapsed() >= Duration::from_millis(1_900));
