@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
 
 use crate::support::process::{Ended, Process};
 
@@ -16,29 +15,17 @@ pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 pub fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = ["src", "examples/common", &format!("examples/{name}")]
-        .map(|folder| last_change(&here.join(folder)));
+    // Cargo writes beside it what it was built from.
+    let sources = std::fs::read_to_string(path.with_extension("d")).unwrap_or_default();
+    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources).split_whitespace();
+    let changed = |source: &str| std::fs::metadata(source).and_then(|data| data.modified()).ok();
     let built = path.metadata().and_then(|data| data.modified()).ok();
     assert!(
-        built >= sources.into_iter().max(),
+        built.is_some() && built >= sources.map(changed).max().flatten(),
         "{} is missing or older than its source: run the whole `cargo test`, or `cargo build --examples` first",
         path.display()
     );
     path
-}
-
-/// When something in a folder was last written.
-fn last_change(folder: &Path) -> SystemTime {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let times = entries.map(|path| {
-        if path.is_dir() {
-            last_change(&path)
-        } else {
-            path.metadata().unwrap().modified().unwrap()
-        }
-    });
-    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 pub fn command(name: &str, args: &[&str]) -> Command {
