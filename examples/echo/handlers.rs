@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use clap::ValueEnum;
@@ -26,11 +27,14 @@ pub enum Mode {
 pub struct Echo {
     mode: Mode,
     room: Room,
+    /// Its number in the room. A request's own number is unique only within its server, and the servers of
+    /// several addresses share one room.
+    member: u64,
 }
 
 impl Echo {
     pub fn new(mode: Mode, room: &Room) -> Self {
-        Self { mode, room: room.clone() }
+        Self { mode, room: room.clone(), member: room.next.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
@@ -58,19 +62,18 @@ impl StreamRequestHandler for Echo {
                 writeln!(request, "{count}")?;
             }
             Mode::Chat => {
-                let id = request.id();
-                self.room.join(request)?;
+                self.room.join(self.member, request)?;
                 let mut line = Vec::new();
                 while let Some(text) = request.next_line(&mut line)? {
-                    self.room.say(id, &[text, b"\n"].concat());
+                    self.room.say(self.member, &[text, b"\n"].concat());
                 }
             }
         }
         Ok(())
     }
 
-    fn finish(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        self.room.leave(request.id());
+    fn finish(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+        self.room.leave(self.member);
         Ok(())
     }
 }
@@ -84,10 +87,11 @@ impl DatagramRequestHandler for EchoPacket {
     }
 }
 
-/// The members of a chat, by the numbers of their requests.
+/// The members of a chat, by their numbers.
 #[derive(Clone, Default)]
 pub struct Room {
     members: Arc<Mutex<HashMap<u64, Outbox>>>,
+    next: Arc<AtomicU64>,
 }
 
 impl Room {
@@ -95,9 +99,9 @@ impl Room {
         self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn join(&self, request: &mut StreamRequest) -> HandlerResult {
+    fn join(&self, member: u64, request: &mut StreamRequest) -> HandlerResult {
         let outbox = request.outbox()?;
-        self.members().insert(request.id(), outbox);
+        self.members().insert(member, outbox);
         Ok(())
     }
 

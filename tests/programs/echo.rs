@@ -166,6 +166,17 @@ fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
     }
 }
 
+#[test]
+fn a_room_has_members_at_all_of_its_addresses() {
+    let addresses = ["127.0.0.1:0", "127.0.0.1:0"];
+    let (_server, listening) = serve("echo", &addresses, &["--mode", "chat"]);
+    // The first of each server: their requests have the same number.
+    let mut members: Vec<TcpStream> =
+        listening.iter().map(|address| connect(address.parse().unwrap())).collect();
+    wait_until_heard(&mut members, 0, 1);
+    wait_until_heard(&mut members, 1, 0);
+}
+
 /// `speaker` speaks until `listener` has heard it.
 fn wait_until_heard(members: &mut [TcpStream], speaker: usize, listener: usize) {
     members[listener].set_nonblocking(true).unwrap();
