@@ -38,14 +38,13 @@ use std::time::Duration;
 
 use bus::{Bus, BusAddress};
 use clap::{Args, Parser, Subcommand};
-use common::{Failure, MixinName, Program, ServeOptions};
+use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use handler::Chat;
 use protocol::check_name;
 use room::Room;
 use screen::{Lines, Screen};
 use socketserver::{
-    ByClosure, ByFunction, DatagramFn, DatagramRequest, Endpoint, HandlerResult, Limits,
-    MakeHandler, Rate, StreamRequest,
+    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, Rate, StreamRequest,
 };
 use terminal::Terminal;
 
@@ -162,7 +161,7 @@ impl Program for ChatServer {
     }
 
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
-        None::<DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>>
+        None::<NoDatagrams>
     }
 
     fn refuses(&self, mixin: MixinName) -> Option<String> {

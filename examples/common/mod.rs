@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use clap::{Arg, Args, ValueEnum};
 use socketserver::{
-    BaseServer, Builder, DatagramRequest, Endpoint, Forking, Inline, Limits, MakeHandler, Mixin,
-    Pool, StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream, run_all,
+    BaseServer, Builder, DatagramFn, DatagramRequest, Endpoint, Forking, HandlerResult, Inline,
+    Limits, MakeHandler, Mixin, Pool, StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream,
+    run_all,
 };
 
 /// The mixins, by the names of the command line. All that the crate has come to have, and those that it
@@ -133,6 +134,9 @@ pub trait Program {
 /// After so much silence the kernel asks whether the other machine is still there. Who is silent may be welcome
 /// for hours, but one whose machine is gone says no goodbye, and would stay for as long.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// What a program gives as its server for datagrams if it has none: `None::<NoDatagrams>`.
+pub type NoDatagrams = DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>;
 
 /// Why a program ends, and with which status.
 pub enum Failure {

@@ -19,7 +19,7 @@ use crate::client::{Leave, cannot_show};
 use crate::common::Failure;
 use crate::encoding::Transcoder;
 use crate::protocol::{Ended, Status};
-use crate::run::{Bounds, Printed, Wire, Wish, is_stopping, run};
+use crate::run::{Bounds, Printed, Wire, Wish, run};
 use crate::settings::{Settings, log_refusal, short};
 
 /// The document's programs read so much at once: a longer command would come in pieces, as several.
@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult {
     let mut idle = Duration::ZERO;
     let mut waiting = None;
-    while !is_stopping(request) && idle < request.server().limits().idle {
+    while !request.is_stopping() && idle < request.server().limits().idle {
         let line = match waiting.take() {
             Some(line) => line,
             None => {

@@ -11,7 +11,7 @@ use crate::encoding::Transcoder;
 use crate::link::Link;
 use crate::login::log_in;
 use crate::protocol::{Ended, LONGEST_PAYLOAD, Malformed, Message, Status};
-use crate::run::{Printed, Wire, Wish, is_stopping, run};
+use crate::run::{Printed, Wire, Wish, run};
 use crate::settings::{Settings, WireName, log_refusal, short};
 
 /// The handler of one connection.
@@ -69,7 +69,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
     let mut session = Session { link, turns: None };
     let mut asked = Instant::now();
     // A client that has sent its next command already does not hold a server that stops.
-    while !is_stopping(request) {
+    while !request.is_stopping() {
         match session.link.next_message()? {
             Some(Message::Run(line)) => {
                 let ended = session.run(request, settings, &line)?;

@@ -70,12 +70,6 @@ pub fn run(
     result
 }
 
-/// Whether the server has been asked to stop. Under `Inline` a drain begins only when the handler returns, and
-/// so the request for it has to count.
-pub fn is_stopping(request: &StreamRequest) -> bool {
-    request.is_stopping() || request.server().shutdown_handle().is_shutdown()
-}
-
 /// How often to look whether the server stops, which nothing announces to a handler that waits by itself.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -224,7 +218,7 @@ impl<'a> Run<'a> {
             let text = format!("it took no output for {} s", patience.as_secs());
             return Err(io::Error::new(io::ErrorKind::TimedOut, text).into());
         }
-        if !self.stopping && is_stopping(self.request) {
+        if !self.stopping && self.request.is_stopping() {
             self.stopping = true;
             let left = self.bounds.after_stop;
             self.until = self.until.min(Instant::now() + left);

@@ -9,10 +9,9 @@ use clap::Args;
 use encoding_rs::Encoding;
 use socketserver::{
     ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
-    datagram_fn,
 };
 
-use crate::common::{self, Failure, Program, ServeOptions};
+use crate::common::{self, Failure, NoDatagrams, Program, ServeOptions};
 use crate::handler::Shell;
 use crate::penalty::Penalty;
 use crate::run::Bounds;
@@ -138,7 +137,7 @@ impl Program for ShellServer {
     }
 
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
-        false.then(|| datagram_fn(|_request| Ok(())))
+        None::<NoDatagrams>
     }
 
     /// An hour without a command is no sign that nobody is there, and ten minutes are not too long to read a

@@ -46,11 +46,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{Client, Stored, Trouble};
 use common::client::connect;
-use common::{Failure, Program, ServeOptions};
+use common::{Failure, NoDatagrams, Program, ServeOptions};
 use handler::Upload;
 use report::Report;
 use socketserver::{
-    ByClosure, DatagramFn, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
+    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
 };
 use sources::Sources;
 use store::{Conflict, Rules, Store};
@@ -149,7 +149,7 @@ struct UploadServer {
 impl Program for UploadServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
     type StreamKind = ByClosure;
-    type DatagramKind = ByClosure;
+    type DatagramKind = ByFunction;
 
     fn exposure(&self) -> String {
         format!("anyone there may store files in {:?}", self.store.folder())
@@ -160,8 +160,8 @@ impl Program for UploadServer {
         move || Upload::new(&store, idle)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByClosure>> {
-        None::<fn() -> DatagramFn<fn(&mut DatagramRequest) -> socketserver::HandlerResult>>
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+        None::<NoDatagrams>
     }
 
     fn limits(&self) -> Limits {

@@ -32,13 +32,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use common::{Failure, MixinName, Program, ServeOptions};
+use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use folder::Folder;
 use handler::{Site, Web};
-use socketserver::{
-    ByClosure, ByFunction, DatagramFn, DatagramRequest, HandlerResult, Limits, MakeHandler,
-    StreamRequest,
-};
+use socketserver::{ByClosure, ByFunction, DatagramRequest, Limits, MakeHandler, StreamRequest};
 
 /// A small HTTP/1.1 server: it greets, or it serves the files of a folder.
 #[derive(Parser)]
@@ -106,7 +103,7 @@ impl Program for WebServer {
     }
 
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
-        None::<DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>>
+        None::<NoDatagrams>
     }
 
     fn limits(&self) -> Limits {
