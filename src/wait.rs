@@ -242,8 +242,7 @@ impl Event {
 
     /// Whether it is readable now.
     pub(crate) fn is_set(&self) -> bool {
-        let mut fds = [sys::PollFd::new(self.as_fd(), false)];
-        matches!(sys::poll(&mut fds, Some(Instant::now())), Ok(true))
+        matches!(sys::is_readable(self.as_fd()), Ok(true))
     }
 
     /// A wait for it.

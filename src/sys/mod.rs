@@ -60,6 +60,13 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
     }
 }
 
+/// Whether a descriptor is readable now.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd, false)];
+    // SAFETY: one live `pollfd`, as above.
+    Ok(check(unsafe { libc::poll(fds.as_mut_ptr().cast(), 1, 0) })? > 0)
+}
+
 /// One descriptor of a [`poll`].
 #[repr(transparent)]
 pub(crate) struct PollFd(libc::pollfd);
