@@ -88,6 +88,9 @@ pub trait StreamRequestHandler {
     }
 
     /// Python's `wbufsize`: bytes of output to hold back at most. Default: 0, nothing is held back.
+    ///
+    /// Worth setting for a handler that answers once and returns: see
+    /// [`StreamRequest::set_wbufsize`].
     fn wbufsize(&self) -> usize {
         0
     }
@@ -202,8 +205,7 @@ impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
 
     fn finish(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let result = StreamRequestHandler::finish(self, request);
-        // As in Python: a peer that does not take the last bytes is no error of the handler.
-        let _ = std::io::Write::flush(request);
+        request.finish_output();
         result
     }
 }

@@ -86,6 +86,11 @@ impl Source {
         self.call(Interest::Write, bound, |fd, wait| sys::send(fd, buf, wait))
     }
 
+    /// The last that is sent: the end of the output has to follow at once.
+    pub(crate) fn send_before_end(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
+        self.call(Interest::Write, bound, |fd, wait| sys::send_before_end(fd, buf, wait))
+    }
+
     /// Makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the past
     /// still tries once, without blocking.
     fn call<R>(

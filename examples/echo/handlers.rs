@@ -49,6 +49,8 @@ impl StreamRequestHandler for Echo {
                 }
             }
             Mode::Line => {
+                // One answer, and then the end: held back, it leaves together with the end, in one packet.
+                request.set_wbufsize(8_192)?;
                 let mut line = Vec::new();
                 if let Some(text) = request.next_line(&mut line)? {
                     request.write_all(&[text, b"\n"].concat())?;

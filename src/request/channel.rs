@@ -268,9 +268,41 @@ impl Channel {
         }
     }
 
+    /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
+    /// that is a plain socket.
+    pub(super) fn finish_output(&mut self) {
+        if !self.is_plain() {
+            // As in Python: a peer that does not take the last bytes is no error of the handler.
+            let _ = self.flush();
+        }
+    }
+
+    /// A socket that nobody else sends to.
+    fn is_plain(&self) -> bool {
+        matches!(self.connection, Connection::Socket(_)) && self.outbox.is_none()
+    }
+
+    /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
+    /// fifth of what a short connection costs.
+    fn send_last(&mut self) {
+        let Connection::Socket(socket) = &self.connection else { return };
+        if self.output.is_empty() || !self.is_plain() {
+            return;
+        }
+        self.ticket.show_activity(Activity::Sending);
+        let bound = self.write_patience().bound;
+        let _ = until_all_is_taken(&self.output, |rest| {
+            let count = socket.source().send_before_end(rest, bound)?;
+            self.ticket.add_bytes_out(count);
+            Ok(count)
+        });
+        self.output.clear();
+    }
+
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
     /// still holds a duplicate of the descriptor. `unread`: the handler has left something of the input.
     pub(super) fn shutdown_request(&mut self, unread: bool) {
+        self.send_last();
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.ticket.limits().drain);
         }
@@ -283,10 +315,12 @@ impl Channel {
     /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, the close
     /// alone ends the connection as well: it saves a system call for every connection.
     pub(super) fn end_request(mut self, unread: bool) {
-        let plain = matches!(self.connection, Connection::Socket(_)) && self.outbox.is_none();
-        if !plain || self.lent.get() || self.ticket.server().is_child() {
+        if !self.is_plain() || self.lent.get() || self.ticket.server().is_child() {
             self.shutdown_request(unread);
-        } else if self.peer_is_sending(unread) {
+            return self.close_request();
+        }
+        self.send_last();
+        if self.peer_is_sending(unread) {
             self.lingers = true;
             // It sees the end of its answer now, and not at the end of the lingering.
             let _ = self.connection.stream().and_then(|stream| stream.shutdown(Shutdown::Write));

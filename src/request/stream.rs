@@ -155,6 +155,10 @@ impl StreamRequest {
 
     /// Python's `wbufsize`: how many bytes of output to hold back at most; zero, the default, none.
     ///
+    /// A handler that answers once and returns does well to hold its answer back: it then leaves together with
+    /// the end of the connection, in one packet (on Linux). That saves a fifth to a quarter of all that a short
+    /// connection costs the server, and the client is woken once and not twice.
+    ///
     /// # Errors
     ///
     /// Those of the flush, when what is held back already is more than that.
@@ -299,6 +303,11 @@ impl StreamRequest {
         buf[..count].copy_from_slice(&have[..count]);
         self.input.consume(count);
         count
+    }
+
+    /// The end of the handler.
+    pub(crate) fn finish_output(&mut self) {
+        self.channel.finish_output();
     }
 
     /// The orderly end, before the close.

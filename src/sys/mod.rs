@@ -146,6 +146,13 @@ const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const SEND_FLAGS: libc::c_int = 0;
 
+/// MSG_MORE: what is sent waits in the kernel for what follows, so that both leave in one packet.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MORE: libc::c_int = libc::MSG_MORE;
+/// Where there is no such flag, it leaves at once.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const MORE: libc::c_int = 0;
+
 fn wait_flag(wait: bool) -> libc::c_int {
     if wait { 0 } else { libc::MSG_DONTWAIT }
 }
@@ -160,9 +167,20 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result
 
 /// Sends once, possibly not all of it. Without `wait` the call does not block.
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], wait: bool) -> io::Result<usize> {
-    let flags = SEND_FLAGS | wait_flag(wait);
+    send_with(fd, buf, wait_flag(wait))
+}
+
+/// Sends as [`send`] does, and says that the end of the output follows at once: the kernel puts both into
+/// one packet. Whoever calls it has to close or to shut down next; the bytes would stay otherwise.
+pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8], wait: bool) -> io::Result<usize> {
+    send_with(fd, buf, wait_flag(wait) | MORE)
+}
+
+fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of one live slice.
-    check_len(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
+    check_len(unsafe {
+        libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), SEND_FLAGS | flags)
+    })
 }
 
 /// Who is at the other end of a Unix socket, as the kernel recorded it at `connect`.
