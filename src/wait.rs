@@ -122,18 +122,20 @@ pub(crate) fn is_parked_here() -> bool {
     PARKER.with(|current| current.borrow().is_some())
 }
 
-/// Waits until one of `waiting` is ready or the deadline has passed. May come back early.
-pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
+/// Waits until one of `waiting` is ready or the deadline has passed. May come back early. Says whether the
+/// first of them may be ready.
+pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
     let Some(parker) = parker() else {
         let mut fds: Vec<_> =
             waiting.iter().map(|w| sys::PollFd::new(w.fd, w.interest == Interest::Write)).collect();
-        return sys::poll(&mut fds, deadline).map(|_ready| ());
+        sys::poll(&mut fds, deadline)?;
+        return Ok(fds.first().is_some_and(sys::PollFd::is_ready));
     };
     if thread::panicking() {
         return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
     }
-    parker.park(waiting, deadline)
+    parker.park(waiting, deadline).map(|()| true)
 }
 
 /// Sleeps: a plain thread sleeps, a coroutine is suspended and its thread goes on with others.

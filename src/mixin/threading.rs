@@ -78,7 +78,8 @@ impl Threading {
         self
     }
 
-    /// How long a thread is kept for its next request. Default: 5 s. Zero: each request has a new one.
+    /// How long a thread is kept for its next request; the last one without a request stays. Default: 5 s.
+    /// Zero: each request has a new one.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
         self.keep = Some(time);
@@ -199,11 +200,25 @@ struct State {
     closing: bool,
 }
 
-/// A thread without a request.
+impl State {
+    /// Among several threads without a request there is one that watches the clock.
+    fn have_first_watch(&self) {
+        if let [first, _, ..] = &*self.idle {
+            if !first.watches.load(Ordering::Relaxed) {
+                first.thread.unpark();
+            }
+        }
+    }
+}
+
+/// A thread without a request. What it shares is changed under the lock of the list.
 struct Idle {
     thread: Thread,
     /// Taken off the list, to come to the queue. Others may unpark a thread as well: this is what tells.
     called: AtomicBool,
+    /// It waits by the clock. Only the first of the list has to, which is the next to leave: to set a timer
+    /// for each wait of a busy thread would cost a twentieth of a short request.
+    watches: AtomicBool,
 }
 
 impl Staff {
@@ -240,7 +255,11 @@ impl Staff {
 
     /// The life of one thread, from when it has come.
     fn work(self: &Arc<Self>) {
-        let idle = Arc::new(Idle { thread: thread::current(), called: AtomicBool::new(false) });
+        let idle = Arc::new(Idle {
+            thread: thread::current(),
+            called: AtomicBool::new(false),
+            watches: AtomicBool::new(false),
+        });
         let mut state = self.state.lock();
         loop {
             state.on_its_way = false;
@@ -255,10 +274,7 @@ impl Staff {
             if state.closing {
                 return;
             }
-            idle.called.store(false, Ordering::Relaxed);
-            state.idle.push(Arc::clone(&idle));
-            drop(state);
-            match self.wait_for_call(&idle) {
+            match self.wait_for_call(state, &idle) {
                 Some(called) => state = called,
                 None => return,
             }
@@ -274,20 +290,36 @@ impl Staff {
         }
     }
 
-    /// None: it is time to leave.
-    fn wait_for_call(&self, idle: &Arc<Idle>) -> Option<MutexGuard<'_, State>> {
-        let deadline = Instant::now().checked_add(self.keep);
+    /// None: it is time to leave. The last one without a request stays.
+    fn wait_for_call<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        idle: &Arc<Idle>,
+    ) -> Option<MutexGuard<'a, State>> {
+        idle.called.store(false, Ordering::Relaxed);
+        state.idle.push(Arc::clone(idle));
+        let leave_at = Instant::now().checked_add(self.keep);
         loop {
-            match deadline {
-                Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
-                None => thread::park(),
+            let is_next_to_leave = state.idle.len() > 1 && Arc::ptr_eq(&state.idle[0], idle);
+            idle.watches.store(is_next_to_leave, Ordering::Relaxed);
+            if is_next_to_leave && leave_at.is_some_and(|at| Instant::now() >= at) {
+                state.idle.remove(0);
+                state.have_first_watch();
+                return None;
             }
-            let mut state = self.state.lock();
+            state.have_first_watch();
+            drop(state);
+            match leave_at {
+                Some(at) if is_next_to_leave => {
+                    thread::park_timeout(at.saturating_duration_since(Instant::now()));
+                }
+                _ => thread::park(),
+            }
+            state = self.state.lock();
             if idle.called.load(Ordering::Relaxed) {
                 return Some(state);
             }
-            if state.closing || deadline.is_some_and(|at| Instant::now() >= at) {
-                state.idle.retain(|other| !Arc::ptr_eq(other, idle));
+            if state.closing {
                 return None;
             }
         }
@@ -347,6 +379,7 @@ mod tests {
     struct Probe {
         runs: Sender<std::thread::ThreadId>,
         end: Receiver<()>,
+        refused: Sender<String>,
     }
 
     impl Work for Probe {
@@ -356,7 +389,9 @@ mod tests {
             Outcome::Completed
         }
 
-        fn refuse(self: Box<Self>, _why: Refused) {}
+        fn refuse(self: Box<Self>, why: Refused) {
+            self.refused.send(why.to_string()).unwrap();
+        }
 
         fn release(self: Box<Self>) {}
 
@@ -379,27 +414,70 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    #[test]
-    fn a_thread_is_used_again_and_leaves_when_nothing_comes() {
-        let mixin = Threading::new().keep(Duration::from_millis(300));
+    /// Hands so many requests over at once, and ends them when all run. Says which threads they had.
+    fn serve(mixin: &Threading, at_once: usize) -> Vec<std::thread::ThreadId> {
         let (runs, ran) = unbounded();
         let (ends, end) = unbounded();
-        let mut threads = Vec::new();
-        for _ in 0..3 {
-            let probe = Probe { runs: runs.clone(), end: end.clone() };
+        let (refused, _) = unbounded();
+        for _ in 0..at_once {
+            let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
             mixin.process_request(Job::new(Box::new(probe)));
-            threads.push(ran.recv_timeout(SOON).unwrap());
-            ends.send(()).unwrap();
-            // Until the thread has put itself back on the list.
-            let since = Instant::now();
-            while mixin.staff().state.lock().idle.is_empty() {
-                assert!(since.elapsed() < SOON);
-                std::thread::yield_now();
-            }
         }
-        assert!(threads.windows(2).all(|pair| pair[0] == pair[1]), "{threads:?}");
-        mixin.staff().crew.wait_until_gone(Instant::now() + SOON);
+        let threads = (0..at_once).map(|_| ran.recv_timeout(SOON).unwrap()).collect();
+        (0..at_once).for_each(|_| ends.send(()).unwrap());
+        threads
+    }
+
+    fn eventually(what: &str, condition: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !condition() {
+            assert!(since.elapsed() < SOON, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn idle(mixin: &Threading) -> usize {
+        mixin.staff().state.lock().idle.len()
+    }
+
+    #[test]
+    fn each_of_several_requests_at_once_has_a_thread_and_one_after_the_other_share_one() {
+        let mixin = Threading::new();
+        let mut threads = serve(&mixin, 5);
+        threads.sort_by_key(|thread| format!("{thread:?}"));
+        threads.dedup();
+        assert_eq!(threads.len(), 5);
+        eventually("all are idle again", || idle(&mixin) == 5);
+        let last_in = mixin.staff().state.lock().idle.last().unwrap().thread.id();
+        for _ in 0..3 {
+            assert_eq!(serve(&mixin, 1), [last_in], "the one whose stack is warm");
+            eventually("all are idle again", || idle(&mixin) == 5);
+        }
+    }
+
+    #[test]
+    fn threads_without_a_request_leave_but_for_one() {
+        let mixin = Threading::new().keep(Duration::from_millis(200));
+        serve(&mixin, 4);
+        eventually("all but one have left", || mixin.staff().crew.len() == 1);
+        eventually("which waits", || idle(&mixin) == 1);
+        assert_eq!(serve(&mixin, 1).len(), 1, "and serves");
+        mixin.server_close(Instant::now() + SOON);
         assert_eq!(mixin.staff().crew.len(), 0);
-        assert!(mixin.staff().state.lock().idle.is_empty());
+    }
+
+    #[test]
+    fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
+        let mixin = Threading::new().on_thread_start(|| panic!("no connection to the database"));
+        let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
+        for _ in 0..3 {
+            let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+            mixin.process_request(Job::new(Box::new(probe)));
+        }
+        for _ in 0..3 {
+            let why = refusals.recv_timeout(SOON).unwrap();
+            assert!(why.contains("the thread ended before its first request"), "{why}");
+        }
+        mixin.server_close(Instant::now() + SOON);
     }
 }

@@ -151,26 +151,46 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let _gathering = Gathering::start_in_loop();
         let mut backoff = Backoff::default();
         let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
+        let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
             match self.step(&mut backoff)? {
-                Step::Served(_) => self.core.hooks.service_actions(),
+                Step::Served(_) => {
+                    self.core.hooks.service_actions();
+                    if waits_first {
+                        self.wait_for_request(&mut tick)?;
+                    }
+                }
                 Step::Again => {}
-                Step::NoRequest => self.wait(true, tick)?,
-                Step::NoRoom => self.wait(false, tick)?,
+                Step::NoRequest => self.wait_for_request(&mut tick)?,
+                Step::NoRoom => {
+                    self.wait(false, tick)?;
+                }
                 Step::TooFast(until) | Step::Pause(until) => {
                     self.pause(earlier(Some(until), tick))?;
                 }
             }
-            self.mixin.service_actions();
-            if let (Some(due), Some(interval)) = (tick, self.poll_interval) {
-                let now = Instant::now();
-                if now >= due {
-                    self.core.hooks.service_actions();
-                    tick = now.checked_add(interval);
-                }
-            }
+            self.keep_house(&mut tick);
         }
         Ok(())
+    }
+
+    /// Waits until there may be a request, and does meanwhile what else there is to do.
+    fn wait_for_request(&self, tick: &mut Option<Instant>) -> Result<()> {
+        while !self.wait(true, *tick)? && !self.core.context.runs.stop_requested() {
+            self.keep_house(tick);
+        }
+        Ok(())
+    }
+
+    fn keep_house(&self, tick: &mut Option<Instant>) {
+        self.mixin.service_actions();
+        if let (Some(due), Some(interval)) = (*tick, self.poll_interval) {
+            let now = Instant::now();
+            if now >= due {
+                self.core.hooks.service_actions();
+                *tick = now.checked_add(interval);
+            }
+        }
     }
 
     /// Serves one request: waits for it, for the server's `timeout` at most, and returns when it has
@@ -212,8 +232,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 return Ok(Turn::TimedOut);
             }
             match step {
-                Step::NoRequest => self.wait(true, deadline)?,
-                Step::NoRoom => self.wait(false, deadline)?,
+                Step::NoRequest | Step::NoRoom => {
+                    self.wait(matches!(step, Step::NoRequest), deadline)?;
+                }
                 _ => {}
             }
         }
@@ -222,18 +243,19 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Waits for whatever may change the loop's mind: a stop, a request if there is room for one, room
-    /// if there is none, and what the mixin waits for.
-    fn wait(&self, room: bool, deadline: Option<Instant>) -> Result<()> {
+    /// if there is none, and what the mixin waits for. Says whether a request may have come, if there is room.
+    fn wait(&self, room: bool, deadline: Option<Instant>) -> Result<bool> {
         let context = &self.core.context;
         // Asked again after the failure: the answer "no" promises a wake-up, and only then may we wait.
         let gate_is_open = room || context.gate.is_open();
         if !room && gate_is_open && self.mixin.ready() {
-            return Ok(());
+            return Ok(true);
         }
         let listener = if room { self.core.transport.fileno() } else { None };
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
-        let mut waiting = vec![context.runs.stop_waiting()];
+        let mut waiting = Vec::with_capacity(4);
         waiting.extend(listener.as_ref().map(|fd| readable(fd.as_fd())));
+        waiting.push(context.runs.stop_waiting());
         if !gate_is_open {
             waiting.push(readable(context.gate.event_fd()));
         }
@@ -248,10 +270,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let runs = &self.core.context.runs;
         let waited = wait::any(&[runs.stop_waiting()], until);
         runs.settle();
-        self.waited(waited)
+        self.waited(waited).map(|_stopped| ())
     }
 
-    fn waited(&self, result: std::io::Result<()>) -> Result<()> {
+    fn waited(&self, result: std::io::Result<bool>) -> Result<bool> {
         result
             .map_err(|error| crate::Error::io("wait for requests at", self.server_address(), error))
     }

@@ -76,6 +76,11 @@ impl PollFd {
         let events = if write { libc::POLLOUT } else { libc::POLLIN };
         Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 })
     }
+
+    /// Whether the last poll has found it ready, or broken.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.revents != 0
+    }
 }
 
 /// `eventfd` and its like: a descriptor that is readable from the first `notify` until a `clear`.

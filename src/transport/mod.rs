@@ -75,6 +75,13 @@ pub trait Transport: Send + Sync + 'static {
     /// [`accept_action`](Self::accept_action)'s answer.
     fn get_request(&self) -> io::Result<(Self::Raw, Address)>;
 
+    /// Whether asking in vain costs more than waiting: the loop then waits before each request, and not only
+    /// when there is none. `fileno` has to be readable whenever there is one, whatever was asked before.
+    /// Default: false.
+    fn waits_first(&self) -> bool {
+        false
+    }
+
     /// What follows from an error of `get_request`. Default: [`accept_action`].
     fn accept_action(&self, error: &io::Error) -> AcceptAction {
         accept_action(error)

@@ -118,6 +118,10 @@ impl Transport for Tcp {
         1
     }
 
+    fn waits_first(&self) -> bool {
+        Listener::WAITS_FIRST
+    }
+
     fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
         Some(Arc::clone(&raw.fd))
     }
