@@ -13,6 +13,7 @@
 mod crew;
 mod forking;
 mod pool;
+mod staff;
 mod threading;
 
 use std::fmt;

@@ -202,6 +202,9 @@ fn work(queue: &Receiver<Task>, bench: &Bench) {
     loop {
         match queue.try_recv() {
             Ok(task) => {
+                if !queue.is_empty() {
+                    bench.call_one();
+                }
                 task.job.run();
             }
             Err(TryRecvError::Disconnected) => return,
@@ -224,6 +227,9 @@ struct Bench {
 #[derive(Debug, Default)]
 struct Waiting {
     workers: usize,
+    /// One of them has been called, and has not come yet. That is enough: a worker who takes a request and
+    /// leaves others behind calls the next one first. So a rush of short requests costs few wake-ups.
+    on_its_way: bool,
     closed: bool,
 }
 
@@ -238,10 +244,14 @@ impl Bench {
         state.workers += 1;
         self.called.wait(&mut state);
         state.workers -= 1;
+        state.on_its_way = false;
     }
 
     fn call_one(&self) {
-        if self.state.lock().workers > 0 {
+        let mut state = self.state.lock();
+        if state.workers > 0 && !state.on_its_way {
+            state.on_its_way = true;
+            drop(state);
             self.called.notify_one();
         }
     }

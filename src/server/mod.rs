@@ -156,7 +156,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             match self.step(&mut backoff)? {
                 Step::Served(_) => {
                     self.core.hooks.service_actions();
-                    if waits_first {
+                    // Without room there is something to tell, before any wait.
+                    if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
                         self.wait_for_request(&mut tick)?;
                     }
                 }

@@ -1,0 +1,358 @@
+//! The threads of [`Threading`](super::Threading): as many as there are requests at once, and no more wake-ups
+//! than it takes.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Thread, ThreadId};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::crew::{Crew, ThreadOptions};
+use super::{Job, Refused};
+use crate::limits::Permit;
+
+/// A request and its place among the maximum, which it gives back when it has ended.
+pub(super) struct Task {
+    pub(super) job: Job,
+    pub(super) _permit: Option<Permit>,
+}
+
+/// The threads, and the requests that they have not taken yet.
+pub(super) struct Staff {
+    state: Mutex<State>,
+    crew: Arc<Crew>,
+    threads: ThreadOptions,
+    keep: Duration,
+}
+
+/// Whenever the lock is free, the queue is empty or a thread is on its way to it.
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Task>,
+    /// A thread has been called or started, and has not come yet. One is enough: whoever takes a request
+    /// and leaves others behind calls the next thread before anything else. So a rush of short requests
+    /// costs few wake-ups, and of long ones each has a thread of its own all the same.
+    on_its_way: bool,
+    /// Threads without a request; the last one in is the first one out, because its stack is warm
+    /// and because the others can then leave.
+    idle: Vec<Arc<Idle>>,
+    /// Requests that came past the maximum; at most one for each loop.
+    waiting: VecDeque<Job>,
+    closing: bool,
+}
+
+impl State {
+    /// Among several threads without a request there is one that watches the clock.
+    fn have_first_watch(&self) {
+        if let [first, _, ..] = &*self.idle {
+            if !first.watches.load(Ordering::Relaxed) {
+                first.thread.unpark();
+            }
+        }
+    }
+}
+
+/// A thread without a request. What it shares is changed under the lock of the list.
+struct Idle {
+    thread: Thread,
+    /// Taken off the list, to come to the queue. Others may unpark a thread as well: this is what tells.
+    called: AtomicBool,
+    /// It waits by the clock. Only the first of the list has to, which is the next to leave: to set a timer
+    /// for each wait of a busy thread would cost a twentieth of a short request.
+    watches: AtomicBool,
+}
+
+impl Staff {
+    pub(super) fn new(threads: ThreadOptions, keep: Duration) -> Self {
+        Self { state: Mutex::default(), crew: Arc::default(), threads, keep }
+    }
+
+    /// Has a request run in a thread.
+    pub(super) fn take(self: &Arc<Self>, task: Task) {
+        let mut state = self.state.lock();
+        if state.closing {
+            drop(state);
+            return task.job.refuse(Refused::Closing);
+        }
+        state.queue.push_back(task);
+        self.call(state);
+    }
+
+    /// Has a request run by the next thread that has ended its own.
+    pub(super) fn take_later(&self, job: Job) {
+        self.state.lock().waiting.push_back(job);
+    }
+
+    /// Has a thread come to the queue, if there is something in it and nobody is on the way.
+    fn call<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) {
+        while let (Some(first), false) = (state.queue.front(), state.on_its_way) {
+            let label = first.job.label();
+            state.on_its_way = true;
+            if let Some(idle) = state.idle.pop() {
+                idle.called.store(true, Ordering::Relaxed);
+                drop(state);
+                return idle.thread.unpark();
+            }
+            drop(state);
+            let coming = Coming { staff: Some(Arc::clone(self)), caller: thread::current().id() };
+            match self.crew.spawn(&self.threads, label, move || coming.work()) {
+                Ok(()) => return,
+                Err(error) => self.nobody_comes(error),
+            }
+            state = self.state.lock();
+        }
+    }
+
+    /// The thread that was on its way cannot come: the request that waits for it is refused.
+    fn nobody_comes(&self, error: io::Error) {
+        let mut state = self.state.lock();
+        state.on_its_way = false;
+        let task = state.queue.pop_front();
+        drop(state);
+        if let Some(task) = task {
+            task.job.refuse(Refused::CannotStart(error));
+        }
+    }
+
+    /// The life of one thread, from when it has come.
+    fn work(self: &Arc<Self>) {
+        let idle = Arc::new(Idle {
+            thread: thread::current(),
+            called: AtomicBool::new(false),
+            watches: AtomicBool::new(false),
+        });
+        let mut state = self.state.lock();
+        loop {
+            state.on_its_way = false;
+            while let Some(task) = state.queue.pop_front() {
+                self.call(state);
+                self.run(task);
+                if self.keep.is_zero() {
+                    return;
+                }
+                state = self.state.lock();
+            }
+            if state.closing {
+                return;
+            }
+            match self.wait_for_call(state, &idle) {
+                Some(called) => state = called,
+                None => return,
+            }
+        }
+    }
+
+    /// Runs a request, and with the same permit those that have waited for one.
+    fn run(&self, task: Task) {
+        let Task { job, _permit } = task;
+        job.run();
+        while let Some(next) = { self.state.lock().waiting.pop_front() } {
+            next.run();
+        }
+    }
+
+    /// None: it is time to leave. The last one without a request stays.
+    fn wait_for_call<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        idle: &Arc<Idle>,
+    ) -> Option<MutexGuard<'a, State>> {
+        idle.called.store(false, Ordering::Relaxed);
+        state.idle.push(Arc::clone(idle));
+        let leave_at = Instant::now().checked_add(self.keep);
+        loop {
+            let is_next_to_leave = state.idle.len() > 1 && Arc::ptr_eq(&state.idle[0], idle);
+            idle.watches.store(is_next_to_leave, Ordering::Relaxed);
+            if is_next_to_leave && leave_at.is_some_and(|at| Instant::now() >= at) {
+                state.idle.remove(0);
+                state.have_first_watch();
+                return None;
+            }
+            state.have_first_watch();
+            drop(state);
+            match leave_at {
+                Some(at) if is_next_to_leave => {
+                    thread::park_timeout(at.saturating_duration_since(Instant::now()));
+                }
+                _ => thread::park(),
+            }
+            state = self.state.lock();
+            if idle.called.load(Ordering::Relaxed) {
+                return Some(state);
+            }
+            if state.closing {
+                return None;
+            }
+        }
+    }
+
+    pub(super) fn wait_until_gone(&self, deadline: Instant) {
+        self.crew.wait_until_gone(deadline);
+    }
+
+    /// Sends idle threads away; those that run a request leave after it.
+    pub(super) fn dismiss(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        for idle in std::mem::take(&mut state.idle) {
+            idle.thread.unpark();
+        }
+    }
+}
+
+impl fmt::Debug for Staff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staff").field("crew", &self.crew).finish_non_exhaustive()
+    }
+}
+
+/// A new thread, before it has come. If it never does, because the user's hook panics in it, somebody has to
+/// see to the queue all the same.
+struct Coming {
+    staff: Option<Arc<Staff>>,
+    caller: ThreadId,
+}
+
+impl Coming {
+    /// It has come.
+    fn work(mut self) {
+        if let Some(staff) = self.staff.take() {
+            staff.work();
+        }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let Some(staff) = self.staff.take() else { return };
+        // Where it was to be started from, it could not be started; the caller knows why.
+        if thread::current().id() != self.caller {
+            staff.nobody_comes(io::Error::other("the thread ended before its first request"));
+            staff.call(staff.state.lock());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::mixin::{ChildEnd, Handed, Outcome, Work};
+    use crossbeam_channel::{Receiver, Sender, unbounded};
+
+    /// A request that says that it runs and waits until it may end.
+    struct Probe {
+        runs: Sender<std::thread::ThreadId>,
+        end: Receiver<()>,
+        refused: Sender<String>,
+    }
+
+    impl Work for Probe {
+        fn run(self: Box<Self>) -> Outcome {
+            self.runs.send(std::thread::current().id()).unwrap();
+            let _ = self.end.recv();
+            Outcome::Completed
+        }
+
+        fn refuse(self: Box<Self>, why: Refused) {
+            self.refused.send(why.to_string()).unwrap();
+        }
+
+        fn release(self: Box<Self>) {}
+
+        fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
+            unreachable!("threads hand nothing to other processes")
+        }
+
+        fn run_in_child(self: Box<Self>, _ready: Box<dyn FnOnce()>) -> ChildEnd {
+            unreachable!("threads have no children")
+        }
+
+        fn label(&self) -> &'static str {
+            "Probe"
+        }
+
+        fn peer(&self) -> &Address {
+            &Address::Unnamed
+        }
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn staff(keep: Duration) -> Arc<Staff> {
+        Arc::new(Staff::new(ThreadOptions::default(), keep))
+    }
+
+    /// Hands so many requests over at once, and ends them when all run. Says which threads they had.
+    fn serve(staff: &Arc<Staff>, at_once: usize) -> Vec<std::thread::ThreadId> {
+        let (runs, ran) = unbounded();
+        let (ends, end) = unbounded();
+        let (refused, _) = unbounded();
+        for _ in 0..at_once {
+            let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+            staff.take(Task { job: Job::new(Box::new(probe)), _permit: None });
+        }
+        let threads = (0..at_once).map(|_| ran.recv_timeout(SOON).unwrap()).collect();
+        (0..at_once).for_each(|_| ends.send(()).unwrap());
+        threads
+    }
+
+    fn eventually(what: &str, condition: impl Fn() -> bool) {
+        let since = Instant::now();
+        while !condition() {
+            assert!(since.elapsed() < SOON, "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    fn idle(staff: &Arc<Staff>) -> usize {
+        staff.state.lock().idle.len()
+    }
+
+    #[test]
+    fn each_of_several_requests_at_once_has_a_thread_and_one_after_the_other_share_one() {
+        let staff = staff(SOON);
+        let mut threads = serve(&staff, 5);
+        threads.sort_by_key(|thread| format!("{thread:?}"));
+        threads.dedup();
+        assert_eq!(threads.len(), 5);
+        eventually("all are idle again", || idle(&staff) == 5);
+        let last_in = staff.state.lock().idle.last().unwrap().thread.id();
+        for _ in 0..3 {
+            assert_eq!(serve(&staff, 1), [last_in], "the one whose stack is warm");
+            eventually("all are idle again", || idle(&staff) == 5);
+        }
+    }
+
+    #[test]
+    fn threads_without_a_request_leave_but_for_one() {
+        let staff = staff(Duration::from_millis(200));
+        serve(&staff, 4);
+        eventually("all but one have left", || staff.crew.len() == 1);
+        eventually("which waits", || idle(&staff) == 1);
+        assert_eq!(serve(&staff, 1).len(), 1, "and serves");
+        staff.dismiss();
+        staff.wait_until_gone(Instant::now() + SOON);
+        assert_eq!(staff.crew.len(), 0);
+    }
+
+    #[test]
+    fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
+        let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| panic!("no database"));
+        let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
+        let staff = Arc::new(Staff::new(threads, SOON));
+        let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
+        for _ in 0..3 {
+            let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+            staff.take(Task { job: Job::new(Box::new(probe)), _permit: None });
+        }
+        for _ in 0..3 {
+            let why = refusals.recv_timeout(SOON).unwrap();
+            assert!(why.contains("the thread ended before its first request"), "{why}");
+        }
+    }
+}
