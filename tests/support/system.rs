@@ -54,6 +54,21 @@ pub fn processor_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// How many packets a TCP connection has received so far.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn packets_received(connection: &impl AsFd) -> u32 {
+    // SAFETY: all zeros is a valid tcp_info.
+    let mut info = unsafe { std::mem::zeroed::<libc::tcp_info>() };
+    let mut len = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap();
+    let fd = connection.as_fd().as_raw_fd();
+    let into = (&raw mut info).cast();
+    // SAFETY: the pointer and the length are those of `info`, which outlives the call.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, into, &raw mut len) };
+    check(result, "getsockopt");
+    info.tcpi_segs_in
+}
+
 /// A number of /proc/self/status: kibibytes for `VmHWM` (the most memory so far) and `VmRSS` (memory
 /// now), a count for `Threads`.
 pub fn own_status(name: &str) -> usize {

@@ -415,6 +415,64 @@ fn row_086_held_back_output_leaves_at_the_end() {
 }
 
 #[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn row_086_held_back_output_and_the_end_of_the_connection_leave_in_one_packet() {
+    let packets = |wbufsize| {
+        let run = |request: &mut StreamRequest| Ok(request.write_all(b"one answer")?);
+        let make = move || Buffered { wbufsize, run };
+        let server = ThreadingTcpServer::bind("127.0.0.1:0", make).unwrap();
+        let server = server.serve_in_background().unwrap();
+        let mut client = connect(inet(&*server));
+        assert_eq!(read_to_end(&mut client), b"one answer");
+        crate::support::system::packets_received(&client)
+    };
+    assert_eq!(packets(0), 3, "the connection, the answer, the end");
+    assert_eq!(packets(64), 2, "the connection, the answer with the end");
+}
+
+#[test]
+fn row_086_held_back_output_leaves_whoever_else_has_the_connection() {
+    let to_an_outbox = |request: &mut StreamRequest| {
+        request.outbox()?.send(b"by the outbox, ")?;
+        Ok(request.write_all(b"and held back")?)
+    };
+    let make = move || Buffered { wbufsize: 64, run: to_an_outbox };
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", make).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    assert_eq!(read_to_end(&mut client), b"by the outbox, and held back");
+
+    let (to, duplicates) = channel();
+    let duplicated = move |request: &mut StreamRequest| {
+        to.send(request.fileno().expect("a socket").try_clone_to_owned()?)?;
+        Ok(request.write_all(b"held back")?)
+    };
+    let make = move || Buffered { wbufsize: 64, run: duplicated.clone() };
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", make).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    assert_eq!(read_to_end(&mut client), b"held back", "and the end, though there is a duplicate");
+    drop(duplicates.recv_timeout(SOON).unwrap());
+}
+
+#[test]
+fn row_086_held_back_output_of_a_client_that_still_sends_arrives() {
+    let run = |request: &mut StreamRequest| {
+        let mut line = String::new();
+        request.next_line(&mut line)?;
+        Ok(request.write_all(b"enough")?)
+    };
+    let make = move || Buffered { wbufsize: 64, run };
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", make).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    // More than the handler reads stands in the socket, so that a plain close would be a reset.
+    client.write_all(b"a line\n").unwrap();
+    client.write_all(&[b'x'; 100_000]).unwrap();
+    assert_eq!(read_to_end(&mut client), b"enough");
+}
+
+#[test]
 fn row_086_held_back_output_leaves_after_a_failed_handle_as_well() {
     let (server, _traffic) = serve_buffered(|request, _traffic| {
         write!(request, "sorry")?;
