@@ -8,6 +8,7 @@
 //! forked child, which is about to end.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::source::{self, Source};
-use crate::sys::{self, PollFd};
+use crate::sys::{self, PollFd, Room};
 use crate::wait::Event;
 
 /// How long to read on for a peer, and how much.
@@ -84,7 +85,8 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
 pub(crate) fn here(source: &Source, bound: Bound) {
     let until = Instant::now().checked_add(bound.time);
     let until = until.map_or(source::Bound::Never, source::Bound::Until);
-    let mut room = [0; ROOM];
+    let mut memory = [MaybeUninit::uninit(); ROOM];
+    let mut room = Room::new(&mut memory);
     let mut left = bound.bytes;
     while left > 0 {
         match source.recv(&mut room, until) {
@@ -101,7 +103,8 @@ const ROOM: usize = 16 * 1024;
 /// The life of the thread.
 fn reap(bell: &Event) {
     let mut connections: Vec<Lingering> = Vec::new();
-    let mut room = vec![0; ROOM];
+    let mut memory = vec![0; ROOM];
+    let mut room = Room::from(&mut *memory);
     let mut leave_at = Instant::now() + KEEP;
     loop {
         let next = connections.iter().map(|connection| connection.until).min();
@@ -136,9 +139,9 @@ impl Lingering {
     }
 
     /// Reads what is there. False: it is over, and the connection may be closed.
-    fn go_on(&mut self, room: &mut [u8]) -> bool {
+    fn go_on(&mut self, room: &mut Room<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {
-            match sys::recv(self.fd.as_fd(), room, false) {
+            match room.recv(self.fd.as_fd(), false) {
                 Ok(0) => return false,
                 Ok(count) => self.bytes_left = self.bytes_left.saturating_sub(count),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys;
+use crate::sys::{self, Room};
 use crate::wait::{self, Interest, Slot, Waiting};
 
 /// How long a call may wait.
@@ -78,8 +78,8 @@ impl Source {
         Arc::clone(&self.fd)
     }
 
-    pub(crate) fn recv(&self, buf: &mut [u8], bound: Bound) -> io::Result<usize> {
-        self.call(Interest::Read, bound, |fd, wait| sys::recv(fd, buf, wait))
+    pub(crate) fn recv(&self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+        self.call(Interest::Read, bound, |fd, wait| room.recv(fd, wait))
     }
 
     pub(crate) fn send(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {

@@ -83,13 +83,38 @@ pub trait Parker {
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot);
 }
 
+/// What every call has to know of its thread, in one place: it is looked at twice for each request.
+#[derive(Clone, Copy)]
+struct Here {
+    /// There is a parker.
+    parked: bool,
+    /// This thread accepts, and runs requests in between: what it gathers waits for no longer than the
+    /// requests that have come already.
+    in_loop: bool,
+    /// Something has been gathered.
+    holds_back: bool,
+}
+
 thread_local! {
+    static HERE: Cell<Here> =
+        const { Cell::new(Here { parked: false, in_loop: false, holds_back: false }) };
+
     static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
+
+    /// What this thread has gathered, while it is one that promises to flush; see [`Gathering`].
+    static GATHERED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
+}
+
+fn note(change: impl FnOnce(&mut Here)) {
+    let mut here = HERE.get();
+    change(&mut here);
+    HERE.set(here);
 }
 
 /// Makes every wait on this thread go through `parker`, until the guard is dropped.
 pub fn install(parker: Rc<dyn Parker>) -> Installed {
     let before = PARKER.with(|current| current.replace(Some(parker)));
+    note(|here| here.parked = true);
     Installed { before }
 }
 
@@ -101,6 +126,7 @@ pub struct Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
+        note(|here| here.parked = self.before.is_some());
         // No thread-local is left to restore when the thread is at its end.
         let _ = PARKER.try_with(|current| current.replace(self.before.take()));
     }
@@ -119,7 +145,7 @@ pub(crate) fn parker() -> Option<Rc<dyn Parker>> {
 }
 
 pub(crate) fn is_parked_here() -> bool {
-    PARKER.with(|current| current.borrow().is_some())
+    HERE.get().parked
 }
 
 /// Waits until one of `waiting` is ready or the deadline has passed. May come back early. Says whether the
@@ -264,15 +290,6 @@ pub(crate) trait Flush: Send + Sync {
     fn flush(&self);
 }
 
-thread_local! {
-    /// This thread accepts, and runs requests in between: what it gathers waits for no longer than the
-    /// requests that have come already.
-    static IN_LOOP: Cell<bool> = const { Cell::new(false) };
-
-    /// What this thread has gathered, while it is one that promises to flush; see [`Gathering`].
-    static GATHERED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
-}
-
 /// A thread's promise that it will wait, by this module, or drop this guard before long: only such a
 /// thread may hold replies back for the sake of one system call for many.
 #[derive(Debug)]
@@ -285,7 +302,7 @@ pub(crate) struct Gathering {
 impl Gathering {
     /// The promise of an accept loop.
     pub(crate) fn start_in_loop() -> Self {
-        IN_LOOP.set(true);
+        note(|here| here.in_loop = true);
         let mut promise = Self::start();
         promise.in_loop = true;
         promise
@@ -316,12 +333,12 @@ impl Drop for Gathering {
 
 /// Whether this thread accepts, and what runs on it runs in between.
 pub(crate) fn is_in_loop() -> bool {
-    IN_LOOP.get()
+    HERE.get().in_loop
 }
 
 /// This thread accepts no longer; in a forked child it never does.
 pub(crate) fn leave_loop() {
-    IN_LOOP.set(false);
+    note(|here| here.in_loop = false);
 }
 
 /// Has `what` flushed before this thread next waits. False: this thread promises no such thing, and
@@ -330,6 +347,7 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
     GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
         Some(list) => {
             list.push(Arc::clone(what));
+            note(|here| here.holds_back = true);
             true
         }
         None => false,
@@ -339,10 +357,10 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
 /// Sends what this thread has held back. Whoever blocks a thread by other means than this crate's calls
 /// this first; see [`Parker`].
 pub fn flush() {
-    let has_gathered = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    if !GATHERED.with_borrow(has_gathered) {
+    if !HERE.get().holds_back {
         return;
     }
+    note(|here| here.holds_back = false);
     let list = GATHERED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
     for what in list.into_iter().flatten() {
         what.flush();

@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::ops::Deref;
 
 use parking_lot::Mutex;
+
+use crate::sys::Room;
 
 /// The usual block: what Python's `makefile('rb')` buffers.
 pub(crate) const SMALL: usize = 8 * 1024;
@@ -73,12 +75,12 @@ impl Appetite {
     /// Receives into a block, and says how many bytes have come. At the end of input there is no block.
     fn receive(
         &mut self,
-        receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
     ) -> io::Result<(Vec<u8>, usize)> {
         let (block, count, room) = if self.much || self.size <= FIRST {
             let mut block = take_block(self.size);
             // No more than was asked for, though the block may be longer.
-            match receive(&mut block[..self.size]) {
+            match receive(&mut Room::from(&mut block[..self.size])) {
                 Ok(count) => (block, count, self.size),
                 Err(error) => {
                     give_block(block);
@@ -86,11 +88,12 @@ impl Appetite {
                 }
             }
         } else {
-            let mut first = [0; FIRST];
+            let mut memory = [MaybeUninit::uninit(); FIRST];
+            let mut first = Room::new(&mut memory);
             let count = receive(&mut first)?;
             let mut block = if count > 0 { take_block(self.size) } else { Vec::new() };
             if count > 0 {
-                block[..count].copy_from_slice(&first[..count]);
+                block[..count].copy_from_slice(first.received(count));
             }
             (block, count, FIRST)
         };
@@ -128,7 +131,7 @@ impl ReadBuffer {
     pub(crate) fn fill(
         &mut self,
         appetite: &mut Appetite,
-        receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         (self.block, self.end) = appetite.receive(receive)?;
@@ -172,7 +175,7 @@ impl Chunk {
     /// receives from there on.
     pub(crate) fn receive(
         appetite: &mut Appetite,
-        receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
     ) -> io::Result<Self> {
         let (block, end) = appetite.receive(receive)?;
         if end == appetite.size {

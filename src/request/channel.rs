@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::error::{Stopping, TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
 use crate::source::Bound;
+use crate::sys::Room;
 use crate::wait;
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
@@ -85,7 +87,7 @@ impl Channel {
     /// has been going on that needs more.
     pub(super) fn receive(
         &mut self,
-        room: &mut [u8],
+        room: &mut Room<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
         if !self.output.is_empty() {
@@ -114,7 +116,7 @@ impl Channel {
     }
 
     /// What is there without waiting; none if that is nothing.
-    fn receive_at_once(&mut self, room: &mut [u8]) -> io::Result<Option<usize>> {
+    fn receive_at_once(&mut self, room: &mut Room<'_>) -> io::Result<Option<usize>> {
         match self.receive_within(room, Bound::NOW) {
             Ok(count) => Ok(Some(count)),
             Err(error) if is_no_more_for_now(&error) => Ok(None),
@@ -122,16 +124,15 @@ impl Channel {
         }
     }
 
-    fn receive_within(&mut self, room: &mut [u8], bound: Bound) -> io::Result<usize> {
-        let stream = self.connection.within(bound)?;
+    fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         loop {
-            match stream.read(room) {
+            match self.connection.receive(room, bound) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(0) if self.ticket.is_cut() => {
                     return if self.at_boundary {
                         Err(Stopping::error())
                     } else {
-                        self.receive_late(room)
+                        self.receive_late(room, bound)
                     };
                 }
                 Ok(count) => {
@@ -148,11 +149,11 @@ impl Channel {
     /// A request has begun in the very moment in which a drain shut the input of its connection. What its
     /// peer goes on to send is still delivered, but nothing announces it any more: so this looks again and
     /// again, until the deadline of the drain.
-    fn receive_late(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    fn receive_late(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         let began = Instant::now();
         while began.elapsed() < self.ticket.limits().drain && !self.ticket.is_forced() {
             wait::sleep(Duration::from_millis(1));
-            match self.connection.stream()?.read(room) {
+            match self.connection.receive(room, bound) {
                 Ok(0) => {}
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);
@@ -255,9 +256,8 @@ impl Channel {
             let sent = outbox.write_all(bytes, each, self.deadline.map(|whole| whole.at));
             return sent.map(|()| bytes.len()).map_err(|error| patience.explain(error));
         }
-        let stream = self.connection.within(patience.bound)?;
         loop {
-            match stream.write(bytes) {
+            match self.connection.send(bytes, patience.bound) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(count) => {
                     self.ticket.add_bytes_out(count);
@@ -336,7 +336,8 @@ impl Channel {
         if self.saw_end || self.ticket.is_cut() {
             return false;
         }
-        match socket.source().recv(&mut [0; 1_024], Bound::NOW) {
+        let mut memory = [MaybeUninit::uninit(); 1_024];
+        match socket.source().recv(&mut Room::new(&mut memory), Bound::NOW) {
             Ok(count) => count > 0,
             Err(error) => unread && is_no_more_for_now(&error),
         }

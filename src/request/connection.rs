@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::source::{Bound, Source};
+use crate::sys::Room;
 
 /// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
 /// (TLS, memory, a decompressor).
@@ -45,7 +46,7 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// A socket with the bound of its next call.
+/// A socket, and for those who see it as a [`Stream`] the bound of their next call.
 pub(crate) struct Socket {
     source: Source,
     bound: Bound,
@@ -64,7 +65,7 @@ impl Socket {
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.source.recv(buf, self.bound)
+        self.source.recv(&mut Room::from(buf), self.bound)
     }
 }
 
@@ -101,12 +102,25 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// The stream, with the bound of its next call set.
-    pub(super) fn within(&mut self, bound: Bound) -> io::Result<&mut dyn Stream> {
+    /// One receive within the bound.
+    pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self {
-            Self::Socket(socket) => socket.bound = bound,
-            Self::Other(stream) => stream.set_deadline(bound.at()),
-            Self::Gone => {}
+            Self::Socket(socket) => socket.source.recv(room, bound),
+            _ => self.within(bound)?.read(room.bytes()),
+        }
+    }
+
+    /// One send within the bound.
+    pub(super) fn send(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
+        match self {
+            Self::Socket(socket) => socket.source.send(bytes, bound),
+            _ => self.within(bound)?.write(bytes),
+        }
+    }
+
+    fn within(&mut self, bound: Bound) -> io::Result<&mut dyn Stream> {
+        if let Self::Other(stream) = self {
+            stream.set_deadline(bound.at());
         }
         self.stream()
     }

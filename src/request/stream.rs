@@ -13,7 +13,7 @@ use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{EndedEarly, TimedOut};
-use crate::sys::{self, Credentials};
+use crate::sys::{self, Credentials, Room};
 
 /// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
 ///
@@ -348,7 +348,7 @@ impl Read for StreamRequest {
         }
         // A large read goes past the buffer: no copy.
         if self.input.is_empty() && buf.len() >= self.appetite.size() {
-            return self.channel.receive(buf, None);
+            return self.channel.receive(&mut Room::from(buf), None);
         }
         if self.input.is_empty() && self.fill_input(None)? == 0 {
             return Ok(0);
@@ -361,7 +361,7 @@ impl Read for StreamRequest {
         let mut started = (!self.input.is_empty()).then(Instant::now);
         while !buf.is_empty() {
             let count = if self.input.is_empty() && buf.len() >= self.appetite.size() {
-                self.channel.receive(buf, started)?
+                self.channel.receive(&mut Room::from(&mut *buf), started)?
             } else {
                 if self.input.is_empty() {
                     self.fill_input(started)?;

@@ -17,6 +17,9 @@ use parking_lot::Mutex;
 pub(crate) mod datagram;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
+mod room;
+
+pub(crate) use room::Room;
 
 /// Turns the -1 of a system call into the error behind it.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -160,14 +163,6 @@ const MORE: libc::c_int = 0;
 
 fn wait_flag(wait: bool) -> libc::c_int {
     if wait { 0 } else { libc::MSG_DONTWAIT }
-}
-
-/// Receives once. Without `wait` the call does not block, whatever the descriptor's mode.
-pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result<usize> {
-    // SAFETY: the pointer and the length are those of one live, writable slice.
-    check_len(unsafe {
-        libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), wait_flag(wait))
-    })
 }
 
 /// Sends once, possibly not all of it. Without `wait` the call does not block.
