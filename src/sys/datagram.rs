@@ -6,11 +6,11 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use socket2::SockAddr;
+use socket2::{SockAddr, SockAddrStorage};
 
 use super::{check, set_int_option, socklen};
 
@@ -32,25 +32,59 @@ pub(crate) struct Local {
     interface: u32,
 }
 
-/// Who has sent a datagram. Small for those that a busy server has: what the kernel gives is 128 bytes.
+/// Who has sent a datagram, as the kernel names it, so that a reply finds its way without a conversion.
+/// Small for those that a busy server has: the kernel's room for a name is 128 bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
-    Inet(SocketAddr),
+    V4(libc::sockaddr_in),
+    V6(libc::sockaddr_in6),
     Other(Box<SockAddr>),
 }
 
 impl Peer {
-    fn new(address: SockAddr) -> Self {
-        match address.as_socket() {
-            Some(inet) => Self::Inet(inet),
-            None => Self::Other(Box::new(address)),
+    fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
+        let name = ptr::from_ref(name);
+        // SAFETY: a storage has room for every kind of address and the alignment that it needs, any bytes
+        // are valid in one, and its family says which one the kernel has written, of the length `len`.
+        unsafe {
+            match libc::c_int::from((*name).ss_family) {
+                libc::AF_INET => Self::V4(*name.cast()),
+                libc::AF_INET6 => Self::V6(*name.cast()),
+                _ => {
+                    Self::Other(Box::new(SockAddr::new(name.cast::<SockAddrStorage>().read(), len)))
+                }
+            }
         }
     }
 
-    fn to_sock_addr(&self) -> SockAddr {
+    fn name(&self) -> *const libc::sockaddr {
         match self {
-            Self::Inet(inet) => (*inet).into(),
-            Self::Other(address) => (**address).clone(),
+            Self::V4(name) => ptr::from_ref(name).cast(),
+            Self::V6(name) => ptr::from_ref(name).cast(),
+            Self::Other(name) => name.as_ptr().cast(),
+        }
+    }
+
+    fn name_len(&self) -> libc::socklen_t {
+        match self {
+            Self::V4(_) => socklen::<libc::sockaddr_in>(),
+            Self::V6(_) => socklen::<libc::sockaddr_in6>(),
+            Self::Other(name) => name.len(),
+        }
+    }
+
+    /// The internet address, or what it is otherwise.
+    pub(crate) fn to_inet(&self) -> Result<SocketAddr, &SockAddr> {
+        match self {
+            Self::V4(name) => {
+                let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
+                Ok((ip, u16::from_be(name.sin_port)).into())
+            }
+            Self::V6(name) => {
+                let (ip, port) = (name.sin6_addr.s6_addr.into(), u16::from_be(name.sin6_port));
+                Ok(SocketAddrV6::new(ip, port, name.sin6_flowinfo, name.sin6_scope_id).into())
+            }
+            Self::Other(name) => Err(name),
         }
     }
 }
@@ -123,7 +157,7 @@ impl Receiver {
         // SAFETY: all zeros is a valid sockaddr_storage (family unspecified).
         let name = unsafe { mem::zeroed::<libc::sockaddr_storage>() };
         Self {
-            buffers: vec![0; count * size],
+            buffers: vec![0; count * stride(size)],
             names: vec![name; count],
             controls: vec![Control([0; CONTROL_LEN]); count],
             size,
@@ -140,13 +174,12 @@ impl Receiver {
     /// The next datagram of the batch.
     pub(crate) fn take(&mut self) -> Option<Received<'_>> {
         let said = *self.batch.get(self.taken)?;
-        let start = self.taken * self.size;
-        let name = socket_storage(&self.names[self.taken]);
+        let start = self.taken * stride(self.size);
+        let name = &self.names[self.taken];
         self.taken += 1;
         Some(Received {
             bytes: &self.buffers[start..start + said.len],
-            // SAFETY: the kernel has written an address of that length into the storage.
-            peer: Peer::new(unsafe { SockAddr::new(name, said.name_len) }),
+            peer: Peer::new(name, said.name_len),
             local: said.local,
             truncated: said.truncated,
         })
@@ -158,11 +191,9 @@ impl Receiver {
         debug_assert_eq!(self.len(), 0, "what is received twice is lost once");
         self.batch.clear();
         self.taken = 0;
-        // At least one byte a slot: `chunks` of nothing would be no slots at all, and a datagram
-        // that is longer than nothing has to be seen as truncated.
-        let slots = self.buffers.chunks_mut(self.size);
+        let slots = self.buffers.chunks_mut(stride(self.size));
         let mut parts: Vec<libc::iovec> = slots
-            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
+            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: self.size })
             .collect();
         let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
         for ((part, name), control) in parts.iter_mut().zip(&mut self.names).zip(&mut self.controls)
@@ -188,12 +219,12 @@ impl Receiver {
     }
 }
 
-/// One storage of an address is another's: socket2 has its own name for the same bytes.
-fn socket_storage(name: &libc::sockaddr_storage) -> socket2::SockAddrStorage {
-    let mut storage = socket2::SockAddrStorage::zeroed();
-    // SAFETY: `SockAddrStorage` is a transparent sockaddr_storage, and any bytes are valid in it.
-    unsafe { *storage.view_as::<libc::sockaddr_storage>() = *name };
-    storage
+/// From the beginning of one slot to the next one's: whole lines of the cache, and three more. Slots that
+/// are a power of two apart compete for the same few places in it, and thus would those of the usual
+/// 65,535 bytes.
+fn stride(size: usize) -> usize {
+    const LINE: usize = 64;
+    size.next_multiple_of(LINE) + 3 * LINE
 }
 
 /// [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
@@ -288,12 +319,11 @@ impl Outgoing<'_> {
     pub(crate) fn send(&self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
         let mut control = Control([0; CONTROL_LEN]);
         let mut part = self.part();
-        let name = self.peer.to_sock_addr();
-        let header = self.header(&name, &mut part, &mut control);
+        let header = self.header(&mut part, &mut control);
         let flags = super::SEND_FLAGS | super::wait_flag(wait);
         loop {
-            // SAFETY: the header points to `name`, `part` and `control`, and `part` to the bytes, which
-            // all outlive the call.
+            // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes,
+            // which all outlive the call.
             match super::check_len(unsafe {
                 libc::sendmsg(fd.as_raw_fd(), &raw const header, flags)
             }) {
@@ -308,17 +338,12 @@ impl Outgoing<'_> {
         libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
     }
 
-    /// A header that points to `name`, to `part` and to `control`; the kernel reads them only.
-    fn header(
-        &self,
-        name: &SockAddr,
-        part: &mut libc::iovec,
-        control: &mut Control,
-    ) -> libc::msghdr {
+    /// A header that points to the peer's name, to `part` and to `control`; the kernel reads them only.
+    fn header(&self, part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
         // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
         let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
-        header.msg_name = name.as_ptr().cast_mut().cast();
-        header.msg_namelen = name.len();
+        header.msg_name = self.peer.name().cast_mut().cast();
+        header.msg_namelen = self.peer.name_len();
         header.msg_iov = part;
         header.msg_iovlen = 1;
         if let Some(local) = self.local {
@@ -413,19 +438,16 @@ fn bytes_of<T>(value: &T) -> &[u8] {
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
-    let outgoing: Vec<Outgoing<'_>> = (first..batch.len()).map(|index| batch.get(index)).collect();
-    let names: Vec<SockAddr> = outgoing.iter().map(|one| one.peer.to_sock_addr()).collect();
-    let mut controls = vec![Control([0; CONTROL_LEN]); outgoing.len()];
-    let mut parts: Vec<libc::iovec> = outgoing.iter().map(Outgoing::part).collect();
-    let mut headers: Vec<mmsghdr> = Vec::with_capacity(outgoing.len());
-    for (((one, name), part), control) in
-        outgoing.iter().zip(&names).zip(&mut parts).zip(&mut controls)
-    {
-        headers.push(mmsghdr { msg_hdr: one.header(name, part, control), msg_len: 0 });
+    let outgoing = || (first..batch.len()).map(|index| batch.get(index));
+    let mut parts: Vec<libc::iovec> = outgoing().map(|one| one.part()).collect();
+    let mut controls = vec![Control([0; CONTROL_LEN]); parts.len()];
+    let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
+    for ((one, part), control) in outgoing().zip(&mut parts).zip(&mut controls) {
+        headers.push(mmsghdr { msg_hdr: one.header(part, control), msg_len: 0 });
     }
     loop {
-        // SAFETY: every header points to its own name, part and control, and every part to bytes of the
-        // batch, all alive.
+        // SAFETY: every header points to its own part and control, and to a name in the batch, and every
+        // part to bytes of the batch, all alive.
         let sent = unsafe {
             libc::sendmmsg(
                 fd.as_raw_fd(),
