@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -134,9 +133,9 @@ impl Inbox {
 #[derive(Default)]
 struct Replies {
     gathered: Batch,
-    /// The thread that has promised to flush them: it alone gathers, because others do not know when it
+    /// The number of the thread that has promised to flush them: it alone gathers, because others do not know when it
     /// waits next.
-    promised: Option<ThreadId>,
+    promised: Option<usize>,
 }
 
 impl PacketSocket {
@@ -231,7 +230,7 @@ impl PacketSocket {
         if replies.gathered.len() == 0 && !more_waits {
             return None;
         }
-        let me = thread::current().id();
+        let me = wait::number_of_thread();
         if replies.promised.is_none() {
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
