@@ -6,13 +6,14 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::{check, set_int_option, socklen};
+use super::control::{Control, Local, local_address};
+use super::{check, socklen};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use libc::mmsghdr;
@@ -22,14 +23,6 @@ use libc::mmsghdr;
 struct mmsghdr {
     msg_hdr: libc::msghdr,
     msg_len: libc::c_uint,
-}
-
-/// The local address that a datagram was sent to, and that its reply must come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Local {
-    pub(crate) ip: IpAddr,
-    /// The interface, which a link-local address needs; 0 leaves it to the route.
-    interface: u32,
 }
 
 /// Who has sent a datagram, as the kernel names it, so that a reply finds its way without a conversion.
@@ -73,6 +66,14 @@ impl Peer {
         }
     }
 
+    /// Whether it is the same, as far as that costs little to say: another kind than the two never is.
+    fn is(&self, other: &Self) -> bool {
+        match (self.to_inet(), other.to_inet()) {
+            (Ok(one), Ok(other)) => one == other,
+            _ => false,
+        }
+    }
+
     /// The internet address, or what it is otherwise.
     pub(crate) fn to_inet(&self) -> Result<SocketAddr, &SockAddr> {
         match self {
@@ -97,37 +98,6 @@ pub(crate) struct Received<'a> {
     /// The datagram was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
 }
-
-/// Asks the kernel to tell with each datagram where it was sent to.
-///
-/// A dual-stack IPv6 socket tells it for IPv4 as well, as a mapped address.
-pub(crate) fn tell_local_address(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    if ipv6 {
-        set_int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
-    } else {
-        tell_local_ipv4(fd)
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-fn tell_local_ipv4(fd: BorrowedFd<'_>) -> io::Result<()> {
-    set_int_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
-}
-
-/// Elsewhere the reply leaves from the address that the route chooses.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(())
-}
-
-/// Room for one control message with the larger of the two structures, aligned as `cmsghdr` wants.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
-
-// SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
-const CONTROL_LEN: usize =
-    unsafe { libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as libc::c_uint) } as usize;
 
 /// Buffers for a batch of datagrams, made once and used for every batch, and the batch that is in them.
 pub(crate) struct Receiver {
@@ -159,7 +129,7 @@ impl Receiver {
         Self {
             buffers: vec![0; count * stride(size)],
             names: vec![name; count],
-            controls: vec![Control([0; CONTROL_LEN]); count],
+            controls: vec![Control::new(); count],
             size,
             batch: Vec::with_capacity(count),
             taken: 0,
@@ -205,7 +175,7 @@ impl Receiver {
             header.msg_hdr.msg_iov = part;
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = ptr::from_mut(control).cast();
-            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+            header.msg_hdr.msg_controllen = Control::LEN as _;
             headers.push(header);
         }
         let count = receive_batch(fd, &mut headers)?;
@@ -269,43 +239,6 @@ fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usiz
     }
 }
 
-/// Reads the control message that [`tell_local_address`] asked for.
-fn local_address(header: &libc::msghdr) -> Option<Local> {
-    // SAFETY: the header is as the kernel left it; its control buffer is alive, and the length in it
-    // is what the kernel filled.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while !message.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header within the buffer.
-        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-        // SAFETY: the data of this message follows its header within the buffer.
-        let data = unsafe { libc::CMSG_DATA(message) };
-        match (level, kind) {
-            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // SAFETY: a message of this kind carries an in_pktinfo; it may be unaligned.
-                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
-                let ip = u32::from_be(info.ipi_spec_dst.s_addr);
-                return Some(Local { ip: IpAddr::V4(ip.into()), interface: 0 });
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                // SAFETY: a message of this kind carries an in6_pktinfo; it may be unaligned.
-                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                // A group is not an address that a reply could come from.
-                if ip.is_multicast() {
-                    return None;
-                }
-                let link_local = ip.segments()[0] & 0xffc0 == 0xfe80;
-                let interface = if link_local { info.ipi6_ifindex as u32 } else { 0 };
-                return Some(Local { ip: IpAddr::V6(ip), interface });
-            }
-            // SAFETY: as for CMSG_FIRSTHDR.
-            _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
-        }
-    }
-    None
-}
-
 /// One datagram to send: to whom, from which local address, and what.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing<'a> {
@@ -317,7 +250,7 @@ pub(crate) struct Outgoing<'a> {
 impl Outgoing<'_> {
     /// Sends it at once. Without `wait` the call does not block.
     pub(crate) fn send(&self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = Control::new();
         let mut part = self.part();
         let header = self.header(&mut part, &mut control);
         let flags = super::SEND_FLAGS | super::wait_flag(wait);
@@ -347,7 +280,7 @@ impl Outgoing<'_> {
         header.msg_iov = part;
         header.msg_iovlen = 1;
         if let Some(local) = self.local {
-            write_control(local, &mut header, control);
+            control.leave_from(local, &mut header);
         }
         header
     }
@@ -387,63 +320,60 @@ impl Batch {
         let (peer, local, end) = &self.heads[index];
         Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
     }
-}
 
-/// Fills the control message that makes a datagram leave from `local`.
-fn write_control(local: Local, header: &mut libc::msghdr, control: &mut Control) {
-    let mut fill = |level, kind, bytes: &[u8]| {
-        header.msg_control = ptr::from_mut(control).cast();
-        header.msg_controllen = CONTROL_LEN as _;
-        // SAFETY: the buffer has room for one message of the larger kind, so that the first header
-        // and `bytes` behind it lie within it.
-        unsafe {
-            let message = libc::CMSG_FIRSTHDR(header);
-            (*message).cmsg_level = level;
-            (*message).cmsg_type = kind;
-            (*message).cmsg_len = libc::CMSG_LEN(bytes.len() as libc::c_uint) as _;
-            ptr::copy_nonoverlapping(bytes.as_ptr(), libc::CMSG_DATA(message), bytes.len());
-            header.msg_controllen = libc::CMSG_SPACE(bytes.len() as libc::c_uint) as _;
-        }
-    };
-    match local.ip {
-        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-        IpAddr::V4(ip) => {
-            // SAFETY: all zeros is a valid in_pktinfo.
-            let mut info = unsafe { mem::zeroed::<libc::in_pktinfo>() };
-            info.ipi_spec_dst.s_addr = u32::from(ip).to_be();
-            fill(libc::IPPROTO_IP, libc::IP_PKTINFO, bytes_of(&info));
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-        IpAddr::V4(_) => {}
-        IpAddr::V6(ip) => {
-            // SAFETY: all zeros is a valid in6_pktinfo.
-            let mut info = unsafe { mem::zeroed::<libc::in6_pktinfo>() };
-            info.ipi6_addr.s6_addr = ip.octets();
-            info.ipi6_ifindex = local.interface as _;
-            fill(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, bytes_of(&info));
-        }
+    /// What may leave as one message: datagram number `first`, and behind it at most so many in all that are
+    /// as long and go the same way. And how many they are.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn message(&self, first: usize, most: usize) -> (Outgoing<'_>, usize) {
+        let one = self.get(first);
+        let len = one.bytes.len();
+        let is_alike = |next: &usize| {
+            let next = self.get(*next);
+            next.bytes.len() == len && next.local == one.local && next.peer.is(one.peer)
+        };
+        // Nothing can be cut into pieces of no length.
+        let most = BURST_BYTES.checked_div(len).unwrap_or(1).min(most);
+        let behind = (first + 1..self.len()).take(most.saturating_sub(1));
+        let count = 1 + behind.take_while(is_alike).count();
+        let end = self.heads[first].2 + (count - 1) * len;
+        (Outgoing { bytes: &self.bytes[end - count * len..end], ..one }, count)
     }
 }
 
-/// The bytes of a plain C structure without padding.
-fn bytes_of<T>(value: &T) -> &[u8] {
-    // SAFETY: `in_pktinfo` (three 4-byte fields) and `in6_pktinfo` (16 bytes and 4) have no padding,
-    // so that every byte is initialised; the slice borrows from `value`.
-    unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }
-}
+/// The longest burst, in datagrams and in bytes: the kernel takes no more of them at once, and makes the
+/// burst as one datagram first, which could not be longer.
+const BURST: usize = 64;
+const BURST_BYTES: usize = 60_000;
 
-/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken.
+/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken. With
+/// `bursts`, those that go the same way one behind the other leave as one message, which costs the kernel
+/// a third; only if it [`cuts_bursts`](super::control::cuts_bursts).
 ///
-/// An error is the first datagram's: those behind it were not tried.
+/// An error is that of the first datagram, or of its burst: those behind it were not tried.
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
-    let outgoing = || (first..batch.len()).map(|index| batch.get(index));
-    let mut parts: Vec<libc::iovec> = outgoing().map(|one| one.part()).collect();
-    let mut controls = vec![Control([0; CONTROL_LEN]); parts.len()];
-    let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
-    for ((one, part), control) in outgoing().zip(&mut parts).zip(&mut controls) {
-        headers.push(mmsghdr { msg_hdr: one.header(part, control), msg_len: 0 });
+pub(crate) fn send_batch(
+    fd: BorrowedFd<'_>,
+    batch: &Batch,
+    first: usize,
+    bursts: bool,
+) -> io::Result<usize> {
+    let mut messages = Vec::with_capacity(batch.len() - first);
+    let mut next = first;
+    while next < batch.len() {
+        let (one, count) = batch.message(next, if bursts { BURST } else { 1 });
+        messages.push((one, count));
+        next += count;
+    }
+    let mut parts: Vec<libc::iovec> = messages.iter().map(|(one, _)| one.part()).collect();
+    let mut controls = vec![Control::new(); messages.len()];
+    let mut headers: Vec<mmsghdr> = Vec::with_capacity(messages.len());
+    for (((one, count), part), control) in messages.iter().zip(&mut parts).zip(&mut controls) {
+        let mut header = one.header(part, control);
+        if *count > 1 {
+            control.cut((one.bytes.len() / count) as u16, &mut header);
+        }
+        headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
     }
     loop {
         // SAFETY: every header points to its own part and control, and to a name in the batch, and every
@@ -457,7 +387,9 @@ pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io:
             )
         };
         match check(sent) {
-            Ok(count) => return Ok(count as usize),
+            Ok(sent) => {
+                return Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum());
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -466,7 +398,12 @@ pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io:
 
 /// Where the system knows no batches, a batch is one datagram.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
+pub(crate) fn send_batch(
+    fd: BorrowedFd<'_>,
+    batch: &Batch,
+    first: usize,
+    _bursts: bool,
+) -> io::Result<usize> {
     batch.get(first).send(fd, false)?;
     Ok(1)
 }

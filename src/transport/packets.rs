@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::request::{DatagramRequest, Reply, Ticket};
-use crate::sys::datagram::{Batch, Local, Outgoing, Peer, Received, Receiver, send_batch};
+use crate::sys::control::{Local, cuts_bursts};
+use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.
@@ -108,6 +109,8 @@ pub(super) struct PacketSocket {
     more_waits: AtomicBool,
     /// How many more replies are sent at once; see [`AT_ONCE`].
     at_once: AtomicU32,
+    /// Asked with the first batch.
+    cuts_bursts: OnceLock<bool>,
 }
 
 #[derive(Default)]
@@ -148,6 +151,7 @@ impl PacketSocket {
             replies: Mutex::default(),
             more_waits: AtomicBool::new(false),
             at_once: AtomicU32::new(0),
+            cuts_bursts: OnceLock::new(),
         })
     }
 
@@ -291,14 +295,20 @@ impl Flush for PacketSocket {
             std::mem::take(&mut replies.gathered)
         };
         let Some(fd) = self.socket.fileno() else { return };
+        let mut bursts = *self.cuts_bursts.get_or_init(|| cuts_bursts(fd.as_fd()));
         let mut sent = 0;
         while sent < batch.len() {
-            sent += send_batch(fd.as_fd(), &batch, sent).unwrap_or_else(|_| {
+            match send_batch(fd.as_fd(), &batch, sent, bursts) {
+                Ok(count) => sent += count,
+                // The way of some peer takes none, or none of datagrams that long.
+                Err(_) if bursts => bursts = false,
                 // The first of the rest will not go like this; alone it may, and if it does not, it is
                 // lost as datagrams are. Those behind it are tried.
-                let _ = self.send(batch.get(sent));
-                1
-            });
+                Err(_) => {
+                    let _ = self.send(batch.get(sent));
+                    sent += 1;
+                }
+            }
         }
         batch.clear();
         let mut replies = self.replies.lock();

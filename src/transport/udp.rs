@@ -15,7 +15,7 @@ use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
-use crate::sys::datagram::tell_local_address;
+use crate::sys::control::tell_local_address;
 
 /// UDP datagrams. A reply leaves from the address that was asked, also on a server that is bound to every
 /// interface.
