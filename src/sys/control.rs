@@ -3,10 +3,10 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr;
 
-use super::{set_int_option, socklen};
+use super::set_int_option;
 
 /// The local address that a datagram was sent to, and that its reply must come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Control {
         }
     }
 
-    /// Has the kernel cut what is sent into datagrams of `len` bytes each; see [`cuts_bursts`].
+    /// Has the kernel cut what is sent into datagrams of `len` bytes each; see [`cuts_bursts`](super::datagram::cuts_bursts).
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn cut(&mut self, len: u16, header: &mut libc::msghdr) {
         self.push(header, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
@@ -148,31 +148,4 @@ fn bytes_of<T>(value: &T) -> &[u8] {
     // SAFETY: `in_pktinfo` (three 4-byte fields) and `in6_pktinfo` (16 bytes and 4) have no padding,
     // so that every byte is initialised; the slice borrows from `value`.
     unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }
-}
-
-/// Whether the kernel takes bursts over this socket: several datagrams of one length to one peer, as one
-/// message that it cuts apart as late as it can. To a kernel that has never heard of it (before Linux 4.18)
-/// such a message would be one long datagram.
-/// [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn cuts_bursts(fd: BorrowedFd<'_>) -> bool {
-    let mut value: libc::c_int = 0;
-    let mut len = socklen::<libc::c_int>();
-    // SAFETY: `value` and `len` are live and of the length that is said.
-    super::check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_UDP,
-            libc::UDP_SEGMENT,
-            ptr::from_mut(&mut value).cast(),
-            &raw mut len,
-        )
-    })
-    .is_ok()
-}
-
-/// Other systems have nothing of the kind.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn cuts_bursts(_fd: BorrowedFd<'_>) -> bool {
-    false
 }

@@ -289,6 +289,11 @@ impl Outgoing<'_> {
     }
 }
 
+/// The longest burst, in datagrams and in bytes: the kernel takes no more of them at once, and makes the
+/// burst as one datagram first, which could not be longer.
+const BURST: usize = 64;
+const BURST_BYTES: usize = 60_000;
+
 /// Datagrams that are to leave together. Their bytes stand one behind the other, in memory that serves the
 /// next batch as well.
 #[derive(Debug, Default)]
@@ -324,10 +329,9 @@ impl Batch {
         Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
     }
 
-    /// What may leave as one message: datagram number `first`, and behind it at most so many in all that are
-    /// as long and go the same way. And how many they are.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn message(&self, first: usize, most: usize) -> (Outgoing<'_>, usize) {
+    /// What may leave as one message: datagram number `first` alone; or, with `bursts`, it and those behind
+    /// it that are as long and go the same way. And how many they are.
+    fn message(&self, first: usize, bursts: bool) -> (Outgoing<'_>, usize) {
         let one = self.get(first);
         let len = one.bytes.len();
         let is_alike = |next: &usize| {
@@ -335,7 +339,7 @@ impl Batch {
             next.bytes.len() == len && next.local == one.local && next.peer.is(one.peer)
         };
         // Nothing can be cut into pieces of no length.
-        let most = BURST_BYTES.checked_div(len).unwrap_or(1).min(most);
+        let most = if bursts { BURST_BYTES.checked_div(len).unwrap_or(1).min(BURST) } else { 1 };
         let behind = (first + 1..self.len()).take(most.saturating_sub(1));
         let count = 1 + behind.take_while(is_alike).count();
         let end = self.heads[first].2 + (count - 1) * len;
@@ -343,14 +347,36 @@ impl Batch {
     }
 }
 
-/// The longest burst, in datagrams and in bytes: the kernel takes no more of them at once, and makes the
-/// burst as one datagram first, which could not be longer.
-const BURST: usize = 64;
-const BURST_BYTES: usize = 60_000;
+/// Whether the kernel takes bursts over this socket: several datagrams of one length to one peer, as one
+/// message that it cuts apart as late as it can. To a kernel that has never heard of it (before Linux 4.18)
+/// such a message would be one long datagram.
+/// [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn cuts_bursts(fd: BorrowedFd<'_>) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut len = socklen::<libc::c_int>();
+    // SAFETY: `value` and `len` are live and of the length that is said.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            ptr::from_mut(&mut value).cast(),
+            &raw mut len,
+        )
+    })
+    .is_ok()
+}
+
+/// Other systems have nothing of the kind.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn cuts_bursts(_fd: BorrowedFd<'_>) -> bool {
+    false
+}
 
 /// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken. With
-/// `bursts`, those that go the same way one behind the other leave as one message, which costs the kernel
-/// a third; only if it [`cuts_bursts`](super::control::cuts_bursts).
+/// `bursts`, those that go the same way one behind the other leave as one message, which spares the
+/// kernel most of its work for all but the first; only if it [`cuts_bursts`].
 ///
 /// An error is that of the first datagram, or of its burst: those behind it were not tried.
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
@@ -364,7 +390,7 @@ pub(crate) fn send_batch(
     let mut messages = Vec::with_capacity(batch.len() - first);
     let mut next = first;
     while next < batch.len() {
-        let (one, count) = batch.message(next, if bursts { BURST } else { 1 });
+        let (one, count) = batch.message(next, bursts);
         messages.push((one, count));
         next += count;
     }
@@ -399,14 +425,15 @@ pub(crate) fn send_batch(
     }
 }
 
-/// Where the system knows no batches, a batch is one datagram.
+/// Where the system knows no batches, a batch is one message.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn send_batch(
     fd: BorrowedFd<'_>,
     batch: &Batch,
     first: usize,
-    _bursts: bool,
+    bursts: bool,
 ) -> io::Result<usize> {
-    batch.get(first).send(fd, false)?;
-    Ok(1)
+    let (one, count) = batch.message(first, bursts);
+    one.send(fd, false)?;
+    Ok(count)
 }

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::request::{DatagramRequest, Reply, Ticket};
-use crate::sys::control::{Local, cuts_bursts};
-use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, send_batch};
+use crate::sys::control::Local;
+use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.

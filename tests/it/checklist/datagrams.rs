@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -14,6 +13,8 @@ use socketserver::{
 
 use super::requests::{Report, reports};
 use crate::handlers::{Crash, Echo};
+#[cfg(target_os = "linux")]
+use crate::support::system::send_without_checksums;
 use crate::support::{SOON, eventually, folder, inet};
 
 /// A client that hears only the server's own address.
@@ -123,25 +124,12 @@ fn row_091_a_burst_of_replies_is_cut_into_its_datagrams() {
     }
 }
 
-/// Has the socket send without checksums: the kernel then refuses to cut bursts.
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "no crate at hand sets SO_NO_CHECK")]
-fn forbid_bursts(fd: BorrowedFd<'_>) {
-    let yes: libc::c_int = 1;
-    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap();
-    // SAFETY: the pointer and the length are those of `yes`, which outlives the call.
-    let result = unsafe {
-        let (level, option) = (libc::SOL_SOCKET, libc::SO_NO_CHECK);
-        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const yes).cast(), len)
-    };
-    assert_eq!(result, 0);
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn row_091_replies_leave_one_by_one_where_bursts_are_refused() {
     let server = UdpServer::bind("127.0.0.1:0", || Echo).unwrap();
-    forbid_bursts(server.fileno().unwrap().as_fd());
+    // The kernel then refuses to cut bursts.
+    send_without_checksums(&server.fileno().unwrap());
     a_batch_is_echoed(server);
 }
 
