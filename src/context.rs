@@ -17,12 +17,11 @@ use crate::shutdown::{Runs, ShutdownHandle};
 #[derive(Debug)]
 pub struct ServerContext {
     pub(crate) runs: Arc<Runs>,
-    pub(crate) live: Arc<LiveList>,
+    pub(crate) live: LiveList,
     pub(crate) gate: Arc<Gate>,
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
-    limits: RwLock<Arc<Limits>>,
     address: RwLock<Address>,
     started: Instant,
     /// This process must stay one of one thread.
@@ -37,11 +36,10 @@ impl ServerContext {
     pub(crate) fn new(address: Address, limits: Limits, forks: bool) -> std::io::Result<Self> {
         Ok(Self {
             runs: Arc::new(Runs::new()?),
-            live: Arc::new(LiveList::new(limits.per_peer, limits.live)),
+            live: LiveList::new(limits),
             gate: Gate::new(limits.live.max(1))?,
             counters: Counters::default(),
             rate: RateGate::new(limits.accept_rate),
-            limits: RwLock::new(Arc::new(limits)),
             address: RwLock::new(address),
             started: Instant::now(),
             forks,
@@ -92,20 +90,14 @@ impl ServerContext {
     /// The limits in force for new requests.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        **self.limits.read()
-    }
-
-    /// The limits for a request that begins now, which keeps them to its end.
-    pub(crate) fn share_limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.limits.read())
+        self.live.limits()
     }
 
     /// Changes the limits of the live server. Requests that run already keep theirs.
     pub fn set_limits(&self, limits: Limits) {
-        *self.limits.write() = Arc::new(limits);
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
-        self.live.set_per_peer(limits.per_peer, limits.live);
+        self.live.set_limits(Arc::new(limits));
     }
 
     /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as
@@ -130,7 +122,7 @@ impl ServerContext {
     /// The counts since the server was made.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counters.read()
+        self.counters.read(|| self.live.entered())
     }
 
     /// When the server was made.

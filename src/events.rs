@@ -131,9 +131,9 @@ macro_rules! reasons {
             }
         }
 
+        /// What nothing else counts: how many were accepted, the live list knows.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
-            accepted: AtomicU64,
             accept_errors: AtomicU64,
             shed: AtomicU64,
             $($count: AtomicU64,)*
@@ -145,14 +145,14 @@ macro_rules! reasons {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
 
-            pub(crate) fn read(&self) -> Counts {
+            pub(crate) fn read(&self, accepted: impl FnOnce() -> u64) -> Counts {
                 let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 Counts {
-                    // Read last, so that the sum of the ends is never more.
                     $($count: read(&self.$count),)*
                     accept_errors: read(&self.accept_errors),
                     shed: read(&self.shed),
-                    accepted: read(&self.accepted),
+                    // Read last, so that the sum of the ends is never more.
+                    accepted: accepted(),
                 }
             }
         }
@@ -193,10 +193,6 @@ reasons! {
 }
 
 impl Counters {
-    pub(crate) fn accepted(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-    }
-
     pub(crate) fn accept_error(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }

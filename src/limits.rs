@@ -209,10 +209,19 @@ impl Gate {
     /// Enters, if there is room; the permit's drop leaves.
     #[must_use]
     pub fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+        self.enter().then(|| Permit { gate: Arc::clone(self) })
+    }
+
+    /// Enters, if there is room, as somebody who has the gate anyway, and who will [`leave`](Self::leave).
+    pub(crate) fn enter(&self) -> bool {
         let max = self.max();
         let enter = |count: usize| (count < max).then_some(count + 1);
-        self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).ok()?;
-        Some(Permit { gate: Arc::clone(self) })
+        self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).is_ok()
+    }
+
+    pub(crate) fn leave(&self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        self.wake();
     }
 
     /// Whether there is room. A false answer promises that [`event_fd`](Self::event_fd) becomes
@@ -262,8 +271,7 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.count.fetch_sub(1, Ordering::SeqCst);
-        self.gate.wake();
+        self.gate.leave();
     }
 }
 

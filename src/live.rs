@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::address::Address;
+use crate::limits::Limits;
 
 /// What a live request does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,18 +208,22 @@ impl Entry {
     }
 }
 
-/// The list itself: a slab, so that entering and leaving cost one lock and no search.
+/// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
+/// gets when it enters, its number and its limits, is under the same lock.
 #[derive(Debug)]
 pub(crate) struct LiveList {
     slots: Mutex<Slots>,
     emptied: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slots {
     entries: Vec<Option<Arc<Entry>>>,
     free: Vec<usize>,
-    next_id: u64,
+    /// How many have ever entered; the number of the last one.
+    entered: u64,
+    /// For those that enter from now on.
+    limits: Arc<Limits>,
     /// How many are alive for each peer; kept only while there is a limit on it.
     peers: Option<Peers>,
 }
@@ -251,15 +256,23 @@ impl Slots {
 }
 
 impl LiveList {
-    pub(crate) fn new(per_peer: usize, live: usize) -> Self {
-        let list = Self { slots: Mutex::default(), emptied: Condvar::new() };
-        list.set_per_peer(per_peer, live);
+    pub(crate) fn new(limits: Limits) -> Self {
+        let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
+        let slots = Slots { entries, free, entered: 0, limits: Arc::clone(&limits), peers: None };
+        let list = Self { slots: Mutex::new(slots), emptied: Condvar::new() };
+        list.set_limits(limits);
         list
     }
 
-    /// Limits the requests of one peer, if that is less than all may have. Those that are alive count.
-    pub(crate) fn set_per_peer(&self, max: usize, live: usize) {
+    pub(crate) fn limits(&self) -> Limits {
+        *self.slots.lock().limits
+    }
+
+    /// Limits those that enter from here on, and the requests of one peer, if that is less than all may
+    /// have; those that are alive count.
+    pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
+        let (max, live) = (limits.per_peer, limits.live);
         let mut counts = HashMap::new();
         if max < live {
             for key in slots.live().filter_map(|entry| peer_key(&entry.peer)) {
@@ -267,16 +280,17 @@ impl LiveList {
             }
         }
         slots.peers = (max < live).then_some(Peers { max, counts });
+        slots.limits = limits;
     }
 
-    /// Enters a request. The second value: whether its peer has more than it may, this one included.
+    /// Enters a request, which is to [`leave`](Self::leave).
     pub(crate) fn enter(
-        self: &Arc<Self>,
+        &self,
         peer: Address,
         handler: &'static str,
         accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
-    ) -> (Live, bool) {
+    ) -> Place {
         let mut slots = self.slots.lock();
         let mut too_many = false;
         if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&peer)) {
@@ -284,9 +298,9 @@ impl LiveList {
             *count += 1;
             too_many = *count > peers.max;
         }
-        slots.next_id += 1;
+        slots.entered += 1;
         let entry = Arc::new(Entry {
-            id: slots.next_id,
+            id: slots.entered,
             peer,
             handler,
             accepted,
@@ -302,7 +316,31 @@ impl LiveList {
             slots.entries.push(None);
         }
         slots.entries[slot] = Some(Arc::clone(&entry));
-        (Live { list: Arc::clone(self), entry, slot }, too_many)
+        Place { entry, slot, limits: Arc::clone(&slots.limits), too_many }
+    }
+
+    pub(crate) fn leave(&self, place: &Place) {
+        // Others may hold the entry a little longer, and must not hold the connection.
+        place.entry.forget_connection();
+        let mut slots = self.slots.lock();
+        slots.entries[place.slot] = None;
+        slots.free.push(place.slot);
+        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&place.entry.peer)) {
+            if let Some(count) = peers.counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    peers.counts.remove(&key);
+                }
+            }
+        }
+        if slots.is_empty() {
+            self.emptied.notify_all();
+        }
+    }
+
+    /// How many requests have entered so far.
+    pub(crate) fn entered(&self) -> u64 {
+        self.slots.lock().entered
     }
 
     pub(crate) fn view(&self) -> Vec<LiveRequest> {
@@ -351,37 +389,13 @@ impl LiveList {
     }
 }
 
-/// A request's place in the list, left when this is dropped.
+/// A request's place in the list, and what it was given there.
 #[derive(Debug)]
-pub(crate) struct Live {
-    list: Arc<LiveList>,
-    entry: Arc<Entry>,
+pub(crate) struct Place {
+    pub(crate) entry: Arc<Entry>,
     slot: usize,
-}
-
-impl Live {
-    pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.entry
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        // Others may hold the entry a little longer, and must not hold the connection.
-        self.entry.forget_connection();
-        let mut slots = self.list.slots.lock();
-        slots.entries[self.slot] = None;
-        slots.free.push(self.slot);
-        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&self.entry.peer)) {
-            if let Some(count) = peers.counts.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    peers.counts.remove(&key);
-                }
-            }
-        }
-        if slots.is_empty() {
-            self.list.emptied.notify_all();
-        }
-    }
+    /// They hold for it to its end.
+    pub(crate) limits: Arc<Limits>,
+    /// Its peer has more requests than it may, this one included.
+    pub(crate) too_many: bool,
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry, Live};
+use crate::live::{Activity, Cut, Entry, Place};
 
 pub use buffer::{Chunk, Line, LineTooLong};
 pub(crate) use connection::Socket;
@@ -59,21 +59,19 @@ pub struct Deadline {
 /// What a server gives a transport to make a request with: the request's place in the live list, its
 /// server and its limits.
 pub struct Ticket {
-    live: Live,
+    place: Place,
     context: Arc<ServerContext>,
-    limits: Arc<Limits>,
 }
 
 impl Ticket {
-    pub(crate) fn new(live: Live, context: Arc<ServerContext>) -> Self {
-        let limits = context.share_limits();
-        Self { live, context, limits }
+    pub(crate) fn new(place: Place, context: Arc<ServerContext>) -> Self {
+        Self { place, context }
     }
 
     /// Who sent the request, as `get_request` said.
     #[must_use]
     pub fn client_address(&self) -> &Address {
-        self.live.entry().client_address()
+        self.place.entry.client_address()
     }
 
     /// The server that it came to.
@@ -85,52 +83,64 @@ impl Ticket {
     /// The limits that hold for this request to its end.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.place.limits
     }
 
     /// The request's line in the live list, for whoever has to tell of its end.
     pub(crate) fn entry(&self) -> &Arc<Entry> {
-        self.live.entry()
+        &self.place.entry
+    }
+
+    /// Whether its peer has more live requests than `Limits::per_peer` allows.
+    pub(crate) fn is_one_too_many(&self) -> bool {
+        self.place.too_many
     }
 
     pub(crate) fn id(&self) -> u64 {
-        self.live.entry().id()
+        self.place.entry.id()
     }
 
     pub(crate) fn handler(&self) -> &'static str {
-        self.live.entry().handler()
+        self.place.entry.handler()
     }
 
     pub(crate) fn forget_connection(&self) {
-        self.live.entry().forget_connection();
+        self.place.entry.forget_connection();
     }
 
-    pub(crate) fn set_activity(&self, activity: Activity) {
-        self.live.entry().set_activity(activity);
+    fn set_activity(&self, activity: Activity) {
+        self.place.entry.set_activity(activity);
     }
 
-    fn show_activity(&self, activity: Activity) {
-        self.live.entry().show_activity(activity);
+    pub(crate) fn show_activity(&self, activity: Activity) {
+        self.place.entry.show_activity(activity);
     }
 
     fn add_bytes_in(&self, count: usize) {
-        self.live.entry().add_bytes_in(count);
+        self.place.entry.add_bytes_in(count);
     }
 
     fn add_bytes_out(&self, count: usize) {
-        self.live.entry().add_bytes_out(count);
+        self.place.entry.add_bytes_out(count);
     }
 
     fn is_cut(&self) -> bool {
-        self.live.entry().cut().is_some()
+        self.place.entry.cut().is_some()
     }
 
     fn is_forced(&self) -> bool {
-        self.live.entry().cut().is_some_and(|cut| cut != Cut::Drained)
+        self.place.entry.cut().is_some_and(|cut| cut != Cut::Drained)
     }
 
     fn bytes_out(&self) -> u64 {
-        self.live.entry().bytes().1
+        self.place.entry.bytes().1
+    }
+}
+
+/// The request leaves the live list when it lets go of its ticket.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.context.live.leave(&self.place);
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::admitted::Admitted;
 use super::hooks::{Failure, Incoming, Phase};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -23,7 +24,7 @@ use crate::error::{
 };
 use crate::events::{CloseReason, ServerEvent};
 use crate::handler::BaseRequestHandler;
-use crate::limits::{Limits, Permit};
+use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, LineTooLong, Request, Ticket};
@@ -35,10 +36,7 @@ pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its place is given to another one.
     raw: T::Raw,
     ticket: Ticket,
-    core: Arc<Core<T>>,
-    /// Its place among `Limits::live`.
-    permit: Permit,
-    too_many: bool,
+    core: Admitted<T>,
 }
 
 /// Whether a request is to be served.
@@ -48,23 +46,22 @@ pub(super) enum Verdict {
 }
 
 impl<T: Transport> TypedJob<T> {
-    pub(super) fn new(core: &Arc<Core<T>>, raw: T::Raw, peer: Address, permit: Permit) -> Self {
+    pub(super) fn new(core: Admitted<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
-        let (live, too_many) =
-            core.context.live.enter(peer, core.handler_name, T::received(&raw), connection);
-        let ticket = Ticket::new(live, Arc::clone(&core.context));
-        core.context.counters.accepted();
+        let received = T::received(&raw);
+        let place = core.context.live.enter(peer, core.handler_name, received, connection);
+        let ticket = Ticket::new(place, Arc::clone(&core.context));
         core.tell(&ServerEvent::RequestStarted {
             id: ticket.id(),
             client_address: ticket.client_address(),
             handler: core.handler_name,
         });
-        Self { raw, ticket, core: Arc::clone(core), permit, too_many }
+        Self { raw, ticket, core }
     }
 
     /// Whether its peer has more live requests than `Limits::per_peer` allows.
     pub(super) fn is_one_too_many(&self) -> bool {
-        self.too_many
+        self.ticket.is_one_too_many()
     }
 
     /// Asks the hook. A hook that fails or panics rejects, and is reported.
@@ -102,10 +99,10 @@ impl<T: Transport> TypedJob<T> {
 
     /// Makes the request that handlers hold, and keeps what is needed to end it.
     fn open(self) -> (T::Request, End<T>) {
-        let Self { raw, ticket, core, permit, .. } = self;
+        let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
         let request = core.transport.make_request(raw, ticket);
-        (request, End { core, permit, entry })
+        (request, End { core, entry })
     }
 
     fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
@@ -118,7 +115,7 @@ impl<T: Transport> Work for TypedJob<T> {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
         let _serving = Serving::start(&self.core.context);
-        self.ticket.set_activity(Activity::Running);
+        self.ticket.show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
         let whole = whole.and_then(|after| Self::bound(Timeout::Request, after));
         let (mut request, end) = self.open();
@@ -155,37 +152,36 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn release(self: Box<Self>) {
-        let Self { raw, ticket, core, permit, .. } = *self;
+        let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
         drop((raw, ticket));
         core.context.counters.ended(CloseReason::Released);
         core.tell_of_end(&entry, CloseReason::Released);
-        drop(permit);
     }
 
     fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
-        let Self { raw, ticket, core, permit, .. } = *self;
+        let Self { raw, ticket, core } = *self;
         drop(raw);
         ticket.forget_connection();
-        ticket.set_activity(Activity::Running);
+        ticket.show_activity(Activity::Running);
         let reason = CloseReason::Released;
         let entry = Arc::clone(ticket.entry());
-        Box::new(HandedOver { ticket: Some(ticket), entry, core, _permit: permit, reason })
+        Box::new(HandedOver { ticket: Some(ticket), entry, core, reason })
     }
 
     fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd {
-        let core = Arc::clone(&self.core);
-        core.transport.close_in_child();
-        core.context.enter_child();
+        let context = Arc::clone(&self.core.context);
+        self.core.transport.close_in_child();
+        context.enter_child();
         crate::wait::leave_loop();
-        let _signals = signals_of_a_child(&core.context, self.ticket.entry());
+        let _signals = signals_of_a_child(&context, self.ticket.entry());
         ready();
         let outcome = self.run();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
-        let failure = core.context.runs.take_failure();
+        let failure = context.runs.take_failure();
         let fatal = failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string);
-        ChildEnd { reason: outcome.into(), fatal, stop: core.context.runs.stop_requested() }
+        ChildEnd { reason: outcome.into(), fatal, stop: context.runs.stop_requested() }
     }
 
     fn label(&self) -> &'static str {
@@ -228,8 +224,7 @@ struct HandedOver<T: Transport> {
     // None only at the very end, when the live list has been left.
     ticket: Option<Ticket>,
     entry: Arc<Entry>,
-    core: Arc<Core<T>>,
-    _permit: Permit,
+    core: Admitted<T>,
     /// How it has ended, as far as is known.
     reason: CloseReason,
 }
@@ -291,8 +286,7 @@ impl<T: Transport> Core<T> {
 
 /// What is left of a job when its request has been made: what it takes to end it.
 struct End<T: Transport> {
-    core: Arc<Core<T>>,
-    permit: Permit,
+    core: Admitted<T>,
     entry: Arc<Entry>,
 }
 
@@ -333,16 +327,11 @@ impl<T: Transport> End<T> {
 
     /// Ends and closes the request, tells of its end, and only then gives its place to another one.
     fn close(self, request: T::Request, reason: CloseReason) {
-        let mut request = Some(request);
-        let ended = caught(|| {
-            if let Some(request) = request.take() {
-                self.core.transport.end_request(request);
-            }
+        drop(caught(|| {
+            self.core.transport.end_request(request);
             Ok(())
-        });
-        drop(ended);
+        }));
         self.core.tell_of_end(&self.entry, reason);
-        drop(self.permit);
     }
 }
 

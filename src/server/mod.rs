@@ -1,5 +1,6 @@
 //! [`Server`]: a transport, a mixin and a handler put together, and the loop that runs them.
 
+mod admitted;
 mod background;
 mod base;
 mod builder;

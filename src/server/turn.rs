@@ -3,6 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::admitted::Admitted;
 use super::hooks::AcceptFailure;
 use super::job::{TypedJob, Verdict};
 use super::{Core, Server};
@@ -49,8 +50,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub(super) fn step(&self, backoff: &mut Backoff) -> Result<Step> {
         // Room first: whatever there is none for stays in the kernel's queue, where it costs nothing.
         let context = &self.core.context;
-        let permit = if self.mixin.ready() { context.gate.try_enter() } else { None };
-        let Some(permit) = permit else {
+        let room = if self.mixin.ready() { Admitted::try_enter(&self.core) } else { None };
+        let Some(admitted) = room else {
             backoff.reached(Limit::Live, &self.core);
             return Ok(Step::NoRoom);
         };
@@ -64,7 +65,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         };
         backoff.reset();
         context.rate.pass();
-        let job = TypedJob::new(&self.core, raw, peer, permit);
+        let job = TypedJob::new(admitted, raw, peer);
         if job.is_one_too_many() {
             self.core.tell(&ServerEvent::LimitReached { limit: Limit::PerPeer });
             Job::new(Box::new(job)).refuse(Refused::TooManyFromPeer);

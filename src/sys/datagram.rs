@@ -6,13 +6,14 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use socket2::SockAddr;
+use socket2::{SockAddr, SockAddrStorage};
 
-use super::{check, set_int_option, socklen};
+use super::control::{Control, Local, local_address};
+use super::{check, socklen};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use libc::mmsghdr;
@@ -24,33 +25,70 @@ struct mmsghdr {
     msg_len: libc::c_uint,
 }
 
-/// The local address that a datagram was sent to, and that its reply must come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Local {
-    pub(crate) ip: IpAddr,
-    /// The interface, which a link-local address needs; 0 leaves it to the route.
-    interface: u32,
-}
-
-/// Who has sent a datagram. Small for those that a busy server has: what the kernel gives is 128 bytes.
+/// Who has sent a datagram, as the kernel names it, so that a reply finds its way without a conversion.
+/// Small for those that a busy server has: the kernel's room for a name is 128 bytes.
 #[derive(Clone, Debug)]
 pub(crate) enum Peer {
-    Inet(SocketAddr),
+    V4(libc::sockaddr_in),
+    V6(libc::sockaddr_in6),
     Other(Box<SockAddr>),
 }
 
 impl Peer {
-    fn new(address: SockAddr) -> Self {
-        match address.as_socket() {
-            Some(inet) => Self::Inet(inet),
-            None => Self::Other(Box::new(address)),
+    fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
+        let name = ptr::from_ref(name);
+        // SAFETY: a storage has room for every kind of address and the alignment that it needs, any bytes
+        // are valid in one, and its family says which one the kernel has written, of the length `len`.
+        unsafe {
+            match libc::c_int::from((*name).ss_family) {
+                libc::AF_INET => Self::V4(*name.cast()),
+                libc::AF_INET6 => Self::V6(*name.cast()),
+                _ => {
+                    Self::Other(Box::new(SockAddr::new(name.cast::<SockAddrStorage>().read(), len)))
+                }
+            }
         }
     }
 
-    fn to_sock_addr(&self) -> SockAddr {
+    fn name(&self) -> *const libc::sockaddr {
         match self {
-            Self::Inet(inet) => (*inet).into(),
-            Self::Other(address) => (**address).clone(),
+            Self::V4(name) => ptr::from_ref(name).cast(),
+            Self::V6(name) => ptr::from_ref(name).cast(),
+            Self::Other(name) => name.as_ptr().cast(),
+        }
+    }
+
+    fn name_len(&self) -> libc::socklen_t {
+        match self {
+            Self::V4(_) => socklen::<libc::sockaddr_in>(),
+            Self::V6(_) => socklen::<libc::sockaddr_in6>(),
+            Self::Other(name) => name.len(),
+        }
+    }
+
+    /// Whether it is the same, as far as that costs little to say: another kind than the two never is.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::V4(one), Self::V4(other)) => {
+                one.sin_port == other.sin_port && one.sin_addr.s_addr == other.sin_addr.s_addr
+            }
+            (Self::V6(_), Self::V6(_)) => self.to_inet() == other.to_inet(),
+            _ => false,
+        }
+    }
+
+    /// The internet address, or what it is otherwise.
+    pub(crate) fn to_inet(&self) -> Result<SocketAddr, &SockAddr> {
+        match self {
+            Self::V4(name) => {
+                let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
+                Ok((ip, u16::from_be(name.sin_port)).into())
+            }
+            Self::V6(name) => {
+                let (ip, port) = (name.sin6_addr.s6_addr.into(), u16::from_be(name.sin6_port));
+                Ok(SocketAddrV6::new(ip, port, name.sin6_flowinfo, name.sin6_scope_id).into())
+            }
+            Self::Other(name) => Err(name),
         }
     }
 }
@@ -63,37 +101,6 @@ pub(crate) struct Received<'a> {
     /// The datagram was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
 }
-
-/// Asks the kernel to tell with each datagram where it was sent to.
-///
-/// A dual-stack IPv6 socket tells it for IPv4 as well, as a mapped address.
-pub(crate) fn tell_local_address(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    if ipv6 {
-        set_int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
-    } else {
-        tell_local_ipv4(fd)
-    }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-fn tell_local_ipv4(fd: BorrowedFd<'_>) -> io::Result<()> {
-    set_int_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
-}
-
-/// Elsewhere the reply leaves from the address that the route chooses.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(())
-}
-
-/// Room for one control message with the larger of the two structures, aligned as `cmsghdr` wants.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_LEN]);
-
-// SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
-const CONTROL_LEN: usize =
-    unsafe { libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as libc::c_uint) } as usize;
 
 /// Buffers for a batch of datagrams, made once and used for every batch, and the batch that is in them.
 pub(crate) struct Receiver {
@@ -123,9 +130,9 @@ impl Receiver {
         // SAFETY: all zeros is a valid sockaddr_storage (family unspecified).
         let name = unsafe { mem::zeroed::<libc::sockaddr_storage>() };
         Self {
-            buffers: vec![0; count * size],
+            buffers: vec![0; count * stride(size)],
             names: vec![name; count],
-            controls: vec![Control([0; CONTROL_LEN]); count],
+            controls: vec![Control::new(); count],
             size,
             batch: Vec::with_capacity(count),
             taken: 0,
@@ -140,13 +147,12 @@ impl Receiver {
     /// The next datagram of the batch.
     pub(crate) fn take(&mut self) -> Option<Received<'_>> {
         let said = *self.batch.get(self.taken)?;
-        let start = self.taken * self.size;
-        let name = socket_storage(&self.names[self.taken]);
+        let start = self.taken * stride(self.size);
+        let name = &self.names[self.taken];
         self.taken += 1;
         Some(Received {
             bytes: &self.buffers[start..start + said.len],
-            // SAFETY: the kernel has written an address of that length into the storage.
-            peer: Peer::new(unsafe { SockAddr::new(name, said.name_len) }),
+            peer: Peer::new(name, said.name_len),
             local: said.local,
             truncated: said.truncated,
         })
@@ -158,11 +164,9 @@ impl Receiver {
         debug_assert_eq!(self.len(), 0, "what is received twice is lost once");
         self.batch.clear();
         self.taken = 0;
-        // At least one byte a slot: `chunks` of nothing would be no slots at all, and a datagram
-        // that is longer than nothing has to be seen as truncated.
-        let slots = self.buffers.chunks_mut(self.size);
+        let slots = self.buffers.chunks_mut(stride(self.size));
         let mut parts: Vec<libc::iovec> = slots
-            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
+            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: self.size })
             .collect();
         let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
         for ((part, name), control) in parts.iter_mut().zip(&mut self.names).zip(&mut self.controls)
@@ -174,7 +178,7 @@ impl Receiver {
             header.msg_hdr.msg_iov = part;
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = ptr::from_mut(control).cast();
-            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+            header.msg_hdr.msg_controllen = Control::LEN as _;
             headers.push(header);
         }
         let count = receive_batch(fd, &mut headers)?;
@@ -188,12 +192,12 @@ impl Receiver {
     }
 }
 
-/// One storage of an address is another's: socket2 has its own name for the same bytes.
-fn socket_storage(name: &libc::sockaddr_storage) -> socket2::SockAddrStorage {
-    let mut storage = socket2::SockAddrStorage::zeroed();
-    // SAFETY: `SockAddrStorage` is a transparent sockaddr_storage, and any bytes are valid in it.
-    unsafe { *storage.view_as::<libc::sockaddr_storage>() = *name };
-    storage
+/// From the beginning of one slot to the next one's: whole lines of the cache, and three more. Slots that
+/// are a power of two apart compete for the same few places in it, and thus would those of the usual
+/// 65,535 bytes.
+fn stride(size: usize) -> usize {
+    const LINE: usize = 64;
+    size.next_multiple_of(LINE) + 3 * LINE
 }
 
 /// [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
@@ -238,43 +242,6 @@ fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usiz
     }
 }
 
-/// Reads the control message that [`tell_local_address`] asked for.
-fn local_address(header: &libc::msghdr) -> Option<Local> {
-    // SAFETY: the header is as the kernel left it; its control buffer is alive, and the length in it
-    // is what the kernel filled.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while !message.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header within the buffer.
-        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-        // SAFETY: the data of this message follows its header within the buffer.
-        let data = unsafe { libc::CMSG_DATA(message) };
-        match (level, kind) {
-            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // SAFETY: a message of this kind carries an in_pktinfo; it may be unaligned.
-                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
-                let ip = u32::from_be(info.ipi_spec_dst.s_addr);
-                return Some(Local { ip: IpAddr::V4(ip.into()), interface: 0 });
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                // SAFETY: a message of this kind carries an in6_pktinfo; it may be unaligned.
-                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                // A group is not an address that a reply could come from.
-                if ip.is_multicast() {
-                    return None;
-                }
-                let link_local = ip.segments()[0] & 0xffc0 == 0xfe80;
-                let interface = if link_local { info.ipi6_ifindex as u32 } else { 0 };
-                return Some(Local { ip: IpAddr::V6(ip), interface });
-            }
-            // SAFETY: as for CMSG_FIRSTHDR.
-            _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
-        }
-    }
-    None
-}
-
 /// One datagram to send: to whom, from which local address, and what.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing<'a> {
@@ -286,14 +253,13 @@ pub(crate) struct Outgoing<'a> {
 impl Outgoing<'_> {
     /// Sends it at once. Without `wait` the call does not block.
     pub(crate) fn send(&self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
-        let mut control = Control([0; CONTROL_LEN]);
+        let mut control = Control::new();
         let mut part = self.part();
-        let name = self.peer.to_sock_addr();
-        let header = self.header(&name, &mut part, &mut control);
+        let header = self.header(&mut part, &mut control);
         let flags = super::SEND_FLAGS | super::wait_flag(wait);
         loop {
-            // SAFETY: the header points to `name`, `part` and `control`, and `part` to the bytes, which
-            // all outlive the call.
+            // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes,
+            // which all outlive the call.
             match super::check_len(unsafe {
                 libc::sendmsg(fd.as_raw_fd(), &raw const header, flags)
             }) {
@@ -308,25 +274,25 @@ impl Outgoing<'_> {
         libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
     }
 
-    /// A header that points to `name`, to `part` and to `control`; the kernel reads them only.
-    fn header(
-        &self,
-        name: &SockAddr,
-        part: &mut libc::iovec,
-        control: &mut Control,
-    ) -> libc::msghdr {
+    /// A header that points to the peer's name, to `part` and to `control`; the kernel reads them only.
+    fn header(&self, part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
         // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
         let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
-        header.msg_name = name.as_ptr().cast_mut().cast();
-        header.msg_namelen = name.len();
+        header.msg_name = self.peer.name().cast_mut().cast();
+        header.msg_namelen = self.peer.name_len();
         header.msg_iov = part;
         header.msg_iovlen = 1;
         if let Some(local) = self.local {
-            write_control(local, &mut header, control);
+            control.leave_from(local, &mut header);
         }
         header
     }
 }
+
+/// The longest burst, in datagrams and in bytes: the kernel takes no more of them at once, and makes the
+/// burst as one datagram first, which could not be longer.
+const BURST: usize = 64;
+const BURST_BYTES: usize = 60_000;
 
 /// Datagrams that are to leave together. Their bytes stand one behind the other, in memory that serves the
 /// next batch as well.
@@ -362,70 +328,85 @@ impl Batch {
         let (peer, local, end) = &self.heads[index];
         Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
     }
-}
 
-/// Fills the control message that makes a datagram leave from `local`.
-fn write_control(local: Local, header: &mut libc::msghdr, control: &mut Control) {
-    let mut fill = |level, kind, bytes: &[u8]| {
-        header.msg_control = ptr::from_mut(control).cast();
-        header.msg_controllen = CONTROL_LEN as _;
-        // SAFETY: the buffer has room for one message of the larger kind, so that the first header
-        // and `bytes` behind it lie within it.
-        unsafe {
-            let message = libc::CMSG_FIRSTHDR(header);
-            (*message).cmsg_level = level;
-            (*message).cmsg_type = kind;
-            (*message).cmsg_len = libc::CMSG_LEN(bytes.len() as libc::c_uint) as _;
-            ptr::copy_nonoverlapping(bytes.as_ptr(), libc::CMSG_DATA(message), bytes.len());
-            header.msg_controllen = libc::CMSG_SPACE(bytes.len() as libc::c_uint) as _;
-        }
-    };
-    match local.ip {
-        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-        IpAddr::V4(ip) => {
-            // SAFETY: all zeros is a valid in_pktinfo.
-            let mut info = unsafe { mem::zeroed::<libc::in_pktinfo>() };
-            info.ipi_spec_dst.s_addr = u32::from(ip).to_be();
-            fill(libc::IPPROTO_IP, libc::IP_PKTINFO, bytes_of(&info));
-        }
-        #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-        IpAddr::V4(_) => {}
-        IpAddr::V6(ip) => {
-            // SAFETY: all zeros is a valid in6_pktinfo.
-            let mut info = unsafe { mem::zeroed::<libc::in6_pktinfo>() };
-            info.ipi6_addr.s6_addr = ip.octets();
-            info.ipi6_ifindex = local.interface as _;
-            fill(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, bytes_of(&info));
-        }
+    /// What may leave as one message: datagram number `first` alone; or, with `bursts`, it and those behind
+    /// it that are as long and go the same way. And how many they are.
+    fn message(&self, first: usize, bursts: bool) -> (Outgoing<'_>, usize) {
+        let one = self.get(first);
+        let len = one.bytes.len();
+        let is_alike = |next: &usize| {
+            let next = self.get(*next);
+            next.bytes.len() == len && next.local == one.local && next.peer.is(one.peer)
+        };
+        // Nothing can be cut into pieces of no length.
+        let most = if bursts { BURST_BYTES.checked_div(len).unwrap_or(1).min(BURST) } else { 1 };
+        let behind = (first + 1..self.len()).take(most.saturating_sub(1));
+        let count = 1 + behind.take_while(is_alike).count();
+        let end = self.heads[first].2 + (count - 1) * len;
+        (Outgoing { bytes: &self.bytes[end - count * len..end], ..one }, count)
     }
 }
 
-/// The bytes of a plain C structure without padding.
-fn bytes_of<T>(value: &T) -> &[u8] {
-    // SAFETY: `in_pktinfo` (three 4-byte fields) and `in6_pktinfo` (16 bytes and 4) have no padding,
-    // so that every byte is initialised; the slice borrows from `value`.
-    unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }
+/// Whether the kernel takes bursts over this socket: several datagrams of one length to one peer, as one
+/// message that it cuts apart as late as it can. To a kernel that has never heard of it (before Linux 4.18)
+/// such a message would be one long datagram.
+/// [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn cuts_bursts(fd: BorrowedFd<'_>) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut len = socklen::<libc::c_int>();
+    // SAFETY: `value` and `len` are live and of the length that is said.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            ptr::from_mut(&mut value).cast(),
+            &raw mut len,
+        )
+    })
+    .is_ok()
 }
 
-/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken.
+/// Other systems have nothing of the kind.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn cuts_bursts(_fd: BorrowedFd<'_>) -> bool {
+    false
+}
+
+/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken. With
+/// `bursts`, those that go the same way one behind the other leave as one message, which spares the
+/// kernel most of its work for all but the first; only if it [`cuts_bursts`].
 ///
-/// An error is the first datagram's: those behind it were not tried.
+/// An error is that of the first datagram, or of its burst: those behind it were not tried.
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
-    let outgoing: Vec<Outgoing<'_>> = (first..batch.len()).map(|index| batch.get(index)).collect();
-    let names: Vec<SockAddr> = outgoing.iter().map(|one| one.peer.to_sock_addr()).collect();
-    let mut controls = vec![Control([0; CONTROL_LEN]); outgoing.len()];
-    let mut parts: Vec<libc::iovec> = outgoing.iter().map(Outgoing::part).collect();
-    let mut headers: Vec<mmsghdr> = Vec::with_capacity(outgoing.len());
-    for (((one, name), part), control) in
-        outgoing.iter().zip(&names).zip(&mut parts).zip(&mut controls)
-    {
-        headers.push(mmsghdr { msg_hdr: one.header(name, part, control), msg_len: 0 });
+pub(crate) fn send_batch(
+    fd: BorrowedFd<'_>,
+    batch: &Batch,
+    first: usize,
+    bursts: bool,
+) -> io::Result<usize> {
+    let mut messages = Vec::with_capacity(batch.len() - first);
+    let mut next = first;
+    while next < batch.len() {
+        let (one, count) = batch.message(next, bursts);
+        messages.push((one, count));
+        next += count;
+    }
+    let mut parts: Vec<libc::iovec> = messages.iter().map(|(one, _)| one.part()).collect();
+    let mut controls = vec![Control::new(); messages.len()];
+    let mut headers: Vec<mmsghdr> = Vec::with_capacity(messages.len());
+    for (((one, count), part), control) in messages.iter().zip(&mut parts).zip(&mut controls) {
+        let mut header = one.header(part, control);
+        if *count > 1 {
+            control.cut((one.bytes.len() / count) as u16, &mut header);
+        }
+        headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
     }
     loop {
-        // SAFETY: every header points to its own name, part and control, and every part to bytes of the
-        // batch, all alive.
+        // SAFETY: every header points to its own part and control, and to a name in the batch, and every
+        // part to bytes of the batch, all alive.
         let sent = unsafe {
             libc::sendmmsg(
                 fd.as_raw_fd(),
@@ -435,16 +416,24 @@ pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io:
             )
         };
         match check(sent) {
-            Ok(count) => return Ok(count as usize),
+            Ok(sent) => {
+                return Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum());
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Where the system knows no batches, a batch is one datagram.
+/// Where the system knows no batches, a batch is one message.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: &Batch, first: usize) -> io::Result<usize> {
-    batch.get(first).send(fd, false)?;
-    Ok(1)
+pub(crate) fn send_batch(
+    fd: BorrowedFd<'_>,
+    batch: &Batch,
+    first: usize,
+    bursts: bool,
+) -> io::Result<usize> {
+    let (one, count) = batch.message(first, bursts);
+    one.send(fd, false)?;
+    Ok(count)
 }

@@ -5,49 +5,81 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::socket::ServerSocket;
 use crate::address::Address;
-use crate::request::Reply;
-use crate::sys::datagram::{Batch, Local, Outgoing, Peer, Received, Receiver, send_batch};
+use crate::request::{DatagramRequest, Reply, Ticket};
+use crate::sys::control::Local;
+use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
 
-/// A datagram that has been received.
+/// A datagram that has been received, and the way back to its sender.
+///
+/// In a box of its own from the beginning: what moves from hand to hand, until the handler has it, is one
+/// pointer.
 #[derive(Debug)]
 pub struct Packet {
-    pub(super) bytes: Vec<u8>,
-    pub(super) peer: Peer,
-    pub(super) local: Option<Local>,
-    pub(super) truncated: bool,
+    bytes: Vec<u8>,
+    truncated: bool,
+    peer: Peer,
+    local: Option<Local>,
+    /// There is nobody to answer: the sender has no address.
+    nobody: bool,
     /// When it was taken out of its batch.
     pub(super) taken: Instant,
+    socket: Arc<PacketSocket>,
+    /// The server's socket, from when the handler first borrows it.
+    fd: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
 impl Packet {
-    fn new(received: Received<'_>, taken: Instant) -> Self {
+    fn new(received: Received<'_>, taken: Instant, socket: &Arc<PacketSocket>) -> Box<Self> {
         let Received { bytes, peer, local, truncated } = received;
-        Self { bytes: bytes.to_vec(), peer, local, truncated, taken }
+        let (bytes, socket, fd) = (bytes.to_vec(), Arc::clone(socket), OnceLock::new());
+        Box::new(Self { bytes, truncated, peer, local, nobody: false, taken, socket, fd })
     }
 
     /// Who has sent it.
     pub(super) fn client_address(&self) -> Address {
-        match &self.peer {
-            Peer::Inet(inet) => (*inet).into(),
-            Peer::Other(address) => Address::from_socket(address),
-        }
+        self.peer.to_inet().map_or_else(Address::from_socket, Address::from)
     }
 
-    /// Where it was sent to.
-    pub(super) fn local_address(&self, socket: &PacketSocket) -> Address {
-        let bound = socket.bound_address();
+    /// Where it was sent to, over UDP.
+    pub(super) fn local_address(&self) -> Address {
+        let bound = self.socket.bound_address();
         match (self.local, bound.port()) {
             (Some(local), Some(port)) => std::net::SocketAddr::new(local.ip, port).into(),
             _ => bound.clone(),
         }
+    }
+
+    pub(super) fn into_request(
+        mut self: Box<Self>,
+        local: Address,
+        ticket: Ticket,
+    ) -> DatagramRequest {
+        // Port 0 is nobody's: a reply to it could only be an error.
+        let peer = ticket.client_address();
+        self.nobody = *peer == Address::Unnamed || peer.port() == Some(0);
+        let bytes = std::mem::take(&mut self.bytes);
+        DatagramRequest::new(bytes, self.truncated, local, self, ticket)
+    }
+}
+
+impl Reply for Packet {
+    fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
+        if self.nobody {
+            return Ok(false);
+        }
+        self.socket.reply(&self.peer, self.local, bytes)?;
+        Ok(true)
+    }
+
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.get_or_init(|| self.socket.socket.fileno()).as_ref().map(|fd| fd.as_fd())
     }
 }
 
@@ -77,6 +109,8 @@ pub(super) struct PacketSocket {
     more_waits: AtomicBool,
     /// How many more replies are sent at once; see [`AT_ONCE`].
     at_once: AtomicU32,
+    /// Asked with the first batch.
+    cuts_bursts: OnceLock<bool>,
 }
 
 #[derive(Default)]
@@ -87,10 +121,6 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn take(&mut self, now: Instant) -> Option<Packet> {
-        Some(Packet::new(self.receiver.as_mut()?.take()?, now))
-    }
-
     fn is_empty(&self) -> bool {
         self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
     }
@@ -106,9 +136,9 @@ impl Inbox {
 #[derive(Default)]
 struct Replies {
     gathered: Batch,
-    /// The thread that has promised to flush them: it alone gathers, because others do not know when it
+    /// The number of the thread that has promised to flush them: it alone gathers, because others do not know when it
     /// waits next.
-    promised: Option<ThreadId>,
+    promised: Option<usize>,
 }
 
 impl PacketSocket {
@@ -121,11 +151,12 @@ impl PacketSocket {
             replies: Mutex::default(),
             more_waits: AtomicBool::new(false),
             at_once: AtomicU32::new(0),
+            cuts_bursts: OnceLock::new(),
         })
     }
 
     /// Takes the next datagram of the batch, or receives a batch.
-    pub(super) fn get_request(&self) -> io::Result<Packet> {
+    pub(super) fn get_request(self: &Arc<Self>) -> io::Result<Box<Packet>> {
         let now = Instant::now();
         let (packet, slow) = {
             let mut inbox = self.inbox.lock();
@@ -145,7 +176,7 @@ impl PacketSocket {
         }
     }
 
-    fn receive(&self) -> io::Result<Packet> {
+    fn receive(self: &Arc<Self>) -> io::Result<Box<Packet>> {
         let mut inbox = self.inbox.lock();
         // Another loop may have been faster.
         if inbox.is_empty() {
@@ -157,9 +188,10 @@ impl PacketSocket {
         self.take_from(&mut inbox, Instant::now()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
-    fn take_from(&self, inbox: &mut Inbox, now: Instant) -> Option<Packet> {
-        let packet = inbox.take(now);
-        self.more_waits.store(!inbox.is_empty(), Ordering::Relaxed);
+    fn take_from(self: &Arc<Self>, inbox: &mut Inbox, now: Instant) -> Option<Box<Packet>> {
+        let receiver = inbox.receiver.as_mut()?;
+        let packet = receiver.take().map(|received| Packet::new(received, now, self));
+        self.more_waits.store(receiver.len() != 0, Ordering::Relaxed);
         packet
     }
 
@@ -202,7 +234,7 @@ impl PacketSocket {
         if replies.gathered.len() == 0 && !more_waits {
             return None;
         }
-        let me = thread::current().id();
+        let me = wait::number_of_thread();
         if replies.promised.is_none() {
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
@@ -263,14 +295,20 @@ impl Flush for PacketSocket {
             std::mem::take(&mut replies.gathered)
         };
         let Some(fd) = self.socket.fileno() else { return };
+        let mut bursts = *self.cuts_bursts.get_or_init(|| cuts_bursts(fd.as_fd()));
         let mut sent = 0;
         while sent < batch.len() {
-            sent += send_batch(fd.as_fd(), &batch, sent).unwrap_or_else(|_| {
+            match send_batch(fd.as_fd(), &batch, sent, bursts) {
+                Ok(count) => sent += count,
+                // The way of some peer takes none, or none of datagrams that long.
+                Err(_) if bursts => bursts = false,
                 // The first of the rest will not go like this; alone it may, and if it does not, it is
                 // lost as datagrams are. Those behind it are tried.
-                let _ = self.send(batch.get(sent));
-                1
-            });
+                Err(_) => {
+                    let _ = self.send(batch.get(sent));
+                    sent += 1;
+                }
+            }
         }
         batch.clear();
         let mut replies = self.replies.lock();
@@ -278,42 +316,6 @@ impl Flush for PacketSocket {
         if replies.gathered.len() == 0 {
             replies.gathered = batch;
         }
-    }
-}
-
-/// The way back to one sender.
-pub(super) struct WayBack {
-    pub(super) socket: Arc<PacketSocket>,
-    /// The server's socket, from when the handler first borrows it.
-    fd: OnceLock<Option<Arc<OwnedFd>>>,
-    peer: Peer,
-    local: Option<Local>,
-    /// There is nobody to answer: the sender has no address.
-    nobody: bool,
-}
-
-impl WayBack {
-    pub(super) fn new(
-        socket: &Arc<PacketSocket>,
-        peer: Peer,
-        local: Option<Local>,
-        nobody: bool,
-    ) -> Self {
-        Self { socket: Arc::clone(socket), fd: OnceLock::new(), peer, local, nobody }
-    }
-}
-
-impl Reply for WayBack {
-    fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        if self.nobody {
-            return Ok(false);
-        }
-        self.socket.reply(&self.peer, self.local, bytes)?;
-        Ok(true)
-    }
-
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.get_or_init(|| self.socket.socket.fileno()).as_ref().map(|fd| fd.as_fd())
     }
 }
 

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::packets::{Packet, PacketSocket, WayBack};
+use super::packets::{Packet, PacketSocket};
 use super::socket::{SocketOptions, adopt};
 use super::tcp::{bind_first, inet_address, prepare_inet};
 use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
-use crate::sys::datagram::tell_local_address;
+use crate::sys::control::tell_local_address;
 
 /// UDP datagrams. A reply leaves from the address that was asked, also on a server that is bound to every
 /// interface.
@@ -54,7 +54,7 @@ impl Bind for Udp {
 }
 
 impl Transport for Udp {
-    type Raw = Packet;
+    type Raw = Box<Packet>;
     type Request = DatagramRequest;
 
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
@@ -88,22 +88,19 @@ impl Transport for Udp {
         self.packets.socket.fileno()
     }
 
-    fn get_request(&self) -> io::Result<(Packet, Address)> {
+    fn get_request(&self) -> io::Result<(Box<Packet>, Address)> {
         let packet = self.packets.get_request()?;
         let peer = packet.client_address();
         Ok((packet, peer))
     }
 
-    fn received(raw: &Packet) -> Instant {
+    fn received(raw: &Box<Packet>) -> Instant {
         raw.taken
     }
 
-    fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
-        let local = raw.local_address(&self.packets);
-        // Port 0 is nobody's: a reply to it could only be an error.
-        let nobody = ticket.client_address().port() == Some(0);
-        let reply = WayBack::new(&self.packets, raw.peer, raw.local, nobody);
-        DatagramRequest::new(raw.bytes, raw.truncated, local, Box::new(reply), ticket)
+    fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
+        let local = raw.local_address();
+        raw.into_request(local, ticket)
     }
 
     fn server_close(&self) {

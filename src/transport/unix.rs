@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::listener::{Accepted, Listener};
-use super::packets::{Packet, PacketSocket, WayBack};
+use super::packets::{Packet, PacketSocket};
 use super::socket::{ServerSocket, SocketOptions, adopt, set_buffers};
 use super::unix_path::SocketFile;
 use super::{BeforeBind, Bind, Transport};
@@ -204,7 +204,7 @@ impl Bind for UnixDatagram {
 }
 
 impl Transport for UnixDatagram {
-    type Raw = Packet;
+    type Raw = Box<Packet>;
     type Request = DatagramRequest;
 
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
@@ -224,21 +224,18 @@ impl Transport for UnixDatagram {
         self.packets.socket.fileno()
     }
 
-    fn get_request(&self) -> io::Result<(Packet, Address)> {
+    fn get_request(&self) -> io::Result<(Box<Packet>, Address)> {
         let packet = self.packets.get_request()?;
         let peer = packet.client_address();
         Ok((packet, peer))
     }
 
-    fn received(raw: &Packet) -> Instant {
+    fn received(raw: &Box<Packet>) -> Instant {
         raw.taken
     }
 
-    fn make_request(&self, raw: Packet, ticket: Ticket) -> DatagramRequest {
-        let nobody = *ticket.client_address() == Address::Unnamed;
-        let reply = WayBack::new(&self.packets, raw.peer, None, nobody);
-        let local = self.name.address.clone();
-        DatagramRequest::new(raw.bytes, raw.truncated, local, Box::new(reply), ticket)
+    fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
+        raw.into_request(self.name.address.clone(), ticket)
     }
 
     fn server_close(&self) {

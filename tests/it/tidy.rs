@@ -137,7 +137,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("address", &["error"]),
     ("events", &["address"]),
     ("limits", &["wait"]),
-    ("live", &["address"]),
+    ("live", &["address", "limits"]),
     ("shutdown", &["error", "wait"]),
     ("context", &["address", "events", "limits", "live", "shutdown", "wait"]),
     (

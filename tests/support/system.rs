@@ -16,6 +16,18 @@ pub fn send_signal(pid: u32, signal: libc::c_int) {
     check(unsafe { libc::kill(pid, signal) }, "kill");
 }
 
+/// Has a UDP socket send without checksums.
+#[cfg(target_os = "linux")]
+pub fn send_without_checksums(fd: &impl AsFd) {
+    let fd = fd.as_fd().as_raw_fd();
+    let yes: libc::c_int = 1;
+    let len = libc::socklen_t::try_from(size_of_val(&yes)).unwrap();
+    let value = (&raw const yes).cast();
+    // SAFETY: the pointer is to a live local of that length.
+    let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, value, len) };
+    check(result, "setsockopt");
+}
+
 /// Bounds the number of this process's descriptors from here on.
 pub fn limit_descriptors(count: u64) {
     let (_, hard) = descriptor_limits();

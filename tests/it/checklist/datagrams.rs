@@ -13,6 +13,8 @@ use socketserver::{
 
 use super::requests::{Report, reports};
 use crate::handlers::{Crash, Echo};
+#[cfg(target_os = "linux")]
+use crate::support::system::send_without_checksums;
 use crate::support::{SOON, eventually, folder, inet};
 
 /// A client that hears only the server's own address.
@@ -91,6 +93,44 @@ fn row_091_every_reply_is_a_datagram_of_its_own() {
     assert_eq!(ask(&client, b"?"), b"one");
     assert_eq!(next(&client), [b'2'; 4_000]);
     assert_eq!(next(&client), b"three");
+}
+
+/// What two clients have sent before a server looks is one batch, and each gets its own back: in order,
+/// whether what is alike stands together or not, and nothing of it may be glued to anything else.
+fn a_batch_is_echoed(server: UdpServer) {
+    let sent = ["aa", "bb", "cc", "longer", "dd", "", "", "ee", "ff"];
+    let address = match inet(&server) {
+        SocketAddr::V4(any) => (Ipv4Addr::LOCALHOST, any.port()).into(),
+        SocketAddr::V6(any) => (Ipv6Addr::LOCALHOST, any.port()).into(),
+    };
+    let clients = [client_of(address), client_of(address)];
+    for client in [&clients[0], &clients[1], &clients[0]] {
+        for packet in sent {
+            client.send(packet.as_bytes()).unwrap();
+        }
+    }
+    let _server = server.serve_in_background().unwrap();
+    for (client, times) in [(&clients[0], 2), (&clients[1], 1)] {
+        for packet in sent.repeat(times) {
+            assert_eq!(next(client), packet.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn row_091_a_burst_of_replies_is_cut_into_its_datagrams() {
+    for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"] {
+        a_batch_is_echoed(UdpServer::bind(address, || Echo).unwrap());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn row_091_replies_leave_one_by_one_where_bursts_are_refused() {
+    let server = UdpServer::bind("127.0.0.1:0", || Echo).unwrap();
+    // The kernel then refuses to cut bursts.
+    send_without_checksums(&server.fileno().unwrap());
+    a_batch_is_echoed(server);
 }
 
 /// Answers with the length of the packet and whether its end is missing.
