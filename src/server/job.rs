@@ -11,10 +11,9 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Core;
+use super::{Core, child};
 use super::hooks::{Failure, Incoming, Phase};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -27,7 +26,7 @@ use crate::limits::{Limits, Permit};
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, LineTooLong, Request, Ticket};
-use crate::sys::{self, SignalGuard};
+use crate::sys::process::SignalsHeld;
 use crate::transport::Transport;
 
 /// A request with everything that it takes to serve it.
@@ -173,13 +172,17 @@ impl<T: Transport> Work for TypedJob<T> {
         Box::new(HandedOver { ticket: Some(ticket), entry, core, _permit: permit, reason })
     }
 
-    fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd {
+    fn prepare_fork(&self) {
+        child::prepare_signals(&self.core.context);
+    }
+
+    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
         let core = Arc::clone(&self.core);
         core.transport.close_in_child();
         core.context.enter_child();
         crate::wait::leave_loop();
-        let _signals = signals_of_a_child(&core.context, self.ticket.entry());
-        ready();
+        child::take_signals(&core.context, self.ticket.entry());
+        drop(signals);
         let outcome = self.run();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
@@ -195,32 +198,6 @@ impl<T: Transport> Work for TypedJob<T> {
     fn peer(&self) -> &Address {
         self.ticket.client_address()
     }
-}
-
-/// A signal that ends the parent in order tells its children of the drain: SIGTERM, by which the parent
-/// tells them, and Ctrl-C, which a terminal sends to all, if the parent takes it.
-fn signals_of_a_child(context: &Arc<ServerContext>, entry: &Arc<Entry>) -> Vec<SignalGuard> {
-    let mut signals = vec![libc::SIGTERM];
-    if context.runs.signals_handled().load(Ordering::SeqCst) {
-        signals.push(libc::SIGINT);
-    }
-    let on = |signal| {
-        let (context, entry) = (Arc::clone(context), Arc::clone(entry));
-        let seen = AtomicBool::new(false);
-        // In a signal's handler: atomic stores, a lock that is only tried, and shutdown(2). In this
-        // order: a request that says that it is idle, and then looks at the drain, misses neither.
-        // Without a handler the signal does what it always does.
-        let drain = move || {
-            // A second Ctrl-C is meant for all as well.
-            if seen.swap(true, Ordering::SeqCst) && signal == libc::SIGINT {
-                sys::exit_now(128 + signal);
-            }
-            context.runs.begin_drain();
-            entry.end_input_if_idle();
-        };
-        sys::on_signal(signal, drain).ok()
-    };
-    signals.into_iter().filter_map(on).collect()
 }
 
 /// The parent's side of a request that a child serves: its place in the live list and its permit.

@@ -3,6 +3,7 @@
 mod background;
 mod base;
 mod builder;
+mod child;
 mod drain;
 mod hooks;
 mod job;
