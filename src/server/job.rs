@@ -116,16 +116,22 @@ impl<T: Transport> Work for TypedJob<T> {
     fn run(self: Box<Self>) -> Outcome {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
-        let _serving = Serving::start(&self.core.context);
+        // A child runs its request on the thread of its loop, which does not wait for itself as it is.
+        let context = &self.core.context;
+        let _serving = (!context.is_child()).then(|| Serving::start(context));
         self.ticket.set_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
         let whole = whole.and_then(|after| Self::bound(Timeout::Request, after));
         let (mut request, end) = self.open();
 
-        if !request.is_whole() {
-            request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+        // Without hooks there is nothing to bound, and no reason to look at the clock.
+        let mut wrapped = Ok(());
+        if end.core.hooked {
+            if !request.is_whole() {
+                request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+            }
+            wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
         }
-        let wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
         request.set_deadline(whole);
         let result = match wrapped {
             Ok(()) => end.finish_request(&mut request),
@@ -319,6 +325,12 @@ impl<T: Transport> End<T> {
         });
         drop(ended);
         self.core.tell_of_end(&self.entry, reason);
+        if self.core.context.is_child() {
+            // The parent keeps the books. Giving back here would be writing to shared memory, which copies it,
+            // a moment before it is gone.
+            std::mem::forget(self);
+            return;
+        }
         drop(self.permit);
     }
 }
