@@ -13,8 +13,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Core, child};
 use super::hooks::{Failure, Incoming, Phase};
+use super::{Core, child};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{
@@ -116,7 +116,7 @@ impl<T: Transport> Work for TypedJob<T> {
     fn run(self: Box<Self>) -> Outcome {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
-        // A child runs its request on the thread of its loop, which does not wait for itself as it is.
+        // In a child it is the loop's own thread that runs the request, and a drain knows that one.
         let context = &self.core.context;
         let _serving = (!context.is_child()).then(|| Serving::start(context));
         self.ticket.set_activity(Activity::Running);
