@@ -25,7 +25,7 @@ use crate::handler::BaseRequestHandler;
 use crate::limits::{Limits, Permit};
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
-use crate::request::{Deadline, LineTooLong, Request, Ticket};
+use crate::request::{Deadline, LineTooLong, Request, Ticket, keep_block};
 use crate::sys::process::SignalsHeld;
 use crate::transport::Transport;
 
@@ -180,6 +180,7 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn prepare_fork(&self) {
         child::prepare_signals(&self.core.context);
+        keep_block();
     }
 
     fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
