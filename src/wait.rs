@@ -334,7 +334,7 @@ impl Drop for Gathering {
 /// A number that no other living thread has. It costs less than the standard library's `ThreadId`, which
 /// is had only by counting one more reference to the thread.
 pub(crate) fn number_of_thread() -> usize {
-    IN_LOOP.with(|of_this_thread| std::ptr::from_ref(of_this_thread).addr())
+    HERE.with(|of_this_thread| std::ptr::from_ref(of_this_thread).addr())
 }
 
 /// Whether this thread accepts, and what runs on it runs in between.

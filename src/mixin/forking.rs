@@ -127,6 +127,7 @@ impl Forking {
             Ok(ears) => ears,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
+        job.prepare_fork();
         // What stands in the buffer would be printed by both.
         let _ = io::stdout().flush();
         // So would what this thread holds back be sent.
@@ -135,7 +136,7 @@ impl Forking {
         match process::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
-                let end = job.run_in_child(move || drop(held));
+                let end = job.run_in_child(held);
                 let _ = io::stdout().flush();
                 ears.tell(&end);
                 crate::sys::exit_now(status(&end));

@@ -23,6 +23,7 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::error::Result;
 use crate::events::CloseReason;
+use crate::sys::process::SignalsHeld;
 
 pub use forking::Forking;
 pub use pool::Pool;
@@ -158,7 +159,8 @@ pub(crate) trait Work: Send {
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
     fn hand_over(self: Box<Self>) -> Box<dyn Handed>;
-    fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd;
+    fn prepare_fork(&self);
+    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd;
     fn label(&self) -> &'static str;
     fn peer(&self) -> &Address;
 }
@@ -214,11 +216,18 @@ impl Job {
         self.work.take().map(Work::hand_over)
     }
 
+    /// Does what a child is to inherit, before the fork.
+    pub(crate) fn prepare_fork(&self) {
+        if let Some(work) = &self.work {
+            work.prepare_fork();
+        }
+    }
+
     /// Runs the request in a forked child, which has nothing else to do: the listener is closed first,
-    /// and signals are taken for what they mean to a child; `ready` is called when they are.
-    pub(crate) fn run_in_child(mut self, ready: impl FnOnce() + 'static) -> ChildEnd {
+    /// and signals are held back until they are taken for what they mean to a child.
+    pub(crate) fn run_in_child(mut self, signals: SignalsHeld) -> ChildEnd {
         match self.work.take() {
-            Some(work) => work.run_in_child(Box::new(ready)),
+            Some(work) => work.run_in_child(signals),
             None => ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false },
         }
     }

@@ -242,6 +242,7 @@ mod tests {
     use super::*;
     use crate::address::Address;
     use crate::mixin::{ChildEnd, Handed, Outcome, Work};
+    use crate::sys::process::SignalsHeld;
     use crossbeam_channel::{Receiver, Sender, unbounded};
 
     /// A request that says that it runs and waits until it may end.
@@ -268,7 +269,9 @@ mod tests {
             unreachable!("threads hand nothing to other processes")
         }
 
-        fn run_in_child(self: Box<Self>, _ready: Box<dyn FnOnce()>) -> ChildEnd {
+        fn prepare_fork(&self) {}
+
+        fn run_in_child(self: Box<Self>, _signals: SignalsHeld) -> ChildEnd {
             unreachable!("threads have no children")
         }
 

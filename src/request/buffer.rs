@@ -51,6 +51,13 @@ fn give_block(block: Vec<u8>) {
     }
 }
 
+/// Makes sure that there is a free block. Before a fork: what is there already, a child need not make.
+pub(crate) fn keep_block() {
+    if POOL.lock()[0].is_empty() {
+        give_block(vec![0; SMALL]);
+    }
+}
+
 /// How much is asked for by one receive: little until the peer turns out to send much.
 pub(crate) struct Appetite {
     /// The size of a block.

@@ -17,6 +17,7 @@ use crate::context::ServerContext;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry, Place};
 
+pub(crate) use buffer::keep_block;
 pub use buffer::{Chunk, Line, LineTooLong};
 pub(crate) use connection::Socket;
 pub use connection::Stream;

@@ -35,6 +35,8 @@ use crate::transport::{Bind, SocketOptions, Transport};
 pub struct Builder<T: Transport, M> {
     mixin: M,
     hooks: Box<dyn ServerHooks<T::Request>>,
+    /// Whether the hooks are the user's.
+    hooked: bool,
     observer: Option<super::Observer>,
     limits: Limits,
     timeout: Option<Duration>,
@@ -49,6 +51,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         Self {
             mixin,
             hooks: Box::new(DefaultHooks),
+            hooked: false,
             observer: None,
             limits: Limits::default(),
             timeout: None,
@@ -61,14 +64,15 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// an option of the command line, say.
     #[must_use]
     pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
-        let Self { hooks, observer, limits, timeout, poll_interval, options, .. } = self;
-        Builder { mixin, hooks, observer, limits, timeout, poll_interval, options }
+        let Self { hooks, hooked, observer, limits, timeout, poll_interval, options, .. } = self;
+        Builder { mixin, hooks, hooked, observer, limits, timeout, poll_interval, options }
     }
 
     /// What is overridden.
     #[must_use]
     pub fn hooks(mut self, hooks: impl ServerHooks<T::Request>) -> Self {
         self.hooks = Box::new(hooks);
+        self.hooked = true;
         self
     }
 
@@ -232,7 +236,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         transport: T,
         handler: impl MakeHandler<T::Request, Kind>,
     ) -> Result<Server<T, M>> {
-        let Self { mixin, hooks, observer, limits, timeout, poll_interval, .. } = self;
+        let Self { mixin, hooks, hooked, observer, limits, timeout, poll_interval, .. } = self;
         let address = transport.server_address();
         let context = ServerContext::new(address.clone(), limits, mixin.forks())
             .map_err(|error| Error::io("make the events of", address, error))?;
@@ -241,6 +245,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             handler_name: handler.handler_name(),
             factory: Box::new(Erased { handler, kind: PhantomData }),
             hooks,
+            hooked,
             observer,
             context: Arc::new(context),
         };

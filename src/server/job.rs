@@ -11,12 +11,11 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Core;
 use super::admitted::Admitted;
 use super::hooks::{Failure, Incoming, Phase};
+use super::{Core, child};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{
@@ -27,8 +26,8 @@ use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
-use crate::request::{Deadline, LineTooLong, Request, Ticket};
-use crate::sys::{self, SignalGuard};
+use crate::request::{Deadline, LineTooLong, Request, Ticket, keep_block};
+use crate::sys::process::SignalsHeld;
 use crate::transport::Transport;
 
 /// A request with everything that it takes to serve it.
@@ -114,16 +113,22 @@ impl<T: Transport> Work for TypedJob<T> {
     fn run(self: Box<Self>) -> Outcome {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
-        let _serving = Serving::start(&self.core.context);
+        // In a child it is the loop's own thread that runs the request, and a drain knows that one.
+        let context = &self.core.context;
+        let _serving = (!context.is_child()).then(|| Serving::start(context));
         self.ticket.show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
         let whole = whole.and_then(|after| Self::bound(Timeout::Request, after));
         let (mut request, end) = self.open();
 
-        if !request.is_whole() {
-            request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+        // Without hooks there is nothing to bound, and no reason to look at the clock.
+        let mut wrapped = Ok(());
+        if end.core.hooked {
+            if !request.is_whole() {
+                request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+            }
+            wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
         }
-        let wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
         request.set_deadline(whole);
         let result = match wrapped {
             Ok(()) => end.finish_request(&mut request),
@@ -169,13 +174,18 @@ impl<T: Transport> Work for TypedJob<T> {
         Box::new(HandedOver { ticket: Some(ticket), entry, core, reason })
     }
 
-    fn run_in_child(self: Box<Self>, ready: Box<dyn FnOnce()>) -> ChildEnd {
+    fn prepare_fork(&self) {
+        child::prepare_signals(&self.core.context);
+        keep_block();
+    }
+
+    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
         let context = Arc::clone(&self.core.context);
         self.core.transport.close_in_child();
         context.enter_child();
         crate::wait::leave_loop();
-        let _signals = signals_of_a_child(&context, self.ticket.entry());
-        ready();
+        child::take_signals(&context, self.ticket.entry());
+        drop(signals);
         let outcome = self.run();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
@@ -191,32 +201,6 @@ impl<T: Transport> Work for TypedJob<T> {
     fn peer(&self) -> &Address {
         self.ticket.client_address()
     }
-}
-
-/// A signal that ends the parent in order tells its children of the drain: SIGTERM, by which the parent
-/// tells them, and Ctrl-C, which a terminal sends to all, if the parent takes it.
-fn signals_of_a_child(context: &Arc<ServerContext>, entry: &Arc<Entry>) -> Vec<SignalGuard> {
-    let mut signals = vec![libc::SIGTERM];
-    if context.runs.signals_handled().load(Ordering::SeqCst) {
-        signals.push(libc::SIGINT);
-    }
-    let on = |signal| {
-        let (context, entry) = (Arc::clone(context), Arc::clone(entry));
-        let seen = AtomicBool::new(false);
-        // In a signal's handler: atomic stores, a lock that is only tried, and shutdown(2). In this
-        // order: a request that says that it is idle, and then looks at the drain, misses neither.
-        // Without a handler the signal does what it always does.
-        let drain = move || {
-            // A second Ctrl-C is meant for all as well.
-            if seen.swap(true, Ordering::SeqCst) && signal == libc::SIGINT {
-                sys::exit_now(128 + signal);
-            }
-            context.runs.begin_drain();
-            entry.end_input_if_idle();
-        };
-        sys::on_signal(signal, drain).ok()
-    };
-    signals.into_iter().filter_map(on).collect()
 }
 
 /// The parent's side of a request that a child serves: its place in the live list and its permit.
@@ -332,6 +316,11 @@ impl<T: Transport> End<T> {
             Ok(())
         }));
         self.core.tell_of_end(&self.entry, reason);
+        if self.core.context.is_child() {
+            // The parent keeps the books. Giving back here would be writing to shared memory, which copies it,
+            // a moment before it is gone.
+            std::mem::forget(self);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod admitted;
 mod background;
 mod base;
 mod builder;
+mod child;
 mod drain;
 mod hooks;
 mod job;
@@ -65,6 +66,8 @@ pub(crate) struct Core<T: Transport> {
     factory: Box<dyn Factory<T::Request>>,
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
+    /// The hooks are the user's, and not those that do nothing.
+    hooked: bool,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
 }

@@ -294,7 +294,23 @@ pub(crate) fn on_signal(
     Ok(SignalGuard { id })
 }
 
-/// How many actions there are.
+/// As [`on_signal`], for as long as the process lives, and without a part in what the signal does by default:
+/// that goes on.
+pub(crate) fn on_signal_for_good(
+    signal: libc::c_int,
+    action: impl Fn() + Send + Sync + 'static,
+) -> io::Result<()> {
+    bring_back_default(signal)?;
+    // SAFETY: as in `on_signal`.
+    unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
+}
+
+/// From here on no signal that has an action does what it does by default.
+pub(crate) fn keep_from_default() {
+    GUARDS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// How many actions keep their signals from what they do by default.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
 /// A signal that signal-hook has once taken stays taken when its last action is gone, and is then ignored. So

@@ -71,8 +71,8 @@ impl Drop for SignalsHeld {
 /// The names of the process's threads, if there is more than this one.
 pub(crate) fn other_threads() -> io::Result<Option<String>> {
     // A folder has one link for each folder in it, its own entry and its parent's: with one thread,
-    // three. Counting them costs one call.
-    if fs::metadata("/proc/self/task")?.st_nlink() == 3 {
+    // three. Where the first question may not be asked, that is the second one.
+    if has_one_thread() || fs::metadata("/proc/self/task")?.st_nlink() == 3 {
         return Ok(None);
     }
     let mut names = Vec::new();
@@ -88,6 +88,15 @@ pub(crate) fn other_threads() -> io::Result<Option<String>> {
     names.sort();
     names.dedup();
     Ok(Some(names.join(", ")))
+}
+
+/// Whether there is no other thread. A no may also mean that it cannot be known.
+///
+/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html) does nothing at all for a process with one
+/// thread that asks it to part its threads, and fails for one that has more: the cheapest way to ask.
+fn has_one_thread() -> bool {
+    // SAFETY: no pointers, and nothing changes.
+    unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }
 }
 
 /// How a child is.

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::process::ExitStatusExt;
 use std::time::Instant;
 
-use crate::support::{SOON, Server, eventually, kill, state};
+use crate::support::{SOON, Server, eventually, is_pending, kill, state};
 
 pub fn all() -> Vec<(&'static str, fn())> {
     macro_rules! tests {
@@ -33,6 +34,9 @@ pub fn all() -> Vec<(&'static str, fn())> {
         a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
         a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
         ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
+        a_second_ctrl_c_ends_a_child_at_once,
+        children_take_sigterm_as_a_drain_though_their_parent_dies_of_it,
+        children_of_a_parent_that_dies_of_ctrl_c_die_of_it_as_well,
         a_second_run_serves_again,
         ten_thousand_short_connections_leave_nothing_behind,
         row_028_a_client_that_is_still_sending_gets_its_reply,
@@ -309,6 +313,46 @@ fn ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish() {
     busy.send_bytes(b"half");
     assert_eq!(busy.receive(), "got 4");
     assert!(server.wait().success());
+}
+
+fn a_second_ctrl_c_ends_a_child_at_once() {
+    let mut server = Server::tcp(&[]);
+    let mut busy = server.connect();
+    let child: u32 = busy.ask("pid").parse().unwrap();
+    assert_eq!(busy.ask("upload 4"), "ready");
+    kill(child, libc::SIGINT);
+    eventually("the first one has been taken", || !is_pending(child, libc::SIGINT));
+    kill(child, libc::SIGINT);
+    assert_eq!(busy.receive(), "");
+    eventually("it is reaped", || state(child).is_none());
+    stop(&mut server);
+}
+
+fn children_take_sigterm_as_a_drain_though_their_parent_dies_of_it() {
+    // This one takes no signals: it serves by `serve_forever`.
+    let mut server = Server::tcp(&["twice"]);
+    let mut idle = server.connect();
+    let (idle_child, mut busy) = (idle.ask("pid"), server.connect());
+    let busy_child: u32 = busy.ask("pid").parse().unwrap();
+    assert_eq!(busy.ask("upload 4"), "ready");
+    kill(idle_child.parse().unwrap(), libc::SIGTERM);
+    kill(busy_child, libc::SIGTERM);
+    assert_eq!(idle.receive(), "");
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait().signal(), Some(libc::SIGTERM));
+    busy.send_bytes(b"half");
+    assert_eq!(busy.receive(), "got 4");
+}
+
+fn children_of_a_parent_that_dies_of_ctrl_c_die_of_it_as_well() {
+    let mut server = Server::tcp(&["twice"]);
+    let mut busy = server.connect();
+    let child: u32 = busy.ask("pid").parse().unwrap();
+    assert_eq!(busy.ask("upload 4"), "ready");
+    kill(child, libc::SIGINT);
+    assert_eq!(busy.receive(), "");
+    server.signal(libc::SIGINT);
+    assert_eq!(server.wait().signal(), Some(libc::SIGINT));
 }
 
 fn a_second_run_serves_again() {

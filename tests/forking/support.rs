@@ -141,6 +141,17 @@ pub fn state(pid: u32) -> Option<char> {
     stat[stat.rfind(')')? + 2..].chars().next()
 }
 
+/// Whether a signal has been sent to a process that it has not taken yet. Two of them would be one.
+pub fn is_pending(pid: u32, signal: libc::c_int) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = |line: &str| {
+        let (name, mask) = line.split_once(':')?;
+        let of_signals = name == "SigPnd" || name == "ShdPnd";
+        of_signals.then(|| u64::from_str_radix(mask.trim(), 16).unwrap_or(0))
+    };
+    status.lines().filter_map(pending).any(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 #[allow(unsafe_code, reason = "std has no way to send a signal")]
 pub fn kill(pid: u32, signal: libc::c_int) {
     // SAFETY: no pointers; the number is that of a process which this test has started.
