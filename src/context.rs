@@ -107,6 +107,7 @@ impl ServerContext {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_limits(Arc::new(limits));
+        self.watch.look_again();
     }
 
     /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as

@@ -33,19 +33,34 @@ struct Shared {
     is_on: AtomicBool,
     /// Two requests that come first at once start one thread.
     start: Mutex<()>,
-    is_over: Mutex<bool>,
-    ends: Condvar,
+    call: Mutex<Option<Call>>,
+    called: Condvar,
+}
+
+/// What may end the thread's sleep before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// The limits have changed: a shorter one wants to be looked at sooner.
+    Look,
+    /// The server is gone.
+    Leave,
 }
 
 impl Watch {
     pub(crate) fn new(list: Arc<LiveList>) -> Self {
-        let (is_on, start, is_over) = (AtomicBool::new(false), Mutex::new(()), Mutex::new(false));
-        Self { shared: Arc::new(Shared { list, is_on, start, is_over, ends: Condvar::new() }) }
+        let (is_on, start) = (AtomicBool::new(false), Mutex::new(()));
+        let (call, called) = (Mutex::new(None), Condvar::new());
+        Self { shared: Arc::new(Shared { list, is_on, start, call, called }) }
     }
 
     /// Has a request looked after that is in the list. False: its waits have to be bounded by others.
     pub(crate) fn covers(&self, idle: Duration) -> bool {
         idle >= SHORTEST_WATCHED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
+    }
+
+    /// The limits have changed.
+    pub(crate) fn look_again(&self) {
+        self.shared.call(Call::Look);
     }
 
     fn start(&self) -> bool {
@@ -61,8 +76,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        *self.shared.is_over.lock() = true;
-        self.shared.ends.notify_all();
+        self.shared.call(Call::Leave);
     }
 }
 
@@ -70,7 +84,7 @@ impl Shared {
     /// The life of the thread.
     fn run(&self) {
         let mut pause = SHORTEST_WATCHED / LATE;
-        while !self.sleep(pause) {
+        while self.sleep(pause) != Some(Call::Leave) {
             let leave = || self.is_on.store(false, Ordering::Release);
             match self.list.end_silent(Instant::now(), leave) {
                 Some(shortest) => pause = shortest / LATE,
@@ -79,20 +93,25 @@ impl Shared {
         }
     }
 
-    /// Says whether the watch is over.
-    fn sleep(&self, pause: Duration) -> bool {
+    /// Sleeps, and says what has ended the sleep if it was not its time.
+    fn sleep(&self, pause: Duration) -> Option<Call> {
         let until = Instant::now().checked_add(pause);
-        let mut is_over = self.is_over.lock();
-        while !*is_over {
+        let mut call = self.call.lock();
+        while call.is_none() {
             match until {
-                None => self.ends.wait(&mut is_over),
+                None => self.called.wait(&mut call),
                 Some(until) => {
-                    if self.ends.wait_until(&mut is_over, until).timed_out() {
+                    if self.called.wait_until(&mut call, until).timed_out() {
                         break;
                     }
                 }
             }
         }
-        *is_over
+        call.take()
+    }
+
+    fn call(&self, what: Call) {
+        *self.call.lock() = Some(what);
+        self.called.notify_all();
     }
 }

@@ -171,19 +171,21 @@ impl LiveList {
     }
 
     /// Looks at all waits that are left to the watch, and ends those that have been silent for too long. Says
-    /// which of the limits is the shortest. Nobody left: `leave` is called, before anybody else can enter.
+    /// which limit is the shortest, of these requests and of the next. Nobody left: `leave` is called, before
+    /// anybody else can enter.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
         let slots = self.slots.lock();
         for entry in slots.live() {
             entry.end_if_silent(now);
         }
-        let limits =
-            slots.live().map(|entry| entry.idle_limit()).filter(|idle| *idle >= SHORTEST_WATCHED);
-        let shortest = limits.min();
-        if shortest.is_none() {
+        let is_watched = |idle: &Duration| *idle >= SHORTEST_WATCHED;
+        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_watched).min();
+        let Some(shortest) = shortest else {
             leave();
-        }
-        shortest
+            return None;
+        };
+        let next = Some(slots.limits.idle).filter(is_watched);
+        Some(next.map_or(shortest, |next| next.min(shortest)))
     }
 
     /// Ends every connection: reads and writes that wait return at once.

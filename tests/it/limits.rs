@@ -459,6 +459,27 @@ fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     assert!(server.stop().unwrap().is_clean());
 }
 
+/// Also when it is shortened while others have a longer one, by which the watch would sleep for minutes.
+fn a_long_idle_limit_that_was_longer_is_kept() {
+    let told = Told::default();
+    let server = ThreadingTcpServer::builder()
+        .limits(patient())
+        .observer(told.observer())
+        .bind("127.0.0.1:0", stream_fn(echo))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut old = connect(inet(&*server));
+    assert_eq!(exchange(&mut old, "hello"), "hello\n");
+    // Long enough for the first look, after which the next one is far away.
+    thread::sleep(Duration::from_millis(1_500));
+    change(&server, |limits| limits.idle = Duration::from_secs(8));
+    let mut new = connect(inet(&*server));
+    new.set_read_timeout(Some(2 * SOON)).unwrap();
+    assert!(read_to_end(&mut new).is_empty());
+    eventually("its end is told", || told.ended(CloseReason::Idle) == 1);
+    assert_eq!(exchange(&mut old, "still here"), "still here\n");
+}
+
 /// And does not end who goes on talking.
 fn a_long_idle_limit_spares_who_talks() {
     let told = Told::default();
@@ -484,6 +505,7 @@ fn a_long_idle_limit_is_kept_under_every_mixin_and_spares_who_talks() {
         scope.spawn(|| a_long_idle_limit_is_kept(Inline));
         scope.spawn(|| a_long_idle_limit_is_kept(Threading::new()));
         scope.spawn(|| a_long_idle_limit_is_kept(Pool::new(2)));
+        scope.spawn(a_long_idle_limit_that_was_longer_is_kept);
         scope.spawn(a_long_idle_limit_spares_who_talks);
     });
 }
