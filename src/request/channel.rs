@@ -291,8 +291,13 @@ impl Channel {
         }
         self.ticket.show_activity(Activity::Sending);
         let bound = self.write_patience().bound;
+        // What a peer goes on sending to a connection that was cut here nobody reads, and the close may then
+        // be a reset, with which the kernel throws away what it has not sent yet.
+        let alone = self.ticket.is_cut();
         let _ = until_all_is_taken(&self.output, |rest| {
-            let count = socket.source().send_before_end(rest, bound)?;
+            let source = socket.source();
+            let count =
+                if alone { source.send(rest, bound) } else { source.send_before_end(rest, bound) }?;
             self.ticket.add_bytes_out(count);
             Ok(count)
         });
