@@ -197,10 +197,14 @@ impl Staff {
         }
     }
 
-    /// Runs a request, and gives its place back, whatever becomes of it.
+    /// Runs a request, and in the same place those that have waited for one. Then gives the place back.
     fn run(self: &Arc<Self>, Task { job, permit }: Task) {
-        let _place = Place { staff: self, permit };
-        job.run();
+        let mut place = Place { staff: self, permit };
+        let mut next = Some(job);
+        while let Some(job) = next {
+            job.run();
+            next = place.next_or_leave();
+        }
     }
 
     /// None: it is time to leave. The last one without a request stays.
@@ -265,6 +269,19 @@ struct Place<'a> {
     permit: Option<Permit>,
 }
 
+impl Place<'_> {
+    fn next_or_leave(&mut self) -> Option<Job> {
+        self.permit.as_ref()?;
+        let mut state = self.staff.state.lock();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            self.permit = None;
+        }
+        next
+    }
+}
+
+/// A request that has panicked leaves its place to who waits for it all the same.
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.staff.give_back(self.permit.take());
