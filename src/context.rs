@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -12,12 +12,14 @@ use crate::events::{Counters, Counts};
 use crate::limits::{Gate, Limits, RateGate};
 use crate::live::{LiveList, LiveRequest};
 use crate::shutdown::{Runs, ShutdownHandle};
+use crate::watch::Watch;
 
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
 #[derive(Debug)]
 pub struct ServerContext {
     pub(crate) runs: Arc<Runs>,
-    pub(crate) live: LiveList,
+    pub(crate) live: Arc<LiveList>,
+    watch: Watch,
     pub(crate) gate: Arc<Gate>,
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
@@ -34,9 +36,11 @@ pub struct ServerContext {
 
 impl ServerContext {
     pub(crate) fn new(address: Address, limits: Limits, forks: bool) -> std::io::Result<Self> {
+        let live = Arc::new(LiveList::new(limits));
         Ok(Self {
             runs: Arc::new(Runs::new()?),
-            live: LiveList::new(limits),
+            watch: Watch::new(Arc::clone(&live)),
+            live,
             gate: Gate::new(limits.live.max(1))?,
             counters: Counters::default(),
             rate: RateGate::new(limits.accept_rate),
@@ -77,6 +81,11 @@ impl ServerContext {
         }
     }
 
+    /// Whether somebody else ends a request whose peer is silent for longer than this; see `watch.rs`.
+    pub(crate) fn watches(&self, idle: Duration) -> bool {
+        self.lingering() == Lingering::Elsewhere && self.watch.covers(idle)
+    }
+
     /// Where the server listens. A server that was bound to port 0 shows its real port here.
     #[must_use]
     pub fn server_address(&self) -> Address {
@@ -98,6 +107,7 @@ impl ServerContext {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_limits(Arc::new(limits));
+        self.watch.look_again();
     }
 
     /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as

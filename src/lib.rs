@@ -171,6 +171,7 @@ mod source;
 mod sys;
 mod transport;
 mod wait;
+mod watch;
 
 pub use address::{Address, BindAddress, Endpoint};
 pub use context::ServerContext;

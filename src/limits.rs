@@ -46,6 +46,10 @@ pub struct Limits {
     pub outbox_bytes: usize,
     /// How long a peer may be silent while nothing of a request is outstanding. Its connection then
     /// ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
+    ///
+    /// From 8 s on it is noticed up to an eighth late, and what it has ended cannot be read from again; a
+    /// handler that wants to go on after a silence has a
+    /// [timeout of its own](crate::StreamRequest::set_timeout).
     pub idle: Duration,
     /// How long a started read may take: a line whose beginning has come, an exact number of bytes.
     /// It is one deadline for the whole, so that a byte a second does not extend it. Default 60 s.

@@ -68,9 +68,9 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// `armed`: the timeouts that are already set on the descriptor, zero for none.
+    /// `armed`: the timeout of sends that is already set on the descriptor, zero for none.
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
-        Self { fd, slot: Slot::default(), armed: [Cell::new(armed), Cell::new(armed)] }
+        Self { fd, slot: Slot::default(), armed: [Cell::new(Duration::ZERO), Cell::new(armed)] }
     }
 
     /// The descriptor, for whoever is to close it later than this does.

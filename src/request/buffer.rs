@@ -27,12 +27,15 @@ const KEPT: [usize; 2] = [64, 16];
 
 /// Free blocks, small and large. One pool for all threads: a pool of each thread would keep a block for every
 /// connection that is idle.
+///
+/// Nobody waits for it: who finds it locked goes to the allocator. Among a thousand threads the one that
+/// has it locked may have lost the processor, and all others would come to a stop one behind the other.
 static POOL: Mutex<[Vec<Vec<u8>>; 2]> = Mutex::new([Vec::new(), Vec::new()]);
 
 /// A block of initialised bytes, of `size` or more.
 fn take_block(size: usize) -> Vec<u8> {
     let class = usize::from(size > SMALL);
-    let kept = POOL.lock()[class].pop();
+    let kept = POOL.try_lock().and_then(|mut pool| pool[class].pop());
     match kept {
         Some(block) if block.len() >= size => block,
         _ => vec![0; [SMALL, LARGE][class].max(size)],
@@ -46,9 +49,10 @@ fn give_block(block: Vec<u8>) {
         LARGE => 1,
         _ => return,
     };
-    let kept = &mut POOL.lock()[class];
-    if kept.len() < KEPT[class] {
-        kept.push(block);
+    if let Some(mut pool) = POOL.try_lock() {
+        if pool[class].len() < KEPT[class] {
+            pool[class].push(block);
+        }
     }
 }
 

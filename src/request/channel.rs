@@ -35,6 +35,8 @@ pub(super) struct Channel {
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
+    /// `Limits::idle` is left to the watch.
+    watched: bool,
     /// The end of input has been seen: the peer sends nothing more.
     saw_end: bool,
     /// The peer was still sending when the answer ended: see `linger.rs`.
@@ -47,6 +49,7 @@ impl Channel {
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
         let output = Vec::new();
         let (timeout, deadline) = (None, None);
+        let watched = connection.is_socket() && ticket.is_watched();
         Self {
             connection,
             ticket,
@@ -56,6 +59,7 @@ impl Channel {
             timeout,
             deadline,
             at_boundary: true,
+            watched,
             saw_end: false,
             lingers: false,
             lent: Cell::new(false),
@@ -96,9 +100,12 @@ impl Channel {
             }
             self.send_output()?;
         }
+        let patience = self.read_patience(started);
+        // A socket that has been wrapped is not plain any more: its bound is the wrapper's to keep.
+        let watched = self.watched && patience.is_idle_alone() && self.connection.is_socket();
         let idle = self.at_boundary && started.is_none();
+        self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, watched);
         if idle {
-            self.ticket.set_activity(Activity::Idle);
             // Looked at after the activity is set: a drain that began just before does not see this
             // request as idle, and does not wake it.
             if self.ticket.server().is_stopping() {
@@ -106,13 +113,19 @@ impl Channel {
                 return self.receive_at_once(room)?.ok_or_else(Stopping::error);
             }
         }
-        if !idle {
-            self.ticket.show_activity(Activity::Receiving);
-        }
-        let patience = self.read_patience(started);
-        let result = self.receive_within(room, patience.bound);
+        let bound = if watched { Bound::Never } else { patience.bound };
+        let result = self.receive_within(room, bound);
         self.ticket.show_activity(Activity::Running);
         result.map_err(|error| patience.explain(error))
+    }
+
+    fn show_wait(&self, activity: Activity, watched: bool) {
+        match activity {
+            _ if watched => self.ticket.set_watched(activity),
+            // What else a request does, nobody decides anything by.
+            Activity::Idle => self.ticket.set_activity(activity),
+            _ => self.ticket.show_activity(activity),
+        }
     }
 
     /// What is there without waiting; none if that is nothing.
@@ -128,6 +141,7 @@ impl Channel {
         loop {
             match self.connection.receive(room, bound) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) if self.ticket.is_silent() => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(0) if self.ticket.is_cut() => {
                     return if self.at_boundary {
                         Err(Stopping::error())
@@ -279,7 +293,7 @@ impl Channel {
 
     /// A socket that nobody else sends to.
     fn is_plain(&self) -> bool {
-        matches!(self.connection, Connection::Socket(_)) && self.outbox.is_none()
+        self.connection.is_socket() && self.outbox.is_none()
     }
 
     /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
@@ -406,6 +420,11 @@ struct Patience {
 }
 
 impl Patience {
+    /// Nothing else bounds the call.
+    fn is_idle_alone(self) -> bool {
+        self.limit == Timeout::Idle && matches!(self.bound, Bound::For(_))
+    }
+
     /// Says which limit it was.
     fn explain(self, error: io::Error) -> io::Error {
         if is_no_more_for_now(&error) { TimedOut::error(self.limit, self.after) } else { error }

@@ -53,7 +53,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// `armed`: the timeout that the descriptor came with, as [`Source::new`] has it.
+    /// `armed`: the timeout of sends that the descriptor came with, as [`Source::new`] has it.
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
         Self { source: Source::new(fd, armed), bound: Bound::Never }
     }
@@ -102,6 +102,10 @@ pub(super) enum Connection {
 }
 
 impl Connection {
+    pub(super) fn is_socket(&self) -> bool {
+        matches!(self, Self::Socket(_))
+    }
+
     /// One receive within the bound.
     pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self {

@@ -130,7 +130,21 @@ impl Ticket {
     }
 
     fn is_forced(&self) -> bool {
-        self.place.entry.cut().is_some_and(|cut| cut != Cut::Drained)
+        matches!(self.place.entry.cut(), Some(Cut::Forced | Cut::Closed))
+    }
+
+    /// Its peer has been silent for longer than it may be.
+    fn is_silent(&self) -> bool {
+        self.place.entry.cut() == Some(Cut::Silent)
+    }
+
+    fn set_watched(&self, activity: Activity) {
+        self.place.entry.set_watched(activity);
+    }
+
+    /// Whether somebody else ends waits that are longer than `Limits::idle`.
+    fn is_watched(&self) -> bool {
+        self.context.watches(self.limits().idle)
     }
 
     fn bytes_out(&self) -> u64 {

@@ -330,7 +330,7 @@ fn reason_of(error: &HandlerError, cut: Option<Cut>) -> CloseReason {
     match cut {
         Some(Cut::Forced) => return CloseReason::Forced,
         Some(Cut::Closed) => return CloseReason::ClosedHere,
-        Some(Cut::Drained) | None => {}
+        Some(Cut::Drained | Cut::Silent) | None => {}
     }
     if Stopping::find(&**error).is_some() {
         return CloseReason::Stopped;

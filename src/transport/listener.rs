@@ -18,7 +18,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Accepted {
     pub(super) fd: Arc<OwnedFd>,
-    /// The timeouts that it has inherited; zero for none.
+    /// The timeout of sends that it has inherited; zero for none.
     pub(super) armed: Duration,
 }
 
@@ -26,8 +26,8 @@ pub struct Accepted {
 pub(super) struct Listener {
     pub(super) socket: ServerSocket,
     backlog: i32,
-    /// SO_RCVTIMEO and SO_SNDTIMEO of the listener: accepted connections start with them, where the
-    /// system copies options, which saves two calls for each.
+    /// SO_SNDTIMEO of the listener: accepted connections start with it, where the system copies options,
+    /// which saves a call for each. Receives have none: most are left to the watch.
     armed: Duration,
     /// Kept open only to be given up: with it a process that is out of descriptors can still accept
     /// a client, in order to close it.
@@ -61,7 +61,6 @@ impl Listener {
             // Accepting must never block: between the wait and the accept the client may have gone.
             socket.set_nonblocking(true)?;
             if !self.armed.is_zero() {
-                socket.set_read_timeout(Some(self.armed))?;
                 socket.set_write_timeout(Some(self.armed))?;
             }
             Ok(())

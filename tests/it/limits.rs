@@ -419,6 +419,97 @@ fn idle_ends_new_connections_quietly_and_running_ones_keep_theirs() {
     assert_eq!(exchange(&mut old, "still here"), "still here\n");
 }
 
+/// Echoes lines until nothing comes, says so, and tries again.
+fn echo_and_say_when_idle(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    loop {
+        match request.next_line(&mut line) {
+            Ok(Some(text)) => request.write_all(format!("{text}\n").as_bytes())?,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                assert_eq!(TimedOut::find(&error).map(TimedOut::which), Some(Timeout::Idle));
+                request.write_all(b"too quiet\n")?;
+                let again = request.next_line(&mut line).unwrap_err();
+                assert_eq!(TimedOut::find(&again).map(TimedOut::which), Some(Timeout::Idle));
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+/// Limits of eight seconds and more are kept by one thread for all, where the server may have one.
+fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
+    const LONG: Duration = Duration::from_secs(8);
+    let told = Told::default();
+    let server = TcpServer::builder()
+        .mixin(mixin)
+        .limits(Limits { idle: LONG, ..patient() })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", stream_fn(echo_and_say_when_idle))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut silent = connect(inet(&*server));
+    silent.set_read_timeout(Some(LONG + SOON)).unwrap();
+    let began = Instant::now();
+    assert_eq!(exchange(&mut silent, "hello"), "hello\n");
+    assert_eq!(read_line(&mut silent), "too quiet\n", "though its handler may still write");
+    assert!(began.elapsed() >= LONG);
+    assert!(read_to_end(&mut silent).is_empty());
+    eventually("its end is told", || told.ended(CloseReason::Idle) == 1);
+    assert!(server.stop().unwrap().is_clean());
+}
+
+/// Also when it is shortened while others have a longer one, by which the watch would sleep for minutes.
+fn a_long_idle_limit_that_was_longer_is_kept() {
+    let told = Told::default();
+    let server = ThreadingTcpServer::builder()
+        .limits(patient())
+        .observer(told.observer())
+        .bind("127.0.0.1:0", stream_fn(echo))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut old = connect(inet(&*server));
+    assert_eq!(exchange(&mut old, "hello"), "hello\n");
+    // Long enough for the first look, after which the next one is far away.
+    thread::sleep(Duration::from_millis(1_500));
+    change(&server, |limits| limits.idle = Duration::from_secs(8));
+    let mut new = connect(inet(&*server));
+    new.set_read_timeout(Some(2 * SOON)).unwrap();
+    assert!(read_to_end(&mut new).is_empty());
+    eventually("its end is told", || told.ended(CloseReason::Idle) == 1);
+    assert_eq!(exchange(&mut old, "still here"), "still here\n");
+}
+
+/// And does not end who goes on talking.
+fn a_long_idle_limit_spares_who_talks() {
+    let told = Told::default();
+    let server = ThreadingTcpServer::builder()
+        .limits(Limits { idle: Duration::from_secs(8), ..patient() })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", stream_fn(echo))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let (mut talking, mut silent) = (connect(inet(&*server)), connect(inet(&*server)));
+    silent.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    while silent.read(&mut [0]).is_err() {
+        assert_eq!(exchange(&mut talking, "hello"), "hello\n");
+    }
+    assert_eq!(exchange(&mut talking, "still here"), "still here\n");
+    eventually("one end is told", || told.ended(CloseReason::Idle) == 1);
+}
+
+/// All at once, because each takes as long as the limit.
+#[test]
+fn a_long_idle_limit_is_kept_under_every_mixin_and_spares_who_talks() {
+    thread::scope(|scope| {
+        scope.spawn(|| a_long_idle_limit_is_kept(Inline));
+        scope.spawn(|| a_long_idle_limit_is_kept(Threading::new()));
+        scope.spawn(|| a_long_idle_limit_is_kept(Pool::new(2)));
+        scope.spawn(a_long_idle_limit_that_was_longer_is_kept);
+        scope.spawn(a_long_idle_limit_spares_who_talks);
+    });
+}
+
 #[test]
 fn read_write_and_request_hold_from_the_next_request_on() {
     /// Reads what is not all sent, or writes what is not taken.

@@ -128,7 +128,7 @@ fn assert_none(found: &[String], rule: &str) {
 
 /// What each part of the library may use: only parts that stand before it
 /// here, and of those only these.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("sys", &[]),
     ("wait", &["sys"]),
     ("source", &["sys", "wait"]),
@@ -138,8 +138,9 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("events", &["address"]),
     ("limits", &["wait"]),
     ("live", &["address", "limits"]),
+    ("watch", &["live"]),
     ("shutdown", &["error", "wait"]),
-    ("context", &["address", "events", "limits", "live", "shutdown", "wait"]),
+    ("context", &["address", "events", "limits", "live", "shutdown", "wait", "watch"]),
     (
         "request",
         &["address", "context", "error", "limits", "linger", "live", "source", "sys", "wait"],

@@ -1,0 +1,283 @@
+//! One line of the live list: what a request does, and by what it can be ended from outside.
+
+use std::fmt;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::address::Address;
+
+/// What a live request does at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activity {
+    /// Accepted, and not yet run: it waits for a worker.
+    Queued,
+    /// Its handler runs, and does not wait for its peer.
+    Running,
+    /// Its handler waits for the beginning of a request; nothing of one has come yet.
+    Idle,
+    /// Its handler waits for more of what its peer has begun to send.
+    Receiving,
+    /// Its handler waits for its peer to take what it sends.
+    Sending,
+}
+
+impl fmt::Display for Activity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queued => "waiting for a worker",
+            Self::Running => "running",
+            Self::Idle => "waiting for its peer's next request",
+            Self::Receiving => "receiving",
+            Self::Sending => "sending",
+        })
+    }
+}
+
+/// One live request, as it was at the moment of asking.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LiveRequest {
+    /// Its number, unique within the server.
+    pub id: u64,
+    /// Who it is with.
+    pub client_address: Address,
+    /// How long ago it was accepted.
+    pub age: Duration,
+    /// The type name of its handler.
+    pub handler: &'static str,
+    /// What it does.
+    pub activity: Activity,
+    /// Bytes received from the peer so far.
+    pub bytes_in: u64,
+    /// Bytes sent to the peer so far.
+    pub bytes_out: u64,
+}
+
+impl fmt::Display for LiveRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_address, handler, activity, age, .. } = self;
+        write!(f, "{client_address}: {handler}, {activity}, {:.1} s old", age.as_secs_f64())?;
+        write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)
+    }
+}
+
+/// Why a connection was ended from this side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// By a drain, between two requests.
+    Drained = 1,
+    /// By a drain, at its deadline.
+    Forced = 2,
+    /// By an operator.
+    Closed = 3,
+    /// By the watch, because its peer was silent for too long.
+    Silent = 4,
+}
+
+/// The bit of an activity that is a wait left to the watch.
+const WATCHED: u8 = 0x80;
+
+/// A request's own line in the list. The worker writes it, everyone else reads.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    id: u64,
+    peer: Address,
+    handler: &'static str,
+    accepted: Instant,
+    /// An [`Activity`], and whether it is a wait that nobody but the watch bounds.
+    activity: AtomicU8,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    /// `Limits::idle`.
+    idle: Duration,
+    /// What the watch saw when it last looked at a wait: how many bytes had come, and since when they were as
+    /// many.
+    seen: Mutex<Option<(u64, Instant)>>,
+    /// Why the connection has been ended from this side, as a [`Cut`]; zero if it has not been. The end
+    /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
+    /// the peer had to say.
+    cut: AtomicU8,
+    /// The connection, for those who have to wake or end it from outside; shared ownership, so that
+    /// it cannot be closed, and its number taken by another one, while they do.
+    connection: Mutex<Option<Arc<OwnedFd>>>,
+    /// There has been one: datagrams have none, and are spared the lock.
+    has_connection: bool,
+}
+
+impl Entry {
+    pub(super) fn new(
+        id: u64,
+        peer: Address,
+        handler: &'static str,
+        accepted: Instant,
+        connection: Option<Arc<OwnedFd>>,
+        idle: Duration,
+    ) -> Self {
+        Self {
+            id,
+            peer,
+            handler,
+            accepted,
+            activity: AtomicU8::new(Activity::Queued as u8),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            idle,
+            seen: Mutex::new(None),
+            cut: AtomicU8::new(0),
+            has_connection: connection.is_some(),
+            connection: Mutex::new(connection),
+        }
+    }
+
+    pub(super) fn idle_limit(&self) -> Duration {
+        self.idle
+    }
+
+    pub(super) fn has_connection_still(&self) -> bool {
+        self.connection.lock().is_some()
+    }
+
+    pub(crate) fn client_address(&self) -> &Address {
+        &self.peer
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn handler(&self) -> &'static str {
+        self.handler
+    }
+
+    /// Ordered with the flag that a drain has begun: either the drain sees that this request is idle
+    /// and wakes it, or the request, which looks at the flag after saying so, sees the drain.
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::SeqCst);
+    }
+
+    /// For what only the list shows: no other thread decides anything by it.
+    pub(crate) fn show_activity(&self, activity: Activity) {
+        self.activity.store(activity as u8, Ordering::Relaxed);
+    }
+
+    /// A wait for its peer, left to the watch; ordered as `set_activity` is.
+    pub(crate) fn set_watched(&self, activity: Activity) {
+        self.activity.store(activity as u8 | WATCHED, Ordering::SeqCst);
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        match self.activity.load(Ordering::SeqCst) & !WATCHED {
+            0 => Activity::Queued,
+            1 => Activity::Running,
+            2 => Activity::Idle,
+            3 => Activity::Receiving,
+            _ => Activity::Sending,
+        }
+    }
+
+    // One writer, so that a load and a store are enough.
+    pub(crate) fn add_bytes_in(&self, count: usize) {
+        self.bytes_in
+            .store(self.bytes_in.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_bytes_out(&self, count: usize) {
+        self.bytes_out
+            .store(self.bytes_out.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn view(&self) -> LiveRequest {
+        LiveRequest {
+            id: self.id,
+            client_address: self.peer.clone(),
+            age: self.accepted.elapsed(),
+            handler: self.handler,
+            activity: self.activity(),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Why the connection was ended from this side, if it was.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        match self.cut.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(Cut::Drained),
+            2 => Some(Cut::Forced),
+            3 => Some(Cut::Closed),
+            _ => Some(Cut::Silent),
+        }
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.accepted.elapsed()
+    }
+
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
+        self.cut.store(why as u8, Ordering::SeqCst);
+        self.shut_connection(how);
+    }
+
+    fn shut_connection(&self, how: Shutdown) {
+        if let Some(fd) = &*self.connection.lock() {
+            // The only failure is that the peer has ended it already.
+            let _ = socket2::SockRef::from(&**fd).shutdown(how);
+        }
+    }
+
+    /// Ends a wait that is left to the watch, if nothing has come for as long as may be. A wait ends only when
+    /// something has come, so that as many bytes as before are the same wait as before.
+    pub(super) fn end_if_silent(&self, now: Instant) {
+        let mut seen = self.seen.lock();
+        let bytes = self.bytes_in.load(Ordering::Relaxed);
+        if self.activity.load(Ordering::SeqCst) & WATCHED == 0 {
+            *seen = None;
+            return;
+        }
+        match *seen {
+            Some((then, since)) if then == bytes => {
+                let silent = now.saturating_duration_since(since) >= self.idle;
+                let none = Cut::Silent as u8;
+                // Whatever else has ended it explains its end better.
+                let first = |order| self.cut.compare_exchange(0, none, order, order).is_ok();
+                if silent && first(Ordering::SeqCst) {
+                    // What has come in this very moment is still read.
+                    self.shut_connection(Shutdown::Read);
+                }
+            }
+            _ => *seen = Some((bytes, now)),
+        }
+    }
+
+    /// Ends the wait for the beginning of a request, if that is what it does. A signal's handler may call
+    /// it: whoever holds the lock ends the connection anyway, or lets go of it.
+    pub(crate) fn end_input_if_idle(&self) {
+        if self.activity() != Activity::Idle {
+            return;
+        }
+        self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
+        if let Some(connection) = self.connection.try_lock() {
+            if let Some(fd) = &*connection {
+                let _ = socket2::SockRef::from(&**fd).shutdown(Shutdown::Read);
+            }
+        }
+    }
+
+    /// Lets go of the connection: another process has it now.
+    pub(crate) fn forget_connection(&self) {
+        if !self.has_connection {
+            return;
+        }
+        self.connection.lock().take();
+    }
+}

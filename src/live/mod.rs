@@ -1,0 +1,301 @@
+//! The live list: every request between its acceptance and its close, who it is with, since when, and
+//! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
+
+mod entry;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, Shutdown};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::address::Address;
+use crate::limits::Limits;
+
+pub use entry::{Activity, LiveRequest};
+pub(crate) use entry::{Cut, Entry};
+
+/// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
+/// gets when it enters, its number and its limits, is under the same lock.
+#[derive(Debug)]
+pub(crate) struct LiveList {
+    slots: Mutex<Slots>,
+    emptied: Condvar,
+}
+
+#[derive(Debug)]
+struct Slots {
+    entries: Vec<Option<Arc<Entry>>>,
+    free: Vec<usize>,
+    /// How many have ever entered; the number of the last one.
+    entered: u64,
+    /// For those that enter from now on.
+    limits: Arc<Limits>,
+    /// How many are alive for each peer; kept only while there is a limit on it.
+    peers: Option<Peers>,
+}
+
+#[derive(Debug)]
+struct Peers {
+    max: usize,
+    counts: HashMap<IpAddr, usize>,
+}
+
+/// What counts as one peer: an IPv4 address, or an IPv6 network of 64 bits.
+fn peer_key(address: &Address) -> Option<IpAddr> {
+    match address.ip()? {
+        IpAddr::V6(ip) => {
+            let network = ip.to_bits() & !u128::from(u64::MAX);
+            Some(IpAddr::V6(Ipv6Addr::from_bits(network)))
+        }
+        v4 => Some(v4),
+    }
+}
+
+impl Slots {
+    fn live(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter().flatten()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
+    }
+}
+
+impl LiveList {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
+        let slots = Slots { entries, free, entered: 0, limits: Arc::clone(&limits), peers: None };
+        let list = Self { slots: Mutex::new(slots), emptied: Condvar::new() };
+        list.set_limits(limits);
+        list
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        *self.slots.lock().limits
+    }
+
+    /// Limits those that enter from here on, and the requests of one peer, if that is less than all may
+    /// have; those that are alive count.
+    pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
+        let mut slots = self.slots.lock();
+        let (max, live) = (limits.per_peer, limits.live);
+        let mut counts = HashMap::new();
+        if max < live {
+            for key in slots.live().filter_map(|entry| peer_key(entry.client_address())) {
+                *counts.entry(key).or_default() += 1;
+            }
+        }
+        slots.peers = (max < live).then_some(Peers { max, counts });
+        slots.limits = limits;
+    }
+
+    /// Enters a request, which is to [`leave`](Self::leave).
+    pub(crate) fn enter(
+        &self,
+        peer: Address,
+        handler: &'static str,
+        accepted: Instant,
+        connection: Option<Arc<OwnedFd>>,
+    ) -> Place {
+        let mut slots = self.slots.lock();
+        let mut too_many = false;
+        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&peer)) {
+            let count = peers.counts.entry(key).or_default();
+            *count += 1;
+            too_many = *count > peers.max;
+        }
+        slots.entered += 1;
+        let (id, idle) = (slots.entered, slots.limits.idle);
+        let entry = Arc::new(Entry::new(id, peer, handler, accepted, connection, idle));
+        let slot = slots.free.pop().unwrap_or(slots.entries.len());
+        if slot == slots.entries.len() {
+            slots.entries.push(None);
+        }
+        slots.entries[slot] = Some(Arc::clone(&entry));
+        Place { entry, slot, limits: Arc::clone(&slots.limits), too_many }
+    }
+
+    pub(crate) fn leave(&self, place: &Place) {
+        // Others may hold the entry a little longer, and must not hold the connection.
+        place.entry.forget_connection();
+        let mut slots = self.slots.lock();
+        slots.entries[place.slot] = None;
+        slots.free.push(place.slot);
+        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(place.entry.client_address()))
+        {
+            if let Some(count) = peers.counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    peers.counts.remove(&key);
+                }
+            }
+        }
+        if slots.is_empty() {
+            self.emptied.notify_all();
+        }
+    }
+
+    /// How many requests have entered so far.
+    pub(crate) fn entered(&self) -> u64 {
+        self.slots.lock().entered
+    }
+
+    pub(crate) fn view(&self) -> Vec<LiveRequest> {
+        self.slots.lock().live().map(|entry| entry.view()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        let slots = self.slots.lock();
+        slots.entries.len() - slots.free.len()
+    }
+
+    /// Ends one connection from outside. False if there is no such request, or nothing to end.
+    pub(crate) fn close(&self, id: u64) -> bool {
+        let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();
+        let Some(entry) = found else { return false };
+        entry.shut_down(Cut::Closed, Shutdown::Both);
+        entry.has_connection_still()
+    }
+
+    /// Ends the wait of those that wait for the beginning of a request. What a peer has sent already is
+    /// still read before.
+    pub(crate) fn end_input_of_idle(&self) {
+        for entry in self.slots.lock().live() {
+            if entry.activity() == Activity::Idle {
+                entry.shut_down(Cut::Drained, Shutdown::Read);
+            }
+        }
+    }
+
+    /// Looks at all waits that are left to the watch, and ends those that have been silent for too long. Says
+    /// which limit is the shortest, of these requests and of the next. Nobody left: `leave` is called, before
+    /// anybody else can enter.
+    pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
+        let slots = self.slots.lock();
+        for entry in slots.live() {
+            entry.end_if_silent(now);
+        }
+        let is_watched = |idle: &Duration| *idle >= SHORTEST_WATCHED;
+        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_watched).min();
+        let Some(shortest) = shortest else {
+            leave();
+            return None;
+        };
+        let next = Some(slots.limits.idle).filter(is_watched);
+        Some(next.map_or(shortest, |next| next.min(shortest)))
+    }
+
+    /// Ends every connection: reads and writes that wait return at once.
+    pub(crate) fn force(&self) {
+        for entry in self.slots.lock().live() {
+            entry.shut_down(Cut::Forced, Shutdown::Both);
+        }
+    }
+
+    /// Waits until the list is empty or the deadline has passed. Says whether it is empty.
+    pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
+        let mut slots = self.slots.lock();
+        while !slots.is_empty() {
+            if self.emptied.wait_until(&mut slots, deadline).timed_out() {
+                return slots.is_empty();
+            }
+        }
+        true
+    }
+}
+
+/// The shortest `Limits::idle` that is left to the watch: a shorter one would have it look often.
+pub(crate) const SHORTEST_WATCHED: Duration = Duration::from_secs(8);
+
+/// A request's place in the list, and what it was given there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) entry: Arc<Entry>,
+    slot: usize,
+    /// They hold for it to its end.
+    pub(crate) limits: Arc<Limits>,
+    /// Its peer has more requests than it may, this one included.
+    pub(crate) too_many: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A request of a list, with both ends of its connection.
+    fn request(list: &LiveList) -> (Place, UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
+        let place = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd));
+        (place, ours, theirs)
+    }
+
+    fn at(begin: Instant, seconds: u64) -> Instant {
+        begin + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_watch_ends_waits_in_which_nothing_has_come_for_as_long_as_may_be() {
+        let list = LiveList::new(Limits { idle: Duration::from_secs(60), ..Limits::default() });
+        let (silent, mut ours, _theirs) = request(&list);
+        let (busy, ..) = request(&list);
+        let (computing, ..) = request(&list);
+        silent.entry.set_watched(Activity::Idle);
+        busy.entry.set_watched(Activity::Receiving);
+        computing.entry.set_activity(Activity::Running);
+        assert_eq!(silent.entry.activity(), Activity::Idle);
+        let begin = Instant::now();
+        for seconds in (0..60).step_by(7) {
+            busy.entry.add_bytes_in(1);
+            let shortest = list.end_silent(at(begin, seconds), || panic!("there are requests"));
+            assert_eq!(shortest, Some(Duration::from_secs(60)));
+            assert_eq!(silent.entry.cut(), None, "after {seconds} seconds");
+        }
+        list.end_silent(at(begin, 60), || panic!("there are requests"));
+        assert_eq!(silent.entry.cut(), Some(Cut::Silent));
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "its wait is over");
+        assert_eq!((busy.entry.cut(), computing.entry.cut()), (None, None));
+    }
+
+    #[test]
+    fn a_wait_that_the_watch_ends_still_gets_what_has_come_and_may_answer() {
+        let list = LiveList::new(Limits::default());
+        let (place, mut ours, mut theirs) = request(&list);
+        place.entry.set_watched(Activity::Idle);
+        let begin = Instant::now();
+        list.end_silent(begin, || panic!("there is a request"));
+        theirs.write_all(b"late").unwrap();
+        list.end_silent(at(begin, 100), || panic!("there is a request"));
+        assert_eq!(place.entry.cut(), Some(Cut::Silent));
+        let mut late = [0; 4];
+        ours.read_exact(&mut late).unwrap();
+        ours.write_all(b"bye").unwrap();
+        assert_eq!((&late, ours.read(&mut [0]).unwrap()), (b"late", 0));
+    }
+
+    #[test]
+    fn the_watch_leaves_when_there_is_nobody_to_look_after() {
+        let list = LiveList::new(Limits::default());
+        let left = || {
+            let mut left = false;
+            list.end_silent(Instant::now(), || left = true);
+            left
+        };
+        assert!(left());
+        let (place, ..) = request(&list);
+        assert!(!left());
+        // What else has ended a connection explains its end.
+        place.entry.shut_down(Cut::Closed, Shutdown::Both);
+        place.entry.set_watched(Activity::Idle);
+        list.end_silent(Instant::now(), || ());
+        list.end_silent(at(Instant::now(), 1_000), || ());
+        assert_eq!(place.entry.cut(), Some(Cut::Closed));
+        list.leave(&place);
+        assert!(left());
+    }
+}

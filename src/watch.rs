@@ -1,0 +1,117 @@
+//! The watch: one thread that ends connections whose peers have been silent for too long, for all of a server.
+//!
+//! The kernel would do it as well, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after
+//! it: a twentieth of a short request, for a limit that hardly any request ever reaches. So a thread that
+//! waits for `Limits::idle` waits without one, and this one looks at the live list a few times for each limit.
+//!
+//! It is there while there are requests to look after, and where a thread may be started: not under a mixin
+//! that forks. Coroutines wait by their own clock, and short limits by the kernel's, which is exact.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::live::{LiveList, SHORTEST_WATCHED};
+
+/// A limit is noticed so much of it late at the most: an eighth, as `SO_RCVTIMEO` is left as it is by
+/// `source.rs` while it is no more than an eighth too long.
+const LATE: u32 = 8;
+
+/// A server's watch. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    list: Arc<LiveList>,
+    /// The thread runs. Taken back under the lock of the list, when there is nobody in it.
+    is_on: AtomicBool,
+    /// Two requests that come first at once start one thread.
+    start: Mutex<()>,
+    call: Mutex<Option<Call>>,
+    called: Condvar,
+}
+
+/// What may end the thread's sleep before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// The limits have changed: a shorter one wants to be looked at sooner.
+    Look,
+    /// The server is gone.
+    Leave,
+}
+
+impl Watch {
+    pub(crate) fn new(list: Arc<LiveList>) -> Self {
+        let (is_on, start) = (AtomicBool::new(false), Mutex::new(()));
+        let (call, called) = (Mutex::new(None), Condvar::new());
+        Self { shared: Arc::new(Shared { list, is_on, start, call, called }) }
+    }
+
+    /// Has a request looked after that is in the list. False: its waits have to be bounded by others.
+    pub(crate) fn covers(&self, idle: Duration) -> bool {
+        idle >= SHORTEST_WATCHED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
+    }
+
+    /// The limits have changed.
+    pub(crate) fn look_again(&self) {
+        self.shared.call(Call::Look);
+    }
+
+    fn start(&self) -> bool {
+        let _one_at_a_time = self.shared.start.lock();
+        if !self.shared.is_on.load(Ordering::Acquire) {
+            let shared = Arc::clone(&self.shared);
+            let started = thread::Builder::new().name("watch".into()).spawn(move || shared.run());
+            self.shared.is_on.store(started.is_ok(), Ordering::Release);
+        }
+        self.shared.is_on.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.call(Call::Leave);
+    }
+}
+
+impl Shared {
+    /// The life of the thread.
+    fn run(&self) {
+        let mut pause = SHORTEST_WATCHED / LATE;
+        while self.sleep(pause) != Some(Call::Leave) {
+            let leave = || self.is_on.store(false, Ordering::Release);
+            match self.list.end_silent(Instant::now(), leave) {
+                Some(shortest) => pause = shortest / LATE,
+                None => return,
+            }
+        }
+    }
+
+    /// Sleeps, and says what has ended the sleep if it was not its time.
+    fn sleep(&self, pause: Duration) -> Option<Call> {
+        let until = Instant::now().checked_add(pause);
+        let mut call = self.call.lock();
+        while call.is_none() {
+            match until {
+                None => self.called.wait(&mut call),
+                Some(until) => {
+                    if self.called.wait_until(&mut call, until).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        call.take()
+    }
+
+    fn call(&self, what: Call) {
+        *self.call.lock() = Some(what);
+        self.called.notify_all();
+    }
+}
