@@ -463,7 +463,9 @@ mod tests {
     fn a_hook_that_takes_its_time_does_it_in_all_new_threads_at_once() {
         const AT_ONCE: usize = 6;
         let all_are_there = Arc::new(std::sync::Barrier::new(AT_ONCE));
-        let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(move || drop(all_are_there.wait()));
+        let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+            all_are_there.wait();
+        });
         let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
         let staff = Arc::new(Staff::new(threads, SOON));
         assert_eq!(serve(&staff, AT_ONCE).len(), AT_ONCE);
