@@ -296,15 +296,16 @@ pub(crate) trait Flush: Send + Sync {
 pub(crate) struct Gathering {
     // Nested promises change nothing: the outermost one flushes.
     outermost: bool,
+    /// It is the promise of a loop, and not of one within another loop's request, which goes on being one.
     in_loop: bool,
 }
 
 impl Gathering {
     /// The promise of an accept loop.
     pub(crate) fn start_in_loop() -> Self {
-        note(|here| here.in_loop = true);
         let mut promise = Self::start();
-        promise.in_loop = true;
+        promise.in_loop = !is_in_loop();
+        note(|here| here.in_loop = true);
         promise
     }
 
@@ -352,7 +353,13 @@ pub(crate) fn leave_loop() {
 pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
     GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
         Some(list) => {
-            list.push(Arc::clone(what));
+            // A loop that always finds something to do, and so never waits, promises the same again and again.
+            let is_it = |gathered: &Arc<dyn Flush>| {
+                std::ptr::addr_eq(Arc::as_ptr(gathered), Arc::as_ptr(what))
+            };
+            if !list.iter().any(is_it) {
+                list.push(Arc::clone(what));
+            }
             note(|here| here.holds_back = true);
             true
         }
@@ -402,10 +409,12 @@ mod tests {
             }
             assert_eq!(flushed(), 0);
             sleep(Duration::from_millis(1));
-            assert_eq!(flushed(), 2, "before the thread waits");
+            assert_eq!(flushed(), 1, "before the thread waits, and once for all");
             assert!(flush_before_waiting(&flush));
+            drop(Gathering::start_in_loop());
+            assert!(is_in_loop(), "a loop in a request of the loop has ended, and not the loop");
         }
-        assert_eq!(flushed(), 3, "and at the end");
+        assert_eq!(flushed(), 2, "and at the end");
         assert!(!is_in_loop() && !flush_before_waiting(&flush));
     }
 }

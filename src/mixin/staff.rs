@@ -13,12 +13,12 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::crew::{Crew, ThreadOptions};
 use super::{Job, Refused};
-use crate::limits::Permit;
+use crate::limits::{Gate, Permit};
 
 /// A request and its place among the maximum, which it gives back when it has ended.
 pub(super) struct Task {
     pub(super) job: Job,
-    pub(super) _permit: Option<Permit>,
+    pub(super) permit: Option<Permit>,
 }
 
 /// The threads, and the requests that they have not taken yet.
@@ -29,7 +29,8 @@ pub(super) struct Staff {
     keep: Duration,
 }
 
-/// Whenever the lock is free, the queue is empty or a thread is on its way to it.
+/// Whenever the lock is free, the queue is empty, or a thread is on its way to it, or as many are starting as
+/// there are requests in it.
 #[derive(Default)]
 struct State {
     queue: VecDeque<Task>,
@@ -37,6 +38,9 @@ struct State {
     /// and leaves others behind calls the next thread before anything else. So a rush of short requests
     /// costs few wake-ups, and of long ones each has a thread of its own all the same.
     on_its_way: bool,
+    /// New threads in which the user's hook runs first. It may take its time, to connect to a database, say, and
+    /// one after the other they would keep a rush waiting: so each request has its own started at once.
+    starting: usize,
     /// Threads without a request; the last one in is the first one out, because its stack is warm
     /// and because the others can then leave.
     idle: Vec<Arc<Idle>>,
@@ -76,45 +80,92 @@ impl Staff {
         let mut state = self.state.lock();
         if state.closing {
             drop(state);
-            return task.job.refuse(Refused::Closing);
+            task.job.refuse(Refused::Closing);
+            return self.give_back(task.permit);
         }
         state.queue.push_back(task);
         self.call(state);
     }
 
-    /// Has a request run by the next thread that has ended its own.
-    pub(super) fn take_later(&self, job: Job) {
-        self.state.lock().waiting.push_back(job);
+    /// Has a request, for which there was no place, run by the next thread that has ended its own. A place that
+    /// has become free meanwhile is taken: places are given back under the same lock, so that whoever gives
+    /// the last one back sees who waits for it.
+    pub(super) fn take_later(self: &Arc<Self>, job: Job, gate: &Arc<Gate>) {
+        let mut state = self.state.lock();
+        if state.closing {
+            drop(state);
+            return job.refuse(Refused::Closing);
+        }
+        match gate.try_enter() {
+            None => state.waiting.push_back(job),
+            permit => state.queue.push_back(Task { job, permit }),
+        }
+        self.call(state);
+    }
+
+    /// Gives a place back, or hands it on to a request that waits for one.
+    fn give_back(self: &Arc<Self>, permit: Option<Permit>) {
+        if permit.is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if let Some(job) = state.waiting.pop_front() {
+            state.queue.push_back(Task { job, permit });
+            self.call(state);
+        } else {
+            drop(permit);
+        }
     }
 
     /// Has a thread come to the queue, if there is something in it and nobody is on the way.
     fn call<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) {
         while let (Some(first), false) = (state.queue.front(), state.on_its_way) {
             let label = first.job.label();
-            state.on_its_way = true;
             if let Some(idle) = state.idle.pop() {
+                state.on_its_way = true;
                 idle.called.store(true, Ordering::Relaxed);
                 drop(state);
                 return idle.thread.unpark();
             }
+            if !self.starts_slowly() {
+                state.on_its_way = true;
+            } else if state.starting < state.queue.len() {
+                state.starting += 1;
+            } else {
+                return;
+            }
             drop(state);
             let coming = Coming { staff: Some(Arc::clone(self)), caller: thread::current().id() };
-            match self.crew.spawn(&self.threads, label, move || coming.work()) {
-                Ok(()) => return,
-                Err(error) => self.nobody_comes(error),
+            if let Err(error) = self.crew.spawn(&self.threads, label, move || coming.work()) {
+                self.nobody_comes(error);
             }
             state = self.state.lock();
         }
     }
 
-    /// The thread that was on its way cannot come: the request that waits for it is refused.
-    fn nobody_comes(&self, error: io::Error) {
+    /// The user's hook runs in each new thread before it comes.
+    fn starts_slowly(&self) -> bool {
+        self.threads.on_start.is_some()
+    }
+
+    /// A new thread has come, or never will.
+    fn no_longer_starts(&self, state: &mut State) {
+        if self.starts_slowly() {
+            state.starting -= 1;
+        } else {
+            state.on_its_way = false;
+        }
+    }
+
+    /// A new thread cannot come: the request that waits for it is refused.
+    fn nobody_comes(self: &Arc<Self>, error: io::Error) {
         let mut state = self.state.lock();
-        state.on_its_way = false;
+        self.no_longer_starts(&mut state);
         let task = state.queue.pop_front();
         drop(state);
-        if let Some(task) = task {
-            task.job.refuse(Refused::CannotStart(error));
+        if let Some(Task { job, permit }) = task {
+            job.refuse(Refused::CannotStart(error));
+            self.give_back(permit);
         }
     }
 
@@ -126,8 +177,8 @@ impl Staff {
             watches: AtomicBool::new(false),
         });
         let mut state = self.state.lock();
+        self.no_longer_starts(&mut state);
         loop {
-            state.on_its_way = false;
             while let Some(task) = state.queue.pop_front() {
                 self.call(state);
                 self.run(task);
@@ -146,12 +197,13 @@ impl Staff {
         }
     }
 
-    /// Runs a request, and with the same permit those that have waited for one.
-    fn run(&self, task: Task) {
-        let Task { job, _permit } = task;
-        job.run();
-        while let Some(next) = { self.state.lock().waiting.pop_front() } {
-            next.run();
+    /// Runs a request, and in the same place those that have waited for one. Then gives the place back.
+    fn run(self: &Arc<Self>, Task { job, permit }: Task) {
+        let mut place = Place { staff: self, permit };
+        let mut next = Some(job);
+        while let Some(job) = next {
+            job.run();
+            next = place.next_or_leave();
         }
     }
 
@@ -182,6 +234,7 @@ impl Staff {
             }
             state = self.state.lock();
             if idle.called.load(Ordering::Relaxed) {
+                state.on_its_way = false;
                 return Some(state);
             }
             if state.closing {
@@ -207,6 +260,31 @@ impl Staff {
 impl fmt::Debug for Staff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Staff").field("crew", &self.crew).finish_non_exhaustive()
+    }
+}
+
+/// A place among the maximum, while its request runs.
+struct Place<'a> {
+    staff: &'a Arc<Staff>,
+    permit: Option<Permit>,
+}
+
+impl Place<'_> {
+    fn next_or_leave(&mut self) -> Option<Job> {
+        self.permit.as_ref()?;
+        let mut state = self.staff.state.lock();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            self.permit = None;
+        }
+        next
+    }
+}
+
+/// A request that has panicked leaves its place to who waits for it all the same.
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.staff.give_back(self.permit.take());
     }
 }
 
@@ -297,7 +375,7 @@ mod tests {
         let (refused, _) = unbounded();
         for _ in 0..at_once {
             let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
-            staff.take(Task { job: Job::new(Box::new(probe)), _permit: None });
+            staff.take(Task { job: Job::new(Box::new(probe)), permit: None });
         }
         let threads = (0..at_once).map(|_| ran.recv_timeout(SOON).unwrap()).collect();
         (0..at_once).for_each(|_| ends.send(()).unwrap());
@@ -344,6 +422,59 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_free_again_is_not_waited_for() {
+        let (staff, gate) = (staff(SOON), Gate::new(1).unwrap());
+        let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
+        let probe = || Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+        let job = || Job::new(Box::new(probe()));
+        // Whoever had the last place has given it back between the question for one and this.
+        staff.take_later(job(), &gate);
+        ran.recv_timeout(SOON).expect("it runs, though nobody else ends");
+        staff.take_later(job(), &gate);
+        staff.take_later(job(), &gate);
+        assert!(ran.try_recv().is_err() && gate.count() == 1, "there is one place");
+        (0..3).for_each(|_| ends.send(()).unwrap());
+        for _ in 0..2 {
+            ran.recv_timeout(SOON).expect("one after the other");
+        }
+        eventually("the place is free", || gate.count() == 0);
+    }
+
+    #[test]
+    fn who_waits_for_the_place_of_a_request_that_cannot_start_gets_it() {
+        let threads =
+            ThreadOptions { stack_bytes: Some(usize::MAX / 4), ..ThreadOptions::default() };
+        let (staff, gate) = (Arc::new(Staff::new(threads, SOON)), Gate::new(1).unwrap());
+        let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
+        let job = || {
+            let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
+            Job::new(Box::new(Probe { runs, end, refused }))
+        };
+        let permit = gate.try_enter();
+        staff.take_later(job(), &gate);
+        staff.take(Task { job: job(), permit });
+        for _ in 0..2 {
+            refusals.recv_timeout(SOON).expect("nobody waits for a thread that nobody starts");
+        }
+        assert_eq!(gate.count(), 0);
+    }
+
+    #[test]
+    fn a_hook_that_takes_its_time_does_it_in_all_new_threads_at_once() {
+        const AT_ONCE: usize = 6;
+        let all_are_there = Arc::new(std::sync::Barrier::new(AT_ONCE));
+        let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+            all_are_there.wait();
+        });
+        let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
+        let staff = Arc::new(Staff::new(threads, SOON));
+        assert_eq!(serve(&staff, AT_ONCE).len(), AT_ONCE);
+        eventually("all are idle", || idle(&staff) == AT_ONCE);
+        assert_eq!(serve(&staff, AT_ONCE).len(), AT_ONCE, "without the hook");
+        assert_eq!(staff.crew.len(), AT_ONCE);
+    }
+
+    #[test]
     fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
         let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| panic!("no database"));
         let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
@@ -351,7 +482,7 @@ mod tests {
         let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
         for _ in 0..3 {
             let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
-            staff.take(Task { job: Job::new(Box::new(probe)), _permit: None });
+            staff.take(Task { job: Job::new(Box::new(probe)), permit: None });
         }
         for _ in 0..3 {
             let why = refusals.recv_timeout(SOON).unwrap();

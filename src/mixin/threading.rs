@@ -115,10 +115,10 @@ impl Mixin for Threading {
                 Some(permit) => Some(permit),
                 None if self.when_full == WhenFull::Refuse => return job.refuse(Refused::Busy),
                 // Another loop was faster: the next thread to be free takes this one.
-                None => return staff.take_later(job),
+                None => return staff.take_later(job, gate),
             },
         };
-        staff.take(Task { job, _permit: permit });
+        staff.take(Task { job, permit });
     }
 
     fn ready(&self) -> bool {

@@ -297,7 +297,7 @@ impl Channel {
     }
 
     /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
-    /// fifth of what a short connection costs.
+    /// sixth of what a short connection costs.
     fn send_last(&mut self) {
         let Connection::Socket(socket) = &self.connection else { return };
         if self.output.is_empty() || !self.is_plain() {
@@ -326,20 +326,33 @@ impl Channel {
         }
     }
 
-    /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, the close
-    /// alone ends the connection as well: it saves a system call for every connection.
+    /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, and nothing was
+    /// held back, the close alone ends the connection as well, which saves a system call.
     pub(super) fn end_request(mut self, unread: bool) {
         if !self.is_plain() || self.lent.get() || self.ticket.server().is_child() {
             self.shutdown_request(unread);
             return self.close_request();
         }
+        // The close alone would be a reset if anything came in the moment before it, and with a reset the
+        // kernel throws away what it has not sent yet (measured: one answer in two thousand, to clients that
+        // talk on).
+        let ended = !self.output.is_empty() && !self.saw_end;
         self.send_last();
+        if ended {
+            self.end_output();
+        }
         if self.peer_is_sending(unread) {
             self.lingers = true;
             // It sees the end of its answer now, and not at the end of the lingering.
-            let _ = self.connection.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
+            if !ended {
+                self.end_output();
+            }
         }
         self.close_request();
+    }
+
+    fn end_output(&mut self) {
+        let _ = self.connection.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
     }
 
     /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn

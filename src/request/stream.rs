@@ -156,7 +156,7 @@ impl StreamRequest {
     /// Python's `wbufsize`: how many bytes of output to hold back at most; zero, the default, none.
     ///
     /// A handler that answers once and returns does well to hold its answer back: it then leaves together with
-    /// the end of the connection, in one packet (on Linux). That saves a fifth to a quarter of all that a short
+    /// the end of the connection, in one packet (on Linux). That saves a sixth of all that a short
     /// connection costs the server, and the client is woken once and not twice.
     ///
     /// # Errors

@@ -267,7 +267,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         waiting.extend(self.mixin.event_fd().map(readable));
         let waited = wait::any(&waiting, deadline);
         context.runs.settle();
-        self.waited(waited)
+        // Where there is no descriptor to tell by, whatever ended the wait is a reason to look.
+        Ok(self.waited(waited)? || listener.is_none())
     }
 
     /// Waits for a time, or for a stop.

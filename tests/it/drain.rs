@@ -318,3 +318,31 @@ fn run_cuts_a_request_off_in_its_middle_when_its_only_thread_serves_it() {
         assert!(took >= grace, "{took:?}");
     });
 }
+
+#[test]
+fn a_last_word_that_is_held_back_leaves_though_the_peer_talks_on() {
+    let (heard, said) = std::sync::mpsc::channel::<()>();
+    let said = std::sync::Mutex::new(said);
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        request.set_wbufsize(100)?;
+        let ended = request.next_line(&mut String::new()).is_err();
+        assert!(ended, "the drain ends the wait");
+        said.lock().unwrap().recv_timeout(SOON)?;
+        Ok(writeln!(request, "goodbye")?)
+    });
+    let server = ThreadingTcpServer::builder().limits(patient()).bind("127.0.0.1:0", handler);
+    let server = server.unwrap().serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    eventually("it waits", || doing(&server, Activity::Idle) == 1);
+    let closes = thread::scope(|scope| {
+        let closing = scope.spawn(|| server.server_close_within(HOUR));
+        eventually("it is woken", || doing(&server, Activity::Idle) == 0);
+        // Too late to be read: with this in its socket the server's close is a reset.
+        client.write_all(b"one more thing\n").unwrap();
+        thread::sleep(Duration::from_millis(20));
+        heard.send(()).unwrap();
+        closing.join().unwrap()
+    });
+    assert!(closes.is_clean(), "{closes}");
+    assert_eq!(read_line(&mut client), "goodbye\n");
+}

@@ -125,6 +125,40 @@ fn row_091_a_burst_of_replies_is_cut_into_its_datagrams() {
 }
 
 #[test]
+fn row_091_however_many_replies_there_are_and_however_long_they_arrive_as_they_are() {
+    // More of them than a burst may have, longer together than a burst may be, longer than a packet of
+    // Ethernet, and too long to be gathered at all; in runs of the same length.
+    let runs = [(0, 3), (1, 70), (1_500, 5), (2_048, 35), (2_049, 2), (7, 1), (0, 1), (300, 64)];
+    let handler = datagram_fn(move |request| {
+        for (run, (len, times)) in runs.iter().enumerate() {
+            for _ in 0..*times {
+                request.reply(&vec![run as u8; *len])?;
+            }
+        }
+        Ok(())
+    });
+    let server = UdpServer::bind("[::]:0", handler).unwrap();
+    let port = inet(&server).port();
+    // A client of the same socket over IPv4 as well, where a machine allows it.
+    let ways = [client_of((Ipv6Addr::LOCALHOST, port).into()), {
+        client_of((Ipv4Addr::LOCALHOST, port).into())
+    }];
+    for client in &ways {
+        socket2::SockRef::from(client).set_recv_buffer_size(4 << 20).unwrap();
+        // The second one makes the replies to the first one wait for company.
+        client.send(b"?").unwrap();
+    }
+    let _server = server.serve_in_background().unwrap();
+    for client in &ways {
+        for (run, (len, times)) in runs.iter().enumerate() {
+            for _ in 0..*times {
+                assert_eq!(next(client), vec![run as u8; *len]);
+            }
+        }
+    }
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn row_091_replies_leave_one_by_one_where_bursts_are_refused() {
     let server = UdpServer::bind("127.0.0.1:0", || Echo).unwrap();
