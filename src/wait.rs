@@ -148,14 +148,28 @@ pub(crate) fn is_parked_here() -> bool {
     HERE.get().parked
 }
 
+/// As many as the accept loop waits for at the most.
+const FEW: usize = 4;
+
 /// Waits until one of `waiting` is ready or the deadline has passed. May come back early. Says whether the
 /// first of them may be ready.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
     let Some(parker) = parker() else {
-        let mut fds: Vec<_> =
-            waiting.iter().map(|w| sys::PollFd::new(w.fd, w.interest == Interest::Write)).collect();
-        sys::poll(&mut fds, deadline)?;
+        let poll_fd = |waiting: &Waiting<'_>| {
+            sys::PollFd::new(waiting.fd, waiting.interest == Interest::Write)
+        };
+        // The accept loop comes here for every connection, and need not ask for memory each time.
+        let mut few = [const { sys::PollFd::nobody() }; FEW];
+        let mut many = Vec::new();
+        let fds = if waiting.len() <= FEW {
+            few.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = poll_fd(waiting));
+            &mut few[..waiting.len()]
+        } else {
+            many.extend(waiting.iter().map(poll_fd));
+            &mut *many
+        };
+        sys::poll(fds, deadline)?;
         return Ok(fds.first().is_some_and(sys::PollFd::is_ready));
     };
     if thread::panicking() {

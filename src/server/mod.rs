@@ -258,14 +258,20 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let listener = if room { self.core.transport.fileno() } else { None };
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
-        let mut waiting = Vec::with_capacity(4);
-        waiting.extend(listener.as_ref().map(|fd| readable(fd.as_fd())));
-        waiting.push(context.runs.stop_waiting());
-        if !gate_is_open {
-            waiting.push(readable(context.gate.event_fd()));
+        let gate = (!gate_is_open).then(|| readable(context.gate.event_fd()));
+        let wanted = [
+            listener.as_ref().map(|fd| readable(fd.as_fd())),
+            gate,
+            self.mixin.event_fd().map(readable),
+        ];
+        let mut waiting = [context.runs.stop_waiting(); 4];
+        let mut count = 0;
+        for one in wanted.into_iter().flatten() {
+            waiting[count] = one;
+            count += 1;
         }
-        waiting.extend(self.mixin.event_fd().map(readable));
-        let waited = wait::any(&waiting, deadline);
+        // What is left of the array is the stop, once or more often: one of them is enough.
+        let waited = wait::any(&waiting[..=count], deadline);
         context.runs.settle();
         // Where there is no descriptor to tell by, whatever ended the wait is a reason to look.
         Ok(self.waited(waited)? || listener.is_none())

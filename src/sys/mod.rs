@@ -81,6 +81,11 @@ impl PollFd {
         Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 })
     }
 
+    /// One that is never ready.
+    pub(crate) const fn nobody() -> Self {
+        Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
+    }
+
     /// Whether the last poll has found it ready, or broken.
     pub(crate) fn is_ready(&self) -> bool {
         self.0.revents != 0
