@@ -67,13 +67,14 @@ pub(crate) fn keep_block() {
 pub(crate) struct Appetite {
     /// The size of a block.
     size: usize,
-    /// The last receive was filled by its peer: the next one waits with a block in its hand.
-    much: bool,
+    /// So many receives from here on wait with a block in their hand, because the peer has sent more than
+    /// [`FIRST`] at once. Two: what is left over after the first one may be little, and is no sign.
+    much: u8,
 }
 
 impl Appetite {
     pub(crate) fn new() -> Self {
-        Self { size: SMALL, much: false }
+        Self { size: SMALL, much: 0 }
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -89,7 +90,7 @@ impl Appetite {
         &mut self,
         receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
     ) -> io::Result<(Vec<u8>, usize)> {
-        let (block, count, room) = if self.much || self.size <= FIRST {
+        let (block, count, room) = if self.much > 0 || self.size <= FIRST {
             let mut block = take_block(self.size);
             // No more than was asked for, though the block may be longer.
             match receive(&mut Room::from(&mut block[..self.size])) {
@@ -109,7 +110,8 @@ impl Appetite {
             }
             (block, count, FIRST)
         };
-        self.much = count == room || (self.much && count > FIRST);
+        let is_much = count == room || count > FIRST;
+        self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
         Ok((block, count))
     }
 }
