@@ -148,10 +148,10 @@ pub(crate) fn is_parked_here() -> bool {
     HERE.get().parked
 }
 
-/// As many as the accept loop waits for at the most.
-const FEW: usize = 4;
+/// How many descriptors a wait may have: the accept loop has the most, and others one or two.
+pub(crate) const MOST: usize = 4;
 
-/// Waits until one of `waiting` is ready or the deadline has passed. May come back early. Says whether the
+/// Waits until one of `waiting`, [`MOST`] at the most, is ready or the deadline has passed. May come back early. Says whether the
 /// first of them may be ready.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
@@ -160,15 +160,9 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
             sys::PollFd::new(waiting.fd, waiting.interest == Interest::Write)
         };
         // The accept loop comes here for every connection, and need not ask for memory each time.
-        let mut few = [const { sys::PollFd::nobody() }; FEW];
-        let mut many = Vec::new();
-        let fds = if waiting.len() <= FEW {
-            few.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = poll_fd(waiting));
-            &mut few[..waiting.len()]
-        } else {
-            many.extend(waiting.iter().map(poll_fd));
-            &mut *many
-        };
+        let mut fds = [const { sys::PollFd::nobody() }; MOST];
+        let fds = &mut fds[..waiting.len()];
+        fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = poll_fd(waiting));
         sys::poll(fds, deadline)?;
         return Ok(fds.first().is_some_and(sys::PollFd::is_ready));
     };

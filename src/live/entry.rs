@@ -246,11 +246,13 @@ impl Entry {
         }
         match *seen {
             Some((then, since)) if then == bytes => {
-                let silent = now.saturating_duration_since(since) >= self.idle;
-                let none = Cut::Silent as u8;
+                if now.saturating_duration_since(since) < self.idle {
+                    return;
+                }
                 // Whatever else has ended it explains its end better.
-                let first = |order| self.cut.compare_exchange(0, none, order, order).is_ok();
-                if silent && first(Ordering::SeqCst) {
+                let (none, silent) = (0, Cut::Silent as u8);
+                let order = Ordering::SeqCst;
+                if self.cut.compare_exchange(none, silent, order, order).is_ok() {
                     // What has come in this very moment is still read.
                     self.shut_connection(Shutdown::Read);
                 }

@@ -264,7 +264,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             gate,
             self.mixin.event_fd().map(readable),
         ];
-        let mut waiting = [context.runs.stop_waiting(); 4];
+        let mut waiting = [context.runs.stop_waiting(); wait::MOST];
         let mut count = 0;
         for one in wanted.into_iter().flatten() {
             waiting[count] = one;

@@ -45,7 +45,7 @@ impl Listener {
 
     pub(super) fn new(socket: socket2::Socket, backlog: i32) -> Self {
         let armed =
-            if sys::ACCEPTED_INHERITS_OPTIONS { Limits::default().idle } else { Duration::ZERO };
+            if sys::ACCEPTED_INHERITS_OPTIONS { Limits::default().write } else { Duration::ZERO };
         Self {
             socket: ServerSocket::new(socket),
             backlog,

@@ -136,8 +136,8 @@ impl Inbox {
 #[derive(Default)]
 struct Replies {
     gathered: Batch,
-    /// The number of the thread that has promised to flush them: it alone gathers, because others do not know when it
-    /// waits next.
+    /// The number of the thread that has promised to flush them: it alone gathers, because others do not know
+    /// when it waits next.
     promised: Option<usize>,
 }
 
