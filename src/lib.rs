@@ -104,7 +104,7 @@
 //!
 //! | Your handler | take | because |
 //! |---|---|---|
-//! | answers at once and never waits for its client | [`Inline`] | no thread is involved at all |
+//! | answers at once and never waits for its client | [`Inline`] | nothing is handed to another thread |
 //! | waits: for its client, a database, a file | [`Threading`] | a slow client keeps nobody waiting |
 //! | computes, or uses something that is scarce; serves datagrams that take time | [`Pool`] | never more than so many at once, the rest in order |
 //! | may crash, leak, or change its user | [`Forking`] | a process each; nothing of it is left when it has ended |

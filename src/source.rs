@@ -56,7 +56,8 @@ impl Bound {
 /// A connection's descriptor, with what is known of it.
 ///
 /// The descriptor stays in blocking mode. Each call says whether it may block: on a thread it does, and
-/// `SO_RCVTIMEO` bounds it, which costs no call more per request than a hand-written thread has;
+/// `SO_RCVTIMEO` bounds it, or the watch (`watch.rs`), which costs no call more per request than a hand-written
+/// thread has;
 /// under a parker it does not, and the coroutine parks.
 #[derive(Debug)]
 pub(crate) struct Source {
