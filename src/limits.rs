@@ -134,9 +134,14 @@ impl RateGate {
         self.limits.store(rate.is_some(), Ordering::Release);
     }
 
+    /// Whether there is a rate at all.
+    pub(crate) fn is_on(&self) -> bool {
+        self.limits.load(Ordering::Acquire)
+    }
+
     /// None if one may pass now, and otherwise when the next one may.
     pub(crate) fn wait_until(&self) -> Option<Instant> {
-        if !self.limits.load(Ordering::Acquire) {
+        if !self.is_on() {
             return None;
         }
         let mut bucket = self.bucket.lock();
@@ -154,7 +159,7 @@ impl RateGate {
 
     /// One has passed.
     pub(crate) fn pass(&self) {
-        if !self.limits.load(Ordering::Acquire) {
+        if !self.is_on() {
             return;
         }
         if let Some(bucket) = &mut *self.bucket.lock() {

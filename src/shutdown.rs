@@ -83,6 +83,8 @@ struct State {
     /// The end of this run is the end of the stop that was asked for: so it is with `serve_forever`, and
     /// with a `handle_request` that has told its caller.
     consumes_stop: bool,
+    /// This run goes on until a stop, and is not one `handle_request`.
+    forever: bool,
     /// The threads of the loops.
     loops: Vec<ThreadId>,
     /// `server_close` was called: who ends the run closes the listener.
@@ -194,6 +196,7 @@ impl Runs {
         }
         state.ever_served |= forever;
         state.consumes_stop = forever;
+        state.forever = forever;
         state.serving = true;
         state.accepting = true;
         Ok(())
@@ -202,6 +205,17 @@ impl Runs {
     /// Notes that this thread accepts for the current run.
     pub(crate) fn enter_loop(&self) {
         self.state.lock().loops.push(thread::current().id());
+    }
+
+    /// Notes that this thread accepts beside the loop, if there is one that accepts until a stop. Such a thread
+    /// counts as a loop, so that nothing is accepted any more when the last of all has ended.
+    pub(crate) fn enter_beside_loop(&self) -> bool {
+        let mut state = self.state.lock();
+        let may = state.forever && !state.loops.is_empty() && !self.stop_requested();
+        if may {
+            state.loops.push(thread::current().id());
+        }
+        may
     }
 
     /// Notes that a loop has ended. The last one ends the accepting, if a stop was asked for: it
@@ -228,6 +242,14 @@ impl Runs {
     /// Ends a run, and gives the error that ended it.
     pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
         let mut state = self.state.lock();
+        if !state.loops.is_empty() {
+            // Who accepts beside a loop that has ended by an error has not heard of it. It never does more than
+            // accept, so that it is not waited for in vain, and it has to be gone before the stop is forgotten.
+            self.request_stop();
+            while !state.loops.is_empty() {
+                self.ended.wait(&mut state);
+            }
+        }
         self.accepting_ends(&mut state, close_listener);
         let failure = state.failure.take();
         if !state.closing && (state.consumes_stop || failure.is_some()) {

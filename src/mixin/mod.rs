@@ -11,8 +11,12 @@
 //! handles it, and so each works with all of them.
 
 mod crew;
+mod door;
 mod forking;
+mod idle;
 mod pool;
+#[cfg(test)]
+mod probe;
 mod staff;
 mod threading;
 
@@ -25,6 +29,7 @@ use crate::error::Result;
 use crate::events::CloseReason;
 use crate::sys::process::SignalsHeld;
 
+pub(crate) use door::{Came, Door, Way};
 pub use forking::Forking;
 pub use pool::Pool;
 pub use threading::{Threading, WhenFull};
@@ -161,6 +166,7 @@ pub(crate) trait Work: Send {
     fn hand_over(self: Box<Self>) -> Box<dyn Handed>;
     fn prepare_fork(&self);
     fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd;
+    fn door(&self) -> Option<Door>;
     fn label(&self) -> &'static str;
     fn peer(&self) -> &Address;
 }
@@ -230,6 +236,12 @@ impl Job {
             Some(work) => work.run_in_child(signals),
             None => ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false },
         }
+    }
+
+    /// Where the next request of the same server may be waited for, when this one has been run. None once it has
+    /// been taken.
+    pub(crate) fn door(&self) -> Option<Door> {
+        self.work.as_ref()?.door()
     }
 
     /// The type name of the handler: for thread names and messages.

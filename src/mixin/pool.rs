@@ -8,7 +8,8 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::crew::{Crew, ThreadOptions, thread_options};
-use super::{Job, Mixin, Refused, WhenFull};
+use super::door::Post;
+use super::{Came, Door, Job, Mixin, Refused, WhenFull};
 use crate::limits::{Gate, Permit};
 
 /// Runs requests in a fixed number of threads. Those that come while all are busy wait in a queue, in
@@ -48,7 +49,15 @@ enum Entrance {
 #[derive(Debug)]
 struct Task {
     job: Job,
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
+}
+
+impl Task {
+    fn run(self) {
+        let Self { job, permit } = self;
+        job.run();
+        drop(permit);
+    }
 }
 
 /// How many requests wait at most: a burst of a second for handlers of a millisecond.
@@ -113,8 +122,9 @@ impl Pool {
     fn start(&self, label: &str) -> std::io::Result<Sender<Task>> {
         let (entrance, queue) = unbounded();
         for number in 0..self.workers {
-            let (queue, bench) = (queue.clone(), Arc::clone(&self.bench));
-            match self.crew.spawn(&self.threads, label, move || work(&queue, &bench)) {
+            let (queue, gate) = (queue.clone(), Arc::clone(&self.gate));
+            let worker = Worker { queue, gate, bench: Arc::clone(&self.bench) };
+            match self.crew.spawn(&self.threads, label, move || worker.work()) {
                 Err(error) if number == 0 => return Err(error),
                 _ => {}
             }
@@ -151,7 +161,7 @@ impl Mixin for Pool {
             return job.refuse(Refused::Busy);
         }
         match self.entrance(job.label()) {
-            Ok(entrance) => match entrance.send(Task { job, _permit: permit }) {
+            Ok(entrance) => match entrance.send(Task { job, permit }) {
                 Ok(()) => self.bench.call_one(),
                 // All have ended before their time, which only a panic of `on_thread_start` does.
                 Err(unsent) => {
@@ -197,18 +207,57 @@ impl Drop for Pool {
     }
 }
 
-/// The life of one worker. The channel gives out what is still in it before it says that it is closed.
-fn work(queue: &Receiver<Task>, bench: &Bench) {
-    loop {
-        match queue.try_recv() {
-            Ok(task) => {
-                if !queue.is_empty() {
-                    bench.call_one();
+/// One worker.
+struct Worker {
+    queue: Receiver<Task>,
+    gate: Arc<Gate>,
+    bench: Arc<Bench>,
+}
+
+impl Worker {
+    /// Its life. The channel gives out what is still in it before it says that it is closed.
+    fn work(&self) {
+        loop {
+            match self.queue.try_recv() {
+                Ok(task) => {
+                    self.call_for_the_rest();
+                    let door = task.job.door();
+                    task.run();
+                    if let Some(door) = door {
+                        self.serve_at(&door);
+                    }
                 }
-                task.job.run();
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => self.bench.wait_unless(|| !self.queue.is_empty()),
             }
-            Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) => bench.wait_unless(|| !queue.is_empty()),
+        }
+    }
+
+    /// Whoever takes a request and leaves others behind calls the next worker first.
+    fn call_for_the_rest(&self) {
+        if !self.queue.is_empty() {
+            self.bench.call_one();
+        }
+    }
+
+    /// Waits at the door of the server whose request this worker has run, and runs what comes: until there is
+    /// something in the queue, or nothing to be had there. Not if another worker does so already.
+    fn serve_at(&self, door: &Door) {
+        while self.bench.take_post_unless(door, || !self.queue.is_empty()) {
+            let mut permit = None;
+            let came = door.next(&mut || {
+                permit = self.gate.try_enter();
+                permit.is_some()
+            });
+            self.bench.leave_post();
+            match came {
+                Came::Request(job) => {
+                    self.call_for_the_rest();
+                    Task { job, permit }.run();
+                }
+                Came::Nobody => {}
+                Came::Called => return,
+            }
         }
     }
 }
@@ -230,6 +279,8 @@ struct Waiting {
     /// One of them has been called, and has not come yet. That is enough: a worker who takes a request and
     /// leaves others behind calls the next one first. So a rush of short requests costs few wake-ups.
     on_its_way: bool,
+    /// The one that waits at the door.
+    post: Post,
     closed: bool,
 }
 
@@ -247,18 +298,44 @@ impl Bench {
         state.on_its_way = false;
     }
 
+    /// Notes that the calling worker waits at the door, if nobody does; unless there is something to do, asked as
+    /// in `wait_unless`.
+    fn take_post_unless(&self, door: &Door, anything_to_do: impl Fn() -> bool) -> bool {
+        let mut state = self.state.lock();
+        let takes = !state.post.is_taken() && !state.closed && !anything_to_do();
+        if takes {
+            state.post.take(door);
+        }
+        takes
+    }
+
+    fn leave_post(&self) {
+        let mut state = self.state.lock();
+        if state.post.leave() {
+            state.on_its_way = false;
+        }
+    }
+
     fn call_one(&self) {
         let mut state = self.state.lock();
-        if state.workers > 0 && !state.on_its_way {
+        if state.on_its_way {
+            return;
+        }
+        if state.workers > 0 {
             state.on_its_way = true;
             drop(state);
             self.called.notify_one();
+        } else {
+            state.on_its_way = state.post.call();
         }
     }
 
     /// No more waiting: the channel is closed, or about to be by the last who still sends.
     fn call_all(&self) {
-        self.state.lock().closed = true;
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.post.call();
+        drop(state);
         self.called.notify_all();
     }
 }

@@ -5,20 +5,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, Thread, ThreadId};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::crew::{Crew, ThreadOptions};
-use super::{Job, Refused};
+use super::door::Post;
+use super::idle::{Idle, IdleList};
+use super::{Came, Door, Job, Refused, WhenFull};
 use crate::limits::{Gate, Permit};
 
 /// A request and its place among the maximum, which it gives back when it has ended.
-pub(super) struct Task {
-    pub(super) job: Job,
-    pub(super) permit: Option<Permit>,
+struct Task {
+    job: Job,
+    permit: Option<Permit>,
 }
 
 /// The threads, and the requests that they have not taken yet.
@@ -27,6 +28,8 @@ pub(super) struct Staff {
     crew: Arc<Crew>,
     threads: ThreadOptions,
     keep: Duration,
+    /// The maximum, if there is one.
+    gate: Option<Arc<Gate>>,
 }
 
 /// Whenever the lock is free, the queue is empty, or a thread is on its way to it, or as many are starting as
@@ -41,42 +44,42 @@ struct State {
     /// New threads in which the user's hook runs first. It may take its time, to connect to a database, say, and
     /// one after the other they would keep a rush waiting: so each request has its own started at once.
     starting: usize,
-    /// Threads without a request; the last one in is the first one out, because its stack is warm
-    /// and because the others can then leave.
-    idle: Vec<Arc<Idle>>,
+    /// Threads without a request.
+    idle: IdleList,
     /// Requests that came past the maximum; at most one for each loop.
     waiting: VecDeque<Job>,
+    /// Another thread without a request: it waits for one at the server's door. In a rush of short requests it
+    /// takes most of them, and nobody has to be woken by anybody but the kernel.
+    post: Post,
     closing: bool,
 }
 
-impl State {
-    /// Among several threads without a request there is one that watches the clock.
-    fn have_first_watch(&self) {
-        if let [first, _, ..] = &*self.idle {
-            if !first.watches.load(Ordering::Relaxed) {
-                first.thread.unpark();
-            }
+impl Staff {
+    pub(super) fn new(threads: ThreadOptions, keep: Duration, gate: Option<Arc<Gate>>) -> Self {
+        Self { state: Mutex::default(), crew: Arc::default(), threads, keep, gate }
+    }
+
+    /// Has a request run in a thread, if there is a place for it.
+    pub(super) fn process_request(self: &Arc<Self>, job: Job, when_full: WhenFull) {
+        let mut permit = None;
+        if self.take_place(&mut permit) {
+            self.take(Task { job, permit });
+        } else if when_full == WhenFull::Refuse {
+            job.refuse(Refused::Busy);
+        } else {
+            // Another loop was faster: the next thread to be free takes this one.
+            self.take_later(job);
         }
     }
-}
 
-/// A thread without a request. What it shares is changed under the lock of the list.
-struct Idle {
-    thread: Thread,
-    /// Taken off the list, to come to the queue. Others may unpark a thread as well: this is what tells.
-    called: AtomicBool,
-    /// It waits by the clock. Only the first of the list has to, which is the next to leave: to set a timer
-    /// for each wait of a busy thread would cost a twentieth of a short request.
-    watches: AtomicBool,
-}
-
-impl Staff {
-    pub(super) fn new(threads: ThreadOptions, keep: Duration) -> Self {
-        Self { state: Mutex::default(), crew: Arc::default(), threads, keep }
+    /// False: there is none among the maximum.
+    fn take_place(&self, permit: &mut Option<Permit>) -> bool {
+        *permit = self.gate.as_ref().and_then(Gate::try_enter);
+        permit.is_some() || self.gate.is_none()
     }
 
     /// Has a request run in a thread.
-    pub(super) fn take(self: &Arc<Self>, task: Task) {
+    fn take(self: &Arc<Self>, task: Task) {
         let mut state = self.state.lock();
         if state.closing {
             drop(state);
@@ -90,15 +93,17 @@ impl Staff {
     /// Has a request, for which there was no place, run by the next thread that has ended its own. A place that
     /// has become free meanwhile is taken: places are given back under the same lock, so that whoever gives
     /// the last one back sees who waits for it.
-    pub(super) fn take_later(self: &Arc<Self>, job: Job, gate: &Arc<Gate>) {
+    fn take_later(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
         if state.closing {
             drop(state);
             return job.refuse(Refused::Closing);
         }
-        match gate.try_enter() {
-            None => state.waiting.push_back(job),
-            permit => state.queue.push_back(Task { job, permit }),
+        let mut permit = None;
+        if self.take_place(&mut permit) {
+            state.queue.push_back(Task { job, permit });
+        } else {
+            state.waiting.push_back(job);
         }
         self.call(state);
     }
@@ -121,11 +126,14 @@ impl Staff {
     fn call<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) {
         while let (Some(first), false) = (state.queue.front(), state.on_its_way) {
             let label = first.job.label();
-            if let Some(idle) = state.idle.pop() {
+            if let Some(idle) = state.idle.call() {
                 state.on_its_way = true;
-                idle.called.store(true, Ordering::Relaxed);
                 drop(state);
-                return idle.thread.unpark();
+                return idle.unpark();
+            }
+            if state.post.call() {
+                state.on_its_way = true;
+                return;
             }
             if !self.starts_slowly() {
                 state.on_its_way = true;
@@ -171,21 +179,18 @@ impl Staff {
 
     /// The life of one thread, from when it has come.
     fn work(self: &Arc<Self>) {
-        let idle = Arc::new(Idle {
-            thread: thread::current(),
-            called: AtomicBool::new(false),
-            watches: AtomicBool::new(false),
-        });
+        let idle = Arc::new(Idle::default());
         let mut state = self.state.lock();
         self.no_longer_starts(&mut state);
         loop {
             while let Some(task) = state.queue.pop_front() {
                 self.call(state);
+                let door = task.job.door();
                 self.run(task);
                 if self.keep.is_zero() {
                     return;
                 }
-                state = self.state.lock();
+                state = self.serve_at(door);
             }
             if state.closing {
                 return;
@@ -195,6 +200,35 @@ impl Staff {
                 None => return,
             }
         }
+    }
+
+    /// Waits at the door of the server whose request this thread has run, and runs what comes: until there is
+    /// something in the queue, or nothing to be had there. Not if another thread does so already.
+    fn serve_at(self: &Arc<Self>, door: Option<Door>) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        let Some(door) = door else { return state };
+        while state.queue.is_empty() && !state.closing && !state.post.is_taken() {
+            state.post.take(&door);
+            state.idle.have_first_watch(true);
+            drop(state);
+            let mut permit = None;
+            let came = door.next(&mut || self.take_place(&mut permit));
+            state = self.state.lock();
+            if state.post.leave() {
+                state.on_its_way = false;
+            }
+            match came {
+                Came::Request(job) => {
+                    // Who was called, and comes with a request of its own, leaves the queue to the next.
+                    self.call(state);
+                    self.run(Task { job, permit });
+                    state = self.state.lock();
+                }
+                Came::Nobody => {}
+                Came::Called => break,
+            }
+        }
+        state
     }
 
     /// Runs a request, and in the same place those that have waited for one. Then gives the place back.
@@ -211,29 +245,23 @@ impl Staff {
     fn wait_for_call<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        idle: &Arc<Idle>,
+        me: &Arc<Idle>,
     ) -> Option<MutexGuard<'a, State>> {
-        idle.called.store(false, Ordering::Relaxed);
-        state.idle.push(Arc::clone(idle));
         let leave_at = Instant::now().checked_add(self.keep);
+        state.idle.enter(me);
         loop {
-            let is_next_to_leave = state.idle.len() > 1 && Arc::ptr_eq(&state.idle[0], idle);
-            idle.watches.store(is_next_to_leave, Ordering::Relaxed);
+            let one_at_door = state.post.is_taken();
+            let is_next_to_leave = state.idle.is_next_to_leave(me, one_at_door);
             if is_next_to_leave && leave_at.is_some_and(|at| Instant::now() >= at) {
-                state.idle.remove(0);
-                state.have_first_watch();
+                state.idle.leave(me);
+                state.idle.have_first_watch(one_at_door);
                 return None;
             }
-            state.have_first_watch();
+            state.idle.have_first_watch(one_at_door);
             drop(state);
-            match leave_at {
-                Some(at) if is_next_to_leave => {
-                    thread::park_timeout(at.saturating_duration_since(Instant::now()));
-                }
-                _ => thread::park(),
-            }
+            me.park(leave_at.filter(|_| is_next_to_leave));
             state = self.state.lock();
-            if idle.called.load(Ordering::Relaxed) {
+            if me.is_called() {
                 state.on_its_way = false;
                 return Some(state);
             }
@@ -251,9 +279,8 @@ impl Staff {
     pub(super) fn dismiss(&self) {
         let mut state = self.state.lock();
         state.closing = true;
-        for idle in std::mem::take(&mut state.idle) {
-            idle.thread.unpark();
-        }
+        state.post.call();
+        state.idle.dismiss();
     }
 }
 
@@ -318,54 +345,17 @@ impl Drop for Coming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Address;
-    use crate::mixin::{ChildEnd, Handed, Outcome, Work};
-    use crate::sys::process::SignalsHeld;
-    use crossbeam_channel::{Receiver, Sender, unbounded};
-
-    /// A request that says that it runs and waits until it may end.
-    struct Probe {
-        runs: Sender<std::thread::ThreadId>,
-        end: Receiver<()>,
-        refused: Sender<String>,
-    }
-
-    impl Work for Probe {
-        fn run(self: Box<Self>) -> Outcome {
-            self.runs.send(std::thread::current().id()).unwrap();
-            let _ = self.end.recv();
-            Outcome::Completed
-        }
-
-        fn refuse(self: Box<Self>, why: Refused) {
-            self.refused.send(why.to_string()).unwrap();
-        }
-
-        fn release(self: Box<Self>) {}
-
-        fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
-            unreachable!("threads hand nothing to other processes")
-        }
-
-        fn prepare_fork(&self) {}
-
-        fn run_in_child(self: Box<Self>, _signals: SignalsHeld) -> ChildEnd {
-            unreachable!("threads have no children")
-        }
-
-        fn label(&self) -> &'static str {
-            "Probe"
-        }
-
-        fn peer(&self) -> &Address {
-            &Address::Unnamed
-        }
-    }
+    use crate::mixin::probe::Probe;
+    use crossbeam_channel::unbounded;
 
     const SOON: Duration = Duration::from_secs(10);
 
     fn staff(keep: Duration) -> Arc<Staff> {
-        Arc::new(Staff::new(ThreadOptions::default(), keep))
+        Arc::new(Staff::new(ThreadOptions::default(), keep, None))
+    }
+
+    fn staff_with(threads: ThreadOptions, gate: Option<&Arc<Gate>>) -> Arc<Staff> {
+        Arc::new(Staff::new(threads, SOON, gate.cloned()))
     }
 
     /// Hands so many requests over at once, and ends them when all run. Says which threads they had.
@@ -374,7 +364,12 @@ mod tests {
         let (ends, end) = unbounded();
         let (refused, _) = unbounded();
         for _ in 0..at_once {
-            let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+            let probe = Probe {
+                runs: runs.clone(),
+                end: end.clone(),
+                refused: refused.clone(),
+                door: None,
+            };
             staff.take(Task { job: Job::new(Box::new(probe)), permit: None });
         }
         let threads = (0..at_once).map(|_| ran.recv_timeout(SOON).unwrap()).collect();
@@ -402,7 +397,7 @@ mod tests {
         threads.dedup();
         assert_eq!(threads.len(), 5);
         eventually("all are idle again", || idle(&staff) == 5);
-        let last_in = staff.state.lock().idle.last().unwrap().thread.id();
+        let last_in = staff.state.lock().idle.last_in().unwrap();
         for _ in 0..3 {
             assert_eq!(serve(&staff, 1), [last_in], "the one whose stack is warm");
             eventually("all are idle again", || idle(&staff) == 5);
@@ -423,15 +418,17 @@ mod tests {
 
     #[test]
     fn a_place_that_is_free_again_is_not_waited_for() {
-        let (staff, gate) = (staff(SOON), Gate::new(1).unwrap());
+        let gate = Gate::new(1).unwrap();
+        let staff = staff_with(ThreadOptions::default(), Some(&gate));
         let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
-        let probe = || Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+        let probe =
+            || Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone(), door: None };
         let job = || Job::new(Box::new(probe()));
         // Whoever had the last place has given it back between the question for one and this.
-        staff.take_later(job(), &gate);
+        staff.take_later(job());
         ran.recv_timeout(SOON).expect("it runs, though nobody else ends");
-        staff.take_later(job(), &gate);
-        staff.take_later(job(), &gate);
+        staff.take_later(job());
+        staff.take_later(job());
         assert!(ran.try_recv().is_err() && gate.count() == 1, "there is one place");
         (0..3).for_each(|_| ends.send(()).unwrap());
         for _ in 0..2 {
@@ -444,14 +441,15 @@ mod tests {
     fn who_waits_for_the_place_of_a_request_that_cannot_start_gets_it() {
         let threads =
             ThreadOptions { stack_bytes: Some(usize::MAX / 4), ..ThreadOptions::default() };
-        let (staff, gate) = (Arc::new(Staff::new(threads, SOON)), Gate::new(1).unwrap());
+        let gate = Gate::new(1).unwrap();
+        let staff = staff_with(threads, Some(&gate));
         let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
         let job = || {
             let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
-            Job::new(Box::new(Probe { runs, end, refused }))
+            Job::new(Box::new(Probe { runs, end, refused, door: None }))
         };
         let permit = gate.try_enter();
-        staff.take_later(job(), &gate);
+        staff.take_later(job());
         staff.take(Task { job: job(), permit });
         for _ in 0..2 {
             refusals.recv_timeout(SOON).expect("nobody waits for a thread that nobody starts");
@@ -467,7 +465,7 @@ mod tests {
             all_are_there.wait();
         });
         let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
-        let staff = Arc::new(Staff::new(threads, SOON));
+        let staff = Arc::new(Staff::new(threads, SOON, None));
         assert_eq!(serve(&staff, AT_ONCE).len(), AT_ONCE);
         eventually("all are idle", || idle(&staff) == AT_ONCE);
         assert_eq!(serve(&staff, AT_ONCE).len(), AT_ONCE, "without the hook");
@@ -478,10 +476,15 @@ mod tests {
     fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
         let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| panic!("no database"));
         let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
-        let staff = Arc::new(Staff::new(threads, SOON));
+        let staff = Arc::new(Staff::new(threads, SOON, None));
         let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
         for _ in 0..3 {
-            let probe = Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone() };
+            let probe = Probe {
+                runs: runs.clone(),
+                end: end.clone(),
+                refused: refused.clone(),
+                door: None,
+            };
             staff.take(Task { job: Job::new(Box::new(probe)), permit: None });
         }
         for _ in 0..3 {

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::crew::{ThreadOptions, thread_options};
-use super::staff::{Staff, Task};
-use super::{Job, Mixin, Refused};
+use super::staff::Staff;
+use super::{Job, Mixin};
 use crate::limits::Gate;
 
 /// Runs each request in a thread of its own, so that a slow client keeps nobody waiting.
@@ -101,24 +101,14 @@ impl Threading {
     fn staff(&self) -> &Arc<Staff> {
         self.staff.get_or_init(|| {
             let (threads, keep) = (self.threads.clone(), self.keep.unwrap_or(KEEP));
-            Arc::new(Staff::new(threads, keep))
+            Arc::new(Staff::new(threads, keep, self.gate.clone()))
         })
     }
 }
 
 impl Mixin for Threading {
     fn process_request(&self, job: Job) {
-        let staff = self.staff();
-        let permit = match &self.gate {
-            None => None,
-            Some(gate) => match gate.try_enter() {
-                Some(permit) => Some(permit),
-                None if self.when_full == WhenFull::Refuse => return job.refuse(Refused::Busy),
-                // Another loop was faster: the next thread to be free takes this one.
-                None => return staff.take_later(job, gate),
-            },
-        };
-        staff.take(Task { job, permit });
+        self.staff().process_request(job, self.when_full);
     }
 
     fn ready(&self) -> bool {

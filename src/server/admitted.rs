@@ -17,6 +17,11 @@ impl<T: Transport> Admitted<T> {
     pub(super) fn try_enter(core: &Arc<Core<T>>) -> Option<Self> {
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
     }
+
+    /// The server without the place.
+    pub(super) fn share(&self) -> Arc<Core<T>> {
+        Arc::clone(&self.core)
+    }
 }
 
 impl<T: Transport> Deref for Admitted<T> {

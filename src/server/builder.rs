@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::door::Doorway;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::{Core, Server};
 use crate::address::BindAddress;
@@ -248,6 +249,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             hooked,
             observer,
             context: Arc::new(context),
+            doorway: Doorway::default(),
         };
         Ok(Server { core: Arc::new(core), mixin, timeout, poll_interval })
     }

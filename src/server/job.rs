@@ -21,11 +21,11 @@ use crate::context::ServerContext;
 use crate::error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Stopping, TimedOut, Timeout, is_disconnect,
 };
-use crate::events::{CloseReason, ServerEvent};
+use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
-use crate::mixin::{ChildEnd, Handed, Outcome, Refused, Work};
+use crate::mixin::{ChildEnd, Door, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, LineTooLong, Request, Ticket, keep_block};
 use crate::sys::process::SignalsHeld;
 use crate::transport::Transport;
@@ -61,6 +61,10 @@ impl<T: Transport> TypedJob<T> {
     /// Whether its peer has more live requests than `Limits::per_peer` allows.
     pub(super) fn is_one_too_many(&self) -> bool {
         self.ticket.is_one_too_many()
+    }
+
+    pub(super) fn tell_of_limit(&self, limit: Limit) {
+        self.core.tell(&ServerEvent::LimitReached { limit });
     }
 
     /// Asks the hook. A hook that fails or panics rejects, and is reported.
@@ -192,6 +196,11 @@ impl<T: Transport> Work for TypedJob<T> {
         let failure = context.runs.take_failure();
         let fatal = failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string);
         ChildEnd { reason: outcome.into(), fatal, stop: context.runs.stop_requested() }
+    }
+
+    fn door(&self) -> Option<Door> {
+        // Who would wait there for nothing has no need of it.
+        self.core.may_have_door().then(|| Door::new(self.core.share()))
     }
 
     fn label(&self) -> &'static str {

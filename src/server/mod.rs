@@ -5,6 +5,7 @@ mod background;
 mod base;
 mod builder;
 mod child;
+mod door;
 mod drain;
 mod hooks;
 mod job;
@@ -38,6 +39,7 @@ pub use run::run_all;
 pub use turn::Turn;
 
 use builder::Factory;
+use door::Doorway;
 use turn::{Backoff, Step};
 
 /// A server: what requests come by, where they run, and what handles them.
@@ -70,6 +72,8 @@ pub(crate) struct Core<T: Transport> {
     hooked: bool,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
+    /// Where a worker waits for requests beside the loop.
+    doorway: Doorway,
 }
 
 impl<T: Bind, M: Mixin + Default> Server<T, M> {
@@ -257,10 +261,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             return Ok(true);
         }
         let listener = if room { self.core.transport.fileno() } else { None };
+        // Behind a worker that waits for the same: who comes then wakes only one of the two.
+        let door = self.core.doorway.back();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let gate = (!gate_is_open).then(|| readable(context.gate.event_fd()));
         let wanted = [
-            listener.as_ref().map(|fd| readable(fd.as_fd())),
+            listener.as_ref().map(|fd| readable(door.unwrap_or(fd.as_fd()))),
             gate,
             self.mixin.event_fd().map(readable),
         ];
@@ -430,6 +436,11 @@ impl<'a, T: Transport> Accepting<'a, T> {
     fn new(core: &'a Core<T>) -> Self {
         core.context.runs.enter_loop();
         Self { core }
+    }
+
+    /// Of a worker that accepts as well; none, if there is no loop that does.
+    fn beside_loop(core: &'a Core<T>) -> Option<Self> {
+        core.context.runs.enter_beside_loop().then_some(Self { core })
     }
 }
 

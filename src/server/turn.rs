@@ -59,25 +59,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             backoff.reached(Limit::AcceptRate, &self.core);
             return Ok(Step::TooFast(until));
         }
-        let (raw, peer) = match self.core.transport.get_request() {
-            Ok(request) => request,
+        let taken = match take_request(admitted) {
+            Ok(taken) => taken,
             Err(error) => return self.accept_failed(&error, backoff),
         };
         backoff.reset();
-        context.rate.pass();
-        let job = TypedJob::new(admitted, raw, peer);
-        if job.is_one_too_many() {
-            self.core.tell(&ServerEvent::LimitReached { limit: Limit::PerPeer });
-            Job::new(Box::new(job)).refuse(Refused::TooManyFromPeer);
-            return Ok(Step::Served(Turn::Rejected));
-        }
-        match job.verify_request() {
-            Verdict::Serve => self.mixin.process_request(Job::new(Box::new(job))),
-            Verdict::Reject => {
-                job.reject();
-                return Ok(Step::Served(Turn::Rejected));
-            }
-        }
+        let Some(job) = taken else { return Ok(Step::Served(Turn::Rejected)) };
+        self.mixin.process_request(job);
         Ok(Step::Served(Turn::Handled))
     }
 
@@ -93,8 +81,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }
-        core.context.counters.accept_error();
-        core.tell(&ServerEvent::AcceptFailed { error });
+        core.tell_of_accept_error(error);
         let skip = action == AcceptAction::Skip;
         let pause = if skip { Duration::ZERO } else { backoff.next_pause() };
         let failure = AcceptFailure {
@@ -119,6 +106,32 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 }
 
+impl<T: Transport> Core<T> {
+    pub(super) fn tell_of_accept_error(&self, error: &io::Error) {
+        self.context.counters.accept_error();
+        self.tell(&ServerEvent::AcceptFailed { error });
+    }
+}
+
+/// Takes a request for which there is room. None: it is turned away.
+pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Option<Job>> {
+    let (raw, peer) = admitted.transport.get_request()?;
+    admitted.context.rate.pass();
+    let job = TypedJob::new(admitted, raw, peer);
+    if job.is_one_too_many() {
+        job.tell_of_limit(Limit::PerPeer);
+        Job::new(Box::new(job)).refuse(Refused::TooManyFromPeer);
+        return Ok(None);
+    }
+    match job.verify_request() {
+        Verdict::Serve => Ok(Some(Job::new(Box::new(job)))),
+        Verdict::Reject => {
+            job.reject();
+            Ok(None)
+        }
+    }
+}
+
 /// How long to leave the listener alone while resources are short: 10 ms, doubled each time in a row, up
 /// to a second: 10, 20, 40, 80, 160, 320, 640 ms, 1 s, 1 s. A rush is over in tens of milliseconds; a
 /// leak never is, and then once a second is often enough to look.
@@ -126,8 +139,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 pub(super) struct Backoff {
     in_a_row: u64,
     reported: Option<Instant>,
-    /// The limit that holds the loop back, until a request passes.
-    held_by: Option<Limit>,
+    /// The limit that holds the loop back, and how many requests had come when it was told.
+    held_by: Option<(Limit, u64)>,
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -155,12 +168,12 @@ impl Backoff {
     /// milliseconds is one trouble.
     fn reset(&mut self) {
         self.in_a_row = 0;
-        self.held_by = None;
     }
 
-    /// Tells of a limit, once while it holds.
+    /// Tells of a limit, once until a request passes: here or beside the loop.
     fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
-        if self.held_by.replace(limit) != Some(limit) {
+        let held_by = Some((limit, core.context.live.entered()));
+        if std::mem::replace(&mut self.held_by, held_by) != held_by {
             core.tell(&ServerEvent::LimitReached { limit });
         }
     }

@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 
 pub(crate) mod control;
 pub(crate) mod datagram;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "door_other.rs")]
+pub(crate) mod door;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
 mod room;

@@ -1,0 +1,117 @@
+//! The way to a server's requests beside its loop: for one worker that would have to be woken otherwise.
+//!
+//! It changes where a request is accepted and nothing else. What takes more than accepting stays with the loop: no
+//! room, a rate, a listener that fails; and the user's hooks, which may count on being called by one thread.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
+
+use super::admitted::Admitted;
+use super::job::caught;
+use super::turn::take_request;
+use super::{Accepting, Core};
+use crate::mixin::{Came, Way};
+use crate::sys;
+use crate::transport::{AcceptAction, Transport};
+use crate::wait::{self, Event};
+
+/// The door of one server, made when a worker first waits at it. None inside: it cannot have one.
+#[derive(Debug, Default)]
+pub(super) struct Doorway {
+    made: OnceLock<Option<Made>>,
+}
+
+#[derive(Debug)]
+struct Made {
+    door: sys::door::Door,
+    /// Calls the worker back to its mixin.
+    call: Event,
+}
+
+impl Doorway {
+    /// What the loop waits for in the listener's place, if there is a door.
+    pub(super) fn back(&self) -> Option<BorrowedFd<'_>> {
+        self.made.get()?.as_ref().map(|made| made.door.back())
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Whether a worker may accept: not where hooks are called by the loop, nor where requests come in batches, nor
+    /// in a thread that has other requests to go on with.
+    pub(super) fn may_have_door(&self) -> bool {
+        !self.hooked && self.transport.waits_first() && !wait::is_parked_here()
+    }
+
+    fn door(&self) -> Option<&Made> {
+        let make = || {
+            let listener = self.transport.fileno()?;
+            let call = Event::new().ok()?;
+            let stop = self.context.runs.stop_waiting().fd;
+            let door = sys::door::Door::new(listener.as_fd(), [stop, call.as_fd()]).ok()?;
+            Some(Made { door, call })
+        };
+        self.doorway.made.get_or_init(make).as_ref()
+    }
+
+    /// Looks for a request, as a turn of the loop does.
+    fn take_at_door(self: &Arc<Self>, made: &Made, room: &mut dyn FnMut() -> bool) -> Came {
+        let admitted = Admitted::try_enter(self).filter(|_| !self.context.rate.is_on() && room());
+        let taken = match admitted {
+            Some(admitted) => take_request(admitted),
+            None => return self.leave_to_loop(made),
+        };
+        match taken {
+            Ok(Some(job)) => Came::Request(job),
+            Ok(None) => Came::Nobody,
+            Err(error) => match self.transport.accept_action(&error) {
+                AcceptAction::Wait | AcceptAction::Retry => Came::Nobody,
+                AcceptAction::Skip => {
+                    self.tell_of_accept_error(&error);
+                    Came::Nobody
+                }
+                _ => self.leave_to_loop(made),
+            },
+        }
+    }
+
+    fn leave_to_loop(&self, made: &Made) -> Came {
+        if let Some(listener) = self.transport.fileno() {
+            made.door.pass_on(listener.as_fd());
+        }
+        Came::Called
+    }
+}
+
+impl<T: Transport> Way for Core<T> {
+    fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came {
+        let Some(made) = self.door() else { return Came::Called };
+        let Some(_accepting) = Accepting::beside_loop(&self) else { return Came::Called };
+        wait::flush();
+        if made.door.wait().is_err() || self.context.runs.stop_requested() {
+            return Came::Called;
+        }
+        let mut came = None;
+        drop(caught(|| {
+            came = Some(self.take_at_door(made, room));
+            Ok(())
+        }));
+        // A transport that panics does so in the loop, where everybody sees it.
+        let came = came.unwrap_or_else(|| self.leave_to_loop(made));
+        if matches!(came, Came::Nobody) {
+            self.context.runs.settle();
+        }
+        came
+    }
+
+    fn call(&self) {
+        if let Some(made) = self.door() {
+            made.call.notify();
+        }
+    }
+
+    fn settle(&self) {
+        if let Some(made) = self.door() {
+            made.call.clear();
+        }
+    }
+}
