@@ -4,6 +4,7 @@
 //! room, a rate, a listener that fails; and the user's hooks, which may count on being called by one thread.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::admitted::Admitted;
@@ -19,6 +20,8 @@ use crate::wait::{self, Event};
 #[derive(Debug, Default)]
 pub(super) struct Doorway {
     made: OnceLock<Option<Made>>,
+    /// The loop is held back, by a limit or by want of something, and lets nobody pass.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -32,6 +35,14 @@ impl Doorway {
     /// What the loop waits for in the listener's place, if there is a door.
     pub(super) fn back(&self) -> Option<BorrowedFd<'_>> {
         self.made.get()?.as_ref().map(|made| made.door.back())
+    }
+
+    /// Has workers leave to the loop what comes, or not any more.
+    pub(super) fn close(&self, closed: bool) {
+        // Mostly nothing changes, and then a look costs less.
+        if self.closed.load(Ordering::SeqCst) != closed {
+            self.closed.store(closed, Ordering::SeqCst);
+        }
     }
 }
 
@@ -55,12 +66,13 @@ impl<T: Transport> Core<T> {
 
     /// Looks for a request, as a turn of the loop does.
     fn take_at_door(self: &Arc<Self>, made: &Made, room: &mut dyn FnMut() -> bool) -> Came {
-        let admitted = Admitted::try_enter(self).filter(|_| !self.context.rate.is_on() && room());
-        let taken = match admitted {
-            Some(admitted) => take_request(admitted),
-            None => return self.leave_to_loop(made),
+        if self.doorway.closed.load(Ordering::SeqCst) || self.context.rate.is_on() {
+            return self.leave_to_loop(made);
+        }
+        let Some(admitted) = Admitted::try_enter(self).filter(|_| room()) else {
+            return self.leave_to_loop(made);
         };
-        match taken {
+        match take_request(admitted) {
             Ok(Some(job)) => Came::Request(job),
             Ok(None) => Came::Nobody,
             Err(error) => match self.transport.accept_action(&error) {

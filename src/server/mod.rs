@@ -161,7 +161,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
         let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
-            match self.step(&mut backoff)? {
+            let step = self.step(&mut backoff)?;
+            self.core.doorway.close(step.holds_back());
+            match step {
                 Step::Served(_) => {
                     self.core.hooks.service_actions();
                     // Without room there is something to tell, before any wait.

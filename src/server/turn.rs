@@ -45,6 +45,13 @@ pub(super) enum Step {
     Pause(Instant),
 }
 
+impl Step {
+    /// Whether there may be a request that is not taken now.
+    pub(super) fn holds_back(&self) -> bool {
+        matches!(self, Self::NoRoom | Self::TooFast(_) | Self::Pause(_))
+    }
+}
+
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Takes one request, if there is room and there is one. Python's `_handle_request_noblock`.
     pub(super) fn step(&self, backoff: &mut Backoff) -> Result<Step> {
@@ -139,8 +146,8 @@ pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Op
 pub(super) struct Backoff {
     in_a_row: u64,
     reported: Option<Instant>,
-    /// The limit that holds the loop back, and how many requests had come when it was told.
-    held_by: Option<(Limit, u64)>,
+    /// The limit that holds the loop back, until a request passes.
+    held_by: Option<Limit>,
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -168,12 +175,12 @@ impl Backoff {
     /// milliseconds is one trouble.
     fn reset(&mut self) {
         self.in_a_row = 0;
+        self.held_by = None;
     }
 
-    /// Tells of a limit, once until a request passes: here or beside the loop.
+    /// Tells of a limit, once while it holds.
     fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
-        let held_by = Some((limit, core.context.live.entered()));
-        if std::mem::replace(&mut self.held_by, held_by) != held_by {
+        if self.held_by.replace(limit) != Some(limit) {
             core.tell(&ServerEvent::LimitReached { limit });
         }
     }
