@@ -339,3 +339,34 @@ impl Bench {
         self.called.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::mixin::probe::{Probe, ProbeDoor};
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn the_only_worker_is_called_back_from_the_door_to_the_queue() {
+        let (pool, door) = (Pool::new(1), ProbeDoor::new());
+        let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
+        for _ in 0..100 {
+            let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
+            let probe = Probe { runs, end, refused, door: Some(door.door()) };
+            pool.process_request(Job::new(Box::new(probe)));
+            ran.recv_timeout(SOON).expect("it comes");
+            ends.send(()).unwrap();
+            let since = Instant::now();
+            while !door.is_waited_at() {
+                assert!(since.elapsed() < SOON, "it waits at the door");
+                thread::yield_now();
+            }
+        }
+        pool.server_close(Instant::now() + SOON);
+        assert_eq!(pool.crew.len(), 0, "a worker at the door leaves when the pool closes");
+    }
+}

@@ -1,8 +1,11 @@
-//! [`Probe`]: a request that tests hand to mixins, without a server.
+//! [`Probe`] and [`ProbeDoor`]: a request that tests hand to mixins, and a door to wait for one, without a server.
+
+use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Condvar, Mutex};
 
-use super::{ChildEnd, Door, Handed, Outcome, Refused, Work};
+use super::{Came, ChildEnd, Door, Handed, Job, Outcome, Refused, Way, Work};
 use crate::address::Address;
 use crate::sys::process::SignalsHeld;
 
@@ -48,5 +51,63 @@ impl Work for Probe {
 
     fn peer(&self) -> &Address {
         &Address::Unnamed
+    }
+}
+
+/// A door to which the test brings requests.
+#[derive(Default)]
+pub(super) struct ProbeDoor {
+    state: Mutex<AtDoor>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct AtDoor {
+    waits: bool,
+    called: bool,
+    brought: Option<Job>,
+}
+
+impl ProbeDoor {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(super) fn door(self: &Arc<Self>) -> Door {
+        Door::new(Arc::clone(self) as _)
+    }
+
+    pub(super) fn is_waited_at(&self) -> bool {
+        self.state.lock().waits
+    }
+
+    pub(super) fn bring(&self, job: Job) {
+        self.state.lock().brought = Some(job);
+        self.changed.notify_all();
+    }
+}
+
+impl Way for ProbeDoor {
+    fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came {
+        let mut state = self.state.lock();
+        assert!(!state.waits, "one at a time");
+        state.waits = true;
+        while state.brought.is_none() && !state.called {
+            self.changed.wait(&mut state);
+        }
+        state.waits = false;
+        match state.brought.take() {
+            Some(job) if room() => Came::Request(job),
+            _ => Came::Called,
+        }
+    }
+
+    fn call(&self) {
+        self.state.lock().called = true;
+        self.changed.notify_all();
+    }
+
+    fn settle(&self) {
+        self.state.lock().called = false;
     }
 }

@@ -4,6 +4,7 @@ mod bad_times;
 mod checklist;
 mod compile_fail;
 mod coroutines;
+mod door;
 mod drain;
 mod events;
 mod handlers;

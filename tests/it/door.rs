@@ -1,0 +1,322 @@
+//! A worker without a request waits for the next one itself. It takes what the loop would have taken, and nothing
+//! else.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, ThreadId};
+
+use socketserver::{
+    Address, BaseServer, BeforeBind, Bind, Builder, Fatal, HandlerResult, Limits, Mixin, Pool,
+    Rate, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
+    Threading, Ticket, Transport, stream_fn,
+};
+
+use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, serve};
+
+/// The threads that have accepted a request, in order.
+#[derive(Clone, Default)]
+struct Accepted {
+    by: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Accepted {
+    fn observer(&self) -> impl Fn(&ServerEvent<'_>) + Send + Sync + 'static {
+        let by = Arc::clone(&self.by);
+        move |event| {
+            if let ServerEvent::RequestStarted { .. } = event {
+                by.lock().unwrap().push(thread::current().id());
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.by.lock().unwrap().len()
+    }
+
+    /// Whether the last one was accepted by another thread than the first, which the loop has.
+    fn beside_loop(&self) -> bool {
+        let by = self.by.lock().unwrap();
+        by.first() != by.last()
+    }
+}
+
+/// Answers a line; ends the server at a certain one.
+fn answer(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    request.next_line(&mut line)?;
+    if line == "the end" {
+        return Err(Fatal::new("as asked").into());
+    }
+    writeln!(request, "{line}")?;
+    Ok(())
+}
+
+fn ask(server: &(impl BaseServer + ?Sized)) {
+    assert_eq!(exchange(&mut connect(inet(server)), "hello"), "hello\n");
+}
+
+/// One request after the other, until a worker has taken one by itself: then it does so again.
+fn have_worker_at_door(server: &(impl BaseServer + ?Sized), accepted: &Accepted) {
+    eventually("a worker accepts", || {
+        ask(server);
+        accepted.beside_loop()
+    });
+}
+
+fn make<M: Mixin + 'static>(mixin: M, limits: Limits) -> (Server<Tcp, M>, Accepted) {
+    let accepted = Accepted::default();
+    let server = TcpServer::builder().mixin(mixin).limits(limits).observer(accepted.observer());
+    (server.bind("127.0.0.1:0", stream_fn(answer)).unwrap(), accepted)
+}
+
+fn a_worker_takes_requests_itself(mixin: impl Mixin + 'static) {
+    let (server, accepted) = make(mixin, Limits::default());
+    let server = server.serve_in_background().unwrap();
+    have_worker_at_door(&*server, &accepted);
+}
+
+#[test]
+fn a_worker_without_a_request_accepts_the_next_one_itself_threading() {
+    a_worker_takes_requests_itself(Threading::new());
+}
+
+#[test]
+fn a_worker_without_a_request_accepts_the_next_one_itself_pool() {
+    a_worker_takes_requests_itself(Pool::new(2));
+}
+
+#[test]
+fn a_worker_takes_a_place_among_the_maximum_for_what_it_accepts() {
+    let (server, accepted) = make(Threading::new().max_threads(1), Limits::default());
+    let server = server.serve_in_background().unwrap();
+    have_worker_at_door(&*server, &accepted);
+    let mut first = connect(inet(&*server));
+    eventually("it is accepted", || server.context().live_count() == 1);
+    let before = accepted.count();
+    let mut second = connect(inet(&*server));
+    second.write_all(b"second\n").unwrap();
+    assert_eq!(exchange(&mut first, "first"), "first\n");
+    assert_eq!(read_to_end(&mut second), b"second\n");
+    assert_eq!(accepted.count(), before + 1, "after the first had ended, and once");
+}
+
+#[test]
+fn a_pool_of_one_serves_its_queue_and_what_it_accepts_itself() {
+    let (server, accepted) = make(Pool::new(1), Limits::default());
+    let server = server.serve_in_background().unwrap();
+    have_worker_at_door(&*server, &accepted);
+    for _ in 0..200 {
+        let mut clients: Vec<_> = (0..3).map(|_| connect(inet(&*server))).collect();
+        for client in &mut clients {
+            assert_eq!(exchange(client, "hello"), "hello\n");
+        }
+    }
+}
+
+/// Hooks that do nothing; the server cannot know.
+struct Hooks;
+
+impl ServerHooks<StreamRequest> for Hooks {}
+
+#[test]
+fn with_hooks_only_the_loop_accepts() {
+    let accepted = Accepted::default();
+    let server = TcpServer::builder()
+        .mixin(Threading::new())
+        .hooks(Hooks)
+        .observer(accepted.observer())
+        .bind("127.0.0.1:0", stream_fn(answer))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    for _ in 0..100 {
+        ask(&*server);
+    }
+    let by = accepted.by.lock().unwrap();
+    assert!(by.iter().all(|thread| *thread == by[0]), "hooks are called by one thread");
+}
+
+#[test]
+fn where_a_rate_is_set_only_the_loop_accepts_and_it_holds_exactly() {
+    let rate = Some(Rate { per_second: 1, burst: 50 });
+    let (server, accepted) =
+        make(Threading::new(), Limits { accept_rate: rate, ..Limits::default() });
+    let server = server.serve_in_background().unwrap();
+    for _ in 0..50 {
+        ask(&*server);
+    }
+    assert!(!accepted.beside_loop());
+}
+
+#[test]
+fn after_a_shutdown_a_worker_takes_nothing_until_the_next_run() {
+    let (server, accepted) = make(Threading::new(), Limits::default());
+    let server = Arc::new(server);
+    for _ in 0..20 {
+        let serving = serve(&server);
+        accepted.by.lock().unwrap().clear();
+        have_worker_at_door(&*server, &accepted);
+        server.shutdown();
+        let before = accepted.count();
+        let mut client = connect(inet(&*server));
+        client.write_all(b"between\n").unwrap();
+        serving.recv_timeout(SOON).unwrap().unwrap();
+        assert_eq!(accepted.count(), before, "nobody accepts between two runs");
+        let serving = serve(&server);
+        assert_eq!(read_to_end(&mut client), b"between\n");
+        server.shutdown();
+        serving.recv_timeout(SOON).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn a_handle_request_takes_one_and_a_worker_none_beside_it() {
+    let (server, accepted) = make(Threading::new(), Limits::default());
+    let server = Arc::new(server);
+    let serving = serve(&server);
+    have_worker_at_door(&*server, &accepted);
+    server.shutdown();
+    serving.recv_timeout(SOON).unwrap().unwrap();
+    let before = accepted.count();
+    let mut clients: Vec<_> = (0..3).map(|_| connect(inet(&*server))).collect();
+    for (served, client) in clients.iter_mut().enumerate() {
+        client.write_all(b"one\n").unwrap();
+        server.handle_request().unwrap();
+        assert_eq!(read_to_end(client), b"one\n");
+        assert_eq!(accepted.count(), before + served + 1);
+    }
+}
+
+#[test]
+fn after_an_error_has_ended_the_run_a_worker_takes_nothing() {
+    let (server, accepted) = make(Threading::new(), Limits::default());
+    let server = Arc::new(server);
+    let serving = serve(&server);
+    have_worker_at_door(&*server, &accepted);
+    connect(inet(&*server)).write_all(b"the end\n").unwrap();
+    let ended = serving.recv_timeout(SOON).expect("it ends");
+    assert!(ended.unwrap_err().to_string().contains("as asked"));
+    let before = accepted.count();
+    let _waits = connect(inet(&*server));
+    let serving = serve(&server);
+    eventually("the next run takes it", || accepted.count() == before + 1);
+    server.shutdown();
+    serving.recv_timeout(SOON).unwrap().unwrap();
+}
+
+#[test]
+fn a_server_that_is_dropped_sends_the_worker_at_its_door_away() {
+    let (stopped, stops) = std::sync::mpsc::channel();
+    let stopped = Mutex::new(stopped);
+    let hook = move || stopped.lock().unwrap().send(()).unwrap();
+    let (server, accepted) = make(Threading::new().on_thread_stop(hook), Limits::default());
+    let server = Arc::new(server);
+    let serving = serve(&server);
+    have_worker_at_door(&*server, &accepted);
+    server.shutdown();
+    serving.recv_timeout(SOON).unwrap().unwrap();
+    let address = inet(&*server);
+    drop(server);
+    stops.recv_timeout(SOON).expect("the thread ends");
+    assert!(std::net::TcpStream::connect(address).is_err(), "and nothing keeps the port");
+}
+
+/// What goes wrong when a worker accepts, once.
+#[derive(Clone, Copy)]
+enum Trouble {
+    Error(i32),
+    Panic,
+}
+
+/// TCP that makes trouble, once, for whoever is not the loop.
+struct Touchy {
+    inner: Tcp,
+    loop_thread: OnceLock<ThreadId>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+impl Transport for Touchy {
+    type Raw = <Tcp as Transport>::Raw;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
+        self.inner.server_bind(before_bind)
+    }
+
+    fn server_activate(&self) -> socketserver::Result<()> {
+        self.inner.server_activate()
+    }
+
+    fn server_address(&self) -> Address {
+        self.inner.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.inner.fileno()
+    }
+
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
+        let me = thread::current().id();
+        if *self.loop_thread.get_or_init(|| me) != me {
+            let trouble = self.trouble.lock().unwrap().take();
+            match trouble {
+                Some(Trouble::Error(number)) => return Err(io::Error::from_raw_os_error(number)),
+                Some(Trouble::Panic) => panic!("as asked"),
+                None => {}
+            }
+        }
+        self.inner.get_request()
+    }
+
+    fn waits_first(&self) -> bool {
+        true
+    }
+
+    fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
+        Tcp::connection(raw)
+    }
+
+    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
+        self.inner.make_request(raw, ticket)
+    }
+
+    fn server_close(&self) {
+        self.inner.server_close();
+    }
+}
+
+/// Makes trouble for the worker at the door, ten times. Gives the number of accept errors that were counted.
+fn served_in_spite_of(trouble: Trouble) -> u64 {
+    let (accepted, waiting) = (Accepted::default(), Arc::new(Mutex::new(None)));
+    let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    let transport = Touchy { inner, loop_thread: OnceLock::new(), trouble: Arc::clone(&waiting) };
+    let server = Builder::<Touchy, _>::new(Threading::new())
+        .observer(accepted.observer())
+        .with_transport(transport, stream_fn(answer))
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    for _ in 0..10 {
+        *waiting.lock().unwrap() = Some(trouble);
+        eventually("a worker has met it", || {
+            ask(&*server);
+            waiting.lock().unwrap().is_none()
+        });
+    }
+    server.context().counts().accept_errors
+}
+
+#[test]
+fn a_client_that_is_gone_when_a_worker_accepts_it_is_counted() {
+    assert_eq!(served_in_spite_of(Trouble::Error(libc::ECONNABORTED)), 10);
+}
+
+#[test]
+fn an_error_that_the_loop_has_to_judge_is_left_to_it() {
+    assert_eq!(served_in_spite_of(Trouble::Error(libc::EMFILE)), 0, "the loop has not met it");
+}
+
+#[test]
+fn a_transport_that_panics_at_a_worker_loses_no_client() {
+    assert_eq!(served_in_spite_of(Trouble::Panic), 0);
+}
