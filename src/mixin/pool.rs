@@ -245,9 +245,10 @@ impl Worker {
     fn serve_at(&self, door: &Door) {
         while self.bench.take_post_unless(door, || !self.queue.is_empty()) {
             let mut permit = None;
+            // What is queued by now came before what is at the door.
             let came = door.next(&mut || {
                 permit = self.gate.try_enter();
-                permit.is_some()
+                permit.is_some() && self.queue.is_empty()
             });
             self.bench.leave_post();
             match came {

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, MutexGuard};
+
 use super::admitted::Admitted;
 use super::job::caught;
 use super::turn::take_request;
@@ -29,12 +31,20 @@ struct Made {
     door: sys::door::Door,
     /// Calls the worker back to its mixin.
     call: Event,
+    /// Held from the look for a request until it is in its worker's hands: who comes first is served first, and a
+    /// worker that is here must not overtake what the loop has taken and not handed on yet.
+    turn: Mutex<()>,
 }
 
 impl Doorway {
     /// What the loop waits for in the listener's place, if there is a door.
     pub(super) fn back(&self) -> Option<BorrowedFd<'_>> {
         self.made.get()?.as_ref().map(|made| made.door.back())
+    }
+
+    /// Waits until nobody else is about to take a request. None: nobody else does.
+    pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        Some(self.made.get()?.as_ref()?.turn.lock())
     }
 
     /// Has workers leave to the loop what comes, or not any more.
@@ -59,7 +69,7 @@ impl<T: Transport> Core<T> {
             let call = Event::new().ok()?;
             let stop = self.context.runs.stop_waiting().fd;
             let door = sys::door::Door::new(listener.as_fd(), [stop, call.as_fd()]).ok()?;
-            Some(Made { door, call })
+            Some(Made { door, call, turn: Mutex::default() })
         };
         self.doorway.made.get_or_init(make).as_ref()
     }
@@ -69,6 +79,7 @@ impl<T: Transport> Core<T> {
         if self.doorway.closed.load(Ordering::SeqCst) || self.context.rate.is_on() {
             return self.leave_to_loop(made);
         }
+        let _turn = made.turn.lock();
         let Some(admitted) = Admitted::try_enter(self).filter(|_| room()) else {
             return self.leave_to_loop(made);
         };

@@ -66,6 +66,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             backoff.reached(Limit::AcceptRate, &self.core);
             return Ok(Step::TooFast(until));
         }
+        let _turn = self.core.doorway.turn();
         let taken = match take_request(admitted) {
             Ok(taken) => taken,
             Err(error) => return self.accept_failed(&error, backoff),

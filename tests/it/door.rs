@@ -91,18 +91,19 @@ fn a_worker_takes_a_place_among_the_maximum_for_what_it_accepts() {
     let (server, accepted) = make(Threading::new().max_threads(1), Limits::default());
     let server = server.serve_in_background().unwrap();
     have_worker_at_door(&*server, &accepted);
+    eventually("all have ended", || server.context().live_count() == 0);
+    let before = accepted.count();
     let mut first = connect(inet(&*server));
     eventually("it is accepted", || server.context().live_count() == 1);
-    let before = accepted.count();
     let mut second = connect(inet(&*server));
     second.write_all(b"second\n").unwrap();
     assert_eq!(exchange(&mut first, "first"), "first\n");
     assert_eq!(read_to_end(&mut second), b"second\n");
-    assert_eq!(accepted.count(), before + 1, "after the first had ended, and once");
+    assert_eq!(accepted.count(), before + 2, "each once");
 }
 
 #[test]
-fn a_pool_of_one_serves_its_queue_and_what_it_accepts_itself() {
+fn a_pool_serves_what_it_accepts_itself_and_its_queue_in_the_order_in_which_they_came() {
     let (server, accepted) = make(Pool::new(1), Limits::default());
     let server = server.serve_in_background().unwrap();
     have_worker_at_door(&*server, &accepted);
