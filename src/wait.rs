@@ -172,6 +172,12 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     parker.park(waiting, deadline).map(|()| true)
 }
 
+/// Waits in front of a listener's door, on a plain thread, until there may be a client or a call.
+pub(crate) fn at_door(door: &sys::door::Door) -> io::Result<()> {
+    flush();
+    door.wait()
+}
+
 /// Sleeps: a plain thread sleeps, a coroutine is suspended and its thread goes on with others.
 ///
 /// Handlers that may run under a coroutine mixin use this instead of [`std::thread::sleep`], which

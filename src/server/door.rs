@@ -74,9 +74,14 @@ impl<T: Transport> Core<T> {
         self.doorway.made.get_or_init(make).as_ref()
     }
 
+    /// Whether to accept takes more than room now.
+    fn loop_decides(&self) -> bool {
+        self.doorway.closed.load(Ordering::SeqCst) || self.context.rate.is_on()
+    }
+
     /// Looks for a request, as a turn of the loop does.
     fn take_at_door(self: &Arc<Self>, made: &Made, room: &mut dyn FnMut() -> bool) -> Came {
-        if self.doorway.closed.load(Ordering::SeqCst) || self.context.rate.is_on() {
+        if self.loop_decides() {
             return self.leave_to_loop(made);
         }
         let _turn = made.turn.lock();
@@ -107,10 +112,12 @@ impl<T: Transport> Core<T> {
 
 impl<T: Transport> Way for Core<T> {
     fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came {
+        if self.loop_decides() {
+            return Came::Called;
+        }
         let Some(made) = self.door() else { return Came::Called };
         let Some(_accepting) = Accepting::beside_loop(&self) else { return Came::Called };
-        wait::flush();
-        if made.door.wait().is_err() || self.context.runs.stop_requested() {
+        if wait::at_door(&made.door).is_err() || self.context.runs.stop_requested() {
             return Came::Called;
         }
         let mut came = None;
