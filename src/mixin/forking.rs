@@ -1,6 +1,5 @@
 //! A child process for each request: Python's `ForkingMixIn`.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -34,7 +33,7 @@ use crate::wait::{self, Interest, Waiting};
 pub struct Forking {
     max_children: usize,
     block_on_close: bool,
-    children: Mutex<HashMap<i32, Child>>,
+    children: Mutex<Vec<Child>>,
     /// Made when the first run begins: a mixin alone needs no descriptors.
     ears: OnceLock<Ears>,
 }
@@ -47,7 +46,9 @@ struct Ears {
     last_words: (UnixStream, UnixStream),
 }
 
+/// A child that has not been reaped.
 struct Child {
+    pid: i32,
     request: Option<Box<dyn Handed>>,
     watched: Option<Watched>,
 }
@@ -107,7 +108,7 @@ impl Forking {
     /// Python's `active_children`: the process numbers of the children that have not ended.
     #[must_use]
     pub fn active_children(&self) -> Vec<i32> {
-        self.children.lock().keys().copied().collect()
+        self.children.lock().iter().map(|child| child.pid).collect()
     }
 
     fn ears(&self) -> io::Result<&Ears> {
@@ -145,7 +146,7 @@ impl Forking {
                 // A child that cannot be watched is found by the looks that `service_actions` takes.
                 let watched = ears.exits.add(child).ok();
                 let request = job.hand_over();
-                self.children.lock().insert(child, Child { request, watched });
+                self.children.lock().push(Child { pid: child, request, watched });
             }
         }
     }
@@ -153,31 +154,40 @@ impl Forking {
     /// Looks at the children that have ended, or, for want of better knowledge, at all.
     fn collect_children(&self) {
         let Some(ears) = self.ears.get() else { return };
-        let mut over = Vec::new();
-        let mut children = self.children.lock();
-        let unwatched = children.iter().filter(|(_, child)| child.watched.is_none());
-        let mut ended: Vec<i32> = unwatched.map(|(pid, _)| *pid).collect();
-        ended.extend(ears.exits.ended());
-        for pid in ended {
-            let end = match process::reap(pid) {
-                ChildState::Running => continue,
-                ChildState::Exited(status) => ears.end(pid, status),
-                ChildState::Killed(_) => {
-                    ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
-                }
-                ChildState::Gone => {
-                    ChildEnd { reason: CloseReason::Released, fatal: None, stop: false }
-                }
-            };
-            let Some(child) = children.remove(&pid) else { continue };
-            if let Some(watched) = child.watched {
-                ears.exits.remove(watched);
+        for pid in ears.exits.ended() {
+            self.collect(ears, pid);
+        }
+        let is_unwatched = |child: &&Child| child.watched.is_none();
+        let unwatched: Vec<i32> =
+            self.children.lock().iter().filter(is_unwatched).map(|child| child.pid).collect();
+        for pid in unwatched {
+            self.collect(ears, pid);
+        }
+    }
+
+    /// Reaps a child, if it has ended, and ends its request.
+    fn collect(&self, ears: &Ears, pid: i32) {
+        let end = match process::reap(pid) {
+            ChildState::Running => return,
+            ChildState::Exited(status) => ears.end(pid, status),
+            ChildState::Killed(_) => {
+                ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
             }
-            over.extend(child.request.map(|request| (request, end)));
+            ChildState::Gone => {
+                ChildEnd { reason: CloseReason::Released, fatal: None, stop: false }
+            }
+        };
+        let child = {
+            let mut children = self.children.lock();
+            let place = children.iter().position(|child| child.pid == pid);
+            place.map(|place| children.swap_remove(place))
+        };
+        let Some(child) = child else { return };
+        if let Some(watched) = child.watched {
+            ears.exits.remove(watched);
         }
         // Without the lock: an observer is told, and may ask for the children.
-        drop(children);
-        for (request, end) in over {
+        if let Some(request) = child.request {
             request.ended(end);
         }
     }
@@ -198,8 +208,8 @@ impl Forking {
     }
 
     fn signal_all(&self, signal: libc::c_int) {
-        for child in self.children.lock().keys() {
-            process::signal(*child, signal);
+        for child in self.children.lock().iter() {
+            process::signal(child.pid, signal);
         }
     }
 }

@@ -177,15 +177,18 @@ impl ExitWatch {
     }
 
     /// Some of those that have ended; none, if none has.
-    pub(crate) fn ended(&self) -> Vec<i32> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+    pub(crate) fn ended(&self) -> impl Iterator<Item = i32> + use<> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
         let epoll = super::number(&self.epoll);
         // SAFETY: the pointer and the length are those of `events`.
-        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), 64, 0) };
+        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), AT_ONCE as i32, 0) };
         let count = usize::try_from(count).unwrap_or(0);
-        events[..count].iter().filter_map(|event| i32::try_from(event.u64).ok()).collect()
+        events.into_iter().take(count).filter_map(|event| i32::try_from(event.u64).ok())
     }
 }
+
+/// How many ends are looked for at once. A loop that forks looks after each fork, and seldom finds two.
+const AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -68,8 +68,8 @@ impl ExitWatch {
 
     pub(crate) fn remove(&self, _watched: Watched) {}
 
-    pub(crate) fn ended(&self) -> Vec<i32> {
-        Vec::new()
+    pub(crate) fn ended(&self) -> impl Iterator<Item = i32> + use<> {
+        std::iter::empty()
     }
 }
 
