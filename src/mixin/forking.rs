@@ -50,6 +50,8 @@ struct Ears {
 struct Child {
     pid: i32,
     request: Option<Box<dyn Handed>>,
+    /// None until the loop first waits: most children of a busy server have ended by then, and need not be
+    /// watched, which costs more than to look.
     watched: Option<Watched>,
 }
 
@@ -143,32 +145,58 @@ impl Forking {
                 crate::sys::exit_now(status(&end));
             }
             Ok(Forked::Parent { child }) => {
-                // A child that cannot be watched is found by the looks that `service_actions` takes.
-                let watched = ears.exits.add(child).ok();
                 let request = job.hand_over();
-                self.children.lock().push(Child { pid: child, request, watched });
+                self.children.lock().push(Child { pid: child, request, watched: None });
             }
         }
     }
 
-    /// Looks at the children that have ended, or, for want of better knowledge, at all.
-    fn collect_children(&self) {
+    /// Has the end of each child be heard of by a wait, from here on.
+    fn watch_children(&self) {
         let Some(ears) = self.ears.get() else { return };
-        for pid in ears.exits.ended() {
-            self.collect(ears, pid);
+        let mut unknown = Vec::new();
+        for child in self.children.lock().iter_mut().filter(|child| child.watched.is_none()) {
+            match ears.exits.add(child.pid) {
+                Ok(watched) => child.watched = Some(watched),
+                Err(_) => unknown.push(child.pid),
+            }
         }
-        let is_unwatched = |child: &&Child| child.watched.is_none();
-        let unwatched: Vec<i32> =
-            self.children.lock().iter().filter(is_unwatched).map(|child| child.pid).collect();
-        for pid in unwatched {
+        // Somebody else has reaped it, or there are no descriptors: then the next look finds it.
+        for pid in unknown {
             self.collect(ears, pid);
         }
     }
 
-    /// Reaps a child, if it has ended, and ends its request.
-    fn collect(&self, ears: &Ears, pid: i32) {
+    /// Reaps the children that have ended, and ends their requests.
+    fn collect_children(&self) {
+        let Some(ears) = self.ears.get() else { return };
+        let is_any =
+            |watched| self.children.lock().iter().any(|child| child.watched.is_some() == watched);
+        if is_any(true) {
+            for pid in ears.exits.ended() {
+                self.collect(ears, pid);
+            }
+        }
+        // One question for all of them; and if the answer is somebody else's child, which hides ours until it
+        // is reaped, one for each.
+        while is_any(false) {
+            let Some(pid) = process::ended_child() else { return };
+            if !self.collect(ears, pid) {
+                return self.active_children().into_iter().for_each(|pid| {
+                    self.collect(ears, pid);
+                });
+            }
+        }
+    }
+
+    /// Reaps a child, if it is ours and has ended, and ends its request. Says whether that is so.
+    fn collect(&self, ears: &Ears, pid: i32) -> bool {
+        let place_of = |children: &[Child]| children.iter().position(|child| child.pid == pid);
+        if place_of(&self.children.lock()).is_none() {
+            return false;
+        }
         let end = match process::reap(pid) {
-            ChildState::Running => return,
+            ChildState::Running => return false,
             ChildState::Exited(status) => ears.end(pid, status),
             ChildState::Killed(_) => {
                 ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
@@ -179,10 +207,9 @@ impl Forking {
         };
         let child = {
             let mut children = self.children.lock();
-            let place = children.iter().position(|child| child.pid == pid);
-            place.map(|place| children.swap_remove(place))
+            place_of(&children).map(|place| children.swap_remove(place))
         };
-        let Some(child) = child else { return };
+        let Some(child) = child else { return false };
         if let Some(watched) = child.watched {
             ears.exits.remove(watched);
         }
@@ -190,12 +217,14 @@ impl Forking {
         if let Some(request) = child.request {
             request.ended(end);
         }
+        true
     }
 
     /// Waits for the children to end, until the deadline.
     fn wait_for_children(&self, deadline: Instant) {
         let Some(ears) = self.ears.get() else { return };
         loop {
+            self.watch_children();
             self.collect_children();
             if self.children.lock().is_empty() || Instant::now() >= deadline {
                 return;
@@ -229,10 +258,16 @@ impl Mixin for Forking {
     }
 
     fn ready(&self) -> bool {
-        self.children.lock().len() < self.max_children
+        let is_room = || self.children.lock().len() < self.max_children;
+        is_room() || {
+            self.watch_children();
+            is_room()
+        }
     }
 
+    /// Who asks for it is about to wait.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch_children();
         self.ears.get().map(|ears| ears.exits.as_fd())
     }
 

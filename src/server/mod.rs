@@ -257,6 +257,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             return Ok(true);
         }
         let listener = if room { self.core.transport.fileno() } else { None };
+        // A mixin that forks has to do something for each child before it waits, and while clients stand in a
+        // queue, there is no wait.
+        if let (Some(fd), true) = (&listener, self.mixin.forks()) {
+            if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
+                wait::flush();
+                return Ok(true);
+            }
+        }
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let gate = (!gate_is_open).then(|| readable(context.gate.event_fd()));
         let wanted = [

@@ -127,6 +127,20 @@ pub(crate) fn reap(child: i32) -> ChildState {
     }
 }
 
+/// A child that has ended, ours or not: it can still be reaped. None, if there is none.
+/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), WNOWAIT
+pub(crate) fn ended_child() -> Option<i32> {
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves
+    // otherwise; the pointer is to a live one.
+    let pid = unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        check(libc::waitid(libc::P_ALL, 0, &raw mut info, how)).ok()?;
+        info.si_pid()
+    };
+    (pid != 0).then_some(pid)
+}
+
 /// Sends a signal to a child that has not been reaped, so that its number is still its own.
 pub(crate) fn signal(child: i32, signal: libc::c_int) {
     // SAFETY: no pointers.

@@ -47,6 +47,11 @@ pub(crate) fn reap(_child: i32) -> ChildState {
 }
 
 /// There are no children.
+pub(crate) fn ended_child() -> Option<i32> {
+    None
+}
+
+/// There are no children.
 pub(crate) fn signal(_child: i32, _signal: libc::c_int) {}
 
 /// See the Linux form.
