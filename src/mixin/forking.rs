@@ -154,15 +154,13 @@ impl Forking {
     /// Has the end of each child be heard of by a wait, from here on.
     fn watch_children(&self) {
         let Some(ears) = self.ears.get() else { return };
-        let mut unknown = Vec::new();
+        let mut new = Vec::new();
         for child in self.children.lock().iter_mut().filter(|child| child.watched.is_none()) {
-            match ears.exits.add(child.pid) {
-                Ok(watched) => child.watched = Some(watched),
-                Err(_) => unknown.push(child.pid),
-            }
+            child.watched = ears.exits.add(child.pid).ok();
+            new.push(child.pid);
         }
-        // Somebody else has reaped it, or there are no descriptors: then the next look finds it.
-        for pid in unknown {
+        // One that somebody else has reaped is none of ours any more, and its number may be another's.
+        for pid in new {
             self.collect(ears, pid);
         }
     }
@@ -182,9 +180,10 @@ impl Forking {
         while is_any(false) {
             let Some(pid) = process::ended_child() else { return };
             if !self.collect(ears, pid) {
-                return self.active_children().into_iter().for_each(|pid| {
+                for pid in self.active_children() {
                     self.collect(ears, pid);
-                });
+                }
+                return;
             }
         }
     }

@@ -434,11 +434,7 @@ pub(crate) fn set_send_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) ->
     set_timeout(fd, libc::SO_SNDTIMEO, timeout)
 }
 
-fn set_timeout(
-    fd: BorrowedFd<'_>,
-    name: libc::c_int,
-    timeout: Option<Duration>,
-) -> io::Result<()> {
+fn set_timeout(fd: BorrowedFd<'_>, name: libc::c_int, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();
     let value = libc::timeval {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
