@@ -123,7 +123,11 @@ impl Runs {
     /// After a wait: a request to stop that crossed the beginning or the end of a run may have left the
     /// latch readable without a stop, and every further wait would return at once.
     pub(crate) fn settle(&self) {
-        if !self.stop_requested() && self.latched.swap(false, Ordering::SeqCst) {
+        if self.stop_requested() || !self.latched.load(Ordering::SeqCst) {
+            return;
+        }
+        // Looked at before it is taken: it is asked for after every wait, and hardly ever set.
+        if self.latched.swap(false, Ordering::SeqCst) {
             self.latch.clear();
             if self.stop_requested() {
                 self.request_stop();

@@ -151,10 +151,9 @@ impl Source {
             return Ok(());
         }
         let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
-        let socket = socket2::SockRef::from(&*self.fd);
         match interest {
-            Interest::Read => socket.set_read_timeout(wanted)?,
-            Interest::Write => socket.set_write_timeout(wanted)?,
+            Interest::Read => sys::set_receive_timeout(self.as_fd(), wanted)?,
+            Interest::Write => sys::set_send_timeout(self.as_fd(), wanted)?,
         }
         armed.set(wanted.unwrap_or_default());
         Ok(())

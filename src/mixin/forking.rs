@@ -1,6 +1,5 @@
 //! A child process for each request: Python's `ForkingMixIn`.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -34,7 +33,7 @@ use crate::wait::{self, Interest, Waiting};
 pub struct Forking {
     max_children: usize,
     block_on_close: bool,
-    children: Mutex<HashMap<i32, Child>>,
+    children: Mutex<Vec<Child>>,
     /// Made when the first run begins: a mixin alone needs no descriptors.
     ears: OnceLock<Ears>,
 }
@@ -47,8 +46,12 @@ struct Ears {
     last_words: (UnixStream, UnixStream),
 }
 
+/// A child that has not been reaped.
 struct Child {
+    pid: i32,
     request: Option<Box<dyn Handed>>,
+    /// None until the loop first waits: most children of a busy server have ended by then, and need not be
+    /// watched, which costs more than to look.
     watched: Option<Watched>,
 }
 
@@ -107,7 +110,7 @@ impl Forking {
     /// Python's `active_children`: the process numbers of the children that have not ended.
     #[must_use]
     pub fn active_children(&self) -> Vec<i32> {
-        self.children.lock().keys().copied().collect()
+        self.children.lock().iter().map(|child| child.pid).collect()
     }
 
     fn ears(&self) -> io::Result<&Ears> {
@@ -142,50 +145,85 @@ impl Forking {
                 crate::sys::exit_now(status(&end));
             }
             Ok(Forked::Parent { child }) => {
-                // A child that cannot be watched is found by the looks that `service_actions` takes.
-                let watched = ears.exits.add(child).ok();
                 let request = job.hand_over();
-                self.children.lock().insert(child, Child { request, watched });
+                self.children.lock().push(Child { pid: child, request, watched: None });
             }
         }
     }
 
-    /// Looks at the children that have ended, or, for want of better knowledge, at all.
+    /// Has the end of each child be heard of by a wait, from here on.
+    fn watch_children(&self) {
+        let Some(ears) = self.ears.get() else { return };
+        let mut new = Vec::new();
+        for child in self.children.lock().iter_mut().filter(|child| child.watched.is_none()) {
+            child.watched = ears.exits.add(child.pid).ok();
+            new.push(child.pid);
+        }
+        // One that somebody else has reaped is none of ours any more, and its number may be another's.
+        for pid in new {
+            self.collect(ears, pid);
+        }
+    }
+
+    /// Reaps the children that have ended, and ends their requests.
     fn collect_children(&self) {
         let Some(ears) = self.ears.get() else { return };
-        let mut over = Vec::new();
-        let mut children = self.children.lock();
-        let unwatched = children.iter().filter(|(_, child)| child.watched.is_none());
-        let mut ended: Vec<i32> = unwatched.map(|(pid, _)| *pid).collect();
-        ended.extend(ears.exits.ended());
-        for pid in ended {
-            let end = match process::reap(pid) {
-                ChildState::Running => continue,
-                ChildState::Exited(status) => ears.end(pid, status),
-                ChildState::Killed(_) => {
-                    ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
-                }
-                ChildState::Gone => {
-                    ChildEnd { reason: CloseReason::Released, fatal: None, stop: false }
-                }
-            };
-            let Some(child) = children.remove(&pid) else { continue };
-            if let Some(watched) = child.watched {
-                ears.exits.remove(watched);
+        let is_any =
+            |watched| self.children.lock().iter().any(|child| child.watched.is_some() == watched);
+        if is_any(true) {
+            for pid in ears.exits.ended() {
+                self.collect(ears, pid);
             }
-            over.extend(child.request.map(|request| (request, end)));
+        }
+        // One question for all of them; and if the answer is somebody else's child, which hides ours until it
+        // is reaped, one for each.
+        while is_any(false) {
+            let Some(pid) = process::ended_child() else { return };
+            if !self.collect(ears, pid) {
+                for pid in self.active_children() {
+                    self.collect(ears, pid);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Reaps a child, if it is ours and has ended, and ends its request. Says whether that is so.
+    fn collect(&self, ears: &Ears, pid: i32) -> bool {
+        let place_of = |children: &[Child]| children.iter().position(|child| child.pid == pid);
+        if place_of(&self.children.lock()).is_none() {
+            return false;
+        }
+        let end = match process::reap(pid) {
+            ChildState::Running => return false,
+            ChildState::Exited(status) => ears.end(pid, status),
+            ChildState::Killed(_) => {
+                ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
+            }
+            ChildState::Gone => {
+                ChildEnd { reason: CloseReason::Released, fatal: None, stop: false }
+            }
+        };
+        let child = {
+            let mut children = self.children.lock();
+            place_of(&children).map(|place| children.swap_remove(place))
+        };
+        let Some(child) = child else { return false };
+        if let Some(watched) = child.watched {
+            ears.exits.remove(watched);
         }
         // Without the lock: an observer is told, and may ask for the children.
-        drop(children);
-        for (request, end) in over {
+        if let Some(request) = child.request {
             request.ended(end);
         }
+        true
     }
 
     /// Waits for the children to end, until the deadline.
     fn wait_for_children(&self, deadline: Instant) {
         let Some(ears) = self.ears.get() else { return };
         loop {
+            self.watch_children();
             self.collect_children();
             if self.children.lock().is_empty() || Instant::now() >= deadline {
                 return;
@@ -198,8 +236,8 @@ impl Forking {
     }
 
     fn signal_all(&self, signal: libc::c_int) {
-        for child in self.children.lock().keys() {
-            process::signal(*child, signal);
+        for child in self.children.lock().iter() {
+            process::signal(child.pid, signal);
         }
     }
 }
@@ -219,10 +257,16 @@ impl Mixin for Forking {
     }
 
     fn ready(&self) -> bool {
-        self.children.lock().len() < self.max_children
+        let is_room = || self.children.lock().len() < self.max_children;
+        is_room() || {
+            self.watch_children();
+            is_room()
+        }
     }
 
+    /// Who asks for it is about to wait.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.watch_children();
         self.ears.get().map(|ears| ears.exits.as_fd())
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ops::Deref;
+use std::sync::Once;
 
 use parking_lot::Mutex;
 
@@ -30,12 +31,33 @@ const KEPT: [usize; 2] = [64, 16];
 ///
 /// Nobody waits for it: who finds it locked goes to the allocator. Among a thousand threads the one that
 /// has it locked may have lost the processor, and all others would come to a stop one behind the other.
-static POOL: Mutex<[Vec<Vec<u8>>; 2]> = Mutex::new([Vec::new(), Vec::new()]);
+static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: Vec::new() } }; 2]);
+
+/// Free blocks of one size. The first is found without a look at other memory: a forked child, which takes one
+/// block and gives it back, writes to one page less, and each page that it writes to is copied.
+struct Shelf {
+    first: Option<Vec<u8>>,
+    more: Vec<Vec<u8>>,
+}
+
+impl Shelf {
+    fn take(&mut self) -> Option<Vec<u8>> {
+        self.first.take().or_else(|| self.more.pop())
+    }
+
+    fn give(&mut self, block: Vec<u8>, kept: usize) {
+        if self.first.is_none() {
+            self.first = Some(block);
+        } else if self.more.len() + 1 < kept {
+            self.more.push(block);
+        }
+    }
+}
 
 /// A block of initialised bytes, of `size` or more.
 fn take_block(size: usize) -> Vec<u8> {
     let class = usize::from(size > SMALL);
-    let kept = POOL.try_lock().and_then(|mut pool| pool[class].pop());
+    let kept = POOL.try_lock().and_then(|mut pool| pool[class].take());
     match kept {
         Some(block) if block.len() >= size => block,
         _ => vec![0; [SMALL, LARGE][class].max(size)],
@@ -50,17 +72,14 @@ fn give_block(block: Vec<u8>) {
         _ => return,
     };
     if let Some(mut pool) = POOL.try_lock() {
-        if pool[class].len() < KEPT[class] {
-            pool[class].push(block);
-        }
+        pool[class].give(block, KEPT[class]);
     }
 }
 
-/// Makes sure that there is a free block. Before a fork: what is there already, a child need not make.
+/// Makes sure, once, that there is a free block. Before a fork: what is there already, a child need not make.
 pub(crate) fn keep_block() {
-    if POOL.lock()[0].is_empty() {
-        give_block(vec![0; SMALL]);
-    }
+    static KEPT: Once = Once::new();
+    KEPT.call_once(|| give_block(vec![0; SMALL]));
 }
 
 /// How much is asked for by one receive: little until the peer turns out to send much.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
@@ -16,7 +16,7 @@ use crate::error::{Stopping, TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
 use crate::source::Bound;
-use crate::sys::Room;
+use crate::sys::{self, Room};
 use crate::wait;
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
@@ -363,11 +363,19 @@ impl Channel {
         if self.saw_end || self.ticket.is_cut() {
             return false;
         }
-        let mut memory = [MaybeUninit::uninit(); 1_024];
-        match socket.source().recv(&mut Room::new(&mut memory), Bound::NOW) {
-            Ok(count) => count > 0,
-            Err(error) => unread && is_no_more_for_now(&error),
+        match sys::unread(socket.source().as_fd()) {
+            // Nothing has come, or the end has: who has left something unread has to know which.
+            Ok(0) => unread && self.is_more_to_come(),
+            Ok(_) => true,
+            Err(_) => false,
         }
+    }
+
+    /// Whether the peer has not ended its output: there is nothing to receive, and no end either.
+    fn is_more_to_come(&mut self) -> bool {
+        let mut memory = [MaybeUninit::uninit()];
+        let received = self.connection.receive(&mut Room::new(&mut memory), Bound::NOW);
+        received.map_or_else(|error| is_no_more_for_now(&error), |count| count > 0)
     }
 
     /// The descriptor, lent to somebody who may duplicate it.

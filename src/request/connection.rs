@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::source::{Bound, Source};
-use crate::sys::Room;
+use crate::sys::{self, Room};
 
 /// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
 /// (TLS, memory, a decompressor).
@@ -85,7 +85,7 @@ impl Stream for Socket {
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        socket2::SockRef::from(&self.source).shutdown(how)
+        sys::shutdown(self.source.as_fd(), how)
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {

@@ -152,10 +152,13 @@ impl Ticket {
     }
 }
 
-/// The request leaves the live list when it lets go of its ticket.
+/// The request leaves the live list when it lets go of its ticket. In a forked child the list is a copy that
+/// nobody looks at any more: the parent's request leaves the parent's when the child has ended.
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.context.live.leave(&self.place);
+        if !self.context.is_child() {
+            self.context.live.leave(&self.place);
+        }
     }
 }
 

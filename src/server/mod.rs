@@ -263,6 +263,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             return Ok(true);
         }
         let listener = if room { self.core.transport.fileno() } else { None };
+        // A mixin that forks has to do something for each child before it waits, and while clients stand in a
+        // queue, there is no wait.
+        if let (Some(fd), true) = (&listener, self.mixin.forks()) {
+            if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
+                wait::flush();
+                return Ok(true);
+            }
+        }
         // Behind a worker that waits for the same: who comes then wakes only one of the two.
         let door = self.core.doorway.back();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };

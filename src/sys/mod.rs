@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::mem;
+use std::net::Shutdown;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::FromRawFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -191,6 +192,26 @@ fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<u
     })
 }
 
+/// How many bytes have come and have not been received. It takes none of them, and that there are none is no
+/// error. [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html), FIONREAD
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes an int, and the pointer is to a live one.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Ends one direction of a connection, or both.
+pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) }).map(drop)
+}
+
 /// Who is at the other end of a Unix socket, as the kernel recorded it at `connect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
@@ -240,16 +261,19 @@ fn set_int_option(
     name: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
+    set_option(fd, level, name, &value)
+}
+
+/// Sets a socket option. Its value is a structure of the system's, without pointers.
+fn set_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let value = std::ptr::from_ref(value).cast();
     // SAFETY: the pointer and the length are those of `value`, which outlives the call.
-    check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            socklen::<libc::c_int>(),
-        )
-    })?;
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, socklen::<T>()) })?;
     Ok(())
 }
 
@@ -400,6 +424,26 @@ pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
 
 /// How long `SO_RCVTIMEO` and `SO_SNDTIMEO` may be at the shortest: a zero would mean for ever.
 pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// Bounds every receive from here on; none lets them wait for ever.
+/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
+pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+    set_timeout(fd, libc::SO_RCVTIMEO, timeout)
+}
+
+/// The same for sends, SO_SNDTIMEO.
+pub(crate) fn set_send_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+    set_timeout(fd, libc::SO_SNDTIMEO, timeout)
+}
+
+fn set_timeout(fd: BorrowedFd<'_>, name: libc::c_int, timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.unwrap_or_default();
+    let value = libc::timeval {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: timeout.subsec_micros() as libc::suseconds_t,
+    };
+    set_option(fd, libc::SOL_SOCKET, name, &value)
+}
 
 /// The number of a descriptor, for messages and for finding a descriptor again in a table.
 pub(crate) fn number(fd: &impl AsFd) -> RawFd {

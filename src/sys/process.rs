@@ -127,6 +127,20 @@ pub(crate) fn reap(child: i32) -> ChildState {
     }
 }
 
+/// A child that has ended, ours or not: it can still be reaped. None, if there is none.
+/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), WNOWAIT
+pub(crate) fn ended_child() -> Option<i32> {
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves
+    // otherwise; the pointer is to a live one.
+    let pid = unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        check(libc::waitid(libc::P_ALL, 0, &raw mut info, how)).ok()?;
+        info.si_pid()
+    };
+    (pid != 0).then_some(pid)
+}
+
 /// Sends a signal to a child that has not been reaped, so that its number is still its own.
 pub(crate) fn signal(child: i32, signal: libc::c_int) {
     // SAFETY: no pointers.
@@ -177,15 +191,18 @@ impl ExitWatch {
     }
 
     /// Some of those that have ended; none, if none has.
-    pub(crate) fn ended(&self) -> Vec<i32> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+    pub(crate) fn ended(&self) -> impl Iterator<Item = i32> + use<> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
         let epoll = super::number(&self.epoll);
         // SAFETY: the pointer and the length are those of `events`.
-        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), 64, 0) };
+        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), AT_ONCE as i32, 0) };
         let count = usize::try_from(count).unwrap_or(0);
-        events[..count].iter().filter_map(|event| i32::try_from(event.u64).ok()).collect()
+        events.into_iter().take(count).filter_map(|event| i32::try_from(event.u64).ok())
     }
 }
+
+/// How many ends are looked for at once. A loop that forks looks after each fork, and seldom finds two.
+const AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -47,6 +47,11 @@ pub(crate) fn reap(_child: i32) -> ChildState {
 }
 
 /// There are no children.
+pub(crate) fn ended_child() -> Option<i32> {
+    None
+}
+
+/// There are no children.
 pub(crate) fn signal(_child: i32, _signal: libc::c_int) {}
 
 /// See the Linux form.
@@ -68,8 +73,8 @@ impl ExitWatch {
 
     pub(crate) fn remove(&self, _watched: Watched) {}
 
-    pub(crate) fn ended(&self) -> Vec<i32> {
-        Vec::new()
+    pub(crate) fn ended(&self) -> impl Iterator<Item = i32> + use<> {
+        std::iter::empty()
     }
 }
 

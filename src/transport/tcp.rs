@@ -143,7 +143,8 @@ impl Transport for Tcp {
     }
 
     fn close_in_child(&self) {
-        self.listener.server_close();
+        // The reserve keeps no port, and closes when the child ends.
+        self.listener.socket.close();
     }
 
     fn server_close(&self) {

@@ -179,7 +179,8 @@ impl Transport for UnixStream {
     }
 
     fn close_in_child(&self) {
-        self.listener.server_close();
+        // The reserve keeps no port, and closes when the child ends.
+        self.listener.socket.close();
     }
 
     fn server_close(&self) {

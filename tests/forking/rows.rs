@@ -26,6 +26,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         row_076_without_block_on_close_it_does_not,
         row_077_a_child_that_somebody_else_has_reaped_is_no_error,
         row_078_no_zombie_is_left_without_a_poll,
+        row_078_a_loop_that_always_finds_clients_reaps_as_well,
         row_079_handle_request_reaps_as_well,
         row_080_a_child_does_not_hold_the_port,
         row_081_a_process_with_threads_is_refused_and_the_threads_are_named,
@@ -210,6 +211,37 @@ fn row_078_no_zombie_is_left_without_a_poll() {
     }
     // Nobody connects any more: the loop hears of the ends by themselves.
     eventually("no child is left", || server.children().is_empty());
+}
+
+fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
+    // By itself; beside a foreign child that has ended and that nobody has waited for; and with children that
+    // the kernel reaps.
+    let cases = [("", "completed"), ("foreign-child", "completed"), ("ignore-sigchld", "released")];
+    for (option, end) in cases {
+        let mut server = Server::tcp(&[option, "max=7"]);
+        let foreign = usize::from(option == "foreign-child");
+        let have_ended = |(_, state): &(u32, char)| *state == 'Z';
+        let zombies = || server.children().iter().filter(|child| have_ended(child)).count();
+        eventually("the foreign one has ended", || zombies() == foreign);
+        server.signal(libc::SIGSTOP);
+        eventually("it stands still", || state(server.pid()) == Some('T'));
+        let mut waiting: Vec<_> = (0..60).map(|_| server.connect()).collect();
+        for client in &mut waiting {
+            client.send("refuse");
+        }
+        // All of them stand in the queue: the loop has no reason to wait for a client before it has met the last.
+        server.signal(libc::SIGCONT);
+        for client in &mut waiting {
+            assert_eq!(client.receive(), "no, thank you");
+        }
+        eventually("ours are reaped", || server.children().len() == foreign);
+        stop(&mut server);
+        let counts = server.told("counts: ");
+        assert!(counts.contains(&format!("{end}: 60")), "{counts}");
+        if foreign > 0 {
+            assert_eq!(server.told("foreign: "), "foreign: Some(72)");
+        }
+    }
 }
 
 fn row_079_handle_request_reaps_as_well() {
