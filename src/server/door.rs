@@ -3,7 +3,7 @@
 //! It changes where a request is accepted and nothing else. What takes more than accepting stays with the loop: no
 //! room, a rate, a listener that fails; and the user's hooks, which may count on being called by one thread.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -24,6 +24,15 @@ pub(super) struct Doorway {
     made: OnceLock<Option<Made>>,
     /// The loop is held back, by a limit or by want of something, and lets nobody pass.
     closed: AtomicBool,
+    listener: Mutex<Listener>,
+}
+
+/// The door's own descriptor of the listener: whatever becomes of the transport's, who waits here wakes when a client
+/// comes, and finds out.
+#[derive(Debug, Default)]
+struct Listener {
+    fd: Option<OwnedFd>,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -47,6 +56,11 @@ impl Doorway {
         Some(self.made.get()?.as_ref()?.turn.lock())
     }
 
+    /// Lets go of the listener, for good.
+    pub(super) fn close_listener(&self) {
+        *self.listener.lock() = Listener { fd: None, closed: true };
+    }
+
     /// Has workers leave to the loop what comes, or not any more.
     pub(super) fn close(&self, closed: bool) {
         // Mostly nothing changes, and then a look costs less.
@@ -58,17 +72,25 @@ impl Doorway {
 
 impl<T: Transport> Core<T> {
     /// Whether a worker may accept: not where hooks are called by the loop, nor where requests come in batches, nor
-    /// in a thread that has other requests to go on with.
-    pub(super) fn may_have_door(&self) -> bool {
-        !self.hooked && self.transport.waits_first() && !wait::is_parked_here()
+    /// in a thread that has other requests to go on with. The door is made now, if it is not there yet.
+    pub(super) fn has_door(&self) -> bool {
+        !self.hooked
+            && self.transport.waits_first()
+            && !wait::is_parked_here()
+            && self.door().is_some()
     }
 
     fn door(&self) -> Option<&Made> {
         let make = || {
-            let listener = self.transport.fileno()?;
+            let mut listener = self.doorway.listener.lock();
+            if listener.closed {
+                return None;
+            }
+            let fd = self.transport.fileno()?.try_clone().ok()?;
             let call = Event::new().ok()?;
             let stop = self.context.runs.stop_waiting().fd;
-            let door = sys::door::Door::new(listener.as_fd(), [stop, call.as_fd()]).ok()?;
+            let door = sys::door::Door::new(fd.as_fd(), [stop, call.as_fd()]).ok()?;
+            listener.fd = Some(fd);
             Some(Made { door, call, turn: Mutex::default() })
         };
         self.doorway.made.get_or_init(make).as_ref()
@@ -103,7 +125,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn leave_to_loop(&self, made: &Made) -> Came {
-        if let Some(listener) = self.transport.fileno() {
+        if let Some(listener) = &self.doorway.listener.lock().fd {
             made.door.pass_on(listener.as_fd());
         }
         Came::Called

@@ -49,7 +49,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         context.live.end_input_of_idle();
         let on_the_loop = match closer {
             Closer::Caller => {
-                self.core.transport.server_close();
+                self.core.close_listener();
                 false
             }
             Closer::Loop => context.runs.is_loop_thread(),

@@ -200,7 +200,7 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn door(&self) -> Option<Door> {
         // Who would wait there for nothing has no need of it.
-        self.core.may_have_door().then(|| Door::new(self.core.share()))
+        self.core.has_door().then(|| Door::new(self.core.share()))
     }
 
     fn label(&self) -> &'static str {

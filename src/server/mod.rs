@@ -76,6 +76,14 @@ pub(crate) struct Core<T: Transport> {
     doorway: Doorway,
 }
 
+impl<T: Transport> Core<T> {
+    /// Nobody can come any more, and nothing of ours keeps the address.
+    fn close_listener(&self) {
+        self.doorway.close_listener();
+        self.transport.server_close();
+    }
+}
+
 impl<T: Bind, M: Mixin + Default> Server<T, M> {
     /// Makes a server, binds it and begins to listen. Requests are served from `serve_forever` or
     /// `handle_request` on; until then they wait in the kernel's queue.
@@ -113,7 +121,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let core = &self.core;
         let bound = core.transport.server_bind(&|socket| core.hooks.before_bind(socket));
         core.context.set_address(core.transport.server_address());
-        bound.inspect_err(|_| core.transport.server_close())
+        bound.inspect_err(|_| core.close_listener())
     }
 
     /// Begins to listen. Only for a server from `build_unbound`; `bind` has done it.
@@ -124,7 +132,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub fn server_activate(&self) -> Result<()> {
         let core = &self.core;
         let activated = core.transport.server_activate();
-        activated.inspect_err(|_| core.transport.server_close())?;
+        activated.inspect_err(|_| core.close_listener())?;
         core.hooks.server_activated(&core.context);
         Ok(())
     }
@@ -395,7 +403,7 @@ const SPARE_DESCRIPTORS: u64 = 32;
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {
     fn drop(&mut self) {
         self.core.context.runs.close();
-        self.core.transport.server_close();
+        self.core.close_listener();
     }
 }
 
@@ -424,7 +432,7 @@ struct Run<'a, T: Transport> {
 impl<T: Transport> Run<'_, T> {
     fn end(mut self) -> Result<()> {
         self.ended = true;
-        self.core.context.runs.end(|| self.core.transport.server_close())
+        self.core.context.runs.end(|| self.core.close_listener())
     }
 }
 
@@ -432,7 +440,7 @@ impl<T: Transport> Drop for Run<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
             // The panic goes on and says more than an error could.
-            let _ = self.core.context.runs.end(|| self.core.transport.server_close());
+            let _ = self.core.context.runs.end(|| self.core.close_listener());
         }
     }
 }
@@ -456,6 +464,6 @@ impl<'a, T: Transport> Accepting<'a, T> {
 
 impl<T: Transport> Drop for Accepting<'_, T> {
     fn drop(&mut self) {
-        self.core.context.runs.leave_loop(|| self.core.transport.server_close());
+        self.core.context.runs.leave_loop(|| self.core.close_listener());
     }
 }
