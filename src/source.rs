@@ -94,25 +94,50 @@ impl Source {
 
     /// Makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the past
     /// still tries once, without blocking.
+    ///
+    /// Nearly always there is nothing to do but the call itself. What else there may be is kept out of its way
+    /// (`call_again`): who waits has little of its stack in use then, which counts among a thousand threads.
+    #[inline]
     fn call<R>(
         &self,
         interest: Interest,
-        mut bound: Bound,
+        bound: Bound,
         mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
     ) -> io::Result<R> {
-        let may_block = !wait::is_parked_here();
-        if may_block {
-            wait::flush();
+        if !wait::may_block() || !self.is_armed_with(interest, bound) {
+            return self.call_again(interest, bound, None, call);
         }
+        match call(self.fd.as_fd(), true) {
+            Err(error) => self.call_again(interest, bound, Some(error), call),
+            done => done,
+        }
+    }
+
+    /// `failed`: how the first call has ended already.
+    #[cold]
+    fn call_again<R>(
+        &self,
+        interest: Interest,
+        mut bound: Bound,
+        mut failed: Option<io::Error>,
+        mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let may_block = wait::may_block();
         let mut came_back_early = false;
         loop {
             let left = bound.left();
             let over = left == Some(Duration::ZERO);
             let block = may_block && !over;
-            if block {
-                self.arm(interest, left, came_back_early)?;
-            }
-            let waited = match call(self.fd.as_fd(), block) {
+            let result = match failed.take() {
+                Some(error) => Err(error),
+                None => {
+                    if block {
+                        self.arm(interest, left, came_back_early)?;
+                    }
+                    call(self.fd.as_fd(), block)
+                }
+            };
+            let waited = match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Duration::ZERO,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -130,6 +155,17 @@ impl Source {
                     bound.at(),
                 )?;
             }
+        }
+    }
+
+    /// Whether the kernel's timeout is the bound itself, as it nearly always is.
+    #[inline]
+    fn is_armed_with(&self, interest: Interest, bound: Bound) -> bool {
+        let armed = self.armed[interest as usize].get();
+        match bound {
+            Bound::For(duration) => armed == duration && !armed.is_zero(),
+            Bound::Never => armed.is_zero(),
+            Bound::Until(_) => false,
         }
     }
 

@@ -148,6 +148,16 @@ pub(crate) fn is_parked_here() -> bool {
     HERE.get().parked
 }
 
+/// Whether a call may block this thread. If so, what the thread has held back leaves first.
+#[inline]
+pub(crate) fn may_block() -> bool {
+    let here = HERE.get();
+    if here.holds_back && !here.parked {
+        flush();
+    }
+    !here.parked
+}
+
 /// How many descriptors a wait may have: the accept loop has the most, and others one or two.
 pub(crate) const MOST: usize = 4;
 

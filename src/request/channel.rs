@@ -100,10 +100,8 @@ impl Channel {
             }
             self.send_output()?;
         }
-        let patience = self.read_patience(started);
-        // A socket that has been wrapped is not plain any more: its bound is the wrapper's to keep.
-        let watched = self.watched && patience.is_idle_alone() && self.connection.is_socket();
         let idle = self.at_boundary && started.is_none();
+        let watched = started.is_none() && self.is_left_to_the_watch();
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, watched);
         if idle {
             // Looked at after the activity is set: a drain that began just before does not see this
@@ -113,10 +111,22 @@ impl Channel {
                 return self.receive_at_once(room)?.ok_or_else(Stopping::error);
             }
         }
-        let bound = if watched { Bound::Never } else { patience.bound };
-        let result = self.receive_within(room, bound);
+        let result = if watched {
+            let result = self.receive_within(room, Bound::Never);
+            result.map_err(|error| self.read_patience(None).explain(error))
+        } else {
+            let patience = self.read_patience(started);
+            self.receive_within(room, patience.bound).map_err(|error| patience.explain(error))
+        };
         self.ticket.show_activity(Activity::Running);
-        result.map_err(|error| patience.explain(error))
+        result
+    }
+
+    /// Nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped is not plain any more:
+    /// its bound is the wrapper's to keep.
+    fn is_left_to_the_watch(&self) -> bool {
+        let bounded = self.timeout.is_some() || self.deadline.is_some();
+        self.watched && !bounded && self.connection.is_socket()
     }
 
     fn show_wait(&self, activity: Activity, watched: bool) {
@@ -137,27 +147,34 @@ impl Channel {
         }
     }
 
+    #[inline]
     fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         loop {
             match self.connection.receive(room, bound) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) if self.ticket.is_silent() => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(0) if self.ticket.is_cut() => {
-                    return if self.at_boundary {
-                        Err(Stopping::error())
-                    } else {
-                        self.receive_late(room, bound)
-                    };
-                }
+                Ok(0) => return self.receive_nothing(room, bound),
                 Ok(count) => {
                     self.ticket.add_bytes_in(count);
-                    self.at_boundary &= count == 0;
-                    self.saw_end |= count == 0;
+                    self.at_boundary = false;
                     return Ok(count);
                 }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The end of input: the peer's, or one that was made here.
+    #[cold]
+    fn receive_nothing(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+        if self.ticket.is_silent() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if self.ticket.is_cut() {
+            let between = self.at_boundary;
+            return if between { Err(Stopping::error()) } else { self.receive_late(room, bound) };
+        }
+        self.saw_end = true;
+        Ok(0)
     }
 
     /// A request has begun in the very moment in which a drain shut the input of its connection. What its
@@ -199,22 +216,19 @@ impl Channel {
 
     /// `from`: since when; none is now, which nobody has to look up.
     fn patience(&self, from: Option<Instant>, limit: Timeout, after: Duration) -> Patience {
-        let bound = match (from, self.deadline) {
-            (None, None) => Bound::For(after),
-            (from, whole) => {
-                let from = from.unwrap_or_else(Instant::now);
-                // A limit beyond what the clock can count is none.
-                let at = from.checked_add(after);
-                match whole {
-                    Some(whole) if at.is_none_or(|at| whole.at <= at) => {
-                        let Deadline { at, limit, after } = whole;
-                        return Patience { bound: Bound::Until(at), limit, after };
-                    }
-                    _ => at.map_or(Bound::Never, Bound::Until),
-                }
+        if from.is_none() && self.deadline.is_none() {
+            return Patience { bound: Bound::For(after), limit, after };
+        }
+        let from = from.unwrap_or_else(Instant::now);
+        // A limit beyond what the clock can count is none.
+        let at = from.checked_add(after);
+        match self.deadline {
+            Some(whole) if at.is_none_or(|at| whole.at <= at) => {
+                let Deadline { at, limit, after } = whole;
+                Patience { bound: Bound::Until(at), limit, after }
             }
-        };
-        Patience { bound, limit, after }
+            _ => Patience { bound: at.map_or(Bound::Never, Bound::Until), limit, after },
+        }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -420,12 +434,8 @@ struct Patience {
 }
 
 impl Patience {
-    /// Nothing else bounds the call.
-    fn is_idle_alone(self) -> bool {
-        self.limit == Timeout::Idle && matches!(self.bound, Bound::For(_))
-    }
-
     /// Says which limit it was.
+    #[cold]
     fn explain(self, error: io::Error) -> io::Error {
         if is_no_more_for_now(&error) { TimedOut::error(self.limit, self.after) } else { error }
     }
