@@ -79,10 +79,12 @@ impl Source {
         Arc::clone(&self.fd)
     }
 
+    #[inline]
     pub(crate) fn recv(&self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         self.call(Interest::Read, bound, |fd, wait| room.recv(fd, wait))
     }
 
+    #[inline]
     pub(crate) fn send(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
         self.call(Interest::Write, bound, |fd, wait| sys::send(fd, buf, wait))
     }

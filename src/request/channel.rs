@@ -113,10 +113,9 @@ impl Channel {
         }
         let result = if watched {
             let result = self.receive_within(room, Bound::Never);
-            result.map_err(|error| self.read_patience(None).explain(error))
+            result.map_err(|error| explain(error, Timeout::Idle, self.ticket.limits().idle))
         } else {
-            let patience = self.read_patience(started);
-            self.receive_within(room, patience.bound).map_err(|error| patience.explain(error))
+            self.receive_in_time(room, started)
         };
         self.ticket.show_activity(Activity::Running);
         result
@@ -138,7 +137,18 @@ impl Channel {
         }
     }
 
+    #[inline(never)]
+    fn receive_in_time(
+        &mut self,
+        room: &mut Room<'_>,
+        started: Option<Instant>,
+    ) -> io::Result<usize> {
+        let Patience { bound, limit, after } = self.read_patience(started);
+        self.receive_within(room, bound).map_err(|error| explain(error, limit, after))
+    }
+
     /// What is there without waiting; none if that is nothing.
+    #[inline(never)]
     fn receive_at_once(&mut self, room: &mut Room<'_>) -> io::Result<Option<usize>> {
         match self.receive_within(room, Bound::NOW) {
             Ok(count) => Ok(Some(count)),
@@ -149,16 +159,12 @@ impl Channel {
 
     #[inline]
     fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
-        loop {
-            match self.connection.receive(room, bound) {
-                Ok(0) => return self.receive_nothing(room, bound),
-                Ok(count) => {
-                    self.ticket.add_bytes_in(count);
-                    self.at_boundary = false;
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        match self.connection.receive(room, bound)? {
+            0 => self.receive_nothing(room, bound),
+            count => {
+                self.ticket.add_bytes_in(count);
+                self.at_boundary = false;
+                Ok(count)
             }
         }
     }
@@ -184,14 +190,10 @@ impl Channel {
         let began = Instant::now();
         while began.elapsed() < self.ticket.limits().drain && !self.ticket.is_forced() {
             wait::sleep(Duration::from_millis(1));
-            match self.connection.receive(room, bound) {
-                Ok(0) => {}
-                Ok(count) => {
-                    self.ticket.add_bytes_in(count);
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let count = self.connection.receive(room, bound)?;
+            if count > 0 {
+                self.ticket.add_bytes_in(count);
+                return Ok(count);
             }
         }
         Err(Stopping::error())
@@ -215,11 +217,16 @@ impl Channel {
     }
 
     /// `from`: since when; none is now, which nobody has to look up.
+    #[inline]
     fn patience(&self, from: Option<Instant>, limit: Timeout, after: Duration) -> Patience {
         if from.is_none() && self.deadline.is_none() {
             return Patience { bound: Bound::For(after), limit, after };
         }
-        let from = from.unwrap_or_else(Instant::now);
+        self.patience_until(from.unwrap_or_else(Instant::now), limit, after)
+    }
+
+    #[inline(never)]
+    fn patience_until(&self, from: Instant, limit: Timeout, after: Duration) -> Patience {
         // A limit beyond what the clock can count is none.
         let at = from.checked_add(after);
         match self.deadline {
@@ -243,6 +250,14 @@ impl Channel {
     }
 
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.wbufsize == 0 {
+            return until_all_is_taken(bytes, |rest| self.send_once(rest));
+        }
+        self.hold_all(bytes)
+    }
+
+    #[inline(never)]
+    fn hold_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         until_all_is_taken(bytes, |rest| self.write(rest))
     }
 
@@ -270,30 +285,32 @@ impl Channel {
 
     /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
     /// stalled; the bound of the whole request is for those.
+    #[inline]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.show_activity(Activity::Sending);
-        let result = self.send_and_wait(bytes);
+        let Patience { bound, limit, after } = self.write_patience();
+        let result = match &self.outbox {
+            Some(outbox) => self.send_through(outbox, bytes),
+            None => self.connection.send(bytes, bound),
+        };
         self.ticket.show_activity(Activity::Running);
-        result
+        match result {
+            Ok(count) => {
+                if self.outbox.is_none() {
+                    self.ticket.add_bytes_out(count);
+                }
+                Ok(count)
+            }
+            Err(error) => Err(explain(error, limit, after)),
+        }
     }
 
-    fn send_and_wait(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let patience = self.write_patience();
-        if let Some(outbox) = &self.outbox {
-            let each = self.timeout.unwrap_or(self.ticket.limits().write);
-            let sent = outbox.write_all(bytes, each, self.deadline.map(|whole| whole.at));
-            return sent.map(|()| bytes.len()).map_err(|error| patience.explain(error));
-        }
-        loop {
-            match self.connection.send(bytes, patience.bound) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(count) => {
-                    self.ticket.add_bytes_out(count);
-                    return Ok(count);
-                }
-                Err(error) => return Err(patience.explain(error)),
-            }
-        }
+    /// Behind what others have sent.
+    #[inline(never)]
+    fn send_through(&self, outbox: &Outbox, bytes: &[u8]) -> io::Result<usize> {
+        let each = self.timeout.unwrap_or(self.ticket.limits().write);
+        outbox.write_all(bytes, each, self.deadline.map(|whole| whole.at))?;
+        Ok(bytes.len())
     }
 
     /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
@@ -424,19 +441,16 @@ fn is_no_more_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
+/// Says which limit it was, and how long that is, if it was one.
+#[cold]
+fn explain(error: io::Error, limit: Timeout, after: Duration) -> io::Error {
+    if is_no_more_for_now(&error) { TimedOut::error(limit, after) } else { error }
+}
+
 /// How long one call may wait, and what its error says if that was not enough.
-#[derive(Clone, Copy)]
 struct Patience {
     bound: Bound,
     limit: Timeout,
     /// The length of the limit, for the message.
     after: Duration,
-}
-
-impl Patience {
-    /// Says which limit it was.
-    #[cold]
-    fn explain(self, error: io::Error) -> io::Error {
-        if is_no_more_for_now(&error) { TimedOut::error(self.limit, self.after) } else { error }
-    }
 }

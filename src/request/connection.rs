@@ -107,26 +107,38 @@ impl Connection {
     }
 
     /// One receive within the bound.
+    #[inline]
     pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.source.recv(room, bound),
-            _ => self.within(bound)?.read(room.bytes()),
+            _ => self.within(bound, |stream| stream.read(room.bytes())),
         }
     }
 
     /// One send within the bound.
+    #[inline]
     pub(super) fn send(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.source.send(bytes, bound),
-            _ => self.within(bound)?.write(bytes),
+            _ => self.within(bound, |stream| stream.write(bytes)),
         }
     }
 
-    fn within(&mut self, bound: Bound) -> io::Result<&mut dyn Stream> {
-        if let Self::Other(stream) = self {
+    /// A call of what is not a socket of ours, and may be interrupted as one of a socket never is.
+    #[inline(never)]
+    fn within(
+        &mut self,
+        bound: Bound,
+        mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            let stream = self.stream()?;
             stream.set_deadline(bound.at());
+            match call(stream) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
         }
-        self.stream()
     }
 
     pub(super) fn stream(&mut self) -> io::Result<&mut dyn Stream> {
