@@ -106,13 +106,14 @@ impl Source {
         bound: Bound,
         mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
     ) -> io::Result<R> {
-        if !wait::may_block() || !self.is_armed_with(interest, bound) {
-            return self.call_again(interest, bound, None, call);
+        let mut failed = None;
+        if wait::may_block() && self.is_armed_with(interest, bound) {
+            match call(self.fd.as_fd(), true) {
+                Ok(done) => return Ok(done),
+                Err(error) => failed = Some(error),
+            }
         }
-        match call(self.fd.as_fd(), true) {
-            Err(error) => self.call_again(interest, bound, Some(error), call),
-            done => done,
-        }
+        self.call_again(interest, bound, failed, call)
     }
 
     /// `failed`: how the first call has ended already.

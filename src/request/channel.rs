@@ -157,7 +157,7 @@ impl Channel {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self.connection.receive(room, bound)? {
             0 => self.receive_nothing(room, bound),
@@ -212,21 +212,19 @@ impl Channel {
     }
 
     fn write_patience(&self) -> Patience {
-        let after = self.timeout.unwrap_or(self.ticket.limits().write);
-        self.patience(None, Timeout::Write, after)
+        self.patience(None, Timeout::Write, self.write_limit())
+    }
+
+    fn write_limit(&self) -> Duration {
+        self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
     /// `from`: since when; none is now, which nobody has to look up.
-    #[inline]
     fn patience(&self, from: Option<Instant>, limit: Timeout, after: Duration) -> Patience {
         if from.is_none() && self.deadline.is_none() {
             return Patience { bound: Bound::For(after), limit, after };
         }
-        self.patience_until(from.unwrap_or_else(Instant::now), limit, after)
-    }
-
-    #[inline(never)]
-    fn patience_until(&self, from: Instant, limit: Timeout, after: Duration) -> Patience {
+        let from = from.unwrap_or_else(Instant::now);
         // A limit beyond what the clock can count is none.
         let at = from.checked_add(after);
         match self.deadline {
@@ -251,13 +249,8 @@ impl Channel {
 
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.wbufsize == 0 {
-            return until_all_is_taken(bytes, |rest| self.send_once(rest));
+            return self.send_all(bytes);
         }
-        self.hold_all(bytes)
-    }
-
-    #[inline(never)]
-    fn hold_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         until_all_is_taken(bytes, |rest| self.write(rest))
     }
 
@@ -273,7 +266,7 @@ impl Channel {
 
     fn send_output(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
-        let result = until_all_is_taken(&output, |rest| self.send_once(rest));
+        let result = self.send_all(&output);
         if result.is_ok() {
             // Its memory serves the next buffer as well. After an error it is gone: what a second
             // flush would send is torn.
@@ -283,34 +276,44 @@ impl Channel {
         result
     }
 
-    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
-    /// stalled; the bound of the whole request is for those.
-    #[inline]
-    fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.ticket.show_activity(Activity::Sending);
-        let Patience { bound, limit, after } = self.write_patience();
-        let result = match &self.outbox {
-            Some(outbox) => self.send_through(outbox, bytes),
-            None => self.connection.send(bytes, bound),
-        };
-        self.ticket.show_activity(Activity::Running);
-        match result {
-            Ok(count) => {
-                if self.outbox.is_none() {
-                    self.ticket.add_bytes_out(count);
-                }
-                Ok(count)
-            }
-            Err(error) => Err(explain(error, limit, after)),
-        }
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        until_all_is_taken(bytes, |rest| self.send_once(rest))
     }
 
-    /// Behind what others have sent.
+    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
+    /// stalled; the bound of the whole request is for those.
+    #[inline(always)]
+    fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.ticket.show_activity(Activity::Sending);
+        let result = if self.outbox.is_none() && self.deadline.is_none() {
+            let after = self.write_limit();
+            self.send_within(bytes, Bound::For(after))
+                .map_err(|error| explain(error, Timeout::Write, after))
+        } else {
+            self.send_in_time(bytes)
+        };
+        self.ticket.show_activity(Activity::Running);
+        result
+    }
+
     #[inline(never)]
-    fn send_through(&self, outbox: &Outbox, bytes: &[u8]) -> io::Result<usize> {
-        let each = self.timeout.unwrap_or(self.ticket.limits().write);
-        outbox.write_all(bytes, each, self.deadline.map(|whole| whole.at))?;
-        Ok(bytes.len())
+    fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Patience { bound, limit, after } = self.write_patience();
+        let result = match &self.outbox {
+            None => self.send_within(bytes, bound),
+            Some(outbox) => {
+                let whole = self.deadline.map(|whole| whole.at);
+                outbox.write_all(bytes, self.write_limit(), whole).map(|()| bytes.len())
+            }
+        };
+        result.map_err(|error| explain(error, limit, after))
+    }
+
+    #[inline(always)]
+    fn send_within(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
+        let count = self.connection.send(bytes, bound)?;
+        self.ticket.add_bytes_out(count);
+        Ok(count)
     }
 
     /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
