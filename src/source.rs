@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Room};
+use crate::sys::{self, Room, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
 
 /// How long a call may wait.
@@ -62,7 +63,7 @@ impl Bound {
 #[derive(Debug)]
 pub(crate) struct Source {
     // Shared with the live list alone, which may shut it down but never closes it.
-    fd: Arc<OwnedFd>,
+    fd: SharedFd,
     slot: Slot,
     /// What SO_RCVTIMEO and SO_SNDTIMEO are set to; zero is for ever.
     armed: [Cell<Duration>; 2],
@@ -71,12 +72,17 @@ pub(crate) struct Source {
 impl Source {
     /// `armed`: the timeout of sends that is already set on the descriptor, zero for none.
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
+        let fd = SharedFd::new(fd);
         Self { fd, slot: Slot::default(), armed: [Cell::new(Duration::ZERO), Cell::new(armed)] }
     }
 
     /// The descriptor, for whoever is to close it later than this does.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.fd)
+        self.fd.share()
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        socket2::SockRef::from(&self.fd).shutdown(how)
     }
 
     #[inline]
@@ -190,7 +196,7 @@ impl Source {
             return Ok(());
         }
         let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
-        let socket = socket2::SockRef::from(&*self.fd);
+        let socket = socket2::SockRef::from(&self.fd);
         match interest {
             Interest::Read => socket.set_read_timeout(wanted)?,
             Interest::Write => socket.set_write_timeout(wanted)?,

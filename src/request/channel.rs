@@ -76,13 +76,13 @@ impl Channel {
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());
         }
-        let Connection::Socket(socket) = &self.connection else {
+        let Connection::Socket(source) = &self.connection else {
             let text = "only a plain socket can have an outbox";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = std::sync::Arc::clone(self.ticket.entry());
-        let outbox = Outbox::new(socket.source().share(), entry, capacity);
+        let outbox = Outbox::new(source.share(), entry, capacity);
         Ok(self.outbox.insert(outbox).clone())
     }
 
@@ -333,14 +333,14 @@ impl Channel {
     /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
     /// sixth of what a short connection costs.
     fn send_last(&mut self) {
-        let Connection::Socket(socket) = &self.connection else { return };
+        let Connection::Socket(source) = &self.connection else { return };
         if self.output.is_empty() || !self.is_plain() {
             return;
         }
         self.ticket.show_activity(Activity::Sending);
         let bound = self.write_patience().bound;
         let _ = until_all_is_taken(&self.output, |rest| {
-            let count = socket.source().send_before_end(rest, bound)?;
+            let count = source.send_before_end(rest, bound)?;
             self.ticket.add_bytes_out(count);
             Ok(count)
         });
@@ -354,8 +354,7 @@ impl Channel {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.ticket.limits().drain);
         }
-        let Ok(stream) = self.connection.stream() else { return };
-        if stream.shutdown(Shutdown::Write).is_ok() {
+        if self.connection.shutdown(Shutdown::Write).is_ok() {
             self.lingers = self.peer_is_sending(unread);
         }
     }
@@ -386,19 +385,19 @@ impl Channel {
     }
 
     fn end_output(&mut self) {
-        let _ = self.connection.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
+        let _ = self.connection.shutdown(Shutdown::Write);
     }
 
     /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
     /// the close into a reset; if something does, or in our own buffer, more may be on its way. Only a plain
     /// socket is looked at: what is wrapped has an end of its own.
     fn peer_is_sending(&mut self, unread: bool) -> bool {
-        let Connection::Socket(socket) = &self.connection else { return false };
+        let Connection::Socket(source) = &self.connection else { return false };
         if self.saw_end || self.ticket.is_cut() {
             return false;
         }
         let mut memory = [MaybeUninit::uninit(); 1_024];
-        match socket.source().recv(&mut Room::new(&mut memory), Bound::NOW) {
+        match source.recv(&mut Room::new(&mut memory), Bound::NOW) {
             Ok(count) => count > 0,
             Err(error) => unread && is_no_more_for_now(&error),
         }
@@ -414,13 +413,13 @@ impl Channel {
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
         let bound = linger::Bound { time: limits.linger, bytes: limits.linger_bytes };
-        let Connection::Socket(socket) = &self.connection else { return };
+        let Connection::Socket(source) = &self.connection else { return };
         if !self.lingers || bound.time.is_zero() {
             return;
         }
         match self.ticket.server().lingering() {
-            Lingering::Here => linger::here(socket.source(), bound),
-            Lingering::Elsewhere => linger::elsewhere(socket.source().share(), bound),
+            Lingering::Here => linger::here(source, bound),
+            Lingering::Elsewhere => linger::elsewhere(source.share(), bound),
             Lingering::Nobody => {}
         }
     }

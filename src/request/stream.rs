@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, ReadBuffer};
 use super::channel::Channel;
-use super::connection::{Connection, Socket, Stream};
+use super::connection::{Connection, Stream};
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{EndedEarly, TimedOut};
+use crate::source::Source;
 use crate::sys::{self, Credentials, Room};
 
 /// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
@@ -46,8 +47,8 @@ impl StreamRequest {
         Self::over(Connection::Other(stream), Some(local), ticket)
     }
 
-    pub(crate) fn over_socket(socket: Socket, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(socket), None, ticket)
+    pub(crate) fn over_socket(source: Source, ticket: Ticket) -> Self {
+        Self::over(Connection::Socket(source), None, ticket)
     }
 
     fn over(connection: Connection, local: Option<Address>, ticket: Ticket) -> Self {
@@ -217,7 +218,7 @@ impl StreamRequest {
     /// Those of sending what is held back, or that the peer is gone.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.channel.connection.stream()?.shutdown(Shutdown::Write)
+        self.channel.connection.shutdown(Shutdown::Write)
     }
 
     /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of

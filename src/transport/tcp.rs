@@ -12,7 +12,8 @@ use super::socket::{SocketOptions, adopt, set_buffers};
 use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
-use crate::request::{self, StreamRequest, Ticket};
+use crate::request::{StreamRequest, Ticket};
+use crate::source::Source;
 
 /// TCP connections.
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl Transport for Tcp {
     }
 
     fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(request::Socket::new(raw.fd, raw.armed), ticket)
+        StreamRequest::over_socket(Source::new(raw.fd, raw.armed), ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {
