@@ -30,8 +30,9 @@ pub(super) struct Channel {
     wbufsize: usize,
     /// The handler's own timeout, which goes before the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
-    /// The bound of the whole request, or of its handshake.
-    pub(super) deadline: Option<Deadline>,
+    /// The bound of the whole request, or of its handshake. Few have one, and what each receive looks at is
+    /// kept together.
+    deadline: Option<Box<Deadline>>,
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
@@ -69,6 +70,14 @@ impl Channel {
     pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.wbufsize = bytes;
         if self.output.len() > bytes { self.send_output() } else { Ok(()) }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        self.deadline.as_deref().copied()
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
+        self.deadline = deadline.map(Box::new);
     }
 
     /// The way for others to send; made when it is first asked for.
@@ -227,7 +236,7 @@ impl Channel {
         let from = from.unwrap_or_else(Instant::now);
         // A limit beyond what the clock can count is none.
         let at = from.checked_add(after);
-        match self.deadline {
+        match self.deadline() {
             Some(whole) if at.is_none_or(|at| whole.at <= at) => {
                 let Deadline { at, limit, after } = whole;
                 Patience { bound: Bound::Until(at), limit, after }
@@ -302,7 +311,7 @@ impl Channel {
         let result = match &self.outbox {
             None => self.send_within(bytes, bound),
             Some(outbox) => {
-                let whole = self.deadline.map(|whole| whole.at);
+                let whole = self.deadline().map(|whole| whole.at);
                 outbox.write_all(bytes, self.write_limit(), whole).map(|()| bytes.len())
             }
         };

@@ -37,21 +37,21 @@ pub struct StreamRequest {
     input: ReadBuffer,
     appetite: Appetite,
     /// None for a socket, which is asked when somebody wants to know: few handlers do.
-    local: Option<Address>,
+    local: Option<Box<Address>>,
 }
 
 impl StreamRequest {
     /// A request over a stream that is not a socket of this process: for transports of one's own.
     #[must_use]
     pub fn new(stream: Box<dyn Stream>, local: Address, ticket: Ticket) -> Self {
-        Self::over(Connection::Other(stream), Some(local), ticket)
+        Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 
     pub(crate) fn over_socket(source: Source, ticket: Ticket) -> Self {
         Self::over(Connection::Socket(source), None, ticket)
     }
 
-    fn over(connection: Connection, local: Option<Address>, ticket: Ticket) -> Self {
+    fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {
         let channel = Channel::new(connection, ticket);
         Self { channel, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
@@ -66,7 +66,7 @@ impl StreamRequest {
     #[must_use]
     pub fn local_address(&self) -> Address {
         if let Some(local) = &self.local {
-            return local.clone();
+            return Address::clone(local);
         }
         let fd = self.channel.connection.fileno();
         let address = fd.and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
@@ -199,7 +199,7 @@ impl StreamRequest {
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
         let mut inner = self.channel.connection.take()?;
-        let deadline = self.channel.deadline;
+        let deadline = self.channel.deadline();
         inner.set_deadline(deadline.map(|deadline| deadline.at));
         let wrapped = wrap(inner).map_err(|error| match deadline {
             Some(Deadline { limit, after, .. }) if error.kind() == io::ErrorKind::TimedOut => {
@@ -338,7 +338,7 @@ impl Request for StreamRequest {
     }
 
     fn set_deadline(&mut self, deadline: Option<Deadline>) {
-        self.channel.deadline = deadline;
+        self.channel.set_deadline(deadline);
     }
 }
 
