@@ -105,7 +105,7 @@ impl Source {
     ///
     /// Nearly always there is nothing to do but the call itself. What else there may be is kept out of its way
     /// (`call_again`): who waits has little of its stack in use then, which counts among a thousand threads.
-    #[inline]
+    #[inline(always)]
     fn call<R>(
         &self,
         interest: Interest,

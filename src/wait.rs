@@ -151,11 +151,17 @@ pub(crate) fn is_parked_here() -> bool {
 /// Whether a call may block this thread. If so, what the thread has held back leaves first.
 #[inline]
 pub(crate) fn may_block() -> bool {
-    let here = HERE.get();
-    if here.holds_back && !here.parked {
+    let nothing_special = HERE.with(|here| !here.get().parked && !here.get().holds_back);
+    nothing_special || may_block_after_flush()
+}
+
+#[cold]
+fn may_block_after_flush() -> bool {
+    let may_block = !is_parked_here();
+    if may_block {
         flush();
     }
-    !here.parked
+    may_block
 }
 
 /// How many descriptors a wait may have: the accept loop has the most, and others one or two.
