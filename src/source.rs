@@ -104,7 +104,8 @@ impl Source {
     /// still tries once, without blocking.
     ///
     /// Nearly always there is nothing to do but the call itself. What else there may be is kept out of its way
-    /// (`call_again`): who waits has little of its stack in use then, which counts among a thousand threads.
+    /// (`call_again`), and this is a part of its callers: who waits has little of its stack in use then. Among a
+    /// thousand threads each line of it has to be brought near again for each request.
     #[inline(always)]
     fn call<R>(
         &self,

@@ -146,6 +146,8 @@ impl Channel {
         }
     }
 
+    /// A receive whose bound has to be looked up or reckoned. It is kept out of the way of those that are left to
+    /// the watch, as `send_in_time` is of the usual send: see `Source::call`.
     #[inline(never)]
     fn receive_in_time(
         &mut self,
@@ -166,6 +168,7 @@ impl Channel {
         }
     }
 
+    // A part of its callers, so that a waiting thread has no frame for it.
     #[inline(always)]
     fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self.connection.receive(room, bound)? {
@@ -305,6 +308,7 @@ impl Channel {
         result
     }
 
+    /// A send within the bound of the whole request, or behind what others send.
     #[inline(never)]
     fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Patience { bound, limit, after } = self.write_patience();
