@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, ReadBuffer};
@@ -47,8 +48,9 @@ impl StreamRequest {
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 
-    pub(crate) fn over_socket(source: Source, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(source), None, ticket)
+    /// `armed`: the timeout of sends that the descriptor came with, as [`Source::new`] has it.
+    pub(crate) fn over_socket(fd: Arc<OwnedFd>, armed: Duration, ticket: Ticket) -> Self {
+        Self::over(Connection::Socket(Source::new(fd, armed)), None, ticket)
     }
 
     fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {

@@ -13,7 +13,6 @@ use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{StreamRequest, Ticket};
-use crate::source::Source;
 
 /// TCP connections.
 #[derive(Debug)]
@@ -128,7 +127,7 @@ impl Transport for Tcp {
     }
 
     fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(Source::new(raw.fd, raw.armed), ticket)
+        StreamRequest::over_socket(raw.fd, raw.armed, ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {

@@ -16,7 +16,6 @@ use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, StreamRequest, Ticket};
-use crate::source::Source;
 
 /// Connections over a Unix socket, at a path or with an abstract name.
 #[derive(Debug)]
@@ -164,7 +163,7 @@ impl Transport for UnixStream {
     }
 
     fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(Source::new(raw.fd, raw.armed), ticket)
+        StreamRequest::over_socket(raw.fd, raw.armed, ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {
