@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Room};
+use crate::sys::{self, Room, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
 
 /// How long a call may wait.
@@ -62,7 +63,7 @@ impl Bound {
 #[derive(Debug)]
 pub(crate) struct Source {
     // Shared with the live list alone, which may shut it down but never closes it.
-    fd: Arc<OwnedFd>,
+    fd: SharedFd,
     slot: Slot,
     /// What SO_RCVTIMEO and SO_SNDTIMEO are set to; zero is for ever.
     armed: [Cell<Duration>; 2],
@@ -71,18 +72,25 @@ pub(crate) struct Source {
 impl Source {
     /// `armed`: the timeout of sends that is already set on the descriptor, zero for none.
     pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
+        let fd = SharedFd::new(fd);
         Self { fd, slot: Slot::default(), armed: [Cell::new(Duration::ZERO), Cell::new(armed)] }
     }
 
     /// The descriptor, for whoever is to close it later than this does.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.fd)
+        self.fd.share()
     }
 
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        sys::shutdown(self.as_fd(), how)
+    }
+
+    #[inline]
     pub(crate) fn recv(&self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         self.call(Interest::Read, bound, |fd, wait| room.recv(fd, wait))
     }
 
+    #[inline]
     pub(crate) fn send(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
         self.call(Interest::Write, bound, |fd, wait| sys::send(fd, buf, wait))
     }
@@ -94,25 +102,52 @@ impl Source {
 
     /// Makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the past
     /// still tries once, without blocking.
+    ///
+    /// Nearly always there is nothing to do but the call itself. What else there may be is kept out of its way
+    /// (`call_again`), and this is a part of its callers: who waits has little of its stack in use then. Among a
+    /// thousand threads each line of it has to be brought near again for each request.
+    #[inline(always)]
     fn call<R>(
         &self,
         interest: Interest,
-        mut bound: Bound,
+        bound: Bound,
         mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
     ) -> io::Result<R> {
-        let may_block = !wait::is_parked_here();
-        if may_block {
-            wait::flush();
+        let mut failed = None;
+        if wait::may_block() && self.is_armed_with(interest, bound) {
+            match call(self.fd.as_fd(), true) {
+                Ok(done) => return Ok(done),
+                Err(error) => failed = Some(error),
+            }
         }
+        self.call_again(interest, bound, failed, call)
+    }
+
+    /// `failed`: how the first call has ended already.
+    #[cold]
+    fn call_again<R>(
+        &self,
+        interest: Interest,
+        mut bound: Bound,
+        mut failed: Option<io::Error>,
+        mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let may_block = wait::may_block();
         let mut came_back_early = false;
         loop {
             let left = bound.left();
             let over = left == Some(Duration::ZERO);
             let block = may_block && !over;
-            if block {
-                self.arm(interest, left, came_back_early)?;
-            }
-            let waited = match call(self.fd.as_fd(), block) {
+            let result = match failed.take() {
+                Some(error) => Err(error),
+                None => {
+                    if block {
+                        self.arm(interest, left, came_back_early)?;
+                    }
+                    call(self.fd.as_fd(), block)
+                }
+            };
+            let waited = match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Duration::ZERO,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -130,6 +165,17 @@ impl Source {
                     bound.at(),
                 )?;
             }
+        }
+    }
+
+    /// Whether the kernel's timeout is the bound itself, as it nearly always is.
+    #[inline]
+    fn is_armed_with(&self, interest: Interest, bound: Bound) -> bool {
+        let armed = self.armed[interest as usize].get();
+        match bound {
+            Bound::For(duration) => armed == duration && !armed.is_zero(),
+            Bound::Never => armed.is_zero(),
+            Bound::Until(_) => false,
         }
     }
 

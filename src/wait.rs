@@ -148,6 +148,22 @@ pub(crate) fn is_parked_here() -> bool {
     HERE.get().parked
 }
 
+/// Whether a call may block this thread. If so, what the thread has held back leaves first.
+#[inline]
+pub(crate) fn may_block() -> bool {
+    let nothing_special = HERE.with(|here| !here.get().parked && !here.get().holds_back);
+    nothing_special || may_block_after_flush()
+}
+
+#[cold]
+fn may_block_after_flush() -> bool {
+    let may_block = !is_parked_here();
+    if may_block {
+        flush();
+    }
+    may_block
+}
+
 /// How many descriptors a wait may have: the accept loop has the most, and others one or two.
 pub(crate) const MOST: usize = 4;
 

@@ -36,16 +36,16 @@ static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: 
 /// Free blocks of one size. The first is found without a look at other memory: a forked child, which takes one
 /// block and gives it back, writes to one page less, and each page that it writes to is copied.
 struct Shelf {
-    first: Option<Vec<u8>>,
-    more: Vec<Vec<u8>>,
+    first: Option<Block>,
+    more: Vec<Block>,
 }
 
 impl Shelf {
-    fn take(&mut self) -> Option<Vec<u8>> {
+    fn take(&mut self) -> Option<Block> {
         self.first.take().or_else(|| self.more.pop())
     }
 
-    fn give(&mut self, block: Vec<u8>, kept: usize) {
+    fn give(&mut self, block: Block, kept: usize) {
         if self.first.is_none() {
             self.first = Some(block);
         } else if self.more.len() + 1 < kept {
@@ -54,18 +54,26 @@ impl Shelf {
     }
 }
 
-/// A block of initialised bytes, of `size` or more.
-fn take_block(size: usize) -> Vec<u8> {
+/// Initialised bytes.
+type Block = Box<[u8]>;
+
+/// A block of `size` or more.
+fn take_block(size: usize) -> Block {
     let class = usize::from(size > SMALL);
-    let kept = POOL.try_lock().and_then(|mut pool| pool[class].take());
-    match kept {
-        Some(block) if block.len() >= size => block,
-        _ => vec![0; [SMALL, LARGE][class].max(size)],
+    if size <= LARGE {
+        if let Some(block) = POOL.try_lock().and_then(|mut pool| pool[class].take()) {
+            return block;
+        }
     }
+    new_block([SMALL, LARGE][class].max(size))
+}
+
+fn new_block(size: usize) -> Block {
+    vec![0; size].into_boxed_slice()
 }
 
 /// Gives a block back. One of an unusual size is freed: somebody has asked for it by `rbufsize`.
-fn give_block(block: Vec<u8>) {
+fn give_block(block: Block) {
     let class = match block.len() {
         SMALL => 0,
         LARGE => 1,
@@ -79,7 +87,7 @@ fn give_block(block: Vec<u8>) {
 /// Makes sure, once, that there is a free block. Before a fork: what is there already, a child need not make.
 pub(crate) fn keep_block() {
     static KEPT: Once = Once::new();
-    KEPT.call_once(|| give_block(vec![0; SMALL]));
+    KEPT.call_once(|| give_block(new_block(SMALL)));
 }
 
 /// How much is asked for by one receive: little until the peer turns out to send much.
@@ -104,58 +112,62 @@ impl Appetite {
         self.size = bytes.max(1);
     }
 
-    /// Receives into a block, and says how many bytes have come. At the end of input there is no block.
+    /// Receives, and gives the bytes that have come; none at the end of input.
+    #[inline]
     fn receive(
         &mut self,
         receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
-    ) -> io::Result<(Vec<u8>, usize)> {
-        let (block, count, room) = if self.much > 0 || self.size <= FIRST {
-            let mut block = take_block(self.size);
-            // No more than was asked for, though the block may be longer.
-            match receive(&mut Room::from(&mut block[..self.size])) {
-                Ok(count) => (block, count, self.size),
-                Err(error) => {
-                    give_block(block);
-                    return Err(error);
-                }
-            }
-        } else {
-            let mut memory = [MaybeUninit::uninit(); FIRST];
-            let mut first = Room::new(&mut memory);
-            let count = receive(&mut first)?;
-            let mut block = if count > 0 { take_block(self.size) } else { Vec::new() };
-            if count > 0 {
-                block[..count].copy_from_slice(first.received(count));
-            }
-            (block, count, FIRST)
-        };
-        let is_much = count == room || count > FIRST;
+    ) -> io::Result<Chunk> {
+        if self.much > 0 || self.size <= FIRST {
+            return self.receive_into_block(receive);
+        }
+        let mut memory = [MaybeUninit::uninit(); FIRST];
+        let mut room = Room::new(&mut memory);
+        let count = receive(&mut room)?;
+        if count == 0 {
+            return Ok(Chunk::default());
+        }
+        if count == FIRST {
+            self.much = 2;
+        }
+        let mut block = take_block(self.size);
+        block[..count].copy_from_slice(room.received(count));
+        Ok(Chunk { block, start: 0, end: count })
+    }
+
+    #[inline(never)]
+    fn receive_into_block(
+        &mut self,
+        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
+    ) -> io::Result<Chunk> {
+        let mut chunk = Chunk { block: take_block(self.size), start: 0, end: 0 };
+        // No more than was asked for, though the block may be longer.
+        chunk.end = receive(&mut Room::from(&mut chunk.block[..self.size]))?;
+        let is_much = chunk.end == self.size || chunk.end > FIRST;
         self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
-        Ok((block, count))
+        Ok(chunk)
     }
 }
 
 /// What has been received and not yet taken by the handler. It owns memory only while it holds bytes.
 #[derive(Default)]
 pub(crate) struct ReadBuffer {
-    block: Vec<u8>,
-    start: usize,
-    end: usize,
+    held: Chunk,
 }
 
 impl ReadBuffer {
     pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.held.start == self.held.end
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.block[self.start..self.end]
+        &self.held
     }
 
     pub(crate) fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.end);
+        self.held.start = (self.held.start + count).min(self.held.end);
         if self.is_empty() {
-            self.release();
+            self.take();
         }
     }
 
@@ -167,29 +179,17 @@ impl ReadBuffer {
         receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
-        (self.block, self.end) = appetite.receive(receive)?;
-        if self.is_empty() {
-            self.release();
+        let chunk = appetite.receive(receive)?;
+        let count = chunk.len();
+        if count > 0 {
+            self.held = chunk;
         }
-        Ok(self.end)
+        Ok(count)
     }
 
     /// Takes everything, as a chunk.
     pub(crate) fn take(&mut self) -> Chunk {
-        let chunk = Chunk { block: mem::take(&mut self.block), start: self.start, end: self.end };
-        (self.start, self.end) = (0, 0);
-        chunk
-    }
-
-    fn release(&mut self) {
-        (self.start, self.end) = (0, 0);
-        give_block(mem::take(&mut self.block));
-    }
-}
-
-impl Drop for ReadBuffer {
-    fn drop(&mut self) {
-        self.release();
+        mem::take(&mut self.held)
     }
 }
 
@@ -197,8 +197,9 @@ impl Drop for ReadBuffer {
 ///
 /// It owns its bytes, so that the request can be written to while it lives; its memory goes back to
 /// a pool when it is dropped.
+#[derive(Default)]
 pub struct Chunk {
-    block: Vec<u8>,
+    block: Block,
     start: usize,
     end: usize,
 }
@@ -206,21 +207,23 @@ pub struct Chunk {
 impl Chunk {
     /// A chunk of what one `receive` gives. A peer that fills a block sends a stream: fewer and larger
     /// receives from there on.
+    #[inline]
     pub(crate) fn receive(
         appetite: &mut Appetite,
         receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
     ) -> io::Result<Self> {
-        let (block, end) = appetite.receive(receive)?;
-        if end == appetite.size {
+        let chunk = appetite.receive(receive)?;
+        if chunk.end == appetite.size {
             appetite.size = appetite.size.max(LARGE);
         }
-        Ok(Self { block, start: 0, end })
+        Ok(chunk)
     }
 }
 
 impl Deref for Chunk {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.block[self.start..self.end]
     }

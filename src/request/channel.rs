@@ -30,8 +30,9 @@ pub(super) struct Channel {
     wbufsize: usize,
     /// The handler's own timeout, which goes before the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
-    /// The bound of the whole request, or of its handshake.
-    pub(super) deadline: Option<Deadline>,
+    /// The bound of the whole request, or of its handshake. Few have one, and what each receive looks at is
+    /// kept together.
+    deadline: Option<Box<Deadline>>,
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
@@ -71,18 +72,26 @@ impl Channel {
         if self.output.len() > bytes { self.send_output() } else { Ok(()) }
     }
 
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        self.deadline.as_deref().copied()
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
+        self.deadline = deadline.map(Box::new);
+    }
+
     /// The way for others to send; made when it is first asked for.
     pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());
         }
-        let Connection::Socket(socket) = &self.connection else {
+        let Connection::Socket(source) = &self.connection else {
             let text = "only a plain socket can have an outbox";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = std::sync::Arc::clone(self.ticket.entry());
-        let outbox = Outbox::new(socket.source().share(), entry, capacity);
+        let outbox = Outbox::new(source.share(), entry, capacity);
         Ok(self.outbox.insert(outbox).clone())
     }
 
@@ -100,10 +109,8 @@ impl Channel {
             }
             self.send_output()?;
         }
-        let patience = self.read_patience(started);
-        // A socket that has been wrapped is not plain any more: its bound is the wrapper's to keep.
-        let watched = self.watched && patience.is_idle_alone() && self.connection.is_socket();
         let idle = self.at_boundary && started.is_none();
+        let watched = started.is_none() && self.is_left_to_the_watch();
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, watched);
         if idle {
             // Looked at after the activity is set: a drain that began just before does not see this
@@ -113,10 +120,21 @@ impl Channel {
                 return self.receive_at_once(room)?.ok_or_else(Stopping::error);
             }
         }
-        let bound = if watched { Bound::Never } else { patience.bound };
-        let result = self.receive_within(room, bound);
+        let result = if watched {
+            let result = self.receive_within(room, Bound::Never);
+            result.map_err(|error| explain(error, Timeout::Idle, self.ticket.limits().idle))
+        } else {
+            self.receive_in_time(room, started)
+        };
         self.ticket.show_activity(Activity::Running);
-        result.map_err(|error| patience.explain(error))
+        result
+    }
+
+    /// Nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped is not plain any more:
+    /// its bound is the wrapper's to keep.
+    fn is_left_to_the_watch(&self) -> bool {
+        let bounded = self.timeout.is_some() || self.deadline.is_some();
+        self.watched && !bounded && self.connection.is_socket()
     }
 
     fn show_wait(&self, activity: Activity, watched: bool) {
@@ -128,7 +146,20 @@ impl Channel {
         }
     }
 
+    /// A receive whose bound has to be looked up or reckoned. It is kept out of the way of those that are left to
+    /// the watch, as `send_in_time` is of the usual send: see `Source::call`.
+    #[inline(never)]
+    fn receive_in_time(
+        &mut self,
+        room: &mut Room<'_>,
+        started: Option<Instant>,
+    ) -> io::Result<usize> {
+        let Patience { bound, limit, after } = self.read_patience(started);
+        self.receive_within(room, bound).map_err(|error| explain(error, limit, after))
+    }
+
     /// What is there without waiting; none if that is nothing.
+    #[inline(never)]
     fn receive_at_once(&mut self, room: &mut Room<'_>) -> io::Result<Option<usize>> {
         match self.receive_within(room, Bound::NOW) {
             Ok(count) => Ok(Some(count)),
@@ -137,27 +168,31 @@ impl Channel {
         }
     }
 
+    // A part of its callers, so that a waiting thread has no frame for it.
+    #[inline(always)]
     fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
-        loop {
-            match self.connection.receive(room, bound) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) if self.ticket.is_silent() => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(0) if self.ticket.is_cut() => {
-                    return if self.at_boundary {
-                        Err(Stopping::error())
-                    } else {
-                        self.receive_late(room, bound)
-                    };
-                }
-                Ok(count) => {
-                    self.ticket.add_bytes_in(count);
-                    self.at_boundary &= count == 0;
-                    self.saw_end |= count == 0;
-                    return Ok(count);
-                }
-                Err(error) => return Err(error),
+        match self.connection.receive(room, bound)? {
+            0 => self.receive_nothing(room, bound),
+            count => {
+                self.ticket.add_bytes_in(count);
+                self.at_boundary = false;
+                Ok(count)
             }
         }
+    }
+
+    /// The end of input: the peer's, or one that was made here.
+    #[cold]
+    fn receive_nothing(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+        if self.ticket.is_silent() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if self.ticket.is_cut() {
+            let between = self.at_boundary;
+            return if between { Err(Stopping::error()) } else { self.receive_late(room, bound) };
+        }
+        self.saw_end = true;
+        Ok(0)
     }
 
     /// A request has begun in the very moment in which a drain shut the input of its connection. What its
@@ -167,14 +202,10 @@ impl Channel {
         let began = Instant::now();
         while began.elapsed() < self.ticket.limits().drain && !self.ticket.is_forced() {
             wait::sleep(Duration::from_millis(1));
-            match self.connection.receive(room, bound) {
-                Ok(0) => {}
-                Ok(count) => {
-                    self.ticket.add_bytes_in(count);
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let count = self.connection.receive(room, bound)?;
+            if count > 0 {
+                self.ticket.add_bytes_in(count);
+                return Ok(count);
             }
         }
         Err(Stopping::error())
@@ -193,28 +224,28 @@ impl Channel {
     }
 
     fn write_patience(&self) -> Patience {
-        let after = self.timeout.unwrap_or(self.ticket.limits().write);
-        self.patience(None, Timeout::Write, after)
+        self.patience(None, Timeout::Write, self.write_limit())
+    }
+
+    fn write_limit(&self) -> Duration {
+        self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
     /// `from`: since when; none is now, which nobody has to look up.
     fn patience(&self, from: Option<Instant>, limit: Timeout, after: Duration) -> Patience {
-        let bound = match (from, self.deadline) {
-            (None, None) => Bound::For(after),
-            (from, whole) => {
-                let from = from.unwrap_or_else(Instant::now);
-                // A limit beyond what the clock can count is none.
-                let at = from.checked_add(after);
-                match whole {
-                    Some(whole) if at.is_none_or(|at| whole.at <= at) => {
-                        let Deadline { at, limit, after } = whole;
-                        return Patience { bound: Bound::Until(at), limit, after };
-                    }
-                    _ => at.map_or(Bound::Never, Bound::Until),
-                }
+        if from.is_none() && self.deadline.is_none() {
+            return Patience { bound: Bound::For(after), limit, after };
+        }
+        let from = from.unwrap_or_else(Instant::now);
+        // A limit beyond what the clock can count is none.
+        let at = from.checked_add(after);
+        match self.deadline() {
+            Some(whole) if at.is_none_or(|at| whole.at <= at) => {
+                let Deadline { at, limit, after } = whole;
+                Patience { bound: Bound::Until(at), limit, after }
             }
-        };
-        Patience { bound, limit, after }
+            _ => Patience { bound: at.map_or(Bound::Never, Bound::Until), limit, after },
+        }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -229,6 +260,9 @@ impl Channel {
     }
 
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.wbufsize == 0 {
+            return self.send_all(bytes);
+        }
         until_all_is_taken(bytes, |rest| self.write(rest))
     }
 
@@ -244,7 +278,7 @@ impl Channel {
 
     fn send_output(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
-        let result = until_all_is_taken(&output, |rest| self.send_once(rest));
+        let result = self.send_all(&output);
         if result.is_ok() {
             // Its memory serves the next buffer as well. After an error it is gone: what a second
             // flush would send is torn.
@@ -254,32 +288,45 @@ impl Channel {
         result
     }
 
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        until_all_is_taken(bytes, |rest| self.send_once(rest))
+    }
+
     /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
     /// stalled; the bound of the whole request is for those.
+    #[inline(always)]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.show_activity(Activity::Sending);
-        let result = self.send_and_wait(bytes);
+        let result = if self.outbox.is_none() && self.deadline.is_none() {
+            let after = self.write_limit();
+            self.send_within(bytes, Bound::For(after))
+                .map_err(|error| explain(error, Timeout::Write, after))
+        } else {
+            self.send_in_time(bytes)
+        };
         self.ticket.show_activity(Activity::Running);
         result
     }
 
-    fn send_and_wait(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let patience = self.write_patience();
-        if let Some(outbox) = &self.outbox {
-            let each = self.timeout.unwrap_or(self.ticket.limits().write);
-            let sent = outbox.write_all(bytes, each, self.deadline.map(|whole| whole.at));
-            return sent.map(|()| bytes.len()).map_err(|error| patience.explain(error));
-        }
-        loop {
-            match self.connection.send(bytes, patience.bound) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(count) => {
-                    self.ticket.add_bytes_out(count);
-                    return Ok(count);
-                }
-                Err(error) => return Err(patience.explain(error)),
+    /// A send within the bound of the whole request, or behind what others send.
+    #[inline(never)]
+    fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Patience { bound, limit, after } = self.write_patience();
+        let result = match &self.outbox {
+            None => self.send_within(bytes, bound),
+            Some(outbox) => {
+                let whole = self.deadline().map(|whole| whole.at);
+                outbox.write_all(bytes, self.write_limit(), whole).map(|()| bytes.len())
             }
-        }
+        };
+        result.map_err(|error| explain(error, limit, after))
+    }
+
+    #[inline(always)]
+    fn send_within(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
+        let count = self.connection.send(bytes, bound)?;
+        self.ticket.add_bytes_out(count);
+        Ok(count)
     }
 
     /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
@@ -299,14 +346,14 @@ impl Channel {
     /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
     /// sixth of what a short connection costs.
     fn send_last(&mut self) {
-        let Connection::Socket(socket) = &self.connection else { return };
+        let Connection::Socket(source) = &self.connection else { return };
         if self.output.is_empty() || !self.is_plain() {
             return;
         }
         self.ticket.show_activity(Activity::Sending);
         let bound = self.write_patience().bound;
         let _ = until_all_is_taken(&self.output, |rest| {
-            let count = socket.source().send_before_end(rest, bound)?;
+            let count = source.send_before_end(rest, bound)?;
             self.ticket.add_bytes_out(count);
             Ok(count)
         });
@@ -320,8 +367,7 @@ impl Channel {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.ticket.limits().drain);
         }
-        let Ok(stream) = self.connection.stream() else { return };
-        if stream.shutdown(Shutdown::Write).is_ok() {
+        if self.connection.shutdown(Shutdown::Write).is_ok() {
             self.lingers = self.peer_is_sending(unread);
         }
     }
@@ -352,18 +398,18 @@ impl Channel {
     }
 
     fn end_output(&mut self) {
-        let _ = self.connection.stream().and_then(|stream| stream.shutdown(Shutdown::Write));
+        let _ = self.connection.shutdown(Shutdown::Write);
     }
 
     /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
     /// the close into a reset; if something does, or in our own buffer, more may be on its way. Only a plain
     /// socket is looked at: what is wrapped has an end of its own.
     fn peer_is_sending(&mut self, unread: bool) -> bool {
-        let Connection::Socket(socket) = &self.connection else { return false };
+        let Connection::Socket(source) = &self.connection else { return false };
         if self.saw_end || self.ticket.is_cut() {
             return false;
         }
-        match sys::unread(socket.source().as_fd()) {
+        match sys::unread(source.as_fd()) {
             // Nothing has come, or the end has: who has left something unread has to know which.
             Ok(0) => unread && self.is_more_to_come(),
             Ok(_) => true,
@@ -388,13 +434,13 @@ impl Channel {
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
         let bound = linger::Bound { time: limits.linger, bytes: limits.linger_bytes };
-        let Connection::Socket(socket) = &self.connection else { return };
+        let Connection::Socket(source) = &self.connection else { return };
         if !self.lingers || bound.time.is_zero() {
             return;
         }
         match self.ticket.server().lingering() {
-            Lingering::Here => linger::here(socket.source(), bound),
-            Lingering::Elsewhere => linger::elsewhere(socket.source().share(), bound),
+            Lingering::Here => linger::here(source, bound),
+            Lingering::Elsewhere => linger::elsewhere(source.share(), bound),
             Lingering::Nobody => {}
         }
     }
@@ -418,23 +464,16 @@ fn is_no_more_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
+/// Says which limit it was, and how long that is, if it was one.
+#[cold]
+fn explain(error: io::Error, limit: Timeout, after: Duration) -> io::Error {
+    if is_no_more_for_now(&error) { TimedOut::error(limit, after) } else { error }
+}
+
 /// How long one call may wait, and what its error says if that was not enough.
-#[derive(Clone, Copy)]
 struct Patience {
     bound: Bound,
     limit: Timeout,
     /// The length of the limit, for the message.
     after: Duration,
-}
-
-impl Patience {
-    /// Nothing else bounds the call.
-    fn is_idle_alone(self) -> bool {
-        self.limit == Timeout::Idle && matches!(self.bound, Bound::For(_))
-    }
-
-    /// Says which limit it was.
-    fn explain(self, error: io::Error) -> io::Error {
-        if is_no_more_for_now(&error) { TimedOut::error(self.limit, self.after) } else { error }
-    }
 }

@@ -2,12 +2,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use crate::source::{Bound, Source};
-use crate::sys::{self, Room};
+use crate::sys::Room;
 
 /// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
 /// (TLS, memory, a decompressor).
@@ -46,21 +45,10 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// A socket, and for those who see it as a [`Stream`] the bound of their next call.
-pub(crate) struct Socket {
+/// A socket for those who see it as a [`Stream`], with the bound of their next call.
+struct Socket {
     source: Source,
     bound: Bound,
-}
-
-impl Socket {
-    /// `armed`: the timeout of sends that the descriptor came with, as [`Source::new`] has it.
-    pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
-        Self { source: Source::new(fd, armed), bound: Bound::Never }
-    }
-
-    pub(super) fn source(&self) -> &Source {
-        &self.source
-    }
 }
 
 impl Read for Socket {
@@ -85,7 +73,7 @@ impl Stream for Socket {
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        sys::shutdown(self.source.as_fd(), how)
+        self.source.shutdown(how)
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
@@ -95,7 +83,7 @@ impl Stream for Socket {
 
 /// A plain socket stands in the request itself: the usual case costs no box and no indirection.
 pub(super) enum Connection {
-    Socket(Socket),
+    Socket(Source),
     Other(Box<dyn Stream>),
     /// Its stream is in the hands of a wrapper that failed with it.
     Gone,
@@ -107,39 +95,51 @@ impl Connection {
     }
 
     /// One receive within the bound.
+    #[inline]
     pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self {
-            Self::Socket(socket) => socket.source.recv(room, bound),
-            _ => self.within(bound)?.read(room.bytes()),
+            Self::Socket(source) => source.recv(room, bound),
+            _ => self.within(bound, |stream| stream.read(room.bytes())),
         }
     }
 
     /// One send within the bound.
+    #[inline]
     pub(super) fn send(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
         match self {
-            Self::Socket(socket) => socket.source.send(bytes, bound),
-            _ => self.within(bound)?.write(bytes),
+            Self::Socket(source) => source.send(bytes, bound),
+            _ => self.within(bound, |stream| stream.write(bytes)),
         }
     }
 
-    fn within(&mut self, bound: Bound) -> io::Result<&mut dyn Stream> {
-        if let Self::Other(stream) = self {
+    /// A call of what is not a socket of ours, and may be interrupted as one of a socket never is.
+    #[inline(never)]
+    fn within(
+        &mut self,
+        bound: Bound,
+        mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let Self::Other(stream) = self else { return Err(gone()) };
+        loop {
             stream.set_deadline(bound.at());
+            match call(&mut **stream) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
         }
-        self.stream()
     }
 
-    pub(super) fn stream(&mut self) -> io::Result<&mut dyn Stream> {
+    pub(super) fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         match self {
-            Self::Socket(socket) => Ok(socket),
-            Self::Other(stream) => Ok(&mut **stream),
-            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+            Self::Socket(source) => source.shutdown(how),
+            Self::Other(stream) => stream.shutdown(how),
+            Self::Gone => Err(gone()),
         }
     }
 
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Socket(socket) => socket.fileno(),
+            Self::Socket(source) => Some(source.as_fd()),
             Self::Other(stream) => stream.fileno(),
             Self::Gone => None,
         }
@@ -148,9 +148,13 @@ impl Connection {
     /// Takes the stream out, in order to put something before it.
     pub(super) fn take(&mut self) -> io::Result<Box<dyn Stream>> {
         match std::mem::replace(self, Self::Gone) {
-            Self::Socket(socket) => Ok(Box::new(socket)),
+            Self::Socket(source) => Ok(Box::new(Socket { source, bound: Bound::Never })),
             Self::Other(stream) => Ok(stream),
-            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+            Self::Gone => Err(gone()),
         }
     }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
 }

@@ -19,7 +19,6 @@ use crate::live::{Activity, Cut, Entry, Place};
 
 pub(crate) use buffer::keep_block;
 pub use buffer::{Chunk, Line, LineTooLong};
-pub(crate) use connection::Socket;
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
 pub use outbox::{Outbox, OutboxError};

@@ -3,16 +3,18 @@
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, ReadBuffer};
 use super::channel::Channel;
-use super::connection::{Connection, Socket, Stream};
+use super::connection::{Connection, Stream};
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{EndedEarly, TimedOut};
+use crate::source::Source;
 use crate::sys::{self, Credentials, Room};
 
 /// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
@@ -36,21 +38,22 @@ pub struct StreamRequest {
     input: ReadBuffer,
     appetite: Appetite,
     /// None for a socket, which is asked when somebody wants to know: few handlers do.
-    local: Option<Address>,
+    local: Option<Box<Address>>,
 }
 
 impl StreamRequest {
     /// A request over a stream that is not a socket of this process: for transports of one's own.
     #[must_use]
     pub fn new(stream: Box<dyn Stream>, local: Address, ticket: Ticket) -> Self {
-        Self::over(Connection::Other(stream), Some(local), ticket)
+        Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 
-    pub(crate) fn over_socket(socket: Socket, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(socket), None, ticket)
+    /// `armed`: the timeout of sends that the descriptor came with, as [`Source::new`] has it.
+    pub(crate) fn over_socket(fd: Arc<OwnedFd>, armed: Duration, ticket: Ticket) -> Self {
+        Self::over(Connection::Socket(Source::new(fd, armed)), None, ticket)
     }
 
-    fn over(connection: Connection, local: Option<Address>, ticket: Ticket) -> Self {
+    fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {
         let channel = Channel::new(connection, ticket);
         Self { channel, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
@@ -65,7 +68,7 @@ impl StreamRequest {
     #[must_use]
     pub fn local_address(&self) -> Address {
         if let Some(local) = &self.local {
-            return local.clone();
+            return Address::clone(local);
         }
         let fd = self.channel.connection.fileno();
         let address = fd.and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
@@ -198,7 +201,7 @@ impl StreamRequest {
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
         let mut inner = self.channel.connection.take()?;
-        let deadline = self.channel.deadline;
+        let deadline = self.channel.deadline();
         inner.set_deadline(deadline.map(|deadline| deadline.at));
         let wrapped = wrap(inner).map_err(|error| match deadline {
             Some(Deadline { limit, after, .. }) if error.kind() == io::ErrorKind::TimedOut => {
@@ -217,7 +220,7 @@ impl StreamRequest {
     /// Those of sending what is held back, or that the peer is gone.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.channel.connection.stream()?.shutdown(Shutdown::Write)
+        self.channel.connection.shutdown(Shutdown::Write)
     }
 
     /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of
@@ -337,7 +340,7 @@ impl Request for StreamRequest {
     }
 
     fn set_deadline(&mut self, deadline: Option<Deadline>) {
-        self.channel.deadline = deadline;
+        self.channel.set_deadline(deadline);
     }
 }
 

@@ -22,8 +22,10 @@ pub(crate) mod door;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
 mod room;
+mod shared;
 
 pub(crate) use room::Room;
+pub(crate) use shared::SharedFd;
 
 /// Turns the -1 of a system call into the error behind it.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

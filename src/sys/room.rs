@@ -43,6 +43,7 @@ impl<'a> Room<'a> {
     }
 
     /// Receives once. Without `wait` the call does not block, whatever the descriptor's mode.
+    #[inline]
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<usize> {
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice.

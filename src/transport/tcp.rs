@@ -12,7 +12,7 @@ use super::socket::{SocketOptions, adopt, set_buffers};
 use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
-use crate::request::{self, StreamRequest, Ticket};
+use crate::request::{StreamRequest, Ticket};
 
 /// TCP connections.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ impl Transport for Tcp {
     }
 
     fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(request::Socket::new(raw.fd, raw.armed), ticket)
+        StreamRequest::over_socket(raw.fd, raw.armed, ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {

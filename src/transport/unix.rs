@@ -15,7 +15,7 @@ use super::unix_path::SocketFile;
 use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
-use crate::request::{self, DatagramRequest, StreamRequest, Ticket};
+use crate::request::{DatagramRequest, StreamRequest, Ticket};
 
 /// Connections over a Unix socket, at a path or with an abstract name.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl Transport for UnixStream {
     }
 
     fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(request::Socket::new(raw.fd, raw.armed), ticket)
+        StreamRequest::over_socket(raw.fd, raw.armed, ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {

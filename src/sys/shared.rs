@@ -1,0 +1,31 @@
+//! A descriptor with several owners.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// A descriptor with several owners, whose number stands beside the pointer to it. To look it up behind the
+/// pointer is to bring one more piece of memory near, for each call on a connection.
+#[derive(Debug)]
+pub(crate) struct SharedFd {
+    number: RawFd,
+    owned: Arc<OwnedFd>,
+}
+
+impl SharedFd {
+    pub(crate) fn new(owned: Arc<OwnedFd>) -> Self {
+        Self { number: owned.as_raw_fd(), owned }
+    }
+
+    /// One more owner.
+    pub(crate) fn share(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.owned)
+    }
+}
+
+impl AsFd for SharedFd {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: it is the number of `owned`, which stays open for as long as this is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.number) }
+    }
+}
