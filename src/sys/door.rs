@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use socket2::SockRef;
+
 use super::check;
 
 /// A place in front of a listener's door, for a worker that has nothing else to do, and one behind it, for the loop.
@@ -19,8 +21,12 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// `calls`: what else wakes who waits in front.
+    /// `calls`: what else wakes who waits in front. Refuses what is no listening socket: the kernel wakes once for each
+    /// client of one, and who notifies an event may do it once for many, of whom one alone would be heard of.
     pub(crate) fn new(listener: BorrowedFd<'_>, calls: [BorrowedFd<'_>; 2]) -> io::Result<Self> {
+        if !SockRef::from(&listener).is_listener()? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let (front, back) = (new_set()?, new_set()?);
         add(&front, listener, CLIENTS)?;
         for call in calls {
