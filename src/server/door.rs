@@ -1,7 +1,8 @@
 //! The way to a server's requests beside its loop: for one worker that would have to be woken otherwise.
 //!
 //! It changes where a request is accepted and nothing else. What takes more than accepting stays with the loop: no
-//! room, a rate, a listener that fails; and the user's hooks, which may count on being called by one thread.
+//! room, a rate, a listener that fails; the user's hooks, which may count on being called by one thread; and a mixin
+//! that wants to be asked for each request.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};

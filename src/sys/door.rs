@@ -59,8 +59,7 @@ impl Door {
         let (back, listener_fd) = (self.back.as_raw_fd(), listener.as_raw_fd());
         // SAFETY: no event is passed, and none is needed to delete.
         unsafe { libc::epoll_ctl(back, libc::EPOLL_CTL_DEL, listener_fd, std::ptr::null_mut()) };
-        // The kernel looks at what a set takes in. A failure says that another thread has just done the same,
-        // or that the listener is closed, and then a stop wakes the loop.
+        // The kernel looks at what a set takes in. There is room for what was in it before.
         let _ = add(&self.back, listener, CLIENTS);
     }
 }
