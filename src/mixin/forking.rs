@@ -284,6 +284,8 @@ impl Mixin for Forking {
 
     /// Tells the children, and waits for them.
     fn drain(&self, deadline: Instant) {
+        // The number of one that somebody else has reaped may be a stranger's by now.
+        self.watch_children();
         self.signal_all(libc::SIGTERM);
         self.wait_for_children(deadline);
     }

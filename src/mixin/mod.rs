@@ -41,7 +41,8 @@ pub use threading::{Threading, WhenFull};
 /// 1. [`serve`](Self::serve), once for each run; it calls the accept loop, once or more often.
 /// 2. For every turn of the loop: [`ready`](Self::ready); if that is false, the loop stops accepting
 ///    and waits for [`event_fd`](Self::event_fd).
-/// 3. For every request: [`process_request`](Self::process_request).
+/// 3. For every request: [`process_request`](Self::process_request). (For 2 and 3 see
+///    [`workers_accept`](Self::workers_accept).)
 /// 4. After every request and at every tick: [`service_actions`](Self::service_actions).
 /// 5. With [`block_on_close`](Self::block_on_close), when the server closes: [`drain`](Self::drain), and
 ///    [`force`](Self::force) at the deadline.
@@ -85,6 +86,14 @@ pub trait Mixin: Send + Sync {
     /// Whether it forks, and so must run in a process with one thread: `serve_in_background` and
     /// `run_all` of several servers then refuse.
     fn forks(&self) -> bool {
+        false
+    }
+
+    /// Whether its workers may take the next request themselves where the loop would have to wake one for it.
+    /// Such a request is a worker's at once: neither [`ready`](Self::ready) nor
+    /// [`process_request`](Self::process_request) is called for it. So a mixin that passes its requests on to
+    /// others says no, or what it counts, chooses or holds back would pass it by. Default: no.
+    fn workers_accept(&self) -> bool {
         false
     }
 
@@ -134,6 +143,10 @@ impl<M: Mixin + ?Sized> Mixin for Box<M> {
 
     fn forks(&self) -> bool {
         (**self).forks()
+    }
+
+    fn workers_accept(&self) -> bool {
+        (**self).workers_accept()
     }
 
     fn drain(&self, deadline: Instant) {

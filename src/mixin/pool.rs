@@ -189,6 +189,10 @@ impl Mixin for Pool {
         !self.detached
     }
 
+    fn workers_accept(&self) -> bool {
+        true
+    }
+
     /// The workers empty the queue and end.
     fn server_close(&self, deadline: Instant) {
         *self.entrance.lock() = Entrance::Closed;

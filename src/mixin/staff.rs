@@ -213,6 +213,10 @@ impl Staff {
             drop(state);
             let mut permit = None;
             let came = door.next(&mut || self.take_place(&mut permit));
+            if !matches!(came, Came::Request(_)) {
+                // The loop may have come for the last place meanwhile.
+                self.give_back(permit.take());
+            }
             state = self.state.lock();
             if state.post.leave() {
                 state.on_its_way = false;

@@ -132,6 +132,11 @@ impl Mixin for Threading {
         !self.detached && !self.daemon
     }
 
+    /// Unless each request has a new thread.
+    fn workers_accept(&self) -> bool {
+        self.keep.is_none_or(|keep| !keep.is_zero())
+    }
+
     fn server_close(&self, deadline: Instant) {
         let staff = self.staff();
         staff.dismiss();

@@ -241,6 +241,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let address = transport.server_address();
         let context = ServerContext::new(address.clone(), limits, mixin.forks())
             .map_err(|error| Error::io("make the events of", address, error))?;
+        // Hooks may count on being called by one thread.
+        let doorway = Doorway::new(mixin.workers_accept() && !hooked);
         let core = Core {
             transport,
             handler_name: handler.handler_name(),
@@ -249,7 +251,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             hooked,
             observer,
             context: Arc::new(context),
-            doorway: Doorway::default(),
+            doorway,
         };
         Ok(Server { core: Arc::new(core), mixin, timeout, poll_interval })
     }

@@ -1,7 +1,8 @@
 //! The way to a server's requests beside its loop: for one worker that would have to be woken otherwise.
 //!
 //! It changes where a request is accepted and nothing else. What takes more than accepting stays with the loop: no
-//! room, a rate, a listener that fails; and the user's hooks, which may count on being called by one thread.
+//! room, a rate, a listener that fails; the user's hooks, which may count on being called by one thread; and a mixin
+//! that wants to be asked for each request.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,8 @@ use crate::wait::{self, Event};
 /// The door of one server, made when a worker first waits at it. None inside: it cannot have one.
 #[derive(Debug, Default)]
 pub(super) struct Doorway {
+    /// Whether workers may accept in this server at all.
+    allowed: bool,
     made: OnceLock<Option<Made>>,
     /// The loop is held back, by a limit or by want of something, and lets nobody pass.
     closed: AtomicBool,
@@ -46,6 +49,10 @@ struct Made {
 }
 
 impl Doorway {
+    pub(super) fn new(allowed: bool) -> Self {
+        Self { allowed, ..Self::default() }
+    }
+
     /// What the loop waits for in the listener's place, if there is a door.
     pub(super) fn back(&self) -> Option<BorrowedFd<'_>> {
         self.made.get()?.as_ref().map(|made| made.door.back())
@@ -71,10 +78,10 @@ impl Doorway {
 }
 
 impl<T: Transport> Core<T> {
-    /// Whether a worker may accept: not where hooks are called by the loop, nor where requests come in batches, nor
-    /// in a thread that has other requests to go on with. The door is made now, if it is not there yet.
+    /// Whether a worker may accept: not where requests come in batches, nor in a thread that has other requests to
+    /// go on with. The door is made now, if it is not there yet.
     pub(super) fn has_door(&self) -> bool {
-        !self.hooked
+        self.doorway.allowed
             && self.transport.waits_first()
             && !wait::is_parked_here()
             && self.door().is_some()

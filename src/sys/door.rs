@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use socket2::SockRef;
+
 use super::check;
 
 /// A place in front of a listener's door, for a worker that has nothing else to do, and one behind it, for the loop.
@@ -19,8 +21,12 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// `calls`: what else wakes who waits in front.
+    /// `calls`: what else wakes who waits in front. Refuses what is no listening socket: the kernel wakes once for each
+    /// client of one, and who notifies an event may do it once for many, of whom one alone would be heard of.
     pub(crate) fn new(listener: BorrowedFd<'_>, calls: [BorrowedFd<'_>; 2]) -> io::Result<Self> {
+        if !SockRef::from(&listener).is_listener()? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let (front, back) = (new_set()?, new_set()?);
         add(&front, listener, CLIENTS)?;
         for call in calls {
@@ -53,8 +59,7 @@ impl Door {
         let (back, listener_fd) = (self.back.as_raw_fd(), listener.as_raw_fd());
         // SAFETY: no event is passed, and none is needed to delete.
         unsafe { libc::epoll_ctl(back, libc::EPOLL_CTL_DEL, listener_fd, std::ptr::null_mut()) };
-        // The kernel looks at what a set takes in. A failure says that another thread has just done the same,
-        // or that the listener is closed, and then a stop wakes the loop.
+        // The kernel looks at what a set takes in. There is room for what was in it before.
         let _ = add(&self.back, listener, CLIENTS);
     }
 }

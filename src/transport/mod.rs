@@ -64,7 +64,7 @@ pub trait Transport: Send + Sync + 'static {
     fn server_address(&self) -> Address;
 
     /// What is readable when there may be a request: the socket, or an [`Event`](crate::Event) of the
-    /// transport's own. None once it is closed.
+    /// transport's own. The same from `server_activate` on, and none once it is closed.
     fn fileno(&self) -> Option<Arc<OwnedFd>>;
 
     /// Takes the next request, without waiting for one.

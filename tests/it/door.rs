@@ -1,15 +1,18 @@
 //! A worker without a request waits for the next one itself. It takes what the loop would have taken, and nothing
 //! else.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
+use std::time::Instant;
 
 use socketserver::{
-    Address, BaseServer, BeforeBind, Bind, Builder, Fatal, HandlerResult, Limits, Mixin, Pool,
-    Rate, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
-    Threading, Ticket, Transport, stream_fn,
+    Address, BaseServer, BeforeBind, Bind, Builder, Event, Fatal, HandlerResult, Job, Limits,
+    Mixin, Pool, Rate, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp,
+    TcpServer, Threading, Ticket, Transport, stream_fn,
 };
 
 use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, serve};
@@ -320,4 +323,125 @@ fn an_error_that_the_loop_has_to_judge_is_left_to_it() {
 #[test]
 fn a_transport_that_panics_at_a_worker_loses_no_client() {
     assert_eq!(served_in_spite_of(Trouble::Panic), 0);
+}
+
+/// `Threading`, and a count of what it was given.
+#[derive(Default)]
+struct Counting {
+    inner: Threading,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Mixin for Counting {
+    fn process_request(&self, job: Job) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.inner.process_request(job);
+    }
+
+    fn server_close(&self, deadline: Instant) {
+        self.inner.server_close(deadline);
+    }
+}
+
+#[test]
+fn a_mixin_around_another_is_asked_for_every_request() {
+    let mixin = Counting::default();
+    let asked = Arc::clone(&mixin.asked);
+    let (server, _) = make(mixin, Limits::default());
+    let server = server.serve_in_background().unwrap();
+    for served in 1..=100 {
+        ask(&*server);
+        assert_eq!(asked.load(Ordering::SeqCst), served);
+    }
+}
+
+#[test]
+fn a_mixin_that_is_chosen_at_run_time_has_workers_that_accept_as_well() {
+    let mixin: Box<dyn Mixin> = Box::new(Threading::new());
+    a_worker_takes_requests_itself(mixin);
+}
+
+/// TCP whose clients it takes itself and brings to the server several at once: the server is woken once for all.
+struct Courier {
+    inner: Tcp,
+    brought: Arc<Brought>,
+}
+
+struct Brought {
+    requests: Mutex<VecDeque<(<Tcp as Transport>::Raw, Address)>>,
+    event: Event,
+}
+
+impl Transport for Courier {
+    type Raw = <Tcp as Transport>::Raw;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
+        self.inner.server_bind(before_bind)
+    }
+
+    fn server_activate(&self) -> socketserver::Result<()> {
+        self.inner.server_activate()
+    }
+
+    fn server_address(&self) -> Address {
+        self.inner.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.brought.event.as_fd().try_clone_to_owned().ok().map(Arc::new)
+    }
+
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
+        let mut requests = self.brought.requests.lock().unwrap();
+        let next = requests.pop_front();
+        if requests.is_empty() {
+            self.brought.event.clear();
+        }
+        next.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn waits_first(&self) -> bool {
+        true
+    }
+
+    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
+        self.inner.make_request(raw, ticket)
+    }
+
+    fn server_close(&self) {
+        self.inner.server_close();
+    }
+}
+
+#[test]
+fn a_transport_that_wakes_once_for_several_requests_has_all_of_them_served_at_once() {
+    let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    let event = Event::new().unwrap();
+    let brought = Arc::new(Brought { requests: Mutex::default(), event });
+    let outside = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    outside.server_bind(&|_| Ok(())).unwrap();
+    outside.server_activate().unwrap();
+    let address = outside.server_address().as_inet().unwrap();
+    let server = Builder::<Courier, _>::new(Threading::new())
+        .with_transport(Courier { inner, brought: Arc::clone(&brought) }, stream_fn(answer))
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let bring = |count: usize| {
+        let clients: Vec<_> = (0..count).map(|_| connect(address)).collect();
+        let taken: Vec<_> = (0..count).map(|_| outside.get_request().unwrap()).collect();
+        let mut requests = brought.requests.lock().unwrap();
+        requests.extend(taken);
+        brought.event.notify();
+        clients
+    };
+    for _ in 0..100 {
+        assert_eq!(exchange(&mut bring(1)[0], "alone"), "alone\n");
+        eventually("it has ended", || server.context().live_count() == 0);
+        let mut clients = bring(2);
+        for client in clients.iter_mut().rev() {
+            assert_eq!(exchange(client, "one of two"), "one of two\n");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! Staff without a server: who runs what, who starts, who leaves.
 
 use super::*;
+use crate::mixin::Way;
 use crate::mixin::probe::{Probe, ProbeDoor};
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -191,4 +192,44 @@ fn threads_beside_one_at_the_door_all_leave_in_time() {
     have_one_at(&door, &staff);
     eventually("all others have left", || idle(&staff) == 0 && staff.crew.len() == 1);
     assert!(door.is_waited_at(), "and this one stays");
+}
+
+/// A door at which there is room and a client, who is gone again when the test says so.
+struct GoneAgain {
+    has_room: Sender<()>,
+    is_gone: Receiver<()>,
+}
+
+impl Way for GoneAgain {
+    fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came {
+        assert!(room());
+        self.has_room.send(()).unwrap();
+        // The second time nobody says anything any more.
+        if self.is_gone.recv().is_err() { Came::Called } else { Came::Nobody }
+    }
+
+    fn call(&self) {}
+
+    fn settle(&self) {}
+}
+
+#[test]
+fn who_waits_for_a_place_that_was_taken_for_nobody_gets_it() {
+    let gate = Gate::new(1).unwrap();
+    let staff = staff_with(ThreadOptions::default(), Some(&gate));
+    let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
+    let ((has_room, had_room), (goes, is_gone)) = (unbounded(), unbounded());
+    let door = Door::new(Arc::new(GoneAgain { has_room, is_gone }));
+    let job = |door| {
+        let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
+        Job::new(Box::new(Probe { runs, end, refused, door }))
+    };
+    staff.process_request(job(Some(door)), WhenFull::Wait);
+    ran.recv_timeout(SOON).unwrap();
+    ends.send(()).unwrap();
+    had_room.recv_timeout(SOON).expect("its thread is at the door and has the only place");
+    staff.process_request(job(None), WhenFull::Wait);
+    goes.send(()).unwrap();
+    ran.recv_timeout(SOON).expect("it runs, though nobody else comes");
+    ends.send(()).unwrap();
 }
