@@ -36,46 +36,59 @@ impl Echo {
     pub fn new(mode: Mode, room: &Room) -> Self {
         Self { mode, room: room.clone(), member: room.next.fetch_add(1, Ordering::Relaxed) }
     }
+
+    fn chat(&self, request: &mut StreamRequest) -> HandlerResult {
+        self.room.join(self.member, request)?;
+        let mut line = Vec::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            self.room.say(self.member, &[text, b"\n"].concat());
+        }
+        Ok(())
+    }
+}
+
+fn echo(request: &mut StreamRequest) -> HandlerResult {
+    while let Some(chunk) = request.chunk()? {
+        request.write_all(&chunk)?;
+        // Every byte is answered: after each the server may stop.
+        request.between_requests();
+    }
+    Ok(())
+}
+
+fn line(request: &mut StreamRequest) -> HandlerResult {
+    // One answer, and then the end: held back, it leaves together with the end, in one packet.
+    request.set_wbufsize(8_192)?;
+    let mut line = Vec::new();
+    if let Some(text) = request.next_line(&mut line)? {
+        request.write_all(&[text, b"\n"].concat())?;
+    }
+    Ok(())
+}
+
+fn sink(request: &mut StreamRequest) -> HandlerResult {
+    let mut count = 0;
+    while let Some(chunk) = request.chunk()? {
+        count += chunk.len() as u64;
+    }
+    writeln!(request, "{count}")?;
+    Ok(())
 }
 
 impl StreamRequestHandler for Echo {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         match self.mode {
-            Mode::Echo => {
-                while let Some(chunk) = request.chunk()? {
-                    request.write_all(&chunk)?;
-                    // Every byte is answered: after each the server may stop.
-                    request.between_requests();
-                }
-            }
-            Mode::Line => {
-                // One answer, and then the end: held back, it leaves together with the end, in one packet.
-                request.set_wbufsize(8_192)?;
-                let mut line = Vec::new();
-                if let Some(text) = request.next_line(&mut line)? {
-                    request.write_all(&[text, b"\n"].concat())?;
-                }
-            }
-            Mode::Sink => {
-                let mut count = 0;
-                while let Some(chunk) = request.chunk()? {
-                    count += chunk.len() as u64;
-                }
-                writeln!(request, "{count}")?;
-            }
-            Mode::Chat => {
-                self.room.join(self.member, request)?;
-                let mut line = Vec::new();
-                while let Some(text) = request.next_line(&mut line)? {
-                    self.room.say(self.member, &[text, b"\n"].concat());
-                }
-            }
+            Mode::Echo => echo(request),
+            Mode::Line => line(request),
+            Mode::Sink => sink(request),
+            Mode::Chat => self.chat(request),
         }
-        Ok(())
     }
 
     fn finish(&mut self, _request: &mut StreamRequest) -> HandlerResult {
-        self.room.leave(self.member);
+        if self.mode == Mode::Chat {
+            self.room.leave(self.member);
+        }
         Ok(())
     }
 }
