@@ -33,6 +33,7 @@ use crate::sys::{self, Credentials, Room};
 /// [`Stopping`](crate::Stopping), so that the usual loop comes to its end by itself and quietly. Such a
 /// read is the first one, any for the beginning of a line, and the one after
 /// [`between_requests`](Self::between_requests). Others go on until the deadline of the drain.
+#[repr(align(64))]
 pub struct StreamRequest {
     channel: Channel,
     input: ReadBuffer,
