@@ -131,7 +131,7 @@ impl Appetite {
             self.much = 2;
         }
         let mut block = take_block(self.size);
-        block[..count].copy_from_slice(room.received(count));
+        room.copy_to(count, &mut block);
         Ok(Chunk { block, start: 0, end: count })
     }
 
