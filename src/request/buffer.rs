@@ -131,7 +131,7 @@ impl Appetite {
             self.much = 2;
         }
         let mut block = take_block(self.size);
-        room.copy_to(count, &mut block);
+        block[..count].copy_from_slice(room.received(count));
         Ok(Chunk { block, start: 0, end: count })
     }
 

@@ -30,15 +30,6 @@ impl<'a> Room<'a> {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), count) }
     }
 
-    /// Copies the first `count` bytes, which have been received, to the beginning of `to`.
-    ///
-    /// # Panics
-    ///
-    /// If so many have not been, or `to` is shorter.
-    pub(crate) fn copy_to(&self, count: usize, to: &mut [u8]) {
-        copy(self.received(count), &mut to[..count]);
-    }
-
     /// All of it, for whoever must have bytes to read into: what has not been written is cleared.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         for byte in &mut self.memory[self.written..] {
@@ -70,29 +61,4 @@ impl<'a> From<&'a mut [u8]> for Room<'a> {
         let memory = unsafe { std::slice::from_raw_parts_mut(first, len) };
         Self { memory, written: len }
     }
-}
-
-/// Copies a little without the C library, whose `memcpy` takes the widest registers that there are. What a thread
-/// has used of them the kernel saves and loads again at every switch: with those of AVX-512 that was 2.5 % of a
-/// ping-pong among a thousand threads.
-#[cfg(target_arch = "x86_64")]
-fn copy(from: &[u8], to: &mut [u8]) {
-    assert_eq!(from.len(), to.len());
-    // SAFETY: it reads and writes as many bytes as each slice has; they do not overlap, because one of them is
-    // borrowed for writing. The direction flag is clear, as it is whenever Rust code runs.
-    unsafe {
-        std::arch::asm!(
-            "rep movsb",
-            inout("rcx") from.len() => _,
-            inout("rsi") from.as_ptr() => _,
-            inout("rdi") to.as_mut_ptr() => _,
-            options(nostack, preserves_flags)
-        );
-    }
-}
-
-/// See the form above; nothing is known of other processors.
-#[cfg(not(target_arch = "x86_64"))]
-fn copy(from: &[u8], to: &mut [u8]) {
-    to.copy_from_slice(from);
 }
