@@ -21,6 +21,7 @@ pub(crate) mod datagram;
 pub(crate) mod door;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
+mod registers;
 mod room;
 mod shared;
 

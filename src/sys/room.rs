@@ -45,6 +45,10 @@ impl<'a> Room<'a> {
     /// Receives once. Without `wait` the call does not block, whatever the descriptor's mode.
     #[inline]
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<usize> {
+        if wait {
+            // Most likely the thread is about to leave the processor.
+            super::registers::empty();
+        }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice.
         let received = unsafe { libc::recv(fd.as_raw_fd(), into, len, super::wait_flag(wait)) };
