@@ -29,6 +29,9 @@ pub(crate) fn fork() -> io::Result<Forked> {
              before they are started, or take another mixin"
         )));
     }
+    // What the processor knows is found out here, and not in each child again: to ask it takes many microseconds on a
+    // virtual machine.
+    super::registers::empty();
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
     // one; so the child is a whole copy, in which everything may be called.
     match check(unsafe { libc::fork() })? {

@@ -41,3 +41,33 @@ pub(super) fn empty() {
 /// See the form above.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn empty() {}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::empty;
+
+    #[test]
+    fn nothing_is_left_in_the_upper_registers() {
+        if !std::arch::is_x86_feature_detected!("avx512vl") {
+            println!("skipped: the processor has no such registers");
+            return;
+        }
+        let (first, last): (u64, u64);
+        // SAFETY: the processor knows the instructions, and the compiler is told what changes.
+        unsafe {
+            std::arch::asm!(
+                "vpternlogd xmm16, xmm16, xmm16, 0xff",
+                "vpternlogd xmm31, xmm31, xmm31, 0xff",
+                clobber_abi("C"),
+            );
+            empty();
+            std::arch::asm!(
+                "vmovq {first}, xmm16",
+                "vmovq {last}, xmm31",
+                first = out(reg) first,
+                last = out(reg) last,
+            );
+        }
+        assert_eq!((first, last), (0, 0));
+    }
+}
