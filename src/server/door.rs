@@ -55,12 +55,16 @@ impl Doorway {
 
     /// What the loop waits for in the listener's place, if there is a door.
     pub(super) fn back(&self) -> Option<BorrowedFd<'_>> {
-        self.made.get()?.as_ref().map(|made| made.door.back())
+        self.made().map(|made| made.door.back())
+    }
+
+    fn made(&self) -> Option<&Made> {
+        self.made.get()?.as_ref()
     }
 
     /// Waits until nobody else is about to take a request. None: nobody else does.
     pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        Some(self.made.get()?.as_ref()?.turn.lock())
+        self.made().map(|made| made.turn.lock())
     }
 
     /// Lets go of the listener, for good.
@@ -163,13 +167,13 @@ impl<T: Transport> Way for Core<T> {
     }
 
     fn call(&self) {
-        if let Some(made) = self.door() {
+        if let Some(made) = self.doorway.made() {
             made.call.notify();
         }
     }
 
     fn settle(&self) {
-        if let Some(made) = self.door() {
+        if let Some(made) = self.doorway.made() {
             made.call.clear();
         }
     }

@@ -19,6 +19,8 @@ pub(crate) mod control;
 pub(crate) mod datagram;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "door_other.rs")]
 pub(crate) mod door;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod epoll;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
 mod registers;

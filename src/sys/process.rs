@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
 
 use super::check;
+use super::epoll::Epoll;
 
 /// Which of the two a process is after a fork.
 pub(crate) enum Forked {
@@ -154,7 +155,7 @@ pub(crate) fn signal(child: i32, signal: libc::c_int) {
 /// watched still.
 #[derive(Debug)]
 pub(crate) struct ExitWatch {
-    epoll: OwnedFd,
+    set: Epoll,
 }
 
 /// The watch of one child.
@@ -165,9 +166,7 @@ pub(crate) struct Watched {
 
 impl ExitWatch {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; a descriptor or -1 comes back.
-        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        Ok(Self { epoll: super::owned(fd) })
+        Ok(Self { set: Epoll::new()? })
     }
 
     /// Watches a child. [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
@@ -177,30 +176,21 @@ impl ExitWatch {
         let fd = check(libc::c_int::try_from(fd).unwrap_or(-1))?;
         let watched = Watched { pidfd: super::owned(fd) };
         let number = u64::try_from(child).unwrap_or(0);
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: number };
-        let epoll = super::number(&self.epoll);
-        // SAFETY: the pointer is to a live event, and both descriptors are open.
-        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        self.set.add(watched.pidfd.as_fd(), libc::EPOLLIN, number)?;
         Ok(watched)
     }
 
     /// Ends a watch. Closing alone would not: children that were forked meanwhile have a copy of the
     /// descriptor, and the kernel would go on reporting it.
     pub(crate) fn remove(&self, watched: Watched) {
-        let (epoll, fd) = (super::number(&self.epoll), super::number(&watched.pidfd));
-        // SAFETY: no event is passed, and none is needed to delete.
-        unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+        self.set.remove(watched.pidfd.as_fd());
         drop(watched);
     }
 
     /// Some of those that have ended; none, if none has.
     pub(crate) fn ended(&self) -> impl Iterator<Item = i32> + use<> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; AT_ONCE];
-        let epoll = super::number(&self.epoll);
-        // SAFETY: the pointer and the length are those of `events`.
-        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), AT_ONCE as i32, 0) };
-        let count = usize::try_from(count).unwrap_or(0);
-        events.into_iter().take(count).filter_map(|event| i32::try_from(event.u64).ok())
+        let ended = self.set.wait::<AT_ONCE>(false).into_iter().flatten();
+        ended.filter_map(|child| i32::try_from(child).ok())
     }
 }
 
@@ -209,6 +199,6 @@ const AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.set.as_fd()
     }
 }

@@ -1,0 +1,62 @@
+//! An epoll set: many descriptors that are waited for as one.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::check;
+
+/// The set. Its descriptor is readable while one of those in it is ready.
+/// [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
+#[derive(Debug)]
+pub(super) struct Epoll {
+    set: OwnedFd,
+}
+
+impl Epoll {
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: no pointers; a descriptor or -1 comes back.
+        let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        Ok(Self { set: super::owned(fd) })
+    }
+
+    /// Takes a descriptor in; `number` is what it is known by when it is ready.
+    pub(super) fn add(
+        &self,
+        fd: BorrowedFd<'_>,
+        events: libc::c_int,
+        number: u64,
+    ) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: number };
+        let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
+        // SAFETY: the pointer is to a live event, and both descriptors are open.
+        check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+    }
+
+    /// Takes a descriptor out. One that is not in it is no error.
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+        let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
+        // SAFETY: no event is passed, and none is needed to delete.
+        unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+    }
+
+    /// Waits until one is ready, for ever or not at all. Gives the numbers of some that are, `MOST` at the most.
+    pub(super) fn wait<const MOST: usize>(
+        &self,
+        for_ever: bool,
+    ) -> io::Result<impl Iterator<Item = u64> + use<MOST>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
+        let most = libc::c_int::try_from(MOST).unwrap_or(libc::c_int::MAX);
+        let timeout = if for_ever { -1 } else { 0 };
+        let set = self.set.as_raw_fd();
+        // SAFETY: the pointer and the length are those of `events`.
+        let count = check(unsafe { libc::epoll_wait(set, events.as_mut_ptr(), most, timeout) })?;
+        let count = usize::try_from(count).unwrap_or(0);
+        Ok(events.into_iter().take(count).map(|event| event.u64))
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}
