@@ -10,11 +10,12 @@ use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use socketserver::{
-    Address, BaseServer, BeforeBind, Bind, Builder, Event, Fatal, HandlerResult, Job, Limits,
-    Mixin, Pool, Rate, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp,
-    TcpServer, Threading, Ticket, Transport, stream_fn,
+    Address, BaseServer, Bind, Builder, Event, Fatal, HandlerResult, Job, Limits, Mixin, Pool,
+    Rate, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
+    Threading, Transport, stream_fn,
 };
 
+use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, serve};
 
 /// The threads that have accepted a request, in order.
@@ -240,24 +241,8 @@ struct Touchy {
 }
 
 impl Transport for Touchy {
-    type Raw = <Tcp as Transport>::Raw;
-    type Request = StreamRequest;
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
-        self.inner.server_bind(before_bind)
-    }
-
-    fn server_activate(&self) -> socketserver::Result<()> {
-        self.inner.server_activate()
-    }
-
-    fn server_address(&self) -> Address {
-        self.inner.server_address()
-    }
-
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.inner.fileno()
-    }
+    leave_to_tcp!();
+    leave_connections_to_tcp!();
 
     fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
         let me = thread::current().id();
@@ -274,18 +259,6 @@ impl Transport for Touchy {
 
     fn waits_first(&self) -> bool {
         true
-    }
-
-    fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
-        Tcp::connection(raw)
-    }
-
-    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
-        self.inner.make_request(raw, ticket)
-    }
-
-    fn server_close(&self) {
-        self.inner.server_close();
     }
 }
 
@@ -373,20 +346,7 @@ struct Brought {
 }
 
 impl Transport for Courier {
-    type Raw = <Tcp as Transport>::Raw;
-    type Request = StreamRequest;
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
-        self.inner.server_bind(before_bind)
-    }
-
-    fn server_activate(&self) -> socketserver::Result<()> {
-        self.inner.server_activate()
-    }
-
-    fn server_address(&self) -> Address {
-        self.inner.server_address()
-    }
+    leave_to_tcp!();
 
     fn fileno(&self) -> Option<Arc<OwnedFd>> {
         self.brought.event.as_fd().try_clone_to_owned().ok().map(Arc::new)
@@ -403,14 +363,6 @@ impl Transport for Courier {
 
     fn waits_first(&self) -> bool {
         true
-    }
-
-    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
-        self.inner.make_request(raw, ticket)
-    }
-
-    fn server_close(&self) {
-        self.inner.server_close();
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -10,13 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Address, BackgroundServer, BaseServer, BeforeBind, Bind, Builder, CloseReason, Failure,
-    HandlerResult, Inline, Limit, Limits, LineTooLong, Mixin, Outbox, OutboxError, Pool, Rate,
-    Refused, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
-    ThreadingTcpServer, Ticket, TimedOut, Timeout, Transport, stream_fn,
+    Address, BackgroundServer, BaseServer, Bind, Builder, CloseReason, Failure, HandlerResult,
+    Inline, Limit, Limits, LineTooLong, Mixin, Outbox, OutboxError, Pool, Rate, Refused,
+    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
+    ThreadingTcpServer, TimedOut, Timeout, Transport, stream_fn,
 };
 
 use crate::handlers::{Diary, Echo, Held, Holder, OneLine, held};
+use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{
     SOON, alone, connect, eventually, exchange, inet, read_line, read_to_end, serve,
@@ -220,37 +220,13 @@ struct Disguised {
 }
 
 impl Transport for Disguised {
-    type Raw = <Tcp as Transport>::Raw;
-    type Request = StreamRequest;
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
-        self.inner.server_bind(before_bind)
-    }
-
-    fn server_activate(&self) -> socketserver::Result<()> {
-        self.inner.server_activate()
-    }
-
-    fn server_address(&self) -> Address {
-        self.inner.server_address()
-    }
-
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.inner.fileno()
-    }
+    leave_to_tcp!();
+    leave_connections_to_tcp!();
 
     fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
         let (raw, _) = self.inner.get_request()?;
         let from: SocketAddr = self.from.lock().unwrap().parse().unwrap();
         Ok((raw, from.into()))
-    }
-
-    fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
-        Tcp::connection(raw)
-    }
-
-    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
-        self.inner.make_request(raw, ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {
@@ -259,10 +235,6 @@ impl Transport for Disguised {
 
     fn close_request(&self, request: StreamRequest) {
         self.inner.close_request(request);
-    }
-
-    fn server_close(&self) {
-        self.inner.server_close();
     }
 }
 

@@ -10,6 +10,7 @@ mod events;
 mod handlers;
 mod limits;
 mod outbox;
+mod over_tcp;
 mod python;
 mod regressions;
 #[path = "../support/mod.rs"]

@@ -12,16 +12,17 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    AcceptAction, AcceptFailure, Activity, Address, BackgroundServer, BeforeBind, Bind, Builder,
-    Failure, Fatal, Fault, HandlerError, HandlerResult, Incoming, Inline, Job, Limits, LineTooLong,
-    Mixin, Panicked, Phase, Pool, Server, ServerHooks, SocketOptions, StreamRequest,
-    StreamRequestHandler, Tcp, TcpServer, Threading, ThreadingTcpServer, Ticket, TimedOut, Timeout,
-    Transport, Turn, accept_action, stream_fn,
+    AcceptAction, AcceptFailure, Activity, Address, BackgroundServer, Bind, Builder, Failure,
+    Fatal, Fault, HandlerError, HandlerResult, Incoming, Inline, Job, Limits, LineTooLong, Mixin,
+    Panicked, Phase, Pool, Server, ServerHooks, SocketOptions, StreamRequest, StreamRequestHandler,
+    Tcp, TcpServer, Threading, ThreadingTcpServer, TimedOut, Timeout, Transport, Turn,
+    accept_action, stream_fn,
 };
 
 use socket2::{Domain, Socket, Type};
 
 use crate::handlers::{Diary, Echo, OneLine, Silent, Steps};
+use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
 
 /// A failure, as `handle_error` was told of it.
@@ -114,24 +115,8 @@ impl Noted {
 }
 
 impl Transport for Noted {
-    type Raw = <Tcp as Transport>::Raw;
-    type Request = StreamRequest;
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
-        self.inner.server_bind(before_bind)
-    }
-
-    fn server_activate(&self) -> socketserver::Result<()> {
-        self.inner.server_activate()
-    }
-
-    fn server_address(&self) -> Address {
-        self.inner.server_address()
-    }
-
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.inner.fileno()
-    }
+    leave_to_tcp!();
+    leave_connections_to_tcp!();
 
     fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
         self.injected.next()?;
@@ -145,14 +130,6 @@ impl Transport for Noted {
         3
     }
 
-    fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
-        Tcp::connection(raw)
-    }
-
-    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
-        self.inner.make_request(raw, ticket)
-    }
-
     fn shutdown_request(&self, request: &mut StreamRequest) {
         self.diary.note("shutdown_request");
         self.inner.shutdown_request(request);
@@ -164,10 +141,6 @@ impl Transport for Noted {
             Some(kept) => kept.lock().unwrap().push(request),
             None => self.inner.close_request(request),
         }
-    }
-
-    fn server_close(&self) {
-        self.inner.server_close();
     }
 }
 

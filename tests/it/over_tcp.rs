@@ -1,0 +1,51 @@
+//! What transports of the tests' own, which change a part of TCP, leave to it.
+
+/// In an `impl Transport` with a field `inner: Tcp`: how it binds, listens, makes requests and closes.
+macro_rules! leave_to_tcp {
+    () => {
+        type Raw = <::socketserver::Tcp as ::socketserver::Transport>::Raw;
+        type Request = ::socketserver::StreamRequest;
+
+        fn server_bind(
+            &self,
+            before_bind: ::socketserver::BeforeBind<'_>,
+        ) -> ::socketserver::Result<()> {
+            self.inner.server_bind(before_bind)
+        }
+
+        fn server_activate(&self) -> ::socketserver::Result<()> {
+            self.inner.server_activate()
+        }
+
+        fn server_address(&self) -> ::socketserver::Address {
+            self.inner.server_address()
+        }
+
+        fn make_request(
+            &self,
+            raw: Self::Raw,
+            ticket: ::socketserver::Ticket,
+        ) -> ::socketserver::StreamRequest {
+            self.inner.make_request(raw, ticket)
+        }
+
+        fn server_close(&self) {
+            self.inner.server_close();
+        }
+    };
+}
+
+/// Beside it: what the loop waits for, and by what a request is ended from outside.
+macro_rules! leave_connections_to_tcp {
+    () => {
+        fn fileno(&self) -> Option<::std::sync::Arc<::std::os::fd::OwnedFd>> {
+            self.inner.fileno()
+        }
+
+        fn connection(raw: &Self::Raw) -> Option<::std::sync::Arc<::std::os::fd::OwnedFd>> {
+            <::socketserver::Tcp as ::socketserver::Transport>::connection(raw)
+        }
+    };
+}
+
+pub(crate) use {leave_connections_to_tcp, leave_to_tcp};
