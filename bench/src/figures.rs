@@ -47,6 +47,16 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
+/// Where the median of all that could have been measured lies, 95 times in a hundred: between two of the
+/// values, which are those that far from the middle in order (the sign test's interval, with the normal
+/// distribution in place of the binomial). Of fewer than six it is the least and the largest, and says less.
+pub fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
+    values.sort_by(f64::total_cmp);
+    let count = values.len() as f64;
+    let outside = ((count - 1.96 * count.sqrt()) / 2.0).max(0.0) as usize;
+    Some((*values.get(outside)?, *values.get(values.len() - 1 - outside)?))
+}
+
 /// Parts of each power of two: times are kept to one in 32, 3 %.
 const PARTS: u64 = 32;
 
@@ -111,6 +121,15 @@ mod tests {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(vec![]), None);
+    }
+
+    #[test]
+    fn the_interval_of_the_median_is_around_it() {
+        let upto = |count: u32| (1..=count).map(f64::from).collect::<Vec<_>>();
+        assert_eq!(interval(upto(0)), None);
+        assert_eq!(interval(upto(1)), Some((1.0, 1.0)));
+        assert_eq!(interval(upto(5)), Some((1.0, 5.0)));
+        assert_eq!(interval(upto(30)), Some((10.0, 21.0)));
     }
 
     #[test]

@@ -25,6 +25,16 @@ pub enum Against {
     Itself,
 }
 
+impl Against {
+    /// The peer, if there is one.
+    pub fn peer(self) -> Option<&'static str> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            Self::Itself => None,
+        }
+    }
+}
+
 /// How far a measured value comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -110,6 +120,19 @@ pub const GATES: &[Gate] = &[
     gate(Http(4, 16), "Pool", "std threads", Cpu, 1.0, 0.95),
 ];
 
+/// The servers that the gates of a load compare, each of ours right before its peer.
+pub fn compared(load: Load) -> Vec<&'static str> {
+    let mut servers = Vec::new();
+    for gate in GATES.iter().filter(|gate| gate.load == load) {
+        for server in [Some(gate.ours), gate.against.peer()].into_iter().flatten() {
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+    }
+    servers
+}
+
 /// The peer beside which all servers of a load are put.
 pub fn baseline(load: Load) -> &'static str {
     match load {
@@ -131,7 +154,7 @@ mod tests {
         let can = |name, load| SERVERS.iter().any(|server| server.name == name && server.can(load));
         for gate in GATES {
             assert!(Load::ALL.contains(&gate.load) && can(gate.ours, gate.load), "{gate:?}");
-            if let Against::Peer(peer) = gate.against {
+            if let Some(peer) = gate.against.peer() {
                 assert!(can(peer, gate.load), "{gate:?}");
             }
         }

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::fs;
 
-use crate::figures::{Figure, Figures};
-use crate::gates::{Against, GATES, Gate, Verdict, baseline};
+use crate::figures::{Figure, Figures, interval, median};
+use crate::gates::{GATES, Gate, Verdict, baseline};
 use crate::load::Load;
 use crate::process::Trouble;
 use crate::run::{Options, Results, Samples};
@@ -146,7 +146,7 @@ fn write_load(text: &mut String, load: Load, results: &Results) {
 }
 
 fn ratio(samples: &Samples, base: Option<&Samples>, figure: Figure) -> String {
-    base.and_then(|base| samples.ratio(base, figure))
+    base.and_then(|base| median(samples.ratios(base, figure)))
         .map_or_else(String::new, |it| format!("{it:.2}"))
 }
 
@@ -154,32 +154,33 @@ fn write_gates(text: &mut String, results: &Results) {
     let _ = writeln!(text, "## Gates\n");
     let mut rows = String::new();
     for gate in GATES.iter().filter(|gate| results.loads.contains(&gate.load)) {
-        if let Some(value) = measured(gate, results) {
-            write_gate(&mut rows, gate, value);
+        if let Some((value, interval)) = measured(gate, results) {
+            write_gate(&mut rows, gate, value, interval);
         }
     }
     if rows.is_empty() {
         let _ = writeln!(text, "None of them was measured.\n");
         return;
     }
-    let _ = writeln!(text, "| load | ours | against | figure | measured | gate | goal | holds |");
-    let _ = writeln!(text, "|---|---|---|---|--:|--:|--:|---|\n{rows}");
+    let _ = writeln!(
+        text,
+        "| load | ours | against | figure | measured | 95 % between | gate | goal | holds |\n\
+         |---|---|---|---|--:|--:|--:|--:|---|\n{rows}"
+    );
 }
 
-/// The ratio that a gate is about, or the figure; none if either was not measured.
-fn measured(gate: &Gate, results: &Results) -> Option<f64> {
+/// The ratio that a gate is about, or the figure, and where it may lie; none if either was not measured.
+fn measured(gate: &Gate, results: &Results) -> Option<(f64, (f64, f64))> {
     let samples = results.of(gate.load, gate.ours)?;
-    match gate.against {
-        Against::Peer(peer) => samples.ratio(results.of(gate.load, peer)?, gate.figure),
-        Against::Itself => samples.median(gate.figure),
-    }
+    let values = match gate.against.peer() {
+        Some(peer) => samples.ratios(results.of(gate.load, peer)?, gate.figure),
+        None => samples.values(gate.figure),
+    };
+    Some((median(values.clone())?, interval(values)?))
 }
 
-fn write_gate(rows: &mut String, gate: &Gate, value: f64) {
-    let against = match gate.against {
-        Against::Peer(peer) => peer,
-        Against::Itself => "",
-    };
+fn write_gate(rows: &mut String, gate: &Gate, value: f64, (low, high): (f64, f64)) {
+    let against = gate.against.peer().unwrap_or_default();
     let verdict = match gate.verdict(value) {
         Verdict::Goal => "goal",
         Verdict::Gate => "gate",
@@ -188,7 +189,7 @@ fn write_gate(rows: &mut String, gate: &Gate, value: f64) {
     let sign = if gate.figure.less_is_better() { "≤" } else { "≥" };
     let _ = writeln!(
         rows,
-        "| {} | {} | {against} | {} | {value:.2} | {sign} {:.2} | {sign} {:.2} | {verdict} |",
+        "| {} | {} | {against} | {} | {value:.2} | {low:.2} to {high:.2} | {sign} {:.2} | {sign} {:.2} | {verdict} |",
         gate.load,
         gate.ours,
         title(gate.figure, gate.load),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::figures::{Figure, Figures, median};
+use crate::gates::compared;
 use crate::load::{Load, Plan};
 use crate::process::{Process, Trouble};
 use crate::servers::{SERVERS, Server};
@@ -24,6 +25,10 @@ pub struct Options {
     /// Servers by name, e.g. Threading,"std threads". Default: all
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
+    /// Only what the gates compare, each server of ours right before its peer. With many short rounds
+    /// (--rounds 30 --seconds 0.5) the ratios are the sharpest that can be had
+    #[arg(long)]
+    gates: bool,
     /// Rounds; the order of the servers rotates from one to the next
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
@@ -51,16 +56,21 @@ pub struct Samples(BTreeMap<u32, Figures>);
 impl Samples {
     /// The median over the rounds.
     pub fn median(&self, figure: Figure) -> Option<f64> {
-        median(self.0.values().filter_map(|figures| figures.get(&figure).copied()).collect())
+        median(self.values(figure))
     }
 
-    /// The median of the ratios within one round, in which both ran one soon after the other.
-    pub fn ratio(&self, base: &Self, figure: Figure) -> Option<f64> {
+    /// One of each round.
+    pub fn values(&self, figure: Figure) -> Vec<f64> {
+        self.0.values().filter_map(|figures| figures.get(&figure).copied()).collect()
+    }
+
+    /// The ratio within each round, in which both ran one soon after the other.
+    pub fn ratios(&self, base: &Self, figure: Figure) -> Vec<f64> {
         let ratio = |(round, figures): (&u32, &Figures)| {
             let base = base.0.get(round)?.get(&figure)?;
             Some(figures.get(&figure)? / base).filter(|ratio| ratio.is_finite())
         };
-        median(self.0.iter().filter_map(ratio).collect())
+        self.0.iter().filter_map(ratio).collect()
     }
 }
 
@@ -99,7 +109,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut stopped = Ok(());
     for load in loads {
         results.loads.push(load);
-        stopped = bench.measure(load, &servers, &mut results);
+        let servers = in_pairs(load, &servers, options.gates);
+        stopped = bench.measure(load, servers, &mut results);
         if stopped.is_err() {
             break;
         }
@@ -114,6 +125,21 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         save(out, &text, &results)?;
     }
     Ok(stopped?)
+}
+
+/// The servers for a load. First those that its gates compare, each of ours right before its peer: the less time
+/// between the two, the sharper the ratio. Then the others, unless only the gates count.
+fn in_pairs(
+    load: Load,
+    servers: &[&'static Server],
+    gates_only: bool,
+) -> impl Iterator<Item = &'static Server> {
+    let compared = compared(load);
+    let place = |server: &Server| compared.iter().position(|&name| name == server.name);
+    let able = servers.iter().copied().filter(|server| server.can(load));
+    let (mut pairs, others): (Vec<_>, Vec<_>) = able.partition(|server| place(server).is_some());
+    pairs.sort_by_key(|server| place(server));
+    pairs.into_iter().chain(others.into_iter().filter(move |_| !gates_only))
 }
 
 /// Our own servers are built by hand, so that a measurement never starts with a compiler running.
@@ -131,6 +157,10 @@ impl Options {
         let families: Vec<_> = Load::ALL.iter().map(|load| load.family()).collect();
         let all = ["pingpong", "churn", "udp", "upload", "store", "idle", "chat", "http"];
         let all = all.map(String::from);
+        if self.gates && self.loads.is_empty() {
+            loads.extend(Load::ALL.iter().filter(|&&load| !compared(load).is_empty()));
+            return Ok(loads);
+        }
         let named = if self.loads.is_empty() { &all[..] } else { &self.loads };
         for name in named {
             if name == "pingpong" && !self.connections.is_empty() {
@@ -186,14 +216,19 @@ impl Bench {
     }
 
     /// Measures all servers in one load. Fails only when it is to stop.
-    fn measure(&self, load: Load, all: &[&'static Server], to: &mut Results) -> io::Result<()> {
+    fn measure(
+        &self,
+        load: Load,
+        servers: impl Iterator<Item = &'static Server>,
+        to: &mut Results,
+    ) -> io::Result<()> {
         // The program itself needs some, and so does a server.
         if load.at_once() + 100 > self.descriptors {
             let why = format!("only {} descriptors are allowed", self.descriptors);
             to.troubles.push((load, "all", Trouble::Skipped(why)));
             return Ok(());
         }
-        let mut servers: Vec<_> = all.iter().filter(|server| server.can(load)).collect();
+        let mut servers: Vec<_> = servers.collect();
         for round in 1..=self.rounds {
             let mut next = Vec::new();
             for server in servers {
@@ -248,4 +283,25 @@ fn save(out: &Path, text: &str, results: &Results) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gate_compares_is_measured_one_right_after_the_other() {
+        let names = |load, gates_only| {
+            let all: Vec<_> = SERVERS.iter().collect();
+            in_pairs(load, &all, gates_only).map(|server| server.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Load::Udp(16, 16), true), ["Inline", "mmsg", "Green"]);
+        let churn = names(Load::Churn(64), false);
+        let place = |name| churn.iter().position(|&other| other == name).unwrap();
+        for (ours, peer) in [("Inline", "epoll"), ("Pool", "pool of 4"), ("Forking", "bare fork")] {
+            assert_eq!(place(ours) + 1, place(peer), "{churn:?}");
+        }
+        assert_eq!(churn.len(), SERVERS.iter().filter(|it| it.can(Load::Churn(64))).count());
+        assert_eq!(names(Load::Churn(1), true), [""; 0]);
+    }
 }
