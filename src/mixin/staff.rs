@@ -59,41 +59,10 @@ impl Staff {
         Self { state: Mutex::default(), crew: Arc::default(), threads, keep, gate }
     }
 
-    /// Has a request run in a thread, if there is a place for it.
+    /// Has a request run in a thread, if there is a place for it. If there is none, because another loop was faster,
+    /// the next thread to be free takes it, unless it is to be refused. Places are given back under the same
+    /// lock, so that whoever gives the last one back sees who waits for it.
     pub(super) fn process_request(self: &Arc<Self>, job: Job, when_full: WhenFull) {
-        let mut permit = None;
-        if self.take_place(&mut permit) {
-            self.take(Task { job, permit });
-        } else if when_full == WhenFull::Refuse {
-            job.refuse(Refused::Busy);
-        } else {
-            // Another loop was faster: the next thread to be free takes this one.
-            self.take_later(job);
-        }
-    }
-
-    /// False: there is none among the maximum.
-    fn take_place(&self, permit: &mut Option<Permit>) -> bool {
-        *permit = self.gate.as_ref().and_then(Gate::try_enter);
-        permit.is_some() || self.gate.is_none()
-    }
-
-    /// Has a request run in a thread.
-    fn take(self: &Arc<Self>, task: Task) {
-        let mut state = self.state.lock();
-        if state.closing {
-            drop(state);
-            task.job.refuse(Refused::Closing);
-            return self.give_back(task.permit);
-        }
-        state.queue.push_back(task);
-        self.call(state);
-    }
-
-    /// Has a request, for which there was no place, run by the next thread that has ended its own. A place that
-    /// has become free meanwhile is taken: places are given back under the same lock, so that whoever gives
-    /// the last one back sees who waits for it.
-    fn take_later(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
         if state.closing {
             drop(state);
@@ -102,10 +71,19 @@ impl Staff {
         let mut permit = None;
         if self.take_place(&mut permit) {
             state.queue.push_back(Task { job, permit });
-        } else {
+        } else if when_full == WhenFull::Wait {
             state.waiting.push_back(job);
+        } else {
+            drop(state);
+            return job.refuse(Refused::Busy);
         }
         self.call(state);
+    }
+
+    /// False: there is none among the maximum.
+    fn take_place(&self, permit: &mut Option<Permit>) -> bool {
+        *permit = self.gate.as_ref().and_then(Gate::try_enter);
+        permit.is_some() || self.gate.is_none()
     }
 
     /// Gives a place back, or hands it on to a request that waits for one.

@@ -23,7 +23,7 @@ fn serve(staff: &Arc<Staff>, at_once: usize) -> Vec<std::thread::ThreadId> {
     for _ in 0..at_once {
         let probe =
             Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone(), door: None };
-        staff.take(Task { job: Job::new(Box::new(probe)), permit: None });
+        staff.process_request(Job::new(Box::new(probe)), WhenFull::Wait);
     }
     let threads = (0..at_once).map(|_| ran.recv_timeout(SOON).unwrap()).collect();
     (0..at_once).for_each(|_| ends.send(()).unwrap());
@@ -77,11 +77,10 @@ fn a_place_that_is_free_again_is_not_waited_for() {
     let probe =
         || Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone(), door: None };
     let job = || Job::new(Box::new(probe()));
-    // Whoever had the last place has given it back between the question for one and this.
-    staff.take_later(job());
+    staff.process_request(job(), WhenFull::Wait);
     ran.recv_timeout(SOON).expect("it runs, though nobody else ends");
-    staff.take_later(job());
-    staff.take_later(job());
+    staff.process_request(job(), WhenFull::Wait);
+    staff.process_request(job(), WhenFull::Wait);
     assert!(ran.try_recv().is_err() && gate.count() == 1, "there is one place");
     (0..3).for_each(|_| ends.send(()).unwrap());
     for _ in 0..2 {
@@ -101,8 +100,10 @@ fn who_waits_for_the_place_of_a_request_that_cannot_start_gets_it() {
         Job::new(Box::new(Probe { runs, end, refused, door: None }))
     };
     let permit = gate.try_enter();
-    staff.take_later(job());
-    staff.take(Task { job: job(), permit });
+    staff.process_request(job(), WhenFull::Wait);
+    let mut state = staff.state.lock();
+    state.queue.push_back(Task { job: job(), permit });
+    staff.call(state);
     for _ in 0..2 {
         refusals.recv_timeout(SOON).expect("nobody waits for a thread that nobody starts");
     }
@@ -133,7 +134,7 @@ fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
     for _ in 0..3 {
         let probe =
             Probe { runs: runs.clone(), end: end.clone(), refused: refused.clone(), door: None };
-        staff.take(Task { job: Job::new(Box::new(probe)), permit: None });
+        staff.process_request(Job::new(Box::new(probe)), WhenFull::Wait);
     }
     for _ in 0..3 {
         let why = refusals.recv_timeout(SOON).unwrap();
