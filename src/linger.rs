@@ -8,7 +8,6 @@
 //! forked child, which is about to end.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
@@ -85,8 +84,9 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
 pub(crate) fn here(source: &Source, bound: Bound) {
     let until = Instant::now().checked_add(bound.time);
     let until = until.map_or(source::Bound::Never, source::Bound::Until);
-    let mut memory = [MaybeUninit::uninit(); ROOM];
-    let mut room = Room::new(&mut memory);
+    // On the stack it would cost every request its pages, and hardly one lingers.
+    let mut memory = vec![0; ROOM];
+    let mut room = Room::from(&mut *memory);
     let mut left = bound.bytes;
     while left > 0 {
         match source.recv(&mut room, until) {
