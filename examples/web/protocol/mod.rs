@@ -40,6 +40,20 @@ pub enum Method {
     Head,
 }
 
+impl Method {
+    fn read(word: &str) -> Result<Self, Refusal> {
+        match word {
+            "GET" => Ok(Self::Get),
+            "HEAD" => Ok(Self::Head),
+            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "CONNECT" | "TRACE" => {
+                let why = "Here things are only looked at: GET and HEAD.";
+                Err(refusal(Status::MethodNotAllowed, why))
+            }
+            _ => Err(refusal(Status::NotImplemented, "This method is not known.")),
+        }
+    }
+}
+
 /// A request without its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
@@ -71,7 +85,7 @@ pub enum Step<'a> {
     Refused(Refusal),
 }
 
-/// Reads requests from bytes that come in pieces. It looks at each byte of a head about once, however
+/// Reads requests from bytes that come in pieces. It looks at each byte of a head about twice, however
 /// small the pieces are.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -106,6 +120,11 @@ impl Decoder {
     }
 
     fn advance<'a>(&mut self, bytes: &'a [u8]) -> Result<Step<'a>, Refusal> {
+        if self.at == 0 {
+            if let Some((head, used)) = Head::read_whole(bytes) {
+                return Ok(Step::Request(head, used));
+            }
+        }
         let head_end = match self.head_end {
             Some(end) => end,
             None => {
@@ -171,24 +190,14 @@ impl Decoder {
     fn head<'a>(&self, bytes: &'a [u8], end: usize) -> Result<Head<'a>, Refusal> {
         let Some(line) = &self.line else { return Err(bad("There is no request line.")) };
         let target = str::from_utf8(&bytes[line.target.clone()]);
-        let mut head = Head {
-            method: line.method,
-            target: target.map_err(|_| bad("The address is not text."))?,
-            minor: line.minor,
-            keep_alive: line.minor == 1,
-            range: None,
-            if_range: None,
-            if_none_match: None,
-            if_modified_since: None,
-            expects_continue: false,
-            body: Framing::Length(0),
-        };
+        let target = target.map_err(|_| bad("The address is not text."))?;
+        let mut head = Head::new(line.method, target, line.minor);
         let block = &bytes[line.end..end];
-        // Preparing room costs more than reading a few headers, so there is no more of it than is needed.
-        if self.headers <= 8 {
-            head.read_headers(block, &mut [httparse::EMPTY_HEADER; 8])?;
-        } else {
-            head.read_headers(block, &mut [httparse::EMPTY_HEADER; HEADERS])?;
+        let mut room = [httparse::EMPTY_HEADER; HEADERS];
+        match httparse::parse_headers(block, &mut room) {
+            // It has to see their end where the decoder does.
+            Ok(Parsed::Complete((used, headers))) if used == block.len() => head.take(headers)?,
+            _ => return Err(bad("The headers are malformed.")),
         }
         Ok(head)
     }
@@ -211,17 +220,9 @@ impl RequestLine {
             return Err(why_malformed(line));
         };
         let from = start + method.len() + 1;
-        let method = match method {
-            "GET" => Method::Get,
-            "HEAD" => Method::Head,
-            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "CONNECT" | "TRACE" => {
-                let why = "Here things are only looked at: GET and HEAD.";
-                return Err(refusal(Status::MethodNotAllowed, why));
-            }
-            _ => return Err(refusal(Status::NotImplemented, "This method is not known.")),
-        };
+        let method = Method::read(method)?;
         // Other methods have other forms, `OPTIONS *` for one, and are told apart before.
-        if !target.starts_with('/') && !is_absolute(target) {
+        if !is_address(target) {
             return Err(bad("The address has to begin with a slash."));
         }
         let target = from..from + target.len();
@@ -229,10 +230,11 @@ impl RequestLine {
     }
 }
 
-/// Whether it is the form that proxies are sent, which a server has to take as well: RFC 9112, 3.2.2.
-fn is_absolute(target: &str) -> bool {
+/// Whether it is a path, or the form that proxies are sent, which a server has to take as well: RFC 9112, 3.2.2.
+fn is_address(target: &str) -> bool {
     let (http, https) = (target.get(..7), target.get(..8));
-    http.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
+    target.starts_with('/')
+        || http.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
         || https.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
@@ -260,14 +262,38 @@ fn why_malformed(line: &[u8]) -> Refusal {
 }
 
 impl<'a> Head<'a> {
-    fn read_headers(&mut self, block: &'a [u8], room: &mut [Header<'a>]) -> Result<(), Refusal> {
-        let headers = match httparse::parse_headers(block, room) {
-            // It has to see their end where the decoder does.
-            Ok(Parsed::Complete((used, headers))) if used == block.len() => headers,
-            _ => return Err(bad("The headers are malformed.")),
-        };
+    fn new(method: Method, target: &'a str, minor: u8) -> Self {
+        Self {
+            method,
+            target,
+            minor,
+            keep_alive: minor == 1,
+            range: None,
+            if_range: None,
+            if_none_match: None,
+            if_modified_since: None,
+            expects_continue: false,
+            body: Framing::Length(0),
+        }
+    }
+
+    /// Reads a request as nearly all are: short, all there, without a body, and nothing wrong with it. About anything
+    /// else it says nothing, and the decoder has to find out what it is. None of the limits is within its reach.
+    fn read_whole(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        // Preparing more room would cost more than reading a few headers.
+        let mut room = [httparse::EMPTY_HEADER; 16];
+        let mut request = httparse::Request::new(&mut room);
+        let Ok(Parsed::Complete(used)) = request.parse(bytes) else { return None };
+        let target = request.path.filter(|target| is_address(target))?;
+        let mut head = Self::new(Method::read(request.method?).ok()?, target, request.version?);
+        head.take(request.headers).ok()?;
+        let is_all = head.body == Framing::Length(0) && !head.expects_continue;
+        (is_all && used <= LINE_BYTES).then_some((head, used))
+    }
+
+    fn take(&mut self, headers: &[Header<'a>]) -> Result<(), Refusal> {
         let (mut length, mut coding, mut host) = (None, None, None);
-        for header in headers.iter() {
+        for header in headers {
             let Header { name, value } = *header;
             let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
             match name.len() {
