@@ -20,7 +20,7 @@ pub struct ServerContext {
     pub(crate) runs: Arc<Runs>,
     pub(crate) live: Arc<LiveList>,
     watch: Watch,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
@@ -41,7 +41,7 @@ impl ServerContext {
             runs: Arc::new(Runs::new()?),
             watch: Watch::new(Arc::clone(&live)),
             live,
-            gate: Gate::new(limits.live.max(1))?,
+            gate: Gate::unshared(limits.live.max(1))?,
             counters: Counters::default(),
             rate: RateGate::new(limits.accept_rate),
             address: RwLock::new(address),

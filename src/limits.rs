@@ -188,13 +188,18 @@ impl Gate {
     ///
     /// If there is no descriptor for its event.
     pub fn new(max: usize) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+        Ok(Arc::new(Self::unshared(max)?))
+    }
+
+    /// A gate that is part of something else, which is shared in its place.
+    pub(crate) fn unshared(max: usize) -> io::Result<Self> {
+        Ok(Self {
             count: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
             waiting: AtomicBool::new(false),
             notified: AtomicBool::new(false),
             event: Event::new()?,
-        }))
+        })
     }
 
     /// How many are in now.
