@@ -36,7 +36,8 @@ pub struct ServerContext {
 
 impl ServerContext {
     pub(crate) fn new(address: Address, limits: Limits, forks: bool) -> std::io::Result<Self> {
-        let live = Arc::new(LiveList::new(limits));
+        let live = LiveList::new(limits);
+        let live = Arc::new(if forks { live.for_children()? } else { live });
         Ok(Self {
             runs: Arc::new(Runs::new()?),
             watch: Watch::new(Arc::clone(&live)),
@@ -124,7 +125,8 @@ impl ServerContext {
     }
 
     /// Ends one live connection, by the number that [`live`](Self::live) gave it: its handler's reads
-    /// and writes return at once. False if it has ended already, or has no connection of its own.
+    /// and writes return at once. Under [`Forking`](crate::Forking) the child that serves it is killed. False if
+    /// it has ended already, or has no connection of its own.
     pub fn close_live(&self, id: u64) -> bool {
         self.live.close(id)
     }

@@ -35,9 +35,9 @@ pub enum ServerEvent<'a> {
         reason: CloseReason,
         /// How long it lasted.
         age: Duration,
-        /// Bytes received from the peer. Of a request that another process has served, zero.
+        /// Bytes received from the peer.
         bytes_in: u64,
-        /// Bytes sent to the peer. Of a request that another process has served, zero.
+        /// Bytes sent to the peer.
         bytes_out: u64,
     },
     /// Accepting has failed.

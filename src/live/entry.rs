@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::now::Now;
 use crate::address::Address;
+use crate::sys;
 
 /// What a live request does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,13 +59,16 @@ pub struct LiveRequest {
     pub bytes_in: u64,
     /// Bytes sent to the peer so far.
     pub bytes_out: u64,
+    /// Under [`Forking`](crate::Forking): the number of the child that serves it, as `ps` shows it.
+    pub process: Option<u32>,
 }
 
 impl fmt::Display for LiveRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client_address, handler, activity, age, .. } = self;
         write!(f, "{client_address}: {handler}, {activity}, {:.1} s old", age.as_secs_f64())?;
-        write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)
+        write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)?;
+        self.process.map_or(Ok(()), |process| write!(f, ", process {process}"))
     }
 }
 
@@ -81,18 +86,7 @@ pub(crate) enum Cut {
 }
 
 /// The bit of an activity that is a wait left to the watch.
-const WATCHED: u8 = 0x80;
-
-/// What the worker writes with each receive and each send: in one line of the processor's cache, so that among a
-/// thousand requests only one more has to come for it.
-#[derive(Debug)]
-#[repr(align(64))]
-struct Now {
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-    /// An [`Activity`], and whether it is a wait that nobody but the watch bounds.
-    activity: AtomicU8,
-}
+const WATCHED: u64 = 0x80;
 
 /// A request's own line in the list. The worker writes it, everyone else reads.
 #[derive(Debug)]
@@ -116,6 +110,8 @@ pub(crate) struct Entry {
     connection: Mutex<Option<Arc<OwnedFd>>>,
     /// There has been one: datagrams have none, and are spared the lock.
     has_connection: bool,
+    /// The child that serves it; zero if it is served here.
+    process: AtomicI32,
 }
 
 impl Entry {
@@ -126,31 +122,25 @@ impl Entry {
         accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
         idle: Duration,
+        now: Now,
     ) -> Self {
         Self {
             id,
             peer,
             handler,
             accepted,
-            now: Now {
-                bytes_in: AtomicU64::new(0),
-                bytes_out: AtomicU64::new(0),
-                activity: AtomicU8::new(Activity::Queued as u8),
-            },
+            now,
             idle,
             seen: Mutex::new(None),
             cut: AtomicU8::new(0),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
+            process: AtomicI32::new(0),
         }
     }
 
     pub(super) fn idle_limit(&self) -> Duration {
         self.idle
-    }
-
-    pub(super) fn has_connection_still(&self) -> bool {
-        self.connection.lock().is_some()
     }
 
     pub(crate) fn client_address(&self) -> &Address {
@@ -168,21 +158,21 @@ impl Entry {
     /// Ordered with the flag that a drain has begun: either the drain sees that this request is idle
     /// and wakes it, or the request, which looks at the flag after saying so, sees the drain.
     pub(crate) fn set_activity(&self, activity: Activity) {
-        self.now.activity.store(activity as u8, Ordering::SeqCst);
+        self.now.activity().store(activity as u64, Ordering::SeqCst);
     }
 
     /// For what only the list shows: no other thread decides anything by it.
     pub(crate) fn show_activity(&self, activity: Activity) {
-        self.now.activity.store(activity as u8, Ordering::Relaxed);
+        self.now.activity().store(activity as u64, Ordering::Relaxed);
     }
 
     /// A wait for its peer, left to the watch; ordered as `set_activity` is.
     pub(crate) fn set_watched(&self, activity: Activity) {
-        self.now.activity.store(activity as u8 | WATCHED, Ordering::SeqCst);
+        self.now.activity().store(activity as u64 | WATCHED, Ordering::SeqCst);
     }
 
     pub(crate) fn activity(&self) -> Activity {
-        match self.now.activity.load(Ordering::SeqCst) & !WATCHED {
+        match self.now.activity().load(Ordering::SeqCst) & !WATCHED {
             0 => Activity::Queued,
             1 => Activity::Running,
             2 => Activity::Idle,
@@ -191,28 +181,25 @@ impl Entry {
         }
     }
 
-    // One writer, so that a load and a store are enough.
     pub(crate) fn add_bytes_in(&self, count: usize) {
-        self.now
-            .bytes_in
-            .store(self.now.bytes_in.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+        add(self.now.bytes_in(), count);
     }
 
     pub(crate) fn add_bytes_out(&self, count: usize) {
-        self.now
-            .bytes_out
-            .store(self.now.bytes_out.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+        add(self.now.bytes_out(), count);
     }
 
     pub(super) fn view(&self) -> LiveRequest {
+        let (bytes_in, bytes_out) = self.bytes();
         LiveRequest {
             id: self.id,
             client_address: self.peer.clone(),
             age: self.accepted.elapsed(),
             handler: self.handler,
             activity: self.activity(),
-            bytes_in: self.now.bytes_in.load(Ordering::Relaxed),
-            bytes_out: self.now.bytes_out.load(Ordering::Relaxed),
+            bytes_in,
+            bytes_out,
+            process: u32::try_from(self.process.load(Ordering::Relaxed)).ok().filter(|it| *it > 0),
         }
     }
 
@@ -232,7 +219,17 @@ impl Entry {
     }
 
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        (self.now.bytes_in.load(Ordering::Relaxed), self.now.bytes_out.load(Ordering::Relaxed))
+        let [bytes_in, bytes_out] = [self.now.bytes_in(), self.now.bytes_out()];
+        (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
+    }
+
+    /// Ends it as an operator wants it, wherever it is served. False if there is nothing left to end.
+    pub(super) fn close(&self) -> bool {
+        self.shut_down(Cut::Closed, Shutdown::Both);
+        match self.process.load(Ordering::Relaxed) {
+            0 => self.connection.lock().is_some(),
+            child => sys::process::signal(child, libc::SIGKILL),
+        }
     }
 
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
@@ -243,7 +240,7 @@ impl Entry {
     fn shut_connection(&self, how: Shutdown) {
         if let Some(fd) = &*self.connection.lock() {
             // The only failure is that the peer has ended it already.
-            let _ = socket2::SockRef::from(&**fd).shutdown(how);
+            let _ = sys::shutdown(fd.as_fd(), how);
         }
     }
 
@@ -251,8 +248,8 @@ impl Entry {
     /// something has come, so that as many bytes as before are the same wait as before.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.seen.lock();
-        let bytes = self.now.bytes_in.load(Ordering::Relaxed);
-        if self.now.activity.load(Ordering::SeqCst) & WATCHED == 0 {
+        let bytes = self.now.bytes_in().load(Ordering::Relaxed);
+        if self.now.activity().load(Ordering::SeqCst) & WATCHED == 0 {
             *seen = None;
             return;
         }
@@ -282,16 +279,27 @@ impl Entry {
         self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
         if let Some(connection) = self.connection.try_lock() {
             if let Some(fd) = &*connection {
-                let _ = socket2::SockRef::from(&**fd).shutdown(Shutdown::Read);
+                let _ = sys::shutdown(fd.as_fd(), Shutdown::Read);
             }
         }
     }
 
-    /// Lets go of the connection: another process has it now.
-    pub(crate) fn forget_connection(&self) {
+    /// A child serves it from here on, and has the connection.
+    pub(crate) fn hand_over(&self, child: i32) {
+        self.process.store(child, Ordering::Relaxed);
+        self.forget_connection();
+    }
+
+    /// Lets go of the connection.
+    pub(super) fn forget_connection(&self) {
         if !self.has_connection {
             return;
         }
         self.connection.lock().take();
     }
+}
+
+/// There is one writer, so that a load and a store are enough.
+fn add(number: &AtomicU64, count: usize) {
+    number.store(number.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
 }

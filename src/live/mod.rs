@@ -2,8 +2,10 @@
 //! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
 
 mod entry;
+mod now;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, Shutdown};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::limits::Limits;
 
 pub use entry::{Activity, LiveRequest};
 pub(crate) use entry::{Cut, Entry};
+use now::{Now, Rows};
 
 /// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
 /// gets when it enters, its number and its limits, is under the same lock.
@@ -23,7 +26,12 @@ pub(crate) use entry::{Cut, Entry};
 pub(crate) struct LiveList {
     slots: Mutex<Slots>,
     emptied: Condvar,
+    /// One for each slot, if children are to write them.
+    rows: Option<Arc<Rows>>,
 }
+
+/// How many children can show how far they are: more than anybody forks, and of no weight where nobody does.
+const ROWS: usize = 4_096;
 
 #[derive(Debug)]
 struct Slots {
@@ -68,9 +76,18 @@ impl LiveList {
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
         let slots = Slots { entries, free, entered: 0, limits: Arc::clone(&limits), peers: None };
-        let list = Self { slots: Mutex::new(slots), emptied: Condvar::new() };
+        let list = Self { slots: Mutex::new(slots), emptied: Condvar::new(), rows: None };
         list.set_limits(limits);
         list
+    }
+
+    /// For requests that children serve: they write how far they are into memory that is ours as well.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such memory.
+    pub(crate) fn for_children(self) -> io::Result<Self> {
+        Ok(Self { rows: Some(Arc::new(Rows::new(ROWS)?)), ..self })
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -109,8 +126,9 @@ impl LiveList {
         }
         slots.entered += 1;
         let (id, idle) = (slots.entered, slots.limits.idle);
-        let entry = Arc::new(Entry::new(id, peer, handler, accepted, connection, idle));
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
+        let now = Now::new(self.rows.as_ref(), slot);
+        let entry = Arc::new(Entry::new(id, peer, handler, accepted, connection, idle, now));
         if slot == slots.entries.len() {
             slots.entries.push(None);
         }
@@ -155,9 +173,7 @@ impl LiveList {
     /// Ends one connection from outside. False if there is no such request, or nothing to end.
     pub(crate) fn close(&self, id: u64) -> bool {
         let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();
-        let Some(entry) = found else { return false };
-        entry.shut_down(Cut::Closed, Shutdown::Both);
-        entry.has_connection_still()
+        found.is_some_and(|entry| entry.close())
     }
 
     /// Ends the wait of those that wait for the beginning of a request. What a peer has sent already is

@@ -145,7 +145,7 @@ impl Forking {
                 crate::sys::exit_now(status(&end));
             }
             Ok(Forked::Parent { child }) => {
-                let request = job.hand_over();
+                let request = job.hand_over(child);
                 self.children.lock().push(Child { pid: child, request, watched: None });
             }
         }

@@ -176,7 +176,7 @@ pub(crate) trait Work: Send {
     fn run(self: Box<Self>) -> Outcome;
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
-    fn hand_over(self: Box<Self>) -> Box<dyn Handed>;
+    fn hand_over(self: Box<Self>, child: i32) -> Box<dyn Handed>;
     fn prepare_fork(&self);
     fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd;
     fn door(&self) -> Option<Door>;
@@ -231,8 +231,8 @@ impl Job {
 
     /// Closes this process's copy of the connection, and keeps the request's place in the live list and
     /// among the limits until its end in another process is known.
-    pub(crate) fn hand_over(mut self) -> Option<Box<dyn Handed>> {
-        self.work.take().map(Work::hand_over)
+    pub(crate) fn hand_over(mut self, child: i32) -> Option<Box<dyn Handed>> {
+        self.work.take().map(|work| work.hand_over(child))
     }
 
     /// Does what a child is to inherit, before the fork.

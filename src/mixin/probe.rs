@@ -31,7 +31,7 @@ impl Work for Probe {
 
     fn release(self: Box<Self>) {}
 
-    fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
+    fn hand_over(self: Box<Self>, _child: i32) -> Box<dyn Handed> {
         unreachable!("threads hand nothing to other processes")
     }
 

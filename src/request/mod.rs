@@ -104,10 +104,6 @@ impl Ticket {
         self.place.entry.handler()
     }
 
-    pub(crate) fn forget_connection(&self) {
-        self.place.entry.forget_connection();
-    }
-
     fn set_activity(&self, activity: Activity) {
         self.place.entry.set_activity(activity);
     }

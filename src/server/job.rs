@@ -168,17 +168,18 @@ impl<T: Transport> Work for TypedJob<T> {
         core.tell_of_end(&entry, CloseReason::Released);
     }
 
-    fn hand_over(self: Box<Self>) -> Box<dyn Handed> {
+    fn hand_over(self: Box<Self>, child: i32) -> Box<dyn Handed> {
         let Self { raw, ticket, core } = *self;
         drop(raw);
-        ticket.forget_connection();
-        ticket.show_activity(Activity::Running);
         let reason = CloseReason::Released;
         let entry = Arc::clone(ticket.entry());
+        entry.hand_over(child);
         Box::new(HandedOver { ticket: Some(ticket), entry, core, reason })
     }
 
     fn prepare_fork(&self) {
+        // From the fork on it is the child that says what it does.
+        self.ticket.show_activity(Activity::Running);
         child::prepare_signals(&self.core.context);
         keep_block();
     }
@@ -234,6 +235,7 @@ impl<T: Transport> Handed for HandedOver<T> {
         }
         self.reason = match self.entry.cut() {
             Some(Cut::Forced) if end.reason == CloseReason::Killed => CloseReason::Forced,
+            Some(Cut::Closed) if end.reason == CloseReason::Killed => CloseReason::ClosedHere,
             _ => end.reason,
         };
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+mod common;
 pub(crate) mod control;
 pub(crate) mod datagram;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "door_other.rs")]
@@ -27,6 +28,7 @@ mod registers;
 mod room;
 mod shared;
 
+pub(crate) use common::Common;
 pub(crate) use room::Room;
 pub(crate) use shared::SharedFd;
 

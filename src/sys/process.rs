@@ -145,10 +145,24 @@ pub(crate) fn ended_child() -> Option<i32> {
     (pid != 0).then_some(pid)
 }
 
-/// Sends a signal to a child that has not been reaped, so that its number is still its own.
-pub(crate) fn signal(child: i32, signal: libc::c_int) {
-    // SAFETY: no pointers.
-    unsafe { libc::kill(child, signal) };
+/// Sends a signal to a child. False if it is none, any more: who has been reaped has lost its number, which may be a
+/// stranger's now.
+pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
+    is_child(child) && {
+        // SAFETY: no pointers.
+        unsafe { libc::kill(child, signal) == 0 }
+    }
+}
+
+/// Whether it is a child that has not been reaped, whether it has ended or not.
+fn is_child(child: i32) -> bool {
+    let Ok(id) = libc::id_t::try_from(child) else { return false };
+    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: all zeros is a valid siginfo_t, and the pointer is to a live one.
+    unsafe {
+        let mut info = std::mem::zeroed::<libc::siginfo_t>();
+        libc::waitid(libc::P_PID, id, &raw mut info, how) == 0
+    }
 }
 
 /// Makes all of a set of children one descriptor, which is readable while one of them has ended and is

@@ -52,7 +52,9 @@ pub(crate) fn ended_child() -> Option<i32> {
 }
 
 /// There are no children.
-pub(crate) fn signal(_child: i32, _signal: libc::c_int) {}
+pub(crate) fn signal(_child: i32, _signal: libc::c_int) -> bool {
+    false
+}
 
 /// See the Linux form.
 #[derive(Debug)]

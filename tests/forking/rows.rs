@@ -43,6 +43,8 @@ pub fn all() -> Vec<(&'static str, fn())> {
         row_028_a_client_that_is_still_sending_gets_its_reply,
         row_028_a_client_that_never_stops_is_cut_off,
         the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends,
+        what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there,
+        a_report_says_how_far_a_child_was,
         what_the_parent_replies_to_datagrams_arrives_once,
     ]
 }
@@ -471,6 +473,44 @@ fn the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends() {
         assert_eq!(lines, ["started", &format!("ended {end}")], "{told:#?}");
     }
     assert_eq!(told.len(), 2 * ends.len(), "{told:#?}");
+}
+
+fn what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there() {
+    let mut server = Server::tcp(&["events", "admin"]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("echo hello"), "hello");
+    let pid: u32 = client.ask("pid").parse().unwrap();
+    // It may not wait for its peer yet when the next client comes.
+    eventually("it is closed", || {
+        server.connect().ask("echo next");
+        state(pid).is_none()
+    });
+    assert_eq!(client.receive(), "");
+    let (bytes_in, bytes_out) = ("echo hello\npid\n".len(), format!("hello\n{pid}\n").len());
+    let line = server.told(&format!("admin: {}: ", client.address()));
+    let bytes = format!("{bytes_in} bytes in, {bytes_out} bytes out, process {pid}; closed: true");
+    assert!(
+        line.contains("waiting for its peer's next request") && line.ends_with(&bytes),
+        "{line}"
+    );
+    stop(&mut server);
+    let told = server.all_told("");
+    let ended = format!("event in {}: 1 of {} ended ClosedHere", server.pid(), client.address());
+    assert!(told.contains(&ended), "{told:#?}");
+    assert!(told.contains(&format!("bytes of 1: {bytes_in} in, {bytes_out} out")), "{told:#?}");
+}
+
+fn a_report_says_how_far_a_child_was() {
+    let mut server = Server::tcp(&["grace=0"]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("echo hi"), "hi");
+    assert_eq!(client.ask("stubborn"), "here");
+    server.signal(libc::SIGINT);
+    assert!(server.wait().success());
+    let report = server.all_told("").join("\n");
+    // What has been sent is counted after it has gone: the last answer may be here before.
+    let counted = |bytes_out| format!("17 bytes in, {bytes_out} bytes out, process ");
+    assert!(report.contains(&counted(3)) || report.contains(&counted(8)), "{report}");
 }
 
 fn what_the_parent_replies_to_datagrams_arrives_once() {

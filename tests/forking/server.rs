@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use socketserver::{
-    BaseServer, Bind, Builder, DatagramRequest, DatagramRequestHandler, Fatal, Forking,
-    HandlerResult, Limits, Refused, Request, ServerContext, ServerEvent, ServerHooks,
-    StreamRequest, StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
+    Activity, BaseServer, Bind, Builder, DatagramRequest, DatagramRequestHandler, Fatal, Forking,
+    HandlerError, HandlerResult, Incoming, Limits, Refused, Request, ServerContext, ServerEvent,
+    ServerHooks, StreamRequest, StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
 };
 
 /// What a request does, by the first word of what it is sent.
@@ -110,9 +110,30 @@ impl Refusable for DatagramRequest {
 }
 
 /// Shows on stderr what happens to the parent.
-struct Told;
+struct Told {
+    /// With each new client it lists the others, and closes those that wait for nothing but their peers.
+    is_admin: bool,
+}
+
+impl Told {
+    fn look_after(&self, server: &ServerContext) {
+        for live in server.live() {
+            if live.activity == Activity::Idle {
+                let closed = server.close_live(live.id);
+                eprintln!("admin: {live}; closed: {closed}");
+            }
+        }
+    }
+}
 
 impl<R: Refusable> ServerHooks<R> for Told {
+    fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        if self.is_admin {
+            self.look_after(incoming.server());
+        }
+        Ok(true)
+    }
+
     fn overflow(&self, request: &mut R, _why: &Refused) -> HandlerResult {
         request.refuse()
     }
@@ -153,7 +174,8 @@ where
         per_peer: usize::try_from(number("per-peer=", 10_000)).unwrap(),
         ..Limits::default()
     };
-    let mut builder = Builder::<T, _>::new(mixin).limits(limits).hooks(Told);
+    let mut builder =
+        Builder::<T, _>::new(mixin).limits(limits).hooks(Told { is_admin: option("admin") });
     if option("events") {
         builder = builder.observer(tell);
     }
@@ -213,7 +235,8 @@ fn tell(event: &ServerEvent<'_>) {
         ServerEvent::RequestStarted { id, client_address, .. } => {
             format!("{id} of {client_address} started")
         }
-        ServerEvent::RequestEnded { id, client_address, reason, .. } => {
+        ServerEvent::RequestEnded { id, client_address, reason, bytes_in, bytes_out, .. } => {
+            eprintln!("bytes of {id}: {bytes_in} in, {bytes_out} out");
             format!("{id} of {client_address} ended {reason:?}")
         }
         _ => return,

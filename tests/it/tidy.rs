@@ -137,7 +137,7 @@ const LAYERS: [(&str, &[&str]); 17] = [
     ("address", &["error"]),
     ("events", &["address"]),
     ("limits", &["wait"]),
-    ("live", &["address", "limits"]),
+    ("live", &["address", "limits", "sys"]),
     ("watch", &["live"]),
     ("shutdown", &["error", "wait"]),
     ("context", &["address", "events", "limits", "live", "shutdown", "wait", "watch"]),

@@ -1,0 +1,70 @@
+//! Memory that a process and its children have in common.
+
+use std::io;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::AtomicU64;
+
+use libc::{MAP_ANON, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
+
+/// Rows of numbers, all zero at first. A fork copies all other memory of a process; these stay the same in the
+/// children that are forked from here on, and what one writes the others see.
+///
+/// Rows that nobody has touched take no memory.
+#[derive(Debug)]
+pub(crate) struct Common<const NUMBERS: usize> {
+    rows: NonNull<[AtomicU64; NUMBERS]>,
+    count: usize,
+}
+
+// SAFETY: it owns its memory, and all that can be had of that are shared references to atomics.
+unsafe impl<const NUMBERS: usize> Send for Common<NUMBERS> {}
+// SAFETY: as above.
+unsafe impl<const NUMBERS: usize> Sync for Common<NUMBERS> {}
+
+impl<const NUMBERS: usize> Common<NUMBERS> {
+    /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let (bytes, access) = (Self::bytes(count), PROT_READ | PROT_WRITE);
+        // SAFETY: new memory of the kernel's choice; nothing that is there is touched.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, access, MAP_SHARED | MAP_ANON, -1, 0) };
+        match NonNull::new(start.cast()) {
+            Some(rows) if start != MAP_FAILED => Ok(Self { rows, count }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn bytes(count: usize) -> usize {
+        count * size_of::<[AtomicU64; NUMBERS]>()
+    }
+
+    #[inline]
+    pub(crate) fn rows(&self) -> &[[AtomicU64; NUMBERS]] {
+        // SAFETY: the memory holds so many rows, begins at a page, is zero at first, which is a valid atomic,
+        // and is unmapped when this is dropped.
+        unsafe { slice::from_raw_parts(self.rows.as_ptr(), self.count) }
+    }
+}
+
+impl<const NUMBERS: usize> Drop for Common<NUMBERS> {
+    fn drop(&mut self) {
+        // SAFETY: it is what `new` has mapped, and nobody has a reference into it any more.
+        unsafe { libc::munmap(self.rows.as_ptr().cast(), Self::bytes(self.count)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn rows_are_zero_and_keep_what_is_written() {
+        let common = Common::<3>::new(1_000).unwrap();
+        assert_eq!(common.rows().len(), 1_000);
+        assert!(common.rows().iter().flatten().all(|number| number.load(Relaxed) == 0));
+        common.rows()[999][2].store(7, Relaxed);
+        assert_eq!(common.rows()[999][2].load(Relaxed), 7);
+    }
+}
