@@ -111,10 +111,9 @@ impl<T: Transport> TypedJob<T> {
     fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
         Some(Deadline { at: Instant::now().checked_add(after)?, limit, after })
     }
-}
 
-impl<T: Transport> Work for TypedJob<T> {
-    fn run(self: Box<Self>) -> Outcome {
+    /// Runs the request to its end.
+    fn serve(self: Box<Self>) -> CloseReason {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
@@ -142,7 +141,13 @@ impl<T: Transport> Work for TypedJob<T> {
         end.core.context.counters.ended(reason);
 
         end.close(request, reason);
-        Outcome::from(reason)
+        reason
+    }
+}
+
+impl<T: Transport> Work for TypedJob<T> {
+    fn run(self: Box<Self>) -> Outcome {
+        self.serve().into()
     }
 
     fn refuse(self: Box<Self>, why: Refused) {
@@ -191,12 +196,12 @@ impl<T: Transport> Work for TypedJob<T> {
         crate::wait::leave_loop();
         child::take_signals(&context, self.ticket.entry());
         drop(signals);
-        let outcome = self.run();
+        let reason = self.serve();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
         let failure = context.runs.take_failure();
         let fatal = failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string);
-        ChildEnd { reason: outcome.into(), fatal, stop: context.runs.stop_requested() }
+        ChildEnd { reason, fatal, stop: context.runs.stop_requested() }
     }
 
     fn door(&self) -> Option<Door> {

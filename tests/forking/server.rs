@@ -29,7 +29,9 @@ impl StreamRequestHandler for Obey {
                 "fatal" => return Err(Fatal::new(format!("the end: {rest}")).into()),
                 "stop" => request.server().shutdown_handle().shutdown(),
                 "print" => print!("{rest} "),
-                "upload" => {
+                "upload" | "hurry" => {
+                    let timeout = (word == "hurry").then_some(Duration::from_millis(100));
+                    request.set_timeout(timeout);
                     // Half a request: the drain has to wait for the rest.
                     let mut bytes = vec![0; rest.parse()?];
                     writeln!(request, "ready")?;
@@ -171,6 +173,7 @@ where
         drain: Duration::from_millis(number("grace=", 10_000)),
         linger: Duration::from_millis(number("linger=", 2_000)),
         linger_bytes: usize::MAX,
+        idle: Duration::from_millis(number("idle=", 60_000)),
         per_peer: usize::try_from(number("per-peer=", 10_000)).unwrap(),
         ..Limits::default()
     };
