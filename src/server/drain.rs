@@ -27,8 +27,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// 5. what the mixin has started is joined.
     ///
     /// With a mixin whose `block_on_close` is off, only the first two. Called by the thread that serves,
-    /// or by a handler of the server itself, it waits for nothing: it would wait for itself. May be called
-    /// more than once.
+    /// or by a handler of the server itself, it waits for nothing: it would wait for itself. In a forked child it asks
+    /// the parent to stop, as a shutdown does. May be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         let began = Instant::now();
         // A grace that the clock cannot count is for ever, and a day is that for a closing server.
@@ -72,7 +72,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             let last = last.unwrap_or_else(|| Instant::now() + AFTER_FORCE);
             context.runs.wait_until_ended(Some(last));
             self.mixin.server_close(last);
-        } else {
+        } else if !context.is_child() {
+            // A forked child has no workers, and shares with its parent what that hears of its children by.
             self.mixin.server_close(Instant::now());
         }
         report.left_running = context.live.view();

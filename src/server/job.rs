@@ -113,7 +113,7 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Runs the request to its end.
-    fn serve(self: Box<Self>) -> CloseReason {
+    fn serve(self) -> CloseReason {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.

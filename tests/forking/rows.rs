@@ -17,6 +17,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         row_070_errors_are_handled_in_the_child_and_counted_in_the_parent,
         row_070_a_fatal_stops_the_parent_with_its_words,
         row_070_a_shutdown_in_the_child_stops_the_parent,
+        a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it,
         row_071_what_stood_in_the_buffer_is_printed_once,
         row_072_a_foreign_child_keeps_its_status,
         row_073_there_are_forty_children_at_most_by_default,
@@ -109,6 +110,22 @@ fn row_070_a_shutdown_in_the_child_stops_the_parent() {
     client.send("stop");
     drop(client);
     assert!(server.wait().success());
+}
+
+fn a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it() {
+    let mut server = Server::tcp(&["grace=60000"]);
+    let mut brief = server.connect();
+    let pid: u32 = brief.ask("pid").parse().unwrap();
+    let mut client = server.connect();
+    assert_eq!(client.ask("echo hi"), "hi");
+    // The end of the other child is there to be heard of, and nobody has listened yet.
+    server.signal(libc::SIGSTOP);
+    drop(brief);
+    eventually("it has ended", || state(pid) == Some('Z'));
+    assert_eq!(client.ask("close"), "");
+    server.signal(libc::SIGCONT);
+    assert!(server.wait().success());
+    assert!(server.told("children: ").ends_with(": 0"));
 }
 
 fn row_071_what_stood_in_the_buffer_is_printed_once() {

@@ -28,6 +28,7 @@ impl StreamRequestHandler for Obey {
                 "panic" => panic!("told to panic"),
                 "fatal" => return Err(Fatal::new(format!("the end: {rest}")).into()),
                 "stop" => request.server().shutdown_handle().shutdown(),
+                "close" => CLOSE.get().expect("it is set before it serves")(),
                 "print" => print!("{rest} "),
                 "upload" | "hurry" => {
                     let timeout = (word == "hurry").then_some(Duration::from_millis(100));
@@ -61,6 +62,9 @@ impl StreamRequestHandler for Obey {
         Ok(())
     }
 }
+
+/// Closes the server, in whichever process.
+static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::OnceLock::new();
 
 static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
@@ -182,7 +186,9 @@ where
     if option("events") {
         builder = builder.observer(tell);
     }
-    let server = builder.bind(address, handler)?;
+    let server = std::sync::Arc::new(builder.bind(address, handler)?);
+    let same = std::sync::Arc::clone(&server);
+    let _ = CLOSE.set(Box::new(move || drop(BaseServer::server_close(&*same))));
     if option("thread") {
         // It has its name as soon as it runs.
         let (runs, running) = std::sync::mpsc::channel();
@@ -227,7 +233,7 @@ where
         eprintln!("foreign: {:?}", status.code());
     }
     if option("one-by-one") || option("twice") {
-        BaseServer::server_close(&server);
+        BaseServer::server_close(&*server);
     }
     result
 }
