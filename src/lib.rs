@@ -36,7 +36,8 @@
 //! }
 //!
 //! fn main() -> socketserver::Result<()> {
-//!     ThreadingTcpServer::bind("127.0.0.1:9999", || Echo)?.serve_forever()
+//!     ThreadingTcpServer::bind("127.0.0.1:9999", || Echo)?.run()?;
+//!     Ok(())
 //! }
 //! ```
 //!
@@ -44,8 +45,9 @@
 //! `ThreadingTcpServer` by `TcpServer`, `PoolTcpServer` or `ThreadingUnixStreamServer` (and the address by a
 //! path), and nothing else changes.
 //!
-//! Ctrl-C kills this server; with `run()` instead of `serve_forever()` it stops in order, which is what a
-//! program wants. A handler that has something to do before or after implements `setup` and `finish` as
+//! [`run`](Server::run) serves until Ctrl-C or SIGTERM, and then stops in order; it also raises the process's limit of
+//! descriptors as far as it may. [`serve_forever`](Server::serve_forever) is for a server that is a part of something
+//! larger: it serves until it is told to stop by `shutdown`, and leaves signals and limits to the program. A handler that has something to do before or after implements `setup` and `finish` as
 //! well. One that wants its server to stop says
 //! `request.server().shutdown_handle().shutdown()`.
 //!
@@ -60,7 +62,8 @@
 //!     request.reply(&request.packet().to_ascii_uppercase())?;
 //!     Ok(())
 //! });
-//! UdpServer::bind("127.0.0.1:9999", shout)?.serve_forever()
+//! UdpServer::bind("127.0.0.1:9999", shout)?.run()?;
+//! # Ok(())
 //! # }
 //! ```
 //!
@@ -68,7 +71,8 @@
 //!
 //! A new handler is made for every request, in the worker that runs it, by the closure that `bind` is given.
 //! So the state of one connection is a field of the handler; the state of all is an [`Arc`](std::sync::Arc)
-//! that the closure has captured:
+//! that the closure has captured. (Not under [`Forking`]: there each request has a copy of the process's memory, and what
+//! it changes, nobody else sees. This counter would say 1 to everybody.)
 //!
 //! ```
 //! use std::io::Write;
@@ -107,7 +111,7 @@
 //! | answers at once and never waits for its client | [`Inline`] | nothing is handed to another thread |
 //! | waits: for its client, a database, a file | [`Threading`] | a slow client keeps nobody waiting |
 //! | computes, or uses something that is scarce; serves datagrams that take time | [`Pool`] | never more than so many at once, the rest in order |
-//! | may crash, leak, or change its user | [`Forking`] | a process each; nothing of it is left when it has ended |
+//! | may crash, leak, or change its user | [`Forking`] | a process each; nothing of it is left when it has ended, nor of what it has changed in memory |
 //!
 //! All servers: [`TcpServer`], [`ThreadingTcpServer`], [`PoolTcpServer`], [`UdpServer`],
 //! [`ThreadingUdpServer`], [`PoolUdpServer`], [`UnixStreamServer`], [`ThreadingUnixStreamServer`],
