@@ -151,27 +151,14 @@ impl BindAddress {
     pub fn to_inet(&self) -> Result<Vec<SocketAddr>> {
         let found = match &self.kind {
             Kind::Text(text) => {
-                let Some((host, port)) = text.rsplit_once(':') else {
-                    return Err(Error::address(text, "write it as HOST:PORT"));
-                };
-                let Ok(port) = port.parse::<u16>() else {
-                    return Err(Error::address(text, "the port is a number from 0 to 65535"));
-                };
-                match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-                    Some(Some(host)) => look_up(host, port),
-                    Some(None) => return Err(Error::address(text, "the bracket is not closed")),
-                    None if names_a_transport(host) => {
+                let (host, port) = host_and_port(text).map_err(|why| match with_scheme(text) {
+                    Some(_) => {
                         let why = "write HOST:PORT alone; the transport is the server's type";
-                        return Err(Error::address(text, why));
+                        Error::address(text, why)
                     }
-                    None if host.contains(':') => {
-                        return Err(Error::address(text, "write IPv6 as [ADDRESS]:PORT"));
-                    }
-                    None if host.is_empty() => {
-                        return Err(Error::address(text, "name a host; 0.0.0.0 means all of IPv4"));
-                    }
-                    None => look_up(host, port),
-                }
+                    None => Error::address(text, why),
+                })?;
+                look_up(host, port)
             }
             Kind::HostPort(host, port) => look_up(host, *port),
             Kind::Address(Address::Inet(address)) => Ok(vec![*address]),
@@ -190,11 +177,17 @@ impl BindAddress {
     ///
     /// # Errors
     ///
-    /// If it is an internet address, empty, or contains a NUL.
+    /// If it is an internet address, also as text (a file of that name is `./127.0.0.1:80`), empty, or
+    /// contains a NUL.
     pub fn to_unix(&self) -> Result<Address> {
         let address = match &self.kind {
             Kind::Text(text) => match text.strip_prefix('@') {
                 Some(name) => Address::Abstract(name.as_bytes().to_owned()),
+                // It would make a file of that name, and nobody would reach the server.
+                None if text.parse::<SocketAddr>().is_ok() => {
+                    let why = format!("a Unix socket takes a path; if it is one, write ./{text}");
+                    return Err(Error::address(text, why));
+                }
                 None => Address::Unix(text.into()),
             },
             Kind::Path(path) => Address::Unix(path.clone()),
@@ -215,6 +208,19 @@ impl BindAddress {
         }
         Ok(address)
     }
+}
+
+/// The parts of `HOST:PORT`, or what is wrong with it. Host names are not looked up.
+fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
+    let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
+    let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };
+    let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+        Some(Some(host)) => host,
+        Some(None) => return Err("the bracket is not closed"),
+        None if host.contains(':') => return Err("write IPv6 as [ADDRESS]:PORT"),
+        None => host,
+    };
+    if host.is_empty() { Err("name a host; 0.0.0.0 means all of IPv4") } else { Ok((host, port)) }
 }
 
 /// Resolves a host as Python's `bind` does: an empty one is every interface.
@@ -322,11 +328,6 @@ impl Endpoint {
     }
 }
 
-/// Whether it begins as an [`Endpoint`] does, which a server's own `bind` does not take.
-fn names_a_transport(text: &str) -> bool {
-    matches!(text.split_once(':'), Some(("tcp" | "udp" | "unix" | "unixgram", _)))
-}
-
 impl FromStr for Endpoint {
     type Err = Error;
 
@@ -342,13 +343,19 @@ impl FromStr for Endpoint {
         // The grammar is checked here, where a command line can still be refused; host names are
         // looked up by `bind`.
         match endpoint {
-            Self::Tcp(_) | Self::Udp(_) => match rest.rsplit_once(':') {
-                Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok() => {}
-                _ => {
-                    let why = "write HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH";
-                    return Err(Error::address(text, why));
-                }
-            },
+            Self::Tcp(_) | Self::Udp(_) => {
+                let Err(why) = host_and_port(rest) else { return Ok(endpoint) };
+                let is_inet =
+                    rest.contains(':') && !rest.contains('/') && with_scheme(rest).is_none();
+                let why = if rest.starts_with('@') {
+                    format!("write unix:{rest} or unixgram:{rest}")
+                } else if is_inet {
+                    why.to_owned()
+                } else {
+                    "write HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH".to_owned()
+                };
+                return Err(Error::address(text, why));
+            }
             Self::Unix(_) | Self::Unixgram(_) => {
                 BindAddress::from(rest).to_unix()?;
             }
@@ -361,13 +368,6 @@ impl FromStr for Endpoint {
 fn with_scheme(text: &str) -> Option<(&str, &str)> {
     text.split_once(':')
         .filter(|(scheme, _)| matches!(*scheme, "tcp" | "udp" | "unix" | "unixgram"))
-}
-
-/// Whether it can be one: a name, an IPv4 address, or an IPv6 address in brackets. Without these a colon would
-/// be the beginning of anything.
-fn is_host(text: &str) -> bool {
-    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    !in_brackets.unwrap_or(text).is_empty() && (in_brackets.is_some() || !text.contains(':'))
 }
 
 impl fmt::Display for Endpoint {
@@ -426,6 +426,31 @@ mod tests {
         ] {
             assert!(text.parse::<Endpoint>().unwrap_err().is_bad_address(), "{text:?}");
         }
+        for (text, says) in [
+            (":9000", "0.0.0.0 means all of IPv4"),
+            ("127.0.0.1:99999", "from 0 to 65535"),
+            ("udp:::1:7", "[ADDRESS]:PORT"),
+            ("@x", "write unix:@x"),
+            ("/run/x", "unix:PATH"),
+            ("unxi:/run/x", "unix:PATH"),
+            ("unix:127.0.0.1:9000", "write ./127.0.0.1:9000"),
+        ] {
+            let error = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_internet_address_is_no_path_unless_it_is_written_as_one() {
+        for text in ["127.0.0.1:9000", "[::1]:9000"] {
+            let error = BindAddress::from(text).to_unix().unwrap_err();
+            assert!(error.is_bad_address(), "{error}");
+            let path = format!("./{text}");
+            assert!(error.to_string().contains(&path), "{error}");
+            assert_eq!(BindAddress::from(&path).to_unix().unwrap(), Address::Unix(path.into()));
+            // A path that is given as one is one.
+            assert!(BindAddress::from(Path::new(text)).to_unix().is_ok());
+        }
     }
 
     #[test]
@@ -434,7 +459,7 @@ mod tests {
         assert_eq!(inet("[::1]:7".into()), "[::1]:7");
         assert_eq!(inet(("::1", 7).into()), "[::1]:7");
         assert_eq!(inet(("", 7).into()), "0.0.0.0:7");
-        for text in ["", "host", "::1:7", "[::1:7", "h:99999", ":7"] {
+        for text in ["", "host", "::1:7", "[::1:7", "h:99999", ":7", "[]:7"] {
             assert!(BindAddress::from(text).to_inet().unwrap_err().is_bad_address(), "{text:?}");
         }
         assert!(BindAddress::from(Path::new("/x")).to_inet().is_err());

@@ -113,6 +113,44 @@ impl ServerContext {
 
     /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as
     /// well: ask at a human pace.
+    ///
+    /// An operator's thread beside the server lists them at each line that is typed, and closes the oldest at `close`.
+    /// ([`Forking`](crate::Forking) allows no thread beside the server: there a loop of your own around
+    /// [`handle_request`](crate::Server::handle_request) can do the same.)
+    ///
+    /// ```no_run
+    /// use std::cmp::Reverse;
+    /// use std::io::Write;
+    /// use std::sync::Arc;
+    /// use socketserver::{stream_fn, ThreadingTcpServer};
+    ///
+    /// fn main() -> socketserver::Result<()> {
+    ///     let echo = stream_fn(|request| {
+    ///         let mut line = String::new();
+    ///         while let Some(text) = request.next_line(&mut line)? {
+    ///             writeln!(request, "{text}")?;
+    ///         }
+    ///         Ok(())
+    ///     });
+    ///     let server = Arc::new(ThreadingTcpServer::bind("127.0.0.1:9999", echo)?);
+    ///     let watched = Arc::clone(&server);
+    ///     std::thread::spawn(move || {
+    ///         for command in std::io::stdin().lines().map_while(Result::ok) {
+    ///             let mut live = watched.context().live();
+    ///             live.sort_by_key(|request| Reverse(request.age));
+    ///             for request in &live {
+    ///                 println!("{request}");
+    ///             }
+    ///             if let ("close", Some(oldest)) = (&*command, live.first()) {
+    ///                 watched.context().close_live(oldest.id);
+    ///             }
+    ///         }
+    ///     });
+    ///     // The thread ends with the program.
+    ///     println!("{}", server.run()?);
+    ///     Ok(())
+    /// }
+    /// ```
     #[must_use]
     pub fn live(&self) -> Vec<LiveRequest> {
         self.live.view()

@@ -76,10 +76,11 @@ impl Error {
         }
     }
 
-    /// Whether the address is taken: another server listens there.
+    /// Whether the address is taken: another server listens there; or, of a path for a Unix socket, something is there
+    /// that is no socket, and then the [`io_kind`](Self::io_kind) is `AlreadyExists`.
     #[must_use]
     pub fn is_address_in_use(&self) -> bool {
-        self.io_kind() == Some(io::ErrorKind::AddrInUse)
+        matches!(self.io_kind(), Some(io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists))
     }
 
     /// Whether the operating system forbids it, as it does for ports below 1024.

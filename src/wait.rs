@@ -60,7 +60,7 @@ impl Slot {
 
 /// How a thread waits that runs many requests at once: by suspending the one that waits.
 ///
-/// A mixin that runs requests as coroutines implements it and installs it, by [`install`], on each of
+/// A mixin that runs requests as coroutines (none of this crate does; one of your own may) implements it and installs it, by [`install`], on each of
 /// its threads. Everything that a request may wait for comes through [`park`](Self::park).
 ///
 /// When no coroutine can go on and the thread itself is about to wait, it has to call [`flush`]: replies
@@ -196,8 +196,9 @@ pub(crate) fn at_door(door: &sys::door::Door) -> io::Result<()> {
 
 /// Sleeps: a plain thread sleeps, a coroutine is suspended and its thread goes on with others.
 ///
-/// Handlers that may run under a coroutine mixin use this instead of [`std::thread::sleep`], which
-/// would stop every request of the same worker.
+/// Every mixin of this crate runs handlers on plain threads. One of your own may run many on one thread, as coroutines
+/// (see [`Parker`]); handlers that may run there use this instead of [`std::thread::sleep`], which would stop every
+/// request of the same thread.
 pub fn sleep(duration: Duration) {
     if !is_parked_here() {
         flush();
@@ -223,8 +224,8 @@ fn park_for_ever() {
 
 /// Runs blocking work (a database call, DNS, a large file) where it harms nobody.
 ///
-/// On a plain thread it just runs. In a coroutine it runs on a thread of its own, and the coroutine is
-/// suspended until it is done.
+/// On a plain thread it just runs, and so it does under every mixin of this crate. In a coroutine, as a mixin of your own
+/// may run handlers (see [`Parker`]), it runs on a thread of its own, and the coroutine is suspended until it is done.
 ///
 /// # Errors
 ///

@@ -11,7 +11,7 @@ use socketserver::Endpoint;
 
 use super::common::Failure;
 use super::common::client::connect;
-use super::protocol::{LINE_BYTES, NAME_CHARS, check_name, clean};
+use super::protocol::{GOODBYE, LINE_BYTES, NAME_CHARS, check_name, clean};
 use super::terminal::{Input, Output, Terminal, Typed};
 
 /// Takes part in a room until its user or its server ends it.
@@ -35,7 +35,7 @@ pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
     output.finish(typing);
     drop(mode);
     match result {
-        Ok(_) if has_left => Ok(()),
+        Ok(last) if has_left || last == GOODBYE => Ok(()),
         Ok(last) => Err(Failure::Other(match last.strip_prefix("* ") {
             Some(words) => format!("the server at {endpoint} has ended the connection: {words}"),
             None => format!("the server at {endpoint} has ended the connection without a word"),
@@ -65,16 +65,25 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, leaving: &AtomicBoo
     let _ = socket.shutdown(Shutdown::Write);
 }
 
-/// Shows lines until there are no more. Gives the last one.
+/// Shows lines until there are no more. Gives the last one, or the server's goodbye: another member's line may still
+/// come behind it, and does not explain the end.
 fn show_what_comes(socket: &Socket, output: &mut Output) -> io::Result<String> {
     // A line of somebody else, with the name in front; nothing longer is believed, whoever sends it.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
     let mut reader = BufReader::new(socket);
-    let (mut line, mut text) = (Vec::new(), String::new());
-    while (&mut reader).take(MOST as u64).read_until(b'\n', &mut line)? > 0 {
-        text = clean(line.strip_suffix(b"\n").unwrap_or(&line));
+    let (mut line, mut last) = (Vec::new(), String::new());
+    loop {
+        match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(last),
+            // What was typed meanwhile meets nobody, and may have the connection reset.
+            Err(_) if last == GOODBYE => return Ok(last),
+            result => result?,
+        };
+        let text = clean(line.strip_suffix(b"\n").unwrap_or(&line));
         output.show(format!("{text}\n"))?;
         line.clear();
+        if last != GOODBYE {
+            last = text;
+        }
     }
-    Ok(text)
 }

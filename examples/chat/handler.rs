@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use socketserver::{HandlerResult, Outbox, StreamRequest, StreamRequestHandler};
 
-use super::protocol::{Incoming, Message, SILENCE, TooLong};
+use super::protocol::{GOODBYE, Incoming, Message, SILENCE, TooLong};
 use super::room::{Id, Room, Who};
 
 /// How long a client may take to say its first word, and so to become a member: a person who thinks.
@@ -154,7 +154,7 @@ impl Chat {
 /// What is said to somebody who has typed a command that does not exist, or has asked for those that do.
 pub fn unknown(word: &str, others: &str) -> String {
     let known = format!(
-        "there are {others}@NAME TEXT and /quit, and a line that begins with a slash is typed with two"
+        "there are {others}@NAME TEXT and /quit; to say a line that begins with a slash, type two slashes"
     );
     if word == "/help" {
         return known;
@@ -168,7 +168,7 @@ impl StreamRequestHandler for Chat {
         let end = self.converse(request, &outbox);
         if request.is_stopping() {
             // Who does not take it is closed all the same.
-            let _ = outbox.send("* the server stops; goodbye\n");
+            let _ = outbox.send(format!("{GOODBYE}\n"));
         }
         if let (End::TooLong, id) = (end?, self.id) {
             match id {

@@ -24,6 +24,9 @@ pub const WAITING_BYTES: usize = 64 * 1024;
 /// What the operator is called, and nobody else may be.
 pub const OPERATOR: &str = "operator";
 
+/// What every member is told at the end of the server. Nobody else can say it: the lines of others have a name in front.
+pub const GOODBYE: &str = "* the server stops; goodbye";
+
 /// What a member sends, as it comes, cut into messages.
 #[derive(Debug, Default)]
 pub struct Incoming {

@@ -148,7 +148,9 @@ pub enum Failure {
 
 impl From<socketserver::Error> for Failure {
     fn from(error: socketserver::Error) -> Self {
-        let advice = if error.is_address_in_use() {
+        let advice = if error.io_kind() == Some(io::ErrorKind::AlreadyExists) {
+            "; choose another --bind"
+        } else if error.is_address_in_use() {
             "; another server listens there: stop it, or choose another --bind"
         } else if error.is_permission_denied() {
             "; ports below 1024 and other users' folders need privileges: choose another --bind"

@@ -18,7 +18,8 @@ use crate::wait::{self, Interest, Waiting};
 /// left when it has ended. What it changes in memory, nobody else sees.
 ///
 /// Forking is only right in a process with one thread, so the server has to run in the main thread of a
-/// program that has started no other. A program that has is refused, and the threads are named.
+/// program that has started no other. A program that has is refused, and the threads are named. What another thread
+/// would do beside the server, [`ServerHooks::service_actions`](crate::ServerHooks::service_actions) does in its loop.
 ///
 /// The child closes its copy of the listener, runs the request, and leaves by `_exit` with status 0, 1 if the
 /// handler failed, 101 if it panicked, and others for what else a request can come to: the parent's observer and
@@ -29,6 +30,20 @@ use crate::wait::{self, Interest, Waiting};
 ///
 /// let mixin = Forking::new().max_children(100);
 /// # let _ = mixin;
+/// ```
+///
+/// A handler that fails or panics is reported by its child, in the child. A child that is ended by a signal (a crash,
+/// `abort`, `kill -9`) can report nothing, and no hook is called for it in the server's process either: there it is an
+/// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::Counts::killed). An observer prints it:
+///
+/// ```
+/// use socketserver::{CloseReason, ForkingTcpServer, ServerEvent};
+///
+/// let builder = ForkingTcpServer::builder().observer(|event| match event {
+///     ServerEvent::RequestEnded { reason: CloseReason::Killed, .. } => eprintln!("{event}"),
+///     _ => {}
+/// });
+/// # let _ = builder;
 /// ```
 #[derive(Debug)]
 pub struct Forking {
@@ -256,10 +271,7 @@ impl Forking {
 
 impl Mixin for Forking {
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        let ready = process::other_threads().and_then(|threads| match threads {
-            None => self.ears().map(|_ears| ()),
-            Some(names) => Err(io::Error::other(format!("the process has other threads: {names}"))),
-        });
+        let ready = process::no_other_threads().and_then(|()| self.ears().map(|_ears| ()));
         ready.map_err(|error| Error::io("fork", "for requests", error))?;
         accept_loop()
     }

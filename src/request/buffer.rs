@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::ops::Deref;
+use std::str::Utf8Error;
 use std::sync::Once;
 
 use parking_lot::Mutex;
@@ -288,11 +289,22 @@ impl Line for String {
     ) -> io::Result<Option<&str>> {
         let mut bytes = mem::take(self).into_bytes();
         let more = bytes.fill(read)?.is_some();
-        *self = String::from_utf8(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))?;
+        *self = text(bytes)?;
         Ok(more.then_some(self))
     }
 }
+
+/// A line as text, if it is text.
+pub(crate) fn text(line: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(line)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, NotText(error.utf8_error())))
+}
+
+/// A line was to be text and is not: the payload of an [`io::Error`] of kind `InvalidData`. It says whose line that
+/// was, because a handler reads from other places as well.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer's line is not UTF-8: {0}")]
+struct NotText(#[source] Utf8Error);
 
 /// A line was longer than `Limits::line_bytes`: the payload of an [`io::Error`] of kind
 /// `InvalidData`. Its beginning has been taken from the stream and its rest has not, so that the usual

@@ -153,6 +153,28 @@ impl StreamRequest {
     /// }
     /// # let _handler = stream_fn(handle);
     /// ```
+    ///
+    /// The `?` makes a failure of every client that stays silent, and
+    /// [`handle_error`](crate::ServerHooks::handle_error) prints each on stderr. A handler that takes them for a part of
+    /// life looks at the error first, and ends quietly:
+    ///
+    /// ```
+    /// use socketserver::{HandlerResult, StreamRequest, TimedOut, stream_fn};
+    ///
+    /// fn handle(request: &mut StreamRequest) -> HandlerResult {
+    ///     # let mut line = String::new();
+    ///     # request.set_timeout(Some(std::time::Duration::from_secs(5)));
+    ///     let _name = match request.next_line(&mut line) {
+    ///         Ok(Some(name)) => name,
+    ///         Ok(None) => return Ok(()),
+    ///         Err(error) if TimedOut::find(&error).is_some() => return Ok(()),
+    ///         Err(error) => return Err(error.into()),
+    ///     };
+    ///     # request.set_timeout(None);
+    ///     Ok(())
+    /// }
+    /// # let _handler = stream_fn(handle);
+    /// ```
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.channel.timeout = timeout;
     }
@@ -230,7 +252,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// `InvalidData` if it is longer than `Limits::line_bytes` (with [`LineTooLong`] inside), or is to
-    /// be a `String` and is not UTF-8; `TimedOut` if the peer is silent for too long.
+    /// be a `String` and is not UTF-8 (a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
         line.fill(|bytes| {
             if self.append_until(b'\n', bytes)? == 0 {
@@ -403,9 +425,7 @@ impl BufRead for StreamRequest {
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
-        let text = String::from_utf8(bytes)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))?;
-        line.push_str(&text);
+        line.push_str(&buffer::text(bytes)?);
         Ok(count)
     }
 }

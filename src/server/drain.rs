@@ -20,8 +20,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Closes the server within a time, in this order:
     ///
     /// 1. it stops accepting, and the listener is closed (by the loop's own thread, if one runs);
-    /// 2. handlers are told: `is_stopping` is true, and those that wait for their peer's next request
-    ///    get the end of input;
+    /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a request fails
+    ///    with [`Stopping`](crate::Stopping), which is not reported;
     /// 3. running requests are waited for;
     /// 4. at the deadline the connections of those that are left are shut down;
     /// 5. what the mixin has started is joined.

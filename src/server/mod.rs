@@ -15,6 +15,7 @@ mod turn;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, BindAddress};
@@ -337,14 +338,23 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if each == 0 {
             return;
         }
-        let spare = SPARE_DESCRIPTORS + linger::at_once() as u64;
-        let left = allowed.saturating_sub(open + spare);
+        let lingering = linger::at_once() as u64;
+        let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let live = usize::try_from(left).unwrap_or(usize::MAX) / each;
         if let Some(live) = self.core.context.budget_descriptors(live.max(1)) {
             let wanted = self.limits().live;
+            let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
+            // Whoever serves by `run` has the most that the process may give itself.
+            let is_raised = self.core.context.runs.signals_handled().load(Ordering::SeqCst);
+            let raise = if is_raised {
+                "a higher hard limit (ulimit -Hn) allows more"
+            } else {
+                "to raise it, serve by `run`, or say `ulimit -n` before the start"
+            };
             self.core.hooks.warning(&format!(
                 "{}: at most {live} requests at once, not {wanted}: the process may have {allowed} \
-                 descriptors (ulimit -n), and has {open} already",
+                 descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
+                 {lingering} for connections that are closing; {raise}",
                 self.server_address()
             ));
         }

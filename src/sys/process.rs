@@ -24,12 +24,7 @@ pub(crate) enum Forked {
 ///
 /// If there is another thread, and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
 pub(crate) fn fork() -> io::Result<Forked> {
-    if let Some(names) = other_threads()? {
-        return Err(io::Error::other(format!(
-            "the process has other threads ({names}), whose locks would stay locked in the child; fork \
-             before they are started, or take another mixin"
-        )));
-    }
+    no_other_threads()?;
     // What the processor knows is found out here, and not in each child again: to ask it takes many microseconds on a
     // virtual machine.
     super::registers::empty();
@@ -72,8 +67,21 @@ impl Drop for SignalsHeld {
     }
 }
 
+/// Whether a process may fork that is as this one is now.
+///
+/// # Errors
+///
+/// If there is another thread. They are named, and what to do in their place.
+pub(crate) fn no_other_threads() -> io::Result<()> {
+    let Some(names) = other_threads()? else { return Ok(()) };
+    Err(io::Error::other(format!(
+        "the process has other threads ({names}), whose locks would stay locked in the child; have what they do \
+         done by the service_actions of the server's hooks or by another process, or take Threading"
+    )))
+}
+
 /// The names of the process's threads, if there is more than this one.
-pub(crate) fn other_threads() -> io::Result<Option<String>> {
+fn other_threads() -> io::Result<Option<String>> {
     // A folder has one link for each folder in it, its own entry and its parent's: with one thread,
     // three. Where the first question may not be asked, that is the second one.
     if has_one_thread() || fs::metadata("/proc/self/task")?.nlink() == 3 {

@@ -15,7 +15,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
 }
 
 /// Refuses, as `fork` does.
-pub(crate) fn other_threads() -> io::Result<Option<String>> {
+pub(crate) fn no_other_threads() -> io::Result<()> {
     Err(unsupported())
 }
 

@@ -54,7 +54,7 @@ impl SocketFile {
             // The file is born with these permissions at the most; the umask can only take away.
             sys::set_mode_before_bind(fd, mode)?;
         }
-        socket.bind(&address)?;
+        socket.bind(&address).map_err(|error| explain(error, path))?;
         if let Some(mode) = options.unix_mode {
             // What the umask took away, and the whole of it where the line above does nothing.
             fs::set_permissions(path, Permissions::from_mode(mode))?;
@@ -112,6 +112,17 @@ fn lock_folder(path: &Path) -> io::Result<Option<File>> {
             Err(_) => return Ok(None),
         }
     }
+}
+
+/// What is in the way of a bind. The system says `EADDRINUSE` of anything that is there, and whoever reads that looks for
+/// another server. What has been replaced since then costs a wrong word and nothing else.
+fn explain(error: io::Error, path: &Path) -> io::Error {
+    let is_there = fs::symlink_metadata(path).is_ok();
+    let is_socket = fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if error.kind() != io::ErrorKind::AddrInUse || !is_there || is_socket {
+        return error;
+    }
+    io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no socket, and is not replaced")
 }
 
 /// Removes what is at `path` if it is a socket that nobody listens at. Anything else stays, and bind

@@ -290,6 +290,10 @@ fn row_081_a_process_with_threads_is_refused_and_the_threads_are_named() {
     assert_eq!(server.wait().code(), Some(1));
     let ended = server.told("ended: ");
     assert!(ended.contains("bystander"), "{ended}");
+    // And what to do in their place.
+    for way in ["service_actions", "another process", "Threading"] {
+        assert!(ended.contains(way), "{ended}");
+    }
 }
 
 fn row_082_a_fork_that_fails_is_handled_and_the_server_lives() {

@@ -640,6 +640,10 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         assert!((1..50).contains(&allowed), "{warning}");
         assert!(warning.contains("not 5000"), "{warning}");
         assert_eq!(number_before(" descriptors"), limit, "{warning}");
+        // Whoever reads it can reckon.
+        let others = [" are open", " are kept", " for connections"].map(number_before);
+        assert_eq!(limit - others.iter().sum::<u64>(), allowed, "{warning}");
+        assert!(warning.contains("serve by `run`"), "{warning}");
 
         eventually("as many live as may", || server.context().live_count() as u64 == allowed);
         // Whatever the limits are changed to.

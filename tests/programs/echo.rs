@@ -306,6 +306,31 @@ fn a_used_port_is_told_with_what_to_do() {
 }
 
 #[test]
+fn what_is_wrong_with_an_address_is_said() {
+    for (address, says) in [
+        (":9000", "name a host; 0.0.0.0 means all of IPv4"),
+        ("127.0.0.1:99999", "the port is a number from 0 to 65535"),
+        ("@x", "unix:@x"),
+        ("unix:127.0.0.1:9000", "./127.0.0.1:9000"),
+    ] {
+        let ended = run("echo", &["serve", "--bind", address]);
+        assert_ends(&ended, 2);
+        assert!(ended.err.contains(says), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_a_socket_is_not_taken_for_a_server() {
+    let folder = folder();
+    let path = folder.path().join("file");
+    std::fs::write(&path, "precious").unwrap();
+    let ended = run("echo", &["serve", "--bind", &format!("unix:{}", path.display())]);
+    assert_fails_in_one_line(&ended, 1, &["is no socket", "choose another --bind"]);
+    assert!(!ended.err.contains("another server"), "{ended:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
 fn wrong_use_ends_with_2() {
     for args in [
         &["serve", "--bind", "nonsense"][..],

@@ -832,9 +832,28 @@ fn row_014_anything_but_a_socket_is_never_removed() {
         let error = UnixDatagramServer::bind(path, || Silent).unwrap_err();
         assert!(error.is_address_in_use(), "{error}");
     }
+    for path in [&file, &sub] {
+        let error = UnixStreamServer::bind(path, || Silent).unwrap_err();
+        assert!(error.to_string().contains("is no socket"), "{error}");
+    }
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     assert!(sub.is_dir() && stale.exists());
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+}
+
+#[test]
+fn a_unix_server_does_not_make_a_file_of_an_internet_address() {
+    let address = "127.0.0.1:9000";
+    for error in [
+        UnixStreamServer::bind(address, || Silent).unwrap_err(),
+        UnixDatagramServer::bind(address, || Silent).unwrap_err(),
+    ] {
+        assert!(
+            error.is_bad_address() && error.to_string().contains("./127.0.0.1:9000"),
+            "{error}"
+        );
+    }
+    assert!(!Path::new(address).exists());
 }
 
 #[test]

@@ -303,6 +303,19 @@ fn a_client_speaks_asks_renames_itself_and_quits() {
 }
 
 #[test]
+fn a_client_whose_server_says_goodbye_ends_without_an_error() {
+    let (server, address) = open_room(&[]);
+    let bob = client(&address.to_string(), "bob");
+    assert_eq!(bob.line(), "* you are bob; there are 0 others");
+    server.ask("/quit");
+    assert_eq!(bob.line(), "* the server stops; goodbye");
+    let ended = bob.end();
+    assert_ends(&ended, 0);
+    assert_eq!((&*ended.out, &*ended.err), ("", ""));
+    assert_ends(&server.end(), 0);
+}
+
+#[test]
 fn a_client_says_why_it_was_ended() {
     let (server, address) = open_room(&[]);
     let bob = client(&address.to_string(), "bob");
