@@ -340,10 +340,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let lingering = linger::at_once() as u64;
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
-        let live = usize::try_from(left).unwrap_or(usize::MAX) / each;
-        if let Some(live) = self.core.context.budget_descriptors(live.max(1)) {
+        let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
+        if let Some(live) = self.core.context.budget_descriptors(room.max(1)) {
             let wanted = self.limits().live;
+            // Whoever reads it shall be able to reckon.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
+            let floor = if room > 0 { "" } else { " (one request is served in any case)" };
             // Whoever serves by `run` has the most that the process may give itself.
             let is_raised = self.core.context.runs.signals_handled().load(Ordering::SeqCst);
             let raise = if is_raised {
@@ -354,7 +356,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.core.hooks.warning(&format!(
                 "{}: at most {live} requests at once, not {wanted}: the process may have {allowed} \
                  descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
-                 {lingering} for connections that are closing; {raise}",
+                 {lingering} for connections that are closing{floor}; {raise}",
                 self.server_address()
             ));
         }

@@ -628,7 +628,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         // They are in this process as well, and have their descriptors before the budget is made.
         let mut clients: Vec<TcpStream> = (0..60).map(|_| connect(inet(&server))).collect();
         let open = crate::support::open_descriptors() as u64;
-        let limit = open + 50;
+        let limit = open + 120;
         set_descriptor_limits(limit, limit);
         let server = server.serve_in_background().unwrap();
         let warning = warnings.recv_timeout(SOON).unwrap();
