@@ -65,8 +65,7 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, leaving: &AtomicBoo
     let _ = socket.shutdown(Shutdown::Write);
 }
 
-/// Shows lines until there are no more. Gives the last one, or the server's goodbye: another member's line may still
-/// come behind it, and does not explain the end.
+/// Shows lines until there are no more. Gives the last one.
 fn show_what_comes(socket: &Socket, output: &mut Output) -> io::Result<String> {
     // A line of somebody else, with the name in front; nothing longer is believed, whoever sends it.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
@@ -82,8 +81,6 @@ fn show_what_comes(socket: &Socket, output: &mut Output) -> io::Result<String> {
         let text = clean(line.strip_suffix(b"\n").unwrap_or(&line));
         output.show(format!("{text}\n"))?;
         line.clear();
-        if last != GOODBYE {
-            last = text;
-        }
+        last = text;
     }
 }

@@ -167,7 +167,11 @@ impl StreamRequestHandler for Chat {
         let outbox = request.outbox()?;
         let end = self.converse(request, &outbox);
         if request.is_stopping() {
-            // Who does not take it is closed all the same.
+            // Out of the room first, so that no line of another comes behind the goodbye. Who does not take that is
+            // closed all the same.
+            if let Some(id) = self.id {
+                self.room.leave(id, true);
+            }
             let _ = outbox.send(format!("{GOODBYE}\n"));
         }
         if let (End::TooLong, id) = (end?, self.id) {

@@ -23,7 +23,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a request fails
     ///    with [`Stopping`](crate::Stopping), which is not reported;
     /// 3. running requests are waited for;
-    /// 4. at the deadline the connections of those that are left are shut down;
+    /// 4. at the deadline the connections of those that are left are shut down, and their reads fail as in 2;
     /// 5. what the mixin has started is joined.
     ///
     /// With a mixin whose `block_on_close` is off, only the first two. Called by the thread that serves,

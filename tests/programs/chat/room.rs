@@ -207,7 +207,8 @@ fn a_room_that_ends_does_not_wait_for_what_was_pasted() {
     bob.send("a\n".repeat(1_000).as_bytes());
     assert_eq!(alice.hears(), "bob: a");
     server.ask("/quit");
-    assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+    let rest = alice.rest();
+    assert!(rest.ends_with("* the server stops; goodbye\n"), "{rest}");
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
