@@ -116,7 +116,7 @@ impl ServerContext {
     ///
     /// An operator's thread beside the server lists them at each line that is typed, and closes the oldest at `close`.
     /// ([`Forking`](crate::Forking) allows no thread beside the server: there a loop of your own around
-    /// [`handle_request`](crate::Server::handle_request) can do the same.)
+    /// [`handle_request`](crate::Server::handle_request) may list and close them between two requests.)
     ///
     /// ```no_run
     /// use std::cmp::Reverse;

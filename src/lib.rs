@@ -45,11 +45,11 @@
 //! `ThreadingTcpServer` by `TcpServer`, `PoolTcpServer` or `ThreadingUnixStreamServer` (and the address by a
 //! path), and nothing else changes.
 //!
-//! [`run`](Server::run) serves until Ctrl-C or SIGTERM, and then stops in order; it also raises the process's limit of
-//! descriptors as far as it may. [`serve_forever`](Server::serve_forever) is for a server that is a part of something
-//! larger: it serves until it is told to stop by `shutdown`, and leaves signals and limits to the program. A handler that has something to do before or after implements `setup` and `finish` as
-//! well. One that wants its server to stop says
-//! `request.server().shutdown_handle().shutdown()`.
+//! [`run`](Server::run) serves until Ctrl-C or SIGTERM, and then stops in order; it also raises the process's
+//! limit of descriptors as far as it may. [`serve_forever`](Server::serve_forever) is for a server that is a
+//! part of something larger: it serves until it is told to stop by `shutdown`, and leaves signals and limits
+//! to the program. A handler that has something to do before or after implements `setup` and `finish` as
+//! well. One that wants its server to stop says `request.server().shutdown_handle().shutdown()`.
 //!
 //! A datagram is as short, here with a function for a handler. ([The guide](_documentation::guide#5-a-program-of-your-own-a-key-value-store-over-udp)
 //! has a longer one, with its client.)

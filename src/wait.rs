@@ -60,8 +60,9 @@ impl Slot {
 
 /// How a thread waits that runs many requests at once: by suspending the one that waits.
 ///
-/// A mixin that runs requests as coroutines (none of this crate does; one of your own may) implements it and installs it, by [`install`], on each of
-/// its threads. Everything that a request may wait for comes through [`park`](Self::park).
+/// A mixin that runs requests as coroutines (none of this crate does; one of your own may) implements it and
+/// installs it, by [`install`], on each of its threads. Everything that a request may wait for comes through
+/// [`park`](Self::park).
 ///
 /// When no coroutine can go on and the thread itself is about to wait, it has to call [`flush`]: replies
 /// to datagrams are held back until then, so that one system call sends many.

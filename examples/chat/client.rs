@@ -78,9 +78,8 @@ fn show_what_comes(socket: &Socket, output: &mut Output) -> io::Result<String> {
             Err(_) if last == GOODBYE => return Ok(last),
             result => result?,
         };
-        let text = clean(line.strip_suffix(b"\n").unwrap_or(&line));
-        output.show(format!("{text}\n"))?;
+        last = clean(line.strip_suffix(b"\n").unwrap_or(&line));
+        output.show(format!("{last}\n"))?;
         line.clear();
-        last = text;
     }
 }
