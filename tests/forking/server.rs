@@ -280,6 +280,7 @@ where
     if option("events") {
         builder = builder.observer(tell);
     }
+    let _leaves = Leaves;
     let server = builder.bind(address, handler)?;
     if option("thread") {
         // It has its name as soon as it runs.
@@ -328,6 +329,16 @@ where
         BaseServer::server_close(&server);
     }
     result
+}
+
+/// Shows on stderr which process comes to the end of what the parent has begun.
+struct Leaves;
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        let line = format!("left in {}\n", std::process::id());
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
 }
 
 /// Shows on stderr what the observer is told, and in which process.
