@@ -22,9 +22,9 @@ use crate::wait::{self, Interest, Waiting};
 /// or returns, and at once beyond 64 KiB; so lines that are due to one member together leave together. What
 /// the socket will not take waits for room without anybody's help.
 ///
-/// In the process of a server that forks, which is to say in its hook `overflow`, there must be no thread that
-/// waits for room: there what the socket does not take waits for the next message, and is lost at the end of
-/// the request. In a child everything is as elsewhere.
+/// A server that forks must start no thread in its own process, where of all that has a request only the hook
+/// `overflow` runs: there the sender writes by itself, never waits, and what the socket does not take by the end
+/// of the hook is lost. In a child everything is as elsewhere.
 ///
 /// Lines are never torn: what the handler itself writes goes through the same queue.
 ///

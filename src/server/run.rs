@@ -30,7 +30,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// As [`serve_forever`](Self::serve_forever), after the close; and if signals cannot be handled.
+    /// As [`serve_forever`](Self::serve_forever), after the close, which may meet a [`Fatal`](crate::Fatal) as well;
+    /// and if signals cannot be handled.
     pub fn run(&self) -> Result<DrainReport> {
         let _signals = prepare_process(vec![self.shutdown_handle()])?;
         let (served, report) = serve_and_close(self, || self.server_close());

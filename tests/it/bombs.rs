@@ -271,17 +271,27 @@ fn a_transport_that_cannot_make_a_request_loses_that_one_alone() {
     a_request_that_cannot_be_made(Pool::new(2));
 }
 
+/// Says that it is in, and ends the server when nothing is accepted any more and the server drains.
+fn end_late(request: &mut StreamRequest) -> HandlerResult {
+    writeln!(request, "in")?;
+    request.server().shutdown_handle().wait();
+    eventually("the server drains", || request.is_stopping());
+    Err(Fatal::new("the disk is gone").into())
+}
+
+#[test]
+fn a_fatal_in_the_drain_is_what_a_server_in_the_background_stops_with() {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(end_late)).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    assert_eq!(read_line(&mut client), "in\n");
+    let error = server.stop().unwrap_err();
+    assert_eq!(error.as_fatal().expect("it is the fatal").to_string(), "the disk is gone");
+}
+
 #[test]
 fn a_fatal_in_the_drain_is_what_run_ends_with() {
-    let handler = stream_fn(|request: &mut StreamRequest| {
-        writeln!(request, "in")?;
-        // The run is over when nothing is accepted any more; what is left is the drain.
-        request.server().shutdown_handle().wait();
-        let is_stopping = || request.is_stopping();
-        eventually("the server drains", is_stopping);
-        Err(Fatal::new("the disk is gone").into())
-    });
-    let server = ThreadingTcpServer::bind("127.0.0.1:0", handler).unwrap();
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(end_late)).unwrap();
     thread::scope(|scope| {
         let running = scope.spawn(|| server.run());
         let mut client = connect(inet(&server));
