@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use socketserver::{
     BackgroundServer, Builder, CloseReason, HandlerResult, Limits, Mixin, Outbox, OutboxError,
@@ -243,9 +242,9 @@ impl ServerHooks<StreamRequest> for Farewell {
 #[test]
 fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     let (handler, holder) = held();
-    let for_ever = Duration::from_secs(3_600);
-    let limits =
-        Limits { outbox_bytes: 2 * MUCH, drain: for_ever, write: for_ever, ..Limits::default() };
+    // Longer than the test has patience.
+    let (drain, write) = (SOON * 2, SOON * 2);
+    let limits = Limits { outbox_bytes: 2 * MUCH, drain, write, ..Limits::default() };
     let mixin = Threading::new().max_threads(1).when_full(WhenFull::Refuse);
     let server = Builder::<Tcp, _>::new(mixin)
         .limits(limits)
