@@ -17,6 +17,12 @@ use crate::wait::Event;
 /// [`ServerContext::set_limits`](crate::ServerContext::set_limits): new requests meet the new ones,
 /// running ones keep theirs.
 ///
+/// An observer hears of each that is reached. Those that hold back or turn away are a
+/// [`LimitReached`](crate::ServerEvent::LimitReached) (`live`, `per_peer`, `accept_rate`); those that end a request are the
+/// [`CloseReason`](crate::CloseReason) of its end (`line_bytes`, `idle`, `read`, `write`, `request`, `handshake`,
+/// `drain`). `outbox_bytes` is told to who sends, as an error. The bounds of the lingering close are told to nobody: the
+/// request has ended by then.
+///
 /// ```
 /// use std::time::Duration;
 /// use socketserver::Limits;
@@ -41,8 +47,8 @@ pub struct Limits {
     /// Bytes of one line in `next_line`, without its newline. Default 65,536: what Python's
     /// `http.server` and most line protocols take.
     pub line_bytes: usize,
-    /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not take them. Default
-    /// 65,536: some hundreds of lines of a chat; who is further behind does not read.
+    /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not take them; a send beyond it
+    /// fails. Default 65,536: some hundreds of lines of a chat; who is further behind does not read.
     pub outbox_bytes: usize,
     /// How long a peer may be silent while nothing of a request is outstanding. Its connection then
     /// ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.

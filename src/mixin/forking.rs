@@ -20,8 +20,9 @@ use crate::wait::{self, Interest, Waiting};
 /// Forking is only right in a process with one thread, so the server has to run in the main thread of a
 /// program that has started no other. A program that has is refused, and the threads are named.
 ///
-/// The child closes its copy of the listener, runs the request, and leaves by `_exit` with status 0, or 1
-/// if the handler failed; a [`Fatal`](crate::Fatal) has a status of its own, and reaches the parent.
+/// The child closes its copy of the listener, runs the request, and leaves by `_exit` with status 0, 1 if the
+/// handler failed, 101 if it panicked, and others for what else a request can come to: the parent's observer and
+/// counts know it. A [`Fatal`](crate::Fatal) reaches the parent with its words.
 ///
 /// ```
 /// use socketserver::Forking;
@@ -64,15 +65,26 @@ impl std::fmt::Debug for Child {
 /// As many as Python has: what a machine of 1990 could run, and enough for what processes are taken for.
 const MAX_CHILDREN: usize = 40;
 
-/// The statuses of a child. 101 is that of a Rust program that has panicked; those above are ours, and
-/// unlikely to be what a handler leaves the process with by itself.
+/// The statuses of a child that others know as well. 101 is that of a Rust program that has panicked.
 const COMPLETED: i32 = 0;
 const FAILED: i32 = 1;
 const PANICKED: i32 = 101;
-const FATAL: i32 = 113;
-/// The handler has asked its server to stop.
-const COMPLETED_AND_STOP: i32 = 114;
-const FAILED_AND_STOP: i32 = 115;
+
+/// All else that a child can say of its end has a status from here on: two for each of [`ENDS`], and of the two the
+/// second if the handler has asked its server to stop. A handler is unlikely to leave the process with one of them by
+/// itself: programs stay below, and shells use what is just above 128.
+const FIRST_OF_OURS: u8 = 160;
+const ENDS: [CloseReason; 9] = [
+    CloseReason::Completed,
+    CloseReason::Failed,
+    CloseReason::Panicked,
+    CloseReason::Fatal,
+    CloseReason::Disconnected,
+    CloseReason::Idle,
+    CloseReason::TimedOut,
+    CloseReason::LineTooLong,
+    CloseReason::Stopped,
+];
 
 impl Default for Forking {
     fn default() -> Self {
@@ -293,7 +305,6 @@ impl Mixin for Forking {
 
     fn force(&self) {
         self.signal_all(libc::SIGKILL);
-        self.wait_for_children(Instant::now() + AFTER_KILL);
     }
 
     fn server_close(&self, _deadline: Instant) {
@@ -311,9 +322,6 @@ impl Drop for LeavesByPanic {
     }
 }
 
-/// How long the kernel may take to end a process that it has been told to kill.
-const AFTER_KILL: std::time::Duration = std::time::Duration::from_millis(50);
-
 /// The longest last words: what one write puts into a socket's buffer as a whole.
 const LONGEST_WORDS: usize = 2_048;
 
@@ -329,15 +337,7 @@ impl Ears {
 
     /// In the parent: what a child's status says, and its last words.
     fn end(&self, child: i32, status: i32) -> ChildEnd {
-        let (reason, stop) = match status {
-            COMPLETED => (CloseReason::Completed, false),
-            PANICKED => (CloseReason::Panicked, false),
-            FATAL => (CloseReason::Fatal, false),
-            COMPLETED_AND_STOP => (CloseReason::Completed, true),
-            FAILED_AND_STOP => (CloseReason::Failed, true),
-            // `FAILED`, and whatever a handler has left the process with by itself.
-            _ => (CloseReason::Failed, false),
-        };
+        let (reason, stop) = end_of(status);
         let fatal = (reason == CloseReason::Fatal).then(|| self.words_of(child)).flatten();
         ChildEnd { reason, fatal, stop }
     }
@@ -352,14 +352,47 @@ impl Ears {
     }
 }
 
+/// What a child leaves with.
 fn status(end: &ChildEnd) -> i32 {
     match (end.reason, end.stop) {
-        // A Fatal stops the server by itself.
-        (CloseReason::Fatal, _) => FATAL,
         (CloseReason::Completed, false) => COMPLETED,
+        (CloseReason::Failed, false) => FAILED,
         (CloseReason::Panicked, false) => PANICKED,
-        (CloseReason::Completed, true) => COMPLETED_AND_STOP,
-        (_, false) => FAILED,
-        (_, true) => FAILED_AND_STOP,
+        (reason, stop) => (FIRST_OF_OURS..)
+            .step_by(2)
+            .zip(ENDS)
+            .find_map(|(status, end)| (end == reason).then(|| i32::from(status) + i32::from(stop)))
+            .unwrap_or(FAILED),
+    }
+}
+
+/// What a status says, and whether the server is asked to stop.
+fn end_of(status: i32) -> (CloseReason, bool) {
+    let ours = usize::try_from(status - i32::from(FIRST_OF_OURS)).ok();
+    match (status, ours) {
+        (COMPLETED, _) => (CloseReason::Completed, false),
+        (PANICKED, _) => (CloseReason::Panicked, false),
+        (_, Some(ours)) if ours / 2 < ENDS.len() => (ENDS[ours / 2], ours % 2 == 1),
+        // `FAILED`, and whatever a handler has left the process with by itself.
+        _ => (CloseReason::Failed, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_it_was_made_of_and_others_say_that_it_failed() {
+        for reason in ENDS {
+            for stop in [false, true] {
+                let status = status(&ChildEnd { reason, fatal: None, stop });
+                assert!((0..=255).contains(&status));
+                assert_eq!(end_of(status), (reason, stop));
+            }
+        }
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 178, 255] {
+            assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
+        }
     }
 }

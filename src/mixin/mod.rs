@@ -99,7 +99,7 @@ pub trait Mixin: Send + Sync {
 
     /// Helps running requests to their end, until the deadline at most: called when the server closes,
     /// before it waits for its live list to be empty. For mixins whose requests end only if somebody
-    /// looks. Default: nothing.
+    /// looks. Called once more after [`force`](Self::force), with a moment that is near. Default: nothing.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }
@@ -305,17 +305,6 @@ impl From<CloseReason> for Outcome {
             CloseReason::Panicked => Self::Panicked,
             CloseReason::Fatal => Self::Fatal,
             _ => Self::Failed,
-        }
-    }
-}
-
-impl From<Outcome> for CloseReason {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Completed => Self::Completed,
-            Outcome::Failed => Self::Failed,
-            Outcome::Panicked => Self::Panicked,
-            Outcome::Fatal => Self::Fatal,
         }
     }
 }

@@ -27,8 +27,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// 5. what the mixin has started is joined.
     ///
     /// With a mixin whose `block_on_close` is off, only the first two. Called by the thread that serves,
-    /// or by a handler of the server itself, it waits for nothing: it would wait for itself. May be called
-    /// more than once.
+    /// or by a handler of the server itself, it waits for nothing: it would wait for itself. In a forked child it asks
+    /// the parent to stop, as a shutdown does. May be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         let began = Instant::now();
         // A grace that the clock cannot count is for ever, and a day is that for a closing server.
@@ -58,19 +58,22 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let waits_for_itself = on_the_loop || is_serving(context);
         if self.mixin.block_on_close() && !waits_for_itself {
             self.mixin.drain(deadline);
-            // From the deadline on there is one short wait for all that is left to do.
-            let mut last = deadline;
+            // One short wait for all that is then left to do.
+            let mut last = None;
             if !context.live.wait_until_empty(deadline) {
+                let until = Instant::now() + AFTER_FORCE;
+                last = Some(until);
                 report.forced = context.live.view();
                 context.live.force();
                 self.mixin.force();
-                last = Instant::now() + AFTER_FORCE;
-                context.live.wait_until_empty(last);
+                self.mixin.drain(until);
+                context.live.wait_until_empty(until);
             }
-            let last = last.max(Instant::now() + AFTER_FORCE);
+            let last = last.unwrap_or_else(|| Instant::now() + AFTER_FORCE);
             context.runs.wait_until_ended(Some(last));
             self.mixin.server_close(last);
-        } else {
+        } else if !context.is_child() {
+            // A forked child has no workers, and shares with its parent what that hears of its children by.
             self.mixin.server_close(Instant::now());
         }
         report.left_running = context.live.view();
@@ -79,9 +82,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 }
 
-/// How long a forced handler may take to notice that its connection is gone. It counts after the
-/// deadline; a handler that computes on is left behind.
-const AFTER_FORCE: Duration = Duration::from_millis(50);
+/// How long forced handlers may take to notice that their connections are gone, and killed children to end. It
+/// counts after the deadline, which is to be met to within 100 ms; a handler that computes on is left behind.
+const AFTER_FORCE: Duration = Duration::from_millis(75);
 
 /// How a server came to its end. Print it: it is made to be read by whoever operates the server.
 #[derive(Clone, Debug)]

@@ -106,14 +106,9 @@ impl<T: Transport> TypedJob<T> {
         let made = caught(|| Ok(core.transport.make_request(raw, ticket)));
         (made, End { core, entry })
     }
-}
 
-fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
-    Some(Deadline { at: Instant::now().checked_add(after)?, limit, after })
-}
-
-impl<T: Transport> Work for TypedJob<T> {
-    fn run(self: Box<Self>) -> Outcome {
+    /// Runs the request to its end.
+    fn serve(self) -> CloseReason {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
@@ -138,7 +133,17 @@ impl<T: Transport> Work for TypedJob<T> {
         end.core.context.counters.ended(reason);
 
         end.close(request, reason);
-        Outcome::from(reason)
+        reason
+    }
+}
+
+fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
+    Some(Deadline { at: Instant::now().checked_add(after)?, limit, after })
+}
+
+impl<T: Transport> Work for TypedJob<T> {
+    fn run(self: Box<Self>) -> Outcome {
+        self.serve().into()
     }
 
     fn refuse(self: Box<Self>, why: Refused) {
@@ -191,7 +196,7 @@ impl<T: Transport> Work for TypedJob<T> {
         crate::wait::leave_loop();
         child::take_signals(&context, self.ticket.entry());
         drop(signals);
-        let outcome = self.run();
+        let reason = self.serve();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
         let words = caught(|| {
@@ -199,7 +204,7 @@ impl<T: Transport> Work for TypedJob<T> {
             Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
         });
         let (fatal, stop) = (words.unwrap_or_default(), context.runs.stop_requested());
-        ChildEnd { reason: outcome.into(), fatal, stop }
+        ChildEnd { reason, fatal, stop }
     }
 
     fn door(&self) -> Option<Door> {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt;
 
 use super::check;
 use super::epoll::Epoll;
@@ -76,7 +76,7 @@ impl Drop for SignalsHeld {
 pub(crate) fn other_threads() -> io::Result<Option<String>> {
     // A folder has one link for each folder in it, its own entry and its parent's: with one thread,
     // three. Where the first question may not be asked, that is the second one.
-    if has_one_thread() || fs::metadata("/proc/self/task")?.st_nlink() == 3 {
+    if has_one_thread() || fs::metadata("/proc/self/task")?.nlink() == 3 {
         return Ok(None);
     }
     let mut names = Vec::new();

@@ -21,6 +21,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         what_no_one_catches_in_a_child_does_not_reach_what_is_its_parents,
         an_outbox_in_the_parent_starts_no_thread,
         row_070_a_shutdown_in_the_child_stops_the_parent,
+        a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it,
         row_071_what_stood_in_the_buffer_is_printed_once,
         row_072_a_foreign_child_keeps_its_status,
         row_073_there_are_forty_children_at_most_by_default,
@@ -49,6 +50,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends,
         what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there,
         a_report_says_how_far_a_child_was,
+        a_child_says_of_its_end_what_a_thread_would,
         what_the_parent_replies_to_datagrams_arrives_once,
     ]
 }
@@ -159,6 +161,22 @@ fn row_070_a_shutdown_in_the_child_stops_the_parent() {
     client.send("stop");
     drop(client);
     assert!(server.wait().success());
+}
+
+fn a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it() {
+    let mut server = Server::tcp(&["grace=60000"]);
+    let mut brief = server.connect();
+    let pid: u32 = brief.ask("pid").parse().unwrap();
+    let mut client = server.connect();
+    assert_eq!(client.ask("echo hi"), "hi");
+    // The end of the other child is there to be heard of, and nobody has listened yet.
+    server.signal(libc::SIGSTOP);
+    drop(brief);
+    eventually("it has ended", || state(pid) == Some('Z'));
+    assert_eq!(client.ask("close"), "");
+    server.signal(libc::SIGCONT);
+    assert!(server.wait().success());
+    assert!(server.told("children: ").ends_with(": 0"));
 }
 
 fn row_071_what_stood_in_the_buffer_is_printed_once() {
@@ -516,7 +534,7 @@ fn the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends() {
     stop(&mut server);
     assert_eq!(idle.receive(), "");
 
-    let ends = ["Completed", "Failed", "Panicked", "Completed", "Failed", "Killed", "Completed"];
+    let ends = ["Completed", "Failed", "Panicked", "Completed", "Failed", "Killed", "Stopped"];
     let told = server.all_told("event in ");
     for (id, (peer, end)) in expected.iter().zip(ends).enumerate() {
         let of_this = format!("event in {}: {} of {peer} ", server.pid(), id + 1);
@@ -524,6 +542,31 @@ fn the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends() {
         assert_eq!(lines, ["started", &format!("ended {end}")], "{told:#?}");
     }
     assert_eq!(told.len(), 2 * ends.len(), "{told:#?}");
+}
+
+fn a_child_says_of_its_end_what_a_thread_would() {
+    let mut server = Server::tcp(&["events", "idle=300"]);
+    let mut silent = server.connect();
+    assert_eq!(silent.ask("echo hi"), "hi");
+    assert_eq!(silent.receive(), "");
+    let mut long = server.connect();
+    long.try_send_bytes(&[b'a'; 100_000]);
+    assert_eq!(long.receive(), "");
+    let mut gone = server.connect();
+    assert_eq!(gone.ask("upload 9"), "ready");
+    drop(gone);
+    let mut late = server.connect();
+    assert_eq!(late.ask("hurry 9"), "ready");
+    assert_eq!(late.receive(), "");
+    eventually("all have ended", || server.children().is_empty());
+    stop(&mut server);
+    let told = server.all_told("event in ").join("\n");
+    for (id, end) in (1..).zip(["Idle", "LineTooLong", "Disconnected", "TimedOut"]) {
+        let line = told
+            .lines()
+            .find(|line| line.contains(&format!(": {id} of ")) && line.contains("ended"));
+        assert!(line.is_some_and(|line| line.ends_with(&format!("ended {end}"))), "{end}: {told}");
+    }
 }
 
 fn what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there() {

@@ -40,8 +40,11 @@ impl StreamRequestHandler for Obey {
                     return Err(Fatal::new("said in the drain").into());
                 }
                 "stop" => request.server().shutdown_handle().shutdown(),
+                "close" => CLOSE.get().expect("it is set before it serves")(),
                 "print" => print!("{rest} "),
-                "upload" => {
+                "upload" | "hurry" => {
+                    let timeout = (word == "hurry").then_some(Duration::from_millis(100));
+                    request.set_timeout(timeout);
                     // Half a request: the drain has to wait for the rest.
                     let mut bytes = vec![0; rest.parse()?];
                     writeln!(request, "ready")?;
@@ -105,6 +108,9 @@ impl std::error::Error for BadCause {
         panic!("asked for the cause")
     }
 }
+
+/// Closes the server, in whichever process.
+static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::OnceLock::new();
 
 static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
@@ -272,6 +278,7 @@ where
         drain: Duration::from_millis(number("grace=", 10_000)),
         linger: Duration::from_millis(number("linger=", 2_000)),
         linger_bytes: usize::MAX,
+        idle: Duration::from_millis(number("idle=", 60_000)),
         per_peer: usize::try_from(number("per-peer=", 10_000)).unwrap(),
         ..Limits::default()
     };
@@ -280,8 +287,10 @@ where
     if option("events") {
         builder = builder.observer(tell);
     }
+    let server = std::sync::Arc::new(builder.bind(address, handler)?);
+    let same = std::sync::Arc::clone(&server);
+    let _ = CLOSE.set(Box::new(move || drop(BaseServer::server_close(&*same))));
     let _leaves = Leaves;
-    let server = builder.bind(address, handler)?;
     if option("thread") {
         // It has its name as soon as it runs.
         let (runs, running) = std::sync::mpsc::channel();
@@ -326,7 +335,7 @@ where
         eprintln!("foreign: {:?}", status.code());
     }
     if option("one-by-one") || option("twice") {
-        BaseServer::server_close(&server);
+        BaseServer::server_close(&*server);
     }
     result
 }
