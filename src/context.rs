@@ -75,11 +75,16 @@ impl ServerContext {
     pub(crate) fn lingering(&self) -> Lingering {
         if crate::wait::is_parked_here() || self.is_child() {
             Lingering::Here
-        } else if self.forks {
-            Lingering::Nobody
-        } else {
+        } else if self.may_start_threads() {
             Lingering::Elsewhere
+        } else {
+            Lingering::Nobody
         }
+    }
+
+    /// Not in a process that forks for each request, and has to have one thread for it.
+    pub(crate) fn may_start_threads(&self) -> bool {
+        !self.forks || self.is_child()
     }
 
     /// Whether somebody else ends a request whose peer is silent for longer than this; see `watch.rs`.

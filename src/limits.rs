@@ -131,12 +131,18 @@ impl RateGate {
         gate
     }
 
+    /// A new rate begins with a full bucket. The same one goes on with what is in it: whoever changes another
+    /// limit, again and again, must not lift this one.
     pub(crate) fn set(&self, rate: Option<Rate>) {
-        let full = |rate: Rate| {
-            let rate = Rate { per_second: rate.per_second.max(1), burst: rate.burst.max(1) };
-            Bucket { rate, tokens: f64::from(rate.burst), filled: Instant::now() }
-        };
-        *self.bucket.lock() = rate.map(full);
+        let at_least_one =
+            |rate: Rate| Rate { per_second: rate.per_second.max(1), burst: rate.burst.max(1) };
+        let full =
+            |rate: Rate| Bucket { rate, tokens: f64::from(rate.burst), filled: Instant::now() };
+        let rate = rate.map(at_least_one);
+        let mut bucket = self.bucket.lock();
+        if bucket.as_ref().map(|bucket| bucket.rate) != rate {
+            *bucket = rate.map(full);
+        }
         self.limits.store(rate.is_some(), Ordering::Release);
     }
 
@@ -322,6 +328,17 @@ mod tests {
         let next = gate.wait_until().expect("it is empty");
         assert!(next > Instant::now() && next <= Instant::now() + Duration::from_secs(1));
         gate.set(None);
+        assert_eq!(gate.wait_until(), None);
+    }
+
+    #[test]
+    fn a_bucket_is_filled_anew_only_for_another_rate() {
+        let slow = Rate { per_second: 0, burst: 1 };
+        let gate = RateGate::new(Some(slow));
+        gate.pass();
+        gate.set(Some(slow));
+        assert!(gate.wait_until().is_some(), "the same rate, and the same tokens");
+        gate.set(Some(Rate { burst: 2, ..slow }));
         assert_eq!(gate.wait_until(), None);
     }
 

@@ -276,7 +276,8 @@ impl Runs {
         self.request_stop();
     }
 
-    /// The error with which the run would end; for a forked child, which tells its parent.
+    /// The error with which the run would end: for a forked child, which tells its parent, and for who has closed
+    /// the server, when the run has ended before.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         self.state.lock().failure.take()
     }

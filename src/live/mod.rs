@@ -295,6 +295,17 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_closed_is_not_marked_as_closed() {
+        let list = LiveList::new(Limits::default());
+        let datagram = list.enter(Address::Unnamed, "Test", Instant::now(), None);
+        assert!(!list.close(datagram.entry.id()));
+        assert_eq!(datagram.entry.cut(), None, "its own error explains its end");
+        let (stream, ..) = request(&list);
+        assert!(list.close(stream.entry.id()));
+        assert_eq!(stream.entry.cut(), Some(Cut::Closed));
+    }
+
+    #[test]
     fn the_watch_leaves_when_there_is_nobody_to_look_after() {
         let list = LiveList::new(Limits::default());
         let left = || {

@@ -166,6 +166,7 @@ impl Forking {
         match process::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
+                let _leaves = LeavesByPanic;
                 let end = job.run_in_child(held);
                 let _ = io::stdout().flush();
                 ears.tell(&end);
@@ -320,6 +321,16 @@ impl Mixin for Forking {
 
     fn server_close(&self, _deadline: Instant) {
         self.collect_children();
+    }
+}
+
+/// In the child: a panic that nobody has caught ends it here. Beyond this everything is the parent's, whose
+/// destructors must not run twice.
+struct LeavesByPanic;
+
+impl Drop for LeavesByPanic {
+    fn drop(&mut self) {
+        crate::sys::exit_now(PANICKED);
     }
 }
 

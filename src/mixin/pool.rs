@@ -48,15 +48,36 @@ enum Entrance {
 /// A request and its place in the pool, which it gives back when it has ended.
 #[derive(Debug)]
 struct Task {
-    job: Job,
+    // None only once it is taken.
+    job: Option<Job>,
     permit: Option<Permit>,
 }
 
 impl Task {
-    fn run(self) {
-        let Self { job, permit } = self;
-        job.run();
-        drop(permit);
+    fn new(job: Job, permit: Option<Permit>) -> Self {
+        Self { job: Some(job), permit }
+    }
+
+    fn door(&self) -> Option<Door> {
+        self.job.as_ref()?.door()
+    }
+
+    fn run(mut self) {
+        let _given_back_at_the_end = self.permit.take();
+        if let Some(job) = self.job.take() {
+            job.run();
+        }
+    }
+}
+
+/// One that nobody has taken was dropped with the queue, or by who could not put it there any more: all workers
+/// have ended before their time, which only a panic of `on_thread_start` does.
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take() {
+            let error = std::io::Error::other("all workers of the pool have ended");
+            job.refuse(Refused::CannotStart(error));
+        }
     }
 }
 
@@ -161,14 +182,11 @@ impl Mixin for Pool {
             return job.refuse(Refused::Busy);
         }
         match self.entrance(job.label()) {
-            Ok(entrance) => match entrance.send(Task { job, permit }) {
-                Ok(()) => self.bench.call_one(),
-                // All have ended before their time, which only a panic of `on_thread_start` does.
-                Err(unsent) => {
-                    let error = std::io::Error::other("all workers of the pool have ended");
-                    unsent.into_inner().job.refuse(Refused::CannotStart(error));
+            Ok(entrance) => {
+                if entrance.send(Task::new(job, permit)).is_ok() {
+                    self.bench.call_one();
                 }
-            },
+            }
             Err(why) => job.refuse(why),
         }
     }
@@ -225,7 +243,7 @@ impl Worker {
             match self.queue.try_recv() {
                 Ok(task) => {
                     self.call_for_the_rest();
-                    let door = task.job.door();
+                    let door = task.door();
                     task.run();
                     if let Some(door) = door {
                         self.serve_at(&door);
@@ -258,7 +276,7 @@ impl Worker {
             match came {
                 Came::Request(job) => {
                     self.call_for_the_rest();
-                    Task { job, permit }.run();
+                    Task::new(job, permit).run();
                 }
                 Came::Nobody => {}
                 Came::Called => return,
@@ -354,6 +372,28 @@ mod tests {
     use crate::mixin::probe::{Probe, ProbeDoor};
 
     const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_is_queued_is_refused_when_no_worker_comes() {
+        let ((goes_on, may_go_on), (refused, refusals)) = (unbounded::<()>(), unbounded());
+        let pool = Pool::new(2).on_thread_start(move || {
+            let _ = may_go_on.recv();
+            panic!("no database");
+        });
+        let ((runs, _), (_, end)) = (unbounded(), unbounded());
+        for _ in 0..3 {
+            let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
+            pool.process_request(Job::new(Box::new(Probe { runs, end, refused, door: None })));
+        }
+        assert!(refusals.is_empty(), "a worker may still come");
+        drop(goes_on);
+        for _ in 0..3 {
+            let why = refusals.recv_timeout(SOON).expect("it is refused");
+            assert!(why.contains("all workers of the pool have ended"), "{why}");
+        }
+        pool.crew.wait_until_gone(Instant::now() + SOON);
+        assert_eq!(pool.gate.count(), 0, "their places are given back");
+    }
 
     #[test]
     fn the_only_worker_is_called_back_from_the_door_to_the_queue() {

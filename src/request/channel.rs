@@ -91,7 +91,8 @@ impl Channel {
         };
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = std::sync::Arc::clone(self.ticket.entry());
-        let outbox = Outbox::new(source.share(), entry, capacity);
+        let may_have_thread = self.ticket.server().may_start_threads();
+        let outbox = Outbox::new(source.share(), entry, capacity, may_have_thread);
         Ok(self.outbox.insert(outbox).clone())
     }
 
@@ -365,7 +366,7 @@ impl Channel {
     pub(super) fn shutdown_request(&mut self, unread: bool) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
-            outbox.finish(self.ticket.limits().drain);
+            outbox.finish(self.ticket.limits().drain, self.deadline().map(|whole| whole.at));
         }
         if self.connection.shutdown(Shutdown::Write).is_ok() {
             self.lingers = self.peer_is_sending(unread);

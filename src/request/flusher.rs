@@ -85,7 +85,13 @@ struct Inbox {
 /// The thread stays for so long with nothing to do.
 const KEEP: Duration = Duration::from_secs(5);
 
-fn hand_over(outboxes: Vec<Arc<Shared>>) {
+fn hand_over(mut outboxes: Vec<Arc<Shared>>) {
+    outboxes.retain(|outbox| {
+        if !outbox.may_have_thread() {
+            outbox.send_unlisted();
+        }
+        outbox.may_have_thread()
+    });
     if outboxes.is_empty() {
         return;
     }
@@ -100,11 +106,11 @@ fn hand_over(outboxes: Vec<Arc<Shared>>) {
                 inbox.bell.notify();
             }
         }
-        // Without a thread the sender writes by itself; what finds no room waits for the next one.
+        // Without a thread the sender writes by itself.
         None => {
             drop(thread);
             for outbox in outboxes {
-                outbox.send_listed();
+                outbox.send_unlisted();
             }
         }
     }

@@ -22,6 +22,10 @@ use crate::wait::{self, Interest, Waiting};
 /// or returns, and at once beyond 64 KiB; so lines that are due to one member together leave together. What
 /// the socket will not take waits for room without anybody's help.
 ///
+/// A server that forks must start no thread in its own process, where of all that has a request only the hook
+/// `overflow` runs: there the sender writes by itself, never waits, and what the socket does not take by the end
+/// of the hook is lost. In a child everything is as elsewhere.
+///
 /// Lines are never torn: what the handler itself writes goes through the same queue.
 ///
 /// ```
@@ -75,6 +79,8 @@ pub enum OutboxError {
 pub(super) struct Shared {
     entry: Arc<Entry>,
     capacity: usize,
+    /// A thread may be started to send for it, and to wait for room.
+    may_have_thread: bool,
     state: Mutex<State>,
 }
 
@@ -127,7 +133,12 @@ impl State {
 const AT_ONCE: usize = 64 * 1024;
 
 impl Outbox {
-    pub(super) fn new(fd: Arc<OwnedFd>, entry: Arc<Entry>, capacity: usize) -> Self {
+    pub(super) fn new(
+        fd: Arc<OwnedFd>,
+        entry: Arc<Entry>,
+        capacity: usize,
+        may_have_thread: bool,
+    ) -> Self {
         let state = State {
             fd: Some(fd),
             bytes: Vec::new(),
@@ -140,7 +151,8 @@ impl Outbox {
             ending: false,
             closed: false,
         };
-        Self { shared: Arc::new(Shared { entry, capacity, state: Mutex::new(state) }) }
+        let state = Mutex::new(state);
+        Self { shared: Arc::new(Shared { entry, capacity, may_have_thread, state }) }
     }
 
     /// Has a message sent, whole or not at all.
@@ -226,14 +238,18 @@ impl Outbox {
         self.wait_until_sent(mark, patience, until)
     }
 
-    /// The end of the request: nothing more is taken, and what is due is waited for.
-    pub(super) fn finish(&self, patience: Duration) {
+    /// The end of the request: nothing more is taken, and what is due is waited for, until `until` at most.
+    pub(super) fn finish(&self, patience: Duration, until: Option<Instant>) {
         let mark = {
             let mut state = self.shared.state.lock();
             state.ending = true;
             state.due_total
         };
-        let _ = self.wait_until_sent(mark, patience, Instant::now().checked_add(patience));
+        let until = match (Instant::now().checked_add(patience), until) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let _ = self.wait_until_sent(mark, patience, until);
         let listed = {
             let mut state = self.shared.state.lock();
             state.closed = true;
@@ -307,6 +323,17 @@ impl Shared {
         self.send_due_of(&mut state);
         state.listed = state.fd.is_some() && state.waiting_bytes() > 0;
         state.listed
+    }
+
+    /// The same, by who does not come back to it: what is left waits for the next message.
+    pub(super) fn send_unlisted(&self) {
+        let mut state = self.state.lock();
+        state.listed = false;
+        self.send_due_of(&mut state);
+    }
+
+    pub(super) fn may_have_thread(&self) -> bool {
+        self.may_have_thread
     }
 
     /// Notes this outbox as listed, if something is due and it is on no list. True: the caller has to

@@ -111,7 +111,8 @@ impl StreamRequest {
         self.channel.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
     }
 
-    /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one.
+    /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one. In
+    /// the hook `overflow` nobody waits for room: what the socket does not take by the end of the hook is lost.
     ///
     /// # Errors
     ///

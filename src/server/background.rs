@@ -46,7 +46,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Errors
     ///
-    /// That with which `serve_forever` has returned.
+    /// That with which `serve_forever` has returned, or a [`Fatal`](crate::Fatal) that a handler has returned since.
     ///
     /// # Panics
     ///
@@ -55,11 +55,12 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
         let report = self.server.server_close();
         match self.thread.take().map(JoinHandle::join) {
             // The close was faster than the beginning of the run: stopped, all the same.
-            Some(Ok(Err(error))) if error.is_closed() => Ok(report),
-            Some(Ok(result)) => result.map(|()| report),
+            Some(Ok(Err(error))) if error.is_closed() => {}
+            Some(Ok(result)) => result?,
             Some(Err(payload)) => std::panic::resume_unwind(payload),
-            None => Ok(report),
+            None => {}
         }
+        self.server.core.context.runs.take_failure().map_or(Ok(report), Err)
     }
 
     /// Waits until `serve_forever` has returned by itself, and gives its result.

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::admitted::Admitted;
-use super::job::caught;
+use super::caught::caught;
 use super::turn::take_request;
 use super::{Accepting, Core};
 use crate::mixin::{Came, Way};

@@ -167,6 +167,8 @@ pub enum Phase {
     Verify,
     /// When a worker was to be started for it.
     Start,
+    /// In the transport's `make_request`.
+    Make,
     /// In the hook `wrap_request`.
     Wrap,
     /// In the handler's `setup`.
@@ -182,6 +184,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Self::Verify => "verify_request",
             Self::Start => "starting a worker",
+            Self::Make => "make_request",
             Self::Wrap => "wrap_request",
             Self::Setup => "setup",
             Self::Handle => "handle",

@@ -6,14 +6,14 @@
 //! 4. what failed is reported to `handle_error`;
 //! 5. `shutdown_request` and `close_request`.
 //!
-//! Panics of handlers and hooks end here and nowhere else.
+//! Whatever of this is the user's may panic, and stands in `caught`: also the drop of an error.
 
 use std::cell::RefCell;
-use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admitted::Admitted;
+use super::caught::{caught, caught_drop};
 use super::hooks::{Failure, Incoming, Phase};
 use super::{Core, child};
 use crate::address::Address;
@@ -69,21 +69,23 @@ impl<T: Transport> TypedJob<T> {
 
     /// Asks the hook. A hook that fails or panics rejects, and is reported.
     pub(super) fn verify_request(&self) -> Verdict {
-        let connection = T::connection(&self.raw);
-        let incoming = Incoming {
-            ticket: &self.ticket,
-            connection: connection.as_ref().map(std::os::fd::AsFd::as_fd),
-        };
-        let mut wanted = false;
         let asked = caught(|| {
-            wanted = self.core.hooks.verify_request(&incoming)?;
-            Ok(())
+            let connection = T::connection(&self.raw);
+            let incoming = Incoming {
+                ticket: &self.ticket,
+                connection: connection.as_ref().map(std::os::fd::AsFd::as_fd),
+            };
+            self.core.hooks.verify_request(&incoming)
         });
         match asked {
-            Ok(()) if wanted => Verdict::Serve,
-            Ok(()) => Verdict::Reject,
+            Ok(true) => Verdict::Serve,
+            Ok(false) => Verdict::Reject,
             Err(error) => {
-                self.report(Phase::Verify, &error);
+                let peer = self.ticket.client_address();
+                report(&self.core, peer, Phase::Verify, &error);
+                if let Err(panicked) = caught_drop(error) {
+                    report(&self.core, peer, Phase::Verify, &panicked);
+                }
                 Verdict::Reject
             }
         }
@@ -91,25 +93,18 @@ impl<T: Transport> TypedJob<T> {
 
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
-        let (request, end) = self.open();
+        let (made, end) = self.open();
         end.core.context.counters.ended(CloseReason::Rejected);
+        let request = end.report_unmade(made);
         end.close(request, CloseReason::Rejected);
     }
 
-    fn report(&self, phase: Phase, error: &HandlerError) {
-        report(&self.core, self.ticket.client_address(), phase, error);
-    }
-
     /// Makes the request that handlers hold, and keeps what is needed to end it.
-    fn open(self) -> (T::Request, End<T>) {
+    fn open(self) -> (Result<T::Request, HandlerError>, End<T>) {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
-        let request = core.transport.make_request(raw, ticket);
-        (request, End { core, entry })
-    }
-
-    fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
-        Some(Deadline { at: Instant::now().checked_add(after)?, limit, after })
+        let made = caught(|| Ok(core.transport.make_request(raw, ticket)));
+        (made, End { core, entry })
     }
 
     /// Runs the request to its end.
@@ -121,21 +116,18 @@ impl<T: Transport> TypedJob<T> {
         let _serving = (!context.is_child()).then(|| Serving::start(context));
         self.ticket.show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
-        let whole = whole.and_then(|after| Self::bound(Timeout::Request, after));
-        let (mut request, end) = self.open();
-
-        // Without hooks there is nothing to bound, and no reason to look at the clock.
-        let mut wrapped = Ok(());
-        if end.core.hooked {
-            if !request.is_whole() {
-                request.set_deadline(Self::bound(Timeout::Handshake, handshake));
+        let whole = whole.and_then(|after| bound(Timeout::Request, after));
+        let (made, end) = self.open();
+        let (request, result) = match made {
+            Ok(mut request) => {
+                let wrapped = caught(|| end.wrap_request(&mut request, handshake, whole));
+                let result = match wrapped {
+                    Ok(()) => end.finish_request(&mut request),
+                    Err(error) => Err((Phase::Wrap, error)),
+                };
+                (Some(request), result)
             }
-            wrapped = caught(|| end.core.hooks.wrap_request(&mut request));
-        }
-        request.set_deadline(whole);
-        let result = match wrapped {
-            Ok(()) => end.finish_request(&mut request),
-            Err(error) => Err((Phase::Wrap, error)),
+            Err(panicked) => (None, Err((Phase::Make, panicked))),
         };
         let reason = end.conclude(result);
         end.core.context.counters.ended(reason);
@@ -145,22 +137,30 @@ impl<T: Transport> TypedJob<T> {
     }
 }
 
+fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
+    Some(Deadline { at: Instant::now().checked_add(after)?, limit, after })
+}
+
 impl<T: Transport> Work for TypedJob<T> {
     fn run(self: Box<Self>) -> Outcome {
         self.serve().into()
     }
 
     fn refuse(self: Box<Self>, why: Refused) {
-        let (mut request, end) = self.open();
+        let (made, end) = self.open();
         end.core.context.counters.ended(CloseReason::Refused);
-        // A moment that has passed already: what is written goes into the socket's buffer or nowhere.
-        request.set_deadline(Self::bound(Timeout::Write, Duration::ZERO));
-        match why {
-            Refused::CannotStart(error) => {
-                let error = Error::io("start a worker for", request.client_address(), error);
-                report(&end.core, request.client_address(), Phase::Start, &error.into());
-            }
-            why => drop(caught(|| end.core.hooks.overflow(&mut request, &why))),
+        let mut request = end.report_unmade(made);
+        if let Refused::CannotStart(error) = why {
+            let peer = end.entry.client_address();
+            let error = Error::io("start a worker for", peer, error);
+            report(&end.core, peer, Phase::Start, &error.into());
+        } else if let Some(request) = &mut request {
+            drop(caught(|| {
+                // A moment that has passed already: what is written goes into the socket's buffer or nowhere.
+                request.set_deadline(bound(Timeout::Write, Duration::ZERO));
+                drop(end.core.hooks.overflow(request, &why));
+                Ok(())
+            }));
         }
         end.close(request, CloseReason::Refused);
     }
@@ -168,14 +168,14 @@ impl<T: Transport> Work for TypedJob<T> {
     fn release(self: Box<Self>) {
         let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
-        drop((raw, ticket));
+        drop(caught_drop((raw, ticket)));
         core.context.counters.ended(CloseReason::Released);
         core.tell_of_end(&entry, CloseReason::Released);
     }
 
     fn hand_over(self: Box<Self>, child: i32) -> Box<dyn Handed> {
         let Self { raw, ticket, core } = *self;
-        drop(raw);
+        drop(caught_drop(raw));
         let reason = CloseReason::Released;
         let entry = Arc::clone(ticket.entry());
         entry.hand_over(child);
@@ -199,9 +199,12 @@ impl<T: Transport> Work for TypedJob<T> {
         let reason = self.serve();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
-        let failure = context.runs.take_failure();
-        let fatal = failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string);
-        ChildEnd { reason, fatal, stop: context.runs.stop_requested() }
+        let words = caught(|| {
+            let failure = context.runs.take_failure();
+            Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
+        });
+        let (fatal, stop) = (words.unwrap_or_default(), context.runs.stop_requested());
+        ChildEnd { reason, fatal, stop }
     }
 
     fn door(&self) -> Option<Door> {
@@ -291,6 +294,33 @@ struct End<T: Transport> {
 }
 
 impl<T: Transport> End<T> {
+    /// Reports it, if there is no request because the transport has panicked when it was to make it.
+    fn report_unmade(&self, made: Result<T::Request, HandlerError>) -> Option<T::Request> {
+        made.inspect_err(|error| {
+            report(&self.core, self.entry.client_address(), Phase::Make, error);
+        })
+        .ok()
+    }
+
+    /// Has the hook wrap the request, within its limit; and sets the one for the whole request.
+    fn wrap_request(
+        &self,
+        request: &mut T::Request,
+        handshake: Duration,
+        whole: Option<Deadline>,
+    ) -> HandlerResult {
+        let mut wrapped = Ok(());
+        // Without hooks there is nothing to bound, and no reason to look at the clock.
+        if self.core.hooked {
+            if !request.is_whole() {
+                request.set_deadline(bound(Timeout::Handshake, handshake));
+            }
+            wrapped = caught(|| self.core.hooks.wrap_request(request));
+        }
+        request.set_deadline(whole);
+        wrapped
+    }
+
     /// Makes the handler and runs it. Whatever fails first is what is reported, as in Python, where
     /// only an error of `finish` hides one of `handle`; here the earlier one is kept, because it is
     /// the cause more often than not.
@@ -304,15 +334,30 @@ impl<T: Transport> End<T> {
         result.and(made.map_err(|error| (Phase::Setup, error)))
     }
 
-    /// Finds out how the request has ended, reports what failed, and stops the server if that is what
-    /// the handler wants.
+    /// Finds out how the request has ended. What failed is judged and dropped here, and may panic at both.
     fn conclude(&self, result: Result<(), (Phase, HandlerError)>) -> CloseReason {
         let Err((phase, error)) = result else { return CloseReason::Completed };
-        if let Some(fatal) = Fatal::find(&error) {
+        let judged = caught(|| Ok(self.judge(phase, &error)));
+        let dropped = caught_drop(error);
+        match (judged, dropped) {
+            // The server ends with it already.
+            (Ok(CloseReason::Fatal), _) => CloseReason::Fatal,
+            (Ok(reason), Ok(())) => reason,
+            (Err(panicked), _) | (Ok(_), Err(panicked)) => {
+                report(&self.core, self.entry.client_address(), phase, &panicked);
+                CloseReason::Panicked
+            }
+        }
+    }
+
+    /// Finds out how a request has ended that failed, reports it, and stops the server if that is what the
+    /// handler wants.
+    fn judge(&self, phase: Phase, error: &HandlerError) -> CloseReason {
+        if let Some(fatal) = Fatal::find(error) {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
-        let reason = reason_of(&error, self.entry.cut());
+        let reason = reason_of(error, self.entry.cut());
         if !matches!(
             reason,
             CloseReason::Idle
@@ -320,15 +365,17 @@ impl<T: Transport> End<T> {
                 | CloseReason::Forced
                 | CloseReason::ClosedHere
         ) {
-            report(&self.core, self.entry.client_address(), phase, &error);
+            report(&self.core, self.entry.client_address(), phase, error);
         }
         reason
     }
 
     /// Ends and closes the request, tells of its end, and only then gives its place to another one.
-    fn close(self, request: T::Request, reason: CloseReason) {
+    fn close(self, request: Option<T::Request>, reason: CloseReason) {
         drop(caught(|| {
-            self.core.transport.end_request(request);
+            if let Some(request) = request {
+                self.core.transport.end_request(request);
+            }
             Ok(())
         }));
         self.core.tell_of_end(&self.entry, reason);
@@ -410,7 +457,13 @@ fn run_handler<R>(
     caught(|| handler.setup(request)).map_err(|error| (Phase::Setup, error))?;
     let handled = caught(|| handler.handle(request)).map_err(|error| (Phase::Handle, error));
     let finished = caught(|| handler.finish(request)).map_err(|error| (Phase::Finish, error));
-    handled.and(finished)
+    match handled {
+        Ok(()) => finished,
+        Err(earlier) => {
+            drop(caught_drop(finished));
+            Err(earlier)
+        }
+    }
 }
 
 /// Tells the hook. What the hook itself does wrong ends here: the request is closed all the same.
@@ -420,15 +473,4 @@ fn report<T: Transport>(core: &Core<T>, peer: &Address, phase: Phase, error: &Ha
         core.hooks.handle_error(&failure);
         Ok(())
     }));
-}
-
-/// Runs what belongs to the user. A panic becomes an error.
-///
-/// Unwind safety: what a panic may have left half-changed is the handler, which is dropped, and the
-/// request, of which only `finish` and the close are left to see anything.
-pub(super) fn caught(run: impl FnOnce() -> HandlerResult) -> HandlerResult {
-    match panic::catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result,
-        Err(payload) => Err(Panicked::new(&*payload).into()),
-    }
 }

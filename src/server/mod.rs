@@ -4,6 +4,7 @@ mod admitted;
 mod background;
 mod base;
 mod builder;
+mod caught;
 mod child;
 mod door;
 mod drain;

@@ -30,7 +30,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// As [`serve_forever`](Self::serve_forever), after the close; and if signals cannot be handled.
+    /// As [`serve_forever`](Self::serve_forever), after the close, which may meet a [`Fatal`](crate::Fatal) as well;
+    /// and if signals cannot be handled.
     pub fn run(&self) -> Result<DrainReport> {
         let _signals = prepare_process(vec![self.shutdown_handle()])?;
         let (served, report) = serve_and_close(self, || self.server_close());
@@ -96,12 +97,23 @@ pub fn run_all(
     })
 }
 
+/// Serves and closes. What a handler says at the very end, when the run is over and the server drains, is the
+/// end of the run as well.
+fn serve_and_close(
+    server: &dyn BaseServer,
+    close: impl Fn() -> DrainReport + Sync,
+) -> (Result<()>, DrainReport) {
+    let (served, report) = serve_until_closed(server, close);
+    let said_late = server.shutdown_handle().runs().take_failure();
+    (served.and(said_late.map_or(Ok(()), Err)), report)
+}
+
 /// Serves, and closes when a stop is asked for.
 ///
 /// The closing is a thread's of its own, because the loop may not be there to do it: under `Inline` it is
 /// inside a handler, which may be waiting for a silent client, and has to be told. A server that forks has
 /// one thread, and its loop is never away.
-fn serve_and_close(
+fn serve_until_closed(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {

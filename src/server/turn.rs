@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::admitted::Admitted;
+use super::caught::caught;
 use super::hooks::AcceptFailure;
 use super::job::{TypedJob, Verdict};
 use super::{Core, Server};
@@ -100,7 +101,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             pause,
             is_first_or_due: !skip && backoff.is_due(),
         };
-        drop(super::job::caught(|| {
+        drop(caught(|| {
             core.hooks.accept_error(&failure);
             Ok(())
         }));

@@ -16,6 +16,10 @@ pub fn all() -> Vec<(&'static str, fn())> {
         row_069_the_child_answers_in_full_though_the_parent_has_closed_its_copy,
         row_070_errors_are_handled_in_the_child_and_counted_in_the_parent,
         row_070_a_fatal_stops_the_parent_with_its_words,
+        a_fatal_in_the_drain_is_what_the_run_ends_with,
+        an_error_that_panics_ends_the_child_that_met_it_and_nothing_else,
+        what_no_one_catches_in_a_child_does_not_reach_what_is_its_parents,
+        an_outbox_in_the_parent_starts_no_thread,
         row_070_a_shutdown_in_the_child_stops_the_parent,
         a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it,
         row_071_what_stood_in_the_buffer_is_printed_once,
@@ -102,6 +106,53 @@ fn row_070_a_fatal_stops_the_parent_with_its_words() {
     assert_eq!(server.wait().code(), Some(1));
     let ended = server.told("ended: ");
     assert!(ended.contains("the end: of days"), "{ended}");
+}
+
+fn a_fatal_in_the_drain_is_what_the_run_ends_with() {
+    let mut server = Server::tcp(&[]);
+    assert_eq!(server.connect().ask("fatal-late"), "here");
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait().code(), Some(1));
+    let ended = server.told("ended: ");
+    assert!(ended.contains("said in the drain"), "{ended}");
+}
+
+fn an_error_that_panics_ends_the_child_that_met_it_and_nothing_else() {
+    let mut server = Server::tcp(&[]);
+    assert_eq!(server.connect().ask("bad-drop"), "");
+    assert_eq!(server.connect().ask("bad-cause"), "");
+    assert_is_parent_alone(&mut server);
+}
+
+fn what_no_one_catches_in_a_child_does_not_reach_what_is_its_parents() {
+    let mut server = Server::start("tcp-bad-close", "127.0.0.1:0", &[]);
+    for _ in 0..2 {
+        assert_eq!(server.connect().receive(), "");
+    }
+    assert_is_parent_alone(&mut server);
+}
+
+/// Two children have panicked, and none has run a destructor that is its parent's.
+fn assert_is_parent_alone(server: &mut Server) {
+    eventually("both are reaped", || server.children().is_empty());
+    stop(server);
+    let told = server.all_told("");
+    let left: Vec<_> = told.iter().filter(|line| line.starts_with("left in ")).collect();
+    assert_eq!(left, [&format!("left in {}", server.pid())]);
+    let counts = told.iter().find(|line| line.starts_with("counts: ")).expect("they are shown");
+    assert!(counts.contains("accepted: 2,") && counts.contains("panicked: 2"), "{counts}");
+}
+
+fn an_outbox_in_the_parent_starts_no_thread() {
+    let mut server = Server::tcp(&["per-peer=1"]);
+    let mut one = server.connect();
+    assert_eq!(one.ask("echo hi"), "hi");
+    // The parent refuses it, and says so by its outbox.
+    assert_eq!(server.connect().receive(), "too many");
+    drop(one);
+    eventually("it is reaped", || server.children().is_empty());
+    assert_eq!(server.connect().ask("echo still here"), "still here");
+    stop(&mut server);
 }
 
 fn row_070_a_shutdown_in_the_child_stops_the_parent() {

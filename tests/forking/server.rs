@@ -1,13 +1,16 @@
 //! The servers that tests start: `serve TRANSPORT ADDRESS HANDLER [OPTION..]`.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::{
-    Activity, BaseServer, Bind, Builder, DatagramRequest, DatagramRequestHandler, Fatal, Forking,
-    HandlerError, HandlerResult, Incoming, Limits, Refused, Request, ServerContext, ServerEvent,
-    ServerHooks, StreamRequest, StreamRequestHandler, Tcp, Udp, UnixDatagram, UnixStream,
+    Activity, Address, BaseServer, BeforeBind, Bind, BindAddress, Builder, DatagramRequest,
+    DatagramRequestHandler, Fatal, Forking, HandlerError, HandlerResult, Incoming, Limits, Refused,
+    Request, ServerContext, ServerEvent, ServerHooks, SocketOptions, StreamRequest,
+    StreamRequestHandler, Tcp, Ticket, Transport, Udp, UnixDatagram, UnixStream,
 };
 
 /// What a request does, by the first word of what it is sent.
@@ -27,6 +30,15 @@ impl StreamRequestHandler for Obey {
                 "fail" => return Err("told to fail".into()),
                 "panic" => panic!("told to panic"),
                 "fatal" => return Err(Fatal::new(format!("the end: {rest}")).into()),
+                "bad-drop" => return Err(BadDrop.into()),
+                "bad-cause" => return Err(BadCause.into()),
+                "fatal-late" => {
+                    writeln!(request, "here")?;
+                    while !request.is_stopping() {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    return Err(Fatal::new("said in the drain").into());
+                }
                 "stop" => request.server().shutdown_handle().shutdown(),
                 "close" => CLOSE.get().expect("it is set before it serves")(),
                 "print" => print!("{rest} "),
@@ -63,10 +75,94 @@ impl StreamRequestHandler for Obey {
     }
 }
 
+/// An error that panics when it is dropped.
+#[derive(Debug)]
+struct BadDrop;
+
+impl std::fmt::Display for BadDrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bad drop")
+    }
+}
+
+impl std::error::Error for BadDrop {}
+
+impl Drop for BadDrop {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// An error that panics when it is asked for its cause.
+#[derive(Debug)]
+struct BadCause;
+
+impl std::fmt::Display for BadCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bad cause")
+    }
+}
+
+impl std::error::Error for BadCause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        panic!("asked for the cause")
+    }
+}
+
 /// Closes the server, in whichever process.
 static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::OnceLock::new();
 
 static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// TCP that panics in a child, before anything of the request's own runs.
+struct BadClose(Tcp);
+
+impl Bind for BadClose {
+    fn unbound(address: &BindAddress, options: &SocketOptions) -> socketserver::Result<Self> {
+        Tcp::unbound(address, options).map(Self)
+    }
+
+    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> socketserver::Result<Self> {
+        Tcp::from_fd(fd, options).map(Self)
+    }
+}
+
+impl Transport for BadClose {
+    type Raw = <Tcp as Transport>::Raw;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
+        self.0.server_bind(before_bind)
+    }
+
+    fn server_activate(&self) -> socketserver::Result<()> {
+        self.0.server_activate()
+    }
+
+    fn server_address(&self) -> Address {
+        self.0.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.0.fileno()
+    }
+
+    fn get_request(&self) -> std::io::Result<(Self::Raw, Address)> {
+        self.0.get_request()
+    }
+
+    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
+        self.0.make_request(raw, ticket)
+    }
+
+    fn close_in_child(&self) {
+        panic!("closed in a child");
+    }
+
+    fn server_close(&self) {
+        self.0.server_close();
+    }
+}
 
 /// How many listening TCP sockets this process holds.
 fn listeners() -> usize {
@@ -106,7 +202,12 @@ trait Refusable: Request {
     }
 }
 
-impl Refusable for StreamRequest {}
+impl Refusable for StreamRequest {
+    fn refuse(&mut self) -> HandlerResult {
+        self.outbox()?.send("too many\n")?;
+        Ok(())
+    }
+}
 
 impl Refusable for DatagramRequest {
     fn refuse(&mut self) -> HandlerResult {
@@ -189,6 +290,7 @@ where
     let server = std::sync::Arc::new(builder.bind(address, handler)?);
     let same = std::sync::Arc::clone(&server);
     let _ = CLOSE.set(Box::new(move || drop(BaseServer::server_close(&*same))));
+    let _leaves = Leaves;
     if option("thread") {
         // It has its name as soon as it runs.
         let (runs, running) = std::sync::mpsc::channel();
@@ -238,6 +340,16 @@ where
     result
 }
 
+/// Shows on stderr which process comes to the end of what the parent has begun.
+struct Leaves;
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        let line = format!("left in {}\n", std::process::id());
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
+
 /// Shows on stderr what the observer is told, and in which process.
 fn tell(event: &ServerEvent<'_>) {
     let what = match event {
@@ -281,6 +393,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     let obey = || Obey { name: String::new() };
     let result = match transport.as_str() {
         "tcp" => serve::<Tcp, _>(address, options, obey),
+        "tcp-bad-close" => serve::<BadClose, _>(address, options, obey),
         "udp" => serve::<Udp, _>(address, options, obey),
         "unix" => serve::<UnixStream, _>(address, options, obey),
         "unixgram" => serve::<UnixDatagram, _>(address, options, obey),

@@ -1,6 +1,7 @@
 //! All integration tests, in one binary: one link, and one vocabulary of handlers for all.
 
 mod bad_times;
+mod bombs;
 mod checklist;
 mod compile_fail;
 mod coroutines;

@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use socketserver::{
     BackgroundServer, Builder, CloseReason, HandlerResult, Limits, Mixin, Outbox, OutboxError,
-    Pool, ServerEvent, StreamRequest, StreamRequestHandler, Tcp, Threading,
+    Pool, Refused, ServerEvent, ServerHooks, StreamRequest, StreamRequestHandler, Tcp, Threading,
+    WhenFull,
 };
 
-use crate::handlers::Diary;
-use crate::support::{connect, eventually, inet, read_line, read_to_end};
+use crate::handlers::{Diary, held};
+use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end};
 
 type Members = Arc<Mutex<HashMap<u64, Outbox>>>;
 
@@ -220,4 +222,40 @@ fn an_outbox_that_is_full_takes_nothing_of_a_message() {
     assert_eq!(outbox.send(vec![b'x'; 256 * 1024 + 1]), Err(OutboxError::Full));
     assert_eq!(outbox.waiting_bytes(), 0);
     assert_eq!(outbox.send("fits\n"), Ok(()));
+}
+
+/// Sends the first one that it refuses more than fits anywhere, and the next ones a word.
+struct Farewell {
+    refused: AtomicUsize,
+}
+
+const MUCH: usize = 32 * 1024 * 1024;
+
+impl ServerHooks<StreamRequest> for Farewell {
+    fn overflow(&self, request: &mut StreamRequest, _why: &Refused) -> HandlerResult {
+        let first = self.refused.fetch_add(1, Ordering::SeqCst) == 0;
+        request.outbox()?.send(if first { vec![b'x'; MUCH] } else { b"busy\n".to_vec() })?;
+        Ok(())
+    }
+}
+
+#[test]
+fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
+    let (handler, holder) = held();
+    // Longer than the test has patience.
+    let (drain, write) = (SOON * 2, SOON * 2);
+    let limits = Limits { outbox_bytes: 2 * MUCH, drain, write, ..Limits::default() };
+    let mixin = Threading::new().max_threads(1).when_full(WhenFull::Refuse);
+    let server = Builder::<Tcp, _>::new(mixin)
+        .limits(limits)
+        .hooks(Farewell { refused: AtomicUsize::new(0) })
+        .bind("127.0.0.1:0", move || handler.clone())
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut served = connect(inet(&*server));
+    holder.started.recv_timeout(SOON).unwrap();
+    let _reads_nothing = connect(inet(&*server));
+    assert_eq!(read_to_end(&mut connect(inet(&*server))), b"busy\n");
+    holder.release.send(()).unwrap();
+    assert_eq!(read_line(&mut served), "released\n");
 }

@@ -1,0 +1,305 @@
+//! Code of the user's that panics where nobody thinks of running it: an error that is looked at or dropped, the
+//! value of a panic, a transport. Its request ends as panicked, and the server serves the next one.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use socketserver::{
+    Address, BackgroundServer, BeforeBind, Bind, Builder, CloseReason, Failure, Fatal,
+    HandlerError, HandlerResult, Incoming, Inline, Limits, Mixin, Panicked, Phase, Pool, Refused,
+    Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, Threading,
+    ThreadingTcpServer, Ticket, Transport, WhenFull, stream_fn,
+};
+
+use crate::handlers::held;
+use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
+
+/// Panics when it is dropped: an error, or what a panic is given.
+#[derive(Debug)]
+struct BadDrop;
+
+impl fmt::Display for BadDrop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bad drop")
+    }
+}
+
+impl Error for BadDrop {}
+
+impl Drop for BadDrop {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// Panics when it is asked for its cause.
+#[derive(Debug)]
+struct BadCause;
+
+impl fmt::Display for BadCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bad cause")
+    }
+}
+
+impl Error for BadCause {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        panic!("asked for the cause");
+    }
+}
+
+/// Fails as its client wants it.
+fn fail(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    while let Some(text) = request.next_line(&mut line)? {
+        match text {
+            "drop" => return Err(BadDrop.into()),
+            "cause" => return Err(BadCause.into()),
+            "value" => std::panic::panic_any(BadDrop),
+            text => writeln!(request, "{text}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Tells the test of each panic that `handle_error` is told of.
+struct Told {
+    panics: Mutex<Sender<(Phase, String)>>,
+}
+
+impl Told {
+    fn new() -> (Self, Receiver<(Phase, String)>) {
+        let (panics, told) = channel();
+        (Self { panics: Mutex::new(panics) }, told)
+    }
+}
+
+impl ServerHooks<StreamRequest> for Told {
+    fn handle_error(&self, failure: &Failure<'_>) {
+        if let Some(panicked) = failure.error().downcast_ref::<Panicked>() {
+            let what = (failure.phase(), panicked.message().to_owned());
+            let _ = self.panics.lock().unwrap().send(what);
+        }
+    }
+}
+
+/// How many requests have begun, and how many have ended as panicked.
+#[derive(Default)]
+struct Seen {
+    started: AtomicUsize,
+    panicked: AtomicUsize,
+}
+
+impl Seen {
+    fn observer(self: &Arc<Self>) -> impl Fn(&ServerEvent<'_>) + Send + Sync + 'static {
+        let seen = Arc::clone(self);
+        move |event| {
+            match event {
+                ServerEvent::RequestStarted { .. } => &seen.started,
+                ServerEvent::RequestEnded { reason: CloseReason::Panicked, .. } => &seen.panicked,
+                _ => return,
+            }
+            .fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// All of them have panicked and left their places; there are more of them than workers, and one more is served.
+fn assert_lives_on<T: Transport, M: Mixin>(server: &Server<T, M>, seen: &Seen, panics: usize) {
+    assert_eq!(exchange(&mut connect(inet(server)), "still here"), "still here\n");
+    eventually("all have ended", || server.context().live_count() == 0);
+    let counts = server.context().counts();
+    assert_eq!(counts.accepted, counts.ended(), "{counts:?}");
+    assert_eq!(counts.panicked, panics as u64, "{counts:?}");
+    assert_eq!(seen.started.load(Ordering::SeqCst), panics + 1);
+    assert_eq!(seen.panicked.load(Ordering::SeqCst), panics);
+}
+
+fn ends_as_panicked<M: Mixin + 'static>(mixin: M, line: &str, said: &str) {
+    let ((hooks, told), seen) = (Told::new(), Arc::<Seen>::default());
+    let server = Builder::<Tcp, _>::new(mixin)
+        .limits(Limits { live: 2, ..Limits::default() })
+        .hooks(hooks)
+        .observer(seen.observer())
+        .bind("127.0.0.1:0", stream_fn(fail))
+        .unwrap();
+    let server: BackgroundServer<Tcp, M> = server.serve_in_background().unwrap();
+    for _ in 0..4 {
+        let mut client = connect(inet(&*server));
+        writeln!(client, "{line}").unwrap();
+        assert!(read_to_end(&mut client).is_empty());
+        assert_eq!(told.recv_timeout(SOON).unwrap(), (Phase::Handle, said.to_owned()));
+    }
+    assert_lives_on(&server, &seen, 4);
+}
+
+fn all_end_as_panicked<M: Mixin + 'static>(mixin: impl Fn() -> M) {
+    ends_as_panicked(mixin(), "drop", "dropped");
+    ends_as_panicked(mixin(), "cause", "asked for the cause");
+    ends_as_panicked(mixin(), "value", "with a value that is not text");
+}
+
+#[test]
+fn an_error_that_panics_ends_its_request_and_nothing_else_inline() {
+    all_end_as_panicked(|| Inline);
+}
+
+#[test]
+fn an_error_that_panics_ends_its_request_and_nothing_else_threading() {
+    all_end_as_panicked(|| Threading::new().max_threads(2));
+}
+
+#[test]
+fn an_error_that_panics_ends_its_request_and_nothing_else_pool() {
+    all_end_as_panicked(|| Pool::new(2));
+}
+
+/// Errors of the hooks that nobody is given: they are dropped all the same.
+struct BadHooks {
+    verified: AtomicUsize,
+}
+
+impl ServerHooks<StreamRequest> for BadHooks {
+    fn verify_request(&self, _incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        match self.verified.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(BadDrop.into()),
+            1 => std::panic::panic_any(BadDrop),
+            _ => Ok(true),
+        }
+    }
+
+    fn overflow(&self, _request: &mut StreamRequest, _why: &Refused) -> HandlerResult {
+        Err(BadDrop.into())
+    }
+
+    fn handle_error(&self, _failure: &Failure<'_>) {}
+}
+
+#[test]
+fn an_error_of_a_hook_that_panics_when_it_is_dropped_does_not_end_the_loop() {
+    let (handler, holder) = held();
+    let server =
+        Builder::<Tcp, _>::new(Threading::new().max_threads(1).when_full(WhenFull::Refuse))
+            .hooks(BadHooks { verified: AtomicUsize::new(0) })
+            .bind("127.0.0.1:0", move || handler.clone())
+            .unwrap();
+    let server = server.serve_in_background().unwrap();
+    for _ in 0..2 {
+        assert!(read_to_end(&mut connect(inet(&*server))).is_empty(), "it is rejected");
+    }
+    let mut first = connect(inet(&*server));
+    holder.started.recv_timeout(SOON).unwrap();
+    assert!(read_to_end(&mut connect(inet(&*server))).is_empty(), "it is refused");
+    holder.release.send(()).unwrap();
+    assert_eq!(read_line(&mut first), "released\n");
+    eventually("all have ended", || server.context().live_count() == 0);
+    let counts = server.context().counts();
+    assert_eq!((counts.rejected, counts.refused, counts.completed), (2, 1, 1), "{counts:?}");
+    assert!(server.stop().is_ok(), "the loop has not panicked");
+}
+
+/// TCP that cannot make the first requests.
+struct BadMake {
+    inner: Tcp,
+    left: AtomicUsize,
+}
+
+impl Transport for BadMake {
+    type Raw = <Tcp as Transport>::Raw;
+    type Request = StreamRequest;
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
+        self.inner.server_bind(before_bind)
+    }
+
+    fn server_activate(&self) -> socketserver::Result<()> {
+        self.inner.server_activate()
+    }
+
+    fn server_address(&self) -> Address {
+        self.inner.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.inner.fileno()
+    }
+
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
+        self.inner.get_request()
+    }
+
+    fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> StreamRequest {
+        let is_left = |left: usize| left.checked_sub(1);
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_left);
+        assert!(left.is_err(), "cannot make it");
+        self.inner.make_request(raw, ticket)
+    }
+
+    fn server_close(&self) {
+        self.inner.server_close();
+    }
+}
+
+fn a_request_that_cannot_be_made<M: Mixin + 'static>(mixin: M) {
+    let ((hooks, told), seen) = (Told::new(), Arc::<Seen>::default());
+    let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    let server = Builder::<BadMake, M>::new(mixin)
+        .limits(Limits { live: 2, ..Limits::default() })
+        .hooks(hooks)
+        .observer(seen.observer())
+        .with_transport(BadMake { inner, left: AtomicUsize::new(4) }, stream_fn(fail))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    for _ in 0..4 {
+        assert!(read_to_end(&mut connect(inet(&*server))).is_empty());
+        let (phase, said) = told.recv_timeout(SOON).unwrap();
+        assert_eq!((phase, said.as_str()), (Phase::Make, "cannot make it"));
+    }
+    assert_lives_on(&server, &seen, 4);
+}
+
+#[test]
+fn a_transport_that_cannot_make_a_request_loses_that_one_alone() {
+    a_request_that_cannot_be_made(Inline);
+    a_request_that_cannot_be_made(Threading::new().max_threads(2));
+    a_request_that_cannot_be_made(Pool::new(2));
+}
+
+/// Says that it is in, and ends the server when nothing is accepted any more and the server drains.
+fn end_late(request: &mut StreamRequest) -> HandlerResult {
+    writeln!(request, "in")?;
+    request.server().shutdown_handle().wait();
+    eventually("the server drains", || request.is_stopping());
+    Err(Fatal::new("the disk is gone").into())
+}
+
+#[test]
+fn a_fatal_in_the_drain_is_what_a_server_in_the_background_stops_with() {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(end_late)).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    assert_eq!(read_line(&mut client), "in\n");
+    let error = server.stop().unwrap_err();
+    assert_eq!(error.as_fatal().expect("it is the fatal").to_string(), "the disk is gone");
+}
+
+#[test]
+fn a_fatal_in_the_drain_is_what_run_ends_with() {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(end_late)).unwrap();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.run());
+        let mut client = connect(inet(&server));
+        assert_eq!(read_line(&mut client), "in\n");
+        server.shutdown_handle().shutdown();
+        let error = running.join().unwrap().unwrap_err();
+        let fatal = error.as_fatal().expect("it is the fatal").to_string();
+        assert_eq!(fatal, "the disk is gone");
+    });
+    assert_eq!(server.context().counts().fatal, 1);
+}
