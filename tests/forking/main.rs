@@ -1,6 +1,7 @@
 //! Forking servers, each in a process of its own that has one thread: this program without arguments is the
 //! test run, and with `serve` it is the server.
 
+mod ends;
 mod matrix;
 mod rows;
 mod server;
@@ -19,6 +20,7 @@ fn main() -> std::process::ExitCode {
             Ok(())
         })
     };
-    let trials = rows::all().into_iter().chain(matrix::all()).map(trial).collect();
+    let tests = rows::all().into_iter().chain(matrix::all()).chain(ends::all());
+    let trials = tests.map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -61,18 +61,18 @@ fn unix_datagram() {
 /// CPython's `dgram_examine` and `stream_examine` send a line and read it back.
 fn cpython() {
     const SCRIPT: &str = "
-import socket, sys, tempfile, os
+import socket, sys
 from test.test_socketserver import SocketServerTest
 tests = SocketServerTest('test_TCPServer')
 tests.setUp()
 kind, address = sys.argv[1:]
-if kind == 'udp':
+family = socket.AF_UNIX if kind.startswith('unix') else socket.AF_INET
+examine = tests.stream_examine if kind in ('tcp', 'unix') else tests.dgram_examine
+if family == socket.AF_INET:
     host, port = address.rsplit(':', 1)
-    for _ in range(3):
-        tests.dgram_examine(socket.AF_INET, (host, int(port)))
-else:
-    for _ in range(3):
-        tests.dgram_examine(socket.AF_UNIX, address)
+    address = host, int(port)
+for _ in range(3):
+    examine(family, address)
 tests.tearDown()
 ";
     let available = Command::new("python3").args(["-c", "import test.test_socketserver"]).status();
@@ -82,15 +82,17 @@ tests.tearDown()
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("s");
-    for (kind, address) in [("udp", "127.0.0.1:0"), ("unixgram", path.to_str().unwrap())] {
+    for kind in ["tcp", "udp", "unix", "unixgram"] {
+        let path = folder.path().join(kind);
+        let is_unix = kind.starts_with("unix");
+        let address = if is_unix { path.to_str().unwrap() } else { "127.0.0.1:0" };
         let server = Server::start(kind, address, &[]);
         let run = Command::new("python3")
             .args(["-c", SCRIPT, kind, &server.address])
             .current_dir(folder.path())
             .output()
             .unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(run.status.success(), "{kind}: {}", String::from_utf8_lossy(&run.stderr));
         stop(server);
     }
 }

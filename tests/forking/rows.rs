@@ -24,7 +24,6 @@ pub fn all() -> Vec<(&'static str, fn())> {
         a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it,
         row_071_what_stood_in_the_buffer_is_printed_once,
         row_072_a_foreign_child_keeps_its_status,
-        row_073_there_are_forty_children_at_most_by_default,
         row_074_never_more_than_max_children,
         row_075_at_the_maximum_a_stop_is_prompt,
         row_076_a_close_waits_for_children,
@@ -203,21 +202,6 @@ fn row_072_a_foreign_child_keeps_its_status() {
         stop(&mut server);
         assert_eq!(server.told("foreign: "), "foreign: Some(72)");
     }
-}
-
-fn row_073_there_are_forty_children_at_most_by_default() {
-    let server = Server::tcp(&[]);
-    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
-    for client in &mut clients {
-        assert_eq!(client.ask("echo hi"), "hi");
-    }
-    assert_eq!(server.children().len(), 40);
-    let mut one_more = server.connect();
-    one_more.send("echo late");
-    // Served only when one of the others has ended.
-    drop(clients.pop());
-    assert_eq!(one_more.receive(), "late");
-    assert!(server.children().len() <= 40);
 }
 
 fn row_074_never_more_than_max_children() {

@@ -13,6 +13,8 @@ use socketserver::{
     StreamRequestHandler, Tcp, Ticket, Transport, Udp, UnixDatagram, UnixStream,
 };
 
+use crate::ends;
+
 /// What a request does, by the first word of what it is sent.
 struct Obey {
     name: String,
@@ -25,6 +27,8 @@ impl StreamRequestHandler for Obey {
             let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
             match word {
                 "echo" => writeln!(request, "{rest}")?,
+                // What CPython's tests say, and want to hear.
+                "hello" => writeln!(request, "{text}")?,
                 "pid" => writeln!(request, "{}", std::process::id())?,
                 "exit" => std::process::exit(rest.parse()?),
                 "fail" => return Err("told to fail".into()),
@@ -50,6 +54,23 @@ impl StreamRequestHandler for Obey {
                     writeln!(request, "ready")?;
                     request.read_exact(&mut bytes)?;
                     writeln!(request, "got {}", bytes.len())?;
+                }
+                "long" => {
+                    let _ = std::io::stderr().write_all(b"taken\n");
+                    writeln!(request, "{}", ends::answer(rest))?;
+                }
+                "counts" => {
+                    let counts = request.server().counts();
+                    writeln!(request, "{} accepted, {} ended", counts.accepted, counts.ended())?;
+                }
+                "outbox" => {
+                    let outbox = request.outbox()?;
+                    for number in 0..1_000 {
+                        outbox.send(format!("{number}\n"))?;
+                    }
+                    if rest == "and leave" {
+                        return Ok(());
+                    }
                 }
                 "refuse" => {
                     // Whatever else the client sends.
@@ -312,6 +333,7 @@ where
     if option("unprivileged") {
         become_nobody();
     }
+    let _last = option("last-words").then(LastWords::leave);
     println!("listening on {}", server.server_address());
     if option("partial-line") {
         // Left in the buffer, for the child to inherit.
@@ -319,7 +341,11 @@ where
     }
     let result = if option("one-by-one") {
         let turns = number("turns=", 1);
-        (0..turns).try_for_each(|_| server.handle_request().map(drop))
+        (0..turns).try_for_each(|_| {
+            let turn = server.handle_request();
+            eprintln!("active: {:?}", server.mixin().active_children());
+            turn.map(drop)
+        })
     } else if option("twice") {
         server.serve_forever().and_then(|()| {
             println!("first run over");
@@ -328,6 +354,10 @@ where
     } else {
         server.run().map(|report| eprintln!("report: {report}"))
     };
+    if option("statuses") {
+        let children = server.mixin().active_children();
+        eprintln!("statuses: {:?}", children.into_iter().map(status_of).collect::<Vec<_>>());
+    }
     show_counts(server.context());
     eprintln!("children: {}", server.mixin().active_children().len());
     if let Some(mut foreign) = foreign {
@@ -368,7 +398,49 @@ fn tell(event: &ServerEvent<'_>) {
 }
 
 fn show_counts(context: &ServerContext) {
-    eprintln!("counts: {:?}", context.counts());
+    let counts = context.counts();
+    eprintln!("counts: {counts:?}");
+    eprintln!("balance: {} accepted, {} ended", counts.accepted, counts.ended());
+}
+
+/// Says that something of this process's comes to its end, and in which process it does.
+struct LastWords {
+    of: &'static str,
+}
+
+impl LastWords {
+    /// Has the process end with those of an exit function, of a thread's own value, and of a value in `main`.
+    fn leave() -> Self {
+        extern "C" fn at_exit() {
+            drop(LastWords { of: "an exit function" });
+        }
+        thread_local! {
+            static OF_THE_THREAD: LastWords = const { LastWords { of: "a thread's own" } };
+        }
+        OF_THE_THREAD.with(|_made| ());
+        // SAFETY: the function is there as long as the process is.
+        #[allow(unsafe_code, reason = "std has no exit functions")]
+        let result = unsafe { libc::atexit(at_exit) };
+        assert_eq!(result, 0);
+        Self { of: "main's" }
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        let line = format!("last words in {}: {}\n", std::process::id(), self.of);
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// Waits for a child in the place of its server, and tells what it has left with: none, if a signal ended it.
+fn status_of(child: i32) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a live int.
+    #[allow(unsafe_code, reason = "std waits only for what it has started itself")]
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!(waited, child, "it has been waited for already");
+    libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status))
 }
 
 /// As another user, with no more processes to be had: root is not bound by the limit.

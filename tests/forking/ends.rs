@@ -1,0 +1,207 @@
+//! How children end, how many there are meanwhile, and what reaches their clients until then.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::support::{SOON, Server, eventually, is_pending, kill, state};
+
+pub fn all() -> Vec<(&'static str, fn())> {
+    macro_rules! tests {
+        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
+    }
+    tests![
+        row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended,
+        row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs,
+        row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended,
+        active_children_are_those_that_the_system_knows,
+        an_outbox_works_in_a_child,
+        thirty_stops_under_load_lose_no_answer,
+    ]
+}
+
+fn stop(server: &mut Server) {
+    server.signal(libc::SIGTERM);
+    assert!(server.wait().success());
+}
+
+fn row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended() {
+    // After four turns the server waits for nobody, and so its program can.
+    let mut server = Server::tcp(&["one-by-one", "turns=4", "statuses"]);
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    let pids: Vec<_> = clients.iter_mut().map(|client| client.ask("pid")).collect();
+    while server.told("active: ") != format!("active: [{}]", pids.join(", ")) {}
+    for (client, end) in clients.iter_mut().zip(["refuse", "fail", "panic", "exit 7"]) {
+        client.send(end);
+    }
+    // In the order of the clients; the last one is the handler's own.
+    assert_eq!(server.told("statuses: "), "statuses: [Some(0), Some(1), Some(101), Some(7)]");
+    assert!(server.wait().success());
+}
+
+fn row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs() {
+    let mut server = Server::tcp(&["last-words"]);
+    assert_eq!(server.connect().ask("echo hi"), "hi");
+    assert_eq!(server.connect().ask("refuse"), "no, thank you");
+    assert_eq!(server.connect().ask("fail"), "");
+    assert_eq!(server.connect().ask("panic"), "");
+    let mut interrupted = server.connect();
+    let child: u32 = interrupted.ask("pid").parse().unwrap();
+    assert_eq!(interrupted.ask("upload 4"), "ready");
+    kill(child, libc::SIGINT);
+    eventually("the first Ctrl-C has been taken", || !is_pending(child, libc::SIGINT));
+    kill(child, libc::SIGINT);
+    assert_eq!(interrupted.receive(), "");
+    // The last two: one is told to end, and one asks for the end of the server.
+    let mut idle = server.connect();
+    assert_eq!(idle.ask("echo hi"), "hi");
+    server.connect().send("stop");
+    assert!(server.wait().success());
+    assert_eq!(idle.receive(), "");
+    let mut told = server.all_told("last words ");
+    told.sort();
+    let by_parent = |of: &str| format!("last words in {}: {of}", server.pid());
+    assert_eq!(told, ["a thread's own", "an exit function", "main's"].map(by_parent));
+}
+
+fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() {
+    let server = Server::tcp(&[]);
+    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for (client, number) in clients.iter_mut().zip(1..) {
+        assert_eq!(client.ask("counts"), format!("{number} accepted, 0 ended"));
+    }
+    assert_eq!(server.children().len(), 40);
+    let mut one_more = server.connect();
+    one_more.send("counts");
+    drop(clients.pop());
+    // A child knows what its parent knew when it was forked: one had ended, and not only the queue was long.
+    assert_eq!(one_more.receive(), "41 accepted, 1 ended");
+    assert_eq!(server.children().len(), 40);
+}
+
+fn active_children_are_those_that_the_system_knows() {
+    let mut server = Server::tcp(&["one-by-one", "turns=4"]);
+    let mut expected: Vec<u32> = Vec::new();
+    let mut clients = Vec::new();
+    for turn in 0..4 {
+        // Before the last turn one ends, by itself, and is not remembered.
+        if turn == 3 {
+            let gone = expected.remove(0);
+            drop(clients.remove(0));
+            eventually("it is reaped", || state(gone).is_none());
+        }
+        let mut client = server.connect();
+        expected.push(client.ask("pid").parse().unwrap());
+        clients.push(client);
+        let mut known: Vec<u32> = server.children().iter().map(|child| child.0).collect();
+        known.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(known, expected);
+        let told = server.told("active: ");
+        let list = told.trim_start_matches("active: [").trim_end_matches(']');
+        let mut active: Vec<u32> = list.split(", ").map(|pid| pid.parse().unwrap()).collect();
+        active.sort_unstable();
+        assert_eq!(active, expected);
+    }
+    drop(clients);
+    assert!(server.wait().success());
+}
+
+fn an_outbox_works_in_a_child() {
+    let mut server = Server::tcp(&[]);
+    let (mut stays, mut leaves) = (server.connect(), server.connect());
+    // What is due leaves when the child waits for its next line, and when it ends.
+    stays.send("outbox");
+    leaves.send("outbox and leave");
+    for number in 0..1_000 {
+        assert_eq!(stays.receive(), number.to_string());
+        assert_eq!(leaves.receive(), number.to_string());
+    }
+    assert_eq!(leaves.receive(), "");
+    assert_eq!(stays.ask("echo after it"), "after it");
+    // Whatever thread it takes is the child's: the parent can still fork.
+    assert_eq!(server.connect().ask("echo and new"), "and new");
+    stop(&mut server);
+    assert_eq!(stays.receive(), "");
+}
+
+/// The answer to a request with a number: so long that it does not fit into one segment.
+pub fn answer(number: &str) -> String {
+    format!("{number} {}", number.repeat(3_000))
+}
+
+/// What clients have seen of their requests.
+#[derive(Default)]
+struct Answers {
+    whole: AtomicUsize,
+    half: AtomicUsize,
+    wrong: AtomicUsize,
+}
+
+/// Sends numbered requests, a few on each connection, until the server takes no more.
+fn ask_until_the_end(address: &str, client: usize, answers: &Answers) {
+    for connection in 0.. {
+        let Ok(stream) = TcpStream::connect(address) else { return };
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        // The second part of a request is not to wait for word of the first.
+        stream.set_nodelay(true).unwrap();
+        let mut stream = BufReader::new(stream);
+        for request in 0..5 {
+            let number = format!("{client}{connection:04}{request}");
+            // In two parts, so that the end may come between them.
+            let parts = [format!("long {}", &number[..3]), format!("{}\n", &number[3..])];
+            if parts.iter().any(|part| stream.get_mut().write_all(part.as_bytes()).is_err()) {
+                return;
+            }
+            let expected = answer(&number) + "\n";
+            let mut got = Vec::new();
+            if let Err(error) = stream.read_until(b'\n', &mut got) {
+                assert_ne!(error.kind(), ErrorKind::WouldBlock, "no end in time");
+            }
+            let seen = match got.len() {
+                0 => return,
+                _ if got == expected.as_bytes() => &answers.whole,
+                _ if expected.as_bytes().starts_with(&got) => &answers.half,
+                _ => &answers.wrong,
+            };
+            seen.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Each request that a child has taken is answered in whole, whenever the stop comes.
+fn thirty_stops_under_load_lose_no_answer() {
+    for round in 0..30 {
+        let mut server = Server::tcp(&["grace=20000"]);
+        let answers = Arc::new(Answers::default());
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let (address, answers) = (server.address.clone(), Arc::clone(&answers));
+                thread::spawn(move || ask_until_the_end(&address, client, &answers))
+            })
+            .collect();
+        let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+        // Anywhere between the first request and the fifteenth connection.
+        eventually("some are served", || count(&answers.whole) >= round * 29 % 60);
+        server.signal(libc::SIGTERM);
+        assert!(server.wait().success());
+        for client in clients {
+            client.join().unwrap();
+        }
+        let told = server.all_told("");
+        assert_eq!(
+            (count(&answers.half), count(&answers.wrong)),
+            (0, 0),
+            "round {round}: {told:#?}"
+        );
+        let taken = told.iter().filter(|line| *line == "taken").count();
+        assert_eq!(count(&answers.whole), taken, "round {round}");
+        let counts = told.iter().find(|line| line.starts_with("counts: ")).unwrap();
+        assert!(counts.contains("forced: 0") && counts.contains("killed: 0"), "{counts}");
+        let balance = told.iter().find_map(|line| line.strip_prefix("balance: ")).unwrap();
+        let (accepted, ended) = balance.split_once(" accepted, ").unwrap();
+        assert_eq!(format!("{accepted} ended"), ended, "round {round}");
+    }
+}
