@@ -73,10 +73,16 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
         assert_eq!(client.ask("counts"), format!("{number} accepted, 0 ended"));
     }
     assert_eq!(server.children().len(), 40);
+    server.signal(libc::SIGSTOP);
+    eventually("it stands still", || state(server.pid()) == Some('T'));
     let mut one_more = server.connect();
     one_more.send("counts");
+    // From here until it sleeps it looks at all that it waits for: a client it would have taken by then.
+    server.signal(libc::SIGCONT);
+    eventually("it sleeps", || state(server.pid()) == Some('S'));
+    assert_eq!(server.children().len(), 40);
     drop(clients.pop());
-    // A child knows what its parent knew when it was forked: one had ended, and not only the queue was long.
+    // A child knows what its parent knew when it was forked.
     assert_eq!(one_more.receive(), "41 accepted, 1 ended");
     assert_eq!(server.children().len(), 40);
 }
