@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Address, BackgroundServer, BaseServer, Bind, Builder, CloseReason, Failure, HandlerResult,
-    Inline, Limit, Limits, LineTooLong, Mixin, Outbox, OutboxError, Pool, Rate, Refused,
-    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
+    Address, BackgroundServer, BaseServer, Bind, Builder, CloseReason, Failure, Forking,
+    HandlerResult, Inline, Limit, Limits, LineTooLong, Mixin, Outbox, OutboxError, Pool, Rate,
+    Refused, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
     ThreadingTcpServer, TimedOut, Timeout, Transport, stream_fn,
 };
 
@@ -74,6 +74,49 @@ fn change<M: Mixin>(server: &BackgroundServer<Tcp, M>, change: impl Fn(&mut Limi
     change(&mut limits);
     server.context().set_limits(limits);
     assert_eq!(server.limits(), limits);
+}
+
+#[test]
+fn every_default_is_the_documented_one() {
+    // Without `..`: a limit that is added has to be added here.
+    let documented = Limits {
+        live: 10_000,
+        per_peer: 10_000,
+        accept_rate: None,
+        line_bytes: 64 * 1024,
+        outbox_bytes: 64 * 1024,
+        idle: Duration::from_secs(60),
+        read: Duration::from_secs(60),
+        write: Duration::from_secs(60),
+        request: None,
+        handshake: Duration::from_secs(10),
+        linger: Duration::from_secs(2),
+        linger_bytes: 16 * 1024 * 1024,
+        drain: Duration::from_secs(10),
+    };
+    assert_eq!(Limits::default(), documented);
+    let server = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(()))).unwrap();
+    assert_eq!(server.limits(), documented);
+
+    // All of these can be looked at only as text, or not to the last field.
+    let options = "SocketOptions { allow_reuse_address: true, allow_reuse_port: false, \
+                   request_queue_size: 2147483647, only_v6: None, keepalive: None, \
+                   recv_buffer_bytes: None, send_buffer_bytes: None, max_packet_size: 65535, \
+                   unix_mode: None, replace_stale: true, unlink_on_close: false }";
+    assert_eq!(format!("{:?}", SocketOptions::default()), options);
+    assert_shows(&Threading::new(), &["gate: None", "when_full: Wait", "stack_bytes: None"]);
+    assert_shows(&Threading::new(), &["keep: None", "detached: false", "daemon: false"]);
+    assert_shows(&Pool::new(3), &["workers: 3", "queue: 1024", "max: 1027", "when_full: Wait"]);
+    assert_shows(&Pool::new(3), &["stack_bytes: None", "detached: false"]);
+    assert_shows(&Forking::new(), &["max_children: 40", "block_on_close: true"]);
+}
+
+fn assert_shows(mixin: &dyn std::fmt::Debug, fields: &[&str]) {
+    let shown = format!("{mixin:?}");
+    for field in fields {
+        let ends = [",", " }"].map(|end| format!("{field}{end}"));
+        assert!(ends.iter().any(|end| shown.contains(end)), "no {field} in {shown}");
+    }
 }
 
 fn the_gate_of_live_holds(mixin: impl Mixin + 'static) {

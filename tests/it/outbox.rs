@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Limits, Mixin, Outbox, OutboxError,
-    Pool, Refused, ServerEvent, ServerHooks, StreamRequest, StreamRequestHandler, Tcp, Threading,
-    WhenFull,
+    BackgroundServer, Builder, CloseReason, HandlerResult, Inline, Limits, Mixin, Outbox,
+    OutboxError, Pool, Refused, ServerEvent, ServerHooks, SocketOptions, StreamRequest,
+    StreamRequestHandler, Tcp, Threading, WhenFull,
 };
 
 use crate::handlers::{Diary, held};
-use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end};
+use crate::support::{SOON, alone, connect, eventually, inet, read_line, read_to_end};
 
 type Members = Arc<Mutex<HashMap<u64, Outbox>>>;
 
@@ -49,7 +49,11 @@ fn room<M: Mixin + 'static>(mixin: M) -> (BackgroundServer<Tcp, M>, Members, Dia
     let members = Members::default();
     let diary = Diary::default();
     let (inside, ends) = (Arc::clone(&members), diary.clone());
+    let mut options = SocketOptions::default();
+    // So that a member who reads nothing is behind before megabytes have been said.
+    options.send_buffer_bytes = Some(64 * 1024);
     let server = Builder::<Tcp, _>::new(mixin)
+        .socket_options(options)
         .limits(Limits { outbox_bytes: 256 * 1024, ..Limits::default() })
         .observer(move |event: &ServerEvent<'_>| {
             if let ServerEvent::RequestEnded { reason, .. } = event {
@@ -92,30 +96,71 @@ fn a_line_reaches_all_the_others_under_pool() {
 }
 
 #[test]
-fn a_member_who_reads_nothing_delays_nobody_and_is_dropped() {
+fn what_others_send_reaches_whom_an_inline_server_serves() {
+    let (server, members, _diary) = room(Inline);
+    let only = || members.lock().unwrap().values().next().unwrap().clone();
+    let mut client = join(&server);
+    // The loop's only thread is in the handler, and waits for the client.
+    let outbox = only();
+    for number in 0..1_000 {
+        outbox.send(format!("{number}\n")).unwrap();
+    }
+    for number in 0..1_000 {
+        assert_eq!(read_line(&mut client), format!("{number}\n"));
+    }
+    outbox.send("farewell\n").unwrap();
+    outbox.close();
+    assert_eq!(read_to_end(&mut client), b"farewell\n");
+    // The next one is served, and has an outbox of its own.
+    let mut next = join(&server);
+    assert_eq!(outbox.send("late\n"), Err(OutboxError::Closed));
+    only().send("welcome\n").unwrap();
+    assert_eq!(read_line(&mut next), "welcome\n");
+}
+
+#[test]
+fn a_member_of_a_hundred_who_reads_nothing_delays_nobody_and_is_dropped() {
+    alone("outbox::a_member_of_a_hundred_who_reads_nothing_delays_nobody_and_is_dropped", || {
+        a_silent_member_of(100);
+    });
+}
+
+fn a_silent_member_of(size: usize) {
     let (server, members, diary) = room(Threading::new());
-    let mut stalled = join(&server);
+    let mut silent = join(&server);
+    let to_silent = members.lock().unwrap().values().next().unwrap().clone();
     let mut speaker = join(&server);
-    let mut listeners: Vec<_> = (0..20).map(|_| join(&server)).collect();
+    let mut listeners: Vec<_> = (2..size).map(|_| join(&server)).collect();
+    assert_eq!(members.lock().unwrap().len(), size);
     let text = "x".repeat(1_000);
-    // More than the sockets' buffers and the outbox hold together.
+    // How many lines all others have had while one member's waited for room, and since it was dropped.
+    let (mut meanwhile, mut since) = (0, 0);
     for number in 0..20_000 {
         let line = format!("{number} {text}\n");
         speaker.write_all(line.as_bytes()).unwrap();
-        for listener in &mut listeners {
+        for (listener, stream) in listeners.iter_mut().enumerate() {
             let mut got = vec![0; line.len()];
-            listener.read_exact(&mut got).unwrap();
-            assert!(got == line.as_bytes(), "line {number}");
+            stream.read_exact(&mut got).unwrap_or_else(|error| {
+                panic!("listener {listener} waits for line {number}: {error}")
+            });
+            assert!(got == line.as_bytes(), "line {number} of listener {listener}");
         }
-        if number > 100 && members.lock().unwrap().len() == 21 {
+        if members.lock().unwrap().len() == size - 1 {
+            since += 1;
+        } else if to_silent.waiting_bytes() > line.len() {
+            meanwhile += 1;
+        }
+        if since == 20 {
             break;
         }
     }
-    assert_eq!(members.lock().unwrap().len(), 21, "the stalled member is dropped");
+    // The outbox holds 256 KiB, and each line is a little more than one.
+    assert!(meanwhile >= 100, "it was never behind: {meanwhile}");
+    assert_eq!(since, 20, "the silent member is dropped, and the others go on");
     eventually("its request ends", || diary.contains(&CloseReason::ClosedHere.to_string()));
     // What it had been sent before is still there to read, in whole lines but for the last one.
     let mut rest = Vec::new();
-    let ended = stalled.read_to_end(&mut rest);
+    let ended = silent.read_to_end(&mut rest);
     let kind = ended.expect_err("the system keeps nothing for it").kind();
     assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
     let lines: Vec<&[u8]> = rest.split(|byte| *byte == b'\n').collect();
@@ -197,21 +242,29 @@ fn an_outbox_outlives_its_request_and_says_so() {
     assert_eq!(outbox.waiting_bytes(), 0);
 }
 
-#[test]
-fn what_is_due_when_the_handler_returns_is_sent_first() {
-    let server = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", || {
-        socketserver::stream_fn(|request: &mut StreamRequest| -> HandlerResult {
-            let outbox = request.outbox()?;
-            for number in 0..1_000 {
-                outbox.send(format!("{number}\n"))?;
-            }
-            Ok(())
-        })
+fn what_is_due_is_sent_first(mixin: impl Mixin + 'static) {
+    let handler = socketserver::stream_fn(|request: &mut StreamRequest| -> HandlerResult {
+        let outbox = request.outbox()?;
+        for number in 0..1_000 {
+            outbox.send(format!("{number}\n"))?;
+        }
+        Ok(())
     });
+    let server = Builder::<Tcp, _>::new(mixin).bind("127.0.0.1:0", handler);
     let server = server.unwrap().serve_in_background().unwrap();
     let text = String::from_utf8(read_to_end(&mut connect(inet(&*server)))).unwrap();
     let numbers: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(numbers, (0..1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_due_when_the_handler_returns_is_sent_first_under_threading() {
+    what_is_due_is_sent_first(Threading::new());
+}
+
+#[test]
+fn what_is_due_when_the_handler_returns_is_sent_first_under_inline() {
+    what_is_due_is_sent_first(Inline);
 }
 
 #[test]
