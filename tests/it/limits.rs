@@ -98,7 +98,7 @@ fn every_default_is_the_documented_one() {
     let server = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(()))).unwrap();
     assert_eq!(server.limits(), documented);
 
-    // All of these can be looked at only as text, or not to the last field.
+    // What has private fields, or may get more, is whole only as text.
     let options = "SocketOptions { allow_reuse_address: true, allow_reuse_port: false, \
                    request_queue_size: 2147483647, only_v6: None, keepalive: None, \
                    recv_buffer_bytes: None, send_buffer_bytes: None, max_packet_size: 65535, \
