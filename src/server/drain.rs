@@ -134,7 +134,10 @@ impl fmt::Display for DrainReport {
             list(f, forced)?;
         }
         if !left_running.is_empty() {
-            write!(f, "; {} are still running:", left_running.len())?;
+            match left_running.len() {
+                1 => f.write_str("; 1 is still running:")?,
+                count => write!(f, "; {count} are still running:")?,
+            }
             list(f, left_running)?;
         }
         Ok(())

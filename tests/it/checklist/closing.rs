@@ -179,10 +179,12 @@ fn row_052_a_handler_that_does_not_notice_is_left_behind_and_named() {
     let report = soon("a close that a handler does not hold up", move || {
         closed.server_close_within(Duration::from_millis(50))
     });
+    // A tenth of a second is the aim; a busy machine is given more than ten times that.
+    assert!(report.took < Duration::from_millis(50) + Duration::from_secs(2), "{report}");
     assert_eq!((report.forced.len(), report.left_running.len()), (1, 1), "{report}");
     assert_eq!(report.left_running[0].client_address, client.local_addr().unwrap().into());
     let text = report.to_string();
-    assert!(text.contains("1 are still running") && text.contains("Held"), "{text}");
+    assert!(text.contains("1 is still running") && text.contains("Held"), "{text}");
     drop(holder);
 }
 
