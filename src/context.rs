@@ -65,6 +65,7 @@ impl ServerContext {
     /// From here on this process is a forked child, which serves one request.
     pub(crate) fn enter_child(&self) {
         self.in_child.store(true, Ordering::SeqCst);
+        self.runs.enter_child();
     }
 
     pub(crate) fn is_child(&self) -> bool {

@@ -291,6 +291,11 @@ impl Runs {
         if state.accepting { Closer::Loop } else { Closer::Caller }
     }
 
+    /// In a forked child: the loop is the parent's, and nobody here can wait for its end.
+    pub(crate) fn enter_child(&self) {
+        self.state.lock().accepting = false;
+    }
+
     /// Whether the current thread accepts for the run that is going on.
     pub(crate) fn is_loop_thread(&self) -> bool {
         self.state.lock().loops.contains(&thread::current().id())

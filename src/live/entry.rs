@@ -225,13 +225,15 @@ impl Entry {
 
     /// Ends it as an operator wants it, wherever it is served. False if there is nothing left to end.
     pub(super) fn close(&self) -> bool {
-        let child = self.process.load(Ordering::Relaxed);
         // What cannot be ended from here ends as it does by itself, and is not to be explained by this.
-        if child == 0 && self.connection.lock().is_none() {
-            return false;
+        let closed = match self.process.load(Ordering::Relaxed) {
+            0 => self.connection.lock().is_some(),
+            child => sys::process::signal(child, libc::SIGKILL),
+        };
+        if closed {
+            self.shut_down(Cut::Closed, Shutdown::Both);
         }
-        self.shut_down(Cut::Closed, Shutdown::Both);
-        child == 0 || sys::process::signal(child, libc::SIGKILL)
+        closed
     }
 
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {

@@ -89,7 +89,7 @@ const PANICKED: i32 = 101;
 /// second if the handler has asked its server to stop. A handler is unlikely to leave the process with one of them by
 /// itself: programs stay below, and shells use what is just above 128.
 const FIRST_OF_OURS: u8 = 160;
-const ENDS: [CloseReason; 9] = [
+const ENDS: [CloseReason; 11] = [
     CloseReason::Completed,
     CloseReason::Failed,
     CloseReason::Panicked,
@@ -99,6 +99,8 @@ const ENDS: [CloseReason; 9] = [
     CloseReason::TimedOut,
     CloseReason::LineTooLong,
     CloseReason::Stopped,
+    CloseReason::Forced,
+    CloseReason::ClosedHere,
 ];
 
 impl Default for Forking {
@@ -225,12 +227,11 @@ impl Forking {
         let end = match process::reap(pid) {
             ChildState::Running => return false,
             ChildState::Exited(status) => ears.end(pid, status),
-            ChildState::Killed(_) => {
-                ChildEnd { reason: CloseReason::Killed, fatal: None, stop: false }
+            // Other signals are what a crash ends by, which nobody here has sent.
+            ChildState::Killed(signal) => {
+                not_by_itself(CloseReason::Killed, signal == libc::SIGKILL)
             }
-            ChildState::Gone => {
-                ChildEnd { reason: CloseReason::Released, fatal: None, stop: false }
-            }
+            ChildState::Gone => not_by_itself(CloseReason::Released, true),
         };
         let child = {
             let mut children = self.children.lock();
@@ -319,7 +320,10 @@ impl Mixin for Forking {
         self.signal_all(libc::SIGKILL);
     }
 
+    /// Who is not waited for is told all the same.
     fn server_close(&self, _deadline: Instant) {
+        self.watch_children();
+        self.signal_all(libc::SIGTERM);
         self.collect_children();
     }
 }
@@ -351,7 +355,7 @@ impl Ears {
     fn end(&self, child: i32, status: i32) -> ChildEnd {
         let (reason, stop) = end_of(status);
         let fatal = (reason == CloseReason::Fatal).then(|| self.words_of(child)).flatten();
-        ChildEnd { reason, fatal, stop }
+        ChildEnd { reason, fatal, stop, cut_off: false }
     }
 
     fn words_of(&self, child: i32) -> Option<String> {
@@ -370,12 +374,19 @@ fn status(end: &ChildEnd) -> i32 {
         (CloseReason::Completed, false) => COMPLETED,
         (CloseReason::Failed, false) => FAILED,
         (CloseReason::Panicked, false) => PANICKED,
-        (reason, stop) => (FIRST_OF_OURS..)
-            .step_by(2)
-            .zip(ENDS)
-            .find_map(|(status, end)| (end == reason).then(|| i32::from(status) + i32::from(stop)))
-            .unwrap_or(FAILED),
+        (reason, stop) => {
+            let place =
+                |reason| (FIRST_OF_OURS..).step_by(2).zip(ENDS).find(|(_, end)| *end == reason);
+            // No other reason comes from a child.
+            let found = place(reason).or_else(|| place(CloseReason::Failed));
+            found.map_or(FAILED, |(status, _)| i32::from(status) + i32::from(stop))
+        }
     }
+}
+
+/// The end of a child that has left no status.
+fn not_by_itself(reason: CloseReason, cut_off: bool) -> ChildEnd {
+    ChildEnd { reason, fatal: None, stop: false, cut_off }
 }
 
 /// What a status says, and whether the server is asked to stop.
@@ -398,12 +409,12 @@ mod tests {
     fn a_status_says_what_it_was_made_of_and_others_say_that_it_failed() {
         for reason in ENDS {
             for stop in [false, true] {
-                let status = status(&ChildEnd { reason, fatal: None, stop });
+                let status = status(&ChildEnd { reason, fatal: None, stop, cut_off: false });
                 assert!((0..=255).contains(&status));
                 assert_eq!(end_of(status), (reason, stop));
             }
         }
-        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 178, 255] {
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 182, 255] {
             assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
         }
     }

@@ -197,6 +197,8 @@ pub(crate) struct ChildEnd {
     pub(crate) fatal: Option<String>,
     /// The handler has asked its server to stop.
     pub(crate) stop: bool,
+    /// It did not end by itself: if its server has cut it off, that was why.
+    pub(crate) cut_off: bool,
 }
 
 impl Job {
@@ -247,7 +249,9 @@ impl Job {
     pub(crate) fn run_in_child(mut self, signals: SignalsHeld) -> ChildEnd {
         match self.work.take() {
             Some(work) => work.run_in_child(signals),
-            None => ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false },
+            None => {
+                ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false, cut_off: false }
+            }
         }
     }
 

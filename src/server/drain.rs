@@ -45,6 +45,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         };
 
         let closer = context.runs.close();
+        if context.is_child() {
+            // All that there is here is a copy of the parent's, which hears of this at the child's end.
+            return report;
+        }
         report.open_at_start = context.live.len();
         context.live.end_input_of_idle();
         let on_the_loop = match closer {
@@ -58,7 +62,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let waits_for_itself = on_the_loop || is_serving(context);
         if self.mixin.block_on_close() && !waits_for_itself {
             self.mixin.drain(deadline);
-            // One short wait for all that is then left to do.
+            // After a cut there is one short wait for all that is left to do.
             let mut last = None;
             if !context.live.wait_until_empty(deadline) {
                 let until = Instant::now() + AFTER_FORCE;
@@ -69,11 +73,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 self.mixin.drain(until);
                 context.live.wait_until_empty(until);
             }
-            let last = last.unwrap_or_else(|| Instant::now() + AFTER_FORCE);
+            let last = last.unwrap_or_else(|| deadline.max(Instant::now() + AFTER_FORCE));
             context.runs.wait_until_ended(Some(last));
             self.mixin.server_close(last);
-        } else if !context.is_child() {
-            // A forked child has no workers, and shares with its parent what that hears of its children by.
+        } else {
             self.mixin.server_close(Instant::now());
         }
         report.left_running = context.live.view();

@@ -93,6 +93,7 @@ impl<T: Transport> TypedJob<T> {
 
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
+        let _serving = Serving::start(&self.core.context);
         let (made, end) = self.open();
         end.core.context.counters.ended(CloseReason::Rejected);
         let request = end.report_unmade(made);
@@ -147,6 +148,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn refuse(self: Box<Self>, why: Refused) {
+        let _serving = Serving::start(&self.core.context);
         let (made, end) = self.open();
         end.core.context.counters.ended(CloseReason::Refused);
         let mut request = end.report_unmade(made);
@@ -166,6 +168,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn release(self: Box<Self>) {
+        let _serving = Serving::start(&self.core.context);
         let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
         drop(caught_drop((raw, ticket)));
@@ -196,6 +199,8 @@ impl<T: Transport> Work for TypedJob<T> {
         crate::wait::leave_loop();
         child::take_signals(&context, self.ticket.entry());
         drop(signals);
+        // What the parent was asked before is its own affair, and may be done with by the time that this ends.
+        let asked_before = context.runs.stop_requested();
         let reason = self.serve();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         crate::wait::flush();
@@ -203,8 +208,8 @@ impl<T: Transport> Work for TypedJob<T> {
             let failure = context.runs.take_failure();
             Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
         });
-        let (fatal, stop) = (words.unwrap_or_default(), context.runs.stop_requested());
-        ChildEnd { reason, fatal, stop }
+        let stop = context.runs.stop_requested() && !asked_before;
+        ChildEnd { reason, fatal: words.unwrap_or_default(), stop, cut_off: false }
     }
 
     fn door(&self) -> Option<Door> {
@@ -242,8 +247,8 @@ impl<T: Transport> Handed for HandedOver<T> {
             runs.request_stop();
         }
         self.reason = match self.entry.cut() {
-            Some(Cut::Forced) if end.reason == CloseReason::Killed => CloseReason::Forced,
-            Some(Cut::Closed) if end.reason == CloseReason::Killed => CloseReason::ClosedHere,
+            Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
+            Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
             _ => end.reason,
         };
     }

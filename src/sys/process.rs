@@ -153,23 +153,24 @@ pub(crate) fn ended_child() -> Option<i32> {
     (pid != 0).then_some(pid)
 }
 
-/// Sends a signal to a child. False if it is none, any more: who has been reaped has lost its number, which may be a
+/// Sends a signal to a child. False if it has ended: who has been reaped has lost its number, which may be a
 /// stranger's now.
 pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
-    is_child(child) && {
+    is_running(child) && {
         // SAFETY: no pointers.
         unsafe { libc::kill(child, signal) == 0 }
     }
 }
 
-/// Whether it is a child that has not been reaped, whether it has ended or not.
-fn is_child(child: i32) -> bool {
+/// Whether it is a child that has not ended.
+fn is_running(child: i32) -> bool {
     let Ok(id) = libc::id_t::try_from(child) else { return false };
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: all zeros is a valid siginfo_t, and the pointer is to a live one.
+    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if the child has ended, and leaves otherwise;
+    // the pointer is to a live one.
     unsafe {
         let mut info = std::mem::zeroed::<libc::siginfo_t>();
-        libc::waitid(libc::P_PID, id, &raw mut info, how) == 0
+        libc::waitid(libc::P_PID, id, &raw mut info, how) == 0 && info.si_pid() == 0
     }
 }
 

@@ -19,7 +19,67 @@ pub fn all() -> Vec<(&'static str, fn())> {
         active_children_are_those_that_the_system_knows,
         an_outbox_works_in_a_child,
         a_hundred_stops_under_load_lose_no_answer,
+        a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_parent,
+        a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent,
+        a_child_that_has_crashed_is_not_taken_for_one_that_was_closed,
+        a_close_that_waits_for_nobody_tells_the_children_all_the_same,
     ]
+}
+
+fn a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_parent() {
+    for how in ["close-in-thread", "stop-in-thread"] {
+        let mut server = Server::tcp(&["grace=60000"]);
+        let mut busy = server.connect();
+        assert_eq!(busy.ask("upload 4"), "ready");
+        let mut client = server.connect();
+        client.send(how);
+        client.send("refuse");
+        client.receive();
+        drop(client);
+        eventually("only the busy one is left", || server.children().len() == 1);
+        busy.send_bytes(b"half");
+        assert_eq!(busy.receive(), "got 4");
+        assert!(server.wait().success());
+        assert_eq!(server.told("children: "), "children: 0", "{how}");
+    }
+}
+
+fn a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent() {
+    let mut server = Server::tcp(&["events"]);
+    assert_eq!(server.connect().ask("close-me"), "");
+    assert!(server.wait().success());
+    let told = server.all_told("event in ");
+    assert!(told.iter().any(|line| line.ends_with("ended ClosedHere")), "{told:#?}");
+}
+
+fn a_child_that_has_crashed_is_not_taken_for_one_that_was_closed() {
+    // It waits for its peer, as far as anybody can see, when it crashes; and its parent hears late of it.
+    let mut server = Server::tcp(&["events", "admin"]);
+    let mut client = server.connect();
+    let pid: u32 = client.ask("pid").parse().unwrap();
+    server.signal(libc::SIGSTOP);
+    kill(pid, libc::SIGABRT);
+    eventually("it has ended", || state(pid) == Some('Z'));
+    // The next client, with whom the parent looks after the others.
+    let mut next = server.connect();
+    next.send("echo hi");
+    server.signal(libc::SIGCONT);
+    assert_eq!(next.receive(), "hi");
+    drop(next);
+    eventually("all are reaped", || server.children().is_empty());
+    stop(&mut server);
+    let told = server.all_told("event in ");
+    let end = format!("1 of {} ended Killed", client.address());
+    assert!(told.iter().any(|line| line.ends_with(&end)), "{told:#?}");
+}
+
+fn a_close_that_waits_for_nobody_tells_the_children_all_the_same() {
+    let mut server = Server::tcp(&["no-block"]);
+    let mut idle = server.connect();
+    assert_eq!(idle.ask("echo hi"), "hi");
+    server.signal(libc::SIGTERM);
+    assert!(server.wait().success());
+    assert_eq!(idle.receive(), "");
 }
 
 fn stop(server: &mut Server) {

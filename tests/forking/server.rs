@@ -45,6 +45,27 @@ impl StreamRequestHandler for Obey {
                 }
                 "stop" => request.server().shutdown_handle().shutdown(),
                 "close" => CLOSE.get().expect("it is set before it serves")(),
+                "close-in-thread" => {
+                    std::thread::spawn(|| CLOSE.get().expect("it is set before it serves")())
+                        .join()
+                        .expect("it closes");
+                }
+                "stop-in-thread" => {
+                    let handle = request.server().shutdown_handle();
+                    std::thread::spawn(move || {
+                        handle.shutdown();
+                        handle.wait();
+                    })
+                    .join()
+                    .expect("it waits for nobody");
+                }
+                "close-me" => {
+                    request.server().shutdown_handle().shutdown();
+                    let id = request.id();
+                    assert!(request.server().close_live(id));
+                    writeln!(request, "it is closed")?;
+                }
+                "abort" => std::process::abort(),
                 "print" => print!("{rest} "),
                 "upload" | "hurry" => {
                     let timeout = (word == "hurry").then_some(Duration::from_millis(100));

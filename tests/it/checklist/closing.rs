@@ -208,6 +208,7 @@ fn row_052_a_close_that_has_nobody_to_wait_for_does_not_wait() {
 struct Threads {
     started: Arc<AtomicUsize>,
     gone: Arc<AtomicUsize>,
+    takes: Duration,
 }
 
 impl Threads {
@@ -217,9 +218,9 @@ impl Threads {
     }
 
     fn leaves(&self) -> impl Fn() + Send + Sync + 'static {
-        let gone = Arc::clone(&self.gone);
+        let (gone, takes) = (Arc::clone(&self.gone), self.takes);
         move || {
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(takes);
             gone.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -231,8 +232,8 @@ impl Threads {
 }
 
 fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
-    // Those that end by themselves are joined before the close returns.
-    let threads = Threads::default();
+    // Those that end by themselves are joined before the close returns, for as long as its grace allows.
+    let threads = Threads { takes: Duration::from_millis(300), ..Threads::default() };
     let server = TcpServer::builder().mixin(mixin(&threads));
     let server = server.bind("127.0.0.1:0", stream_fn(announced)).unwrap();
     let server = server.serve_in_background().unwrap();
@@ -246,7 +247,7 @@ fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
     drop(idle);
 
     // Those that do not, end because their connections are shut down: nothing else would end them.
-    let threads = Threads::default();
+    let threads = Threads { takes: Duration::from_millis(20), ..Threads::default() };
     let ends = Diary::default();
     let noted = ends.clone();
     let server = TcpServer::builder()
