@@ -84,7 +84,7 @@ pub trait Mixin: Send + Sync {
     }
 
     /// Whether it forks, and so must run in a process with one thread: `serve_in_background` and
-    /// `run_all` of several servers then refuse.
+    /// `run_all` of several servers then refuse. A mixin around one that forks says what that one says.
     fn forks(&self) -> bool {
         false
     }
