@@ -94,22 +94,32 @@ impl<T: Transport> TypedJob<T> {
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
         let _serving = Serving::start(&self.core.context);
-        let (made, end) = self.open();
+        let mut request = None;
+        let (made, end) = self.open(&mut request);
         end.core.context.counters.ended(CloseReason::Rejected);
-        let request = end.report_unmade(made);
-        end.close(request, CloseReason::Rejected);
+        end.report_unmade(made);
+        end.close(&mut request, CloseReason::Rejected);
     }
 
     /// Makes the request that handlers hold, and keeps what is needed to end it.
-    fn open(self) -> (Result<T::Request, HandlerError>, End<T>) {
+    /// It stays in the place that the caller has for it: each copy of it would stand on the stack of a waiting
+    /// thread for as long as the request lasts.
+    fn open(self, place: &mut Option<T::Request>) -> (HandlerResult, End<T>) {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
-        let made = caught(|| Ok(core.transport.make_request(raw, ticket)));
+        let made = caught(|| {
+            *place = Some(core.transport.make_request(raw, ticket));
+            Ok(())
+        });
         (made, End { core, entry })
     }
 
     /// Runs the request to its end.
-    fn serve(self) -> CloseReason {
+    #[expect(
+        clippy::boxed_local,
+        reason = "on the stack it would stand there as long as the request lasts"
+    )]
+    fn serve(self: Box<Self>) -> CloseReason {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _gathering = crate::wait::Gathering::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
@@ -118,22 +128,19 @@ impl<T: Transport> TypedJob<T> {
         self.ticket.show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
         let whole = whole.and_then(|after| bound(Timeout::Request, after));
-        let (made, end) = self.open();
-        let (request, result) = match made {
-            Ok(mut request) => {
-                let wrapped = caught(|| end.wrap_request(&mut request, handshake, whole));
-                let result = match wrapped {
-                    Ok(()) => end.finish_request(&mut request),
-                    Err(error) => Err((Phase::Wrap, error)),
-                };
-                (Some(request), result)
-            }
-            Err(panicked) => (None, Err((Phase::Make, panicked))),
+        let mut request = None;
+        let (made, end) = self.open(&mut request);
+        let result = match &mut request {
+            Some(request) => match caught(|| end.wrap_request(request, handshake, whole)) {
+                Ok(()) => end.finish_request(request),
+                Err(error) => Err((Phase::Wrap, error)),
+            },
+            None => made.map_err(|panicked| (Phase::Make, panicked)),
         };
         let reason = end.conclude(result);
         end.core.context.counters.ended(reason);
 
-        end.close(request, reason);
+        end.close(&mut request, reason);
         reason
     }
 }
@@ -149,9 +156,10 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn refuse(self: Box<Self>, why: Refused) {
         let _serving = Serving::start(&self.core.context);
-        let (made, end) = self.open();
+        let mut request = None;
+        let (made, end) = self.open(&mut request);
         end.core.context.counters.ended(CloseReason::Refused);
-        let mut request = end.report_unmade(made);
+        end.report_unmade(made);
         if let Refused::CannotStart(error) = why {
             let peer = end.entry.client_address();
             let error = Error::io("start a worker for", peer, error);
@@ -164,7 +172,7 @@ impl<T: Transport> Work for TypedJob<T> {
                 Ok(())
             }));
         }
-        end.close(request, CloseReason::Refused);
+        end.close(&mut request, CloseReason::Refused);
     }
 
     fn release(self: Box<Self>) {
@@ -300,11 +308,10 @@ struct End<T: Transport> {
 
 impl<T: Transport> End<T> {
     /// Reports it, if there is no request because the transport has panicked when it was to make it.
-    fn report_unmade(&self, made: Result<T::Request, HandlerError>) -> Option<T::Request> {
-        made.inspect_err(|error| {
-            report(&self.core, self.entry.client_address(), Phase::Make, error);
-        })
-        .ok()
+    fn report_unmade(&self, made: HandlerResult) {
+        if let Err(error) = made {
+            report(&self.core, self.entry.client_address(), Phase::Make, &error);
+        }
     }
 
     /// Has the hook wrap the request, within its limit; and sets the one for the whole request.
@@ -376,9 +383,9 @@ impl<T: Transport> End<T> {
     }
 
     /// Ends and closes the request, tells of its end, and only then gives its place to another one.
-    fn close(self, request: Option<T::Request>, reason: CloseReason) {
+    fn close(self, request: &mut Option<T::Request>, reason: CloseReason) {
         drop(caught(|| {
-            if let Some(request) = request {
+            if let Some(request) = request.take() {
                 self.core.transport.end_request(request);
             }
             Ok(())
