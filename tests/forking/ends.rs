@@ -67,7 +67,7 @@ fn a_child_that_has_crashed_is_not_taken_for_one_that_was_closed() {
     assert_eq!(next.receive(), "hi");
     drop(next);
     eventually("all are reaped", || server.children().is_empty());
-    stop(&mut server);
+    server.stop();
     let told = server.all_told("event in ");
     let end = format!("1 of {} ended Killed", client.address());
     assert!(told.iter().any(|line| line.ends_with(&end)), "{told:#?}");
@@ -80,11 +80,6 @@ fn a_close_that_waits_for_nobody_tells_the_children_all_the_same() {
     server.signal(libc::SIGTERM);
     assert!(server.wait().success());
     assert_eq!(idle.receive(), "");
-}
-
-fn stop(server: &mut Server) {
-    server.signal(libc::SIGTERM);
-    assert!(server.wait().success());
 }
 
 fn row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended() {
@@ -188,7 +183,7 @@ fn an_outbox_works_in_a_child() {
     assert_eq!(stays.ask("echo after it"), "after it");
     // Whatever thread it takes is the child's: the parent can still fork.
     assert_eq!(server.connect().ask("echo and new"), "and new");
-    stop(&mut server);
+    server.stop();
     assert_eq!(stays.receive(), "");
 }
 

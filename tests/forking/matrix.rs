@@ -14,48 +14,43 @@ pub fn all() -> Vec<(&'static str, fn())> {
     ]
 }
 
-fn stop(mut server: Server) {
-    server.signal(libc::SIGTERM);
-    assert!(server.wait().success());
-}
-
 fn tcp() {
-    let server = Server::tcp(&[]);
+    let mut server = Server::tcp(&[]);
     for _ in 0..3 {
         assert_eq!(server.connect().ask("echo hello world"), "hello world");
     }
-    stop(server);
+    server.stop();
 }
 
 fn udp() {
-    let server = Server::start("udp", "127.0.0.1:0", &[]);
+    let mut server = Server::start("udp", "127.0.0.1:0", &[]);
     for _ in 0..3 {
         let answer = ask_datagram("udp", &server.address, "".as_ref(), "hello world");
         assert_eq!(answer, "hello world");
     }
-    stop(server);
+    server.stop();
 }
 
 fn unix_stream() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
-    let server = Server::start("unix", path.to_str().unwrap(), &[]);
+    let mut server = Server::start("unix", path.to_str().unwrap(), &[]);
     for _ in 0..3 {
         assert_eq!(ask_unix(&server.address, "echo hello world"), "hello world");
     }
-    stop(server);
+    server.stop();
 }
 
 fn unix_datagram() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
-    let server = Server::start("unixgram", path.to_str().unwrap(), &[]);
+    let mut server = Server::start("unixgram", path.to_str().unwrap(), &[]);
     for _ in 0..3 {
         let own = folder.path().join("c");
         let answer = ask_datagram("unixgram", &server.address, &own, "hello world");
         assert_eq!(answer, "hello world");
     }
-    stop(server);
+    server.stop();
 }
 
 /// CPython's `dgram_examine` and `stream_examine` send a line and read it back.
@@ -86,13 +81,13 @@ tests.tearDown()
         let path = folder.path().join(kind);
         let is_unix = kind.starts_with("unix");
         let address = if is_unix { path.to_str().unwrap() } else { "127.0.0.1:0" };
-        let server = Server::start(kind, address, &[]);
+        let mut server = Server::start(kind, address, &[]);
         let run = Command::new("python3")
             .args(["-c", SCRIPT, kind, &server.address])
             .current_dir(folder.path())
             .output()
             .unwrap();
         assert!(run.status.success(), "{kind}: {}", String::from_utf8_lossy(&run.stderr));
-        stop(server);
+        server.stop();
     }
 }

@@ -54,11 +54,6 @@ pub fn all() -> Vec<(&'static str, fn())> {
     ]
 }
 
-fn stop(server: &mut Server) {
-    server.signal(libc::SIGTERM);
-    assert!(server.wait().success());
-}
-
 fn row_068_the_handler_runs_in_another_process_and_changes_nothing_here() {
     let server = Server::tcp(&[]);
     let mut one = server.connect();
@@ -93,7 +88,7 @@ fn row_070_errors_are_handled_in_the_child_and_counted_in_the_parent() {
     assert_eq!(server.connect().ask("panic"), "");
     drop(server.connect().ask("echo fine"));
     eventually("all are reaped", || server.children().is_empty());
-    stop(&mut server);
+    server.stop();
     let counts = server.told("counts: ");
     assert!(counts.contains("failed: 1") && counts.contains("panicked: 1"), "{counts}");
     assert!(counts.contains("completed: 1"), "{counts}");
@@ -134,7 +129,7 @@ fn what_no_one_catches_in_a_child_does_not_reach_what_is_its_parents() {
 /// Two children have panicked, and none has run a destructor that is its parent's.
 fn assert_is_parent_alone(server: &mut Server) {
     eventually("both are reaped", || server.children().is_empty());
-    stop(server);
+    server.stop();
     let told = server.all_told("");
     let left: Vec<_> = told.iter().filter(|line| line.starts_with("left in ")).collect();
     assert_eq!(left, [&format!("left in {}", server.pid())]);
@@ -151,7 +146,7 @@ fn an_outbox_in_the_parent_starts_no_thread() {
     drop(one);
     eventually("it is reaped", || server.children().is_empty());
     assert_eq!(server.connect().ask("echo still here"), "still here");
-    stop(&mut server);
+    server.stop();
 }
 
 fn row_070_a_shutdown_in_the_child_stops_the_parent() {
@@ -188,7 +183,7 @@ fn row_071_what_stood_in_the_buffer_is_printed_once() {
         // It prints when it leaves.
         eventually("it is reaped", || server.children().is_empty());
     }
-    stop(&mut server);
+    server.stop();
     assert_eq!(server.printed().concat().trim_end(), "once a b");
 }
 
@@ -199,7 +194,7 @@ fn row_072_a_foreign_child_keeps_its_status() {
         for _ in 0..3 {
             assert_eq!(server.connect().ask("echo hi"), "hi");
         }
-        stop(&mut server);
+        server.stop();
         assert_eq!(server.told("foreign: "), "foreign: Some(72)");
     }
 }
@@ -223,7 +218,7 @@ fn row_075_at_the_maximum_a_stop_is_prompt() {
     assert_eq!(busy.ask("echo hi"), "hi");
     let _in_the_queue = server.connect();
     // The child waits for its next line, and so is told to end; the queue does not keep the loop.
-    stop(&mut server);
+    server.stop();
     assert_eq!(busy.receive(), "");
 }
 
@@ -255,7 +250,7 @@ fn row_077_a_child_that_somebody_else_has_reaped_is_no_error() {
     for _ in 0..6 {
         assert_eq!(server.connect().ask("echo hi"), "hi");
     }
-    stop(&mut server);
+    server.stop();
     assert_eq!(server.told("children: "), "children: 0");
 }
 
@@ -290,7 +285,7 @@ fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
             assert_eq!(client.receive(), "no, thank you");
         }
         eventually("ours are reaped", || server.children().len() == foreign);
-        stop(&mut server);
+        server.stop();
         let counts = server.told("counts: ");
         assert!(counts.contains(&format!("{end}: 60")), "{counts}");
         if foreign > 0 {
@@ -363,7 +358,7 @@ fn a_child_killed_in_the_middle_harms_only_its_own_request() {
     assert_eq!(server.connect().ask("echo and new"), "and new");
     drop(other);
     eventually("all are reaped", || server.children().is_empty());
-    stop(&mut server);
+    server.stop();
     assert!(server.told("counts: ").contains("killed: 1"));
 }
 
@@ -416,7 +411,7 @@ fn a_second_ctrl_c_ends_a_child_at_once() {
     kill(child, libc::SIGINT);
     assert_eq!(busy.receive(), "");
     eventually("it is reaped", || state(child).is_none());
-    stop(&mut server);
+    server.stop();
 }
 
 fn children_take_sigterm_as_a_drain_though_their_parent_dies_of_it() {
@@ -473,7 +468,7 @@ fn ten_thousand_short_connections_leave_nothing_behind() {
     assert_eq!(descriptors(), fds);
     let grown = resident(server.pid()).saturating_sub(memory);
     assert!(grown < 1_024, "{grown} KiB more");
-    stop(&mut server);
+    server.stop();
     assert!(server.told("counts: ").contains("completed: 10000"));
 }
 
@@ -519,7 +514,7 @@ fn the_parent_tells_of_each_request_once_when_it_starts_and_when_it_ends() {
     assert_eq!(victim.receive(), "");
     let (mut idle, _) = client("echo hi");
     eventually("all others have ended", || server.children().len() == 1);
-    stop(&mut server);
+    server.stop();
     assert_eq!(idle.receive(), "");
 
     let ends = ["Completed", "Failed", "Panicked", "Completed", "Failed", "Killed", "Stopped"];
@@ -547,7 +542,7 @@ fn a_child_says_of_its_end_what_a_thread_would() {
     assert_eq!(late.ask("hurry 9"), "ready");
     assert_eq!(late.receive(), "");
     eventually("all have ended", || server.children().is_empty());
-    stop(&mut server);
+    server.stop();
     let told = server.all_told("event in ").join("\n");
     for (id, end) in (1..).zip(["Idle", "LineTooLong", "Disconnected", "TimedOut"]) {
         let line = told
@@ -575,7 +570,7 @@ fn what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there() {
         line.contains("waiting for its peer's next request") && line.ends_with(&bytes),
         "{line}"
     );
-    stop(&mut server);
+    server.stop();
     let told = server.all_told("");
     let ended = format!("event in {}: 1 of {} ended ClosedHere", server.pid(), client.address());
     assert!(told.contains(&ended), "{told:#?}");

@@ -104,6 +104,12 @@ impl Server {
         kill(self.pid(), signal);
     }
 
+    /// Stops it in order.
+    pub fn stop(&mut self) {
+        self.signal(libc::SIGTERM);
+        assert!(self.wait().success());
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + SOON;
         loop {
