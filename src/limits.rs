@@ -37,9 +37,9 @@ pub struct Limits {
     /// ordinary machine suffice.
     pub live: usize,
     /// Requests alive at once from one peer: an IPv4 address, or an IPv6 network of 64 bits, which is what
-    /// one customer has. One more is refused, and the `overflow` hook may say so. Default: as many as
-    /// `live`, which is no limit of its own, because many people may stand behind one proxy. Unix sockets
-    /// have no such peers.
+    /// one customer has; of link-local addresses each is a peer, and the loopback's. One more is refused, and the
+    /// `overflow` hook may say so. Zero is taken as one. Default: as many as `live`, which is no limit of its own,
+    /// because many people may stand behind one proxy. Unix sockets have no such peers.
     pub per_peer: usize,
     /// How fast requests are accepted: a token bucket. Beyond it they wait in the kernel's queue. None by
     /// default: what is too fast depends on what a request costs.

@@ -3,10 +3,11 @@
 
 mod entry;
 mod now;
+mod peer;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, Shutdown};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use crate::limits::Limits;
 pub use entry::{Activity, LiveRequest};
 pub(crate) use entry::{Cut, Entry};
 use now::{Now, Rows};
+use peer::Peer;
 
 /// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
 /// gets when it enters, its number and its limits, is under the same lock.
@@ -48,18 +50,7 @@ struct Slots {
 #[derive(Debug)]
 struct Peers {
     max: usize,
-    counts: HashMap<IpAddr, usize>,
-}
-
-/// What counts as one peer: an IPv4 address, or an IPv6 network of 64 bits.
-fn peer_key(address: &Address) -> Option<IpAddr> {
-    match address.ip()? {
-        IpAddr::V6(ip) => {
-            let network = ip.to_bits() & !u128::from(u64::MAX);
-            Some(IpAddr::V6(Ipv6Addr::from_bits(network)))
-        }
-        v4 => Some(v4),
-    }
+    counts: HashMap<Peer, usize>,
 }
 
 impl Slots {
@@ -98,10 +89,10 @@ impl LiveList {
     /// have; those that are alive count.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
-        let (max, live) = (limits.per_peer, limits.live);
+        let (max, live) = (limits.per_peer.max(1), limits.live);
         let mut counts = HashMap::new();
         if max < live {
-            for key in slots.live().filter_map(|entry| peer_key(entry.client_address())) {
+            for key in slots.live().filter_map(|entry| Peer::of(entry.client_address())) {
                 *counts.entry(key).or_default() += 1;
             }
         }
@@ -119,7 +110,7 @@ impl LiveList {
     ) -> Place {
         let mut slots = self.slots.lock();
         let mut too_many = false;
-        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(&peer)) {
+        if let (Some(peers), Some(key)) = (&mut slots.peers, Peer::of(&peer)) {
             let count = peers.counts.entry(key).or_default();
             *count += 1;
             too_many = *count > peers.max;
@@ -142,7 +133,7 @@ impl LiveList {
         let mut slots = self.slots.lock();
         slots.entries[place.slot] = None;
         slots.free.push(place.slot);
-        if let (Some(peers), Some(key)) = (&mut slots.peers, peer_key(place.entry.client_address()))
+        if let (Some(peers), Some(key)) = (&mut slots.peers, Peer::of(place.entry.client_address()))
         {
             if let Some(count) = peers.counts.get_mut(&key) {
                 *count -= 1;
