@@ -54,9 +54,13 @@ pub(super) fn prepare_inet(
     set_buffers(socket, options)
 }
 
-/// What connections inherit: no Nagle, which would delay small answers, and keepalive if asked for.
+/// What connections inherit: no Nagle, which would delay small answers; an urgent byte in its place among the
+/// others; and keepalive if asked for.
 fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    // Out of line, FIONREAD counts up to the urgent byte and not beyond, and the lingering close would
+    // take what stands there for nothing: the close becomes a reset. RFC 6093 asks for this as well.
+    socket.set_out_of_band_inline(true)?;
     if let Some(silence) = options.keepalive {
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silence))?;
     }

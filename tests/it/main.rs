@@ -17,3 +17,4 @@ mod regressions;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod urgent;

@@ -1,0 +1,100 @@
+//! Urgent bytes: telnet's Ctrl-C, FTP's ABOR. They are bytes like others, and no end becomes a reset by them.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+
+use socket2::SockRef;
+use socketserver::{
+    BackgroundServer, Bind, Limits, Server, StreamRequest, Threading, ThreadingTcpServer,
+    Transport, stream_fn,
+};
+
+use crate::handlers::Echo;
+use crate::support::{SOON, connect, folder, inet, read_line, read_to_end, skip};
+
+/// How often each end is tried: without the option hardly one of them is orderly.
+const TIMES: usize = 20;
+
+fn send_urgent(stream: &impl AsFd, bytes: &[u8]) -> std::io::Result<()> {
+    let sent = SockRef::from(stream).send_out_of_band(bytes)?;
+    assert_eq!(sent, bytes.len());
+    Ok(())
+}
+
+/// A server that answers one line of each client, when the test says that all has been sent.
+fn answers_late<T>(address: &str) -> (BackgroundServer<T, Threading>, Sender<()>)
+where
+    T: Bind + Transport<Request = StreamRequest>,
+{
+    let (release, released) = channel();
+    let released = Mutex::new(released);
+    let handler = stream_fn(move |request| {
+        let _ = released.lock().unwrap().recv();
+        let mut line = String::new();
+        request.next_line(&mut line)?;
+        Ok(writeln!(request, "{line}")?)
+    });
+    // Nothing lingers for so short that the peer could notice.
+    let limits = Limits { linger: SOON, ..Limits::default() };
+    let server = Server::<T, Threading>::builder().limits(limits).bind(address, handler).unwrap();
+    (server.serve_in_background().unwrap(), release)
+}
+
+#[test]
+fn an_urgent_byte_that_nobody_reads_leaves_the_end_in_order() {
+    let (server, release) = answers_late::<socketserver::Tcp>("127.0.0.1:0");
+    for behind in [&b""[..], b"behind the mark\n"] {
+        for _ in 0..TIMES {
+            let mut client = connect(inet(&*server));
+            client.write_all(b"one\n").unwrap();
+            send_urgent(&client, b"!").unwrap();
+            client.write_all(behind).unwrap();
+            release.send(()).unwrap();
+            assert_eq!(read_to_end(&mut client), b"one\n");
+        }
+    }
+    server.stop().unwrap();
+}
+
+#[test]
+fn the_same_over_a_unix_socket() {
+    let folder = folder();
+    let path = folder.path().join("s");
+    let (server, release) =
+        answers_late::<socketserver::UnixStream>(path.to_str().expect("a plain path"));
+    for _ in 0..TIMES {
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.set_read_timeout(Some(SOON)).unwrap();
+        client.write_all(b"one\n").unwrap();
+        let sent = send_urgent(&client, b"!");
+        release.send(()).unwrap();
+        if let Err(error) = sent {
+            skip(&format!("Unix sockets know no urgent bytes here: {error}"));
+            break;
+        }
+        assert_eq!(read_to_end(&mut client), b"one\n");
+    }
+    server.stop().unwrap();
+}
+
+#[test]
+fn an_urgent_byte_stands_in_the_line_where_it_was_sent() {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", || Echo).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    client.write_all(b"AB").unwrap();
+    send_urgent(&client, b"O").unwrap();
+    client.write_all(b"R\nnext\n").unwrap();
+    assert_eq!(
+        (read_line(&mut client), read_line(&mut client)),
+        ("ABOR\n".into(), "next\n".into())
+    );
+    // It may be the last that comes of a line, too.
+    client.write_all(b"last").unwrap();
+    send_urgent(&client, b"\n").unwrap();
+    assert_eq!(read_line(&mut client), "last\n");
+    server.stop().unwrap();
+}
