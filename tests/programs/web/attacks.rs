@@ -208,13 +208,17 @@ fn names_that_would_be_taken_for_something_else_are_shown_as_text() {
 fn headers_that_never_end_are_refused_while_they_come() {
     let (_server, address) = web(&[]);
     for (beginning, more, status) in [
-        ("GET / HTTP/1.1\r\n", "A: b\r\n", 431),
-        ("GET / HTTP/1.1\r\nA: ", "aaaaaaaaaaaaaaaa", 431),
+        ("GET / HTTP/1.1\r\nHost: here\r\n", "A: b\r\n", 431),
+        ("GET / HTTP/1.1\r\nHost: here\r\nA: ", "aaaaaaaaaaaaaaaa", 431),
         ("GET /", "aaaaaaaaaaaaaaaa", 414),
         ("", "\r\n", 414),
-        ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n", 413),
-        ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", "A: b\r\n", 413),
-        ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1", ";aaaaaaaa", 400),
+        ("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n", 413),
+        (
+            "GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            "A: b\r\n",
+            413,
+        ),
+        ("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1", ";aaaaaaaa", 400),
     ] {
         let mut client = Client::new(address);
         let mut sender = client.reader.get_ref().try_clone().unwrap();
@@ -253,14 +257,16 @@ fn lengths_that_are_none_or_too_large_are_refused() {
     for (length, status) in cases {
         assert_refused(
             address,
-            format!("GET / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n"),
             status,
         );
     }
     for chunk in ["10001", "ffffffffffffffff", "8000000000000000"] {
         assert_refused(
             address,
-            format!("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}\r\n"),
+            format!(
+                "GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}\r\n"
+            ),
             413,
         );
     }
@@ -269,7 +275,7 @@ fn lengths_that_are_none_or_too_large_are_refused() {
 #[test]
 fn a_request_cannot_be_hidden_behind_another() {
     let (_server, address) = web(&[]);
-    let hidden = "GET /hidden HTTP/1.1\r\n\r\n";
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: here\r\n\r\n";
     let chunked = "Transfer-Encoding: chunked\r\n";
     let heads = [
         format!("Content-Length: 5\r\n{chunked}"),
@@ -284,19 +290,24 @@ fn a_request_cannot_be_hidden_behind_another() {
         "Content-Length\0: 5\r\n".to_owned(),
     ];
     for head in heads {
-        assert_refused(address, format!("GET / HTTP/1.1\r\n{head}\r\n0\r\n\r\n{hidden}"), 400);
+        assert_refused(
+            address,
+            format!("GET / HTTP/1.1\r\nHost: here\r\n{head}\r\n0\r\n\r\n{hidden}"),
+            400,
+        );
     }
     for coding in
         ["xchunked", "chunked, gzip", "gzip, chunked", "identity", "\"chunked\"", "chunked\x0b"]
     {
-        let request =
-            format!("GET / HTTP/1.1\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n{hidden}");
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n{hidden}"
+        );
         let mut client = Client::new(address);
         let status = client.ask(&request).status;
         assert!(matches!(status, 400 | 501), "{coding}: {status}");
         client.assert_closed();
     }
-    let start = format!("GET / HTTP/1.1\r\n{chunked}\r\n");
+    let start = format!("GET / HTTP/1.1\r\nHost: here\r\n{chunked}\r\n");
     for body in [
         "\r\n",
         "5\nhello\r\n0\r\n\r\n",
@@ -316,7 +327,10 @@ fn a_request_cannot_be_hidden_behind_another() {
     assert_refused(address, format!("GET / HTTP/1.0\r\n{chunked}\r\n0\r\n\r\n{hidden}"), 400);
     // After a refusal nothing that follows is looked at, in whichever pieces it comes.
     let mut client = Client::new(address);
-    assert_eq!(client.ask(format!("{GET}BOGUS / HTTP/1.1\r\n\r\n{hidden}")).status, 200);
+    assert_eq!(
+        client.ask(format!("{GET}BOGUS / HTTP/1.1\r\nHost: here\r\n\r\n{hidden}")).status,
+        200
+    );
     assert_eq!(client.answer().status, 501);
     client.assert_closed();
 }

@@ -48,7 +48,7 @@ fn files_come_with_their_type() {
         assert_eq!(answer.header("Content-Type"), Some(kind), "{name}");
         assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"));
     }
-    client.send("HEAD /a.txt HTTP/1.1\r\n\r\n");
+    client.send("HEAD /a.txt HTTP/1.1\r\nHost: here\r\n\r\n");
     let head = client.head();
     assert_eq!((head.status, head.header("Content-Length")), (200, Some("5")));
     assert_eq!(client.get("/a.txt", "").text(), "a.txt");
@@ -122,7 +122,7 @@ fn what_is_not_there_is_not_found() {
     assert!(page.text().contains("/&lt;script&gt;\u{241b}[31m&amp;&quot;"), "{}", page.text());
     // And without a body for who asks for a head.
     let mut client = Client::new(address);
-    client.send("HEAD /none HTTP/1.1\r\n\r\n");
+    client.send("HEAD /none HTTP/1.1\r\nHost: here\r\n\r\n");
     let head = client.head();
     assert_eq!(head.status, 404);
     assert_ne!(head.header("Content-Length"), Some("0"));
@@ -195,7 +195,7 @@ fn a_part_of_a_file_is_sent_as_asked_for() {
         assert_eq!(answer.header("Accept-Ranges"), Some("bytes"));
     }
     // A range is for GET alone.
-    client.send("HEAD /digits.txt HTTP/1.1\r\nRange: bytes=1-2\r\n\r\n");
+    client.send("HEAD /digits.txt HTTP/1.1\r\nHost: here\r\nRange: bytes=1-2\r\n\r\n");
     let head = client.head();
     assert_eq!((head.status, head.header("Content-Length")), (200, Some("10")));
     let nothing = [
@@ -306,7 +306,7 @@ fn a_large_file_is_sent_whole_and_never_held_whole() {
     assert!(most < SIZE / 1024 / 2, "the server has used {most} KiB");
     // A client that goes away in the middle harms nobody.
     let mut gone = Client::new(address);
-    gone.send("GET /large HTTP/1.1\r\n\r\n");
+    gone.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
     gone.head();
     drop(gone);
     assert_eq!(client.get("/large", "Range: bytes=0-0\r\n").status, 206);
@@ -318,7 +318,7 @@ fn a_file_that_grows_shorter_ends_the_connection() {
     let (folder, server, address) =
         site(|path| File::create(path.join("large")).unwrap().set_len(SIZE).unwrap());
     let mut client = Client::new(address);
-    client.send("GET /large HTTP/1.1\r\n\r\n");
+    client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
     // More is still to come than sockets hold.
     assert_eq!(client.head().header("Content-Length"), Some(&*SIZE.to_string()));
     File::create(folder.path().join("large")).unwrap();
