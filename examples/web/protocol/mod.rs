@@ -251,7 +251,7 @@ fn is_address(target: &str) -> bool {
 fn authority(target: &str) -> Option<&[u8]> {
     let (scheme, rest) = target.split_once("://")?;
     let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    is_http.then(|| rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())].as_bytes())
+    is_http.then(|| &rest.as_bytes()[..rest.find(['/', '?', '#']).unwrap_or(rest.len())])
 }
 
 /// Tells another version of HTTP from what is none. httparse knows 1.0 and 1.1 and calls all else malformed.
