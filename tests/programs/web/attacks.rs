@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::*;
 use crate::support::folder;
@@ -351,4 +352,51 @@ fn who_takes_nothing_of_an_answer_is_left() {
     assert!(server.err_line().starts_with("---"));
     assert!(server.err_line().contains("failed for"));
     assert!(server.err_line().contains("write timeout"));
+}
+
+#[test]
+fn listings_that_nobody_reads_cost_a_bounded_memory() {
+    const CLIENTS: usize = 400;
+    let folder = folder();
+    for number in 0..2_000 {
+        let name = format!("holiday-photo-with-a-name-of-some-length-{number:05}.jpeg");
+        fs::File::create(folder.path().join(name)).unwrap();
+    }
+    let dir = folder.path().to_str().unwrap();
+    let (server, address) = web(&["--dir", dir]);
+    let before = peak_memory(server.id());
+    let silent: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = connect(address);
+            // More than the sockets of both sides hold.
+            client.write_all(GET.repeat(30).as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    // Until those that wait have all of it; a page more is then refused, and all else is answered.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = get(address, "/", "");
+        if answer.status == 503 {
+            assert_eq!(answer.header("Retry-After"), Some("5"));
+            break;
+        }
+        assert_eq!(answer.status, 200);
+        assert!(Instant::now() < deadline, "nothing bounds what waits");
+    }
+    assert_eq!(get(address, "/none", "").status, 404);
+    let cost = peak_memory(server.id()) - before;
+    // 64 MiB of listings, and the threads of 400 clients; without a bound it was 3 MiB for each of them.
+    assert!(cost < 160 * 1024, "{cost} KiB for {CLIENTS} clients");
+    drop(silent);
+    while get(address, "/", "").status != 200 {
+        assert!(Instant::now() < deadline, "what those that left had is not given back");
+    }
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_memory(process: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -153,6 +153,11 @@ fn what_may_not_be_read_is_forbidden() {
     let path = folder.path().join("digits.txt");
     digits(folder.path());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    // Its names may be read and nothing else, so that it only looks empty.
+    let names_only = folder.path().join("names");
+    fs::create_dir(&names_only).unwrap();
+    digits(&names_only);
+    fs::set_permissions(&names_only, fs::Permissions::from_mode(0o444)).unwrap();
     let mut command = command("web", &[]);
     if File::open(&path).is_ok() {
         // Root may read everything, unless it gives that right away.
@@ -174,6 +179,8 @@ fn what_may_not_be_read_is_forbidden() {
     let address = listening(&server).parse().unwrap();
     let mut client = Client::new(address);
     assert_eq!(client.get("/digits.txt", "").status, 403);
+    client.assert_open();
+    assert_eq!(client.get("/names/", "").status, 403);
     client.assert_open();
     // It is listed all the same.
     assert!(get(address, "/", "").text().contains("digits.txt"));
