@@ -118,13 +118,13 @@ impl Client {
 
     /// Runs one command, shows what it prints, and says how it has ended. The first Ctrl-C ends the command,
     /// the second one the client.
-    pub fn run(&mut self, line: &str) -> Result<Ended, Leave> {
+    pub fn run(&mut self, line: &[u8]) -> Result<Ended, Leave> {
         if line.len() > LONGEST_PAYLOAD {
             let why =
                 format!("a command may have {LONGEST_PAYLOAD} bytes, and this has {}", line.len());
             return Err(Failure::Other(why).into());
         }
-        self.send(&Message::Run(line.to_owned()))?;
+        self.send(&Message::Run(line.to_vec()))?;
         let mut screen = Screen::new(self.encoding);
         self.interrupted = false;
         loop {

@@ -4,6 +4,7 @@
 //! told two things over its control socket, and ends everything of the command when that socket closes. So
 //! also a server that is killed leaves no command behind.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -39,7 +40,7 @@ pub struct Running {
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 impl Running {
-    pub fn start(arguments: &[String]) -> io::Result<Self> {
+    pub fn start(arguments: &[OsString]) -> io::Result<Self> {
         let (control, its_control) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
         let mut supervisor = Command::new(own_program()?)

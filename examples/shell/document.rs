@@ -1,29 +1,36 @@
-//! The wire of the document's programs: a command as it is, and for an answer its length in decimal digits and
-//! then so many bytes of output.
+//! The wire of the document's programs, its server: a command as it is, and for an answer its length in decimal
+//! digits and then so many bytes of output.
 //!
-//! It has no frames, and so it cannot be understood with certainty: what one `send` has sent is taken for one
-//! command, and where the digits of a length end nobody can know, if the output begins with digits and comes
-//! in one piece with them. So this sends the length in a segment of its own, and waits a little before the
-//! output; and when it reads, it holds the whole answer against every length that it may begin with.
+//! It has no frames, and so it cannot be understood with certainty. What comes until nothing comes for a moment is
+//! taken for one command, so that one `send` is one command, however the system cuts it into pieces; two that
+//! come together are one as well. Where the digits of a length end nobody can know, if the output begins with digits
+//! and comes in one piece with them. So this sends the length in a segment of its own, and waits a little
+//! before the output.
+//!
+//! The wire has no login either: `foreign.rs` says what is refused so that other programs of this machine, a browser
+//! above all, cannot be made to send commands.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use encoding_rs::Encoding;
-use socket2::Socket;
-use socketserver::{Endpoint, HandlerError, HandlerResult, StreamRequest};
+use socketserver::{HandlerError, HandlerResult, StreamRequest};
 
-use crate::answer::{Reading, read_answer};
-use crate::client::{Leave, cannot_show};
-use crate::common::Failure;
 use crate::encoding::Transcoder;
+use crate::foreign;
 use crate::protocol::{Ended, Status};
 use crate::run::{Bounds, Printed, Wire, Wish, run};
-use crate::settings::{Settings, log_refusal, short};
+use crate::settings::{Settings, log_refusal, log_refused_command};
 
-/// The document's programs read so much at once: a longer command would come in pieces, as several.
-pub const LONGEST_COMMAND: usize = 1_024;
+/// How much one command may have. Linux takes no longer argument than twice this.
+const LONGEST_COMMAND: usize = 64 * 1024;
+
+/// How long nothing comes before what has come is taken for a whole command. A `send` reaches this machine's own
+/// receiver within microseconds, in however many pieces; this is for a machine that is busy.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How long one command may be in coming. Without it a byte now and then would keep a stopping server waiting.
+const LONGEST_SEND: Duration = Duration::from_secs(10);
 
 /// How long after the length the output is sent. A client that waits for the length has read it by then; one
 /// that has not takes both for the length, and there is nothing that a server could do.
@@ -32,55 +39,72 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How much output there may be: the length goes first, and so all of it has to be kept.
 const LONGEST_OUTPUT: u64 = 16 * 1024 * 1024;
 
-/// How much a client keeps of one answer.
-const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
-
 /// How long one wait for the next command is before it is looked whether the server stops.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves one client.
 pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult {
     let mut idle = Duration::ZERO;
-    let mut waiting = None;
+    let mut line = Vec::new();
     while !request.is_stopping() && idle < request.server().limits().idle {
-        let line = match waiting.take() {
-            Some(line) => line,
-            None => {
-                request.between_requests();
-                request.set_timeout(Some(LOOK));
-                match request.chunk() {
-                    Ok(Some(bytes)) => bytes.to_vec(),
-                    Ok(None) => return Ok(()),
-                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                        idle += LOOK;
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
+        if line.is_empty() {
+            request.between_requests();
+            request.set_timeout(Some(LOOK));
+            match request.chunk() {
+                Ok(Some(bytes)) => line.extend_from_slice(&bytes),
+                Ok(None) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    idle += LOOK;
+                    continue;
                 }
+                Err(error) => return Err(error.into()),
             }
-        };
+        }
         idle = Duration::ZERO;
+        let is_whole = receive_rest(request, &mut line);
         request.set_timeout(None);
-        if is_of_a_browser(&line) {
-            log_refusal(request, "it sent a request of HTTP, which no user types");
+        if let Err(why) = is_whole?.and_then(|()| check(&line)) {
+            log_refusal(request, &why);
             return Ok(());
         }
         let mut answer = Answer { output: Vec::new(), next: Vec::new() };
-        answer.fill(request, settings, &String::from_utf8_lossy(&line))?;
+        answer.fill(request, settings, &line)?;
         request.write_all(answer.output.len().to_string().as_bytes())?;
         thread::sleep(PAUSE);
         request.write_all(&answer.output)?;
-        waiting = Some(answer.next).filter(|next| !next.is_empty());
+        line = answer.next;
     }
     Ok(())
 }
 
-/// Any page of the web can have its reader's browser send to a port of this machine, and choose most of what it
-/// sends: without a login that would be commands of the page's. What the page cannot choose is how it begins.
-fn is_of_a_browser(line: &[u8]) -> bool {
-    const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    let path = METHODS.iter().find_map(|method| line.strip_prefix(method.as_bytes()));
-    path.is_some_and(|path| path.starts_with(b" /"))
+/// Receives what belongs to a command whose beginning is here. The inner result says why it is none.
+fn receive_rest(request: &mut StreamRequest, line: &mut Vec<u8>) -> io::Result<Result<(), String>> {
+    let until = Instant::now() + LONGEST_SEND;
+    request.set_timeout(Some(QUIET));
+    while line.len() <= LONGEST_COMMAND {
+        if until <= Instant::now() {
+            let seconds = LONGEST_SEND.as_secs();
+            return Ok(Err(format!("it went on with one command for {seconds} s")));
+        }
+        match request.chunk() {
+            Ok(Some(bytes)) => line.extend_from_slice(&bytes),
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether this is a command, of which then all is here.
+fn check(line: &[u8]) -> Result<(), String> {
+    if let Some(kind) = foreign::kind_of(line) {
+        return Err(format!("it sent {kind}"));
+    }
+    if line.len() > LONGEST_COMMAND {
+        return Err(format!("it sent more than {LONGEST_COMMAND} bytes for one command"));
+    }
+    Ok(())
 }
 
 /// An answer as it comes to be.
@@ -95,14 +119,14 @@ impl Answer {
         &mut self,
         request: &mut StreamRequest,
         settings: &Settings,
-        line: &str,
+        line: &[u8],
     ) -> Result<(), HandlerError> {
         let most = settings.bounds.output_bytes.min(LONGEST_OUTPUT);
         let bounds = Bounds { output_bytes: most, ..settings.bounds.clone() };
         let ended = match settings.arguments(line) {
             Ok(arguments) => run(request, self, &arguments, &bounds)?,
             Err(why) => {
-                log_refusal(request, &format!("the command {:?}: {why}", short(line)));
+                log_refused_command(request, line, &why);
                 Ended { status: Status::NotStarted, why }
             }
         };
@@ -131,96 +155,10 @@ impl Wire for Answer {
         Ok(Vec::new())
     }
 
+    /// It belongs to the next command, and what is too long is refused when its turn has come.
     fn input(&mut self, bytes: &[u8]) -> Result<Wish, HandlerError> {
-        if self.next.len() + bytes.len() > LONGEST_COMMAND {
-            let text = "more than one command was sent while another one ran";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text).into());
-        }
-        self.next.extend_from_slice(bytes);
+        let room = (LONGEST_COMMAND + 1).saturating_sub(self.next.len());
+        self.next.extend_from_slice(&bytes[..bytes.len().min(room)]);
         Ok(Wish::Nothing)
-    }
-}
-
-/// How long nothing comes before an answer that may be whole is taken for it: longer than the pause of `serve`.
-const QUIET: Duration = Duration::from_millis(300);
-
-/// The client: what is typed, or one command, to a server of this wire. The wire has no exit status.
-pub fn connect(
-    socket: &Socket,
-    endpoint: &Endpoint,
-    command: Option<&str>,
-    encoding: Option<&'static Encoding>,
-) -> Result<u8, Leave> {
-    if let Some(line) = command {
-        ask(socket, endpoint, line, encoding)?;
-        return Ok(0);
-    }
-    let typed = io::stdin().is_terminal();
-    let show_prompt = || if typed { io::stderr().write_all(b"> ") } else { Ok(()) };
-    show_prompt()?;
-    for line in io::stdin().lines() {
-        match line?.trim() {
-            "" => {}
-            "exit" => break,
-            line => ask(socket, endpoint, line, encoding)?,
-        }
-        show_prompt()?;
-    }
-    Ok(0)
-}
-
-fn ask(
-    socket: &Socket,
-    endpoint: &Endpoint,
-    line: &str,
-    encoding: Option<&'static Encoding>,
-) -> Result<(), Leave> {
-    if line.len() > LONGEST_COMMAND {
-        let why = format!("on this wire a command may have {LONGEST_COMMAND} bytes");
-        return Err(Failure::Usage(why).into());
-    }
-    let failed = |what: String| Failure::Other(format!("{endpoint} {what}"));
-    (&*socket).write_all(line.as_bytes()).map_err(|error| failed(format!("is gone: {error}")))?;
-    let answer = read_from(socket).map_err(|error| failed(format!("gave no answer: {error}")))?;
-    let shown = match encoding {
-        None => answer,
-        Some(from) => {
-            let mut turn = Transcoder::to_utf8(from);
-            let mut text = turn.turn(&answer);
-            text.extend(turn.finish());
-            text
-        }
-    };
-    let mut stdout = io::stdout();
-    stdout.write_all(&shown).and_then(|()| stdout.flush()).map_err(|error| cannot_show(&error))
-}
-
-/// Reads one answer, and gives its output.
-fn read_from(mut socket: &Socket) -> io::Result<Vec<u8>> {
-    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
-    let mut answer = Vec::new();
-    let mut piece = vec![0; 65_536];
-    loop {
-        let reading = read_answer(&answer);
-        let begins = match reading {
-            Reading::Whole(at) => return Ok(answer.split_off(at)),
-            Reading::Wrong => return Err(invalid("it does not begin with its length")),
-            Reading::Perhaps(at) => Some(at),
-            Reading::Incomplete => None,
-        };
-        socket.set_read_timeout(begins.map(|_| QUIET))?;
-        match (socket.read(&mut piece), begins) {
-            (Ok(0), None) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            (Ok(0), Some(at)) => return Ok(answer.split_off(at)),
-            (Ok(count), _) => answer.extend_from_slice(&piece[..count]),
-            (Err(error), Some(at)) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(answer.split_off(at));
-            }
-            (Err(error), _) if error.kind() == io::ErrorKind::Interrupted => {}
-            (Err(error), _) => return Err(error),
-        }
-        if answer.len() > LONGEST_ANSWER {
-            return Err(invalid("it is too long to be kept"));
-        }
     }
 }

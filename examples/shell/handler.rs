@@ -12,7 +12,7 @@ use crate::link::Link;
 use crate::login::log_in;
 use crate::protocol::{Ended, LONGEST_PAYLOAD, Malformed, Message, Status};
 use crate::run::{Printed, Wire, Wish, run};
-use crate::settings::{Settings, WireName, log_refusal, short};
+use crate::settings::{Settings, WireName, log_refusal, log_refused_command, short};
 
 /// The handler of one connection.
 pub struct Shell {
@@ -114,12 +114,12 @@ impl Session {
         &mut self,
         request: &mut StreamRequest,
         settings: &Settings,
-        line: &str,
+        line: &[u8],
     ) -> Result<Ended, HandlerError> {
         let arguments = match settings.arguments(line) {
             Ok(arguments) => arguments,
             Err(why) => {
-                log_refusal(request, &format!("the command {:?}: {why}", short(line)));
+                log_refused_command(request, line, &why);
                 return Ok(Ended { status: Status::NotStarted, why });
             }
         };

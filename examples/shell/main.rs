@@ -37,7 +37,9 @@ mod answer;
 mod client;
 mod command;
 mod document;
+mod document_client;
 mod encoding;
+mod foreign;
 mod handler;
 mod link;
 mod login;
@@ -53,6 +55,8 @@ mod server;
 mod settings;
 mod supervise;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,7 +90,7 @@ enum Command {
     #[command(hide = true)]
     Supervise {
         #[arg(last = true)]
-        arguments: Vec<String>,
+        arguments: Vec<OsString>,
     },
     /// Keep the connections of failed logins for a while; the server's own
     #[command(hide = true)]
@@ -105,7 +109,7 @@ struct Connect {
     encoding: Option<&'static Encoding>,
     /// One argument is a line for the server's shell; several are a program and its arguments, as they are
     #[arg(last = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 /// How a client shows that it may come in; the same for both sides.
@@ -162,16 +166,16 @@ fn connect(options: &Connect) -> Result<u8, Leave> {
     };
     let line = match &command[..] {
         [] => None,
-        [line] => Some(line.clone()),
+        [line] => Some(line.as_bytes().to_vec()),
         several => Some(
-            shlex::try_join(several.iter().map(String::as_str))
+            shlex::bytes::try_join(several.iter().map(|word| word.as_bytes()))
                 .map_err(|error| Failure::Usage(format!("the command cannot be sent: {error}")))?,
         ),
     };
     let socket = common::client::connect(address)?;
     check_server(&socket, address, entry.no_auth)?;
     if entry.wire == WireName::Document {
-        return document::connect(&socket, address, line.as_deref(), *encoding);
+        return document_client::connect(&socket, address, line.as_deref(), *encoding);
     }
     let mut client = Client::log_in(socket, address, secret_file.as_deref(), *encoding)?;
     match line {

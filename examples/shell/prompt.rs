@@ -27,10 +27,11 @@ pub fn prompt(client: &mut Client) -> Result<u8, Leave> {
                 return Err(leave);
             }
         };
-        match line.trim() {
-            "" => continue,
-            "exit" => return Ok(status),
-            line => status = show(&client.run(line)?),
+        // Only for this look: a blank at the end may be escaped, and then is a part of the line.
+        match line.trim_ascii() {
+            b"" => continue,
+            b"exit" => return Ok(status),
+            _ => status = show(&client.run(&line)?),
         }
         if typed && status != 0 {
             // The terminal has shown `^C`, without a newline.
@@ -65,28 +66,27 @@ pub fn show(ended: &Ended) -> u8 {
 
 /// Lines of stdin, read past std's buffer, because what is waited for is the descriptor.
 #[derive(Default)]
-struct Lines {
+pub struct Lines {
     bytes: Vec<u8>,
     ended: bool,
 }
 
 impl Lines {
     /// The next line, without its newline; none at the end. `wait` comes back when there is something to read.
-    fn next(
+    pub fn next(
         &mut self,
         mut wait: impl FnMut() -> Result<(), Leave>,
-    ) -> Result<Option<String>, Leave> {
+    ) -> Result<Option<Vec<u8>>, Leave> {
         let mut searched = 0;
         loop {
             let found = self.bytes[searched..].iter().position(|byte| *byte == b'\n');
             if let Some(at) = found.map(|at| searched + at) {
-                let line = self.bytes.drain(..=at).collect::<Vec<u8>>();
-                return Ok(Some(String::from_utf8_lossy(&line[..at]).into_owned()));
+                let mut line = self.bytes.drain(..=at).collect::<Vec<u8>>();
+                line.truncate(at);
+                return Ok(Some(line));
             }
             if self.ended {
-                let rest = std::mem::take(&mut self.bytes);
-                let line = (!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned());
-                return Ok(line);
+                return Ok(Some(std::mem::take(&mut self.bytes)).filter(|rest| !rest.is_empty()));
             }
             searched = self.bytes.len();
             wait()?;

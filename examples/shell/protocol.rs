@@ -50,8 +50,8 @@ pub enum Message {
     Refused(String),
     /// The client's first encrypted message, which shows that it is no recording.
     Ready,
-    /// Runs a line.
-    Run(String),
+    /// Runs a line, whose bytes need not be UTF-8.
+    Run(Vec<u8>),
     /// Ctrl-C.
     Interrupt,
     /// Output.
@@ -141,7 +141,7 @@ impl Message {
             Self::Welcome { version, noise } => [&[WELCOME, *version], &noise[..]].concat(),
             Self::Refused(text) => [&[REFUSED], text.as_bytes()].concat(),
             Self::Ready => vec![READY],
-            Self::Run(line) => [&[RUN], line.as_bytes()].concat(),
+            Self::Run(line) => [&[RUN], &line[..]].concat(),
             Self::Interrupt => vec![INTERRUPT],
             Self::Stdout(bytes) => [&[STDOUT], &bytes[..]].concat(),
             Self::Stderr(bytes) => [&[STDERR], &bytes[..]].concat(),
@@ -177,7 +177,7 @@ impl Message {
             (REFUSED, text) => Self::Refused(read_text(text, "REFUSED")?),
             (READY, []) => Self::Ready,
             (READY, _) => return Err(Malformed::BadBody("READY")),
-            (RUN, line) => Self::Run(read_text(line, "RUN")?),
+            (RUN, line) => Self::Run(line.to_vec()),
             (INTERRUPT, []) => Self::Interrupt,
             (INTERRUPT, _) => return Err(Malformed::BadBody("INTERRUPT")),
             (STDOUT, bytes) => Self::Stdout(bytes.to_vec()),

@@ -1,6 +1,7 @@
 //! One run of a command for a client: its output goes to the connection as it comes, and it ends with the
 //! connection, with its bounds, or with the server.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub trait Wire {
 pub fn run(
     request: &mut StreamRequest,
     wire: &mut dyn Wire,
-    arguments: &[String],
+    arguments: &[OsString],
     bounds: &Bounds,
 ) -> Result<Ended, HandlerError> {
     let mut running = match Running::start(arguments) {

@@ -1,6 +1,8 @@
 //! What a server was told at its start.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use encoding_rs::Encoding;
 use socketserver::StreamRequest;
@@ -39,18 +41,24 @@ pub enum Entry {
 }
 
 impl Settings {
-    /// What to run for a line, or why it is not run.
-    pub fn arguments(&self, line: &str) -> Result<Vec<String>, String> {
-        if self.allow.is_empty() {
-            return Ok(["/bin/sh", "-c", "--", line].map(str::to_owned).to_vec());
+    /// What to run for a line, or why it is not run. Its bytes stay what they are: names of files need not be
+    /// UTF-8.
+    pub fn arguments(&self, line: &[u8]) -> Result<Vec<OsString>, String> {
+        if line.contains(&0) {
+            return Err("it contains a NUL, which ends an argument".into());
         }
-        let words = shlex::split(line).ok_or("its quotes do not match")?;
+        if self.allow.is_empty() {
+            return Ok(["/bin/sh".as_ref(), "-c".as_ref(), "--".as_ref(), OsStr::from_bytes(line)]
+                .map(OsStr::to_owned)
+                .to_vec());
+        }
+        let words = shlex::bytes::split(line).ok_or("its quotes do not match")?;
         let program = words.first().ok_or("it is empty")?;
-        if !self.allow.contains(program) {
-            let program = short(program);
+        if !self.allow.iter().any(|allowed| allowed.as_bytes() == program) {
+            let program = short(&String::from_utf8_lossy(program));
             return Err(format!("{program:?} is not among what this server allows"));
         }
-        Ok(words)
+        Ok(words.into_iter().map(OsString::from_vec).collect())
     }
 }
 
@@ -60,6 +68,12 @@ pub fn log_refusal(request: &StreamRequest, why: &str) {
     let text = format!("refused {}: {why}\n", request.client_address());
     // A closed stderr changes nothing of what is refused.
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Why a command is not run, for the operator.
+pub fn log_refused_command(request: &StreamRequest, line: &[u8], why: &str) {
+    let line = short(&String::from_utf8_lossy(line));
+    log_refusal(request, &format!("the command {line:?}: {why}"));
 }
 
 /// As much of a client's words as a message repeats.

@@ -6,6 +6,7 @@
 //! supervisor. Because it has one command only, it knows whose they are. So all that can be left is below it,
 //! and it ends its own children until there are none.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -35,7 +36,7 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs a command; stdin is the control socket. Whatever there is to say is said there.
-pub fn supervise(arguments: &[String]) -> ExitCode {
+pub fn supervise(arguments: &[OsString]) -> ExitCode {
     // Closed when the command is started: it is not to speak in the supervisor's name.
     let control = match rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3) {
         Ok(control) => UnixStream::from(control),
@@ -44,7 +45,7 @@ pub fn supervise(arguments: &[String]) -> ExitCode {
     match Supervisor::start(&control, arguments).and_then(Supervisor::finish) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let program = arguments.first().map_or("", String::as_str);
+            let program = arguments.first().map(OsString::as_os_str).unwrap_or_default();
             let why = format!("cannot run {program:?}: {error}");
             report(&control, Status::NotStarted, why);
             ExitCode::FAILURE
@@ -87,7 +88,7 @@ enum Left {
 }
 
 impl<'a> Supervisor<'a> {
-    fn start(control: &'a UnixStream, arguments: &[String]) -> io::Result<Self> {
+    fn start(control: &'a UnixStream, arguments: &[OsString]) -> io::Result<Self> {
         leave_terminal()?;
         control.set_nonblocking(true)?;
         let (children, ended) = UnixStream::pair()?;

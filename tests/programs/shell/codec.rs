@@ -35,7 +35,7 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u8>(), bytes()).prop_map(|(version, noise)| Message::Welcome { version, noise }),
         text().prop_map(Message::Refused),
         Just(Message::Ready),
-        text().prop_map(Message::Run),
+        bytes().prop_map(Message::Run),
         Just(Message::Interrupt),
         bytes().prop_map(Message::Stdout),
         bytes().prop_map(Message::Stderr),
@@ -118,7 +118,9 @@ fn the_longest_payload_fits_a_sealed_frame() {
     let longest = vec![b'x'; LONGEST_PAYLOAD];
     let text = String::from_utf8(longest.clone()).unwrap();
     let ended = Ended { status: Status::Exited(0), why: text.clone() };
-    for message in [Message::Stdout(longest), Message::Run(text), Message::Ended(ended)] {
+    for message in
+        [Message::Stdout(longest), Message::Run(text.into_bytes()), Message::Ended(ended)]
+    {
         assert!(message.body().len() + 16 <= LONGEST_BODY);
     }
 }

@@ -1,7 +1,9 @@
 //! What is run, and what comes back.
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
 
 use super::Server;
 use crate::program::*;
@@ -88,6 +90,39 @@ fn several_arguments_reach_the_program_as_they_are() {
     assert_eq!(ended.out, "a b|$HOME|it's||-x|");
     // A line that looks like an option is a line.
     assert_ends(&server.run("-x"), 127);
+}
+
+/// What a client prints that is given these bytes for its input, and these arguments.
+fn given(server: &Server, input: &[u8], arguments: &[&std::ffi::OsStr]) -> Vec<u8> {
+    let mut command = super::shell(server.folder.path(), &["connect", &server.address]);
+    let mut client = command.args(arguments).stdin(Stdio::piped()).spawn().unwrap();
+    client.stdin.take().unwrap().write_all(input).unwrap();
+    client.wait_with_output().unwrap().stdout
+}
+
+#[test]
+fn the_bytes_of_a_line_stay_what_they_are() {
+    let allowing = Server::start(&["--allow", "printf"]);
+    for server in [Server::start(&[]), allowing] {
+        // A byte that is not UTF-8, and a blank at the end that is escaped.
+        for (line, printed) in [
+            (&b"printf [%s] caf\xe9"[..], &b"[caf\xe9]"[..]),
+            (b"printf [%s] a\\ ", b"[a ]"),
+            (b"\tprintf [%s] a\\\t", b"[a\t]"),
+            (b"printf [%s] \xff\xfe\\ \\ ", b"[\xff\xfe  ]"),
+        ] {
+            let shown = String::from_utf8_lossy(line);
+            assert_eq!(given(&server, &[line, b"\n"].concat(), &[]), printed, "{shown:?}");
+            assert_eq!(given(&server, line, &[]), printed, "{shown:?} without a newline");
+            let arguments = ["--".as_ref(), std::ffi::OsStr::from_bytes(line)];
+            assert_eq!(given(&server, b"", &arguments), printed, "{shown:?} as an argument");
+        }
+        let words = [&b"--"[..], b"printf", b"[%s]", b"caf\xe9 \\ "];
+        let words = words.map(std::ffi::OsStr::from_bytes);
+        assert_eq!(given(&server, b"", &words), b"[caf\xe9 \\ ]");
+        // What no command can be is refused, and no other one runs.
+        assert_eq!(given(&server, b"printf a\0b\n", &[]), b"");
+    }
 }
 
 #[test]

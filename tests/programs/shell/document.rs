@@ -64,25 +64,144 @@ fn the_length_comes_by_itself_and_then_the_output() {
     }
 }
 
+/// Sends these pieces, each after the one before has been sent, and takes what comes until the end.
+fn send_pieces(server: &Server, pieces: &[&[u8]]) -> Vec<u8> {
+    let mut stream = connect(server.address.parse().unwrap());
+    stream.set_nodelay(true).unwrap();
+    for piece in pieces {
+        // After the first one the server may have gone.
+        let _ = stream.write_all(piece);
+    }
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        result => drop(result.unwrap()),
+    }
+    answer
+}
+
 #[test]
 fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
     let server = server(&[]);
     let file = server.folder.path().join("file");
     let command = format!("touch {}", file.display());
-    for request in [
-        format!("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n\n{command}\n"),
-        // The path can be so long that its end comes later.
-        format!("GET /;{}", command.replace(' ', "${IFS}")),
-    ] {
-        let mut browser = connect(server.address.parse().unwrap());
-        browser.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        browser.read_to_end(&mut answer).unwrap();
-        assert_eq!(String::from_utf8_lossy(&answer), "");
-        let logged = server.process.err_line();
-        assert!(logged.contains("it sent a request of HTTP"), "{logged}");
+    let path = command.replace(' ', "${IFS}");
+    let (path_begins, path_ends) = path.split_at("touch${".len());
+    let body = format!("\n{command}\n");
+    let fields = format!("Host: a\r\nX: \r\n{command}\r\n\r\n");
+    let requests: &[&[&str]] = &[
+        &["POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", &body],
+        &["x / HTTP/1.1\r\n", &fields, &body],
+        &["\r\n\r\nQUERY /;", &path, " HTTP/1.1\r\n\r\n", &body],
+        &["post /;", path_begins, path_ends, " HTTP/1.1\r\n\r\n"],
+        // The path can be so long that its end comes later, or not at all.
+        &["GET /;", &path],
+        &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &body],
+        &["GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", &body],
+        &["GET ws://localhost/", " HTTP/1.1\r\n\r\n", &body],
+    ];
+    for pieces in requests {
+        let together = pieces.concat();
+        let apart: Vec<&[u8]> = pieces.iter().map(|piece| piece.as_bytes()).collect();
+        for pieces in [&apart[..], &[together.as_bytes()]] {
+            let answer = send_pieces(&server, pieces);
+            assert_eq!(String::from_utf8_lossy(&answer), "", "{pieces:?}");
+            let logged = server.process.err_line();
+            assert!(logged.contains("it sent a request of HTTP"), "{logged}");
+        }
+    }
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let ticket = format!("{body}#").repeat(200).into_bytes();
+    assert_eq!(send_pieces(&server, &[hello, &ticket]), b"");
+    let logged = server.process.err_line();
+    assert!(logged.contains("it sent a hello of TLS"), "{logged}");
+    assert!(!file.exists());
+}
+
+/// A command of exactly so many bytes, whose every beginning does something else.
+fn of_length(length: usize, ends: &str) -> Vec<u8> {
+    let (begins, ends) = (b": ".to_vec(), format!("; {ends}").into_bytes());
+    let padding = vec![b'x'; length - begins.len() - ends.len()];
+    [begins, padding, ends].concat()
+}
+
+#[test]
+fn one_send_is_one_command_up_to_64_kib_and_none_beyond() {
+    let on_a_path = Server::on_a_path(&["--no-auth", "--wire", "document"]);
+    assert!(on_a_path.process.err_line().contains("--no-auth"));
+    let over_tcp = server(&[]);
+    let path = on_a_path.address.strip_prefix("unix:").unwrap();
+    for length in [511, 512, 513, 1_024, 1_025, 8_192, 8_193, 16_384, 40_000, 65_535, 65_536] {
+        let command = of_length(length, "echo whole");
+        let mut tcp = connect(over_tcp.address.parse().unwrap());
+        let mut unix = std::os::unix::net::UnixStream::connect(path).unwrap();
+        tcp.write_all(&command).unwrap();
+        unix.write_all(&command).unwrap();
+        let mut answers = [[0; 7]; 2];
+        tcp.read_exact(&mut answers[0]).unwrap();
+        unix.read_exact(&mut answers[1]).unwrap();
+        assert_eq!(answers, [*b"6whole\n"; 2], "{length} bytes");
+    }
+    let file = over_tcp.folder.path().join("file");
+    for length in [65_537, 70_000, 1_000_000] {
+        let command = of_length(length, &format!("touch {}", file.display()));
+        assert_eq!(send_pieces(&over_tcp, &[&command]), b"", "{length} bytes");
+        assert!(over_tcp.process.err_line().contains("more than 65536 bytes"));
     }
     assert!(!file.exists());
+}
+
+#[test]
+fn what_comes_while_a_command_runs_is_held_to_the_same() {
+    let server = server(&[]);
+    let file = server.folder.path().join("file");
+    let touch = format!("touch {}", file.display());
+    let foreign = format!("x / HTTP/1.1\r\n\r\n\n{touch}\n").into_bytes();
+    for (next, says) in [(foreign, "a request of HTTP"), (of_length(65_537, &touch), "65536")] {
+        let mut client = connect(server.address.parse().unwrap());
+        let (go, runs) = (server.folder.path().join("go"), server.folder.path().join("runs"));
+        let wait = format!(
+            "touch {0}; while ! test -e {1}; do sleep 0.01; done; rm {0} {1}",
+            runs.display(),
+            go.display()
+        );
+        client.write_all(wait.as_bytes()).unwrap();
+        eventually("the first one runs", || runs.exists());
+        client.write_all(&next).unwrap();
+        fs::write(&go, "").unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        assert_eq!(answer, b"0");
+        let logged = server.process.err_line();
+        assert!(logged.contains(says), "{logged}");
+    }
+    // A command that is one has its turn.
+    let mut client = connect(server.address.parse().unwrap());
+    client.write_all(b"sleep 0.3; echo one").unwrap();
+    assert_eq!(read_to(&mut client, b"\n"), b"4one\n");
+    client.write_all(b"echo two").unwrap();
+    assert_eq!(read_to(&mut client, b"\n"), b"4two\n");
+    assert!(!file.exists());
+}
+
+fn read_to(stream: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut answer = Vec::new();
+    while !answer.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    answer
+}
+
+#[test]
+fn the_bytes_of_a_command_of_the_documents_wire_stay_what_they_are() {
+    let server = server(&[]);
+    let mut client = connect(server.address.parse().unwrap());
+    client.write_all(b"printf '[%s]' caf\xe9\\ ").unwrap();
+    let mut answer = [0; 8];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"7[caf\xe9 ]");
 }
 
 #[test]

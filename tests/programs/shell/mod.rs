@@ -6,6 +6,7 @@ mod document;
 mod ends;
 mod entry;
 mod interrupts;
+mod no_command;
 mod proxy;
 
 use std::path::{Path, PathBuf};
