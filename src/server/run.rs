@@ -15,8 +15,8 @@ use crate::wait::Event;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. It raises the
-    /// process's limit of descriptors as far as it may. A second
-    /// signal ends the process at once, with status 128 + its number.
+    /// process's limit of descriptors as far as it may; programs that handlers start get the old one back by
+    /// [`restore_limits`](super::restore_limits). A second signal ends the process at once, with status 128 + its number.
     ///
     /// ```no_run
     /// # use socketserver::{stream_fn, ThreadingTcpServer};

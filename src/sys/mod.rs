@@ -10,14 +10,12 @@ use std::net::Shutdown;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::os::fd::FromRawFd;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 mod common;
 pub(crate) mod control;
 pub(crate) mod datagram;
+mod descriptors;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "door_other.rs")]
 pub(crate) mod door;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -27,10 +25,15 @@ pub(crate) mod process;
 mod registers;
 mod room;
 mod shared;
+mod signals;
 
 pub(crate) use common::Common;
+pub(crate) use descriptors::{
+    descriptors, raise_descriptors, restore_descriptors, spare_descriptor,
+};
 pub(crate) use room::Room;
 pub(crate) use shared::SharedFd;
+pub(crate) use signals::{SignalGuard, keep_from_default, on_signal, on_signal_for_good};
 
 /// Turns the -1 of a system call into the error behind it.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -316,117 +319,10 @@ pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `action` whenever the process is sent `signal`, beside what ran before. When no guard is left, the
-/// signal does again what it did by default, if that is what it did.
-///
-/// `action` runs in the signal's handler: it may do nothing but store to atomics, write to or shut down a
-/// descriptor, try a lock, and end the process.
-pub(crate) fn on_signal(
-    signal: libc::c_int,
-    action: impl Fn() + Send + Sync + 'static,
-) -> io::Result<SignalGuard> {
-    bring_back_default(signal)?;
-    // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above allows.
-    let id = unsafe { signal_hook::low_level::register(signal, action) }?;
-    GUARDS.fetch_add(1, Ordering::SeqCst);
-    Ok(SignalGuard { id })
-}
-
-/// As [`on_signal`], for as long as the process lives, and without a part in what the signal does by default:
-/// that goes on.
-pub(crate) fn on_signal_for_good(
-    signal: libc::c_int,
-    action: impl Fn() + Send + Sync + 'static,
-) -> io::Result<()> {
-    bring_back_default(signal)?;
-    // SAFETY: as in `on_signal`.
-    unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
-}
-
-/// From here on no signal that has an action does what it does by default.
-pub(crate) fn keep_from_default() {
-    GUARDS.fetch_add(1, Ordering::SeqCst);
-}
-
-/// How many actions keep their signals from what they do by default.
-static GUARDS: AtomicUsize = AtomicUsize::new(0);
-
-/// A signal that signal-hook has once taken stays taken when its last action is gone, and is then ignored. So
-/// one action is registered for good, before the first one: without others it does what the system would.
-fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
-    static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
-    let mut taken = TAKEN.lock();
-    if taken.contains(&signal) {
-        return Ok(());
-    }
-    // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
-    let before = unsafe {
-        let mut before = mem::zeroed::<libc::sigaction>();
-        check(libc::sigaction(signal, std::ptr::null(), &raw mut before))?;
-        before
-    };
-    if before.sa_sigaction == libc::SIG_DFL {
-        let default = move || {
-            if GUARDS.load(Ordering::SeqCst) == 0 {
-                // The signals that are used here end the process, so that it does not return.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
-            }
-        };
-        // SAFETY: the action loads an atomic and calls what is made to be called in a signal's handler.
-        unsafe { signal_hook::low_level::register(signal, default) }?;
-    }
-    taken.push(signal);
-    Ok(())
-}
-
-/// Forgets a signal's action when dropped.
-#[derive(Debug)]
-pub(crate) struct SignalGuard {
-    id: signal_hook::SigId,
-}
-
-impl Drop for SignalGuard {
-    fn drop(&mut self) {
-        signal_hook::low_level::unregister(self.id);
-        GUARDS.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Ends the process at once: no destructors, no exit handlers. For signal handlers.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: `_exit` may be called anywhere, a signal's handler included.
     unsafe { libc::_exit(status) }
-}
-
-/// Raises the number of descriptors that this process may have to what it may raise it to. Says what it
-/// is then. [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
-pub(crate) fn raise_descriptors() -> io::Result<u64> {
-    let mut limit = descriptor_limit()?;
-    if limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the pointer is to a live structure.
-        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    }
-    Ok(limit.rlim_cur as u64)
-}
-
-/// How many descriptors this process may have, and how many it has; none where that cannot be known.
-pub(crate) fn descriptors() -> Option<(u64, u64)> {
-    let limit = descriptor_limit().ok()?;
-    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
-    Some((limit.rlim_cur as u64, open as u64))
-}
-
-fn descriptor_limit() -> io::Result<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live structure.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    Ok(limit)
-}
-
-/// A descriptor kept open only to be given up when there is no other: the reserve of `transport/listener.rs`.
-pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
-    File::open("/dev/null").map(Into::into)
 }
 
 /// How long `SO_RCVTIMEO` and `SO_SNDTIMEO` may be at the shortest: a zero would mean for ever.

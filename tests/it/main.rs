@@ -9,6 +9,7 @@ mod door;
 mod drain;
 mod events;
 mod handlers;
+mod inherited;
 mod limits;
 mod outbox;
 mod over_tcp;

@@ -1,0 +1,35 @@
+//! Programs that handlers start.
+
+use std::process::Command;
+
+use crate::sys;
+
+/// Has a program start with the limit of descriptors that this process was started with.
+///
+/// [`Server::run`](super::Server::run) and [`run_all`](super::run_all) raise the soft limit of descriptors
+/// (`RLIMIT_NOFILE`) to the hard one, because a server needs one for each connection. A program that a handler starts
+/// inherits the raised limit, and not every program is made for that: one that uses `select` writes past its tables from
+/// the 1,025th descriptor on, and one that closes all that it may have is busy for a while. So a handler passes its
+/// command through this before `spawn`, `output` or `status`.
+///
+/// Nothing is changed if the limit has not been raised by then, or if somebody has set another one since. All else that
+/// a program inherits is as std leaves it: no signal is blocked, SIGPIPE does what it does by default, and the signals
+/// that `run` takes do again what they did when this process was started.
+///
+/// ```
+/// use std::io::Write;
+/// use std::process::Command;
+/// use socketserver::{restore_limits, stream_fn};
+///
+/// let handler = stream_fn(|request| {
+///     let mut command = Command::new("date");
+///     let output = restore_limits(&mut command).output()?;
+///     request.write_all(&output.stdout)?;
+///     Ok(())
+/// });
+/// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", handler);
+/// ```
+pub fn restore_limits(command: &mut Command) -> &mut Command {
+    sys::restore_descriptors(command);
+    command
+}

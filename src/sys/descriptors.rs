@@ -1,0 +1,72 @@
+//! How many descriptors a process may have, and the programs that it starts.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use parking_lot::Mutex;
+
+use super::check;
+
+/// The limit with which this process began, and what it was first raised to; none while it has not been.
+static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
+
+#[derive(Clone, Copy)]
+struct Raised {
+    from: libc::rlim_t,
+    to: libc::rlim_t,
+}
+
+/// Raises the number of descriptors that this process may have to what it may raise it to. Says what it
+/// is then. [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
+pub(crate) fn raise_descriptors() -> io::Result<u64> {
+    let mut limit = descriptor_limit()?;
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = Raised { from: limit.rlim_cur, to: limit.rlim_max };
+        limit.rlim_cur = limit.rlim_max;
+        set_descriptor_limit(&limit)?;
+        RAISED.lock().get_or_insert(raised);
+    }
+    Ok(limit.rlim_cur as u64)
+}
+
+/// How many descriptors this process may have, and how many it has; none where that cannot be known.
+pub(crate) fn descriptors() -> Option<(u64, u64)> {
+    let limit = descriptor_limit().ok()?;
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    Some((limit.rlim_cur as u64, open as u64))
+}
+
+fn descriptor_limit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live structure.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit)
+}
+
+/// A descriptor kept open only to be given up when there is no other: the reserve of `transport/listener.rs`.
+pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
+    File::open("/dev/null").map(Into::into)
+}
+
+fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
+    // SAFETY: the pointer is to a live structure.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const *limit) }).map(drop)
+}
+
+/// Has a program begin with the limit that [`raise_descriptors`] has found, if the process still has the raised one.
+pub(crate) fn restore_descriptors(command: &mut Command) {
+    let Some(Raised { from, to }) = *RAISED.lock() else { return };
+    let restore = move || {
+        let mut limit = descriptor_limit()?;
+        if limit.rlim_cur == to {
+            limit.rlim_cur = from;
+            set_descriptor_limit(&limit)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes two system calls and touches nothing but its own two numbers.
+    unsafe { command.pre_exec(restore) };
+}

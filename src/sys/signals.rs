@@ -1,0 +1,85 @@
+//! What signals do to this process, beside what they did before.
+
+use std::io;
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::check;
+
+/// Runs `action` whenever the process is sent `signal`, beside what ran before. When no guard is left, the
+/// signal does again what it did by default, if that is what it did.
+///
+/// `action` runs in the signal's handler: it may do nothing but store to atomics, write to or shut down a
+/// descriptor, try a lock, and end the process.
+pub(crate) fn on_signal(
+    signal: libc::c_int,
+    action: impl Fn() + Send + Sync + 'static,
+) -> io::Result<SignalGuard> {
+    bring_back_default(signal)?;
+    // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above allows.
+    let id = unsafe { signal_hook::low_level::register(signal, action) }?;
+    GUARDS.fetch_add(1, Ordering::SeqCst);
+    Ok(SignalGuard { id })
+}
+
+/// As [`on_signal`], for as long as the process lives, and without a part in what the signal does by default:
+/// that goes on.
+pub(crate) fn on_signal_for_good(
+    signal: libc::c_int,
+    action: impl Fn() + Send + Sync + 'static,
+) -> io::Result<()> {
+    bring_back_default(signal)?;
+    // SAFETY: as in `on_signal`.
+    unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
+}
+
+/// From here on no signal that has an action does what it does by default.
+pub(crate) fn keep_from_default() {
+    GUARDS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// How many actions keep their signals from what they do by default.
+static GUARDS: AtomicUsize = AtomicUsize::new(0);
+
+/// A signal that signal-hook has once taken stays taken when its last action is gone, and is then ignored. So
+/// one action is registered for good, before the first one: without others it does what the system would.
+fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
+    static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock();
+    if taken.contains(&signal) {
+        return Ok(());
+    }
+    // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
+    let before = unsafe {
+        let mut before = mem::zeroed::<libc::sigaction>();
+        check(libc::sigaction(signal, std::ptr::null(), &raw mut before))?;
+        before
+    };
+    if before.sa_sigaction == libc::SIG_DFL {
+        let default = move || {
+            if GUARDS.load(Ordering::SeqCst) == 0 {
+                // The signals that are used here end the process, so that it does not return.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        };
+        // SAFETY: the action loads an atomic and calls what is made to be called in a signal's handler.
+        unsafe { signal_hook::low_level::register(signal, default) }?;
+    }
+    taken.push(signal);
+    Ok(())
+}
+
+/// Forgets a signal's action when dropped.
+#[derive(Debug)]
+pub(crate) struct SignalGuard {
+    id: signal_hook::SigId,
+}
+
+impl Drop for SignalGuard {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.id);
+        GUARDS.fetch_sub(1, Ordering::SeqCst);
+    }
+}

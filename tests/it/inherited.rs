@@ -1,0 +1,82 @@
+//! What a server inherits from its starter, and what the programs inherit that its handlers start.
+
+use std::io::Write;
+use std::process::Command;
+use std::thread;
+
+use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, restore_limits, stream_fn};
+
+use crate::support::system::{descriptor_limits, set_descriptor_limits};
+use crate::support::{alone, connect, exchange, inet, skip};
+
+/// Each line is what a shell says of its limit, of its signals, or both.
+fn asks_a_shell(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    while let Some(text) = request.next_line(&mut line)? {
+        let mut command = Command::new("sh");
+        match text {
+            "as it is" => command.args(["-c", "ulimit -Sn"]),
+            "restored" => restore_limits(command.args(["-c", "ulimit -Sn"])),
+            "signals" => {
+                restore_limits(command.args(["-c", "grep -E 'Sig(Blk|Ign)' /proc/$$/status"]))
+            }
+            _ => return Err("what?".into()),
+        };
+        let said = String::from_utf8(command.output()?.stdout)?;
+        writeln!(request, "{}", said.split_whitespace().collect::<Vec<_>>().join(" "))?;
+    }
+    Ok(())
+}
+
+/// Asks a server that serves by `run`, and stops it.
+fn ask_while_it_runs(lines: &[&str]) -> Vec<String> {
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(asks_a_shell)).unwrap();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.run());
+        let mut client = connect(inet(&server));
+        let answers = lines.iter().map(|line| exchange(&mut client, line).trim().to_owned());
+        let answers = answers.collect();
+        drop(client);
+        server.shutdown();
+        running.join().unwrap().unwrap();
+        answers
+    })
+}
+
+#[test]
+fn programs_of_handlers_get_back_the_limit_that_run_has_raised() {
+    alone("inherited::programs_of_handlers_get_back_the_limit_that_run_has_raised", || {
+        let (_, hard) = descriptor_limits();
+        if hard < 1_000 {
+            return skip("there is no room to raise the limit of descriptors");
+        }
+        set_descriptor_limits(777, hard);
+        let before = Command::new("sh").args(["-c", "ulimit -Sn; ulimit -Hn"]).output().unwrap();
+        let answers = ask_while_it_runs(&["as it is", "restored"]);
+        let hard = String::from_utf8(before.stdout).unwrap().lines().last().unwrap().to_owned();
+        assert_eq!(answers, [hard, "777".to_owned()]);
+        // Another limit that somebody has set since is left alone, and one that nobody has raised as well.
+        set_descriptor_limits(888, descriptor_limits().1);
+        let mut command = Command::new("sh");
+        let said = restore_limits(command.args(["-c", "ulimit -Sn"])).output().unwrap().stdout;
+        assert_eq!(String::from_utf8(said).unwrap().trim(), "888");
+    });
+}
+
+#[test]
+fn programs_of_handlers_start_with_no_signal_blocked_and_die_of_sigpipe_as_usual() {
+    const NAME: &str =
+        "inherited::programs_of_handlers_start_with_no_signal_blocked_and_die_of_sigpipe_as_usual";
+    alone(NAME, || {
+        let answers = ask_while_it_runs(&["signals"]);
+        let masks: Vec<u64> = answers[0]
+            .split_whitespace()
+            .filter_map(|word| u64::from_str_radix(word, 16).ok())
+            .collect();
+        let [blocked, ignored] = masks[..] else { panic!("{answers:?}") };
+        assert_eq!(blocked, 0, "{answers:?}");
+        for signal in [libc::SIGPIPE, libc::SIGTERM, libc::SIGCHLD] {
+            assert_eq!(ignored >> (signal - 1) & 1, 0, "{signal}: {answers:?}");
+        }
+    });
+}
