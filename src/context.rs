@@ -28,6 +28,8 @@ pub struct ServerContext {
     started: Instant,
     /// This process must stay one of one thread.
     forks: bool,
+    /// A close of this server waits for its requests.
+    waits_at_close: bool,
     /// This process is a child that serves one request and ends.
     in_child: AtomicBool,
     /// How many requests the process has descriptors for.
@@ -35,7 +37,12 @@ pub struct ServerContext {
 }
 
 impl ServerContext {
-    pub(crate) fn new(address: Address, limits: Limits, forks: bool) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        address: Address,
+        limits: Limits,
+        forks: bool,
+        waits_at_close: bool,
+    ) -> std::io::Result<Self> {
         let live = LiveList::new(limits);
         let live = Arc::new(if forks { live.for_children()? } else { live });
         Ok(Self {
@@ -48,6 +55,7 @@ impl ServerContext {
             address: RwLock::new(address),
             started: Instant::now(),
             forks,
+            waits_at_close,
             in_child: AtomicBool::new(false),
             descriptors: AtomicUsize::new(usize::MAX),
         })
@@ -60,6 +68,10 @@ impl ServerContext {
         let wanted = self.limits().live;
         self.gate.set_max(wanted.max(1).min(descriptors));
         (descriptors < wanted).then_some(descriptors)
+    }
+
+    pub(crate) fn waits_at_close(&self) -> bool {
+        self.waits_at_close
     }
 
     /// From here on this process is a forked child, which serves one request.

@@ -117,6 +117,9 @@ macro_rules! reasons {
             pub accept_errors: u64,
             /// Connections closed unanswered because descriptors had run out.
             pub shed: u64,
+            /// Of `stopped`, those that had sent nothing of a request: a drain has ended them when `Limits::first_read`
+            /// had passed.
+            pub unheard: u64,
             $(
                 #[doc = concat!("Requests that ended as [`CloseReason::", stringify!($reason), "`].")]
                 pub $count: u64,
@@ -136,6 +139,7 @@ macro_rules! reasons {
         pub(crate) struct Counters {
             accept_errors: AtomicU64,
             shed: AtomicU64,
+            unheard: AtomicU64,
             $($count: AtomicU64,)*
         }
 
@@ -151,6 +155,7 @@ macro_rules! reasons {
                     $($count: read(&self.$count),)*
                     accept_errors: read(&self.accept_errors),
                     shed: read(&self.shed),
+                    unheard: read(&self.unheard),
                     // Read last, so that the sum of the ends is never more.
                     accepted: accepted(),
                 }
@@ -176,7 +181,7 @@ reasons! {
     TimedOut, timed_out, "it took too long";
     /// Its peer sent a line longer than `Limits::line_bytes`.
     LineTooLong, line_too_long, "a line was too long";
-    /// A drain ended it, between two requests.
+    /// A drain ended it, between two requests or before the first one.
     Stopped, stopped, "the server was stopping";
     /// The deadline of a drain ended it.
     Forced, forced, "it was cut off at the deadline of the drain";
@@ -195,6 +200,10 @@ reasons! {
 impl Counters {
     pub(crate) fn accept_error(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unheard(&self) {
+        self.unheard.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn shed(&self, connections: u64) {

@@ -20,7 +20,7 @@ use crate::wait::Event;
 /// An observer hears of each that is reached. Those that hold back or turn away are a
 /// [`LimitReached`](crate::ServerEvent::LimitReached) (`live`, `per_peer`, `accept_rate`); those that end a request are the
 /// [`CloseReason`](crate::CloseReason) of its end (`line_bytes`, `idle`, `read`, `write`, `request`, `handshake`,
-/// `drain`). `outbox_bytes` is told to who sends, as an error. The bounds of the lingering close are told to nobody: the
+/// `drain`, `first_read`). `outbox_bytes` is told to who sends, as an error. The bounds of the lingering close are told to nobody: the
 /// request has ended by then.
 ///
 /// ```
@@ -78,6 +78,13 @@ pub struct Limits {
     /// How long `server_close` waits for running requests before it forces them. Default 10 s, the
     /// grace that process managers commonly give.
     pub drain: Duration,
+    /// The part of `drain` that a connection has which is open and has sent nothing yet: a proxy or a client has made it
+    /// and is about to send its request, and may not send that to another server. A connection between two requests
+    /// has none, because its peer knows that such a one may end at any time. Default 1 s: several round trips and a
+    /// busy machine. Never longer than half
+    /// of the drain: what comes in it has to be served. Zero ends such connections at once, and with them a request
+    /// that is on its way.
+    pub first_read: Duration,
 }
 
 impl Default for Limits {
@@ -96,6 +103,7 @@ impl Default for Limits {
             linger: Duration::from_secs(2),
             linger_bytes: 16 * 1024 * 1024,
             drain: Duration::from_secs(10),
+            first_read: Duration::from_secs(1),
         }
     }
 }

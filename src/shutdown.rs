@@ -67,6 +67,8 @@ pub(crate) struct Runs {
     latched: AtomicBool,
     /// A drain has begun: what handlers see as `is_stopping`.
     draining: AtomicBool,
+    /// `Limits::first_read` has passed since: also who has sent nothing yet is waited for no longer.
+    first_reads_over: AtomicBool,
     /// `Server::run` has put Ctrl-C and SIGTERM into our hands.
     signals_handled: AtomicBool,
     state: Mutex<State>,
@@ -108,6 +110,7 @@ impl Runs {
             latch: Event::new()?,
             latched: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            first_reads_over: AtomicBool::new(false),
             signals_handled: AtomicBool::new(false),
             state: Mutex::default(),
             ended: Condvar::new(),
@@ -166,6 +169,15 @@ impl Runs {
     /// says so.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// From here on no first read is waited for either.
+    pub(crate) fn end_first_reads(&self) {
+        self.first_reads_over.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn first_reads_are_over(&self) -> bool {
+        self.first_reads_over.load(Ordering::SeqCst)
     }
 
     pub(crate) fn signals_handled(&self) -> &AtomicBool {

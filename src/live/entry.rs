@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -98,6 +98,9 @@ pub(crate) struct Entry {
     now: Now,
     /// `Limits::idle`.
     idle: Duration,
+    /// How many bytes had come when its handler began: a PROXY header, a handshake. Nothing of a request is
+    /// among them.
+    preface: AtomicU64,
     /// What the watch saw when it last looked at a wait: how many bytes had come, and since when they were as
     /// many.
     seen: Mutex<Option<(u64, Instant)>>,
@@ -105,6 +108,8 @@ pub(crate) struct Entry {
     /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
     /// the peer had to say.
     cut: AtomicU8,
+    /// A read of its handler has failed with `Stopping`.
+    stopped: AtomicBool,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
     connection: Mutex<Option<Arc<OwnedFd>>>,
@@ -131,8 +136,10 @@ impl Entry {
             accepted,
             now,
             idle,
+            preface: AtomicU64::new(0),
             seen: Mutex::new(None),
             cut: AtomicU8::new(0),
+            stopped: AtomicBool::new(false),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
             process: AtomicI32::new(0),
@@ -181,6 +188,16 @@ impl Entry {
         }
     }
 
+    /// What has come so far came before the first request.
+    pub(crate) fn end_preface(&self) {
+        self.preface.store(self.bytes().0, Ordering::Relaxed);
+    }
+
+    /// Whether nothing of a request has come yet.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.bytes().0 == self.preface.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn add_bytes_in(&self, count: usize) {
         add(self.now.bytes_in(), count);
     }
@@ -212,6 +229,16 @@ impl Entry {
             3 => Some(Cut::Closed),
             _ => Some(Cut::Silent),
         }
+    }
+
+    /// Its handler is told that the server is stopping.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its handler has been told so.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -274,10 +301,16 @@ impl Entry {
         }
     }
 
+    /// Whether a drain may end what it does: a wait for the beginning of a request, and for that of the first only
+    /// when those are `over`.
+    pub(super) fn may_be_ended(&self, first_reads_over: bool) -> bool {
+        self.activity() == Activity::Idle && (first_reads_over || !self.is_unheard())
+    }
+
     /// Ends the wait for the beginning of a request, if that is what it does. A signal's handler may call
     /// it: whoever holds the lock ends the connection anyway, or lets go of it.
-    pub(crate) fn end_input_if_idle(&self) {
-        if self.activity() != Activity::Idle {
+    pub(crate) fn end_input_if_idle(&self, first_reads_over: bool) {
+        if !self.may_be_ended(first_reads_over) {
             return;
         }
         self.cut.store(Cut::Drained as u8, Ordering::SeqCst);

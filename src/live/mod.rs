@@ -167,11 +167,11 @@ impl LiveList {
         found.is_some_and(|entry| entry.close())
     }
 
-    /// Ends the wait of those that wait for the beginning of a request. What a peer has sent already is
-    /// still read before.
-    pub(crate) fn end_input_of_idle(&self) {
+    /// Ends the wait of those that wait for the beginning of a request, and of the first one only when those are
+    /// `over`. What a peer has sent already is still read before.
+    pub(crate) fn end_input_of_idle(&self, first_reads_over: bool) {
         for entry in self.slots.lock().live() {
-            if entry.activity() == Activity::Idle {
+            if entry.may_be_ended(first_reads_over) {
                 entry.shut_down(Cut::Drained, Shutdown::Read);
             }
         }

@@ -99,7 +99,8 @@ pub trait Mixin: Send + Sync {
 
     /// Helps running requests to their end, until the deadline at most: called when the server closes,
     /// before it waits for its live list to be empty. For mixins whose requests end only if somebody
-    /// looks. Called once more after [`force`](Self::force), with a moment that is near. Default: nothing.
+    /// looks. Called first with the moment at which nobody waits for a first read any more (`Limits::first_read`), then
+    /// with the deadline, and once more after [`force`](Self::force), with a moment that is near. Default: nothing.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }

@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::context::Lingering;
-use crate::error::{Stopping, TimedOut, Timeout};
+use crate::error::{TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
 use crate::source::Bound;
@@ -116,9 +116,9 @@ impl Channel {
         if idle {
             // Looked at after the activity is set: a drain that began just before does not see this
             // request as idle, and does not wake it.
-            if self.ticket.server().is_stopping() {
+            if self.ticket.is_to_end() {
                 self.ticket.set_activity(Activity::Running);
-                return self.receive_at_once(room)?.ok_or_else(Stopping::error);
+                return self.receive_at_once(room)?.ok_or_else(|| self.ticket.stop());
             }
         }
         let result = if watched {
@@ -190,7 +190,7 @@ impl Channel {
         }
         if self.ticket.is_cut() {
             let between = self.at_boundary;
-            return if between { Err(Stopping::error()) } else { self.receive_late(room, bound) };
+            return if between { Err(self.ticket.stop()) } else { self.receive_late(room, bound) };
         }
         self.saw_end = true;
         Ok(0)
@@ -209,7 +209,7 @@ impl Channel {
                 return Ok(count);
             }
         }
-        Err(Stopping::error())
+        Err(self.ticket.stop())
     }
 
     /// The bound of one read: the handler's timeout or the server's limit, and never past the bound

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use crate::address::Address;
 use crate::context::ServerContext;
+use crate::error::Stopping;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry, Place};
 
@@ -118,6 +119,18 @@ impl Ticket {
 
     fn add_bytes_out(&self, count: usize) {
         self.place.entry.add_bytes_out(count);
+    }
+
+    /// Whether the server drains, so that no next request is waited for; and the first one only for a while.
+    fn is_to_end(&self) -> bool {
+        let runs = &self.context.runs;
+        runs.is_draining() && (runs.first_reads_are_over() || !self.place.entry.is_unheard())
+    }
+
+    /// The error by which a handler is told that its server is stopping.
+    fn stop(&self) -> std::io::Error {
+        self.place.entry.stop();
+        Stopping::error()
     }
 
     fn is_cut(&self) -> bool {

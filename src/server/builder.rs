@@ -239,8 +239,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let Self { mixin, hooks, hooked, observer, limits, timeout, poll_interval, .. } = self;
         let address = transport.server_address();
-        let context = ServerContext::new(address.clone(), limits, mixin.forks())
-            .map_err(|error| Error::io("make the events of", address, error))?;
+        let context =
+            ServerContext::new(address.clone(), limits, mixin.forks(), mixin.block_on_close())
+                .map_err(|error| Error::io("make the events of", address, error))?;
         // Hooks may count on being called by one thread.
         let doorway = Doorway::new(mixin.workers_accept() && !hooked);
         let core = Core {

@@ -6,12 +6,14 @@
 //! pages of memory that it shares with its parent until it writes to them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::context::ServerContext;
 use crate::live::Entry;
+use crate::request::Ticket;
 use crate::sys;
 
 /// What this process serves, if it is a forked child. It is set while signals are held back, so that a
@@ -21,6 +23,10 @@ static SERVED: Mutex<Option<Served>> = Mutex::new(None);
 struct Served {
     context: Arc<ServerContext>,
     entry: Arc<Entry>,
+    /// How long it waits for the first bytes of its peer from the first word of a drain on.
+    first_read: Duration,
+    /// When that word came.
+    drained: OnceLock<Instant>,
     /// There has been a Ctrl-C already.
     interrupted: AtomicBool,
 }
@@ -39,15 +45,22 @@ pub(super) fn prepare_signals(context: &ServerContext) {
 
 /// In the child: from here on the signals are about this request. Those of the parent are not: a handler
 /// may be a server that forks in its turn.
-pub(super) fn take_signals(context: &Arc<ServerContext>, entry: &Arc<Entry>) {
-    let (context, entry) = (Arc::clone(context), Arc::clone(entry));
-    let served = Served { context, entry, interrupted: AtomicBool::new(false) };
-    *SERVED.lock() = Some(served);
+pub(super) fn take_signals(context: &Arc<ServerContext>, ticket: &Ticket) {
+    let (context, entry) = (Arc::clone(context), Arc::clone(ticket.entry()));
+    // A parent that does not wait says nothing a second time.
+    let waits = context.waits_at_close();
+    let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };
+    let (drained, interrupted) = (OnceLock::new(), AtomicBool::new(false));
+    *SERVED.lock() = Some(Served { context, entry, first_read, drained, interrupted });
     sys::keep_from_default();
 }
 
-/// In a signal's handler: atomic stores, locks that are only tried, and shutdown(2). In this order: a
+/// In a signal's handler: atomic stores, locks that are only tried, the clock, and shutdown(2). In this order: a
 /// request that says that it is idle, and then looks at the drain, misses neither.
+///
+/// The parent says it a second time when `Limits::first_read` has passed. Others may say it as well, and earlier: a
+/// supervisor signals all that it has started. So this looks at the clock, and is content with half of the time, because
+/// the parent's began before this process heard the first word.
 fn drain(signal: libc::c_int) {
     let Some(served) = SERVED.try_lock() else { return };
     let Some(served) = &*served else { return };
@@ -55,6 +68,12 @@ fn drain(signal: libc::c_int) {
     if signal == libc::SIGINT && served.interrupted.swap(true, Ordering::SeqCst) {
         sys::exit_now(128 + signal);
     }
-    served.context.runs.begin_drain();
-    served.entry.end_input_if_idle();
+    let runs = &served.context.runs;
+    runs.begin_drain();
+    let drained = served.drained.get_or_init(Instant::now);
+    let over = drained.elapsed() >= served.first_read / 2;
+    if over {
+        runs.end_first_reads();
+    }
+    served.entry.end_input_if_idle(over);
 }

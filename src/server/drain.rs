@@ -1,15 +1,19 @@
 //! The end of a server: stop accepting, tell the handlers, wait, force, join; and the report of it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Server;
 use super::job::is_serving;
 use crate::address::Address;
+use crate::context::ServerContext;
 use crate::live::LiveRequest;
 use crate::mixin::Mixin;
 use crate::shutdown::Closer;
 use crate::transport::Transport;
+use crate::wait;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Closes the server: [`server_close_within`](Self::server_close_within) `Limits::drain`.
@@ -20,13 +24,15 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Closes the server within a time, in this order:
     ///
     /// 1. it stops accepting, and the listener is closed (by the loop's own thread, if one runs);
-    /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a request fails
-    ///    with [`Stopping`](crate::Stopping), which is not reported;
+    /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
+    ///    with [`Stopping`](crate::Stopping), which is not reported. One that waits for the first request of its
+    ///    connection does so when [`Limits::first_read`](crate::Limits::first_read) has passed as well;
     /// 3. running requests are waited for;
     /// 4. at the deadline the connections of those that are left are shut down, and their reads fail as in 2;
     /// 5. what the mixin has started is joined.
     ///
-    /// With a mixin whose `block_on_close` is off, only the first two. Called by the thread that serves,
+    /// With a mixin whose `block_on_close` is off, only the first two (and a child of
+    /// [`Forking`](crate::Forking) has no time for a first read). Called by the thread that serves,
     /// or by a handler of the server itself, it waits for nothing: it would wait for itself. In a forked child it asks
     /// the parent to stop, as a shutdown does. May be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
@@ -40,6 +46,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             grace,
             took: Duration::ZERO,
             open_at_start: 0,
+            stopped: 0,
+            unheard: 0,
             forced: Vec::new(),
             left_running: Vec::new(),
         };
@@ -49,8 +57,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             // All that there is here is a copy of the parent's, which hears of this at the child's end.
             return report;
         }
+        let counted = context.counts();
         report.open_at_start = context.live.len();
-        context.live.end_input_of_idle();
+        context.live.end_input_of_idle(false);
         let on_the_loop = match closer {
             Closer::Caller => {
                 self.core.close_listener();
@@ -60,11 +69,15 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         };
         // Whoever waits for all requests must not be one of them.
         let waits_for_itself = on_the_loop || is_serving(context);
+        // What comes in the time of first reads has to be served as well.
+        let half = deadline.saturating_duration_since(began) / 2;
+        let first_reads = began + self.limits().first_read.min(half);
         if self.mixin.block_on_close() && !waits_for_itself {
-            self.mixin.drain(deadline);
+            self.drain_until(first_reads);
+            context.end_first_reads();
             // After a cut there is one short wait for all that is left to do.
             let mut last = None;
-            if !context.live.wait_until_empty(deadline) {
+            if !self.drain_until(deadline) {
                 let until = Instant::now() + AFTER_FORCE;
                 last = Some(until);
                 report.forced = context.live.view();
@@ -77,11 +90,43 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             context.runs.wait_until_ended(Some(last));
             self.mixin.server_close(last);
         } else {
+            context.end_first_reads_at(first_reads);
             self.mixin.server_close(Instant::now());
         }
+        let counts = context.counts();
+        report.stopped = usize::try_from(counts.stopped - counted.stopped).unwrap_or(usize::MAX);
+        report.unheard = usize::try_from(counts.unheard - counted.unheard).unwrap_or(usize::MAX);
         report.left_running = context.live.view();
         report.took = began.elapsed();
         report
+    }
+
+    /// Waits until no request is left, or until then. Says whether none is.
+    fn drain_until(&self, deadline: Instant) -> bool {
+        self.mixin.drain(deadline);
+        self.core.context.live.wait_until_empty(deadline)
+    }
+}
+
+impl ServerContext {
+    /// Ends the waits for the first request of a connection, from here on.
+    fn end_first_reads(&self) {
+        self.runs.end_first_reads();
+        self.live.end_input_of_idle(true);
+    }
+
+    /// The same at a moment that nobody waits for: by a thread, where one may be started and there is anything to end.
+    fn end_first_reads_at(self: &Arc<Self>, when: Instant) {
+        let context = Arc::clone(self);
+        let end = move || {
+            wait::sleep(when.saturating_duration_since(Instant::now()));
+            context.end_first_reads();
+        };
+        let nobody = self.live.len() == 0 || self.runs.first_reads_are_over();
+        let later = !nobody && self.may_start_threads();
+        if !later || thread::Builder::new().name("first reads".into()).spawn(end).is_err() {
+            self.end_first_reads();
+        }
     }
 }
 
@@ -101,6 +146,12 @@ pub struct DrainReport {
     pub took: Duration,
     /// How many requests were alive when it began.
     pub open_at_start: usize,
+    /// How many were ended while they waited for the beginning of a request, at once or as soon as they did. Nothing that
+    /// their peers have been told is lost by it.
+    pub stopped: usize,
+    /// Of these, how many had sent nothing of a request, not even in the time of
+    /// [`Limits::first_read`](crate::Limits::first_read). One that was about to has got an end for an answer.
+    pub unheard: usize,
     /// Those whose connections were shut down at the deadline, as they were then.
     pub forced: Vec<LiveRequest>,
     /// Those that were still alive when the close returned.
@@ -108,7 +159,7 @@ pub struct DrainReport {
 }
 
 impl DrainReport {
-    /// Whether every request came to its end by itself.
+    /// Whether no request was cut off in its middle: each came to its end by itself, or waited for the beginning of one.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.forced.is_empty() && self.left_running.is_empty()
@@ -117,20 +168,14 @@ impl DrainReport {
 
 impl fmt::Display for DrainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server_address, open_at_start, grace, took, forced, left_running } = self;
+        let Self { server_address, open_at_start, grace, took, forced, left_running, .. } = self;
         write!(f, "{server_address}: closed after {:.1} s, ", took.as_secs_f64())?;
         match open_at_start {
             0 => write!(f, "nothing was open")?,
             1 => write!(f, "1 request was open")?,
             count => write!(f, "{count} requests were open")?,
         }
-        if self.is_clean() {
-            return match open_at_start {
-                0 => Ok(()),
-                1 => write!(f, " and ended by itself"),
-                _ => write!(f, " and ended by themselves"),
-            };
-        }
+        self.tell_of_ends(f)?;
         if !forced.is_empty() {
             let within = grace.as_secs_f64();
             write!(f, "; {} did not end within {within:.1} s and were cut off:", forced.len())?;
@@ -145,6 +190,36 @@ impl fmt::Display for DrainReport {
         }
         Ok(())
     }
+}
+
+impl DrainReport {
+    /// What became of those that were not forced.
+    fn tell_of_ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { open_at_start, stopped, unheard, .. } = *self;
+        let left = stopped + self.forced.len().max(self.left_running.len());
+        match open_at_start.saturating_sub(left) {
+            0 => {}
+            1 if open_at_start == 1 => f.write_str(" and ended by itself")?,
+            all if all == open_at_start => f.write_str(" and ended by themselves")?,
+            some => write!(f, "; {some} ended by {}", themselves(some))?,
+        }
+        match stopped.saturating_sub(unheard) {
+            0 => {}
+            count => write!(f, "; {count} {} ended between two requests", were(count))?,
+        }
+        match unheard {
+            0 => Ok(()),
+            count => write!(f, "; {count} {} ended that had sent nothing", were(count)),
+        }
+    }
+}
+
+fn were(count: usize) -> &'static str {
+    if count == 1 { "was" } else { "were" }
+}
+
+fn themselves(count: usize) -> &'static str {
+    if count == 1 { "itself" } else { "themselves" }
 }
 
 /// At most this many lines: a report is read by a person, the rest is in the fields.

@@ -15,18 +15,17 @@ use std::time::{Duration, Instant};
 use super::admitted::Admitted;
 use super::caught::{caught, caught_drop};
 use super::hooks::{Failure, Incoming, Phase};
+use super::reason::{ended_from_here, reason_of};
 use super::{Core, child};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::{
-    Error, Fatal, HandlerError, HandlerResult, Panicked, Stopping, TimedOut, Timeout, is_disconnect,
-};
+use crate::error::{Error, Fatal, HandlerError, HandlerResult, Timeout};
 use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Door, Handed, Outcome, Refused, Work};
-use crate::request::{Deadline, LineTooLong, Request, Ticket, keep_block};
+use crate::request::{Deadline, Request, Ticket, keep_block};
 use crate::sys::process::SignalsHeld;
 use crate::transport::Transport;
 
@@ -138,8 +137,7 @@ impl<T: Transport> TypedJob<T> {
             None => made.map_err(|panicked| (Phase::Make, panicked)),
         };
         let reason = end.conclude(result);
-        end.core.context.counters.ended(reason);
-
+        end.core.count(&end.entry, reason);
         end.close(&mut request, reason);
         reason
     }
@@ -205,7 +203,7 @@ impl<T: Transport> Work for TypedJob<T> {
         self.core.transport.close_in_child();
         context.enter_child();
         crate::wait::leave_loop();
-        child::take_signals(&context, self.ticket.entry());
+        child::take_signals(&context, &self.ticket);
         drop(signals);
         // What the parent was asked before is its own affair, and may be done with by the time that this ends.
         let asked_before = context.runs.stop_requested();
@@ -265,7 +263,7 @@ impl<T: Transport> Handed for HandedOver<T> {
 impl<T: Transport> Drop for HandedOver<T> {
     fn drop(&mut self) {
         self.ticket = None;
-        self.core.context.counters.ended(self.reason);
+        self.core.count(&self.entry, self.reason);
         self.core.tell_of_end(&self.entry, self.reason);
     }
 }
@@ -281,6 +279,14 @@ impl<T: Transport> Core<T> {
             observer(event);
             Ok(())
         }));
+    }
+
+    /// Counts the end of a request that was served.
+    fn count(&self, entry: &Entry, reason: CloseReason) {
+        self.context.counters.ended(reason);
+        if reason == CloseReason::Stopped && entry.is_unheard() {
+            self.context.counters.unheard();
+        }
     }
 
     fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
@@ -328,6 +334,7 @@ impl<T: Transport> End<T> {
                 request.set_deadline(bound(Timeout::Handshake, handshake));
             }
             wrapped = caught(|| self.core.hooks.wrap_request(request));
+            self.entry.end_preface();
         }
         request.set_deadline(whole);
         wrapped
@@ -348,7 +355,9 @@ impl<T: Transport> End<T> {
 
     /// Finds out how the request has ended. What failed is judged and dropped here, and may panic at both.
     fn conclude(&self, result: Result<(), (Phase, HandlerError)>) -> CloseReason {
-        let Err((phase, error)) = result else { return CloseReason::Completed };
+        let Err((phase, error)) = result else {
+            return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
+        };
         let judged = caught(|| Ok(self.judge(phase, &error)));
         let dropped = caught_drop(error);
         match (judged, dropped) {
@@ -369,7 +378,7 @@ impl<T: Transport> End<T> {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
-        let reason = reason_of(error, self.entry.cut());
+        let reason = reason_of(error, ended_from_here(&self.entry));
         if !matches!(
             reason,
             CloseReason::Idle
@@ -396,33 +405,6 @@ impl<T: Transport> End<T> {
             // a moment before it is gone.
             std::mem::forget(self);
         }
-    }
-}
-
-/// How a request has ended whose handler has failed.
-fn reason_of(error: &HandlerError, cut: Option<Cut>) -> CloseReason {
-    // What we have done ourselves explains whatever the handler has met of it.
-    match cut {
-        Some(Cut::Forced) => return CloseReason::Forced,
-        Some(Cut::Closed) => return CloseReason::ClosedHere,
-        Some(Cut::Drained | Cut::Silent) | None => {}
-    }
-    if Stopping::find(&**error).is_some() {
-        return CloseReason::Stopped;
-    }
-    match TimedOut::find(&**error).map(TimedOut::which) {
-        Some(Timeout::Idle) => return CloseReason::Idle,
-        Some(_) => return CloseReason::TimedOut,
-        None => {}
-    }
-    if error.is::<Panicked>() {
-        CloseReason::Panicked
-    } else if LineTooLong::find(&**error).is_some() {
-        CloseReason::LineTooLong
-    } else if is_disconnect(&**error) {
-        CloseReason::Disconnected
-    } else {
-        CloseReason::Failed
     }
 }
 

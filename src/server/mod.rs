@@ -11,6 +11,7 @@ mod door;
 mod drain;
 mod hooks;
 mod job;
+mod reason;
 mod run;
 mod turn;
 

@@ -37,6 +37,8 @@ pub fn all() -> Vec<(&'static str, fn())> {
         row_082_a_fork_that_fails_is_handled_and_the_server_lives,
         a_child_killed_in_the_middle_harms_only_its_own_request,
         a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
+        a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain,
+        a_child_that_hears_nothing_in_the_drain_is_ended_and_counted,
         a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
         ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
         a_second_ctrl_c_ends_a_child_at_once,
@@ -373,7 +375,32 @@ fn a_drain_ends_idle_children_at_once_and_lets_the_others_finish() {
     busy.send_bytes(b"half");
     assert_eq!(busy.receive(), "got 4");
     assert!(server.wait().success());
-    assert!(server.told("report: ").contains("2 requests were open and ended by themselves"));
+    assert!(
+        server.told("report: ").contains("2 requests were open; 2 were ended between two requests")
+    );
+}
+
+fn a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain() {
+    let mut server = Server::tcp(&[]);
+    let mut client = server.connect();
+    eventually("it is forked", || server.children().len() == 1);
+    let child = server.children()[0].0;
+    // What the parent says to all of them, and a supervisor as well.
+    kill(child, libc::SIGTERM);
+    eventually("it has been taken", || !is_pending(child, libc::SIGTERM));
+    assert_eq!(client.ask("echo late"), "late");
+    assert_eq!(client.receive(), "");
+    server.stop();
+}
+
+fn a_child_that_hears_nothing_in_the_drain_is_ended_and_counted() {
+    let mut server = Server::tcp(&["grace=60000"]);
+    let mut silent = server.connect();
+    eventually("it is forked", || server.children().len() == 1);
+    server.stop();
+    assert_eq!(silent.receive(), "");
+    let report = server.told("report: ");
+    assert!(report.ends_with("1 request was open; 1 was ended that had sent nothing"), "{report}");
 }
 
 fn a_child_that_does_not_end_is_killed_at_the_deadline_and_named() {

@@ -58,18 +58,31 @@ fn doing(server: &BackgroundServer<Tcp, Threading>, activity: Activity) -> usize
 }
 
 #[test]
-fn a_thousand_silent_clients_end_at_once_and_cleanly() {
-    alone("drain::a_thousand_silent_clients_end_at_once_and_cleanly", || {
+fn a_thousand_idle_clients_end_at_once_and_cleanly() {
+    alone("drain::a_thousand_idle_clients_end_at_once_and_cleanly", || {
         if !raise_descriptors(2_200) {
             return skip("a thousand connections take more descriptors than there may be");
         }
         let (server, mut clients) = with_clients(1_000);
+        for client in &mut clients {
+            client.write_all(b"0\n").unwrap();
+        }
+        for client in &mut clients {
+            assert_eq!(
+                (read_line(client), read_line(client)),
+                ("go on\n".into(), "thank you\n".into())
+            );
+        }
         eventually("all wait for their peers", || doing(&server, Activity::Idle) == 1_000);
         // A deadline that the test would not live to see.
         let report = server.server_close_within(HOUR);
         assert!(report.is_clean(), "{report}");
-        assert_eq!(report.open_at_start, 1_000);
-        assert!(report.to_string().ends_with("1000 requests were open and ended by themselves"));
+        assert_eq!((report.open_at_start, report.stopped, report.unheard), (1_000, 1_000, 0));
+        assert!(
+            report
+                .to_string()
+                .ends_with("1000 requests were open; 1000 were ended between two requests")
+        );
         for client in &mut clients {
             assert!(read_to_end(client).is_empty(), "an orderly end");
         }
@@ -103,7 +116,7 @@ fn two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline() {
         let text = report.to_string();
         let mut lines = text.lines();
         let first = lines.next().unwrap();
-        assert!(first.contains("250 requests were open; 200 did not end within 2.0 s"), "{first}");
+        assert!(first.contains("250 requests were open; 50 were ended that had sent nothing; 200 did not end within 2.0 s"), "{first}");
         let listed = lines.by_ref().take_while(|line| line.starts_with("  127.0.0.1:")).count();
         assert_eq!(listed, 20, "{text}");
         assert!(text.contains("\n  and 180 more"), "{text}");
@@ -302,7 +315,10 @@ fn run_ends_although_its_only_thread_waits_for_a_silent_client() {
             assert_eq!(read_line(client), "go on\n");
             assert_eq!(read_line(client), "thank you\n");
         });
-        assert!(report.ends_with("1 request was open and ended by itself"), "{report}");
+        assert!(
+            report.ends_with("1 request was open; 1 was ended between two requests"),
+            "{report}"
+        );
     });
 }
 

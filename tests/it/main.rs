@@ -8,6 +8,7 @@ mod coroutines;
 mod door;
 mod drain;
 mod events;
+mod first_read;
 mod handlers;
 mod inherited;
 mod limits;

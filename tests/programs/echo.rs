@@ -512,7 +512,10 @@ fn own_mixin_keeps_a_lane_free() {
     assert_eq!((read_to_end(&mut first), read_to_end(&mut reserved)), (vec![], vec![]));
     let ended = server.end();
     assert_ends(&ended, 0);
-    assert!(ended.err.contains("2 requests were open and ended by themselves"), "{ended:?}");
+    assert!(
+        ended.err.contains("2 requests were open; 2 were ended between two requests"),
+        "{ended:?}"
+    );
 }
 
 #[test]
