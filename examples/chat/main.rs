@@ -197,13 +197,17 @@ impl Program for ChatServer {
                 self.lines.take().map_or(Ok(()), |lines| lines.show_on(output, typing))
             });
         if let Err(error) = started {
-            eprintln!("cannot start a thread for the operator: {error}; serving without one");
+            common::warn(&format!(
+                "cannot start a thread for the operator: {error}; serving without one"
+            ));
         }
         let Some(Joins { address, server, patience }) = &self.joins else { return };
         match Bus::start(address, server.as_deref(), *patience, &self.room) {
             // It is called once.
             Ok(bus) => drop(self.bus.set(bus)),
-            Err(error) => eprintln!("cannot start a thread for the bus: {error}; serving alone"),
+            Err(error) => {
+                common::warn(&format!("cannot start a thread for the bus: {error}; serving alone"));
+            }
         }
     }
 }

@@ -74,9 +74,21 @@ fn unix_address(text: &str) -> io::Result<SockAddr> {
     }
 }
 
+/// Shows what a server has sent, as it is.
+pub fn show(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let shown = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    shown.map_err(|error| Failure::of_stdout(&error))
+}
+
+/// The connection to a server has failed.
+pub fn broke(endpoint: &Endpoint, error: &io::Error) -> Failure {
+    Failure::Other(format!("the connection to {endpoint} broke: {error}"))
+}
+
 /// Copies stdin to the connection and the connection to stdout, until the server ends it. The end of
 /// stdin is told to the server, which may still answer.
-pub fn copy_both_ways(socket: &Socket) -> Result<(), Failure> {
+pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failure> {
     let sending = socket.try_clone()?;
     std::thread::spawn(move || {
         let mut buffer = [0; 8192];
@@ -89,17 +101,13 @@ pub fn copy_both_ways(socket: &Socket) -> Result<(), Failure> {
         // The server may be gone already.
         let _ = sending.shutdown(Shutdown::Write);
     });
-    let mut stdout = io::stdout().lock();
     let mut buffer = [0; 8192];
     loop {
-        let count = (&*socket)
-            .read(&mut buffer)
-            .map_err(|error| Failure::Other(format!("the connection broke: {error}")))?;
+        let count = (&*socket).read(&mut buffer).map_err(|error| broke(endpoint, &error))?;
         if count == 0 {
             return Ok(());
         }
-        stdout.write_all(&buffer[..count])?;
-        stdout.flush()?;
+        show(&buffer[..count])?;
     }
 }
 

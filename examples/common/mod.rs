@@ -142,8 +142,22 @@ pub type NoDatagrams = DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>;
 pub enum Failure {
     /// It was used wrongly: status 2, as clap's own.
     Usage(String),
+    /// Nobody reads its stdout any more, as behind `| head`: no failure to speak of, so it ends without a word, with
+    /// the status that SIGPIPE would have given it.
+    Unread,
     /// Anything else: status 1.
     Other(String),
+}
+
+impl Failure {
+    /// A client cannot write to its own stdout: its reader has had enough, or something is wrong with what stdout is
+    /// (a full disk, say). The server and the connection are well.
+    pub fn of_stdout(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Other(format!("cannot write to stdout: {error}")),
+        }
+    }
 }
 
 impl From<socketserver::Error> for Failure {
@@ -168,10 +182,14 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// The status of a program whose output nobody reads: 128 and the number of SIGPIPE, as shells give it.
+const BROKEN_PIPE: u8 = 141;
+
 /// Ends the program with the status that its result asks for, and one line on stderr.
 pub fn exit(result: Result<(), Failure>) -> ExitCode {
     let (status, text) = match result {
         Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Unread) => return ExitCode::from(BROKEN_PIPE),
         Err(Failure::Usage(text)) => (2, text),
         Err(Failure::Other(text)) => (1, text),
     };

@@ -15,11 +15,11 @@
 mod common;
 mod handlers;
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use common::client::{ask, connect, copy_both_ways};
+use common::client::{ask, connect, copy_both_ways, show};
 use common::{Failure, MixinName, Program, ServeOptions};
 use handlers::{Echo, EchoPacket, Mode, Room};
 use socketserver::{ByClosure, DatagramRequest, Endpoint, MakeHandler, StreamRequest};
@@ -92,14 +92,14 @@ fn main() -> ExitCode {
 fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
     let socket = connect(endpoint)?;
     if !endpoint.is_datagram() {
-        return copy_both_ways(&socket);
+        return copy_both_ways(&socket, endpoint);
     }
-    let mut stdout = io::stdout();
-    for line in io::stdin().lock().lines() {
-        let answer = ask(&socket, endpoint, line?.as_bytes())?;
-        stdout.write_all(&answer)?;
-        stdout.write_all(b"\n")?;
-        stdout.flush()?;
+    // Bytes, and not text: what comes back is what was sent.
+    for line in io::stdin().lock().split(b'\n') {
+        let line = line.map_err(|error| Failure::Other(format!("cannot read stdin: {error}")))?;
+        let mut answer = ask(&socket, endpoint, &line)?;
+        answer.push(b'\n');
+        show(&answer)?;
     }
     Ok(())
 }

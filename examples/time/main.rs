@@ -14,12 +14,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
-use common::client::{ask, connect};
+use common::client::{ask, broke, connect, show};
 use common::{Failure, Program, ServeOptions};
 use socketserver::{
     ByFunction, DatagramRequest, Endpoint, HandlerResult, MakeHandler, StreamRequest, datagram_fn,
@@ -92,10 +92,9 @@ fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
     if endpoint.is_datagram() {
         text = ask(&socket, endpoint, b"")?;
     } else {
-        (&socket).read_to_end(&mut text)?;
+        (&socket).read_to_end(&mut text).map_err(|error| broke(endpoint, &error))?;
     }
-    io::stdout().write_all(&text)?;
-    Ok(())
+    show(&text)
 }
 
 /// As RFC 867 suggests it: `Sunday, November 22, 2026 13:37:00-UTC`.

@@ -1,6 +1,7 @@
 //! The example programs, run as processes, as a user runs them.
 
 mod chat;
+mod clients;
 mod echo;
 mod program;
 mod shell;
