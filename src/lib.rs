@@ -171,6 +171,7 @@ mod request;
 mod server;
 mod shutdown;
 mod source;
+mod stall;
 #[allow(unsafe_code)]
 mod sys;
 mod transport;

@@ -60,7 +60,11 @@ pub struct Limits {
     /// How long a started read may take: a line whose beginning has come, an exact number of bytes.
     /// It is one deadline for the whole, so that a byte a second does not extend it. Default 60 s.
     pub read: Duration,
-    /// How long a write may make no progress, because the peer takes nothing. Default 60 s.
+    /// How long a write may make no progress, because the peer takes nothing. Progress is what the peer's system
+    /// acknowledges, and room for more of what is written; where a system does not tell the first (Linux does), the
+    /// second alone. A peer that takes its bytes one by one makes its system acknowledge nothing for long. A peer
+    /// that takes a little, again and again, is slow and not stalled: [`request`](Self::request) is for those. Progress
+    /// is noticed an eighth of the limit late at most. Default 60 s.
     pub write: Duration,
     /// How long one request may take altogether, whatever it does. None by default: an upload or a
     /// chat may rightly last for hours.

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::stall::{Patience, Stall};
 use crate::sys::{self, Room, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
 
-/// How long a call may wait.
+/// How long a receive may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
     /// So long from its beginning. The usual one: the clock is not looked at unless the call has waited in
@@ -25,6 +26,11 @@ pub(crate) enum Bound {
 impl Bound {
     /// One that does not wait at all.
     pub(crate) const NOW: Self = Self::For(Duration::ZERO);
+
+    /// The bound of so much from the beginning of the call.
+    pub(crate) fn lasting(duration: Duration) -> Self {
+        if duration >= LONGEST { Self::Never } else { Self::For(duration) }
+    }
 
     fn left(self) -> Option<Duration> {
         match self {
@@ -54,26 +60,32 @@ impl Bound {
     }
 }
 
+/// What lasts longer, 68 years, lasts for ever: a number that every kernel takes.
+const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
+
 /// A connection's descriptor, with what is known of it.
 ///
-/// The descriptor stays in blocking mode. Each call says whether it may block: on a thread it does, and
+/// The descriptor is made in blocking mode. Each receive says whether it may block: on a thread it does, and
 /// `SO_RCVTIMEO` bounds it, or the watch (`watch.rs`), which costs no call more per request than a hand-written
-/// thread has;
-/// under a parker it does not, and the coroutine parks.
+/// thread has; under a parker it does not, and the coroutine parks. A send never blocks: one that finds no room
+/// waits in `stall.rs`.
 #[derive(Debug)]
 pub(crate) struct Source {
     // Shared with the live list alone, which may shut it down but never closes it.
     fd: SharedFd,
     slot: Slot,
-    /// What SO_RCVTIMEO and SO_SNDTIMEO are set to; zero is for ever.
-    armed: [Cell<Duration>; 2],
+    /// What SO_RCVTIMEO is set to; zero is for ever.
+    armed: Cell<Duration>,
+    /// Somebody else may have the descriptor, and with it its mode and its timeouts: they are left alone and not
+    /// relied on.
+    is_lent: Cell<bool>,
 }
 
 impl Source {
-    /// `armed`: the timeout of sends that is already set on the descriptor, zero for none.
-    pub(crate) fn new(fd: Arc<OwnedFd>, armed: Duration) -> Self {
+    pub(crate) fn new(fd: Arc<OwnedFd>) -> Self {
         let fd = SharedFd::new(fd);
-        Self { fd, slot: Slot::default(), armed: [Cell::new(Duration::ZERO), Cell::new(armed)] }
+        let (armed, is_lent) = (Cell::new(Duration::ZERO), Cell::new(false));
+        Self { fd, slot: Slot::default(), armed, is_lent }
     }
 
     /// The descriptor, for whoever is to close it later than this does.
@@ -81,70 +93,60 @@ impl Source {
         self.fd.share()
     }
 
+    /// The descriptor, for somebody who may keep a copy of it. A copy is the same socket: a timeout that we had set
+    /// would end its reads, and what its owner sets would lift our bounds. So from here on there are no timeouts of
+    /// ours on it, and we rely neither on that nor on the mode: a receive waits by `poll`.
+    pub(crate) fn lend(&self) -> BorrowedFd<'_> {
+        if !self.is_lent.replace(true) && !self.armed.take().is_zero() {
+            // It fails only if this is no socket any more, and every other call then fails as well.
+            let _ = sys::set_receive_timeout(self.as_fd(), None);
+        }
+        self.as_fd()
+    }
+
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         sys::shutdown(self.as_fd(), how)
     }
 
-    #[inline]
-    pub(crate) fn recv(&self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
-        self.call(Interest::Read, bound, |fd, wait| room.recv(fd, wait))
-    }
-
-    #[inline]
-    pub(crate) fn send(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
-        self.call(Interest::Write, bound, |fd, wait| sys::send(fd, buf, wait))
-    }
-
-    /// The last that is sent: the end of the output has to follow at once.
-    pub(crate) fn send_before_end(&self, buf: &[u8], bound: Bound) -> io::Result<usize> {
-        self.call(Interest::Write, bound, |fd, wait| sys::send_before_end(fd, buf, wait))
-    }
-
-    /// Makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the past
-    /// still tries once, without blocking.
+    /// Receives once: makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the
+    /// past still tries once, without blocking.
     ///
     /// Nearly always there is nothing to do but the call itself. What else there may be is kept out of its way
-    /// (`call_again`), and this is a part of its callers: who waits has little of its stack in use then. Among a
+    /// (`recv_again`), and this is a part of its callers: who waits has little of its stack in use then. Among a
     /// thousand threads each line of it has to be brought near again for each request.
     #[inline(always)]
-    fn call<R>(
-        &self,
-        interest: Interest,
-        bound: Bound,
-        mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
-    ) -> io::Result<R> {
+    pub(crate) fn recv(&self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         let mut failed = None;
-        if wait::may_block() && self.is_armed_with(interest, bound) {
-            match call(self.fd.as_fd(), true) {
-                Ok(done) => return Ok(done),
+        if wait::may_block() && self.is_armed_with(bound) {
+            match room.recv(self.fd.as_fd(), true) {
+                Ok(count) => return Ok(count),
                 Err(error) => failed = Some(error),
             }
         }
-        self.call_again(interest, bound, failed, call)
+        self.recv_again(room, bound, failed)
     }
 
     /// `failed`: how the first call has ended already.
     #[cold]
-    fn call_again<R>(
+    fn recv_again(
         &self,
-        interest: Interest,
+        room: &mut Room<'_>,
         mut bound: Bound,
         mut failed: Option<io::Error>,
-        mut call: impl FnMut(BorrowedFd<'_>, bool) -> io::Result<R>,
-    ) -> io::Result<R> {
+    ) -> io::Result<usize> {
         let may_block = wait::may_block();
         let mut came_back_early = false;
         loop {
             let left = bound.left();
             let over = left == Some(Duration::ZERO);
-            let block = may_block && !over;
+            let block = may_block && !over && !self.is_lent.get();
             let result = match failed.take() {
                 Some(error) => Err(error),
                 None => {
                     if block {
-                        self.arm(interest, left, came_back_early)?;
+                        self.arm(left, came_back_early)?;
                     }
-                    call(self.fd.as_fd(), block)
+                    room.recv(self.fd.as_fd(), block)
                 }
             };
             let waited = match result {
@@ -154,29 +156,81 @@ impl Source {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     came_back_early = true;
-                    if block { self.armed[interest as usize].get() } else { Duration::ZERO }
+                    if block { self.waited_in_vain() } else { Duration::ZERO }
                 }
                 result => return result,
             };
             bound = bound.after(waited);
-            if came_back_early && !may_block {
-                wait::any(
-                    &[Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) }],
-                    bound.at(),
-                )?;
+            if came_back_early && !block {
+                let interest = Interest::Read;
+                let peer = Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) };
+                wait::any(&[peer], bound.at())?;
+            }
+        }
+    }
+
+    /// How long a call has waited that may block, and has come back with nothing.
+    fn waited_in_vain(&self) -> Duration {
+        let armed = self.armed.get();
+        if armed.is_zero() {
+            // It was to wait for ever. Somebody else has set a mode or a timeout, on our socket or on the listener
+            // that it comes from.
+            self.is_lent.set(true);
+        }
+        armed
+    }
+
+    /// Sends what there is room for, a byte at least. It waits for room for as long as the patience lasts, and then
+    /// fails (TimedOut).
+    #[inline(always)]
+    pub(crate) fn send(&self, buf: &[u8], patience: Patience) -> io::Result<usize> {
+        self.push(patience, || sys::send(self.fd.as_fd(), buf))
+    }
+
+    /// The last that is sent: the end of the output has to follow at once.
+    pub(crate) fn send_before_end(&self, buf: &[u8], patience: Patience) -> io::Result<usize> {
+        self.push(patience, || sys::send_before_end(self.fd.as_fd(), buf))
+    }
+
+    /// Most sends find room, and then there is nothing to do but the call.
+    #[inline(always)]
+    fn push(
+        &self,
+        patience: Patience,
+        mut call: impl FnMut() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        match call() {
+            Err(error) if is_in_vain(&error) => self.push_again(patience, call),
+            result => result,
+        }
+    }
+
+    #[cold]
+    fn push_again(
+        &self,
+        patience: Patience,
+        mut call: impl FnMut() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut stall = Stall::begin(self.as_fd(), patience);
+        loop {
+            stall.wait(self.as_fd(), Some(&self.slot))?;
+            match call() {
+                Err(error) if is_in_vain(&error) => {}
+                result => return result,
             }
         }
     }
 
     /// Whether the kernel's timeout is the bound itself, as it nearly always is.
     #[inline]
-    fn is_armed_with(&self, interest: Interest, bound: Bound) -> bool {
-        let armed = self.armed[interest as usize].get();
-        match bound {
+    fn is_armed_with(&self, bound: Bound) -> bool {
+        let armed = self.armed.get();
+        let is_armed = match bound {
             Bound::For(duration) => armed == duration && !armed.is_zero(),
             Bound::Never => armed.is_zero(),
             Bound::Until(_) => false,
-        }
+        };
+        is_armed && !self.is_lent.get()
     }
 
     /// Sets the kernel's timeout for the next blocking call, if what is set will not do.
@@ -185,25 +239,27 @@ impl Source {
     /// caller compares each return with the deadline. Setting it costs a system call; so it stays
     /// as it is while it is neither clearly longer than what is left (by more than an eighth: the
     /// deadline would be noticed late) nor less than half of it (the call would return for nothing).
-    fn arm(&self, interest: Interest, left: Option<Duration>, exact: bool) -> io::Result<()> {
-        let armed = &self.armed[interest as usize];
-        let now = armed.get();
+    fn arm(&self, left: Option<Duration>, exact: bool) -> io::Result<()> {
+        let now = self.armed.get();
         let fits = match left {
             None => now.is_zero(),
             Some(left) if exact => now == left,
-            Some(left) => !now.is_zero() && now <= left + left / 8 && now >= left / 2,
+            Some(left) => !now.is_zero() && now <= left.saturating_add(left / 8) && now >= left / 2,
         };
         if fits {
             return Ok(());
         }
         let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
-        match interest {
-            Interest::Read => sys::set_receive_timeout(self.as_fd(), wanted)?,
-            Interest::Write => sys::set_send_timeout(self.as_fd(), wanted)?,
-        }
-        armed.set(wanted.unwrap_or_default());
+        sys::set_receive_timeout(self.as_fd(), wanted)?;
+        self.armed.set(wanted.unwrap_or_default());
         Ok(())
     }
+}
+
+/// Whether a send has found no room.
+#[inline]
+fn is_in_vain(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 impl AsFd for Source {

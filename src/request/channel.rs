@@ -16,6 +16,7 @@ use crate::error::{TimedOut, Timeout};
 use crate::linger;
 use crate::live::Activity;
 use crate::source::Bound;
+use crate::stall::{Patience, earlier};
 use crate::sys::{self, Room};
 use crate::wait;
 
@@ -155,7 +156,7 @@ impl Channel {
         room: &mut Room<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
-        let Patience { bound, limit, after } = self.read_patience(started);
+        let ReadBound { bound, limit, after } = self.read_bound(started);
         self.receive_within(room, bound).map_err(|error| explain(error, limit, after))
     }
 
@@ -213,39 +214,44 @@ impl Channel {
     }
 
     /// The bound of one read: the handler's timeout or the server's limit, and never past the bound
-    /// of the whole request.
-    fn read_patience(&self, started: Option<Instant>) -> Patience {
+    /// of the whole request. `started`: since when; none is now, which nobody has to look up.
+    fn read_bound(&self, started: Option<Instant>) -> ReadBound {
         let limits = self.ticket.limits();
         let (limit, after) = match (self.timeout, started) {
             (Some(timeout), _) => (Timeout::Read, timeout),
             (None, Some(_)) => (Timeout::Read, limits.read),
             (None, None) => (Timeout::Idle, limits.idle),
         };
-        self.patience(started, limit, after)
-    }
-
-    fn write_patience(&self) -> Patience {
-        self.patience(None, Timeout::Write, self.write_limit())
+        if started.is_none() && self.deadline.is_none() {
+            return ReadBound { bound: Bound::lasting(after), limit, after };
+        }
+        // A limit beyond what the clock can count is none.
+        let at = started.unwrap_or_else(Instant::now).checked_add(after);
+        match self.deadline() {
+            Some(whole) if at.is_none_or(|at| whole.at <= at) => {
+                let Deadline { at, limit, after } = whole;
+                ReadBound { bound: Bound::Until(at), limit, after }
+            }
+            _ => ReadBound { bound: at.map_or(Bound::Never, Bound::Until), limit, after },
+        }
     }
 
     fn write_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
-    /// `from`: since when; none is now, which nobody has to look up.
-    fn patience(&self, from: Option<Instant>, limit: Timeout, after: Duration) -> Patience {
-        if from.is_none() && self.deadline.is_none() {
-            return Patience { bound: Bound::For(after), limit, after };
-        }
-        let from = from.unwrap_or_else(Instant::now);
-        // A limit beyond what the clock can count is none.
-        let at = from.checked_add(after);
+    fn write_patience(&self) -> Patience {
+        Patience { quiet: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
+    }
+
+    /// Says which of the two has ended a write.
+    #[cold]
+    fn explain_write(&self, error: io::Error) -> io::Error {
         match self.deadline() {
-            Some(whole) if at.is_none_or(|at| whole.at <= at) => {
-                let Deadline { at, limit, after } = whole;
-                Patience { bound: Bound::Until(at), limit, after }
+            Some(Deadline { at, limit, after }) if Instant::now() >= at => {
+                explain(error, limit, after)
             }
-            _ => Patience { bound: at.map_or(Bound::Never, Bound::Until), limit, after },
+            _ => explain(error, Timeout::Write, self.write_limit()),
         }
     }
 
@@ -299,33 +305,27 @@ impl Channel {
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.show_activity(Activity::Sending);
         let result = if self.outbox.is_none() && self.deadline.is_none() {
-            let after = self.write_limit();
-            self.send_within(bytes, Bound::For(after))
-                .map_err(|error| explain(error, Timeout::Write, after))
+            self.send_within(bytes, Patience { quiet: self.write_limit(), until: None })
         } else {
             self.send_in_time(bytes)
         };
         self.ticket.show_activity(Activity::Running);
-        result
+        result.map_err(|error| self.explain_write(error))
     }
 
     /// A send within the bound of the whole request, or behind what others send.
     #[inline(never)]
     fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Patience { bound, limit, after } = self.write_patience();
-        let result = match &self.outbox {
-            None => self.send_within(bytes, bound),
-            Some(outbox) => {
-                let whole = self.deadline().map(|whole| whole.at);
-                outbox.write_all(bytes, self.write_limit(), whole).map(|()| bytes.len())
-            }
-        };
-        result.map_err(|error| explain(error, limit, after))
+        let patience = self.write_patience();
+        match &self.outbox {
+            None => self.send_within(bytes, patience),
+            Some(outbox) => outbox.write_all(bytes, patience).map(|()| bytes.len()),
+        }
     }
 
     #[inline(always)]
-    fn send_within(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
-        let count = self.connection.send(bytes, bound)?;
+    fn send_within(&mut self, bytes: &[u8], patience: Patience) -> io::Result<usize> {
+        let count = self.connection.send(bytes, patience)?;
         self.ticket.add_bytes_out(count);
         Ok(count)
     }
@@ -352,13 +352,22 @@ impl Channel {
             return;
         }
         self.ticket.show_activity(Activity::Sending);
-        let bound = self.write_patience().bound;
+        let patience = self.write_patience();
         let _ = until_all_is_taken(&self.output, |rest| {
-            let count = source.send_before_end(rest, bound)?;
+            let count = source.send_before_end(rest, patience)?;
             self.ticket.add_bytes_out(count);
             Ok(count)
         });
         self.output.clear();
+    }
+
+    /// For what is due by the outbox when the handler has ended: so long as a drain lasts, and not longer than a write
+    /// may make no progress.
+    fn last_patience(&self) -> Patience {
+        let limits = self.ticket.limits();
+        let whole = self.deadline().map(|whole| whole.at);
+        let until = earlier(Instant::now().checked_add(limits.drain), whole);
+        Patience { quiet: limits.write, until }
     }
 
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
@@ -366,7 +375,7 @@ impl Channel {
     pub(super) fn shutdown_request(&mut self, unread: bool) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
-            outbox.finish(self.ticket.limits().drain, self.deadline().map(|whole| whole.at));
+            outbox.finish(self.last_patience());
         }
         if self.connection.shutdown(Shutdown::Write).is_ok() {
             self.lingers = self.peer_is_sending(unread);
@@ -471,8 +480,8 @@ fn explain(error: io::Error, limit: Timeout, after: Duration) -> io::Error {
     if is_no_more_for_now(&error) { TimedOut::error(limit, after) } else { error }
 }
 
-/// How long one call may wait, and what its error says if that was not enough.
-struct Patience {
+/// How long one receive may wait, and what its error says if that was not enough.
+struct ReadBound {
     bound: Bound,
     limit: Timeout,
     /// The length of the limit, for the message.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use crate::source::{Bound, Source};
+use crate::stall::Patience;
 use crate::sys::Room;
 
 /// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
@@ -48,18 +49,19 @@ impl Stream for Box<dyn Stream> {
 /// A socket for those who see it as a [`Stream`], with the bound of their next call.
 struct Socket {
     source: Source,
-    bound: Bound,
+    deadline: Option<Instant>,
 }
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.source.recv(&mut Room::from(buf), self.bound)
+        let bound = self.deadline.map_or(Bound::Never, Bound::Until);
+        self.source.recv(&mut Room::from(buf), bound)
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.source.send(buf, self.bound)
+        self.source.send(buf, Patience::until(self.deadline))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -69,7 +71,7 @@ impl Write for Socket {
 
 impl Stream for Socket {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.bound = deadline.map_or(Bound::Never, Bound::Until);
+        self.deadline = deadline;
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
@@ -77,7 +79,7 @@ impl Stream for Socket {
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.source.as_fd())
+        Some(self.source.lend())
     }
 }
 
@@ -99,16 +101,16 @@ impl Connection {
     pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.recv(room, bound),
-            _ => self.within(bound, |stream| stream.read(room.bytes())),
+            _ => self.within(bound.at(), |stream| stream.read(room.bytes())),
         }
     }
 
-    /// One send within the bound.
+    /// One send, for as long as the patience lasts.
     #[inline]
-    pub(super) fn send(&mut self, bytes: &[u8], bound: Bound) -> io::Result<usize> {
+    pub(super) fn send(&mut self, bytes: &[u8], patience: Patience) -> io::Result<usize> {
         match self {
-            Self::Socket(source) => source.send(bytes, bound),
-            _ => self.within(bound, |stream| stream.write(bytes)),
+            Self::Socket(source) => source.send(bytes, patience),
+            _ => self.within(patience.at(), |stream| stream.write(bytes)),
         }
     }
 
@@ -116,12 +118,12 @@ impl Connection {
     #[inline(never)]
     fn within(
         &mut self,
-        bound: Bound,
+        deadline: Option<Instant>,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let Self::Other(stream) = self else { return Err(gone()) };
         loop {
-            stream.set_deadline(bound.at());
+            stream.set_deadline(deadline);
             match call(&mut **stream) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
@@ -148,7 +150,7 @@ impl Connection {
     /// Takes the stream out, in order to put something before it.
     pub(super) fn take(&mut self) -> io::Result<Box<dyn Stream>> {
         match std::mem::replace(self, Self::Gone) {
-            Self::Socket(source) => Ok(Box::new(Socket { source, bound: Bound::Never })),
+            Self::Socket(source) => Ok(Box::new(Socket { source, deadline: None })),
             Self::Other(stream) => Ok(stream),
             Self::Gone => Err(gone()),
         }

@@ -5,14 +5,14 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::flusher;
 use crate::live::{Cut, Entry};
+use crate::stall::{Patience, Stall};
 use crate::sys;
-use crate::wait::{self, Interest, Waiting};
 
 /// A way to send to a connection from anywhere: another handler, another thread, a timer. Clones are ways to
 /// the same one.
@@ -98,6 +98,8 @@ struct State {
     /// waits for that, and so it does not count against the capacity.
     own_bytes: u64,
     own_mark: u64,
+    /// A wait that was given up, and what had been sent then: it goes on with the next one.
+    given_up: Option<(u64, Stall)>,
     /// On a list of those that will be looked at.
     listed: bool,
     /// The handler has returned: what is due is still sent, and nothing more is taken.
@@ -147,6 +149,7 @@ impl Outbox {
             sent_total: 0,
             own_bytes: 0,
             own_mark: 0,
+            given_up: None,
             listed: false,
             ending: false,
             closed: false,
@@ -218,14 +221,8 @@ impl Outbox {
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
-    /// What the handler itself writes: behind what is due, and waited for. `patience` is how long no
-    /// progress may be made, `until` when it has to be over in any case.
-    pub(super) fn write_all(
-        &self,
-        bytes: &[u8],
-        patience: Duration,
-        until: Option<Instant>,
-    ) -> io::Result<()> {
+    /// What the handler itself writes: behind what is due, and waited for.
+    pub(super) fn write_all(&self, bytes: &[u8], patience: Patience) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             if state.closed {
@@ -235,21 +232,17 @@ impl Outbox {
             (state.own_bytes, state.own_mark) = (bytes.len() as u64, state.due_total);
             state.due_total
         };
-        self.wait_until_sent(mark, patience, until)
+        self.wait_until_sent(mark, patience)
     }
 
-    /// The end of the request: nothing more is taken, and what is due is waited for, until `until` at most.
-    pub(super) fn finish(&self, patience: Duration, until: Option<Instant>) {
+    /// The end of the request: nothing more is taken, and what is due is waited for.
+    pub(super) fn finish(&self, patience: Patience) {
         let mark = {
             let mut state = self.shared.state.lock();
             state.ending = true;
             state.due_total
         };
-        let until = match (Instant::now().checked_add(patience), until) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
-        let _ = self.wait_until_sent(mark, patience, until);
+        let _ = self.wait_until_sent(mark, patience);
         let listed = {
             let mut state = self.shared.state.lock();
             state.closed = true;
@@ -264,13 +257,8 @@ impl Outbox {
         }
     }
 
-    fn wait_until_sent(
-        &self,
-        mark: u64,
-        patience: Duration,
-        until: Option<Instant>,
-    ) -> io::Result<()> {
-        let result = self.shared.wait_until_sent(mark, patience, until);
+    fn wait_until_sent(&self, mark: u64, patience: Patience) -> io::Result<()> {
+        let result = self.shared.wait_until_sent(mark, patience);
         // What is left is due to somebody else's messages, or to a wait that was given up: it is nobody's
         // to send any more, if it is on no list.
         flusher::look_after(&self.shared);
@@ -279,35 +267,31 @@ impl Outbox {
 }
 
 impl Shared {
-    fn wait_until_sent(
-        &self,
-        mark: u64,
-        patience: Duration,
-        until: Option<Instant>,
-    ) -> io::Result<()> {
-        let (mut seen, mut progress) = (0, Instant::now());
+    /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
+    /// time, is progress as well.
+    fn wait_until_sent(&self, mark: u64, patience: Patience) -> io::Result<()> {
+        let given_up = self.state.lock().given_up.take();
+        let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(patience)));
         loop {
             self.send_due();
-            let fd = {
+            let (sent, fd) = {
                 let state = self.state.lock();
                 if state.sent_total >= mark {
                     return Ok(());
                 }
-                if state.sent_total != seen {
-                    (seen, progress) = (state.sent_total, Instant::now());
-                }
-                state.fd.clone().filter(|_| !state.closed)
+                (state.sent_total, state.fd.clone().filter(|_| !state.closed))
             };
             let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
-            let deadline = match (progress.checked_add(patience), until) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(io::ErrorKind::TimedOut.into());
+            let fd = fd.as_fd();
+            let (seen, stall) = waiting.get_or_insert_with(|| (sent, Stall::begin(fd, patience)));
+            if *seen != sent {
+                *seen = sent;
+                stall.progress(fd);
             }
-            let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
-            wait::any(&[room], deadline)?;
+            if let Err(error) = stall.wait(fd, None) {
+                self.state.lock().given_up = waiting;
+                return Err(error);
+            }
         }
     }
 
@@ -351,7 +335,7 @@ impl Shared {
                 return;
             }
             // Not a wait: the lock is held for the length of a system call.
-            match sys::send(fd.as_fd(), &state.bytes[state.start..], false) {
+            match sys::send(fd.as_fd(), &state.bytes[state.start..]) {
                 Ok(count) => {
                     state.start += count;
                     state.sent_total += count as u64;

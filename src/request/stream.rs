@@ -50,9 +50,8 @@ impl StreamRequest {
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 
-    /// `armed`: the timeout of sends that the descriptor came with, as [`Source::new`] has it.
-    pub(crate) fn over_socket(fd: Arc<OwnedFd>, armed: Duration, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(Source::new(fd, armed)), None, ticket)
+    pub(crate) fn over_socket(fd: Arc<OwnedFd>, ticket: Ticket) -> Self {
+        Self::over(Connection::Socket(Source::new(fd)), None, ticket)
     }
 
     fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {

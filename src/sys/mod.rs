@@ -184,22 +184,22 @@ fn wait_flag(wait: bool) -> libc::c_int {
     if wait { 0 } else { libc::MSG_DONTWAIT }
 }
 
-/// Sends once, possibly not all of it. Without `wait` the call does not block.
-pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8], wait: bool) -> io::Result<usize> {
-    send_with(fd, buf, wait_flag(wait))
+/// Sends once, possibly not all of it, and never blocks, whatever the descriptor's mode.
+#[inline]
+pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    send_with(fd, buf, 0)
 }
 
 /// Sends as [`send`] does, and says that the end of the output follows at once: the kernel puts both into
 /// one packet. Whoever calls it has to close or to shut down next; the bytes would stay otherwise.
-pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8], wait: bool) -> io::Result<usize> {
-    send_with(fd, buf, wait_flag(wait) | MORE)
+pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    send_with(fd, buf, MORE)
 }
 
 fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    let flags = SEND_FLAGS | libc::MSG_DONTWAIT | flags;
     // SAFETY: the pointer and the length are those of one live slice.
-    check_len(unsafe {
-        libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), SEND_FLAGS | flags)
-    })
+    check_len(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
 }
 
 /// How many bytes have come and have not been received. It takes none of them, and that there are none is no
@@ -209,6 +209,22 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: FIONREAD writes an int, and the pointer is to a live one.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// How many bytes have been sent and not yet been acknowledged by the peer's system; on a Unix socket, how much
+/// memory they take until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket, writes an int, and the pointer is to a live one.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Not every system tells it, and those that do by other names.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Ends one direction of a connection, or both.
@@ -325,27 +341,18 @@ pub(crate) fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// How long `SO_RCVTIMEO` and `SO_SNDTIMEO` may be at the shortest: a zero would mean for ever.
+/// How long `SO_RCVTIMEO` may be at the shortest: a zero would mean for ever.
 pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Bounds every receive from here on; none lets them wait for ever.
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
 pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
-    set_timeout(fd, libc::SO_RCVTIMEO, timeout)
-}
-
-/// The same for sends, SO_SNDTIMEO.
-pub(crate) fn set_send_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
-    set_timeout(fd, libc::SO_SNDTIMEO, timeout)
-}
-
-fn set_timeout(fd: BorrowedFd<'_>, name: libc::c_int, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();
     let value = libc::timeval {
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_usec: timeout.subsec_micros() as libc::suseconds_t,
     };
-    set_option(fd, libc::SOL_SOCKET, name, &value)
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &value)
 }
 
 /// The number of a descriptor, for messages and for finding a descriptor again in a table.

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use socket2::SockRef;
@@ -11,24 +10,18 @@ use socket2::SockRef;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
 use crate::sys;
 
 /// A connection that has been accepted. Dropping it closes it.
 #[derive(Debug)]
 pub struct Accepted {
     pub(super) fd: Arc<OwnedFd>,
-    /// The timeout of sends that it has inherited; zero for none.
-    pub(super) armed: Duration,
 }
 
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) socket: ServerSocket,
     backlog: i32,
-    /// SO_SNDTIMEO of the listener: accepted connections start with it, where the system copies options,
-    /// which saves a call for each. Receives have none: most are left to the watch.
-    armed: Duration,
     /// Kept open only to be given up: with it a process that is out of descriptors can still accept
     /// a client, in order to close it.
     reserve: Mutex<Option<OwnedFd>>,
@@ -44,12 +37,9 @@ impl Listener {
     pub(super) const WAITS_FIRST: bool = true;
 
     pub(super) fn new(socket: socket2::Socket, backlog: i32) -> Self {
-        let armed =
-            if sys::ACCEPTED_INHERITS_OPTIONS { Limits::default().write } else { Duration::ZERO };
         Self {
             socket: ServerSocket::new(socket),
             backlog,
-            armed,
             reserve: Mutex::new(sys::spare_descriptor().ok()),
         }
     }
@@ -60,10 +50,9 @@ impl Listener {
             socket.listen(self.backlog)?;
             // Accepting must never block: between the wait and the accept the client may have gone.
             socket.set_nonblocking(true)?;
-            if !self.armed.is_zero() {
-                socket.set_write_timeout(Some(self.armed))?;
-            }
-            Ok(())
+            // Accepted connections start with it, where the system copies options; how long they wait is theirs
+            // to say.
+            socket.set_read_timeout(None)
         });
         listen.map_err(|error| match self.socket.local_address() {
             Ok(address) => Error::io("listen at", address, error),
@@ -78,7 +67,7 @@ impl Listener {
             connection.set_nonblocking(false)?;
         }
         let fd = Arc::new(OwnedFd::from(connection));
-        Ok((Accepted { fd, armed: self.armed }, Address::from_socket(&peer)))
+        Ok((Accepted { fd }, Address::from_socket(&peer)))
     }
 
     pub(super) fn shed(&self) -> usize {

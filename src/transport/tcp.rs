@@ -131,7 +131,7 @@ impl Transport for Tcp {
     }
 
     fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(raw.fd, raw.armed, ticket)
+        StreamRequest::over_socket(raw.fd, ticket)
     }
 
     fn shutdown_request(&self, request: &mut StreamRequest) {

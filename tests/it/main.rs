@@ -2,6 +2,7 @@
 
 mod bad_times;
 mod bombs;
+mod bounds;
 mod checklist;
 mod compile_fail;
 mod coroutines;
