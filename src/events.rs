@@ -45,8 +45,8 @@ pub enum ServerEvent<'a> {
         /// With which error.
         error: &'a io::Error,
     },
-    /// A limit has been reached. Told once when it is, and again when it has been left meanwhile; the limit
-    /// for a peer for every request that is refused by it.
+    /// A limit has been reached. Told once when it is, and again when it has been left meanwhile;
+    /// those for a peer for every request that is refused by them.
     LimitReached {
         /// Which.
         limit: Limit,
@@ -63,6 +63,8 @@ pub enum Limit {
     AcceptRate,
     /// `Limits::per_peer`: the request is refused.
     PerPeer,
+    /// `Limits::peer_rate`: the request is refused.
+    PeerRate,
 }
 
 impl fmt::Display for Limit {
@@ -71,6 +73,7 @@ impl fmt::Display for Limit {
             Self::Live => "the limit of live requests",
             Self::AcceptRate => "the limit of the rate of accepting",
             Self::PerPeer => "the limit of requests for one peer",
+            Self::PeerRate => "the limit of the rate of accepting from one peer",
         })
     }
 }

@@ -159,6 +159,7 @@ compile_error!(
 );
 
 mod address;
+mod console;
 mod context;
 mod error;
 mod events;
@@ -179,6 +180,7 @@ mod wait;
 mod watch;
 
 pub use address::{Address, BindAddress, Endpoint};
+pub use console::Console;
 pub use context::ServerContext;
 pub use error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,

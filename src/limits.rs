@@ -18,7 +18,7 @@ use crate::wait::Event;
 /// running ones keep theirs.
 ///
 /// An observer hears of each that is reached. Those that hold back or turn away are a
-/// [`LimitReached`](crate::ServerEvent::LimitReached) (`live`, `per_peer`, `accept_rate`); those that end a request are the
+/// [`LimitReached`](crate::ServerEvent::LimitReached) (`live`, `per_peer`, `accept_rate`, `peer_rate`); those that end a request are the
 /// [`CloseReason`](crate::CloseReason) of its end (`line_bytes`, `idle`, `read`, `write`, `request`, `handshake`,
 /// `drain`, `first_read`). `outbox_bytes` is told to who sends, as an error. The bounds of the lingering close are told to nobody: the
 /// request has ended by then.
@@ -44,6 +44,12 @@ pub struct Limits {
     /// How fast requests are accepted: a token bucket. Beyond it they wait in the kernel's queue. None by
     /// default: what is too fast depends on what a request costs.
     pub accept_rate: Option<Rate>,
+    /// How fast requests of one peer (as for `per_peer`) are accepted, so that one that comes again and again does
+    /// not use up the rate of all. Beyond it a request is refused, as beyond `per_peer`: to leave it in the queue
+    /// would be to leave there all who stand behind it. 8,192 peers are remembered, in some 400 KiB; with more of
+    /// them at a time those that have asked least begin anew. None by default, because many people may stand
+    /// behind one proxy.
+    pub peer_rate: Option<Rate>,
     /// Bytes of one line in `next_line`, without its newline. Default 65,536: what Python's
     /// `http.server` and most line protocols take.
     pub line_bytes: usize,
@@ -97,6 +103,7 @@ impl Default for Limits {
             live: 10_000,
             per_peer: 10_000,
             accept_rate: None,
+            peer_rate: None,
             line_bytes: 65_536,
             outbox_bytes: 65_536,
             idle: Duration::from_secs(60),

@@ -72,12 +72,10 @@ enum Command {
 
 #[derive(Args)]
 #[command(mut_arg("bind", common::streams::<ChatServer>))]
+#[command(mut_arg("max_clients", |clients| clients.default_value("1000").visible_alias("members")))]
 struct Serve {
     #[command(flatten)]
     options: ServeOptions,
-    /// How many members there may be
-    #[arg(long, value_name = "COUNT", default_value = "1000")]
-    members: usize,
     /// How many lines a second one member may say in the long run; 0 is no limit
     #[arg(long, value_name = "LINES", default_value = "20")]
     pace: u32,
@@ -99,7 +97,6 @@ fn server_name(text: &str) -> Result<String, String> {
 struct ChatServer {
     room: Room,
     screen: Screen,
-    members: usize,
     pace: u32,
     /// What other servers the room is to be joined with.
     joins: Option<Joins>,
@@ -131,7 +128,6 @@ impl ChatServer {
         Self {
             room: Room::new(screen.clone()),
             screen,
-            members: options.members,
             pace: options.pace,
             joins: options.bus.clone().map(|address| Joins {
                 address,
@@ -178,7 +174,6 @@ impl Program for ChatServer {
 
     fn limits(&self) -> Limits {
         Limits {
-            live: self.members,
             // A crowd that comes at once is let in by and by: each joining is news for all others.
             accept_rate: Some(Rate { per_second: 100, burst: 200 }),
             // More than a member may say at once, so that one who reads is never dropped.

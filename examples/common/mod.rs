@@ -1,20 +1,23 @@
-//! What all example programs share: the command line, the choice of transport and mixin, the words
-//! that a server says at its start and at its end, and the client's side of a connection.
+//! What all example programs share: the command line, the choice of transport and mixin, limits for strangers, the
+//! words that a server says at its start and at its end, its log, and the client's side of a connection.
 
 #![allow(dead_code, reason = "each program uses its part of this")]
 
 pub mod client;
+mod log;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, ValueEnum};
+#[allow(unused_imports, reason = "each program uses its part of this")]
+pub use log::{say, warn};
 use socketserver::{
-    BaseServer, Builder, DatagramFn, DatagramRequest, Endpoint, Forking, HandlerResult, Inline,
-    Limits, MakeHandler, Mixin, Pool, StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream,
-    run_all,
+    BaseServer, Builder, DatagramFn, DatagramRequest, Deadline, Endpoint, Forking, HandlerResult,
+    Inline, Limits, MakeHandler, Mixin, Pool, Rate, Request, StreamRequest, Tcp, Threading,
+    Timeout, Udp, UnixDatagram, UnixStream, run_all,
 };
 
 /// The mixins, by the names of the command line. All that the crate has come to have, and those that it
@@ -76,6 +79,58 @@ pub struct ServeOptions {
     /// How long running requests may take to end after Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub grace: Duration,
+    /// How many clients each address serves at once; more have to wait
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
+    pub max_clients: usize,
+    /// How many of them may come from one address (IPv6: from one network); more are turned away. Raise it behind
+    /// a proxy, where all come from one [default: a tenth of --max-clients, at least 8]
+    #[arg(long, value_name = "COUNT", value_parser = count)]
+    pub max_per_peer: Option<usize>,
+    /// How many connections a second one address may make in the long run, and ten times as many at once; more
+    /// are turned away. 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value = "0")]
+    pub rate_per_peer: u32,
+}
+
+impl ServeOptions {
+    /// The limits of a program, with what the command line says of all clients and of one.
+    fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
+        let limits = Limits { drain: self.grace, live: self.max_clients, ..program };
+        // A datagram is gone before anybody could have too many of them.
+        if endpoint.is_datagram() {
+            return limits;
+        }
+        let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(10) };
+        let peer_rate = (self.rate_per_peer > 0).then(|| rate(self.rate_per_peer));
+        let share = (self.max_clients / 10).max(LEAST_PER_PEER);
+        Limits { per_peer: self.max_per_peer.unwrap_or(share), peer_rate, ..limits }
+    }
+}
+
+/// A browser opens six connections at once.
+const LEAST_PER_PEER: usize = 8;
+
+/// The option of programs whose clients speak first; those that have a limit of their own for it do without.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct FirstWord {
+    /// How long a client may take for its first word, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub first_word: Duration,
+}
+
+impl FirstWord {
+    /// From here on the client has so long to say its first word, whatever it sends meanwhile. If it does not, the
+    /// next read ends with a quiet error, as after `Limits::idle`.
+    pub fn expect(self, request: &mut StreamRequest) {
+        let (limit, after) = (Timeout::Idle, self.first_word);
+        let deadline = Instant::now().checked_add(after).map(|at| Deadline { at, limit, after });
+        request.set_deadline(deadline);
+    }
+
+    /// The client has said it: the server's limits hold again.
+    pub fn heard(request: &mut StreamRequest) {
+        request.set_deadline(None);
+    }
 }
 
 /// Says where a program listens that serves streams alone; goes to `mut_arg("bind", ..)`.
@@ -95,6 +150,15 @@ pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| "it must be a positive number".to_owned())
+}
+
+/// Reads a number from the command line that is not zero.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a number".to_owned()),
+    }
 }
 
 /// What makes the handlers of a program: one for streams, and one for datagrams if it has one.
@@ -121,7 +185,7 @@ pub trait Program {
         None
     }
 
-    /// The limits.
+    /// The limits, but for those that the command line says: `live`, `per_peer`, `peer_rate` and `drain`.
     fn limits(&self) -> Limits {
         Limits::default()
     }
@@ -188,18 +252,17 @@ const BROKEN_PIPE: u8 = 141;
 /// Ends the program with the status that its result asks for, and one line on stderr.
 pub fn exit(result: Result<(), Failure>) -> ExitCode {
     let (status, text) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(()) => {
+            log::finish();
+            return ExitCode::SUCCESS;
+        }
         Err(Failure::Unread) => return ExitCode::from(BROKEN_PIPE),
         Err(Failure::Usage(text)) => (2, text),
         Err(Failure::Other(text)) => (1, text),
     };
     warn(&format!("error: {text}"));
+    log::finish();
     ExitCode::from(status)
-}
-
-/// Says something on stderr. `eprintln!` would end the program where that is closed or its disk full.
-pub fn warn(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -227,9 +290,8 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         listening += &format!("a pool: each address serves {workers} at once, more have to wait\n");
     }
     let ready = || {
-        // A closed stdout is not an error: a server without an operator goes on serving.
-        let mut stdout = io::stdout();
-        let _ = stdout.write_all(listening.as_bytes()).and_then(|()| stdout.flush());
+        // Nobody may be reading, and from here on nobody waits for that. Under forking there is one thread.
+        log::start(listening.trim_end(), options.mixin != MixinName::Forking);
         program.ready();
     };
     let reports = run_all(&servers, options.grace, ready)?;
@@ -245,7 +307,7 @@ fn bind<P: Program>(
     options: &ServeOptions,
 ) -> Result<Box<dyn BaseServer>, Failure> {
     let mixin = options.mixin.make().map_err(Failure::Usage)?;
-    let limits = Limits { drain: options.grace, ..program.limits() };
+    let limits = options.limits(endpoint, program.limits());
     let no_datagrams = || {
         Failure::Usage(format!(
             "cannot serve {endpoint}: this program needs a stream; give --bind HOST:PORT or unix:PATH"

@@ -17,12 +17,13 @@ mod handlers;
 
 use std::io::{self, BufRead};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use common::client::{ask, connect, copy_both_ways, show};
 use common::{Failure, MixinName, Program, ServeOptions};
 use handlers::{Echo, EchoPacket, Mode, Room};
-use socketserver::{ByClosure, DatagramRequest, Endpoint, MakeHandler, StreamRequest};
+use socketserver::{ByClosure, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest};
 
 /// Sends back every byte as it comes; over datagrams, every datagram.
 #[derive(Parser)]
@@ -38,6 +39,9 @@ enum Command {
     Serve {
         #[command(flatten)]
         options: ServeOptions,
+        /// How long a client may be silent, from its first moment on, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
+        idle: Duration,
         /// What to do with a connection
         #[arg(long, value_enum, default_value_t = Mode::Echo)]
         mode: Mode,
@@ -52,6 +56,7 @@ enum Command {
 
 struct EchoServer {
     mode: Mode,
+    idle: Duration,
     room: Room,
 }
 
@@ -73,6 +78,11 @@ impl Program for EchoServer {
         (self.mode == Mode::Echo).then_some(|| EchoPacket)
     }
 
+    fn limits(&self) -> Limits {
+        // A line that has begun has as long as the silence before it may last.
+        Limits { idle: self.idle, read: self.idle, ..Limits::default() }
+    }
+
     fn refuses(&self, mixin: MixinName) -> Option<String> {
         let alone = matches!(mixin, MixinName::Inline | MixinName::Forking);
         let why = "a chat needs several members at a time, in one memory: take --mixin threading";
@@ -82,8 +92,8 @@ impl Program for EchoServer {
 
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
-        Command::Serve { options, mode } => {
-            common::serve(&EchoServer { mode, room: Room::default() }, &options)
+        Command::Serve { options, idle, mode } => {
+            common::serve(&EchoServer { mode, idle, room: Room::default() }, &options)
         }
         Command::Connect { address } => run_client(&address),
     })

@@ -18,7 +18,7 @@
 //! that begins with a digit, and arrives in one piece with its header, cannot be told from a larger file.
 //! See `document.rs` for how it is read then.
 //!
-//! Limits: 1024 clients at once. Names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
+//! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
 //! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
 //! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. The folder is
 //! read at the beginning of each connection, and with `--max-total`, with all that is in it, for each file.
@@ -66,6 +66,7 @@ struct Cli {
 enum Command {
     /// Take files until Ctrl-C
     #[command(mut_arg("bind", common::streams::<UploadServer>))]
+    #[command(mut_arg("max_clients", |clients| clients.default_value(CLIENTS)))]
     Serve {
         #[command(flatten)]
         options: ServeOptions,
@@ -137,9 +138,9 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "so many bytes there are not".to_owned())
 }
 
-/// Clients at once; more have to wait. Each may have a piece of a file in memory, which is a mebibyte: together a
-/// gibibyte.
-const CLIENTS: usize = 1024;
+/// Clients at once, if nobody says otherwise. Each may have a piece of a file in memory, which is a mebibyte: together
+/// a gibibyte.
+const CLIENTS: &str = "1024";
 
 struct UploadServer {
     store: Arc<Store>,
@@ -166,7 +167,7 @@ impl Program for UploadServer {
 
     fn limits(&self) -> Limits {
         let (idle, read, write) = (self.idle, self.idle, self.idle);
-        Limits { live: CLIENTS, idle, read, write, ..Limits::default() }
+        Limits { idle, read, write, ..Limits::default() }
     }
 }
 

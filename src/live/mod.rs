@@ -4,6 +4,7 @@
 mod entry;
 mod now;
 mod peer;
+mod rates;
 
 use std::collections::HashMap;
 use std::io;
@@ -15,12 +16,14 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::address::Address;
+use crate::events::Limit;
 use crate::limits::Limits;
 
 pub use entry::{Activity, LiveRequest};
 pub(crate) use entry::{Cut, Entry};
 use now::{Now, Rows};
 use peer::Peer;
+use rates::PeerRates;
 
 /// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
 /// gets when it enters, its number and its limits, is under the same lock.
@@ -45,6 +48,8 @@ struct Slots {
     limits: Arc<Limits>,
     /// How many are alive for each peer; kept only while there is a limit on it.
     peers: Option<Peers>,
+    /// How often each has come lately; kept only while there is a limit on that.
+    rates: Option<PeerRates<Peer>>,
 }
 
 #[derive(Debug)]
@@ -61,12 +66,32 @@ impl Slots {
     fn is_empty(&self) -> bool {
         self.free.len() == self.entries.len()
     }
+
+    /// Counts one more request of a peer, and says which limit for one peer it is beyond.
+    fn count_peer(&mut self, peer: &Address, now: Instant) -> Option<Limit> {
+        if self.peers.is_none() && self.rates.is_none() {
+            return None;
+        }
+        let key = Peer::of(peer)?;
+        let is_too_fast = self.rates.as_mut().is_some_and(|rates| !rates.admit(key, now));
+        let is_one_too_many = self.peers.as_mut().is_some_and(|peers| {
+            let count = peers.counts.entry(key).or_default();
+            *count += 1;
+            *count > peers.max
+        });
+        match (is_one_too_many, is_too_fast) {
+            (true, _) => Some(Limit::PerPeer),
+            (false, true) => Some(Limit::PeerRate),
+            (false, false) => None,
+        }
+    }
 }
 
 impl LiveList {
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
-        let slots = Slots { entries, free, entered: 0, limits: Arc::clone(&limits), peers: None };
+        let (shared, peers, rates) = (Arc::clone(&limits), None, None);
+        let slots = Slots { entries, free, entered: 0, limits: shared, peers, rates };
         let list = Self { slots: Mutex::new(slots), emptied: Condvar::new(), rows: None };
         list.set_limits(limits);
         list
@@ -97,6 +122,10 @@ impl LiveList {
             }
         }
         slots.peers = (max < live).then_some(Peers { max, counts });
+        // The same rate goes on with what is in the buckets, as that of all does.
+        if slots.rates.as_ref().map(PeerRates::rate) != limits.peer_rate {
+            slots.rates = limits.peer_rate.map(PeerRates::new);
+        }
         slots.limits = limits;
     }
 
@@ -109,12 +138,7 @@ impl LiveList {
         connection: Option<Arc<OwnedFd>>,
     ) -> Place {
         let mut slots = self.slots.lock();
-        let mut too_many = false;
-        if let (Some(peers), Some(key)) = (&mut slots.peers, Peer::of(&peer)) {
-            let count = peers.counts.entry(key).or_default();
-            *count += 1;
-            too_many = *count > peers.max;
-        }
+        let beyond = slots.count_peer(&peer, accepted);
         slots.entered += 1;
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
@@ -124,7 +148,7 @@ impl LiveList {
             slots.entries.push(None);
         }
         slots.entries[slot] = Some(Arc::clone(&entry));
-        Place { entry, slot, limits: Arc::clone(&slots.limits), too_many }
+        Place { entry, slot, limits: Arc::clone(&slots.limits), beyond }
     }
 
     pub(crate) fn leave(&self, place: &Place) {
@@ -224,8 +248,8 @@ pub(crate) struct Place {
     slot: usize,
     /// They hold for it to its end.
     pub(crate) limits: Arc<Limits>,
-    /// Its peer has more requests than it may, this one included.
-    pub(crate) too_many: bool,
+    /// The limit for one peer that this request is beyond.
+    pub(crate) beyond: Option<Limit>,
 }
 
 #[cfg(test)]

@@ -322,6 +322,8 @@ pub enum Refused {
     Busy,
     /// Its peer has as many live requests as `Limits::per_peer` allows.
     TooManyFromPeer,
+    /// Its peer has come more often than `Limits::peer_rate` allows.
+    TooFastFromPeer,
     /// The server is closing.
     Closing,
     /// No worker could be started for it; `handle_error` is told.
@@ -333,6 +335,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Busy => f.write_str("the server is busy"),
             Self::TooManyFromPeer => f.write_str("this client has too many requests at once"),
+            Self::TooFastFromPeer => f.write_str("this client comes too often"),
             Self::Closing => f.write_str("the server is closing"),
             Self::CannotStart(error) => write!(f, "no worker could be started: {error}"),
         }

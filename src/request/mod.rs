@@ -15,6 +15,7 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::Stopping;
+use crate::events::Limit;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry, Place};
 
@@ -92,9 +93,9 @@ impl Ticket {
         &self.place.entry
     }
 
-    /// Whether its peer has more live requests than `Limits::per_peer` allows.
-    pub(crate) fn is_one_too_many(&self) -> bool {
-        self.place.too_many
+    /// The limit for one peer that this request is beyond, if it is.
+    pub(crate) fn beyond(&self) -> Option<Limit> {
+        self.place.beyond
     }
 
     pub(crate) fn id(&self) -> u64 {

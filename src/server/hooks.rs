@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::console::Console;
 use crate::context::ServerContext;
 use crate::error::{HandlerError, HandlerResult, TimedOut, chain, is_disconnect};
 use crate::mixin::Refused;
@@ -104,8 +105,7 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
     /// Something that whoever operates the server should know, in words: that there are fewer descriptors
     /// than live requests allowed, say. Default: a line on stderr.
     fn warning(&self, text: &str) {
-        use std::io::Write;
-        let _ = io::stderr().write_all(format!("warning: {text}\n").as_bytes());
+        Console::Stderr.tell(&format!("warning: {text}\n"));
     }
 
     /// A request that no worker can take. It may be answered ("busy, come again in a minute") before it
@@ -257,12 +257,9 @@ impl Failure<'_> {
     }
 
     /// Writes the default report to stderr: one block, in one write, so that the blocks of several
-    /// threads do not mix.
+    /// threads do not mix. It does not wait for a reader: see [`Console`].
     pub fn print(&self) {
-        use std::io::Write;
-        let text = format!("{RULE}\n{self}\n{RULE}\n");
-        // Nothing is left to tell it to when stderr is closed.
-        let _ = io::stderr().write_all(text.as_bytes());
+        Console::Stderr.tell(&format!("{RULE}\n{self}\n{RULE}\n"));
     }
 }
 
@@ -326,11 +323,10 @@ impl AcceptFailure<'_> {
         self.pause
     }
 
-    /// Writes the default line to stderr. Nothing is opened for it: descriptors may have run out.
+    /// Writes the default line to stderr, also when descriptors have run out. It does not wait for a reader: see
+    /// [`Console`].
     pub fn print(&self) {
-        use std::io::Write;
-        let text = format!("{self}\n");
-        let _ = io::stderr().write_all(text.as_bytes());
+        Console::Stderr.tell(&format!("{self}\n"));
     }
 }
 

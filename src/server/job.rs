@@ -57,13 +57,15 @@ impl<T: Transport> TypedJob<T> {
         Self { raw, ticket, core }
     }
 
-    /// Whether its peer has more live requests than `Limits::per_peer` allows.
-    pub(super) fn is_one_too_many(&self) -> bool {
-        self.ticket.is_one_too_many()
-    }
-
-    pub(super) fn tell_of_limit(&self, limit: Limit) {
+    /// Whether it is beyond a limit for one peer, which is told, and why it is not run then.
+    pub(super) fn is_beyond(&self) -> Option<Refused> {
+        let limit = self.ticket.beyond()?;
         self.core.tell(&ServerEvent::LimitReached { limit });
+        Some(if limit == Limit::PeerRate {
+            Refused::TooFastFromPeer
+        } else {
+            Refused::TooManyFromPeer
+        })
     }
 
     /// Asks the hook. A hook that fails or panics rejects, and is reported.

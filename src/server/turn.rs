@@ -10,7 +10,7 @@ use super::job::{TypedJob, Verdict};
 use super::{Core, Server};
 use crate::error::{Error, Result};
 use crate::events::{Limit, ServerEvent};
-use crate::mixin::{Job, Mixin, Refused};
+use crate::mixin::{Job, Mixin};
 use crate::transport::{AcceptAction, Transport};
 
 /// What `handle_request` has done. Python does not tell.
@@ -127,9 +127,8 @@ pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Op
     let (raw, peer) = admitted.transport.get_request()?;
     admitted.context.rate.pass();
     let job = TypedJob::new(admitted, raw, peer);
-    if job.is_one_too_many() {
-        job.tell_of_limit(Limit::PerPeer);
-        Job::new(Box::new(job)).refuse(Refused::TooManyFromPeer);
+    if let Some(why) = job.is_beyond() {
+        Job::new(Box::new(job)).refuse(why);
         return Ok(None);
     }
     match job.verify_request() {

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 mod common;
+mod console;
 pub(crate) mod control;
 pub(crate) mod datagram;
 mod descriptors;
@@ -28,6 +29,7 @@ mod shared;
 mod signals;
 
 pub(crate) use common::Common;
+pub(crate) use console::write_now;
 pub(crate) use descriptors::{
     descriptors, raise_descriptors, restore_descriptors, spare_descriptor,
 };

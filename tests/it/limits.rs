@@ -83,6 +83,7 @@ fn every_default_is_the_documented_one() {
         live: 10_000,
         per_peer: 10_000,
         accept_rate: None,
+        peer_rate: None,
         line_bytes: 64 * 1024,
         outbox_bytes: 64 * 1024,
         idle: Duration::from_secs(60),
@@ -321,6 +322,50 @@ fn per_peer_takes_an_ipv6_network_of_64_bits_for_one_peer() {
         }
     }
     drop(holder);
+}
+
+/// Says to each client whether it comes too often.
+struct TooFast;
+
+impl ServerHooks<StreamRequest> for TooFast {
+    fn overflow(&self, request: &mut StreamRequest, why: &Refused) -> HandlerResult {
+        assert!(matches!(why, Refused::TooFastFromPeer), "{why}");
+        Ok(writeln!(request, "{why}")?)
+    }
+}
+
+#[test]
+fn peer_rate_refuses_one_that_comes_too_often_and_nobody_else() {
+    let told = Told::default();
+    let limits =
+        Limits { peer_rate: Some(Rate { per_second: 1, burst: 3 }), live: 1_000, ..patient() };
+    let server = TcpServer::builder()
+        .limits(limits)
+        .hooks(TooFast)
+        .observer(told.observer())
+        .bind("127.0.0.1:0", stream_fn(|request| Ok(writeln!(request, "welcome")?)))
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let is_welcome = |last: u8| {
+        let answer = read_to_end(&mut connect_from([127, 0, 0, last], inet(&*server)));
+        let welcome = answer == b"welcome\n";
+        assert!(welcome || answer == b"this client comes too often\n", "{answer:?}");
+        welcome
+    };
+    let began = Instant::now();
+    let mut burst = 0;
+    while is_welcome(1) {
+        burst += 1;
+    }
+    // As many as the burst has, and as many as have come back while they were used up, however long that took.
+    assert!((3..=4 + began.elapsed().as_secs()).contains(&burst), "{burst}");
+    assert!(is_welcome(2) && is_welcome(2) && is_welcome(2), "somebody else pays for it");
+    assert_eq!(told.reached(Limit::PeerRate), 1);
+    eventually("a token comes back", || is_welcome(1));
+
+    change(&server, |limits| limits.peer_rate = None);
+    assert!((0..20).all(|_| is_welcome(1)), "there is no rate any more");
 }
 
 #[test]

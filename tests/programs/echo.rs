@@ -526,3 +526,52 @@ fn small_programs_say_what_is_wrong_and_end_with_1() {
         assert_fails_in_one_line(&run(name, &[&address]), 1, &["error: ", &address]);
     }
 }
+
+/// Whether a client from 127.0.0.`last` is served; its connection stays open.
+fn is_served(address: SocketAddr, last: u8) -> Option<TcpStream> {
+    let mut client = connect_from([127, 0, 0, last], address);
+    // One that is turned away may meet the end or a reset, at the write or at the read.
+    let sent = client.write_all(b"x");
+    let mut answer = [0];
+    (sent.is_ok() && matches!(client.read(&mut answer), Ok(1))).then_some(client)
+}
+
+#[test]
+fn one_address_cannot_keep_the_others_out() {
+    // A tenth of ten would be one, and a browser opens more.
+    for (options, most) in [
+        (&["--max-clients", "12", "--max-per-peer", "3"][..], 3),
+        (&["--max-clients", "10"], 8),
+        (&["--max-clients", "100"], 10),
+        (&["--max-clients", "10", "--max-per-peer", "10"], 10),
+    ] {
+        let (server, address) = echo(options);
+        let inside: Vec<_> = (0..most).map_while(|_| is_served(address, 1)).collect();
+        assert_eq!(inside.len(), most, "{options:?}");
+        if most < 10 {
+            assert!(is_served(address, 1).is_none(), "{options:?}: one more is served");
+            assert!(is_served(address, 2).is_some(), "{options:?}: somebody else is not");
+        }
+        drop(server);
+    }
+}
+
+#[test]
+fn an_address_that_comes_too_often_is_turned_away() {
+    let (_server, address) = echo(&["--rate-per-peer", "1"]);
+    let mut served = 0;
+    while is_served(address, 1).is_some() {
+        served += 1;
+    }
+    assert!(served >= 10, "ten at once, and not {served}");
+    assert!(is_served(address, 2).is_some(), "somebody else pays for it");
+}
+
+#[test]
+fn limits_that_are_none_are_refused() {
+    for option in ["--max-clients", "--max-per-peer"] {
+        let ended = run("echo", &["serve", option, "0"]);
+        assert_ends(&ended, 2);
+        assert!(ended.err.contains("at least 1"), "{ended:?}");
+    }
+}

@@ -3,6 +3,9 @@
 mod chat;
 mod clients;
 mod echo;
+#[allow(dead_code, reason = "only its own tests are run here")]
+#[path = "../../examples/common/log.rs"]
+mod log;
 mod program;
 mod shell;
 #[path = "../support/mod.rs"]

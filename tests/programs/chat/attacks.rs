@@ -95,7 +95,7 @@ fn nothing_that_controls_a_terminal_is_passed_on() {
 fn a_thousand_who_come_at_once_are_let_in_by_and_by_and_up_to_a_bound() {
     let (soft, hard) = descriptor_limits();
     set_descriptor_limits(hard.min(4_096).max(soft), hard);
-    let (_server, address) = open_room(&["--members", "300"]);
+    let (_server, address) = open_room(&["--members", "300", "--max-per-peer", "300"]);
     let mut alice = Member::join(address, "alice");
     let mut bob = Member::join(address, "bob");
     let crowd: Vec<TcpStream> = (0..1_000)

@@ -363,7 +363,7 @@ fn clients_beyond_what_memory_is_for_have_to_wait() {
         }
         system::set_descriptor_limits(4_000, most);
         let folder = folder();
-        let (_server, address) = serve_in(folder.path(), &[]);
+        let (_server, address) = serve_in(folder.path(), &["--max-per-peer", "1024"]);
         let mut peers: Vec<Peer> = (0..CLIENTS).map(|_| Peer::connect(&address)).collect();
         let mut next = Peer { stream: connect(address.parse().unwrap()) };
         next.say(&Message::Hello { version: VERSION });

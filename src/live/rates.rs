@@ -1,0 +1,126 @@
+//! How often each peer may come: a token bucket for each, in a table that never grows.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
+use std::time::{Duration, Instant};
+
+use crate::limits::Rate;
+
+/// The buckets of all peers that have come lately.
+#[derive(Debug)]
+pub(super) struct PeerRates<K> {
+    rate: Rate,
+    /// `SETS` sets of `WAYS` places each. A peer stands in the set that its hash says, or nowhere.
+    places: Box<[Option<Bucket<K>>]>,
+    /// Seeded by chance, so that nobody can choose addresses that fall into one set.
+    hasher: RandomState,
+}
+
+/// 8,192 peers, in some 400 KiB. Who is not among them has a full bucket: in a set that is full, the peer that has
+/// least to wait for is forgotten for a new one, which is the one that matters least.
+const SETS: usize = 1_024;
+const WAYS: usize = 8;
+
+#[derive(Debug)]
+struct Bucket<K> {
+    peer: K,
+    /// When all tokens are back. What is missing now is told by how far away that is.
+    full_at: Instant,
+}
+
+impl<K: Hash + Eq> PeerRates<K> {
+    pub(super) fn new(rate: Rate) -> Self {
+        let places = (0..SETS * WAYS).map(|_| None).collect();
+        Self { rate, places, hasher: RandomState::new() }
+    }
+
+    pub(super) fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Takes a token from the peer's bucket. False: there is none, and nothing has changed.
+    pub(super) fn admit(&mut self, peer: K, now: Instant) -> bool {
+        let each = Duration::from_secs(1) / self.rate.per_second.max(1);
+        let most = each.saturating_mul(self.rate.burst.max(1) - 1);
+        let set = self.hasher.hash_one(&peer) as usize % SETS;
+        let places = &mut self.places[set * WAYS..][..WAYS];
+        let known =
+            places.iter().position(|place| place.as_ref().is_some_and(|at| at.peer == peer));
+        let place = match known {
+            Some(known) => &mut places[known],
+            // An empty place comes before all that are taken.
+            None => match places.iter_mut().min_by_key(|place| place.as_ref().map(|at| at.full_at))
+            {
+                Some(place) => {
+                    *place = None;
+                    place
+                }
+                None => return true,
+            },
+        };
+        let bucket = place.get_or_insert(Bucket { peer, full_at: now });
+        let full_at = bucket.full_at.max(now);
+        let has_one = full_at.duration_since(now) <= most;
+        if has_one {
+            bucket.full_at = full_at + each;
+        }
+        has_one
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10, burst: 3 };
+
+    fn after(begin: Instant, millis: u64) -> Instant {
+        begin + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn each_peer_has_a_burst_and_then_the_rate() {
+        let (mut rates, begin) = (PeerRates::new(RATE), Instant::now());
+        for peer in ["one", "other"] {
+            let came = |millis| rates.admit(peer, after(begin, millis));
+            let at_once = [0, 0, 0, 0].map(came);
+            assert_eq!(at_once, [true, true, true, false], "{peer}");
+        }
+        // One token is back after 100 ms, and all are after 300.
+        assert!(!rates.admit("one", after(begin, 99)) && rates.admit("one", after(begin, 100)));
+        assert!(!rates.admit("one", after(begin, 100)));
+        let later = [1_000; 4].map(|millis| rates.admit("one", after(begin, millis)));
+        assert_eq!(later, [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_lends_no_tokens() {
+        let (mut rates, begin) = (PeerRates::new(RATE), Instant::now());
+        let came = [500, 500, 500, 400, 0].map(|millis| rates.admit(1, after(begin, millis)));
+        assert_eq!(came, [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn the_table_holds_so_many_and_forgets_who_has_least_to_wait_for() {
+        let (mut rates, begin) = (PeerRates::new(RATE), Instant::now());
+        let greedy = u64::MAX;
+        for _ in 0..3 {
+            assert!(rates.admit(greedy, begin));
+        }
+        // A hundred thousand others, none of which has asked as often.
+        for peer in 0..100_000 {
+            assert!(rates.admit(peer, begin));
+        }
+        assert_eq!(rates.places.len(), SETS * WAYS);
+        assert!(!rates.admit(greedy, begin), "it was forgotten");
+    }
+
+    #[test]
+    fn extreme_rates_neither_overflow_nor_stop_everybody() {
+        let most = u32::MAX;
+        for (per_second, burst) in [(0, 0), (1, most), (most, 1), (most, most), (1, 1)] {
+            let mut rates = PeerRates::new(Rate { per_second, burst });
+            assert!(rates.admit(1, Instant::now()), "{per_second} {burst}");
+        }
+    }
+}
