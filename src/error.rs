@@ -7,6 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fault::{Owned, Owner, find};
+
 /// The result of what a server does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -245,13 +247,20 @@ impl fmt::Display for Timeout {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the {which} timeout of {after:?} has passed")]
 pub struct TimedOut {
+    owner: Owner,
     which: Timeout,
     after: Duration,
 }
 
+impl Owned for TimedOut {
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+}
+
 impl TimedOut {
-    pub(crate) fn error(which: Timeout, after: Duration) -> io::Error {
-        io::Error::new(io::ErrorKind::TimedOut, Self { which, after })
+    pub(crate) fn error(owner: Owner, which: Timeout, after: Duration) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, Self { owner, which, after })
     }
 
     /// Which limit it was.
@@ -281,29 +290,25 @@ impl TimedOut {
 /// were the whole. It is not reported.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is stopping")]
-pub struct Stopping(());
+pub struct Stopping {
+    owner: Owner,
+}
+
+impl Owned for Stopping {
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+}
 
 impl Stopping {
-    pub(crate) fn error() -> io::Error {
-        io::Error::new(io::ErrorKind::ConnectionAborted, Self(()))
+    pub(crate) fn error(owner: Owner) -> io::Error {
+        io::Error::new(io::ErrorKind::ConnectionAborted, Self { owner })
     }
 
     /// Finds it along an error's chain of causes.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
         find(error)
-    }
-}
-
-/// The peer has ended its input in the middle of what it had to send. The payload of an [`io::Error`] of kind
-/// `UnexpectedEof`: who reads on from a file meets the same kind, and has not lost its peer.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the peer ended the connection in the middle of a message")]
-pub(crate) struct EndedEarly(());
-
-impl EndedEarly {
-    pub(crate) fn error() -> io::Error {
-        io::Error::new(io::ErrorKind::UnexpectedEof, Self(()))
     }
 }
 
@@ -331,21 +336,6 @@ impl Panicked {
     }
 }
 
-/// Whether an error says that the peer went away: no fault of the handler, and in the life of a
-/// server nothing to report.
-pub(crate) fn is_disconnect(error: &(dyn StdError + 'static)) -> bool {
-    let gone = find::<io::Error>(error).is_some_and(|error| {
-        matches!(
-            error.kind(),
-            io::ErrorKind::BrokenPipe
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::NotConnected
-        )
-    });
-    gone || find::<EndedEarly>(error).is_some()
-}
-
 /// The whole chain of causes in one line, outermost first, as an operator reads it.
 ///
 /// Control characters are escaped: a peer's bytes may be part of an error, and must not steer the
@@ -369,27 +359,6 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         }
     }
     clean
-}
-
-/// Finds an error of type `E` along a chain of causes.
-///
-/// `io::Error::source` skips the error that it wraps and gives that one's source, so a walk by
-/// `source` alone would miss whatever travelled inside an `io::Error`.
-pub(crate) fn find<'a, E: StdError + 'static>(
-    error: &'a (dyn StdError + 'static),
-) -> Option<&'a E> {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        current = match wrapped {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 #[cfg(test)]

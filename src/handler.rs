@@ -61,8 +61,9 @@ pub trait StreamRequestHandler {
     ///
     /// # Errors
     ///
-    /// Any: it is reported to `handle_error`, unless the peer has just gone away or has been idle for
-    /// too long. A [`Fatal`](crate::Fatal) ends the server.
+    /// Any: it is reported to `handle_error`, unless the peer has been idle for too long; that the peer has just gone
+    /// away is told and not printed ([`PeerFault`](crate::PeerFault) says how that is known). A
+    /// [`Fatal`](crate::Fatal) ends the server.
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult;
 
     /// Runs last, also after a `handle` that failed or panicked. Default: nothing. What is still held

@@ -163,6 +163,7 @@ mod console;
 mod context;
 mod error;
 mod events;
+mod fault;
 mod handler;
 mod limits;
 mod linger;
@@ -186,6 +187,7 @@ pub use error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
 };
 pub use events::{CloseReason, Counts, Limit, ServerEvent};
+pub use fault::PeerFault;
 pub use handler::{
     BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
     DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,

@@ -1,6 +1,7 @@
 //! One line of the live list: what a request does, and by what it can be ended from outside.
 
 use std::fmt;
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::now::Now;
 use crate::address::Address;
+use crate::fault::{LOSSES, Owner};
 use crate::sys;
 
 /// What a live request does at the moment.
@@ -91,7 +93,7 @@ const WATCHED: u64 = 0x80;
 /// A request's own line in the list. The worker writes it, everyone else reads.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    id: u64,
+    owner: Owner,
     peer: Address,
     handler: &'static str,
     accepted: Instant,
@@ -110,6 +112,8 @@ pub(crate) struct Entry {
     cut: AtomicU8,
     /// A read of its handler has failed with `Stopping`.
     stopped: AtomicBool,
+    /// How the connection has failed: a place in [`LOSSES`], counted from one; zero if it has not.
+    lost: AtomicU8,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
     connection: Mutex<Option<Arc<OwnedFd>>>,
@@ -121,7 +125,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(super) fn new(
-        id: u64,
+        owner: Owner,
         peer: Address,
         handler: &'static str,
         accepted: Instant,
@@ -130,13 +134,14 @@ impl Entry {
         now: Now,
     ) -> Self {
         Self {
-            id,
+            owner,
             peer,
             handler,
             accepted,
             now,
             idle,
             preface: AtomicU64::new(0),
+            lost: AtomicU8::new(0),
             seen: Mutex::new(None),
             cut: AtomicU8::new(0),
             stopped: AtomicBool::new(false),
@@ -155,7 +160,24 @@ impl Entry {
     }
 
     pub(crate) fn id(&self) -> u64 {
-        self.id
+        self.owner.request
+    }
+
+    /// Which request its errors are of.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The connection has failed in such a way, seen by the request itself or by who sends for it.
+    pub(crate) fn note_loss(&self, kind: io::ErrorKind) {
+        let place = LOSSES.iter().position(|loss| *loss == kind).map_or(0, |at| at + 1);
+        self.lost.store(u8::try_from(place).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// How the connection has failed, if it has.
+    pub(crate) fn loss(&self) -> Option<io::ErrorKind> {
+        let place = usize::from(self.lost.load(Ordering::Relaxed));
+        place.checked_sub(1).and_then(|at| LOSSES.get(at)).copied()
     }
 
     pub(crate) fn handler(&self) -> &'static str {
@@ -209,7 +231,7 @@ impl Entry {
     pub(super) fn view(&self) -> LiveRequest {
         let (bytes_in, bytes_out) = self.bytes();
         LiveRequest {
-            id: self.id,
+            id: self.id(),
             client_address: self.peer.clone(),
             age: self.accepted.elapsed(),
             handler: self.handler,

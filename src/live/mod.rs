@@ -11,12 +11,14 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::address::Address;
 use crate::events::Limit;
+use crate::fault::Owner;
 use crate::limits::Limits;
 
 pub use entry::{Activity, LiveRequest};
@@ -29,11 +31,16 @@ use rates::PeerRates;
 /// gets when it enters, its number and its limits, is under the same lock.
 #[derive(Debug)]
 pub(crate) struct LiveList {
+    /// Which list it is, of all of this process.
+    number: u64,
     slots: Mutex<Slots>,
     emptied: Condvar,
     /// One for each slot, if children are to write them.
     rows: Option<Arc<Rows>>,
 }
+
+/// How many lists there have been: a request's number is unique only within its own.
+static LISTS: AtomicU64 = AtomicU64::new(0);
 
 /// How many children can show how far they are: more than anybody forks, and of no weight where nobody does.
 const ROWS: usize = 4_096;
@@ -92,7 +99,8 @@ impl LiveList {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
         let (shared, peers, rates) = (Arc::clone(&limits), None, None);
         let slots = Slots { entries, free, entered: 0, limits: shared, peers, rates };
-        let list = Self { slots: Mutex::new(slots), emptied: Condvar::new(), rows: None };
+        let number = LISTS.fetch_add(1, Ordering::Relaxed);
+        let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new(), rows: None };
         list.set_limits(limits);
         list
     }
@@ -143,7 +151,8 @@ impl LiveList {
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
         let now = Now::new(self.rows.as_ref(), slot);
-        let entry = Arc::new(Entry::new(id, peer, handler, accepted, connection, idle, now));
+        let owner = Owner { server: self.number, request: id };
+        let entry = Arc::new(Entry::new(owner, peer, handler, accepted, connection, idle, now));
         if slot == slots.entries.len() {
             slots.entries.push(None);
         }

@@ -89,7 +89,7 @@ const PANICKED: i32 = 101;
 /// second if the handler has asked its server to stop. A handler is unlikely to leave the process with one of them by
 /// itself: programs stay below, and shells use what is just above 128.
 const FIRST_OF_OURS: u8 = 160;
-const ENDS: [CloseReason; 11] = [
+const ENDS: [CloseReason; 12] = [
     CloseReason::Completed,
     CloseReason::Failed,
     CloseReason::Panicked,
@@ -101,6 +101,7 @@ const ENDS: [CloseReason; 11] = [
     CloseReason::Stopped,
     CloseReason::Forced,
     CloseReason::ClosedHere,
+    CloseReason::Garbled,
 ];
 
 impl Default for Forking {
@@ -414,7 +415,7 @@ mod tests {
                 assert_eq!(end_of(status), (reason, stop));
             }
         }
-        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 182, 255] {
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 184, 255] {
             assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
         }
     }

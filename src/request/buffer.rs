@@ -10,6 +10,7 @@ use std::sync::Once;
 
 use parking_lot::Mutex;
 
+use crate::fault::{Owned, Owner, find};
 use crate::sys::Room;
 
 /// The usual block: what Python's `makefile('rb')` buffers.
@@ -312,18 +313,25 @@ struct NotText(#[source] Utf8Error);
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {
+    owner: Owner,
     limit_bytes: usize,
 }
 
+impl Owned for LineTooLong {
+    fn owner(&self) -> Owner {
+        self.owner
+    }
+}
+
 impl LineTooLong {
-    pub(crate) fn error(limit_bytes: usize) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, Self { limit_bytes })
+    pub(crate) fn error(owner: Owner, limit_bytes: usize) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, Self { owner, limit_bytes })
     }
 
     /// Finds it along an error's chain of causes.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
-        crate::error::find(error)
+        find(error)
     }
 
     /// The limit that it was longer than.

@@ -8,11 +8,12 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::blame::is_no_more_for_now;
 use super::connection::Connection;
 use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::context::Lingering;
-use crate::error::{TimedOut, Timeout};
+use crate::error::Timeout;
 use crate::linger;
 use crate::live::Activity;
 use crate::source::Bound;
@@ -41,6 +42,8 @@ pub(super) struct Channel {
     watched: bool,
     /// The end of input has been seen: the peer sends nothing more.
     saw_end: bool,
+    /// The handler has ended the output.
+    pub(super) ended_output: bool,
     /// The peer was still sending when the answer ended: see `linger.rs`.
     lingers: bool,
     /// The descriptor was lent, and may live on in other hands.
@@ -63,6 +66,7 @@ impl Channel {
             at_boundary: true,
             watched,
             saw_end: false,
+            ended_output: false,
             lingers: false,
             lent: Cell::new(false),
         }
@@ -124,7 +128,7 @@ impl Channel {
         }
         let result = if watched {
             let result = self.receive_within(room, Bound::Never);
-            result.map_err(|error| explain(error, Timeout::Idle, self.ticket.limits().idle))
+            result.map_err(|error| self.explain(error, Timeout::Idle, self.ticket.limits().idle))
         } else {
             self.receive_in_time(room, started)
         };
@@ -157,7 +161,7 @@ impl Channel {
         started: Option<Instant>,
     ) -> io::Result<usize> {
         let ReadBound { bound, limit, after } = self.read_bound(started);
-        self.receive_within(room, bound).map_err(|error| explain(error, limit, after))
+        self.receive_within(room, bound).map_err(|error| self.explain(error, limit, after))
     }
 
     /// What is there without waiting; none if that is nothing.
@@ -166,7 +170,7 @@ impl Channel {
         match self.receive_within(room, Bound::NOW) {
             Ok(count) => Ok(Some(count)),
             Err(error) if is_no_more_for_now(&error) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(self.own(error)),
         }
     }
 
@@ -236,23 +240,12 @@ impl Channel {
         }
     }
 
-    fn write_limit(&self) -> Duration {
+    pub(super) fn write_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
     fn write_patience(&self) -> Patience {
         Patience { quiet: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
-    }
-
-    /// Says which of the two has ended a write.
-    #[cold]
-    fn explain_write(&self, error: io::Error) -> io::Error {
-        match self.deadline() {
-            Some(Deadline { at, limit, after }) if Instant::now() >= at => {
-                explain(error, limit, after)
-            }
-            _ => explain(error, Timeout::Write, self.write_limit()),
-        }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -278,7 +271,7 @@ impl Channel {
             self.send_output()?;
         }
         match &mut self.connection {
-            Connection::Other(stream) => stream.flush(),
+            Connection::Other(stream) => stream.flush().map_err(|error| self.own(error)),
             _ => Ok(()),
         }
     }
@@ -468,16 +461,6 @@ fn until_all_is_taken(
         }
     }
     Ok(())
-}
-
-fn is_no_more_for_now(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
-}
-
-/// Says which limit it was, and how long that is, if it was one.
-#[cold]
-fn explain(error: io::Error, limit: Timeout, after: Duration) -> io::Error {
-    if is_no_more_for_now(&error) { TimedOut::error(limit, after) } else { error }
 }
 
 /// How long one receive may wait, and what its error says if that was not enough.

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
+use crate::fault::is_loss;
 
 /// How a transport sends the answer to one datagram.
 pub trait Reply {
@@ -107,7 +108,11 @@ impl DatagramRequest {
     ///
     /// If it is too long for a datagram, or the system will not send it.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        let sent = self.reply.reply(bytes)?;
+        let sent = self.reply.reply(bytes).map_err(|error| {
+            // A Unix socket's sender is gone with its file.
+            let is_gone = is_loss(&error) || error.kind() == io::ErrorKind::NotFound;
+            if is_gone { self.ticket.lose(error) } else { error }
+        })?;
         if sent {
             self.ticket.add_bytes_out(bytes.len());
         }

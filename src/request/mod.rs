@@ -1,5 +1,6 @@
 //! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 
+mod blame;
 mod buffer;
 mod channel;
 mod connection;
@@ -9,6 +10,7 @@ mod outbox;
 mod stream;
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +18,7 @@ use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::Stopping;
 use crate::events::Limit;
+use crate::fault::{Owner, PeerFault};
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry, Place};
 
@@ -129,9 +132,22 @@ impl Ticket {
     }
 
     /// The error by which a handler is told that its server is stopping.
-    fn stop(&self) -> std::io::Error {
+    #[cold]
+    fn stop(&self) -> io::Error {
         self.place.entry.stop();
-        Stopping::error()
+        Stopping::error(self.owner())
+    }
+
+    /// Which request its errors are of.
+    pub(crate) fn owner(&self) -> Owner {
+        self.place.entry.owner()
+    }
+
+    /// The request's own connection has failed so: it is remembered, and the error says whose it is.
+    #[cold]
+    fn lose(&self, error: io::Error) -> io::Error {
+        self.place.entry.note_loss(error.kind());
+        PeerFault::gone(self.owner(), error)
     }
 
     fn is_cut(&self) -> bool {

@@ -344,7 +344,8 @@ impl Shared {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The peer is gone. Its handler learns it by itself.
-                Err(_) => {
+                Err(error) => {
+                    self.entry.note_loss(error.kind());
                     state.closed = true;
                     state.bytes = Vec::new();
                     state.start = 0;

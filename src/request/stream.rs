@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
-use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,8 @@ use super::connection::{Connection, Stream};
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::{EndedEarly, TimedOut};
+use crate::error::{HandlerError, TimedOut};
+use crate::fault::PeerFault;
 use crate::source::Source;
 use crate::sys::{self, Credentials, Room};
 
@@ -225,16 +225,24 @@ impl StreamRequest {
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
         let mut inner = self.channel.connection.take()?;
-        let deadline = self.channel.deadline();
+        let (owner, deadline) = (self.channel.ticket.owner(), self.channel.deadline());
         inner.set_deadline(deadline.map(|deadline| deadline.at));
         let wrapped = wrap(inner).map_err(|error| match deadline {
             Some(Deadline { limit, after, .. }) if error.kind() == io::ErrorKind::TimedOut => {
-                TimedOut::error(limit, after)
+                TimedOut::error(owner, limit, after)
             }
             _ => error,
         });
         self.channel.connection = Connection::Other(wrapped?);
         Ok(())
+    }
+
+    /// An error that says that the peer has sent what cannot be read, for a hook or a handler to return: a header that
+    /// is none, a protocol that is another one. The request then ends as
+    /// [`Garbled`](crate::CloseReason::Garbled), which is the peer's fault and nothing to report.
+    #[must_use]
+    pub fn garbled(&self, error: impl Into<HandlerError>) -> io::Error {
+        PeerFault::garbled(self.channel.ticket.owner(), error)
     }
 
     /// Tells the peer that nothing more will be written. Reading goes on.
@@ -244,7 +252,7 @@ impl StreamRequest {
     /// Those of sending what is held back, or that the peer is gone.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.channel.connection.shutdown(Shutdown::Write)
+        self.channel.shutdown_write()
     }
 
     /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of
@@ -302,7 +310,7 @@ impl StreamRequest {
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
             if taken + text.len() > limit.saturating_add(usize::from(ends_in_cr)) {
-                return Err(LineTooLong::error(limit));
+                return Err(LineTooLong::error(self.channel.ticket.owner(), limit));
             }
             bytes.extend_from_slice(&have[..count]);
             self.input.consume(count);
@@ -396,7 +404,7 @@ impl Read for StreamRequest {
                 self.read_buffered(buf)
             };
             if count == 0 {
-                return Err(EndedEarly::error());
+                return Err(PeerFault::ended_early(self.channel.ticket.owner()));
             }
             started.get_or_insert_with(Instant::now);
             buf = &mut buf[count..];

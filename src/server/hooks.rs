@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::whose::Whose;
 use crate::address::Address;
 use crate::console::Console;
 use crate::context::ServerContext;
-use crate::error::{HandlerError, HandlerResult, TimedOut, chain, is_disconnect};
+use crate::error::{HandlerError, HandlerResult, chain};
 use crate::mixin::Refused;
 use crate::request::Ticket;
 
@@ -79,11 +80,12 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Reports what failed. Default: one block on stderr; nothing for a peer that has just gone away.
+    /// Reports what failed. Default: one block on stderr; nothing for what is
+    /// [quiet](Failure::is_quiet): a peer that has just gone away, or has not come through its handshake.
     /// It runs where the failure was. It is not called for what is nobody's failure: a peer that was
     /// silent for the idle limit, a request that a drain ended; nor for a `Fatal`.
     fn handle_error(&self, failure: &Failure<'_>) {
-        if !failure.is_disconnect() {
+        if !failure.is_quiet() {
             failure.print();
         }
     }
@@ -209,6 +211,7 @@ pub enum Fault {
 pub struct Failure<'a> {
     pub(super) phase: Phase,
     pub(super) error: &'a HandlerError,
+    pub(super) whose: Whose,
     pub(super) client_address: &'a Address,
     pub(super) handler: &'static str,
 }
@@ -238,10 +241,22 @@ impl Failure<'_> {
         self.handler
     }
 
-    /// Whether the peer has just gone away.
+    /// Whether the peer has just gone away. An upstream of the handler's that has is something else: it counts what
+    /// this request's own reads and writes have returned; see [`PeerFault`](crate::PeerFault).
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
-        is_disconnect(self.error())
+        self.whose.is_disconnect(self.error())
+    }
+
+    /// Whether it is a part of a server's life, which the default of
+    /// [`handle_error`](ServerHooks::handle_error) does not print: the peer has gone away, or has sent what cannot be
+    /// read, or has not come to the end of a handshake.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let error = self.error();
+        self.is_disconnect()
+            || self.whose.is_garbled(error)
+            || (self.phase == Phase::Wrap && self.whose.is_peers(error))
     }
 
     /// Whose condition it is, as far as the error tells.
@@ -250,10 +265,7 @@ impl Failure<'_> {
         if self.phase == Phase::Start {
             return Fault::Resource;
         }
-        let peer = self.is_disconnect()
-            || TimedOut::find(self.error()).is_some()
-            || crate::request::LineTooLong::find(self.error()).is_some();
-        if peer { Fault::Peer } else { Fault::Handler }
+        if self.whose.is_peers(self.error()) { Fault::Peer } else { Fault::Handler }
     }
 
     /// Writes the default report to stderr: one block, in one write, so that the blocks of several

@@ -16,6 +16,7 @@ use super::admitted::Admitted;
 use super::caught::{caught, caught_drop};
 use super::hooks::{Failure, Incoming, Phase};
 use super::reason::{ended_from_here, reason_of};
+use super::whose::Whose;
 use super::{Core, child};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -82,10 +83,10 @@ impl<T: Transport> TypedJob<T> {
             Ok(true) => Verdict::Serve,
             Ok(false) => Verdict::Reject,
             Err(error) => {
-                let peer = self.ticket.client_address();
-                report(&self.core, peer, Phase::Verify, &error);
+                let entry = self.ticket.entry();
+                report(&self.core, entry, Phase::Verify, &error);
                 if let Err(panicked) = caught_drop(error) {
-                    report(&self.core, peer, Phase::Verify, &panicked);
+                    report(&self.core, entry, Phase::Verify, &panicked);
                 }
                 Verdict::Reject
             }
@@ -163,7 +164,7 @@ impl<T: Transport> Work for TypedJob<T> {
         if let Refused::CannotStart(error) = why {
             let peer = end.entry.client_address();
             let error = Error::io("start a worker for", peer, error);
-            report(&end.core, peer, Phase::Start, &error.into());
+            report(&end.core, &end.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
             drop(caught(|| {
                 // A moment that has passed already: what is written goes into the socket's buffer or nowhere.
@@ -318,7 +319,7 @@ impl<T: Transport> End<T> {
     /// Reports it, if there is no request because the transport has panicked when it was to make it.
     fn report_unmade(&self, made: HandlerResult) {
         if let Err(error) = made {
-            report(&self.core, self.entry.client_address(), Phase::Make, &error);
+            report(&self.core, &self.entry, Phase::Make, &error);
         }
     }
 
@@ -367,7 +368,7 @@ impl<T: Transport> End<T> {
             (Ok(CloseReason::Fatal), _) => CloseReason::Fatal,
             (Ok(reason), Ok(())) => reason,
             (Err(panicked), _) | (Ok(_), Err(panicked)) => {
-                report(&self.core, self.entry.client_address(), phase, &panicked);
+                report(&self.core, &self.entry, phase, &panicked);
                 CloseReason::Panicked
             }
         }
@@ -380,7 +381,7 @@ impl<T: Transport> End<T> {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
-        let reason = reason_of(error, ended_from_here(&self.entry));
+        let reason = reason_of(error, Whose::of(&self.entry), ended_from_here(&self.entry));
         if !matches!(
             reason,
             CloseReason::Idle
@@ -388,7 +389,7 @@ impl<T: Transport> End<T> {
                 | CloseReason::Forced
                 | CloseReason::ClosedHere
         ) {
-            report(&self.core, self.entry.client_address(), phase, error);
+            report(&self.core, &self.entry, phase, error);
         }
         reason
     }
@@ -463,8 +464,9 @@ fn run_handler<R>(
 }
 
 /// Tells the hook. What the hook itself does wrong ends here: the request is closed all the same.
-fn report<T: Transport>(core: &Core<T>, peer: &Address, phase: Phase, error: &HandlerError) {
-    let failure = Failure { phase, error, client_address: peer, handler: core.handler_name };
+fn report<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
+    let (whose, client_address) = (Whose::of(entry), entry.client_address());
+    let failure = Failure { phase, error, whose, client_address, handler: core.handler_name };
     drop(caught(|| {
         core.hooks.handle_error(&failure);
         Ok(())

@@ -14,6 +14,7 @@ mod job;
 mod reason;
 mod run;
 mod turn;
+mod whose;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,6 +1,7 @@
 //! How a request has ended: by what was done to it from here, or by what its handler has failed with.
 
-use crate::error::{HandlerError, Panicked, Stopping, TimedOut, Timeout, is_disconnect};
+use super::whose::Whose;
+use crate::error::{HandlerError, Panicked, Stopping, TimedOut, Timeout};
 use crate::events::CloseReason;
 use crate::live::{Cut, Entry};
 use crate::request::LineTooLong;
@@ -17,25 +18,32 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     }
 }
 
-/// How a request has ended whose handler has failed.
-pub(super) fn reason_of(error: &HandlerError, from_here: Option<CloseReason>) -> CloseReason {
+/// How a request has ended whose handler has failed. Only what is of the request itself explains its end.
+pub(super) fn reason_of(
+    error: &HandlerError,
+    whose: Whose,
+    from_here: Option<CloseReason>,
+) -> CloseReason {
     // What we have done ourselves explains whatever the handler has met of it.
     if let Some(reason @ (CloseReason::Forced | CloseReason::ClosedHere)) = from_here {
         return reason;
     }
-    if Stopping::find(&**error).is_some() {
+    let error = &**error;
+    if whose.find::<Stopping>(error).is_some() {
         return CloseReason::Stopped;
     }
-    match TimedOut::find(&**error).map(TimedOut::which) {
+    match whose.find(error).map(TimedOut::which) {
         Some(Timeout::Idle) => return CloseReason::Idle,
         Some(_) => return CloseReason::TimedOut,
         None => {}
     }
     if error.is::<Panicked>() {
         CloseReason::Panicked
-    } else if LineTooLong::find(&**error).is_some() {
+    } else if whose.find::<LineTooLong>(error).is_some() {
         CloseReason::LineTooLong
-    } else if is_disconnect(&**error) {
+    } else if whose.is_garbled(error) {
+        CloseReason::Garbled
+    } else if whose.is_disconnect(error) {
         CloseReason::Disconnected
     } else {
         CloseReason::Failed

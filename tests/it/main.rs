@@ -21,3 +21,4 @@ mod regressions;
 mod support;
 mod tidy;
 mod urgent;
+mod whose_fault;

@@ -40,6 +40,12 @@ pub struct Report {
     pub errno: Option<i32>,
 }
 
+/// The system's number, which may stand anywhere along the chain.
+fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    number.or_else(|| error.source().and_then(errno_of))
+}
+
 /// Hooks that hand every failure to the test.
 pub struct Reports {
     to: Sender<Report>,
@@ -64,7 +70,7 @@ impl Reports {
             panic: error.downcast_ref::<Panicked>().map(|panic| panic.message().to_owned()),
             timeout: TimedOut::find(error).map(|timeout| (timeout.which(), timeout.after())),
             line_limit: LineTooLong::find(error).map(LineTooLong::limit_bytes),
-            errno: error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error),
+            errno: errno_of(error),
         });
     }
 }

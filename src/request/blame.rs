@@ -1,0 +1,60 @@
+//! What an error of a connection says: which limit has passed, and whose doing it is.
+
+use std::io;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use super::Deadline;
+use super::channel::Channel;
+use super::connection::Connection;
+use crate::error::{Stopping, TimedOut, Timeout};
+use crate::fault::{PeerFault, find, is_loss};
+
+impl Channel {
+    /// Says which limit it was, and how long that is, if it was one; and whose error it is.
+    #[cold]
+    pub(super) fn explain(&self, error: io::Error, limit: Timeout, after: Duration) -> io::Error {
+        if is_no_more_for_now(&error) {
+            return TimedOut::error(self.ticket.owner(), limit, after);
+        }
+        self.own(error)
+    }
+
+    /// Says which of the two has ended a write.
+    #[cold]
+    pub(super) fn explain_write(&self, error: io::Error) -> io::Error {
+        match self.deadline() {
+            Some(Deadline { at, limit, after }) if Instant::now() >= at => {
+                self.explain(error, limit, after)
+            }
+            _ => self.explain(error, Timeout::Write, self.write_limit()),
+        }
+    }
+
+    /// An error of this connection. If the connection is lost by it, the error says whose it was; a handler that
+    /// writes behind its own end, or reads what a failed wrapper has taken along, has nobody but itself to blame.
+    #[cold]
+    pub(super) fn own(&self, error: io::Error) -> io::Error {
+        let blames_nobody = match error.kind() {
+            io::ErrorKind::BrokenPipe => self.ended_output,
+            _ => matches!(self.connection, Connection::Gone),
+        };
+        let says_it_already =
+            find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some();
+        if blames_nobody || says_it_already || !is_loss(&error) {
+            return error;
+        }
+        self.ticket.lose(error)
+    }
+
+    /// Tells the peer that nothing more will be written.
+    pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
+        self.ended_output = true;
+        self.connection.shutdown(Shutdown::Write).map_err(|error| self.own(error))
+    }
+}
+
+/// A bound of ours has passed. (The kernel's ETIMEDOUT is a peer that has not answered it for minutes.)
+pub(super) fn is_no_more_for_now(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) && !is_loss(error)
+}
