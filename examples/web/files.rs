@@ -4,16 +4,17 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use socketserver::StreamRequest;
 
 use crate::answer::{Answer, Clock, Connection, HTML, error_page, http_date};
+use crate::budget::Budget;
 use crate::common;
 use crate::conditions::{Span, Version};
-use crate::folder::{Folder, Target, Thing, folder_url};
+use crate::folder::{Folder, Root, Target, Thing, folder_url};
 use crate::handler::BATCH_BYTES;
-use crate::listing::Listing;
+use crate::listing::{Listing, View};
+use crate::media::Media;
 use crate::protocol::{Head, Method, Status};
 
 /// What is shown in place of a listing, as in Python.
@@ -23,6 +24,9 @@ const INDEX: [&str; 2] = ["index.html", "index.htm"];
 /// page that is being worked on has to be seen as it is.
 const CAUTION: (&str, &str) = ("Cache-Control", "no-cache");
 const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
+
+/// When a visitor who could not be served may ask again.
+const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// Pages of our own load nothing and run nothing, whatever a file may be called.
 const POLICY: (&str, &str) =
@@ -46,34 +50,47 @@ pub struct Answered {
 
 impl Exchange<'_, '_> {
     /// Answers from a folder. Fails only if the connection does, or a file that is being sent.
-    pub fn answer(mut self, folder: &Folder) -> io::Result<Answered> {
+    pub fn answer(mut self, folder: &Folder, budget: &Budget) -> io::Result<Answered> {
         let Some(target) = Target::read(self.head.target) else { return Ok(self.not_found()) };
-        let found = folder.find(&target.path).and_then(|thing| {
-            if !thing.metadata.is_dir() {
-                let file = if target.is_folder { None } else { Some(thing.open()?) };
-                return Ok(Found::File(thing, file));
-            }
-            if !target.is_folder {
-                return Ok(Found::Moved);
-            }
-            for name in INDEX {
-                match folder.find(&target.path.join(name)) {
-                    Ok(index) if index.metadata.is_file() => {
-                        let file = index.open()?;
-                        return Ok(Found::File(index, Some(file)));
-                    }
-                    _ => {}
-                }
-            }
-            Listing::read(folder, &thing).map(Found::Listing)
-        });
-        match found {
+        let root = match folder.open() {
+            Ok(root) => root,
+            Err(error) => return Ok(self.folder_is_gone(folder, &error)),
+        };
+        match find(&root, &target) {
             Ok(Found::File(thing, Some(file))) => self.file(&thing, &file),
             Ok(Found::File(_, None)) => Ok(self.not_found()),
             Ok(Found::Moved) => Ok(self.moved(&target)),
-            Ok(Found::Listing(listing)) => Ok(self.page(Status::Ok, &listing.page(target.query))),
+            Ok(Found::Folder(thing)) => self.listing(&root, &thing, target.query, budget),
             Err(error) => Ok(self.failed(&error)),
         }
+    }
+
+    /// A listing has to leave before the next request is looked at, unless it is small: while it waits for its
+    /// visitor, its memory is counted.
+    fn listing(
+        &mut self,
+        root: &Root<'_>,
+        thing: &Thing,
+        query: Option<&str>,
+        budget: &Budget,
+    ) -> io::Result<Answered> {
+        let view = View::read(query.unwrap_or_default());
+        let Some(share) = budget.take(view.cost()) else {
+            let why = "Too many listings are on their way. Please ask again in a few seconds.";
+            return Ok(self.unavailable(why));
+        };
+        let listing = match Listing::read(root, thing, view) {
+            Ok(listing) => listing,
+            Err(error) => return Ok(self.failed(&error)),
+        };
+        let answered = self.page(Status::Ok, &listing.page());
+        drop(listing);
+        if self.out.len() >= BATCH_BYTES {
+            let _share = share.shrink_to(self.out.capacity());
+            self.request.write_all(self.out)?;
+            *self.out = Vec::new();
+        }
+        Ok(answered)
     }
 
     fn file(&mut self, thing: &Thing, file: &File) -> io::Result<Answered> {
@@ -88,10 +105,16 @@ impl Exchange<'_, '_> {
             Span::Part(part) => (Status::PartialContent, part),
             Span::Nothing => return Ok(self.no_such_part(size)),
         };
+        let media = match Media::new(&thing.path, file) {
+            Ok(media) => media,
+            Err(error) => return Ok(self.failed(&error)),
+        };
         let length = part.end - part.start;
-        let mut answer = self
-            .begin(status)
-            .field("Content-Type", media_type(&thing.path))
+        let mut answer = self.begin(status).field("Content-Type", media.kind);
+        if let Some(coding) = media.coding {
+            answer = answer.field("Content-Encoding", coding);
+        }
+        let mut answer = answer
             .field("Content-Length", length)
             .field("Accept-Ranges", "bytes")
             .field("ETag", &version.etag);
@@ -184,6 +207,21 @@ impl Exchange<'_, '_> {
         }
     }
 
+    /// It was there when the server was started. It may come back: a link that is being exchanged, a disk.
+    fn folder_is_gone(&mut self, folder: &Folder, error: &io::Error) -> Answered {
+        common::warn(&format!("cannot open {}: {error}", folder.path().display()));
+        self.unavailable("What is served here cannot be reached now.")
+    }
+
+    fn unavailable(&mut self, why: &str) -> Answered {
+        let status = Status::ServiceUnavailable;
+        let page = error_page(status, why, "");
+        let head_only = self.head.method == Method::Head;
+        let answer = self.begin(status).field("Retry-After", RETRY_AFTER_SECONDS);
+        answer.body(HTML, page.as_bytes(), head_only);
+        Answered { status, bytes: page.len() as u64 }
+    }
+
     fn error(&mut self, status: Status, why: &str) -> Answered {
         let asked = percent_encoding::percent_decode_str(self.head.target).decode_utf8_lossy();
         self.page(status, &error_page(status, why, &asked))
@@ -209,13 +247,27 @@ enum Found {
     File(Thing, Option<File>),
     /// A folder that was asked for as if it were a file: relative links in it would lead astray.
     Moved,
-    Listing(Listing),
+    /// A folder without an index.
+    Folder(Thing),
 }
 
-/// The type by a file's name. Text is taken for UTF-8, as nearly all of it is today.
-fn media_type(path: &Path) -> String {
-    let guess = mime_guess::from_path(path).first_or_octet_stream();
-    let is_text =
-        guess.type_() == "text" || matches!(guess.subtype().as_str(), "javascript" | "json");
-    if is_text { format!("{guess}; charset=utf-8") } else { guess.to_string() }
+fn find(root: &Root<'_>, target: &Target<'_>) -> io::Result<Found> {
+    let thing = root.find(&target.path)?;
+    if !thing.metadata.is_dir() {
+        let file = if target.is_folder { None } else { Some(thing.open()?) };
+        return Ok(Found::File(thing, file));
+    }
+    if !target.is_folder {
+        return Ok(Found::Moved);
+    }
+    for name in INDEX {
+        match root.find(&target.path.join(name)) {
+            Ok(index) if index.metadata.is_file() => {
+                let file = index.open()?;
+                return Ok(Found::File(index, Some(file)));
+            }
+            _ => {}
+        }
+    }
+    Ok(Found::Folder(thing))
 }

@@ -1,5 +1,6 @@
 //! The folder that is served, and the way from the address of a request to a file in it and in nothing else.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,11 +18,24 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 /// canonical form afterwards, would be a race against whoever exchanges a folder for a link in that moment; the
 /// opened thing cannot be exchanged. So links are followed as long as they stay inside.
 ///
+/// The folder is looked up anew for each request, so that a link which names it can be exchanged for another
+/// one, as deployments do.
+///
 /// It needs the `/proc` of Linux.
 #[derive(Debug)]
 pub struct Folder {
-    /// Its real path: no part of it is a link.
-    root: PathBuf,
+    /// As it was given, from the root on: it may be, or lead through, a link.
+    path: PathBuf,
+    /// Whether names that begin with a dot are served.
+    shows_dot_files: bool,
+}
+
+/// The folder as it was found for one request, held so that nobody can exchange it meanwhile.
+pub struct Root<'a> {
+    folder: &'a Folder,
+    handle: File,
+    /// Where the kernel says that it is: no part of it is a link.
+    real: PathBuf,
 }
 
 /// Something in the folder, held so that nobody can exchange it for something else.
@@ -34,35 +48,58 @@ pub struct Thing {
 }
 
 impl Folder {
-    pub fn new(path: &Path) -> io::Result<Self> {
-        let root = fs::canonicalize(path)?;
-        let folder = Self { root };
-        let thing = folder.find(Path::new(""))?;
-        if !thing.metadata.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
+    pub fn new(path: &Path, shows_dot_files: bool) -> io::Result<Self> {
+        let folder = Self { path: std::path::absolute(path)?, shows_dot_files };
+        let thing = folder.open()?.find(Path::new(""))?;
         // Whether it can be read is better known now than from the first visitor.
         thing.entries()?;
         Ok(folder)
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// Where it is, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
+    /// Finds the folder itself.
+    pub fn open(&self) -> io::Result<Root<'_>> {
+        let handle = open_without_rights(&self.path)?;
+        if !handle.metadata()?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let real = fs::read_link(name_of(&handle))?;
+        Ok(Root { folder: self, handle, real })
+    }
+
+    /// Whether a name is not to be seen. `.well-known` is made to be found by visitors: RFC 8615.
+    pub fn hides(&self, name: &OsStr) -> bool {
+        !self.shows_dot_files && name.as_bytes().starts_with(b".") && name != ".well-known"
+    }
+}
+
+impl Root<'_> {
     /// Finds what a relative path leads to. `NotFound` also if it leads out.
     pub fn find(&self, path: &Path) -> io::Result<Thing> {
-        let handle = OpenOptions::new()
-            .read(true)
-            // Without reading rights nothing happens to what is opened: no tape winds, no pipe waits.
-            .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
-            .open(self.root.join(path))?;
-        if !fs::read_link(name_of(&handle))?.starts_with(&self.root) {
+        if path.iter().any(|name| self.folder.hides(name)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let handle = open_without_rights(&name_of(&self.handle).join(path))?;
+        if !fs::read_link(name_of(&handle))?.starts_with(&self.real) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let metadata = handle.metadata()?;
         Ok(Thing { handle, metadata, path: path.to_owned() })
     }
+
+    /// Whether a name in a listing is not to be seen.
+    pub fn hides(&self, name: &OsStr) -> bool {
+        self.folder.hides(name)
+    }
+}
+
+/// Without reading rights nothing happens to what is opened: no tape winds, no pipe waits.
+fn open_without_rights(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
 }
 
 /// The name by which the kernel knows an open descriptor of this process.
@@ -114,7 +151,7 @@ impl<'a> Target<'a> {
                 return None;
             }
             if !is_folder {
-                found.push(std::ffi::OsStr::from_bytes(part));
+                found.push(OsStr::from_bytes(part));
             }
         }
         Some(Self { path: found, is_folder, query })
@@ -135,7 +172,7 @@ fn without_authority(target: &str) -> &str {
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A name as a part of a URL: nothing in it can be taken for a separator, a scheme or a query.
-pub fn encode(name: &std::ffi::OsStr) -> percent_encoding::PercentEncode<'_> {
+pub fn encode(name: &OsStr) -> percent_encoding::PercentEncode<'_> {
     percent_encode(name.as_bytes(), PLAIN)
 }
 

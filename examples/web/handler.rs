@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, TimedOut};
 
 use crate::answer::{Answer, Clock, Connection, HTML, error_page};
+use crate::budget::Budget;
 use crate::files::{Answered, Exchange};
 use crate::folder::Folder;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
@@ -25,6 +26,8 @@ pub struct Site {
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
+    /// The memory of listings that wait to be sent.
+    pub listings: Budget,
     /// Whether requests are told on stdout.
     pub log: bool,
 }
@@ -165,7 +168,8 @@ impl Web {
             None => self.answer_hello(head, connection),
             Some(folder) => {
                 let (out, clock) = (&mut self.out, &self.clock);
-                Exchange { request, head, out, clock, connection }.answer(folder)?
+                Exchange { request, head, out, clock, connection }
+                    .answer(folder, &self.site.listings)?
             }
         };
         if self.site.log {

@@ -2,30 +2,52 @@
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
-use std::fs::Metadata;
+use std::fs::{DirEntry, Metadata};
 use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::answer::{escape, http_date};
-use crate::folder::{Folder, Thing, encode, folder_url};
+use crate::folder::{Root, Thing, encode, folder_url};
 
-/// How much of a folder is shown: more than anyone reads, and little enough for many visitors at once.
-const SHOWN: usize = 10_000;
+/// How many entries a page has: more than anyone reads, and little enough for many visitors at once.
+const PAGE: usize = 1_000;
 
-/// What is in a folder.
+/// How many pages there are of one folder at most. What is sorted is held in memory, up to the page's end.
+const PAGES: usize = 100;
+
+/// One page of what is in a folder.
 pub struct Listing {
     path: PathBuf,
+    view: View,
+    /// Of this page alone, sorted.
     entries: Vec<Entry>,
-    /// There is more than is shown.
-    is_cut: bool,
+    /// Of the whole folder.
+    total: Total,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Total {
+    folders: usize,
+    files: usize,
+    bytes: u64,
 }
 
 struct Entry {
     name: OsString,
+    /// The name as it is sorted.
+    folded: String,
     is_folder: bool,
     size: u64,
     modified: Option<SystemTime>,
+}
+
+/// What of a folder is asked for, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    sorting: Sorting,
+    /// From 1 on.
+    page: usize,
 }
 
 /// By what the entries are sorted.
@@ -42,40 +64,60 @@ struct Sorting {
     descending: bool,
 }
 
-impl Listing {
-    /// Reads a folder. What a visitor could not open is left out: links to the outside, sockets, and the like.
-    pub fn read(folder: &Folder, thing: &Thing) -> io::Result<Self> {
-        let mut entries = Vec::new();
-        for entry in thing.entries()? {
-            let entry = entry?;
-            let mut metadata = entry.metadata();
-            if metadata.as_ref().is_ok_and(Metadata::is_symlink) {
-                let target = folder.find(&thing.path.join(entry.file_name()));
-                metadata = target.map(|target| target.metadata);
-            }
-            // What has vanished meanwhile is left out as well.
-            let Ok(metadata) = metadata else { continue };
-            if entries.len() == SHOWN {
-                return Ok(Self { path: thing.path.clone(), entries, is_cut: true });
-            }
-            if metadata.is_file() || metadata.is_dir() {
-                entries.push(Entry {
-                    name: entry.file_name(),
-                    is_folder: metadata.is_dir(),
-                    size: metadata.len(),
-                    modified: metadata.modified().ok(),
-                });
-            }
-        }
-        Ok(Self { path: thing.path.clone(), entries, is_cut: false })
+impl View {
+    /// Reads a query. What cannot be read is as if it were not there.
+    pub fn read(query: &str) -> Self {
+        let value = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
+        };
+        let key = match value("sort") {
+            Some("size") => Key::Size,
+            Some("modified") => Key::Modified,
+            _ => Key::Name,
+        };
+        let page = value("page").and_then(|page| page.parse().ok()).unwrap_or(1);
+        let sorting = Sorting { key, descending: value("order") == Some("desc") };
+        Self { sorting, page: page.clamp(1, PAGES) }
     }
 
-    /// The page, sorted as the query asks.
-    pub fn page(mut self, query: Option<&str>) -> String {
-        let sorting = Sorting::read(query.unwrap_or_default());
-        self.entries.sort_by_cached_key(|entry| entry.name.to_string_lossy().to_lowercase());
-        // Stable: what is equal stays in the order of names.
-        self.entries.sort_by(|one, other| sorting.compare(one, other));
+    /// How many bytes it may take to make this page: what is sorted, and the page itself, twice.
+    pub fn cost(self) -> usize {
+        const ENTRY_BYTES: usize = 2 * 200;
+        const ROW_BYTES: usize = 2 * 600;
+        self.page * PAGE * ENTRY_BYTES + PAGE * ROW_BYTES
+    }
+}
+
+impl Listing {
+    /// Reads a folder. What a visitor could not open is left out: links to the outside, sockets, and the like.
+    ///
+    /// All of it is read, so that the first page has what comes first, and no more of it is kept than the pages up
+    /// to this one show.
+    pub fn read(root: &Root<'_>, thing: &Thing, view: View) -> io::Result<Self> {
+        let kept = view.page * PAGE;
+        let mut entries = Vec::new();
+        let mut total = Total::default();
+        for entry in thing.entries()? {
+            let Some(entry) = Entry::read(root, thing, &entry?)? else { continue };
+            total.add(&entry);
+            entries.push(entry);
+            if entries.len() == 2 * kept {
+                entries.select_nth_unstable_by(kept, |one, other| view.sorting.compare(one, other));
+                entries.truncate(kept);
+            }
+        }
+        entries.sort_unstable_by(|one, other| view.sorting.compare(one, other));
+        // A page that is beyond the last one is the last one.
+        let page = view.page.min(total.pages());
+        entries.truncate(page * PAGE);
+        let entries = entries.split_off((page - 1) * PAGE);
+        Ok(Self { path: thing.path.clone(), view: View { page, ..view }, entries, total })
+    }
+
+    /// The page.
+    pub fn page(&self) -> String {
+        let sorting = self.view.sorting;
         let rows: String = self.entries.iter().map(|entry| entry.row(sorting)).collect();
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -84,14 +126,36 @@ impl Listing {
              <link rel=\"icon\" href=\"data:,\">\n<style>{STYLE}</style>\n</head>\n\
              <body>\n{ICONS}\n<main>\n<h1>{crumbs}</h1>\n<table>\n\
              <thead><tr>{name}{size}{modified}</tr></thead>\n<tbody>\n{up}{rows}</tbody>\n\
-             </table>\n{summary}</main>\n</body>\n</html>\n",
+             </table>\n{pages}{summary}</main>\n</body>\n</html>\n",
             title = escape(&format!("/{}", self.path.to_string_lossy())),
             crumbs = self.crumbs(sorting),
             name = sorting.heading(Key::Name),
             size = sorting.heading(Key::Size),
             modified = sorting.heading(Key::Modified),
             up = self.way_up(sorting),
+            pages = self.pages(),
             summary = self.summary(),
+        )
+    }
+
+    /// The way to the other pages; empty if there is one.
+    fn pages(&self) -> String {
+        let (page, last) = (self.view.page, self.total.pages());
+        if last == 1 {
+            return String::new();
+        }
+        let link = |page: usize, rel: &str, text: &str| {
+            let query = self.view.sorting.query_of_page(page);
+            format!("<a rel=\"{rel}\" href=\"{query}\">{text}</a>")
+        };
+        let back =
+            (page > 1).then(|| link(1, "first", "First") + &link(page - 1, "prev", "Previous"));
+        let on =
+            (page < last).then(|| link(page + 1, "next", "Next") + &link(last, "last", "Last"));
+        format!(
+            "<nav>{}<span>Page {page} of {last}</span>{}</nav>\n",
+            back.unwrap_or_default(),
+            on.unwrap_or_default()
         )
     }
 
@@ -109,19 +173,17 @@ impl Listing {
     }
 
     fn summary(&self) -> String {
-        if self.entries.is_empty() {
+        let Total { folders, files, bytes } = self.total;
+        if folders + files == 0 {
             return "<p class=\"empty\">This folder is empty.</p>\n".to_owned();
         }
-        let (folders, files): (Vec<&Entry>, Vec<&Entry>) =
-            self.entries.iter().partition(|entry| entry.is_folder);
-        // A few sparse files can claim to be larger than any number.
-        let total = files.iter().fold(0_u64, |total, file| total.saturating_add(file.size));
+        let is_cut = folders + files > PAGES * PAGE;
         format!(
             "<footer>{}{}, {}, {}; times are UTC</footer>\n",
-            if self.is_cut { "There is more than this page shows: " } else { "" },
-            count(folders.len(), "folder"),
-            count(files.len(), "file"),
-            human_size(total)
+            if is_cut { "There is more than these pages show: " } else { "" },
+            count(folders, "folder"),
+            count(files, "file"),
+            human_size(bytes)
         )
     }
 
@@ -142,7 +204,49 @@ impl Listing {
     }
 }
 
+impl Total {
+    fn add(&mut self, entry: &Entry) {
+        if entry.is_folder {
+            self.folders += 1;
+        } else {
+            self.files += 1;
+            // A few sparse files can claim to be larger than any number.
+            self.bytes = self.bytes.saturating_add(entry.size);
+        }
+    }
+
+    fn pages(self) -> usize {
+        (self.folders + self.files).div_ceil(PAGE).clamp(1, PAGES)
+    }
+}
+
 impl Entry {
+    /// Looks at what stands in a folder; none if a visitor could not open it.
+    fn read(root: &Root<'_>, folder: &Thing, entry: &DirEntry) -> io::Result<Option<Self>> {
+        let name = entry.file_name();
+        if root.hides(&name) {
+            return Ok(None);
+        }
+        let metadata = match entry.metadata() {
+            Ok(metadata) if metadata.is_symlink() => {
+                root.find(&folder.path.join(&name)).map(|target| target.metadata).ok()
+            }
+            Ok(metadata) => Some(metadata),
+            // A folder whose names may be read and nothing else: as good as one that may not be read.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            // It has vanished meanwhile.
+            Err(_) => None,
+        };
+        let is_shown = |metadata: &Metadata| metadata.is_file() || metadata.is_dir();
+        Ok(metadata.filter(is_shown).map(|metadata| Self {
+            folded: name.to_string_lossy().to_lowercase(),
+            name,
+            is_folder: metadata.is_dir(),
+            size: metadata.len(),
+            modified: metadata.modified().ok(),
+        }))
+    }
+
     fn row(&self, sorting: Sorting) -> String {
         let (shape, slash, query) = if self.is_folder {
             ("folder", "/", sorting.query())
@@ -171,19 +275,6 @@ impl Entry {
 }
 
 impl Sorting {
-    fn read(query: &str) -> Self {
-        let value = |name: &str| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
-        };
-        let key = match value("sort") {
-            Some("size") => Key::Size,
-            Some("modified") => Key::Modified,
-            _ => Key::Name,
-        };
-        Self { key, descending: value("order") == Some("desc") }
-    }
-
     /// The query that asks for it; empty for the usual one.
     fn query(self) -> String {
         match (self.key, self.descending) {
@@ -195,21 +286,28 @@ impl Sorting {
         }
     }
 
-    /// Folders come first, whatever is asked for.
+    /// The query that asks for one page in this order.
+    fn query_of_page(self, page: usize) -> String {
+        let query = self.query();
+        match (query.is_empty(), page) {
+            (true, 1) => "./".to_owned(),
+            (true, _) => format!("?page={page}"),
+            (false, 1) => query,
+            (false, _) => format!("{query}&amp;page={page}"),
+        }
+    }
+
+    /// Folders come first, whatever is asked for. No two entries are equal, so that each has one page.
     fn compare(self, one: &Entry, other: &Entry) -> Ordering {
+        let by_name = one.folded.cmp(&other.folded).then_with(|| one.name.cmp(&other.name));
         let order = match self.key {
-            // They are in this order already.
-            Key::Name if !self.descending => Ordering::Equal,
-            Key::Name => {
-                let lower = |entry: &Entry| entry.name.to_string_lossy().to_lowercase();
-                lower(one).cmp(&lower(other))
-            }
+            Key::Name => by_name,
             Key::Size if one.is_folder => Ordering::Equal,
             Key::Size => one.size.cmp(&other.size),
             Key::Modified => one.modified.cmp(&other.modified),
         };
         let order = if self.descending { order.reverse() } else { order };
-        other.is_folder.cmp(&one.is_folder).then(order)
+        other.is_folder.cmp(&one.is_folder).then(order).then(by_name)
     }
 
     /// A column's heading: a link to its order, and to the reverse if it is in that order now.

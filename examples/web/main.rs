@@ -12,11 +12,17 @@
 //! Under `inline`, `pool` and `forking`, which serves 40 at once, an idle connection keeps others waiting: there
 //! `--idle-timeout` is a second unless you say otherwise.
 //!
-//! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (a request
-//! without `Host` is served, though HTTP/1.1 would have it refused: people type requests by hand). A
-//! listing shows 10,000 entries. `--dir` needs Linux.
+//! A file's type is told by its name, and for text by its first kilobyte: source files and texts without a known name are
+//! shown as text, and a page that declares its charset keeps it. `--dir` is looked up for each request, so that a link
+//! which names it may be exchanged.
+//!
+//! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (`Host` has to be
+//! there, as HTTP/1.1 has it, and is not looked at). Names that begin with a dot are not served unless `--dot-files` says so. A
+//! listing has 100 pages of 1,000 entries; all listings that wait to be sent together have 64 MiB, and one more is
+//! answered by 503. `--dir` needs Linux.
 
 mod answer;
+mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 mod conditions;
@@ -24,6 +30,7 @@ mod files;
 mod folder;
 mod handler;
 mod listing;
+mod media;
 mod protocol;
 
 use std::path::PathBuf;
@@ -31,6 +38,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use budget::Budget;
 use clap::{Parser, Subcommand};
 use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use folder::Folder;
@@ -54,6 +62,9 @@ enum Command {
         /// The folder whose files are served; without it every path is answered by `Hello, World`
         #[arg(long, value_name = "PATH")]
         dir: Option<PathBuf>,
+        /// Serve and list what begins with a dot as well (.git, .env); .well-known is served in any case
+        #[arg(long, requires = "dir")]
+        dot_files: bool,
         /// How long a request may take to arrive, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
@@ -91,7 +102,7 @@ impl Program for WebServer {
     fn exposure(&self) -> String {
         match &self.site.folder {
             Some(folder) => {
-                format!("anyone there may read all files in {}", folder.root().display())
+                format!("anyone there may read all files in {}", folder.path().display())
             }
             None => "anyone there may be greeted".to_owned(),
         }
@@ -112,14 +123,14 @@ impl Program for WebServer {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve { options, dir, header_timeout, send_timeout, idle_timeout, log } =
+    let Command::Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, log } =
         Cli::parse().command;
     // Where an idle connection holds one of few workers it gives way soon.
     let has_many_workers = options.mixin == MixinName::Threading;
     let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
     let idle = idle_timeout.unwrap_or(usual);
     let folder = dir.map(|dir| {
-        Folder::new(&dir).map_err(|error| {
+        Folder::new(&dir, dot_files).map_err(|error| {
             let text = format!(
                 "cannot serve {}: {error}; give --dir a folder that you may read",
                 dir.display()
@@ -128,7 +139,8 @@ fn main() -> ExitCode {
         })
     });
     common::exit(folder.transpose().and_then(|folder| {
-        let site = Arc::new(Site { folder, header_timeout, log });
+        let listings = Budget::default();
+        let site = Arc::new(Site { folder, header_timeout, listings, log });
         common::serve(&WebServer { site, idle, write: send_timeout }, &options)
     }))
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::sys::process::{self, ChildState, ExitWatch, Forked, SignalsHeld, Watched};
+use crate::sys::process::{self, ChildState, Ended, ExitWatch, Forked, SignalsHeld, Watched};
 use crate::wait::{self, Interest, Waiting};
 
 /// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
@@ -69,6 +69,12 @@ struct Child {
     /// None until the loop first waits: most children of a busy server have ended by then, and need not be
     /// watched, which costs more than to look.
     watched: Option<Watched>,
+}
+
+impl Child {
+    fn is_watched_by_descriptor(&self) -> bool {
+        matches!(self.watched, Some(Watched::ByDescriptor(_)))
+    }
 }
 
 impl std::fmt::Debug for Child {
@@ -199,23 +205,31 @@ impl Forking {
     /// Reaps the children that have ended, and ends their requests.
     fn collect_children(&self) {
         let Some(ears) = self.ears.get() else { return };
-        let is_any =
-            |watched| self.children.lock().iter().any(|child| child.watched.is_some() == watched);
-        if is_any(true) {
-            for pid in ears.exits.ended() {
-                self.collect(ears, pid);
-            }
+        let is_any = |by_descriptor| {
+            let is_it = |child: &Child| child.is_watched_by_descriptor() == by_descriptor;
+            self.children.lock().iter().any(is_it)
+        };
+        let heard =
+            if is_any(true) || ears.exits.hears_of_all() { Some(ears.exits.ended()) } else { None };
+        for pid in heard.iter().flat_map(Ended::children) {
+            self.collect(ears, pid);
+        }
+        if heard.is_some_and(|heard| heard.rung) && ears.exits.are_reaped_by_the_kernel() {
+            self.collect_each(ears);
         }
         // One question for all of them; and if the answer is somebody else's child, which hides ours until it
         // is reaped, one for each.
         while is_any(false) {
             let Some(pid) = process::ended_child() else { return };
             if !self.collect(ears, pid) {
-                for pid in self.active_children() {
-                    self.collect(ears, pid);
-                }
-                return;
+                return self.collect_each(ears);
             }
+        }
+    }
+
+    fn collect_each(&self, ears: &Ears) {
+        for pid in self.active_children() {
+            self.collect(ears, pid);
         }
     }
 

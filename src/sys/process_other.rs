@@ -62,7 +62,11 @@ pub(crate) struct ExitWatch;
 
 /// See the Linux form.
 #[derive(Debug)]
-pub(crate) struct Watched;
+#[expect(dead_code, reason = "there are no children to watch")]
+pub(crate) enum Watched {
+    ByDescriptor(std::os::fd::OwnedFd),
+    BySignal,
+}
 
 impl ExitWatch {
     pub(crate) fn new() -> io::Result<Self> {
@@ -73,9 +77,29 @@ impl ExitWatch {
         Err(unsupported())
     }
 
+    pub(crate) fn hears_of_all(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn are_reaped_by_the_kernel(&self) -> bool {
+        false
+    }
+
     pub(crate) fn remove(&self, _watched: Watched) {}
 
-    pub(crate) fn ended(&self) -> impl Iterator<Item = i32> + use<> {
+    pub(crate) fn ended(&self) -> Ended {
+        Ended { rung: false }
+    }
+}
+
+/// See the Linux form.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) rung: bool,
+}
+
+impl Ended {
+    pub(crate) fn children(&self) -> impl Iterator<Item = i32> + use<> {
         std::iter::empty()
     }
 }

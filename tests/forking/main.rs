@@ -6,6 +6,8 @@ mod matrix;
 mod rows;
 mod server;
 mod support;
+mod system;
+mod unwatched;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -20,7 +22,8 @@ fn main() -> std::process::ExitCode {
             Ok(())
         })
     };
-    let tests = rows::all().into_iter().chain(matrix::all()).chain(ends::all());
+    let tests =
+        rows::all().into_iter().chain(matrix::all()).chain(ends::all()).chain(unwatched::all());
     let trials = tests.map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -13,7 +13,7 @@ use socketserver::{
     StreamRequestHandler, Tcp, Ticket, Transport, Udp, UnixDatagram, UnixStream,
 };
 
-use crate::ends;
+use crate::{ends, system};
 
 /// What a request does, by the first word of what it is sent.
 struct Obey {
@@ -348,8 +348,17 @@ where
         let child = std::process::Command::new("sh").args(["-c", "exit 72"]).spawn();
         foreign = Some(child.expect("a shell"));
     }
+    if let Some(error) = options.iter().find_map(|option| option.strip_prefix("no-pidfds=")) {
+        system::refuse_pidfds(error);
+    }
     if option("ignore-sigchld") {
-        ignore_sigchld();
+        system::ignore(libc::SIGCHLD);
+    }
+    if option("block-sigchld") {
+        system::block(libc::SIGCHLD);
+    }
+    if option("own-sigchld") {
+        system::count_sigchld();
     }
     if option("unprivileged") {
         become_nobody();
@@ -384,6 +393,9 @@ where
     if let Some(mut foreign) = foreign {
         let status = foreign.wait().expect("its status is still there");
         eprintln!("foreign: {:?}", status.code());
+    }
+    if option("own-sigchld") {
+        eprintln!("own SIGCHLD: {}", system::SIGCHLDS.load(std::sync::atomic::Ordering::SeqCst));
     }
     if option("one-by-one") || option("twice") {
         BaseServer::server_close(&*server);
@@ -473,12 +485,6 @@ fn become_nobody() {
         assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const none), 0);
         assert_eq!(libc::setuid(65_534), 0);
     }
-}
-
-#[allow(unsafe_code, reason = "std has no way to ignore a signal")]
-fn ignore_sigchld() {
-    // SAFETY: no handler is installed, so that nothing of ours runs in one.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 pub fn main(arguments: &[String]) -> ExitCode {

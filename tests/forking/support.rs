@@ -121,6 +121,11 @@ impl Server {
         }
     }
 
+    /// Whether it waits for something.
+    pub fn sleeps(&self) -> bool {
+        state(self.pid()) == Some('S')
+    }
+
     /// Its children, by number and state.
     pub fn children(&self) -> Vec<(u32, char)> {
         let pid = self.pid();

@@ -20,29 +20,52 @@ pub enum Framing {
     Chunked,
 }
 
-/// Reads it from the headers.
+const TOO_LARGE: Refusal = refusal(Status::ContentTooLarge, "The body is too large.");
+
+impl Framing {
+    /// Refuses a length that is clear and more than is read.
+    pub fn check_size(self) -> Result<(), Refusal> {
+        match self {
+            Self::Length(length) if length > BODY_BYTES => Err(TOO_LARGE),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads it from the headers. An error means that nobody can say where the body ends.
 pub fn framing(
     length: Option<&[u8]>,
     coding: Option<&[u8]>,
     minor: u8,
 ) -> Result<Framing, Refusal> {
-    let too_large = refusal(Status::ContentTooLarge, "The body is too large.");
     match (length, coding) {
         (None, None) => Ok(Framing::Length(0)),
         (Some(_), Some(_)) => Err(bad("The length of the body is given in two ways.")),
         (None, Some(_)) if minor == 0 => Err(bad("HTTP/1.0 has no Transfer-Encoding.")),
-        (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-        (None, Some(_)) => {
-            Err(refusal(Status::NotImplemented, "Only the transfer coding 'chunked' is known."))
-        }
+        (None, Some(coding)) => transfer_coding(coding),
         (Some(length), None) => {
             if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
                 return Err(bad("The Content-Length is not a number."));
             }
             // Digits that do not fit into a number are a number that is too large.
             let text = str::from_utf8(length).unwrap_or_default();
-            let length = text.parse().ok().filter(|length| *length <= BODY_BYTES);
-            length.map(Framing::Length).ok_or(too_large)
+            Ok(Framing::Length(text.parse().unwrap_or(usize::MAX)))
+        }
+    }
+}
+
+/// A body that is not chunked at its last has no end that both sides see: RFC 9112, 6.3.
+fn transfer_coding(value: &[u8]) -> Result<Framing, Refusal> {
+    let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).rev();
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    if !codings.next().is_some_and(is_chunked) {
+        return Err(bad("The last transfer coding is not 'chunked'."));
+    }
+    match codings.next() {
+        None => Ok(Framing::Chunked),
+        Some(before) if is_chunked(before) => Err(bad("The body is chunked twice.")),
+        Some(_) => {
+            Err(refusal(Status::NotImplemented, "Only the transfer coding 'chunked' is known."))
         }
     }
 }
@@ -109,7 +132,7 @@ impl BodyReader {
                     let Some(line) = self.line(bytes)? else { return Ok(false) };
                     self.at += line.len();
                     if self.at > limit {
-                        return Err(refusal(Status::ContentTooLarge, "The body is too large."));
+                        return Err(TOO_LARGE);
                     }
                     self.part = self.after(line)?;
                 }
@@ -151,7 +174,7 @@ impl BodyReader {
         let left = usize::try_from(size).unwrap_or(usize::MAX);
         self.decoded = self.decoded.saturating_add(left);
         if self.decoded > BODY_BYTES {
-            return Err(refusal(Status::ContentTooLarge, "The body is too large."));
+            return Err(TOO_LARGE);
         }
         Ok(if left == 0 { Part::Trailer } else { Part::Data { left, chunk: true } })
     }

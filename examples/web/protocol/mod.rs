@@ -2,6 +2,7 @@
 //! file, so that the same bytes give the same requests, however they were cut on their way.
 
 mod body;
+mod host;
 mod status;
 
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::str;
 use httparse::{Header, Status as Parsed};
 
 use body::{BodyReader, Framing, framing};
+use host::is_host;
 pub use status::Status;
 
 /// What a line may have, the request's own or a header's: what Python's `http.server` takes.
@@ -69,6 +71,7 @@ pub struct Head<'a> {
     pub if_none_match: Option<&'a [u8]>,
     pub if_modified_since: Option<&'a [u8]>,
     expects_continue: bool,
+    expects_something_else: bool,
     body: Framing,
 }
 
@@ -103,7 +106,9 @@ pub struct Decoder {
 /// What the first line asks for.
 #[derive(Clone, Debug)]
 struct RequestLine {
-    method: Method,
+    /// A method that is not served is refused only at the end of a head that is right: where a body ends has to
+    /// be clear before anything else is said of it (RFC 9112, 6.3).
+    method: Result<Method, Refusal>,
     target: Range<usize>,
     minor: u8,
     end: usize,
@@ -191,13 +196,19 @@ impl Decoder {
         let Some(line) = &self.line else { return Err(bad("There is no request line.")) };
         let target = str::from_utf8(&bytes[line.target.clone()]);
         let target = target.map_err(|_| bad("The address is not text."))?;
-        let mut head = Head::new(line.method, target, line.minor);
+        // The method is known only after the headers; until then any will do.
+        let mut head = Head::new(line.method.unwrap_or(Method::Head), target, line.minor);
         let block = &bytes[line.end..end];
         let mut room = [httparse::EMPTY_HEADER; HEADERS];
         match httparse::parse_headers(block, &mut room) {
             // It has to see their end where the decoder does.
             Ok(Parsed::Complete((used, headers))) if used == block.len() => head.take(headers)?,
             _ => return Err(bad("The headers are malformed.")),
+        }
+        line.method?;
+        head.body.check_size()?;
+        if head.expects_something_else {
+            return Err(refusal(Status::ExpectationFailed, "Only 100-continue can be expected."));
         }
         Ok(head)
     }
@@ -220,10 +231,10 @@ impl RequestLine {
             return Err(why_malformed(line));
         };
         let from = start + method.len() + 1;
-        let method = Method::read(method)?;
-        // Other methods have other forms, `OPTIONS *` for one, and are told apart before.
-        if !is_address(target) {
-            return Err(bad("The address has to begin with a slash."));
+        let method = Method::read(method);
+        // Other methods have other forms, `OPTIONS *` for one.
+        if method.is_ok() && !is_address(target) {
+            return Err(bad("The address has to begin with a slash, or with http:// and a host."));
         }
         let target = from..from + target.len();
         Ok(Self { method, target, minor, end })
@@ -232,10 +243,15 @@ impl RequestLine {
 
 /// Whether it is a path, or the form that proxies are sent, which a server has to take as well: RFC 9112, 3.2.2.
 fn is_address(target: &str) -> bool {
-    let (http, https) = (target.get(..7), target.get(..8));
     target.starts_with('/')
-        || http.is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"))
-        || https.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
+        || authority(target).is_some_and(|host| !host.is_empty() && is_host(host))
+}
+
+/// The host in the form that proxies are sent.
+fn authority(target: &str) -> Option<&[u8]> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    is_http.then(|| &rest.as_bytes()[..rest.find(['/', '?', '#']).unwrap_or(rest.len())])
 }
 
 /// Tells another version of HTTP from what is none. httparse knows 1.0 and 1.1 and calls all else malformed.
@@ -273,6 +289,7 @@ impl<'a> Head<'a> {
             if_none_match: None,
             if_modified_since: None,
             expects_continue: false,
+            expects_something_else: false,
             body: Framing::Length(0),
         }
     }
@@ -287,7 +304,8 @@ impl<'a> Head<'a> {
         let target = request.path.filter(|target| is_address(target))?;
         let mut head = Self::new(Method::read(request.method?).ok()?, target, request.version?);
         head.take(request.headers).ok()?;
-        let is_all = head.body == Framing::Length(0) && !head.expects_continue;
+        let expects = head.expects_continue || head.expects_something_else;
+        let is_all = head.body == Framing::Length(0) && !expects;
         (is_all && used <= LINE_BYTES).then_some((head, used))
     }
 
@@ -299,7 +317,7 @@ impl<'a> Head<'a> {
             match name.len() {
                 4 if is("host") => only(&mut host, value)?,
                 5 if is("range") => self.range = Some(value),
-                6 if is("expect") => self.expect(value)?,
+                6 if is("expect") => self.expect(value),
                 8 if is("if-range") => self.if_range = Some(value),
                 10 if is("connection") => self.connection(value),
                 13 if is("if-none-match") => self.if_none_match = Some(value),
@@ -310,7 +328,11 @@ impl<'a> Head<'a> {
             }
         }
         self.body = framing(length, coding, self.minor)?;
-        Ok(())
+        match host {
+            None if self.minor == 1 => Err(bad("An HTTP/1.1 request has to name its Host.")),
+            Some(host) if !is_host(host) => Err(bad("The Host is malformed.")),
+            _ => Ok(()),
+        }
     }
 
     fn connection(&mut self, value: &[u8]) {
@@ -324,18 +346,13 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn expect(&mut self, value: &[u8]) {
         // HTTP/1.0 does not know it: RFC 9110, 10.1.1.
         if self.minor == 1 {
-            if !value.eq_ignore_ascii_case(b"100-continue") {
-                return Err(refusal(
-                    Status::ExpectationFailed,
-                    "Only 100-continue can be expected.",
-                ));
-            }
-            self.expects_continue = true;
+            let is_known = value.eq_ignore_ascii_case(b"100-continue");
+            self.expects_continue |= is_known;
+            self.expects_something_else |= !is_known;
         }
-        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ pub enum Status {
     HeadersTooLarge = 431,
     InternalServerError = 500,
     NotImplemented = 501,
+    ServiceUnavailable = 503,
     VersionNotSupported = 505,
 }
 
@@ -46,6 +47,7 @@ impl Status {
             Self::HeadersTooLarge => "431 Request Header Fields Too Large",
             Self::InternalServerError => "500 Internal Server Error",
             Self::NotImplemented => "501 Not Implemented",
+            Self::ServiceUnavailable => "503 Service Unavailable",
             Self::VersionNotSupported => "505 HTTP Version Not Supported",
         }
     }

@@ -53,7 +53,7 @@ fn good() -> impl Strategy<Value = (String, Vec<u8>)> {
         |(target, headers, body, is_head, crlf)| {
             let newline = if crlf { "\r\n" } else { "\n" };
             let method = if is_head { "HEAD" } else { "GET" };
-            let mut head = format!("{method} {target} HTTP/1.1{newline}");
+            let mut head = format!("{method} {target} HTTP/1.1{newline}Host: here{newline}");
             for header in headers {
                 head += &format!("{header}{newline}");
             }
@@ -83,7 +83,7 @@ fn good() -> impl Strategy<Value = (String, Vec<u8>)> {
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let fixed = |bytes: &'static [u8]| Just(bytes.to_vec());
     let piece = prop_oneof![
-        fixed(b"GET / HTTP/1.1\r\n"),
+        fixed(b"GET / HTTP/1.1\r\nHost: here\r\n"),
         fixed(b"HEAD /x HTTP/1.0\r\n"),
         fixed(b"POST / HTTP/2.0\r\n"),
         fixed(b"GET / HTTP/1.1 \n"),
@@ -134,7 +134,7 @@ proptest! {
     fn a_chunked_body_of_anything_never_panics(
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
-        let head = b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = b"GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n";
         told(&[&head[..], &bytes].concat(), &[]);
     }
 }
@@ -142,9 +142,9 @@ proptest! {
 #[test]
 fn a_short_request_is_the_same_in_every_two_pieces() {
     let requests = [
-        &b"GET /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab"[..],
+        &b"GET /a HTTP/1.1\r\nHost: here\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab"[..],
         b"\r\nGET /a HTTP/1.0\nA:b\n\n",
-        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n0\r\nA: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n2;x\r\nab\r\n0\r\nA: b\r\n\r\n",
     ];
     let all = requests.concat();
     let whole = told(&all, &[]);

@@ -33,8 +33,21 @@ fn files_come_with_their_type() {
         ("a.svg", "image/svg+xml"),
         ("a.pdf", "application/pdf"),
         ("a.tar.gz", "application/gzip"),
-        ("a.nobody-knows", "application/octet-stream"),
-        ("plain", "application/octet-stream"),
+        ("a.nobody-knows", "text/plain; charset=utf-8"),
+        ("README", "text/plain; charset=utf-8"),
+        ("Makefile", "text/plain; charset=utf-8"),
+        ("a.rs", "text/plain; charset=utf-8"),
+        ("a.toml", "text/plain; charset=utf-8"),
+        ("a.md", "text/plain; charset=utf-8"),
+        ("a.ts", "text/plain; charset=utf-8"),
+        ("a.sh", "text/plain; charset=utf-8"),
+        ("a.yml", "text/plain; charset=utf-8"),
+        ("a.sql", "text/plain; charset=utf-8"),
+        ("a.java", "text/plain; charset=utf-8"),
+        ("a.php", "text/plain; charset=utf-8"),
+        ("a.xml", "text/xml; charset=utf-8"),
+        ("a.woff2", "font/woff2"),
+        ("a.wasm", "application/wasm"),
     ];
     let (_folder, _server, address) = site(|path| {
         for (name, _) in types {
@@ -48,7 +61,7 @@ fn files_come_with_their_type() {
         assert_eq!(answer.header("Content-Type"), Some(kind), "{name}");
         assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"));
     }
-    client.send("HEAD /a.txt HTTP/1.1\r\n\r\n");
+    client.send("HEAD /a.txt HTTP/1.1\r\nHost: here\r\n\r\n");
     let head = client.head();
     assert_eq!((head.status, head.header("Content-Length")), (200, Some("5")));
     assert_eq!(client.get("/a.txt", "").text(), "a.txt");
@@ -122,7 +135,7 @@ fn what_is_not_there_is_not_found() {
     assert!(page.text().contains("/&lt;script&gt;\u{241b}[31m&amp;&quot;"), "{}", page.text());
     // And without a body for who asks for a head.
     let mut client = Client::new(address);
-    client.send("HEAD /none HTTP/1.1\r\n\r\n");
+    client.send("HEAD /none HTTP/1.1\r\nHost: here\r\n\r\n");
     let head = client.head();
     assert_eq!(head.status, 404);
     assert_ne!(head.header("Content-Length"), Some("0"));
@@ -140,6 +153,11 @@ fn what_may_not_be_read_is_forbidden() {
     let path = folder.path().join("digits.txt");
     digits(folder.path());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    // Its names may be read and nothing else, so that it only looks empty.
+    let names_only = folder.path().join("names");
+    fs::create_dir(&names_only).unwrap();
+    digits(&names_only);
+    fs::set_permissions(&names_only, fs::Permissions::from_mode(0o444)).unwrap();
     let mut command = command("web", &[]);
     if File::open(&path).is_ok() {
         // Root may read everything, unless it gives that right away.
@@ -161,6 +179,8 @@ fn what_may_not_be_read_is_forbidden() {
     let address = listening(&server).parse().unwrap();
     let mut client = Client::new(address);
     assert_eq!(client.get("/digits.txt", "").status, 403);
+    client.assert_open();
+    assert_eq!(client.get("/names/", "").status, 403);
     client.assert_open();
     // It is listed all the same.
     assert!(get(address, "/", "").text().contains("digits.txt"));
@@ -195,7 +215,7 @@ fn a_part_of_a_file_is_sent_as_asked_for() {
         assert_eq!(answer.header("Accept-Ranges"), Some("bytes"));
     }
     // A range is for GET alone.
-    client.send("HEAD /digits.txt HTTP/1.1\r\nRange: bytes=1-2\r\n\r\n");
+    client.send("HEAD /digits.txt HTTP/1.1\r\nHost: here\r\nRange: bytes=1-2\r\n\r\n");
     let head = client.head();
     assert_eq!((head.status, head.header("Content-Length")), (200, Some("10")));
     let nothing = [
@@ -306,7 +326,7 @@ fn a_large_file_is_sent_whole_and_never_held_whole() {
     assert!(most < SIZE / 1024 / 2, "the server has used {most} KiB");
     // A client that goes away in the middle harms nobody.
     let mut gone = Client::new(address);
-    gone.send("GET /large HTTP/1.1\r\n\r\n");
+    gone.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
     gone.head();
     drop(gone);
     assert_eq!(client.get("/large", "Range: bytes=0-0\r\n").status, 206);
@@ -318,7 +338,7 @@ fn a_file_that_grows_shorter_ends_the_connection() {
     let (folder, server, address) =
         site(|path| File::create(path.join("large")).unwrap().set_len(SIZE).unwrap());
     let mut client = Client::new(address);
-    client.send("GET /large HTTP/1.1\r\n\r\n");
+    client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
     // More is still to come than sockets hold.
     assert_eq!(client.head().header("Content-Length"), Some(&*SIZE.to_string()));
     File::create(folder.path().join("large")).unwrap();
@@ -331,19 +351,172 @@ fn a_file_that_grows_shorter_ends_the_connection() {
 }
 
 #[test]
-fn a_listing_of_very_much_is_cut_and_says_so() {
-    const FILES: usize = 10_001;
-    let (folder, _server, address) = site(|path| {
-        for number in 0..FILES {
-            File::create(path.join(number.to_string())).unwrap();
+fn what_is_no_text_is_not_shown_as_text() {
+    let (_folder, _server, address) = site(|path| {
+        for name in ["none", "a.ts", "a.pot", "a.nobody-knows", "a.java"] {
+            fs::write(path.join(name), b"G\0\x01\xff").unwrap();
         }
     });
-    let listing = get(address, "/", "");
-    assert_eq!(listing.text().matches("<bdi>").count(), FILES - 1);
-    assert!(listing.text().contains("There is more than this page shows: "));
-    // Exactly as much as is shown is not too much.
-    fs::remove_file(folder.path().join("0")).unwrap();
-    assert!(!get(address, "/", "").text().contains("There is more"));
+    for (name, kind) in [
+        ("none", "application/octet-stream"),
+        ("a.nobody-knows", "application/octet-stream"),
+        ("a.java", "application/octet-stream"),
+        ("a.ts", "video/vnd.dlna.mpeg-tts"),
+        ("a.pot", "application/vnd.ms-powerpoint"),
+    ] {
+        assert_eq!(
+            get(address, &format!("/{name}"), "").header("Content-Type"),
+            Some(kind),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_declares_its_charset_keeps_it() {
+    let cut = ["a".repeat(1023).as_str(), "\u{e4}"].concat();
+    let files: [(&str, &[u8], &str); 14] = [
+        ("a.html", b"<meta charset=\"shift_jis\"><p>\x93\xfa", "text/html"),
+        ("b.html", b"<!DOCTYPE html><HEAD><META HTTP-EQUIV='Content-Type' CONTENT='text/html; CHARSET = koi8-r'>", "text/html"),
+        ("c.html", b"<!-- <meta charset=latin1> --><p>", "text/html; charset=utf-8"),
+        ("d.html", b"<p>charset=latin1", "text/html; charset=utf-8"),
+        ("e.html", b"<meta name=description content='a charset'>", "text/html; charset=utf-8"),
+        ("f.html", b"<p>caf\xe9", "text/html"),
+        ("a.xml", b"<?xml version='1.0' encoding='iso-8859-1'?>", "text/xml"),
+        ("b.xml", b"<?xml version='1.0'?>", "text/xml; charset=utf-8"),
+        ("a.css", b"@charset \"iso-8859-1\";", "text/css"),
+        ("a.txt", b"caf\xe9", "text/plain"),
+        ("b.txt", b"\xff\xfea\0", "text/plain"),
+        // The last character that is looked at may be cut by the look, and not by the file.
+        ("c.txt", cut.as_bytes(), "text/plain; charset=utf-8"),
+        ("d.txt", &cut.as_bytes()[..1024], "text/plain; charset=utf-8"),
+        ("empty", b"", "text/plain; charset=utf-8"),
+    ];
+    let (_folder, _server, address) = site(|path| {
+        for (name, bytes, _) in files {
+            fs::write(path.join(name), bytes).unwrap();
+        }
+    });
+    for (name, _, kind) in files {
+        assert_eq!(
+            get(address, &format!("/{name}"), "").header("Content-Type"),
+            Some(kind),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_packed_picture_says_that_it_is_packed() {
+    let (_folder, _server, address) = site(|path| {
+        fs::write(path.join("a.svgz"), b"\x1f\x8b\x08 and so on").unwrap();
+        fs::write(path.join("b.SVGZ"), b"<svg xmlns='http://www.w3.org/2000/svg'/>").unwrap();
+    });
+    for (name, coding) in [("a.svgz", Some("gzip")), ("b.SVGZ", None)] {
+        let answer = get(address, &format!("/{name}"), "");
+        assert_eq!(answer.header("Content-Type"), Some("image/svg+xml"));
+        assert_eq!(answer.header("Content-Encoding"), coding, "{name}");
+    }
+}
+
+#[test]
+fn names_with_a_dot_are_served_only_if_that_is_asked_for() {
+    let fill = |path: &Path| {
+        for folder in [".git", ".well-known", "a"] {
+            fs::create_dir(path.join(folder)).unwrap();
+            fs::write(path.join(folder).join("config"), "x").unwrap();
+        }
+        fs::write(path.join(".env"), "x").unwrap();
+        fs::write(path.join("a/.env"), "x").unwrap();
+        std::os::unix::fs::symlink(".", path.join("here")).unwrap();
+    };
+    let hidden =
+        ["/.env", "/.git/", "/.git/config", "/a/.env", "/%2egit/config", "/here/.env", "/.git"];
+    let (folder, _server, address) = site(fill);
+    for path in hidden {
+        assert_eq!(get(address, path, "").status, 404, "{path}");
+    }
+    assert_eq!(get(address, "/.well-known/config", "").status, 200);
+    assert!(!get(address, "/", "").text().contains(".env"));
+    assert!(get(address, "/", "").text().contains(".well-known"));
+    let (_server, address) = web(&["--dot-files", "--dir", folder.path().to_str().unwrap()]);
+    for path in hidden {
+        assert_ne!(get(address, path, "").status, 404, "{path}");
+    }
+    assert!(get(address, "/", "").text().contains(".env"));
+}
+
+#[test]
+fn a_link_that_names_the_folder_may_be_exchanged() {
+    let outside = folder();
+    for version in ["1", "2"] {
+        fs::create_dir(outside.path().join(version)).unwrap();
+        fs::write(outside.path().join(version).join("page.txt"), version).unwrap();
+    }
+    let link = outside.path().join("current");
+    std::os::unix::fs::symlink("1", &link).unwrap();
+    let (_server, address) = web(&["--dir", link.to_str().unwrap()]);
+    assert_eq!(get(address, "/page.txt", "").text(), "1");
+    // As a deployment does it: never a moment without the link.
+    std::os::unix::fs::symlink("2", outside.path().join("next")).unwrap();
+    fs::rename(outside.path().join("next"), &link).unwrap();
+    assert_eq!(get(address, "/page.txt", "").text(), "2");
+    assert!(get(address, "/", "").text().contains("page.txt"));
+    // What was inside before is outside now.
+    std::os::unix::fs::symlink(outside.path().join("1/page.txt"), outside.path().join("2/old"))
+        .unwrap();
+    assert_eq!(get(address, "/old", "").status, 404);
+    // Gone, and back again.
+    fs::remove_file(&link).unwrap();
+    let answer = get(address, "/page.txt", "");
+    assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")));
+    std::os::unix::fs::symlink("1", &link).unwrap();
+    assert_eq!(get(address, "/page.txt", "").text(), "1");
+}
+
+/// The names that a listing shows, in their order.
+fn shown(page: &str) -> Vec<&str> {
+    let names = page.match_indices("<bdi>").map(|(at, tag)| &page[at + tag.len()..]);
+    names.map(|rest| rest.split("</bdi>").next().unwrap()).collect()
+}
+
+#[test]
+fn a_large_folder_is_sorted_as_a_whole_and_has_pages() {
+    const FILES: usize = 10_001;
+    const FOLDERS: usize = 300;
+    let (_folder, _server, address) = site(|path| {
+        for number in 0..FILES {
+            let file = File::create(path.join(format!("f{number:05}"))).unwrap();
+            let time = UNIX_EPOCH + Duration::from_secs(1_000_000 + number as u64);
+            file.set_times(FileTimes::new().set_modified(time)).unwrap();
+        }
+        for number in 0..FOLDERS {
+            fs::create_dir(path.join(format!("d{number:03}"))).unwrap();
+        }
+    });
+    let expected: Vec<String> = (0..FOLDERS)
+        .map(|number| format!("d{number:03}/"))
+        .chain((0..FILES).map(|number| format!("f{number:05}")))
+        .collect();
+    let mut found = Vec::new();
+    for page in 1..=11 {
+        let answer = get(address, &format!("/?page={page}"), "");
+        assert!(answer.text().contains(&format!("Page {page} of 11")));
+        assert!(answer.text().contains("300 folders, 10001 files, "));
+        found.extend(shown(answer.text()).into_iter().map(str::to_owned));
+    }
+    assert_eq!(found, expected, "each entry is on one page, in order");
+    let newest = get(address, "/?sort=modified&order=desc", "");
+    let first_file = shown(newest.text()).into_iter().find(|name| name.starts_with('f'));
+    assert_eq!(first_file, Some("f10000"));
+    assert!(newest.text().contains("href=\"?sort=modified&amp;order=desc&amp;page=2\""));
+    // What is beyond, and what is none.
+    for (page, number) in
+        [("12", 11), ("99999999999999999999999", 1), ("0", 1), ("-1", 1), ("x", 1)]
+    {
+        let answer = get(address, &format!("/?page={page}"), "");
+        assert!(answer.text().contains(&format!("Page {number} of 11")), "{page}");
+    }
 }
 
 #[test]

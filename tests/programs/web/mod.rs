@@ -158,7 +158,7 @@ fn a_connection_stays_or_closes_as_the_client_says() {
     for (version, headers, stays) in cases {
         for _ in 0..2 {
             let mut client = Client::new(address);
-            let answer = client.ask(format!("GET / HTTP/{version}\r\n{headers}\r\n"));
+            let answer = client.ask(format!("GET / HTTP/{version}\r\nHost: here\r\n{headers}\r\n"));
             assert_eq!((answer.status, &answer.body[..]), (200, HELLO));
             let says = match (stays, version) {
                 (false, _) => Some("close"),
@@ -226,10 +226,11 @@ fn a_request_may_come_in_any_pieces() {
 #[test]
 fn a_body_that_nobody_wants_is_thrown_away() {
     let (_server, address) = web(&[]);
-    let chunked =
-        |body: &str| format!("GET / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n{body}");
+    let chunked = |body: &str| {
+        format!("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: Chunked\r\n\r\n{body}")
+    };
     let requests = [
-        format!("GET / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{GET}", GET.len()),
+        format!("GET / HTTP/1.1\r\nHost: here\r\nContent-Length: {}\r\n\r\n{GET}", GET.len()),
         format!(
             "HEAD / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 65536\r\n\r\n{}",
             "x".repeat(65_536)
@@ -248,7 +249,7 @@ fn a_body_that_nobody_wants_is_thrown_away() {
         let answer = if head_only { client.head() } else { client.answer() };
         assert_eq!(answer.status, 200, "{request}");
         // Exactly one answer, and then that of the next request.
-        client.send("GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+        client.send("GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
         assert_eq!(client.answer().body, HELLO);
         client.assert_closed();
     }
@@ -259,11 +260,11 @@ fn a_client_that_asks_first_is_told_to_send_its_body() {
     let (_server, address) = web(&[]);
     let mut client = Client::new(address);
     let expect = "Expect: 100-continue\r\n";
-    client.send(format!("GET / HTTP/1.1\r\nContent-Length: 4\r\n{expect}\r\n"));
+    client.send(format!("GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n{expect}\r\n"));
     assert_eq!(client.answer().status, 100);
     assert_eq!(client.ask("body").body, HELLO);
     // Without a body as well, as Python does.
-    client.send(format!("GET / HTTP/1.1\r\n{expect}\r\n"));
+    client.send(format!("GET / HTTP/1.1\r\nHost: here\r\n{expect}\r\n"));
     assert_eq!(client.answer().status, 100);
     assert_eq!(client.answer().body, HELLO);
     // HTTP/1.0 does not know it.
@@ -271,7 +272,8 @@ fn a_client_that_asks_first_is_told_to_send_its_body() {
     client.assert_closed();
     // Who is refused is not told to send.
     let mut client = Client::new(address);
-    let answer = client.ask(format!("GET / HTTP/1.1\r\nContent-Length: 65537\r\n{expect}\r\n"));
+    let answer = client
+        .ask(format!("GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 65537\r\n{expect}\r\n"));
     assert_eq!(answer.status, 413);
     client.assert_closed();
 }
@@ -307,33 +309,40 @@ fn what_is_no_request_gets_its_status_and_an_end() {
         ("GET / \r\n".into(), 400),
         ("GET\r\n".into(), 400),
         ("POST /\r\n".into(), 400),
-        (" / HTTP/1.1\r\n\r\n".into(), 400),
-        ("GET  HTTP/1.1\r\n\r\n".into(), 400),
-        ("GET /spaced out HTTP/1.1\r\n\r\n".into(), 400),
-        ("GET no-slash HTTP/1.1\r\n\r\n".into(), 400),
+        (" / HTTP/1.1\r\nHost: here\r\n\r\n".into(), 400),
+        ("GET  HTTP/1.1\r\nHost: here\r\n\r\n".into(), 400),
+        ("GET /spaced out HTTP/1.1\r\nHost: here\r\n\r\n".into(), 400),
+        ("GET no-slash HTTP/1.1\r\nHost: here\r\n\r\n".into(), 400),
         ("\x16\x03\x01\x02\n".into(), 400),
-        ("GET / HTTP/1.1\r\nno colon\r\n\r\n".into(), 400),
-        ("GET / HTTP/1.1\r\n folded: x\r\n\r\n".into(), 400),
-        ("GET / HTTP/1.1\r\nBlank : x\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: here\r\nno colon\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: here\r\n folded: x\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: here\r\nBlank : x\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400),
-        ("GET / HTTP/1.1\r\nA: b\0c\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: here\r\nA: b\0c\r\n\r\n".into(), 400),
         (version("HTTP/1.2"), 505),
         (version("HTTP/2.0"), 505),
         (version("HTTP/3.14"), 505),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
-        ("BOGUS / HTTP/1.1\r\n\r\n".into(), 501),
-        ("get / HTTP/1.1\r\n\r\n".into(), 501),
+        ("BOGUS / HTTP/1.1\r\nHost: here\r\n\r\n".into(), 501),
+        ("get / HTTP/1.1\r\nHost: here\r\n\r\n".into(), 501),
         // Trimmed: the line ends with a lone newline, and the headers with the next.
-        ("BOGUS / HTTP/1.1\n\r\n".into(), 501),
-        ("GET / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n".into(), 501),
-        ("GET / HTTP/1.1\r\nExpect: tea\r\n\r\n".into(), 417),
-        (format!("GET /{long} HTTP/1.1\r\n\r\n"), 414),
+        ("BOGUS / HTTP/1.1\nHost: here\n\r\n".into(), 501),
+        ("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: gzip\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".into(), 501),
+        ("GET / HTTP/1.1\r\nHost: here\r\nExpect: tea\r\n\r\n".into(), 417),
+        (format!("GET /{long} HTTP/1.1\r\nHost: here\r\n\r\n"), 414),
         (format!("{long}{long}"), 414),
-        (format!("GET / HTTP/1.1\r\nA: {long}\r\n\r\n"), 431),
-        (format!("GET / HTTP/1.1\r\nA: {long}"), 431),
-        (format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(101)), 431),
-        (format!("GET / HTTP/1.1\r\n{}", "A: b\r\n".repeat(101)), 431),
-        (format!("GET / HTTP/1.1\r\n{}", format!("A: {}\r\n", &long[..60_000]).repeat(3)), 431),
+        (format!("GET / HTTP/1.1\r\nHost: here\r\nA: {long}\r\n\r\n"), 431),
+        (format!("GET / HTTP/1.1\r\nHost: here\r\nA: {long}"), 431),
+        (format!("GET / HTTP/1.1\r\nHost: here\r\n{}\r\n", "A: b\r\n".repeat(101)), 431),
+        (format!("GET / HTTP/1.1\r\nHost: here\r\n{}", "A: b\r\n".repeat(101)), 431),
+        (
+            format!(
+                "GET / HTTP/1.1\r\nHost: here\r\n{}",
+                format!("A: {}\r\n", &long[..60_000]).repeat(3)
+            ),
+            431,
+        ),
     ];
     for (request, status) in cases {
         let answer = assert_refused(address, &request, status);
@@ -349,15 +358,128 @@ fn what_is_no_request_gets_its_status_and_an_end() {
         "OPTIONS *",
         "CONNECT a:1",
     ] {
-        let answer = assert_refused(address, format!("{request} HTTP/1.1\r\n\r\n"), 405);
+        let answer =
+            assert_refused(address, format!("{request} HTTP/1.1\r\nHost: here\r\n\r\n"), 405);
         assert_eq!(answer.header("Allow"), Some("GET, HEAD"));
+    }
+}
+
+/// RFC 9112, 3.2.
+#[test]
+fn a_request_names_its_host_once_and_well() {
+    let (_server, address) = web(&[]);
+    let good = [
+        "",
+        "here",
+        "here:8080",
+        "here:",
+        "127.0.0.1:1",
+        "[::1]",
+        "[::1]:8080",
+        "[fe80::1]:",
+        "[v1.a:b]",
+        "a_b.c-d~e",
+        "%41b",
+        "xn--bcher-kva.example",
+        "a,b;c=(d)",
+    ];
+    for host in good {
+        let answer = get_raw(address, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(answer.status, 200, "{host:?}");
+    }
+    let bad = [
+        "a b",
+        "a/b",
+        "a@b",
+        "user:1@b",
+        "a:b",
+        "a:1:2",
+        "a:65536",
+        "a:-1",
+        "a:+1",
+        "[::1",
+        "::1",
+        "[::1]8080",
+        "[::1]x:1",
+        "[a]",
+        "[]",
+        "[::1%eth0]",
+        "%4",
+        "%zz",
+        "a\\b",
+        "a\"b",
+        "a<b>",
+        "a?b",
+        "a#b",
+        "caf\u{e9}",
+        "http://here",
+        ":80",
+    ];
+    for host in bad {
+        for version in ["1.1", "1.0"] {
+            assert_refused(address, format!("GET / HTTP/{version}\r\nHost: {host}\r\n\r\n"), 400);
+        }
+        let target = format!("http://{host}/");
+        if !host.contains([' ', '/', '?', '#']) {
+            assert_refused(address, format!("GET {target} HTTP/1.1\r\nHost: here\r\n\r\n"), 400);
+        }
+    }
+    // None, two, and one that hides behind a served or an unserved method.
+    for method in ["GET", "HEAD", "POST", "BOGUS"] {
+        for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n", "Host: a b\r\n"] {
+            let mut client = Client::new(address);
+            client.send(format!("{method} / HTTP/1.1\r\n{hosts}\r\n"));
+            assert_eq!(client.head().status, 400, "{method} {hosts:?}");
+        }
+    }
+    assert_refused(address, "GET http:///a HTTP/1.1\r\nHost: here\r\n\r\n", 400);
+    // HTTP/1.0 had no such header.
+    assert_eq!(get_raw(address, "GET / HTTP/1.0\r\n\r\n").status, 200);
+}
+
+fn get_raw(address: SocketAddr, request: &str) -> Answer {
+    Client::new(address).ask(request)
+}
+
+/// RFC 9112, 6.3: where the body ends is settled before anything else is said of a request.
+#[test]
+fn framing_is_judged_before_the_method() {
+    let (_server, address) = web(&[]);
+    let framings = [
+        ("Content-Length: x\r\n", 400),
+        ("Content-Length: -5\r\n", 400),
+        ("Content-Length: +5\r\n", 400),
+        ("Content-Length: \r\n", 400),
+        ("Content-Length: 5, 5\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
+        ("Transfer-Encoding: chunked, gzip\r\n", 400),
+        ("Transfer-Encoding: chunked, chunked\r\n", 400),
+        ("Transfer-Encoding: gzip\r\n", 400),
+        ("Transfer-Encoding: identity\r\n", 400),
+        ("Transfer-Encoding: \r\n", 400),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+    ];
+    for (framing, status) in framings {
+        for method in ["GET", "POST", "OPTIONS", "BREW"] {
+            let request = format!("{method} / HTTP/1.1\r\nHost: here\r\n{framing}\r\nhello");
+            assert_refused(address, request, status);
+        }
+    }
+    // What is clear, and only too large or not wanted, is told by what the method is.
+    for (method, status) in [("GET", 413), ("POST", 405), ("BREW", 501)] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: here\r\nContent-Length: 65537\r\n\r\n");
+        assert_refused(address, request, status);
     }
 }
 
 #[test]
 fn a_head_that_is_refused_is_answered_without_a_body() {
     let (_server, address) = web(&[]);
-    for (rest, status) in [("HTTP/1.1\r\nExpect: tea", 417), ("HTTP/3.0", 505)] {
+    for (rest, status) in [("HTTP/1.1\r\nHost: here\r\nExpect: tea", 417), ("HTTP/3.0", 505)] {
         let mut client = Client::new(address);
         client.send(format!("HEAD / {rest}\r\n\r\n"));
         let head = client.head();
@@ -373,13 +495,13 @@ fn what_is_unusual_and_right_is_served() {
     let long = "a".repeat(65_000);
     let requests = [
         // Trimmed.
-        "GET / HTTP/1.1 \r\n\r\n".to_owned(),
-        "GET / HTTP/1.1\n\n".into(),
-        "\r\n\r\nGET / HTTP/1.1\r\n\r\n".into(),
-        format!("GET /{long} HTTP/1.1\r\n\r\n"),
-        format!("GET / HTTP/1.1\r\nA: {long}\r\n\r\n"),
-        format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100)),
-        "GET HTTP://here HTTP/1.1\r\n\r\n".into(),
+        "GET / HTTP/1.1 \r\nHost: here\r\n\r\n".to_owned(),
+        "GET / HTTP/1.1\nHost: here\n\n".into(),
+        "\r\n\r\nGET / HTTP/1.1\r\nHost: here\r\n\r\n".into(),
+        format!("GET /{long} HTTP/1.1\r\nHost: here\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: here\r\nA: {long}\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nHost: here\r\n{}\r\n", "A: b\r\n".repeat(99)),
+        "GET HTTP://here HTTP/1.1\r\nHost: here\r\n\r\n".into(),
     ];
     for request in requests {
         let mut client = Client::new(address);
@@ -388,13 +510,17 @@ fn what_is_unusual_and_right_is_served() {
     }
     // Bytes of Latin-1.
     let mut client = Client::new(address);
-    assert_eq!(client.ask(b"GET / HTTP/1.1\r\nA: caf\xe9\r\n\r\n").body, HELLO);
+    assert_eq!(client.ask(b"GET / HTTP/1.1\r\nHost: here\r\nA: caf\xe9\r\n\r\n").body, HELLO);
 }
 
 #[test]
 fn a_request_that_ends_in_its_middle_is_told_so() {
     let (_server, address) = web(&[]);
-    for half in ["G", "GET / HTTP/1.1\r\nHost", "GET / HTTP/1.1\r\nContent-Length: 9\r\n\r\n12"] {
+    for half in [
+        "G",
+        "GET / HTTP/1.1\r\nHost",
+        "GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n12",
+    ] {
         let mut client = Client::new(address);
         client.send(half);
         client.reader.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -411,7 +537,10 @@ fn a_request_that_ends_in_its_middle_is_told_so() {
 #[test]
 fn a_request_that_takes_too_long_is_told_so() {
     let (_server, address) = web(&["--header-timeout", "0.3"]);
-    for beginning in ["GET / HTTP/1.1\r\nA: ", "GET / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n"] {
+    for beginning in [
+        "GET / HTTP/1.1\r\nHost: here\r\nA: ",
+        "GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n",
+    ] {
         // Silent, after a request that came in time.
         let mut client = Client::new(address);
         client.assert_open();
@@ -479,7 +608,7 @@ fn a_request_that_has_begun_is_answered_before_the_end() {
     let mut idle = Client::new(address);
     let mut busy = Client::new(address);
     idle.assert_open();
-    busy.send("GET / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+    busy.send("GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(busy.answer().status, 100);
     server.send_signal(libc::SIGTERM);
     // The drain has begun.
@@ -498,7 +627,7 @@ fn the_log_is_one_line_for_each_request_whatever_is_in_it() {
     assert!(line.ends_with(r#" GMT] "GET /a\\b\xc2\x9b31m\" HTTP/1.1" 200 12"#), "{line}");
     assert!(line.starts_with("127.0.0.1:"), "{line}");
     // Also what is no request, and not all of it.
-    let evil = format!("GET /\x1b[31m\0\r{} HTTP/1.1\r\n\r\n", "a".repeat(1_000));
+    let evil = format!("GET /\x1b[31m\0\r{} HTTP/1.1\r\nHost: here\r\n\r\n", "a".repeat(1_000));
     assert_refused(address, evil, 400);
     let line = server.line();
     assert!(line.contains(r#" "GET /\x1b[31m\x00\x0daaa"#) && line.len() < 400, "{line}");

@@ -1,0 +1,69 @@
+//! The host that a request is for, as RFC 9110, 7.2 and RFC 3986, 3.2.2 write it. This server has one site
+//! for all of them, but a host that two servers can read differently is how a cache is poisoned.
+
+use std::net::Ipv6Addr;
+use std::str;
+
+/// Whether it is a host with or without a port. An empty one is right as well: a client sends it where the
+/// address has none.
+pub fn is_host(value: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(value) else { return false };
+    let (name, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let Some((address, port)) = rest.split_once(']') else { return false };
+            if !is_ip_literal(address) {
+                return false;
+            }
+            match port.strip_prefix(':') {
+                Some(port) => ("", port),
+                None if port.is_empty() => ("", ""),
+                None => return false,
+            }
+        }
+        None => text.split_once(':').unwrap_or((text, "")),
+    };
+    // A port alone is nobody's address, though the grammar has it.
+    let is_whole = !text.starts_with(':');
+    is_whole && is_name(name.as_bytes()) && is_port(port)
+}
+
+/// What stands between brackets: an IPv6 address, or the form kept for those to come.
+fn is_ip_literal(text: &str) -> bool {
+    let is_future = || {
+        let rest = text.strip_prefix(['v', 'V'])?;
+        let (version, address) = rest.split_once('.')?;
+        let is_version =
+            !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_address =
+            !address.is_empty() && address.bytes().all(|byte| is_plain(byte) || byte == b':');
+        Some(is_version && is_address)
+    };
+    text.parse::<Ipv6Addr>().is_ok() || is_future().unwrap_or(false)
+}
+
+/// Letters, digits, and what else may stand in a name; anything by its percent code.
+fn is_name(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let Some((first, after)) = rest.split_first() {
+        rest = match (first, after) {
+            (b'%', [one, two, after @ ..])
+                if one.is_ascii_hexdigit() && two.is_ascii_hexdigit() =>
+            {
+                after
+            }
+            (byte, after) if is_plain(*byte) => after,
+            _ => return false,
+        };
+    }
+    true
+}
+
+/// RFC 3986: unreserved and sub-delims.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
+}
+
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|byte| byte.is_ascii_digit())
+        && (port.is_empty() || port.parse::<u16>().is_ok())
+}

@@ -1,0 +1,57 @@
+//! What a server of these tests does to its own process: std has no safe form of it.
+
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Has `pidfd_open` fail from here on, as a container's filter does, with this error.
+pub fn refuse_pidfds(error: &str) {
+    let errno = match error {
+        "EPERM" => libc::EPERM,
+        "ENOSYS" => libc::ENOSYS,
+        "EMFILE" => libc::EMFILE,
+        _ => panic!("which error?"),
+    };
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let load_number = step(0x20, 0, 0, 0);
+    let is_it = step(0x15, 0, 1, u32::try_from(libc::SYS_pidfd_open).unwrap());
+    let refuse = step(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap());
+    let allow = step(0x06, 0, 0, libc::SECCOMP_RET_ALLOW);
+    let mut filter = [load_number, is_it, refuse, allow];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its four steps outlive the calls, which copy them; the rest are numbers.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            + libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    };
+    assert_eq!(result, 0, "no filter: {}", std::io::Error::last_os_error());
+}
+
+pub fn ignore(signal: libc::c_int) {
+    // SAFETY: no handler is installed, so that nothing of ours runs in one.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Blocks a signal in this thread, the only one.
+pub fn block(signal: libc::c_int) {
+    // SAFETY: all zeros is a valid set, which is made an empty one; all pointers are to live locals.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// How often [`count_sigchld`]'s handler was called.
+pub static SIGCHLDS: AtomicUsize = AtomicUsize::new(0);
+
+/// A program's own handler of SIGCHLD.
+pub fn count_sigchld() {
+    extern "C" fn count(_signal: libc::c_int) {
+        SIGCHLDS.fetch_add(1, Ordering::SeqCst);
+    }
+    let handler = count as extern "C" fn(libc::c_int);
+    // SAFETY: the handler adds to an atomic and does nothing else.
+    unsafe { libc::signal(libc::SIGCHLD, handler as libc::sighandler_t) };
+}
