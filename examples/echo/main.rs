@@ -9,7 +9,8 @@
 //! `--mode` makes it do what a benchmark measures: `echo` every byte as it comes, one `line` and then
 //! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
 //!
-//! Limits: in `chat` a member who is 64 KiB behind is dropped.
+//! Limits: in `chat` a member who is 64 KiB behind is dropped. Over UDP it answers everything, and a datagram that names
+//! another such server as its sender has the two answer each other for ever: it is for networks whose members are known.
 
 #[path = "../common/mod.rs"]
 mod common;

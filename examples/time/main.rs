@@ -8,8 +8,9 @@
 //!
 //! The two handlers are one line each, and show UDP beside TCP, and handlers that are functions.
 //!
-//! Limits: the time is UTC. Whoever spoofs a sender's address has the answer sent there; it is hardly
-//! longer than the question.
+//! Limits: the time is UTC. An answer by datagram goes to the address that the question names, whoever has sent it; it is
+//! hardly longer than the question. But it answers everything, and so two of these can be set to answer each other for ever:
+//! over UDP it is for networks whose members are known.
 
 #[path = "../common/mod.rs"]
 mod common;

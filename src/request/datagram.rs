@@ -12,7 +12,7 @@ use crate::fault::is_loss;
 /// How a transport sends the answer to one datagram.
 pub trait Reply {
     /// Sends one datagram back to the sender. False if there is nobody to send it to: the sender is a
-    /// Unix socket without a name.
+    /// Unix socket without a name, or with a relative one.
     ///
     /// # Errors
     ///
@@ -102,7 +102,9 @@ impl DatagramRequest {
     }
 
     /// Sends one datagram back to the sender; an empty one, too. False if the sender has no address
-    /// (a Unix socket without a name), so that nothing could be sent.
+    /// (a Unix socket without a name, or with a relative one, which is a name in its own folder), so that nothing could be
+    /// sent. To whom a reply may go that the sender does not want for itself: see [`Udp`](crate::Udp) and
+    /// [`UnixDatagram`](crate::UnixDatagram).
     ///
     /// # Errors
     ///

@@ -1,20 +1,14 @@
-//! Control messages: what goes with a datagram beside its bytes, each way.
+//! Control messages: what goes with a datagram beside its bytes, on its way out. Those that come in are read in
+//! `messages.rs`.
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
+use super::messages::Local;
 use super::set_int_option;
-
-/// The local address that a datagram was sent to, and that its reply must come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Local {
-    pub(crate) ip: IpAddr,
-    /// The interface, which a link-local address needs; 0 leaves it to the route.
-    interface: u32,
-}
 
 /// Asks the kernel to tell with each datagram where it was sent to.
 ///
@@ -38,7 +32,7 @@ fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Room for the control messages of one datagram, aligned as `cmsghdr` wants.
+/// Room for the control messages of one datagram to send, aligned as `cmsghdr` wants.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Control([u8; Control::LEN]);
@@ -104,43 +98,6 @@ impl Control {
         header.msg_control = self.0.as_mut_ptr().cast();
         header.msg_controllen = (used + space as usize) as _;
     }
-}
-
-/// Reads the control message that [`tell_local_address`] asked for.
-pub(super) fn local_address(header: &libc::msghdr) -> Option<Local> {
-    // SAFETY: the header is as the kernel left it; its control buffer is alive, and the length in it
-    // is what the kernel filled.
-    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    while !message.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header within the buffer.
-        let (level, kind) = unsafe { ((*message).cmsg_level, (*message).cmsg_type) };
-        // SAFETY: the data of this message follows its header within the buffer.
-        let data = unsafe { libc::CMSG_DATA(message) };
-        match (level, kind) {
-            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // SAFETY: a message of this kind carries an in_pktinfo; it may be unaligned.
-                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
-                let ip = u32::from_be(info.ipi_spec_dst.s_addr);
-                return Some(Local { ip: IpAddr::V4(ip.into()), interface: 0 });
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                // SAFETY: a message of this kind carries an in6_pktinfo; it may be unaligned.
-                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
-                let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                // A group is not an address that a reply could come from.
-                if ip.is_multicast() {
-                    return None;
-                }
-                let link_local = ip.segments()[0] & 0xffc0 == 0xfe80;
-                let interface = if link_local { info.ipi6_ifindex as u32 } else { 0 };
-                return Some(Local { ip: IpAddr::V6(ip), interface });
-            }
-            // SAFETY: as for CMSG_FIRSTHDR.
-            _ => message = unsafe { libc::CMSG_NXTHDR(header, message) },
-        }
-    }
-    None
 }
 
 /// The bytes of a plain C structure without padding.

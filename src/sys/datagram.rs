@@ -5,6 +5,7 @@
 //! then thrown away by it.
 
 use std::io;
+use std::iter;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,7 +13,8 @@ use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::control::{Control, Local, local_address};
+use super::control::Control;
+use super::messages::{self, Destination, Local};
 use super::{check, socklen};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -62,7 +64,8 @@ impl Peer {
         match self {
             Self::V4(_) => socklen::<libc::sockaddr_in>(),
             Self::V6(_) => socklen::<libc::sockaddr_in6>(),
-            Self::Other(name) => name.len(),
+            // Linux says one more of a name that takes all of the room, and does not take it back like that.
+            Self::Other(name) => name.len().min(socklen::<libc::sockaddr_un>()),
         }
     }
 
@@ -74,6 +77,16 @@ impl Peer {
             }
             (Self::V6(_), Self::V6(_)) => self.to_inet() == other.to_inet(),
             _ => false,
+        }
+    }
+
+    /// Its port, if it is an internet address.
+    #[inline]
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::V4(name) => Some(u16::from_be(name.sin_port)),
+            Self::V6(name) => Some(u16::from_be(name.sin6_port)),
+            Self::Other(_) => None,
         }
     }
 
@@ -97,10 +110,24 @@ impl Peer {
 pub(crate) struct Received<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) peer: Peer,
-    pub(crate) local: Option<Local>,
+    /// Where it was sent to, if the kernel tells.
+    pub(crate) destination: Destination,
     /// The datagram was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
 }
+
+/// The longest datagram that a [`Receiver`] takes whole: what is longer, nothing sends. A sender of Unix datagrams
+/// would need a send buffer as large, for which the system's usual limit (`net.core.wmem_max`) is a fiftieth of this.
+pub(crate) const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// The memory of all slots at the most, if there is more than one: what 64 datagrams of 65,535 bytes take.
+const BATCH_BYTES: usize = 64 * stride(65_535);
+
+/// Room for the control messages of one datagram. The address that is asked for stands behind what the options of
+/// every socket bring, and before those of IP itself, which may have any length. Of the first there are at the most: a
+/// time (32 bytes), times of the hardware (64) with their interface (32), and six numbers (drops, mark, priority,
+/// wireless status, cell, length of a burst; 24 each). The address takes 40.
+const CONTROL_BYTES: usize = 320;
 
 /// Buffers for a batch of datagrams, made once and used for every batch, and the batch that is in them.
 pub(crate) struct Receiver {
@@ -108,7 +135,9 @@ pub(crate) struct Receiver {
     // returns; no pointer is kept.
     buffers: Vec<u8>,
     names: Vec<libc::sockaddr_storage>,
-    controls: Vec<Control>,
+    /// None where no address is asked for. The kernel then brings no messages, and what else a sender may have passed
+    /// with a datagram, open descriptors above all, it throws away.
+    controls: Vec<[u8; CONTROL_BYTES]>,
     size: usize,
     /// What the kernel has said of each datagram of the batch.
     batch: Vec<Said>,
@@ -120,19 +149,23 @@ pub(crate) struct Receiver {
 struct Said {
     len: usize,
     name_len: libc::socklen_t,
-    local: Option<Local>,
+    destination: Destination,
     truncated: bool,
 }
 
 impl Receiver {
-    /// Room for `count` datagrams of `size` bytes. The pages are not touched before they are used.
-    pub(crate) fn new(count: usize, size: usize) -> Self {
+    /// Room for `count` datagrams of `size` bytes, at most [`MOST_BYTES`]; for fewer if they are long. The pages are not
+    /// touched before they are used. `asks`: the kernel is to tell where each was sent to; see
+    /// [`tell_local_address`](super::control::tell_local_address).
+    pub(crate) fn new(count: usize, size: usize, asks: bool) -> Self {
+        let size = size.clamp(1, MOST_BYTES);
+        let count = count.min(BATCH_BYTES / stride(size)).max(1);
         // SAFETY: all zeros is a valid sockaddr_storage (family unspecified).
         let name = unsafe { mem::zeroed::<libc::sockaddr_storage>() };
         Self {
             buffers: vec![0; count * stride(size)],
             names: vec![name; count],
-            controls: vec![Control::new(); count],
+            controls: vec![[0; CONTROL_BYTES]; if asks { count } else { 0 }],
             size,
             batch: Vec::with_capacity(count),
             taken: 0,
@@ -153,7 +186,7 @@ impl Receiver {
         Some(Received {
             bytes: &self.buffers[start..start + said.len],
             peer: Peer::new(name, said.name_len),
-            local: said.local,
+            destination: said.destination,
             truncated: said.truncated,
         })
     }
@@ -164,28 +197,35 @@ impl Receiver {
         debug_assert_eq!(self.len(), 0, "what is received twice is lost once");
         self.batch.clear();
         self.taken = 0;
-        let slots = self.buffers.chunks_mut(stride(self.size));
+        let size = self.size;
+        let slots = self.buffers.chunks_exact_mut(stride(size)).map(|slot| &mut slot[..size]);
         let mut parts: Vec<libc::iovec> = slots
-            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: self.size })
+            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
             .collect();
         let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
-        for ((part, name), control) in parts.iter_mut().zip(&mut self.names).zip(&mut self.controls)
-        {
+        let mut controls = self.controls.iter_mut();
+        for (part, name) in parts.iter_mut().zip(&mut self.names) {
             // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
             let mut header = unsafe { mem::zeroed::<mmsghdr>() };
             header.msg_hdr.msg_name = ptr::from_mut(name).cast();
             header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
             header.msg_hdr.msg_iov = part;
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = ptr::from_mut(control).cast();
-            header.msg_hdr.msg_controllen = Control::LEN as _;
+            if let Some(control) = controls.next() {
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = control.len() as _;
+            }
             headers.push(header);
         }
         let count = receive_batch(fd, &mut headers)?;
-        self.batch.extend(headers[..count].iter().map(|header| Said {
-            len: (header.msg_len as usize).min(self.size),
+        let controls = self.controls.iter().map(Some).chain(iter::repeat(None));
+        self.batch.extend(headers[..count].iter().zip(controls).map(|(header, control)| Said {
+            len: (header.msg_len as usize).min(size),
             name_len: header.msg_hdr.msg_namelen,
-            local: local_address(&header.msg_hdr),
+            destination: control.map_or_else(Destination::default, |control| {
+                let filled: usize = header.msg_hdr.msg_controllen as _;
+                messages::destination(&control[..filled.min(control.len())])
+            }),
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         }));
         Ok(())
@@ -195,7 +235,7 @@ impl Receiver {
 /// From the beginning of one slot to the next one's: whole lines of the cache, and three more. Slots that
 /// are a power of two apart compete for the same few places in it, and thus would those of the usual
 /// 65,535 bytes.
-fn stride(size: usize) -> usize {
+const fn stride(size: usize) -> usize {
     const LINE: usize = 64;
     size.next_multiple_of(LINE) + 3 * LINE
 }

@@ -21,6 +21,7 @@ mod descriptors;
 pub(crate) mod door;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
+pub(crate) mod messages;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
 mod registers;

@@ -3,6 +3,7 @@
 
 mod accept;
 mod listener;
+mod own;
 mod packets;
 mod socket;
 mod tcp;

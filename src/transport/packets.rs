@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::own::OwnAddress;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::request::{DatagramRequest, Reply, Ticket};
-use crate::sys::control::Local;
 use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
+use crate::sys::messages::Local;
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.
@@ -37,8 +38,9 @@ pub struct Packet {
 
 impl Packet {
     fn new(received: Received<'_>, taken: Instant, socket: &Arc<PacketSocket>) -> Box<Self> {
-        let Received { bytes, peer, local, truncated } = received;
+        let Received { bytes, peer, destination, truncated } = received;
         let (bytes, socket, fd) = (bytes.to_vec(), Arc::clone(socket), OnceLock::new());
+        let local = destination.local;
         Box::new(Self { bytes, truncated, peer, local, nobody: false, taken, socket, fd })
     }
 
@@ -61,11 +63,21 @@ impl Packet {
         local: Address,
         ticket: Ticket,
     ) -> DatagramRequest {
-        // Port 0 is nobody's: a reply to it could only be an error.
-        let peer = ticket.client_address();
-        self.nobody = *peer == Address::Unnamed || peer.port() == Some(0);
+        self.nobody = !can_be_answered(ticket.client_address());
         let bytes = std::mem::take(&mut self.bytes);
         DatagramRequest::new(bytes, self.truncated, local, self, ticket)
+    }
+}
+
+/// Whether an answer to this address goes to who has sent from it, and to nobody else.
+fn can_be_answered(peer: &Address) -> bool {
+    match peer {
+        // Port 0 is nobody's: a reply to it could only be an error.
+        Address::Inet(inet) => inet.port() != 0,
+        // The sender's folder is not ours: in ours the same name is another file, if it is one.
+        Address::Unix(path) => path.is_absolute(),
+        Address::Unnamed => false,
+        Address::Abstract(_) | Address::Other(_) => true,
     }
 }
 
@@ -117,6 +129,8 @@ pub(super) struct PacketSocket {
 struct Inbox {
     // Made when the first packet is waited for: a server that is never run needs no buffers.
     receiver: Option<Receiver>,
+    /// Made with it.
+    own: Option<OwnAddress>,
     last_taken: Option<Instant>,
 }
 
@@ -146,7 +160,7 @@ impl PacketSocket {
         Arc::new(Self {
             socket: ServerSocket::new(socket),
             bound: OnceLock::new(),
-            max_packet_size: max_packet_size.max(1),
+            max_packet_size,
             inbox: Mutex::default(),
             replies: Mutex::default(),
             more_waits: AtomicBool::new(false),
@@ -181,16 +195,26 @@ impl PacketSocket {
         // Another loop may have been faster.
         if inbox.is_empty() {
             inbox.last_taken = None;
-            let make = || Receiver::new(BATCH, self.max_packet_size);
+            let make = || {
+                let asks = self.bound_address().ip().is_some_and(|ip| ip.is_unspecified());
+                Receiver::new(BATCH, self.max_packet_size, asks)
+            };
             let receiver = inbox.receiver.get_or_insert_with(make);
             self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
+            inbox.own.get_or_insert_with(|| OwnAddress::new(self.socket.local_name()));
         }
         self.take_from(&mut inbox, Instant::now()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
     fn take_from(self: &Arc<Self>, inbox: &mut Inbox, now: Instant) -> Option<Box<Packet>> {
-        let receiver = inbox.receiver.as_mut()?;
-        let packet = receiver.take().map(|received| Packet::new(received, now, self));
+        let (receiver, own) = (inbox.receiver.as_mut()?, inbox.own.as_mut()?);
+        let packet = loop {
+            match receiver.take() {
+                Some(received) if own.has_sent(&received) => {}
+                Some(received) => break Some(Packet::new(received, now, self)),
+                None => break None,
+            }
+        };
         self.more_waits.store(receiver.len() != 0, Ordering::Relaxed);
         packet
     }

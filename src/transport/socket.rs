@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use socket2::{SockRef, Type};
+use socket2::{SockAddr, SockRef, Type};
 
 use crate::address::Address;
 use crate::error::{Error, Result};
@@ -37,7 +37,10 @@ pub struct SocketOptions {
     /// SO_SNDBUF, in bytes, for the socket and what it accepts. Default: the system's.
     pub send_buffer_bytes: Option<usize>,
     /// The longest datagram that is taken whole, in bytes. UDP and Unix datagrams. Default: 65,535, more
-    /// than UDP can carry (Python: 8,192).
+    /// than UDP can carry (Python: 8,192). Zero is taken as one, and what no datagram has as the most that one can
+    /// have: 65,535 over UDP, and 16 MiB over Unix sockets, where it is the sender's buffer that bounds it
+    /// (`net.core.wmem_max`, usually 208 KiB). Up to 64 KiB the memory for 64 of them is set aside, of which what is
+    /// used is taken; for longer ones that for fewer.
     pub max_packet_size: usize,
     /// The permissions of a Unix socket's file, as chmod takes them. Default: none, which is what the
     /// process's umask leaves.
@@ -104,6 +107,11 @@ impl ServerSocket {
     /// What the kernel says that it is bound to.
     pub(super) fn local_address(&self) -> io::Result<Address> {
         self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
+    }
+
+    /// The same in the kernel's own words; none if it is closed.
+    pub(super) fn local_name(&self) -> Option<SockAddr> {
+        self.with(|fd| SockRef::from(fd).local_addr()).ok()
     }
 }
 

@@ -19,12 +19,27 @@ use crate::sys::control::tell_local_address;
 
 /// UDP datagrams. A reply leaves from the address that was asked, also on a server that is bound to every
 /// interface.
+///
+/// The address of a sender is only what the datagram says: who can send with an address that is made up has the reply
+/// sent there. That is the protocol's to bear in mind:
+///
+/// - A reply that is longer than its question is a means to flood others. Answer with no more than was sent, or only who
+///   has shown that it receives at its address (by a number that it was sent, say), or count replies per address.
+/// - Two servers that answer everything answer each other for ever, when one datagram tells one of them that it comes from
+///   the other. A protocol is safe from that if no answer is a question: `echo` and `time` of the old internet are not,
+///   and are for closed networks.
+/// - What seems to come from the server's own address is dropped, so that none answers itself: its own port with the
+///   address that it is bound to, or with any of the machine's if that is every interface. What was sent to a multicast
+///   group is heard, because several members of a group may share one address and port.
 #[derive(Debug)]
 pub struct Udp {
     packets: Arc<PacketSocket>,
     candidates: Vec<SocketAddr>,
     options: SocketOptions,
 }
+
+/// More than a datagram of UDP can carry, whose length is a number of 16 bits.
+const MOST_BYTES: usize = 65_535;
 
 impl Udp {
     fn socket(address: &SocketAddr, options: &SocketOptions) -> Result<Socket> {
@@ -42,13 +57,13 @@ impl Bind for Udp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
         let candidates = address.to_inet()?;
         let socket = Self::socket(&candidates[0], options)?;
-        let packets = PacketSocket::new(socket, options.max_packet_size);
+        let packets = PacketSocket::new(socket, options.max_packet_size.min(MOST_BYTES));
         Ok(Self { packets, candidates, options: options.clone() })
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
         let (socket, _address) = adopt(fd, Type::DGRAM, false)?;
-        let packets = PacketSocket::new(socket, options.max_packet_size);
+        let packets = PacketSocket::new(socket, options.max_packet_size.min(MOST_BYTES));
         Ok(Self { packets, candidates: Vec::new(), options: options.clone() })
     }
 }

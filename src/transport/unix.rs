@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, StreamRequest, Ticket};
 
 /// Connections over a Unix socket, at a path or with an abstract name.
+///
+/// Descriptors that a peer passes are not received; the kernel closes them when what they came with is read.
 #[derive(Debug)]
 pub struct UnixStream {
     listener: Listener,
@@ -25,6 +27,14 @@ pub struct UnixStream {
 }
 
 /// Datagrams over a Unix socket, at a path or with an abstract name.
+///
+/// A sender is known by the name that it has bound its socket to, and a reply is sent to that name, by the rights of the
+/// server. A relative name means nothing here and gets no reply. A whole path gets one, and leads to whatever stands there
+/// by then: who may send to a server can have a link stand there, and so has the reply arrive at a socket that itself
+/// it may not send to. So let a server with more rights than its clients answer over connections
+/// ([`UnixStream`]), or let its replies be harmless to whoever gets them.
+///
+/// Descriptors that a sender passes are not received; the kernel closes them at once.
 #[derive(Debug)]
 pub struct UnixDatagram {
     packets: Arc<PacketSocket>,

@@ -3,6 +3,8 @@
 
 mod ends;
 mod matrix;
+#[path = "../support/passed.rs"]
+mod passed;
 mod rows;
 mod server;
 mod support;

@@ -1,8 +1,11 @@
 //! Every transport under `Forking`, from Rust and by CPython's own clients.
 
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use crate::support::{Server, ask_datagram, ask_unix};
+use crate::passed::Passed;
+use crate::support::{SOON, Server, ask_datagram, ask_unix};
 
 pub fn all() -> Vec<(&'static str, fn())> {
     vec![
@@ -10,6 +13,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         ("row_098_echo_udp_forking", udp),
         ("row_098_echo_unix_stream_forking", unix_stream),
         ("row_098_echo_unix_datagram_forking", unix_datagram),
+        ("descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child", passed),
         ("cpython_clients_get_their_echo_from_forking_servers", cpython),
     ]
 }
@@ -51,6 +55,20 @@ fn unix_datagram() {
         assert_eq!(answer, "hello world");
     }
     server.stop();
+}
+
+fn passed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let server = Server::start("unixgram", path.to_str().unwrap(), &[]);
+    let client = UnixDatagram::bind(folder.path().join("c")).unwrap();
+    client.connect(&path).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    // Its child lives on, and would keep what it had inherited.
+    let passed = Passed::with("stubborn", client.as_fd());
+    assert_eq!(client.recv(&mut [0; 9]).unwrap(), 4);
+    passed.are_closed();
+    assert_eq!(server.children().len(), 1);
 }
 
 /// CPython's `dgram_examine` and `stream_examine` send a line and read it back.

@@ -17,6 +17,7 @@ mod outbox;
 mod over_tcp;
 mod python;
 mod regressions;
+mod senders;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;

@@ -98,7 +98,7 @@ pub fn soon<R: Send + 'static>(what: &str, run: impl FnOnce() -> R + Send + 'sta
 }
 
 /// Serves in a thread; the result of `serve_forever` comes through the channel.
-pub fn serve<S: BaseServer + 'static>(
+pub fn serve<S: BaseServer + ?Sized + 'static>(
     server: &std::sync::Arc<S>,
 ) -> std::sync::mpsc::Receiver<socketserver::Result<()>> {
     let (done, result) = std::sync::mpsc::channel();
@@ -150,6 +150,7 @@ pub fn alone(test: &str, run: impl FnOnce()) {
     assert!(status.success() && output.contains("1 passed"), "{test} alone: {status}\n{output}");
 }
 
+pub mod passed;
 pub mod process;
 pub mod system;
 

@@ -96,3 +96,14 @@ pub fn lock_file(path: &std::path::Path) -> std::fs::File {
     check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }, "flock");
     file
 }
+
+/// Sets an option of a socket's that is a number; the error if the system does not have it.
+pub fn set_option(fd: &impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
+    // SAFETY: the pointer is to a live local of that length.
+    match unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), len) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

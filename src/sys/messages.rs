@@ -1,0 +1,190 @@
+//! The control messages that the kernel hands over with a datagram, read without trust in what they say of their own
+//! lengths: a message for which the room was too small has been cut short, and says so in its length alone.
+//!
+//! It needs nothing of the crate, so that the fuzz target `control` reads it as it stands here.
+
+use std::mem::offset_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The local address that a datagram was sent to, and that its reply must come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Local {
+    pub(crate) ip: IpAddr,
+    /// The interface, which a link-local address needs; 0 leaves it to the route.
+    pub(crate) interface: u32,
+}
+
+/// Where a datagram was sent to, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// Ours, if it is one of ours.
+    pub(crate) local: Option<Local>,
+    /// A group of which others are members as well.
+    pub(crate) group: bool,
+}
+
+/// Where a datagram with these control messages was sent to.
+pub(crate) fn destination(control: &[u8]) -> Destination {
+    Messages { rest: control }.find_map(|message| message.destination()).unwrap_or_default()
+}
+
+/// One control message, or what has been left of it.
+struct Message<'a> {
+    level: libc::c_int,
+    kind: libc::c_int,
+    data: &'a [u8],
+}
+
+impl Message<'_> {
+    fn destination(&self) -> Option<Destination> {
+        match (self.level, self.kind) {
+            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let ip: [u8; 4] = self.field(offset_of!(libc::in_pktinfo, ipi_spec_dst))?;
+                let header: [u8; 4] = self.field(offset_of!(libc::in_pktinfo, ipi_addr))?;
+                let local = Local { ip: Ipv4Addr::from(ip).into(), interface: 0 };
+                let group = Ipv4Addr::from(header).is_multicast();
+                Some(Destination { local: Some(local), group })
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let ip: [u8; 16] = self.field(offset_of!(libc::in6_pktinfo, ipi6_addr))?;
+                let interface = self.field(offset_of!(libc::in6_pktinfo, ipi6_ifindex))?;
+                let (ip, interface) = (Ipv6Addr::from(ip), u32::from_ne_bytes(interface));
+                // A group is not an address that a reply could come from.
+                let group = ip.is_multicast();
+                let interface = if ip.is_unicast_link_local() { interface } else { 0 };
+                let local = (!group).then_some(Local { ip: ip.into(), interface });
+                Some(Destination { local, group })
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes of its data; none if it ends before them.
+    fn field<const LEN: usize>(&self, at: usize) -> Option<[u8; LEN]> {
+        self.data.get(at..at + LEN)?.try_into().ok()
+    }
+}
+
+/// The messages of one datagram, one after the other. What cannot be a message ends them.
+struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+/// Where the data of a message begins, and what it is filled up to where another one follows.
+// SAFETY: they compute with their arguments and touch no memory.
+const DATA: usize = unsafe { libc::CMSG_SPACE(0) } as usize;
+// SAFETY: as above.
+const ALIGNMENT: usize = unsafe { libc::CMSG_SPACE(1) } as usize - DATA;
+
+/// Where the numbers of its header stand, the length before these two. How large that is, is not the same everywhere.
+const LEVEL: usize = offset_of!(libc::cmsghdr, cmsg_level);
+const KIND: usize = offset_of!(libc::cmsghdr, cmsg_type);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let header = self.rest.get(..DATA)?;
+        let (level, kind) = (number(header, LEVEL)?, number(header, KIND)?);
+        let len = match *header.get(..LEVEL)? {
+            [a, b, c, d] => usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?,
+            ref len => usize::from_ne_bytes(len.try_into().ok()?),
+        };
+        // Neither shorter than its own header nor longer than what there is.
+        let data = self.rest.get(DATA..len)?;
+        let next = len.checked_next_multiple_of(ALIGNMENT);
+        self.rest = next.and_then(|next| self.rest.get(next..)).unwrap_or_default();
+        Some(Message { level, kind, data })
+    }
+}
+
+fn number(header: &[u8], at: usize) -> Option<libc::c_int> {
+    header.get(at..)?.first_chunk().copied().map(libc::c_int::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One message, which says that it is `len` bytes long.
+    fn message(level: libc::c_int, kind: libc::c_int, data: &[u8], len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; DATA];
+        let len = len.to_ne_bytes();
+        // The low half of it where a length is shorter.
+        let low = if cfg!(target_endian = "big") { len.len() - LEVEL } else { 0 };
+        bytes[..LEVEL].copy_from_slice(&len[low..][..LEVEL]);
+        bytes[LEVEL..][..4].copy_from_slice(&level.to_ne_bytes());
+        bytes[KIND..][..4].copy_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(data);
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+        bytes
+    }
+
+    fn whole(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Vec<u8> {
+        message(level, kind, data, DATA + data.len())
+    }
+
+    /// The data of an in6_pktinfo.
+    fn info(ip: &str, interface: u32) -> Vec<u8> {
+        let ip: Ipv6Addr = ip.parse().unwrap();
+        [&ip.octets()[..], &interface.to_ne_bytes()].concat()
+    }
+
+    fn info_message(ip: &str, interface: u32) -> Vec<u8> {
+        whole(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info(ip, interface))
+    }
+
+    fn local(ip: &str, interface: u32) -> Destination {
+        Destination { local: Some(Local { ip: ip.parse().unwrap(), interface }), group: false }
+    }
+
+    #[test]
+    fn an_address_is_found_alone_and_behind_other_messages() {
+        let times = whole(libc::SOL_SOCKET, libc::SO_TIMESTAMP, &[7; 16]);
+        let drops = whole(libc::SOL_SOCKET, 40, &[7; 4]);
+        for before in [&[][..], &times, &drops, &[&times[..], &drops].concat()] {
+            let bytes = [before, &info_message("fe80::a", 3)].concat();
+            assert_eq!(destination(&bytes), local("fe80::a", 3));
+        }
+        assert_eq!(destination(&info_message("2001:db8::1", 3)), local("2001:db8::1", 0));
+        let group = destination(&info_message("ff02::1", 3));
+        assert_eq!(group, Destination { local: None, group: true });
+        assert_eq!(destination(&times), Destination::default());
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    fn an_address_of_ipv4_is_the_one_to_answer_from_and_not_the_group_that_was_sent_to() {
+        let ours = [[3, 0, 0, 0], [192, 0, 2, 1], [192, 0, 2, 1]].concat();
+        let found = destination(&whole(libc::IPPROTO_IP, libc::IP_PKTINFO, &ours));
+        assert_eq!(found, local("192.0.2.1", 0));
+        let to_group = [[3, 0, 0, 0], [192, 0, 2, 1], [224, 0, 0, 251]].concat();
+        let found = destination(&whole(libc::IPPROTO_IP, libc::IP_PKTINFO, &to_group));
+        assert_eq!(found, Destination { group: true, ..local("192.0.2.1", 0) });
+    }
+
+    #[test]
+    fn what_has_been_cut_short_anywhere_is_no_address() {
+        let whole = info_message("fe80::a", 3);
+        let data = info("fe80::a", 3);
+        for len in 0..DATA + data.len() {
+            // As the kernel writes it: the length says how much there was room for.
+            let cut = message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data, len);
+            assert_eq!(destination(&cut), Destination::default(), "the length is {len}");
+            // And with a length that goes beyond the end.
+            assert_eq!(destination(&whole[..len]), Destination::default(), "{len} bytes are there");
+        }
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_one_ends_the_messages() {
+        let info = info_message("fe80::a", 3);
+        for len in [0, 1, DATA - 1, 1 << 20, usize::MAX / 2, usize::MAX - 1, usize::MAX] {
+            let bytes = [&message(0, 0, &[], len)[..], &info].concat();
+            assert_eq!(destination(&bytes), Destination::default(), "{len}");
+        }
+        let empty = whole(0, 0, &[]);
+        assert_eq!(destination(&[&empty[..], &info].concat()), local("fe80::a", 3));
+    }
+}

@@ -1,0 +1,41 @@
+//! Descriptors that are passed to a server that has not asked for them.
+
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+/// One end of a pair of sockets, a dozen of which have been passed on: when nobody has any of them any more, the other end
+/// is at its end.
+pub struct Passed {
+    read: UnixStream,
+}
+
+impl Passed {
+    /// Sends a text, and the descriptors with it.
+    pub fn with(text: &str, socket: BorrowedFd<'_>) -> Self {
+        let (read, write) = UnixStream::pair().unwrap();
+        let fds = [write.as_fd(); 12];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(12))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::empty())
+            .unwrap();
+        Self { read }
+    }
+
+    /// Waits until nobody holds them.
+    #[track_caller]
+    pub fn are_closed(mut self) {
+        let (done, end) = channel();
+        // It ends with the process, if the descriptors are kept.
+        thread::spawn(move || done.send(self.read.read(&mut [0])));
+        let end = end.recv_timeout(Duration::from_secs(20)).expect("they are closed");
+        assert_eq!(end.unwrap(), 0);
+    }
+}
