@@ -11,7 +11,8 @@ use socketserver::Endpoint;
 use crate::common::Failure;
 use crate::digest;
 use crate::protocol::{
-    DATA_BYTES, FINGERPRINT_BYTES, HEADER_BYTES, Message, Put, Refusal, VERSION, data_header,
+    DATA_BYTES, FINGERPRINT_BYTES, HEADER_BYTES, Message, OFFERS, Put, Refusal, VERSION,
+    data_header,
 };
 use crate::report::Report;
 use crate::sources::Source;
@@ -121,8 +122,8 @@ impl Client {
         report: &Report,
     ) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
-        // One of a whole file, if there is one of that name and size, and one of a beginning.
-        let offers = if self.resume { 2 } else { 0 };
+        // One of a whole file, if there is one of that name and size, some of a beginning, and one of nothing.
+        let offers = if self.resume { OFFERS + 2 } else { 0 };
         for _ in 0..offers {
             let Message::Have { offset, whole } = self.answer()? else {
                 return Err(self.confused());
@@ -147,11 +148,12 @@ impl Client {
                     return if is_done { Ok(None) } else { Err(self.confused()) };
                 }
                 (true, false) => return Ok(Some((hasher, offset))),
-                (false, true) => {}
-                (false, false) => break,
+                (false, _) => {}
             }
         }
-        // From the beginning.
+        if self.resume {
+            return Err(self.confused());
+        }
         digest::hash(file, 0, || Ok(())).map(|hasher| Some((hasher, 0))).map_err(cannot_read)
     }
 

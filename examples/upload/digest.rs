@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-const BLOCK: usize = 256 * 1024;
+/// How much is read at once.
+pub const BLOCK: usize = 256 * 1024;
 
 /// How much is read between two words to the other side, which waits.
 pub const WORKING_BYTES: u64 = 64 * 1024 * 1024;

@@ -10,7 +10,7 @@ use crate::digest;
 use crate::document::{self, Found, read_header};
 use crate::pace::{PACE_BYTES, Pace};
 use crate::partial::Partial;
-use crate::protocol::{Code, DATA_BYTES, Message, Put, Refusal, VERSION, shown};
+use crate::protocol::{Code, DATA_BYTES, Message, OFFERS, OLDEST, Put, Refusal, VERSION, shown};
 use crate::store::{Store, storage};
 
 /// What a client goes on sending of a file that has been refused, before it has read so: what is on its way,
@@ -25,6 +25,8 @@ pub struct Upload {
     buffer: Vec<u8>,
     /// The client has said all that it says about the file of its last `Put`.
     is_all_said: bool,
+    /// What the client speaks.
+    version: u16,
 }
 
 /// Why a file does not go on.
@@ -51,7 +53,13 @@ impl From<Refusal> for Trouble {
 
 impl Upload {
     pub fn new(store: &Arc<Store>, idle: Duration) -> Self {
-        Self { store: Arc::clone(store), idle, buffer: Vec::new(), is_all_said: true }
+        Self {
+            store: Arc::clone(store),
+            idle,
+            buffer: Vec::new(),
+            is_all_said: true,
+            version: VERSION,
+        }
     }
 }
 
@@ -81,11 +89,13 @@ impl StreamRequestHandler for Upload {
 impl Upload {
     fn serve(&mut self, request: &mut StreamRequest) -> io::Result<()> {
         match Message::read(request) {
-            Ok(Some(Message::Hello { version: VERSION })) => {
-                request.write_all(&Message::Hello { version: VERSION }.encode())?;
+            Ok(Some(Message::Hello { version: version @ OLDEST..=VERSION })) => {
+                self.version = version;
+                request.write_all(&Message::Hello { version }.encode())?;
             }
             Ok(Some(Message::Hello { version })) => {
-                let text = format!("this server speaks version {VERSION}, and not {version}");
+                let text =
+                    format!("this server speaks version {OLDEST} or {VERSION}, and not {version}");
                 return refuse(request, Refusal::new(Code::Protocol, text));
             }
             result => return end(request, result),
@@ -152,10 +162,13 @@ impl Upload {
                 return Ok((path, "had stored before"));
             }
         }
-        let mut partial = self.store.begin(put)?;
+        let mut partial = self.begin(request, put)?;
         match self.fill(request, put, &mut partial) {
             Ok(()) => match self.store.commit(&partial, put) {
-                Ok(path) => Ok((path, "stored")),
+                Ok(path) => {
+                    self.store.remove_left(partial, put);
+                    Ok((path, "stored"))
+                }
                 Err(refusal) => {
                     self.store.leave(partial);
                     Err(refusal.into())
@@ -193,7 +206,57 @@ impl Upload {
         Ok(is_same.then_some(path))
     }
 
-    /// Offers what has come before, and says whether the client has taken it.
+    /// Finds what of a file is there already, if its client wants to go on, or begins it anew.
+    fn begin(&self, request: &mut StreamRequest, put: &Put) -> Result<Partial, Trouble> {
+        if !put.resume {
+            return Ok(self.store.begin(put)?);
+        }
+        self.store.check_name(put)?;
+        // An old client takes one offer, and then sends its file.
+        let offers = if self.version > OLDEST { OFFERS } else { 1 };
+        let mut is_over = false;
+        for left in self.store.left_of(put).iter().take(offers) {
+            let Some(partial) = self.store.take(left, put)? else { continue };
+            if let Some(partial) = self.offered(request, partial)? {
+                return Ok(partial);
+            }
+            is_over = self.version == OLDEST;
+        }
+        let partial = self.store.begin(put)?;
+        if is_over {
+            return Ok(partial);
+        }
+        let nothing = || Refusal::new(Code::Protocol, "the offer of nothing is always taken");
+        self.offered(request, partial)?.ok_or_else(|| nothing().into())
+    }
+
+    /// Offers the beginning of a file, and gives it back if the client goes on after it.
+    fn offered(
+        &self,
+        request: &mut StreamRequest,
+        mut partial: Partial,
+    ) -> Result<Option<Partial>, Trouble> {
+        let result = self.offer(request, &mut partial);
+        if let Ok(true) = result {
+            return Ok(Some(partial));
+        }
+        self.store.leave(partial);
+        result.map(|_| None)
+    }
+
+    fn offer(&self, request: &mut StreamRequest, partial: &mut Partial) -> Result<bool, Trouble> {
+        let offset = partial.offered();
+        request.write_all(&Message::Have { offset, whole: false }.encode())?;
+        let digest = partial.hash(|| working(request));
+        let digest = digest.map_err(|error| storage("read", error))?;
+        let is_taken = self.agree(request, offset, digest)?;
+        if is_taken {
+            partial.accept().map_err(|error| storage("go on with", error))?;
+        }
+        Ok(is_taken)
+    }
+
+    /// Says the digest of what was offered, and whether the client has taken it.
     fn agree(
         &self,
         request: &mut StreamRequest,
@@ -213,21 +276,13 @@ impl Upload {
         }
     }
 
-    /// Receives the bytes of a file, from where it was broken off if it was, and checks them.
+    /// Receives what is missing of a file, and checks the whole.
     fn fill(
         &mut self,
         request: &mut StreamRequest,
         put: &Put,
         partial: &mut Partial,
     ) -> Result<(), Trouble> {
-        if put.resume {
-            request.write_all(&Message::Have { offset: partial.len(), whole: false }.encode())?;
-            let digest = partial.hash(|| working(request));
-            let digest = digest.map_err(|error| storage("read", error))?;
-            if !self.agree(request, partial.len(), digest)? {
-                partial.restart().map_err(|error| storage("write", error))?;
-            }
-        }
         let mut pace = Pace::new(self.idle);
         loop {
             match pace.watch(|| next(request))? {

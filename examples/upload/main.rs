@@ -9,7 +9,8 @@
 //! What comes is written to a temporary file in the folder, `.upload-KEY-SIZE.part`. Once the BLAKE3 digest of
 //! the whole is right, it is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
 //! come, and `--resume` goes on there, after both sides have compared the digest of that; a file that is there
-//! already is not sent again. What nobody has continued for a week (`--keep`) is removed when the next
+//! already is not sent again. An upload that begins anew leaves alone what another has left, which may be somebody
+//! else's, until one of them is whole. What nobody has continued for a week (`--keep`) is removed when the next
 //! client comes. `--max-total` counts what is on its way with its whole size, and what a broken upload has left
 //! with what there is of it.
 //!
@@ -20,8 +21,10 @@
 //!
 //! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
 //! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
-//! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. The folder is
-//! read at the beginning of each connection, and with `--max-total`, with all that is in it, for each file.
+//! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. Of files that have been left of one
+//! name, size and beginning the four longest are offered to who goes on, so that somebody who knows all three can
+//! have another begin anew. The folder is read once a minute, under `forking` at the beginning of each connection, and with
+//! `--max-total`, with all that is in it, for each file.
 
 mod client;
 #[path = "../common/mod.rs"]

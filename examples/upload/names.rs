@@ -45,13 +45,56 @@ fn is_device(name: &str) -> bool {
 /// The name to take where all before it are taken: `a.txt`, `a-1.txt`, `a-2.txt`. A long one is shortened,
 /// so that it stays a name.
 pub fn candidate(name: &str, number: u32) -> String {
-    if number == 0 {
-        return name.to_owned();
+    if number == 0 { name.to_owned() } else { marked(name, &format!("-{number}")) }
+}
+
+/// A name that nobody has taken before, where so many have been taken that looking for the next number does not find it.
+pub fn unlikely(name: &str) -> String {
+    marked(name, &random_mark())
+}
+
+/// What makes a name one that nobody has taken before.
+pub fn random_mark() -> String {
+    let mut bytes = [0; 8];
+    // Without it two at once may come to have one mark, and the second is told that it is taken.
+    let _ = getrandom::fill(&mut bytes);
+    format!("-{:016x}", u64::from_be_bytes(bytes))
+}
+
+/// A number whose name is free, and after one that is taken (or zero). How many there are does not matter: it looks
+/// at 1, 2, 4 and so on, and then between the last that was taken and the first that was not. None if somebody has
+/// taken all of those.
+///
+/// # Errors
+///
+/// Those of `is_taken`.
+pub fn next_number<E>(mut is_taken: impl FnMut(u32) -> Result<bool, E>) -> Result<Option<u32>, E> {
+    if !is_taken(0)? {
+        return Ok(Some(0));
     }
+    let (mut taken, mut free) = (0, 1);
+    while is_taken(free)? {
+        taken = free;
+        free = match free.checked_mul(2) {
+            Some(free) => free,
+            None => return Ok(None),
+        };
+    }
+    while free - taken > 1 {
+        let middle = taken + (free - taken) / 2;
+        if is_taken(middle)? {
+            taken = middle;
+        } else {
+            free = middle;
+        }
+    }
+    Ok(Some(free))
+}
+
+fn marked(name: &str, mark: &str) -> String {
     // A dot at the beginning hides a file and begins no ending.
     let dot = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
     let (stem, ending) = name.split_at(dot);
-    let mark = format!("-{number}");
     let room = LONGEST.saturating_sub(mark.len() + ending.len());
     if room == 0 {
         // An ending as long as a name can be is none to keep.

@@ -1,8 +1,10 @@
 //! A file on its way: `.upload-KEY-SIZE.part` in the store's folder, until it is complete and gets its name.
 //!
 //! The key is made of the path, the size and the fingerprint, so that a client that comes back finds what it
-//! has left. Whoever writes to such a file holds a lock on it, which ends with its process at the latest; a
-//! second upload of the same at the same time gets `-1` after the size.
+//! has left. Others may know all three, and nobody can say who is who: so what one has left is never written over by
+//! another. An upload that begins anew has a file of its own, with `-1`, `-2` and so on after the size, and to one
+//! that goes on all that there are of its key are offered. Whoever writes to such a file holds a lock on it, which
+//! ends with its process at the latest.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -11,18 +13,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::digest;
-use crate::names::OWN_PREFIX;
+use crate::names::{OWN_PREFIX, random_mark};
 use crate::protocol::{Digest, Put};
 
 const ENDING: &str = ".part";
 /// Hexadecimal digits: half of a digest is enough to tell files apart.
 const KEY_LENGTH: usize = 32;
 
-/// How many uploads of the same file there may be at once.
-const AT_ONCE: u32 = 64;
+/// How many files of one key have a number, by which they are found again. Those beyond, which there are only if
+/// somebody wants to be in the way, are as good, but nobody goes on with them.
+const NUMBERED: u32 = 64;
+
+/// Opens what there is, and only a file itself: a pipe would have it wait.
+const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 pub struct Partial {
     file: File,
@@ -30,62 +36,117 @@ pub struct Partial {
     /// How many bytes it has.
     length: u64,
     hasher: blake3::Hasher,
-    /// The file of another connection that receives the same.
-    busy: Option<String>,
+    /// Another connection's file, and how much of it is offered: it becomes the beginning of this one if its
+    /// client agrees. That connection may be one whose client has long gone, which nobody has told the server,
+    /// and whose client is the one that wants to go on.
+    other: Option<(File, u64)>,
+}
+
+/// What an earlier upload has left.
+pub struct Left {
+    name: String,
+    length: u64,
+}
+
+/// What there is of a file, the longest first.
+pub fn left_of(root: &OwnedFd, put: &Put) -> Vec<Left> {
+    let mut found: Vec<Left> = numbered(put)
+        .filter_map(|name| {
+            let stat = fs::statat(root, &*name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let length = u64::try_from(stat.st_size).ok()?;
+            (0 < length && length <= put.size).then_some(Left { name, length })
+        })
+        .collect();
+    found.sort_by_key(|left| std::cmp::Reverse(left.length));
+    found
 }
 
 impl Partial {
-    /// Takes what there is of a file, or a place for it, for this process and connection alone. What is there
-    /// stays as it is until `prepare`.
+    /// A new place for a file, for this process and connection alone.
     ///
     /// # Errors
     ///
     /// If that fails.
-    pub fn open(root: &OwnedFd, put: &Put) -> io::Result<Self> {
-        let key = key(put);
-        let mut busy = None;
-        for number in 0..AT_ONCE {
-            let mark = if number == 0 { String::new() } else { format!("-{number}") };
-            let name = format!("{OWN_PREFIX}-{key}-{}{mark}{ENDING}", put.size);
-            match open_locked(root, name.as_str(), OFlags::CREATE)? {
-                Some(file) => {
-                    let length = file.metadata()?.len();
-                    return Ok(Self { file, name, length, hasher: blake3::Hasher::new(), busy });
+    pub fn create(root: &OwnedFd, put: &Put) -> io::Result<Self> {
+        let names = numbered(put).chain(std::iter::repeat_with(|| name_of(put, &random_mark())));
+        for name in names {
+            let flags = OPEN | OFlags::CREATE | OFlags::EXCL;
+            let file = match fs::openat(root, &*name, flags, Mode::from_raw_mode(0o666)) {
+                Ok(file) => File::from(file),
+                Err(Errno::EXIST) => continue,
+                Err(Errno::NOENT) => {
+                    let text = "its folder has been removed";
+                    return Err(io::Error::new(io::ErrorKind::NotFound, text));
                 }
-                None => drop(busy.get_or_insert(name)),
+                Err(error) => return Err(error.into()),
+            };
+            // Others take it for a moment, to see whether somebody writes to it.
+            retry_on_intr(|| fs::flock(&file, FlockOperation::LockExclusive))?;
+            if is_there(root, &name, &file)? {
+                let (length, hasher, other) = (0, blake3::Hasher::new(), None);
+                return Ok(Self { file, name, length, hasher, other });
             }
         }
-        Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many clients send this file just now"))
+        Err(io::ErrorKind::ResourceBusy.into())
     }
 
-    /// Begins with what has come before, if its client wants that, and otherwise anew.
+    /// Takes what is left of a file, or a new place for it where another connection writes to that. None if
+    /// it is gone.
+    ///
+    /// # Errors
+    ///
+    /// If that fails.
+    pub fn take(root: &OwnedFd, left: &Left, put: &Put) -> io::Result<Option<Self>> {
+        if let Some(file) = open_locked(root, &*left.name)? {
+            let length = file.metadata()?.len();
+            let (name, hasher) = (left.name.clone(), blake3::Hasher::new());
+            let partial = Self { file, name, length, hasher, other: None };
+            // Somebody else may write to it, who knows nothing of locks.
+            return Ok((length <= put.size).then_some(partial));
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match fs::openat(root, &*left.name, flags, Mode::empty()) {
+            Ok(other) => {
+                let mut new = Self::create(root, put)?;
+                new.other = Some((File::from(other), left.length));
+                Ok(Some(new))
+            }
+            // It has ended well in the meantime.
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How many bytes its client need not send, if it agrees.
+    pub fn offered(&self) -> u64 {
+        self.other.as_ref().map_or(self.length, |(_, length)| *length)
+    }
+
+    /// Calculates the digest of what is offered, and goes on after it.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading, and of `working`, which is called again and again.
+    pub fn hash(&mut self, working: impl FnMut() -> io::Result<()>) -> io::Result<Digest> {
+        let offered = self.offered();
+        let file = self.other.as_mut().map_or(&mut self.file, |(other, _)| other);
+        self.hasher = digest::hash(file, offered, working)?;
+        Ok(self.digest())
+    }
+
+    /// Begins with what was offered.
     ///
     /// # Errors
     ///
     /// Those of the files.
-    pub fn prepare(&mut self, root: &OwnedFd, put: &Put) -> io::Result<()> {
-        if !put.resume || self.length > put.size {
-            return self.restart();
+    pub fn accept(&mut self) -> io::Result<()> {
+        let Some((mut other, length)) = self.other.take() else { return Ok(()) };
+        other.seek(SeekFrom::Start(0))?;
+        self.length = io::copy(&mut other.take(length), &mut self.file)?;
+        if self.length < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match self.busy.take() {
-            Some(busy) if self.length == 0 => self.copy(root, &busy, put.size),
-            _ => Ok(()),
-        }
-    }
-
-    /// Begins with what another connection has received. It may be one whose client has long gone, which
-    /// nobody has told the server, and whose client is the one that wants to go on.
-    fn copy(&mut self, root: &OwnedFd, busy: &str, size: u64) -> io::Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match fs::openat(root, busy, flags, Mode::empty()) {
-            Ok(other) => {
-                self.length = io::copy(&mut File::from(other).take(size), &mut self.file)?;
-                Ok(())
-            }
-            // It has ended well in the meantime.
-            Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(())
     }
 
     pub fn name(&self) -> &str {
@@ -99,29 +160,6 @@ impl Partial {
     /// Whether there is nothing to go on with. The file is asked: a write that failed may have left bytes.
     pub fn is_empty(&self) -> bool {
         self.file.metadata().is_ok_and(|data| data.len() == 0)
-    }
-
-    /// Calculates the digest of what is there, and goes on after it.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading, and of `working`, which is called again and again.
-    pub fn hash(&mut self, working: impl FnMut() -> io::Result<()>) -> io::Result<Digest> {
-        self.hasher = digest::hash(&mut self.file, self.length, working)?;
-        Ok(self.digest())
-    }
-
-    /// Forgets what is there.
-    ///
-    /// # Errors
-    ///
-    /// Those of the file.
-    pub fn restart(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.length = 0;
-        self.hasher.reset();
-        Ok(())
     }
 
     /// Adds what comes next.
@@ -144,6 +182,57 @@ impl Partial {
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_all()
     }
+
+    /// Removes what earlier uploads of this file have left, once it is whole and has its name: with that there is
+    /// nothing to go on with. What is no beginning of this file may be one of another, and is left.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading. What is not removed is swept away later.
+    pub fn remove_left(mut self, root: &OwnedFd, put: &Put) -> io::Result<()> {
+        // Each byte is compared once or twice, however many there are.
+        let mut budget = put.size.saturating_mul(2);
+        for left in left_of(root, put) {
+            let Some(file) = open_locked(root, &*left.name)? else { continue };
+            let Some(rest) = budget.checked_sub(left.length) else { return Ok(()) };
+            budget = rest;
+            if is_beginning(file, &mut self.file)? {
+                let _ = fs::unlinkat(root, &*left.name, AtFlags::empty());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file is the beginning of another one.
+fn is_beginning(mut short: File, long: &mut File) -> io::Result<bool> {
+    let mut blocks = [vec![0; digest::BLOCK], vec![0; digest::BLOCK]];
+    let [one, two] = &mut blocks;
+    short.seek(SeekFrom::Start(0))?;
+    long.seek(SeekFrom::Start(0))?;
+    loop {
+        let count = short.read(one)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        match long.read_exact(&mut two[..count]) {
+            Ok(()) if one[..count] == two[..count] => {}
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            _ => return Ok(false),
+        }
+    }
+}
+
+/// The names by which the files of one key are found again.
+fn numbered(put: &Put) -> impl Iterator<Item = String> {
+    let [first, others] = [name_of(put, ""), name_of(put, "-")];
+    let others = others.strip_suffix(ENDING).unwrap_or_default().to_owned();
+    let others = (1..NUMBERED).map(move |number| format!("{others}{number}{ENDING}"));
+    [first].into_iter().chain(others)
+}
+
+fn name_of(put: &Put, mark: &str) -> String {
+    format!("{OWN_PREFIX}-{}-{}{mark}{ENDING}", key(put), put.size)
 }
 
 fn key(put: &Put) -> String {
@@ -158,34 +247,26 @@ fn key(put: &Put) -> String {
     hasher.finalize().to_hex()[..KEY_LENGTH].to_owned()
 }
 
-/// Opens a file and locks it; none if somebody else holds the lock, or if there is none and none is made.
-fn open_locked<P: rustix::path::Arg + Copy>(
-    root: impl AsFd,
-    name: P,
-    make: OFlags,
-) -> io::Result<Option<File>> {
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | make;
-    loop {
-        let file = match fs::openat(&root, name, flags, Mode::from_raw_mode(0o666)) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) if make.is_empty() => return Ok(None),
-            Err(Errno::NOENT) => {
-                let text = "its folder has been removed";
-                return Err(io::Error::new(io::ErrorKind::NotFound, text));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        // Between the two it may have got its name, or have been removed: then it is not ours.
-        let (ours, there) = (fs::fstat(&file)?, fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW));
-        if there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev) {
-            return Ok(Some(file));
-        }
+/// Opens a file and locks it; none if somebody else holds the lock, or if there is none.
+fn open_locked<P: rustix::path::Arg + Copy>(root: impl AsFd, name: P) -> io::Result<Option<File>> {
+    let file = match fs::openat(&root, name, OPEN | OFlags::NONBLOCK, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
     }
+    Ok(is_there(root, name, &file)?.then_some(file))
+}
+
+/// Whether this file has this name still. Between its opening and its lock it may have got another, or have
+/// been removed: then it is not ours.
+fn is_there<P: rustix::path::Arg>(root: impl AsFd, name: P, file: &File) -> io::Result<bool> {
+    let (ours, there) = (fs::fstat(file)?, fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW));
+    Ok(there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev))
 }
 
 /// The size that a file of this name is to have, if it is one of these. Nothing else in the folder is taken
@@ -205,11 +286,7 @@ pub fn size_in(name: &[u8]) -> Option<u64> {
 pub fn claim(root: impl AsFd, name: &CStr, now: u64) -> u64 {
     match size_in(name.to_bytes()) {
         // What cannot be opened may be written to by somebody else.
-        Some(size)
-            if size > now && !matches!(open_locked(root, name, OFlags::empty()), Ok(Some(_))) =>
-        {
-            size
-        }
+        Some(size) if size > now && !matches!(open_locked(root, name), Ok(Some(_))) => size,
         _ => now,
     }
 }
@@ -228,7 +305,7 @@ pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
     if !there.is_ok_and(|there| is_old(changed(&there))) {
         return;
     }
-    let Ok(Some(file)) = open_locked(root, name, OFlags::empty()) else { return };
+    let Ok(Some(file)) = open_locked(root, name) else { return };
     // Somebody may have gone on with it in between.
     if file.metadata().and_then(|data| data.modified()).is_ok_and(is_old) {
         // It stays for the next sweep if that fails; the lock is held until then, so that nobody has

@@ -15,8 +15,9 @@
 //!   has left is found again by path, size and `fingerprint`, the digest of the first bytes; whether it
 //!   is the beginning of this file is seen by its digest, which both sides calculate. `Have` with `whole`
 //!   offers a file that is there already, of the same name and size.
-//! - `From` is the offset that was offered, if the digests agree, and otherwise zero. Where a whole file was
-//!   offered, zero means that there may be another offer.
+//! - `From` is the offset that was offered, if the digests agree, and otherwise zero: another offer follows then.
+//!   The last one is of nothing, with the digest of nothing, and always taken. (In version 1 the first offer that is
+//!   not of a whole file was the last one, and after its zero the file followed.)
 //! - Both sides send `Working` while they calculate, so that the other one waits.
 //!
 //! The first byte of a connection is never a `p`, by which the document's client is known.
@@ -24,8 +25,12 @@
 use std::fmt;
 use std::io::{self, Read};
 
-/// The version that is spoken here, in each side's `Hello`.
-pub const VERSION: u16 = 1;
+/// The version that is spoken here, in each side's `Hello`. A server answers with its client's.
+pub const VERSION: u16 = 2;
+/// The oldest version that a server speaks as well.
+pub const OLDEST: u16 = 1;
+/// How many beginnings of a file a server offers: both sides read each.
+pub const OFFERS: usize = 4;
 const MAGIC: &[u8] = b"upload";
 
 /// Bytes of one frame of the file: each connection that sends a file holds as much. Measured over loopback to

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::digest;
 use crate::names;
-use crate::partial::{self, Partial};
+use crate::partial::{self, Left, Partial};
 use crate::protocol::{Code, FINGERPRINT_BYTES, Put, Refusal, shown};
 
 /// What to do with a file whose name is taken.
@@ -43,10 +44,19 @@ pub struct Store {
     folder: PathBuf,
     root: OwnedFd,
     rules: Rules,
+    /// When what is left was last looked for.
+    swept: Mutex<Option<Instant>>,
 }
 
-/// How many names are tried for a file whose name is taken.
-const CANDIDATES: u32 = 10_000;
+/// How often what is left is looked for; by each process, and so by each child under `forking`.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// How often a name is looked for that is free, where others take it first, before one is taken that nobody else takes.
+const TRIES: u32 = 16;
+
+/// How many of the first and of the last files of one name are looked at for one that is the same: a stranger may
+/// have stored ten thousand.
+const LOOKED_AT: u32 = 16;
 
 impl Store {
     /// Opens the folder; makes it if there is none.
@@ -66,15 +76,27 @@ impl Store {
         }
         // That it can be written to is better known now than by the first client.
         fs::accessat(&root, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)?;
-        Ok(Self { folder: folder.to_owned(), root: root.into(), rules })
+        let swept = Mutex::new(None);
+        Ok(Self { folder: folder.to_owned(), root: root.into(), rules, swept })
     }
 
-    /// Removes what broken uploads have left and nobody has continued for as long as it is kept.
+    /// Removes what broken uploads have left and nobody has continued for as long as it is kept, if that has not
+    /// just been done: the whole folder is read for it, which may hold anything.
     ///
     /// # Errors
     ///
     /// If the folder cannot be read. What cannot be removed is left.
     pub fn sweep(&self) -> io::Result<()> {
+        let now = Instant::now();
+        let often = self.rules.keep.min(SWEEP);
+        match self.swept.lock() {
+            Ok(swept) if swept.is_some_and(|swept| now.duration_since(swept) < often) => {
+                return Ok(());
+            }
+            Ok(mut swept) => *swept = Some(now),
+            // Nothing panics while it is held.
+            Err(_) => {}
+        }
         for entry in fs::Dir::read_from(&self.root)? {
             let entry = entry?;
             if partial::size_in(entry.file_name().to_bytes()).is_some() {
@@ -116,53 +138,80 @@ impl Store {
         let (name, folders) = put.path.split_last()?;
         let name = names::check(name).ok()?;
         let folder = self.folder_of(folders, false).ok()??;
-        let others = if self.rules.conflict == Conflict::Rename { CANDIDATES } else { 0 };
-        let mut alike = Vec::new();
-        for number in 0..=others {
+        let size_of = |number| {
             let candidate = names::candidate(name, number);
-            // Where a name is free, none after it has been given.
-            let Ok(stat) = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW) else {
-                break;
-            };
-            if u64::try_from(stat.st_size) == Ok(put.size) {
-                alike.push(candidate);
+            let stat = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some((candidate, u64::try_from(stat.st_size)))
+        };
+        // Where a name is free, none after it has been given.
+        let end = match self.rules.conflict {
+            Conflict::Rename => {
+                let end = names::next_number(|number| Ok::<_, Errno>(size_of(number).is_some()));
+                end.ok()?.unwrap_or(u32::MAX)
             }
-        }
+            Conflict::Refuse | Conflict::Replace => 1,
+        };
+        let (first, last) = (end.min(LOOKED_AT), end.saturating_sub(LOOKED_AT));
+        let numbers = (0..first).chain(last.max(first)..end);
+        let alike = numbers.filter_map(size_of).filter(|(_, size)| *size == Ok(put.size));
+        let alike: Vec<String> = alike.map(|(candidate, _)| candidate).collect();
         alike.into_iter().rev().find_map(|candidate| {
             let file = open_like(&folder, &candidate, put)?;
             Some((file, folders.iter().cloned().chain([candidate.into_bytes()]).collect()))
         })
     }
 
-    /// A place for the bytes of a file: what an earlier try has left of it, or nothing yet. It counts with
-    /// its whole size from now on. What will be refused in the end is refused now.
+    /// A new place for the bytes of a file. It counts with its whole size from now on. What will be refused in
+    /// the end is refused now.
     ///
     /// # Errors
     ///
     /// Why it is refused.
     pub fn begin(&self, put: &Put) -> Result<Partial, Refusal> {
+        self.check_name(put)?;
+        let partial = Partial::create(&self.root, put);
+        self.count(partial.map_err(|error| storage("make a file for", error))?)
+    }
+
+    /// What earlier tries have left of a file, the longest first.
+    pub fn left_of(&self, put: &Put) -> Vec<Left> {
+        partial::left_of(&self.root, put)
+    }
+
+    /// What an earlier try has left, to go on with. None if it is gone meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
+    pub fn take(&self, left: &Left, put: &Put) -> Result<Option<Partial>, Refusal> {
+        let partial = Partial::take(&self.root, left, put);
+        partial.map_err(|error| storage("go on with", error))?.map(|it| self.count(it)).transpose()
+    }
+
+    /// Whether the name of a file can be had.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot.
+    pub fn check_name(&self, put: &Put) -> Result<(), Refusal> {
         let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
         let folder = self.folder_of(folders, false)?;
-        if let (Some(folder), Conflict::Refuse) = (folder, self.rules.conflict) {
-            match fs::statat(&folder, &**name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(_) => return Err(taken()),
-                Err(Errno::NOENT) => {}
-                Err(error) => return Err(storage("look for", error)),
-            }
+        let (Some(folder), Conflict::Refuse) = (folder, self.rules.conflict) else { return Ok(()) };
+        match fs::statat(&folder, &**name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(taken()),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(storage("look for", error)),
         }
-        let partial = Partial::open(&self.root, put);
-        let mut partial = partial.map_err(|error| storage("make a file for", error))?;
-        // Counted after the place has been taken: of two clients at once each sees the other, in whichever
-        // process it is. And before anything is written, or given up of what has come before.
-        if let Err(refusal) = self.check_total() {
-            self.leave(partial);
-            return Err(refusal);
-        }
-        match partial.prepare(&self.root, put) {
+    }
+
+    /// Counted after the place has been taken: of two clients at once each sees the other, in whichever
+    /// process it is. And before anything is written, or given up of what has come before.
+    fn count(&self, partial: Partial) -> Result<Partial, Refusal> {
+        match self.check_total() {
             Ok(()) => Ok(partial),
-            Err(error) => {
-                self.discard(partial);
-                Err(storage("make a file for", error))
+            Err(refusal) => {
+                self.leave(partial);
+                Err(refusal)
             }
         }
     }
@@ -189,23 +238,45 @@ impl Store {
         let folder = self.folder_of(folders, true)?.ok_or_else(no_name)?;
         let rename =
             |name: &str, flags| fs::renameat_with(&self.root, partial.name(), &folder, name, flags);
-        let mut number = 0;
+        let is_taken = |number| match fs::statat(
+            &folder,
+            &*names::candidate(name, number),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let mut tries = 0;
         let stored = loop {
-            let candidate = names::candidate(name, number);
-            let flags = match self.rules.conflict {
-                Conflict::Replace => RenameFlags::empty(),
+            let (candidate, flags) = match self.rules.conflict {
+                Conflict::Replace => (name.to_owned(), RenameFlags::empty()),
+                Conflict::Refuse => (name.to_owned(), RenameFlags::NOREPLACE),
                 // So that of two clients with one name neither overwrites the other.
-                Conflict::Refuse | Conflict::Rename => RenameFlags::NOREPLACE,
+                Conflict::Rename => {
+                    let number =
+                        if tries < TRIES { names::next_number(is_taken) } else { Ok(None) };
+                    let number = number.map_err(|error| storage("find a name for", error))?;
+                    let unlikely = || names::unlikely(name);
+                    let candidate = number.map(|number| names::candidate(name, number));
+                    (candidate.unwrap_or_else(unlikely), RenameFlags::NOREPLACE)
+                }
             };
             match rename(&candidate, flags) {
                 Ok(()) => break candidate,
                 Err(Errno::EXIST) if self.rules.conflict == Conflict::Refuse => return Err(taken()),
-                Err(Errno::EXIST) if number < CANDIDATES => number += 1,
+                Err(Errno::EXIST) if tries <= TRIES => tries += 1,
                 Err(error) => return Err(storage("give its name to", error)),
             }
         };
         fs::fsync(&folder).map_err(|error| storage("write the folder of", error))?;
         Ok(folders.iter().cloned().chain([stored.into_bytes()]).collect())
+    }
+
+    /// Removes what is left of a file that has been stored.
+    pub fn remove_left(&self, partial: Partial, put: &Put) {
+        // It is swept away as everything that is left.
+        let _ = partial.remove_left(&self.root, put);
     }
 
     /// Gives up a file that is not complete, and keeps what of it can be continued.

@@ -376,6 +376,54 @@ fn clients_beyond_what_memory_is_for_have_to_wait() {
 }
 
 #[test]
+fn a_name_stays_open_however_many_have_taken_it() {
+    // Many, one behind the other; and those that whoever knows where is looked would take.
+    let many: Vec<u32> = (0..10_001).collect();
+    let clever: Vec<u32> = [0].into_iter().chain((0..32).map(|power| 1 << power)).collect();
+    for (numbers, next) in [(many, Some("a-10001.txt")), (clever, None)] {
+        let folder = folder();
+        let (_server, address) = serve_in(folder.path(), &[]);
+        let model = folder.path().join("model");
+        for number in &numbers {
+            fs::write(model.join(names::candidate("a.txt", *number)), "taken").unwrap();
+        }
+        let mut peer = Peer::connect(&address);
+        let first = peer.store("a.txt", b"first");
+        let second = peer.store("a.txt", b"second");
+        if let Some(next) = next {
+            assert_eq!(first, next);
+        }
+        assert_ne!(first, second);
+        assert_eq!(stored(folder.path()).len(), numbers.len() + 2);
+        assert_eq!(stored(folder.path())[&first], b"first");
+        // What is asked about one that may be there is not asked about each of them.
+        peer.put(&[b"a.txt"], b"second", true);
+        assert!(matches!(peer.hear(), Some(Message::Have { .. })));
+    }
+}
+
+#[test]
+fn a_number_that_is_free_is_found_by_few_looks() {
+    let looks = |taken: &dyn Fn(u32) -> bool| {
+        let mut looks = 0;
+        let found = names::next_number(|number| {
+            looks += 1;
+            Ok::<_, ()>(taken(number))
+        });
+        assert!(looks <= 64, "{looks} looks");
+        found.unwrap()
+    };
+    for count in (0..100).chain([10_001, 1 << 20, u32::MAX / 2]) {
+        assert_eq!(looks(&|number| number < count), Some(count), "the next one");
+    }
+    for seed in 0_u32..1_000 {
+        let taken = |number: u32| number.wrapping_mul(seed | 1) % 3 > 0;
+        assert!(looks(&taken).is_none_or(|found| !taken(found)));
+    }
+    assert_eq!(looks(&|_| true), None);
+}
+
+#[test]
 fn a_folder_that_vanishes_is_told() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &[]);

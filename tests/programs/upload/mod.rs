@@ -9,6 +9,7 @@ mod transfer;
 #[path = "../../../examples/upload/document.rs"]
 mod document;
 #[path = "../../../examples/upload/names.rs"]
+#[allow(dead_code, reason = "a test has no use for a name that nobody else has")]
 mod names;
 #[path = "../../../examples/upload/protocol.rs"]
 #[allow(dead_code, reason = "a client of the tests does not do all that a client may")]

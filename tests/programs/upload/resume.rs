@@ -89,6 +89,116 @@ fn without_resume_an_upload_begins_anew() {
     assert_eq!(stored(folder.path()).keys().collect::<Vec<_>>(), ["file"]);
 }
 
+/// What is offered of a file to a client that goes on: each offset, and what the client answers.
+fn answer_offers(peer: &mut Peer, takes: impl Fn(u64) -> bool) -> Vec<u64> {
+    let mut offered = Vec::new();
+    loop {
+        let Some(Message::Have { offset, whole: false }) = peer.hear() else { panic!("no offer") };
+        let Some(Message::Digest(_)) = peer.hear() else { panic!("no digest") };
+        offered.push(offset);
+        peer.say(&Message::From(if takes(offset) { offset } else { 0 }));
+        if offset == 0 || takes(offset) {
+            return offered;
+        }
+    }
+}
+
+#[test]
+fn what_one_has_left_no_other_takes_away() {
+    for mixin in ["threading", "forking"] {
+        let (folder, content) = (folder(), noise(1, LENGTH));
+        let (server, address) = serve_in(folder.path(), &["--mixin", mixin]);
+        drop(half_sent(folder.path(), &address, &content, 1_500_000));
+        assert!(server.line().contains("broke off \"file\""));
+        // A stranger knows its name, its size and its fingerprint, and no more of it.
+        let mut false_one = content.clone();
+        false_one[100_000..].fill(0);
+        let left = || {
+            let files = partial_files(folder.path());
+            let left = files.iter().filter_map(|file| fs::read(file).ok());
+            left.filter(|left| content.starts_with(left) && left.len() == 1_500_000).count()
+        };
+        let mut stranger = Peer::connect(&address);
+        for resume in [false, true] {
+            for (sent, ends) in [(0, true), (200_000, true), (200_000, false), (1_800_000, false)] {
+                stranger.put(&[b"file"], &content, resume);
+                if resume {
+                    let offered = answer_offers(&mut stranger, |_| false);
+                    assert!(offered.contains(&1_500_000), "{offered:?}");
+                }
+                stranger.data(&false_one[..sent]);
+                if ends {
+                    stranger.say(&Message::Abort);
+                    stranger.expect_refusal(Code::Withdrawn);
+                } else {
+                    stranger = Peer::connect(&address);
+                    let told = server.line();
+                    assert!(told.contains("broke off") || told.contains("withdrew"), "{told}");
+                }
+                assert_eq!(left(), 1, "{mixin}: {sent} bytes, resume {resume}");
+            }
+        }
+        drop(stranger);
+        goes_on(folder.path(), &address, &content, "488.28 KiB");
+        assert_eq!(left(), 0, "what is stored is left as well");
+    }
+}
+
+#[test]
+fn an_upload_that_begins_anew_again_and_again_leaves_nothing_of_it_once_it_is_whole() {
+    let (folder, content) = (folder(), noise(1, LENGTH));
+    let (server, address) = serve_in(folder.path(), &[]);
+    for count in [100_000, 1_500_000, 700_000] {
+        let mut peer = Peer::connect(&address);
+        peer.put(&[b"file"], &content, false);
+        peer.data(&content[..count]);
+        drop(peer);
+        assert!(server.line().contains("broke off \"file\""));
+    }
+    assert_eq!(partial_files(folder.path()).len(), 3);
+    fs::write(folder.path().join("file"), &content).unwrap();
+    assert_ends(&send(folder.path(), &address, &["file"]), 0);
+    assert_eq!(stored(folder.path()).keys().collect::<Vec<_>>(), ["file"]);
+}
+
+#[test]
+fn a_client_that_leaves_while_it_is_made_offers_leaves_nothing() {
+    let (folder, content) = (folder(), noise(1, LENGTH));
+    let (_server, address) = serve_in(folder.path(), &[]);
+    // It is still there, so that what it has sent is offered as a copy.
+    let _silent = half_sent(folder.path(), &address, &content, 1_500_000);
+    for _ in 0..3 {
+        let mut peer = Peer::connect(&address);
+        peer.put(&[b"file"], &content, true);
+        assert!(matches!(peer.hear(), Some(Message::Have { offset: 1_500_000, whole: false })));
+    }
+    eventually("only what the first has sent is left", || partial_files(folder.path()).len() == 1);
+}
+
+#[test]
+fn a_client_of_the_first_version_is_made_one_offer_and_then_sends() {
+    let content = noise(1, LENGTH);
+    let mut changed = content.clone();
+    changed[1_000_000] ^= 1;
+    for (sent, from) in [(&content, 1_500_000), (&changed, 0)] {
+        let folder = folder();
+        let (server, address) = serve_in(folder.path(), &[]);
+        drop(half_sent(folder.path(), &address, &content, 1_500_000));
+        assert!(server.line().contains("broke off \"file\""));
+        let mut peer = Peer { stream: crate::support::connect(address.parse().unwrap()) };
+        peer.say(&Message::Hello { version: 1 });
+        assert_eq!(peer.hear(), Some(Message::Hello { version: 1 }));
+        peer.put(&[b"file"], sent, true);
+        assert_eq!(peer.hear(), Some(Message::Have { offset: 1_500_000, whole: false }));
+        assert!(matches!(peer.hear(), Some(Message::Digest(_))));
+        peer.say(&Message::From(from));
+        peer.data(&sent[from as usize..]);
+        peer.end(sent);
+        assert!(matches!(peer.hear(), Some(Message::Done { .. })));
+        assert!(stored(folder.path())["file"] == *sent);
+    }
+}
+
 #[test]
 fn what_is_left_of_another_file_is_not_mixed_with_this_one() {
     let (folder, content) = (folder(), noise(1, LENGTH));
