@@ -27,19 +27,24 @@ mod bus;
 mod client;
 mod handler;
 mod operator;
+mod password;
 mod protocol;
 mod room;
 mod screen;
 mod terminal;
 
 use std::cell::{Cell, OnceCell};
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bus::{Bus, BusAddress};
+use bus::{Bus, BusAddress, VARIABLE};
 use clap::{Args, Parser, Subcommand};
 use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use handler::Chat;
+use password::hide;
 use protocol::check_name;
 use room::Room;
 use screen::{Lines, Screen};
@@ -79,15 +84,34 @@ struct Serve {
     /// How many lines a second one member may say in the long run; 0 is no limit
     #[arg(long, value_name = "LINES", default_value = "20")]
     pace: u32,
-    /// Share the room with other servers, through a Redis that all of them reach
+    /// Share the room with other servers, through a Redis that all of them reach. One with a password belongs
+    /// into --bus-file, or into CHAT_BUS in the environment: what is given here all users of this machine can see
     #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
-    bus: Option<BusAddress>,
+    bus: Option<String>,
+    /// A file that has the address of the bus in it, redis://USER:PASSWORD@HOST:PORT/ROOM
+    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
+    bus_file: Option<PathBuf>,
     /// What this server is called there: its members are NAME@SERVER [default: four random digits]
-    #[arg(long, value_name = "SERVER", requires = "bus", value_parser = server_name)]
+    #[arg(long, value_name = "SERVER", value_parser = server_name)]
     server: Option<String>,
     /// How long a line waits for a lost Redis before its sender is told, in seconds
-    #[arg(long, value_name = "SECONDS", requires = "bus", default_value = "30", value_parser = common::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = common::seconds)]
     bus_wait: Duration,
+}
+
+impl Serve {
+    /// What other servers the room is to be joined with.
+    fn joins(&self) -> Result<Option<Joins>, Failure> {
+        let address = BusAddress::given(self.bus.as_deref(), self.bus_file.as_deref())?;
+        if let (None, Some(_)) = (&address, &self.server) {
+            let why = format!(
+                "--server names this one to other servers: give --bus, --bus-file or {VARIABLE}"
+            );
+            return Err(Failure::Usage(why));
+        }
+        let (server, patience) = (self.server.clone(), self.bus_wait);
+        Ok(address.map(|address| Joins { address, server, patience }))
+    }
 }
 
 fn server_name(text: &str) -> Result<String, String> {
@@ -115,7 +139,7 @@ struct Joins {
 
 /// Serves the room, joined with others if that is asked for, and ends all of it in order.
 fn serve(options: &Serve) -> Result<(), Failure> {
-    let server = ChatServer::new(options);
+    let server = ChatServer::new(options, options.joins()?);
     let served = common::serve(&server, &options.options);
     let left = server.bus.get().map_or(Ok(()), Bus::close);
     server.screen.finish();
@@ -123,17 +147,13 @@ fn serve(options: &Serve) -> Result<(), Failure> {
 }
 
 impl ChatServer {
-    fn new(options: &Serve) -> Self {
+    fn new(options: &Serve, joins: Option<Joins>) -> Self {
         let (screen, lines) = Screen::new();
         Self {
             room: Room::new(screen.clone()),
             screen,
             pace: options.pace,
-            joins: options.bus.clone().map(|address| Joins {
-                address,
-                server: options.server.clone(),
-                patience: options.bus_wait,
-            }),
+            joins,
             bus: OnceCell::new(),
             lines: Cell::new(Some(lines)),
             mode: Cell::default(),
@@ -208,8 +228,28 @@ impl Program for ChatServer {
 }
 
 fn main() -> ExitCode {
-    common::exit(match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_use(&error),
+    };
+    let result = match cli.command {
         Command::Serve(options) => serve(&options),
         Command::Connect { address, name } => client::run(&address, name.as_deref()),
-    })
+    };
+    common::exit(result.map_err(|failure| match failure {
+        Failure::Usage(text) => Failure::Usage(hide(&text, env::args_os())),
+        Failure::Other(text) => Failure::Other(hide(&text, env::args_os())),
+        Failure::Unread => Failure::Unread,
+    }))
+}
+
+/// What clap says of a command line, which may have a password in the wrong place; or the help that was asked for.
+fn wrong_use(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render();
+    let text = if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+    common::warn(hide(&text, env::args_os()).trim_end());
+    ExitCode::from(2)
 }

@@ -206,6 +206,21 @@ fn is_blank(character: char) -> bool {
     matches!(character, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}')
 }
 
+/// Names in a line. There may be more of them than an outbox holds: those of other servers are as many as these say.
+pub fn listed(names: &[String]) -> String {
+    /// A thousand names of ordinary length, thrice.
+    const BYTES: usize = 64 * 1024;
+    let mut bytes = 0;
+    let shown = names.iter().take_while(|name| {
+        bytes += name.len() + 2;
+        bytes <= BYTES
+    });
+    let shown = shown.count();
+    let rest = names.len() - shown;
+    let more = if rest > 0 { format!(", and {rest} more") } else { String::new() };
+    names[..shown].join(", ") + &more
+}
+
 /// The form in which names are compared: nobody is called Bob where there is a bob.
 pub fn fold(name: &str) -> String {
     name.to_lowercase()

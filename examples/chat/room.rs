@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use socketserver::{Outbox, OutboxError};
 
 use super::bus::Relay;
-use super::protocol::{OPERATOR, Waiting, check_name, fold};
+use super::protocol::{OPERATOR, Waiting, check_name, fold, listed};
 use super::screen::Screen;
 
 /// A member, by its number in the room.
@@ -179,7 +179,7 @@ impl Room {
         names.extend(elsewhere);
         let line = match &names[..] {
             [] => "* nobody is here\n".to_owned(),
-            names => format!("* {} here: {}\n", names.len(), names.join(", ")),
+            names => format!("* {} here: {}\n", names.len(), listed(names)),
         };
         self.hand(&mut state, asks, &line);
     }
@@ -227,6 +227,12 @@ impl Room {
     pub fn hear(&self, line: &str) {
         self.spread(&mut self.state.lock(), line, Who::Operator);
         self.screen.show(line);
+    }
+
+    /// News of the bus, of which the operator is told more than the members; each with its newline.
+    pub fn news(&self, to_members: &str, to_operator: &str) {
+        self.spread(&mut self.state.lock(), to_members, Who::Operator);
+        self.screen.show(to_operator);
     }
 
     /// A line of another server's, for one who is here; with its newline. False: there is no such one.

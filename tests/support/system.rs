@@ -84,7 +84,12 @@ pub fn packets_received(connection: &impl AsFd) -> u32 {
 /// A number of /proc/self/status: kibibytes for `VmHWM` (the most memory so far) and `VmRSS` (memory
 /// now), a count for `Threads`.
 pub fn own_status(name: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status_of(std::process::id(), name)
+}
+
+/// The same of another process.
+pub fn status_of(process: u32, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("a line of numbers")
 }

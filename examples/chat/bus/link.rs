@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::{Connection, RedisError, RedisResult, Value, cmd};
+use redis::{RedisError, RedisResult, Value, cmd};
 
-use super::BusAddress;
+use super::address::BusAddress;
 use super::entry::Fields;
 use super::queue::Queue;
+use super::wire::{PATIENCE, Wire};
 use crate::protocol::clean;
 use crate::room::Room;
 
-/// How long Redis may take for anything: it is in the same data centre, or on the same machine.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// The pauses between attempts: 100 ms, 200 ms and so on up to 3 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
@@ -73,30 +72,23 @@ impl Link {
         format!("chat:{}:servers", self.address.room)
     }
 
-    pub fn connect(&self) -> RedisResult<Connection> {
-        let connection = self.address.client.get_connection_with_timeout(PATIENCE)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
-        connection.set_write_timeout(Some(PATIENCE))?;
-        Ok(connection)
-    }
-
     /// Does the work of one side until the end is near: connects, works until that fails, says so, and
     /// tries again.
     pub fn keep(
         &self,
         side: Side,
-        mut work: impl FnMut(&mut Connection, &dyn Fn()) -> RedisResult<()>,
+        mut work: impl FnMut(&mut Wire, &dyn Fn()) -> RedisResult<()>,
         mut meanwhile: impl FnMut(),
     ) {
         let mut pause = FIRST_PAUSE;
         loop {
             let worked = || self.set_health(side, Ok(()));
-            let result = self.connect().and_then(|mut connection| work(&mut connection, &worked));
+            let result = Wire::open(&self.address).and_then(|mut wire| work(&mut wire, &worked));
             let Err(error) = result else { return };
             if self.health.lock().works[side as usize] {
                 pause = FIRST_PAUSE;
             }
-            self.set_health(side, Err(&words_of(&error)));
+            self.set_health(side, Err(&error));
             meanwhile();
             if self.queue.is_closing() {
                 return;
@@ -106,26 +98,30 @@ impl Link {
         }
     }
 
-    /// Everyone is told when the bus is lost and when it is there again, once for both sides.
-    fn set_health(&self, side: Side, now: Result<(), &str>) {
+    /// Everyone is told when the bus is lost and when it is there again, once for both sides. Where Redis is,
+    /// and what it says, is for the operator alone.
+    fn set_health(&self, side: Side, now: Result<(), &RedisError>) {
         let mut health = self.health.lock();
         health.works[side as usize] = now.is_ok();
-        let address = &self.address.shown;
-        let news = match now {
-            Err(why) if health.told != Told::Lost => {
+        let address = &self.address;
+        let (news, more) = match now {
+            Err(error) if health.told != Told::Lost => {
                 health.told = Told::Lost;
-                let why = clean(why.as_bytes());
-                format!("the other servers cannot be reached: {address}: {why}; trying again")
+                let why = clean(address.without_password(&words_of(error)).as_bytes());
+                ("the other servers cannot be reached", format!(": {address}: {why}; trying again"))
             }
             Ok(()) if health.told != Told::Joined && health.works == [true; 2] => {
                 health.told = Told::Joined;
-                let tag = self.queue.tag();
-                format!("joined with the other servers at {address}; this one is called {tag}")
+                ("joined with the other servers", format!(" at {address}"))
             }
             _ => return,
         };
+        let tag = match health.told {
+            Told::Joined => format!("; this one is called {}", self.queue.tag()),
+            _ => String::new(),
+        };
         drop(health);
-        self.room.hear(&format!("* {news}\n"));
+        self.room.news(&format!("* {news}{tag}\n"), &format!("* {news}{more}{tag}\n"));
     }
 }
 
@@ -144,7 +140,7 @@ fn words_of(error: &RedisError) -> String {
 impl Place {
     /// Whether a Redis that one has come back to still has what it had up to this place. If it has not,
     /// it has lost its data, or the last of it; or it was restarted while the place was trimmed away.
-    pub fn is_kept(&mut self, connection: &mut Connection, stream: &str) -> RedisResult<bool> {
+    pub fn is_kept(&mut self, connection: &mut Wire, stream: &str) -> RedisResult<bool> {
         let run = run_of(connection)?;
         let same_run = std::mem::replace(&mut self.run, run) == self.run;
         if same_run || self.last.is_empty() {
@@ -156,7 +152,7 @@ impl Place {
     }
 
     /// The end of a stream.
-    pub fn end_of(connection: &mut Connection, stream: &str) -> RedisResult<Self> {
+    pub fn end_of(connection: &mut Wire, stream: &str) -> RedisResult<Self> {
         let run = run_of(connection)?;
         let last: Vec<(String, Fields)> =
             cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(1).query(connection)?;
@@ -165,7 +161,7 @@ impl Place {
 }
 
 /// What tells one run of Redis from the next.
-fn run_of(connection: &mut Connection) -> RedisResult<String> {
+fn run_of(connection: &mut Wire) -> RedisResult<String> {
     let text: String = cmd("INFO").arg("server").query(connection)?;
     let run = text.lines().find_map(|line| line.strip_prefix("run_id:"));
     Ok(run.unwrap_or_default().trim().to_owned())

@@ -14,14 +14,19 @@
 //! - A server that starts hears what is said from then on. What was said at one that was killed and had
 //!   not been written is lost with it, and its members see their connections end.
 //!
+//! What Redis answers is bounded before it is kept (`wire.rs`), whatever may listen there, and where it is, with which
+//! password, is no business of the members (`address.rs`).
+//!
 //! Limits: everyone who can write to the stream is believed. A server that was away while more than
 //! [`STREAM_ENTRIES`] were written hears only the last of them. Two servers may show lines that were said
 //! at the same time in a different order.
 
+mod address;
 mod entry;
 mod link;
 mod queue;
 mod reader;
+mod wire;
 mod writer;
 
 use std::collections::HashMap;
@@ -33,8 +38,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::common::Failure;
-use crate::protocol::{check_name, clean};
+use crate::protocol::clean;
 use crate::room::{Room, Who};
+pub use address::{BusAddress, VARIABLE};
 use entry::What;
 use link::Link;
 use queue::Queue;
@@ -45,31 +51,6 @@ const STREAM_ENTRIES: usize = 10_000;
 const BEAT: Duration = Duration::from_secs(1);
 /// Without a beat for so long a server counts as gone.
 const GONE: Duration = Duration::from_secs(10);
-
-/// Where the room is that several servers share.
-#[derive(Clone, Debug)]
-pub struct BusAddress {
-    /// As given, for messages, but without a password.
-    shown: String,
-    client: redis::Client,
-    room: String,
-}
-
-impl std::str::FromStr for BusAddress {
-    type Err = String;
-
-    /// `redis://HOST:PORT/ROOM`, or with the number of a database, `redis://HOST:PORT/DB/ROOM`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let usage = "write redis://HOST:PORT/ROOM";
-        let rest = text.strip_prefix("redis://").ok_or(usage)?;
-        let (server, room) = rest.rsplit_once('/').ok_or(usage)?;
-        check_name(room).map_err(|why| format!("{usage}; the ROOM is like a name: {why}"))?;
-        let client = redis::Client::open(format!("redis://{server}"))
-            .map_err(|error| format!("{usage}: {error}"))?;
-        let host = server.rsplit_once('@').map_or(server, |(_, host)| host);
-        Ok(Self { shown: format!("redis://{host}/{room}"), client, room: room.to_owned() })
-    }
-}
 
 /// The room's way to the other servers. Nothing in it waits.
 pub struct Relay {

@@ -4,17 +4,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use redis::{Connection, RedisResult, cmd};
+use redis::{RedisResult, cmd};
 
 use super::entry::{Entry, Fields, Heard, What};
 use super::link::{Link, Place, Side};
 use super::queue::Queue;
+use super::wire::Wire;
 use super::{BEAT, GONE, Server, Servers};
-use crate::protocol::{check_name, clean};
+use crate::protocol::{check_name, clean, listed};
 use crate::room::Room;
 
 /// Entries that are read at once.
 const BATCH: usize = 256;
+/// Servers, the bytes of what each calls itself, and the names at all of them together, that are kept at most: what is
+/// written there may be false.
+const SERVERS: usize = 1_000;
+const SERVER_BYTES: usize = 64;
+const NAMES: usize = 100_000;
 /// Before the first entry of a stream.
 const BEGINNING: &str = "0-0";
 
@@ -46,7 +52,7 @@ impl Reader {
     }
 
     /// Reads until that fails, or the end is near.
-    fn read(&mut self, connection: &mut Connection, works: &dyn Fn()) -> RedisResult<()> {
+    fn read(&mut self, connection: &mut Wire, works: &dyn Fn()) -> RedisResult<()> {
         let stream = self.link.stream();
         let mut place = match self.place.clone() {
             // What was said before this server was there is not for its members.
@@ -112,10 +118,12 @@ impl Reader {
         }
     }
 
-    fn look_who_is_there(&mut self, connection: &mut Connection) -> RedisResult<()> {
+    fn look_who_is_there(&mut self, connection: &mut Wire) -> RedisResult<()> {
         let shown: HashMap<String, Vec<u8>> =
             cmd("HGETALL").arg(self.link.servers()).query(connection)?;
         let mut servers = self.servers.lock();
+        let mut room =
+            NAMES - servers.values().map(|server| server.names.len()).sum::<usize>().min(NAMES);
         for (server, shown) in shown.into_iter().filter(|(id, _)| id != self.queue.server()) {
             let text = String::from_utf8_lossy(&shown);
             let mut parts = text.splitn(3, '\n');
@@ -124,13 +132,19 @@ impl Reader {
                 continue;
             };
             let (beat, tag) = (clean(beat.as_bytes()), clean(tag.as_bytes()));
-            let names = names.split(' ').filter(|name| check_name(name).is_ok()).map(str::to_owned);
             let known = servers.get(&server);
-            if known.is_some_and(|known| known.beat == beat) {
+            let is_known = known.is_some();
+            if check_name(&tag).is_err()
+                || known.is_some_and(|known| known.beat == beat)
+                || (!is_known && (server.len() > SERVER_BYTES || servers.len() >= SERVERS))
+            {
                 continue;
             }
-            let known = Server { tag, names: names.collect(), beat, when: Instant::now() };
-            servers.insert(server, known);
+            room += known.map_or(0, |known| known.names.len());
+            let names = names.split(' ').filter(|name| check_name(name).is_ok());
+            let names: Vec<String> = names.take(room).map(str::to_owned).collect();
+            room -= names.len();
+            servers.insert(server, Server { tag, names, beat, when: Instant::now() });
         }
         let gone: Vec<String> = servers
             .iter()
@@ -158,7 +172,7 @@ impl Reader {
         let members: Vec<String> = server.members().collect();
         let line = match &members[..] {
             [] => format!("* the server {tag} {why}\n"),
-            members => format!("* the server {tag} {why}, and with it {}\n", members.join(", ")),
+            members => format!("* the server {tag} {why}, and with it {}\n", listed(members)),
         };
         self.room.hear(&line);
     }

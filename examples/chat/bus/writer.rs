@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, RedisResult, cmd};
+use redis::{RedisResult, cmd};
 
 use super::entry::Entry;
 use super::link::{Link, Place, Side};
 use super::queue::Queue;
+use super::wire::Wire;
 use super::{BEAT, STREAM_ENTRIES};
 use crate::room::Room;
 
@@ -39,7 +40,7 @@ impl Writer {
     }
 
     /// Writes until that fails, or everything is written that there will be.
-    fn write(&mut self, connection: &mut Connection, works: &dyn Fn()) -> RedisResult<()> {
+    fn write(&mut self, connection: &mut Wire, works: &dyn Fn()) -> RedisResult<()> {
         if !self.place.is_kept(connection, &self.link.stream())? {
             self.queue.write_again();
         }
@@ -68,7 +69,7 @@ impl Writer {
     }
 
     /// Gives the identifier of the last one.
-    fn append(&self, connection: &mut Connection, entries: &[Entry]) -> RedisResult<String> {
+    fn append(&self, connection: &mut Wire, entries: &[Entry]) -> RedisResult<String> {
         let stream = self.link.stream();
         let mut pipe = redis::pipe();
         for entry in entries {
@@ -82,7 +83,7 @@ impl Writer {
     }
 
     /// Shows that this server is there, and who is at it.
-    fn beat(&mut self, connection: &mut Connection) -> RedisResult<()> {
+    fn beat(&mut self, connection: &mut Wire) -> RedisResult<()> {
         self.beats += 1;
         let shown =
             format!("{}\n{}\n{}", self.beats, self.queue.tag(), self.room.names().join(" "));
@@ -90,7 +91,7 @@ impl Writer {
         cmd("HSET").arg(servers).arg(self.queue.server()).arg(shown).exec(connection)
     }
 
-    fn leave(&self, connection: &mut Connection) -> RedisResult<()> {
+    fn leave(&self, connection: &mut Wire) -> RedisResult<()> {
         cmd("HDEL").arg(self.link.servers()).arg(self.queue.server()).exec(connection)
     }
 }

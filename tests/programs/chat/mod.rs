@@ -4,6 +4,8 @@ mod attacks;
 mod bus;
 mod codec;
 mod document;
+mod false_redis;
+mod passwords;
 mod redis;
 mod room;
 mod terminal;

@@ -1,0 +1,243 @@
+//! A connection to Redis that bounds what it is answered before it takes it: whatever listens there may be no
+//! Redis at all, or one that somebody else fills.
+//!
+//! It speaks RESP2, of which it knows what Redis answers to our commands: no pushes, no maps. What lengths and
+//! counts say is held against the bounds before anything is set aside for it, and a value that is longer than any of
+//! ours is read and thrown away, so that a stranger's entry in the stream does not stop those behind it.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, ConnectionLike, RedisResult, Value, cmd, parse_redis_value};
+
+use super::address::BusAddress;
+
+/// How long Redis may take for anything: it is in the same data centre, or on the same machine.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a whole command, or a whole answer, may take: some megabytes on a slow line.
+const WHOLE: Duration = Duration::from_secs(30);
+/// Bytes of a line: an error, a status or a number.
+const LINE_BYTES: usize = 64 * 1024;
+/// Bytes of a value that is kept. The longest of ours are the names of all members of a server: 10,000 of them, of
+/// 32 characters each, are 1.3 MB.
+const VALUE_BYTES: usize = 2 << 20;
+/// Bytes of all values of one answer that are kept: 256 entries of the longest lines are 2.3 MB.
+const ANSWER_BYTES: usize = 32 << 20;
+/// Bytes of one answer that are read at all. Who sends more is none of ours.
+const READ_BYTES: usize = 64 << 20;
+/// Values in one answer: 256 entries have 5,000.
+const VALUES: usize = 100_000;
+/// Arrays in arrays: XREAD answers streams of entries of fields.
+const DEPTH: usize = 8;
+
+/// A connection to Redis.
+pub struct Wire {
+    stream: BufReader<TcpStream>,
+    db: i64,
+    is_open: bool,
+}
+
+/// What is left of the bounds of an answer, or of those of several commands that were sent together.
+struct Bounds {
+    until: Instant,
+    kept: usize,
+    read: usize,
+    values: usize,
+}
+
+impl Wire {
+    /// Connects, logs in and chooses the database, as the address says.
+    pub fn open(address: &BusAddress) -> RedisResult<Self> {
+        let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+        for place in (&*address.host, address.port).to_socket_addrs()? {
+            result = TcpStream::connect_timeout(&place, PATIENCE);
+            if result.is_ok() {
+                break;
+            }
+        }
+        let stream = result?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let settings = &address.settings;
+        let mut wire = Self { stream: BufReader::new(stream), db: settings.db(), is_open: true };
+        if let Some(password) = settings.password() {
+            let mut login = cmd("AUTH");
+            if let Some(user) = settings.username() {
+                login.arg(user);
+            }
+            login.arg(password).exec(&mut wire)?;
+        }
+        if wire.db != 0 {
+            cmd("SELECT").arg(wire.db).exec(&mut wire)?;
+        }
+        Ok(wire)
+    }
+
+    fn exchange(&mut self, bytes: &[u8], answers: usize) -> RedisResult<Vec<Value>> {
+        let mut bounds = Bounds::new();
+        let result = self.send(bytes).and_then(|()| {
+            (0..answers).map(|_| self.value(&mut bounds, 0)).collect::<io::Result<Vec<_>>>()
+        });
+        // Where one answer fails nobody knows where the next one begins.
+        self.is_open &= result.is_ok();
+        Ok(result?)
+    }
+
+    fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if !self.is_open || !self.stream.buffer().is_empty() {
+            return Err(no_redis("it says what nobody has asked for"));
+        }
+        let until = Instant::now() + WHOLE;
+        while !bytes.is_empty() {
+            in_time(until)?;
+            match self.stream.get_ref().write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, bounds: &mut Bounds, depth: usize) -> io::Result<Value> {
+        bounds.values = bounds.values.checked_sub(1).ok_or_else(too_long)?;
+        let line = self.line(bounds)?;
+        let text = || String::from_utf8_lossy(line.get(1..).unwrap_or_default());
+        let number =
+            || text().parse::<i64>().map_err(|_| no_redis("it says no number where one belongs"));
+        match line.first() {
+            Some(b'+') if &*text() == "OK" => Ok(Value::Okay),
+            Some(b'+') => Ok(Value::SimpleString(text().into_owned())),
+            Some(b'-') => {
+                parse_redis_value(&[&line, &b"\r\n"[..]].concat()).map_err(io::Error::other)
+            }
+            Some(b':') => Ok(Value::Int(number()?)),
+            Some(b'$' | b'*') if number()? == -1 => Ok(Value::Nil),
+            Some(b'$') => self.bulk(usize::try_from(number()?).map_err(|_| too_long())?, bounds),
+            Some(b'*') => {
+                let count = usize::try_from(number()?).map_err(|_| too_long())?;
+                if depth >= DEPTH || count > bounds.values {
+                    return Err(too_long());
+                }
+                // Room is made for what comes, and not for what is announced.
+                let mut values = Vec::new();
+                for _ in 0..count {
+                    values.push(self.value(bounds, depth + 1)?);
+                }
+                Ok(Value::Array(values))
+            }
+            _ => Err(no_redis("it does not speak as Redis does")),
+        }
+    }
+
+    fn line(&mut self, bounds: &mut Bounds) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            in_time(bounds.until)?;
+            let room = LINE_BYTES.saturating_sub(line.len()).min(bounds.read);
+            if room == 0 {
+                return Err(too_long());
+            }
+            let arrived = self.arrived()?;
+            let end =
+                arrived.iter().position(|byte| *byte == b'\n').map_or(arrived.len(), |at| at + 1);
+            let count = end.min(room);
+            line.extend_from_slice(&arrived[..count]);
+            self.stream.consume(count);
+            bounds.read -= count;
+        }
+        let content = line.strip_suffix(b"\r\n").map(<[u8]>::len);
+        line.truncate(content.ok_or_else(|| no_redis("it does not speak as Redis does"))?);
+        Ok(line)
+    }
+
+    /// A value of this length. A longer one than ours counts as empty.
+    fn bulk(&mut self, length: usize, bounds: &mut Bounds) -> io::Result<Value> {
+        let keep = length <= VALUE_BYTES;
+        let kept = if keep { length } else { 0 };
+        bounds.kept = bounds.kept.checked_sub(kept).ok_or_else(too_long)?;
+        let mut left = length.checked_add(2).ok_or_else(too_long)?;
+        bounds.read = bounds.read.checked_sub(left).ok_or_else(too_long)?;
+        let mut value = Vec::new();
+        while left > 0 {
+            in_time(bounds.until)?;
+            let arrived = self.arrived()?;
+            let count = arrived.len().min(left);
+            if keep {
+                value.extend_from_slice(&arrived[..count]);
+            }
+            self.stream.consume(count);
+            left -= count;
+        }
+        value.truncate(kept);
+        Ok(Value::BulkString(value))
+    }
+
+    fn arrived(&mut self) -> io::Result<&[u8]> {
+        while self.stream.buffer().is_empty() {
+            match self.stream.fill_buf() {
+                Ok([]) => {
+                    let why = "it has ended the connection";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+                }
+                // Ctrl-Z and fg.
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(self.stream.buffer())
+    }
+}
+
+impl Bounds {
+    fn new() -> Self {
+        Self { until: Instant::now() + WHOLE, kept: ANSWER_BYTES, read: READ_BYTES, values: VALUES }
+    }
+}
+
+impl ConnectionLike for Wire {
+    fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
+        let answers = self.exchange(command, 1)?;
+        Ok(answers.into_iter().next().unwrap_or(Value::Nil))
+    }
+
+    fn req_packed_commands(
+        &mut self,
+        commands: &[u8],
+        offset: usize,
+        count: usize,
+    ) -> RedisResult<Vec<Value>> {
+        let mut answers = self.exchange(commands, offset + count)?;
+        Ok(answers.split_off(offset))
+    }
+
+    fn req_command(&mut self, command: &Cmd) -> RedisResult<Value> {
+        self.req_packed_command(&command.get_packed_command())
+    }
+
+    fn get_db(&self) -> i64 {
+        self.db
+    }
+
+    fn check_connection(&mut self) -> bool {
+        cmd("PING").exec(self).is_ok()
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open
+    }
+}
+
+fn in_time(until: Instant) -> io::Result<()> {
+    if Instant::now() < until { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
+}
+
+fn too_long() -> io::Error {
+    no_redis("its answer is longer than anything that belongs to a chat")
+}
+
+fn no_redis(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
