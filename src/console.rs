@@ -23,6 +23,16 @@ use crate::sys;
 ///
 /// Console::Stderr.tell("the disk is nearly full\n");
 /// ```
+///
+/// One thing is left that waits: the message by which the standard library announces a panic, which a server catches
+/// and reports as well. A program whose stderr may be unread says it this way instead:
+///
+/// ```
+/// # use socketserver::Console;
+/// std::panic::set_hook(Box::new(|panic| {
+///     Console::Stderr.tell(&format!("{panic}\n"));
+/// }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
     /// Standard output.

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::panic;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -37,6 +38,8 @@ pub fn warn(line: &str) {
 /// it is there before whatever else the caller does with the terminal. With `threads` two are started, that write.
 pub fn start(first: &str, threads: bool) {
     HOW.store(AT_ONCE, Ordering::SeqCst);
+    // A panic is caught by the server and reported; what std says of it before would wait for a reader.
+    panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
     say(first);
     let has_threads = threads
         && start_writer("stdout", &STDOUT, io::stdout())

@@ -21,5 +21,6 @@ mod senders;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod unread_stderr;
 mod urgent;
 mod whose_fault;

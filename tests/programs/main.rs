@@ -10,5 +10,6 @@ mod program;
 mod shell;
 #[path = "../support/mod.rs"]
 mod support;
+mod unread;
 mod upload;
 mod web;

@@ -150,6 +150,21 @@ pub fn alone(test: &str, run: impl FnOnce()) {
     assert!(status.success() && output.contains("1 passed"), "{test} alone: {status}\n{output}");
 }
 
+/// Writes to a pipe or a socket until nothing more fits, and says how much that was. Its mode is as before.
+pub fn fill(fd: &std::os::fd::OwnedFd) -> usize {
+    let mode = rustix::fs::fcntl_getfl(fd).unwrap();
+    rustix::fs::fcntl_setfl(fd, mode | rustix::fs::OFlags::NONBLOCK).unwrap();
+    let mut filled = 0;
+    // The last bytes as well: what is told is shorter than a page.
+    for size in [4_096, 1] {
+        while let Ok(count) = rustix::io::write(fd, &vec![b'.'; size]) {
+            filled += count;
+        }
+    }
+    rustix::fs::fcntl_setfl(fd, mode).unwrap();
+    filled
+}
+
 pub mod passed;
 pub mod process;
 pub mod system;
