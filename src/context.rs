@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
 use crate::limits::{Gate, Limits, RateGate};
 use crate::live::{LiveList, LiveRequest};
 use crate::shutdown::{Runs, ShutdownHandle};
+use crate::wait;
 use crate::watch::Watch;
 
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
@@ -72,6 +73,26 @@ impl ServerContext {
 
     pub(crate) fn waits_at_close(&self) -> bool {
         self.waits_at_close
+    }
+
+    /// Finds out whether this process has been forked from the one that has used the server before, and makes what is
+    /// its parent's its own: the events, the list of requests, what is in. In the children of a mixin that forks
+    /// everything stays as it was.
+    pub(crate) fn enter_process(&self) -> std::io::Result<()> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        wait::note_process();
+        if !self.runs.is_forked() || self.is_child() {
+            return Ok(());
+        }
+        let _lock = ONE_AT_A_TIME.lock();
+        // Another thread has done it meanwhile; or the fork was made within a loop, which goes on in both.
+        if !self.runs.is_forked() || self.runs.is_loop_thread() {
+            return Ok(());
+        }
+        self.live.enter_process()?;
+        self.watch.enter_process();
+        self.gate.enter_process()?;
+        self.runs.enter_process()
     }
 
     /// From here on this process is a forked child, which serves one request.

@@ -2,7 +2,7 @@
 //! a count below one of them.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -276,6 +276,7 @@ impl Gate {
         if self.count() < self.max() {
             return true;
         }
+        self.event.own_if_noted();
         // Announce the wait first and look again after it: a permit that is dropped in between sees
         // the announcement, or is seen by the second look.
         self.settle();
@@ -286,7 +287,18 @@ impl Gate {
     /// Becomes readable when room is made after [`is_open`](Self::is_open) said that there is none.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+        self.event.waiting().fd
+    }
+
+    /// In a forked child that goes on for itself: those that are in are its parent's.
+    pub(crate) fn enter_process(&self) -> io::Result<()> {
+        if self.event.is_of_noted_process() {
+            return Ok(());
+        }
+        self.event.own()?;
+        self.notified.store(false, Ordering::SeqCst);
+        self.count.store(0, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Makes the event unreadable again, if it is readable. A mixin with a gate does so in its

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::source::{self, Source};
 use crate::sys::{self, PollFd, Room};
-use crate::wait::Event;
+use crate::wait::{self, Event};
 
 /// How long to read on for a peer, and how much.
 #[derive(Clone, Copy, Debug)]
@@ -55,13 +55,16 @@ struct Reaper {
     /// Those that the thread reads on for.
     lingering: usize,
     at_once: usize,
+    /// Where the thread is. A forked child has a copy of this and no thread.
+    process: u32,
 }
 
 /// Reads on for a connection, in a thread of its own for all of them, and closes it.
 pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
     let connection = Lingering::new(fd, bound);
     let mut reaper = REAPER.lock();
-    if reaper.is_none() {
+    let process = wait::noted_process();
+    if reaper.as_ref().is_none_or(|reaper| reaper.process != process) {
         // Without descriptors or threads the connection is closed at once.
         let Ok(bell) = Event::new() else { return };
         let bell = Arc::new(bell);
@@ -70,7 +73,8 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
         if thread::Builder::new().name("linger".into()).spawn(main).is_err() {
             return;
         }
-        *reaper = Some(Reaper { bell, arriving: Vec::new(), lingering: 0, at_once: at_once() });
+        *reaper =
+            Some(Reaper { bell, arriving: Vec::new(), lingering: 0, at_once: at_once(), process });
     }
     if let Some(reaper) = &mut *reaper {
         if reaper.arriving.len() + reaper.lingering < reaper.at_once {

@@ -117,6 +117,31 @@ impl Runs {
         })
     }
 
+    /// In a forked child that goes on for itself: what its parent does is no affair of its own any more. A stop that
+    /// has been asked for stays asked for. Not within a loop, which the fork has copied as well.
+    pub(crate) fn enter_process(&self) -> std::io::Result<()> {
+        let mut state = self.state.lock();
+        if !state.loops.contains(&thread::current().id()) {
+            state.serving = false;
+            state.accepting = false;
+            state.loops.clear();
+        }
+        drop(state);
+        self.latch.own()?;
+        // In this order: a stop that comes meanwhile has either found the new latch, or is found here.
+        let stop = self.stop_requested();
+        self.latched.store(stop, Ordering::SeqCst);
+        if stop {
+            self.latch.notify();
+        }
+        Ok(())
+    }
+
+    /// Whether this process, as it was last noted, is a forked child of the one that the runs belong to.
+    pub(crate) fn is_forked(&self) -> bool {
+        !self.latch.is_of_noted_process()
+    }
+
     pub(crate) fn request_stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.latch.notify();
@@ -315,6 +340,10 @@ impl Runs {
 
     /// Waits until accepting has ended, or until the deadline.
     pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
+        // In a forked child nobody accepts until a run of its own has begun.
+        if !self.latch.is_ours() {
+            return true;
+        }
         let mut state = self.state.lock();
         while state.accepting && !state.loops.contains(&thread::current().id()) {
             match deadline {

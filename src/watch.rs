@@ -63,6 +63,11 @@ impl Watch {
         self.shared.call(Call::Look);
     }
 
+    /// In a forked child that goes on for itself: the thread has stayed with its parent.
+    pub(crate) fn enter_process(&self) {
+        self.shared.is_on.store(false, Ordering::Release);
+    }
+
     fn start(&self) -> bool {
         let _one_at_a_time = self.shared.start.lock();
         if !self.shared.is_on.load(Ordering::Acquire) {

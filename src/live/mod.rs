@@ -35,8 +35,6 @@ pub(crate) struct LiveList {
     number: u64,
     slots: Mutex<Slots>,
     emptied: Condvar,
-    /// One for each slot, if children are to write them.
-    rows: Option<Arc<Rows>>,
 }
 
 /// How many lists there have been: a request's number is unique only within its own.
@@ -57,6 +55,8 @@ struct Slots {
     peers: Option<Peers>,
     /// How often each has come lately; kept only while there is a limit on that.
     rates: Option<PeerRates<Peer>>,
+    /// One for each slot, if children are to write them.
+    rows: Option<Arc<Rows>>,
 }
 
 #[derive(Debug)]
@@ -97,10 +97,10 @@ impl Slots {
 impl LiveList {
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
-        let (shared, peers, rates) = (Arc::clone(&limits), None, None);
-        let slots = Slots { entries, free, entered: 0, limits: shared, peers, rates };
+        let (shared, peers, rates, rows) = (Arc::clone(&limits), None, None, None);
+        let slots = Slots { entries, free, entered: 0, limits: shared, peers, rates, rows };
         let number = LISTS.fetch_add(1, Ordering::Relaxed);
-        let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new(), rows: None };
+        let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new() };
         list.set_limits(limits);
         list
     }
@@ -111,7 +111,25 @@ impl LiveList {
     ///
     /// If there is no such memory.
     pub(crate) fn for_children(self) -> io::Result<Self> {
-        Ok(Self { rows: Some(Arc::new(Rows::new(ROWS)?)), ..self })
+        self.slots.lock().rows = Some(Arc::new(Rows::new(ROWS)?));
+        Ok(self)
+    }
+
+    /// In a forked child that goes on for itself: the requests are its parent's. Their connections close here as far
+    /// as the list has them, and the rows that children write to are another memory than the parent's from here on.
+    pub(crate) fn enter_process(&self) -> io::Result<()> {
+        let mut slots = self.slots.lock();
+        if slots.rows.is_some() {
+            slots.rows = Some(Arc::new(Rows::new(ROWS)?));
+        }
+        for entry in slots.entries.drain(..).flatten() {
+            entry.forget_connection();
+        }
+        slots.free.clear();
+        if let Some(peers) = &mut slots.peers {
+            peers.counts.clear();
+        }
+        Ok(())
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -150,7 +168,7 @@ impl LiveList {
         slots.entered += 1;
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
-        let now = Now::new(self.rows.as_ref(), slot);
+        let now = Now::new(slots.rows.as_ref(), slot);
         let owner = Owner { server: self.number, request: id };
         let entry = Arc::new(Entry::new(owner, peer, handler, accepted, connection, idle, now));
         if slot == slots.entries.len() {

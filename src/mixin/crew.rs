@@ -4,11 +4,15 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::limits::Gate;
+use crate::wait;
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
@@ -73,6 +77,8 @@ pub(crate) struct Crew {
     alive: Mutex<usize>,
     ended: Condvar,
     started: AtomicU64,
+    /// The process in which the last one was started.
+    process: AtomicU32,
 }
 
 impl Crew {
@@ -89,6 +95,7 @@ impl Crew {
         if let Some(bytes) = options.stack_bytes {
             builder = builder.stack_size(bytes);
         }
+        self.process.store(wait::noted_process(), Ordering::Relaxed);
         *self.alive.lock() += 1;
         // Moved into the thread, and dropped with the closure if there is none: either way, and also
         // after a panic of a hook, the count does not remember the dead.
@@ -107,6 +114,11 @@ impl Crew {
         Ok(())
     }
 
+    fn is_left_behind(&self) -> bool {
+        let is_other = self.process.load(Ordering::Relaxed) != wait::noted_process();
+        is_other && *self.alive.lock() > 0
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         *self.alive.lock()
@@ -114,6 +126,9 @@ impl Crew {
 
     /// Waits until no thread is left, or until the deadline.
     pub(crate) fn wait_until_gone(&self, deadline: Instant) {
+        if self.is_left_behind() {
+            return;
+        }
         let mut alive = self.alive.lock();
         while *alive > 0 {
             if self.ended.wait_until(&mut alive, deadline).timed_out() {
@@ -121,6 +136,19 @@ impl Crew {
             }
         }
     }
+}
+
+/// Before a run of a mixin with threads. A forked child makes the gate its own; it cannot go on if its parent has the
+/// threads.
+pub(crate) fn enter_process(crew: Option<&Arc<Crew>>, gate: Option<&Arc<Gate>>) -> Result<()> {
+    let cannot = |error| Error::io("go on in", "a forked child", error);
+    if crew.is_some_and(|crew| crew.is_left_behind()) {
+        let why = "the threads that serve requests have stayed in the process that has forked this one, and so has what \
+                   they had locked; fork before the first request, or serve the listener's descriptor by a server of \
+                   the child's own (`from_fd`)";
+        return Err(cannot(io::Error::other(why)));
+    }
+    gate.map_or(Ok(()), |gate| gate.enter_process()).map_err(cannot)
 }
 
 struct Alive {

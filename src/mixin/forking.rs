@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -11,7 +12,8 @@ use parking_lot::Mutex;
 use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::sys::process::{self, ChildState, Ended, ExitWatch, Forked, SignalsHeld, Watched};
+use crate::sys::process::{ChildState, Ended, ExitWatch, Forked, SignalsHeld, Watched};
+use crate::sys::{self, process};
 use crate::wait::{self, Interest, Waiting};
 
 /// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
@@ -60,6 +62,15 @@ struct Ears {
     exits: ExitWatch,
     /// What a `Fatal` said, one message for each; the children have the other end.
     last_words: (UnixStream, UnixStream),
+    /// Whose ears they are.
+    process: AtomicU32,
+}
+
+fn last_words() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((ours, theirs))
 }
 
 /// A child that has not been reaped.
@@ -153,11 +164,28 @@ impl Forking {
         if let Some(ears) = self.ears.get() {
             return Ok(ears);
         }
-        let exits = ExitWatch::new()?;
-        let last_words = UnixStream::pair()?;
-        last_words.0.set_nonblocking(true)?;
-        last_words.1.set_nonblocking(true)?;
-        Ok(self.ears.get_or_init(|| Ears { exits, last_words }))
+        let (exits, last_words) = (ExitWatch::new()?, last_words()?);
+        let process = AtomicU32::new(wait::noted_process());
+        Ok(self.ears.get_or_init(|| Ears { exits, last_words, process }))
+    }
+
+    /// Makes the ears, or, in a forked child that goes on for itself, makes them its own: what has been forked before
+    /// are its parent's children.
+    fn enter_process(&self) -> io::Result<()> {
+        let (ears, process) = (self.ears()?, wait::noted_process());
+        if ears.process.load(Ordering::SeqCst) == process {
+            return Ok(());
+        }
+        for child in self.children.lock().drain(..) {
+            // Neither its watch nor its place is this process's to give back.
+            std::mem::forget(child);
+        }
+        ears.exits.renew()?;
+        let (ours, theirs) = last_words()?;
+        sys::replace(&ears.last_words.0, ours.into())?;
+        sys::replace(&ears.last_words.1, theirs.into())?;
+        ears.process.store(process, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Forks. The child never comes back from here.
@@ -179,7 +207,7 @@ impl Forking {
                 let end = job.run_in_child(held);
                 let _ = io::stdout().flush();
                 ears.tell(&end);
-                crate::sys::exit_now(status(&end));
+                sys::exit_now(status(&end));
             }
             Ok(Forked::Parent { child }) => {
                 let request = job.hand_over(child);
@@ -288,7 +316,7 @@ impl Forking {
 
 impl Mixin for Forking {
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        let ready = process::no_other_threads().and_then(|()| self.ears().map(|_ears| ()));
+        let ready = process::no_other_threads().and_then(|()| self.enter_process());
         ready.map_err(|error| Error::io("fork", "for requests", error))?;
         accept_loop()
     }
@@ -349,7 +377,7 @@ struct LeavesByPanic;
 
 impl Drop for LeavesByPanic {
     fn drop(&mut self) {
-        crate::sys::exit_now(PANICKED);
+        sys::exit_now(PANICKED);
     }
 }
 

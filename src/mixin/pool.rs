@@ -7,9 +7,10 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::crew::{Crew, ThreadOptions, thread_options};
+use super::crew::{Crew, ThreadOptions, enter_process, thread_options};
 use super::door::Post;
 use super::{Came, Door, Job, Mixin, Refused, WhenFull};
+use crate::error::Result;
 use crate::limits::{Gate, Permit};
 
 /// Runs requests in a fixed number of threads. Those that come while all are busy wait in a queue, in
@@ -153,7 +154,7 @@ impl Pool {
         Ok(entrance)
     }
 
-    fn entrance(&self, label: &str) -> Result<Sender<Task>, Refused> {
+    fn entrance(&self, label: &str) -> std::result::Result<Sender<Task>, Refused> {
         let mut entrance = self.entrance.lock();
         match &*entrance {
             Entrance::Open(sender) => Ok(sender.clone()),
@@ -176,6 +177,11 @@ impl Default for Pool {
 }
 
 impl Mixin for Pool {
+    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        enter_process(Some(&self.crew), Some(&self.gate))?;
+        accept_loop()
+    }
+
     fn process_request(&self, job: Job) {
         let permit = self.gate.try_enter();
         if permit.is_none() && self.when_full == WhenFull::Refuse {

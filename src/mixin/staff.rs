@@ -253,6 +253,10 @@ impl Staff {
         }
     }
 
+    pub(super) fn crew(&self) -> &Arc<Crew> {
+        &self.crew
+    }
+
     pub(super) fn wait_until_gone(&self, deadline: Instant) {
         self.crew.wait_until_gone(deadline);
     }

@@ -4,9 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::crew::{ThreadOptions, thread_options};
+use super::crew::{ThreadOptions, enter_process, thread_options};
 use super::staff::Staff;
 use super::{Job, Mixin};
+use crate::error::Result;
 use crate::limits::Gate;
 
 /// Runs each request in a thread of its own, so that a slow client keeps nobody waiting.
@@ -107,6 +108,11 @@ impl Threading {
 }
 
 impl Mixin for Threading {
+    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        enter_process(self.staff.get().map(|staff| staff.crew()), self.gate.as_ref())?;
+        accept_loop()
+    }
+
     fn process_request(&self, job: Job) {
         self.staff().process_request(job, self.when_full);
     }

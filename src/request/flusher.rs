@@ -80,6 +80,8 @@ struct Inbox {
     handed: Vec<Arc<Shared>>,
     /// It waits, and has to be rung.
     sleeps: bool,
+    /// Where the thread is. A forked child has a copy of this and no thread.
+    process: u32,
 }
 
 /// The thread stays for so long with nothing to do.
@@ -96,7 +98,7 @@ fn hand_over(mut outboxes: Vec<Arc<Shared>>) {
         return;
     }
     let mut thread = THREAD.lock();
-    if thread.is_none() {
+    if thread.as_ref().is_none_or(|inbox| inbox.process != wait::noted_process()) {
         *thread = start();
     }
     match &mut *thread {
@@ -120,7 +122,7 @@ fn start() -> Option<Inbox> {
     let bell = Arc::new(Event::new().ok()?);
     let heard = Arc::clone(&bell);
     thread::Builder::new().name("outbox".into()).spawn(move || run(&heard)).ok()?;
-    Some(Inbox { bell, handed: Vec::new(), sleeps: false })
+    Some(Inbox { bell, handed: Vec::new(), sleeps: false, process: wait::noted_process() })
 }
 
 /// The life of the thread.

@@ -30,7 +30,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
             .name("serve_forever".into())
             .spawn(move || serving.serve_forever())
             .map_err(|error| Error::io("start a thread for", server.server_address(), error))?;
-        Ok(BackgroundServer { server, thread: Some(thread) })
+        Ok(BackgroundServer { server, thread: Some(thread), process: std::process::id() })
     }
 }
 
@@ -39,9 +39,21 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
 pub struct BackgroundServer<T: Transport, M: Mixin> {
     server: Arc<Server<T, M>>,
     thread: Option<JoinHandle<Result<()>>>,
+    /// Where the thread is.
+    process: u32,
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
+    /// The thread to be waited for; none in a forked child, whose parent has it.
+    fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
+        let thread = self.thread.take()?;
+        if self.process == std::process::id() {
+            return Some(thread);
+        }
+        std::mem::forget(thread);
+        None
+    }
+
     /// Shuts the server down, closes it, and says how both went.
     ///
     /// # Errors
@@ -53,7 +65,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     /// If the loop has panicked, which is to say, a hook or a mixin.
     pub fn stop(mut self) -> Result<DrainReport> {
         let report = self.server.server_close();
-        match self.thread.take().map(JoinHandle::join) {
+        match self.thread().map(JoinHandle::join) {
             // The close was faster than the beginning of the run: stopped, all the same.
             Some(Ok(Err(error))) if error.is_closed() => {}
             Some(Ok(result)) => result?,
@@ -73,7 +85,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// As [`stop`](Self::stop).
     pub fn join(mut self) -> Result<()> {
-        match self.thread.take().map(JoinHandle::join) {
+        match self.thread().map(JoinHandle::join) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),
             Some(Ok(result)) => result,
             None => Ok(()),
@@ -92,7 +104,7 @@ impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
 impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
     fn drop(&mut self) {
         self.server.server_close();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread() {
             // Its error has nobody to go to, and its panic has been told by the panic hook.
             let _ = thread.join();
         }

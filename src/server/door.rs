@@ -4,8 +4,9 @@
 //! room, a rate, a listener that fails; the user's hooks, which may count on being called by one thread; and a mixin
 //! that wants to be asked for each request.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -14,6 +15,7 @@ use super::admitted::Admitted;
 use super::caught::caught;
 use super::turn::take_request;
 use super::{Accepting, Core};
+use crate::error::{Error, Result};
 use crate::mixin::{Came, Way};
 use crate::sys;
 use crate::transport::{AcceptAction, Transport};
@@ -46,6 +48,8 @@ struct Made {
     /// Held from the look for a request until it is in its worker's hands: who comes first is served first, and a
     /// worker that is here must not overtake what the loop has taken and not handed on yet.
     turn: Mutex<()>,
+    /// Whose door it is.
+    process: AtomicU32,
 }
 
 impl Doorway {
@@ -60,6 +64,20 @@ impl Doorway {
 
     fn made(&self) -> Option<&Made> {
         self.made.get()?.as_ref()
+    }
+
+    /// In a forked child that goes on for itself: makes the door, if there is one, this process's own.
+    fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+        let process = wait::noted_process();
+        let made = self.made().filter(|made| made.process.load(Ordering::SeqCst) != process);
+        let (Some(made), Some(listener)) = (made, &self.listener.lock().fd) else {
+            return Ok(());
+        };
+        self.close(false);
+        made.call.own()?;
+        made.door.renew(listener.as_fd(), [stop, made.call.waiting().fd])?;
+        made.process.store(process, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Waits until nobody else is about to take a request. None: nobody else does.
@@ -82,6 +100,17 @@ impl Doorway {
 }
 
 impl<T: Transport> Core<T> {
+    /// Before anything is done that belongs to one process: a server that was made before a fork may go on in the child,
+    /// beside its parent or in its place.
+    pub(super) fn enter_process(&self) -> Result<()> {
+        let context = &self.context;
+        let entered = context.enter_process();
+        let entered =
+            entered.and_then(|()| self.doorway.enter_process(context.runs.stop_waiting().fd));
+        let address = || self.context.server_address();
+        entered.map_err(|error| Error::io("go on in a forked child with", address(), error))
+    }
+
     /// Whether a worker may accept: not where requests come in batches, nor in a thread that has other requests to
     /// go on with. The door is made now, if it is not there yet.
     pub(super) fn has_door(&self) -> bool {
@@ -102,7 +131,8 @@ impl<T: Transport> Core<T> {
             let stop = self.context.runs.stop_waiting().fd;
             let door = sys::door::Door::new(fd.as_fd(), [stop, call.as_fd()]).ok()?;
             listener.fd = Some(fd);
-            Some(Made { door, call, turn: Mutex::default() })
+            let process = AtomicU32::new(wait::noted_process());
+            Some(Made { door, call, turn: Mutex::default(), process })
         };
         self.doorway.made.get_or_init(make).as_ref()
     }

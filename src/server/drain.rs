@@ -52,6 +52,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             left_running: Vec::new(),
         };
 
+        // Without descriptors it is closed as far as it can be.
+        let _ = self.core.enter_process();
         let closer = context.runs.close();
         if context.is_child() {
             // All that there is here is a copy of the parent's, which hears of this at the child's end.

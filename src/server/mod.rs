@@ -56,6 +56,10 @@ use turn::{Backoff, Step};
 ///
 /// All methods take `&self`: a server is shared, not passed around. Dropping it closes the listener and
 /// waits for nothing.
+///
+/// A server may be bound before a `fork` and served in the child, in its parent's place or beside it: each process takes
+/// from the same listener, has its own limits, is stopped by itself, and closes its own copy. The fork comes before
+/// the first request, unless the mixin has no threads.
 pub struct Server<T: Transport, M: Mixin> {
     core: Arc<Core<T>>,
     mixin: M,
@@ -322,6 +326,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
     fn in_a_run(&self, forever: bool, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
+        self.core.enter_process()?;
         self.core.context.runs.begin(&self.server_address(), forever)?;
         if forever {
             self.budget_descriptors();

@@ -27,13 +27,28 @@ impl Door {
         if !SockRef::from(&listener).is_listener()? {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let (front, back) = (Epoll::new()?, Epoll::new()?);
-        front.add(listener, CLIENTS, 0)?;
+        let door = Self { front: Epoll::new()?, back: Epoll::new()? };
+        door.fill(listener, calls)?;
+        Ok(door)
+    }
+
+    fn fill(&self, listener: BorrowedFd<'_>, calls: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+        self.front.add(listener, CLIENTS, 0)?;
         for call in calls {
-            front.add(call, libc::EPOLLIN, 0)?;
+            self.front.add(call, libc::EPOLLIN, 0)?;
         }
-        back.add(listener, CLIENTS, 0)?;
-        Ok(Self { front, back })
+        self.back.add(listener, CLIENTS, 0)
+    }
+
+    /// In a forked child: makes it a door of its own, with these calls.
+    pub(crate) fn renew(
+        &self,
+        listener: BorrowedFd<'_>,
+        calls: [BorrowedFd<'_>; 2],
+    ) -> io::Result<()> {
+        self.front.renew()?;
+        self.back.renew()?;
+        self.fill(listener, calls)
     }
 
     /// Waits in front, one thread at a time, until there may be a client or a call. Signals do not end it.

@@ -14,6 +14,15 @@ impl Door {
     }
 
     /// See the Linux form.
+    pub(crate) fn renew(
+        &self,
+        _listener: BorrowedFd<'_>,
+        _calls: [BorrowedFd<'_>; 2],
+    ) -> io::Result<()> {
+        match *self {}
+    }
+
+    /// See the Linux form.
     pub(crate) fn wait(&self) -> io::Result<()> {
         match *self {}
     }

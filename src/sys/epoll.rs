@@ -19,6 +19,12 @@ impl Epoll {
         Ok(Self { set: super::owned(fd) })
     }
 
+    /// In a forked child: makes it an empty set of its own, under the same number. What is put into its parent's, or
+    /// taken out of it, the parent would notice.
+    pub(super) fn renew(&self) -> io::Result<()> {
+        super::replace(&self.set, Self::new()?.set)
+    }
+
     /// Takes a descriptor in; `number` is what it is known by when it is ready.
     pub(super) fn add(
         &self,

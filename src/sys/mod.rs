@@ -54,6 +54,24 @@ fn owned(fd: libc::c_int) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// Makes the number of `old` stand for what `new` is, in this process alone: a forked child parts from its parent's
+/// descriptor, and all that know the number keep it. [dup3(2)](https://man7.org/linux/man-pages/man2/dup3.2.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
+    // SAFETY: no pointers. The number stays open, and its owner's.
+    check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) })?;
+    drop(new);
+    Ok(())
+}
+
+/// See the Linux form.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
+    // SAFETY: no pointers. The number stays open, and its owner's.
+    check(unsafe { libc::dup2(new.as_raw_fd(), number(old)) })?;
+    socket2::SockRef::from(old).set_cloexec(true)
+}
+
 /// Waits until one of the descriptors is ready, or until the deadline. Says whether one is.
 ///
 /// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
@@ -121,6 +139,11 @@ pub(crate) mod event {
         Ok(super::owned(fd))
     }
 
+    /// In a forked child: makes it one of its own, not notified, under the same number.
+    pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
+        super::replace(ends, new()?)
+    }
+
     pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(ends)
     }
@@ -153,6 +176,12 @@ pub(crate) mod event {
         ends.0.set_nonblocking(true)?;
         ends.1.set_nonblocking(true)?;
         Ok(ends)
+    }
+
+    pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
+        let (reader, writer) = new()?;
+        super::replace(&ends.0, reader.into())?;
+        super::replace(&ends.1, writer.into())
     }
 
     pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
@@ -185,6 +186,8 @@ pub(crate) struct ExitWatch {
     set: Epoll,
     bell: Arc<event::Ends>,
     sigchld: OnceLock<Sigchld>,
+    /// Whose children they are; the others that SIGCHLD tells this of are those of children.
+    process: Arc<AtomicU32>,
 }
 
 /// How one child is watched.
@@ -202,7 +205,17 @@ impl ExitWatch {
     pub(crate) fn new() -> io::Result<Self> {
         let (set, bell) = (Epoll::new()?, Arc::new(event::new()?));
         set.add(event::reader(&bell), libc::EPOLLIN, BELL)?;
-        Ok(Self { set, bell, sigchld: OnceLock::new() })
+        let process = Arc::new(AtomicU32::new(std::process::id()));
+        Ok(Self { set, bell, sigchld: OnceLock::new(), process })
+    }
+
+    /// In a forked child that goes on for itself: makes it one of its own, which watches nobody yet.
+    pub(crate) fn renew(&self) -> io::Result<()> {
+        event::renew(&self.bell)?;
+        self.set.renew()?;
+        self.set.add(event::reader(&self.bell), libc::EPOLLIN, BELL)?;
+        self.process.store(std::process::id(), Ordering::SeqCst);
+        Ok(())
     }
 
     /// Watches a child. Whether it has ended before has to be looked at afterwards.
@@ -227,7 +240,7 @@ impl ExitWatch {
     /// Has each child's end ring the bell from here on, also that of a foreign one.
     pub(crate) fn hear_of_all(&self) -> io::Result<()> {
         if self.sigchld.get().is_none() {
-            let sigchld = Sigchld::ring(Arc::clone(&self.bell))?;
+            let sigchld = Sigchld::ring(Arc::clone(&self.bell), Arc::clone(&self.process))?;
             let _ = self.sigchld.set(sigchld);
         }
         Ok(())
@@ -300,11 +313,10 @@ struct Sigchld {
 }
 
 impl Sigchld {
-    fn ring(bell: Arc<event::Ends>) -> io::Result<Self> {
-        let owner = std::process::id();
+    fn ring(bell: Arc<event::Ends>, owner: Arc<AtomicU32>) -> io::Result<Self> {
         let action = move || {
             // A forked child inherits this, and must not wake its parent.
-            if std::process::id() == owner {
+            if std::process::id() == owner.load(Ordering::SeqCst) {
                 event::notify(&bell);
             }
         };

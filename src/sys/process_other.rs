@@ -73,6 +73,10 @@ impl ExitWatch {
         Err(unsupported())
     }
 
+    pub(crate) fn renew(&self) -> io::Result<()> {
+        Err(unsupported())
+    }
+
     pub(crate) fn add(&self, _child: i32) -> io::Result<Watched> {
         Err(unsupported())
     }

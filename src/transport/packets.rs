@@ -132,9 +132,20 @@ struct Inbox {
     /// Made with it.
     own: Option<OwnAddress>,
     last_taken: Option<Instant>,
+    /// Who has received them.
+    process: u32,
 }
 
 impl Inbox {
+    /// In a forked child: what the parent has received before, the parent answers.
+    fn leave_to_parent(&mut self) {
+        let process = wait::noted_process();
+        if self.process != process {
+            self.process = process;
+            self.receiver = None;
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
     }
@@ -174,6 +185,7 @@ impl PacketSocket {
         let now = Instant::now();
         let (packet, slow) = {
             let mut inbox = self.inbox.lock();
+            inbox.leave_to_parent();
             (self.take_from(&mut inbox, now), inbox.was_slow(now))
         };
         // No lock is held from here: a flush may wait for room.

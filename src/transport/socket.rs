@@ -48,8 +48,8 @@ pub struct SocketOptions {
     /// Whether a Unix socket's file that no server listens at any more is replaced. Never anything
     /// but a socket, and never one that somebody listens at. Default: true.
     pub replace_stale: bool,
-    /// Whether a Unix socket's file is removed when the server closes, if it is still the same. Default:
-    /// false, as in Python.
+    /// Whether a Unix socket's file is removed when the server closes, if it is still the same; by a forked child, if
+    /// nobody else listens there any more. Default: false, as in Python.
     pub unlink_on_close: bool,
 }
 

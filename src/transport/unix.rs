@@ -86,11 +86,20 @@ impl Name {
         }
     }
 
-    /// Before the socket closes: as long as it is open, nobody takes the path for a stale one, and the
-    /// file system gives its inode to no other.
-    fn server_close(&self) {
-        if let Some(file) = self.file.lock().take() {
+    /// The file goes before the socket closes: as long as it is open, nobody takes the path for a stale one, and the
+    /// file system gives its inode to no other. A forked child has to see first whether others still listen.
+    fn server_close(&self, close_socket: impl FnOnce()) {
+        let file = self.file.lock().take();
+        let (ours, shared) = match file {
+            Some(file) if file.is_this_processes() => (Some(file), None),
+            other => (None, other),
+        };
+        if let Some(file) = ours {
             file.close();
+        }
+        close_socket();
+        if let Some(file) = shared {
+            file.close_as_the_last();
         }
     }
 }
@@ -194,8 +203,7 @@ impl Transport for UnixStream {
     }
 
     fn server_close(&self) {
-        self.name.server_close();
-        self.listener.server_close();
+        self.name.server_close(|| self.listener.server_close());
     }
 }
 
@@ -250,7 +258,6 @@ impl Transport for UnixDatagram {
     }
 
     fn server_close(&self) {
-        self.name.server_close();
-        self.packets.server_close();
+        self.name.server_close(|| self.packets.server_close());
     }
 }

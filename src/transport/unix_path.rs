@@ -30,6 +30,11 @@ pub(super) struct SocketFile {
     unlink_on_close: bool,
     /// Held until the server is activated.
     folder_lock: Option<File>,
+    /// For a forked child, to find out whether others still listen at the path: its parent, or other children.
+    address: SockAddr,
+    kind: Type,
+    /// The process that has made it.
+    process: u32,
 }
 
 impl SocketFile {
@@ -65,6 +70,9 @@ impl SocketFile {
             identity: (found.dev(), found.ino()),
             unlink_on_close: options.unlink_on_close,
             folder_lock,
+            address,
+            kind,
+            process: std::process::id(),
         })
     }
 
@@ -73,17 +81,31 @@ impl SocketFile {
         self.folder_lock = None;
     }
 
+    /// Whether this process has made it, and not one that has forked this one.
+    pub(super) fn is_this_processes(&self) -> bool {
+        self.process == std::process::id()
+    }
+
     /// Removes the file, if that was asked for and it is still ours.
     pub(super) fn close(self) {
-        if !self.unlink_on_close {
-            return;
-        }
-        let still_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
-        if still_ours {
+        if self.is_to_go() {
             // Somebody else may have removed it in between; then it is done.
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    /// As [`close`](Self::close), in a forked child that has closed its copy of the socket: only if nobody listens at the
+    /// path any more.
+    pub(super) fn close_as_the_last(self) {
+        let _lock = lock_folder(&self.path);
+        if self.is_to_go() {
+            let _ = remove_if_stale(&self.path, &self.address, self.kind);
+        }
+    }
+
+    fn is_to_go(&self) -> bool {
+        let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == self.identity;
+        self.unlink_on_close && fs::symlink_metadata(&self.path).is_ok_and(is_it)
     }
 }
 

@@ -2,6 +2,7 @@
 //! test run, and with `serve` it is the server.
 
 mod ends;
+mod forked;
 mod matrix;
 #[path = "../support/passed.rs"]
 mod passed;
@@ -24,8 +25,12 @@ fn main() -> std::process::ExitCode {
             Ok(())
         })
     };
-    let tests =
-        rows::all().into_iter().chain(matrix::all()).chain(ends::all()).chain(unwatched::all());
+    let tests = rows::all()
+        .into_iter()
+        .chain(matrix::all())
+        .chain(ends::all())
+        .chain(unwatched::all())
+        .chain(forked::all());
     let trials = tests.map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

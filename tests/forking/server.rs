@@ -13,7 +13,7 @@ use socketserver::{
     StreamRequestHandler, Tcp, Ticket, Transport, Udp, UnixDatagram, UnixStream,
 };
 
-use crate::{ends, system};
+use crate::{ends, forked, system};
 
 /// What a request does, by the first word of what it is sent.
 struct Obey {
@@ -490,6 +490,9 @@ fn become_nobody() {
 pub fn main(arguments: &[String]) -> ExitCode {
     let [transport, address, options @ ..] = arguments else { return ExitCode::from(2) };
     let obey = || Obey { name: String::new() };
+    if let Some(mixin) = transport.strip_prefix("forked-") {
+        return forked::main(mixin, address, options);
+    }
     let result = match transport.as_str() {
         "tcp" => serve::<Tcp, _>(address, options, obey),
         "tcp-bad-close" => serve::<BadClose, _>(address, options, obey),

@@ -154,13 +154,23 @@ pub fn state(pid: u32) -> Option<char> {
 
 /// Whether a signal has been sent to a process that it has not taken yet. Two of them would be one.
 pub fn is_pending(pid: u32, signal: libc::c_int) -> bool {
+    is_in(pid, &["SigPnd", "ShdPnd"], signal)
+}
+
+/// Whether a process has a handler for a signal.
+pub fn takes(pid: u32, signal: libc::c_int) -> bool {
+    is_in(pid, &["SigCgt"], signal)
+}
+
+/// Whether a signal is in one of these sets, as the system shows them.
+fn is_in(pid: u32, sets: &[&str], signal: libc::c_int) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let pending = |line: &str| {
+    let mask = |line: &str| {
         let (name, mask) = line.split_once(':')?;
-        let of_signals = name == "SigPnd" || name == "ShdPnd";
-        of_signals.then(|| u64::from_str_radix(mask.trim(), 16).unwrap_or(0))
+        let mask = || u64::from_str_radix(mask.trim(), 16).unwrap_or(0);
+        sets.contains(&name).then(mask)
     };
-    status.lines().filter_map(pending).any(|mask| mask >> (signal - 1) & 1 == 1)
+    status.lines().filter_map(mask).any(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 #[allow(unsafe_code, reason = "std has no way to send a signal")]

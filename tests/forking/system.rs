@@ -55,3 +55,28 @@ pub fn count_sigchld() {
     // SAFETY: the handler adds to an atomic and does nothing else.
     unsafe { libc::signal(libc::SIGCHLD, handler as libc::sighandler_t) };
 }
+
+/// Forks, in a process with one thread. None: this is the child.
+pub fn fork() -> Option<u32> {
+    // SAFETY: the process has one thread, or the test is about what becomes of those that it has.
+    match unsafe { libc::fork() } {
+        0 => None,
+        child => Some(u32::try_from(child).expect("a child")),
+    }
+}
+
+/// Waits until a child has ended.
+pub fn wait_for(child: u32) {
+    let child = i32::try_from(child).unwrap();
+    // SAFETY: no status is asked for, and no pointer passed.
+    while unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) } == -1 {
+        let error = std::io::Error::last_os_error();
+        assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "{error}");
+    }
+}
+
+/// Ends the process without destructors, as the parent of a daemon does.
+pub fn leave_at_once() -> ! {
+    // SAFETY: it may be called anywhere.
+    unsafe { libc::_exit(0) }
+}
