@@ -204,7 +204,7 @@ impl StdError for Fatal {
     }
 }
 
-/// Which limit ended a wait. A timeout that does not say which of five limits fired sends its
+/// Which limit ended a wait. A timeout that does not say which of these fired sends its
 /// reader to the wrong one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -220,6 +220,8 @@ pub enum Timeout {
     Request,
     /// `Limits::handshake`: `wrap_request` did not come to an end.
     Handshake,
+    /// The handler's own bound of a whole, by [`deadline_in`](crate::StreamRequest::deadline_in).
+    Deadline,
 }
 
 impl fmt::Display for Timeout {
@@ -230,6 +232,7 @@ impl fmt::Display for Timeout {
             Self::Write => "write",
             Self::Request => "whole request",
             Self::Handshake => "handshake",
+            Self::Deadline => "handler's own",
         })
     }
 }

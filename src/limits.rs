@@ -72,7 +72,9 @@ pub struct Limits {
     /// that takes a little, again and again, is slow and not stalled: [`request`](Self::request) is for those. Progress
     /// is noticed an eighth of the limit late at most. Default 60 s.
     pub write: Duration,
-    /// How long one request may take altogether, whatever it does. None by default: an upload or a
+    /// How long one request may take altogether, however busy it is: from then on no read and no write of it waits any
+    /// more. (A handler that only computes notices nothing.) No bound of the handler's own lifts it, but for
+    /// [`set_server_deadline`](crate::Request::set_server_deadline). None by default: an upload or a
     /// chat may rightly last for hours.
     pub request: Option<Duration>,
     /// How long `wrap_request` (a TLS handshake, say) may take. Default 10 s: several round trips of

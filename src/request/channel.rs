@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::blame::is_no_more_for_now;
 use super::connection::Connection;
+use super::deadline::Deadlines;
 use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::context::Lingering;
@@ -32,9 +33,8 @@ pub(super) struct Channel {
     wbufsize: usize,
     /// The handler's own timeout, which goes before the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
-    /// The bound of the whole request, or of its handshake. Few have one, and what each receive looks at is
-    /// kept together.
-    deadline: Option<Box<Deadline>>,
+    /// The bounds of the whole request, or of its handshake.
+    pub(super) deadlines: Deadlines,
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
@@ -53,7 +53,7 @@ pub(super) struct Channel {
 impl Channel {
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
         let output = Vec::new();
-        let (timeout, deadline) = (None, None);
+        let (timeout, deadlines) = (None, Deadlines::default());
         let watched = connection.is_socket() && ticket.is_watched();
         Self {
             connection,
@@ -62,7 +62,7 @@ impl Channel {
             output,
             wbufsize: 0,
             timeout,
-            deadline,
+            deadlines,
             at_boundary: true,
             watched,
             saw_end: false,
@@ -78,11 +78,7 @@ impl Channel {
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        self.deadline.as_deref().copied()
-    }
-
-    pub(super) fn set_deadline(&mut self, deadline: Option<Deadline>) {
-        self.deadline = deadline.map(Box::new);
+        self.deadlines.earlier()
     }
 
     /// The way for others to send; made when it is first asked for.
@@ -139,7 +135,7 @@ impl Channel {
     /// Nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped is not plain any more:
     /// its bound is the wrapper's to keep.
     fn is_left_to_the_watch(&self) -> bool {
-        let bounded = self.timeout.is_some() || self.deadline.is_some();
+        let bounded = self.timeout.is_some() || self.deadlines.any();
         self.watched && !bounded && self.connection.is_socket()
     }
 
@@ -226,7 +222,7 @@ impl Channel {
             (None, Some(_)) => (Timeout::Read, limits.read),
             (None, None) => (Timeout::Idle, limits.idle),
         };
-        if started.is_none() && self.deadline.is_none() {
+        if started.is_none() && !self.deadlines.any() {
             return ReadBound { bound: Bound::lasting(after), limit, after };
         }
         // A limit beyond what the clock can count is none.
@@ -297,7 +293,7 @@ impl Channel {
     #[inline(always)]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.show_activity(Activity::Sending);
-        let result = if self.outbox.is_none() && self.deadline.is_none() {
+        let result = if self.outbox.is_none() && !self.deadlines.any() {
             self.send_within(bytes, Patience { quiet: self.write_limit(), until: None })
         } else {
             self.send_in_time(bytes)

@@ -5,6 +5,7 @@ mod buffer;
 mod channel;
 mod connection;
 mod datagram;
+mod deadline;
 mod flusher;
 mod outbox;
 mod stream;
@@ -12,7 +13,6 @@ mod stream;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -26,6 +26,7 @@ pub(crate) use buffer::keep_block;
 pub use buffer::{Chunk, Line, LineTooLong};
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
+pub use deadline::Deadline;
 pub use outbox::{Outbox, OutboxError};
 pub use stream::StreamRequest;
 
@@ -40,25 +41,24 @@ pub trait Request {
     /// The server that it came to.
     fn server(&self) -> &ServerContext;
 
-    /// Bounds every wait from here on; none removes the bound.
+    /// The handler's own bound on every wait from here on, beside the server's: the earlier of the two holds. None
+    /// takes this one away, and leaves the server's as it is.
     fn set_deadline(&mut self, deadline: Option<Deadline>);
+
+    /// The server's bound: that of `wrap_request` (`Limits::handshake`), then that of the whole request
+    /// (`Limits::request`). The server calls it. A handler that has to outlast `Limits::request` says so by calling it
+    /// with none, or with a later moment: nothing else lifts that limit.
+    ///
+    /// A request type that knows one bound only leaves this as it is, and has that one set.
+    fn set_server_deadline(&mut self, deadline: Option<Deadline>) {
+        self.set_deadline(deadline);
+    }
 
     /// Whether all of it has come already, so that there is no wait to bound: true for datagrams. It
     /// spares each of them a look at the clock.
     fn is_whole(&self) -> bool {
         false
     }
-}
-
-/// A bound in time, and which limit it comes from, so that the error of a wait that it ends can say so.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    /// When.
-    pub at: Instant,
-    /// Which limit.
-    pub limit: crate::Timeout,
-    /// The length of that limit, for the message.
-    pub after: std::time::Duration,
 }
 
 /// What a server gives a transport to make a request with: the request's place in the live list, its

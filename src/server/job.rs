@@ -10,7 +10,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::admitted::Admitted;
 use super::caught::{caught, caught_drop};
@@ -129,7 +129,7 @@ impl<T: Transport> TypedJob<T> {
         let _serving = (!context.is_child()).then(|| Serving::start(context));
         self.ticket.show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
-        let whole = whole.and_then(|after| bound(Timeout::Request, after));
+        let whole = whole.and_then(|after| Deadline::after(Timeout::Request, after));
         let mut request = None;
         let (made, end) = self.open(&mut request);
         let result = match &mut request {
@@ -144,10 +144,6 @@ impl<T: Transport> TypedJob<T> {
         end.close(&mut request, reason);
         reason
     }
-}
-
-fn bound(limit: Timeout, after: Duration) -> Option<Deadline> {
-    Some(Deadline { at: Instant::now().checked_add(after)?, limit, after })
 }
 
 impl<T: Transport> Work for TypedJob<T> {
@@ -168,7 +164,7 @@ impl<T: Transport> Work for TypedJob<T> {
         } else if let Some(request) = &mut request {
             drop(caught(|| {
                 // A moment that has passed already: what is written goes into the socket's buffer or nowhere.
-                request.set_deadline(bound(Timeout::Write, Duration::ZERO));
+                request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
                 drop(end.core.hooks.overflow(request, &why));
                 Ok(())
             }));
@@ -334,12 +330,15 @@ impl<T: Transport> End<T> {
         // Without hooks there is nothing to bound, and no reason to look at the clock.
         if self.core.hooked {
             if !request.is_whole() {
-                request.set_deadline(bound(Timeout::Handshake, handshake));
+                let handshake = Deadline::after(Timeout::Handshake, handshake);
+                request.set_server_deadline(Deadline::earlier(handshake, whole));
             }
             wrapped = caught(|| self.core.hooks.wrap_request(request));
             self.entry.end_preface();
+            // What the hook has bounded is over.
+            request.set_deadline(None);
         }
-        request.set_deadline(whole);
+        request.set_server_deadline(whole);
         wrapped
     }
 

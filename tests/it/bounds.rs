@@ -4,16 +4,16 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::BorrowedFd;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    BackgroundServer, Builder, HandlerResult, Limits, ServerHooks, Stream, StreamRequest, Tcp,
-    Threading, TimedOut, Timeout, stream_fn,
+    BackgroundServer, Builder, HandlerResult, Limits, Request, ServerHooks, Stream, StreamRequest,
+    Tcp, Threading, TimedOut, Timeout, stream_fn,
 };
 
-use crate::support::{SOON, connect, inet};
+use crate::support::{SOON, connect, inet, read_to_end};
 
 /// The ways that bytes go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,4 +171,124 @@ fn a_slow_peer_has_until_the_bound_of_the_whole_and_not_longer() {
         assert_eq!(which, Some(Timeout::Request), "{way:?}");
         assert!(took < whole * 2, "{way:?}: {took:?} and not {whole:?}");
     });
+}
+
+/// What a timeout said: which, and how long it was to be.
+fn told(error: &io::Error) -> Option<(Timeout, Duration)> {
+    TimedOut::find(error).map(|found| (found.which(), found.after()))
+}
+
+const MOMENT: Duration = Duration::from_millis(50);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A server whose handler does something first and then reads bytes that never come; how that has ended.
+fn read_in_vain(
+    limits: Limits,
+    prepare: impl Fn(&mut StreamRequest) + Send + Sync + 'static,
+) -> Option<(Timeout, Duration)> {
+    let (tell, ended) = channel();
+    let server = serve(Way::Plain, limits, move |request| {
+        prepare(request);
+        let error = request.read_exact(&mut [0]).expect_err("nothing comes");
+        let _ = tell.send(told(&error));
+        Ok(())
+    });
+    let _client = connect(inet(&*server));
+    ended.recv_timeout(SOON).unwrap()
+}
+
+#[test]
+fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
+    let limits = Limits { request: Some(MOMENT), ..Limits::default() };
+    let servers = Some((Timeout::Request, MOMENT));
+    assert_eq!(read_in_vain(limits, |_request| ()), servers);
+    assert_eq!(read_in_vain(limits, |request| request.set_deadline(None)), servers);
+    assert_eq!(read_in_vain(limits, |request| request.deadline_in(None)), servers);
+    assert_eq!(read_in_vain(limits, |request| request.deadline_in(HOUR)), servers);
+    assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::MAX)), servers);
+    assert_eq!(read_in_vain(limits, |request| request.set_timeout(Some(HOUR))), servers);
+
+    let limits = Limits { request: Some(HOUR), ..Limits::default() };
+    let own = Some((Timeout::Deadline, MOMENT));
+    assert_eq!(read_in_vain(limits, |request| request.deadline_in(MOMENT)), own);
+    assert_eq!(read_in_vain(Limits::default(), |request| request.deadline_in(MOMENT)), own);
+    let nothing = Some((Timeout::Deadline, Duration::ZERO));
+    assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::ZERO)), nothing);
+
+    // It says so, and has the limit lifted.
+    let limits = Limits { request: Some(MOMENT), idle: 3 * MOMENT, ..Limits::default() };
+    let lift = |request: &mut StreamRequest| request.set_server_deadline(None);
+    assert_eq!(read_in_vain(limits, lift), Some((Timeout::Idle, 3 * MOMENT)));
+}
+
+#[test]
+fn a_bound_of_a_whole_counts_all_reads_and_writes_together() {
+    let whole = 8 * MOMENT;
+    let (tell, ended) = channel();
+    let server = serve(Way::Plain, Limits::default(), move |request| {
+        let began = Instant::now();
+        request.deadline_in(whole);
+        let mut line = String::new();
+        let error = loop {
+            match request.next_line(&mut line) {
+                Ok(_) => request.write_all(b"and\n")?,
+                Err(error) => break error,
+            }
+        };
+        let _ = tell.send((told(&error), began.elapsed()));
+        // What can be sent at once still is, and the rest of the request has its limits again.
+        request.write_all(b"too late\n")?;
+        request.deadline_in(None);
+        request.next_line(&mut line)?;
+        Ok(request.write_all(b"bye\n")?)
+    });
+    let mut client = connect(inet(&*server));
+    let (which, took) = loop {
+        client.write_all(b"again\n").unwrap();
+        if let Ok(ended) = ended.recv_timeout(MOMENT) {
+            break ended;
+        }
+    };
+    assert_eq!(which, Some((Timeout::Deadline, whole)));
+    assert!(took >= whole, "{took:?}");
+    client.write_all(b"last\n").unwrap();
+    let heard = String::from_utf8(read_to_end(&mut client)).unwrap();
+    assert!(heard.ends_with("too late\nbye\n"), "{heard:?}");
+}
+
+#[test]
+fn a_handshake_has_the_time_of_the_whole_request_at_most_and_leaves_no_bound_behind() {
+    struct Slow {
+        waits: bool,
+        tell: std::sync::Mutex<Sender<Option<(Timeout, Duration)>>>,
+    }
+
+    impl ServerHooks<StreamRequest> for Slow {
+        fn wrap_request(&self, request: &mut StreamRequest) -> HandlerResult {
+            request.deadline_in(if self.waits { HOUR } else { Duration::ZERO });
+            if self.waits {
+                let error = request.read_exact(&mut [0]).expect_err("nothing comes");
+                let _ = self.tell.lock().unwrap().send(told(&error));
+            }
+            Ok(())
+        }
+    }
+
+    for waits in [true, false] {
+        let (tell, ended) = channel();
+        let hooks = Slow { waits, tell: tell.clone().into() };
+        let handler = stream_fn(move |request| {
+            let error = request.read_exact(&mut [0]).expect_err("nothing comes");
+            let _ = tell.send(told(&error));
+            Ok(())
+        });
+        let limits = Limits { request: Some(MOMENT), handshake: HOUR, ..Limits::default() };
+        let server = Builder::<Tcp, _>::new(Threading::new()).hooks(hooks).limits(limits);
+        let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+        let _client = connect(inet(&*server));
+        for _ in 0..1 + u8::from(waits) {
+            let whole = Some((Timeout::Request, MOMENT));
+            assert_eq!(ended.recv_timeout(SOON).unwrap(), whole, "waits: {waits}");
+        }
+    }
 }
