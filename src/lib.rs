@@ -207,8 +207,8 @@ pub use server::{
 pub use shutdown::ShutdownHandle;
 pub use sys::Credentials;
 pub use transport::{
-    AcceptAction, BeforeBind, Bind, SocketOptions, Tcp, Transport, Udp, UnixDatagram, UnixStream,
-    accept_action,
+    AcceptAction, BeforeBind, Bind, CloseWhen, SocketOptions, Tcp, Transport, Udp, UnixDatagram,
+    UnixStream, accept_action,
 };
 pub use wait::{Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep};
 

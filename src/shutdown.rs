@@ -91,6 +91,8 @@ struct State {
     loops: Vec<ThreadId>,
     /// `server_close` was called: who ends the run closes the listener.
     closing: bool,
+    /// It will be, as soon as this run stops.
+    closes_at_stop: bool,
     failure: Option<Error>,
 }
 
@@ -326,6 +328,17 @@ impl Runs {
         self.draining.store(true, Ordering::SeqCst);
         self.request_stop();
         if state.accepting { Closer::Loop } else { Closer::Caller }
+    }
+
+    /// This server is closed as soon as its run stops: by `Server::run`.
+    pub(crate) fn close_at_stop(&self) {
+        self.state.lock().closes_at_stop = true;
+    }
+
+    /// Whether the run that stops is the last one, and ends in order.
+    pub(crate) fn ends_for_good(&self) -> bool {
+        let state = self.state.lock();
+        (state.closing || state.closes_at_stop) && state.failure.is_none() && self.stop_requested()
     }
 
     /// In a forked child: the loop is the parent's, and nobody here can wait for its end.

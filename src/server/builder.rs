@@ -4,7 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::door::Doorway;
 use super::hooks::{DefaultHooks, ServerHooks};
@@ -253,6 +256,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             observer,
             context: Arc::new(context),
             doorway,
+            rest: Mutex::default(),
+            lent: AtomicBool::new(false),
+            closed_late: AtomicBool::new(false),
         };
         Ok(Server { core: Arc::new(core), mixin, timeout, poll_interval })
     }

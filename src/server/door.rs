@@ -11,10 +11,11 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::Core;
 use super::admitted::Admitted;
 use super::caught::caught;
+use super::spans::Accepting;
 use super::turn::take_request;
-use super::{Accepting, Core};
 use crate::error::{Error, Result};
 use crate::mixin::{Came, Way};
 use crate::sys;

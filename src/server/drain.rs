@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::context::ServerContext;
 use crate::live::LiveRequest;
 use crate::mixin::Mixin;
 use crate::shutdown::Closer;
-use crate::transport::Transport;
+use crate::transport::{CloseWhen, Transport};
 use crate::wait;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
@@ -23,7 +24,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     /// Closes the server within a time, in this order:
     ///
-    /// 1. it stops accepting, and the listener is closed (by the loop's own thread, if one runs);
+    /// 1. it stops accepting, and the listener is closed at once, also while the loop is away (under `Inline`, within a
+    ///    request). Those that have come before are taken out of its queue first, and served within the grace: as many
+    ///    as `Limits` allow, and only if the listener is this process's alone. A socket of datagrams is needed for
+    ///    replies, and closed after 5;
     /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
     ///    with [`Stopping`](crate::Stopping), which is not reported. One that waits for the first request of its
     ///    connection does so when [`Limits::first_read`](crate::Limits::first_read) has passed as well;
@@ -54,19 +58,18 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
         // Without descriptors it is closed as far as it can be.
         let _ = self.core.enter_process();
-        let closer = context.runs.close();
         if context.is_child() {
             // All that there is here is a copy of the parent's, which hears of this at the child's end.
+            context.runs.close();
             return report;
         }
         let counted = context.counts();
         report.open_at_start = context.live.len();
+        let (closer, taken) = self.stop_listening();
+        report.open_at_start += taken;
         context.live.end_input_of_idle(false);
         let on_the_loop = match closer {
-            Closer::Caller => {
-                self.core.close_listener();
-                false
-            }
+            Closer::Caller => false,
             Closer::Loop => context.runs.is_loop_thread(),
         };
         // Whoever waits for all requests must not be one of them.
@@ -90,6 +93,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             let last = last.unwrap_or_else(|| deadline.max(Instant::now() + AFTER_FORCE));
             context.runs.wait_until_ended(Some(last));
+            if self.core.closed_late.load(Ordering::SeqCst) {
+                self.core.close_listener();
+            }
             self.mixin.server_close(last);
         } else {
             context.end_first_reads_at(first_reads);
@@ -101,6 +107,26 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report.left_running = context.live.view();
         report.took = began.elapsed();
         report
+    }
+
+    /// Begins the close: from here on nobody new comes. Says how many have been taken who had come before.
+    fn stop_listening(&self) -> (Closer, usize) {
+        let core = &self.core;
+        // Taken before: a loop that ends meanwhile comes for what is in it afterwards.
+        let mut rest = core.rest.lock();
+        let waits_for_itself = core.context.runs.is_loop_thread() || is_serving(&core.context);
+        let waits = self.mixin.block_on_close() && !waits_for_itself;
+        let needed = core.transport.close_when() == CloseWhen::RequestsHaveEnded;
+        core.closed_late.store(waits && needed, Ordering::SeqCst);
+        let closer = core.context.runs.close();
+        let taken = match closer {
+            Closer::Loop => core.stop_listening(&mut rest),
+            Closer::Caller => {
+                core.loops_have_ended();
+                0
+            }
+        };
+        (closer, taken)
     }
 
     /// Waits until no request is left, or until then. Says whether none is.
@@ -146,7 +172,8 @@ pub struct DrainReport {
     pub grace: Duration,
     /// How long it has taken.
     pub took: Duration,
-    /// How many requests were alive when it began.
+    /// How many requests were alive when it began, those among them that still stood in the listener's queue and were
+    /// taken out of it.
     pub open_at_start: usize,
     /// How many were ended while they waited for the beginning of a request, at once or as soon as they did. Nothing that
     /// their peers have been told is lost by it.

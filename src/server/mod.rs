@@ -12,15 +12,19 @@ mod drain;
 mod hooks;
 mod job;
 mod reason;
+mod rest;
 mod run;
+mod spans;
 mod turn;
 mod whose;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::address::{Address, BindAddress};
 use crate::context::ServerContext;
@@ -46,6 +50,8 @@ pub use turn::Turn;
 
 use builder::Factory;
 use door::Doorway;
+use rest::Rest;
+use spans::{Accepting, Run};
 use turn::{Backoff, Step};
 
 /// A server: what requests come by, where they run, and what handles them.
@@ -84,6 +90,12 @@ pub(crate) struct Core<T: Transport> {
     context: Arc<ServerContext>,
     /// Where a worker waits for requests beside the loop.
     doorway: Doorway,
+    /// Those that are taken out of the listener's queue when it closes.
+    rest: Mutex<Rest<T>>,
+    /// The user has borrowed the listener, and may have given it to another process.
+    lent: AtomicBool,
+    /// Who drains closes the transport at the end: requests need it until then.
+    closed_late: AtomicBool,
 }
 
 impl<T: Transport> Core<T> {
@@ -91,6 +103,17 @@ impl<T: Transport> Core<T> {
     fn close_listener(&self) {
         self.doorway.close_listener();
         self.transport.server_close();
+    }
+
+    /// The last loop has ended, and the server is to close.
+    fn loops_have_ended(&self) {
+        if !self.closed_late.load(Ordering::SeqCst) {
+            self.close_listener();
+        }
+    }
+
+    fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::SeqCst)
     }
 }
 
@@ -200,7 +223,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             self.keep_house(&mut tick);
         }
-        Ok(())
+        self.serve_the_rest()
     }
 
     /// Waits until there may be a request, and does meanwhile what else there is to do.
@@ -231,7 +254,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// As [`serve_forever`](Self::serve_forever).
     pub fn handle_request(&self) -> Result<Turn> {
-        let turn = parking_lot::Mutex::new(Turn::Stopped);
+        let turn = Mutex::new(Turn::Stopped);
         self.in_a_run(false, || {
             *turn.lock() = self.one_turn()?;
             Ok(())
@@ -268,6 +291,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
         }
         runs.tell_of_stop();
+        self.serve_the_rest()?;
         Ok(Turn::Stopped)
     }
 
@@ -331,11 +355,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if forever {
             self.budget_descriptors();
         }
-        let begun = Run { core: &self.core, ended: false };
+        let begun = Run::begun(&self.core);
         let served = self.mixin.serve(&|| {
             let _accepting = Accepting::new(&self.core);
             run()
         });
+        // Who closes may have taken them just when the last loop had ended.
+        let served = served.and_then(|()| self.serve_the_rest());
+        self.core.release_the_rest();
         // What ended the server comes before what followed from it.
         begun.end().and(served)
     }
@@ -393,9 +420,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.core.context.server_address()
     }
 
-    /// The listener's descriptor; none once it is closed. Whoever keeps it keeps the port.
+    /// The listener's descriptor; none once it is closed. Whoever keeps it keeps the port. From here on the listener counts as
+    /// one that other processes may have as well: at a close those that wait to be accepted are left to them.
     #[must_use]
     pub fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.core.lent.store(true, Ordering::SeqCst);
         self.core.transport.fileno()
     }
 
@@ -442,50 +471,5 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
-    }
-}
-
-/// A run that has begun and has to end, also when a panic of a mixin or a hook ends it.
-struct Run<'a, T: Transport> {
-    core: &'a Core<T>,
-    ended: bool,
-}
-
-impl<T: Transport> Run<'_, T> {
-    fn end(mut self) -> Result<()> {
-        self.ended = true;
-        self.core.context.runs.end(|| self.core.close_listener())
-    }
-}
-
-impl<T: Transport> Drop for Run<'_, T> {
-    fn drop(&mut self) {
-        if !self.ended {
-            // The panic goes on and says more than an error could.
-            let _ = self.core.context.runs.end(|| self.core.close_listener());
-        }
-    }
-}
-
-/// A loop that accepts, from its beginning to its end, whatever ends it.
-struct Accepting<'a, T: Transport> {
-    core: &'a Core<T>,
-}
-
-impl<'a, T: Transport> Accepting<'a, T> {
-    fn new(core: &'a Core<T>) -> Self {
-        core.context.runs.enter_loop();
-        Self { core }
-    }
-
-    /// Of a worker that accepts as well; none, if there is no loop that does.
-    fn beside_loop(core: &'a Core<T>) -> Option<Self> {
-        core.context.runs.enter_beside_loop().then_some(Self { core })
-    }
-}
-
-impl<T: Transport> Drop for Accepting<'_, T> {
-    fn drop(&mut self) {
-        self.core.context.runs.leave_loop(|| self.core.close_listener());
     }
 }

@@ -117,6 +117,7 @@ fn serve_until_closed(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
+    server.shutdown_handle().runs().close_at_stop();
     let over = if server.forks() { None } else { Event::new().ok() };
     let Some(over) = over else { return (server.serve_forever(), close()) };
     let handle = server.shutdown_handle();

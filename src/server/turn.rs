@@ -81,6 +81,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Does what follows from an error of accept.
     fn accept_failed(&self, error: &io::Error, backoff: &mut Backoff) -> Result<Step> {
         let core = &self.core;
+        if core.context.runs.stop_requested() {
+            // The listener may be closed already, and that is no fault of its.
+            return Ok(Step::Again);
+        }
         let action = core.transport.accept_action(error);
         match action {
             AcceptAction::Wait => return Ok(Step::NoRequest),
@@ -124,18 +128,27 @@ impl<T: Transport> Core<T> {
 
 /// Takes a request for which there is room. None: it is turned away.
 pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Option<Job>> {
+    accept(admitted).map(admit)
+}
+
+/// Takes a request, and judges nothing yet.
+pub(super) fn accept<T: Transport>(admitted: Admitted<T>) -> io::Result<TypedJob<T>> {
     let (raw, peer) = admitted.transport.get_request()?;
     admitted.context.rate.pass();
-    let job = TypedJob::new(admitted, raw, peer);
+    Ok(TypedJob::new(admitted, raw, peer))
+}
+
+/// Turns a request away that is not to be served.
+pub(super) fn admit<T: Transport>(job: TypedJob<T>) -> Option<Job> {
     if let Some(why) = job.is_beyond() {
         Job::new(Box::new(job)).refuse(why);
-        return Ok(None);
+        return None;
     }
     match job.verify_request() {
-        Verdict::Serve => Ok(Some(Job::new(Box::new(job)))),
+        Verdict::Serve => Some(Job::new(Box::new(job))),
         Verdict::Reject => {
             job.reject();
-            Ok(None)
+            None
         }
     }
 }

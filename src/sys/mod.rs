@@ -21,9 +21,12 @@ mod descriptors;
 pub(crate) mod door;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
+pub(crate) mod forks;
 pub(crate) mod messages;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "refuse_other.rs")]
+pub(crate) mod refuse;
 mod registers;
 mod room;
 mod shared;

@@ -34,7 +34,10 @@ pub(crate) fn fork() -> io::Result<Forked> {
     // one; so the child is a whole copy, in which everything may be called.
     match check(unsafe { libc::fork() })? {
         0 => Ok(Forked::Child),
-        child => Ok(Forked::Parent { child }),
+        child => {
+            super::forks::do_not_count();
+            Ok(Forked::Parent { child })
+        }
     }
 }
 

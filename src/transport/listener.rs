@@ -1,7 +1,7 @@
 //! A listening stream socket, TCP or Unix: accepting, shedding, and what accepted connections start with.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use socket2::SockRef;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::sys::{self, forks::Moment};
 
 /// A connection that has been accepted. Dropping it closes it.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Accepted {
 pub(super) struct Listener {
     pub(super) socket: ServerSocket,
     backlog: i32,
+    /// When the socket was made, if it was made here: from then on it is ours alone until this process forks.
+    made: Option<Moment>,
     /// Kept open only to be given up: with it a process that is out of descriptors can still accept
     /// a client, in order to close it.
     reserve: Mutex<Option<OwnedFd>>,
@@ -36,10 +38,12 @@ impl Listener {
     /// 0.2), because the kernel makes the new socket before it looks.
     pub(super) const WAITS_FIRST: bool = true;
 
-    pub(super) fn new(socket: socket2::Socket, backlog: i32) -> Self {
+    /// `adopted`: others may have it as well.
+    pub(super) fn new(socket: socket2::Socket, backlog: i32, adopted: bool) -> Self {
         Self {
             socket: ServerSocket::new(socket),
             backlog,
+            made: (!adopted).then(Moment::now),
             reserve: Mutex::new(sys::spare_descriptor().ok()),
         }
     }
@@ -83,6 +87,16 @@ impl Listener {
         }
         *reserve = sys::spare_descriptor().ok();
         shed
+    }
+
+    /// Whether those that wait are ours to take.
+    pub(super) fn refuse_new(&self) -> bool {
+        let is_ours = self.made.is_some_and(|made| made == Moment::now());
+        let refuse = |fd: &OwnedFd| {
+            sys::refuse::new_clients(fd.as_fd());
+            Ok(())
+        };
+        is_ours && self.socket.with(refuse).is_ok()
     }
 
     pub(super) fn server_close(&self) {

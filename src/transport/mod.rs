@@ -36,7 +36,8 @@ pub use unix::{UnixDatagram, UnixStream};
 /// 3. [`make_request`](Self::make_request), in the worker that runs it;
 /// 4. [`end_request`](Self::end_request), which is [`shutdown_request`](Self::shutdown_request) and
 ///    [`close_request`](Self::close_request), at its end; or neither, if another process has taken it over: then its raw form is just dropped;
-/// 5. [`server_close`](Self::server_close), once or more often.
+/// 5. when the server closes: [`refuse_new`](Self::refuse_new), and [`server_close`](Self::server_close), once or more
+///    often.
 pub trait Transport: Send + Sync + 'static {
     /// What `get_request` returns: enough to make a request, in another thread. Dropping it closes it
     /// and does nothing else.
@@ -138,8 +139,34 @@ pub trait Transport: Send + Sync + 'static {
         self.close_request(request);
     }
 
+    /// Has nobody new come in, where the listener is this process's alone: called when the server begins to close, while
+    /// another thread may be in [`get_request`](Self::get_request). True: that one is then called on until it gives
+    /// an error, for those that had come before. Default: false.
+    fn refuse_new(&self) -> bool {
+        false
+    }
+
+    /// When a server that closes may call [`server_close`](Self::server_close). Default: when its loop has ended.
+    fn close_when(&self) -> CloseWhen {
+        CloseWhen::LoopHasEnded
+    }
+
     /// Stops listening. May be called more than once.
     fn server_close(&self);
+}
+
+/// When [`Transport::server_close`] may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseWhen {
+    /// At the beginning of a close, by the thread that closes, also while another one is in `get_request`: clients are
+    /// refused from then on.
+    AtOnce,
+    /// By the thread of the loop, when that has ended.
+    LoopHasEnded,
+    /// When the requests have ended, or the grace is over: they need the server's own socket. Where nobody waits for
+    /// them, when the loop has ended.
+    RequestsHaveEnded,
 }
 
 /// The hook that runs before an address is taken.

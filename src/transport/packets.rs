@@ -117,6 +117,8 @@ pub(super) struct PacketSocket {
     /// Received and not yet taken. It outlives a run: nothing that was received is lost.
     inbox: Mutex<Inbox>,
     replies: Mutex<Replies>,
+    /// Nothing more is received: the server closes.
+    receives_no_more: AtomicBool,
     /// More of the batch waits behind the packet that was taken last.
     more_waits: AtomicBool,
     /// How many more replies are sent at once; see [`AT_ONCE`].
@@ -174,6 +176,7 @@ impl PacketSocket {
             max_packet_size,
             inbox: Mutex::default(),
             replies: Mutex::default(),
+            receives_no_more: AtomicBool::new(false),
             more_waits: AtomicBool::new(false),
             at_once: AtomicU32::new(0),
             cuts_bursts: OnceLock::new(),
@@ -206,6 +209,9 @@ impl PacketSocket {
         let mut inbox = self.inbox.lock();
         // Another loop may have been faster.
         if inbox.is_empty() {
+            if self.receives_no_more.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             inbox.last_taken = None;
             let make = || {
                 let asks = self.bound_address().ip().is_some_and(|ip| ip.is_unspecified());
@@ -308,6 +314,12 @@ impl PacketSocket {
                 result => return result,
             }
         }
+    }
+
+    /// What is left of the batch is still handed out.
+    pub(super) fn refuse_new(&self) -> bool {
+        self.receives_no_more.store(true, Ordering::SeqCst);
+        !self.inbox.lock().is_empty()
     }
 
     pub(super) fn server_close(&self) {

@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::listener::{Accepted, Listener};
 use super::socket::{SocketOptions, adopt, set_buffers};
-use super::{BeforeBind, Bind, Transport};
+use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{StreamRequest, Ticket};
@@ -71,7 +71,7 @@ impl Bind for Tcp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
         let candidates = address.to_inet()?;
         let socket = Self::socket(&candidates[0], options)?;
-        let listener = Listener::new(socket, options.request_queue_size);
+        let listener = Listener::new(socket, options.request_queue_size, false);
         Ok(Self { listener, candidates, options: options.clone() })
     }
 
@@ -79,7 +79,7 @@ impl Bind for Tcp {
         let (socket, address) = adopt(fd, Type::STREAM, false)?;
         prepare_tcp(&socket, options)
             .map_err(|error| Error::io("set the options of", address, error))?;
-        let listener = Listener::new(socket, options.request_queue_size);
+        let listener = Listener::new(socket, options.request_queue_size, true);
         Ok(Self { listener, candidates: Vec::new(), options: options.clone() })
     }
 }
@@ -149,6 +149,14 @@ impl Transport for Tcp {
     fn close_in_child(&self) {
         // The reserve keeps no port, and closes when the child ends.
         self.listener.socket.close();
+    }
+
+    fn refuse_new(&self) -> bool {
+        self.listener.refuse_new()
+    }
+
+    fn close_when(&self) -> CloseWhen {
+        CloseWhen::AtOnce
     }
 
     fn server_close(&self) {

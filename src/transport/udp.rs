@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use super::packets::{Packet, PacketSocket};
 use super::socket::{SocketOptions, adopt};
 use super::tcp::{bind_first, inet_address, prepare_inet};
-use super::{BeforeBind, Bind, Transport};
+use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
@@ -116,6 +116,14 @@ impl Transport for Udp {
     fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
         let local = raw.local_address();
         raw.into_request(local, ticket)
+    }
+
+    fn refuse_new(&self) -> bool {
+        self.packets.refuse_new()
+    }
+
+    fn close_when(&self) -> CloseWhen {
+        CloseWhen::RequestsHaveEnded
     }
 
     fn server_close(&self) {

@@ -12,7 +12,7 @@ use super::listener::{Accepted, Listener};
 use super::packets::{Packet, PacketSocket};
 use super::socket::{ServerSocket, SocketOptions, adopt, set_buffers};
 use super::unix_path::SocketFile;
-use super::{BeforeBind, Bind, Transport};
+use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, StreamRequest, Ticket};
@@ -128,13 +128,13 @@ impl Bind for UnixStream {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
         let address = address.to_unix()?;
         let socket = unix_socket(Type::STREAM, &address, options)?;
-        let listener = Listener::new(socket, options.request_queue_size);
+        let listener = Listener::new(socket, options.request_queue_size, false);
         Ok(Self { listener, name: Name::new(address, false, options) })
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
         let (socket, address) = adopt(fd, Type::STREAM, true)?;
-        let listener = Listener::new(socket, options.request_queue_size);
+        let listener = Listener::new(socket, options.request_queue_size, true);
         Ok(Self { listener, name: Name::new(address, true, options) })
     }
 }
@@ -202,6 +202,14 @@ impl Transport for UnixStream {
         self.listener.socket.close();
     }
 
+    fn refuse_new(&self) -> bool {
+        self.listener.refuse_new()
+    }
+
+    fn close_when(&self) -> CloseWhen {
+        CloseWhen::AtOnce
+    }
+
     fn server_close(&self) {
         self.name.server_close(|| self.listener.server_close());
     }
@@ -255,6 +263,14 @@ impl Transport for UnixDatagram {
 
     fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
         raw.into_request(self.name.address.clone(), ticket)
+    }
+
+    fn refuse_new(&self) -> bool {
+        self.packets.refuse_new()
+    }
+
+    fn close_when(&self) -> CloseWhen {
+        CloseWhen::RequestsHaveEnded
     }
 
     fn server_close(&self) {

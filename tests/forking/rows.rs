@@ -39,6 +39,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
         a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain,
         a_child_that_hears_nothing_in_the_drain_is_ended_and_counted,
+        the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room,
         a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
         ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
         a_second_ctrl_c_ends_a_child_at_once,
@@ -401,6 +402,24 @@ fn a_child_that_hears_nothing_in_the_drain_is_ended_and_counted() {
     assert_eq!(silent.receive(), "");
     let report = server.told("report: ");
     assert!(report.ends_with("1 request was open; 1 was ended that had sent nothing"), "{report}");
+}
+
+fn the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room() {
+    let mut server = Server::tcp(&["max=1", "grace=60000"]);
+    let mut idle = server.connect();
+    assert_eq!(idle.ask("echo hi"), "hi");
+    let mut queue: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut queue {
+        client.send("echo queued");
+    }
+    server.signal(libc::SIGTERM);
+    // It makes room, and each of the others when it has been answered.
+    assert_eq!(idle.receive(), "");
+    for client in &mut queue {
+        assert_eq!(client.receive(), "queued");
+        assert_eq!(client.receive(), "");
+    }
+    assert!(server.wait().success());
 }
 
 fn a_child_that_does_not_end_is_killed_at_the_deadline_and_named() {

@@ -16,6 +16,7 @@ mod limits;
 mod outbox;
 mod over_tcp;
 mod python;
+mod queue;
 mod regressions;
 mod senders;
 #[path = "../support/mod.rs"]

@@ -567,7 +567,7 @@ fn row_051_server_close_while_serving_ends_the_loop() {
 }
 
 #[test]
-fn row_051_the_loops_own_thread_closes_the_listener_without_a_spin() {
+fn row_051_the_loops_own_thread_closes_a_transport_that_does_not_say_otherwise_without_a_spin() {
     let memory = Memory::new();
     let server = Builder::<Memory, _>::new(Inline).with_transport(memory.clone(), || Silent);
     let server = Arc::new(server.unwrap());

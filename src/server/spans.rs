@@ -1,0 +1,55 @@
+//! What has a beginning and has to end, whatever ends it: a run, and a loop within it.
+
+use super::Core;
+use crate::error::Result;
+use crate::transport::Transport;
+
+/// A run that has begun and has to end, also when a panic of a mixin or a hook ends it.
+pub(super) struct Run<'a, T: Transport> {
+    core: &'a Core<T>,
+    ended: bool,
+}
+
+impl<'a, T: Transport> Run<'a, T> {
+    pub(super) fn begun(core: &'a Core<T>) -> Self {
+        Self { core, ended: false }
+    }
+
+    pub(super) fn end(mut self) -> Result<()> {
+        self.ended = true;
+        self.core.context.runs.end(|| self.core.loops_have_ended())
+    }
+}
+
+impl<T: Transport> Drop for Run<'_, T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.core.release_the_rest();
+            // The panic goes on and says more than an error could.
+            let _ = self.core.context.runs.end(|| self.core.loops_have_ended());
+        }
+    }
+}
+
+/// A loop that accepts, from its beginning to its end, whatever ends it.
+pub(super) struct Accepting<'a, T: Transport> {
+    core: &'a Core<T>,
+}
+
+impl<'a, T: Transport> Accepting<'a, T> {
+    pub(super) fn new(core: &'a Core<T>) -> Self {
+        core.context.runs.enter_loop();
+        Self { core }
+    }
+
+    /// Of a worker that accepts as well; none, if there is no loop that does.
+    pub(super) fn beside_loop(core: &'a Core<T>) -> Option<Self> {
+        core.context.runs.enter_beside_loop().then_some(Self { core })
+    }
+}
+
+impl<T: Transport> Drop for Accepting<'_, T> {
+    fn drop(&mut self) {
+        self.core.context.runs.leave_loop(|| self.core.loops_have_ended());
+    }
+}
