@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use encoding_rs::Encoding;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -42,6 +42,9 @@ const BROKEN_PIPE: u8 = 141;
 
 /// How long a login may take. It is longer than a server makes a wrong one wait.
 const LOGIN: Duration = Duration::from_secs(15);
+
+/// A server that ends a login sooner than this has not looked at it: a wrong one waits for `penalty::DELAY`.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A session with a server.
 pub struct Client {
@@ -99,6 +102,7 @@ impl Client {
             Some(path) => format!("has not the secret of {}: copy the server's", path.display()),
             None => "ended the connection during the login".to_owned(),
         };
+        let asked = Instant::now();
         self.send(&Message::Hello { version: VERSION, proof, noise })?;
         match (self.receive()?, session) {
             (Some(Message::Welcome { version: VERSION, .. }), None) => {}
@@ -110,6 +114,12 @@ impl Client {
             }
             (Some(_), _) => {
                 return Err(failed("speaks another language: is it a server of this program?"));
+            }
+            // A wrong secret has to wait for this.
+            (None, _) if asked.elapsed() < AT_ONCE => {
+                return Err(failed(
+                    "ended the connection at once: it has too many clients, or stops",
+                ));
             }
             (None, _) => return Err(failed(&other_secret)),
         }

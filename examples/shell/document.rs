@@ -45,22 +45,23 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Serves one client.
 pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult {
     let mut idle = Duration::ZERO;
+    let mut patience = settings.first_word;
     let mut line = Vec::new();
-    while !request.is_stopping() && idle < request.server().limits().idle {
+    while !request.is_stopping() && idle < patience {
         if line.is_empty() {
             request.between_requests();
-            request.set_timeout(Some(LOOK));
+            request.set_timeout(Some(LOOK.min(patience)));
             match request.chunk() {
                 Ok(Some(bytes)) => line.extend_from_slice(&bytes),
                 Ok(None) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    idle += LOOK;
+                    idle += LOOK.min(patience);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        idle = Duration::ZERO;
+        (idle, patience) = (Duration::ZERO, request.server().limits().idle);
         let is_whole = receive_rest(request, &mut line);
         request.set_timeout(None);
         if let Err(why) = is_whole?.and_then(|()| check(&line)) {

@@ -1,4 +1,4 @@
-//! Who is let in. A login is bounded in time, by `Limits::handshake`, and in size.
+//! Who is let in. A login is bounded in time, by `--first-word`, and in size.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub fn log_in(
     link: &mut Link,
     settings: &Settings,
 ) -> Result<bool, HandlerError> {
-    let until = Instant::now() + request.server().limits().handshake;
+    let until = Instant::now() + settings.first_word;
     let result = steps(request, link, settings, until);
     request.set_timeout(None);
     match result {

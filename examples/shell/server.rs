@@ -1,6 +1,5 @@
 //! `serve`: what is checked and made before anything is served.
 
-use std::io::Write;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::common::{self, Failure, NoDatagrams, Program, ServeOptions};
 use crate::handler::Shell;
 use crate::penalty::Penalty;
 use crate::run::Bounds;
-use crate::settings::{Entry, Settings};
+use crate::settings::{Entry, Settings, WireName};
 use crate::{EntryOptions, encoding, secret};
 
 /// The options of `serve`.
@@ -36,10 +35,21 @@ pub struct Serve {
     /// How much a command may print; with --wire document 16M at the most. K, M and G are understood
     #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = bytes)]
     max_output: u64,
+    /// How long a login may take, in seconds, or with --wire document a first command, which a person types
+    /// [default: 10, and with --wire document 600]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    first_word: Option<Duration>,
     /// Turn what the commands print, which is UTF-8, into another encoding: gbk, or any other label of the web's
     #[arg(long, value_name = "LABEL", value_parser = encoding::writable_by_label)]
     encoding: Option<&'static Encoding>,
 }
+
+/// How long a login may take, if nobody says otherwise: two messages of a program.
+const LOGIN: Duration = Duration::from_secs(10);
+
+/// How long a first command may be in coming, if nobody says otherwise: the document's client connects before its user
+/// has typed anything.
+const FIRST_COMMAND: Duration = Duration::from_secs(600);
 
 /// Serves until Ctrl-C.
 pub fn serve(options: Serve) -> Result<(), Failure> {
@@ -51,8 +61,13 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
         after_stop: options.options.grace / 2,
     };
     let entry = entry(&options.entry, &options.options.bind)?;
+    let wire = options.entry.wire;
+    let first_word = options.first_word.unwrap_or(match wire {
+        WireName::Frames => LOGIN,
+        WireName::Document => FIRST_COMMAND,
+    });
     let Serve { allow, encoding, .. } = options;
-    let settings = Settings { wire: options.entry.wire, entry, allow, encoding, bounds };
+    let settings = Settings { wire, entry, allow, encoding, bounds, first_word };
     common::serve(&ShellServer { settings: Arc::new(settings) }, &options.options)
 }
 
@@ -63,10 +78,9 @@ fn entry(options: &EntryOptions, endpoints: &[Endpoint]) -> Result<Entry, Failur
             check_local(endpoint)?;
         }
         let me = rustix::process::geteuid().as_raw();
-        let text = format!(
-            "warning: --no-auth: whoever can connect on this machine may run commands as user {me}\n"
-        );
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        common::warn(&format!(
+            "warning: --no-auth: whoever can connect on this machine may run commands as user {me}"
+        ));
         return Ok(Entry::Anyone);
     }
     if endpoints.iter().all(|endpoint| !matches!(endpoint, Endpoint::Tcp(_))) {

@@ -1,12 +1,13 @@
 //! What a server was told at its start.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 use encoding_rs::Encoding;
 use socketserver::StreamRequest;
 
+use crate::common::warn;
 use crate::penalty::Penalty;
 use crate::run::Bounds;
 use crate::secret::Secret;
@@ -20,6 +21,8 @@ pub struct Settings {
     /// What the output, which is UTF-8, is turned into for the client.
     pub encoding: Option<&'static Encoding>,
     pub bounds: Bounds,
+    /// How long a client may take for its login, or on the document's wire for its first command.
+    pub first_word: Duration,
 }
 
 /// Which wire is spoken.
@@ -65,9 +68,8 @@ impl Settings {
 /// One line on stderr about what was not served, and to whom. Whoever puts a client's words into it escapes
 /// them, so that they cannot steer the operator's terminal.
 pub fn log_refusal(request: &StreamRequest, why: &str) {
-    let text = format!("refused {}: {why}\n", request.client_address());
-    // A closed stderr changes nothing of what is refused.
-    let _ = io::stderr().write_all(text.as_bytes());
+    // Nobody may be reading, and nobody waits for that.
+    warn(&format!("refused {}: {why}", request.client_address()));
 }
 
 /// Why a command is not run, for the operator.

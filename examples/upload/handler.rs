@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
 
+use crate::common::{FirstWord, say};
 use crate::digest;
 use crate::document::{self, Found, read_header};
 use crate::pace::{PACE_BYTES, Pace};
@@ -21,6 +22,8 @@ pub struct Upload {
     store: Arc<Store>,
     /// How long a client may be silent, and how long it may take for a piece of a file.
     idle: Duration,
+    /// How long it may take for its greeting, or its first header.
+    first_word: FirstWord,
     /// Room for one piece, when the first one comes.
     buffer: Vec<u8>,
     /// The client has said all that it says about the file of its last `Put`.
@@ -52,10 +55,11 @@ impl From<Refusal> for Trouble {
 }
 
 impl Upload {
-    pub fn new(store: &Arc<Store>, idle: Duration) -> Self {
+    pub fn new(store: &Arc<Store>, idle: Duration, first_word: FirstWord) -> Self {
         Self {
             store: Arc::clone(store),
             idle,
+            first_word,
             buffer: Vec::new(),
             is_all_said: true,
             version: VERSION,
@@ -64,7 +68,8 @@ impl Upload {
 }
 
 impl StreamRequestHandler for Upload {
-    fn setup(&mut self, _request: &mut StreamRequest) -> HandlerResult {
+    fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        self.first_word.expect(request);
         // Whoever begins a new upload pays for the old ones; and none is refused because of them.
         if let Err(error) = self.store.sweep() {
             say(&format!("cannot look for what broken uploads have left: {error}"));
@@ -88,7 +93,9 @@ impl StreamRequestHandler for Upload {
 
 impl Upload {
     fn serve(&mut self, request: &mut StreamRequest) -> io::Result<()> {
-        match Message::read(request) {
+        let greeting = Message::read(request);
+        FirstWord::heard(request);
+        match greeting {
             Ok(Some(Message::Hello { version: version @ OLDEST..=VERSION })) => {
                 self.version = version;
                 request.write_all(&Message::Hello { version }.encode())?;
@@ -368,6 +375,7 @@ impl Upload {
     fn serve_document(&mut self, request: &mut StreamRequest) -> io::Result<()> {
         let peer = request.client_address();
         while let Some(put) = read_document_header(request)? {
+            FirstWord::heard(request);
             match self.receive_document(request, &put) {
                 Ok(path) => say(&format!("{peer} stored {} ({} bytes)", shown(&path), put.size)),
                 Err(Trouble::Refused(refusal)) => {
@@ -478,10 +486,4 @@ fn refuse(request: &mut StreamRequest, refusal: Refusal) -> io::Result<()> {
 
 fn working(request: &mut StreamRequest) -> io::Result<()> {
     request.write_all(&Message::Working.encode())
-}
-
-/// Tells whoever operates the server.
-fn say(line: &str) {
-    // A closed stdout is not an error.
-    let _ = io::stdout().write_all(format!("{line}\n").as_bytes());
 }

@@ -49,7 +49,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{Client, Stored, Trouble};
 use common::client::connect;
-use common::{Failure, NoDatagrams, Program, ServeOptions};
+use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions};
 use handler::Upload;
 use report::Report;
 use socketserver::{
@@ -122,6 +122,8 @@ struct RuleOptions {
     /// How long a client may be silent, or take for 64 KiB, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
     idle: Duration,
+    #[command(flatten)]
+    first_word: FirstWord,
     /// How long what a broken upload has left is kept for --resume, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "604800", value_parser = common::seconds)]
     keep: Duration,
@@ -148,6 +150,7 @@ const CLIENTS: &str = "1024";
 struct UploadServer {
     store: Arc<Store>,
     idle: Duration,
+    first_word: FirstWord,
 }
 
 impl Program for UploadServer {
@@ -160,8 +163,8 @@ impl Program for UploadServer {
     }
 
     fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
-        let (store, idle) = (Arc::clone(&self.store), self.idle);
-        move || Upload::new(&store, idle)
+        let (store, idle, first_word) = (Arc::clone(&self.store), self.idle, self.first_word);
+        move || Upload::new(&store, idle, first_word)
     }
 
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
@@ -191,7 +194,8 @@ fn run_server(options: &ServeOptions, given: &RuleOptions) -> Result<(), Failure
     let rules = Rules { conflict, max_file, max_total, keep: given.keep };
     let store = Store::open(&given.dir, rules).map_err(|error| cannot_store(&given.dir, &error))?;
     store.sweep().map_err(|error| cannot_store(&given.dir, &error))?;
-    common::serve(&UploadServer { store: Arc::new(store), idle: given.idle }, options)
+    let (idle, first_word) = (given.idle, given.first_word);
+    common::serve(&UploadServer { store: Arc::new(store), idle, first_word }, options)
 }
 
 fn cannot_store(folder: &Path, error: &std::io::Error) -> Failure {

@@ -1,7 +1,7 @@
 //! Who is let in, who is not, and what that costs.
 
 use std::fs::{self, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
@@ -244,6 +244,83 @@ fn a_login_has_one_time_limit_however_slowly_it_comes() {
     }
     assert!(began.elapsed() < crate::support::SOON, "512 bytes come in longer than that");
     drop(silent);
+}
+
+#[test]
+fn how_long_a_login_may_take_is_an_option() {
+    let document = ["--no-auth", "--wire", "document"];
+    for (options, seconds) in [(&[][..], "3"), (&document[..], "0.3")] {
+        let server = Server::start(&[options, &["--first-word", seconds]].concat());
+        let mut silent = socket(&server);
+        assert_eq!(read_to_end(&mut silent), b"");
+        // Who has logged in has more time.
+        if options.is_empty() {
+            let ended = server.types("sleep 4\necho late\n");
+            assert_eq!(ended.out, "late\n");
+        }
+    }
+}
+
+#[test]
+fn one_address_cannot_take_all_places() {
+    let server = Server::start(&["--max-clients", "20", "--max-per-peer", "10"]);
+    let _silent: Vec<TcpStream> = (0..10).map(|_| socket(&server)).collect();
+    let mut one_more = socket(&server);
+    assert!(matches!(one_more.read(&mut [0]), Ok(0) | Err(_)));
+    // A client of this program is told what it is, and not that it has another secret.
+    assert_fails_in_one_line(&server.run("true"), 1, &["at once", "too many clients"]);
+    let from = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let other = "127.0.0.2:0".parse::<std::net::SocketAddr>().unwrap();
+    if from.bind(&other.into()).is_err() {
+        return skip("this system has one address of its own alone");
+    }
+    let address: std::net::SocketAddr = server.address.parse().unwrap();
+    from.connect(&address.into()).unwrap();
+    let mut other = TcpStream::from(from);
+    other.set_read_timeout(Some(crate::support::SOON)).unwrap();
+    other.write_all(&[0, 0, 0, 3, 1, 9, 1]).unwrap();
+    let answer = read_to_end(&mut other);
+    assert!(answer.ends_with(b"and not 9"), "{answer:?}");
+}
+
+/// A process whose stderr is nobody's; it ends with the test.
+struct Ends(std::process::Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn refusals_that_nobody_reads_stop_nobody() {
+    for mixin in MIXINS {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let state = folder();
+        let mut command = shell(state.path(), &["serve", "--bind", "127.0.0.1:0"]);
+        let child = command.args(["--mixin", mixin]).stderr(writer).spawn().unwrap();
+        drop(command);
+        let mut child = Ends(child);
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.0.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on ").unwrap();
+        for _ in 0..1_500 {
+            let mut stranger = connect(address.parse().unwrap());
+            stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            let _ = stranger.read(&mut [0]);
+        }
+        let mut client = shell(state.path(), &["connect", address, "--", "echo served"]);
+        let ended = Process::start(&mut client).end();
+        let server =
+            i32::try_from(child.0.id()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
+        let status = child.0.wait().unwrap();
+        assert_eq!((&*ended.out, status.code()), ("served\n", Some(0)), "{mixin}");
+        drop(reader);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod attacks;
 mod codec;
 mod document_wire;
 mod resume;
+mod strangers;
 mod transfer;
 
 #[path = "../../../examples/upload/document.rs"]
