@@ -3,17 +3,18 @@
 use std::borrow::Cow;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sys;
+use crate::sys::{self, Common};
 
 /// Standard output or standard error, as a server should write to it: now or not at all.
 ///
 /// A stream that nobody reads (a pager, a terminal after Ctrl-S, a log collector that hangs) is full after some
 /// kilobytes, and from then on every `eprintln!` waits: a worker with its request, and a loop with all of them. So
 /// the reports of this crate go this way, and those of hooks and handlers may as well. What does not fit at once is
-/// lost; how many texts were, stands in front of the next one that fits. Each process counts for itself, so that
-/// what a forked child has lost is forgotten with it.
+/// lost; how many texts were, stands in front of the next one that fits. A server that forks counts what its children
+/// have lost as well.
 ///
 /// Nothing is buffered and no thread is needed. A regular file takes everything. The mode of the descriptor, which a
 /// shell may share, stays as it is.
@@ -41,23 +42,37 @@ pub enum Console {
     Stderr,
 }
 
-/// What one stream owes its reader.
-#[derive(Debug)]
-struct Debt {
-    /// Texts that did not fit, or not as a whole.
-    lost: AtomicU64,
-    /// The last one that was written is cut off in the middle of a line.
-    torn: AtomicBool,
+/// What one stream owes its reader: [`LOST`] and [`TORN`].
+type Debt = [AtomicU64; 2];
+
+/// Texts that did not fit, or not as a whole.
+const LOST: usize = 0;
+/// One if the last text that was written is cut off in the middle of a line.
+const TORN: usize = 1;
+
+const fn nothing() -> Debt {
+    [const { AtomicU64::new(0) }; 2]
 }
 
-impl Debt {
-    const fn none() -> Self {
-        Self { lost: AtomicU64::new(0), torn: AtomicBool::new(false) }
+/// By the number of the stream.
+static OWN: [Debt; 2] = [const { nothing() }; 2];
+
+/// In place of [`OWN`], for a process and the children that it forks: what a child has lost, its parent or the next
+/// child says.
+static SHARED: OnceLock<Common<2>> = OnceLock::new();
+
+/// From here on children that are forked count together with this process. Without memory for it each counts for itself.
+pub(crate) fn share_with_children() {
+    if SHARED.get().is_none() {
+        if let Ok(shared) = Common::new(OWN.len()) {
+            let _ = SHARED.set(shared);
+        }
     }
 }
 
-static STDOUT: Debt = Debt::none();
-static STDERR: Debt = Debt::none();
+fn debt(stream: usize) -> &'static Debt {
+    SHARED.get().map_or(&OWN[stream], |shared| &shared.rows()[stream])
+}
 
 impl Console {
     /// Writes a text, one line or several with their newlines, by one write if it is no longer than a pipe takes at
@@ -66,18 +81,18 @@ impl Console {
     pub fn tell(self, text: &str) -> bool {
         match self {
             Self::Stdout => {
-                tell(&STDOUT, text, |bytes| sys::write_now(io::stdout().as_fd(), bytes))
+                tell(debt(0), text, |bytes| sys::write_now(io::stdout().as_fd(), bytes))
             }
             Self::Stderr => {
-                tell(&STDERR, text, |bytes| sys::write_now(io::stderr().as_fd(), bytes))
+                tell(debt(1), text, |bytes| sys::write_now(io::stderr().as_fd(), bytes))
             }
         }
     }
 }
 
 fn tell(debt: &Debt, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
-    let lost = debt.lost.swap(0, Ordering::Relaxed);
-    let torn = debt.torn.swap(false, Ordering::Relaxed);
+    let lost = debt[LOST].swap(0, Ordering::Relaxed);
+    let torn = debt[TORN].swap(0, Ordering::Relaxed) != 0;
     let before = match (torn, lost) {
         (false, 0) => String::new(),
         (true, 0) => "\n".to_owned(),
@@ -94,10 +109,10 @@ fn tell(debt: &Debt, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
     }
     // What was said of the loss is said, if it was said to its end.
     let still = if count < before.len() { lost } else { 0 };
-    debt.lost.fetch_add(still + 1, Ordering::Relaxed);
+    debt[LOST].fetch_add(still + 1, Ordering::Relaxed);
     let ends_a_line = if count == 0 { !torn } else { whole.as_bytes()[count - 1] == b'\n' };
     if !ends_a_line {
-        debt.torn.store(true, Ordering::Relaxed);
+        debt[TORN].store(1, Ordering::Relaxed);
     }
     false
 }
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_counted_and_the_count_is_told_once() {
-        let debt = Debt::none();
+        let debt = nothing();
         assert_eq!(told(&debt, "a\n", 99), (true, "a\n".into()));
         assert_eq!(told(&debt, "b\n", 0), (false, String::new()));
         assert_eq!(told(&debt, "c\n", 0), (false, String::new()));
@@ -138,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_text_that_was_cut_off_is_lost_and_the_next_one_begins_a_line() {
-        let debt = Debt::none();
+        let debt = nothing();
         assert_eq!(told(&debt, "abcdef\n", 3), (false, "abc".into()));
         let (whole, arrived) = told(&debt, "g\n", 999);
         assert!(whole && arrived.starts_with("\n(one text before") && arrived.ends_with("\ng\n"));
@@ -146,9 +161,9 @@ mod tests {
 
     #[test]
     fn a_count_that_does_not_fit_itself_is_kept() {
-        let debt = Debt::none();
+        let debt = nothing();
         assert!(!told(&debt, "a\n", 0).0 && !told(&debt, "b\n", 5).0);
-        assert_eq!(debt.lost.load(Ordering::Relaxed), 2);
+        assert_eq!(debt[LOST].load(Ordering::Relaxed), 2);
         assert!(told(&debt, "c\n", 999).1.contains("\n(2 texts"));
     }
 

@@ -9,6 +9,7 @@ use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, TimedOut}
 
 use crate::answer::{Answer, Clock, Connection, HTML, error_page};
 use crate::budget::Budget;
+use crate::common;
 use crate::files::{Answered, Exchange};
 use crate::folder::Folder;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
@@ -26,6 +27,8 @@ pub struct Site {
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
+    /// The same for the first one, counted from the connection's start; none if silence is ended sooner anyway.
+    pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,
     /// Whether requests are told on stdout.
@@ -51,12 +54,16 @@ enum Next {
 impl StreamRequestHandler for Web {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let mut decoder = Decoder::default();
-        // The beginning of a request whose rest has not come, and until when it has to.
+        // The beginning of a request whose rest has not come, and until when it has to. The first one has to come in
+        // time from the start: a silent connection takes the place of another.
         let mut kept = Vec::new();
-        let mut deadline = None;
+        let mut deadline = self.site.first_timeout.map(|time| Instant::now() + time);
         loop {
             let chunk = match receive(request, deadline) {
                 Ok(Some(chunk)) => chunk,
+                Err(error) if deadline.is_some() && kept.is_empty() && is_timeout(&error) => {
+                    return Ok(());
+                }
                 Ok(None) if kept.is_empty() => return Ok(()),
                 Ok(None) => {
                     let why = "The request ends in its middle.";
@@ -66,7 +73,7 @@ impl StreamRequestHandler for Web {
                         Refusal { status: Status::BadRequest, why },
                     );
                 }
-                Err(error) if deadline.is_some() && TimedOut::find(&error).is_some() => {
+                Err(error) if deadline.is_some() && is_timeout(&error) => {
                     let why = "The request takes too long to arrive.";
                     let refusal = Refusal { status: Status::RequestTimeout, why };
                     return self.refuse(request, &kept, refusal);
@@ -100,6 +107,10 @@ impl StreamRequestHandler for Web {
             }
         }
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    TimedOut::find(error).is_some()
 }
 
 /// Waits for more, within the idle limit between two requests and by the deadline within one.
@@ -259,7 +270,6 @@ fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) 
     }
     let Answered { status, bytes } = answered;
     // Nothing fails that is written to memory.
-    let _ = writeln!(line, "\" {} {bytes}", status.code());
-    // By one write, so that the lines of several processes do not mix. Nobody may be reading.
-    let _ = io::stdout().write_all(line.as_bytes());
+    let _ = write!(line, "\" {} {bytes}", status.code());
+    common::say(&line);
 }

@@ -65,7 +65,7 @@ enum Command {
         /// Serve and list what begins with a dot as well (.git, .env); .well-known is served in any case
         #[arg(long, requires = "dir")]
         dot_files: bool,
-        /// How long a request may take to arrive, in seconds
+        /// How long a request may take to arrive, in seconds; of the first one, from the connection's start
         #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
         /// How long a client may take nothing of its answer, in seconds
@@ -140,7 +140,8 @@ fn main() -> ExitCode {
     });
     common::exit(folder.transpose().and_then(|folder| {
         let listings = Budget::default();
-        let site = Arc::new(Site { folder, header_timeout, listings, log });
+        let first_timeout = Some(header_timeout).filter(|time| *time < idle);
+        let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, log });
         common::serve(&WebServer { site, idle, write: send_timeout }, &options)
     }))
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::{ChildEnd, Handed, Job, Mixin, Refused};
+use crate::console;
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
 use crate::sys::process::{ChildState, Ended, ExitWatch, Forked, SignalsHeld, Watched};
@@ -166,6 +167,7 @@ impl Forking {
         }
         let (exits, last_words) = (ExitWatch::new()?, last_words()?);
         let process = AtomicU32::new(wait::noted_process());
+        console::share_with_children();
         Ok(self.ears.get_or_init(|| Ears { exits, last_words, process }))
     }
 

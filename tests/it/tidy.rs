@@ -152,7 +152,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("handler", &["error", "request"]),
-    ("mixin", &["address", "error", "events", "limits", "sys", "wait"]),
+    ("mixin", &["address", "console", "error", "events", "limits", "sys", "wait"]),
     ("transport", &["address", "error", "request", "sys", "wait"]),
     // The one room that knows all of them.
     ("server", &["*"]),

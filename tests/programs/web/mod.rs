@@ -537,6 +537,8 @@ fn a_request_that_ends_in_its_middle_is_told_so() {
 #[test]
 fn a_request_that_takes_too_long_is_told_so() {
     let (_server, address) = web(&["--header-timeout", "0.3"]);
+    // A silent one takes the place of another, and is not worth a word.
+    Client::new(address).assert_closed();
     for beginning in [
         "GET / HTTP/1.1\r\nHost: here\r\nA: ",
         "GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n",
@@ -632,6 +634,43 @@ fn the_log_is_one_line_for_each_request_whatever_is_in_it() {
     let line = server.line();
     assert!(line.contains(r#" "GET /\x1b[31m\x00\x0daaa"#) && line.len() < 400, "{line}");
     assert!(line.contains("aaa\" 400 "), "{line}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_keeps_nobody_waiting() {
+    for mixin in ["inline", "threading", "forking"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = command("web", &["serve", "--bind", "127.0.0.1:0"]);
+        command.args(["--log", "--mixin", mixin]).stdout(writer);
+        let server = Process::start(&mut command);
+        drop(command);
+        let mut reader = BufReader::new(reader);
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
+        // Ten times as much as a pipe and the queue hold.
+        let target = "/".repeat(3_000);
+        let mut client = Client::new(address);
+        for _ in 0..1_000 {
+            assert_eq!(client.get(&target, "").status, 200, "{mixin}");
+        }
+        // The reader is back, and is told what it has missed.
+        drop(client);
+        let mut told = String::new();
+        // As many lines as there can be: those that were not lost, and one for each request from here on.
+        for _ in 0..1_000 {
+            get(address, "/", "");
+            told.clear();
+            reader.read_line(&mut told).unwrap();
+            if told.contains(" lost") {
+                break;
+            }
+        }
+        assert!(told.contains(" lost"), "{mixin}: nothing is said of what was lost");
+        server.send_signal(libc::SIGTERM);
+        drop(reader);
+        assert_ends(&server.end(), 0);
+    }
 }
 
 #[test]
