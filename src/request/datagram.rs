@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
+use super::extension::extension_of;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -94,6 +95,8 @@ impl DatagramRequest {
     pub fn is_stopping(&self) -> bool {
         self.server().is_stopping()
     }
+
+    extension_of!(ticket);
 
     /// The server's socket, borrowed. None if the transport has none.
     #[must_use]

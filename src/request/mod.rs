@@ -6,6 +6,7 @@ mod channel;
 mod connection;
 mod datagram;
 mod deadline;
+mod extension;
 mod flusher;
 mod outbox;
 mod stream;
@@ -27,6 +28,7 @@ pub use buffer::{Chunk, Line, LineTooLong};
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
 pub use deadline::Deadline;
+pub(crate) use extension::Extension;
 pub use outbox::{Outbox, OutboxError};
 pub use stream::StreamRequest;
 
@@ -66,11 +68,13 @@ pub trait Request {
 pub struct Ticket {
     place: Place,
     context: Arc<ServerContext>,
+    /// What a hook has left for the handler.
+    pub(crate) extension: Extension,
 }
 
 impl Ticket {
     pub(crate) fn new(place: Place, context: Arc<ServerContext>) -> Self {
-        Self { place, context }
+        Self { place, context, extension: Extension::default() }
     }
 
     /// Who sent the request, as `get_request` said.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, ReadBuffer};
 use super::channel::Channel;
 use super::connection::{Connection, Stream};
+use super::extension::extension_of;
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -110,6 +111,8 @@ impl StreamRequest {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
         self.channel.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
     }
+
+    extension_of!(channel.ticket);
 
     /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one. In
     /// the hook `overflow` nobody waits for room: what the socket does not take by the end of the hook is lost.

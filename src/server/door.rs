@@ -1,8 +1,8 @@
 //! The way to a server's requests beside its loop: for one worker that would have to be woken otherwise.
 //!
 //! It changes where a request is accepted and nothing else. What takes more than accepting stays with the loop: no
-//! room, a rate, a listener that fails; the user's hooks, which may count on being called by one thread; and a mixin
-//! that wants to be asked for each request.
+//! room, a rate, a listener that fails; the user's hooks that only the loop calls; and a mixin that wants to be asked for
+//! each request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -116,6 +116,7 @@ impl<T: Transport> Core<T> {
     /// go on with. The door is made now, if it is not there yet.
     pub(super) fn has_door(&self) -> bool {
         self.doorway.allowed
+            && self.loop_hooks.are_default()
             && self.transport.waits_first()
             && !wait::is_parked_here()
             && self.door().is_some()
@@ -158,7 +159,7 @@ impl<T: Transport> Core<T> {
             Err(error) => match self.transport.accept_action(&error) {
                 AcceptAction::Wait | AcceptAction::Retry => Came::Nobody,
                 AcceptAction::Skip => {
-                    self.tell_of_accept_error(&error);
+                    self.accept_skipped(&error);
                     Came::Nobody
                 }
                 _ => self.leave_to_loop(made),

@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::incoming::Incoming;
+use super::loop_hooks::is_default;
 use super::whose::Whose;
 use crate::address::Address;
 use crate::console::Console;
 use crate::context::ServerContext;
 use crate::error::{HandlerError, HandlerResult, chain};
 use crate::mixin::Refused;
-use crate::request::Ticket;
 
 /// The steps of a server's work that may be overridden, with Python's names where Python has them. Each
 /// has a default; give an implementation to `builder().hooks(..)`.
@@ -60,11 +61,16 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
     /// Whether a request is to be served. It runs in the loop, before any worker has to do with it:
     /// nobody is accepted while it runs. Default: yes.
     ///
+    /// A server whose hooks override this one or [`service_actions`](Self::service_actions) accepts in its loop alone, and
+    /// pays for each short connection the way from the loop to a worker, some microseconds. No other hook costs that. The
+    /// server finds out by itself.
+    ///
     /// # Errors
     ///
     /// Any; the request is closed, `handle_error` is told, and the loop goes on.
     fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
         let _ = incoming;
+        is_default::<Self>();
         Ok(true)
     }
 
@@ -93,10 +99,14 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
     /// Runs when `handle_request` has waited for the server's timeout in vain.
     fn handle_timeout(&self) {}
 
-    /// Runs in the loop after every request, and with a `poll_interval` at least that often.
-    fn service_actions(&self) {}
+    /// Runs in the loop after every request, and with a `poll_interval` at least that often. To override it has its
+    /// price, as with [`verify_request`](Self::verify_request).
+    fn service_actions(&self) {
+        is_default::<Self>();
+    }
 
-    /// An error of accept, before the loop does what follows from it. Default: a line on stderr when
+    /// An error of accept, before what follows from it is done: in the loop, or in a worker that has met an error which is
+    /// skipped ([`Builder::workers_accept`](crate::Builder::workers_accept)). Default: a line on stderr when
     /// resources have run out, at the first of a row and then at most every ten seconds.
     fn accept_error(&self, failure: &AcceptFailure<'_>) {
         if failure.is_first_or_due {
@@ -111,8 +121,8 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
     }
 
     /// A request that no worker can take. It may be answered ("busy, come again in a minute") before it
-    /// is closed, with what fits into the socket's buffer: it runs in the loop, and no write of it
-    /// waits.
+    /// is closed, with what fits into the socket's buffer: it runs where the request was accepted, and no write of
+    /// it waits.
     ///
     /// # Errors
     ///
@@ -128,38 +138,6 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
 pub(crate) struct DefaultHooks;
 
 impl<R> ServerHooks<R> for DefaultHooks {}
-
-/// A request that has been taken from the transport and not yet been given to a worker.
-pub struct Incoming<'a> {
-    pub(super) ticket: &'a Ticket,
-    pub(super) connection: Option<BorrowedFd<'a>>,
-}
-
-impl Incoming<'_> {
-    /// Who sent it.
-    #[must_use]
-    pub fn client_address(&self) -> &Address {
-        self.ticket.client_address()
-    }
-
-    /// The server that it came to.
-    #[must_use]
-    pub fn server(&self) -> &ServerContext {
-        self.ticket.server()
-    }
-
-    /// The connection's descriptor; none for datagrams.
-    #[must_use]
-    pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.connection
-    }
-}
-
-impl fmt::Debug for Incoming<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming").field("client_address", self.client_address()).finish()
-    }
-}
 
 /// During which step a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use super::admitted::Admitted;
 use super::caught::{caught, caught_drop};
-use super::hooks::{Failure, Incoming, Phase};
+use super::hooks::{Failure, Phase};
+use super::incoming::Incoming;
+use super::loop_hooks::LoopHook;
 use super::reason::{ended_from_here, reason_of};
 use super::whose::Whose;
 use super::{Core, child};
@@ -70,14 +72,19 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Asks the hook. A hook that fails or panics rejects, and is reported.
-    pub(super) fn verify_request(&self) -> Verdict {
+    pub(super) fn verify_request(&mut self) -> Verdict {
+        let core = &self.core;
+        if core.loop_hooks.are_default() {
+            return Verdict::Serve;
+        }
         let asked = caught(|| {
             let connection = T::connection(&self.raw);
-            let incoming = Incoming {
-                ticket: &self.ticket,
-                connection: connection.as_ref().map(std::os::fd::AsFd::as_fd),
-            };
-            self.core.hooks.verify_request(&incoming)
+            let connection = connection.as_ref().map(std::os::fd::AsFd::as_fd);
+            let incoming = Incoming::new(&self.ticket, connection);
+            let verify = || core.hooks.verify_request(&incoming);
+            let asked = core.loop_hooks.call(LoopHook::VerifyRequest, verify);
+            self.ticket.extension = incoming.into_extension();
+            asked
         });
         match asked {
             Ok(true) => Verdict::Serve,
@@ -261,7 +268,8 @@ impl<T: Transport> Handed for HandedOver<T> {
 
 impl<T: Transport> Drop for HandedOver<T> {
     fn drop(&mut self) {
-        self.ticket = None;
+        // What a hook has left in it is the user's.
+        drop(caught_drop(self.ticket.take()));
         self.core.count(&self.entry, self.reason);
         self.core.tell_of_end(&self.entry, self.reason);
     }

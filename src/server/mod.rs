@@ -10,7 +10,9 @@ mod command;
 mod door;
 mod drain;
 mod hooks;
+mod incoming;
 mod job;
+mod loop_hooks;
 mod reason;
 mod rest;
 mod run;
@@ -44,12 +46,14 @@ pub use base::BaseServer;
 pub use builder::Builder;
 pub use command::restore_limits;
 pub use drain::DrainReport;
-pub use hooks::{AcceptFailure, Failure, Fault, Incoming, Phase, ServerHooks};
+pub use hooks::{AcceptFailure, Failure, Fault, Phase, ServerHooks};
+pub use incoming::Incoming;
 pub use run::run_all;
 pub use turn::Turn;
 
 use builder::Factory;
 use door::Doorway;
+use loop_hooks::{LoopHook, LoopHooks};
 use rest::Rest;
 use spans::{Accepting, Run};
 use turn::{Backoff, Step};
@@ -86,6 +90,8 @@ pub(crate) struct Core<T: Transport> {
     hooks: Box<dyn ServerHooks<T::Request>>,
     /// The hooks are the user's, and not those that do nothing.
     hooked: bool,
+    /// What is known of those that the loop calls.
+    loop_hooks: LoopHooks,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
     /// Where a worker waits for requests beside the loop.
@@ -99,6 +105,10 @@ pub(crate) struct Core<T: Transport> {
 }
 
 impl<T: Transport> Core<T> {
+    fn service_actions(&self) {
+        self.loop_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
+    }
+
     /// Nobody can come any more, and nothing of ours keeps the address.
     fn close_listener(&self) {
         self.doorway.close_listener();
@@ -206,7 +216,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.core.doorway.close(step.holds_back());
             match step {
                 Step::Served(_) => {
-                    self.core.hooks.service_actions();
+                    self.core.service_actions();
                     // Without room there is something to tell, before any wait.
                     if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
                         self.wait_for_request(&mut tick)?;
@@ -239,7 +249,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if let (Some(due), Some(interval)) = (*tick, self.poll_interval) {
             let now = Instant::now();
             if now >= due {
-                self.core.hooks.service_actions();
+                self.core.service_actions();
                 *tick = now.checked_add(interval);
             }
         }

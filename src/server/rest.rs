@@ -62,7 +62,7 @@ impl<T: Transport> Core<T> {
                 Ok(job) => jobs.push_back(job),
                 Err(error) => match self.transport.accept_action(&error) {
                     AcceptAction::Retry => {}
-                    AcceptAction::Skip => self.tell_of_accept_error(&error),
+                    AcceptAction::Skip => self.accept_skipped(&error),
                     AcceptAction::Wait if self.comes_one(until) => {}
                     _ => return,
                 },

@@ -94,21 +94,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }
-        core.tell_of_accept_error(error);
         let skip = action == AcceptAction::Skip;
         let pause = if skip { Duration::ZERO } else { backoff.next_pause() };
-        let failure = AcceptFailure {
-            error,
-            action,
-            server: &core.context,
-            in_a_row: backoff.in_a_row,
-            pause,
-            is_first_or_due: !skip && backoff.is_due(),
-        };
-        drop(caught(|| {
-            core.hooks.accept_error(&failure);
-            Ok(())
-        }));
+        let is_first_or_due = !skip && backoff.is_due();
+        core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
         if skip {
             return Ok(Step::Served(Turn::AcceptFailed));
         }
@@ -120,9 +109,28 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 impl<T: Transport> Core<T> {
-    pub(super) fn tell_of_accept_error(&self, error: &io::Error) {
+    /// One that has cost a client and nothing else, met where no loop is to be held back.
+    pub(super) fn accept_skipped(&self, error: &io::Error) {
+        self.accept_error(error, AcceptAction::Skip, 0, Duration::ZERO, false);
+    }
+
+    /// Counts an error of accept, and tells of it.
+    fn accept_error(
+        &self,
+        error: &io::Error,
+        action: AcceptAction,
+        in_a_row: u64,
+        pause: Duration,
+        is_first_or_due: bool,
+    ) {
         self.context.counters.accept_error();
         self.tell(&ServerEvent::AcceptFailed { error });
+        let server = &self.context;
+        let failure = AcceptFailure { error, action, server, in_a_row, pause, is_first_or_due };
+        drop(caught(|| {
+            self.hooks.accept_error(&failure);
+            Ok(())
+        }));
     }
 }
 
@@ -139,7 +147,7 @@ pub(super) fn accept<T: Transport>(admitted: Admitted<T>) -> io::Result<TypedJob
 }
 
 /// Turns a request away that is not to be served.
-pub(super) fn admit<T: Transport>(job: TypedJob<T>) -> Option<Job> {
+pub(super) fn admit<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
     if let Some(why) = job.is_beyond() {
         Job::new(Box::new(job)).refuse(why);
         return None;

@@ -10,9 +10,10 @@ use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use socketserver::{
-    Address, BaseServer, Bind, Builder, Event, Fatal, HandlerResult, Job, Limits, Mixin, Pool,
-    Rate, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
-    Threading, Transport, stream_fn,
+    AcceptFailure, Address, BaseServer, Bind, Builder, Event, Failure, Fatal, HandlerError,
+    HandlerResult, Incoming, Job, Limits, Mixin, Pool, Rate, Refused, Server, ServerContext,
+    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Transport,
+    stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
@@ -119,26 +120,121 @@ fn a_pool_serves_what_it_accepts_itself_and_its_queue_in_the_order_in_which_they
     }
 }
 
-/// Hooks that do nothing; the server cannot know.
-struct Hooks;
+/// Hooks of which the loop calls none.
+struct Reports;
 
-impl ServerHooks<StreamRequest> for Hooks {}
+impl ServerHooks<StreamRequest> for Reports {
+    fn handle_error(&self, _failure: &Failure<'_>) {}
+    fn wrap_request(&self, _request: &mut StreamRequest) -> HandlerResult {
+        Ok(())
+    }
+    fn warning(&self, _text: &str) {}
+    fn accept_error(&self, _failure: &AcceptFailure<'_>) {}
+    fn overflow(&self, _request: &mut StreamRequest, _why: &Refused) -> HandlerResult {
+        Ok(())
+    }
+    fn server_activated(&self, _server: &ServerContext) {}
+    fn handle_timeout(&self) {}
+}
 
-#[test]
-fn with_hooks_only_the_loop_accepts() {
+struct Verifies;
+
+impl ServerHooks<StreamRequest> for Verifies {
+    fn verify_request(&self, _incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        Ok(true)
+    }
+}
+
+struct Ticks;
+
+impl ServerHooks<StreamRequest> for Ticks {
+    fn service_actions(&self) {}
+}
+
+/// Hands on to others what the loop calls; the default that runs in the end is not its own.
+struct Around<H>(H);
+
+impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
+    fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        self.0.verify_request(incoming)
+    }
+
+    fn service_actions(&self) {
+        self.0.service_actions();
+    }
+}
+
+/// Whether workers accept: then they do so sooner or later.
+fn workers_accept(
+    set: impl FnOnce(Builder<Tcp, Threading>) -> Builder<Tcp, Threading>,
+    accept: bool,
+) {
     let accepted = Accepted::default();
-    let server = TcpServer::builder()
-        .mixin(Threading::new())
-        .hooks(Hooks)
+    let server = set(TcpServer::builder().mixin(Threading::new()))
         .observer(accepted.observer())
         .bind("127.0.0.1:0", stream_fn(answer))
         .unwrap();
     let server = server.serve_in_background().unwrap();
-    for _ in 0..100 {
-        ask(&*server);
+    if accept {
+        have_worker_at_door(&*server, &accepted);
+    } else {
+        for _ in 0..100 {
+            ask(&*server);
+        }
+        let by = accepted.by.lock().unwrap();
+        assert!(by.iter().all(|thread| *thread == by[0]), "the loop's hooks have one thread");
     }
-    let by = accepted.by.lock().unwrap();
-    assert!(by.iter().all(|thread| *thread == by[0]), "hooks are called by one thread");
+}
+
+#[test]
+fn with_hooks_that_the_loop_calls_only_the_loop_accepts() {
+    workers_accept(|builder| builder.hooks(Verifies), false);
+    workers_accept(|builder| builder.hooks(Ticks), false);
+    workers_accept(|builder| builder.hooks(Around(Reports)), false);
+    workers_accept(|builder| builder.hooks(Around(Verifies)), false);
+}
+
+#[test]
+fn with_other_hooks_workers_accept_as_without_any() {
+    workers_accept(|builder| builder, true);
+    workers_accept(|builder| builder.hooks(Reports), true);
+}
+
+#[test]
+fn workers_do_not_accept_where_that_is_switched_off() {
+    workers_accept(|builder| builder.workers_accept(false), false);
+    workers_accept(|builder| builder.hooks(Reports).workers_accept(false), false);
+}
+
+/// What wakes a worker for a client wakes somebody for each: a lost wake-up would leave a client without an answer
+/// until another one comes, and here none does.
+#[test]
+fn no_client_waits_for_another_one_to_come() {
+    for mixin in [Box::new(Threading::new()) as Box<dyn Mixin>, Box::new(Pool::new(3))] {
+        let (server, accepted) = make(mixin, Limits::default());
+        let server = server.serve_in_background().unwrap();
+        thread::scope(|scope| {
+            // Few, so that workers come to the door and leave it all the time, and in changing company.
+            for client in 0..3_u64 {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut random = client + 1;
+                    for _ in 0..700 {
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let mut stream = connect(inet(&**server));
+                        for _ in 0..random >> 54 {
+                            std::hint::spin_loop();
+                        }
+                        assert_eq!(exchange(&mut stream, "hello"), "hello\n");
+                        if random >> 62 == 0 {
+                            thread::yield_now();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(accepted.count(), 2_100);
+    }
 }
 
 #[test]
@@ -262,12 +358,23 @@ impl Transport for Touchy {
     }
 }
 
+/// Counts the errors that it is told of.
+struct Counts(Arc<AtomicUsize>);
+
+impl ServerHooks<StreamRequest> for Counts {
+    fn accept_error(&self, _failure: &AcceptFailure<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// Makes trouble for the worker at the door, ten times. Gives the number of accept errors that were counted.
 fn served_in_spite_of(trouble: Trouble) -> u64 {
     let (accepted, waiting) = (Accepted::default(), Arc::new(Mutex::new(None)));
     let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
     let transport = Touchy { inner, loop_thread: OnceLock::new(), trouble: Arc::clone(&waiting) };
+    let told = Arc::new(AtomicUsize::new(0));
     let server = Builder::<Touchy, _>::new(Threading::new())
+        .hooks(Counts(Arc::clone(&told)))
         .observer(accepted.observer())
         .with_transport(transport, stream_fn(answer))
         .unwrap()
@@ -280,7 +387,9 @@ fn served_in_spite_of(trouble: Trouble) -> u64 {
             waiting.lock().unwrap().is_none()
         });
     }
-    server.context().counts().accept_errors
+    let counted = server.context().counts().accept_errors;
+    assert_eq!(told.load(Ordering::SeqCst) as u64, counted, "the hook was told of as many");
+    counted
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod coroutines;
 mod door;
 mod drain;
 mod events;
+mod extension;
 mod first_read;
 mod handlers;
 mod inherited;

@@ -1,0 +1,49 @@
+//! What a hook hands to the handler of the same request: [`Extension`].
+
+use std::any::Any;
+
+/// One value of any type, or none. It is a pointer wide, because every request has one and few use it.
+#[derive(Debug, Default)]
+pub(crate) struct Extension {
+    value: Option<Box<Box<dyn Any + Send + Sync>>>,
+}
+
+impl Extension {
+    pub(crate) fn set<E: Any + Send + Sync>(&mut self, value: E) {
+        self.value = Some(Box::new(Box::new(value)));
+    }
+
+    pub(super) fn get<E: Any>(&self) -> Option<&E> {
+        self.value.as_deref()?.downcast_ref()
+    }
+
+    pub(super) fn get_mut<E: Any>(&mut self) -> Option<&mut E> {
+        self.value.as_deref_mut()?.downcast_mut()
+    }
+}
+
+/// The methods of a request that has a ticket.
+macro_rules! extension_of {
+    ($($ticket:ident).+) => {
+        /// What a hook has left for the handler, or an earlier step of the handler for a later one, if it is of this
+        /// type: see [`Incoming::set_extension`](crate::Incoming::set_extension).
+        #[must_use]
+        pub fn extension<E: std::any::Any>(&self) -> Option<&E> {
+            self.$($ticket).+.extension.get()
+        }
+
+        /// The same, to be changed.
+        #[must_use]
+        pub fn extension_mut<E: std::any::Any>(&mut self) -> Option<&mut E> {
+            self.$($ticket).+.extension.get_mut()
+        }
+
+        /// Leaves something for what comes later: a hook that wraps a request for its handler, `setup` for `handle`. A
+        /// request has one such place, and it costs nothing while it is empty.
+        pub fn set_extension<E: std::any::Any + Send + Sync>(&mut self, value: E) {
+            self.$($ticket).+.extension.set(value);
+        }
+    };
+}
+
+pub(super) use extension_of;
