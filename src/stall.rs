@@ -22,6 +22,9 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// None at all: what cannot be sent at once is not sent.
+    pub(crate) const NONE: Self = Self { quiet: Duration::ZERO, until: None };
+
     /// One without a limit of its own.
     pub(crate) fn until(until: Option<Instant>) -> Self {
         Self { quiet: Duration::MAX, until }

@@ -110,6 +110,10 @@ pub(crate) struct Entry {
     /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
     /// the peer had to say.
     cut: AtomicU8,
+    /// A wrapper stands before the connection, and has something to say before its end.
+    wrapped: AtomicBool,
+    /// Below the wrapper somebody waits for room to write.
+    waits_to_write: AtomicBool,
     /// A read of its handler has failed with `Stopping`.
     stopped: AtomicBool,
     /// How the connection has failed: a place in [`LOSSES`], counted from one; zero if it has not.
@@ -144,6 +148,8 @@ impl Entry {
             lost: AtomicU8::new(0),
             seen: Mutex::new(None),
             cut: AtomicU8::new(0),
+            wrapped: AtomicBool::new(false),
+            waits_to_write: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
@@ -285,9 +291,23 @@ impl Entry {
         closed
     }
 
+    pub(crate) fn set_wrapped(&self) {
+        self.wrapped.store(true, Ordering::SeqCst);
+    }
+
+    /// Ordered with the cut: either whoever cuts the connection off sees that it waits, or the one that waits sees the cut
+    /// before.
+    pub(crate) fn set_waits_to_write(&self, waits: bool) {
+        self.waits_to_write.store(waits, Ordering::SeqCst);
+    }
+
+    /// Ends one or both directions. Below a wrapper the output is left to its worker, who finds out at its next read
+    /// or write, because nobody else can have the wrapper say goodbye; unless it waits in a write.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.cut.store(why as u8, Ordering::SeqCst);
-        self.shut_connection(how);
+        let is_left_to_worker =
+            self.wrapped.load(Ordering::SeqCst) && !self.waits_to_write.load(Ordering::SeqCst);
+        self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
     }
 
     fn shut_connection(&self, how: Shutdown) {

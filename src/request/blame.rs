@@ -37,7 +37,7 @@ impl Channel {
     pub(super) fn own(&self, error: io::Error) -> io::Error {
         let blames_nobody = match error.kind() {
             io::ErrorKind::BrokenPipe => self.ended_output,
-            _ => matches!(self.connection, Connection::Gone),
+            _ => matches!(self.connection, Connection::Gone(_)),
         };
         let says_it_already =
             find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some();
@@ -50,7 +50,8 @@ impl Channel {
     /// Tells the peer that nothing more will be written.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         self.ended_output = true;
-        self.connection.shutdown(Shutdown::Write).map_err(|error| self.own(error))
+        let patience = self.write_patience();
+        self.connection.shutdown(Shutdown::Write, patience).map_err(|error| self.own(error))
     }
 }
 

@@ -167,7 +167,7 @@ impl ReadBuffer {
     }
 
     pub(crate) fn consume(&mut self, count: usize) {
-        self.held.start = (self.held.start + count).min(self.held.end);
+        self.held.consume(count);
         if self.is_empty() {
             self.take();
         }
@@ -207,6 +207,11 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    /// Gives up its first bytes.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+
     /// A chunk of what one `receive` gives. A peer that fills a block sends a stream: fewer and larger
     /// receives from there on.
     #[inline]

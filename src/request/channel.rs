@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::blame::is_no_more_for_now;
@@ -17,7 +17,7 @@ use crate::context::Lingering;
 use crate::error::Timeout;
 use crate::linger;
 use crate::live::Activity;
-use crate::source::Bound;
+use crate::source::{Bound, Source};
 use crate::stall::{Patience, earlier};
 use crate::sys::{self, Room};
 use crate::wait;
@@ -27,9 +27,9 @@ pub(super) struct Channel {
     pub(super) connection: Connection,
     pub(super) ticket: Ticket,
     /// Others send to this connection as well, and all writes go through it.
-    outbox: Option<Outbox>,
+    pub(super) outbox: Option<Outbox>,
     /// What `set_wbufsize` holds back; empty without it.
-    output: Vec<u8>,
+    pub(super) output: Vec<u8>,
     wbufsize: usize,
     /// The handler's own timeout, which goes before the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
@@ -87,7 +87,7 @@ impl Channel {
             return Ok(outbox.clone());
         }
         let Connection::Socket(source) = &self.connection else {
-            let text = "only a plain socket can have an outbox";
+            let text = "only a plain socket can have an outbox, and what is wrapped is none";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
         let capacity = self.ticket.limits().outbox_bytes;
@@ -176,7 +176,9 @@ impl Channel {
         match self.connection.receive(room, bound)? {
             0 => self.receive_nothing(room, bound),
             count => {
-                self.ticket.add_bytes_in(count);
+                if !self.connection.counts_itself() {
+                    self.ticket.add_bytes_in(count);
+                }
                 self.at_boundary = false;
                 Ok(count)
             }
@@ -240,7 +242,7 @@ impl Channel {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
-    fn write_patience(&self) -> Patience {
+    pub(super) fn write_patience(&self) -> Patience {
         Patience { quiet: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
 
@@ -266,10 +268,11 @@ impl Channel {
         if !self.output.is_empty() {
             self.send_output()?;
         }
-        match &mut self.connection {
-            Connection::Other(stream) => stream.flush().map_err(|error| self.own(error)),
-            _ => Ok(()),
+        if self.connection.is_socket() {
+            return Ok(());
         }
+        let patience = self.write_patience();
+        self.connection.flush(patience).map_err(|error| self.explain_write(error))
     }
 
     fn send_output(&mut self) -> io::Result<()> {
@@ -315,7 +318,9 @@ impl Channel {
     #[inline(always)]
     fn send_within(&mut self, bytes: &[u8], patience: Patience) -> io::Result<usize> {
         let count = self.connection.send(bytes, patience)?;
-        self.ticket.add_bytes_out(count);
+        if !self.connection.counts_itself() {
+            self.ticket.add_bytes_out(count);
+        }
         Ok(count)
     }
 
@@ -366,7 +371,11 @@ impl Channel {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.last_patience());
         }
-        if self.connection.shutdown(Shutdown::Write).is_ok() {
+        let ended = match self.connection.link() {
+            Some(_) => self.end_wrapped(),
+            None => self.end_output(),
+        };
+        if ended {
             self.lingers = self.peer_is_sending(unread);
         }
     }
@@ -396,36 +405,35 @@ impl Channel {
         self.close_request();
     }
 
-    fn end_output(&mut self) {
-        let _ = self.connection.shutdown(Shutdown::Write);
+    fn end_output(&mut self) -> bool {
+        let patience = self.write_patience();
+        self.connection.shutdown(Shutdown::Write, patience).is_ok()
     }
 
     /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
-    /// the close into a reset; if something does, or in our own buffer, more may be on its way. Only a plain
-    /// socket is looked at: what is wrapped has an end of its own.
+    /// the close into a reset; if something does, or in our own buffer, more may be on its way.
     fn peer_is_sending(&mut self, unread: bool) -> bool {
-        let Connection::Socket(source) = &self.connection else { return false };
-        if self.saw_end || self.ticket.is_cut() {
+        let Some(fd) = self.connection.socket() else { return false };
+        let link = self.connection.link();
+        let saw_end = self.saw_end || link.is_some_and(|link| link.has_ended());
+        if saw_end || self.ticket.is_cut() {
             return false;
         }
-        match sys::unread(source.as_fd()) {
+        let unread = unread || link.is_some_and(|link| link.has_ahead());
+        match sys::unread(fd) {
             // Nothing has come, or the end has: who has left something unread has to know which.
-            Ok(0) => unread && self.is_more_to_come(),
+            Ok(0) => unread && is_more_to_come(fd),
             Ok(_) => true,
             Err(_) => false,
         }
     }
 
-    /// Whether the peer has not ended its output: there is nothing to receive, and no end either.
-    fn is_more_to_come(&mut self) -> bool {
-        let mut memory = [MaybeUninit::uninit()];
-        let received = self.connection.receive(&mut Room::new(&mut memory), Bound::NOW);
-        received.map_or_else(|error| is_no_more_for_now(&error), |count| count > 0)
-    }
-
     /// The descriptor, lent to somebody who may duplicate it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.lent.set(true);
+        if let Some(link) = self.connection.link() {
+            link.lend();
+        }
         self.connection.fileno()
     }
 
@@ -433,16 +441,24 @@ impl Channel {
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
         let bound = linger::Bound { time: limits.linger, bytes: limits.linger_bytes };
-        let Connection::Socket(source) = &self.connection else { return };
+        let Some(fd) = self.connection.share_socket() else { return };
         if !self.lingers || bound.time.is_zero() {
             return;
         }
-        match self.ticket.server().lingering() {
-            Lingering::Here => linger::here(source, bound),
-            Lingering::Elsewhere => linger::elsewhere(source.share(), bound),
-            Lingering::Nobody => {}
+        match (self.ticket.server().lingering(), &self.connection) {
+            (Lingering::Here, Connection::Socket(source)) => linger::here(source, bound),
+            (Lingering::Here, _) => linger::here(&Source::new(fd), bound),
+            (Lingering::Elsewhere, _) => linger::elsewhere(fd, bound),
+            (Lingering::Nobody, _) => {}
         }
     }
+}
+
+/// Whether the peer has not ended its output: there is nothing to receive, and no end either.
+fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
+    let mut memory = [MaybeUninit::uninit()];
+    let received = Room::new(&mut memory).recv(fd, false);
+    received.map_or_else(|error| is_no_more_for_now(&error), |count| count > 0)
 }
 
 /// Hands on what is left of `bytes` until nothing is.

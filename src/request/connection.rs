@@ -2,19 +2,35 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::raw::Link;
 use crate::source::{Bound, Source};
 use crate::stall::Patience;
 use crate::sys::Room;
 
-/// What bytes come from and go to: a socket, or what a transport or `wrap_request` puts in its place
-/// (TLS, memory, a decompressor).
+/// What bytes come from and go to: a socket, or what a transport or
+/// [`wrap_stream`](crate::StreamRequest::wrap_stream) puts in its place (TLS, memory, a decompressor).
 ///
 /// Implement it to serve over something else. `read` and `write` obey the last deadline: when it has
 /// passed they return an error of kind `TimedOut`. A deadline in the past still tries once without
 /// waiting.
+///
+/// A wrapper reads from and writes to the raw stream as from a socket in blocking mode, and need not do more:
+///
+/// - The raw stream keeps the limits of the request by itself. Its errors (a limit has passed, the server is stopping, the
+///   peer has gone) are passed on; whatever the wrapper makes of them, the request knows which it was. A wrapper whose
+///   calls can be made again after an error goes on where it was; one that loses what it has read of a message is broken
+///   by a limit that a handler survives.
+/// - An end of input that its protocol does not allow is an error, of kind `UnexpectedEof`; what of the peer's cannot be
+///   read is one of kind `InvalidData`. Both are then the peer's fault. An allowed end is `Ok(0)`.
+/// - `shutdown(Write)` is the moment for a farewell (TLS's close_notify), and passes the call on. It is called at every end
+///   in order, also when a drain or `close_live` ends the connection, and may take as long as a write; in the latter
+///   case, and at a drain's deadline, it is sent if it does not have to wait.
+/// - The raw stream is kept for as long as the connection is the wrapper's. If the wrapper drops it, the connection is
+///   taken to be in other hands, and the server does not end it.
 pub trait Stream: Read + Write + Send {
     /// Bounds every read and write from here on; none lets them wait for ever.
     fn set_deadline(&mut self, deadline: Option<Instant>);
@@ -46,49 +62,18 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// A socket for those who see it as a [`Stream`], with the bound of their next call.
-struct Socket {
-    source: Source,
-    deadline: Option<Instant>,
-}
-
-impl Read for Socket {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let bound = self.deadline.map_or(Bound::Never, Bound::Until);
-        self.source.recv(&mut Room::from(buf), bound)
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.source.send(buf, Patience::until(self.deadline))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Socket {
-    fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
-    }
-
-    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        self.source.shutdown(how)
-    }
-
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.source.lend())
-    }
-}
-
 /// A plain socket stands in the request itself: the usual case costs no box and no indirection.
 pub(super) enum Connection {
     Socket(Source),
+    /// What a transport of somebody's own has made.
     Other(Box<dyn Stream>),
+    Wrapped {
+        stream: Box<dyn Stream>,
+        /// To the raw stream below it.
+        link: Arc<Link>,
+    },
     /// Its stream is in the hands of a wrapper that failed with it.
-    Gone,
+    Gone(Option<Arc<Link>>),
 }
 
 impl Connection {
@@ -96,12 +81,17 @@ impl Connection {
         matches!(self, Self::Socket(_))
     }
 
+    /// Whether its bytes are counted below it, as they go over the wire.
+    pub(super) fn counts_itself(&self) -> bool {
+        matches!(self, Self::Wrapped { .. })
+    }
+
     /// One receive within the bound.
     #[inline]
     pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.recv(room, bound),
-            _ => self.within(bound.at(), |stream| stream.read(room.bytes())),
+            _ => self.within(Patience::until(bound.at()), true, |stream| stream.read(room.bytes())),
         }
     }
 
@@ -110,7 +100,15 @@ impl Connection {
     pub(super) fn send(&mut self, bytes: &[u8], patience: Patience) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.send(bytes, patience),
-            _ => self.within(patience.at(), |stream| stream.write(bytes)),
+            _ => self.within(patience, false, |stream| stream.write(bytes)),
+        }
+    }
+
+    /// Has everything leave that a stream holds back.
+    pub(super) fn flush(&mut self, patience: Patience) -> io::Result<()> {
+        match self {
+            Self::Socket(_) | Self::Gone(_) => Ok(()),
+            _ => self.within(patience, false, |stream| stream.flush().map(|()| 0)).map(drop),
         }
     }
 
@@ -118,41 +116,81 @@ impl Connection {
     #[inline(never)]
     fn within(
         &mut self,
-        deadline: Option<Instant>,
+        patience: Patience,
+        reading: bool,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let Self::Other(stream) = self else { return Err(gone()) };
+        let (stream, link) = match self {
+            Self::Other(stream) => (stream, None),
+            // What the wrapper makes of a deadline is its own affair: the raw stream keeps the patience.
+            Self::Wrapped { stream, link } => (stream, Some(link)),
+            Self::Socket(_) | Self::Gone(_) => return Err(gone()),
+        };
+        let raw = link.filter(|link| link.has_raw());
+        if let Some(link) = &raw {
+            link.begin_call(patience);
+        }
+        let deadline = if raw.is_some() { patience.until } else { patience.at() };
         loop {
             stream.set_deadline(deadline);
             match call(&mut **stream) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                Err(error) => {
+                    return Err(match raw {
+                        Some(link) => link.explain(error, reading),
+                        None => error,
+                    });
+                }
+                done => return done,
             }
         }
     }
 
-    pub(super) fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+    /// Ends one or both directions.
+    pub(super) fn shutdown(&mut self, how: Shutdown, patience: Patience) -> io::Result<()> {
         match self {
             Self::Socket(source) => source.shutdown(how),
-            Self::Other(stream) => stream.shutdown(how),
-            Self::Gone => Err(gone()),
+            _ => self.within(patience, false, |stream| stream.shutdown(how).map(|()| 0)).map(drop),
         }
     }
 
+    /// The descriptor, as far as there is one: what is asked of it, or of the socket below it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(source) => Some(source.as_fd()),
             Self::Other(stream) => stream.fileno(),
-            Self::Gone => None,
+            Self::Wrapped { stream, link } => {
+                link.own_fd(true).map(AsFd::as_fd).or_else(|| stream.fileno())
+            }
+            Self::Gone(_) => None,
         }
     }
 
-    /// Takes the stream out, in order to put something before it.
-    pub(super) fn take(&mut self) -> io::Result<Box<dyn Stream>> {
-        match std::mem::replace(self, Self::Gone) {
-            Self::Socket(source) => Ok(Box::new(Socket { source, deadline: None })),
-            Self::Other(stream) => Ok(stream),
-            Self::Gone => Err(gone()),
+    /// The socket that has to be ended in the end, if it is this request's.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Socket(source) => Some(source.as_fd()),
+            Self::Wrapped { link, .. } => link.own_fd(true).map(AsFd::as_fd),
+            Self::Gone(Some(link)) => link.own_fd(false).map(AsFd::as_fd),
+            _ => None,
+        }
+    }
+
+    /// The same, for whoever is to close it later than this does.
+    pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
+        match self {
+            Self::Socket(source) => Some(source.share()),
+            Self::Wrapped { link, .. } => link.own_fd(true).map(Arc::clone),
+            Self::Gone(Some(link)) => link.own_fd(false).map(Arc::clone),
+            _ => None,
+        }
+    }
+
+    /// To the raw stream below a wrapper.
+    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+        match self {
+            Self::Wrapped { link, .. } | Self::Gone(Some(link)) => Some(link),
+            _ => None,
         }
     }
 }

@@ -9,7 +9,9 @@ mod deadline;
 mod extension;
 mod flusher;
 mod outbox;
+mod raw;
 mod stream;
+mod wrap;
 
 use std::fmt;
 use std::io;
@@ -131,15 +133,13 @@ impl Ticket {
 
     /// Whether the server drains, so that no next request is waited for; and the first one only for a while.
     fn is_to_end(&self) -> bool {
-        let runs = &self.context.runs;
-        runs.is_draining() && (runs.first_reads_are_over() || !self.place.entry.is_unheard())
+        is_to_end(&self.context, &self.place.entry)
     }
 
     /// The error by which a handler is told that its server is stopping.
     #[cold]
     fn stop(&self) -> io::Error {
-        self.place.entry.stop();
-        Stopping::error(self.owner())
+        stop(&self.place.entry)
     }
 
     /// Which request its errors are of.
@@ -179,6 +179,16 @@ impl Ticket {
     fn bytes_out(&self) -> u64 {
         self.place.entry.bytes().1
     }
+}
+
+fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
+    let runs = &context.runs;
+    runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
+}
+
+fn stop(entry: &Entry) -> io::Error {
+    entry.stop();
+    Stopping::error(entry.owner())
 }
 
 /// The request leaves the live list when it lets go of its ticket. In a forked child the list is a copy that

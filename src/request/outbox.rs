@@ -74,6 +74,10 @@ pub enum OutboxError {
     /// The connection has ended.
     #[error("the connection has ended")]
     Closed,
+    /// The connection was wrapped ([`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream)) after this way to
+    /// it had been made: what it sent would go in the open, past the wrapper.
+    #[error("the connection was wrapped, and this outbox sends in the open")]
+    Wrapped,
 }
 
 pub(super) struct Shared {
@@ -104,6 +108,8 @@ struct State {
     listed: bool,
     /// The handler has returned: what is due is still sent, and nothing more is taken.
     ending: bool,
+    /// The connection is being wrapped, or was: the same, and it is no end.
+    wrapped: bool,
     closed: bool,
 }
 
@@ -152,6 +158,7 @@ impl Outbox {
             given_up: None,
             listed: false,
             ending: false,
+            wrapped: false,
             closed: false,
         };
         let state = Mutex::new(state);
@@ -162,11 +169,15 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// If so much waits already that it does not fit (`Limits::outbox_bytes`), or the connection has ended.
+    /// If so much waits already that it does not fit (`Limits::outbox_bytes`), or the connection has ended, or has been
+    /// wrapped meanwhile.
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), OutboxError> {
         let message = message.as_ref();
         let (newly_listed, large) = {
             let mut state = self.shared.state.lock();
+            if state.wrapped {
+                return Err(OutboxError::Wrapped);
+            }
             if state.closed || state.ending {
                 return Err(OutboxError::Closed);
             }
@@ -243,6 +254,27 @@ impl Outbox {
             state.due_total
         };
         let _ = self.wait_until_sent(mark, patience);
+        self.let_go();
+    }
+
+    /// The connection is about to be wrapped: nothing more is taken, and what is due leaves in the open. If it does
+    /// not, everything is as before.
+    pub(super) fn retire(&self, patience: Patience) -> io::Result<()> {
+        let mark = {
+            let mut state = self.shared.state.lock();
+            state.wrapped = true;
+            state.due_total
+        };
+        if let Err(error) = self.wait_until_sent(mark, patience) {
+            self.shared.state.lock().wrapped = false;
+            return Err(error);
+        }
+        self.let_go();
+        Ok(())
+    }
+
+    /// Nothing is sent any more.
+    fn let_go(&self) {
         let listed = {
             let mut state = self.shared.state.lock();
             state.closed = true;

@@ -13,7 +13,7 @@ use super::extension::extension_of;
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::{HandlerError, TimedOut, Timeout};
+use crate::error::{HandlerError, Timeout};
 use crate::fault::PeerFault;
 use crate::source::Source;
 use crate::sys::{self, Credentials, Room};
@@ -119,7 +119,9 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session.
+    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that was
+    /// made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
+    /// [`OutboxError::Wrapped`](crate::OutboxError::Wrapped).
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         self.flush()?;
         self.channel.outbox()
@@ -238,27 +240,30 @@ impl StreamRequest {
     }
 
     /// Puts something between the connection and the handler: TLS, say. For
-    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request), which runs in the worker and
-    /// under the handshake limit.
+    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request), which runs in the worker; or for a handler whose
+    /// protocol begins in the open (STARTTLS). `wrap` gets the raw stream, makes its handshake, and gives what is to be
+    /// read from and written to from here on; see [`Stream`] for what a wrapper has to keep to.
+    ///
+    /// What belongs in the open leaves before: what `wbufsize` holds back, and what is due by an
+    /// [`outbox`](Self::outbox), which takes nothing more from here on. What has been read ahead, by a hook that reads a
+    /// PROXY header, say, was sent to the wrapper or by somebody who wants it to pass for what comes through it: it is
+    /// the first that the wrapper reads, and nobody else ever sees it.
+    ///
+    /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and never more than the request has. A drain
+    /// cuts it off, as a wait between two requests.
     ///
     /// # Errors
     ///
-    /// Those of `wrap`; the connection is then gone.
+    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`]) if it has left in
+    /// the middle of the handshake, or if they are of kind `InvalidData` and it has sent something; `TimedOut` and
+    /// [`Stopping`](crate::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
+    /// reported. Before `wrap` is called: those of what has to leave in the open, and the connection is as it was.
     pub fn wrap_stream(
         &mut self,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
-        let mut inner = self.channel.connection.take()?;
-        let (owner, deadline) = (self.channel.ticket.owner(), self.channel.deadline());
-        inner.set_deadline(deadline.map(|deadline| deadline.at));
-        let wrapped = wrap(inner).map_err(|error| match deadline {
-            Some(Deadline { limit, after, .. }) if error.kind() == io::ErrorKind::TimedOut => {
-                TimedOut::error(owner, limit, after)
-            }
-            _ => error,
-        });
-        self.channel.connection = Connection::Other(wrapped?);
-        Ok(())
+        self.channel.end_the_open()?;
+        self.channel.wrap(self.input.take(), wrap)
     }
 
     /// An error that says that the peer has sent what cannot be read, for a hook or a handler to return: a header that

@@ -26,3 +26,4 @@ mod tidy;
 mod unread_stderr;
 mod urgent;
 mod whose_fault;
+mod wrapping;

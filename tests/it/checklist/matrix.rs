@@ -782,6 +782,8 @@ fn row_100_the_handshake_limit_ends_with_the_handshake() {
     soon("a stop", move || server.stop()).unwrap();
     let seen: Vec<_> = seen.iter().collect();
     assert!(seen.len() >= 2, "one for the read and one for the write: {seen:?}");
-    // What bounds them is the limit on reading or writing, and not that on the handshake.
-    assert!(seen.iter().all(|at| at.is_some_and(|at| at >= began + HOUR)), "{seen:?}");
+    // What bounds them is the limit on reading or writing, and not that on the handshake. (That on writing, which is
+    // about progress, the stream below keeps by itself.)
+    assert!(seen.iter().any(|at| at.is_some_and(|at| at >= began + HOUR)), "{seen:?}");
+    assert!(seen.iter().all(|at| at.is_none_or(|at| at >= began + HOUR)), "{seen:?}");
 }

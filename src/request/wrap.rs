@@ -1,0 +1,77 @@
+//! Putting a wrapper between the connection and the handler, and ending one in order.
+
+use std::io;
+use std::net::Shutdown;
+
+use super::Deadline;
+use super::buffer::Chunk;
+use super::channel::Channel;
+use super::connection::{Connection, Stream};
+use super::raw::Raw;
+use crate::error::Timeout;
+
+impl Channel {
+    /// Sends what belongs in the open: what is held back, and what others have put into an outbox, which takes nothing
+    /// more from here on.
+    pub(super) fn end_the_open(&mut self) -> io::Result<()> {
+        self.flush()?;
+        let patience = self.write_patience();
+        if let Some(outbox) = &self.outbox {
+            outbox.retire(patience).map_err(|error| self.explain_write(error))?;
+        }
+        self.outbox = None;
+        Ok(())
+    }
+
+    /// Has a wrapper made, within the limit of a handshake. `ahead` has been read already, and is the first that the
+    /// wrapper reads.
+    pub(super) fn wrap(
+        &mut self,
+        ahead: Chunk,
+        wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
+    ) -> io::Result<()> {
+        let deadline = self.handshake_deadline();
+        let until = deadline.map(|deadline| deadline.at);
+        let Some((raw, link)) = Raw::take(&mut self.connection, ahead, &self.ticket, until) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let wrapped = wrap(Box::new(raw));
+        link.end_handshake(wrapped.is_ok());
+        match (wrapped, deadline) {
+            (Ok(stream), _) => {
+                self.connection = Connection::Wrapped { stream, link };
+                Ok(())
+            }
+            (Err(error), Some(Deadline { limit, after, .. })) => {
+                Err(self.explain(link.explain(error, true), limit, after))
+            }
+            (Err(error), None) => Err(self.own(link.explain(error, true))),
+        }
+    }
+
+    /// The bound of the whole request, or of a handshake that begins now, whichever is earlier.
+    fn handshake_deadline(&self) -> Option<Deadline> {
+        let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
+        Deadline::earlier(self.deadline(), own)
+    }
+
+    /// The end of a connection that is or was to be wrapped: the wrapper says goodbye, and the peer sees the end.
+    /// False: there is none to be seen.
+    pub(super) fn end_wrapped(&mut self) -> bool {
+        if !self.output.is_empty() {
+            let _ = self.flush();
+        }
+        let patience = self.write_patience();
+        match &mut self.connection {
+            Connection::Wrapped { stream, link } => {
+                link.begin_leave(patience);
+                stream.set_deadline(patience.until);
+                // Without its words the peer is told that the end is none of ours; it is one all the same.
+                let _ = stream.shutdown(Shutdown::Write);
+                link.end_output(true).is_ok()
+            }
+            Connection::Gone(Some(link)) => link.end_output(false).is_ok(),
+            _ => false,
+        }
+    }
+}
