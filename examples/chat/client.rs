@@ -11,7 +11,8 @@ use socketserver::Endpoint;
 
 use super::common::client::{broke, connect};
 use super::common::{Failure, warn};
-use super::protocol::{GOODBYE, LINE_BYTES, NAME_CHARS, check_name, clean};
+use super::name::{NAME_CHARS, check_name};
+use super::protocol::{GOODBYE, LINE_BYTES, clean};
 use super::terminal::{Input, Output, Terminal, Typed};
 
 /// Takes part in a room until its user or its server ends it.

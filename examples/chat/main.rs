@@ -16,16 +16,19 @@
 //! A member joins with its first word. One that has sent no newline yet is taken for a client that knows
 //! of no lines, and has one answer for each message: see `protocol.rs`.
 //!
-//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it, and
-//! letters of another script may look the same. What was said before one came is not kept. A client without lines that sends an empty message has sent nothing,
-//! and waits for an answer that does not come until the room ends.
+//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it, and one that looks
+//! the same is refused only while its owner is there (`name.rs`). What was said before one came is not kept. A client
+//! without lines that sends an empty message has sent nothing, and waits for an answer that does not come until the
+//! room ends.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod bus;
+mod characters;
 mod client;
 mod handler;
+mod name;
 mod operator;
 mod password;
 mod protocol;
@@ -44,8 +47,8 @@ use bus::{Bus, BusAddress, VARIABLE};
 use clap::{Args, Parser, Subcommand};
 use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use handler::Chat;
+use name::{check_name, normal};
 use password::hide;
-use protocol::check_name;
 use room::Room;
 use screen::{Lines, Screen};
 use socketserver::{
@@ -115,7 +118,7 @@ impl Serve {
 }
 
 fn server_name(text: &str) -> Result<String, String> {
-    check_name(text).map(|()| text.to_owned())
+    check_name(text).map(|()| normal(text))
 }
 
 struct ChatServer {

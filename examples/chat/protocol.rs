@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use super::characters::{is_unsafe, without_runs};
+
 /// Bytes of a line at most, without its newline: a page and a half of text. What is longer is no chat.
 pub const LINE_BYTES: usize = 8 * 1024;
-/// Characters of a name at most: it stands before every line.
-pub const NAME_CHARS: usize = 32;
 /// What the document's clients read at once.
 pub const ANSWER_BYTES: usize = 1024;
 /// Without a byte for so long, a client that sends no newlines has said what it had to say. Longer than
@@ -21,9 +21,6 @@ pub const ANSWER_BYTES: usize = 1024;
 pub const SILENCE: Duration = Duration::from_millis(200);
 /// What is kept for a client that cannot take it before it speaks: some hundreds of lines.
 pub const WAITING_BYTES: usize = 64 * 1024;
-/// What the operator is called, and nobody else may be.
-pub const OPERATOR: &str = "operator";
-
 /// What every member is told at the end of the server. Nobody else can say it: the lines of others have a name in front.
 pub const GOODBYE: &str = "* the server stops; goodbye";
 
@@ -103,30 +100,23 @@ impl Incoming {
 }
 
 /// Text that can be shown on any terminal: what is not UTF-8 is replaced, and so is every character that
-/// controls a terminal or turns the direction of text, with which a line could pass for another one.
+/// controls a terminal or turns the direction of text; and no run of empty places is long enough for what follows
+/// to pass for a line of somebody else.
 pub fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    if text.chars().any(is_unsafe) {
-        let replace = |character| match character {
-            '\t' => ' ',
-            character if is_unsafe(character) => char::REPLACEMENT_CHARACTER,
-            character => character,
-        };
-        // A control character of one byte becomes one of three: the line stays within its limit.
-        return shorten(text.chars().map(replace).collect());
-    }
-    shorten(text.into_owned())
+    let replace = |character| match character {
+        '\t' => ' ',
+        character if is_unsafe(character) => char::REPLACEMENT_CHARACTER,
+        character => character,
+    };
+    // A control character of one byte becomes one of three: the line stays within its limit.
+    let shown: String = text.chars().map(replace).collect();
+    shorten(without_runs(&shown))
 }
 
 fn shorten(mut text: String) -> String {
     text.truncate(boundary(&text, LINE_BYTES));
     text
-}
-
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
-        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The last boundary of characters that is not behind `at`.
@@ -160,7 +150,8 @@ impl Message {
     /// What a text means. One that begins with a slash and is no command begins with two.
     pub fn parse(text: &str) -> Self {
         let text = text.trim_end();
-        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        // Also by the wide blank of an East Asian keyboard.
+        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = rest.trim_start();
         match (word, rest) {
             ("", "") => Self::Nothing,
@@ -181,29 +172,7 @@ impl Message {
 }
 
 fn is_one_word(text: &str) -> bool {
-    !text.is_empty() && !text.contains(' ')
-}
-
-/// Says what is wrong with a name, if something is. Letters of all scripts are welcome; what separates
-/// a name from its line, or could be taken for something else, is not.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let fits = |character: char| {
-        "-_.".contains(character) || character.is_alphanumeric() && !is_blank(character)
-    };
-    if name.is_empty() || name.chars().count() > NAME_CHARS || !name.chars().all(fits) {
-        return Err(format!(
-            "a name has 1 to {NAME_CHARS} letters, digits, dots, hyphens and underscores"
-        ));
-    }
-    if fold(name) == OPERATOR {
-        return Err(format!("the name {OPERATOR} is the operator's"));
-    }
-    Ok(())
-}
-
-/// The letters that are not seen: with one of them `operator` would pass for another name, and look the same.
-fn is_blank(character: char) -> bool {
-    matches!(character, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}')
+    !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
 /// Names in a line. There may be more of them than an outbox holds: those of other servers are as many as these say.
@@ -219,11 +188,6 @@ pub fn listed(names: &[String]) -> String {
     let rest = names.len() - shown;
     let more = if rest > 0 { format!(", and {rest} more") } else { String::new() };
     names[..shown].join(", ") + &more
-}
-
-/// The form in which names are compared: nobody is called Bob where there is a bob.
-pub fn fold(name: &str) -> String {
-    name.to_lowercase()
 }
 
 /// What waits for a client that knows of no lines, until it has spoken.

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use socketserver::{Outbox, OutboxError};
 
 use super::bus::Relay;
-use super::protocol::{OPERATOR, Waiting, check_name, fold, listed};
+use super::name::{OPERATOR, check_name, fold, looks, normal};
+use super::protocol::{Waiting, listed};
 use super::screen::Screen;
 
 /// A member, by its number in the room.
@@ -38,6 +39,8 @@ struct State {
     members: HashMap<Id, Member>,
     /// By their folded names.
     names: HashMap<String, Id>,
+    /// By what their names look like.
+    looks: HashMap<String, Id>,
     next: Id,
 }
 
@@ -82,8 +85,8 @@ impl Room {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        let (name, refusal) = match wish.map(|name| state.check_free(name).map(|()| name)) {
-            Some(Ok(name)) => (name.to_owned(), None),
+        let (name, refusal) = match wish.map(|name| state.check_free(name, id)) {
+            Some(Ok(name)) => (name, None),
             Some(Err(why)) => (state.guest_name(), Some(why)),
             None => (state.guest_name(), None),
         };
@@ -96,7 +99,7 @@ impl Room {
         self.announce(&mut state, &name, "has joined");
         let waiting = (!has_lines).then(Waiting::default);
         let prefix = format!("{name}: ");
-        state.names.insert(fold(&name), id);
+        state.call(id, &name);
         state.members.insert(id, Member { name, prefix, outbox, waiting });
         self.post(&mut state, id, &welcome);
         id
@@ -154,21 +157,20 @@ impl Room {
     pub fn rename(&self, id: Id, wish: &str) {
         let mut state = self.state.lock();
         let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
-        if old == wish {
-            return self.post(&mut state, id, &format!("* you are {old} already\n"));
-        }
-        let same = fold(&old) == fold(wish) && check_name(wish).is_ok();
-        let free = if same { Ok(()) } else { state.check_free(wish) };
-        if let Err(why) = free {
-            return self.post(&mut state, id, &format!("* {why}\n"));
-        }
-        state.names.remove(&fold(&old));
-        state.names.insert(fold(wish), id);
+        let name = match state.check_free(wish, id) {
+            Ok(name) if name == old => {
+                return self.post(&mut state, id, &format!("* you are {old} already\n"));
+            }
+            Ok(name) => name,
+            Err(why) => return self.post(&mut state, id, &format!("* {why}\n")),
+        };
+        state.forget_name(&old);
+        state.call(id, &name);
         if let Some(member) = state.members.get_mut(&id) {
-            wish.clone_into(&mut member.name);
-            member.prefix = format!("{wish}: ");
+            name.clone_into(&mut member.name);
+            member.prefix = format!("{name}: ");
         }
-        self.announce(&mut state, &old, &format!("is now called {wish}"));
+        self.announce(&mut state, &old, &format!("is now called {name}"));
     }
 
     /// Answers who is there.
@@ -338,8 +340,20 @@ const STALLED: &str = "was dropped: it does not take what is sent to it";
 impl State {
     fn remove(&mut self, id: Id) -> Option<Member> {
         let member = self.members.remove(&id)?;
-        self.names.remove(&fold(&member.name));
+        self.forget_name(&member.name);
         Some(member)
+    }
+
+    fn call(&mut self, id: Id, name: &str) {
+        self.names.insert(fold(name), id);
+        self.looks.extend(looks(name).map(|look| (look, id)));
+    }
+
+    fn forget_name(&mut self, name: &str) {
+        self.names.remove(&fold(name));
+        for look in looks(name) {
+            self.looks.remove(&look);
+        }
     }
 
     /// None: it has been shown the door, and what it had sent before may not be heard without its name.
@@ -362,18 +376,26 @@ impl State {
         self.names.get(&folded).map(|id| Who::Member(*id))
     }
 
-    fn check_free(&self, name: &str) -> Result<(), String> {
-        check_name(name)?;
-        match self.find(name) {
-            Some(_) => Err(format!("the name {name} is taken")),
-            None => Ok(()),
+    /// The name as it would be kept, if a member may be called so.
+    fn check_free(&self, wish: &str, id: Id) -> Result<String, String> {
+        check_name(wish)?;
+        let name = normal(wish);
+        if self.names.get(&fold(&name)).is_some_and(|owner| *owner != id) {
+            return Err(format!("the name {name} is taken"));
+        }
+        let like = looks(&name).into_iter().find_map(|look| self.looks.get(&look));
+        match like.filter(|owner| **owner != id).and_then(|owner| self.members.get(owner)) {
+            Some(other) => {
+                Err(format!("the name {name} looks like {}, which is taken", other.name))
+            }
+            None => Ok(name),
         }
     }
 
     fn guest_name(&self) -> String {
         // No more than the members can be taken.
         let mut names = (self.next..).map(|number| format!("guest-{number}"));
-        names.find(|name| self.find(name).is_none()).unwrap_or_default()
+        names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }
 
     fn names_sorted(&self) -> Vec<String> {

@@ -3,11 +3,18 @@
 #![no_main]
 
 #[allow(dead_code)]
+#[path = "../../examples/chat/characters.rs"]
+mod characters;
+#[allow(dead_code)]
+#[path = "../../examples/chat/name.rs"]
+mod name;
+#[allow(dead_code)]
 #[path = "../../examples/chat/protocol.rs"]
 mod protocol;
 
 use libfuzzer_sys::fuzz_target;
-use protocol::{ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, Waiting, check_name, clean};
+use name::check_name;
+use protocol::{ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, Waiting, clean};
 
 fuzz_target!(|input: (usize, &[u8])| {
     let (step, bytes) = input;

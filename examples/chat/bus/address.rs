@@ -7,7 +7,7 @@ use std::str::FromStr;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 
 use crate::common::{Failure, warn};
-use crate::protocol::check_name;
+use crate::name::check_name;
 
 /// Where the room is that several servers share.
 #[derive(Clone)]

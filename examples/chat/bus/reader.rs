@@ -11,7 +11,8 @@ use super::link::{Link, Place, Side};
 use super::queue::Queue;
 use super::wire::Wire;
 use super::{BEAT, GONE, Server, Servers};
-use crate::protocol::{check_name, clean, listed};
+use crate::name::{check_name, fold};
+use crate::protocol::{clean, listed};
 use crate::room::Room;
 
 /// Entries that are read at once.
@@ -151,7 +152,8 @@ impl Reader {
             .filter(|(_, server)| server.when.elapsed() > GONE)
             .map(|(id, _)| id.clone())
             .collect();
-        let namesake = servers.values().any(|server| server.tag == self.queue.tag());
+        let own = fold(self.queue.tag());
+        let namesake = servers.values().any(|server| fold(&server.tag) == own);
         drop(servers);
         for server in gone {
             cmd("HDEL").arg(self.link.servers()).arg(&server).exec(connection)?;

@@ -1,13 +1,19 @@
 //! The wire: what is encoded, and cut anywhere, is decoded.
 
 #[allow(dead_code, reason = "the program uses all of it")]
+#[path = "../../../examples/chat/characters.rs"]
+mod characters;
+#[allow(dead_code, reason = "the program uses all of it")]
+#[path = "../../../examples/chat/name.rs"]
+mod name;
+#[allow(dead_code, reason = "the program uses all of it")]
 #[path = "../../../examples/chat/protocol.rs"]
 mod protocol;
 
+use name::{check_name, fold, looks, normal};
 use proptest::prelude::*;
 use protocol::{
-    ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, check_name,
-    clean, fold,
+    ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, clean,
 };
 
 /// Bytes in pieces.
@@ -162,4 +168,208 @@ fn a_silence_ends_a_message_only_before_the_first_newline() {
     assert_eq!(incoming.next_line(), Ok(Some("a line".into())));
     assert_eq!(incoming.next_line(), Ok(None));
     assert!(incoming.has_lines() && !incoming.awaits_silence());
+}
+
+#[test]
+fn names_of_every_script_are_welcome_and_kept_in_one_form() {
+    for name in [
+        "कृष्ण",
+        "সুব্রত",
+        "விக்ரம்",
+        "కృష్ణ",
+        "കൃഷ്ണൻ",
+        "น้ำ",
+        "อนุพงษ์",
+        "អង្គរ",
+        "လူမျိုး",
+        "ကြွေး",
+        "བསྟན་འཛིན",
+        "ශ්‍රී",
+        "محمّد",
+        "نیک‌نام",
+        "ישראל",
+        "ג׳ורג׳",
+        "Ἀχιλλεύς",
+        "Zoë",
+        "Łukasz",
+        "Gal·la",
+        "O'Brien",
+        "D’Arcy",
+        "ジョン・スミス",
+        "がぎぐ",
+        "王小明",
+        "김철수",
+        "Ꭴꮃ",
+        "ⴰⵎⴰⵣⵉⵖ",
+        "ߒߞߏ",
+        "𞤀𞤣𞤤𞤢𞤥",
+        "ᠮᠣᠩᠭᠣᠯ",
+        "Nguyễn",
+        "İbrahim",
+        "Straße",
+        "_x_",
+        "-",
+        "q.1",
+    ] {
+        let expected = name != "-";
+        assert_eq!(check_name(name).is_ok(), expected, "{name}");
+        // As another keyboard or file system writes it.
+        let decomposed: String = unicode_normalization::UnicodeNormalization::nfd(name).collect();
+        assert_eq!(check_name(&decomposed).is_ok(), expected, "{name}");
+        assert_eq!(normal(&decomposed), normal(name));
+        assert_eq!(fold(&decomposed), fold(name));
+    }
+    for (one, other) in [
+        ("Bob", "bOB"),
+        ("STRASSE", "straße"),
+        ("ＡＬＩＣＥ", "alice"),
+        ("ΝΙΚΟΣ", "νικος"),
+        ("ﬁlip", "filip"),
+        ("نیک‌نام", "نیکنام"),
+        ("ｶﾞｷﾞ", "ガギ"),
+    ] {
+        assert_eq!(fold(one), fold(other));
+    }
+}
+
+#[test]
+fn what_is_not_seen_or_belongs_to_no_letter_is_in_no_name() {
+    for name in [
+        "",
+        "...",
+        "\u{31}\u{20e3}",
+        "a\u{13441}",
+        "\u{13441}",
+        "a\u{115f}",
+        "a\u{1160}",
+        "a\u{3164}",
+        "a\u{ffa0}",
+        "a\u{2800}",
+        "a\u{200b}",
+        "a\u{200d}b",
+        "a\u{200c}b",
+        "a\u{200d}",
+        "a\u{ad}b",
+        "a\u{34f}b",
+        "a\u{17b4}",
+        "a\u{180b}",
+        "a\u{fe0f}",
+        "a\u{e0100}",
+        "a\u{e0061}",
+        "a\u{2060}b",
+        "a\u{feff}",
+        "a\u{202e}b",
+        "a\u{1d159}",
+        "a\u{a0}b",
+        "a\u{3000}b",
+        "a b",
+        // Marks without a letter, of another script, or too many of them.
+        "\u{e31}",
+        "a\u{e31}",
+        "a\u{1cf7}",
+        "a\u{345}",
+        "a\u{a9bd}",
+        "a\u{64b}",
+        "1\u{301}",
+        "a\u{301}\u{302}\u{303}\u{304}\u{305}\u{306}\u{307}\u{308}\u{309}\u{30a}",
+        "a:b",
+        "a@b",
+        "a/b",
+        "a,b",
+        "'a",
+        "a\u{2236}",
+        "🅐🅑",
+        "☃",
+    ] {
+        assert!(check_name(name).is_err(), "{name:?} {}", name.escape_unicode());
+    }
+}
+
+#[test]
+fn names_that_would_pass_for_the_operators_are_refused() {
+    for name in [
+        "operator",
+        "Operator",
+        "OPERATOR",
+        "0perator",
+        "operat0r",
+        "operator.",
+        "_operator_",
+        "op.erator",
+        "о\u{440}erator",
+        "\u{43e}\u{440}\u{435}\u{433}\u{430}t\u{43e}\u{433}",
+        "ОРЕRАТОR",
+        "οperator",
+        "ｏｐｅｒａｔｏｒ",
+        "𝐨𝐩𝐞𝐫𝐚𝐭𝐨𝐫",
+        "ⓞⓟⓔⓡⓐⓣⓞⓡ",
+        "ᴏᴘᴇʀᴀᴛᴏʀ",
+        "ópèrâtör",
+        "o\u{323}perator",
+        "operator\u{307}",
+        "operator'",
+    ] {
+        assert!(check_name(name).is_err(), "{name} {}", name.escape_unicode());
+    }
+    for name in ["operators", "cooperator", "operato", "operator2"] {
+        assert!(check_name(name).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn names_that_look_alike_have_a_look_in_common() {
+    let alike = |one: &str, other: &str| looks(one).iter().any(|look| looks(other).contains(look));
+    for (one, other) in [
+        ("alice", "аlice"),
+        ("alice", "aIice"),
+        ("alice", "a1ice"),
+        ("alice", "_alice."),
+        ("bob", "B0B"),
+        ("modern", "modem"),
+        ("José", "Jose\u{301}"),
+    ] {
+        assert!(alike(one, other), "{one} {other}");
+    }
+    for (one, other) in
+        [("alice", "malice"), ("José", "Jose"), ("कि", "का"), ("guest-1", "guest-11")]
+    {
+        assert!(!alike(one, other), "{one} {other}");
+    }
+}
+
+#[test]
+fn runs_of_what_is_not_seen_are_short() {
+    let lines = |blank: &str| format!(".{}operator: the new one", blank.repeat(70));
+    for blank in [
+        " ",
+        "\t",
+        "\u{a0}",
+        "\u{2003}",
+        "\u{3000}",
+        "\u{2800}",
+        "\u{3164}",
+        "\u{13441}",
+        " \u{200b}",
+        "\u{200d} ",
+        "\u{fe0f}\u{a0}",
+    ] {
+        let shown = clean(lines(blank).as_bytes());
+        assert!(
+            shown.chars().count() <= lines("").chars().count() + 8,
+            "{}",
+            shown.escape_unicode()
+        );
+        assert!(shown.starts_with('.') && shown.ends_with("operator: the new one"));
+    }
+    let piled = format!("a{}b", "\u{301}".repeat(1_000));
+    assert_eq!(clean(piled.as_bytes()).chars().count(), 10);
+    // What people write stays.
+    for text in ["        fn main() {}", "👨‍👩‍👧‍👦 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿", "नमस्ते  दुनिया", "你好　世界", "نیک‌نام"]
+    {
+        assert_eq!(clean(text.as_bytes()), text);
+    }
+    assert_eq!(
+        Message::parse("@王小明\u{3000}你好"),
+        Message::Tell { to: "王小明".into(), text: "你好".into() }
+    );
 }

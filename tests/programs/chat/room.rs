@@ -114,6 +114,7 @@ fn joins_renames_and_leaves_are_announced() {
 fn names_are_unique_bounded_and_checked() {
     let (_server, address) = open_room(&[]);
     let mut alice = Member::join(address, "Alice");
+    let _jose = Member::join(address, "José");
     let long = "n".repeat(33);
     for (wish, why) in [
         ("alice", "the name alice is taken"),
@@ -125,6 +126,12 @@ fn names_are_unique_bounded_and_checked() {
         // Letters that nobody sees.
         ("operator\u{3164}", "a name has 1 to 32 letters"),
         ("\u{1160}\u{ffa0}", "a name has 1 to 32 letters"),
+        ("operator\u{13441}", "a name has 1 to 32 letters"),
+        ("0perator", "the name 0perator would pass for the operator's"),
+        // What looks like somebody who is there, or is the same in another form.
+        ("a1ice", "the name a1ice looks like Alice, which is taken"),
+        ("ＡＬＩＣＥ", "the name ＡＬＩＣＥ is taken"),
+        ("Jose\u{301}", "the name José is taken"),
     ] {
         let mut other = Member::connect(address);
         other.say(&format!("/nick {wish}"));
