@@ -76,6 +76,21 @@ impl Client {
         Err(Failure::Other(text))
     }
 
+    /// Has the server make a folder in which there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not made.
+    pub fn make_folder(&self, path: &[Vec<u8>]) -> Result<(), Trouble> {
+        let folder = Message::Folder { path: path.to_vec() };
+        self.say(&folder).map_err(|error| self.broken(&error))?;
+        match self.hear().map_err(|error| self.broken(&error))? {
+            Message::Done { .. } => Ok(()),
+            Message::Refused(refusal) => Err(Trouble::Refused(refusal)),
+            _ => Err(self.confused()),
+        }
+    }
+
     /// Sends one file, or what is missing of it, and waits until it is stored.
     ///
     /// # Errors
@@ -83,7 +98,7 @@ impl Client {
     /// Why it was not.
     pub fn send(&mut self, source: &Source, report: &Report) -> Result<Stored, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
-        let mut file = File::open(&source.file).map_err(cannot_read)?;
+        let mut file = source.open().map_err(cannot_read)?;
         let before = file.metadata().map_err(cannot_read)?;
         let fingerprint = fingerprint(&mut file, before.len()).map_err(cannot_read)?;
         let path = source.path.clone();
@@ -184,7 +199,12 @@ impl Client {
             left -= count as u64;
             report.sent(count as u64);
         }
-        Ok(())
+        // Of some the system does not know the size, as in /proc, and others grow.
+        match file.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Trouble::File("it is longer than its size says, or has grown".into())),
+            Err(error) => Err(Trouble::File(format!("it cannot be read: {error}"))),
+        }
     }
 
     /// Tells the server that the file does not go on, and takes its answer.

@@ -1,6 +1,5 @@
 //! The client's side of the document's wire, for the document's server.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
@@ -13,6 +12,7 @@ use socketserver::Endpoint;
 use crate::common::Failure;
 use crate::common::client::connect;
 use crate::document::header;
+use crate::protocol::shown;
 use crate::report::Report;
 use crate::sources::{Source, Sources};
 
@@ -33,6 +33,10 @@ pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(
     let sources = Sources::find(files)?;
     for source in &sources.files {
         check(source)?;
+    }
+    if let Some(path) = sources.folders.first() {
+        let text = format!("cannot send {}: the document's wire has no folders", shown(path));
+        return Err(Failure::Other(text));
     }
     let socket = connect(endpoint)?;
     socket.set_write_timeout(Some(PATIENCE))?;
@@ -57,7 +61,7 @@ pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(
     if socket.shutdown(Shutdown::Write).is_ok() {
         let _ = io::copy(&mut (&socket).take(BLOCK as u64), &mut io::sink());
     }
-    report.end(sources.files.len())
+    report.end()
 }
 
 /// What this wire has no way to say.
@@ -77,7 +81,7 @@ fn check(source: &Source) -> Result<(), Failure> {
 }
 
 fn send_file(socket: &Socket, source: &Source, pause: Duration, report: &Report) -> io::Result<()> {
-    let mut file = File::open(&source.file)?;
+    let mut file = source.open()?;
     let size = file.metadata()?.len();
     let name = source.path.last().map_or(Default::default(), |name| String::from_utf8_lossy(name));
     (&mut &*socket).write_all(&header(&name, size))?;
@@ -86,10 +90,16 @@ fn send_file(socket: &Socket, source: &Source, pause: Duration, report: &Report)
     let mut left = size;
     while left > 0 {
         let count = BLOCK.min(usize::try_from(left).unwrap_or(usize::MAX));
-        file.read_exact(&mut buffer[..count])?;
+        file.read_exact(&mut buffer[..count]).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it has become shorter"),
+            _ => error,
+        })?;
         (&mut &*socket).write_all(&buffer[..count])?;
         left -= count as u64;
         report.sent(count as u64);
     }
-    Ok(())
+    match file.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than its size says")),
+    }
 }

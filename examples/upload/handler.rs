@@ -115,7 +115,23 @@ impl Upload {
                         return Ok(());
                     }
                 }
+                Ok(Some(Message::Folder { path })) => self.make_folder(request, path)?,
                 result => return end(request, result),
+            }
+        }
+    }
+
+    /// Makes a folder, with one answer.
+    fn make_folder(&self, request: &mut StreamRequest, path: Vec<Vec<u8>>) -> io::Result<()> {
+        let (peer, name) = (request.client_address(), shown(&path));
+        match self.store.make_folder(&path) {
+            Ok(()) => {
+                say(&format!("{peer} made the folder {name}"));
+                request.write_all(&Message::Done { path }.encode())
+            }
+            Err(refusal) => {
+                say(&format!("{peer} was refused the folder {name}: {refusal}"));
+                refuse(request, refusal)
             }
         }
     }

@@ -19,7 +19,7 @@
 //! that begins with a digit, and arrives in one piece with its header, cannot be told from a larger file.
 //! See `document.rs` for how it is read then.
 //!
-//! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times, links and empty folders are not kept. The folder and those in it are
+//! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and those in it are
 //! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
 //! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. Of files that have been left of one
 //! name, size and beginning the four longest are offered to who goes on, so that somebody who knows all three can
@@ -40,6 +40,7 @@ mod protocol;
 mod report;
 mod sources;
 mod store;
+mod total;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -194,6 +195,10 @@ fn run_server(options: &ServeOptions, given: &RuleOptions) -> Result<(), Failure
     let rules = Rules { conflict, max_file, max_total, keep: given.keep };
     let store = Store::open(&given.dir, rules).map_err(|error| cannot_store(&given.dir, &error))?;
     store.sweep().map_err(|error| cannot_store(&given.dir, &error))?;
+    for (folder, error) in store.not_counted().map_err(|error| cannot_store(&given.dir, &error))? {
+        let what = "what is in it does not count for --max-total";
+        common::warn(&format!("cannot look into {folder:?} in {:?}: {error}; {what}", given.dir));
+    }
     let (idle, first_word) = (given.idle, given.first_word);
     common::serve(&UploadServer { store: Arc::new(store), idle, first_word }, options)
 }
@@ -206,6 +211,16 @@ fn run_client(endpoint: &Endpoint, files: &[PathBuf], resume: bool) -> Result<()
     let sources = Sources::find(files)?;
     let mut client = Client::new(connect(endpoint)?, endpoint, resume)?;
     let mut report = Report::new(&sources, "stored");
+    for path in &sources.folders {
+        match client.make_folder(path) {
+            Ok(()) => report.made(path),
+            Err(Trouble::Refused(refusal)) => report.not_made(path, &refusal.to_string()),
+            Err(Trouble::File(why) | Trouble::Broken(why)) => {
+                report.not_made(path, &why);
+                return report.end();
+            }
+        }
+    }
     for source in &sources.files {
         report.begin(&source.path);
         match client.send(source, &report) {
@@ -220,5 +235,5 @@ fn run_client(endpoint: &Endpoint, files: &[PathBuf], resume: bool) -> Result<()
             }
         }
     }
-    report.end(sources.files.len())
+    report.end()
 }

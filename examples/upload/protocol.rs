@@ -7,6 +7,7 @@
 //!   with resume:                             Have {offset, whole}; Working..; Digest
 //!   From {offset}
 //! Data.. ; End {digest} or Abort             Done {path} or Refused {code, text}
+//! Folder {path}                              Done {path} or Refused {code, text}
 //! ```
 //!
 //! - Every `Put` has exactly one `Done` or `Refused`. A refusal may come before all of the file has been
@@ -65,6 +66,10 @@ pub enum Message {
     Data(usize),
     End(Digest),
     Abort,
+    /// A folder is to be there, also if nothing comes into it.
+    Folder {
+        path: Vec<Vec<u8>>,
+    },
     Done {
         path: Vec<Vec<u8>>,
     },
@@ -180,6 +185,10 @@ impl Message {
                 b'E'
             }
             Self::Abort => b'A',
+            Self::Folder { path } => {
+                encode_path(path, &mut payload);
+                b'M'
+            }
             Self::Done { path } => {
                 encode_path(path, &mut payload);
                 b'K'
@@ -255,6 +264,7 @@ impl Message {
             b'F' => Self::From(u64::from_be_bytes(rest.array()?)),
             b'E' => Self::End(rest.array()?),
             b'A' => Self::Abort,
+            b'M' => Self::Folder { path: rest.path()? },
             b'K' => Self::Done { path: rest.path()? },
             b'R' => {
                 let code = Code::try_from(rest.array::<1>()?[0])?;

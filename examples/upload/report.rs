@@ -15,6 +15,9 @@ pub struct Report {
     /// What happens to a file: it is stored, or no more is known than that it was sent.
     word: &'static str,
     began: Instant,
+    /// How many there are in all, but for folders in which there is nothing.
+    of: usize,
+    folders: usize,
     stored: usize,
     already: usize,
     /// Bytes that were sent, also of what was not stored then.
@@ -31,10 +34,12 @@ impl Report {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
-        let report = Self {
+        let mut report = Self {
             bar,
             word,
             began: Instant::now(),
+            of: sources.files.len() + sources.failed.len(),
+            folders: 0,
             stored: 0,
             already: 0,
             bytes: std::cell::Cell::new(0),
@@ -42,6 +47,9 @@ impl Report {
         };
         for path in &sources.left_out {
             report.say(&format!("left out {path:?}: neither a file nor a folder"));
+        }
+        for (path, why) in &sources.failed {
+            report.failed(path, why);
         }
         report
     }
@@ -72,6 +80,18 @@ impl Report {
         }
     }
 
+    /// A folder in which there is nothing.
+    pub fn made(&mut self, path: &[Vec<u8>]) {
+        self.folders += 1;
+        self.say(&format!("made the folder {}", shown(path)));
+    }
+
+    /// One that was not made.
+    pub fn not_made(&mut self, path: &[Vec<u8>], why: &str) {
+        self.of += 1;
+        self.failed(path, why);
+    }
+
     pub fn already(&mut self, path: &[Vec<u8>]) {
         self.already += 1;
         self.say(&format!("{} is there already", shown(path)));
@@ -87,7 +107,7 @@ impl Report {
     /// # Errors
     ///
     /// If something was not stored.
-    pub fn end(self, of: usize) -> Result<(), Failure> {
+    pub fn end(self) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         let time = self.began.elapsed().as_secs_f64();
         let bytes = self.bytes.get();
@@ -96,10 +116,15 @@ impl Report {
             0 => String::new(),
             count => format!(", {count} there already"),
         };
-        let (stored, word) = (self.stored, self.word);
+        let folders = match self.folders {
+            0 => String::new(),
+            1 => ", 1 empty folder made".to_owned(),
+            count => format!(", {count} empty folders made"),
+        };
+        let (stored, of, word) = (self.stored, self.of, self.word);
         let sent = HumanBytes(bytes);
         self.say(&format!(
-            "{stored} of {of} files {word}{already}: {sent} in {time:.1} s, {rate}/s"
+            "{stored} of {of} files {word}{already}{folders}: {sent} in {time:.1} s, {rate}/s"
         ));
         match &self.failed[..] {
             [] => Ok(()),

@@ -1,9 +1,12 @@
 //! What a client is asked to send: files, and folders with everything in them.
 
-use std::fs::{self, Metadata};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::common::Failure;
 
@@ -20,8 +23,26 @@ pub struct Source {
 #[derive(Default)]
 pub struct Sources {
     pub files: Vec<Source>,
+    /// Folders in which nothing was found to be sent, by their paths there.
+    pub folders: Vec<Vec<Vec<u8>>>,
     /// Links, devices and the like in folders: only files are sent.
     pub left_out: Vec<PathBuf>,
+    /// What cannot be sent, by its path there, and why: it costs itself and nothing else.
+    pub failed: Vec<(Vec<Vec<u8>>, String)>,
+}
+
+impl Source {
+    /// Opens it, if it is still a file: in the place of one that was found in a folder there may be a link by now, and
+    /// of a pipe nobody waits for the other end.
+    pub fn open(&self) -> io::Result<File> {
+        let follow = if self.path.len() == 1 { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | follow;
+        let file = File::from(rustix::fs::open(&self.file, flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file any more"));
+        }
+        Ok(file)
+    }
 }
 
 impl Sources {
@@ -29,7 +50,7 @@ impl Sources {
     ///
     /// # Errors
     ///
-    /// What cannot be read, before anything has been sent.
+    /// If one that is asked for by its own name is not there, or is none, before anything has been sent.
     pub fn find(asked: &[PathBuf]) -> Result<Self, Failure> {
         let mut sources = Self::default();
         for path in asked {
@@ -39,45 +60,78 @@ impl Sources {
                 return Err(Failure::Other(text));
             }
             let name = name_of(path).map_err(|error| cannot_read(path, &error))?;
-            sources.add(path, vec![name], &data)?;
+            sources.add(path, vec![name], &data);
         }
         Ok(sources)
     }
 
-    fn add(&mut self, file: &Path, path: Vec<Vec<u8>>, data: &Metadata) -> Result<(), Failure> {
+    fn add(&mut self, file: &Path, path: Vec<Vec<u8>>, data: &Metadata) {
         if data.is_file() {
             self.files.push(Source { file: file.to_owned(), path, size: data.len() });
-            return Ok(());
-        }
-        if !data.is_dir() {
+        } else if data.is_dir() {
+            self.add_folder(file, path);
+        } else {
             self.left_out.push(file.to_owned());
-            return Ok(());
         }
+    }
+
+    fn add_folder(&mut self, folder: &Path, path: Vec<Vec<u8>>) {
         if path.len() == crate::protocol::DEPTH {
-            let text = format!("cannot send {file:?}: it is deeper than 32 folders");
-            return Err(Failure::Other(text));
+            let why = "what is in it is deeper than 32 folders".to_owned();
+            return self.failed.push((path, why));
         }
-        let names = fs::read_dir(file).and_then(|entries| {
-            entries
-                .map(|entry| entry.map(|entry| entry.file_name()))
-                .collect::<io::Result<Vec<_>>>()
-        });
-        let mut names = names.map_err(|error| cannot_read(file, &error))?;
-        names.sort();
+        let (names, error) = names_in(folder);
+        let found = self.found();
         for name in names {
-            let below = file.join(&name);
-            let data = fs::symlink_metadata(&below).map_err(|error| cannot_read(&below, &error))?;
+            let below = folder.join(&name);
             let mut path = path.clone();
             path.push(name.as_bytes().to_vec());
-            self.add(&below, path, &data)?;
+            match fs::symlink_metadata(&below) {
+                Ok(data) => self.add(&below, path, &data),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.failed.push((path, "it has vanished since its folder was read".into()));
+                }
+                Err(error) => self.failed.push((path, format!("it cannot be looked at: {error}"))),
+            }
         }
-        Ok(())
+        match error {
+            Some(error) => self.failed.push((path, format!("it cannot be read: {error}"))),
+            None if found == self.found() => self.folders.push(path),
+            None => {}
+        }
+    }
+
+    /// How much was found that has a line of its own.
+    fn found(&self) -> usize {
+        self.files.len() + self.folders.len() + self.failed.len()
     }
 
     /// The bytes of all. A few sparse files can claim to be larger than any number.
     pub fn bytes(&self) -> u64 {
         self.files.iter().fold(0, |sum, source| sum.saturating_add(source.size))
     }
+}
+
+/// The names in a folder, in their order, and why there are no more of them, if that is so.
+fn names_in(folder: &Path) -> (Vec<OsString>, Option<io::Error>) {
+    let mut names = Vec::new();
+    let mut error = None;
+    match fs::read_dir(folder) {
+        Ok(entries) => {
+            for entry in entries {
+                match entry {
+                    Ok(entry) => names.push(entry.file_name()),
+                    Err(failed) => error = Some(failed),
+                }
+                if error.is_some() {
+                    break;
+                }
+            }
+        }
+        Err(failed) => error = Some(failed),
+    }
+    names.sort();
+    (names, error)
 }
 
 /// The last name of a path; of one as `.` or `..`, the name of the folder that it leads to.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::digest;
 use crate::names;
 use crate::partial::{self, Left, Partial};
 use crate::protocol::{Code, FINGERPRINT_BYTES, Put, Refusal, shown};
+use crate::total::Total;
 
 /// What to do with a file whose name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -112,16 +113,7 @@ impl Store {
     ///
     /// Why it is refused.
     pub fn check(&self, put: &Put) -> Result<(), Refusal> {
-        if put.path.is_empty() {
-            return Err(no_name());
-        }
-        for part in &put.path {
-            names::check(part).map_err(|why| {
-                let part = shown(std::slice::from_ref(part));
-                let text = format!("{part} is no name for a file here: {why}");
-                Refusal::new(Code::Name, text)
-            })?;
-        }
+        check_path(&put.path)?;
         if put.size > self.rules.max_file {
             let (size, most) = (put.size, self.rules.max_file);
             let text = format!(
@@ -130,6 +122,16 @@ impl Store {
             return Err(Refusal::new(Code::TooLarge, text));
         }
         Ok(())
+    }
+
+    /// Makes a folder with all that it is in, if it is not there already.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
+    pub fn make_folder(&self, path: &[Vec<u8>]) -> Result<(), Refusal> {
+        check_path(path)?;
+        self.folder_of(path, true).map(drop)
     }
 
     /// The file that an earlier upload of the same may have made, and its path: it has this name, or one that
@@ -216,10 +218,23 @@ impl Store {
         }
     }
 
+    /// The folders in which nothing can be counted for `max_total`, as `lost+found` where the store is a disk of its
+    /// own.
+    ///
+    /// # Errors
+    ///
+    /// If the store's own folder cannot be read.
+    pub fn not_counted(&self) -> io::Result<Vec<(String, io::Error)>> {
+        match self.rules.max_total {
+            Some(_) => Ok(Total::of(&self.root)?.not_counted),
+            None => Ok(Vec::new()),
+        }
+    }
+
     fn check_total(&self) -> Result<(), Refusal> {
         let Some(max_total) = self.rules.max_total else { return Ok(()) };
-        let total = total(self.root.as_fd(), 0).map_err(|error| storage("add up", error))?;
-        if total <= max_total {
+        let total = Total::of(&self.root).map_err(|error| storage("add up", error))?;
+        if total.bytes <= max_total {
             return Ok(());
         }
         let full = "all files together would be larger than the server's --max-total";
@@ -322,6 +337,20 @@ impl Store {
     }
 }
 
+fn check_path(path: &[Vec<u8>]) -> Result<(), Refusal> {
+    if path.is_empty() {
+        return Err(no_name());
+    }
+    for part in path {
+        names::check(part).map_err(|why| {
+            let part = shown(std::slice::from_ref(part));
+            let text = format!("{part} is no name for a file here: {why}");
+            Refusal::new(Code::Name, text)
+        })?;
+    }
+    Ok(())
+}
+
 /// Opens a file if it has the size and the beginning of what is sent.
 fn open_like(folder: &OwnedFd, name: &str, put: &Put) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -348,41 +377,6 @@ fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     }
     fs::fsync(parent)?;
     open_folder(parent, name)
-}
-
-/// Deeper folders than clients can make are not of this program.
-const DEEPEST: usize = 64;
-
-/// The bytes of all files below a folder. What is on its way counts as what it will be.
-fn total(folder: std::os::fd::BorrowedFd<'_>, depth: usize) -> io::Result<u64> {
-    let mut sum = 0_u64;
-    for entry in fs::Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let stat = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            // It has got its name, or was removed, since the folder was read.
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let bytes = match fs::FileType::from_raw_mode(stat.st_mode) {
-            fs::FileType::Directory if depth < DEEPEST => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let below = fs::openat(folder, name, flags, Mode::empty())?;
-                total(below.as_fd(), depth + 1)?
-            }
-            fs::FileType::RegularFile => {
-                let now = u64::try_from(stat.st_size).unwrap_or(0);
-                partial::claim(folder, name, now)
-            }
-            _ => 0,
-        };
-        sum = sum.saturating_add(bytes);
-    }
-    Ok(sum)
 }
 
 fn no_name() -> Refusal {

@@ -30,6 +30,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<Digest>().prop_map(Message::End),
         Just(Message::Abort),
         path().prop_map(|path| Message::Done { path }),
+        path().prop_map(|path| Message::Folder { path }),
         (code(), ".{0,300}").prop_map(|(code, text)| Message::Refused(Refusal::new(code, text))),
     ]
 }
@@ -75,7 +76,7 @@ proptest! {
 
     #[test]
     fn other_bytes_are_an_error_or_a_message_that_says_the_same(
-        kind in "[HPOWGFDEAKRp]", payload in prop::collection::vec(any::<u8>(), 0..100),
+        kind in "[HPOWGFDEAMKRp]", payload in prop::collection::vec(any::<u8>(), 0..100),
     ) {
         let bytes = [kind.as_bytes(), &(payload.len() as u32).to_be_bytes(), &payload].concat();
         if let Ok(Some(message)) = Message::read(&mut &bytes[..]) {

@@ -3,6 +3,7 @@
 mod attacks;
 mod codec;
 mod document_wire;
+mod entries;
 mod resume;
 mod strangers;
 mod transfer;

@@ -1,0 +1,74 @@
+//! How much is stored.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{self, AtFlags, OFlags};
+use rustix::io::Errno;
+
+use crate::partial;
+
+/// Deeper folders than clients can make are not of this program.
+const DEEPEST: usize = 64;
+
+/// The bytes of all files below a folder. What is on its way counts as what it will be.
+#[derive(Default)]
+pub struct Total {
+    pub bytes: u64,
+    /// Folders that may not be looked into, by their paths, and why: what is in them counts for nothing, since
+    /// clients cannot have put it there.
+    pub not_counted: Vec<(String, io::Error)>,
+}
+
+impl Total {
+    /// Counts.
+    ///
+    /// # Errors
+    ///
+    /// Those of the folder itself, and whatever else than its own permissions keeps one below from being read.
+    pub fn of(folder: impl AsFd) -> io::Result<Self> {
+        let mut total = Self::default();
+        total.add(folder.as_fd(), &mut Vec::new())?;
+        Ok(total)
+    }
+
+    fn add(&mut self, folder: BorrowedFd<'_>, path: &mut Vec<String>) -> io::Result<()> {
+        for entry in fs::Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let stat = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // It has got its name, or was removed, since the folder was read.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            match fs::FileType::from_raw_mode(stat.st_mode) {
+                fs::FileType::Directory if path.len() < DEEPEST => {
+                    path.push(name.to_string_lossy().into_owned());
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    match fs::openat(folder, name, flags, fs::Mode::empty()) {
+                        Ok(below) => self.add(below.as_fd(), path)?,
+                        Err(error @ (Errno::ACCESS | Errno::PERM)) => {
+                            self.not_counted.push((path.join("/"), error.into()));
+                        }
+                        // It is gone, or something else by now.
+                        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    path.pop();
+                }
+                fs::FileType::RegularFile => {
+                    let now = u64::try_from(stat.st_size).unwrap_or(0);
+                    let bytes = partial::claim(folder, name, now);
+                    self.bytes = self.bytes.saturating_add(bytes);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
