@@ -201,9 +201,19 @@ impl Random {
     }
 }
 
+/// Some at a time: a client that comes in the moment of a stop is refused only when it has tried again, a second later.
+fn stops_under_load<M: Mixin + 'static>(rounds: u64, mixin: impl Fn() -> M + Sync) {
+    thread::scope(|scope| {
+        for lane in 0..10 {
+            let mixin = &mixin;
+            scope.spawn(move || stops_one_by_one(rounds / 10, lane, mixin));
+        }
+    });
+}
+
 /// Stops servers at random moments. Each request that a handler has taken is answered in whole.
-fn stops_under_load<M: Mixin + 'static>(rounds: u64, mixin: impl Fn() -> M) {
-    let mut random = Random(rounds);
+fn stops_one_by_one<M: Mixin + 'static>(rounds: u64, lane: u64, mixin: impl Fn() -> M) {
+    let mut random = Random(lane);
     for round in 0..rounds {
         let taken = Arc::new(AtomicUsize::new(0));
         let taking = Arc::clone(&taken);

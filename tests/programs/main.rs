@@ -3,6 +3,7 @@
 mod chat;
 mod clients;
 mod echo;
+mod haproxy;
 #[allow(dead_code, reason = "only its own tests are run here")]
 #[path = "../../examples/common/log.rs"]
 mod log;
