@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -13,7 +13,7 @@ use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::console;
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::sys::process::{ChildState, Ended, ExitWatch, Forked, SignalsHeld, Watched};
+use crate::sys::process::{ChildState, Ended, ExitWatch, Forked, Mark, SignalsHeld, Watched};
 use crate::sys::{self, process};
 use crate::wait::{self, Interest, Waiting};
 
@@ -34,6 +34,11 @@ use crate::wait::{self, Interest, Waiting};
 /// let mixin = Forking::new().max_children(100);
 /// # let _ = mixin;
 /// ```
+///
+/// As the first process of a container (PID 1), or as a subreaper, the server's process is who has to wait for what the
+/// handlers' programs leave behind. It does, at once, and tells those from the children of
+/// [`std::process::Command`] that the program waits for itself. (Under the other mixins nobody does: start the container
+/// with an init, as by `docker run --init`.)
 ///
 /// A handler that fails or panics is reported by its child, in the child. A child that is ended by a signal (a crash,
 /// `abort`, `kill -9`) can report nothing, and no hook is called for it in the server's process either: there it is an
@@ -65,6 +70,16 @@ struct Ears {
     last_words: (UnixStream, UnixStream),
     /// Whose ears they are.
     process: AtomicU32,
+    /// What tells the orphans that requests have left behind, if this process is who adopts them: the number of a mark,
+    /// or zero. It is looked at between two forks, and a lock would be written to.
+    mark: AtomicU64,
+}
+
+/// Where orphans come to this process, their ends are heard of as those of children are.
+fn listen_for_orphans(exits: &ExitWatch) -> io::Result<u64> {
+    let Some(mark) = Mark::if_orphans_come() else { return Ok(0) };
+    exits.hear_of_all()?;
+    Ok(mark.number())
 }
 
 fn last_words() -> io::Result<(UnixStream, UnixStream)> {
@@ -168,7 +183,8 @@ impl Forking {
         let (exits, last_words) = (ExitWatch::new()?, last_words()?);
         let process = AtomicU32::new(wait::noted_process());
         console::share_with_children();
-        Ok(self.ears.get_or_init(|| Ears { exits, last_words, process }))
+        let mark = AtomicU64::new(listen_for_orphans(&exits)?);
+        Ok(self.ears.get_or_init(|| Ears { exits, last_words, process, mark }))
     }
 
     /// Makes the ears, or, in a forked child that goes on for itself, makes them its own: what has been forked before
@@ -186,6 +202,7 @@ impl Forking {
         let (ours, theirs) = last_words()?;
         sys::replace(&ears.last_words.0, ours.into())?;
         sys::replace(&ears.last_words.1, theirs.into())?;
+        ears.mark.store(listen_for_orphans(&ears.exits)?, Ordering::SeqCst);
         ears.process.store(process, Ordering::SeqCst);
         Ok(())
     }
@@ -201,11 +218,15 @@ impl Forking {
         let _ = io::stdout().flush();
         // So would what this thread holds back be sent.
         wait::flush();
+        let mark = ears.mark();
         let held = SignalsHeld::hold();
         match process::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
                 let _leaves = LeavesByPanic;
+                if let Some(mark) = mark {
+                    mark.put();
+                }
                 let end = job.run_in_child(held);
                 let _ = io::stdout().flush();
                 ears.tell(&end);
@@ -244,16 +265,26 @@ impl Forking {
         for pid in heard.iter().flat_map(Ended::children) {
             self.collect(ears, pid);
         }
-        if heard.is_some_and(|heard| heard.rung) && ears.exits.are_reaped_by_the_kernel() {
+        let rung = heard.is_some_and(|heard| heard.rung);
+        if rung && ears.exits.are_reaped_by_the_kernel() {
             self.collect_each(ears);
         }
+        let mark = if rung { ears.mark() } else { None };
+        let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
         // One question for all of them; and if the answer is somebody else's child, which hides ours until it
         // is reaped, one for each.
-        while is_any(false) {
+        while mark.is_some() || is_any(false) {
             let Some(pid) = process::ended_child() else { return };
-            if !self.collect(ears, pid) {
-                return self.collect_each(ears);
+            if self.collect(ears, pid) || reap_orphan(pid) {
+                continue;
             }
+            self.collect_each(ears);
+            if mark.is_some() {
+                for pid in process::children() {
+                    reap_orphan(pid);
+                }
+            }
+            return;
         }
     }
 
@@ -387,6 +418,10 @@ impl Drop for LeavesByPanic {
 const LONGEST_WORDS: usize = 2_048;
 
 impl Ears {
+    fn mark(&self) -> Option<Mark> {
+        Mark::of_number(self.mark.load(Ordering::Relaxed))
+    }
+
     /// In the child.
     fn tell(&self, end: &ChildEnd) {
         let Some(text) = &end.fatal else { return };

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::door::Doorway;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::loop_hooks::LoopHooks;
-use super::{Core, Server};
+use super::{Core, Server, siblings};
 use crate::address::BindAddress;
 use crate::context::ServerContext;
 use crate::error::{Error, Result};
@@ -277,7 +277,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             ServerContext::new(address.clone(), limits, mixin.forks(), mixin.block_on_close())
                 .map_err(|error| Error::io("make the events of", address, error))?;
         let doorway = Doorway::new(mixin.workers_accept() && workers_accept);
-        let core = Core {
+        let core = Arc::new(Core {
             transport,
             handler_name: handler.handler_name(),
             factory: Box::new(Erased { handler, kind: PhantomData }),
@@ -290,8 +290,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             rest: Mutex::default(),
             lent: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
-        };
-        Ok(Server { core: Arc::new(core), mixin, timeout, poll_interval })
+        });
+        siblings::enter(&core);
+        Ok(Server { core, mixin, timeout, poll_interval })
     }
 }
 

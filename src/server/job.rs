@@ -19,7 +19,7 @@ use super::incoming::Incoming;
 use super::loop_hooks::LoopHook;
 use super::reason::{ended_from_here, reason_of};
 use super::whose::Whose;
-use super::{Core, child};
+use super::{Core, child, siblings};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{Error, Fatal, HandlerError, HandlerResult, Timeout};
@@ -207,6 +207,7 @@ impl<T: Transport> Work for TypedJob<T> {
     fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
         let context = Arc::clone(&self.core.context);
         self.core.transport.close_in_child();
+        siblings::close_others(&self.core);
         context.enter_child();
         crate::wait::leave_loop();
         child::take_signals(&context, &self.ticket);

@@ -3,6 +3,7 @@
 mod admitted;
 mod background;
 mod base;
+mod budget;
 mod builder;
 mod caught;
 mod child;
@@ -16,6 +17,7 @@ mod loop_hooks;
 mod reason;
 mod rest;
 mod run;
+mod siblings;
 mod spans;
 mod turn;
 mod whose;
@@ -34,7 +36,6 @@ use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::handler::MakeHandler;
 use crate::limits::Limits;
-use crate::linger;
 use crate::mixin::Mixin;
 use crate::shutdown::ShutdownHandle;
 use crate::sys;
@@ -102,6 +103,12 @@ pub(crate) struct Core<T: Transport> {
     lent: AtomicBool,
     /// Who drains closes the transport at the end: requests need it until then.
     closed_late: AtomicBool,
+}
+
+impl<T: Transport> Drop for Core<T> {
+    fn drop(&mut self) {
+        siblings::leave();
+    }
 }
 
 impl<T: Transport> Core<T> {
@@ -377,38 +384,6 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         begun.end().and(served)
     }
 
-    /// Allows no more live requests than there are descriptors for: better that clients wait in the
-    /// kernel's queue than that handlers fail to open their files.
-    fn budget_descriptors(&self) {
-        let each = self.core.transport.descriptors_per_request();
-        let Some((allowed, open)) = sys::descriptors() else { return };
-        if each == 0 {
-            return;
-        }
-        let lingering = linger::at_once() as u64;
-        let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
-        let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
-        if let Some(live) = self.core.context.budget_descriptors(room.max(1)) {
-            let wanted = self.limits().live;
-            // Whoever reads it shall be able to reckon.
-            let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
-            let floor = if room > 0 { "" } else { " (one request is served in any case)" };
-            // Whoever serves by `run` has the most that the process may give itself.
-            let is_raised = self.core.context.runs.signals_handled().load(Ordering::SeqCst);
-            let raise = if is_raised {
-                "a higher hard limit (ulimit -Hn) allows more"
-            } else {
-                "to raise it, serve by `run`, or say `ulimit -n` before the start"
-            };
-            self.core.hooks.warning(&format!(
-                "{}: at most {live} requests at once, not {wanted}: the process may have {allowed} \
-                 descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
-                 {lingering} for connections that are closing{floor}; {raise}",
-                self.server_address()
-            ));
-        }
-    }
-
     /// Stops accepting, and returns when the run has ended. Requests that are running go on; the
     /// listener stays open. Python's `shutdown`, without its traps: called before a run, it makes that
     /// run return at once; called by the thread that serves, it does not wait for itself.
@@ -456,9 +431,6 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.core.context.limits()
     }
 }
-
-/// Descriptors that requests are not to use up: for handlers' own files, events, logs.
-const SPARE_DESCRIPTORS: u64 = 32;
 
 /// Closes the listener, and waits for nobody: requests that run go on.
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {

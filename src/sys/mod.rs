@@ -23,6 +23,8 @@ pub(crate) mod door;
 mod epoll;
 pub(crate) mod forks;
 pub(crate) mod messages;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod orphans;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
 pub(crate) mod process;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "refuse_other.rs")]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
+pub(crate) use super::orphans::{Mark, children};
 use super::{check, event};
 
 /// Which of the two a process is after a fork.

@@ -81,6 +81,10 @@ impl ExitWatch {
         Err(unsupported())
     }
 
+    pub(crate) fn hear_of_all(&self) -> io::Result<()> {
+        Err(unsupported())
+    }
+
     pub(crate) fn hears_of_all(&self) -> bool {
         false
     }
@@ -112,4 +116,35 @@ impl AsFd for ExitWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         unreachable!("no watch can be made")
     }
+}
+
+/// See the Linux form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mark {}
+
+impl Mark {
+    pub(crate) fn if_orphans_come() -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        match self {}
+    }
+
+    pub(crate) fn of_number(_number: u64) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn put(self) {
+        match self {}
+    }
+
+    pub(crate) fn reap(self, _orphan: i32) -> bool {
+        match self {}
+    }
+}
+
+/// There are no children.
+pub(crate) fn children() -> Vec<i32> {
+    Vec::new()
 }

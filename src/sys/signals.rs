@@ -59,7 +59,9 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     };
     if before.sa_sigaction == libc::SIG_DFL {
         let default = move || {
-            if GUARDS.load(Ordering::SeqCst) == 0 {
+            // The first process of a container is not ended by a signal that it does not take: the kernel ignores it,
+            // and whoever tried to end by it would come to what is meant for a signal that has failed to end.
+            if GUARDS.load(Ordering::SeqCst) == 0 && std::process::id() != 1 {
                 // The signals that are used here end the process, so that it does not return.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }

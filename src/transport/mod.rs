@@ -132,6 +132,12 @@ pub trait Transport: Send + Sync + 'static {
     /// requests need the server's own socket, as datagrams do.
     fn close_in_child(&self) {}
 
+    /// The same in a child that another server of the process has forked, and that has no use for any socket of this one.
+    /// Default: [`close_in_child`](Self::close_in_child).
+    fn close_in_others_child(&self) {
+        self.close_in_child();
+    }
+
     /// The end of a request: `shutdown_request` and then `close_request`, which is the default, or what comes
     /// to the same for less.
     fn end_request(&self, mut request: Self::Request) {

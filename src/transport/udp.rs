@@ -126,6 +126,10 @@ impl Transport for Udp {
         CloseWhen::RequestsHaveEnded
     }
 
+    fn close_in_others_child(&self) {
+        self.packets.socket.close();
+    }
+
     fn server_close(&self) {
         self.packets.server_close();
     }

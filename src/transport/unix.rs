@@ -273,6 +273,10 @@ impl Transport for UnixDatagram {
         CloseWhen::RequestsHaveEnded
     }
 
+    fn close_in_others_child(&self) {
+        self.packets.socket.close();
+    }
+
     fn server_close(&self) {
         self.name.server_close(|| self.packets.server_close());
     }

@@ -3,6 +3,7 @@
 
 mod ends;
 mod forked;
+mod kin;
 mod matrix;
 #[path = "../support/passed.rs"]
 mod passed;
@@ -30,7 +31,8 @@ fn main() -> std::process::ExitCode {
         .chain(matrix::all())
         .chain(ends::all())
         .chain(unwatched::all())
-        .chain(forked::all());
+        .chain(forked::all())
+        .chain(kin::all());
     let trials = tests.map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -10,7 +10,8 @@ use socketserver::{
     Activity, Address, BaseServer, BeforeBind, Bind, BindAddress, Builder, DatagramRequest,
     DatagramRequestHandler, Fatal, Forking, HandlerError, HandlerResult, Incoming, Limits, Refused,
     Request, ServerContext, ServerEvent, ServerHooks, SocketOptions, StreamRequest,
-    StreamRequestHandler, Tcp, Ticket, Transport, Udp, UnixDatagram, UnixStream,
+    StreamRequestHandler, Tcp, TcpServer, Ticket, Transport, Udp, UdpServer, UnixDatagram,
+    UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use crate::{ends, forked, system};
@@ -97,6 +98,12 @@ impl StreamRequestHandler for Obey {
                     // Whatever else the client sends.
                     writeln!(request, "no, thank you")?;
                     return Ok(());
+                }
+                // A program that leaves another one behind, which ends when the request has.
+                "orphan" => {
+                    let mut shell = std::process::Command::new("sh");
+                    shell.args(["-c", "(sleep 0.1; exec sleep 0.1) >/dev/null 2>&1 &"]).status()?;
+                    writeln!(request, "left")?;
                 }
                 "fds" => writeln!(request, "{}", listeners())?,
                 "stubborn" => {
@@ -343,6 +350,11 @@ where
         std::thread::Builder::new().name("bystander".into()).spawn(main).expect("a thread");
         running.recv().expect("it runs");
     }
+    let _siblings =
+        options.iter().find_map(|option| option.strip_prefix("siblings=")).map(siblings);
+    if option("subreaper") {
+        system::become_subreaper();
+    }
     let mut foreign = None;
     if option("foreign-child") {
         let child = std::process::Command::new("sh").args(["-c", "exit 72"]).spawn();
@@ -401,6 +413,19 @@ where
         BaseServer::server_close(&*server);
     }
     result
+}
+
+/// Servers of the same process, of every kind, that are bound and not served. Their addresses are told.
+fn siblings(folder: &str) -> (TcpServer, UdpServer, UnixStreamServer, UnixDatagramServer) {
+    let (stream, datagram) = (format!("{folder}/stream"), format!("{folder}/datagram"));
+    let all = (
+        TcpServer::bind("127.0.0.1:0", stream_fn(|_| Ok(()))).expect("a port"),
+        UdpServer::bind("127.0.0.1:0", datagram_fn(|_| Ok(()))).expect("a port"),
+        UnixStreamServer::bind(stream, stream_fn(|_| Ok(()))).expect("a path"),
+        UnixDatagramServer::bind(datagram, datagram_fn(|_| Ok(()))).expect("a path"),
+    );
+    eprintln!("siblings: {} {}", all.0.server_address(), all.1.server_address());
+    all
 }
 
 /// Shows on stderr which process comes to the end of what the parent has begun.

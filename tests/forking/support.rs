@@ -33,7 +33,15 @@ fn lines(source: impl Read + Send + 'static) -> Receiver<String> {
 
 impl Server {
     pub fn start(transport: &str, address: &str, options: &[&str]) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
+        Self::start_by(&[], transport, address, options)
+    }
+
+    /// Started by another program, which is given the server's command line.
+    pub fn start_by(by: &[&str], transport: &str, address: &str, options: &[&str]) -> Self {
+        let own = std::env::current_exe().unwrap();
+        let words: Vec<&str> = by.iter().copied().chain([own.to_str().unwrap()]).collect();
+        let mut process = Command::new(words[0])
+            .args(&words[1..])
             .arg("serve")
             .arg(transport)
             .arg(address)

@@ -80,3 +80,10 @@ pub fn leave_at_once() -> ! {
     // SAFETY: it may be called anywhere.
     unsafe { libc::_exit(0) }
 }
+
+/// Has the orphans of this process's descendants come to it, as they come to the first process of a container.
+pub fn become_subreaper() {
+    // SAFETY: no pointers.
+    let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}

@@ -1,0 +1,46 @@
+//! The budget of descriptors: no more requests at once than there are descriptors for.
+
+use std::sync::atomic::Ordering;
+
+use super::Server;
+use crate::linger;
+use crate::mixin::Mixin;
+use crate::sys;
+use crate::transport::Transport;
+
+/// Descriptors that requests are not to use up: for handlers' own files, events, logs.
+const SPARE_DESCRIPTORS: u64 = 32;
+
+impl<T: Transport, M: Mixin> Server<T, M> {
+    /// Allows no more live requests than there are descriptors for: better that clients wait in the
+    /// kernel's queue than that handlers fail to open their files.
+    pub(super) fn budget_descriptors(&self) {
+        let each = self.core.transport.descriptors_per_request();
+        let Some((allowed, open)) = sys::descriptors() else { return };
+        if each == 0 {
+            return;
+        }
+        let lingering = linger::at_once() as u64;
+        let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
+        let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
+        if let Some(live) = self.core.context.budget_descriptors(room.max(1)) {
+            let wanted = self.limits().live;
+            // Whoever reads it shall be able to reckon.
+            let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
+            let floor = if room > 0 { "" } else { " (one request is served in any case)" };
+            // Whoever serves by `run` has the most that the process may give itself.
+            let is_raised = self.core.context.runs.signals_handled().load(Ordering::SeqCst);
+            let raise = if is_raised {
+                "a higher hard limit (ulimit -Hn) allows more"
+            } else {
+                "to raise it, serve by `run`, or say `ulimit -n` before the start"
+            };
+            self.core.hooks.warning(&format!(
+                "{}: at most {live} requests at once, not {wanted}: the process may have {allowed} \
+                 descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
+                 {lingering} for connections that are closing{floor}; {raise}",
+                self.server_address()
+            ));
+        }
+    }
+}
