@@ -170,7 +170,7 @@ impl<'a> Run<'a> {
         let bytes = match self.request.chunk() {
             Ok(Some(bytes)) => bytes,
             // A client that is gone ends its command. One that only sends no more cannot be told from it.
-            Ok(None) => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+            Ok(None) => return Err(self.request.ended_early().into()),
             Err(error) if is_no_more_for_now(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::Deadline;
 use super::channel::Channel;
 use super::connection::Connection;
-use crate::error::{Stopping, TimedOut, Timeout};
+use super::stream::StreamRequest;
+use crate::error::{HandlerError, Stopping, TimedOut, Timeout};
 use crate::fault::{PeerFault, find, is_loss};
 
 impl Channel {
@@ -52,6 +53,38 @@ impl Channel {
         self.ended_output = true;
         let patience = self.write_patience();
         self.connection.shutdown(Shutdown::Write, patience).map_err(|error| self.own(error))
+    }
+}
+
+/// What a handler or a hook says of its peer, where only its protocol tells.
+impl StreamRequest {
+    /// An error that says that the peer has sent what cannot be read: a header that is none, a protocol that is
+    /// another one. A request that fails with it ends as [`Garbled`](crate::CloseReason::Garbled), which is the peer's
+    /// fault and printed nowhere.
+    ///
+    /// ```
+    /// use socketserver::{HandlerResult, StreamRequest};
+    ///
+    /// fn read_header(request: &mut StreamRequest) -> HandlerResult {
+    ///     let mut line = String::new();
+    ///     match request.next_line(&mut line)? {
+    ///         Some(header) if header.starts_with("PROXY ") => Ok(()),
+    ///         Some(_) => Err(request.garbled("no PROXY header").into()),
+    ///         None => Err(request.ended_early().into()),
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn garbled(&self, error: impl Into<HandlerError>) -> io::Error {
+        PeerFault::garbled(self.channel.ticket.owner(), error)
+    }
+
+    /// An error that says that the peer has ended its input in the middle of what it had to send, as
+    /// [`read_exact`](io::Read::read_exact) does. A request that fails with it ends as
+    /// [`Disconnected`](crate::CloseReason::Disconnected).
+    #[must_use]
+    pub fn ended_early(&self) -> io::Error {
+        PeerFault::ended_early(self.channel.ticket.owner())
     }
 }
 

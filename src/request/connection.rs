@@ -141,6 +141,9 @@ impl Connection {
                         None => error,
                     });
                 }
+                Ok(0) if reading => {
+                    return raw.and_then(|link| link.interruption()).map_or(Ok(0), Err);
+                }
                 done => return done,
             }
         }

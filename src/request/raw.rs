@@ -92,7 +92,7 @@ impl Link {
 
     /// A wrapper is about to be made, until then at most.
     fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
-        self.begin_call(Patience { quiet: self.limits.write, until });
+        self.begin_call(Patience::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
         set(&self.heard, false);
         set(&self.handshaking, true);
@@ -120,10 +120,8 @@ impl Link {
         let owner = self.entry.owner();
         if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
             error
-        } else if is(&self.stopped) {
-            stop(&self.entry)
-        } else if is(&self.timed_out) {
-            io::ErrorKind::TimedOut.into()
+        } else if let Some(interruption) = self.interruption() {
+            interruption
         } else if is(&self.lost) || (reading && is(&self.ended)) {
             self.entry.note_loss(error.kind());
             PeerFault::gone(owner, error)
@@ -131,6 +129,15 @@ impl Link {
             PeerFault::garbled(owner, error)
         } else {
             error
+        }
+    }
+
+    /// What has ended the present call, though the wrapper takes it for an end of input.
+    pub(super) fn interruption(&self) -> Option<io::Error> {
+        if is(&self.stopped) {
+            Some(stop(&self.entry))
+        } else {
+            is(&self.timed_out).then(|| io::ErrorKind::TimedOut.into())
         }
     }
 
@@ -390,7 +397,8 @@ impl Read for Raw {
         let result = if must_not_wait {
             self.receive_at_once(buf)
         } else {
-            let until = self.patience().until;
+            // In the middle of a write, or of a farewell, a wrapper may read as well: as long as those may stand still.
+            let until = self.patience().at();
             self.receive(buf, until)
         };
         match result {

@@ -13,7 +13,7 @@ use super::extension::extension_of;
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::{HandlerError, Timeout};
+use crate::error::Timeout;
 use crate::fault::PeerFault;
 use crate::source::Source;
 use crate::sys::{self, Credentials, Room};
@@ -37,7 +37,7 @@ use crate::sys::{self, Credentials, Room};
 /// may be about to send. Others go on until the deadline of the drain.
 #[repr(align(64))]
 pub struct StreamRequest {
-    channel: Channel,
+    pub(super) channel: Channel,
     input: ReadBuffer,
     appetite: Appetite,
     /// None for a socket, which is asked when somebody wants to know: few handlers do.
@@ -264,14 +264,6 @@ impl StreamRequest {
     ) -> io::Result<()> {
         self.channel.end_the_open()?;
         self.channel.wrap(self.input.take(), wrap)
-    }
-
-    /// An error that says that the peer has sent what cannot be read, for a hook or a handler to return: a header that
-    /// is none, a protocol that is another one. The request then ends as
-    /// [`Garbled`](crate::CloseReason::Garbled), which is the peer's fault and nothing to report.
-    #[must_use]
-    pub fn garbled(&self, error: impl Into<HandlerError>) -> io::Error {
-        PeerFault::garbled(self.channel.ticket.owner(), error)
     }
 
     /// Tells the peer that nothing more will be written. Reading goes on.

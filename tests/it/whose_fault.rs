@@ -410,3 +410,12 @@ fn what_cannot_be_read_is_said_by_the_handler() {
     assert_eq!(server.context().counts().garbled, 1);
     server.stop().unwrap();
 }
+
+#[test]
+fn an_end_in_the_middle_is_said_by_a_handler_that_reads_messages_of_its_own() {
+    let handle = |request: &mut StreamRequest| match request.chunk()? {
+        Some(_) => Ok(()),
+        None => Err(HandlerError::from(request.ended_early())),
+    };
+    assert_eq!(end_of(handle, half_close), GONE);
+}

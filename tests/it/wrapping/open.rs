@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socketserver::{
     Activity, CloseReason, Fault, HandlerResult, Limits, Outbox, OutboxError, PeerFault, Phase,
@@ -380,7 +380,7 @@ fn a_connection_that_a_wrapper_has_given_away_is_not_ended() {
             }
         }
         impl Stream for Nobody {
-            fn set_deadline(&mut self, _: Option<std::time::Instant>) {}
+            fn set_deadline(&mut self, _: Option<Instant>) {}
             fn shutdown(&mut self, _: Shutdown) -> io::Result<()> {
                 Ok(())
             }
@@ -398,4 +398,78 @@ fn a_connection_that_a_wrapper_has_given_away_is_not_ended() {
     served.assert_ends_as(CloseReason::Completed);
     other.write_all(b"from somebody else\n").unwrap();
     assert_eq!(read_line(&mut client), "from somebody else\n");
+}
+
+/// A wrapper that takes every error for an end of input.
+struct Careless(Box<dyn Stream>);
+
+impl Read for Careless {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.0.read(buf).unwrap_or(0))
+    }
+}
+
+impl Write for Careless {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Careless {
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
+
+    /// Waits for its peer's farewell, as some do.
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        self.0.shutdown(how)?;
+        self.0.read(&mut [0]).map(drop)
+    }
+}
+
+fn careless(request: &mut StreamRequest) -> HandlerResult {
+    Ok(request.wrap_stream(|inner| Ok(Box::new(Careless(inner))))?)
+}
+
+fn one_line(request: &mut StreamRequest) -> HandlerResult {
+    request.next_line(&mut String::new())?;
+    Ok(())
+}
+
+#[test]
+fn a_limit_and_a_drain_are_no_end_of_input_whatever_the_wrapper_takes_them_for() {
+    let limits = Limits { idle: MOMENT, write: MOMENT, ..patient() };
+    let served = serve_with(Way::Hook, limits, careless, one_line);
+    let _client = served.bare();
+    served.assert_ends_as(CloseReason::Idle);
+
+    let limits = Limits { first_read: Duration::ZERO, write: MOMENT, ..patient() };
+    let served = serve_with(Way::Hook, limits, careless, one_line);
+    let _client = served.bare();
+    served.live();
+    let ends = Arc::clone(&served.ends);
+    soon("a stop", move || served.server.stop()).unwrap();
+    assert_eq!(ends.lock().unwrap()[0].reason, CloseReason::Stopped);
+}
+
+#[test]
+fn a_farewell_that_waits_for_the_peers_has_the_time_of_a_write() {
+    let limits = Limits { write: MOMENT, ..patient() };
+    let served = serve_with(Way::Hook, limits, careless, nothing);
+    let _silent = served.bare();
+    served.assert_ends_as(CloseReason::Completed);
+}
+
+#[test]
+fn a_wrapper_that_panics_ends_its_own_request() {
+    let hook =
+        |request: &mut StreamRequest| Ok(request.wrap_stream(|_inner| panic!("asked to panic"))?);
+    let served = serve_with(Way::Hook, patient(), hook, nothing);
+    for _ in 0..2 {
+        let mut client = served.bare();
+        assert_eq!(read_to_end(&mut client), b"");
+    }
+    served.assert_ends_as(CloseReason::Panicked);
 }
