@@ -13,6 +13,9 @@ use crate::wait::Event;
 
 /// What a server allows. Each default is finite, or says why it is not.
 ///
+/// A duration says how long; [`Duration::MAX`] is never, for each of them (so is none, for `request`), and zero does not
+/// wait at all. What is longer than the clock can count is never as well.
+///
 /// Set them by `builder().limits(..)`, and change them on a live server by
 /// [`ServerContext::set_limits`](crate::ServerContext::set_limits): new requests meet the new ones,
 /// running ones keep theirs.
@@ -56,12 +59,17 @@ pub struct Limits {
     /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not take them; a send beyond it
     /// fails. Default 65,536: some hundreds of lines of a chat; who is further behind does not read.
     pub outbox_bytes: usize,
-    /// How long a peer may be silent while nothing of a request is outstanding. Its connection then
-    /// ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
+    /// How long nothing may move in either direction while a request waits for its peer and nothing of one is
+    /// outstanding. The connection then ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
     ///
-    /// From 8 s on it is noticed up to an eighth late, and what it has ended cannot be read from again; a
-    /// handler that wants to go on after a silence has a
-    /// [timeout of its own](crate::StreamRequest::set_timeout).
+    /// A peer that takes what it is sent is there, although it says nothing: the end of a long answer, the lines of an
+    /// [`Outbox`](crate::Outbox), what goes through a copy of the descriptor. On Linux, over TCP, it is the system that
+    /// counts: what its peer acknowledges, and not what a buffer takes for a peer that is gone. Elsewhere it is what the
+    /// request's own calls and its outbox have sent; copies are not seen there.
+    ///
+    /// From 8 s on it is noticed up to an eighth late, a quarter where something waits for the peer, and what it has
+    /// ended cannot be read from again; a handler that wants to go on after a silence has a
+    /// [timeout of its own](crate::StreamRequest::set_timeout), which counts nothing but what is received.
     pub idle: Duration,
     /// How long a started read may take: a line whose beginning has come, an exact number of bytes.
     /// It is one deadline for the whole, so that a byte a second does not extend it. Default 60 s.

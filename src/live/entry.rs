@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::moved::Moved;
 use super::now::Now;
 use crate::address::Address;
 use crate::fault::{LOSSES, Owner};
@@ -87,6 +88,24 @@ pub(crate) enum Cut {
     Silent = 4,
 }
 
+/// What the watch has seen of a wait that is left to it.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Since when nothing has moved, as far as it knows.
+    since: Instant,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Whether anything may move although nothing is received; none before the second look.
+    may_move: Option<bool>,
+    moved: Option<Moved>,
+}
+
+impl Seen {
+    fn new(since: Instant, bytes_in: u64, bytes_out: u64) -> Self {
+        Self { since, bytes_in, bytes_out, may_move: None, moved: None }
+    }
+}
+
 /// The bit of an activity that is a wait left to the watch.
 const WATCHED: u64 = 0x80;
 
@@ -103,9 +122,10 @@ pub(crate) struct Entry {
     /// How many bytes had come when its handler began: a PROXY header, a handshake. Nothing of a request is
     /// among them.
     preface: AtomicU64,
-    /// What the watch saw when it last looked at a wait: how many bytes had come, and since when they were as
-    /// many.
-    seen: Mutex<Option<(u64, Instant)>>,
+    /// What the watch saw of a wait.
+    seen: Mutex<Option<Seen>>,
+    /// The descriptor was lent, and others may send and receive by it.
+    is_lent: AtomicBool,
     /// Why the connection has been ended from this side, as a [`Cut`]; zero if it has not been. The end
     /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
     /// the peer had to say.
@@ -147,6 +167,7 @@ impl Entry {
             preface: AtomicU64::new(0),
             lost: AtomicU8::new(0),
             seen: Mutex::new(None),
+            is_lent: AtomicBool::new(false),
             cut: AtomicU8::new(0),
             wrapped: AtomicBool::new(false),
             waits_to_write: AtomicBool::new(false),
@@ -317,29 +338,59 @@ impl Entry {
         }
     }
 
-    /// Ends a wait that is left to the watch, if nothing has come for as long as may be. A wait ends only when
+    /// Somebody else may have a copy of the descriptor from here on.
+    pub(crate) fn lend(&self) {
+        self.is_lent.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        self.is_lent.load(Ordering::Relaxed)
+    }
+
+    /// Ends a wait that is left to the watch, if nothing has moved for as long as may be. A wait ends only when
     /// something has come, so that as many bytes as before are the same wait as before.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.seen.lock();
-        let bytes = self.now.bytes_in().load(Ordering::Relaxed);
         if self.now.activity().load(Ordering::SeqCst) & WATCHED == 0 {
             *seen = None;
             return;
         }
-        match *seen {
-            Some((then, since)) if then == bytes => {
-                if now.saturating_duration_since(since) < self.idle {
-                    return;
-                }
-                // Whatever else has ended it explains its end better.
-                let (none, silent) = (0, Cut::Silent as u8);
-                let order = Ordering::SeqCst;
-                if self.cut.compare_exchange(none, silent, order, order).is_ok() {
-                    // What has come in this very moment is still read.
-                    self.shut_connection(Shutdown::Read);
-                }
+        let (bytes_in, bytes_out) = self.bytes();
+        let same_wait = seen.take().filter(|seen| seen.bytes_in == bytes_in);
+        let mut wait = same_wait.unwrap_or(Seen::new(now, bytes_in, bytes_out));
+        if same_wait.is_some() {
+            self.look_for_progress(&mut wait, bytes_out, now);
+        }
+        *seen = Some(wait);
+        if now.saturating_duration_since(wait.since) < self.idle {
+            return;
+        }
+        // Whatever else has ended it explains its end better.
+        let (none, silent) = (0, Cut::Silent as u8);
+        let order = Ordering::SeqCst;
+        if self.cut.compare_exchange(none, silent, order, order).is_ok() {
+            // What has come in this very moment is still read.
+            self.shut_connection(Shutdown::Read);
+        }
+    }
+
+    /// The system is asked only about waits that have lasted from one look to the next, and only where something may
+    /// move: where bytes have been sent meanwhile, or wait for the peer, or others have the descriptor.
+    fn look_for_progress(&self, wait: &mut Seen, bytes_out: u64, now: Instant) {
+        let connection = self.connection.lock();
+        let fd = connection.as_ref().map(AsFd::as_fd);
+        let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
+        let waits_for_peer = |fd| sys::flow::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
+        wait.may_move = match wait.may_move {
+            Some(may_move) => Some(may_move || sent),
+            None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),
+        };
+        if wait.may_move == Some(true) {
+            let moved = Some(Moved::of((wait.bytes_in, bytes_out), fd));
+            // What has moved before the first answer is not known, and may have done so just now.
+            if wait.moved != moved {
+                (wait.moved, wait.since) = (moved, now);
             }
-            _ => *seen = Some((bytes, now)),
         }
     }
 

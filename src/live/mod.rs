@@ -2,6 +2,7 @@
 //! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
 
 mod entry;
+mod moved;
 mod now;
 mod peer;
 mod rates;
@@ -23,6 +24,7 @@ use crate::limits::Limits;
 
 pub use entry::{Activity, LiveRequest};
 pub(crate) use entry::{Cut, Entry};
+pub(crate) use moved::Moved;
 use now::{Now, Rows};
 use peer::Peer;
 use rates::PeerRates;
@@ -282,7 +284,10 @@ pub(crate) struct Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys;
     use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     /// A request of a list, with both ends of its connection.
@@ -334,6 +339,83 @@ mod tests {
         ours.read_exact(&mut late).unwrap();
         ours.write_all(b"bye").unwrap();
         assert_eq!((&late, ours.read(&mut [0]).unwrap()), (b"late", 0));
+    }
+
+    /// A request of a list whose connection the system counts for, with both ends.
+    fn request_over_tcp(list: &LiveList) -> (Place, TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
+        let owner = Address::Unnamed;
+        let place = list.enter(owner, "Test", Instant::now(), Some(fd));
+        place.entry.set_watched(Activity::Idle);
+        (place, ours, theirs)
+    }
+
+    /// Has the watch look eight times for each limit, for two of them; when it has ended the wait, if it has.
+    fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
+        let begin = Instant::now();
+        for look in 0..16 {
+            list.end_silent(at(begin, look * 8), || panic!("there is a request"));
+            if entry.cut().is_some() {
+                return Some(look * 8);
+            }
+            between();
+        }
+        None
+    }
+
+    #[test]
+    fn a_peer_that_takes_what_it_is_sent_is_not_silent() {
+        let limits = Limits { idle: Duration::from_secs(64), ..Limits::default() };
+        let list = LiveList::new(limits);
+        // By the request's own outbox, and nobody has asked for a copy.
+        let (place, mut ours, mut theirs) = request_over_tcp(&list);
+        let fed = ended_after(&list, &place.entry, || {
+            ours.write_all(b"x").unwrap();
+            place.entry.add_bytes_out(1);
+            theirs.read_exact(&mut [0]).unwrap();
+            while sys::flow::unacknowledged(ours.as_fd()).unwrap() > 0 {}
+        });
+        assert_eq!(fed, None);
+        list.leave(&place);
+        // By a copy of the descriptor, in either direction.
+        for sends in [true, false] {
+            let (place, mut ours, mut theirs) = request_over_tcp(&list);
+            place.entry.lend();
+            let moving = ended_after(&list, &place.entry, || {
+                let (from, to) =
+                    if sends { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
+                from.write_all(b"x").unwrap();
+                to.read_exact(&mut [0]).unwrap();
+                while sys::flow::unacknowledged(from.as_fd()).unwrap() > 0 {}
+            });
+            assert_eq!(moving, None, "sends: {sends}");
+            list.leave(&place);
+        }
+        // Over a Unix socket the request's own count is all that there is.
+        let (place, _ours, _theirs) = request(&list);
+        place.entry.set_watched(Activity::Idle);
+        let fed = ended_after(&list, &place.entry, || place.entry.add_bytes_out(1));
+        assert_eq!(fed, None);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_of_what_it_is_sent_is_silent() {
+        let limits = Limits { idle: Duration::from_secs(64), ..Limits::default() };
+        let list = LiveList::new(limits);
+        let (place, ours, _theirs) = request_over_tcp(&list);
+        // It has said so once, and then no more: what goes into a buffer is not taken.
+        ours.set_nonblocking(true).unwrap();
+        let mut quiet = 0;
+        while quiet < 5 {
+            quiet = if (&ours).write(&[0; 65_536]).is_ok() { 0 } else { quiet + 1 };
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ended = ended_after(&list, &place.entry, || place.entry.add_bytes_out(1));
+        // It is the second look that finds bytes on their way, and the time counts from there.
+        assert_eq!(ended, Some(72));
     }
 
     #[test]

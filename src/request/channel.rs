@@ -1,7 +1,6 @@
 //! A connection under its limits: every receive and every send is bounded, counted, and told to the live
 //! list.
 
-use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
@@ -46,8 +45,6 @@ pub(super) struct Channel {
     pub(super) ended_output: bool,
     /// The peer was still sending when the answer ended: see `linger.rs`.
     lingers: bool,
-    /// The descriptor was lent, and may live on in other hands.
-    lent: Cell<bool>,
 }
 
 impl Channel {
@@ -55,6 +52,9 @@ impl Channel {
         let output = Vec::new();
         let (timeout, deadlines) = (None, Deadlines::default());
         let watched = connection.is_socket() && ticket.is_watched();
+        if ticket.entry().is_lent() {
+            connection.lend();
+        }
         Self {
             connection,
             ticket,
@@ -68,7 +68,6 @@ impl Channel {
             saw_end: false,
             ended_output: false,
             lingers: false,
-            lent: Cell::new(false),
         }
     }
 
@@ -149,7 +148,7 @@ impl Channel {
     }
 
     /// A receive whose bound has to be looked up or reckoned. It is kept out of the way of those that are left to
-    /// the watch, as `send_in_time` is of the usual send: see `Source::call`.
+    /// the watch, as `send_in_time` is of the usual send: see `Source::recv`.
     #[inline(never)]
     fn receive_in_time(
         &mut self,
@@ -157,6 +156,9 @@ impl Channel {
         started: Option<Instant>,
     ) -> io::Result<usize> {
         let ReadBound { bound, limit, after } = self.read_bound(started);
+        if limit == Timeout::Idle {
+            return self.receive_unless_idle(room, bound, after);
+        }
         self.receive_within(room, bound).map_err(|error| self.explain(error, limit, after))
     }
 
@@ -172,7 +174,11 @@ impl Channel {
 
     // A part of its callers, so that a waiting thread has no frame for it.
     #[inline(always)]
-    fn receive_within(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+    pub(super) fn receive_within(
+        &mut self,
+        room: &mut Room<'_>,
+        bound: Bound,
+    ) -> io::Result<usize> {
         match self.connection.receive(room, bound)? {
             0 => self.receive_nothing(room, bound),
             count => {
@@ -383,7 +389,7 @@ impl Channel {
     /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, and nothing was
     /// held back, the close alone ends the connection as well, which saves a system call.
     pub(super) fn end_request(mut self, unread: bool) {
-        if !self.is_plain() || self.lent.get() || self.ticket.server().is_child() {
+        if !self.is_plain() || self.ticket.entry().is_lent() || self.ticket.server().is_child() {
             self.shutdown_request(unread);
             return self.close_request();
         }
@@ -430,11 +436,8 @@ impl Channel {
 
     /// The descriptor, lent to somebody who may duplicate it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.lent.set(true);
-        if let Some(link) = self.connection.link() {
-            link.lend();
-        }
-        self.connection.fileno()
+        self.ticket.entry().lend();
+        self.connection.lend()
     }
 
     /// Closes, at once or when the peer has had the time to read the answer.

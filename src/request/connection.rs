@@ -169,6 +169,14 @@ impl Connection {
         }
     }
 
+    /// The same, for somebody who may keep a copy of it.
+    pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Socket(source) => Some(source.lend()),
+            _ => self.fileno(),
+        }
+    }
+
     /// The socket that has to be ended in the end, if it is this request's.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {

@@ -9,6 +9,7 @@ mod deadline;
 mod extension;
 mod flusher;
 mod outbox;
+mod quiet;
 mod raw;
 mod stream;
 mod wrap;

@@ -54,8 +54,6 @@ pub(super) struct Link {
     stopped: AtomicBool,
     /// The request is at its end: what the wrapper still has to say, it may say.
     leaving: AtomicBool,
-    /// The descriptor was lent, and may live on in other hands.
-    lent: AtomicBool,
     /// The raw stream has been dropped.
     dropped: AtomicBool,
 }
@@ -85,7 +83,6 @@ impl Link {
             timed_out: no(),
             stopped: no(),
             leaving: no(),
-            lent: no(),
             dropped: no(),
         }
     }
@@ -157,11 +154,6 @@ impl Link {
     /// The socket, if it is still the request's. A wrapper that could not be made leaves it so.
     pub(super) fn own_fd(&self, is_wrapped: bool) -> Option<&Arc<OwnedFd>> {
         self.fd.as_ref().filter(|_| !is_wrapped || !is(&self.dropped))
-    }
-
-    /// Somebody may duplicate the descriptor.
-    pub(super) fn lend(&self) {
-        set(&self.lent, true);
     }
 
     /// Whether there is still a raw stream, that the wrapper's calls may come down to.
@@ -279,7 +271,7 @@ impl Raw {
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(source) => {
-                if is(&self.link.lent) {
+                if self.link.entry.is_lent() {
                     source.lend();
                 }
                 source.recv(&mut Room::from(buf), until.map_or(Bound::Never, Bound::Until))
@@ -447,7 +439,10 @@ impl Stream for Raw {
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match &self.below {
-            Below::Socket(source) => Some(source.lend()),
+            Below::Socket(source) => {
+                self.link.entry.lend();
+                Some(source.lend())
+            }
             Below::Stream(stream) | Below::Wrapper(stream) => stream.fileno(),
         }
     }

@@ -95,8 +95,13 @@ impl StreamRequest {
         self.server().is_stopping()
     }
 
-    /// The connection's descriptor, borrowed, for options this crate does not know. Whoever reads or
-    /// writes through it goes past the buffers and the limits. None if the stream has none.
+    /// The connection's descriptor, borrowed, for options this crate does not know. None if the stream has none.
+    ///
+    /// Whoever reads or writes through it, or through a copy of it, goes past the buffers and the limits, and is ended
+    /// with the connection: by the idle limit, the end of the request, a drain. A copy is the same socket. So from this
+    /// call on there is no timeout of ours on it that would end a copy's reads, and the request's own limits do not rest
+    /// on what a copy's owner may change: a read timeout, a write timeout, non-blocking mode. The price is a system call
+    /// or two more for each read of the request that has to wait.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.channel.fileno()

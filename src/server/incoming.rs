@@ -47,9 +47,11 @@ impl<'a> Incoming<'a> {
         self.ticket.id()
     }
 
-    /// The connection's descriptor; none for datagrams.
+    /// The connection's descriptor; none for datagrams. What [`StreamRequest::fileno`](crate::StreamRequest::fileno)
+    /// says of copies holds here as well.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.ticket.entry().lend();
         self.connection
     }
 

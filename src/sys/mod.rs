@@ -21,6 +21,7 @@ mod descriptors;
 pub(crate) mod door;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
+pub(crate) mod flow;
 pub(crate) mod forks;
 pub(crate) mod messages;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -246,22 +247,6 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     // SAFETY: FIONREAD writes an int, and the pointer is to a live one.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
-}
-
-/// How many bytes have been sent and not yet been acknowledged by the peer's system; on a Unix socket, how much
-/// memory they take until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket, writes an int, and the pointer is to a live one.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
-/// Not every system tells it, and those that do by other names.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Ends one direction of a connection, or both.

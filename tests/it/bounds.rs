@@ -292,3 +292,209 @@ fn a_handshake_has_the_time_of_the_whole_request_at_most_and_leaves_no_bound_beh
         }
     }
 }
+
+/// How its others send to a member that only listens.
+#[derive(Clone, Copy, Debug)]
+enum Feed {
+    Outbox,
+    /// A copy of the descriptor, as the other half of a tunnel has it.
+    Copy,
+}
+
+/// A server whose handler waits for a line of its client, while somebody else sends to that; how the wait has ended.
+fn fed(
+    feed: Feed,
+    idle: Duration,
+    times: u32,
+) -> (BackgroundServer<Tcp, Threading>, Receiver<Ended>) {
+    let (tell, told) = channel();
+    let server = serve(Way::Plain, Limits { idle, ..Limits::default() }, move |request| {
+        let mut send: Box<dyn FnMut() -> bool + Send> = match feed {
+            Feed::Outbox => {
+                let outbox = request.outbox()?;
+                Box::new(move || outbox.send("x").is_ok())
+            }
+            Feed::Copy => {
+                let copy = request.fileno().expect("a socket").try_clone_to_owned()?;
+                let mut copy = TcpStream::from(copy);
+                Box::new(move || copy.write_all(b"x").is_ok())
+            }
+        };
+        let began = Instant::now();
+        let feeder = thread::spawn(move || {
+            (0..times).for_each(|_| {
+                assert!(send(), "the listener is dropped");
+                thread::sleep(MOMENT);
+            });
+        });
+        let error = request.next_line(&mut String::new()).expect_err("it only listens");
+        let took = began.elapsed();
+        feeder.join().expect("it was listened to until the last");
+        let _ = tell.send((TimedOut::find(&error).map(TimedOut::which), took));
+        Ok(())
+    });
+    (server, told)
+}
+
+#[test]
+fn a_peer_that_only_listens_is_not_idle_while_it_is_sent_to() {
+    let idle = LIMIT / 2;
+    let times = 3 * u32::try_from(idle.as_millis() / MOMENT.as_millis()).unwrap();
+    thread::scope(|scope| {
+        for feed in [Feed::Outbox, Feed::Copy] {
+            scope.spawn(move || {
+                let (server, told) = fed(feed, idle, times);
+                let mut client = connect(inet(&*server));
+                let heard = read_to_end(&mut client);
+                assert_eq!(heard.len(), times as usize, "{feed:?}");
+                let (which, took) = told.recv_timeout(SOON).unwrap();
+                assert_eq!(which, Some(Timeout::Idle), "{feed:?}");
+                assert!(took >= MOMENT * times + idle / 2, "{feed:?}: {took:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
+    let idle = LIMIT / 3;
+    let size = 4 << 20;
+    let server = serve(Way::Plain, Limits { idle, ..Limits::default() }, move |request| {
+        let mut line = String::new();
+        while request.next_line(&mut line)?.is_some() {
+            request.write_all(&vec![b'x'; size])?;
+        }
+        Ok(())
+    });
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    // What its own system holds it need not take from ours.
+    client.set_recv_buffer_size(64 << 10).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    client.connect(&inet(&*server).into()).unwrap();
+    let mut client = TcpStream::from(client);
+    for _ in 0..2 {
+        client.write_all(b"more\n").unwrap();
+        let (began, mut taken) = (Instant::now(), 0);
+        let mut bytes = vec![0; 64 << 10];
+        while taken < size {
+            let count = client.read(&mut bytes).unwrap();
+            assert!(count > 0, "it was cut off after {taken} bytes");
+            taken += count;
+            let due = (3 * idle).mul_f64(taken as f64 / size as f64);
+            thread::sleep(due.saturating_sub(began.elapsed()));
+        }
+    }
+}
+
+/// How much time of the processor this thread has had, as the system counts it: in hundredths of a second.
+fn ticks_of_this_thread() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn what_the_owner_of_a_copy_sets_lifts_no_limit_and_costs_no_spin() {
+    let changes: [fn(&TcpStream) -> io::Result<()>; 4] = [
+        |copy| copy.set_nonblocking(true),
+        |copy| copy.set_read_timeout(Some(Duration::from_millis(1))),
+        |copy| copy.set_read_timeout(None),
+        |copy| copy.set_write_timeout(Some(Duration::from_millis(1))),
+    ];
+    for change in changes {
+        let (tell, told) = channel();
+        let server =
+            serve(Way::Plain, Limits { idle: HOUR, ..Limits::default() }, move |request| {
+                // Before the copy is made, and after.
+                request.set_timeout(Some(MOMENT));
+                let before = request.read(&mut [0]).expect_err("nothing comes");
+                let fd = request.fileno().expect("a socket").try_clone_to_owned()?;
+                let copy = TcpStream::from(fd);
+                change(&copy)?;
+                let (began, ticks) = (Instant::now(), ticks_of_this_thread());
+                request.set_timeout(Some(8 * MOMENT));
+                let after = request.read(&mut [0]).expect_err("nothing comes");
+                let (took, ticks) = (began.elapsed(), ticks_of_this_thread() - ticks);
+                assert_eq!([before.kind(), after.kind()], [io::ErrorKind::TimedOut; 2]);
+                assert!(took >= 8 * MOMENT, "{took:?}");
+                // A wait without a bound of the kernel's neither ends nor spins.
+                request.set_timeout(None);
+                let mut line = String::new();
+                writeln!(request, "say")?;
+                let began = ticks_of_this_thread();
+                assert_eq!(request.next_line(&mut line)?, Some("said"));
+                let _ = tell.send((ticks, ticks_of_this_thread() - began));
+                // And a write that finds no room waits for it.
+                request.write_all(&much()[..16 << 20])?;
+                Ok(())
+            });
+        let mut client = connect(inet(&*server));
+        assert_eq!(crate::support::read_line(&mut client), "say\n");
+        thread::sleep(8 * MOMENT);
+        client.write_all(b"said\n").unwrap();
+        // 400 ms each: a spin would be up to 40 of them.
+        let (bounded, unbounded) = told.recv_timeout(SOON).unwrap();
+        assert!(bounded < 10 && unbounded < 10, "{bounded} and {unbounded} ticks");
+        assert_eq!(read_to_end(&mut client).len(), 16 << 20);
+    }
+}
+
+#[test]
+fn no_limit_of_the_request_ends_the_reads_and_writes_of_a_copy() {
+    let (tell, told) = channel();
+    let server = serve(Way::Plain, Limits::default(), move |request| {
+        let in_vain = |request: &mut StreamRequest| {
+            request.set_timeout(Some(MOMENT));
+            let error = request.read(&mut [0]).expect_err("nothing comes");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        };
+        // The timeout that a read leaves behind is taken back, and none follows.
+        in_vain(request);
+        let copy = request.fileno().expect("a socket").try_clone_to_owned()?;
+        let mut copy = TcpStream::from(copy);
+        in_vain(request);
+        assert_eq!((copy.read_timeout()?, copy.write_timeout()?), (None, None));
+        let _ = tell.send(());
+        let mut byte = [0];
+        copy.read_exact(&mut byte)?;
+        Ok(request.write_all(&byte)?)
+    });
+    let mut client = connect(inet(&*server));
+    told.recv_timeout(SOON).unwrap();
+    thread::sleep(4 * MOMENT);
+    client.write_all(b"x").unwrap();
+    assert_eq!(read_to_end(&mut client), b"x");
+}
+
+#[test]
+fn a_copy_that_a_hook_makes_before_the_handler_runs_is_a_copy_as_well() {
+    struct Meddler(std::sync::Mutex<Vec<TcpStream>>);
+
+    impl ServerHooks<StreamRequest> for Meddler {
+        fn verify_request(
+            &self,
+            incoming: &socketserver::Incoming<'_>,
+        ) -> Result<bool, socketserver::HandlerError> {
+            let copy = TcpStream::from(incoming.fileno().expect("a socket").try_clone_to_owned()?);
+            copy.set_nonblocking(true)?;
+            self.0.lock().unwrap().push(copy);
+            Ok(true)
+        }
+    }
+
+    let (tell, ended) = channel();
+    let handler = stream_fn(move |request: &mut StreamRequest| {
+        request.set_timeout(Some(8 * MOMENT));
+        let began = Instant::now();
+        let error = request.read(&mut [0]).expect_err("nothing comes");
+        let _ = tell.send((told(&error), began.elapsed()));
+        Ok(())
+    });
+    let server = Builder::<Tcp, _>::new(Threading::new()).hooks(Meddler(Vec::new().into()));
+    let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    let (which, took) = ended.recv_timeout(SOON).unwrap();
+    assert_eq!(which, Some((Timeout::Read, 8 * MOMENT)));
+    assert!(took >= 8 * MOMENT, "{took:?}");
+    assert_eq!(read_to_end(&mut client), b"", "and the end, though there is a copy");
+}

@@ -1,0 +1,89 @@
+//! Whether a silent peer is an idle one: one that takes what it is sent is not, whoever has sent it.
+//!
+//! Most waits for a request are the watch's to bound (`watch.rs`), which looks at the same. These are the others: short
+//! limits, forked children, coroutines, wrapped connections, and requests that are bounded as a whole.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::blame::is_no_more_for_now;
+use super::channel::Channel;
+use crate::error::Timeout;
+use crate::live::Moved;
+use crate::source::Bound;
+use crate::stall::earlier;
+use crate::sys::{Room, flow};
+
+/// How often a wait looks for progress within its limit, as the watch does.
+const LOOKS: u32 = 8;
+
+impl Channel {
+    /// A receive that `Limits::idle` bounds, and no moment before it.
+    pub(super) fn receive_unless_idle(
+        &mut self,
+        room: &mut Room<'_>,
+        bound: Bound,
+        idle: Duration,
+    ) -> io::Result<usize> {
+        if self.others_may_send() {
+            return self.receive_while_it_moves(room, idle, idle);
+        }
+        match self.receive_within(room, bound) {
+            // Nobody has counted what was taken of it meanwhile: so it has a last look.
+            Err(error) if self.has_waited_in_vain(&error) && self.is_still_due() => {
+                self.receive_while_it_moves(room, idle, idle / LOOKS)
+            }
+            result => result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
+        }
+    }
+
+    /// Waits until nothing has moved in either direction for as long as `idle`; at first only for `first`.
+    #[cold]
+    fn receive_while_it_moves(
+        &mut self,
+        room: &mut Room<'_>,
+        idle: Duration,
+        first: Duration,
+    ) -> io::Result<usize> {
+        let mut over = Instant::now().checked_add(first);
+        let mut seen = self.moved();
+        loop {
+            let whole = self.deadline();
+            let look = earlier(Instant::now().checked_add(idle / LOOKS), over);
+            let until = earlier(look, whole.map(|whole| whole.at));
+            let error = match self.receive_within(room, until.map_or(Bound::Never, Bound::Until)) {
+                Err(error) if self.has_waited_in_vain(&error) => error,
+                result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
+            };
+            let (now, moved) = (Instant::now(), self.moved());
+            if let Some(whole) = whole.filter(|whole| now >= whole.at) {
+                return Err(self.explain(error, whole.limit, whole.after));
+            }
+            if moved != seen {
+                (seen, over) = (moved, now.checked_add(idle));
+            } else if over.is_some_and(|over| now >= over) {
+                return Err(self.explain(error, Timeout::Idle, idle));
+            }
+        }
+    }
+
+    /// The bound has passed, and nobody has ended the wait.
+    fn has_waited_in_vain(&self, error: &io::Error) -> bool {
+        is_no_more_for_now(error) && !self.ticket.is_silent()
+    }
+
+    fn others_may_send(&self) -> bool {
+        self.outbox.is_some() || self.ticket.entry().is_lent()
+    }
+
+    fn moved(&self) -> Moved {
+        Moved::of(self.ticket.entry().bytes(), self.connection.socket())
+    }
+
+    /// Whether something that has been sent waits for the peer.
+    fn is_still_due(&self) -> bool {
+        self.connection
+            .socket()
+            .is_some_and(|fd| flow::unacknowledged(fd).is_ok_and(|bytes| bytes > 0))
+    }
+}

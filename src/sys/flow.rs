@@ -1,0 +1,88 @@
+//! How far a connection is, by the system's own count: whoever has sent or received on it.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// How many bytes the peer's system has acknowledged and how many have come from it, together, since the connection
+/// began. None if it is no TCP connection, or the system does not count.
+///
+/// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: the structure has grown with the system's
+/// versions and never changed, so that it is read as words. The two numbers are there since Linux 4.1.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn moved(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// The places of `tcpi_bytes_acked` and `tcpi_bytes_received`, in words of eight bytes.
+    const ACKNOWLEDGED: usize = 15;
+    const RECEIVED: usize = 16;
+    let mut info = [0u64; 32];
+    let mut len = super::socklen::<[u64; 32]>();
+    // SAFETY: the pointer and the length are those of `info`, which outlives the call and takes any bytes.
+    let told = super::check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    });
+    let has_both = len as usize >= (RECEIVED + 1) * mem::size_of::<u64>();
+    (told.is_ok() && has_both).then(|| info[ACKNOWLEDGED].wrapping_add(info[RECEIVED]))
+}
+
+/// Other systems have other structures.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn moved(_fd: BorrowedFd<'_>) -> Option<u64> {
+    None
+}
+
+/// How many bytes have been sent and not yet been acknowledged by the peer's system; on a Unix socket, how much
+/// memory they take until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket, writes an int, and the pointer is to a live one.
+    super::check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Not every system tells it, and those that do by other names.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn both_directions_count_whoever_has_sent_and_received() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        let copy = ours.try_clone().unwrap();
+        let before = moved(copy.as_fd()).expect("a TCP connection");
+        ours.write_all(b"four").unwrap();
+        theirs.read_exact(&mut [0; 4]).unwrap();
+        theirs.write_all(b"sixsix").unwrap();
+        ours.read_exact(&mut [0; 6]).unwrap();
+        // With what came from there the last of ours has been acknowledged.
+        assert_eq!(moved(copy.as_fd()).unwrap() - before, 10);
+        assert_eq!(unacknowledged(copy.as_fd()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_unix_socket_tells_only_what_waits_for_its_peer() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        assert_eq!(moved(ours.as_fd()), None);
+        ours.write_all(b"four").unwrap();
+        assert!(unacknowledged(ours.as_fd()).unwrap() > 0);
+        theirs.read_exact(&mut [0; 4]).unwrap();
+        assert_eq!(unacknowledged(ours.as_fd()).unwrap(), 0);
+    }
+}
