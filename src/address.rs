@@ -100,6 +100,19 @@ impl From<SocketAddr> for Address {
     }
 }
 
+/// So that a client may be told the address of a server as it is: `TcpStream::connect(server.server_address())`. One that
+/// is not of the internet is an error of kind `InvalidInput`.
+impl ToSocketAddrs for Address {
+    type Iter = std::option::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        let why = || format!("{self} is no internet address");
+        let found =
+            self.as_inet().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, why()))?;
+        Ok(Some(found).into_iter())
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -41,6 +41,8 @@ enum ErrorKind {
     Fatal { source: Fatal },
     #[error("the server {address} {why}")]
     State { address: String, why: &'static str, closed: bool },
+    #[error("{source}")]
+    Other { source: io::Error },
 }
 
 impl Error {
@@ -73,7 +75,7 @@ impl Error {
     #[must_use]
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match &*self.kind {
-            ErrorKind::Io { source, .. } => Some(source.kind()),
+            ErrorKind::Io { source, .. } | ErrorKind::Other { source } => Some(source.kind()),
             _ => None,
         }
     }
@@ -107,7 +109,7 @@ impl Error {
     #[must_use]
     pub fn is_resource_limit(&self) -> bool {
         match &*self.kind {
-            ErrorKind::Io { source, .. } => matches!(
+            ErrorKind::Io { source, .. } | ErrorKind::Other { source } => matches!(
                 source.raw_os_error(),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)
             ),
@@ -122,6 +124,14 @@ impl Error {
             ErrorKind::Fatal { source } => Some(source),
             _ => None,
         }
+    }
+}
+
+/// An error of the program's own, by `?` in a `main` that returns this crate's [`Result`]. It says what the other one says;
+/// this crate's own errors name the operation and the object as well.
+impl From<io::Error> for Error {
+    fn from(source: io::Error) -> Self {
+        ErrorKind::Other { source }.into()
     }
 }
 

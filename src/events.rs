@@ -13,6 +13,16 @@ use crate::address::Address;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerEvent<'a> {
+    /// A run has begun that goes on until it is stopped; nothing is served yet.
+    Ready {
+        /// Where the server listens.
+        server_address: &'a Address,
+    },
+    /// The server begins to close.
+    Stopping {
+        /// Where it listened.
+        server_address: &'a Address,
+    },
     /// A request has been taken from the transport. Each is followed by exactly one `RequestEnded` with the
     /// same number.
     RequestStarted {
@@ -81,6 +91,8 @@ impl fmt::Display for Limit {
 impl fmt::Display for ServerEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Ready { server_address } => write!(f, "ready at {server_address}"),
+            Self::Stopping { server_address } => write!(f, "stopping at {server_address}"),
             Self::RequestStarted { id, client_address, handler } => {
                 write!(f, "request {id} from {client_address} started: {handler}")
             }

@@ -98,7 +98,7 @@
 //!
 //! // A test of it: port 0 is any free one, and the guard stops the server when it is dropped.
 //! let server = server.serve_in_background()?;
-//! let mut client = std::net::TcpStream::connect(server.server_address().to_string())?;
+//! let mut client = std::net::TcpStream::connect(server.server_address())?;
 //! assert_eq!(std::io::read_to_string(&mut client)?, "you are visitor 1\n");
 //! # Ok(())
 //! # }

@@ -14,7 +14,22 @@ use crate::transport::Transport;
 
 /// What every server can do, without its types: for a `Vec<Box<dyn BaseServer>>` of different ones.
 ///
-/// The methods are those of [`Server`], which has them without this trait.
+/// The methods are those of [`Server`], which has them without this trait. An [`Arc`] or a [`Box`] of a server is one as
+/// well, so that a server may be run beside others and still be asked by whoever has a clone of it:
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use socketserver::{BaseServer, TcpServer, run_all, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let server = Arc::new(TcpServer::bind("127.0.0.1:9999", stream_fn(|_request| Ok(())))?);
+/// let servers: Vec<Box<dyn BaseServer>> = vec![Box::new(Arc::clone(&server))];
+/// run_all(&servers, Duration::from_secs(10), || ())?;
+/// println!("{} served", server.context().counts().completed);
+/// # Ok(())
+/// # }
+/// ```
 pub trait BaseServer: Send + Sync {
     /// See [`Server::serve_forever`].
     ///
@@ -96,3 +111,51 @@ impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
         self.mixin().forks()
     }
 }
+
+macro_rules! hand_on {
+    ($($pointer:ident),*) => {$(
+        impl<S: BaseServer + ?Sized> BaseServer for $pointer<S> {
+            fn serve_forever(&self) -> Result<()> {
+                (**self).serve_forever()
+            }
+
+            fn handle_request(&self) -> Result<Turn> {
+                (**self).handle_request()
+            }
+
+            fn shutdown(&self) {
+                (**self).shutdown();
+            }
+
+            fn server_close(&self) -> DrainReport {
+                (**self).server_close()
+            }
+
+            fn server_close_within(&self, grace: Duration) -> DrainReport {
+                (**self).server_close_within(grace)
+            }
+
+            fn server_address(&self) -> Address {
+                (**self).server_address()
+            }
+
+            fn fileno(&self) -> Option<Arc<OwnedFd>> {
+                (**self).fileno()
+            }
+
+            fn shutdown_handle(&self) -> ShutdownHandle {
+                (**self).shutdown_handle()
+            }
+
+            fn context(&self) -> &ServerContext {
+                (**self).context()
+            }
+
+            fn forks(&self) -> bool {
+                (**self).forks()
+            }
+        }
+    )*};
+}
+
+hand_on!(Arc, Box);

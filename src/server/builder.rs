@@ -284,6 +284,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             hooks,
             hooked,
             loop_hooks,
+            stop_is_told: AtomicBool::new(false),
             observer,
             context: Arc::new(context),
             doorway,

@@ -22,7 +22,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.server_close_within(self.limits().drain)
     }
 
-    /// Closes the server within a time, in this order:
+    /// Closes the server within a time, in this order (the hook [`stopping`](crate::ServerHooks::stopping) comes before all of
+    /// it):
     ///
     /// 1. it stops accepting, and the listener is closed at once, also while the loop is away (under `Inline`, within a
     ///    request). Those that have come before are taken out of its queue first, and served within the grace: as many
@@ -40,6 +41,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// or by a handler of the server itself, it waits for nothing: it would wait for itself. In a forked child it asks
     /// the parent to stop, as a shutdown does. May be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
+        self.core.tell_of_stopping();
         let began = Instant::now();
         // A grace that the clock cannot count is for ever, and a day is that for a closing server.
         let deadline =

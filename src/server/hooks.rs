@@ -14,11 +14,12 @@ use crate::console::Console;
 use crate::context::ServerContext;
 use crate::error::{HandlerError, HandlerResult, chain};
 use crate::mixin::Refused;
+use crate::request::StreamRequest;
 
 /// The steps of a server's work that may be overridden, with Python's names where Python has them. Each
 /// has a default; give an implementation to `builder().hooks(..)`.
 ///
-/// `R` is the type of the requests: [`StreamRequest`](crate::StreamRequest) for TCP and Unix streams,
+/// `R` is the type of the requests: [`StreamRequest`] for TCP and Unix streams, which is meant where none is named, and
 /// [`DatagramRequest`](crate::DatagramRequest) for datagrams.
 ///
 /// ```no_run
@@ -41,7 +42,7 @@ use crate::mixin::Refused;
     message = "`{Self}` has no hooks for a `{R}`",
     note = "implement `ServerHooks<{R}>` for it; or `impl<R: Request> ServerHooks<R> for ..` for all servers"
 )]
-pub trait ServerHooks<R>: Send + Sync + 'static {
+pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// Runs with the socket before its address is taken: for socket options that this crate does not
     /// know.
     ///
@@ -55,6 +56,21 @@ pub trait ServerHooks<R>: Send + Sync + 'static {
 
     /// Runs when the server listens: the moment to say so, and to give up privileges.
     fn server_activated(&self, server: &ServerContext) {
+        let _ = server;
+    }
+
+    /// Runs when a run begins that goes on until it is stopped (`serve_forever`, `run`, `run_all`, `serve_in_background`), in
+    /// the thread of its loop and before anything is served. Under `run` signals are taken by now, so that whoever
+    /// is told here may stop the program in order: the moment to say so to a service manager. An observer is told as
+    /// well ([`ServerEvent::Ready`](crate::ServerEvent::Ready)).
+    fn ready(&self, server: &ServerContext) {
+        let _ = server;
+    }
+
+    /// Runs when the server begins to close, once, in the thread that closes it: under `run` as soon as a signal has
+    /// come. New clients are still taken, and the grace has not begun; both wait for the end of this hook. An
+    /// observer is told as well ([`ServerEvent::Stopping`](crate::ServerEvent::Stopping)).
+    fn stopping(&self, server: &ServerContext) {
         let _ = server;
     }
 

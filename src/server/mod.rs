@@ -93,6 +93,8 @@ pub(crate) struct Core<T: Transport> {
     hooked: bool,
     /// What is known of those that the loop calls.
     loop_hooks: LoopHooks,
+    /// That it stops has been told, which is done once.
+    stop_is_told: AtomicBool,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
     /// Where a worker waits for requests beside the loop.
@@ -139,7 +141,9 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
     /// `handle_request` on; until then they wait in the kernel's queue.
     ///
     /// `address`: see [`BindAddress`]. `handler`: a closure that makes a handler (`|| Echo`), or a
-    /// function by [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn).
+    /// function by [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn). Where the compiler says "type
+    /// annotations needed" (E0282) at a closure that takes the request, it wants to be wrapped as well:
+    /// `stream_fn(|request| ..)`.
     ///
     /// # Errors
     ///
@@ -373,6 +377,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.budget_descriptors();
         }
         let begun = Run::begun(&self.core);
+        if forever {
+            self.core.tell_of_ready();
+        }
         let served = self.mixin.serve(&|| {
             let _accepting = Accepting::new(&self.core);
             run()

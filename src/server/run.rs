@@ -54,7 +54,7 @@ pub fn run_all(
     grace: Duration,
     ready: impl FnOnce(),
 ) -> Result<Vec<DrainReport>> {
-    let handles: Vec<_> = servers.iter().map(|server| server.shutdown_handle()).collect();
+    let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let _signals = prepare_process(handles.clone())?;
     ready();
     if let [server] = servers {

@@ -1,8 +1,33 @@
-//! What has a beginning and has to end, whatever ends it: a run, and a loop within it.
+//! What has a beginning and has to end, whatever ends it: a run, and a loop within it. And what is told of a beginning
+//! and an end.
+
+use std::sync::atomic::Ordering;
 
 use super::Core;
+use super::caught::caught;
 use crate::error::Result;
+use crate::events::ServerEvent;
 use crate::transport::Transport;
+
+impl<T: Transport> Core<T> {
+    /// A run begins. A hook that panics ends it before it serves anybody.
+    pub(super) fn tell_of_ready(&self) {
+        self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
+        self.hooks.ready(&self.context);
+    }
+
+    /// The close begins; told once. A forked child closes nothing, and its parent tells.
+    pub(super) fn tell_of_stopping(&self) {
+        if self.context.is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
+        drop(caught(|| {
+            self.hooks.stopping(&self.context);
+            Ok(())
+        }));
+    }
+}
 
 /// A run that has begun and has to end, also when a panic of a mixin or a hook ends it.
 pub(super) struct Run<'a, T: Transport> {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 /// Each wrong program and what the compiler has to say about it, beside much that is its own business.
-const SENTENCES: [(&str, &[&str]); 5] = [
+const SENTENCES: [(&str, &[&str]); 8] = [
     (
         "datagram_handler_on_tcp",
         &[
@@ -38,6 +38,22 @@ const SENTENCES: [(&str, &[&str]); 5] = [
         &[
             "does not make handlers for a `StreamRequest`",
             "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
+        ],
+    ),
+    // The compiler asks for the type first, and has no place for a word of ours; `bind` says what its number means.
+    ("closure_without_a_type", &["error[E0282]", "giving this closure parameter an explicit type"]),
+    (
+        "closure_without_stream_fn",
+        &[
+            "does not make handlers for a `StreamRequest`",
+            "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
+        ],
+    ),
+    (
+        "stream_hooks_on_udp",
+        &[
+            "`Quiet` has no hooks for a `DatagramRequest`",
+            "implement `ServerHooks<DatagramRequest>` for it",
         ],
     ),
 ];

@@ -18,6 +18,7 @@ mod outbox;
 mod over_tcp;
 mod python;
 mod queue;
+mod ready;
 mod regressions;
 mod senders;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,142 @@
+//! The words for a beginning and an end: `ready` before anything is served, `stopping` before the close; and servers
+//! that are shared while they run with others.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socketserver::{
+    BaseServer, Builder, HandlerResult, Inline, Mixin, Pool, ServerContext, ServerEvent,
+    ServerHooks, StreamRequest, Tcp, TcpServer, Threading, UdpServer, datagram_fn, run_all,
+    stream_fn,
+};
+
+use crate::handlers::Diary;
+use crate::support::{alone, connect, exchange, inet, read_to_end, system};
+
+/// Writes down what it is told, and stops its own process by a signal when it is ready, if it is to.
+struct Moments {
+    diary: Diary,
+    signals: bool,
+}
+
+impl ServerHooks for Moments {
+    fn ready(&self, server: &ServerContext) {
+        assert_eq!(server.live_count(), 0);
+        self.diary.note("hook: ready");
+        if self.signals {
+            system::send_signal(std::process::id(), libc::SIGTERM);
+        }
+    }
+
+    fn stopping(&self, server: &ServerContext) {
+        assert!(!server.is_stopping(), "it has not begun yet");
+        self.diary.note("hook: stopping");
+    }
+}
+
+fn builder<M: Mixin>(mixin: M, diary: &Diary, signals: bool) -> Builder<Tcp, M> {
+    let told = diary.clone();
+    TcpServer::builder().mixin(mixin).hooks(Moments { diary: diary.clone(), signals }).observer(
+        move |event| match event {
+            ServerEvent::Ready { .. } | ServerEvent::Stopping { .. } => {
+                let words = event.to_string();
+                told.note(words.split(" at ").next().unwrap().to_owned());
+            }
+            ServerEvent::RequestStarted { .. } => told.note("request"),
+            _ => {}
+        },
+    )
+}
+
+const ALL: [&str; 5] = ["ready", "hook: ready", "request", "stopping", "hook: stopping"];
+
+fn answer(request: &mut StreamRequest) -> HandlerResult {
+    Ok(writeln!(request, "here")?)
+}
+
+fn a_run_says_when_it_begins_and_when_it_ends<M: Mixin + 'static>(mixin: M) {
+    let diary = Diary::default();
+    let server = builder(mixin, &diary, false).bind("127.0.0.1:0", stream_fn(answer)).unwrap();
+    let server = server.serve_in_background().unwrap();
+    assert_eq!(read_to_end(&mut connect(inet(&*server))), b"here\n");
+    server.server_close();
+    // A second close has nothing to say.
+    server.stop().unwrap();
+    assert_eq!(diary.lines(), ALL);
+}
+
+#[test]
+fn a_run_says_when_it_begins_and_when_it_ends_inline() {
+    a_run_says_when_it_begins_and_when_it_ends(Inline);
+}
+
+#[test]
+fn a_run_says_when_it_begins_and_when_it_ends_threading() {
+    a_run_says_when_it_begins_and_when_it_ends(Threading::new());
+}
+
+#[test]
+fn a_run_says_when_it_begins_and_when_it_ends_pool() {
+    a_run_says_when_it_begins_and_when_it_ends(Pool::new(2));
+}
+
+#[test]
+fn who_is_told_that_a_run_is_ready_can_stop_it_by_a_signal() {
+    alone("ready::who_is_told_that_a_run_is_ready_can_stop_it_by_a_signal", || {
+        let diary = Diary::default();
+        let server =
+            builder(Threading::new(), &diary, true).bind("127.0.0.1:0", stream_fn(answer)).unwrap();
+        assert!(server.run().unwrap().is_clean());
+        assert_eq!(diary.lines(), ["ready", "hook: ready", "stopping", "hook: stopping"]);
+    });
+}
+
+#[test]
+fn a_server_runs_beside_others_and_is_still_asked() {
+    alone("ready::a_server_runs_beside_others_and_is_still_asked", || {
+        let hello = stream_fn(|request: &mut StreamRequest| {
+            let mut line = String::new();
+            let text = request.next_line(&mut line)?.unwrap_or_default();
+            Ok(writeln!(request, "{text}")?)
+        });
+        let server = Arc::new(TcpServer::bind("127.0.0.1:0", hello).unwrap());
+        let other = UdpServer::bind("127.0.0.1:0", datagram_fn(|_request| Ok(()))).unwrap();
+        let servers: Vec<Box<dyn BaseServer>> =
+            vec![Box::new(Arc::clone(&server)), Box::new(Box::new(other))];
+        let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                // An address is what a client takes.
+                let mut client = TcpStream::connect(server.server_address()).unwrap();
+                assert_eq!(exchange(&mut client, "hello"), "hello\n");
+                handles.iter().for_each(socketserver::ShutdownHandle::shutdown);
+            });
+            let reports = run_all(&servers, Duration::from_secs(10), || ()).unwrap();
+            assert_eq!(reports.len(), 2);
+            asking.join().unwrap();
+        });
+        assert_eq!(server.context().counts().completed, 1);
+        assert!(!server.forks());
+    });
+}
+
+#[test]
+fn an_address_that_is_none_of_the_internet_says_so_to_a_client() {
+    let address = socketserver::Address::Unix("/tmp/s".into());
+    let error = TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert_eq!(error.to_string(), "/tmp/s is no internet address");
+}
+
+#[test]
+fn an_error_of_the_program_is_one_of_the_crate_by_its_sign() {
+    fn main() -> socketserver::Result<()> {
+        std::fs::File::open("/nowhere/at/all")?;
+        Ok(())
+    }
+    let error = main().unwrap_err();
+    assert_eq!(error.io_kind(), Some(std::io::ErrorKind::NotFound));
+    assert_eq!(error.to_string(), "No such file or directory (os error 2)");
+}
