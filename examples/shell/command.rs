@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use socketserver::{keep_descriptors, restore_limits};
+
 use crate::processes;
 
 /// To the supervisor: Ctrl-C.
@@ -43,13 +45,11 @@ impl Running {
     pub fn start(arguments: &[OsString]) -> io::Result<Self> {
         let (control, its_control) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
-        let mut supervisor = Command::new(own_program()?)
-            .args(["supervise", "--"])
-            .args(arguments)
-            .stdin(OwnedFd::from(its_control))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut command = Command::new(own_program()?);
+        command.args(["supervise", "--"]).args(arguments);
+        command.stdin(OwnedFd::from(its_control)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Whatever the server was started with, and has raised for itself, is none of its clients' business.
+        let mut supervisor = keep_descriptors(restore_limits(&mut command)).spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
         let control = Some(control);
         Ok(Self { supervisor, control, stdout, stderr, report: Vec::new(), until: None })

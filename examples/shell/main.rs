@@ -53,6 +53,7 @@ mod seal;
 mod secret;
 mod server;
 mod settings;
+mod signals;
 mod supervise;
 
 use std::ffi::OsString;

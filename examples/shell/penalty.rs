@@ -18,7 +18,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use socketserver::{Stream, StreamRequest};
+use socketserver::{Stream, StreamRequest, keep_descriptors};
 
 use crate::command::{leave_terminal, own_program};
 
@@ -40,11 +40,9 @@ impl Penalty {
     pub fn start() -> io::Result<Self> {
         let (socket, its_socket) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
-        let keeper = Command::new(own_program()?)
-            .arg("keep")
-            .stdin(OwnedFd::from(its_socket))
-            .stdout(Stdio::null())
-            .spawn()?;
+        let mut command = Command::new(own_program()?);
+        command.arg("keep").stdin(OwnedFd::from(its_socket)).stdout(Stdio::null());
+        let keeper = keep_descriptors(&mut command).spawn()?;
         Ok(Self { keeper, socket })
     }
 

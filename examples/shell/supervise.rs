@@ -23,6 +23,7 @@ use rustix::process::{
 use crate::command::{INTERRUPT, TERMINATE, leave_terminal};
 use crate::processes;
 use crate::protocol::{Ended, Message, Status};
+use crate::signals;
 
 /// How long a command has to end after SIGTERM.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -95,6 +96,7 @@ impl<'a> Supervisor<'a> {
         children.set_nonblocking(true)?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, ended)?;
         take_orphans()?;
+        signals::default_in_programs();
         let (program, rest) = arguments.split_first().ok_or(ErrorKind::InvalidInput)?;
         let command = Command::new(program)
             .args(rest)

@@ -33,3 +33,27 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
     sys::restore_descriptors(command);
     command
 }
+
+/// Has a program start with its stdin, stdout and stderr, and with no other descriptor of this process.
+///
+/// What this crate and std open is closed in programs by itself. What this process was started with is not: a lock
+/// that its starter holds (`flock`, as cron jobs do), the other end of somebody's pipe, or what another library has
+/// opened without `O_CLOEXEC`. A program that a handler starts for a client would have all of these, and would hold the
+/// lock for as long as it runs.
+///
+/// A descriptor that is to be handed on by its number is one that a later `pre_exec` of the same command makes: what that
+/// opens is not closed.
+///
+/// ```
+/// use std::process::Command;
+/// use socketserver::{keep_descriptors, restore_limits};
+///
+/// let mut command = Command::new("date");
+/// let status = keep_descriptors(restore_limits(&mut command)).status()?;
+/// # let _ = status;
+/// # std::io::Result::Ok(())
+/// ```
+pub fn keep_descriptors(command: &mut Command) -> &mut Command {
+    sys::keep_descriptors(command);
+    command
+}

@@ -70,3 +70,41 @@ pub(crate) fn restore_descriptors(command: &mut Command) {
     // SAFETY: the closure makes two system calls and touches nothing but its own two numbers.
     unsafe { command.pre_exec(restore) };
 }
+
+/// Has a program begin with no descriptor of this process but its first three.
+pub(crate) fn keep_descriptors(command: &mut Command) {
+    // SAFETY: the closure makes system calls alone. It closes nothing, but marks what is to be closed by the exec, in a
+    // child that has its own table of descriptors and comes to nothing else than that exec.
+    unsafe { command.pre_exec(close_on_exec_from_3) };
+}
+
+/// The first descriptor that no program expects.
+const FIRST: libc::c_int = 3;
+
+/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html), where there is one (Linux 5.11).
+#[cfg(target_os = "linux")]
+fn close_on_exec_from_3() -> io::Result<()> {
+    // SAFETY: three numbers; nothing is closed now.
+    let marked = unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if marked == 0 { Ok(()) } else { mark_each() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn close_on_exec_from_3() -> io::Result<()> {
+    mark_each()
+}
+
+/// One after the other, as far as the limit says that there may be any. One from before a limit that was lowered
+/// since is not met.
+fn mark_each() -> io::Result<()> {
+    /// More than any process has that has not raised its limit for the sake of it.
+    const MOST: libc::rlim_t = 1 << 20;
+    let limit = descriptor_limit()?.rlim_cur.min(MOST);
+    for fd in FIRST..libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX) {
+        // SAFETY: numbers alone; one that is no descriptor is an error, which changes nothing.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}

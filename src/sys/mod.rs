@@ -38,7 +38,7 @@ mod signals;
 pub(crate) use common::Common;
 pub(crate) use console::write_now;
 pub(crate) use descriptors::{
-    descriptors, raise_descriptors, restore_descriptors, spare_descriptor,
+    descriptors, keep_descriptors, raise_descriptors, restore_descriptors, spare_descriptor,
 };
 pub(crate) use room::Room;
 pub(crate) use shared::SharedFd;

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::process::Command;
 use std::thread;
 
-use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, restore_limits, stream_fn};
+use socketserver::{
+    HandlerResult, StreamRequest, ThreadingTcpServer, keep_descriptors, restore_limits, stream_fn,
+};
 
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{alone, connect, exchange, inet, skip};
@@ -79,4 +81,25 @@ fn programs_of_handlers_start_with_no_signal_blocked_and_die_of_sigpipe_as_usual
             assert_eq!(ignored >> (signal - 1) & 1, 0, "{signal}: {answers:?}");
         }
     });
+}
+
+#[test]
+fn a_program_has_no_descriptor_that_this_process_was_started_with() {
+    // As one that was there at the start: it is not closed by an exec.
+    let lock = rustix::io::dup(tempfile::tempfile().unwrap()).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&lock);
+    let list = || {
+        let mut command = std::process::Command::new("ls");
+        command.arg("/proc/self/fd");
+        command
+    };
+    let fds = |output: std::io::Result<std::process::Output>| {
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        text.lines().map(|fd| fd.parse().unwrap()).collect::<Vec<i32>>()
+    };
+    assert!(fds(list().output()).contains(&number), "this shows nothing");
+    // One more, for the folder that it reads.
+    assert_eq!(fds(keep_descriptors(&mut list()).output()), [0, 1, 2, 3]);
+    let mut list = list();
+    assert_eq!(fds(keep_descriptors(restore_limits(&mut list)).output()), [0, 1, 2, 3]);
 }

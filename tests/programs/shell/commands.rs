@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::Server;
 use crate::program::*;
+use crate::support::process::Process;
 use crate::support::{eventually, folder, has_ipv6};
 
 #[test]
@@ -209,11 +210,53 @@ fn a_server_sends_another_encoding_if_it_is_told_to() {
 fn a_command_has_no_descriptor_but_its_own_three() {
     for mixin in MIXINS {
         let server = Server::start(&["--mixin", mixin]);
-        // Besides those that whoever runs these tests has given to everything.
-        let plain = Command::new("sh").args(["-c", "ls /proc/self/fd"]).output().unwrap();
-        let plain = String::from_utf8(plain.stdout).unwrap();
-        assert_eq!(server.run("ls /proc/self/fd").out, plain, "{mixin}");
+        // The fourth is that of the folder.
+        assert_eq!(server.run("ls /proc/self/fd").out, "0\n1\n2\n3\n", "{mixin}");
     }
+}
+
+#[test]
+fn a_command_inherits_nothing_of_what_the_servers_starter_has_made() {
+    // A lock, a pipe, signals that are ignored, and a limit that the server raises for itself.
+    let starter = "trap '' HUP INT QUIT USR1 TERM CHLD; ulimit -Sn 256; exec 9>\"$0\"; exec \"$@\"";
+    for mixin in MIXINS {
+        let folder = folder();
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{starter} 200>&9")]).arg(folder.path().join("lock"));
+        command.arg(example("shell")).args(["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);
+        command.env("XDG_STATE_HOME", folder.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let process = Process::start(&mut command);
+        let address = listening(&process);
+        let server = Server { process, address, folder };
+        assert_eq!(server.run("ls /proc/self/fd").out, "0\n1\n2\n3\n", "{mixin}");
+        assert_eq!(server.run("ulimit -Sn").out, "256\n", "{mixin}");
+        let signals = server.run("grep -E '^Sig(Ign|Blk)' /proc/self/status").out;
+        assert_eq!(signals.lines().count(), 2);
+        for line in signals.lines() {
+            let set = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
+            // But for two that the C library keeps for itself, and lets nobody change.
+            assert_eq!(set & !(0b11 << 31), 0, "{mixin}: {signals}");
+        }
+        // Ctrl-C ends it, though the server itself does not mind.
+        let client = server.client(&["--", "echo begun; while :; do sleep 0.01; done"]);
+        assert_eq!(client.line(), "begun");
+        client.send_signal(libc::SIGINT);
+        assert_ends(&client.end(), 130);
+        // Nothing that the server has started for itself has the lock, either.
+        let lock = server.folder.path().join("lock");
+        eventually("the server alone has the lock", || holders(&lock) == [server.process.id()]);
+    }
+}
+
+/// The processes that have a file open.
+fn holders(file: &std::path::Path) -> Vec<u32> {
+    let has_it = |process: &fs::DirEntry| {
+        let descriptors = fs::read_dir(process.path().join("fd")).into_iter().flatten();
+        let mut targets = descriptors.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        targets.any(|target| target == file)
+    };
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter(has_it);
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[test]
