@@ -83,7 +83,7 @@ pub trait StreamRequestHandler {
         None
     }
 
-    /// Python's `rbufsize`: bytes to ask the connection for at once. Default: none, which is 8,192.
+    /// Python's `rbufsize`: bytes to ask the connection for at once, 16 MiB at the most. Default: none, which is 8,192.
     fn rbufsize(&self) -> Option<usize> {
         None
     }

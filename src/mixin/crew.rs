@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::limits::Gate;
+use crate::sys;
 use crate::wait;
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -23,6 +24,19 @@ pub(crate) struct ThreadOptions {
     pub(crate) stack_bytes: Option<usize>,
     pub(crate) on_start: Option<Hook>,
     pub(crate) on_stop: Option<Hook>,
+}
+
+/// What the way from the beginning of a thread to its handler needs in any build, and some calls within it.
+pub(crate) const LEAST_STACK: usize = 64 * 1024;
+
+impl ThreadOptions {
+    /// Whether there are stacks of the size that was asked for: only a thread that has one shows it.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Some(bytes) = self.stack_bytes else { return Ok(()) };
+        let started = thread::Builder::new().stack_size(bytes).spawn(|| ());
+        let started = started.map(|thread| thread.join().is_ok());
+        started.map(drop).map_err(|error| Error::io("use", format!("stack_size {bytes}"), error))
+    }
 }
 
 impl fmt::Debug for ThreadOptions {
@@ -46,11 +60,11 @@ macro_rules! thread_options {
         }
 
         /// The size of each thread's stack, in bytes. Default: std's, which is 2 MiB of addresses;
-        /// memory is taken only for what is touched. A size that cannot be had is told to
-        /// `handle_error` when the first thread is to start.
+        /// memory is taken only for what is touched. Less than 64 KiB is taken for that, which is little for a
+        /// handler; with a size that cannot be had `bind` fails.
         #[must_use]
         pub fn stack_size(mut self, bytes: usize) -> Self {
-            self.threads.stack_bytes = Some(bytes);
+            self.threads.stack_bytes = Some(bytes.max(crate::mixin::crew::LEAST_STACK));
             self
         }
 
@@ -96,10 +110,9 @@ impl Crew {
             builder = builder.stack_size(bytes);
         }
         self.process.store(wait::noted_process(), Ordering::Relaxed);
-        *self.alive.lock() += 1;
         // Moved into the thread, and dropped with the closure if there is none: either way, and also
         // after a panic of a hook, the count does not remember the dead.
-        let alive = Alive { crew: Arc::clone(self) };
+        let alive = Alive::new(Arc::clone(self))?;
         let (on_start, on_stop) = (options.on_start.clone(), options.on_stop.clone());
         builder.spawn(move || {
             let _alive = alive;
@@ -155,8 +168,27 @@ struct Alive {
     crew: Arc<Crew>,
 }
 
+/// The threads of all crews.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+impl Alive {
+    /// Fails if the process has as many as it can have: one more would end it.
+    fn new(crew: Arc<Crew>) -> io::Result<Self> {
+        let most = sys::most_threads();
+        let one_more = |count: usize| (count < most).then_some(count + 1);
+        if THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+            let text =
+                format!("the process has {most} threads already, and memory mappings for no more");
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
+        }
+        *crew.alive.lock() += 1;
+        Ok(Self { crew })
+    }
+}
+
 impl Drop for Alive {
     fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::Relaxed);
         *self.crew.alive.lock() -= 1;
         self.crew.ended.notify_all();
     }

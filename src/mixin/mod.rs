@@ -36,7 +36,7 @@ pub use threading::{Threading, WhenFull};
 
 /// Where and when requests run. Implement it for a way of one's own.
 ///
-/// A server calls it in this order:
+/// A server calls it in this order, after [`check`](Self::check) when it is made:
 ///
 /// 1. [`serve`](Self::serve), once for each run; it calls the accept loop, once or more often.
 /// 2. For every turn of the loop: [`ready`](Self::ready); if that is false, the loop stops accepting
@@ -49,6 +49,16 @@ pub use threading::{Threading, WhenFull};
 /// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or
 ///    have been forced to; again at every further close, and never for a server that is just dropped.
 pub trait Mixin: Send + Sync {
+    /// Whether it can work as it was set. Called once, when a server is made with it: an error is that of `bind`, and not
+    /// something that each request would meet. A mixin around another passes it on. Default: it can.
+    ///
+    /// # Errors
+    ///
+    /// One that names the setting and its value.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs the accept loop: here, on several threads, or in several processes.
     ///
     /// # Errors
@@ -118,6 +128,10 @@ pub trait Mixin: Send + Sync {
 
 /// A mixin that is chosen at run time, by a command line's option, say, works like any other.
 impl<M: Mixin + ?Sized> Mixin for Box<M> {
+    fn check(&self) -> Result<()> {
+        (**self).check()
+    }
+
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
         (**self).serve(accept_loop)
     }

@@ -1,5 +1,6 @@
 //! A fixed number of threads, first come first served.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::crew::{Crew, ThreadOptions, enter_process, thread_options};
 use super::door::Post;
 use super::{Came, Door, Job, Mixin, Refused, WhenFull};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{Gate, Permit};
 
 /// Runs requests in a fixed number of threads. Those that come while all are busy wait in a queue, in
@@ -76,17 +77,21 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         if let Some(job) = self.job.take() {
-            let error = std::io::Error::other("all workers of the pool have ended");
+            let error = io::Error::other("all workers of the pool have ended");
             job.refuse(Refused::CannotStart(error));
         }
     }
 }
 
+/// A pool starts all of its workers at once. No usual machine gives a process as many.
+const MOST_WORKERS: usize = 65_536;
+
 /// How many requests wait at most: a burst of a second for handlers of a millisecond.
 const QUEUE: usize = 1_024;
 
 impl Pool {
-    /// A pool of `workers` threads, at least one. They start with the first request.
+    /// A pool of `workers` threads, at least one. They start with the first request, as many of them as the system gives.
+    /// With more than 65,536 `bind` fails.
     ///
     /// # Panics
     ///
@@ -140,15 +145,16 @@ impl Pool {
 
     thread_options!();
 
-    /// Starts the workers. One that cannot be started is missed only if it is the first.
-    fn start(&self, label: &str) -> std::io::Result<Sender<Task>> {
+    /// Starts the workers, up to the first that cannot be started. That one is missed only if there is none before it.
+    fn start(&self, label: &str) -> io::Result<Sender<Task>> {
         let (entrance, queue) = unbounded();
         for number in 0..self.workers {
             let (queue, gate) = (queue.clone(), Arc::clone(&self.gate));
             let worker = Worker { queue, gate, bench: Arc::clone(&self.bench) };
             match self.crew.spawn(&self.threads, label, move || worker.work()) {
                 Err(error) if number == 0 => return Err(error),
-                _ => {}
+                Err(_) => break,
+                Ok(()) => {}
             }
         }
         Ok(entrance)
@@ -177,6 +183,15 @@ impl Default for Pool {
 }
 
 impl Mixin for Pool {
+    fn check(&self) -> Result<()> {
+        if self.workers > MOST_WORKERS {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "65,536 are the most");
+            let what = format!("a pool of {} workers (Pool::new)", self.workers);
+            return Err(Error::io("make", what, error));
+        }
+        self.threads.check()
+    }
+
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
         enter_process(Some(&self.crew), Some(&self.gate))?;
         accept_loop()

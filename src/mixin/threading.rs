@@ -108,6 +108,10 @@ impl Threading {
 }
 
 impl Mixin for Threading {
+    fn check(&self) -> Result<()> {
+        self.threads.check()
+    }
+
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
         enter_process(self.staff.get().map(|staff| staff.crew()), self.gate.as_ref())?;
         accept_loop()

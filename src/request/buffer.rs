@@ -19,6 +19,10 @@ pub(crate) const SMALL: usize = 8 * 1024;
 /// stream of bytes (64 KiB 4.7 GiB/s, 256 KiB 2.9 with the same loop, because of the cache).
 pub(crate) const LARGE: usize = 64 * 1024;
 
+/// The most that `rbufsize` asks for: no socket has more to give at once, and a block that cannot be had would be the end
+/// of the process.
+const MOST: usize = 16 * 1024 * 1024;
+
 /// A wait is made with so much room, on the stack of whoever waits: a silent connection then holds no block.
 /// Most requests are shorter; what is longer is asked for with a block by the next receive. With twice as much
 /// a waiting thread would reach into one more page of its stack, which a thousand threads feel (5 %).
@@ -111,7 +115,7 @@ impl Appetite {
     }
 
     pub(crate) fn set_size(&mut self, bytes: usize) {
-        self.size = bytes.max(1);
+        self.size = bytes.clamp(1, MOST);
     }
 
     /// Receives, and gives the bytes that have come; none at the end of input.

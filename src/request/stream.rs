@@ -224,7 +224,8 @@ impl StreamRequest {
         self.channel.set_wbufsize(bytes)
     }
 
-    /// Python's `rbufsize`: how many bytes to ask the connection for at once. Default 8,192.
+    /// Python's `rbufsize`: how many bytes to ask the connection for at once. At least one, and at most 16 MiB, which is
+    /// more than a socket has. Default 8,192.
     pub fn set_rbufsize(&mut self, bytes: usize) {
         self.appetite.set_size(bytes);
     }

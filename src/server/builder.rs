@@ -272,6 +272,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let Self { mixin, hooks, hooked, loop_hooks, workers_accept, observer, .. } = self;
         let Self { limits, timeout, poll_interval, .. } = self;
+        mixin.check()?;
         let address = transport.server_address();
         let context =
             ServerContext::new(address.clone(), limits, mixin.forks(), mixin.block_on_close())
@@ -302,7 +303,8 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// If the address cannot be understood or cannot be had. No descriptor is left over.
+    /// If the address cannot be understood or cannot be had, or a setting is one that nothing can be made of; the error
+    /// names it. No descriptor is left over.
     pub fn bind<Kind: 'static>(
         self,
         address: impl Into<BindAddress>,

@@ -34,6 +34,7 @@ mod registers;
 mod room;
 mod shared;
 mod signals;
+mod threads;
 
 pub(crate) use common::Common;
 pub(crate) use console::write_now;
@@ -43,6 +44,7 @@ pub(crate) use descriptors::{
 pub(crate) use room::Room;
 pub(crate) use shared::SharedFd;
 pub(crate) use signals::{SignalGuard, keep_from_default, on_signal, on_signal_for_good};
+pub(crate) use threads::most_threads;
 
 /// Turns the -1 of a system call into the error behind it.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

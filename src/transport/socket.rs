@@ -1,6 +1,7 @@
 //! What all four kinds of sockets have in common: their options, and an owner that can close them while
 //! others look.
 
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,18 +24,22 @@ pub struct SocketOptions {
     /// SO_REUSEPORT: several servers may bind one port, and the kernel deals connections out to them.
     /// TCP and UDP. Default: false.
     pub allow_reuse_port: bool,
-    /// How many connections may wait to be accepted: the argument of listen(2). TCP and Unix streams.
-    /// Default: as many as the system allows (`net.core.somaxconn`); 5 in Python before 3.15.
+    /// How many connections may wait to be accepted: the argument of listen(2). TCP and Unix streams. The system lowers
+    /// what is more than it allows (`net.core.somaxconn`), and takes what is less than zero for that as well; with zero one
+    /// may wait. Default: as many as it allows; 5 in Python before 3.15.
     pub request_queue_size: i32,
     /// IPV6_V6ONLY: whether a server on an IPv6 address takes IPv6 only. None leaves it to the system,
     /// which on Linux means that `[::]` takes IPv4 as well. TCP and UDP on IPv6.
     pub only_v6: Option<bool>,
-    /// Keepalive: after how much silence the kernel asks whether the peer is still there. TCP.
+    /// Keepalive: after how much silence the kernel asks whether the peer is still there. TCP. It counts whole seconds,
+    /// from 1 to 32,767 on Linux; what is between is rounded up, and what is beyond is taken for the nearest.
     /// Default: none; the idle limit ends silent connections first.
     pub keepalive: Option<Duration>,
-    /// SO_RCVBUF, in bytes, for the socket and what it accepts. Default: the system's.
+    /// SO_RCVBUF, in bytes, for the socket and what it accepts. The system takes the nearest that it allows (on Linux
+    /// from about 2 KiB to `net.core.rmem_max`), or refuses it. Default: the system's.
     pub recv_buffer_bytes: Option<usize>,
-    /// SO_SNDBUF, in bytes, for the socket and what it accepts. Default: the system's.
+    /// SO_SNDBUF, in bytes, for the socket and what it accepts, as
+    /// [`recv_buffer_bytes`](Self::recv_buffer_bytes) (`net.core.wmem_max`). Default: the system's.
     pub send_buffer_bytes: Option<usize>,
     /// The longest datagram that is taken whole, in bytes. UDP and Unix datagrams. Default: 65,535, more
     /// than UDP can carry (Python: 8,192). Zero is taken as one, and what no datagram has as the most that one can
@@ -42,8 +47,8 @@ pub struct SocketOptions {
     /// (`net.core.wmem_max`, usually 208 KiB). Up to 64 KiB the memory for 64 of them is set aside, of which what is
     /// used is taken; for longer ones that for fewer.
     pub max_packet_size: usize,
-    /// The permissions of a Unix socket's file, as chmod takes them. Default: none, which is what the
-    /// process's umask leaves.
+    /// The permissions of a Unix socket's file, as chmod takes them: at most `0o7777`, beyond which `bind` fails. Default:
+    /// none, which is what the process's umask leaves.
     pub unix_mode: Option<u32>,
     /// Whether a Unix socket's file that no server listens at any more is replaced. Never anything
     /// but a socket, and never one that somebody listens at. Default: true.
@@ -117,13 +122,22 @@ impl ServerSocket {
 
 /// Sets the buffer sizes, which must be set before `listen` to hold for what is accepted.
 pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> io::Result<()> {
+    // The kernel reads an int, and lowers by itself what is more than it allows.
+    let as_int = |bytes: usize| bytes.min(libc::c_int::MAX as usize);
     if let Some(bytes) = options.recv_buffer_bytes {
-        socket.set_recv_buffer_size(bytes)?;
+        let set = socket.set_recv_buffer_size(as_int(bytes));
+        set.map_err(|error| name_option("recv_buffer_bytes", bytes, &error))?;
     }
     if let Some(bytes) = options.send_buffer_bytes {
-        socket.set_send_buffer_size(bytes)?;
+        let set = socket.set_send_buffer_size(as_int(bytes));
+        set.map_err(|error| name_option("send_buffer_bytes", bytes, &error))?;
     }
     Ok(())
+}
+
+/// Says by which option, set to what, something has failed: whoever reads it has to know what to change.
+pub(super) fn name_option(name: &str, value: impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name} {value}: {error}"))
 }
 
 /// Takes over a socket that is open already, if it is what the transport needs.

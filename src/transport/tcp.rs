@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::listener::{Accepted, Listener};
-use super::socket::{SocketOptions, adopt, set_buffers};
+use super::socket::{SocketOptions, adopt, name_option, set_buffers};
 use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
@@ -62,9 +63,17 @@ fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     // take what stands there for nothing: the close becomes a reset. RFC 6093 asks for this as well.
     socket.set_out_of_band_inline(true)?;
     if let Some(silence) = options.keepalive {
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silence))?;
+        let set = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(whole_seconds(silence)));
+        set.map_err(|error| name_option("keepalive", format_args!("{silence:?}"), &error))?;
     }
     Ok(())
+}
+
+/// The nearest silence that the kernel counts, rounded up: TCP_KEEPIDLE of Linux ends at `MAX_TCP_KEEPIDLE`, 32,767.
+fn whole_seconds(silence: Duration) -> Duration {
+    const MOST: u64 = 32_767;
+    let begun = u64::from(silence.subsec_nanos() > 0);
+    Duration::from_secs(silence.as_secs().saturating_add(begun).clamp(1, MOST))
 }
 
 impl Bind for Tcp {

@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::socket::SocketOptions;
+use super::socket::{SocketOptions, name_option};
 use crate::sys;
 
 /// How long to wait for another server that is starting in the same folder.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// What chmod can set; the rest of a mode says what kind of file it is.
+const MODE_BITS: u32 = 0o7777;
 
 /// A socket file that this process has made.
 #[derive(Debug)]
@@ -50,6 +53,10 @@ impl SocketFile {
             let text = "the path is too long for a Unix socket (107 bytes on Linux)";
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
+        if let Some(mode) = options.unix_mode.filter(|mode| *mode > MODE_BITS) {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "0o7777 is the most");
+            return Err(name_option("unix_mode", format_args!("{mode:#o}"), &error));
+        }
         let folder_lock = lock_folder(path)?;
         if options.replace_stale {
             remove_if_stale(path, &address, kind)?;

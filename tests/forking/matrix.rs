@@ -13,6 +13,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         ("row_098_echo_udp_forking", udp),
         ("row_098_echo_unix_stream_forking", unix_stream),
         ("row_098_echo_unix_datagram_forking", unix_datagram),
+        ("every_limit_may_be_the_largest_and_the_smallest_number_of_children", extremes),
         ("descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child", passed),
         ("cpython_clients_get_their_echo_from_forking_servers", cpython),
     ]
@@ -55,6 +56,18 @@ fn unix_datagram() {
         assert_eq!(answer, "hello world");
     }
     server.stop();
+}
+
+fn extremes() {
+    for max in ["max=0", "max=1", "max=18446744073709551615"] {
+        let mut server = Server::tcp(&["most", max]);
+        let mut client = server.connect();
+        assert_eq!(client.ask("echo hello world"), "hello world");
+        // It waits, for the next line, by the limit that is none.
+        assert_eq!(client.ask("echo again"), "again");
+        drop(client);
+        server.stop();
+    }
 }
 
 fn passed() {

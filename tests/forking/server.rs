@@ -331,6 +331,7 @@ where
         per_peer: usize::try_from(number("per-peer=", 10_000)).unwrap(),
         ..Limits::default()
     };
+    let limits = if option("most") { most() } else { limits };
     let mut builder =
         Builder::<T, _>::new(mixin).limits(limits).hooks(Told { is_admin: option("admin") });
     if option("events") {
@@ -488,6 +489,29 @@ impl Drop for LastWords {
     fn drop(&mut self) {
         let line = format!("last words in {}: {}\n", std::process::id(), self.of);
         let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
+
+/// All limits at their largest, which is none at all.
+fn most() -> Limits {
+    let for_ever = Duration::MAX;
+    let rate = Some(socketserver::Rate { per_second: u32::MAX, burst: u32::MAX });
+    Limits {
+        live: usize::MAX,
+        per_peer: usize::MAX,
+        accept_rate: rate,
+        peer_rate: rate,
+        line_bytes: usize::MAX,
+        outbox_bytes: usize::MAX,
+        idle: for_ever,
+        read: for_ever,
+        write: for_ever,
+        request: Some(for_ever),
+        handshake: for_ever,
+        linger: for_ever,
+        linger_bytes: usize::MAX,
+        drain: for_ever,
+        first_read: for_ever,
     }
 }
 

@@ -21,6 +21,7 @@ mod queue;
 mod ready;
 mod regressions;
 mod senders;
+mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;

@@ -1,0 +1,32 @@
+//! How many threads a process can have.
+
+use std::sync::OnceLock;
+
+/// A thread takes four mappings of memory: its stack and the stack of its signals, each with a guard before it. A new
+/// thread that cannot have them all does not fail: it ends the process. Of the mappings that the kernel allows a process
+/// (vm.max_map_count, usually 65,530) an eighth is kept for all else, so that there are 14,334 threads.
+///
+/// Elsewhere there is no such bound.
+pub(crate) fn most_threads() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        text.trim().parse().map_or(usize::MAX, threads_of)
+    })
+}
+
+fn threads_of(mappings: usize) -> usize {
+    (mappings - mappings / 8) / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_process_has_room_for_the_usual_limit_of_requests() {
+        assert_eq!(threads_of(65_530), 14_334);
+        assert_eq!(threads_of(usize::MAX), (usize::MAX - usize::MAX / 8) / 4);
+        assert!(most_threads() > 0);
+    }
+}
