@@ -12,6 +12,7 @@ mod server;
 mod support;
 mod system;
 mod unwatched;
+mod wrapped;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -32,7 +33,8 @@ fn main() -> std::process::ExitCode {
         .chain(ends::all())
         .chain(unwatched::all())
         .chain(forked::all())
-        .chain(kin::all());
+        .chain(kin::all())
+        .chain(wrapped::all());
     let trials = tests.map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

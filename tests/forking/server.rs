@@ -14,7 +14,7 @@ use socketserver::{
     UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
 };
 
-use crate::{ends, forked, system};
+use crate::{ends, forked, system, wrapped};
 
 /// What a request does, by the first word of what it is sent.
 struct Obey {
@@ -105,6 +105,7 @@ impl StreamRequestHandler for Obey {
                     shell.args(["-c", "(sleep 0.1; exec sleep 0.1) >/dev/null 2>&1 &"]).status()?;
                     writeln!(request, "left")?;
                 }
+                "wrap" => wrapped::wrap(request)?,
                 "fds" => writeln!(request, "{}", listeners())?,
                 "stubborn" => {
                     writeln!(request, "here")?;

@@ -229,6 +229,11 @@ impl Client {
         }
     }
 
+    /// How much still comes before an end in order.
+    pub fn receive_end(&mut self) -> usize {
+        self.stream.read_to_end(&mut Vec::new()).expect("the end, and no reset")
+    }
+
     pub fn ask(&mut self, line: &str) -> String {
         self.send(line);
         self.receive()

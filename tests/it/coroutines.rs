@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use socketserver::{
-    Builder, HandlerResult, Inline, Interest, Job, Limits, Mixin, Parker, Result, Server, Slot,
-    StreamRequest, StreamRequestHandler, Tcp, TimedOut, Timeout, Udp, UnixStream, Waiting, flush,
-    install, offload, sleep, stream_fn,
+    Builder, HandlerResult, Inline, Interest, Job, Limits, Mixin, Parker, Result, Server,
+    ServerHooks, Slot, StreamRequest, StreamRequestHandler, Tcp, TimedOut, Timeout, Udp,
+    UnixStream, Waiting, flush, install, offload, sleep, stream_fn,
 };
 
 use crate::handlers::{Diary, Echo};
 use crate::support::{SOON, connect, connect_any, eventually, exchange, folder, inet, read_to_end};
+use crate::wrapping::framed::{Client, Framed};
 
 /// Runs the accept loop and every request as coroutines on one thread.
 #[derive(Debug, Default)]
@@ -261,6 +262,33 @@ fn all_transports_serve_on_coroutines() {
         client.send_to(b"udp", inet(&*udp)).unwrap();
         assert_eq!(client.recv(&mut buffer).unwrap(), 3);
     }
+}
+
+#[test]
+fn wrapped_connections_wait_as_coroutines_do_and_end_in_order() {
+    struct Wraps;
+    impl ServerHooks<StreamRequest> for Wraps {
+        fn wrap_request(&self, request: &mut StreamRequest) -> HandlerResult {
+            Ok(request.wrap_stream(|inner| Ok(Box::new(Framed::accept(inner)?)))?)
+        }
+    }
+    let server = builder::<Tcp>().hooks(Wraps).bind("127.0.0.1:0", || Echo).unwrap();
+    let server = server.serve_in_background().unwrap();
+    // One that stands in its handshake keeps none of the others waiting.
+    let mut silent = connect(inet(&*server));
+    let mut clients: Vec<_> = (0..50).map(|_| Client::new(connect(inet(&*server)), 1)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let line = format!("client {number}");
+        assert_eq!(exchange(client, &line), format!("{line}\n"));
+    }
+    // More than fits anywhere: the write parks as well.
+    let long = "x".repeat(60_000);
+    assert_eq!(exchange(&mut clients[0], &long), format!("{long}\n"));
+    assert!(server.stop().unwrap().is_clean());
+    for client in &mut clients {
+        assert_eq!(read_to_end(client), b"");
+    }
+    assert_eq!(read_to_end(&mut silent), b"");
 }
 
 #[test]

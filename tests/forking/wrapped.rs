@@ -1,0 +1,77 @@
+//! A connection that is wrapped in a child: it is bounded and ended there as elsewhere.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::time::Instant;
+
+use socketserver::{HandlerResult, Stream, StreamRequest};
+
+use crate::support::{Server, eventually};
+
+/// Turns all that is said into capitals, and says goodbye.
+struct Loud(Box<dyn Stream>);
+
+impl Read for Loud {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Loud {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.write(&buf.to_ascii_uppercase())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Loud {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.0.set_deadline(deadline);
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        self.0.write_all(b"GOODBYE\n")?;
+        self.0.shutdown(how)
+    }
+}
+
+/// What the server does at `wrap`.
+pub fn wrap(request: &mut StreamRequest) -> HandlerResult {
+    request.wrap_stream(|inner| Ok(Box::new(Loud(inner))))?;
+    Ok(writeln!(request, "wrapped")?)
+}
+
+pub fn all() -> Vec<(&'static str, fn())> {
+    vec![
+        ("a_drain_ends_a_wrapped_wait_in_a_child_in_order", a_drain),
+        ("a_wrapped_answer_lingers_in_a_child", an_answer),
+    ]
+}
+
+fn a_drain() {
+    let mut server = Server::tcp(&[]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("wrap"), "WRAPPED");
+    assert_eq!(client.ask("echo hi"), "HI");
+    server.stop();
+    assert_eq!((client.receive(), client.receive()), ("GOODBYE".into(), String::new()));
+}
+
+fn an_answer() {
+    let server = Server::tcp(&[]);
+    for _ in 0..5 {
+        let mut client = server.connect();
+        assert_eq!(client.ask("wrap"), "WRAPPED");
+        // In one piece with what nobody will read.
+        client.send_bytes(&[&b"refuse\n"[..], &[b'x'; 30_000]].concat());
+        assert_eq!(
+            (client.receive(), client.receive()),
+            ("NO, THANK YOU".into(), "GOODBYE".into())
+        );
+        assert_eq!(client.receive_end(), 0);
+    }
+    eventually("its children have ended", || server.children().is_empty());
+}
