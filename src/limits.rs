@@ -88,8 +88,10 @@ pub struct Limits {
     /// How long `wrap_request` (a TLS handshake, say) may take. Default 10 s: several round trips of
     /// the slowest network and no more.
     pub handshake: Duration,
-    /// How long a connection whose handler has not read everything stays open for its peer to read the
-    /// answer, while what the peer still sends is thrown away. Default 2 s: some round trips. Zero
+    /// How long a connection whose peer is still sending, or may be, stays open for it to read the answer, while what
+    /// it still sends is thrown away. That is so when more has come than was read, when more than 8 KiB have come
+    /// without an end, when a read has ended in the middle, when the handler has failed, when the request is refused, and
+    /// when the handler [says so](crate::StreamRequest::expect_more_input). Default 2 s: some round trips. Zero
     /// closes at once.
     pub linger: Duration,
     /// How much is thrown away in that time at most, in bytes. Default 16 MiB: a peer that sends more

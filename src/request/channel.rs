@@ -2,8 +2,6 @@
 //! list.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -12,13 +10,11 @@ use super::connection::Connection;
 use super::deadline::Deadlines;
 use super::outbox::Outbox;
 use super::{Deadline, Ticket};
-use crate::context::Lingering;
 use crate::error::Timeout;
-use crate::linger;
 use crate::live::Activity;
-use crate::source::{Bound, Source};
-use crate::stall::{Patience, earlier};
-use crate::sys::{self, Room};
+use crate::source::Bound;
+use crate::stall::Patience;
+use crate::sys::Room;
 use crate::wait;
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
@@ -40,11 +36,13 @@ pub(super) struct Channel {
     /// `Limits::idle` is left to the watch.
     watched: bool,
     /// The end of input has been seen: the peer sends nothing more.
-    saw_end: bool,
+    pub(super) saw_end: bool,
     /// The handler has ended the output.
     pub(super) ended_output: bool,
+    /// The peer may still be sending when the request ends, although nothing of it is to be seen.
+    pub(super) expects_more: bool,
     /// The peer was still sending when the answer ended: see `linger.rs`.
-    lingers: bool,
+    pub(super) lingers: bool,
 }
 
 impl Channel {
@@ -67,6 +65,7 @@ impl Channel {
             watched,
             saw_end: false,
             ended_output: false,
+            expects_more: false,
             lingers: false,
         }
     }
@@ -159,7 +158,10 @@ impl Channel {
         if limit == Timeout::Idle {
             return self.receive_unless_idle(room, bound, after);
         }
-        self.receive_within(room, bound).map_err(|error| self.explain(error, limit, after))
+        let result = self.receive_within(room, bound);
+        // It has stopped in the middle, and may go on when it is answered.
+        self.expects_more |= started.is_some() && result.is_err();
+        result.map_err(|error| self.explain(error, limit, after))
     }
 
     /// What is there without waiting; none if that is nothing.
@@ -330,142 +332,15 @@ impl Channel {
         Ok(count)
     }
 
-    /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
-    /// that is a plain socket.
-    pub(super) fn finish_output(&mut self) {
-        if !self.is_plain() {
-            // As in Python: a peer that does not take the last bytes is no error of the handler.
-            let _ = self.flush();
-        }
-    }
-
-    /// A socket that nobody else sends to.
-    fn is_plain(&self) -> bool {
-        self.connection.is_socket() && self.outbox.is_none()
-    }
-
-    /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
-    /// sixth of what a short connection costs.
-    fn send_last(&mut self) {
-        let Connection::Socket(source) = &self.connection else { return };
-        if self.output.is_empty() || !self.is_plain() {
-            return;
-        }
-        self.ticket.show_activity(Activity::Sending);
-        let patience = self.write_patience();
-        let _ = until_all_is_taken(&self.output, |rest| {
-            let count = source.send_before_end(rest, patience)?;
-            self.ticket.add_bytes_out(count);
-            Ok(count)
-        });
-        self.output.clear();
-    }
-
-    /// For what is due by the outbox when the handler has ended: so long as a drain lasts, and not longer than a write
-    /// may make no progress.
-    fn last_patience(&self) -> Patience {
-        let limits = self.ticket.limits();
-        let whole = self.deadline().map(|whole| whole.at);
-        let until = earlier(Instant::now().checked_add(limits.drain), whole);
-        Patience { quiet: limits.write, until }
-    }
-
-    /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
-    /// still holds a duplicate of the descriptor. `unread`: the handler has left something of the input.
-    pub(super) fn shutdown_request(&mut self, unread: bool) {
-        self.send_last();
-        if let Some(outbox) = self.outbox.take() {
-            outbox.finish(self.last_patience());
-        }
-        let ended = match self.connection.link() {
-            Some(_) => self.end_wrapped(),
-            None => self.end_output(),
-        };
-        if ended {
-            self.lingers = self.peer_is_sending(unread);
-        }
-    }
-
-    /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, and nothing was
-    /// held back, the close alone ends the connection as well, which saves a system call.
-    pub(super) fn end_request(mut self, unread: bool) {
-        if !self.is_plain() || self.ticket.entry().is_lent() || self.ticket.server().is_child() {
-            self.shutdown_request(unread);
-            return self.close_request();
-        }
-        // The close alone would be a reset if anything came in the moment before it, and with a reset the
-        // kernel throws away what it has not sent yet (measured: one answer in two thousand, to clients that
-        // talk on).
-        let ended = !self.output.is_empty() && !self.saw_end;
-        self.send_last();
-        if ended {
-            self.end_output();
-        }
-        if self.peer_is_sending(unread) {
-            self.lingers = true;
-            // It sees the end of its answer now, and not at the end of the lingering.
-            if !ended {
-                self.end_output();
-            }
-        }
-        self.close_request();
-    }
-
-    fn end_output(&mut self) -> bool {
-        let patience = self.write_patience();
-        self.connection.shutdown(Shutdown::Write, patience).is_ok()
-    }
-
-    /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
-    /// the close into a reset; if something does, or in our own buffer, more may be on its way.
-    fn peer_is_sending(&mut self, unread: bool) -> bool {
-        let Some(fd) = self.connection.socket() else { return false };
-        let link = self.connection.link();
-        let saw_end = self.saw_end || link.is_some_and(|link| link.has_ended());
-        if saw_end || self.ticket.is_cut() {
-            return false;
-        }
-        let unread = unread || link.is_some_and(|link| link.has_ahead());
-        match sys::unread(fd) {
-            // Nothing has come, or the end has: who has left something unread has to know which.
-            Ok(0) => unread && is_more_to_come(fd),
-            Ok(_) => true,
-            Err(_) => false,
-        }
-    }
-
     /// The descriptor, lent to somebody who may duplicate it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.ticket.entry().lend();
         self.connection.lend()
     }
-
-    /// Closes, at once or when the peer has had the time to read the answer.
-    pub(super) fn close_request(self) {
-        let limits = self.ticket.limits();
-        let bound = linger::Bound { time: limits.linger, bytes: limits.linger_bytes };
-        let Some(fd) = self.connection.share_socket() else { return };
-        if !self.lingers || bound.time.is_zero() {
-            return;
-        }
-        match (self.ticket.server().lingering(), &self.connection) {
-            (Lingering::Here, Connection::Socket(source)) => linger::here(source, bound),
-            (Lingering::Here, _) => linger::here(&Source::new(fd), bound),
-            (Lingering::Elsewhere, _) => linger::elsewhere(fd, bound),
-            (Lingering::Nobody, _) => {}
-        }
-    }
-}
-
-/// Whether the peer has not ended its output: there is nothing to receive, and no end either.
-fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
-    let mut memory = [MaybeUninit::uninit()];
-    let received = Room::new(&mut memory).recv(fd, false);
-    received.map_or_else(|error| is_no_more_for_now(&error), |count| count > 0)
 }
 
 /// Hands on what is left of `bytes` until nothing is.
-fn until_all_is_taken(
+pub(super) fn until_all_is_taken(
     mut bytes: &[u8],
     mut take: impl FnMut(&[u8]) -> io::Result<usize>,
 ) -> io::Result<()> {

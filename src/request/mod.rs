@@ -1,11 +1,13 @@
 //! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 
 mod blame;
+mod bounds;
 mod buffer;
 mod channel;
 mod connection;
 mod datagram;
 mod deadline;
+mod ending;
 mod extension;
 mod flusher;
 mod outbox;
@@ -58,6 +60,11 @@ pub trait Request {
     fn set_server_deadline(&mut self, deadline: Option<Deadline>) {
         self.set_deadline(deadline);
     }
+
+    /// The peer may still be sending when the request ends, and has to have time to read its answer: see
+    /// [`StreamRequest::expect_more_input`]. The server calls it for requests that have failed or are refused. Without a
+    /// connection there is nothing to do.
+    fn expect_more_input(&mut self) {}
 
     /// Whether all of it has come already, so that there is no wait to bound: true for datagrams. It
     /// spares each of them a look at the clock.

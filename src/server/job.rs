@@ -17,7 +17,7 @@ use super::caught::{caught, caught_drop};
 use super::hooks::{Failure, Phase};
 use super::incoming::Incoming;
 use super::loop_hooks::LoopHook;
-use super::reason::{ended_from_here, reason_of};
+use super::reason::{ended_from_here, may_be_early, reason_of};
 use super::whose::Whose;
 use super::{Core, child, siblings};
 use crate::address::Address;
@@ -405,7 +405,10 @@ impl<T: Transport> End<T> {
     /// Ends and closes the request, tells of its end, and only then gives its place to another one.
     fn close(self, request: &mut Option<T::Request>, reason: CloseReason) {
         drop(caught(|| {
-            if let Some(request) = request.take() {
+            if let Some(mut request) = request.take() {
+                if may_be_early(reason) {
+                    request.expect_more_input();
+                }
                 self.core.transport.end_request(request);
             }
             Ok(())

@@ -49,3 +49,16 @@ pub(super) fn reason_of(
         CloseReason::Failed
     }
 }
+
+/// Whether what was sent may have been an answer to something that the peer was still about to send.
+pub(super) fn may_be_early(reason: CloseReason) -> bool {
+    matches!(
+        reason,
+        CloseReason::Failed
+            | CloseReason::Panicked
+            | CloseReason::TimedOut
+            | CloseReason::LineTooLong
+            | CloseReason::Garbled
+            | CloseReason::Refused
+    )
+}

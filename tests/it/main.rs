@@ -8,6 +8,7 @@ mod compile_fail;
 mod coroutines;
 mod door;
 mod drain;
+mod early;
 mod events;
 mod extension;
 mod first_read;
