@@ -325,9 +325,10 @@ impl Stopping {
     }
 }
 
-/// A handler's panic, as an error: what `handle_error` is given when a handler panicked.
+/// A panic of anything that a request runs for its user, as an error: of its handler, or of a hook, a transport of one's own
+/// or the drop of an error. What `handle_error` is given then; the [`phase`](crate::Failure::phase) says where it was.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the handler panicked: {message}")]
+#[error("a panic: {message}")]
 pub struct Panicked {
     message: String,
 }

@@ -184,8 +184,8 @@ reasons! {
     Completed, completed, "completed";
     /// Its handler failed, in none of the ways below.
     Failed, failed, "its handler failed";
-    /// Its handler panicked.
-    Panicked, panicked, "its handler panicked";
+    /// Its handler panicked, or something else of the user's that it ran: a hook, or the drop of an error.
+    Panicked, panicked, "it panicked";
     /// Its handler ended the server by a `Fatal`.
     Fatal, fatal, "its handler ended the server";
     /// Its peer went away before the handler had done with it.

@@ -7,7 +7,7 @@ pub mod client;
 mod log;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -295,7 +295,9 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         program.ready();
     };
     let reports = run_all(&servers, options.grace, ready)?;
-    for report in reports.iter().filter(|report| !report.is_clean()) {
+    // At a terminal somebody has pressed Ctrl-C and sees what it did. A log is told only of what was cut off.
+    let is_watched = io::stderr().is_terminal();
+    for report in reports.iter().filter(|report| is_watched || !report.is_clean()) {
         warn(&report.to_string());
     }
     Ok(())

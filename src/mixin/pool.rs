@@ -113,8 +113,8 @@ impl Pool {
         }
     }
 
-    /// How many requests may wait for a worker. Default: 1,024. Zero: none is accepted while all
-    /// workers are busy.
+    /// How many requests may wait for a worker. Default: 1,024. Zero: while all workers are busy, the next client stays in
+    /// the kernel's queue; or, with [`WhenFull::Refuse`], it is accepted and refused.
     #[must_use]
     pub fn queue(mut self, requests: usize) -> Self {
         self.queue = requests;

@@ -347,7 +347,7 @@ fn row_017_finish_runs_after_a_panic_in_handle_as_well() {
         life(true, |diary| PanicsInHandle { steps: Steps { diary, fail_in: &[] } });
     assert!(
         diary.text().ends_with(
-            "setup handle finish handle_error(handle: the handler panicked: out of tea) \
+            "setup handle finish handle_error(handle: a panic: out of tea) \
              shutdown_request close_request"
         ),
         "{}",
