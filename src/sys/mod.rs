@@ -22,6 +22,7 @@ pub(crate) mod door;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
 pub(crate) mod flow;
+pub(crate) mod folder;
 pub(crate) mod forks;
 pub(crate) mod messages;
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -50,8 +50,8 @@ pub struct SocketOptions {
     /// The permissions of a Unix socket's file, as chmod takes them: at most `0o7777`, beyond which `bind` fails. Default:
     /// none, which is what the process's umask leaves.
     pub unix_mode: Option<u32>,
-    /// Whether a Unix socket's file that no server listens at any more is replaced. Never anything
-    /// but a socket, and never one that somebody listens at. Default: true.
+    /// Whether a Unix socket's file is replaced if it is left over: no socket is bound to it any more. Never anything
+    /// but a socket, and never that of a server that listens or is about to. Default: true.
     pub replace_stale: bool,
     /// Whether a Unix socket's file is removed when the server closes, if it is still the same; by a forked child, if
     /// nobody else listens there any more. Default: false, as in Python.

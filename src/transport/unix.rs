@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -18,6 +18,10 @@ use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, StreamRequest, Ticket};
 
 /// Connections over a Unix socket, at a path or with an abstract name.
+///
+/// A relative path is one of the folder in which the process is when it binds, and `server_address` gives it from the
+/// root on. In a folder whose own name is too long for a socket (107 bytes with the file's) a relative path can be
+/// bound all the same, and clients have to be there to reach it.
 ///
 /// Descriptors that a peer passes are not received; the kernel closes them when what they came with is read.
 #[derive(Debug)]
@@ -44,7 +48,10 @@ pub struct UnixDatagram {
 /// What a Unix socket is called, and the file that comes of it.
 #[derive(Debug)]
 struct Name {
-    address: Address,
+    /// As it was given.
+    asked: Address,
+    /// As it is bound: a path from the root on.
+    bound: OnceLock<Address>,
     /// The name is not ours to make or to remove: the socket came with it.
     adopted: bool,
     options: SocketOptions,
@@ -53,37 +60,33 @@ struct Name {
 
 impl Name {
     fn new(address: Address, adopted: bool, options: &SocketOptions) -> Self {
-        Self { address, adopted, options: options.clone(), file: Mutex::default() }
+        let (options, file) = (options.clone(), Mutex::default());
+        Self { asked: address, bound: OnceLock::new(), adopted, options, file }
     }
 
-    fn server_bind(
-        &self,
-        socket: &ServerSocket,
-        kind: Type,
-        before_bind: BeforeBind<'_>,
-    ) -> Result<()> {
+    fn address(&self) -> &Address {
+        self.bound.get().unwrap_or(&self.asked)
+    }
+
+    fn server_bind(&self, socket: &ServerSocket, before_bind: BeforeBind<'_>) -> Result<()> {
         if self.adopted {
             return Ok(());
         }
         let bind = socket.with(|fd| {
             before_bind(fd.as_fd())?;
-            match &self.address {
+            match &self.asked {
                 Address::Unix(path) => {
-                    let file = SocketFile::bind(fd.as_fd(), kind, path, &self.options)?;
-                    *self.file.lock() = Some(file);
+                    let (file, whole) = SocketFile::bind(fd.as_fd(), path, &self.options)?;
+                    *self.file.lock() = file;
+                    // A socket is bound once.
+                    let _ = self.bound.set(Address::Unix(whole));
                     Ok(())
                 }
                 Address::Abstract(name) => SockRef::from(fd).bind(&abstract_address(name)?),
                 _ => Err(io::ErrorKind::InvalidInput.into()),
             }
         });
-        bind.map_err(|error| Error::io("bind", &self.address, error))
-    }
-
-    fn activated(&self) {
-        if let Some(file) = &mut *self.file.lock() {
-            file.activated();
-        }
+        bind.map_err(|error| Error::io("bind", &self.asked, error))
     }
 
     /// The file goes before the socket closes: as long as it is open, nobody takes the path for a stale one, and the
@@ -144,17 +147,15 @@ impl Transport for UnixStream {
     type Request = StreamRequest;
 
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.listener.socket, Type::STREAM, before_bind)
+        self.name.server_bind(&self.listener.socket, before_bind)
     }
 
     fn server_activate(&self) -> Result<()> {
-        let result = self.listener.server_activate();
-        self.name.activated();
-        result
+        self.listener.server_activate()
     }
 
     fn server_address(&self) -> Address {
-        self.name.address.clone()
+        self.name.address().clone()
     }
 
     fn fileno(&self) -> Option<Arc<OwnedFd>> {
@@ -235,16 +236,15 @@ impl Transport for UnixDatagram {
     type Request = DatagramRequest;
 
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.packets.socket, Type::DGRAM, before_bind)
+        self.name.server_bind(&self.packets.socket, before_bind)
     }
 
     fn server_activate(&self) -> Result<()> {
-        self.name.activated();
         Ok(())
     }
 
     fn server_address(&self) -> Address {
-        self.name.address.clone()
+        self.name.address().clone()
     }
 
     fn fileno(&self) -> Option<Arc<OwnedFd>> {
@@ -262,7 +262,7 @@ impl Transport for UnixDatagram {
     }
 
     fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
-        raw.into_request(self.name.address.clone(), ticket)
+        raw.into_request(self.name.address().clone(), ticket)
     }
 
     fn refuse_new(&self) -> bool {

@@ -17,6 +17,7 @@ mod inherited;
 mod limits;
 mod outbox;
 mod over_tcp;
+mod paths;
 mod python;
 mod queue;
 mod ready;
