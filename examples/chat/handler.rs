@@ -5,26 +5,41 @@ use std::time::{Duration, Instant};
 
 use socketserver::{HandlerResult, Outbox, StreamRequest, StreamRequestHandler};
 
+use super::hall::{Hall, Number, Turn};
 use super::protocol::{GOODBYE, Incoming, Message, SILENCE, TooLong};
 use super::room::{Id, Room, Who};
 
-/// How long a client may take to say its first word, and so to become a member: a person who thinks.
-const FIRST_WORD: Duration = Duration::from_secs(600);
-
-/// A member, from its first word to its end.
+/// A connection, and from its first word on a member.
 pub struct Chat {
     room: Room,
+    hall: Hall,
+    /// How long it may take for its first word: a person who thinks.
+    patience: Duration,
     pace: Pace,
-    /// None before the first word.
-    id: Option<Id>,
+    place: Place,
     /// The room knows that it knows of lines.
     told_lines: bool,
+    /// For a client that knows of no lines and listens: when it has listened for long enough.
+    late: Option<Instant>,
+}
+
+/// Where a client is.
+#[derive(Clone, Copy)]
+enum Place {
+    Outside,
+    /// Silent, until then at most.
+    Hall(Number, Instant),
+    Room(Id),
 }
 
 /// What ends a member's conversation.
 enum End {
     /// It has said so.
     Quit,
+    /// It has said nothing for too long.
+    Silent,
+    /// It was gone before it was its turn to be let in.
+    TooMany,
     TooLong,
 }
 
@@ -34,75 +49,142 @@ impl From<TooLong> for End {
     }
 }
 
+/// What a wait for more has brought.
+enum Received {
+    Bytes,
+    /// So much silence that a message without an end is over.
+    Silence,
+    End,
+}
+
 impl Chat {
-    /// `lines_per_second`: what one member may say in the long run; zero is no limit.
-    pub fn new(room: &Room, lines_per_second: u32) -> Self {
-        Self { room: room.clone(), pace: Pace::new(lines_per_second), id: None, told_lines: false }
+    /// `patience`: for the first word. `lines_per_second`: what one member may say in the long run; zero is no limit.
+    pub fn new(room: &Room, hall: &Hall, patience: Duration, lines_per_second: u32) -> Self {
+        Self {
+            room: room.clone(),
+            hall: hall.clone(),
+            patience,
+            pace: Pace::new(lines_per_second),
+            place: Place::Outside,
+            told_lines: false,
+            late: None,
+        }
     }
 
     fn converse(&mut self, request: &mut StreamRequest, outbox: &Outbox) -> io::Result<End> {
         let mut incoming = Incoming::default();
         loop {
-            let (arrived, ended) = match self.receive(request, &mut incoming)? {
-                Some(arrived) => (arrived, false),
-                None => (false, true),
+            let received = match self.receive(request, &mut incoming)? {
+                Some(received) => received,
+                None => return Ok(End::Silent),
             };
-            match self.take_all(request, &mut incoming, arrived, ended, outbox) {
+            let is_over = matches!(received, Received::End);
+            match self.take_all(request, &mut incoming, &received, outbox)? {
                 Err(end) => return Ok(end),
-                Ok(()) if ended => return Ok(End::Quit),
+                Ok(()) if is_over => return Ok(End::Quit),
                 Ok(()) => {}
             }
         }
     }
 
-    /// Waits for more. True if something came, false if the silence has ended a message, none at the end.
+    /// Waits for more. None if it has been silent for too long without having said a word.
     fn receive(
-        &self,
+        &mut self,
         request: &mut StreamRequest,
         incoming: &mut Incoming,
-    ) -> io::Result<Option<bool>> {
-        let silence = incoming.awaits_silence();
-        request.set_timeout(match self.id {
-            _ if silence => Some(SILENCE),
-            None => Some(FIRST_WORD),
-            Some(_) => None,
-        });
-        // Half a line is nothing that a stopping server has to wait for.
-        request.between_requests();
-        match request.chunk() {
-            Ok(Some(chunk)) => {
-                incoming.push(&chunk);
-                Ok(Some(true))
+    ) -> io::Result<Option<Received>> {
+        loop {
+            let silence = incoming.awaits_silence().then(|| Instant::now() + SILENCE);
+            let first_word = match self.place {
+                Place::Hall(_, until) => Some(until),
+                _ => None,
+            };
+            let next = [silence, first_word, self.late].into_iter().flatten().min();
+            let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+            request.set_timeout(left);
+            // Half a line is nothing that a stopping server has to wait for.
+            request.between_requests();
+            match request.chunk() {
+                Ok(Some(chunk)) => {
+                    incoming.push(&chunk);
+                    return Ok(Some(Received::Bytes));
+                }
+                Ok(None) => return Ok(Some(Received::End)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && next.is_some() => {}
+                Err(error) => return Err(error),
             }
-            Ok(None) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut && silence => Ok(Some(false)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut && self.id.is_none() => Ok(None),
-            Err(error) => Err(error),
+            if next == first_word {
+                return Ok(None);
+            }
+            if next == silence {
+                return Ok(Some(Received::Silence));
+            }
+            self.late = None;
+            if let Place::Room(id) = self.place {
+                self.room.answer_late(id);
+            }
         }
     }
 
     fn take_all(
         &mut self,
-        request: &StreamRequest,
+        request: &mut StreamRequest,
         incoming: &mut Incoming,
-        arrived: bool,
-        ended: bool,
+        received: &Received,
         outbox: &Outbox,
-    ) -> Result<(), End> {
-        while let Some(text) = incoming.next_line()? {
+    ) -> io::Result<Result<(), End>> {
+        loop {
+            let (text, has_lines) = match (incoming.next_line(), received) {
+                (Err(TooLong), _) => return Ok(Err(End::TooLong)),
+                (Ok(Some(text)), _) => (text, true),
+                (Ok(None), Received::Bytes) => return Ok(Ok(())),
+                (Ok(None), _) => match incoming.rest() {
+                    Err(TooLong) => return Ok(Err(End::TooLong)),
+                    Ok(None) => return Ok(Ok(())),
+                    Ok(Some(text)) => (text, incoming.has_lines()),
+                },
+            };
             // What was pasted takes its time, which a stopping server does not have.
             if request.is_stopping() {
-                return Err(End::Quit);
+                return Ok(Err(End::Quit));
             }
-            self.take(&text, true, outbox)?;
-        }
-        if ended || (!arrived && incoming.awaits_silence()) {
-            let has_lines = incoming.has_lines();
-            if let Some(text) = incoming.rest()? {
-                self.take(&text, has_lines, outbox)?;
+            if let Place::Hall(number, _) = self.place {
+                if !self.wait_for_turn(request, incoming, number)? {
+                    return Ok(Err(End::TooMany));
+                }
+            }
+            if let Err(end) = self.take(&text, has_lines, outbox) {
+                return Ok(Err(end));
             }
         }
-        Ok(())
+    }
+
+    /// Waits until it may come in. False: it has left before that.
+    fn wait_for_turn(
+        &mut self,
+        request: &mut StreamRequest,
+        incoming: &mut Incoming,
+        number: Number,
+    ) -> io::Result<bool> {
+        loop {
+            let time = match self.hall.turn(number) {
+                Turn::Now => return Ok(true),
+                Turn::In(time) => time,
+                Turn::Never => return Ok(false),
+            };
+            if incoming.is_full() {
+                socketserver::sleep(time);
+                continue;
+            }
+            request.set_timeout(Some(time));
+            request.between_requests();
+            match request.chunk() {
+                Ok(Some(chunk)) => incoming.push(&chunk),
+                Ok(None) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn take(&mut self, text: &str, has_lines: bool, outbox: &Outbox) -> Result<(), End> {
@@ -111,19 +193,21 @@ impl Chat {
         if !has_lines && text == "q" {
             return Err(End::Quit);
         }
-        let id = match self.id {
-            Some(id) => id,
-            None => {
-                let wish = match &message {
-                    Message::Nick(name) => Some(name.as_str()),
-                    _ => None,
-                };
-                let id = self.room.enter(outbox.clone(), has_lines, wish);
-                if wish.is_some() {
-                    message = Message::Nothing;
-                }
-                *self.id.insert(id)
+        let mut was_named = false;
+        let id = if let Place::Room(id) = self.place {
+            id
+        } else {
+            let wish = match &message {
+                Message::Nick(name) => Some(name.as_str()),
+                _ => None,
+            };
+            let id = self.room.enter(outbox.clone(), has_lines, wish);
+            if wish.is_some() {
+                was_named = true;
+                message = Message::Nothing;
             }
+            self.place = Place::Room(id);
+            id
         };
         if has_lines && !std::mem::replace(&mut self.told_lines, true) {
             self.room.has_lines(id);
@@ -132,6 +216,12 @@ impl Chat {
         if !self.room.has(id) {
             // What it had sent before it was shown the door is nothing to wait for.
             return Err(End::Quit);
+        }
+        if !has_lines {
+            self.late = self.room.listens(id);
+            if was_named {
+                self.room.answer_at_once(id);
+            }
         }
         let member = Who::Member(id);
         match message {
@@ -144,10 +234,16 @@ impl Chat {
             Message::Kick(_) => self.room.note(member, "only the operator may do that"),
             Message::Unknown(word) => self.room.note(member, &unknown(&word, "/nick NAME, /who, ")),
         }
-        if !has_lines {
-            self.room.answer(id);
-        }
         Ok(())
+    }
+
+    /// Out of the hall or the room. `quietly`: there is nobody to tell.
+    fn leave(&mut self, quietly: bool) {
+        match std::mem::replace(&mut self.place, Place::Outside) {
+            Place::Outside => {}
+            Place::Hall(number, _) => self.hall.leave(number),
+            Place::Room(id) => self.room.leave(id, quietly),
+        }
     }
 }
 
@@ -165,28 +261,38 @@ pub fn unknown(word: &str, others: &str) -> String {
 impl StreamRequestHandler for Chat {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let outbox = request.outbox()?;
+        let number = self.hall.arrive(request.client_address(), outbox.clone());
+        // A limit that the clock cannot count is none; a day is as good.
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        self.place = Place::Hall(number, Instant::now() + self.patience.min(DAY));
         let end = self.converse(request, &outbox);
         if request.is_stopping() {
             // Out of the room first, so that no line of another comes behind the goodbye. Who does not take that is
             // closed all the same.
-            if let Some(id) = self.id {
-                self.room.leave(id, true);
-            }
+            self.leave(true);
             let _ = outbox.send(format!("{GOODBYE}\n"));
         }
-        if let (End::TooLong, id) = (end?, self.id) {
-            match id {
-                Some(id) => self.room.dismiss(id, &format!("had to leave: {TooLong}")),
-                None => drop(outbox.send(format!("* {TooLong}; goodbye\n"))),
+        let told = match (end?, self.place) {
+            (End::TooLong, Place::Room(id)) => {
+                self.room.dismiss(id, &format!("had to leave: {TooLong}"));
+                return Ok(());
             }
-        }
+            (End::Quit, _) => return Ok(()),
+            (End::TooLong, _) => TooLong.to_string(),
+            (End::Silent, _) => {
+                format!("you have not said a word within {} s", self.patience.as_secs_f32())
+            }
+            (End::TooMany, _) => {
+                "too many come in at once, and you had left before your turn".to_owned()
+            }
+        };
+        // Its reader may be gone.
+        let _ = outbox.send(format!("* {told}; goodbye\n"));
         Ok(())
     }
 
     fn finish(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        if let Some(id) = self.id {
-            self.room.leave(id, request.is_stopping());
-        }
+        self.leave(request.is_stopping());
         Ok(())
     }
 }

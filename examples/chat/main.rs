@@ -8,7 +8,8 @@
 //!
 //! Whatever a member types goes to all others and to the operator, who sits at the server's own terminal.
 //! `@NAME TEXT` is for one alone; `/who` says who is there, `/nick NAME` takes another name, `/quit` leaves.
-//! The operator has `/who`, `/kick NAME` and `/quit`, which ends the server.
+//! The operator has `/who`, `/kick NAME`, `/kick #` for connections that have not said a word (`hall.rs`), and `/quit`,
+//! which ends the server.
 //!
 //! With `--bus redis://HOST:PORT/ROOM` several servers share one room, `--server NAME` being what each is
 //! called: members elsewhere are `name@server`. See `bus/mod.rs`.
@@ -27,6 +28,7 @@ mod common;
 mod bus;
 mod characters;
 mod client;
+mod hall;
 mod handler;
 mod name;
 mod operator;
@@ -45,14 +47,15 @@ use std::time::Duration;
 
 use bus::{Bus, BusAddress, VARIABLE};
 use clap::{Args, Parser, Subcommand};
-use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
+use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions};
+use hall::Hall;
 use handler::Chat;
 use name::{check_name, normal};
 use password::hide;
 use room::Room;
 use screen::{Lines, Screen};
 use socketserver::{
-    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, Rate, StreamRequest,
+    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
 };
 use terminal::Terminal;
 
@@ -81,9 +84,13 @@ enum Command {
 #[derive(Args)]
 #[command(mut_arg("bind", common::streams::<ChatServer>))]
 #[command(mut_arg("max_clients", |clients| clients.default_value("1000").visible_alias("members")))]
+// Longer than for programs whose clients are programs: the document's client says its first word when its user has typed.
+#[command(mut_arg("first_word", |seconds| seconds.default_value("120")))]
 struct Serve {
     #[command(flatten)]
     options: ServeOptions,
+    #[command(flatten)]
+    first_word: FirstWord,
     /// How many lines a second one member may say in the long run; 0 is no limit
     #[arg(long, value_name = "LINES", default_value = "20")]
     pace: u32,
@@ -123,6 +130,8 @@ fn server_name(text: &str) -> Result<String, String> {
 
 struct ChatServer {
     room: Room,
+    hall: Hall,
+    first_word: Duration,
     screen: Screen,
     pace: u32,
     /// What other servers the room is to be joined with.
@@ -154,6 +163,8 @@ impl ChatServer {
         let (screen, lines) = Screen::new();
         Self {
             room: Room::new(screen.clone()),
+            hall: Hall::new(options.options.max_clients, options.options.max_per_peer()),
+            first_word: options.first_word.first_word,
             screen,
             pace: options.pace,
             joins,
@@ -175,8 +186,9 @@ impl Program for ChatServer {
     }
 
     fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
-        let (room, pace) = (self.room.clone(), self.pace);
-        move || Chat::new(&room, pace)
+        let (room, hall) = (self.room.clone(), self.hall.clone());
+        let (first_word, pace) = (self.first_word, self.pace);
+        move || Chat::new(&room, &hall, first_word, pace)
     }
 
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
@@ -197,8 +209,6 @@ impl Program for ChatServer {
 
     fn limits(&self) -> Limits {
         Limits {
-            // A crowd that comes at once is let in by and by: each joining is news for all others.
-            accept_rate: Some(Rate { per_second: 100, burst: 200 }),
             // More than a member may say at once, so that one who reads is never dropped.
             outbox_bytes: 256 * 1024,
             // Who only listens is welcome; keepalive finds those whose machine is gone.
@@ -211,9 +221,10 @@ impl Program for ChatServer {
         let Terminal { input, output, mode } = Terminal::open();
         self.mode.set(Some(mode));
         let started =
-            operator::start(self.room.clone(), self.screen.clone(), input).and_then(|typing| {
-                self.lines.take().map_or(Ok(()), |lines| lines.show_on(output, typing))
-            });
+            operator::start(self.room.clone(), self.hall.clone(), self.screen.clone(), input)
+                .and_then(|typing| {
+                    self.lines.take().map_or(Ok(()), |lines| lines.show_on(output, typing))
+                });
         if let Err(error) = started {
             common::warn(&format!(
                 "cannot start a thread for the operator: {error}; serving without one"

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::raise;
 
+use super::hall::Hall;
 use super::handler::unknown;
 use super::protocol::{LINE_BYTES, Message, clean};
 use super::room::{Room, Who};
@@ -13,11 +14,16 @@ use super::screen::Screen;
 use super::terminal::{Input, Typed};
 
 /// Does what the operator types, in a thread of its own, until there is no more.
-pub fn start(room: Room, screen: Screen, mut input: Input) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    room: Room,
+    hall: Hall,
+    screen: Screen,
+    mut input: Input,
+) -> io::Result<JoinHandle<()>> {
     let work = move || {
         loop {
             match input.next(LINE_BYTES) {
-                Typed::Line(text) => obey(&room, &screen, &clean(text.as_bytes())),
+                Typed::Line(text) => obey(&room, &hall, &screen, &clean(text.as_bytes())),
                 // The server's own way of stopping: a second one ends it at once.
                 Typed::Interrupt => return stop(SIGINT),
                 Typed::End => screen.show("* /quit ends the server\n"),
@@ -29,13 +35,25 @@ pub fn start(room: Room, screen: Screen, mut input: Input) -> io::Result<JoinHan
     thread::Builder::new().name("operator".into()).spawn(work)
 }
 
-fn obey(room: &Room, screen: &Screen, text: &str) {
+fn obey(room: &Room, hall: &Hall, screen: &Screen, text: &str) {
     match Message::parse(text) {
         Message::Nothing => {}
         Message::Say(text) => room.say(Who::Operator, &text),
         Message::Tell { to, text } => room.tell(Who::Operator, &to, &text),
-        Message::Who => room.who(Who::Operator),
-        Message::Kick(name) => room.kick(&name),
+        Message::Who => {
+            room.who(Who::Operator);
+            if let Some(silent) = hall.list() {
+                screen.show(&format!("* {silent}\n"));
+            }
+        }
+        // No name begins so: it is for those who have none.
+        Message::Kick(name) => match name.strip_prefix('#') {
+            Some(which) => screen.show(&match hall.kick(which) {
+                1 => "* 1 that had not said a word was kicked\n".to_owned(),
+                count => format!("* {count} that had not said a word were kicked\n"),
+            }),
+            None => room.kick(&name),
+        },
         Message::Quit => stop(SIGTERM),
         Message::Nick(_) => screen.show("* the operator is always called that\n"),
         Message::Unknown(word) => {

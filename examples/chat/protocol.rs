@@ -4,11 +4,11 @@
 //! A message is a line of UTF-8, ended by `\n`. The document's clients send none: until its first
 //! newline a client is taken for one of them, and a message of its is what comes until it is silent for
 //! [`SILENCE`]. Such a client reads once for each message of its own, at most [`ANSWER_BYTES`], and then
-//! asks its user; so it is sent exactly one piece for each, of what has been said meanwhile.
+//! asks its user; so it is sent exactly one piece for each, when others have said something: see [`Waiting`].
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::characters::{is_unsafe, without_runs};
 
@@ -86,6 +86,11 @@ impl Incoming {
             return Err(TooLong);
         }
         Ok((!bytes.is_empty()).then(|| clean(&bytes)))
+    }
+
+    /// Whether no more is to be taken before what is there: a client that waits to be let in may send on.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() - self.start > LINE_BYTES
     }
 
     /// Whether a newline has come.
@@ -190,50 +195,94 @@ pub fn listed(names: &[String]) -> String {
     names[..shown].join(", ") + &more
 }
 
-/// What waits for a client that knows of no lines, until it has spoken.
+/// What a line is to a client that knows of no lines, which stops listening when it is sent something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody else has said it: that is what the client listens for when it has spoken.
+    Said,
+    /// The server's answer to what the client has asked it for.
+    Reply,
+    /// Joins and leaves, say: they come with the next that was said.
+    News,
+}
+
+/// What waits for a client that knows of no lines. It listens from when it has spoken until it is sent something, and
+/// that is what others say then: neither its own words, which it knows, nor news alone.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// With their newlines; of the first one a part may have been sent.
-    lines: VecDeque<String>,
+    lines: VecDeque<(Kind, String)>,
     bytes: usize,
     left_out: usize,
+    /// Since when it listens.
+    listens: Option<Instant>,
 }
 
 impl Waiting {
-    /// Adds a line, with its newline. The oldest go when there are too many.
-    pub fn push(&mut self, line: &str) {
+    /// A client that has said something that it has not been answered yet will have waited for this long when it is
+    /// sent what was said before it spoke. Until then it is more likely to be sent an answer with it.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// The client has spoken. Gives when it is to be sent what waits already, if there is anything.
+    pub fn listen(&mut self) -> Option<Instant> {
+        let since = *self.listens.get_or_insert_with(Instant::now);
+        self.lines.iter().any(|(kind, _)| *kind == Kind::Said).then(|| since + Self::PATIENCE)
+    }
+
+    /// Adds a line, with its newline. The oldest go when there are too many. Gives the piece that the client is to be sent
+    /// at once, if it has listened for that.
+    pub fn push(&mut self, kind: Kind, line: &str) -> Option<String> {
+        let answers = self.listens.is_some() && kind != Kind::News;
         self.bytes += line.len();
-        self.lines.push_back(line.to_owned());
+        let line = (kind, line.to_owned());
+        let overtakes = answers && self.bytes > ANSWER_BYTES;
+        if overtakes {
+            // What it listens for comes before what has waited, if both are too much for one piece.
+            self.lines.push_front(line);
+        } else {
+            self.lines.push_back(line);
+        }
         while self.bytes > WAITING_BYTES && self.lines.len() > 1 {
-            if let Some(oldest) = self.lines.pop_front() {
+            let oldest = if answers { self.lines.remove(1) } else { self.lines.pop_front() };
+            if let Some((_, oldest)) = oldest {
                 self.bytes -= oldest.len();
                 self.left_out += 1;
             }
         }
+        if answers { self.piece(if overtakes { 1 } else { 0 }) } else { None }
     }
 
     /// The next piece: as many whole lines as one read of the client takes, or a part of a long one.
-    /// Without the last newline, because the client adds its own.
+    /// Without the last newline, because the client adds its own. It does not listen after that.
     pub fn answer(&mut self) -> Option<String> {
+        self.piece(0)
+    }
+
+    /// A piece with so many lines before those that have waited, of which at least a part goes with it.
+    fn piece(&mut self, before: usize) -> Option<String> {
+        // Of the first line that has waited a part may go, so that it does not wait for ever behind the answers.
+        let first = (before > 0).then_some(before + usize::from(self.left_out > 0));
+        self.listens = None;
         if self.left_out > 0 {
             let note = format!("* {} older lines were left out\n", self.left_out);
             self.left_out = 0;
             self.bytes += note.len();
-            self.lines.push_front(note);
+            self.lines.push_front((Kind::News, note));
         }
-        let mut answer = String::new();
-        while let Some(line) = self.lines.front_mut() {
+        let (mut answer, mut taken) = (String::new(), 0);
+        while let Some((_, line)) = self.lines.front_mut() {
             let room = ANSWER_BYTES - answer.len();
             if line.len() <= room {
                 answer.push_str(line);
                 self.bytes -= line.len();
                 self.lines.pop_front();
+                taken += 1;
             } else {
                 // What is empty would be no answer.
-                if answer.trim_end().is_empty() {
+                if answer.trim_end().is_empty() || first == Some(taken) {
                     let rest = line.split_off(boundary(line, room));
                     answer += &std::mem::replace(line, rest);
-                    self.bytes = self.lines.iter().map(String::len).sum();
+                    self.bytes = self.lines.iter().map(|(_, line)| line.len()).sum();
                 }
                 break;
             }
@@ -244,9 +293,15 @@ impl Waiting {
         (!answer.is_empty()).then_some(answer)
     }
 
+    /// What waits, if the client has listened for too long.
+    pub fn answer_late(&mut self) -> Option<String> {
+        let waited = self.listens.is_some_and(|since| since.elapsed() >= Self::PATIENCE);
+        if waited { self.answer() } else { None }
+    }
+
     /// Everything, for a client that has turned out to know lines.
     pub fn all(&mut self) -> String {
         self.bytes = 0;
-        self.lines.drain(..).collect()
+        self.lines.drain(..).map(|(_, line)| line).collect()
     }
 }

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use socketserver::{Outbox, OutboxError};
 
 use super::bus::Relay;
 use super::name::{OPERATOR, check_name, fold, looks, normal};
-use super::protocol::{Waiting, listed};
+use super::protocol::{Kind, Waiting, listed};
 use super::screen::Screen;
 
 /// A member, by its number in the room.
@@ -55,16 +56,22 @@ struct Member {
 
 impl Member {
     /// Sends it a line, with its newline.
-    fn post(&mut self, line: &str) -> Result<(), OutboxError> {
+    fn post(&mut self, kind: Kind, line: &str) -> Result<(), OutboxError> {
         match &mut self.waiting {
-            Some(waiting) => waiting.push(line),
-            None => match self.outbox.send(line) {
-                // It is gone, and its own handler lets it leave.
-                Ok(()) | Err(OutboxError::Closed) => {}
-                Err(full) => return Err(full),
+            Some(waiting) => match waiting.push(kind, line) {
+                Some(answer) => self.send(&answer),
+                None => Ok(()),
             },
+            None => self.send(line),
         }
-        Ok(())
+    }
+
+    fn send(&self, text: &str) -> Result<(), OutboxError> {
+        match self.outbox.send(text) {
+            // It is gone, and its own handler lets it leave.
+            Err(OutboxError::Closed) => Ok(()),
+            result => result,
+        }
     }
 }
 
@@ -101,7 +108,7 @@ impl Room {
         let prefix = format!("{name}: ");
         state.call(id, &name);
         state.members.insert(id, Member { name, prefix, outbox, waiting });
-        self.post(&mut state, id, &welcome);
+        self.post(&mut state, id, Kind::News, &welcome);
         id
     }
 
@@ -123,7 +130,7 @@ impl Room {
         let mut state = self.state.lock();
         let Some(prefix) = state.prefix(from) else { return };
         let line = [prefix, text, "\n"].concat();
-        self.spread(&mut state, &line, from);
+        self.spread(&mut state, Kind::Said, &line, from);
         if from != Who::Operator {
             self.screen.show(&line);
         }
@@ -135,22 +142,31 @@ impl Room {
         let mut state = self.state.lock();
         let Some(name) = state.name(from).map(str::to_owned) else { return };
         // One's own server may be named, and need not be.
-        let own = self.bus.get().and_then(|bus| to.strip_suffix(bus.tag())?.strip_suffix('@'));
-        let to = own.unwrap_or(to);
-        let line = format!("{name} -> {to}: {text}\n");
-        if let Some(receiver) = state.find(to) {
-            self.hand(&mut state, receiver, &line);
-            if receiver == from {
-                return;
+        let written = to;
+        let (to, server) = to.split_once('@').map_or((to, None), |(to, at)| (to, Some(at)));
+        let elsewhere = |bus: &&Relay| server.is_some_and(|at| fold(at) != fold(bus.tag()));
+        let refusal = match (self.bus.get().filter(elsewhere), state.find(to)) {
+            (Some(bus), _) => bus.tell(from, &name, to, server.unwrap_or_default(), text).err(),
+            (None, Some(receiver)) if server.is_none() || self.bus.get().is_some() => {
+                let kind = if receiver == from { Kind::Reply } else { Kind::Said };
+                let line = format!("{name} -> {to}: {text}\n");
+                return self.hand(&mut state, receiver, kind, &line);
             }
-        } else if let (Some(bus), Some((to, server))) = (self.bus.get(), to.split_once('@')) {
-            if let Err(why) = bus.tell(from, &name, to, server, text) {
-                return self.hand(&mut state, from, &format!("* {why}\n"));
-            }
-        } else {
-            return self.hand(&mut state, from, &format!("* nobody here is called {to}\n"));
+            _ => Some(self.says_nobody(written)),
+        };
+        if let Some(why) = refusal {
+            self.hand(&mut state, from, Kind::Reply, &format!("* {why}\n"));
         }
-        self.acknowledge(&mut state, from, &line);
+    }
+
+    /// That nobody here has a name; and how those are written who have it elsewhere. What is for one alone is not sent
+    /// to somebody who only happens to be called so.
+    fn says_nobody(&self, name: &str) -> String {
+        let nobody = format!("nobody here is called {name}");
+        match &self.bus.get().map_or(Vec::new(), |bus| bus.namesakes(name))[..] {
+            [] => nobody,
+            others => format!("{nobody}; write @{} TEXT", others.join(" TEXT or @")),
+        }
     }
 
     /// Calls a member by another name.
@@ -159,10 +175,11 @@ impl Room {
         let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
         let name = match state.check_free(wish, id) {
             Ok(name) if name == old => {
-                return self.post(&mut state, id, &format!("* you are {old} already\n"));
+                let line = format!("* you are {old} already\n");
+                return self.post(&mut state, id, Kind::Reply, &line);
             }
             Ok(name) => name,
-            Err(why) => return self.post(&mut state, id, &format!("* {why}\n")),
+            Err(why) => return self.post(&mut state, id, Kind::Reply, &format!("* {why}\n")),
         };
         state.forget_name(&old);
         state.call(id, &name);
@@ -171,6 +188,7 @@ impl Room {
             member.prefix = format!("{name}: ");
         }
         self.announce(&mut state, &old, &format!("is now called {name}"));
+        self.answer(&mut state, id, Waiting::answer);
     }
 
     /// Answers who is there.
@@ -183,19 +201,23 @@ impl Room {
             [] => "* nobody is here\n".to_owned(),
             names => format!("* {} here: {}\n", names.len(), listed(names)),
         };
-        self.hand(&mut state, asks, &line);
+        self.hand(&mut state, asks, Kind::Reply, &line);
     }
 
     /// A word for one alone, from the server itself.
     pub fn note(&self, to: Who, text: &str) {
-        self.hand(&mut self.state.lock(), to, &format!("* {text}\n"));
+        self.hand(&mut self.state.lock(), to, Kind::Reply, &format!("* {text}\n"));
     }
 
     /// The operator's way to end a member.
     pub fn kick(&self, name: &str) {
         let mut state = self.state.lock();
         let Some(Who::Member(id)) = state.find(name) else {
-            return self.screen.show(&format!("* nobody here is called {name}\n"));
+            let nobody = match name.split_once('@').filter(|_| self.bus.get().is_some()) {
+                Some((_, server)) => format!("the operator of {server} may do that"),
+                None => format!("nobody here is called {name}"),
+            };
+            return self.screen.show(&format!("* {nobody}\n"));
         };
         self.expel(&mut state, id, "was kicked by the operator");
     }
@@ -205,14 +227,37 @@ impl Room {
         self.expel(&mut self.state.lock(), id, why);
     }
 
-    /// A client that knows of no lines has spoken: it is sent one piece of what waits for it, which is at
-    /// least what it has said itself.
-    pub fn answer(&self, id: Id) {
+    /// A client that knows of no lines has spoken, and listens. Gives when it is to be sent what waits for it already.
+    pub fn listens(&self, id: Id) -> Option<Instant> {
         let mut state = self.state.lock();
+        state
+            .members
+            .get_mut(&id)
+            .and_then(|member| member.waiting.as_mut())
+            .and_then(Waiting::listen)
+    }
+
+    /// A client that knows of no lines has asked for nothing but a name.
+    pub fn answer_at_once(&self, id: Id) {
+        self.answer(&mut self.state.lock(), id, Waiting::answer);
+    }
+
+    /// A client that knows of no lines has listened for long, and nobody has said anything.
+    pub fn answer_late(&self, id: Id) {
+        self.answer(&mut self.state.lock(), id, Waiting::answer_late);
+    }
+
+    /// Sends a client that knows of no lines a piece of what waits for it.
+    fn answer(
+        &self,
+        state: &mut State,
+        id: Id,
+        piece: impl FnOnce(&mut Waiting) -> Option<String>,
+    ) {
         let Some(member) = state.members.get_mut(&id) else { return };
-        let answer = member.waiting.as_mut().and_then(Waiting::answer);
-        if answer.is_some_and(|answer| member.outbox.send(answer) == Err(OutboxError::Full)) {
-            self.expel(&mut state, id, STALLED);
+        let answer = member.waiting.as_mut().and_then(piece);
+        if answer.is_some_and(|answer| member.send(&answer).is_err()) {
+            self.expel(state, id, STALLED);
         }
     }
 
@@ -221,28 +266,28 @@ impl Room {
         let mut state = self.state.lock();
         let waiting = state.members.get_mut(&id).and_then(|member| member.waiting.take());
         if let Some(mut waiting) = waiting {
-            self.post(&mut state, id, &waiting.all());
+            self.post(&mut state, id, Kind::Reply, &waiting.all());
         }
     }
 
     /// A line of another server's, for everyone here; with its newline.
-    pub fn hear(&self, line: &str) {
-        self.spread(&mut self.state.lock(), line, Who::Operator);
+    pub fn hear(&self, kind: Kind, line: &str) {
+        self.spread(&mut self.state.lock(), kind, line, Who::Operator);
         self.screen.show(line);
     }
 
     /// News of the bus, of which the operator is told more than the members; each with its newline.
     pub fn news(&self, to_members: &str, to_operator: &str) {
-        self.spread(&mut self.state.lock(), to_members, Who::Operator);
+        self.spread(&mut self.state.lock(), Kind::News, to_members, Who::Operator);
         self.screen.show(to_operator);
     }
 
     /// A line of another server's, for one who is here; with its newline. False: there is no such one.
-    pub fn hear_private(&self, to: &str, line: &str) -> bool {
+    pub fn hear_private(&self, to: &str, kind: Kind, line: &str) -> bool {
         let mut state = self.state.lock();
         let receiver = state.find(to);
         if let Some(receiver) = receiver {
-            self.hand(&mut state, receiver, line);
+            self.hand(&mut state, receiver, kind, line);
         }
         receiver.is_some()
     }
@@ -255,21 +300,19 @@ impl Room {
     /// To everyone, here and elsewhere, and on the operator's screen.
     fn announce(&self, state: &mut State, name: &str, news: &str) {
         let line = format!("* {name} {news}\n");
-        self.spread(state, &line, Who::Operator);
+        self.spread(state, Kind::News, &line, Who::Operator);
         self.screen.show(&line);
         if let Some(bus) = self.bus.get() {
             bus.announce(name, news);
         }
     }
 
-    /// To everyone here but the one it is from, who only has it acknowledged. Who has no room for it is
-    /// dropped, which is news for the others; so it goes on until all who are left have had all of it.
-    fn spread(&self, state: &mut State, line: &str, from: Who) {
+    /// To everyone here but the one it is from. Who has no room for it is dropped, which is news for the others; so
+    /// it goes on until all who are left have had all of it.
+    fn spread(&self, state: &mut State, kind: Kind, line: &str, from: Who) {
         let mut stalled = Vec::new();
         for (id, member) in &mut state.members {
-            // The line of a client that reads once for each of its own is the acknowledgement.
-            let own = from == Who::Member(*id) && member.waiting.is_none();
-            if !own && member.post(line).is_err() {
+            if from != Who::Member(*id) && member.post(kind, line).is_err() {
                 stalled.push(*id);
             }
         }
@@ -288,7 +331,7 @@ impl Room {
             member.outbox.flush();
             member.outbox.close();
             for (id, member) in &mut state.members {
-                if member.post(&line).is_err() {
+                if member.post(Kind::News, &line).is_err() {
                     leaving.push((*id, STALLED));
                 }
             }
@@ -299,23 +342,15 @@ impl Room {
         }
     }
 
-    fn acknowledge(&self, state: &mut State, from: Who, line: &str) {
-        if let Who::Member(id) = from {
-            if let Some(waiting) = state.members.get_mut(&id).and_then(|one| one.waiting.as_mut()) {
-                waiting.push(line);
-            }
-        }
-    }
-
-    fn hand(&self, state: &mut State, to: Who, line: &str) {
+    fn hand(&self, state: &mut State, to: Who, kind: Kind, line: &str) {
         match to {
-            Who::Member(id) => self.post(state, id, line),
+            Who::Member(id) => self.post(state, id, kind, line),
             Who::Operator => self.screen.show(line),
         }
     }
 
-    fn post(&self, state: &mut State, id: Id, line: &str) {
-        if state.members.get_mut(&id).is_some_and(|member| member.post(line).is_err()) {
+    fn post(&self, state: &mut State, id: Id, kind: Kind, line: &str) {
+        if state.members.get_mut(&id).is_some_and(|member| member.post(kind, line).is_err()) {
             self.expel(state, id, STALLED);
         }
     }
@@ -329,7 +364,7 @@ impl Room {
     ) {
         let (Some(bus), Some(name)) = (self.bus.get(), state.name(from)) else { return };
         if let Err(why) = hand_over(bus, name) {
-            self.hand(state, from, &format!("* {why}\n"));
+            self.hand(state, from, Kind::Reply, &format!("* {why}\n"));
         }
     }
 }

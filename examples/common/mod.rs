@@ -102,8 +102,12 @@ impl ServeOptions {
         }
         let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(10) };
         let peer_rate = (self.rate_per_peer > 0).then(|| rate(self.rate_per_peer));
-        let share = (self.max_clients / 10).max(LEAST_PER_PEER);
-        Limits { per_peer: self.max_per_peer.unwrap_or(share), peer_rate, ..limits }
+        Limits { per_peer: self.max_per_peer(), peer_rate, ..limits }
+    }
+
+    /// How many clients may come from one address.
+    pub fn max_per_peer(&self) -> usize {
+        self.max_per_peer.unwrap_or((self.max_clients / 10).max(LEAST_PER_PEER))
     }
 }
 

@@ -14,7 +14,7 @@ mod protocol;
 
 use libfuzzer_sys::fuzz_target;
 use name::check_name;
-use protocol::{ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, Waiting, clean};
+use protocol::{ANSWER_BYTES, Incoming, Kind, LINE_BYTES, Message, TooLong, Waiting, clean};
 
 fuzz_target!(|input: (usize, &[u8])| {
     let (step, bytes) = input;
@@ -29,7 +29,7 @@ fuzz_target!(|input: (usize, &[u8])| {
             let _ = check_name(&name);
         }
         if sent.len() + line.len() < protocol::WAITING_BYTES / 2 {
-            waiting.push(&format!("{line}\n"));
+            waiting.push(Kind::Said, &format!("{line}\n"));
             sent += line;
         }
     }

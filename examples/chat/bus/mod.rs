@@ -38,6 +38,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::common::Failure;
+use crate::name::fold;
 use crate::protocol::clean;
 use crate::room::{Room, Who};
 pub use address::{BusAddress, VARIABLE};
@@ -129,10 +130,15 @@ impl Relay {
         server: &str,
         text: &str,
     ) -> Result<(), String> {
-        if !self.servers.lock().values().any(|other| other.tag == server) {
+        let folded = fold(server);
+        let servers = self.servers.lock();
+        // As it writes itself: that is what it compares with.
+        let Some(at) = servers.values().map(|other| &other.tag).find(|tag| fold(tag) == folded)
+        else {
             return Err(format!("no other server here is called {server}"));
-        }
-        let [name, to, at, text] = [name, to, server, text].map(str::to_owned);
+        };
+        let [name, to, at, text] = [name, to, at, text].map(str::to_owned);
+        drop(servers);
         self.push(from, What::Tell { name, to, at, text })
     }
 
@@ -144,6 +150,17 @@ impl Relay {
     /// What this server is called.
     pub fn tag(&self) -> &str {
         self.queue.tag()
+    }
+
+    /// Members elsewhere that have this name there, as they are called here: some of them, if there are many.
+    pub fn namesakes(&self, name: &str) -> Vec<String> {
+        const SOME: usize = 5;
+        let folded = fold(name);
+        let mut members = self.members();
+        members
+            .retain(|member| member.split_once('@').is_some_and(|(name, _)| fold(name) == folded));
+        members.truncate(SOME);
+        members
     }
 
     /// The members at all other servers, as they are called here.

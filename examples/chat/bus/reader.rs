@@ -12,7 +12,7 @@ use super::queue::Queue;
 use super::wire::Wire;
 use super::{BEAT, GONE, Server, Servers};
 use crate::name::{check_name, fold};
-use crate::protocol::{clean, listed};
+use crate::protocol::{Kind, clean, listed};
 use crate::room::Room;
 
 /// Entries that are read at once.
@@ -101,18 +101,22 @@ impl Reader {
             return;
         }
         match what {
-            What::Say { name, text } => self.room.hear(&format!("{name}@{tag}: {text}\n")),
-            What::News { name, text } => self.room.hear(&format!("* {name}@{tag} {text}\n")),
+            What::Say { name, text } => {
+                self.room.hear(Kind::Said, &format!("{name}@{tag}: {text}\n"));
+            }
+            What::News { name, text } => {
+                self.room.hear(Kind::News, &format!("* {name}@{tag} {text}\n"));
+            }
             What::Tell { name, to, at, text } if at == self.queue.tag() => {
                 let line = format!("{name}@{tag} -> {to}: {text}\n");
-                if !self.room.hear_private(&to, &line) {
+                if !self.room.hear_private(&to, Kind::Said, &line) {
                     let text = format!("nobody there is called {to}@{at}");
                     self.queue.push(None, What::Note { to: name, at: tag, text });
                 }
             }
             What::Note { to, at, text } if at == self.queue.tag() => {
                 // Whoever asked may have left meanwhile.
-                self.room.hear_private(&to, &format!("* {text}\n"));
+                self.room.hear_private(&to, Kind::Reply, &format!("* {text}\n"));
             }
             What::Tell { .. } | What::Note { .. } => {}
             What::End => self.forget(&server, "has ended"),
@@ -161,9 +165,10 @@ impl Reader {
         }
         if namesake && !std::mem::replace(&mut self.has_namesake, true) {
             let tag = self.queue.tag();
-            self.room.hear(&format!(
+            let line = format!(
                 "* another server is called {tag} as well; start one of them with another --server\n"
-            ));
+            );
+            self.room.hear(Kind::News, &line);
         }
         Ok(())
     }
@@ -176,6 +181,6 @@ impl Reader {
             [] => format!("* the server {tag} {why}\n"),
             members => format!("* the server {tag} {why}, and with it {}\n", listed(members)),
         };
-        self.room.hear(&line);
+        self.room.hear(Kind::News, &line);
     }
 }

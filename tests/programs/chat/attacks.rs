@@ -1,7 +1,7 @@
 //! What members do to each other and to the server.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use super::{Member, open_room, operator_hears, operator_sees};
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
@@ -121,8 +121,122 @@ fn a_thousand_who_come_at_once_are_let_in_by_and_by_and_up_to_a_bound() {
     assert_eq!(alice.hears(), "bob: quiet again");
 }
 
+/// A client that comes from another address of this machine.
+fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(support::SOON)).unwrap();
+    stream
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let (server, address) = open_room(&["--max-clients", "200", "--max-per-peer", "100"]);
+    // As many as there is room for, from one address, again and again whenever some are ended.
+    let silent: Vec<TcpStream> = (0..600).map(|_| support::connect(address)).collect();
+    // Whoever comes from elsewhere is served at once; whoever comes from there, when half of them have had to go.
+    let mut alice = Member::of(connect_from([127, 0, 0, 2], address));
+    alice.say("/nick alice");
+    assert_eq!(alice.line(), "* you are alice; there are 0 others");
+    eventually("bob is let in", || {
+        let mut member = Member::connect(address);
+        // It may be turned away before it has spoken.
+        let _ = member.stream.get_ref().write_all(b"/nick bob\n");
+        let mut line = String::new();
+        let is_in = member.stream.read_line(&mut line).is_ok_and(|count| count > 0);
+        is_in && line == "* you are bob; there is 1 other\n"
+    });
+    alice.sees("* bob has joined");
+    let (mut told, mut closed) = (0, 0);
+    for mut stream in silent {
+        stream.set_nonblocking(true).unwrap();
+        let mut said = String::new();
+        // Turned away by a reset, perhaps; or there still.
+        match stream.read_to_string(&mut said) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => closed += 1,
+        }
+        told += usize::from(said.starts_with("* you had to make room for others"));
+    }
+    assert!(closed >= 500 && told > 0, "{closed} {told}");
+    server.ask("/quit");
+    assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+}
+
+#[test]
+fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
+    let (server, address) = open_room(&[]);
+    let silent = [[127, 0, 0, 1], [127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3]].map(|ip| {
+        // In this order, which they are accepted in.
+        Member::of(connect_from(ip, address))
+    });
+    let places = silent.each_ref().map(|one| one.stream.get_ref().local_addr().unwrap());
+    // They say nothing, so nothing tells when all of them have arrived.
+    let list = loop {
+        server.ask("/who");
+        let who = server.line();
+        assert_eq!(who, "* nobody is here");
+        server.ask("/help");
+        let next = server.line();
+        if next.starts_with("* 4 without a word yet: ") {
+            break next;
+        }
+        if !next.starts_with("* there are ") {
+            assert!(server.line().starts_with("* there are "));
+        }
+    };
+    assert!(server.line().starts_with("* there are "));
+    let numbers = places.map(|place| {
+        let at = list.find(&format!(" {place} (")).unwrap_or_else(|| panic!("{place}: {list}"));
+        list[..at].rsplit_once('#').unwrap().1.to_owned()
+    });
+    let told = "* you were kicked by the operator\n";
+    let [one, another, second, third] = silent;
+    for (which, count, ended) in [
+        (format!("#{}", numbers[0]), "1 that had not said a word was kicked", vec![one]),
+        ("#127.0.0.2".to_owned(), "1 that had not said a word was kicked", vec![second]),
+        ("#127.0.0.9".to_owned(), "0 that had not said a word were kicked", vec![]),
+        ("#".to_owned(), "2 that had not said a word were kicked", vec![another, third]),
+    ] {
+        server.ask(&format!("/kick {which}"));
+        assert_eq!(server.line(), format!("* {count}"));
+        for mut client in ended {
+            assert_eq!(client.rest(), told);
+        }
+    }
+    // Members are for /kick NAME, and have no number.
+    let _alice = Member::join(address, "alice");
+    server.ask("/kick #5");
+    operator_sees(&server, "* 0 that had not said a word were kicked");
+}
+
+#[test]
+fn a_first_word_has_a_time_however_many_bytes_come_before_it() {
+    let (_server, address) = open_room(&["--first-word", "1"]);
+    let told = "* you have not said a word within 1 s; goodbye\n";
+    assert_eq!(Member::connect(address).rest(), told);
+    // Never silent for long enough to have said something, and never at the end of a line.
+    let mut slow = Member::connect(address);
+    let writer = slow.stream.get_ref().try_clone().unwrap();
+    std::thread::spawn(move || {
+        while (&writer).write_all(b"x").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    let rest = slow.rest_before_reset();
+    assert!(rest.is_empty() || rest == told, "{rest}");
+    // Once it is in, it may be silent for as long as it likes.
+    let mut alice = Member::join(address, "alice");
+    let mut silent = Member::connect(address);
+    assert_eq!(silent.rest(), told);
+    alice.say("@alice still here");
+    alice.sees("alice -> alice: still here");
+}
+
 /// Whether nobody but alice and bob is in, and whoever asks.
-fn alice_is_alone(address: std::net::SocketAddr) -> bool {
+fn alice_is_alone(address: SocketAddr) -> bool {
     let mut carol = Member::connect(address);
     carol.say("");
     carol.asks_who().starts_with("* 3 here: ")

@@ -13,7 +13,7 @@ mod protocol;
 use name::{check_name, fold, looks, normal};
 use proptest::prelude::*;
 use protocol::{
-    ANSWER_BYTES, Incoming, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, clean,
+    ANSWER_BYTES, Incoming, Kind, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, clean,
 };
 
 /// Bytes in pieces.
@@ -92,7 +92,7 @@ proptest! {
     ) {
         let mut waiting = Waiting::default();
         for line in &lines {
-            waiting.push(&format!("{line}\n"));
+            waiting.push(Kind::Said, &format!("{line}\n"));
         }
         let mut heard = String::new();
         while let Some(answer) = waiting.answer() {
@@ -107,7 +107,7 @@ proptest! {
     fn what_waits_is_bounded(lines in prop::collection::vec(0..9_000_usize, 0..60)) {
         let mut waiting = Waiting::default();
         for length in lines {
-            waiting.push(&("x".repeat(length) + "\n"));
+            waiting.push(Kind::Said, &("x".repeat(length) + "\n"));
         }
         prop_assert!(waiting.all().len() <= WAITING_BYTES);
     }
@@ -128,8 +128,8 @@ proptest! {
 #[test]
 fn an_empty_line_is_no_answer_by_itself() {
     let mut waiting = Waiting::default();
-    waiting.push("\n");
-    waiting.push(&"x".repeat(2_000));
+    waiting.push(Kind::Said, "\n");
+    waiting.push(Kind::Said, &"x".repeat(2_000));
     let answer = waiting.answer().unwrap();
     assert_eq!(answer, format!("\n{}", "x".repeat(1_023)));
 }

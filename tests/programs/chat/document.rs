@@ -27,67 +27,133 @@ fn one_answer_client(address: SocketAddr) -> Process {
     python(&program, &[address.ip().to_string(), address.port().to_string()])
 }
 
-/// What it is answered, line by line.
-fn says(client: &Process, message: &str) -> Vec<String> {
-    client.ask(message);
+/// What it is sent next, line by line.
+fn hears(client: &Process) -> Vec<String> {
     let answer = client.line();
     let (length, text) = answer.split_once(' ').unwrap();
     assert!(length.parse::<usize>().unwrap() <= 1024, "{answer}");
     text.split('|').map(str::to_owned).collect()
 }
 
+/// It says something, which alice hears, and listens then.
+fn says(client: &Process, message: &str, alice: &mut Member) {
+    client.ask(message);
+    while alice.hears() != format!("guest-2: {message}") {}
+}
+
 #[test]
-fn a_client_without_newlines_has_one_answer_for_each_message() {
+fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     if skip_if(no_python()) {
         return;
     }
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    assert_eq!(says(&guest, "hello"), ["* you are guest-2; there is 1 other", "guest-2: hello"]);
-    assert_eq!(alice.hears(), "guest-2: hello");
+    // Neither its own words nor the greeting alone: it would stop listening.
+    says(&guest, "hello", &mut alice);
+    server.ask("welcome");
+    assert_eq!(hears(&guest), ["* you are guest-2; there is 1 other", "operator: welcome"]);
+    // What was said while its user thought comes with what is said after the question, and not instead of it.
     alice.say("one");
-    alice.say("two");
-    alice.asks_who();
-    server.ask("three");
-    assert_eq!(alice.hears(), "operator: three");
-    // All that was said meanwhile comes with the answer, in one piece, and nothing before.
-    let answer = says(&guest, "and?");
-    assert_eq!(answer, ["alice: one", "alice: two", "operator: three", "guest-2: and?"]);
-    let answer = says(&guest, "@alice 你好");
-    assert_eq!(answer, ["guest-2 -> alice: 你好"]);
-    assert_eq!(alice.hears(), "guest-2: and?");
+    while operator_hears(&server) != "alice: one" {}
+    server.ask("two");
+    alice.sees("operator: two");
+    says(&guest, "and?", &mut alice);
+    server.ask("the answer");
+    assert_eq!(hears(&guest), ["alice: one", "operator: two", "operator: the answer"]);
+    // Who comes and goes is no answer.
+    says(&guest, "anybody?", &mut alice);
+    Member::join(address, "bob").leave();
+    alice.sees("* bob has left");
+    alice.say("me");
+    assert_eq!(hears(&guest), ["* bob has joined", "* bob has left", "alice: me"]);
+    guest.ask("@alice 你好");
     assert_eq!(alice.hears(), "guest-2 -> alice: 你好");
-    assert_eq!(says(&guest, "@guest-2 note"), ["guest-2 -> guest-2: note"]);
-    assert_eq!(says(&guest, "/who"), ["* 2 here: alice, guest-2"]);
+    alice.say("@guest-2 between us");
+    assert_eq!(hears(&guest), ["alice -> guest-2: between us"]);
+    // What it asks the server for, the server answers.
+    for (question, answer) in [
+        ("/who", "* 2 here: alice, guest-2"),
+        ("@nobody hello", "* nobody here is called nobody"),
+        ("@guest-2 note", "guest-2 -> guest-2: note"),
+        ("/kick alice", "* only the operator may do that"),
+        ("/nick alice", "* the name alice is taken"),
+        ("/nick carol", "* guest-2 is now called carol"),
+        ("/nick carol", "* you are carol already"),
+    ] {
+        guest.ask(question);
+        assert_eq!(hears(&guest).last().unwrap(), answer);
+    }
     // The document's word for leaving.
     guest.ask("q");
     assert_ends(&guest.end(), 0);
-    alice.sees("* guest-2 has left");
-    for line in ["guest-2: hello", "alice: one", "alice: two", "guest-2: and?"] {
-        assert_eq!(operator_hears(&server), line);
+    alice.sees("* carol has left");
+}
+
+#[test]
+fn a_client_without_newlines_whose_first_word_is_a_question_to_the_server_is_answered() {
+    if skip_if(no_python()) {
+        return;
+    }
+    let (_server, address) = open_room(&[]);
+    for (question, answer) in
+        [("/who", "* 1 here: guest-1"), ("/nick bob", "* you are bob; there are 0 others")]
+    {
+        let guest = one_answer_client(address);
+        guest.ask(question);
+        assert_eq!(hears(&guest).last().unwrap(), answer);
+        guest.ask("q");
+        assert_ends(&guest.end(), 0);
     }
 }
 
 #[test]
-fn what_does_not_fit_into_one_answer_comes_with_the_next() {
+fn what_was_said_before_a_question_comes_in_the_end_where_nobody_answers() {
     if skip_if(no_python()) {
         return;
     }
     let (_server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    says(&guest, "hello");
+    says(&guest, "hello", &mut alice);
+    alice.say("one");
+    assert_eq!(hears(&guest).last().unwrap(), "alice: one");
+    alice.say("two");
+    alice.asks_who();
+    says(&guest, "and?", &mut alice);
+    assert_eq!(hears(&guest), ["alice: two"]);
+}
+
+#[test]
+fn what_is_said_after_a_question_comes_before_what_does_not_fit_with_it() {
+    if skip_if(no_python()) {
+        return;
+    }
+    let (server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    let guest = one_answer_client(address);
+    says(&guest, "hello", &mut alice);
+    alice.say("hi");
+    hears(&guest);
     let long = "龍".repeat(1_000);
     alice.say(&long);
     alice.say("after it");
     alice.asks_who();
     let mut heard = String::new();
-    // 3,000 bytes in pieces of at most 1,024, cut between characters, and the lines after them whole.
-    while !heard.contains("alice: after it") {
-        heard += &says(&guest, "more").join("\n");
+    // 3,000 bytes in pieces of at most 1,024, cut between characters, and the line after them whole; the operator's
+    // answer to each question with it, as long as there is more than fits.
+    for number in 0..10 {
+        says(&guest, &format!("more {number}"), &mut alice);
+        server.ask(&number.to_string());
+        let mut answer = hears(&guest);
+        let of_operator = answer.iter().position(|line| *line == format!("operator: {number}"));
+        answer.remove(of_operator.unwrap());
+        heard += &answer.join("");
+        if heard.ends_with("alice: after it") {
+            break;
+        }
     }
-    assert!(heard.replace('\n', "").starts_with(&format!("alice: {long}")), "{heard}");
+    assert_eq!(heard, format!("alice: {long}alice: after it"));
 }
 
 #[test]
@@ -98,15 +164,19 @@ fn what_waits_for_a_client_that_says_nothing_is_bounded() {
     let (_server, address) = open_room(&["--pace", "0"]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    says(&guest, "hello");
+    says(&guest, "hello", &mut alice);
     for number in 0..2_000 {
         alice.say(&format!("{number:05} {}", "x".repeat(93)));
     }
     alice.asks_who();
-    let answer = says(&guest, "and?");
-    // It lost the oldest, and knows how many; of 107 bytes each, 612 are kept of 2,001.
-    assert_eq!(answer[0], "* 1388 older lines were left out");
-    assert!(answer[1].starts_with("alice: 01388 "), "{answer:?}");
+    hears(&guest);
+    guest.ask("and?");
+    while alice.hears() != "guest-2: and?" {}
+    alice.say("the last one");
+    // It lost the oldest, and knows how many; of 107 bytes each, 612 are kept.
+    let answer = hears(&guest);
+    assert_eq!(answer[..2], ["* 1387 older lines were left out", "alice: the last one"]);
+    assert!(answer[2].starts_with("alice: 01388 "), "{answer:?}");
 }
 
 #[test]
@@ -116,12 +186,13 @@ fn a_newline_makes_a_client_one_that_knows_lines() {
     let mut bob = Member::connect(address);
     bob.send(b"no newline");
     assert_eq!(alice.hears(), "guest-2: no newline");
-    assert_eq!(bob.line(), "* you are guest-2; there is 1 other");
     alice.say("are you there?");
+    alice.say("well?");
     alice.asks_who();
+    assert_eq!(bob.line(), "* you are guest-2; there is 1 other");
     bob.say("");
     // The end of the answer to the message, and what has waited since.
-    assert_eq!(bob.hears(), "guest-2: no newlinealice: are you there?");
+    assert_eq!(bob.hears(), "alice: are you there?alice: well?");
     alice.say("good");
     assert_eq!(bob.hears(), "alice: good");
 }
@@ -154,20 +225,22 @@ fn the_documents_own_clients_take_part() {
         let (server, address) = open_room(&[]);
         let mut alice = Member::join(address, "alice");
         let Some((_folder, guest)) = original(name, port, address) else { return };
-        guest.ask("hello");
-        assert_eq!(alice.hears(), "guest-2: hello");
-        let mut line = guest.line();
-        if name.starts_with("socketserver") {
-            line = guest.line();
+        // A server that is as it was printed answers each question; so do we, with what others say.
+        for number in 0..3 {
+            guest.ask(&format!("问题 {number}"));
+            assert_eq!(alice.hears(), format!("guest-2: 问题 {number}"));
+            server.ask(&format!("回答 {number}"));
+            alice.sees(&format!("operator: 回答 {number}"));
+            let mut line = guest.line();
+            if number == 0 {
+                if name.starts_with("socketserver") {
+                    line = guest.line();
+                }
+                assert_eq!(line, ">* you are guest-2; there is 1 other");
+                line = guest.line();
+            }
+            assert_eq!(line.trim_start_matches('>'), format!("operator: 回答 {number}"));
         }
-        assert_eq!(line, ">* you are guest-2; there is 1 other");
-        assert_eq!(guest.line(), "guest-2: hello");
-        server.ask("welcome");
-        assert_eq!(alice.hears(), "operator: welcome");
-        guest.ask("你好");
-        assert_eq!(guest.line(), ">operator: welcome");
-        assert_eq!(guest.line(), "guest-2: 你好");
-        assert_eq!(alice.hears(), "guest-2: 你好");
         guest.ask(leave);
         assert_ends(&guest.end(), 0);
         alice.sees("* guest-2 has left");

@@ -57,7 +57,11 @@ impl Member {
     }
 
     fn connect(address: SocketAddr) -> Self {
-        Self { stream: BufReader::new(support::connect(address)) }
+        Self::of(support::connect(address))
+    }
+
+    fn of(stream: TcpStream) -> Self {
+        Self { stream: BufReader::new(stream) }
     }
 
     fn say(&self, line: &str) {
@@ -111,6 +115,13 @@ impl Member {
     fn rest(&mut self) -> String {
         let mut rest = String::new();
         self.stream.read_to_string(&mut rest).expect("the end in time");
+        rest
+    }
+
+    /// The same of one that sends on, and so may lose what it was told to a reset.
+    fn rest_before_reset(&mut self) -> String {
+        let mut rest = String::new();
+        while matches!(self.stream.read_line(&mut rest), Ok(1..)) {}
         rest
     }
 
