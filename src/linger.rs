@@ -135,10 +135,7 @@ fn reap(bell: &Event) {
 
 impl Lingering {
     fn new(fd: Arc<OwnedFd>, bound: Bound) -> Self {
-        let now = Instant::now();
-        // What the clock cannot count is long enough.
-        let until =
-            now.checked_add(bound.time).unwrap_or_else(|| now + Duration::from_secs(86_400));
+        let until = wait::moment_after(Instant::now(), bound.time);
         Self { fd, until, bytes_left: bound.bytes }
     }
 

@@ -217,6 +217,12 @@ pub fn sleep(duration: Duration) {
     }
 }
 
+/// The moment when so much time has passed; where the clock cannot count that far, one that no process lives to see.
+pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
+    const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+    now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
+}
+
 fn park_for_ever() {
     loop {
         // An error leaves nothing to wait with but the thread.
@@ -485,6 +491,14 @@ mod tests {
         fn flush(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    #[test]
+    fn what_the_clock_cannot_count_is_far_beyond_any_day() {
+        let now = Instant::now();
+        assert_eq!(moment_after(now, Duration::ZERO), now);
+        let century = Duration::from_secs(100 * 365 * 86_400);
+        assert!(moment_after(now, Duration::MAX) > now + century);
     }
 
     #[test]

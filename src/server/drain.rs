@@ -43,9 +43,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
         let began = Instant::now();
-        // A grace that the clock cannot count is for ever, and a day is that for a closing server.
-        let deadline =
-            began.checked_add(grace).unwrap_or_else(|| began + Duration::from_secs(86_400));
+        let deadline = wait::moment_after(began, grace);
         let context = &self.core.context;
         let mut report = DrainReport {
             server_address: self.server_address(),

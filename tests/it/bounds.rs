@@ -1,7 +1,7 @@
 //! Every bound in time is the one that is documented: what counts as progress, which of two bounds holds, and what
 //! the largest and the smallest of them mean.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    BackgroundServer, Builder, HandlerResult, Limits, Request, ServerHooks, Stream, StreamRequest,
-    Tcp, Threading, TimedOut, Timeout, stream_fn,
+    BackgroundServer, Builder, Deadline, HandlerResult, Limits, Request, ServerHooks, Stream,
+    StreamRequest, Tcp, Threading, TimedOut, Timeout, stream_fn,
 };
 
 use crate::support::{SOON, connect, inet, read_to_end};
@@ -21,14 +21,19 @@ enum Way {
     Plain,
     /// Through a stream that stands before the socket.
     Wrapped,
+    /// The same, by a wrapper that takes all it is given and then has it leave, as sessions do.
+    Session,
     /// Behind what others send.
     Outbox,
 }
 
-const WAYS: [Way; 3] = [Way::Plain, Way::Wrapped, Way::Outbox];
+const WAYS: [Way; 4] = [Way::Plain, Way::Wrapped, Way::Session, Way::Outbox];
 
-/// A stream that hands everything on.
-struct Through(Box<dyn Stream>);
+/// How much a session takes at once.
+const RECORD: usize = 1 << 20;
+
+/// A stream that hands everything on; a session does so in whole records.
+struct Through(Box<dyn Stream>, Way);
 
 impl Read for Through {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -38,7 +43,12 @@ impl Read for Through {
 
 impl Write for Through {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
+        if self.1 == Way::Wrapped {
+            return self.0.write(buf);
+        }
+        let record = &buf[..buf.len().min(RECORD)];
+        self.0.write_all(record)?;
+        Ok(record.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -64,8 +74,9 @@ struct WrapIf(Way);
 
 impl ServerHooks<StreamRequest> for WrapIf {
     fn wrap_request(&self, request: &mut StreamRequest) -> HandlerResult {
-        if self.0 == Way::Wrapped {
-            request.wrap_stream(|inner| Ok(Box::new(Through(inner))))?;
+        let way = self.0;
+        if matches!(way, Way::Wrapped | Way::Session) {
+            request.wrap_stream(|inner| Ok(Box::new(Through(inner, way))))?;
         }
         Ok(())
     }
@@ -90,8 +101,9 @@ fn serve(
 }
 
 /// More than the buffers of both ends take.
-fn much() -> Vec<u8> {
-    vec![b'x'; 64 << 20]
+fn much() -> &'static [u8] {
+    static MUCH: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    MUCH.get_or_init(|| vec![b'x'; 64 << 20])
 }
 
 /// How a write has ended, and after how long.
@@ -102,7 +114,7 @@ fn write_much(way: Way, limits: Limits) -> (BackgroundServer<Tcp, Threading>, Re
     let (tell, told) = channel();
     let server = serve(way, limits, move |request| {
         let began = Instant::now();
-        let error = request.write_all(&much()).expect_err("more than it takes");
+        let error = request.write_all(much()).expect_err("more than it takes");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let _ = tell.send((TimedOut::find(&error).map(TimedOut::which), began.elapsed()));
         Ok(())
@@ -497,4 +509,84 @@ fn a_copy_that_a_hook_makes_before_the_handler_runs_is_a_copy_as_well() {
     assert_eq!(which, Some((Timeout::Read, 8 * MOMENT)));
     assert!(took >= 8 * MOMENT, "{took:?}");
     assert_eq!(read_to_end(&mut client), b"", "and the end, though there is a copy");
+}
+
+#[test]
+fn what_has_no_time_takes_and_sends_what_can_be_at_once() {
+    fn no_timeout(request: &mut StreamRequest) {
+        request.set_timeout(Some(Duration::ZERO));
+    }
+
+    fn no_time(request: &mut StreamRequest) {
+        request.deadline_in(Duration::ZERO);
+    }
+
+    fn in_the_past(request: &mut StreamRequest) {
+        let at = Instant::now().checked_sub(MOMENT).expect("a machine that is up for longer");
+        let limit = Timeout::Deadline;
+        request.set_deadline(Some(Deadline { at, limit, after: Duration::ZERO }));
+    }
+
+    let bounds: [fn(&mut StreamRequest); 3] = [no_timeout, no_time, in_the_past];
+    for way in WAYS {
+        for bound in bounds {
+            let (tell, told) = channel();
+            let server = serve(way, Limits::default(), move |request| {
+                let mut line = String::new();
+                // All that the client says comes at once.
+                request.fill_buf()?;
+                bound(request);
+                while request.next_line(&mut line)? != Some("last") {}
+                let read = request.next_line(&mut line).expect_err("there is no more");
+                let write = (request.write_all(b"and\n").err(), request.write_all(much()).err());
+                let kinds = [Some(read), write.1].map(|error| error.map(|error| error.kind()));
+                let _ = tell.send((kinds, write.0.map(|error| error.kind())));
+                Ok(())
+            });
+            let mut client = connect(inet(&*server));
+            client.write_all(b"first\nlast\n").unwrap();
+            let (in_vain, at_once) = told.recv_timeout(SOON).unwrap();
+            assert_eq!(in_vain, [Some(io::ErrorKind::TimedOut); 2], "{way:?}");
+            assert_eq!(at_once, None, "{way:?}");
+            assert_eq!(crate::support::read_line(&mut client), "and\n", "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn never_is_a_wait_that_neither_ends_nor_spins() {
+    let never = Duration::MAX;
+    let limits = Limits {
+        idle: never,
+        read: never,
+        write: never,
+        request: Some(never),
+        handshake: never,
+        first_read: never,
+        linger: never,
+        drain: never,
+        ..Limits::default()
+    };
+    // What only just is none, and what is the longest that the kernel is told.
+    let longest = Duration::from_secs(i32::MAX as u64);
+    let times = [None, Some(never), Some(longest), Some(longest - Duration::from_secs(1))];
+    for (way, timeout) in WAYS.iter().flat_map(|way| times.map(|time| (*way, time))) {
+        let (tell, told) = channel();
+        let server = serve(way, limits, move |request| {
+            request.set_timeout(timeout);
+            request.deadline_in(timeout);
+            let (began, mut line) = (ticks_of_this_thread(), String::new());
+            assert_eq!(request.next_line(&mut line)?, Some("said"));
+            let _ = tell.send(ticks_of_this_thread() - began);
+            Ok(request.write_all(&much()[..16 << 20])?)
+        });
+        let mut client = connect(inet(&*server));
+        client.write_all(b"sa").unwrap();
+        thread::sleep(4 * MOMENT);
+        client.write_all(b"id\n").unwrap();
+        let ticks = told.recv_timeout(SOON).unwrap();
+        assert!(ticks < 10, "{way:?}, {timeout:?}: {ticks} ticks");
+        assert_eq!(read_to_end(&mut client).len(), 16 << 20, "{way:?}, {timeout:?}");
+        assert!(server.stop().unwrap().is_clean());
+    }
 }
