@@ -194,11 +194,11 @@ pub use handler::{
     datagram_fn, stream_fn,
 };
 pub use limits::{Gate, Limits, Permit, Rate};
-pub use live::{Activity, LiveRequest};
+pub use live::{Activity, Cut, LiveRequest};
 pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
 pub use request::{
     Chunk, DatagramRequest, Deadline, Line, LineTooLong, Outbox, OutboxError, Reply, Request,
-    Stream, StreamRequest, Ticket,
+    StopToken, Stream, StreamRequest, Ticket,
 };
 pub use server::{
     AcceptFailure, BackgroundServer, BaseServer, Builder, DrainReport, Failure, Fault, Incoming,

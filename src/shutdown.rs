@@ -87,6 +87,8 @@ struct State {
     consumes_stop: bool,
     /// This run goes on until a stop, and is not one `handle_request`.
     forever: bool,
+    /// The last `serve_forever` has ended, and no run has begun since.
+    over: bool,
     /// The threads of the loops.
     loops: Vec<ThreadId>,
     /// `server_close` was called: who ends the run closes the listener.
@@ -169,6 +171,11 @@ impl Runs {
         self.stop.load(Ordering::SeqCst)
     }
 
+    /// Whether nothing is accepted any more: a stop was asked for, and no run has begun since.
+    pub(crate) fn accepts_no_more(&self) -> bool {
+        self.stop_requested() || self.state.lock().over
+    }
+
     pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
         self.latch.waiting()
     }
@@ -242,6 +249,7 @@ impl Runs {
         state.forever = forever;
         state.serving = true;
         state.accepting = true;
+        state.over = false;
         Ok(())
     }
 
@@ -299,6 +307,7 @@ impl Runs {
             self.forget_stop();
         }
         state.serving = false;
+        state.over = state.forever;
         self.ended.notify_all();
         failure.map_or(Ok(()), Err)
     }

@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::moved::Moved;
+use super::notices::Notices;
 use super::now::Now;
 use crate::address::Address;
 use crate::fault::{LOSSES, Owner};
@@ -62,30 +63,48 @@ pub struct LiveRequest {
     pub bytes_in: u64,
     /// Bytes sent to the peer so far.
     pub bytes_out: u64,
+    /// What has been done to it from this side, if anything was. (What a child of [`Forking`](crate::Forking) was told of a
+    /// drain, it alone knows.)
+    pub cut: Option<Cut>,
     /// Under [`Forking`](crate::Forking): the number of the child that serves it, as `ps` shows it.
     pub process: Option<u32>,
 }
 
 impl fmt::Display for LiveRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { client_address, handler, activity, age, .. } = self;
-        write!(f, "{client_address}: {handler}, {activity}, {:.1} s old", age.as_secs_f64())?;
+        let Self { id, client_address, handler, activity, age, .. } = self;
+        let age = age.as_secs_f64();
+        write!(f, "{client_address}: request {id}, {handler}, {activity}, {age:.1} s old")?;
         write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)?;
-        self.process.map_or(Ok(()), |process| write!(f, ", process {process}"))
+        self.process.map_or(Ok(()), |process| write!(f, ", process {process}"))?;
+        self.cut.map_or(Ok(()), |cut| write!(f, ", {cut}"))
     }
 }
 
-/// Why a connection was ended from this side.
+/// What has been done to a live request from this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// By a drain, between two requests.
+#[non_exhaustive]
+pub enum Cut {
+    /// A drain has ended it between two requests, or before the first one: its handler has been told, by
+    /// [`Stopping`](crate::Stopping).
     Drained = 1,
-    /// By a drain, at its deadline.
+    /// It was cut off at the deadline of a drain.
     Forced = 2,
-    /// By an operator.
+    /// It was closed by [`close_live`](crate::ServerContext::close_live).
     Closed = 3,
-    /// By the watch, because its peer was silent for too long.
+    /// It was ended because its peer was silent for too long.
     Silent = 4,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drained => "ended by the drain",
+            Self::Forced => "cut off at the deadline of the drain",
+            Self::Closed => "closed from this side",
+            Self::Silent => "ended because its peer was silent",
+        })
+    }
 }
 
 /// What the watch has seen of a wait that is left to it.
@@ -136,6 +155,10 @@ pub(crate) struct Entry {
     waits_to_write: AtomicBool,
     /// A read of its handler has failed with `Stopping`.
     stopped: AtomicBool,
+    /// It has left the list.
+    ended: AtomicBool,
+    /// For those who wait for a stop or its end; few have any.
+    pub(super) notices: OnceLock<Box<Notices>>,
     /// How the connection has failed: a place in [`LOSSES`], counted from one; zero if it has not.
     lost: AtomicU8,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
@@ -172,6 +195,8 @@ impl Entry {
             wrapped: AtomicBool::new(false),
             waits_to_write: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            notices: OnceLock::new(),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
             process: AtomicI32::new(0),
@@ -265,6 +290,7 @@ impl Entry {
             activity: self.activity(),
             bytes_in,
             bytes_out,
+            cut: self.cut().or(self.is_stopped().then_some(Cut::Drained)),
             process: u32::try_from(self.process.load(Ordering::Relaxed)).ok().filter(|it| *it > 0),
         }
     }
@@ -288,6 +314,11 @@ impl Entry {
     /// Whether its handler has been told so.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is over, or has been cut off.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ended.load(Ordering::SeqCst) || matches!(self.cut(), Some(Cut::Forced | Cut::Closed))
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -329,6 +360,9 @@ impl Entry {
         let is_left_to_worker =
             self.wrapped.load(Ordering::SeqCst) && !self.waits_to_write.load(Ordering::SeqCst);
         self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
+        if self.is_closed() {
+            self.tell_of_close();
+        }
     }
 
     fn shut_connection(&self, how: Shutdown) {
@@ -417,6 +451,13 @@ impl Entry {
     /// A child serves it from here on, and has the connection.
     pub(crate) fn hand_over(&self, child: i32) {
         self.process.store(child, Ordering::Relaxed);
+        self.forget_connection();
+    }
+
+    /// It is over.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.tell_of_close();
         self.forget_connection();
     }
 

@@ -3,6 +3,7 @@
 
 mod entry;
 mod moved;
+mod notices;
 mod now;
 mod peer;
 mod rates;
@@ -22,9 +23,10 @@ use crate::events::Limit;
 use crate::fault::Owner;
 use crate::limits::Limits;
 
-pub use entry::{Activity, LiveRequest};
-pub(crate) use entry::{Cut, Entry};
+pub(crate) use entry::Entry;
+pub use entry::{Activity, Cut, LiveRequest};
 pub(crate) use moved::Moved;
+pub(crate) use notices::Notices;
 use now::{Now, Rows};
 use peer::Peer;
 use rates::PeerRates;
@@ -182,7 +184,7 @@ impl LiveList {
 
     pub(crate) fn leave(&self, place: &Place) {
         // Others may hold the entry a little longer, and must not hold the connection.
-        place.entry.forget_connection();
+        place.entry.end();
         let mut slots = self.slots.lock();
         slots.entries[place.slot] = None;
         slots.free.push(place.slot);
@@ -227,6 +229,13 @@ impl LiveList {
             if entry.may_be_ended(first_reads_over) {
                 entry.shut_down(Cut::Drained, Shutdown::Read);
             }
+        }
+    }
+
+    /// Tells those who wait for it that the server drains.
+    pub(crate) fn tell_of_stop(&self) {
+        for entry in self.slots.lock().live() {
+            entry.tell_of_stop();
         }
     }
 

@@ -43,6 +43,11 @@ macro_rules! extension_of {
         pub fn set_extension<E: std::any::Any + Send + Sync>(&mut self, value: E) {
             self.$($ticket).+.extension.set(value);
         }
+
+        /// For what else it says of its request, in other files.
+        pub(in crate::request) fn ticket(&self) -> &crate::request::Ticket {
+            &self.$($ticket).+
+        }
     };
 }
 

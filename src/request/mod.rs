@@ -13,6 +13,7 @@ mod flusher;
 mod outbox;
 mod quiet;
 mod raw;
+mod stop;
 mod stream;
 mod wrap;
 
@@ -35,6 +36,7 @@ pub use datagram::{DatagramRequest, Reply};
 pub use deadline::Deadline;
 pub(crate) use extension::Extension;
 pub use outbox::{Outbox, OutboxError};
+pub use stop::StopToken;
 pub use stream::StreamRequest;
 
 /// What every kind of request has, for servers and hooks that do not care which it is.

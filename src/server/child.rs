@@ -75,5 +75,6 @@ fn drain(signal: libc::c_int) {
     if over {
         runs.end_first_reads();
     }
+    served.entry.tell_of_stop();
     served.entry.end_input_if_idle(over);
 }

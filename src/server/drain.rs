@@ -45,39 +45,26 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let began = Instant::now();
         let deadline = wait::moment_after(began, grace);
         let context = &self.core.context;
-        let mut report = DrainReport {
-            server_address: self.server_address(),
-            grace,
-            took: Duration::ZERO,
-            open_at_start: 0,
-            stopped: 0,
-            unheard: 0,
-            forced: Vec::new(),
-            left_running: Vec::new(),
-        };
-
+        let mut report = DrainReport::new(self.server_address(), grace);
         // Without descriptors it is closed as far as it can be.
         let _ = self.core.enter_process();
         if context.is_child() {
             // All that there is here is a copy of the parent's, which hears of this at the child's end.
             context.runs.close();
+            context.live.tell_of_stop();
             return report;
         }
         let counted = context.counts();
         report.open_at_start = context.live.len();
-        let (closer, taken) = self.stop_listening();
-        report.open_at_start += taken;
-        context.live.end_input_of_idle(false);
-        let on_the_loop = match closer {
-            Closer::Caller => false,
-            Closer::Loop => context.runs.is_loop_thread(),
-        };
         // Whoever waits for all requests must not be one of them.
-        let waits_for_itself = on_the_loop || is_serving(context);
+        let waits_for_itself = context.runs.is_loop_thread() || is_serving(context);
+        let waits = self.mixin.block_on_close() && !waits_for_itself;
+        report.open_at_start += self.stop_listening(waits);
+        context.live.end_input_of_idle(false);
         // What comes in the time of first reads has to be served as well.
         let half = deadline.saturating_duration_since(began) / 2;
         let first_reads = began + self.limits().first_read.min(half);
-        if self.mixin.block_on_close() && !waits_for_itself {
+        if waits {
             self.drain_until(first_reads);
             context.end_first_reads();
             // After a cut there is one short wait for all that is left to do.
@@ -110,23 +97,21 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Begins the close: from here on nobody new comes. Says how many have been taken who had come before.
-    fn stop_listening(&self) -> (Closer, usize) {
+    fn stop_listening(&self, waits: bool) -> usize {
         let core = &self.core;
         // Taken before: a loop that ends meanwhile comes for what is in it afterwards.
         let mut rest = core.rest.lock();
-        let waits_for_itself = core.context.runs.is_loop_thread() || is_serving(&core.context);
-        let waits = self.mixin.block_on_close() && !waits_for_itself;
         let needed = core.transport.close_when() == CloseWhen::RequestsHaveEnded;
         core.closed_late.store(waits && needed, Ordering::SeqCst);
         let closer = core.context.runs.close();
-        let taken = match closer {
+        core.context.live.tell_of_stop();
+        match closer {
             Closer::Loop => core.stop_listening(&mut rest),
             Closer::Caller => {
                 core.loops_have_ended();
                 0
             }
-        };
-        (closer, taken)
+        }
     }
 
     /// Waits until no request is left, or until then. Says whether none is.
@@ -188,6 +173,19 @@ pub struct DrainReport {
 }
 
 impl DrainReport {
+    fn new(server_address: Address, grace: Duration) -> Self {
+        Self {
+            server_address,
+            grace,
+            took: Duration::ZERO,
+            open_at_start: 0,
+            stopped: 0,
+            unheard: 0,
+            forced: Vec::new(),
+            left_running: Vec::new(),
+        }
+    }
+
     /// Whether no request was cut off in its middle: each came to its end by itself, or waited for the beginning of one.
     #[must_use]
     pub fn is_clean(&self) -> bool {

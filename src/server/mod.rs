@@ -442,7 +442,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// Closes the listener, and waits for nobody: requests that run go on.
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {
     fn drop(&mut self) {
-        self.core.context.runs.close();
+        let context = &self.core.context;
+        context.runs.close();
+        // Nobody would end them later.
+        context.runs.end_first_reads();
+        context.live.tell_of_stop();
         self.core.close_listener();
     }
 }

@@ -39,6 +39,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
         a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
         a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain,
         a_child_that_hears_nothing_in_the_drain_is_ended_and_counted,
+        a_child_that_computes_hears_of_a_drain,
         the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room,
         a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
         ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
@@ -402,6 +403,16 @@ fn a_child_that_hears_nothing_in_the_drain_is_ended_and_counted() {
     assert_eq!(silent.receive(), "");
     let report = server.told("report: ");
     assert!(report.ends_with("1 request was open; 1 was ended that had sent nothing"), "{report}");
+}
+
+fn a_child_that_computes_hears_of_a_drain() {
+    let mut server = Server::tcp(&["grace=60000"]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("compute"), "computing");
+    server.signal(libc::SIGTERM);
+    assert_eq!(client.receive(), "told: true");
+    assert!(server.wait().success());
+    assert!(server.told("report: ").ends_with("1 request was open and ended by itself"));
 }
 
 fn the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room() {

@@ -66,6 +66,19 @@ impl StreamRequestHandler for Obey {
                     assert!(request.server().close_live(id));
                     writeln!(request, "it is closed")?;
                 }
+                "compute" => {
+                    let token = request.stop_token()?;
+                    writeln!(request, "computing")?;
+                    // Somebody else waits, and this one only asks.
+                    let helper = token.clone();
+                    let told =
+                        std::thread::spawn(move || helper.wait(Some(Duration::from_secs(60))));
+                    while !token.is_stopping() {
+                        std::thread::yield_now();
+                    }
+                    writeln!(request, "told: {}", told.join().is_ok_and(|told| told))?;
+                    return Ok(());
+                }
                 "abort" => std::process::abort(),
                 "print" => print!("{rest} "),
                 "upload" | "hurry" => {

@@ -140,7 +140,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("address", &["error"]),
     ("events", &["address"]),
     ("limits", &["wait"]),
-    ("live", &["address", "events", "fault", "limits", "sys"]),
+    ("live", &["address", "events", "fault", "limits", "sys", "wait"]),
     ("watch", &["live"]),
     ("shutdown", &["error", "wait"]),
     ("context", &["address", "events", "limits", "live", "shutdown", "wait", "watch"]),
@@ -148,7 +148,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "request",
         &[
             "address", "context", "error", "events", "fault", "limits", "linger", "live", "source",
-            "stall", "sys", "wait",
+            "shutdown", "stall", "sys", "wait",
         ],
     ),
     ("handler", &["error", "request"]),

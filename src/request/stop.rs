@@ -1,0 +1,191 @@
+//! [`StopToken`]: how those hear of a stop who work for a request and do not read from its peer.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{DatagramRequest, StreamRequest, Ticket};
+use crate::live::{Entry, Notices};
+use crate::shutdown::ShutdownHandle;
+use crate::wait::{self, Event};
+
+/// Says whether a request is to come to its end: to a helper thread, to a computation, to whoever waits for something else
+/// than the peer. Clones are tokens of the same request, and may be taken anywhere.
+///
+/// A read of the request fails when its server stops. What does not read has to ask, or to wait:
+///
+/// | | is true when |
+/// |---|---|
+/// | [`is_shutdown`](Self::is_shutdown) | the server accepts nothing more |
+/// | [`is_stopping`](Self::is_stopping) | it drains, and a long request should come to its end; or the request is over |
+/// | [`is_closed`](Self::is_closed) | the request is over: cut off at the deadline of the drain, closed by [`close_live`](crate::ServerContext::close_live), or ended |
+///
+/// Its descriptor ([`AsFd`]) is readable from `is_stopping` on, for poll(2) and the like, and
+/// [`closed_fd`](Self::closed_fd) is from `is_closed` on. Both stay so; nobody reads from them. They cost a request two
+/// descriptors, as long as a token of it lives.
+///
+/// A child of [`Forking`](crate::Forking) hears of the drain by it, and is killed at the deadline and by `close_live`.
+///
+/// ```
+/// use std::thread;
+/// use std::time::Duration;
+/// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+///
+/// fn handle(request: &mut StreamRequest) -> HandlerResult {
+///     let stop = request.stop_token()?;
+///     let ticker = thread::spawn(move || {
+///         let mut ticks = 0;
+///         // Waits for a second, or until it is to end.
+///         while !stop.wait(Some(Duration::from_secs(1))) {
+///             ticks += 1;
+///         }
+///         ticks
+///     });
+///     while !request.is_stopping() && !request.is_closed() {
+///         // .. compute a little more ..
+///         # break;
+///     }
+///     # drop(ticker);
+///     Ok(())
+/// }
+/// # let _handler = stream_fn(handle);
+/// ```
+#[derive(Clone)]
+pub struct StopToken {
+    server: ShutdownHandle,
+    entry: Arc<Entry>,
+}
+
+impl StopToken {
+    fn new(ticket: &Ticket) -> io::Result<Self> {
+        let token =
+            Self { server: ticket.server().shutdown_handle(), entry: Arc::clone(ticket.entry()) };
+        token.notices().map(drop)?;
+        Ok(token)
+    }
+
+    /// Whether the server accepts nothing more: after a shutdown, which lets requests go on, until the next run; or a close.
+    #[must_use]
+    pub fn is_shutdown(&self) -> bool {
+        self.server.runs().accepts_no_more()
+    }
+
+    /// Whether a drain has begun, or the request is over.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.server.runs().is_draining() || self.is_closed()
+    }
+
+    /// Whether the request is over: whatever is still done for it reaches nobody.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.entry.is_closed()
+    }
+
+    /// Waits until the request is to come to its end, or for the time; none is without a bound. Says whether it is.
+    pub fn wait(&self, timeout: Option<Duration>) -> bool {
+        self.wait_for(|notices| &notices.stopping, timeout);
+        self.is_stopping()
+    }
+
+    /// Waits until the request is over, or for the time; none is without a bound. Says whether it is.
+    pub fn wait_closed(&self, timeout: Option<Duration>) -> bool {
+        self.wait_for(|notices| &notices.closed, timeout);
+        self.is_closed()
+    }
+
+    fn wait_for(&self, which: impl Fn(&Notices) -> &Event, timeout: Option<Duration>) {
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let Ok(notices) = self.notices() else { return };
+        let event = which(notices);
+        // A wait may come back early.
+        while !event.is_set() && until.is_none_or(|until| Instant::now() < until) {
+            if wait::any(&[event.waiting()], until).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Readable when the request is over.
+    ///
+    /// # Panics
+    ///
+    /// Never: the descriptor was made with the token.
+    #[must_use]
+    pub fn closed_fd(&self) -> BorrowedFd<'_> {
+        self.made().closed.as_fd()
+    }
+
+    fn made(&self) -> &Notices {
+        self.notices().expect("made with the first token of the request")
+    }
+
+    fn notices(&self) -> io::Result<&Notices> {
+        self.entry.notices(|| self.server.runs().is_draining())
+    }
+}
+
+/// Readable when the request is to come to its end.
+impl AsFd for StopToken {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.made().stopping.as_fd()
+    }
+}
+
+impl fmt::Debug for StopToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StopToken")
+            .field("request", &self.entry.id())
+            .field("is_stopping", &self.is_stopping())
+            .field("is_closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ticket {
+    /// What tells others of the end of this request: for request types of a transport of one's own.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor for it.
+    pub fn stop_token(&self) -> io::Result<StopToken> {
+        StopToken::new(self)
+    }
+}
+
+impl StreamRequest {
+    /// What tells others that this request is to come to its end: see [`StopToken`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor for it.
+    pub fn stop_token(&self) -> io::Result<StopToken> {
+        self.ticket().stop_token()
+    }
+
+    /// Whether the connection was ended from this side: at the deadline of a drain, or by
+    /// [`close_live`](crate::ServerContext::close_live). For handlers that compute; a read or a write finds out by itself.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.ticket().entry().is_closed()
+    }
+}
+
+impl DatagramRequest {
+    /// What tells others that this request is to come to its end: see [`StopToken`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor for it.
+    pub fn stop_token(&self) -> io::Result<StopToken> {
+        self.ticket().stop_token()
+    }
+
+    /// Whether nobody waits for this request any more: the deadline of a drain has passed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.ticket().entry().is_closed()
+    }
+}

@@ -1,0 +1,240 @@
+//! What hears of a stop beside the reads of a request, and what the live list says of it.
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::{
+    BackgroundServer, Builder, Cut, DatagramRequest, HandlerResult, Inline, Limits, Mixin, Pool,
+    StopToken, StreamRequest, Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
+};
+
+use crate::support::{SOON, connect, eventually, inet, open_descriptors, read_to_end, soon};
+
+/// So long that a test would not live to see it.
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn limits(drain: Duration) -> Limits {
+    Limits { idle: HOUR, read: HOUR, write: HOUR, drain, ..Limits::default() }
+}
+
+/// A server whose handler never reads: it hands its token out and computes until it hears of an end.
+fn computes<M: Mixin + 'static>(
+    mixin: M,
+    drain: Duration,
+    until: impl Fn(&StopToken) -> bool + Send + Sync + 'static,
+) -> (BackgroundServer<Tcp, M>, Receiver<StopToken>) {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        let token = request.stop_token()?;
+        tell.lock().unwrap().send(token.clone())?;
+        eventually("it is to end", || until(&token));
+        request.write_all(b"over")?;
+        Ok(())
+    });
+    let server = TcpServer::builder().mixin(mixin).limits(limits(drain));
+    let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+    (server, told)
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+}
+
+/// What is true of a token, in the order in which it comes true; each descriptor says the same as its question.
+fn is(token: &StopToken) -> (bool, bool, bool) {
+    assert_eq!(is_readable(token.as_fd()), token.is_stopping());
+    assert_eq!(is_readable(token.closed_fd()), token.is_closed());
+    (token.is_shutdown(), token.is_stopping(), token.is_closed())
+}
+
+fn a_computation_hears_of_a_drain(mixin: impl Mixin + 'static) {
+    let (server, tokens) = computes(mixin, HOUR, StopToken::is_stopping);
+    let mut client = connect(inet(&*server));
+    let token = tokens.recv_timeout(SOON).unwrap();
+    assert_eq!(is(&token), (false, false, false));
+    assert!(!token.wait(Some(Duration::from_millis(1))));
+    let helper = token.clone();
+    let waits = thread::spawn(move || (helper.wait(None), helper.wait_closed(None)));
+    let report = server.server_close();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(read_to_end(&mut client), b"over");
+    assert_eq!(soon("the helper hears", move || waits.join().unwrap()), (true, true));
+    assert_eq!(is(&token), (true, true, true));
+    assert_eq!(server.context().counts().completed, 1);
+}
+
+#[test]
+fn a_computation_hears_of_a_drain_threading() {
+    a_computation_hears_of_a_drain(Threading::new());
+}
+
+#[test]
+fn a_computation_hears_of_a_drain_pool() {
+    a_computation_hears_of_a_drain(Pool::new(1));
+}
+
+#[test]
+fn a_computation_hears_of_a_drain_inline() {
+    a_computation_hears_of_a_drain(Inline);
+}
+
+#[test]
+fn a_shutdown_alone_asks_no_request_to_end() {
+    let (server, tokens) = computes(Threading::new(), HOUR, StopToken::is_stopping);
+    let _client = connect(inet(&*server));
+    let token = tokens.recv_timeout(SOON).unwrap();
+    server.shutdown();
+    assert_eq!(is(&token), (true, false, false));
+    server.server_close();
+}
+
+#[test]
+fn a_computation_hears_of_the_deadline() {
+    let (server, tokens) =
+        computes(Threading::new(), Duration::from_millis(50), StopToken::is_closed);
+    let mut client = connect(inet(&*server));
+    let token = tokens.recv_timeout(SOON).unwrap();
+    let report = server.server_close();
+    assert_eq!(report.forced.len(), 1, "{report}");
+    assert!(token.wait_closed(Some(SOON)));
+    eventually("it has ended", || server.context().counts().forced == 1);
+    let _ = client.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn a_computation_hears_of_close_live_and_the_list_says_what_was_done() {
+    let (go_on, goes_on) = channel::<()>();
+    let goes_on = Mutex::new(goes_on);
+    let until = move |token: &StopToken| {
+        token.is_closed() && goes_on.lock().unwrap().recv_timeout(SOON).is_ok()
+    };
+    let (server, tokens) = computes(Threading::new(), HOUR, until);
+    let mut client = connect(inet(&*server));
+    let token = tokens.recv_timeout(SOON).unwrap();
+    let live = &server.context().live()[0];
+    assert_eq!(live.cut, None);
+    let line = live.to_string();
+    assert!(line.contains(&format!(": request {}, ", live.id)), "{line}");
+    assert!(server.context().close_live(live.id));
+    assert!(token.wait_closed(Some(SOON)));
+    assert_eq!(is(&token), (false, true, true));
+    let live = &server.context().live()[0];
+    assert_eq!(live.cut, Some(Cut::Closed));
+    assert!(live.to_string().ends_with(", closed from this side"), "{live}");
+    go_on.send(()).unwrap();
+    assert!(read_to_end(&mut client).is_empty());
+    eventually("it has ended", || server.context().counts().closed_here == 1);
+}
+
+#[test]
+fn the_list_says_that_a_request_was_stopped() {
+    let (tell, told) = channel();
+    let (go_on, goes_on) = channel::<()>();
+    let (tell, goes_on) = (Mutex::new(tell), Mutex::new(goes_on));
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        let stopped = request.next_line(&mut String::new()).is_err();
+        tell.lock().unwrap().send(stopped)?;
+        goes_on.lock().unwrap().recv_timeout(SOON)?;
+        Ok(())
+    });
+    let limits = Limits { first_read: Duration::ZERO, ..limits(HOUR) };
+    let server = Builder::<Tcp, _>::new(Threading::new()).limits(limits);
+    let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+    let _client = connect(inet(&*server));
+    eventually("it is accepted", || server.context().live_count() == 1);
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| server.server_close());
+        assert!(told.recv_timeout(SOON).unwrap(), "its read fails");
+        let live = &server.context().live()[0];
+        assert_eq!(live.cut, Some(Cut::Drained));
+        assert!(live.to_string().ends_with(", ended by the drain"), "{live}");
+        go_on.send(()).unwrap();
+        assert_eq!(closing.join().unwrap().stopped, 1);
+    });
+}
+
+#[test]
+fn a_token_outlives_its_request_and_not_its_descriptors() {
+    let (server, tokens) = computes(Threading::new(), HOUR, |_| true);
+    let before = open_descriptors();
+    let mut client = connect(inet(&*server));
+    let token = tokens.recv_timeout(SOON).unwrap();
+    assert_eq!(read_to_end(&mut client), b"over");
+    assert!(token.wait_closed(Some(SOON)), "a request that has ended is over");
+    assert!(!token.is_shutdown());
+    drop((token, client));
+    eventually("they are closed", || open_descriptors() <= before);
+}
+
+/// One that is asked for in the drain, or when all is over, knows it from the beginning.
+#[test]
+fn a_token_that_comes_late_says_so_at_once() {
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&reasons);
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        eventually("a drain begins", || request.is_stopping());
+        let token = request.stop_token()?;
+        told.lock().unwrap().push(is(&token));
+        eventually("it is forced", || request.is_closed());
+        let token = request.stop_token()?;
+        told.lock().unwrap().push(is(&token));
+        Ok(())
+    });
+    let server = TcpServer::builder().mixin(Threading::new());
+    let server = server.limits(limits(Duration::from_millis(50))).bind("127.0.0.1:0", handler);
+    let server = server.unwrap().serve_in_background().unwrap();
+    let _client = connect(inet(&*server));
+    eventually("it is accepted", || server.context().live_count() == 1);
+    server.server_close();
+    eventually("it has seen both", || reasons.lock().unwrap().len() == 2);
+    assert_eq!(*reasons.lock().unwrap(), [(true, true, false), (true, true, true)]);
+}
+
+#[test]
+fn a_datagram_has_a_token_as_well() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let handler = datagram_fn(move |request: &mut DatagramRequest| -> HandlerResult {
+        let token = request.stop_token()?;
+        tell.lock().unwrap().send(token.clone())?;
+        assert!(token.wait(Some(SOON)), "it hears of the drain");
+        request.reply(b"over")?;
+        Ok(())
+    });
+    let server = Builder::<Udp, _>::new(Threading::new()).limits(limits(HOUR));
+    let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    client.send_to(b"?", inet(&*server)).unwrap();
+    let token = told.recv_timeout(SOON).unwrap();
+    assert!(server.server_close().is_clean());
+    assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+    assert_eq!(is(&token), (true, true, true));
+}
+
+/// Whoever only drops the server has told its requests as well.
+#[test]
+fn dropping_the_server_is_told() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        tell.lock().unwrap().send(request.stop_token()?)?;
+        assert!(request.stop_token()?.wait(Some(SOON)));
+        Ok(())
+    });
+    let server = TcpServer::builder().mixin(Threading::new()).bind("127.0.0.1:0", handler).unwrap();
+    let _client = connect(inet(&server));
+    server.handle_request().unwrap();
+    let token = told.recv_timeout(SOON).unwrap();
+    assert!(!token.is_stopping());
+    drop(server);
+    assert!(token.wait_closed(Some(SOON)), "its handler has ended");
+}
