@@ -2,19 +2,22 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use encoding_rs::Encoding;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::PollFlags;
 use socket2::Socket;
 use socketserver::Endpoint;
 
 use crate::common::Failure;
+use crate::interrupts::Interrupts;
+use crate::prompt::{Session, Waited, show};
 use crate::protocol::{
-    Decoder, Ended, LONGEST_BODY, LONGEST_LOGIN, LONGEST_PAYLOAD, Message, Proof, VERSION, frame,
+    Decoder, Ended, INPUT_WINDOW, LONGEST_BODY, LONGEST_LOGIN, LONGEST_PAYLOAD, Message, Proof,
+    VERSION, frame,
 };
+use crate::ready::wait_for;
 use crate::run::Printed;
 use crate::screen::{Screen, printable, say};
 use crate::seal::{Beginning, Seal};
@@ -52,8 +55,7 @@ pub struct Client {
     socket: Socket,
     decoder: Decoder,
     seal: Seal,
-    /// Readable after Ctrl-C.
-    interrupts: UnixStream,
+    interrupts: Interrupts,
     /// Ctrl-C has come while the last command ran.
     interrupted: bool,
     encoding: Option<&'static Encoding>,
@@ -67,14 +69,12 @@ impl Client {
         secret_file: Option<&Path>,
         encoding: Option<&'static Encoding>,
     ) -> Result<Self, Leave> {
-        let (interrupts, interrupted) = UnixStream::pair()?;
-        interrupts.set_nonblocking(true)?;
         let mut client = Self {
             server: endpoint.to_string(),
             socket,
             decoder: Decoder::new(LONGEST_LOGIN),
             seal: Seal::Open,
-            interrupts,
+            interrupts: Interrupts::new()?,
             interrupted: false,
             encoding,
         };
@@ -85,7 +85,7 @@ impl Client {
         client.socket.set_write_timeout(None)?;
         client.decoder.set_limit(LONGEST_BODY);
         // From here on Ctrl-C is for the command.
-        signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, interrupted)?;
+        client.interrupts.hear()?;
         Ok(client)
     }
 
@@ -126,15 +126,18 @@ impl Client {
         self.send(&Message::Ready)
     }
 
-    /// Runs one command, shows what it prints, and says how it has ended. The first Ctrl-C ends the command,
-    /// the second one the client.
-    pub fn run(&mut self, line: &[u8]) -> Result<Ended, Leave> {
+    /// Runs one command, shows what it prints, and says how it has ended. With `input` this process's stdin is the
+    /// command's. The first Ctrl-C ends the command, the second one the client.
+    pub fn run(&mut self, line: &[u8], input: bool) -> Result<Ended, Leave> {
         if line.len() > LONGEST_PAYLOAD {
             let why =
                 format!("a command may have {LONGEST_PAYLOAD} bytes, and this has {}", line.len());
             return Err(Failure::Other(why).into());
         }
-        self.send(&Message::Run(line.to_vec()))?;
+        self.send(&Message::Run { line: line.to_vec(), has_input: input })?;
+        // How much of stdin may be sent now; none where that is over, or never begins.
+        let mut room = input.then_some(INPUT_WINDOW);
+        let stdin = io::stdin();
         let mut screen = Screen::new(self.encoding);
         self.interrupted = false;
         loop {
@@ -143,6 +146,10 @@ impl Client {
                     Some(Message::Stdout(bytes)) => screen.show(Printed::Stdout, &bytes),
                     Some(Message::Stderr(bytes)) => screen.show(Printed::Stderr, &bytes),
                     Some(Message::Notice(text)) => say(&printable(&text)),
+                    Some(Message::Room(more)) => {
+                        let more = usize::try_from(more).unwrap_or(usize::MAX);
+                        room = room.map(|room| room.saturating_add(more));
+                    }
                     Some(Message::Ended(ended)) => {
                         screen.finish().map_err(|error| cannot_show(&error))?;
                         return Ok(ended);
@@ -153,13 +160,19 @@ impl Client {
             }
             let to_show = screen.waits_for();
             let heard = to_show.is_none().then(|| self.socket.as_fd());
-            let [interrupt, answer, room] = wait_for([
-                Some((self.interrupts.as_fd(), PollFlags::IN)),
-                heard.map(|socket| (socket, PollFlags::IN)),
-                to_show.map(|fd| (fd, PollFlags::OUT)),
-            ])?;
+            let fed = room.filter(|room| *room > 0).map(|_| stdin.as_fd());
+            let [interrupt, answer, shows, input] = wait_for(
+                [
+                    Some((self.interrupts.as_fd(), PollFlags::IN)),
+                    heard.map(|socket| (socket, PollFlags::IN)),
+                    to_show.map(|fd| (fd, PollFlags::OUT)),
+                    fed.map(|fd| (fd, PollFlags::IN)),
+                ],
+                None,
+            )?
+            .map(|ready| !ready.is_empty());
             if interrupt {
-                self.take_interrupts();
+                self.interrupts.take();
                 if self.interrupted {
                     return Err(Leave::Silent(INTERRUPTED));
                 }
@@ -169,35 +182,31 @@ impl Client {
             if answer && !self.hear()? {
                 return Err(self.failed("ended the connection before the command had ended"));
             }
-            if room {
+            if input {
+                room = self.feed(room.unwrap_or(0))?;
+            }
+            if shows {
                 screen.print_piece().map_err(|error| cannot_show(&error))?;
             }
         }
     }
 
-    /// Whether Ctrl-C has come while the last command ran.
-    pub fn was_interrupted(&self) -> bool {
-        self.interrupted
-    }
-
-    /// Waits for input, which may be long in coming, and minds the server and Ctrl-C meanwhile.
-    pub fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<(), Leave> {
-        loop {
-            let [interrupt, server, ready] = wait_for([
-                Some((self.interrupts.as_fd(), PollFlags::IN)),
-                Some((self.socket.as_fd(), PollFlags::IN)),
-                Some((input, PollFlags::IN)),
-            ])?;
-            if interrupt {
-                return Err(Leave::Silent(INTERRUPTED));
+    /// Sends what stdin has, as far as there is room for it, and says how much there is then; none at the end.
+    fn feed(&mut self, room: usize) -> Result<Option<usize>, Leave> {
+        let mut piece = vec![0; room.min(LONGEST_PAYLOAD)];
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(io::stdin(), &mut piece));
+        let count = match read {
+            Ok(count) => count,
+            // Somebody else may have made it so, and have been faster.
+            Err(rustix::io::Errno::AGAIN) => return Ok(Some(room)),
+            Err(error) => {
+                let error = io::Error::from(error);
+                return Err(Failure::Other(format!("cannot read stdin: {error}")).into());
             }
-            if server && !self.hear()? {
-                return Err(self.failed("ended the connection"));
-            }
-            if ready {
-                return Ok(());
-            }
-        }
+        };
+        piece.truncate(count);
+        self.send(&Message::Input(piece))?;
+        Ok((count > 0).then_some(room - count))
     }
 
     fn failed(&self, why: &str) -> Leave {
@@ -210,10 +219,6 @@ impl Client {
             _ => format!("is gone: {error}"),
         };
         self.failed(&why)
-    }
-
-    fn take_interrupts(&self) {
-        while matches!((&self.interrupts).read(&mut [0; 64]), Ok(1..)) {}
     }
 
     fn send(&mut self, message: &Message) -> Result<(), Leave> {
@@ -252,29 +257,45 @@ impl Client {
     }
 }
 
+impl Session for Client {
+    fn run_line(&mut self, line: &[u8]) -> Result<u8, Leave> {
+        Ok(show(&self.run(line, false)?))
+    }
+
+    fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Minds the server meanwhile.
+    fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<Waited, Leave> {
+        loop {
+            let [interrupt, server, ready] = wait_for(
+                [
+                    Some((self.interrupts.as_fd(), PollFlags::IN)),
+                    Some((self.socket.as_fd(), PollFlags::IN)),
+                    Some((input, PollFlags::IN)),
+                ],
+                None,
+            )?
+            .map(|ready| !ready.is_empty());
+            if interrupt {
+                self.interrupts.take();
+                return Ok(Waited::Interrupt);
+            }
+            if server && !self.hear()? {
+                return Err(self.failed("ended the connection"));
+            }
+            if ready {
+                return Ok(Waited::Input);
+            }
+        }
+    }
+}
+
 /// A closed stdout is the reader's wish, as in `| head`, and no failure to speak of.
 pub fn cannot_show(error: &io::Error) -> Leave {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Leave::Silent(BROKEN_PIPE),
         _ => Failure::Other(format!("cannot show the output: {error}")).into(),
     }
-}
-
-/// Waits until one of these is ready, and says which are.
-fn wait_for<const N: usize>(
-    sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
-) -> io::Result<[bool; N]> {
-    let watched = sources.iter().flatten();
-    let mut fds: Vec<PollFd<'_>> =
-        watched.map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
-    match poll(&mut fds, None) {
-        // Ctrl-C: its own descriptor is readable now.
-        Err(rustix::io::Errno::INTR) => return Ok([false; N]),
-        result => result?,
-    };
-    let mut polled = fds.iter();
-    Ok(sources.map(|source| {
-        let fd = source.and_then(|_| polled.next());
-        fd.is_some_and(|fd| !fd.revents().is_empty())
-    }))
 }

@@ -5,8 +5,9 @@
 //! also a server that is killed leaves no command behind.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
@@ -18,7 +19,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use socketserver::{keep_descriptors, restore_limits};
 
-use crate::processes;
+use crate::input::Input;
+use crate::{handover, processes};
 
 /// To the supervisor: Ctrl-C.
 pub const INTERRUPT: u8 = b'i';
@@ -31,6 +33,7 @@ pub struct Running {
     control: Option<UnixStream>,
     pub stdout: Option<ChildStdout>,
     pub stderr: Option<ChildStderr>,
+    pub input: Input,
     /// What the supervisor has said of the end: the body of one message.
     report: Vec<u8>,
     /// When it has to have ended: it was told to.
@@ -42,17 +45,26 @@ pub struct Running {
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 impl Running {
-    pub fn start(arguments: &[OsString]) -> io::Result<Self> {
+    pub fn start(arguments: &[OsString], has_input: bool) -> io::Result<Self> {
         let (control, its_control) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
+        // Two threads may start commands at once; what the other one starts closes this all the same.
+        let input = has_input.then(rustix::pipe::pipe).transpose()?;
+        let (its_stdin, stdin) =
+            input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
+        // The first thing that the supervisor reads. It has no other place for this descriptor.
+        handover::send(&control, its_stdin.as_ref().map(AsFd::as_fd))?;
+        drop(its_stdin);
+        let input = Input::new(stdin.map(File::from))?;
         let mut command = Command::new(own_program()?);
         command.args(["supervise", "--"]).args(arguments);
         command.stdin(OwnedFd::from(its_control)).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Whatever the server was started with, and has raised for itself, is none of its clients' business.
         let mut supervisor = keep_descriptors(restore_limits(&mut command)).spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
-        let control = Some(control);
-        Ok(Self { supervisor, control, stdout, stderr, report: Vec::new(), until: None })
+        let (control, report) = (Some(control), Vec::new());
+        // Nothing after the spawn may fail: what was started has to be ended.
+        Ok(Self { supervisor, control, stdout, stderr, input, report, until: None })
     }
 
     /// Hands on Ctrl-C.
@@ -109,6 +121,7 @@ impl Running {
     pub fn end(mut self) {
         self.terminate();
         (self.stdout, self.stderr) = (None, None);
+        self.input.close();
         while let (Some(control), Some(until)) = (&self.control, self.until) {
             let left = until.saturating_duration_since(Instant::now());
             let mut fds = [PollFd::new(control, PollFlags::IN)];

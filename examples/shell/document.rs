@@ -125,7 +125,7 @@ impl Answer {
         let most = settings.bounds.output_bytes.min(LONGEST_OUTPUT);
         let bounds = Bounds { output_bytes: most, ..settings.bounds.clone() };
         let ended = match settings.arguments(line) {
-            Ok(arguments) => run(request, self, &arguments, &bounds)?,
+            Ok(arguments) => run(request, self, (&arguments, false), &bounds)?,
             Err(why) => {
                 log_refused_command(request, line, &why);
                 Ended { status: Status::NotStarted, why }
@@ -156,10 +156,14 @@ impl Wire for Answer {
         Ok(Vec::new())
     }
 
+    fn room(&mut self, _: usize) -> Result<Vec<u8>, HandlerError> {
+        Ok(Vec::new())
+    }
+
     /// It belongs to the next command, and what is too long is refused when its turn has come.
-    fn input(&mut self, bytes: &[u8]) -> Result<Wish, HandlerError> {
+    fn input(&mut self, bytes: &[u8]) -> Result<Vec<Wish>, HandlerError> {
         let room = (LONGEST_COMMAND + 1).saturating_sub(self.next.len());
         self.next.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        Ok(Wish::Nothing)
+        Ok(Vec::new())
     }
 }

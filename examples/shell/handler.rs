@@ -71,14 +71,14 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
     // A client that has sent its next command already does not hold a server that stops.
     while !request.is_stopping() {
         match session.link.next_message()? {
-            Some(Message::Run(line)) => {
-                let ended = session.run(request, settings, &line)?;
+            Some(Message::Run { line, has_input }) => {
+                let ended = session.run(request, settings, (&line, has_input))?;
                 session.link.send(request, &Message::Ended(ended))?;
                 asked = Instant::now();
                 continue;
             }
             // It comes too late: the command has ended meanwhile.
-            Some(Message::Interrupt) => continue,
+            Some(Message::Interrupt | Message::Input(_)) => continue,
             Some(_) => return Err(Malformed::BadBody("command").into()),
             None => {}
         }
@@ -114,7 +114,7 @@ impl Session {
         &mut self,
         request: &mut StreamRequest,
         settings: &Settings,
-        line: &[u8],
+        (line, has_input): (&[u8], bool),
     ) -> Result<Ended, HandlerError> {
         let arguments = match settings.arguments(line) {
             Ok(arguments) => arguments,
@@ -124,7 +124,7 @@ impl Session {
             }
         };
         self.turns = settings.encoding.map(|to| [(); 2].map(|()| Transcoder::from_utf8(to)));
-        let mut ended = run(request, self, &arguments, &settings.bounds)?;
+        let mut ended = run(request, self, (&arguments, has_input), &settings.bounds)?;
         ended.why = short(&ended.why);
         let turns = self.turns.take();
         for (mut turn, from) in turns.into_iter().flatten().zip([Printed::Stdout, Printed::Stderr])
@@ -154,16 +154,22 @@ impl Wire for Session {
         self.link.bytes_of(&Message::Notice(text.to_owned()))
     }
 
-    fn input(&mut self, bytes: &[u8]) -> Result<Wish, HandlerError> {
+    fn room(&mut self, bytes: usize) -> Result<Vec<u8>, HandlerError> {
+        self.link.bytes_of(&Message::Room(u32::try_from(bytes)?))
+    }
+
+    fn input(&mut self, bytes: &[u8]) -> Result<Vec<Wish>, HandlerError> {
         self.link.push(bytes);
-        let mut wish = Wish::Nothing;
+        let mut wishes = Vec::new();
         while let Some(message) = self.link.next_message()? {
             match message {
-                Message::Interrupt => wish = Wish::Interrupt,
+                Message::Interrupt => wishes.push(Wish::Interrupt),
+                Message::Input(bytes) if bytes.is_empty() => wishes.push(Wish::EndOfInput),
+                Message::Input(bytes) => wishes.push(Wish::Input(bytes)),
                 // One command after the other: the next one waits for the end of this.
                 _ => return Err(Malformed::BadBody("message while a command runs").into()),
             }
         }
-        Ok(wish)
+        Ok(wishes)
     }
 }

@@ -9,8 +9,9 @@
 //! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with
 //! keys of its own each time. The key is a file that the server makes at its first start; a client of the same
 //! user finds it, and for any other it has to be copied. Over a Unix socket the proof is the user. Output
-//! comes as it is printed, stdout and stderr apart, and the exit status is the client's. Ctrl-C ends the
-//! command; a second one, or one at the prompt, ends the client.
+//! comes as it is printed, stdout and stderr apart, and the exit status is the client's. What is piped to a client that
+//! was given its command is the command's input. Ctrl-C ends the command, and a second one the client; at the prompt it
+//! takes back what is typed, and `exit` or Ctrl-D ends the client.
 //!
 //! Nothing of a command outlives it, or its connection, its time, its output or its server: what it leaves
 //! in the background is ended with it, also what has left its process group. It is asked to end by SIGTERM, and
@@ -19,8 +20,8 @@
 //! `--wire document` speaks the wire of the first programs of this kind, which is a length and then the output:
 //! see `document.rs` for what cannot be known on it.
 //!
-//! Limits: there is no terminal at the server's end, so that editors and the like do not work, and a command's
-//! input is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
+//! Limits: there is no terminal at the server's end, so that editors and the like do not work, and the input of a
+//! command that is typed at the prompt is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
 //! under another user (`sudo`) may not be ended by this one and is left; on other systems than Linux so is what
 //! leaves its process group, and everywhere what has left its session and kills its supervisor. Commands have the
 //! server's folder and environment, and may do to it what its user may: it is protected from its clients only
@@ -41,12 +42,16 @@ mod document_client;
 mod encoding;
 mod foreign;
 mod handler;
+mod handover;
+mod input;
+mod interrupts;
 mod link;
 mod login;
 mod penalty;
 mod processes;
 mod prompt;
 mod protocol;
+mod ready;
 mod run;
 mod screen;
 mod seal;
@@ -57,6 +62,7 @@ mod signals;
 mod supervise;
 
 use std::ffi::OsString;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,6 +70,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Leave};
 use common::{Failure, Program};
+use document_client::DocumentClient;
 use encoding_rs::Encoding;
 use server::{Serve, ShellServer};
 use settings::WireName;
@@ -108,6 +115,10 @@ struct Connect {
     /// The encoding of what the commands print, if it is not UTF-8: gbk, or any other label of the web's
     #[arg(long, value_name = "LABEL", value_parser = encoding::by_label)]
     encoding: Option<&'static Encoding>,
+    /// Leave stdin alone: the COMMAND's input is at its end at once, as it is at a terminal. Else it is what this
+    /// program's stdin is, as in `tar c . | .. connect ADDR -- tar x`
+    #[arg(short, long)]
+    no_input: bool,
     /// One argument is a line for the server's shell; several are a program and its arguments, as they are
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -155,7 +166,7 @@ fn main() -> ExitCode {
 }
 
 fn connect(options: &Connect) -> Result<u8, Leave> {
-    let Connect { address, entry, encoding, command } = options;
+    let Connect { address, entry, encoding, no_input, command } = options;
     entry.check()?;
     if address.is_datagram() {
         return Err(Failure::Usage(format!("{address}: this program needs a stream")).into());
@@ -176,11 +187,18 @@ fn connect(options: &Connect) -> Result<u8, Leave> {
     let socket = common::client::connect(address)?;
     check_server(&socket, address, entry.no_auth)?;
     if entry.wire == WireName::Document {
-        return document_client::connect(&socket, address, line.as_deref(), *encoding);
+        let client = DocumentClient::new(&socket, address, *encoding)?;
+        return match line {
+            Some(line) => client.run(&line, *no_input),
+            None => client.prompt(),
+        };
     }
     let mut client = Client::log_in(socket, address, secret_file.as_deref(), *encoding)?;
     match line {
-        Some(line) => Ok(prompt::show(&client.run(&line)?)),
+        Some(line) => {
+            let input = !no_input && !io::stdin().is_terminal();
+            Ok(prompt::show(&client.run(&line, input)?))
+        }
         None => prompt::prompt(&mut client),
     }
 }

@@ -5,22 +5,18 @@
 //! because a server that forks may have no second thread, and because then it is the same for every mixin.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use socketserver::{Stream, StreamRequest, keep_descriptors};
 
 use crate::command::{leave_terminal, own_program};
+use crate::handover;
 
 /// How long a failed login waits for its end. Nobody guesses 32 bytes; who is here by mistake has to be told
 /// within a time that people wait.
@@ -51,19 +47,10 @@ impl Penalty {
         // The server ends the connection of a request whose handler has returned; it will end this stand-in.
         let _ = request.wrap_stream(|connection| {
             if let Some(fd) = connection.fileno() {
-                let _ = self.send(fd);
+                let _ = handover::send(&self.socket, Some(fd));
             }
             Ok(Box::new(Nobody))
         });
-    }
-
-    fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let fds = [fd];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&self.socket, &[IoSlice::new(b"k")], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
     }
 }
 
@@ -113,9 +100,9 @@ pub fn keep() -> io::Result<()> {
         match poll(&mut fds, next.as_ref()) {
             Err(rustix::io::Errno::INTR) | Ok(0) => {}
             Err(error) => return Err(error.into()),
-            Ok(_) => match receive(stdin.as_fd())? {
+            Ok(_) => match handover::receive(stdin.as_fd())? {
                 None => return Ok(()),
-                Some(fds) => kept.extend(fds.into_iter().map(|fd| (Instant::now() + DELAY, fd))),
+                Some(fd) => kept.extend(fd.map(|fd| (Instant::now() + DELAY, fd))),
             },
         }
         let now = Instant::now();
@@ -123,20 +110,4 @@ pub fn keep() -> io::Result<()> {
             kept.pop_front();
         }
     }
-}
-
-/// The descriptors of one message; none at the end.
-fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Vec<OwnedFd>>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let count = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?.bytes;
-    let mut received = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            received.extend(fds);
-        }
-    }
-    Ok((count > 0).then_some(received))
 }

@@ -8,11 +8,17 @@
 //! client  HELLO version, how it proves itself   ->
 //!                                               <-  WELCOME version     server
 //!         READY                                 ->
-//!         RUN line                              ->
+//!         RUN line, whether it has input        ->
 //!                                               <-  STDOUT, STDERR      as they come
+//!         INPUT bytes (none: its end)           ->
+//!                                               <-  ROOM bytes          as the command takes its input
 //!         INTERRUPT (Ctrl-C)                    ->
 //!                                               <-  ENDED status, why
 //! ```
+//!
+//! Of its input a client sends [`INPUT_WINDOW`] bytes, and then as many more as ROOM says: the server holds no more
+//! than that, and can always read, so that INTERRUPT does not stand behind what the command does not take. What
+//! arrives behind the end of a command is nobody's.
 
 use std::fmt;
 
@@ -25,6 +31,9 @@ pub const LONGEST_BODY: usize = 65_535;
 /// The longest text or output of one message: what is left of a body after its kind, the two bytes that
 /// ENDED has besides, and what encryption adds.
 pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
+
+/// How much input of a command may be on its way: enough for a network, and little for each of many clients.
+pub const INPUT_WINDOW: usize = 256 * 1024;
 
 /// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. A stranger has no
 /// more memory of ours than this.
@@ -50,8 +59,12 @@ pub enum Message {
     Refused(String),
     /// The client's first encrypted message, which shows that it is no recording.
     Ready,
-    /// Runs a line, whose bytes need not be UTF-8.
-    Run(Vec<u8>),
+    /// Runs a line, whose bytes need not be UTF-8. Without input it is at its end at once.
+    Run { line: Vec<u8>, has_input: bool },
+    /// What comes next of the command's input; nothing: it is at its end.
+    Input(Vec<u8>),
+    /// So much more input may be sent.
+    Room(u32),
     /// Ctrl-C.
     Interrupt,
     /// Output.
@@ -100,6 +113,8 @@ pub enum Malformed {
     Empty,
     /// A kind of message that this version does not have.
     UnknownKind(u8),
+    /// More of a command's input than it was said that there is room for.
+    NoRoom,
     /// A body that is not what its kind has to be.
     BadBody(&'static str),
 }
@@ -112,6 +127,7 @@ impl fmt::Display for Malformed {
             }
             Self::Empty => f.write_str("an empty frame"),
             Self::UnknownKind(kind) => write!(f, "a message of the unknown kind {kind}"),
+            Self::NoRoom => f.write_str("more input than there is room for"),
             Self::BadBody(kind) => write!(f, "a {kind} that is none"),
         }
     }
@@ -129,6 +145,9 @@ const STDOUT: u8 = 7;
 const STDERR: u8 = 8;
 const NOTICE: u8 = 9;
 const ENDED: u8 = 10;
+const RUN_WITH_INPUT: u8 = 11;
+const INPUT: u8 = 12;
+const ROOM: u8 = 13;
 
 impl Message {
     /// The body of its frame.
@@ -141,7 +160,11 @@ impl Message {
             Self::Welcome { version, noise } => [&[WELCOME, *version], &noise[..]].concat(),
             Self::Refused(text) => [&[REFUSED], text.as_bytes()].concat(),
             Self::Ready => vec![READY],
-            Self::Run(line) => [&[RUN], &line[..]].concat(),
+            Self::Run { line, has_input } => {
+                [&[if *has_input { RUN_WITH_INPUT } else { RUN }], &line[..]].concat()
+            }
+            Self::Input(bytes) => [&[INPUT], &bytes[..]].concat(),
+            Self::Room(bytes) => [&[ROOM][..], &bytes.to_be_bytes()].concat(),
             Self::Interrupt => vec![INTERRUPT],
             Self::Stdout(bytes) => [&[STDOUT], &bytes[..]].concat(),
             Self::Stderr(bytes) => [&[STDERR], &bytes[..]].concat(),
@@ -177,7 +200,12 @@ impl Message {
             (REFUSED, text) => Self::Refused(read_text(text, "REFUSED")?),
             (READY, []) => Self::Ready,
             (READY, _) => return Err(Malformed::BadBody("READY")),
-            (RUN, line) => Self::Run(line.to_vec()),
+            (RUN | RUN_WITH_INPUT, line) => {
+                Self::Run { line: line.to_vec(), has_input: *kind == RUN_WITH_INPUT }
+            }
+            (INPUT, bytes) => Self::Input(bytes.to_vec()),
+            (ROOM, &[a, b, c, d]) => Self::Room(u32::from_be_bytes([a, b, c, d])),
+            (ROOM, _) => return Err(Malformed::BadBody("ROOM")),
             (INTERRUPT, []) => Self::Interrupt,
             (INTERRUPT, _) => return Err(Malformed::BadBody("INTERRUPT")),
             (STDOUT, bytes) => Self::Stdout(bytes.to_vec()),

@@ -3,14 +3,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use socketserver::{HandlerError, StreamRequest};
 
 use crate::command::Running;
 use crate::protocol::{Ended, Message, Status};
+use crate::ready::wait_for;
 
 /// What a command may use.
 #[derive(Clone, Debug)]
@@ -31,10 +32,12 @@ pub enum Printed {
 }
 
 /// What the client wants of a command that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    Nothing,
     Interrupt,
+    /// To give it this.
+    Input(Vec<u8>),
+    EndOfInput,
 }
 
 /// The client's side of a run: what its wire makes of output, and of what comes in meanwhile.
@@ -43,8 +46,10 @@ pub trait Wire {
     fn output(&mut self, from: Printed, bytes: &[u8]) -> Result<Vec<u8>, HandlerError>;
     /// What has to be sent for this word of the server's own.
     fn notice(&mut self, text: &str) -> Result<Vec<u8>, HandlerError>;
+    /// What has to be sent so that the client knows that there is room for so much more input.
+    fn room(&mut self, bytes: usize) -> Result<Vec<u8>, HandlerError>;
     /// What these bytes from the client want.
-    fn input(&mut self, bytes: &[u8]) -> Result<Wish, HandlerError>;
+    fn input(&mut self, bytes: &[u8]) -> Result<Vec<Wish>, HandlerError>;
 }
 
 /// Runs a command to its end and says how it has ended.
@@ -55,10 +60,10 @@ pub trait Wire {
 pub fn run(
     request: &mut StreamRequest,
     wire: &mut dyn Wire,
-    arguments: &[OsString],
+    (arguments, has_input): (&[OsString], bool),
     bounds: &Bounds,
 ) -> Result<Ended, HandlerError> {
-    let mut running = match Running::start(arguments) {
+    let mut running = match Running::start(arguments, has_input) {
         Ok(running) => running,
         Err(error) => {
             let why = format!("the server cannot start a process for it: {error}");
@@ -102,6 +107,8 @@ struct Ready {
     stdout: bool,
     stderr: bool,
     control: bool,
+    /// Takes more of its input.
+    stdin: bool,
 }
 
 impl<'a> Run<'a> {
@@ -120,6 +127,8 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self) -> Result<Ended, HandlerError> {
+        // What came together with the command.
+        self.heed_wishes(&[])?;
         while !self.is_over() {
             let ready = self.wait()?;
             if ready.client {
@@ -135,6 +144,9 @@ impl<'a> Run<'a> {
             }
             if ready.control {
                 self.running.read_report();
+            }
+            if ready.stdin {
+                self.feed()?;
             }
             self.send()?;
             self.heed_bounds()?;
@@ -157,13 +169,21 @@ impl<'a> Run<'a> {
         // What is in the pipes of a command that is over is all there will be: whoever still has their other
         // ends could not be ended, and is not waited for.
         let over = idle && control.is_none();
-        let sources = [self.request.fileno(), pipes, errors, control];
+        let talk = if idle { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let client = self.request.fileno().map(|fd| (fd, talk));
+        let stdin = running.input.waits_for().map(|fd| (fd, PollFlags::OUT));
+        let [pipes, errors, control] =
+            [pipes, errors, control].map(|fd| fd.map(|fd| (fd, PollFlags::IN)));
+        let sources = [client, pipes, errors, control, stdin];
+        let time = if over { Duration::ZERO } else { LOOK };
+        let [client, stdout, stderr, control, stdin] = wait_for(sources, Some(time))?;
+        let stdin = !stdin.is_empty();
         let [client, stdout, stderr, control] =
-            wait_for(sources, !idle, if over { Duration::ZERO } else { LOOK })?;
+            [client, stdout, stderr, control].map(|ready| ready.intersects(!PollFlags::OUT));
         if over && !stdout && !stderr {
             (self.running.stdout, self.running.stderr) = (None, None);
         }
-        Ok(Ready { client, stdout, stderr, control })
+        Ok(Ready { client, stdout, stderr, control, stdin })
     }
 
     fn hear_client(&mut self) -> Result<(), HandlerError> {
@@ -174,8 +194,25 @@ impl<'a> Run<'a> {
             Err(error) if is_no_more_for_now(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        if self.wire.input(&bytes)? == Wish::Interrupt {
-            self.running.interrupt();
+        self.heed_wishes(&bytes)
+    }
+
+    fn heed_wishes(&mut self, bytes: &[u8]) -> Result<(), HandlerError> {
+        for wish in self.wire.input(bytes)? {
+            match wish {
+                Wish::Interrupt => self.running.interrupt(),
+                Wish::Input(bytes) => self.running.input.push(&bytes)?,
+                Wish::EndOfInput => self.running.input.end(),
+            }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self) -> Result<(), HandlerError> {
+        self.running.input.write()?;
+        if let Some(bytes) = self.running.input.room() {
+            let sent = self.wire.room(bytes)?;
+            self.pending.extend(sent);
         }
         Ok(())
     }
@@ -256,34 +293,6 @@ impl<'a> Run<'a> {
         };
         Ended { status, why: self.why.unwrap_or(said) }
     }
-}
-
-/// Waits until one of these is readable, or the first is writable, if that is asked for, or for a while.
-/// Says which can be read.
-fn wait_for(
-    sources: [Option<BorrowedFd<'_>>; 4],
-    writable: bool,
-    time: Duration,
-) -> io::Result<[bool; 4]> {
-    let mut fds: Vec<PollFd<'_>> = sources
-        .iter()
-        .flatten()
-        .map(|source| PollFd::from_borrowed_fd(*source, PollFlags::IN))
-        .collect();
-    if let (Some(connection), true) = (sources[0], writable) {
-        fds[0] = PollFd::from_borrowed_fd(connection, PollFlags::IN | PollFlags::OUT);
-    }
-    let time = Timespec::try_from(time).map_err(io::Error::other)?;
-    match poll(&mut fds, Some(&time)) {
-        // A signal: there may be something to look at besides.
-        Err(rustix::io::Errno::INTR) => return Ok([false; 4]),
-        result => result?,
-    };
-    let mut polled = fds.iter();
-    Ok(sources.map(|source| {
-        let fd = source.and_then(|_| polled.next());
-        fd.is_some_and(|fd| fd.revents().intersects(!PollFlags::OUT))
-    }))
 }
 
 /// What a pipe has; at its end it is closed.

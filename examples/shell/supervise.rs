@@ -21,6 +21,7 @@ use rustix::process::{
 };
 
 use crate::command::{INTERRUPT, TERMINATE, leave_terminal};
+use crate::handover;
 use crate::processes;
 use crate::protocol::{Ended, Message, Status};
 use crate::signals;
@@ -98,10 +99,12 @@ impl<'a> Supervisor<'a> {
         take_orphans()?;
         signals::default_in_programs();
         let (program, rest) = arguments.split_first().ok_or(ErrorKind::InvalidInput)?;
+        // Sent before this process was started.
+        let stdin = handover::receive(control)?.ok_or(ErrorKind::UnexpectedEof)?;
         let command = Command::new(program)
             .args(rest)
-            // The input of a command is no part of this wire: it is at its end at once.
-            .stdin(Stdio::null())
+            // Without a client's input it is at its end at once.
+            .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0)
             .spawn()?;
         let leader = i32::try_from(command.id()).ok().and_then(Pid::from_raw);

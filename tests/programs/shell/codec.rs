@@ -35,8 +35,10 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u8>(), bytes()).prop_map(|(version, noise)| Message::Welcome { version, noise }),
         text().prop_map(Message::Refused),
         Just(Message::Ready),
-        bytes().prop_map(Message::Run),
+        (bytes(), any::<bool>()).prop_map(|(line, has_input)| Message::Run { line, has_input }),
         Just(Message::Interrupt),
+        bytes().prop_map(Message::Input),
+        any::<u32>().prop_map(Message::Room),
         bytes().prop_map(Message::Stdout),
         bytes().prop_map(Message::Stderr),
         text().prop_map(Message::Notice),
@@ -118,9 +120,11 @@ fn the_longest_payload_fits_a_sealed_frame() {
     let longest = vec![b'x'; LONGEST_PAYLOAD];
     let text = String::from_utf8(longest.clone()).unwrap();
     let ended = Ended { status: Status::Exited(0), why: text.clone() };
-    for message in
-        [Message::Stdout(longest), Message::Run(text.into_bytes()), Message::Ended(ended)]
-    {
+    for message in [
+        Message::Stdout(longest),
+        Message::Run { line: text.into_bytes(), has_input: true },
+        Message::Ended(ended),
+    ] {
         assert!(message.body().len() + 16 <= LONGEST_BODY);
     }
 }

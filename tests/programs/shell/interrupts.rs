@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::{Server, assert_gone, shell};
 use crate::program::*;
 use crate::support::process::Process;
-use crate::support::skip;
+use crate::support::{eventually, skip};
 
 /// Stays until it is interrupted, whenever that is: a shell that is in the middle of starting a program takes a
 /// Ctrl-C for the time when that has ended, and so none may stay for long.
@@ -79,16 +79,34 @@ fn ctrl_c_between_lines_of_a_script_ends_it() {
 }
 
 #[test]
-fn at_a_terminal_there_is_a_prompt_and_ctrl_c_ends_the_command_and_then_the_client() {
+fn at_a_terminal_ctrl_c_ends_the_command_and_at_the_prompt_it_clears_the_line() {
     if Command::new("python3").arg("--version").output().is_err() {
         return skip("python3 is not installed");
     }
-    let server = Server::start(&[]);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/shell/terminal.py");
-    let mut command = Command::new("python3");
-    command.arg(script).arg(example("shell")).args(["connect", &server.address]);
-    command.env("XDG_STATE_HOME", server.folder.path()).stdin(Stdio::null());
-    let ended = Process::start(command.stdout(Stdio::piped())).end();
-    assert_ends(&ended, 0);
-    assert_eq!(ended.out, "status 130\n", "{ended:?}");
+    // The document's wire has no status, and no way to end a command alone.
+    for (options, status) in [(&[][..], 1), (&["--no-auth", "--wire", "document"], 0)] {
+        let server = Server::start(options);
+        let mut command = Command::new("python3");
+        command.arg(script).arg(example("shell")).args(["connect", &server.address]).args(options);
+        command.env("XDG_STATE_HOME", server.folder.path()).stdin(Stdio::null());
+        let ended = Process::start(command.stdout(Stdio::piped())).end();
+        assert_ends(&ended, 0);
+        assert_eq!(ended.out, format!("status {status}\n"), "{ended:?}");
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_client_of_the_documents_wire_and_with_it_the_command() {
+    let options = ["--no-auth", "--wire", "document"];
+    let server = Server::start(&options);
+    let pid = server.folder.path().join("pid");
+    let line = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", pid.display());
+    let mut command = shell(server.folder.path(), &["connect", &server.address]);
+    let client = Process::start(command.args(options).stdin(Stdio::piped()));
+    client.ask(&line);
+    eventually("the command runs", || pid.exists());
+    client.send_signal(libc::SIGINT);
+    assert_ends(&client.end(), 130);
+    assert_gone(&[std::fs::read_to_string(pid).unwrap().trim().to_owned()]);
 }

@@ -5,6 +5,7 @@ mod commands;
 mod document;
 mod ends;
 mod entry;
+mod input;
 mod interrupts;
 mod no_command;
 mod proxy;

@@ -14,7 +14,7 @@ seen = b""
 
 
 def expect(text):
-    """Waits for a text, and forgets everything up to its end."""
+    """Waits for a text, forgets everything up to its end, and gives what came before it."""
     global seen
     while text not in seen:
         if not select.select([terminal], [], [], 10)[0]:
@@ -26,7 +26,8 @@ def expect(text):
         if not data:
             sys.exit(f"{text!r} does not come before the end; there is {seen!r}")
         seen += data
-    seen = seen[seen.index(text) + len(text):]
+    before, seen = seen.split(text, 1)
+    return before
 
 
 def enter(text):
@@ -38,15 +39,28 @@ def enter(text):
 expect(b"> ")
 enter(b"echo one; echo two")
 expect(b"one\r\ntwo\r\n> ")
-enter(b"sh -c 'exit 3'")
-expect(b"[status 3]\r\n> ")
-# A shell that is about to start a program would wait for its end before it minds Ctrl-C.
-enter(b"echo begun; while :; do sleep 0.01; done")
-expect(b"begun\r\n")
-os.write(terminal, b"\x03")
-expect(b"[status 130]\r\n> ")
+if "document" not in sys.argv:
+    enter(b"sh -c 'exit 3'")
+    expect(b"[status 3]\r\n> ")
+    # A shell that is about to start a program would wait for its end before it minds Ctrl-C.
+    enter(b"echo begun; while :; do sleep 0.01; done")
+    expect(b"begun\r\n")
+    os.write(terminal, b"\x03")
+    expect(b"[status 130]\r\n> ")
 enter(b"echo still here")
 expect(b"still here\r\n> ")
-os.write(terminal, b"\x03")
+# At the prompt it takes back what is typed, and nothing else.
+for _ in range(2):
+    os.write(terminal, b"echo never ")
+    expect(b"echo never ")
+    os.write(terminal, b"\x03")
+    expect(b"\r\n> ")
+    enter(b"echo typed anew")
+    before = expect(b"typed anew\r\n> ")
+    if before:
+        sys.exit(f"{before!r} comes before it")
+enter(b"false")
+expect(b"> ")
+os.write(terminal, b"\x04")
 _, status = os.waitpid(pid, 0)
 print("status", os.waitstatus_to_exitcode(status))

@@ -1,0 +1,38 @@
+//! Ctrl-C at the client's end.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+/// Readable after Ctrl-C.
+pub struct Interrupts {
+    heard: UnixStream,
+    other: UnixStream,
+}
+
+impl Interrupts {
+    /// Until [`hear`](Self::hear) Ctrl-C ends the program, as any other.
+    pub fn new() -> io::Result<Self> {
+        let (heard, other) = UnixStream::pair()?;
+        heard.set_nonblocking(true)?;
+        Ok(Self { heard, other })
+    }
+
+    /// From here on Ctrl-C is heard here, and ends nothing by itself.
+    pub fn hear(&self) -> io::Result<()> {
+        let other = self.other.try_clone()?;
+        signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, other)?;
+        Ok(())
+    }
+
+    /// Forgets those that have come.
+    pub fn take(&self) {
+        while matches!((&self.heard).read(&mut [0; 64]), Ok(1..)) {}
+    }
+}
+
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.heard.as_fd()
+    }
+}

@@ -1,0 +1,28 @@
+//! Waiting for several descriptors at once.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Waits until one of these is ready for what is asked of it, or for a while, and says for what each is.
+pub fn wait_for<const N: usize>(
+    sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+    time: Option<Duration>,
+) -> io::Result<[PollFlags; N]> {
+    let watched = sources.iter().flatten();
+    let mut fds: Vec<PollFd<'_>> =
+        watched.map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
+    let time = time.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    match poll(&mut fds, time.as_ref()) {
+        // A signal: there may be something to look at besides, and its own descriptor is readable now.
+        Err(rustix::io::Errno::INTR) => return Ok([PollFlags::empty(); N]),
+        result => result?,
+    };
+    let mut polled = fds.iter();
+    Ok(sources.map(|source| {
+        let fd = source.and_then(|_| polled.next());
+        fd.map_or(PollFlags::empty(), PollFd::revents)
+    }))
+}
