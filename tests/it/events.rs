@@ -306,10 +306,18 @@ fn rejected() {
     ends_as(CloseReason::Rejected, Threading::new(), patient(), say(""));
 }
 
+/// Has no room for anybody.
+struct Full;
+
+impl Mixin for Full {
+    fn process_request(&self, job: Job) {
+        job.refuse(socketserver::Refused::Busy);
+    }
+}
+
 #[test]
 fn refused() {
-    let limits = Limits { per_peer: 0, ..patient() };
-    ends_as(CloseReason::Refused, Threading::new(), limits, |client, _| {
+    ends_as(CloseReason::Refused, Full, patient(), |client, _| {
         assert_eq!(read_to_end(client), b"busy\n");
     });
 }
@@ -443,7 +451,7 @@ fn bytes_are_counted_both_ways_whoever_sends_them() {
 
 #[test]
 fn the_bytes_of_a_refusal_are_counted() {
-    let (server, log) = obeying(Inline, Limits { per_peer: 0, ..patient() }, true);
+    let (server, log) = obeying(Full, patient(), true);
     assert_eq!(read_to_end(&mut connect(inet(&*server))), b"busy\n");
     eventually("its end is told", || log.ends().len() == 1);
     assert_eq!((log.ends()[0].bytes_in, log.ends()[0].bytes_out), (0, 5));
