@@ -20,6 +20,7 @@ use crate::events::ServerEvent;
 use crate::handler::{BaseRequestHandler, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
+use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
 
 /// Settings for a server. Each has a default, so that `builder().bind(..)` is `bind(..)`.
@@ -55,6 +56,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Settings for a server with this mixin; `Server::builder` is the shorter way.
     #[must_use]
     pub fn new(mixin: M) -> Self {
+        // Before there is a gate or a socket that could take their numbers.
+        sys::fill_standard_descriptors();
         Self {
             mixin,
             hooks: Box::new(DefaultHooks),
@@ -310,6 +313,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, Kind>,
     ) -> Result<Server<T, M>> {
+        sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.options)?;
         self.with_transport(transport, handler)
     }
@@ -325,6 +329,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, Kind>,
     ) -> Result<Server<T, M>> {
+        sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.options)?;
         self.make(transport, handler)
     }

@@ -211,7 +211,7 @@ impl<T: Transport> Work for TypedJob<T> {
         context.enter_child();
         crate::wait::leave_loop();
         child::take_signals(&context, &self.ticket);
-        drop(signals);
+        signals.release_in_child();
         // What the parent was asked before is its own affair, and may be done with by the time that this ends.
         let asked_before = context.runs.stop_requested();
         let reason = self.serve();

@@ -18,6 +18,16 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// process's limit of descriptors as far as it may; programs that handlers start get the old one back by
     /// [`restore_limits`](super::restore_limits). A second signal ends the process at once, with status 128 + its number.
     ///
+    /// What the process has inherited from its starter is taken as a shell's user expects it:
+    ///
+    /// - A signal of the two that is *ignored* stays ignored, also by the children of `Forking`: a script that starts
+    ///   `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server.
+    /// - One that is *blocked* is let through to this thread until `run` returns. One that has come before stops the server
+    ///   in order. (A program that takes signals by a thread of its own serves by `serve_forever`.)
+    /// - SIGCHLD, if it is ignored, is not any more: nobody could learn how the programs and children of handlers end.
+    /// - Of standard input, output and error, those that are closed become `/dev/null`, as when a server is made: no
+    ///   connection gets a number that `println!` writes to.
+    ///
     /// ```no_run
     /// # use socketserver::{stream_fn, ThreadingTcpServer};
     /// # fn main() -> socketserver::Result<()> {
@@ -154,9 +164,11 @@ impl Drop for NotifyAtEnd<'_> {
 
 /// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. And the process may
 /// have as many descriptors as it is allowed to: the usual lower limit is for programs that use `select`.
-fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
+fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
     // What cannot be raised is budgeted.
     let _ = sys::raise_descriptors();
+    sys::keep_statuses();
+    sys::fill_standard_descriptors();
     let asked = Arc::new(AtomicBool::new(false));
     for handle in &handles {
         handle.runs().signals_handled().store(true, Ordering::SeqCst);
@@ -180,5 +192,19 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<[SignalGuard; 2]> {
         })
         .map_err(|error| Error::io("handle the signal", name, error))
     };
-    Ok([on(libc::SIGINT, "SIGINT")?, on(libc::SIGTERM, "SIGTERM")?])
+    let mut taken = Vec::new();
+    for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
+        if !sys::is_ignored(signal) {
+            taken.push(on(signal, name)?);
+        }
+    }
+    // Not before there is somebody to take them: one that has been sent already stops the server in order.
+    let let_through = sys::LetThrough::new(&[libc::SIGINT, libc::SIGTERM]);
+    Ok(Signals { _let_through: let_through, _taken: taken })
+}
+
+/// What `run` does with signals for as long as it serves.
+struct Signals {
+    _let_through: sys::LetThrough,
+    _taken: Vec<SignalGuard>,
 }

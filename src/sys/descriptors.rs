@@ -108,3 +108,23 @@ fn mark_each() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Opens what is closed of standard input, output and error, as std does when a program starts: a listener or a connection
+/// that took one of these numbers would be written to by every `println!`. A program may have closed them since, to become
+/// a daemon.
+pub(crate) fn fill_standard_descriptors() {
+    for number in 0..3 {
+        // SAFETY: no pointers.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
+            continue;
+        }
+        // It takes the lowest number that is free: those below are not. Without the file they stay closed. They stay
+        // open across `exec`, as these three do.
+        // SAFETY: the path is a string with a NUL at its end.
+        let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if fd > 2 {
+            // Somebody else was faster, or has freed a lower one.
+            drop(super::owned(fd));
+        }
+    }
+}

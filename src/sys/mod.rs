@@ -7,9 +7,7 @@ use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::Shutdown;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use std::os::fd::FromRawFd;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 mod common;
@@ -40,11 +38,15 @@ mod threads;
 pub(crate) use common::Common;
 pub(crate) use console::write_now;
 pub(crate) use descriptors::{
-    descriptors, keep_descriptors, raise_descriptors, restore_descriptors, spare_descriptor,
+    descriptors, fill_standard_descriptors, keep_descriptors, raise_descriptors,
+    restore_descriptors, spare_descriptor,
 };
 pub(crate) use room::Room;
 pub(crate) use shared::SharedFd;
-pub(crate) use signals::{SignalGuard, keep_from_default, on_signal, on_signal_for_good};
+pub(crate) use signals::{
+    LetThrough, SignalGuard, is_ignored, keep_from_default, keep_statuses, on_signal,
+    on_signal_for_good,
+};
 pub(crate) use threads::most_threads;
 
 /// Turns the -1 of a system call into the error behind it.
@@ -57,7 +59,6 @@ fn check_len(result: libc::ssize_t) -> io::Result<usize> {
 }
 
 /// Takes a descriptor that a system call has just made.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 fn owned(fd: libc::c_int) -> OwnedFd {
     // SAFETY: every caller has it from a call that makes a new descriptor, and gives it to nobody else.
     unsafe { OwnedFd::from_raw_fd(fd) }

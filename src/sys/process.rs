@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
 pub(crate) use super::orphans::{Mark, children};
+use super::signals::change_mask;
 use super::{check, event};
 
 /// Which of the two a process is after a fork.
@@ -50,17 +51,13 @@ pub(crate) struct SignalsHeld {
 
 impl SignalsHeld {
     pub(crate) fn hold() -> Self {
-        // SAFETY: all zeros is a valid sigset_t, which sigemptyset then makes an empty one; all pointers are
-        // to live locals.
-        unsafe {
-            let mut set = std::mem::zeroed::<libc::sigset_t>();
-            let mut before = std::mem::zeroed::<libc::sigset_t>();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, libc::SIGTERM);
-            libc::sigaddset(&raw mut set, libc::SIGINT);
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
-            Self { before }
-        }
+        Self { before: change_mask(libc::SIG_BLOCK, &[libc::SIGTERM, libc::SIGINT]) }
+    }
+
+    /// In the child: SIGTERM comes through, also if the parent blocks it. It is how the parent says that it drains.
+    pub(crate) fn release_in_child(mut self) {
+        // SAFETY: the set is one that the system has given.
+        unsafe { libc::sigdelset(&raw mut self.before, libc::SIGTERM) };
     }
 }
 
@@ -336,15 +333,12 @@ impl Sigchld {
         let mut action = sigchld_action()?;
         action.sa_flags |= keep;
         // SAFETY: the action is the one that has just been installed, with flags that change nothing for its handler;
-        // the set is made empty before it is used, and all pointers are to live locals.
+        // and the pointer to it is to a live local.
         unsafe {
             check(libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut()))?;
-            // Whoever has started us may have blocked it, and then nothing would ring.
-            let mut set = std::mem::zeroed::<libc::sigset_t>();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, libc::SIGCHLD);
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
         }
+        // Whoever has started us may have blocked it, and then nothing would ring.
+        change_mask(libc::SIG_UNBLOCK, &[libc::SIGCHLD]);
         Ok(Self { id, reaped_by_the_kernel: keep & libc::SA_NOCLDWAIT != 0 })
     }
 }

@@ -30,6 +30,8 @@ impl SignalsHeld {
     pub(crate) fn hold() -> Self {
         Self
     }
+
+    pub(crate) fn release_in_child(self) {}
 }
 
 /// See the Linux form.

@@ -51,12 +51,7 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     if taken.contains(&signal) {
         return Ok(());
     }
-    // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
-    let before = unsafe {
-        let mut before = mem::zeroed::<libc::sigaction>();
-        check(libc::sigaction(signal, std::ptr::null(), &raw mut before))?;
-        before
-    };
+    let before = action_of(signal)?;
     if before.sa_sigaction == libc::SIG_DFL {
         let default = move || {
             // The first process of a container is not ended by a signal that it does not take: the kernel ignores it,
@@ -71,6 +66,66 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     }
     taken.push(signal);
     Ok(())
+}
+
+fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
+    // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
+    unsafe {
+        let mut action = mem::zeroed::<libc::sigaction>();
+        check(libc::sigaction(signal, std::ptr::null(), &raw mut action))?;
+        Ok(action)
+    }
+}
+
+/// Whether the process ignores a signal: its starter has said so, or somebody here has.
+pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+    action_of(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Has the kernel keep the statuses of children again, if SIGCHLD is ignored.
+pub(crate) fn keep_statuses() {
+    if is_ignored(libc::SIGCHLD) {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    }
+}
+
+/// Lets signals through to this thread that it blocks, until this is dropped, in the same thread.
+#[derive(Debug)]
+pub(crate) struct LetThrough {
+    /// Those that it has blocked.
+    blocked: Vec<libc::c_int>,
+}
+
+impl LetThrough {
+    pub(crate) fn new(signals: &[libc::c_int]) -> Self {
+        let before = change_mask(libc::SIG_UNBLOCK, signals);
+        // SAFETY: the set is one that the system has given.
+        let is_in =
+            |signal: &libc::c_int| unsafe { libc::sigismember(&raw const before, *signal) == 1 };
+        Self { blocked: signals.iter().copied().filter(is_in).collect() }
+    }
+}
+
+impl Drop for LetThrough {
+    fn drop(&mut self) {
+        change_mask(libc::SIG_BLOCK, &self.blocked);
+    }
+}
+
+/// Changes what this thread blocks, and says what it was. [sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html)
+pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> libc::sigset_t {
+    // SAFETY: all zeros is a valid sigset_t, which sigemptyset then makes an empty one; all pointers are to live locals.
+    unsafe {
+        let mut set = mem::zeroed::<libc::sigset_t>();
+        let mut before = mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        libc::pthread_sigmask(how, &raw const set, &raw mut before);
+        before
+    }
 }
 
 /// Forgets a signal's action when dropped.

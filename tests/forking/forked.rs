@@ -161,6 +161,12 @@ fn serve<T: Bind<Request = StreamRequest>>(
     for _ in 0..number("serve-before=").unwrap_or(0) {
         server.handle_request().expect("a request before the fork");
     }
+    if option("until-it-ends") {
+        eventually("the request has ended", || server.context().live_count() == 0);
+    }
+    if option("block-signals") {
+        [libc::SIGTERM, libc::SIGINT].into_iter().for_each(system::block);
+    }
     let mut children = Vec::new();
     for _ in 0..number("children=").unwrap_or(1) {
         match system::fork() {
@@ -341,7 +347,7 @@ fn a_child_that_closes_before_it_serves_waits_for_nobody() {
 
 fn a_server_whose_threads_are_its_parents_says_so() {
     for name in ["threading", "pool"] {
-        let options = ["serve-before=1"];
+        let options = ["serve-before=1", "until-it-ends"];
         let mut server = Server::start(&format!("forked-{name}"), "127.0.0.1:0", &options);
         assert_eq!(server.connect().ask("hello"), "hello");
         let child = child_of(&server);

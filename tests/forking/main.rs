@@ -3,6 +3,7 @@
 
 mod ends;
 mod forked;
+mod inherited;
 mod kin;
 mod matrix;
 #[path = "../support/passed.rs"]
@@ -21,6 +22,8 @@ fn main() -> std::process::ExitCode {
     if arguments.first().is_some_and(|first| first == "serve") {
         return server::main(&arguments[1..]);
     }
+    // Whoever runs the tests in the background has SIGINT ignored, and that is inherited.
+    system::take_signals_as_usual();
     let trial = |(name, test): (&'static str, fn())| {
         Trial::test(name, move || {
             test();
@@ -34,7 +37,8 @@ fn main() -> std::process::ExitCode {
         .chain(unwatched::all())
         .chain(forked::all())
         .chain(kin::all())
-        .chain(wrapped::all());
+        .chain(wrapped::all())
+        .chain(inherited::all());
     let trials = tests.map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -250,7 +250,7 @@ fn row_076_without_block_on_close_it_does_not() {
 
 fn row_077_a_child_that_somebody_else_has_reaped_is_no_error() {
     // A parent that ignores SIGCHLD has its children reaped by the kernel.
-    let mut server = Server::tcp(&["ignore-sigchld", "max=2"]);
+    let mut server = Server::tcp(&["ignore-sigchld-later", "max=2"]);
     for _ in 0..6 {
         assert_eq!(server.connect().ask("echo hi"), "hi");
     }
@@ -270,7 +270,8 @@ fn row_078_no_zombie_is_left_without_a_poll() {
 fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
     // By itself; beside a foreign child that has ended and that nobody has waited for; and with children that
     // the kernel reaps.
-    let cases = [("", "completed"), ("foreign-child", "completed"), ("ignore-sigchld", "released")];
+    let cases =
+        [("", "completed"), ("foreign-child", "completed"), ("ignore-sigchld-later", "released")];
     for (option, end) in cases {
         let mut server = Server::tcp(&[option, "max=7"]);
         let foreign = usize::from(option == "foreign-child");

@@ -119,6 +119,7 @@ impl StreamRequestHandler for Obey {
                     writeln!(request, "left")?;
                 }
                 "wrap" => wrapped::wrap(request)?,
+                "standard" => writeln!(request, "{}", standard_descriptors())?,
                 "fds" => writeln!(request, "{}", listeners())?,
                 "stubborn" => {
                     writeln!(request, "here")?;
@@ -227,6 +228,15 @@ impl Transport for BadClose {
     }
 }
 
+/// What the numbers of standard input, output and error stand for.
+fn standard_descriptors() -> String {
+    let found = (0..3).map(|number| match std::fs::read_link(format!("/proc/self/fd/{number}")) {
+        Ok(file) => file.display().to_string(),
+        Err(error) => error.to_string(),
+    });
+    found.collect::<Vec<_>>().join(" ")
+}
+
 /// How many listening TCP sockets this process holds.
 fn listeners() -> usize {
     let is_listener = |fd: i32| {
@@ -283,6 +293,8 @@ impl Refusable for DatagramRequest {
 struct Told {
     /// With each new client it lists the others, and closes those that wait for nothing but their peers.
     is_admin: bool,
+    /// With the first client, so that `run` does not know of it.
+    ignores_sigchld: bool,
 }
 
 impl Told {
@@ -298,6 +310,10 @@ impl Told {
 
 impl<R: Refusable> ServerHooks<R> for Told {
     fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        static FIRST: std::sync::Once = std::sync::Once::new();
+        if self.ignores_sigchld {
+            FIRST.call_once(|| system::ignore(libc::SIGCHLD));
+        }
         if self.is_admin {
             self.look_after(incoming.server());
         }
@@ -346,12 +362,19 @@ where
         ..Limits::default()
     };
     let limits = if option("most") { most() } else { limits };
-    let mut builder =
-        Builder::<T, _>::new(mixin).limits(limits).hooks(Told { is_admin: option("admin") });
+    let mut builder = Builder::<T, _>::new(mixin)
+        .limits(limits)
+        .hooks(Told { is_admin: option("admin"), ignores_sigchld: option("ignore-sigchld-later") });
     if option("events") {
         builder = builder.observer(tell);
     }
+    let copies = option("closed-at-bind").then(system::close_standard_descriptors);
     let server = std::sync::Arc::new(builder.bind(address, handler)?);
+    if let Some(copies) = copies {
+        let at_bind = standard_descriptors();
+        system::restore_standard_descriptors(copies);
+        eprintln!("at bind: {at_bind}");
+    }
     let same = std::sync::Arc::clone(&server);
     let _ = CLOSE.set(Box::new(move || drop(BaseServer::server_close(&*same))));
     let _leaves = Leaves;
@@ -381,6 +404,17 @@ where
     if option("ignore-sigchld") {
         system::ignore(libc::SIGCHLD);
     }
+    if option("ignore-sigint") {
+        system::ignore(libc::SIGINT);
+    }
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        if option("block-signals") {
+            system::block(signal);
+        }
+    }
+    if option("term-before-run") {
+        system::raise(libc::SIGTERM);
+    }
     if option("block-sigchld") {
         system::block(libc::SIGCHLD);
     }
@@ -395,6 +429,9 @@ where
     if option("partial-line") {
         // Left in the buffer, for the child to inherit.
         print!("once ");
+    }
+    if option("closed-before-run") {
+        let _ = system::close_standard_descriptors();
     }
     let result = if option("one-by-one") {
         let turns = number("turns=", 1);

@@ -87,3 +87,44 @@ pub fn become_subreaper() {
     let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
+
+/// Undoes what this process may have inherited: signals that are ignored or blocked.
+pub fn take_signals_as_usual() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGCHLD] {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: all zeros is a valid set, which is made an empty one; the pointers are to live locals.
+    unsafe {
+        let mut none = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Closes standard input, output and error, and keeps copies of them elsewhere.
+pub fn close_standard_descriptors() -> [libc::c_int; 3] {
+    [0, 1, 2].map(|number| {
+        // SAFETY: no pointers; what is closed belongs to nobody.
+        unsafe {
+            let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 100);
+            assert_ne!(copy, -1);
+            assert_eq!(libc::close(number), 0);
+            copy
+        }
+    })
+}
+
+/// Brings them back.
+pub fn restore_standard_descriptors(copies: [libc::c_int; 3]) {
+    for (number, copy) in (0..).zip(copies) {
+        // SAFETY: no pointers; what is replaced belongs to nobody.
+        unsafe { libc::dup2(copy, number) };
+    }
+}
+
+/// Sends a signal to this process.
+pub fn raise(signal: libc::c_int) {
+    // SAFETY: no pointers.
+    unsafe { libc::raise(signal) };
+}

@@ -19,7 +19,7 @@ pub fn all() -> Vec<(&'static str, fn())> {
 /// Why there are none, and what else may be so at the same time.
 fn each(test: impl Fn(&[&str])) {
     for errno in ["no-pidfds=EPERM", "no-pidfds=ENOSYS", "no-pidfds=EMFILE"] {
-        for state in ["", "ignore-sigchld", "block-sigchld", "foreign-child"] {
+        for state in ["", "ignore-sigchld-later", "block-sigchld", "foreign-child"] {
             test(&[errno, state]);
         }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::process::{Ended, Process};
+use crate::support::system::undo_ignored_signals;
 
 pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
@@ -13,6 +14,7 @@ pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 /// target/PROFILE/deps/programs-HASH. With `--test programs` alone it does not, and what was built before
 /// would be tested in the place of what is there now.
 pub fn example(name: &str) -> PathBuf {
+    undo_ignored_signals();
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     // Cargo writes beside it what it was built from. The documents among it change no program.

@@ -122,6 +122,7 @@ pub fn alone(test: &str, run: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some_and(|name| name == test) {
         return run();
     }
+    system::undo_ignored_signals();
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(ALONE, test)

@@ -28,6 +28,7 @@ pub struct Ended {
 impl Process {
     /// Starts it. Its stderr is read here, and its stdout, unless the command says otherwise before.
     pub fn start(command: &mut Command) -> Self {
+        system::undo_ignored_signals();
         let child = command.stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let (out, err) = (lines(child.stdout.take()), lines(child.stderr.take()));

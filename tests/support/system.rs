@@ -112,3 +112,19 @@ pub fn set_option(fd: &impl AsFd, level: i32, name: i32, value: i32) -> io::Resu
         _ => Ok(()),
     }
 }
+
+/// Has the programs that tests start take signals as in the foreground of a terminal, whatever the tests were started by:
+/// the shell of a script has what it starts in the background ignore SIGINT, and that is inherited.
+pub fn undo_ignored_signals() {
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; no handler is installed, and none
+        // is replaced.
+        unsafe {
+            let mut action = std::mem::zeroed::<libc::sigaction>();
+            check(libc::sigaction(signal, std::ptr::null(), &raw mut action), "sigaction");
+            if action.sa_sigaction == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}

@@ -229,6 +229,7 @@ pub fn is_child() -> bool {
 /// A command that runs one test of this binary in a process of its own, where [`is_child`] is true.
 pub fn child(module: &str, test: &str) -> Command {
     let (_crate, module) = module.split_once("::").unwrap();
+    crate::support::system::undo_ignored_signals();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg(format!("{module}::{test}")).args(["--exact", "--nocapture", "--test-threads=1"]);
     command.env(CHILD, "1").stdin(Stdio::null()).stdout(Stdio::piped());
