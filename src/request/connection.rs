@@ -144,7 +144,12 @@ impl Connection {
                 Ok(0) if reading => {
                     return raw.and_then(|link| link.interruption()).map_or(Ok(0), Err);
                 }
-                done => return done,
+                done => {
+                    if let Some(link) = raw.filter(|_| !reading) {
+                        link.end_write();
+                    }
+                    return done;
+                }
             }
         }
     }

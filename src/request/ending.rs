@@ -23,7 +23,8 @@ impl Channel {
     /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
     /// that is a plain socket.
     pub(super) fn finish_output(&mut self) {
-        if !self.is_plain() {
+        let is_stuck = self.connection.link().is_some_and(|link| link.is_stuck());
+        if !self.is_plain() && !is_stuck {
             // As in Python: a peer that does not take the last bytes is no error of the handler.
             let _ = self.flush();
         }

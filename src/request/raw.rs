@@ -50,6 +50,10 @@ pub(super) struct Link {
     lost: AtomicBool,
     /// The present call has been ended by a limit.
     timed_out: AtomicBool,
+    /// The last write has waited for room in vain.
+    stuck: AtomicBool,
+    /// A write of the request has waited in vain, and the wrapper has kept that to itself: what it took, it has.
+    concealed: AtomicBool,
     /// The present call has been ended by a drain.
     stopped: AtomicBool,
     /// The request is at its end: what the wrapper still has to say, it may say.
@@ -81,6 +85,8 @@ impl Link {
             ended: no(),
             lost: no(),
             timed_out: no(),
+            stuck: no(),
+            concealed: no(),
             stopped: no(),
             leaving: no(),
             dropped: no(),
@@ -138,9 +144,25 @@ impl Link {
         }
     }
 
-    /// From here on the wrapper takes its leave. What has been cut off from here has no time for it.
+    /// A write of the request has ended well, by the wrapper's word. One that has waited in vain all the same is told
+    /// by the next one, as if it had been that one's.
+    pub(super) fn end_write(&self) {
+        if is(&self.timed_out) {
+            set(&self.concealed, true);
+        }
+    }
+
+    /// Whether the last write has waited for room in vain.
+    pub(super) fn is_stuck(&self) -> bool {
+        is(&self.stuck)
+    }
+
+    /// From here on the wrapper takes its leave. What has been cut off from here has no time for it, nor has a peer
+    /// that has taken nothing for long enough already.
     pub(super) fn begin_leave(&self, patience: Patience) {
-        self.begin_call(if self.is_cut_off() { Patience::NONE } else { patience });
+        let at_once = self.is_cut_off() || self.is_stuck();
+        self.begin_call(if at_once { Patience::NONE } else { patience });
+        set(&self.concealed, false);
         set(&self.leaving, true);
     }
 
@@ -338,6 +360,11 @@ impl Raw {
     }
 
     fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
+        // Nor does a wrapper that tries again within one call wait once more.
+        let is_over = self.link.is_stuck() && is(&self.link.timed_out);
+        if self.link.concealed.swap(false, Ordering::Relaxed) || is_over {
+            return Err(self.link.fail(io::ErrorKind::TimedOut.into()));
+        }
         let before = self.link.entry.activity();
         self.link.entry.show_activity(Activity::Sending);
         let result = match self.transmit_if_allowed(buf, Patience::NONE) {
@@ -345,6 +372,7 @@ impl Raw {
             result => result,
         };
         self.link.entry.set_activity(before);
+        set(&self.link.stuck, result.as_ref().is_err_and(is_no_more_for_now));
         match result {
             Ok(count) => {
                 self.link.entry.add_bytes_out(count);

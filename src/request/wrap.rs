@@ -59,7 +59,7 @@ impl Channel {
     /// False: there is none to be seen.
     pub(super) fn end_wrapped(&mut self) -> bool {
         if !self.output.is_empty() {
-            let _ = self.flush();
+            self.finish_output();
         }
         let patience = self.write_patience();
         match &mut self.connection {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socketserver::{
     Activity, CloseReason, HandlerError, HandlerResult, Limits, LineTooLong, StreamRequest,
@@ -370,4 +370,33 @@ fn a_line_that_is_too_long_says_so_through_a_wrapper() {
         client.write_all(&[b'x'; 20]).unwrap();
         assert_eq!(read_line(&mut client), "too long\n", "{way:?}");
     }
+}
+
+#[test]
+fn a_write_that_stands_still_is_waited_for_once() {
+    // A wrapper takes what it is given before it has sent it, and at the end there is a farewell as well: each of them
+    // could wait for as long once more.
+    let limit = 30 * MOMENT;
+    let stand_still = |way| {
+        let served = serve(way, Limits { write: limit, ..patient() }, |request| {
+            request.set_wbufsize(100_000)?;
+            write_on(request)
+        });
+        let _client = served.client();
+        let context = served.server.context();
+        eventually("it is full", || {
+            let sent = || context.live().first().map_or(0, |live| live.bytes_out);
+            let before = sent();
+            std::thread::sleep(MOMENT / 2);
+            before > 100_000 && sent() == before
+        });
+        let began = Instant::now();
+        served.assert_ends_as(CloseReason::TimedOut);
+        assert!(began.elapsed() < 2 * limit, "{way:?}: {:?}", began.elapsed());
+    };
+    std::thread::scope(|scope| {
+        for way in WAYS {
+            scope.spawn(move || stand_still(way));
+        }
+    });
 }
