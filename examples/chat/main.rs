@@ -36,6 +36,7 @@ mod password;
 mod protocol;
 mod room;
 mod screen;
+mod suspend;
 mod terminal;
 
 use std::cell::{Cell, OnceCell};

@@ -10,6 +10,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor, ExternalPrinter};
 
+use super::suspend::Suspend;
+
 /// A terminal, or what stands in for one.
 pub struct Terminal {
     pub input: Input,
@@ -20,7 +22,7 @@ pub struct Terminal {
 
 /// Where lines are typed.
 pub enum Input {
-    Edited(Box<DefaultEditor>),
+    Edited(Box<DefaultEditor>, Suspend),
     Plain,
 }
 
@@ -45,6 +47,10 @@ pub enum Typed {
     Closed,
 }
 
+/// Moves a line up and down again: shown, it leaves everything as it was, and has the edited line drawn again. The editor
+/// has room for one message, so that another one is taken when it is done with what came before.
+pub const NOTHING: &str = "\x1b[A\n";
+
 impl Terminal {
     /// The terminal of this process, if its input and its output both are one.
     pub fn open() -> Self {
@@ -56,7 +62,10 @@ impl Terminal {
             let mode = tcgetattr(io::stdin()).ok()?;
             let mut editor = DefaultEditor::with_config(config).ok()?;
             let printer = editor.create_external_printer().ok()?;
-            let (input, output) = (Input::Edited(editor.into()), Output::Beside(Box::new(printer)));
+            let redraw = editor.create_external_printer().ok()?;
+            let suspend = Suspend::teach(&mut editor, &mode, redraw).ok()?;
+            let input = Input::Edited(editor.into(), suspend);
+            let output = Output::Beside(Box::new(printer));
             Some(Self { input, output, mode: Mode(Some(mode)) })
         };
         // A terminal that cannot be handled (TERM=dumb, say) is as good as a pipe.
@@ -68,12 +77,14 @@ impl Input {
     /// Waits for the next line. `most`: bytes that one may have on a pipe; a longer one comes in parts.
     pub fn next(&mut self, most: usize) -> Typed {
         match self {
-            Self::Edited(editor) => match editor.readline("> ") {
-                Ok(line) => Typed::Line(line),
-                Err(ReadlineError::Interrupted) => Typed::Interrupt,
-                Err(ReadlineError::Eof) => Typed::End,
-                Err(_) => Typed::Closed,
-            },
+            Self::Edited(editor, suspend) => {
+                match suspend.edit(|line| editor.readline_with_initial("> ", line)) {
+                    Ok(line) => Typed::Line(line),
+                    Err(ReadlineError::Interrupted) => Typed::Interrupt,
+                    Err(ReadlineError::Eof) => Typed::End,
+                    Err(_) => Typed::Closed,
+                }
+            }
             Self::Plain => {
                 let mut line = Vec::new();
                 let mut stdin = io::stdin().lock().take(most as u64);
@@ -106,9 +117,6 @@ impl Output {
     /// was said to him, and nothing is drawn over what the program says at its end. `typing` is the thread
     /// that reads the lines; on a pipe it is left alone.
     pub fn finish(&mut self, typing: JoinHandle<()>) {
-        /// Moves a line up and down again: shown, it leaves everything as it was. The editor has room for
-        /// one message, so that another one is taken when it is done with what came before.
-        const NOTHING: &str = "\x1b[A\n";
         let Self::Beside(printer) = self else { return };
         // Where the editor has ended already there is nothing to wake and nothing to wait for.
         let _ = printer.print(NOTHING.to_owned());

@@ -3,8 +3,8 @@
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Member;
 use super::document::no_python;
+use super::{Member, open_room};
 use crate::program::example;
 use crate::support::process::Process;
 use crate::support::{SOON, folder, skip_if, system};
@@ -26,6 +26,33 @@ impl Screen {
         let size = ["-x", "70", "-y", "30"];
         screen.tmux(&[&["new-session", "-d", "-s", "s"], &size[..], &[&script]].concat());
         screen
+    }
+
+    /// Runs a program from a shell, as its user does.
+    fn run_in_a_shell(args: &str) -> Self {
+        let screen = Self { folder: folder() };
+        let size = ["-x", "70", "-y", "30"];
+        let shell = "exec env PS1='$ ' bash --norc --noprofile";
+        screen.tmux(&[&["new-session", "-d", "-s", "s"], &size[..], &[shell]].concat());
+        screen.ends_with(&["$"]);
+        screen.types(&["-l", &format!("clear; {} {args}", example("chat").display())]);
+        screen.types(&["Enter"]);
+        screen
+    }
+
+    /// The process that its shell has started.
+    fn job(&self) -> u32 {
+        let output = self.tmux(&["display-message", "-p", "-t", "s", "#{pane_pid}"]);
+        let shell = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
+        children.unwrap().trim().parse().expect("one child")
+    }
+
+    fn is_edited(&self) -> bool {
+        let output = self.tmux(&["display-message", "-p", "-t", "s", "#{pane_tty}"]);
+        let terminal = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let output = Command::new("stty").args(["-F", &terminal, "-a"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains(" -icanon")
     }
 
     fn tmux(&self, args: &[&str]) -> Output {
@@ -142,6 +169,71 @@ fn ctrl_c_and_quit_at_the_operators_terminal_end_the_server_in_order() {
         assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
         operator.ends_with(&["status 0", " icanon"]);
     }
+}
+
+#[test]
+fn after_a_stop_the_line_is_edited_as_before() {
+    let no_bash =
+        || Command::new("bash").arg("--version").output().err().map(|_| "bash is not installed");
+    if skip_if(no_tmux().or_else(no_bash)) {
+        return;
+    }
+    let (_server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    for name in ["bob", "carol"] {
+        let screen = Screen::run_in_a_shell(&format!("connect {address} --name {name}"));
+        alice.sees(&format!("* {name} has joined"));
+        screen.types(&["-l", "half of a line"]);
+        screen.ends_with(&["> half of a line"]);
+        for number in 0..3 {
+            // By the key, and by somebody else, in the middle of the line.
+            if name == "bob" {
+                screen.types(&["C-z"]);
+            } else {
+                system::send_signal(screen.job(), libc::SIGSTOP);
+            }
+            let stopped = |lines: &[String]| {
+                let stops = lines.iter().filter(|line| line.contains("Stopped")).count();
+                stops == number + 1 && lines.last().is_some_and(|last| last.ends_with('$'))
+            };
+            screen.comes_to(stopped, &["a prompt of the shell"]);
+            let said = format!("said meanwhile {number}");
+            alice.say(&said);
+            alice.asks_who();
+            screen.types(&["fg", "Enter"]);
+            screen.ends_with(&[&format!("alice: {said}"), "> half of a line"]);
+            crate::support::eventually("the line is edited", || screen.is_edited());
+        }
+        // Keys are the editor's, and what comes in tears nothing.
+        screen.types(&["C-a"]);
+        screen.types(&["-l", "the second "]);
+        screen.ends_with(&["> the second half of a line"]);
+        alice.say("above it");
+        screen.ends_with(&["alice: above it", "> the second half of a line"]);
+        screen.types(&["Enter"]);
+        assert_eq!(alice.hears(), format!("{name}: the second half of a line"));
+        screen.types(&["/quit", "Enter"]);
+        screen.comes_to(|lines| lines.last().is_some_and(|last| last == "$"), &["the shell"]);
+        alice.sees(&format!("* {name} has left"));
+    }
+}
+
+#[test]
+fn a_stop_that_nobody_would_end_is_none() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    // Without a shell: there is nobody who could bring it back.
+    let (operator, address) = room_on_a_screen();
+    operator.types(&["half of"]);
+    operator.ends_with(&["> half of"]);
+    operator.types(&["C-z"]);
+    operator.ends_with(&["> half of", "> half of"]);
+    operator.types(&[" a line", "Enter"]);
+    let alice = Member::join(address, "alice");
+    alice.say("hello");
+    operator.shows("alice: hello");
+    operator.shows("> half of a line");
 }
 
 #[test]

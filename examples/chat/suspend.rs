@@ -1,0 +1,132 @@
+//! Ctrl-Z and `fg`: the editor of lines gives the terminal back to the user's shell, and takes it again.
+//!
+//! The editor's own way sends the signal and goes on at once: with several threads it may have the terminal again
+//! before the process has stopped, and does not take it when the process goes on. So here the line is put aside first,
+//! and edited anew when the process has been continued; and a process that others have stopped, in the middle of a
+//! line, takes the terminal again as soon as it is in the foreground.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
+use rustix::process::{Signal, getpgrp, kill_current_process_group};
+use rustix::termios::{
+    ControlModes, InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetpgrp,
+    tcsetattr,
+};
+use rustyline::{
+    Cmd, ConditionalEventHandler, DefaultEditor, Event, EventContext, EventHandler,
+    ExternalPrinter, KeyEvent, RepeatCount,
+};
+use signal_hook::consts::SIGCONT;
+use signal_hook::low_level::pipe;
+
+/// What an editor needs for it.
+pub struct Suspend {
+    aside: Aside,
+    /// A line is being edited.
+    edits: Arc<AtomicBool>,
+    /// The process has been continued.
+    continued: Receiver<()>,
+}
+
+/// The line that was being edited when Ctrl-Z came, and the place of the cursor in it.
+type Aside = Arc<Mutex<Option<(String, usize)>>>;
+
+/// The key's handler: it ends the editing, and what it leaves tells that from a Ctrl-C.
+struct Key(Aside);
+
+impl ConditionalEventHandler for Key {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, line: &EventContext<'_>) -> Option<Cmd> {
+        *self.0.lock() = Some((line.line().to_owned(), line.pos()));
+        Some(Cmd::Interrupt)
+    }
+}
+
+impl Suspend {
+    /// Teaches an editor Ctrl-Z. `mode` is the terminal's own, and `printer` a way to have the line drawn again.
+    pub fn teach(
+        editor: &mut DefaultEditor,
+        mode: &Termios,
+        mut printer: impl ExternalPrinter + Send + 'static,
+    ) -> io::Result<Self> {
+        let aside = Aside::default();
+        editor.bind_sequence(
+            KeyEvent::ctrl('z'),
+            EventHandler::Conditional(Box::new(Key(Arc::clone(&aside)))),
+        );
+        let (mut signals, signal) = UnixStream::pair()?;
+        pipe::register(SIGCONT, signal)?;
+        let (tell, continued) = bounded(1);
+        let edits = Arc::new(AtomicBool::new(false));
+        let (edited, editing) = (as_edited(mode), Arc::clone(&edits));
+        let watch = move || {
+            while matches!(signals.read(&mut [0; 16]), Ok(1..)) {
+                if editing.load(Ordering::SeqCst) && is_in_foreground() {
+                    // A terminal that is gone needs no mode, and no line.
+                    let _ = tcsetattr(io::stdin(), OptionalActions::Now, &edited);
+                    let _ = printer.print(super::terminal::NOTHING.to_owned());
+                }
+                // One that nobody has taken yet tells the same.
+                let _ = tell.try_send(());
+            }
+        };
+        thread::Builder::new().name("continued".into()).spawn(watch)?;
+        Ok(Self { aside, edits, continued })
+    }
+
+    /// Edits a line, by whatever reads one that has a beginning already; stops the process and goes on with the same line
+    /// as often as the user wishes.
+    pub fn edit<E>(
+        &self,
+        mut read: impl FnMut((&str, &str)) -> Result<String, E>,
+    ) -> Result<String, E> {
+        let mut line = (String::new(), 0);
+        loop {
+            self.edits.store(true, Ordering::SeqCst);
+            let result = read(line.0.split_at(line.1));
+            self.edits.store(false, Ordering::SeqCst);
+            match self.aside.lock().take() {
+                Some(aside) => line = aside,
+                None => return result,
+            }
+            self.stop();
+        }
+    }
+
+    /// Stops the whole job, as the terminal itself would, until somebody continues it.
+    fn stop(&self) {
+        /// Where there is nobody to continue it the system does not stop it (its process group is an orphan).
+        const PATIENCE: Duration = Duration::from_millis(200);
+        let _ = self.continued.try_recv();
+        if kill_current_process_group(Signal::TSTP).is_ok() {
+            // The signal may need a moment until it has found its thread.
+            let _ = self.continued.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+fn is_in_foreground() -> bool {
+    tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// The mode in which the editor has a terminal while it edits a line.
+fn as_edited(mode: &Termios) -> Termios {
+    let mut mode = mode.clone();
+    mode.input_modes -= InputModes::BRKINT
+        | InputModes::ICRNL
+        | InputModes::INPCK
+        | InputModes::ISTRIP
+        | InputModes::IXON;
+    mode.control_modes |= ControlModes::CS8;
+    mode.local_modes -=
+        LocalModes::ECHO | LocalModes::ICANON | LocalModes::IEXTEN | LocalModes::ISIG;
+    mode.special_codes[SpecialCodeIndex::VMIN] = 1;
+    mode.special_codes[SpecialCodeIndex::VTIME] = 0;
+    mode
+}
