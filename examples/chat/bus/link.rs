@@ -151,13 +151,31 @@ impl Place {
         Ok(!found.is_empty())
     }
 
+    /// Whether the stream has begun anew while the connection held: somebody has deleted it, and what is there now comes
+    /// before this place, or is nothing. A stream that is only trimmed keeps its last entry.
+    pub fn is_ahead(&self, connection: &mut Wire, stream: &str) -> RedisResult<bool> {
+        let last = Self::last_of(connection, stream)?;
+        Ok(number_of(&self.last) > number_of(&last))
+    }
+
     /// The end of a stream.
     pub fn end_of(connection: &mut Wire, stream: &str) -> RedisResult<Self> {
         let run = run_of(connection)?;
+        Ok(Self { last: Self::last_of(connection, stream)?, run })
+    }
+
+    /// The identifier of the last entry; empty if there is none.
+    fn last_of(connection: &mut Wire, stream: &str) -> RedisResult<String> {
         let last: Vec<(String, Fields)> =
             cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(1).query(connection)?;
-        Ok(Self { last: last.into_iter().next().map_or_else(String::new, |(id, _)| id), run })
+        Ok(last.into_iter().next().map_or_else(String::new, |(id, _)| id))
     }
+}
+
+/// An identifier as a number that grows: milliseconds, and a number within them. None is before all of them.
+fn number_of(id: &str) -> Option<(u64, u64)> {
+    let (time, number) = id.split_once('-')?;
+    Some((time.parse().ok()?, number.parse().ok()?))
 }
 
 /// What tells one run of Redis from the next.

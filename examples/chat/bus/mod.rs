@@ -10,7 +10,7 @@
 //! - Whether a write has happened whose answer was lost, nobody knows: it is written again. Each entry has
 //!   its server's number, by which who reads it knows that it has had it.
 //! - A Redis that comes back without its data, or without the last of it, is found out by the last entry
-//!   that one knows: what was written in the last half minute is written again, and everything is read.
+//!   that one knows, and so is a stream that somebody has deleted, within a second: what was written in the last half minute is written again, and everything is read.
 //! - A server that starts hears what is said from then on. What was said at one that was killed and had
 //!   not been written is lost with it, and its members see their connections end.
 //!

@@ -71,6 +71,10 @@ impl Reader {
         while !self.queue.is_closing() {
             if Instant::now() >= next_look {
                 self.look_who_is_there(connection)?;
+                if place.is_ahead(connection, &stream)? {
+                    // What it has heard already it knows by the numbers.
+                    place.last.clear();
+                }
                 next_look = Instant::now() + BEAT;
             }
             works();

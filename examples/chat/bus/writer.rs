@@ -48,6 +48,10 @@ impl Writer {
         loop {
             if Instant::now() >= next_beat {
                 self.beat(connection)?;
+                if self.place.is_ahead(connection, &self.link.stream())? {
+                    self.place.last.clear();
+                    self.queue.write_again();
+                }
                 next_beat = Instant::now() + BEAT;
             }
             // A Redis that takes beats and no entries (its memory is full, say) does not work.

@@ -85,7 +85,7 @@ fn who_and_private_lines_reach_across_servers() {
         return;
     }
     let redis = Redis::start(Store::Nothing);
-    let (_one, at_one) = server(&redis, "one", &[]);
+    let (one, at_one) = server(&redis, "one", &[]);
     let (two, at_two) = server(&redis, "two", &[]);
     let mut alice = Member::join(at_one, "alice");
     let mut bob = Member::join(at_two, "bob");
@@ -97,8 +97,12 @@ fn who_and_private_lines_reach_across_servers() {
     alice.say("@dave@two are you there");
     alice.say("@dave@three are you there");
     alice.say("@dave are you there");
+    alice.say("@bob is that you");
+    alice.say("@BOB@TWO in capitals");
     alice.say("for all");
     assert_eq!(bob.hears(), "alice@one -> bob: between us");
+    // Nothing that is for one alone goes to somebody who only happens to be called so.
+    assert_eq!(bob.hears(), "alice@one -> BOB: in capitals");
     assert_eq!(operator_hears(&two), "alice@one -> operator: good evening");
     for member in [&mut bob, &mut carol] {
         assert_eq!(member.hears(), "alice@one: for all");
@@ -106,9 +110,12 @@ fn who_and_private_lines_reach_across_servers() {
     assert_eq!(alice.hears(), "alice -> alice: to myself");
     alice.sees("* no other server here is called three");
     alice.sees("* nobody here is called dave");
+    alice.sees("* nobody here is called bob; write @bob@two TEXT");
     alice.sees("* nobody there is called dave@two");
     bob.say("@alice@one answer");
     assert_eq!(alice.hears(), "bob@two -> alice: answer");
+    one.ask("/kick carol@two");
+    operator_sees(&one, "* the operator of two may do that");
 }
 
 /// A conversation in the middle of which Redis is killed and started again.
@@ -254,6 +261,36 @@ fn what_redis_has_confirmed_and_lost_is_written_again() {
     two.send_signal(libc::SIGCONT);
     say(&alice, 2..3);
     hears(&mut bob, "alice@one", 0..3);
+}
+
+#[test]
+fn a_stream_that_begins_anew_under_a_connection_is_heard() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let mut connection = redis.connect();
+    // As by a clock that was ahead: what comes into a new stream is before all that was read.
+    let late = ["chat:room", "9999999999999-0", "a", "b"];
+    ::redis::cmd("XADD").arg(&late).exec(&mut connection).unwrap();
+    let (_one, at_one) = server(&redis, "one", &[]);
+    let (_two, at_two) = server(&redis, "two", &[]);
+    let mut alice = Member::join(at_one, "alice");
+    let mut bob = Member::join(at_two, "bob");
+    say(&alice, 0..3);
+    hears(&mut bob, "alice@one", 0..3);
+    say(&bob, 0..3);
+    hears(&mut alice, "bob@two", 0..3);
+    for round in 1..3 {
+        ::redis::cmd("DEL").arg("chat:room").exec(&mut connection).unwrap();
+        say(&alice, round * 3..round * 3 + 3);
+        hears(&mut bob, "alice@one", round * 3..round * 3 + 3);
+        say(&bob, round * 3..round * 3 + 3);
+        hears(&mut alice, "bob@two", round * 3..round * 3 + 3);
+        ::redis::cmd("XADD").arg(&late).exec(&mut connection).unwrap();
+        say(&alice, 100..101);
+        hears(&mut bob, "alice@one", 100..101);
+    }
 }
 
 #[test]
