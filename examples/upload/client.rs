@@ -67,6 +67,9 @@ impl Client {
             }
             Ok(Message::Refused(refusal)) => refusal.to_string(),
             Ok(_) => "it speaks another protocol".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "it has closed the connection at once: it may have too many clients".to_owned()
+            }
             Err(error) => error.to_string(),
         };
         let text = format!(

@@ -30,6 +30,17 @@ pub fn header(name: &str, size: u64) -> Vec<u8> {
     format!("post|{name}|{size}").into_bytes()
 }
 
+/// Whether what follows the first header of a connection is the target of a request of HTTP. A page of the web chooses
+/// the method that its reader's browser begins with, and `post|name|9` can be one (RFC 9110, 5.6.2); it cannot choose that
+/// a blank and a path follow. A file that begins so, and comes in one piece with its header, is lost to this.
+pub fn is_of_a_browser(after_header: &[u8]) -> bool {
+    let begins = |beginning: &[u8]| {
+        let begun = after_header.get(..beginning.len());
+        begun.is_some_and(|begun| begun.eq_ignore_ascii_case(beginning))
+    };
+    begins(b" /") || begins(b" http")
+}
+
 /// Reads a header at the beginning of what has been received.
 ///
 /// - Where nothing but digits follows the name, all of them are the size: the client sends the header by

@@ -8,7 +8,7 @@ use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
 
 use crate::common::{FirstWord, say};
 use crate::digest;
-use crate::document::{self, Found, read_header};
+use crate::document::{self, Found, is_of_a_browser, read_header};
 use crate::pace::{PACE_BYTES, Pace};
 use crate::partial::Partial;
 use crate::protocol::{Code, DATA_BYTES, Message, OFFERS, OLDEST, Put, Refusal, VERSION, shown};
@@ -390,7 +390,8 @@ impl Upload {
     /// the connection, which is all that such a client can be told.
     fn serve_document(&mut self, request: &mut StreamRequest) -> io::Result<()> {
         let peer = request.client_address();
-        while let Some(put) = read_document_header(request)? {
+        let mut is_first = true;
+        while let Some(put) = read_document_header(request, std::mem::take(&mut is_first))? {
             FirstWord::heard(request);
             match self.receive_document(request, &put) {
                 Ok(path) => say(&format!("{peer} stored {} ({} bytes)", shown(&path), put.size)),
@@ -434,7 +435,7 @@ impl Upload {
 }
 
 /// What the document's client sends next; none at the end.
-fn read_document_header(request: &mut StreamRequest) -> io::Result<Option<Put>> {
+fn read_document_header(request: &mut StreamRequest, is_first: bool) -> io::Result<Option<Put>> {
     let mut head = Vec::new();
     loop {
         let piece = request.fill_buf()?;
@@ -448,6 +449,11 @@ fn read_document_header(request: &mut StreamRequest) -> io::Result<Option<Put>> 
         let (begun, received) = (head.len(), piece.len());
         head.extend_from_slice(piece);
         match read_header(&head) {
+            Found::Header(header) if is_first && is_of_a_browser(&head[header.length..]) => {
+                let peer = request.client_address();
+                say(&format!("{peer} sent a request of HTTP, which is no file"));
+                return Ok(None);
+            }
             Found::Header(header) => {
                 request.consume(header.length.saturating_sub(begun));
                 let path = vec![header.name];

@@ -116,6 +116,28 @@ fn the_same_checks_hold_and_end_the_connection() {
 }
 
 #[test]
+fn a_page_of_the_web_stores_nothing_by_its_readers_browser() {
+    let folder = folder();
+    let (server, address) = serve_in(folder.path(), &[]);
+    let long = format!("/{}", "a".repeat(5_000));
+    for (method, target) in
+        [("post|a|9", "/"), ("post|a|1", "/x"), ("post|a|400", &long), ("post|a|9", "http://a/")]
+    {
+        send_raw(&address, format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        assert!(server.line().contains("sent a request of HTTP"));
+    }
+    // A method that begins a frame of the other wire has an impossible length.
+    for method in ["POST", "PUT", "HEAD", "MOVE", "FETCH", "DELETE", "KILL", "AB", "post"] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n{}", "x".repeat(20_000));
+        let mut stream = connect(address.parse().unwrap());
+        stream.write_all(request.as_bytes()).unwrap_or_default();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    }
+    assert!(stored(folder.path()).is_empty());
+    assert_eq!(Peer::connect(&address).store("a", b"good"), "a");
+}
+
+#[test]
 fn a_vanished_client_leaves_nothing() {
     let folder = folder();
     let (server, address) = serve_in(folder.path(), &[]);

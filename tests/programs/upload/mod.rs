@@ -9,6 +9,7 @@ mod strangers;
 mod transfer;
 
 #[path = "../../../examples/upload/document.rs"]
+#[allow(dead_code, reason = "the program uses the rest")]
 mod document;
 #[path = "../../../examples/upload/names.rs"]
 #[allow(dead_code, reason = "a test has no use for a name that nobody else has")]

@@ -38,6 +38,9 @@ fn silent_connections_of_one_address_keep_nobody_else_out() {
         // Twenty are turned away, and the others are left to say nothing.
         let turned_away = silent.iter_mut().rev().take(20).all(is_ended);
         assert!(turned_away, "{mixin}: they have more places than they may");
+        fs::write(folder.path().join("file"), "file").unwrap();
+        let ended = send(folder.path(), &address, &["file"]);
+        assert_fails_in_one_line(&ended, 1, &["closed the connection at once", "too many clients"]);
         let Some(stream) = connect_from(&address, "127.0.0.2") else {
             return skip("this system has one address of its own alone");
         };
