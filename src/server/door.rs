@@ -160,7 +160,8 @@ impl<T: Transport> Core<T> {
                 AcceptAction::Wait | AcceptAction::Retry => Came::Nobody,
                 AcceptAction::Skip => {
                     self.accept_skipped(&error);
-                    Came::Nobody
+                    // The loop counts how many there are, and pauses.
+                    self.leave_to_loop(made)
                 }
                 _ => self.leave_to_loop(made),
             },

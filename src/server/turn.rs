@@ -87,7 +87,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let action = core.transport.accept_action(error);
         match action {
-            AcceptAction::Wait => return Ok(Step::NoRequest),
+            AcceptAction::Wait => {
+                // A transport without a descriptor is looked at for other reasons as well.
+                let told = core.transport.fileno().is_some();
+                let pause = if told { backoff.woken_in_vain() } else { None };
+                return Ok(
+                    pause.map_or(Step::NoRequest, |pause| Step::Pause(Instant::now() + pause))
+                );
+            }
             AcceptAction::Retry => return Ok(Step::Again),
             AcceptAction::Fatal => {
                 return Err(Error::io("accept at", self.server_address(), clone(error)));
@@ -95,10 +102,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }
         let skip = action == AcceptAction::Skip;
-        let pause = if skip { Duration::ZERO } else { backoff.next_pause() };
-        let is_first_or_due = !skip && backoff.is_due();
+        let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
+        let is_first_or_due = !(skip && pause.is_zero()) && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
-        if skip {
+        if skip && pause.is_zero() {
             return Ok(Step::Served(Turn::AcceptFailed));
         }
         if action == AcceptAction::Shed {
@@ -167,6 +174,10 @@ pub(super) fn admit<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     in_a_row: u64,
+    /// Clients that were lost, one behind the other.
+    skipped: u32,
+    /// How often the listener was said to have somebody, and had nobody.
+    in_vain: u32,
     reported: Option<Instant>,
     /// The limit that holds the loop back, until a request passes.
     held_by: Option<Limit>,
@@ -174,6 +185,15 @@ pub(super) struct Backoff {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many lost clients in a row are bad luck; a listener that has nothing else is not to have a processor for itself.
+/// From then on there is a pause, which grows as the others do, from a millisecond on.
+const SKIPPED_AT_ONCE: u32 = 16;
+const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
+/// So often others may have been faster, where several processes wait for one listener. More often it is something that
+/// is wrong with the descriptor, and that nobody knows to mend: it is looked at less often then, but never later than
+/// this, because clients may come all the same.
+const WOKEN_AT_ONCE: u32 = 16;
+const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two reports of the same trouble.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -182,6 +202,17 @@ impl Backoff {
         let doublings = u32::try_from(self.in_a_row.min(10)).unwrap_or(10);
         self.in_a_row += 1;
         (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
+    }
+
+    fn pause_after_skip(&mut self) -> Duration {
+        self.skipped = self.skipped.saturating_add(1);
+        doubled(self.skipped, SKIPPED_AT_ONCE)
+            .map_or(Duration::ZERO, |pause| pause.min(LONGEST_PAUSE))
+    }
+
+    fn woken_in_vain(&mut self) -> Option<Duration> {
+        self.in_vain = self.in_vain.saturating_add(1);
+        Some(doubled(self.in_vain, WOKEN_AT_ONCE)?.min(LONGEST_SHORT_PAUSE))
     }
 
     fn is_due(&mut self) -> bool {
@@ -197,6 +228,8 @@ impl Backoff {
     /// milliseconds is one trouble.
     fn reset(&mut self) {
         self.in_a_row = 0;
+        self.skipped = 0;
+        self.in_vain = 0;
         self.held_by = None;
     }
 
@@ -206,6 +239,12 @@ impl Backoff {
             core.tell(&ServerEvent::LimitReached { limit });
         }
     }
+}
+
+/// A pause that doubles with each time beyond those that have none.
+fn doubled(times: u32, at_once: u32) -> Option<Duration> {
+    let doublings = times.checked_sub(at_once + 1)?.min(20);
+    Some(FIRST_SHORT_PAUSE * 2u32.pow(doublings))
 }
 
 /// The same error once more: `io::Error` has no `Clone`, and a system's error is its number.
@@ -228,5 +267,19 @@ mod tests {
         assert!(backoff.is_due() && !backoff.is_due());
         backoff.reset();
         assert_eq!(backoff.next_pause().as_millis(), 10);
+    }
+
+    #[test]
+    fn lost_clients_and_vain_looks_are_paused_for_when_there_are_many() {
+        let mut backoff = Backoff::default();
+        let millis: Vec<u128> = (0..40).map(|_| backoff.pause_after_skip().as_millis()).collect();
+        assert_eq!(millis[..16], [0; 16]);
+        assert_eq!(millis[16..28], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 1_000]);
+        let millis: Vec<_> =
+            (0..24).map(|_| backoff.woken_in_vain().map(|it| it.as_millis())).collect();
+        assert_eq!(millis[..16], [None; 16]);
+        assert_eq!(millis[16..], [1, 2, 4, 8, 10, 10, 10, 10].map(Some));
+        backoff.reset();
+        assert_eq!((backoff.pause_after_skip(), backoff.woken_in_vain()), (Duration::ZERO, None));
     }
 }

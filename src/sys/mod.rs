@@ -19,6 +19,8 @@ mod descriptors;
 pub(crate) mod door;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "error_queue_other.rs")]
+mod error_queue;
 pub(crate) mod flow;
 pub(crate) mod folder;
 pub(crate) mod forks;
@@ -101,7 +103,10 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
         // `pollfd` (repr(transparent)).
         match check(unsafe { libc::poll(fds.as_mut_ptr().cast(), count, timeout) }) {
             Ok(0) if timeout == libc::c_int::MAX => {}
-            Ok(ready) => return Ok(ready > 0),
+            Ok(ready) => {
+                fds.iter().for_each(PollFd::forget_queued_errors);
+                return Ok(ready > 0);
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -128,6 +133,18 @@ impl PollFd {
     /// One that is never ready.
     pub(crate) const fn nobody() -> Self {
         Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
+    }
+
+    /// If the last poll has found nothing but an error: empties the socket's queue of errors, which an option such as
+    /// IP_RECVERR fills, or a timestamp that nobody fetches. What stands there makes every poll return at once, and no
+    /// receive and no send takes it away. An error that the next call is to meet is none of those, and stays.
+    fn forget_queued_errors(&self) {
+        if self.0.revents != libc::POLLERR {
+            return;
+        }
+        // SAFETY: whoever waits for it holds it open; it is borrowed no longer than this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.0.fd) };
+        error_queue::empty(fd);
     }
 
     /// Whether the last poll has found it ready, or broken.

@@ -24,6 +24,7 @@ mod ready;
 mod regressions;
 mod senders;
 mod sizes;
+mod spins;
 mod stop_token;
 #[path = "../support/mod.rs"]
 mod support;
