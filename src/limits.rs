@@ -45,7 +45,8 @@ pub struct Limits {
     /// because many people may stand behind one proxy. Unix sockets have no such peers.
     pub per_peer: usize,
     /// How fast requests are accepted: a token bucket. Beyond it they wait in the kernel's queue. None by
-    /// default: what is too fast depends on what a request costs.
+    /// default: what is too fast depends on what a request costs. Those that are refused by `per_peer` or `peer_rate` do
+    /// not count.
     pub accept_rate: Option<Rate>,
     /// How fast requests of one peer (as for `per_peer`) are accepted, so that one that comes again and again does
     /// not use up the rate of all. Beyond it a request is refused, as beyond `per_peer`: to leave it in the queue

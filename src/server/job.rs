@@ -52,6 +52,11 @@ impl<T: Transport> TypedJob<T> {
         let received = T::received(&raw);
         let place = core.context.live.enter(peer, core.handler_name, received, connection);
         let ticket = Ticket::new(place, Arc::clone(&core.context));
+        // One that is refused for its peer's sake does not use up the rate of all: a peer that comes again and again
+        // would keep the others out.
+        if ticket.beyond().is_none() {
+            core.context.rate.pass();
+        }
         core.tell(&ServerEvent::RequestStarted {
             id: ticket.id(),
             client_address: ticket.client_address(),

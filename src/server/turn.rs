@@ -149,7 +149,6 @@ pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Op
 /// Takes a request, and judges nothing yet.
 pub(super) fn accept<T: Transport>(admitted: Admitted<T>) -> io::Result<TypedJob<T>> {
     let (raw, peer) = admitted.transport.get_request()?;
-    admitted.context.rate.pass();
     Ok(TypedJob::new(admitted, raw, peer))
 }
 

@@ -369,6 +369,29 @@ fn peer_rate_refuses_one_that_comes_too_often_and_nobody_else() {
 }
 
 #[test]
+fn a_peer_that_is_turned_away_uses_up_no_rate_of_the_others() {
+    let ((handler, holder), told) = (held(), Told::default());
+    // A burst that one peer alone would use up many times, and a rate that would take minutes to give it back.
+    let rate = Some(Rate { per_second: 1, burst: 10 });
+    let server = ThreadingTcpServer::builder()
+        .limits(Limits { per_peer: 1, accept_rate: rate, ..patient() })
+        .observer(told.observer())
+        .bind("127.0.0.1:0", move || Held::clone(&handler))
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    let from = |last: u8| connect_from([127, 0, 0, last], inet(&*server));
+    let _inside = from(1);
+    holder.started.recv_timeout(SOON).unwrap();
+    for _ in 0..200 {
+        assert_eq!(read_to_end(&mut from(1)), b"");
+    }
+    let _other = from(2);
+    holder.started.recv_timeout(SOON).unwrap();
+    assert_eq!(told.reached(Limit::AcceptRate), 0, "nobody had to wait");
+    drop(holder);
+}
+
+#[test]
 fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
     let rate = Rate { per_second: 50, burst: 5 };
     let least = Duration::from_secs(10) / 50;
