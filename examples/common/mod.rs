@@ -59,10 +59,25 @@ impl MixinName {
             Self::Inline => Ok(Box::new(Inline)),
             Self::Threading => Ok(Box::new(Threading::new())),
             Self::Pool => Ok(Box::new(Pool::default())),
-            Self::Forking => Ok(Box::new(Forking::new())),
+            Self::Forking => Ok(Box::new(Forking::new().max_children(CHILDREN))),
             Self::Prefork | Self::Green => Err(format!(
                 "the mixin '{self}' is not in this version; there are inline, threading, pool and forking"
             )),
+        }
+    }
+}
+
+/// As many as CPython has.
+const CHILDREN: usize = 40;
+
+impl MixinName {
+    /// How many clients are served at once, where others have to wait for them.
+    fn at_once(self) -> usize {
+        match self {
+            Self::Inline => 1,
+            Self::Pool => Pool::default().workers(),
+            Self::Forking => CHILDREN,
+            Self::Threading | Self::Prefork | Self::Green => usize::MAX,
         }
     }
 }
@@ -83,7 +98,8 @@ pub struct ServeOptions {
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
     pub max_clients: usize,
     /// How many of them may come from one address (IPv6: from one network); more are turned away. Raise it behind
-    /// a proxy, where all come from one [default: a tenth of --max-clients, at least 8]
+    /// a proxy, where all come from one [default: a tenth of --max-clients, under inline, pool and forking at most half of
+    /// what those serve at once, and at least 8]
     #[arg(long, value_name = "COUNT", value_parser = count)]
     pub max_per_peer: Option<usize>,
     /// How many connections a second one address may make in the long run, and ten times as many at once; more
@@ -107,11 +123,14 @@ impl ServeOptions {
 
     /// How many clients may come from one address.
     pub fn max_per_peer(&self) -> usize {
-        self.max_per_peer.unwrap_or((self.max_clients / 10).max(LEAST_PER_PEER))
+        self.max_per_peer
+            .unwrap_or((self.max_clients / 10).min(self.mixin.at_once() / 2).max(LEAST_PER_PEER))
     }
 }
 
-/// A browser opens six connections at once.
+/// A browser opens six connections at once. Where fewer workers serve all, one address may hold them for as long as a first
+/// word may take, twice over, and no longer: another one's client stands behind eight in the queue, and not behind a
+/// thousand.
 const LEAST_PER_PEER: usize = 8;
 
 /// The option of programs whose clients speak first; those that have a limit of their own for it do without.

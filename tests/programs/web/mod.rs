@@ -581,7 +581,7 @@ fn silence_between_requests_ends_quietly() {
 #[test]
 fn a_silent_client_gives_way_where_others_wait() {
     for (mixin, workers) in [("inline", 1), ("pool", 4), ("forking", 40)] {
-        let (_server, address) = web(&["--mixin", mixin]);
+        let (_server, address) = web(&["--mixin", mixin, "--max-per-peer", "100"]);
         // More than there are workers, and all of them stay.
         let mut silent: Vec<Client> = (0..workers + 2).map(|_| Client::new(address)).collect();
         let mut client = Client::new(address);
