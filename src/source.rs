@@ -192,13 +192,15 @@ impl Source {
         self.push(patience, || sys::send_before_end(self.fd.as_fd(), buf))
     }
 
-    /// Most sends find room, and then there is nothing to do but the call.
+    /// Most sends find room, and then there is nothing to do but the call. What this thread holds back for others leaves
+    /// before it, as before every call that may have to wait: a handler that only writes has no other one.
     #[inline(always)]
     fn push(
         &self,
         patience: Patience,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
+        let _ = wait::may_block();
         match call() {
             Err(error) if is_in_vain(&error) => self.push_again(patience, call),
             result => result,

@@ -503,6 +503,8 @@ fn end(request: &mut StreamRequest, result: io::Result<Option<Message>>) -> io::
 }
 
 fn refuse(request: &mut StreamRequest, refusal: Refusal) -> io::Result<()> {
+    // It may send on before it reads that.
+    request.expect_more_input();
     request.write_all(&Message::Refused(refusal).encode())
 }
 

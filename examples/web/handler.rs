@@ -209,7 +209,9 @@ impl Web {
 
     /// Answers what cannot be understood. After it the connection closes: where the next request would begin
     /// is anybody's guess.
-    fn write_refusal(&mut self, request: &StreamRequest, bytes: &[u8], refusal: Refusal) {
+    fn write_refusal(&mut self, request: &mut StreamRequest, bytes: &[u8], refusal: Refusal) {
+        // The body of a POST, say, may be on its way.
+        request.expect_more_input();
         let line = first_line(bytes);
         let page = error_page(refusal.status, refusal.why, "");
         let mut answer =

@@ -312,3 +312,38 @@ fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     holder.release.send(()).unwrap();
     assert_eq!(read_line(&mut served), "released\n");
 }
+
+#[test]
+fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let (members, told) = (Members::default(), Mutex::new(told));
+    let handler = socketserver::stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        let mut line = String::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            let mut members = members.lock().unwrap();
+            if text == "listen" {
+                members.insert(request.id(), request.outbox()?);
+                drop(members);
+                writeln!(request, "in")?;
+                continue;
+            }
+            for outbox in members.values() {
+                outbox.send("to all\n")?;
+            }
+            // Its own connection has no outbox, and room for this.
+            writeln!(request, "done")?;
+            // By other means than this crate's it waits for what the listener has heard.
+            told.lock().unwrap().recv()?;
+        }
+        Ok(())
+    });
+    let server = Builder::<Tcp, _>::new(Threading::new()).bind("127.0.0.1:0", handler).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let (mut listener, mut speaker) = (connect(inet(&*server)), connect(inet(&*server)));
+    listener.write_all(b"listen\n").unwrap();
+    assert_eq!(read_line(&mut listener), "in\n");
+    speaker.write_all(b"speak\n").unwrap();
+    assert_eq!(read_line(&mut listener), "to all\n");
+    assert_eq!(read_line(&mut speaker), "done\n");
+    tell.send(()).expect("it has waited for this");
+}
