@@ -52,7 +52,8 @@ pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
             Err(lost(&error))
         }
         (None, _) => Err(Failure::Other(format!(
-            "the server at {endpoint} has ended the connection without a word"
+            "the server at {endpoint} has ended the connection without a word; it may have as many clients as it \
+             takes, or as it takes from one address"
         ))),
     }
 }

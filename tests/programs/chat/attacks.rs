@@ -2,8 +2,13 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 
 use super::{Member, open_room, operator_hears, operator_sees};
+use crate::program::{assert_ends, command};
+use crate::support::process::Process;
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{self, eventually};
 
@@ -119,6 +124,26 @@ fn a_thousand_who_come_at_once_are_let_in_by_and_by_and_up_to_a_bound() {
     eventually("there is room again", || alice_is_alone(address));
     member.get_or_insert(bob).say("quiet again");
     assert_eq!(alice.hears(), "bob: quiet again");
+}
+
+#[test]
+fn an_operator_who_reads_nothing_delays_nobody_and_not_the_end() {
+    let (mut screen, stdout) = UnixStream::pair().unwrap();
+    let mut command = command("chat", &["serve", "--bind", "127.0.0.1:0", "--pace", "0"]);
+    let server = Process::start(command.stdin(Stdio::piped()).stdout(OwnedFd::from(stdout)));
+    let line = support::read_line(&mut screen);
+    let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
+    let alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    // More than the pipe and the queue for the screen hold: 20 MB.
+    let rest = "x".repeat(4_000);
+    for number in 0..5_000 {
+        alice.say(&format!("{number} {rest}"));
+        assert_eq!(bob.hears(), format!("alice: {number} {rest}"));
+    }
+    server.send_signal(libc::SIGTERM);
+    assert!(bob.rest().ends_with("* the server stops; goodbye\n"));
+    assert_ends(&server.end(), 0);
 }
 
 /// A client that comes from another address of this machine.
