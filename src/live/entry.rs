@@ -222,8 +222,10 @@ impl Entry {
 
     /// The connection has failed in such a way, seen by the request itself or by who sends for it.
     pub(crate) fn note_loss(&self, kind: io::ErrorKind) {
-        let place = LOSSES.iter().position(|loss| *loss == kind).map_or(0, |at| at + 1);
-        self.lost.store(u8::try_from(place).unwrap_or(0), Ordering::Relaxed);
+        let place = LOSSES.iter().position(|loss| *loss == kind).map(|at| u8::try_from(at + 1));
+        if let Some(Ok(place)) = place {
+            self.lost.store(place, Ordering::Relaxed);
+        }
     }
 
     /// How the connection has failed, if it has.
