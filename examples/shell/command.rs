@@ -59,7 +59,7 @@ impl Running {
         let mut command = Command::new(own_program()?);
         command.args(["supervise", "--"]).args(arguments);
         command.stdin(OwnedFd::from(its_control)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Whatever the server was started with, and has raised for itself, is none of its clients' business.
+        // Neither the server's descriptors nor the limit that it has raised for itself are its clients' business.
         let mut supervisor = keep_descriptors(restore_limits(&mut command)).spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
         let (control, report) = (Some(control), Vec::new());

@@ -1,8 +1,8 @@
 //! The wire of the document's programs, its server: a command as it is, and for an answer its length in decimal
 //! digits and then so many bytes of output.
 //!
-//! It has no frames, and so it cannot be understood with certainty. What comes until nothing comes for a moment is
-//! taken for one command, so that one `send` is one command, however the system cuts it into pieces; two that
+//! It has no frames, and so it cannot be understood with certainty. All that comes until nothing comes for a
+//! moment is taken for one command, so that one `send` is one command, however the system cuts it into pieces; two that
 //! come together are one as well. Where the digits of a length end nobody can know, if the output begins with digits
 //! and comes in one piece with them. So this sends the length in a segment of its own, and waits a little
 //! before the output.

@@ -50,7 +50,7 @@ impl<'a> DocumentClient<'a> {
         prompt(&mut self)
     }
 
-    /// One command. What stands on stdin for it cannot be sent, and is not left out without a word.
+    /// One command. Input that stands on stdin for it cannot be sent, and is not left out without a word.
     pub fn run(&self, line: &[u8], no_input: bool) -> Result<u8, Leave> {
         let refuse = || {
             let what = "--wire document has no input for a command, and there is some on stdin";

@@ -9,8 +9,8 @@
 //! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with
 //! keys of its own each time. The key is a file that the server makes at its first start; a client of the same
 //! user finds it, and for any other it has to be copied. Over a Unix socket the proof is the user. Output
-//! comes as it is printed, stdout and stderr apart, and the exit status is the client's. What is piped to a client that
-//! was given its command is the command's input. Ctrl-C ends the command, and a second one the client; at the prompt it
+//! comes as it is printed, stdout and stderr apart, and the exit status is the client's. Input that is piped to a client
+//! that was given its command is the command's. Ctrl-C ends the command, and a second one the client; at the prompt it
 //! takes back what is typed, and `exit` or Ctrl-D ends the client.
 //!
 //! Nothing of a command outlives it, or its connection, its time, its output or its server: what it leaves

@@ -45,7 +45,7 @@ pub fn prompt(session: &mut dyn Session) -> Result<u8, Leave> {
                 let _ = io::stderr().write_all(b"\n");
                 continue;
             }
-            // Whoever sees no prompt means the whole of what is running.
+            // Without a prompt the whole of what is running is meant.
             Ok(Next::Interrupt) => return Err(Leave::Silent(INTERRUPTED)),
             Err(leave) => {
                 // The shell's own prompt begins on a line of its own.

@@ -3,8 +3,8 @@
 //! The key is made of the path, the size and the fingerprint, so that a client that comes back finds what it
 //! has left. Others may know all three, and nobody can say who is who: so what one has left is never written over by
 //! another. An upload that begins anew has a file of its own, with `-1`, `-2` and so on after the size, and to one
-//! that goes on all that there are of its key are offered. Whoever writes to such a file holds a lock on it, which
-//! ends with its process at the latest.
+//! that goes on all that there are of its key are offered. The connection that writes to such a file holds a lock
+//! on it, which ends with its process at the latest.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -184,11 +184,11 @@ impl Partial {
     }
 
     /// Removes what earlier uploads of this file have left, once it is whole and has its name: with that there is
-    /// nothing to go on with. What is no beginning of this file may be one of another, and is left.
+    /// nothing to go on with. One that is no beginning of this file may be one of another, and is left.
     ///
     /// # Errors
     ///
-    /// Those of reading. What is not removed is swept away later.
+    /// Those of reading. Files that are not removed are swept away later.
     pub fn remove_left(mut self, root: &OwnedFd, put: &Put) -> io::Result<()> {
         // Each byte is compared once or twice, however many there are.
         let mut budget = put.size.saturating_mul(2);

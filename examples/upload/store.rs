@@ -163,8 +163,8 @@ impl Store {
         })
     }
 
-    /// A new place for the bytes of a file. It counts with its whole size from now on. What will be refused in
-    /// the end is refused now.
+    /// A new place for the bytes of a file. It counts with its whole size from now on. A file that will be
+    /// refused in the end is refused now.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use crate::partial;
 /// Deeper folders than clients can make are not of this program.
 const DEEPEST: usize = 64;
 
-/// The bytes of all files below a folder. What is on its way counts as what it will be.
+/// The bytes of all files below a folder. A file on its way counts as what it will be.
 #[derive(Default)]
 pub struct Total {
     pub bytes: u64,

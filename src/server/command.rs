@@ -36,7 +36,7 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
 
 /// Has a program start with its stdin, stdout and stderr, and with no other descriptor of this process.
 ///
-/// What this crate and std open is closed in programs by itself. What this process was started with is not: a lock
+/// All that this crate and std open is closed in programs by itself. Descriptors that this process was started with are not: a lock
 /// that its starter holds (`flock`, as cron jobs do), the other end of somebody's pipe, or what another library has
 /// opened without `O_CLOEXEC`. A program that a handler starts for a client would have all of these, and would hold the
 /// lock for as long as it runs.

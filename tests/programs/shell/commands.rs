@@ -121,7 +121,7 @@ fn the_bytes_of_a_line_stay_what_they_are() {
         let words = [&b"--"[..], b"printf", b"[%s]", b"caf\xe9 \\ "];
         let words = words.map(std::ffi::OsStr::from_bytes);
         assert_eq!(given(&server, b"", &words), b"[caf\xe9 \\ ]");
-        // What no command can be is refused, and no other one runs.
+        // A line that can be no command is refused, and no other one runs.
         assert_eq!(given(&server, b"printf a\0b\n", &[]), b"");
     }
 }

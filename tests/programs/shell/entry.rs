@@ -253,7 +253,7 @@ fn how_long_a_login_may_take_is_an_option() {
         let server = Server::start(&[options, &["--first-word", seconds]].concat());
         let mut silent = socket(&server);
         assert_eq!(read_to_end(&mut silent), b"");
-        // Who has logged in has more time.
+        // A client that has logged in has more time.
         if options.is_empty() {
             let ended = server.types("sleep 4\necho late\n");
             assert_eq!(ended.out, "late\n");

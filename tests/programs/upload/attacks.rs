@@ -396,7 +396,7 @@ fn a_name_stays_open_however_many_have_taken_it() {
         assert_ne!(first, second);
         assert_eq!(stored(folder.path()).len(), numbers.len() + 2);
         assert_eq!(stored(folder.path())[&first], b"first");
-        // What is asked about one that may be there is not asked about each of them.
+        // The question whether one is there already is not asked of each of them.
         peer.put(&[b"a.txt"], b"second", true);
         assert!(matches!(peer.hear(), Some(Message::Have { .. })));
     }

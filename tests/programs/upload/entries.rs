@@ -117,7 +117,7 @@ fn empty_folders_arrive() {
 
 #[test]
 fn a_file_that_is_longer_or_shorter_than_it_says_is_told() {
-    // What the system makes when it is read has no size, or that of a page.
+    // A file that the system makes when it is read has no size, or that of a page.
     let longer = "/proc/self/status";
     let shorter = "/sys/devices/system/cpu/online";
     let size = |path| fs::metadata(path).map(|data| data.len());
