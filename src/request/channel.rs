@@ -2,7 +2,7 @@
 //! list.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::blame::is_no_more_for_now;
@@ -15,7 +15,8 @@ use crate::live::Activity;
 use crate::source::Bound;
 use crate::stall::Patience;
 use crate::sys::Room;
-use crate::wait;
+use crate::sys::late::Late;
+use crate::wait::{self, Interest, Waiting};
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
 pub(super) struct Channel {
@@ -208,16 +209,24 @@ impl Channel {
     }
 
     /// A request has begun in the very moment in which a drain shut the input of its connection. What its
-    /// peer goes on to send is still delivered, but nothing announces it any more: so this looks again and
-    /// again, until the deadline of the drain.
+    /// peer goes on to send is still delivered over TCP, until the deadline of the drain; see [`Late`] for how it is
+    /// waited for. Where nothing tells of it, this looks each millisecond.
     fn receive_late(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
-        let began = Instant::now();
-        while began.elapsed() < self.ticket.limits().drain && !self.ticket.is_forced() {
-            wait::sleep(Duration::from_millis(1));
+        let until = Instant::now().checked_add(self.ticket.limits().drain);
+        let late = self.connection.fileno().and_then(|fd| Late::new(fd).ok());
+        while until.is_none_or(|until| Instant::now() < until) && !self.ticket.is_forced() {
+            late.iter().for_each(Late::clear);
             let count = self.connection.receive(room, bound)?;
             if count > 0 {
                 self.ticket.add_bytes_in(count);
                 return Ok(count);
+            }
+            match &late {
+                Some(late) => {
+                    let comes = Waiting { fd: late.as_fd(), interest: Interest::Read, slot: None };
+                    wait::any(&[comes], until)?;
+                }
+                None => wait::sleep(Duration::from_millis(1)),
             }
         }
         Err(self.ticket.stop())

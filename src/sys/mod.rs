@@ -24,6 +24,8 @@ mod error_queue;
 pub(crate) mod flow;
 pub(crate) mod folder;
 pub(crate) mod forks;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "late_other.rs")]
+pub(crate) mod late;
 pub(crate) mod messages;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod orphans;

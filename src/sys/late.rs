@@ -1,0 +1,66 @@
+//! What still comes to a connection whose input has been shut down on this side.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::epoll::Epoll;
+
+/// A wait for it. The kernel goes on to take what the peer sends over TCP, but for poll(2) the connection is at its end and
+/// always readable. An epoll set that is told of changes alone
+/// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) is readable when something has come.
+#[derive(Debug)]
+pub(crate) struct Late {
+    set: Epoll,
+}
+
+impl Late {
+    pub(crate) fn new(connection: BorrowedFd<'_>) -> io::Result<Self> {
+        let set = Epoll::new()?;
+        set.add(connection, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET, 0)?;
+        Ok(Self { set })
+    }
+
+    /// What has come so far is known: it is readable again with what comes next. Before the receive, so that nothing
+    /// is missed.
+    pub(crate) fn clear(&self) {
+        let _ = self.set.wait::<1>(false);
+    }
+}
+
+impl AsFd for Late {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.set.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::is_readable;
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn what_comes_after_the_end_of_the_input_is_told_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.shutdown(Shutdown::Read).unwrap();
+        let late = Late::new(connection.as_fd()).unwrap();
+        for word in [b"one", b"two"] {
+            late.clear();
+            assert_eq!(connection.read(&mut [0; 8]).unwrap(), 0);
+            assert!(!is_readable(late.as_fd()).unwrap(), "nothing has come");
+            peer.write_all(word).unwrap();
+            let began = Instant::now();
+            while !is_readable(late.as_fd()).unwrap() {
+                assert!(began.elapsed() < Duration::from_secs(10), "nobody tells of it");
+            }
+            late.clear();
+            let mut bytes = [0; 8];
+            assert_eq!(connection.read(&mut bytes).unwrap(), 3);
+            assert_eq!(&bytes[..3], word);
+        }
+    }
+}
