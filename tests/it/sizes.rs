@@ -504,15 +504,20 @@ fn a_keepalive_is_the_nearest_that_the_kernel_counts() {
 fn a_wait_of_any_length_ends_with_what_it_waits_for() {
     for value in times() {
         let time = value.time();
-        let server = TcpServer::builder()
-            .timeout(time)
-            .bind("127.0.0.1:0", stream_fn(|request| Ok(request.write_all(b"hi")?)));
-        let server = server.unwrap();
+        let (hand_out, tokens) = channel();
+        let handler = stream_fn(move |request| {
+            hand_out.send(request.stop_token()?)?;
+            Ok(request.write_all(b"hi")?)
+        });
+        let server = TcpServer::builder().timeout(time).bind("127.0.0.1:0", handler).unwrap();
         let mut client = connect(inet(&server));
         assert_eq!(server.handle_request().unwrap(), Turn::Handled, "{value}");
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "hi", "{value}");
+        // Under `Inline` the request is over.
+        let token = tokens.recv().unwrap();
+        assert!(token.wait(Some(time)) && token.wait_closed(Some(time)), "{value}");
         assert!(server.shutdown_handle().wait_timeout(time), "{value}: nothing is accepted");
         assert!(server.server_close_within(time).is_clean(), "{value}");
         assert!(Deadline::after(Timeout::Request, time).is_none_or(|bound| bound.after == time));
@@ -544,11 +549,13 @@ fn limits_of_a_live_server_take_any_value() {
 }
 
 /// Public numbers that a user gives and that are not among the knobs, because they are swept by a test of their own.
-const ELSEWHERE: [&str; 12] = [
+const ELSEWHERE: [&str; 14] = [
     // `a_wait_of_any_length_..`; the second hands its grace to the first.
     "server_close_within",
     "run_all",
     "after",
+    "wait",
+    "wait_closed",
     "wait_timeout",
     // A field of two knobs.
     "accept_rate",
