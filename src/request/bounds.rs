@@ -19,7 +19,7 @@ impl StreamRequest {
 
     /// Bounds all that follows together, however many reads and writes that are: so long from now. None takes the
     /// bound away again. When it fires, the error is of kind `TimedOut`, and says
-    /// [`Timeout::Deadline`](crate::Timeout::Deadline); so does every wait after it, until there is another bound.
+    /// [`Timeout::Deadline`]; so does every wait after it, until there is another bound.
     ///
     /// The server's limits hold beside it, and the earlier moment counts: nothing is lifted by a long one, and
     /// [`Limits::request`](crate::Limits::request) goes on when it is taken away.
