@@ -18,6 +18,7 @@ mod pool;
 #[cfg(test)]
 mod probe;
 mod staff;
+mod status;
 mod threading;
 
 use std::fmt;

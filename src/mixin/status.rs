@@ -1,0 +1,80 @@
+//! What a forked child leaves with: how its request has ended, as an exit status.
+
+use super::ChildEnd;
+use crate::events::CloseReason;
+
+/// The statuses of a child that others know as well. 101 is that of a Rust program that has panicked.
+const COMPLETED: i32 = 0;
+const FAILED: i32 = 1;
+pub(super) const PANICKED: i32 = 101;
+
+/// All else that a child can say of its end has a status from here on: two for each of [`ENDS`], and of the two the
+/// second if the handler has asked its server to stop. A handler is unlikely to leave the process with one of them by
+/// itself: programs stay below, and shells use what is just above 128.
+const FIRST_OF_OURS: u8 = 160;
+const ENDS: [CloseReason; 12] = [
+    CloseReason::Completed,
+    CloseReason::Failed,
+    CloseReason::Panicked,
+    CloseReason::Fatal,
+    CloseReason::Disconnected,
+    CloseReason::Idle,
+    CloseReason::TimedOut,
+    CloseReason::LineTooLong,
+    CloseReason::Stopped,
+    CloseReason::Forced,
+    CloseReason::ClosedHere,
+    CloseReason::Garbled,
+];
+
+/// What a child leaves with.
+pub(super) fn status(end: &ChildEnd) -> i32 {
+    match (end.reason, end.stop) {
+        (CloseReason::Completed, false) => COMPLETED,
+        (CloseReason::Failed, false) => FAILED,
+        (CloseReason::Panicked, false) => PANICKED,
+        (reason, stop) => {
+            let place =
+                |reason| (FIRST_OF_OURS..).step_by(2).zip(ENDS).find(|(_, end)| *end == reason);
+            // No other reason comes from a child.
+            let found = place(reason).or_else(|| place(CloseReason::Failed));
+            found.map_or(FAILED, |(status, _)| i32::from(status) + i32::from(stop))
+        }
+    }
+}
+
+/// The end of a child that has left no status.
+pub(super) fn not_by_itself(reason: CloseReason, cut_off: bool) -> ChildEnd {
+    ChildEnd { reason, fatal: None, stop: false, cut_off }
+}
+
+/// What a status says, and whether the server is asked to stop.
+pub(super) fn end_of(status: i32) -> (CloseReason, bool) {
+    let ours = usize::try_from(status - i32::from(FIRST_OF_OURS)).ok();
+    match (status, ours) {
+        (COMPLETED, _) => (CloseReason::Completed, false),
+        (PANICKED, _) => (CloseReason::Panicked, false),
+        (_, Some(ours)) if ours / 2 < ENDS.len() => (ENDS[ours / 2], ours % 2 == 1),
+        // `FAILED`, and whatever a handler has left the process with by itself.
+        _ => (CloseReason::Failed, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_it_was_made_of_and_others_say_that_it_failed() {
+        for reason in ENDS {
+            for stop in [false, true] {
+                let status = status(&ChildEnd { reason, fatal: None, stop, cut_off: false });
+                assert!((0..=255).contains(&status));
+                assert_eq!(end_of(status), (reason, stop));
+            }
+        }
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 184, 255] {
+            assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
+        }
+    }
+}
