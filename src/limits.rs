@@ -104,9 +104,8 @@ pub struct Limits {
     /// The part of `drain` that a connection has which is open and has sent nothing yet: a proxy or a client has made it
     /// and is about to send its request, and may not send that to another server. A connection between two requests
     /// has none, because its peer knows that such a one may end at any time. Default 1 s: several round trips and a
-    /// busy machine. Never longer than half
-    /// of the drain: what comes in it has to be served. Zero ends such connections at once, and with them a request
-    /// that is on its way.
+    /// busy machine. Never longer than half of the drain: what comes in it has to be served. Zero ends such connections at
+    /// once, and with them a request that is on its way.
     pub first_read: Duration,
 }
 
