@@ -47,17 +47,23 @@ pub(crate) fn fork() -> io::Result<Forked> {
 /// its own way of taking it would take it as its parent does.
 pub(crate) struct SignalsHeld {
     before: libc::sigset_t,
+    /// What a child has in its place. It is made before the fork: a call into one more page of the C library would be
+    /// one more page that each child has to map.
+    in_child: libc::sigset_t,
 }
 
 impl SignalsHeld {
     pub(crate) fn hold() -> Self {
-        Self { before: change_mask(libc::SIG_BLOCK, &[libc::SIGTERM, libc::SIGINT]) }
+        let before = change_mask(libc::SIG_BLOCK, &[libc::SIGTERM, libc::SIGINT]);
+        let mut in_child = before;
+        // SAFETY: the set is one that the system has given.
+        unsafe { libc::sigdelset(&raw mut in_child, libc::SIGTERM) };
+        Self { before, in_child }
     }
 
     /// In the child: SIGTERM comes through, also if the parent blocks it. It is how the parent says that it drains.
     pub(crate) fn release_in_child(mut self) {
-        // SAFETY: the set is one that the system has given.
-        unsafe { libc::sigdelset(&raw mut self.before, libc::SIGTERM) };
+        self.before = self.in_child;
     }
 }
 
