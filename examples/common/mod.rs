@@ -128,9 +128,8 @@ impl ServeOptions {
     }
 }
 
-/// A browser opens six connections at once. Where fewer workers serve all, one address may hold them for as long as a first
-/// word may take, twice over, and no longer: another one's client stands behind eight in the queue, and not behind a
-/// thousand.
+/// A browser opens six connections at once. Where fewer workers serve all, one address may still hold them for as long as
+/// a first word may take, twice over: the client of another stands behind eight in the queue, and not behind a thousand.
 const LEAST_PER_PEER: usize = 8;
 
 /// The option of programs whose clients speak first; those that have a limit of their own for it do without.
@@ -310,7 +309,10 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     }
     if options.mixin == MixinName::Pool {
         let workers = Pool::default().workers();
-        listening += &format!("a pool: each address serves {workers} at once, more have to wait\n");
+        let share = options.max_per_peer();
+        listening += &format!(
+            "a pool: each address serves {workers} at once, more have to wait; of one client's address {share} at most\n"
+        );
     }
     let ready = || {
         // Nobody may be reading, and from here on nobody waits for that. Under forking there is one thread.

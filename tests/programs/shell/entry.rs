@@ -121,7 +121,7 @@ fn a_wrong_secret_is_refused_after_a_delay_and_logged() {
 
 #[test]
 fn a_thousand_wrong_logins_delay_nobody_else() {
-    let server = Server::start(&["--mixin", "pool"]);
+    let server = Server::start(&["--mixin", "pool", "--max-per-peer", "1000"]);
     for _ in 0..5 {
         let guessers: Vec<TcpStream> = (0..200).map(|_| guess(&server)).collect();
         let ended = server.run("echo served");
