@@ -25,7 +25,13 @@ pub(crate) trait Owned: StdError + 'static {
 
 /// The peer's doing, met by the request's own reads and writes: it went away, or sent what cannot be read. It is
 /// the payload of the [`io::Error`]s in which a request says so, whose kind is the system's (`ConnectionReset`,
-/// `BrokenPipe`, ..), `UnexpectedEof` for an end in the middle of something, and `InvalidData` for what cannot be read.
+/// `BrokenPipe`, ..), `UnexpectedEof` for an end in the middle of something, and `InvalidData` for what cannot be read:
+/// bytes that are not UTF-8 where a `String` is read (`next_line`, `read_line`, `lines`, `read_to_string`), or what
+/// [`garbled`](crate::StreamRequest::garbled) says. An adapter that decodes by itself (`BufReader`, `Take`) makes such an
+/// error of its own, which does not say whose bytes those were.
+///
+/// A line above its limit ([`LineTooLong`](crate::LineTooLong)) and a limit in time ([`TimedOut`](crate::TimedOut)) are
+/// the peer's as well, and have payloads of their own: they are reported, since a limit may be too small.
 ///
 /// A handler that talks to others as well, a proxy, tells by it whose connection has failed:
 ///
@@ -72,6 +78,12 @@ impl PeerFault {
     ) -> io::Error {
         let how = How::Garbled(error.into());
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, how })
+    }
+
+    /// The peer has sent a datagram that has less in it than what is read of it.
+    pub(crate) fn too_short(owner: Owner) -> io::Error {
+        let how = How::Garbled("the datagram is too short".into());
+        io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how })
     }
 
     /// Finds it along an error's chain of causes.

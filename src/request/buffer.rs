@@ -10,7 +10,7 @@ use std::sync::Once;
 
 use parking_lot::Mutex;
 
-use crate::fault::{Owned, Owner, find};
+use crate::fault::{Owned, Owner, PeerFault, find};
 use crate::sys::Room;
 
 /// The usual block: what Python's `makefile('rb')` buffers.
@@ -264,11 +264,12 @@ pub trait Line: sealed::Sealed {
     type Text: ?Sized;
 
     /// Empties it, has `read` append a line, and lends the line; none if `read` says that there is no
-    /// more.
+    /// more. A line that it cannot hold is the error that `garbled` makes.
     #[doc(hidden)]
     fn fill(
         &mut self,
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<bool>,
+        garbled: impl FnOnce(Utf8Error) -> io::Error,
     ) -> io::Result<Option<&Self::Text>>;
 }
 
@@ -284,6 +285,7 @@ impl Line for Vec<u8> {
     fn fill(
         &mut self,
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<bool>,
+        _garbled: impl FnOnce(Utf8Error) -> io::Error,
     ) -> io::Result<Option<&[u8]>> {
         self.clear();
         Ok(read(self)?.then_some(self))
@@ -296,29 +298,54 @@ impl Line for String {
     fn fill(
         &mut self,
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<bool>,
+        garbled: impl FnOnce(Utf8Error) -> io::Error,
     ) -> io::Result<Option<&str>> {
         let mut bytes = mem::take(self).into_bytes();
-        let more = bytes.fill(read)?.is_some();
-        *self = text(bytes)?;
+        bytes.clear();
+        let more = read(&mut bytes)?;
+        *self = String::from_utf8(bytes).map_err(|error| garbled(error.utf8_error()))?;
         Ok(more.then_some(self))
     }
 }
 
-/// A line as text, if it is text.
-pub(crate) fn text(line: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(line)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, NotText(error.utf8_error())))
+/// Appends bytes of a request's peer to a text, if they are text. If not, it is the peer that has sent them.
+pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: Owner) -> io::Result<()> {
+    let more = String::from_utf8(bytes)
+        .map_err(|error| PeerFault::garbled(owner, NotText(error.utf8_error())))?;
+    if text.is_empty() {
+        *text = more;
+    } else {
+        text.push_str(&more);
+    }
+    Ok(())
 }
 
-/// A line was to be text and is not: the payload of an [`io::Error`] of kind `InvalidData`. It says whose line that
-/// was, because a handler reads from other places as well.
+/// What `Read::read_to_string` is for a request: std's own would not say whose bytes those were.
+pub(crate) fn read_to_string(
+    from: &mut impl io::Read,
+    text: &mut String,
+    owner: Owner,
+) -> io::Result<usize> {
+    let mut bytes = Vec::new();
+    let read = from.read_to_end(&mut bytes);
+    // As std's: what has come before an error is there, if it is text.
+    match append_text(text, bytes, owner) {
+        Ok(()) => read,
+        Err(garbled) => read.and(Err(garbled)),
+    }
+}
+
+/// What the peer has sent was to be text and is not.
 #[derive(Debug, thiserror::Error)]
-#[error("the peer's line is not UTF-8: {0}")]
-struct NotText(#[source] Utf8Error);
+#[error("not UTF-8: {0}")]
+pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 
 /// A line was longer than `Limits::line_bytes`: the payload of an [`io::Error`] of kind
 /// `InvalidData`. Its beginning has been taken from the stream and its rest has not, so that the usual
 /// answer is to say so and to close.
+///
+/// It is the peer's ([`Fault::Peer`](crate::Fault::Peer), [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but
+/// no [`PeerFault`] and not quiet: the limit may be what is wrong.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {

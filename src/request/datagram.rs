@@ -4,11 +4,12 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
+use super::buffer;
 use super::extension::extension_of;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::fault::is_loss;
+use crate::fault::{PeerFault, is_loss};
 
 /// How a transport sends the answer to one datagram.
 pub trait Reply {
@@ -160,6 +161,24 @@ impl Read for DatagramRequest {
         let count = (&self.packet[self.read..]).read(buf)?;
         self.read += count;
         Ok(count)
+    }
+
+    /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
+    fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
+        let owner = self.ticket.owner();
+        buffer::read_to_string(self, text, owner)
+    }
+
+    /// Like std's. A datagram that is shorter than what is read of it is a [`PeerFault`].
+    fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        let left = &self.packet[self.read..];
+        if left.len() < buf.len() {
+            self.read = self.packet.len();
+            return Err(PeerFault::too_short(self.ticket.owner()));
+        }
+        buf.copy_from_slice(&left[..buf.len()]);
+        self.read += buf.len();
+        Ok(())
     }
 }
 

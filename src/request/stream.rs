@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, ReadBuffer};
+use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, NotText, ReadBuffer};
 use super::channel::Channel;
 use super::connection::{Connection, Stream};
 use super::extension::extension_of;
@@ -220,9 +220,10 @@ impl StreamRequest {
     /// # Errors
     ///
     /// `InvalidData` if it is longer than `Limits::line_bytes` (with [`LineTooLong`] inside), or is to
-    /// be a `String` and is not UTF-8 (a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
+    /// be a `String` and is not UTF-8 (a [`PeerFault`]; a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
-        line.fill(|bytes| {
+        let owner = self.channel.ticket.owner();
+        let read = |bytes: &mut Vec<u8>| {
             if self.append_until(b'\n', bytes)? == 0 {
                 return Ok(false);
             }
@@ -233,7 +234,8 @@ impl StreamRequest {
                 }
             }
             Ok(true)
-        })
+        };
+        line.fill(read, |error| PeerFault::garbled(owner, NotText(error)))
     }
 
     /// The bytes that come next, as many as one receive gives; none at the end of input.
@@ -358,6 +360,12 @@ impl Read for StreamRequest {
         Ok(self.read_buffered(buf))
     }
 
+    /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
+    fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
+        let owner = self.channel.ticket.owner();
+        buffer::read_to_string(self, text, owner)
+    }
+
     /// One deadline for the whole, so that a byte a second does not extend it.
     fn read_exact(&mut self, mut buf: &mut [u8]) -> io::Result<()> {
         let mut started = (!self.input.is_empty()).then(Instant::now);
@@ -397,11 +405,11 @@ impl BufRead for StreamRequest {
         self.append_until(delimiter, bytes)
     }
 
-    /// Like std's (the newline stays), and bounded by `Limits::line_bytes`.
+    /// Like std's (the newline stays), and bounded by `Limits::line_bytes`. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
-        line.push_str(&buffer::text(bytes)?);
+        buffer::append_text(line, bytes, self.channel.ticket.owner())?;
         Ok(count)
     }
 }

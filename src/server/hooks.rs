@@ -103,7 +103,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Reports what failed. Default: one block on stderr; nothing for what is
-    /// [quiet](Failure::is_quiet): a peer that has just gone away, or has not come through its handshake.
+    /// [quiet](Failure::is_quiet): a peer that has just gone away, has sent what cannot be read, or has not come through its
+    /// handshake.
     /// It runs where the failure was. It is not called for what is nobody's failure: a peer that was
     /// silent for the idle limit, a request that a drain ended; nor for a `Fatal`.
     fn handle_error(&self, failure: &Failure<'_>) {
@@ -244,7 +245,9 @@ impl Failure<'_> {
 
     /// Whether it is a part of a server's life, which the default of
     /// [`handle_error`](ServerHooks::handle_error) does not print: the peer has gone away, or has sent what cannot be
-    /// read, or has not come to the end of a handshake.
+    /// read ([`PeerFault`](crate::PeerFault)), or has not come to the end of a handshake. A line above its limit
+    /// ([`LineTooLong`](crate::LineTooLong)) and a limit in time ([`TimedOut`](crate::TimedOut)) are the peer's fault and
+    /// not quiet, outside of a handshake.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let error = self.error();

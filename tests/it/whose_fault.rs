@@ -3,16 +3,16 @@
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socketserver::{
-    CloseReason, Failure, Fault, HandlerError, HandlerResult, Limits, LineTooLong, Outbox,
-    PeerFault, ServerEvent, ServerHooks, Stopping, StreamRequest, TcpServer, ThreadingTcpServer,
-    TimedOut, UnixDatagramServer, datagram_fn, stream_fn,
+    CloseReason, DatagramRequest, Failure, Fault, HandlerError, HandlerResult, Limits, LineTooLong,
+    Outbox, PeerFault, ServerEvent, ServerHooks, Stopping, StreamRequest, TcpServer,
+    ThreadingTcpServer, TimedOut, UdpServer, UnixDatagramServer, datagram_fn, stream_fn,
 };
 
 use crate::support::{SOON, connect, eventually, folder, inet, read_line};
@@ -26,6 +26,7 @@ struct End {
 }
 
 const GONE: End = End { reason: CloseReason::Disconnected, fault: Some(Fault::Peer), quiet: true };
+const GARBLED: End = End { reason: CloseReason::Garbled, fault: Some(Fault::Peer), quiet: true };
 const FAILED: End = End { reason: CloseReason::Failed, fault: Some(Fault::Handler), quiet: false };
 
 /// Notes what `handle_error` is told, and how the request ends.
@@ -56,7 +57,10 @@ impl Ends {
 
 impl<R> ServerHooks<R> for Ends {
     fn handle_error(&self, failure: &Failure<'_>) {
-        assert_eq!(failure.is_disconnect(), failure.is_quiet(), "nothing here is a handshake");
+        let is_garbled = failure.fault() == Fault::Peer
+            && PeerFault::find(failure.error()).is_some_and(|fault| !fault.is_gone());
+        let is_quiet = failure.is_disconnect() || is_garbled;
+        assert_eq!(failure.is_quiet(), is_quiet, "nothing here is a handshake");
         *self.told.lock().unwrap() = Some((failure.fault(), failure.is_quiet()));
     }
 }
@@ -348,7 +352,13 @@ fn another_requests_errors_are_failures() {
         },
     );
     assert!(PeerFault::find(&gone).is_some());
-    for error in [long, slow, stopping, gone] {
+    let garbled = error_of_another(
+        Limits::default(),
+        |request| request.next_line(&mut String::new()).map(drop),
+        |client| say(client, b"\xff\n"),
+    );
+    assert!(PeerFault::find(&garbled).is_some());
+    for error in [long, slow, stopping, gone, garbled] {
         let error = Mutex::new(Some(error));
         others_fault(move || Err(error.lock().unwrap().take().expect("one request").into()));
     }
@@ -409,6 +419,130 @@ fn what_cannot_be_read_is_said_by_the_handler() {
     assert_eq!(ends.first().reason, CloseReason::Garbled);
     assert_eq!(server.context().counts().garbled, 1);
     server.stop().unwrap();
+}
+
+type Reads<R> = fn(&mut R) -> io::Result<usize>;
+
+/// Every way in which a stream's bytes become text.
+const TEXT_OF_A_STREAM: [(&str, Reads<StreamRequest>); 8] = [
+    ("next_line", |r| Ok(r.next_line(&mut String::new())?.map_or(0, str::len))),
+    ("read_line", |r| r.read_line(&mut String::new())),
+    ("read_line, behind a text", |r| r.read_line(&mut String::from("before"))),
+    ("lines", |r| Ok(r.lines().next().transpose()?.map_or(0, |line| line.len()))),
+    ("read_to_string", |r| r.read_to_string(&mut String::new())),
+    ("read_to_string, behind a text", |r| r.read_to_string(&mut String::from("before"))),
+    ("by_ref", |r| Read::by_ref(r).read_to_string(&mut String::new())),
+    ("io::read_to_string", |r| io::read_to_string(r).map(|text| text.len())),
+];
+
+/// Says that the error of a read is the peer's, and hands it on.
+fn peers(name: &str, read: io::Result<usize>, kind: io::ErrorKind) -> HandlerResult {
+    let error = read.expect_err(name);
+    assert_eq!(error.kind(), kind, "{name}");
+    assert!(PeerFault::find(&error).is_some_and(|fault| !fault.is_gone()), "{name}: {error}");
+    Err(error.into())
+}
+
+#[test]
+fn text_that_is_none_is_the_peers_by_whatever_it_is_read() {
+    for (name, read) in TEXT_OF_A_STREAM {
+        let handle = move |request: &mut StreamRequest| {
+            peers(name, read(request), io::ErrorKind::InvalidData)
+        };
+        let send = |mut client: TcpStream| {
+            client.write_all(b"caf\xe9\n").unwrap();
+            half_close(client);
+        };
+        assert_eq!(end_of(handle, send), GARBLED, "{name}");
+        let (told, tells) = channel();
+        let handle = move |request: &mut StreamRequest| Ok(told.send(read(request)?)?);
+        end_of(handle, |mut client| {
+            client.write_all("caf\u{e9}\n".as_bytes()).unwrap();
+            half_close(client);
+        });
+        assert!(tells.recv().is_ok_and(|count| count >= 5), "{name}: text is text");
+    }
+}
+
+#[test]
+fn what_had_come_before_a_read_to_string_failed_is_kept_as_std_keeps_it() {
+    let (told, tells) = channel();
+    let handle = move |request: &mut StreamRequest| {
+        request.fill_buf()?;
+        request.set_timeout(Some(Duration::from_millis(20)));
+        let mut text = String::from("a");
+        let error = request.read_to_string(&mut text).unwrap_err();
+        Ok(told.send((TimedOut::find(&error).is_some(), text))?)
+    };
+    end_of(handle, |mut client| {
+        client.write_all(b"b").unwrap();
+        std::mem::forget(client);
+    });
+    assert_eq!(tells.recv().unwrap(), (true, "ab".to_owned()));
+}
+
+/// The end of a request that is a datagram.
+fn end_of_datagram(packet: &[u8], read: fn(&mut DatagramRequest) -> HandlerResult) -> End {
+    let ends = Ends::default();
+    let server = UdpServer::builder().hooks(ends.clone()).observer(ends.observer());
+    let server = server.bind("127.0.0.1:0", datagram_fn(read)).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(packet, inet(&*server)).unwrap();
+    let end = ends.first();
+    server.stop().unwrap();
+    end
+}
+
+#[test]
+fn a_datagram_that_cannot_be_read_is_its_senders() {
+    let reads: [fn(&mut DatagramRequest) -> HandlerResult; 4] = [
+        |r| {
+            let read = r.read_to_string(&mut String::new());
+            peers("read_to_string", read, io::ErrorKind::InvalidData)
+        },
+        |r| {
+            let read = io::read_to_string(r).map(|text| text.len());
+            peers("io::read_to_string", read, io::ErrorKind::InvalidData)
+        },
+        |r| {
+            let read = r.read_exact(&mut [0; 5]).map(|()| 5);
+            peers("read_exact", read, io::ErrorKind::UnexpectedEof)
+        },
+        |r| {
+            r.read_exact(&mut [0; 4])?;
+            let read = r.read_exact(&mut [0; 1]).map(|()| 1);
+            peers("read_exact, behind the end", read, io::ErrorKind::UnexpectedEof)
+        },
+    ];
+    for read in reads {
+        assert_eq!(end_of_datagram(b"caf\xe9", read), GARBLED);
+    }
+    let fits = |r: &mut DatagramRequest| {
+        let mut bytes = [0; 2];
+        r.read_exact(&mut bytes)?;
+        let text = io::read_to_string(r)?;
+        assert_eq!((&bytes, &*text), (b"ca", "f"));
+        Ok(())
+    };
+    assert_eq!(end_of_datagram(b"caf", fits).reason, CloseReason::Completed);
+}
+
+#[test]
+fn a_line_above_its_limit_is_the_peers_and_is_reported() {
+    let handle = |request: &mut StreamRequest| {
+        let error = request.next_line(&mut String::new()).unwrap_err();
+        assert!(LineTooLong::find(&error).is_some() && PeerFault::find(&error).is_none());
+        Err(HandlerError::from(error))
+    };
+    let reported = End { reason: CloseReason::LineTooLong, fault: Some(Fault::Peer), quiet: false };
+    let long = vec![b'x'; Limits::default().line_bytes + 1];
+    let send = |mut client: TcpStream| {
+        // It may be cut off before the last byte.
+        let _ = client.write_all(&long);
+        half_close(client);
+    };
+    assert_eq!(end_of(handle, send), reported);
 }
 
 #[test]

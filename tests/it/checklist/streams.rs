@@ -921,7 +921,8 @@ fn a_line_that_is_not_utf8_is_invalid_data_and_fine_as_bytes() {
     let error = lines.recv_timeout(SOON).unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert!(LineTooLong::find(&error).is_none());
-    assert!(error.to_string().starts_with("the peer's line is not UTF-8: "), "{error}");
+    let says = error.to_string();
+    assert!(says.starts_with("the peer sent what cannot be read: not UTF-8: "), "{says}");
 
     let (server, _reported) = serve(patient(), |request| {
         let mut line = Vec::new();
