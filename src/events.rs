@@ -13,12 +13,13 @@ use crate::address::Address;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerEvent<'a> {
-    /// A run has begun that goes on until it is stopped; nothing is served yet.
+    /// A run has begun, and nothing is served yet: see [`ServerHooks::ready`](crate::ServerHooks::ready).
     Ready {
         /// Where the server listens.
         server_address: &'a Address,
     },
-    /// The server begins to close.
+    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping), also for the ends that
+    /// are not told.
     Stopping {
         /// Where it listened.
         server_address: &'a Address,

@@ -121,8 +121,10 @@
 //!
 //! # What it takes care of
 //!
-//! - **Limits**: the number of live requests, altogether and of one peer, the rate of new ones, the length of lines and packets, the silence of peers, the
-//!   length of reads, writes and whole requests; finite by default, in one struct: [`Limits`].
+//! - **Limits**: the number of live requests, the length of lines and packets, the silence of peers, the duration of
+//!   reads, writes and handshakes: all finite by default, in one struct, [`Limits`]. It also has those that have no
+//!   default which suits every server, and are off until you set them: one peer's share of the live requests, the rate
+//!   of new ones, of all and of one peer, and the duration of a whole request.
 //! - **Stopping**: [`Server::run`] serves until Ctrl-C or SIGTERM and then closes with a grace period;
 //!   [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
 //! - **Errors**: a handler's error or panic ends its own request and is reported

@@ -40,8 +40,8 @@ pub struct Limits {
     /// ordinary machine suffice.
     pub live: usize,
     /// Requests alive at once from one peer: an IPv4 address, or an IPv6 network of 64 bits, which is what
-    /// one customer has; of link-local addresses each is a peer, and the loopback's. One more is refused, and the
-    /// `overflow` hook may say so. Zero is taken as one. Default: as many as `live`, which is no limit of its own,
+    /// one customer has. Each link-local address of IPv6 is a peer of its own, and so is `::1`. One more request is
+    /// refused, and the `overflow` hook may say so. Zero is taken as one. Default: as many as `live`, which is no limit of its own,
     /// because many people may stand behind one proxy. Unix sockets have no such peers.
     pub per_peer: usize,
     /// How fast requests are accepted: a token bucket. Beyond it they wait in the kernel's queue. None by
@@ -60,8 +60,8 @@ pub struct Limits {
     /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not take them; a send beyond it
     /// fails. Default 65,536: some hundreds of lines of a chat; who is further behind does not read.
     pub outbox_bytes: usize,
-    /// How long nothing may move in either direction while a request waits for its peer and nothing of one is
-    /// outstanding. The connection then ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
+    /// How long nothing may move in either direction while a handler waits for its peer to begin something: a line, a
+    /// request, whatever comes next. (For what has begun there is `read`.) The connection then ends quietly. Default 60 s: longer than a person thinks, shorter than an outage.
     ///
     /// A peer that takes what it is sent is there, although it says nothing: the end of a long answer, the lines of an
     /// [`Outbox`](crate::Outbox), what goes through a copy of the descriptor. On Linux, over TCP, it is the system that
@@ -101,11 +101,11 @@ pub struct Limits {
     /// How long `server_close` waits for running requests before it forces them. Default 10 s, the
     /// grace that process managers commonly give.
     pub drain: Duration,
-    /// The part of `drain` that a connection has which is open and has sent nothing yet: a proxy or a client has made it
-    /// and is about to send its request, and may not send that to another server. A connection between two requests
-    /// has none, because its peer knows that such a one may end at any time. Default 1 s: several round trips and a
-    /// busy machine. Never longer than half of the drain: what comes in it has to be served. Zero ends such connections at
-    /// once, and with them a request that is on its way.
+    /// How long a drain waits for the first request of a connection that has sent nothing yet. A proxy or a client has
+    /// made that connection, is about to send its request, and may not be able to send it to another server instead. A
+    /// connection between two requests is not waited for, because its peer knows that it may end at any time. Default
+    /// 1 s: several round trips and a busy machine. The time is a part of `drain`, and never more than half of it, so that
+    /// what comes in it can be served. Zero ends such connections at once, and with them a request that is on its way.
     pub first_read: Duration,
 }
 

@@ -163,8 +163,8 @@ pub fn streams<P: Program>(bind: Arg) -> Arg {
 /// Says where a program listens that serves datagrams as well; goes to `mut_arg("bind", ..)`.
 pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
     streams::<P>(bind).help(
-        "Where to listen: HOST:PORT, udp:HOST:PORT, unix:PATH, unixgram:PATH, or @NAME for a PATH. \
-         May be given several times",
+        "Where to listen: HOST:PORT, udp:HOST:PORT, unix:PATH, unixgram:PATH, unix:@NAME or \
+         unixgram:@NAME. May be given several times",
     )
 }
 

@@ -23,8 +23,8 @@ use crate::wait::{self, Event};
 /// | [`is_closed`](Self::is_closed) | the request is over: cut off at the deadline of the drain, closed by [`close_live`](crate::ServerContext::close_live), or ended |
 ///
 /// Its descriptor ([`AsFd`]) is readable from `is_stopping` on, for poll(2) and the like, and
-/// [`closed_fd`](Self::closed_fd) is from `is_closed` on. Both stay so; nobody reads from them. They cost a request two
-/// descriptors, as long as a token of it lives.
+/// [`closed_fd`](Self::closed_fd) is from `is_closed` on. Both stay so; nobody reads from them. They cost two
+/// descriptors, from the first token of a request until the request has ended and its last token is dropped.
 ///
 /// A child of [`Forking`](crate::Forking) hears of the drain by it, and is killed at the deadline and by `close_live`.
 ///
@@ -84,13 +84,15 @@ impl StopToken {
         self.entry.is_closed()
     }
 
-    /// Waits until the request is to come to its end, or for the time; none is without a bound. Says whether it is.
+    /// Waits until the request is to come to its end, but no longer than the timeout; None waits for as long as it takes.
+    /// True if the request is to come to its end, false if the time has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(|notices| &notices.stopping, timeout);
         self.is_stopping()
     }
 
-    /// Waits until the request is over, or for the time; none is without a bound. Says whether it is.
+    /// Waits until the request is over, but no longer than the timeout; None waits for as long as it takes. True if the
+    /// request is over, false if the time has passed.
     pub fn wait_closed(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(|notices| &notices.closed, timeout);
         self.is_closed()

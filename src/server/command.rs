@@ -13,8 +13,8 @@ use crate::sys;
 /// command through this before `spawn`, `output` or `status`.
 ///
 /// Nothing is changed if the limit has not been raised by then, or if somebody has set another one since. All else that
-/// a program inherits is as std leaves it: SIGPIPE does what it does by default, what the thread blocks is blocked, and the
-/// signals that `run` takes do again what they did when this process was started.
+/// a program inherits is as std leaves it: SIGPIPE does what it does by default, a signal that the thread blocks is blocked
+/// in the program as well, and the signals that `run` takes do again what they did when this process was started.
 ///
 /// ```
 /// use std::io::Write;

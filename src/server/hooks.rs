@@ -59,10 +59,10 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         let _ = server;
     }
 
-    /// Runs when a run begins that goes on until it is stopped (`serve_forever`, `run`, `run_all`, `serve_in_background`), in
-    /// the thread of its loop and before anything is served. Under `run` signals are taken by now, so that whoever
-    /// is told here may stop the program in order: the moment to say so to a service manager. An observer is told as
-    /// well ([`ServerEvent::Ready`](crate::ServerEvent::Ready)).
+    /// Runs at the beginning of every `serve_forever`, `run`, `run_all` and `serve_in_background` (not of a
+    /// `handle_request`), in the thread of the loop and before anything is served. It also runs if a `shutdown` from
+    /// before ends that run at once. Under `run` signals are taken by now, so that a service manager which is told here
+    /// may stop the program in order. An observer is told as well ([`ServerEvent::Ready`](crate::ServerEvent::Ready)).
     fn ready(&self, server: &ServerContext) {
         let _ = server;
     }
@@ -70,6 +70,11 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// Runs when the server begins to close, once, in the thread that closes it: under `run` as soon as a signal has
     /// come. New clients are still taken, and the grace has not begun; both wait for the end of this hook. An
     /// observer is told as well ([`ServerEvent::Stopping`](crate::ServerEvent::Stopping)).
+    ///
+    /// The close is [`server_close`](crate::Server::server_close), which `run`, `run_all` and a
+    /// [`BackgroundServer`](crate::BackgroundServer) that is stopped or dropped call by themselves. A server that is only
+    /// dropped, also after a `shutdown`, does not call this hook. And there may be a `stopping` without a `ready`: of a
+    /// server that is closed before its first run has begun.
     fn stopping(&self, server: &ServerContext) {
         let _ = server;
     }

@@ -170,8 +170,9 @@ pub enum CloseWhen {
     AtOnce,
     /// By the thread of the loop, when that has ended.
     LoopHasEnded,
-    /// When the requests have ended, or the grace is over: they need the server's own socket. Where nobody waits for
-    /// them, when the loop has ended.
+    /// When the requests have ended, or the grace is over: they need the server's own socket. A close that does not
+    /// wait for requests (without `block_on_close`, or called by the loop or by a handler) calls it when the loop has
+    /// ended.
     RequestsHaveEnded,
 }
 

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 #[non_exhaustive]
 pub struct SocketOptions {
     /// SO_REUSEADDR, set before bind: a restarted server can take its port at once, where connections
-    /// of the one before linger. TCP and UDP on IP. Default: true, as std and every peer have it
-    /// (Python: false). For UDP it is not set: there it would let two servers share a port.
+    /// of the one before linger. TCP. Default: true, as std and every peer have it (Python: false). UDP servers ignore
+    /// it: there it would let two of them share a port.
     pub allow_reuse_address: bool,
     /// SO_REUSEPORT: several servers may bind one port, and the kernel deals connections out to them.
     /// TCP and UDP. Default: false.
