@@ -204,7 +204,7 @@ pub use request::{
 };
 pub use server::{
     AcceptFailure, BackgroundServer, BaseServer, Builder, DrainReport, Failure, Fault, Incoming,
-    Phase, Server, ServerHooks, Turn, keep_descriptors, restore_limits, run_all,
+    Phase, Server, ServerHooks, Turn, inherit_only_stdio, restore_limits, run_all,
 };
 pub use shutdown::ShutdownHandle;
 pub use sys::Credentials;

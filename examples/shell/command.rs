@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use socketserver::{keep_descriptors, restore_limits};
+use socketserver::{inherit_only_stdio, restore_limits};
 
 use crate::input::Input;
 use crate::{handover, processes};
@@ -60,7 +60,7 @@ impl Running {
         command.args(["supervise", "--"]).args(arguments);
         command.stdin(OwnedFd::from(its_control)).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Neither the server's descriptors nor the limit that it has raised for itself are its clients' business.
-        let mut supervisor = keep_descriptors(restore_limits(&mut command)).spawn()?;
+        let mut supervisor = inherit_only_stdio(restore_limits(&mut command)).spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
         let (control, report) = (Some(control), Vec::new());
         // Nothing after the spawn may fail: what was started has to be ended.

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socketserver::{Stream, StreamRequest, keep_descriptors};
+use socketserver::{Stream, StreamRequest, inherit_only_stdio};
 
 use crate::command::{leave_terminal, own_program};
 use crate::handover;
@@ -38,7 +38,7 @@ impl Penalty {
         socket.set_nonblocking(true)?;
         let mut command = Command::new(own_program()?);
         command.arg("keep").stdin(OwnedFd::from(its_socket)).stdout(Stdio::null());
-        let keeper = keep_descriptors(&mut command).spawn()?;
+        let keeper = inherit_only_stdio(&mut command).spawn()?;
         Ok(Self { keeper, socket })
     }
 

@@ -46,14 +46,14 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
 ///
 /// ```
 /// use std::process::Command;
-/// use socketserver::{keep_descriptors, restore_limits};
+/// use socketserver::{inherit_only_stdio, restore_limits};
 ///
 /// let mut command = Command::new("date");
-/// let status = keep_descriptors(restore_limits(&mut command)).status()?;
+/// let status = inherit_only_stdio(restore_limits(&mut command)).status()?;
 /// # let _ = status;
 /// # std::io::Result::Ok(())
 /// ```
-pub fn keep_descriptors(command: &mut Command) -> &mut Command {
-    sys::keep_descriptors(command);
+pub fn inherit_only_stdio(command: &mut Command) -> &mut Command {
+    sys::inherit_only_stdio(command);
     command
 }

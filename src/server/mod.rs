@@ -45,7 +45,7 @@ use crate::wait::{self, Gathering, Interest, Waiting};
 pub use background::BackgroundServer;
 pub use base::BaseServer;
 pub use builder::Builder;
-pub use command::{keep_descriptors, restore_limits};
+pub use command::{inherit_only_stdio, restore_limits};
 pub use drain::DrainReport;
 pub use hooks::{AcceptFailure, Failure, Fault, Phase, ServerHooks};
 pub use incoming::Incoming;

@@ -72,7 +72,7 @@ pub(crate) fn restore_descriptors(command: &mut Command) {
 }
 
 /// Has a program begin with no descriptor of this process but its first three.
-pub(crate) fn keep_descriptors(command: &mut Command) {
+pub(crate) fn inherit_only_stdio(command: &mut Command) {
     // SAFETY: the closure makes system calls alone. It closes nothing, but marks what is to be closed by the exec, in a
     // child that has its own table of descriptors and comes to nothing else than that exec.
     unsafe { command.pre_exec(close_on_exec_from_3) };

@@ -42,7 +42,7 @@ mod threads;
 pub(crate) use common::Common;
 pub(crate) use console::write_now;
 pub(crate) use descriptors::{
-    descriptors, fill_standard_descriptors, keep_descriptors, raise_descriptors,
+    descriptors, fill_standard_descriptors, inherit_only_stdio, raise_descriptors,
     restore_descriptors, spare_descriptor,
 };
 pub(crate) use room::Room;

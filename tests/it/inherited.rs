@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 
 use socketserver::{
-    HandlerResult, StreamRequest, ThreadingTcpServer, keep_descriptors, restore_limits, stream_fn,
+    HandlerResult, StreamRequest, ThreadingTcpServer, inherit_only_stdio, restore_limits, stream_fn,
 };
 
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
@@ -98,7 +98,7 @@ fn a_program_has_no_descriptor_that_this_process_was_started_with() {
     };
     assert!(fds(list().output()).contains(&number), "this shows nothing");
     // One more, for the folder that it reads.
-    assert_eq!(fds(keep_descriptors(&mut list()).output()), [0, 1, 2, 3]);
+    assert_eq!(fds(inherit_only_stdio(&mut list()).output()), [0, 1, 2, 3]);
     let mut list = list();
-    assert_eq!(fds(keep_descriptors(restore_limits(&mut list)).output()), [0, 1, 2, 3]);
+    assert_eq!(fds(inherit_only_stdio(restore_limits(&mut list)).output()), [0, 1, 2, 3]);
 }
