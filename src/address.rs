@@ -173,7 +173,10 @@ impl BindAddress {
                 })?;
                 look_up(host, port)
             }
-            Kind::HostPort(host, port) => look_up(host, *port),
+            Kind::HostPort(host, port) => {
+                host_alone(host).map_err(|why| Error::address(self.to_string(), why))?;
+                look_up(host, *port)
+            }
             Kind::Address(Address::Inet(address)) => Ok(vec![*address]),
             Kind::Address(_) | Kind::Path(_) => {
                 return Err(Error::address(self.to_string(), "it is not HOST:PORT"));
@@ -234,6 +237,22 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
         None => host,
     };
     if host.is_empty() { Err("name a host; 0.0.0.0 means all of IPv4") } else { Ok((host, port)) }
+}
+
+/// Says what a host of a pair has too much of: it is known by that before anybody looks for a host of that name.
+fn host_alone(host: &str) -> Result<(), String> {
+    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return Err(format!("in a pair, IPv6 has no brackets; write (\"{inner}\", PORT)"));
+    }
+    if with_scheme(host).is_some() {
+        return Err("write the host alone; the transport is the server's type".to_owned());
+    }
+    match host_and_port(host) {
+        Ok((alone, port)) => Err(format!(
+            "the host has a port already; write \"{host}\" alone, or (\"{alone}\", {port})"
+        )),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Resolves a host as Python's `bind` does: an empty one is every interface.
@@ -478,6 +497,20 @@ mod tests {
         assert!(BindAddress::from(Path::new("/x")).to_inet().is_err());
         assert!(BindAddress::from(("h", 1)).to_unix().is_err());
         assert!(BindAddress::from("a\0b").to_unix().is_err());
+    }
+
+    #[test]
+    fn a_host_of_a_pair_that_has_more_than_a_host_says_what_to_write() {
+        for (host, says) in [
+            ("127.0.0.1:80", "write \"127.0.0.1:80\" alone, or (\"127.0.0.1\", 80)"),
+            ("localhost:80", "write \"localhost:80\" alone, or (\"localhost\", 80)"),
+            ("[::1]:80", "write \"[::1]:80\" alone, or (\"::1\", 80)"),
+            ("[::1]", "write (\"::1\", PORT)"),
+            ("udp:127.0.0.1", "the transport is the server's type"),
+        ] {
+            let error = BindAddress::from((host, 0)).to_inet().unwrap_err();
+            assert!(error.is_bad_address() && error.to_string().contains(says), "{error}");
+        }
     }
 
     #[test]
