@@ -222,9 +222,11 @@ pub enum Timeout {
     /// `Limits::idle`: the peer sent nothing, with nothing of a request outstanding. A quiet end:
     /// the connection is closed and nothing is reported.
     Idle,
-    /// The handler's own timeout, or `Limits::read`: the peer stopped in the middle.
+    /// `Limits::read`, or what [`set_timeout`](crate::StreamRequest::set_timeout) has put in its place: the peer stopped in
+    /// the middle.
     Read,
-    /// The handler's own timeout, or `Limits::write`: the peer takes nothing.
+    /// `Limits::write`, or what [`set_timeout`](crate::StreamRequest::set_timeout) has put in its place: the peer takes
+    /// nothing.
     Write,
     /// `Limits::request`: the whole request took too long, however busy the peer was.
     Request,
@@ -237,12 +239,12 @@ pub enum Timeout {
 impl fmt::Display for Timeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Idle => "idle",
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Request => "whole request",
-            Self::Handshake => "handshake",
-            Self::Deadline => "handler's own",
+            Self::Idle => "idle timeout",
+            Self::Read => "read timeout",
+            Self::Write => "write timeout",
+            Self::Request => "whole request timeout",
+            Self::Handshake => "handshake timeout",
+            Self::Deadline => "handler's deadline",
         })
     }
 }
@@ -258,7 +260,7 @@ impl fmt::Display for Timeout {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the {which} timeout of {after:?} has passed")]
+#[error("the {which} of {after:?} has passed")]
 pub struct TimedOut {
     owner: Owner,
     which: Timeout,
@@ -384,6 +386,22 @@ mod tests {
         let error = io::Error::other(Fatal::new("stop"));
         let error: HandlerError = Box::new(Error::io("read", "a file", error));
         assert_eq!(Fatal::find(&error).map(ToString::to_string).as_deref(), Some("stop"));
+    }
+
+    #[test]
+    fn a_limit_in_time_is_called_by_the_name_of_its_setter() {
+        let owner = Owner { server: 1, request: 1 };
+        for (which, says) in [
+            (Timeout::Idle, "the idle timeout of 200ms has passed"),
+            (Timeout::Read, "the read timeout of 200ms has passed"),
+            (Timeout::Write, "the write timeout of 200ms has passed"),
+            (Timeout::Request, "the whole request timeout of 200ms has passed"),
+            (Timeout::Handshake, "the handshake timeout of 200ms has passed"),
+            (Timeout::Deadline, "the handler's deadline of 200ms has passed"),
+        ] {
+            let error = TimedOut::error(owner, which, Duration::from_millis(200));
+            assert_eq!(error.to_string(), says);
+        }
     }
 
     #[test]
