@@ -131,7 +131,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// skipped ([`Builder::workers_accept`](crate::Builder::workers_accept)). Default: a line on stderr when
     /// resources have run out, at the first of a row and then at most every ten seconds.
     fn accept_error(&self, failure: &AcceptFailure<'_>) {
-        if failure.is_first_or_due {
+        if failure.is_first_or_due() {
             failure.print();
         }
     }
@@ -335,6 +335,30 @@ impl AcceptFailure<'_> {
     #[must_use]
     pub fn pause(&self) -> Duration {
         self.pause
+    }
+
+    /// Whether it is time to report it, by which the default of [`accept_error`](ServerHooks::accept_error) prints a line
+    /// every ten seconds at most, however often accept fails: it is the first since the loop began (each
+    /// `handle_request` is a loop of its own), or ten seconds have gone by since the last one that was to be reported.
+    /// False for an error that is skipped without a pause: it has cost one client, and is counted.
+    ///
+    /// ```
+    /// use socketserver::{AcceptFailure, ServerHooks, StreamRequest};
+    ///
+    /// struct Logged;
+    ///
+    /// impl ServerHooks<StreamRequest> for Logged {
+    ///     fn accept_error(&self, failure: &AcceptFailure<'_>) {
+    ///         if failure.is_first_or_due() {
+    ///             // to a log of the program's own
+    ///             println!("level=error {failure}");
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_first_or_due(&self) -> bool {
+        self.is_first_or_due
     }
 
     /// Writes the default line to stderr, also when descriptors have run out. It does not wait for a reader: see

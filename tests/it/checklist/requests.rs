@@ -538,8 +538,9 @@ const SKIPPED: [i32; 12] = [
     libc::EPERM,
 ];
 
-/// What `accept_error` was told: the error's number, what follows, how often, and for how long.
-type Told = (i32, AcceptAction, u64, Duration);
+/// What `accept_error` was told: the error's number, what follows, how often, for how long, and whether it is to be
+/// reported.
+type Told = (i32, AcceptAction, u64, Duration, bool);
 
 struct AcceptErrors {
     to: Sender<Told>,
@@ -548,7 +549,8 @@ struct AcceptErrors {
 impl ServerHooks<StreamRequest> for AcceptErrors {
     fn accept_error(&self, failure: &AcceptFailure<'_>) {
         let errno = failure.error().raw_os_error().unwrap_or(0);
-        let _ = self.to.send((errno, failure.action(), failure.in_a_row(), failure.pause()));
+        let due = failure.is_first_or_due();
+        let _ = self.to.send((errno, failure.action(), failure.in_a_row(), failure.pause(), due));
     }
 }
 
@@ -571,8 +573,10 @@ fn row_024_an_error_of_get_request_costs_one_turn_and_no_more() {
     let server = server.serve_in_background().unwrap();
     assert_eq!(exchange(&mut connect(inet(&*server)), "served"), "served\n");
     let told: Vec<Told> = told.try_iter().collect();
-    let expected: Vec<Told> =
-        SKIPPED.iter().map(|errno| (*errno, AcceptAction::Skip, 0, Duration::ZERO)).collect();
+    let expected: Vec<Told> = SKIPPED
+        .iter()
+        .map(|errno| (*errno, AcceptAction::Skip, 0, Duration::ZERO, false))
+        .collect();
     assert_eq!(told, expected);
     assert_eq!(server.context().counts().accept_errors, SKIPPED.len() as u64);
     server.stop().unwrap();
@@ -615,8 +619,9 @@ fn row_025_a_lack_of_descriptors_is_backed_off_from_and_gets_over() {
         let (server, told) = meets(&injected);
         let server = server.serve_in_background().unwrap();
         for (in_a_row, millis) in [(1, 10), (2, 20), (3, 40)] {
-            let expected = (errno, action, in_a_row, Duration::from_millis(millis));
-            assert_eq!(told.recv_timeout(SOON).unwrap(), expected);
+            let pause = Duration::from_millis(millis);
+            let expected = (errno, action, in_a_row, pause, in_a_row == 1);
+            assert_eq!(told.recv_timeout(SOON).unwrap(), expected, "one of a row is reported");
         }
         let before = injected.calls.load(Ordering::SeqCst);
         // The row is about a rate, and a rate takes its time.
