@@ -253,7 +253,8 @@ pub(super) struct Raw {
     below: Below,
     /// What the request had read ahead: the wrapper's first input.
     ahead: Chunk,
-    /// The wrapper's own bound.
+    /// The wrapper's own bound. None is set for it: those of the request stand in the link, and end with what they are
+    /// of, whether or not the wrapper passes on the deadlines that follow.
     deadline: Option<Instant>,
     link: Arc<Link>,
 }
@@ -272,7 +273,12 @@ impl Raw {
                 (Below::Socket(source), Arc::new(link))
             }
             Connection::Other(stream) => (Below::Stream(stream), Arc::new(Link::new(ticket, None))),
-            Connection::Wrapped { stream, link } => (Below::Wrapper(stream), link),
+            Connection::Wrapped { mut stream, link } => {
+                // The deadline of the last call is none of the next wrapper's. A stream that has let go of the raw one
+                // has nothing else to bound it.
+                stream.set_deadline(if link.has_raw() { None } else { until });
+                (Below::Wrapper(stream), link)
+            }
             Connection::Gone(link) => {
                 *connection = Connection::Gone(link);
                 return None;
@@ -281,7 +287,7 @@ impl Raw {
         link.begin_handshake(ahead.len(), until);
         // If the wrapper fails, by a panic too, this is what ends the connection.
         *connection = Connection::Gone(Some(Arc::clone(&link)));
-        let raw = Self { below, ahead, deadline: until, link: Arc::clone(&link) };
+        let raw = Self { below, ahead, deadline: None, link: Arc::clone(&link) };
         Some((raw, link))
     }
 

@@ -1,6 +1,7 @@
 //! Wrapped connections: what goes in the open and what does not, whose fault a handshake is that fails, and the rows
 //! that bound a plain stream, over a wrapped one as well.
 
+mod deaf;
 pub mod framed;
 mod open;
 mod rows;
