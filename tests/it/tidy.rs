@@ -613,6 +613,40 @@ fn the_guide_has_the_same_code_in_both_languages() {
     assert_eq!(one.len(), other.len(), "blocks of {GUIDES:?}");
 }
 
+/// What a project needs for a block of the guide, beside std; the guide has it added by `cargo add`.
+const OF_THE_GUIDE: [&str; 2] = ["socketserver", "socket2"];
+
+/// That each block compiles is for `cargo test --doc` to see, with all that this crate's tests have at hand. A reader's
+/// project has only what the guide says.
+#[test]
+fn a_block_of_the_guide_is_a_program_that_needs_no_more_than_its_instructions_add() {
+    let mut wrong = Vec::new();
+    for name in GUIDES {
+        let text = read(name);
+        let blocks = blocks(&text);
+        let (_, instructions) = blocks.first().expect("there are blocks");
+        let added = |which: &&str| {
+            let command = format!("cargo add {which}");
+            instructions.iter().any(|line| line.split(" --").next() == Some(&command))
+        };
+        let added: Vec<&str> = OF_THE_GUIDE.into_iter().filter(added).collect();
+        assert!(instructions.contains(&"cargo new mine && cd mine"), "{name}: {instructions:?}");
+        assert_eq!(added, OF_THE_GUIDE, "{name}: {instructions:?}");
+        for (number, (_, lines)) in
+            blocks.iter().filter(|(word, _)| word.starts_with("rust")).enumerate()
+        {
+            if !lines.iter().any(|line| line.starts_with("fn main()")) {
+                wrong.push(format!("{name}: program {} has no main", number + 1));
+            }
+            let used = lines.iter().filter_map(|line| line.trim_start().strip_prefix("use "));
+            let roots = used.filter_map(|path| path.split([':', ';']).next());
+            let others = roots.filter(|root| *root != "std" && !added.contains(root));
+            wrong.extend(others.map(|root| format!("{name}: program {} needs {root}", number + 1)));
+        }
+    }
+    assert_none(&wrong, "blocks that a reader's project cannot build");
+}
+
 /// A text without its blocks of code.
 fn prose(text: &str) -> String {
     let mut in_code = false;
