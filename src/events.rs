@@ -191,7 +191,7 @@ reasons! {
     Fatal, fatal, "its handler ended the server";
     /// Its peer went away before the handler had done with it.
     Disconnected, disconnected, "the peer went away";
-    /// Its peer sent what cannot be read: no TLS where TLS is spoken, say.
+    /// Its peer sent what cannot be read: no TLS where TLS is spoken, or bytes that are not UTF-8 where text is read.
     Garbled, garbled, "the peer sent what cannot be read";
     /// Its peer was silent for `Limits::idle`.
     Idle, idle, "the peer was idle";

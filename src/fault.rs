@@ -31,7 +31,8 @@ pub(crate) trait Owned: StdError + 'static {
 /// error of its own, which does not say whose bytes those were.
 ///
 /// A line above its limit ([`LineTooLong`](crate::LineTooLong)) and a limit in time ([`TimedOut`](crate::TimedOut)) are
-/// the peer's as well, and have payloads of their own: they are reported, since a limit may be too small.
+/// the peer's as well, and have payloads of their own. Both are reported, since a limit may be too small; only
+/// `Limits::idle` ends a request without a word.
 ///
 /// A handler that talks to others as well, a proxy, tells by it whose connection has failed:
 ///

@@ -29,7 +29,8 @@ pub trait Reply {
 
 /// A datagram and the way back to its sender: Python's `DatagramRequestHandler`.
 ///
-/// - [`packet`](Self::packet) is what came; [`Read`] reads the same.
+/// - [`packet`](Self::packet) is what came; [`Read`] reads the same. A packet that is shorter than a `read_exact` of it, or
+///   not UTF-8 for a `read_to_string`, is its sender's fault ([`PeerFault`](crate::PeerFault)).
 /// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
 /// - What is written ([`Write`]) is gathered into one datagram, which leaves when the handler has
 ///   returned without an error. Nothing written, nothing sent (Python sends an empty datagram).
