@@ -15,7 +15,7 @@ use super::Core;
 use super::admitted::Admitted;
 use super::caught::caught;
 use super::spans::Accepting;
-use super::turn::take_request;
+use super::turn::{WOKEN_AT_ONCE, take_request};
 use crate::error::{Error, Result};
 use crate::mixin::{Came, Way};
 use crate::sys;
@@ -47,8 +47,9 @@ struct Made {
     /// Calls the worker back to its mixin.
     call: Event,
     /// Held from the look for a request until it is in its worker's hands: who comes first is served first, and a
-    /// worker that is here must not overtake what the loop has taken and not handed on yet.
-    turn: Mutex<()>,
+    /// worker that is here must not overtake what the loop has taken and not handed on yet. In it, how often in a row a
+    /// worker was woken in vain.
+    turn: Mutex<u32>,
     /// Whose door it is.
     process: AtomicU32,
 }
@@ -82,7 +83,7 @@ impl Doorway {
     }
 
     /// Waits until nobody else is about to take a request. None: nobody else does.
-    pub(super) fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+    pub(super) fn turn(&self) -> Option<MutexGuard<'_, u32>> {
         self.made().map(|made| made.turn.lock())
     }
 
@@ -149,14 +150,18 @@ impl<T: Transport> Core<T> {
         if self.loop_decides() {
             return self.leave_to_loop(made);
         }
-        let _turn = made.turn.lock();
+        let mut in_vain = made.turn.lock();
         let Some(admitted) = Admitted::try_enter(self).filter(|_| room()) else {
             return self.leave_to_loop(made);
         };
-        match take_request(admitted) {
+        let taken = take_request(admitted);
+        *in_vain = if taken.is_ok() { 0 } else { in_vain.saturating_add(1) };
+        match taken {
             Ok(Some(job)) => Came::Request(job),
             Ok(None) => Came::Nobody,
             Err(error) => match self.transport.accept_action(&error) {
+                // Where that is all that comes, it is for the loop to pause.
+                AcceptAction::Wait if *in_vain > WOKEN_AT_ONCE => self.leave_to_loop(made),
                 AcceptAction::Wait | AcceptAction::Retry => Came::Nobody,
                 AcceptAction::Skip => {
                     self.accept_skipped(&error);

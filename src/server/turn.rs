@@ -191,7 +191,7 @@ const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// So often others may have been faster, where several processes wait for one listener. More often it is something that
 /// is wrong with the descriptor, and that nobody knows to mend: it is looked at less often then, but never later than
 /// this, because clients may come all the same.
-const WOKEN_AT_ONCE: u32 = 16;
+pub(super) const WOKEN_AT_ONCE: u32 = 16;
 const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two reports of the same trouble.
 const REPORT_EVERY: Duration = Duration::from_secs(10);

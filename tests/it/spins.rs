@@ -1,20 +1,22 @@
 //! A descriptor that every poll says is ready, and that nothing can be had from, keeps no processor busy.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use socketserver::{
-    Builder, DatagramRequest, HandlerResult, Inline, Outbox, ServerHooks, StreamRequest, TcpServer,
-    Threading, Udp, datagram_fn, stream_fn,
+    Address, Bind, Builder, DatagramRequest, HandlerResult, Inline, Mixin, Outbox, Pool,
+    ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Transport, Udp,
+    datagram_fn, stream_fn,
 };
 
+use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::system::{processor_seconds, set_option};
-use crate::support::{SOON, alone, connect, eventually, inet};
+use crate::support::{SOON, alone, connect, eventually, exchange, inet};
 
 /// Half a second in which nothing happens takes the process next to no time of a processor; a loop that spins takes all
 /// that it can get, and on a busy machine still more than this.
@@ -132,5 +134,88 @@ fn a_lingering_close_does_not_spin() {
         let mut answer = [0; 13];
         client.read_exact(&mut answer).unwrap();
         rests();
+    });
+}
+
+/// Leaves its clients in the listener's queue for a time, which poll reports all the while.
+struct Shy {
+    inner: Tcp,
+    shy: Arc<AtomicBool>,
+    /// The threads that have accepted a client.
+    accepted: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+impl Transport for Shy {
+    leave_to_tcp!();
+    leave_connections_to_tcp!();
+
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
+        if self.shy.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = self.inner.get_request()?;
+        self.accepted.lock().unwrap().push(thread::current().id());
+        Ok(taken)
+    }
+
+    fn waits_first(&self) -> bool {
+        true
+    }
+}
+
+fn a_client_that_is_not_taken_rests<M: Mixin + 'static>(mixin: M, workers_accept: bool) {
+    let (shy, accepted) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    let transport = Shy { inner, shy: Arc::clone(&shy), accepted: Arc::clone(&accepted) };
+    let server = Builder::<Shy, M>::new(mixin);
+    let server = server.with_transport(
+        transport,
+        stream_fn(|request: &mut StreamRequest| {
+            let mut line = String::new();
+            request.next_line(&mut line)?;
+            Ok(writeln!(request, "{line}")?)
+        }),
+    );
+    let server = server.unwrap().serve_in_background().unwrap();
+    let ask = || assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
+    eventually("it is accepted where it is to be", || {
+        ask();
+        let accepted = accepted.lock().unwrap();
+        !workers_accept || accepted.first() != accepted.last()
+    });
+    eventually("all have ended", || server.context().live_count() == 0);
+    // Whoever is to wait for the next one does.
+    thread::sleep(Duration::from_millis(200));
+    shy.store(true, Ordering::SeqCst);
+    let mut waits = connect(inet(&*server));
+    rests();
+    shy.store(false, Ordering::SeqCst);
+    assert_eq!(exchange(&mut waits, "still here"), "still here\n");
+    // And all is as before.
+    eventually("it is accepted where it is to be again", || {
+        ask();
+        let accepted = accepted.lock().unwrap();
+        !workers_accept || accepted.first() != accepted.last()
+    });
+}
+
+#[test]
+fn a_client_that_is_not_taken_does_not_have_the_loop_spin() {
+    alone("spins::a_client_that_is_not_taken_does_not_have_the_loop_spin", || {
+        a_client_that_is_not_taken_rests(Inline, false);
+    });
+}
+
+#[test]
+fn a_client_that_is_not_taken_does_not_have_a_worker_spin_threading() {
+    alone("spins::a_client_that_is_not_taken_does_not_have_a_worker_spin_threading", || {
+        a_client_that_is_not_taken_rests(Threading::new(), true);
+    });
+}
+
+#[test]
+fn a_client_that_is_not_taken_does_not_have_a_worker_spin_pool() {
+    alone("spins::a_client_that_is_not_taken_does_not_have_a_worker_spin_pool", || {
+        a_client_that_is_not_taken_rests(Pool::new(2), true);
     });
 }
