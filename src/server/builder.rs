@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::door::Doorway;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::loop_hooks::LoopHooks;
+use super::rest::Rest;
 use super::{Core, Server, siblings};
 use crate::address::BindAddress;
 use crate::context::ServerContext;
@@ -292,7 +291,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             observer,
             context: Arc::new(context),
             doorway,
-            rest: Mutex::default(),
+            rest: Rest::default(),
             lent: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
         });

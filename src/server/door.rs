@@ -46,9 +46,10 @@ struct Made {
     door: sys::door::Door,
     /// Calls the worker back to its mixin.
     call: Event,
-    /// Held from the look for a request until it is in its worker's hands: who comes first is served first, and a
-    /// worker that is here must not overtake what the loop has taken and not handed on yet. In it, how often in a row a
-    /// worker was woken in vain.
+    /// Whose turn it is, from the look for a request until it is in its worker's hands: who comes first is served first,
+    /// and a worker that is here must not overtake what the loop has taken and not handed on yet. Hooks run within a turn,
+    /// so only the loop and a worker without a request wait for it, and no call of the user's ever does. In it, how often
+    /// in a row a worker was woken in vain.
     turn: Mutex<u32>,
     /// Whose door it is.
     process: AtomicU32,
@@ -82,7 +83,7 @@ impl Doorway {
         Ok(())
     }
 
-    /// Waits until nobody else is about to take a request. None: nobody else does.
+    /// Waits until nobody else is about to take a request. None: nobody else does. For the loop alone: see `Made::turn`.
     pub(super) fn turn(&self) -> Option<MutexGuard<'_, u32>> {
         self.made().map(|made| made.turn.lock())
     }
@@ -125,11 +126,12 @@ impl<T: Transport> Core<T> {
 
     fn door(&self) -> Option<&Made> {
         let make = || {
+            let fd = self.transport.fileno()?;
             let mut listener = self.doorway.listener.lock();
             if listener.closed {
                 return None;
             }
-            let fd = self.transport.fileno()?.try_clone().ok()?;
+            let fd = fd.try_clone().ok()?;
             let call = Event::new().ok()?;
             let stop = self.context.runs.stop_waiting().fd;
             let door = sys::door::Door::new(fd.as_fd(), [stop, call.as_fd()]).ok()?;

@@ -99,14 +99,16 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Begins the close: from here on nobody new comes. Says how many have been taken who had come before.
     fn stop_listening(&self, waits: bool) -> usize {
         let core = &self.core;
-        // Taken before: a loop that ends meanwhile comes for what is in it afterwards.
-        let mut rest = core.rest.lock();
-        let needed = core.transport.close_when() == CloseWhen::RequestsHaveEnded;
-        core.closed_late.store(waits && needed, Ordering::SeqCst);
+        // Begun before: a loop that ends meanwhile waits for what is taken, and serves it.
+        let taking = core.rest.begin();
+        if waits && core.transport.close_when() == CloseWhen::RequestsHaveEnded {
+            // For good: another close, which waits for nothing, takes nothing from this one.
+            core.closed_late.store(true, Ordering::SeqCst);
+        }
         let closer = core.context.runs.close();
         core.context.live.tell_of_stop();
         match closer {
-            Closer::Loop => core.stop_listening(&mut rest),
+            Closer::Loop => taking.map_or(0, |taking| core.stop_listening(taking)),
             Closer::Caller => {
                 core.loops_have_ended();
                 0

@@ -47,7 +47,8 @@ pub(super) enum Verdict {
 }
 
 impl<T: Transport> TypedJob<T> {
-    pub(super) fn new(core: Admitted<T>, raw: T::Raw, peer: Address) -> Self {
+    /// Gives a request its place. Nothing of the user's runs, and nobody is told yet.
+    pub(super) fn enter(core: Admitted<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
         let place = core.context.live.enter(peer, core.handler_name, received, connection);
@@ -57,12 +58,21 @@ impl<T: Transport> TypedJob<T> {
         if ticket.beyond().is_none() {
             core.context.rate.pass();
         }
-        core.tell(&ServerEvent::RequestStarted {
-            id: ticket.id(),
-            client_address: ticket.client_address(),
-            handler: core.handler_name,
-        });
         Self { raw, ticket, core }
+    }
+
+    /// Tells that it has begun.
+    pub(super) fn announce(&self) {
+        self.core.tell(&ServerEvent::RequestStarted {
+            id: self.ticket.id(),
+            client_address: self.ticket.client_address(),
+            handler: self.core.handler_name,
+        });
+    }
+
+    /// Whether it was cut off at the deadline of a close before it has begun.
+    pub(super) fn is_forced(&self) -> bool {
+        matches!(self.ticket.entry().cut(), Some(Cut::Forced))
     }
 
     /// Whether it is beyond a limit for one peer, which is told, and why it is not run then.

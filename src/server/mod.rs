@@ -100,7 +100,7 @@ pub(crate) struct Core<T: Transport> {
     /// Where a worker waits for requests beside the loop.
     doorway: Doorway,
     /// Those that are taken out of the listener's queue when it closes.
-    rest: Mutex<Rest<T>>,
+    rest: Rest<T>,
     /// The user has borrowed the listener, and may have given it to another process.
     lent: AtomicBool,
     /// Who drains closes the transport at the end: requests need it until then.

@@ -2,12 +2,19 @@
 //! the drain, because their kernel has told them already that they are connected. Then the listener closes.
 //!
 //! Who closes takes them, since the loop may be away for as long as a request lasts, under `Inline`; the loop hands them
-//! to the mixin, as it does with all others.
+//! to the mixin, as it does with all others, and tells of them.
+//!
+//! Nothing of the user's runs while they are taken, and while it runs nothing is held that a call of the user's could wait
+//! for: a hook or an observer may close its server, from any place, and so may others meanwhile.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::admitted::Admitted;
 use super::job::TypedJob;
@@ -22,13 +29,64 @@ use crate::wait::{self, Interest, Waiting};
 
 /// Those that have been taken and wait for the loop.
 pub(super) struct Rest<T: Transport> {
-    taken: bool,
+    state: Mutex<State<T>>,
+    taken: Condvar,
+}
+
+struct State<T: Transport> {
+    progress: Progress,
     jobs: VecDeque<TypedJob<T>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    NotBegun,
+    TakenBy(ThreadId),
+    Taken,
 }
 
 impl<T: Transport> Default for Rest<T> {
     fn default() -> Self {
-        Self { taken: false, jobs: VecDeque::new() }
+        let state = State { progress: Progress::NotBegun, jobs: VecDeque::new() };
+        Self { state: Mutex::new(state), taken: Condvar::new() }
+    }
+}
+
+impl<T: Transport> Rest<T> {
+    /// Has this thread take them, and nobody else. None: they have been taken, by another thread perhaps, which is waited
+    /// for. A transport that closes its server while it is asked for them does not wait for itself.
+    pub(super) fn begin(&self) -> Option<Taking<'_, T>> {
+        let me = thread::current().id();
+        let mut state = self.state.lock();
+        loop {
+            match state.progress {
+                Progress::NotBegun => break,
+                Progress::TakenBy(other) if other != me => self.taken.wait(&mut state),
+                Progress::TakenBy(_) | Progress::Taken => return None,
+            }
+        }
+        state.progress = Progress::TakenBy(me);
+        Some(Taking { rest: self, jobs: VecDeque::new(), ends_as: Progress::NotBegun })
+    }
+
+    fn next(&self) -> Option<TypedJob<T>> {
+        self.state.lock().jobs.pop_front()
+    }
+}
+
+/// The taking, by one thread, from its beginning to its end, whatever ends it. It holds no lock.
+pub(super) struct Taking<'a, T: Transport> {
+    rest: &'a Rest<T>,
+    jobs: VecDeque<TypedJob<T>>,
+    ends_as: Progress,
+}
+
+impl<T: Transport> Drop for Taking<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.rest.state.lock();
+        state.jobs.append(&mut self.jobs);
+        state.progress = self.ends_as;
+        self.rest.taken.notify_all();
     }
 }
 
@@ -37,24 +95,32 @@ impl<T: Transport> Default for Rest<T> {
 const HANDSHAKE: Duration = Duration::from_millis(2);
 
 impl<T: Transport> Core<T> {
-    /// Nobody new comes from here on, and those that have come are taken. Says how many. The second time it does nothing.
-    pub(super) fn stop_listening(self: &Arc<Self>, rest: &mut Rest<T>) -> usize {
-        if std::mem::replace(&mut rest.taken, true) {
-            return 0;
-        }
+    /// Nobody new comes from here on, and those that have come are taken. Says how many.
+    pub(super) fn stop_listening(self: &Arc<Self>, mut taking: Taking<'_, T>) -> usize {
+        taking.ends_as = Progress::Taken;
+        let mut skipped = Vec::new();
         // Somebody else may have the listener as well, and those that wait are then theirs.
         if !self.is_lent() && self.transport.refuse_new() {
-            self.take_the_rest(&mut rest.jobs);
+            self.take_the_rest(&mut taking.jobs, &mut skipped);
         }
         if self.transport.close_when() == CloseWhen::AtOnce {
             self.close_listener();
         }
-        rest.jobs.len()
+        let count = taking.jobs.len();
+        drop(taking);
+        for error in &skipped {
+            self.accept_skipped(error);
+        }
+        count
     }
 
-    /// As many as there is room for; the close turns the others away.
-    fn take_the_rest(self: &Arc<Self>, jobs: &mut VecDeque<TypedJob<T>>) {
-        let _turn = self.doorway.turn();
+    /// As many as there is room for; the close turns the others away. Not in turn with the loop and its workers: who has
+    /// the turn may be in a hook of the user's, and what was taken before is served before in any case.
+    fn take_the_rest(
+        self: &Arc<Self>,
+        jobs: &mut VecDeque<TypedJob<T>>,
+        skipped: &mut Vec<io::Error>,
+    ) {
         let until = Instant::now() + HANDSHAKE;
         while self.context.rate.wait_until().is_none() {
             let Some(admitted) = Admitted::try_enter(self) else { return };
@@ -62,7 +128,7 @@ impl<T: Transport> Core<T> {
                 Ok(job) => jobs.push_back(job),
                 Err(error) => match self.transport.accept_action(&error) {
                     AcceptAction::Retry => {}
-                    AcceptAction::Skip => self.accept_skipped(&error),
+                    AcceptAction::Skip => skipped.push(error),
                     AcceptAction::Wait if self.comes_one(until) => {}
                     _ => return,
                 },
@@ -81,8 +147,8 @@ impl<T: Transport> Core<T> {
 
     /// Lets go of those that nobody will serve: the run has ended by an error, or by a panic.
     pub(super) fn release_the_rest(&self) {
-        let jobs = std::mem::take(&mut self.rest.lock().jobs);
-        for job in jobs {
+        while let Some(job) = self.rest.next() {
+            job.announce();
             Job::new(Box::new(job)).release();
         }
     }
@@ -95,23 +161,26 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
         }
-        self.core.stop_listening(&mut self.core.rest.lock());
+        if let Some(taking) = self.core.rest.begin() {
+            self.core.stop_listening(taking);
+        }
         let Limits { drain, first_read, .. } = self.limits();
         // The drain of a server that forks begins only when its loop has ended.
         let time = if self.mixin.forks() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);
-        loop {
-            // Without the lock: under `Inline` it is served here, and may close its server.
-            let next = self.core.rest.lock().jobs.pop_front();
-            let Some(job) = next else { return Ok(()) };
+        while let Some(job) = self.core.rest.next() {
             let room = self.wait_for_room(until)?;
+            // Under `Inline` those before it have had their time here.
+            let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);
+            job.announce();
             match admit(job) {
-                Some(job) if room => self.mixin.process_request(job),
+                Some(job) if room && !late => self.mixin.process_request(job),
                 Some(job) => job.refuse(Refused::Closing),
                 None => {}
             }
             self.mixin.service_actions();
         }
+        Ok(())
     }
 
     /// Says whether there is any.

@@ -143,13 +143,15 @@ impl<T: Transport> Core<T> {
 
 /// Takes a request for which there is room. None: it is turned away.
 pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Option<Job>> {
-    accept(admitted).map(admit)
+    let job = accept(admitted)?;
+    job.announce();
+    Ok(admit(job))
 }
 
-/// Takes a request, and judges nothing yet.
+/// Takes a request, and judges and tells nothing yet.
 pub(super) fn accept<T: Transport>(admitted: Admitted<T>) -> io::Result<TypedJob<T>> {
     let (raw, peer) = admitted.transport.get_request()?;
-    Ok(TypedJob::new(admitted, raw, peer))
+    Ok(TypedJob::enter(admitted, raw, peer))
 }
 
 /// Turns a request away that is not to be served.

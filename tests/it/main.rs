@@ -4,6 +4,7 @@ mod bad_times;
 mod bombs;
 mod bounds;
 mod checklist;
+mod closing;
 mod compile_fail;
 mod coroutines;
 mod door;

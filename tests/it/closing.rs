@@ -1,0 +1,336 @@
+//! A server that is closed from within, by a hook, an observer or a handler, or by several at once; and what becomes of
+//! those that it has taken.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use socketserver::{
+    AcceptFailure, Address, Bind, Builder, CloseWhen, DatagramRequest, Failure, HandlerError,
+    HandlerResult, Incoming, Inline, Limits, Mixin, Pool, Refused, Server, ServerEvent,
+    ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, ThreadingUdpServer,
+    Transport, Udp, datagram_fn, stream_fn,
+};
+
+use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
+use crate::support::{SOON, connect, eventually, exchange, inet, serve, soon};
+
+/// Where code of the user's runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Started,
+    Ended,
+    LimitReached,
+    AcceptFailed,
+    AcceptError,
+    HandleError,
+    Overflow,
+    Verify,
+    ServiceActions,
+    Handler,
+}
+
+/// TCP that loses a client when it is told to.
+struct Losing {
+    inner: Tcp,
+    loses: Arc<AtomicBool>,
+}
+
+impl Transport for Losing {
+    leave_to_tcp!();
+    leave_connections_to_tcp!();
+
+    fn get_request(&self) -> io::Result<(Self::Raw, Address)> {
+        let request = self.inner.get_request()?;
+        if self.loses.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(libc::ECONNABORTED));
+        }
+        Ok(request)
+    }
+
+    fn waits_first(&self) -> bool {
+        true
+    }
+
+    fn refuse_new(&self) -> bool {
+        self.inner.refuse_new()
+    }
+
+    fn close_when(&self) -> CloseWhen {
+        self.inner.close_when()
+    }
+}
+
+/// Closes its server whenever code runs at one place.
+struct Closes<M: Mixin> {
+    place: Place,
+    armed: AtomicBool,
+    closed: AtomicUsize,
+    server: OnceLock<Weak<Server<Losing, M>>>,
+    /// The threads that have accepted a request.
+    accepted_by: Mutex<Vec<ThreadId>>,
+}
+
+impl<M: Mixin> Closes<M> {
+    fn at(&self, place: Place) {
+        if place == self.place && self.armed.load(Ordering::SeqCst) {
+            let server = self.server.get().and_then(Weak::upgrade);
+            server.expect("it is served").server_close();
+            self.closed.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn observe(&self, event: &ServerEvent<'_>) {
+        match event {
+            ServerEvent::RequestStarted { .. } => {
+                self.accepted_by.lock().unwrap().push(thread::current().id());
+                self.at(Place::Started);
+            }
+            ServerEvent::RequestEnded { .. } => self.at(Place::Ended),
+            ServerEvent::LimitReached { .. } => self.at(Place::LimitReached),
+            ServerEvent::AcceptFailed { .. } => self.at(Place::AcceptFailed),
+            _ => {}
+        }
+    }
+}
+
+/// Hooks with which workers accept.
+struct Reports<M: Mixin>(Arc<Closes<M>>);
+
+impl<M: Mixin + 'static> ServerHooks<StreamRequest> for Reports<M> {
+    fn accept_error(&self, _failure: &AcceptFailure<'_>) {
+        self.0.at(Place::AcceptError);
+    }
+
+    fn handle_error(&self, _failure: &Failure<'_>) {
+        self.0.at(Place::HandleError);
+    }
+
+    fn overflow(&self, _request: &mut StreamRequest, _why: &Refused) -> HandlerResult {
+        self.0.at(Place::Overflow);
+        Ok(())
+    }
+}
+
+/// Hooks that the loop calls.
+struct InLoop<M: Mixin>(Arc<Closes<M>>);
+
+impl<M: Mixin + 'static> ServerHooks<StreamRequest> for InLoop<M> {
+    fn verify_request(&self, _incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        self.0.at(Place::Verify);
+        Ok(true)
+    }
+
+    fn service_actions(&self) {
+        self.0.at(Place::ServiceActions);
+    }
+}
+
+const PER_PEER: usize = 2;
+
+/// `serve_forever` returns, however often and wherever its server is closed.
+fn closes_at<M: Mixin + 'static>(mixin: M, place: Place) {
+    let closes = Arc::new(Closes {
+        place,
+        armed: AtomicBool::new(false),
+        closed: AtomicUsize::new(0),
+        server: OnceLock::new(),
+        accepted_by: Mutex::default(),
+    });
+    let has_door = mixin.workers_accept();
+    let (handles, observes) = (Arc::clone(&closes), Arc::clone(&closes));
+    let handler = stream_fn(move |request: &mut StreamRequest| {
+        let mut line = String::new();
+        let Some(line) = request.next_line(&mut line)? else { return Ok(()) };
+        handles.at(Place::Handler);
+        if line == "fail" {
+            return Err("as asked".into());
+        }
+        Ok(writeln!(request, "{line}")?)
+    });
+    let limits = Limits { per_peer: PER_PEER, ..Limits::default() };
+    let builder = Builder::<Losing, M>::new(mixin)
+        .limits(limits)
+        .observer(move |event: &ServerEvent<'_>| observes.observe(event));
+    let in_loop = matches!(place, Place::Verify | Place::ServiceActions);
+    let builder = if in_loop {
+        builder.hooks(InLoop(Arc::clone(&closes)))
+    } else {
+        builder.hooks(Reports(Arc::clone(&closes)))
+    };
+    let loses = Arc::new(AtomicBool::new(false));
+    let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+    let transport = Losing { inner, loses: Arc::clone(&loses) };
+    let server = Arc::new(builder.with_transport(transport, handler).unwrap());
+    closes.server.set(Arc::downgrade(&server)).unwrap();
+    let serving = serve(&server);
+    let address = inet(&*server);
+    if has_door && !in_loop {
+        eventually("a worker accepts", || {
+            assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
+            let by = closes.accepted_by.lock().unwrap();
+            by.first() != by.last()
+        });
+    }
+    eventually("all have ended", || server.context().live_count() == 0);
+    let mut held = Vec::new();
+    if matches!(place, Place::LimitReached | Place::Overflow) {
+        held.extend((0..PER_PEER).map(|_| connect(address)));
+        eventually("they are held", || server.context().live_count() == PER_PEER);
+    }
+    closes.armed.store(true, Ordering::SeqCst);
+    let loses_one = matches!(place, Place::AcceptError | Place::AcceptFailed);
+    loses.store(loses_one, Ordering::SeqCst);
+    // Those that come after the close are refused.
+    let mut clients: Vec<_> = (0..5).filter_map(|_| TcpStream::connect(address).ok()).collect();
+    for client in &mut clients {
+        let _ = client.write_all(b"fail\n");
+    }
+    let ended = serving.recv_timeout(SOON);
+    ended.unwrap_or_else(|_| panic!("closed at {place:?}, it goes on")).unwrap();
+    eventually("the close returns", || closes.closed.load(Ordering::SeqCst) > 0);
+    assert!(TcpStream::connect(address).is_err(), "{place:?}: nothing keeps the port");
+}
+
+const PLACES: [Place; 8] = [
+    Place::Started,
+    Place::Ended,
+    Place::AcceptFailed,
+    Place::AcceptError,
+    Place::HandleError,
+    Place::Verify,
+    Place::ServiceActions,
+    Place::Handler,
+];
+
+#[test]
+fn a_server_may_be_closed_wherever_code_of_its_user_runs_inline() {
+    // One at a time is never too many for one peer.
+    for place in PLACES {
+        closes_at(Inline, place);
+    }
+}
+
+fn closes_at_every_place<M: Mixin + 'static>(mixin: impl Fn() -> M) {
+    for place in PLACES.into_iter().chain([Place::LimitReached, Place::Overflow]) {
+        closes_at(mixin(), place);
+    }
+}
+
+#[test]
+fn a_server_may_be_closed_wherever_code_of_its_user_runs_threading() {
+    closes_at_every_place(Threading::new);
+}
+
+#[test]
+fn a_server_may_be_closed_wherever_code_of_its_user_runs_pool() {
+    closes_at_every_place(|| Pool::new(4));
+}
+
+/// The hook may wait for the thread that closes: it holds nothing that a close needs.
+#[test]
+fn a_close_returns_while_the_loop_is_in_a_hook() {
+    let (begins, begun) = mpsc::channel();
+    let (goes_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let hears = Arc::new(AtomicBool::new(false));
+    let (armed, by) = (Arc::clone(&hears), Arc::new(Mutex::new(Vec::new())));
+    let accepted_by = Arc::clone(&by);
+    let server = TcpServer::builder()
+        .mixin(Threading::new())
+        .observer(move |event: &ServerEvent<'_>| {
+            if let ServerEvent::RequestStarted { .. } = event {
+                accepted_by.lock().unwrap().push(thread::current().id());
+                if armed.swap(false, Ordering::SeqCst) {
+                    begins.send(()).unwrap();
+                    let _ = may_go_on.lock().unwrap().recv_timeout(SOON * 2);
+                }
+            }
+        })
+        .bind(
+            "127.0.0.1:0",
+            stream_fn(|request: &mut StreamRequest| {
+                let mut line = String::new();
+                request.next_line(&mut line)?;
+                Ok(writeln!(request, "{line}")?)
+            }),
+        )
+        .unwrap();
+    let server = Arc::new(server);
+    let serving = serve(&server);
+    eventually("a worker accepts", || {
+        assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
+        let by = by.lock().unwrap();
+        by.first() != by.last()
+    });
+    hears.store(true, Ordering::SeqCst);
+    let _client = connect(inet(&*server));
+    begun.recv_timeout(SOON).unwrap();
+    let closes = Arc::clone(&server);
+    soon("the close", move || closes.server_close_within(Duration::from_millis(50)));
+    goes_on.send(()).unwrap();
+    serving.recv_timeout(SOON).expect("the run ends").unwrap();
+}
+
+/// A close that waits for nothing, beside one that waits, leaves the socket open for the replies.
+#[test]
+fn a_handler_that_closes_as_well_takes_no_reply_from_a_close_that_waits() {
+    let own: Arc<OnceLock<Weak<Server<Udp, Threading>>>> = Arc::default();
+    let (closer, (closed, has_closed)) = (Arc::clone(&own), mpsc::channel());
+    let (closed, has_closed) = (Mutex::new(closed), Mutex::new(has_closed));
+    let handler = datagram_fn(move |request: &mut DatagramRequest| {
+        eventually("the server stops", || request.is_stopping());
+        let server = closer.get().and_then(Weak::upgrade).expect("it is served");
+        let mut text = String::new();
+        request.read_to_string(&mut text)?;
+        if text == "close" {
+            server.server_close();
+            closed.lock().unwrap().send(()).unwrap();
+            return Ok(());
+        }
+        has_closed.lock().unwrap().recv_timeout(SOON)?;
+        server.shutdown_handle().wait_timeout(SOON);
+        request.reply(b"yes")?;
+        Ok(())
+    });
+    let server = Arc::new(ThreadingUdpServer::bind("127.0.0.1:0", handler).unwrap());
+    own.set(Arc::downgrade(&server)).unwrap();
+    let serving = serve(&server);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    for datagram in [b"reply", b"close"] {
+        client.send_to(datagram, inet(&*server)).unwrap();
+    }
+    eventually("both are being served", || server.context().live_count() == 2);
+    let report = server.server_close();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(client.recv(&mut [0; 8]).unwrap(), 3);
+    assert_eq!(server.context().counts().failed, 0);
+    serving.recv_timeout(SOON).unwrap().unwrap();
+    assert!(UdpSocket::bind(inet(&*server)).is_ok(), "its port is free");
+}
+
+/// Those that were cut off at the deadline are not served after it, when nobody can hear the answer.
+#[test]
+fn no_handler_begins_when_the_close_has_cut_its_request_off() {
+    let (begun, goes_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (begins, may_go_on) = (Arc::clone(&begun), Arc::clone(&goes_on));
+    let handler = stream_fn(move |_request: &mut StreamRequest| {
+        begins.fetch_add(1, Ordering::SeqCst);
+        eventually("the close has returned", || may_go_on.load(Ordering::SeqCst));
+        Ok(())
+    });
+    let server = Arc::new(Builder::<Tcp, _>::new(Inline).bind("127.0.0.1:0", handler).unwrap());
+    let serving = serve(&server);
+    let _clients: Vec<_> = (0..10).map(|_| connect(inet(&*server))).collect();
+    eventually("the first is being served", || begun.load(Ordering::SeqCst) == 1);
+    let report = server.server_close_within(Duration::from_millis(50));
+    assert_eq!((report.open_at_start, report.forced.len()), (10, 10), "{report}");
+    goes_on.store(true, Ordering::SeqCst);
+    serving.recv_timeout(SOON).unwrap().unwrap();
+    assert_eq!(begun.load(Ordering::SeqCst), 1);
+    assert_eq!(server.context().counts().refused, 9);
+}
