@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::wait::{self, Event, Waiting};
@@ -271,27 +271,36 @@ impl Runs {
 
     /// Notes that a loop has ended. The last one ends the accepting, if a stop was asked for: it
     /// closes the listener, if that was asked for as well, while requests may still be running.
-    pub(crate) fn leave_loop(&self, close_listener: impl FnOnce()) {
+    pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
+        let is_last = state.loops.iter().all(|id| *id == me) && self.stop_requested();
+        if is_last {
+            // Still one of them: whoever ends the run waits for the close.
+            self.accepting_ends(&mut state, close_listener);
+        }
         if let Some(place) = state.loops.iter().position(|id| *id == me) {
             state.loops.swap_remove(place);
         }
-        if state.loops.is_empty() && self.stop_requested() {
-            self.accepting_ends(&mut state, close_listener);
+        if is_last {
+            self.ended.notify_all();
         }
     }
 
-    fn accepting_ends(&self, state: &mut State, close_listener: impl FnOnce()) {
-        if state.accepting && state.closing {
-            close_listener();
+    /// The listener is closed without the lock: the transport may be the user's. A close that is asked for meanwhile is
+    /// seen afterwards.
+    fn accepting_ends(&self, state: &mut MutexGuard<'_, State>, close_listener: impl Fn()) {
+        let mut closed = false;
+        while state.accepting && state.closing && !closed {
+            MutexGuard::unlocked(state, &close_listener);
+            closed = true;
         }
         state.accepting = false;
         self.ended.notify_all();
     }
 
     /// Ends a run, and gives the error that ended it.
-    pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
+    pub(crate) fn end(&self, close_listener: impl Fn()) -> Result<()> {
         let mut state = self.state.lock();
         if !state.loops.is_empty() {
             // Who accepts beside a loop that has ended by an error has not heard of it. It never does more than
@@ -353,6 +362,11 @@ impl Runs {
     /// In a forked child: the loop is the parent's, and nobody here can wait for its end.
     pub(crate) fn enter_child(&self) {
         self.state.lock().accepting = false;
+    }
+
+    /// Whether there is a run whose last loop has not ended.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.state.lock().accepting
     }
 
     /// Whether the current thread accepts for the run that is going on.

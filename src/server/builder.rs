@@ -294,6 +294,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             rest: Rest::default(),
             lent: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
+            mixin_closed_late: AtomicBool::new(false),
         });
         siblings::enter(&core);
         Ok(Server { core, mixin, timeout, poll_interval })

@@ -86,7 +86,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.mixin.server_close(last);
         } else {
             context.end_first_reads_at(first_reads);
-            self.mixin.server_close(Instant::now());
+            self.core.mixin_closed_late.store(true, Ordering::SeqCst);
+            self.close_mixin_after_loops();
         }
         let counts = context.counts();
         report.stopped = usize::try_from(counts.stopped - counted.stopped).unwrap_or(usize::MAX);
@@ -113,6 +114,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 core.loops_have_ended();
                 0
             }
+        }
+    }
+
+    /// The mixin's part of a close that waits for nothing: not before the loop has handed to it what stood in the queue.
+    pub(super) fn close_mixin_after_loops(&self) {
+        let due = self.core.mixin_closed_late.load(Ordering::SeqCst);
+        if due && !self.core.context.runs.is_accepting() {
+            self.mixin.server_close(Instant::now());
         }
     }
 

@@ -105,6 +105,8 @@ pub(crate) struct Core<T: Transport> {
     lent: AtomicBool,
     /// Who drains closes the transport at the end: requests need it until then.
     closed_late: AtomicBool,
+    /// The mixin is to be closed by who closes without a wait, or by the last loop, whichever comes later.
+    mixin_closed_late: AtomicBool,
 }
 
 impl<T: Transport> Drop for Core<T> {
@@ -381,8 +383,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.core.tell_of_ready();
         }
         let served = self.mixin.serve(&|| {
-            let _accepting = Accepting::new(&self.core);
-            run()
+            let accepting = Accepting::new(&self.core);
+            let served = run();
+            drop(accepting);
+            self.close_mixin_after_loops();
+            served
         });
         // Who closes may have taken them just when the last loop had ended.
         let served = served.and_then(|()| self.serve_the_rest());

@@ -16,7 +16,7 @@ use socketserver::{
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
-use crate::support::{SOON, connect, eventually, exchange, inet, serve, soon};
+use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, serve, soon};
 
 /// Where code of the user's runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -333,4 +333,49 @@ fn no_handler_begins_when_the_close_has_cut_its_request_off() {
     serving.recv_timeout(SOON).unwrap().unwrap();
     assert_eq!(begun.load(Ordering::SeqCst), 1);
     assert_eq!(server.context().counts().refused, 9);
+}
+
+/// The close waits for nothing, because it would wait for itself; those in the queue are served all the same.
+fn a_handler_closes<M: Mixin + 'static>(mixin: M) {
+    let own: Arc<OnceLock<Weak<Server<Tcp, M>>>> = Arc::default();
+    let closer = Arc::clone(&own);
+    let handler = stream_fn(move |request: &mut StreamRequest| {
+        let mut line = String::new();
+        let Some(line) = request.next_line(&mut line)? else { return Ok(()) };
+        if line == "close" {
+            closer.get().and_then(Weak::upgrade).expect("it is served").server_close();
+        }
+        Ok(writeln!(request, "{line}")?)
+    });
+    let server = Builder::<Tcp, M>::new(mixin).bind("127.0.0.1:0", handler).unwrap();
+    let server = Arc::new(server);
+    own.set(Arc::downgrade(&server)).unwrap();
+    let serving = serve(&server);
+    let mut first = connect(inet(&*server));
+    eventually("it is accepted", || server.context().live_count() == 1);
+    let mut queue: Vec<_> = (0..5).map(|_| connect(inet(&*server))).collect();
+    for client in &mut queue {
+        client.write_all(b"queued\n").unwrap();
+    }
+    assert_eq!(exchange(&mut first, "close"), "close\n");
+    for client in &mut queue {
+        assert_eq!(read_to_end(client), b"queued\n");
+    }
+    serving.recv_timeout(SOON).expect("the run ends").unwrap();
+    assert_eq!(server.context().counts().refused, 0);
+}
+
+#[test]
+fn the_queue_of_a_server_that_its_handler_closes_is_served_inline() {
+    a_handler_closes(Inline);
+}
+
+#[test]
+fn the_queue_of_a_server_that_its_handler_closes_is_served_threading() {
+    a_handler_closes(Threading::new().max_threads(1));
+}
+
+#[test]
+fn the_queue_of_a_server_that_its_handler_closes_is_served_pool() {
+    a_handler_closes(Pool::new(1).queue(0));
 }
