@@ -1,6 +1,8 @@
 //! The memory of all listings that are being made or wait to be sent. A visitor who asks and reads nothing must not
 //! cost more than this, and neither must a thousand of them.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -8,61 +10,101 @@ use parking_lot::{Condvar, Mutex};
 /// For all listings together: some hundred that nobody reads, or thirty that are being made.
 const BYTES: usize = 64 * 1024 * 1024;
 
+/// For those of one address, so that it keeps no other from its listing.
+const BYTES_OF_ONE: usize = BYTES / 4;
+
 /// How long a visitor waits for its turn before it is told to come again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many bytes are left.
+/// How many bytes are in use.
+#[derive(Default)]
 pub struct Budget {
-    left: Mutex<usize>,
+    used: Mutex<Used>,
     freed: Condvar,
 }
+
+#[derive(Default)]
+struct Used {
+    all: usize,
+    /// Only those that use any.
+    of_one: HashMap<Peer, usize>,
+}
+
+/// An address, or for IPv6 the network that one customer has. Peers on Unix sockets are one.
+type Peer = Option<IpAddr>;
 
 /// A part of the budget, given back when it is dropped.
 pub struct Share<'a> {
     budget: &'a Budget,
+    peer: Peer,
     bytes: usize,
 }
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self { left: Mutex::new(BYTES), freed: Condvar::new() }
-    }
-}
-
 impl Budget {
-    /// Takes so many bytes, or nothing if they are not there in time.
-    pub fn take(&self, bytes: usize) -> Option<Share<'_>> {
-        // One that needs more than there is waits until it is alone.
-        let bytes = bytes.min(BYTES);
+    /// Takes so many bytes, or nothing if they are not there in time. More than there are at all are had by
+    /// one that is alone.
+    pub fn take(&self, bytes: usize, peer: Option<IpAddr>) -> Option<Share<'_>> {
+        let peer = peer.map(network);
         let until = Instant::now() + PATIENCE;
-        let mut left = self.left.lock();
-        while *left < bytes {
-            if self.freed.wait_until(&mut left, until).timed_out() && *left < bytes {
+        let mut used = self.used.lock();
+        while !used.has_room(bytes, peer) {
+            if self.freed.wait_until(&mut used, until).timed_out() && !used.has_room(bytes, peer) {
                 return None;
             }
         }
-        *left -= bytes;
-        Some(Share { budget: self, bytes })
+        used.add(bytes, peer);
+        Some(Share { budget: self, peer, bytes })
     }
 
-    fn give_back(&self, bytes: usize) {
-        *self.left.lock() += bytes;
+    fn give_back(&self, bytes: usize, peer: Peer) {
+        let mut used = self.used.lock();
+        used.all -= bytes;
+        if let Some(of_one) = used.of_one.get_mut(&peer) {
+            *of_one -= bytes;
+            if *of_one == 0 {
+                used.of_one.remove(&peer);
+            }
+        }
         self.freed.notify_all();
     }
 }
 
+impl Used {
+    fn has_room(&self, bytes: usize, peer: Peer) -> bool {
+        let of_one = self.of_one.get(&peer).copied().unwrap_or(0);
+        let fits = |used: usize, most: usize| used == 0 || used + bytes <= most;
+        fits(self.all, BYTES) && fits(of_one, BYTES_OF_ONE)
+    }
+
+    fn add(&mut self, bytes: usize, peer: Peer) {
+        self.all += bytes;
+        *self.of_one.entry(peer).or_default() += bytes;
+    }
+}
+
 impl Share<'_> {
-    /// Gives back what turned out not to be needed.
-    pub fn shrink_to(mut self, bytes: usize) -> Self {
-        let spare = self.bytes.saturating_sub(bytes);
-        self.bytes -= spare;
-        self.budget.give_back(spare);
-        self
+    /// What it has turned out to be. More than was reckoned is not waited for, and others wait for it.
+    pub fn resize(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.budget.used.lock().add(bytes - self.bytes, self.peer);
+        } else {
+            self.budget.give_back(self.bytes - bytes, self.peer);
+        }
+        self.bytes = bytes;
     }
 }
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.budget.give_back(self.bytes, self.peer);
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(six) if !six.is_loopback() && !six.is_unicast_link_local() => {
+            IpAddr::V6((u128::from(six) >> 64 << 64).into())
+        }
+        address => address,
     }
 }

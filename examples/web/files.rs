@@ -1,9 +1,9 @@
 //! Answers from a folder: files, parts of files, listings, and why there is none.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use socketserver::StreamRequest;
 
@@ -49,19 +49,26 @@ pub struct Answered {
 }
 
 impl Exchange<'_, '_> {
-    /// Answers from a folder. Fails only if the connection does, or a file that is being sent.
-    pub fn answer(mut self, folder: &Folder, budget: &Budget) -> io::Result<Answered> {
-        let Some(target) = Target::read(self.head.target) else { return Ok(self.not_found()) };
+    /// Answers from a folder, and says what of the answer was sent and whether that was all: it is not if the
+    /// connection fails, or the file.
+    ///
+    /// What it opens on the way to a file or a listing is closed before either is sent. A client that takes an hour for
+    /// a file holds one descriptor beside its connection's.
+    pub fn answer(mut self, folder: &Folder, budget: &Budget) -> (Answered, io::Result<()>) {
+        let Some(target) = Target::read(self.head.target) else { return whole(self.not_found()) };
         let root = match folder.open() {
             Ok(root) => root,
-            Err(error) => return Ok(self.folder_is_gone(folder, &error)),
+            Err(error) => return whole(self.folder_is_gone(folder, &error)),
         };
         match find(&root, &target) {
-            Ok(Found::File(thing, Some(file))) => self.file(&thing, &file),
-            Ok(Found::File(_, None)) => Ok(self.not_found()),
-            Ok(Found::Moved) => Ok(self.moved(&target)),
-            Ok(Found::Folder(thing)) => self.listing(&root, &thing, target.query, budget),
-            Err(error) => Ok(self.failed(&error)),
+            Ok(Found::File(Some(found))) => {
+                drop(root);
+                self.file(&found)
+            }
+            Ok(Found::File(None)) => whole(self.not_found()),
+            Ok(Found::Moved) => whole(self.moved(&target)),
+            Ok(Found::Folder(thing)) => self.listing(root, thing, target.query, budget),
+            Err(error) => whole(self.failed(&error)),
         }
     }
 
@@ -69,45 +76,47 @@ impl Exchange<'_, '_> {
     /// visitor, its memory is counted.
     fn listing(
         &mut self,
-        root: &Root<'_>,
-        thing: &Thing,
+        root: Root<'_>,
+        thing: Thing,
         query: Option<&str>,
         budget: &Budget,
-    ) -> io::Result<Answered> {
+    ) -> (Answered, io::Result<()>) {
         let view = View::read(query.unwrap_or_default());
-        let Some(share) = budget.take(view.cost()) else {
+        let Some(mut share) = budget.take(view.cost(), self.request.client_address().ip()) else {
             let why = "Too many listings are on their way. Please ask again in a few seconds.";
-            return Ok(self.unavailable(why));
+            return whole(self.unavailable(why));
         };
-        let listing = match Listing::read(root, thing, view) {
+        let listing = match Listing::read(&root, &thing, view) {
             Ok(listing) => listing,
-            Err(error) => return Ok(self.failed(&error)),
+            Err(error) => return whole(self.failed(&error)),
         };
         let answered = self.page(Status::Ok, &listing.page());
-        drop(listing);
-        if self.out.len() >= BATCH_BYTES {
-            let _share = share.shrink_to(self.out.capacity());
-            self.request.write_all(self.out)?;
-            *self.out = Vec::new();
+        drop((listing, root, thing));
+        if self.out.len() < BATCH_BYTES {
+            return whole(answered);
         }
-        Ok(answered)
+        share.resize(self.out.capacity());
+        let sent = self.request.write_all(self.out);
+        *self.out = Vec::new();
+        (answered, sent)
     }
 
-    fn file(&mut self, thing: &Thing, file: &File) -> io::Result<Answered> {
-        let size = thing.metadata.len();
-        let version = Version::new(thing.metadata.modified().ok(), size);
+    fn file(&mut self, found: &FoundFile) -> (Answered, io::Result<()>) {
+        let FoundFile { path, metadata, file } = found;
+        let size = metadata.len();
+        let version = Version::new(metadata.modified().ok(), size);
         if version.is_known(self.head) {
             self.begin(Status::NotModified).field("ETag", &version.etag).end();
-            return Ok(Answered { status: Status::NotModified, bytes: 0 });
+            return whole(Answered { status: Status::NotModified, bytes: 0 });
         }
         let (status, part) = match Span::new(self.head, &version, size) {
             Span::Whole => (Status::Ok, 0..size),
             Span::Part(part) => (Status::PartialContent, part),
-            Span::Nothing => return Ok(self.no_such_part(size)),
+            Span::Nothing => return whole(self.no_such_part(size)),
         };
-        let media = match Media::new(&thing.path, file) {
+        let media = match Media::new(path, file) {
             Ok(media) => media,
-            Err(error) => return Ok(self.failed(&error)),
+            Err(error) => return whole(self.failed(&error)),
         };
         let length = part.end - part.start;
         let mut answer = self.begin(status).field("Content-Type", media.kind);
@@ -126,24 +135,25 @@ impl Exchange<'_, '_> {
             answer = answer.field("Content-Range", range);
         }
         answer.end();
-        if self.head.method == Method::Get {
-            self.send(file, part)?;
+        if self.head.method != Method::Get {
+            return whole(Answered { status, bytes: length });
         }
-        Ok(Answered { status, bytes: length })
+        let mut at = part.start;
+        let sent = self.send(file, &mut at, part.end);
+        (Answered { status, bytes: at - part.start }, sent)
     }
 
-    /// Sends a part of a file, through the buffer of the answers: what is small leaves together with its head,
+    /// Sends a file from `at` on, through the buffer of the answers: what is small leaves together with its head,
     /// and of what is large there is never more than one batch in memory.
-    fn send(&mut self, file: &File, part: Range<u64>) -> io::Result<()> {
-        let mut at = part.start;
-        while at < part.end {
+    fn send(&mut self, file: &File, at: &mut u64, end: u64) -> io::Result<()> {
+        while *at < end {
             let begun = self.out.len();
             let room = BATCH_BYTES.saturating_sub(begun);
-            let wanted = usize::try_from(part.end - at).map_or(room, |left| left.min(room));
+            let wanted = usize::try_from(end - *at).map_or(room, |left| left.min(room));
             if wanted > 0 {
                 // One read for a batch: `read_to_end` feels its way there in four.
                 self.out.resize(begun + wanted, 0);
-                let result = file.read_at(&mut self.out[begun..], at);
+                let result = file.read_at(&mut self.out[begun..], *at);
                 self.out.truncate(begun + result.as_ref().map_or(0, |count| *count));
                 match result {
                     Ok(0) => {
@@ -151,7 +161,7 @@ impl Exchange<'_, '_> {
                         let text = "the file has become shorter while it was being sent";
                         return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
                     }
-                    Ok(count) => at += count as u64,
+                    Ok(count) => *at += count as u64,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
@@ -242,9 +252,28 @@ impl Exchange<'_, '_> {
     }
 }
 
+/// An answer of which nothing is left to send, or all of it waits in the buffer.
+fn whole(answered: Answered) -> (Answered, io::Result<()>) {
+    (answered, Ok(()))
+}
+
+/// A file that may be read.
+struct FoundFile {
+    path: PathBuf,
+    metadata: Metadata,
+    file: File,
+}
+
+impl FoundFile {
+    fn open(thing: Thing) -> io::Result<Self> {
+        let file = thing.open()?;
+        Ok(Self { path: thing.path, metadata: thing.metadata, file })
+    }
+}
+
 enum Found {
-    /// A file, opened unless it was asked for as if it were a folder.
-    File(Thing, Option<File>),
+    /// A file; none if it was asked for as if it were a folder.
+    File(Option<FoundFile>),
     /// A folder that was asked for as if it were a file: relative links in it would lead astray.
     Moved,
     /// A folder without an index.
@@ -254,8 +283,8 @@ enum Found {
 fn find(root: &Root<'_>, target: &Target<'_>) -> io::Result<Found> {
     let thing = root.find(&target.path)?;
     if !thing.metadata.is_dir() {
-        let file = if target.is_folder { None } else { Some(thing.open()?) };
-        return Ok(Found::File(thing, file));
+        let found = if target.is_folder { None } else { Some(FoundFile::open(thing)?) };
+        return Ok(Found::File(found));
     }
     if !target.is_folder {
         return Ok(Found::Moved);
@@ -263,8 +292,7 @@ fn find(root: &Root<'_>, target: &Target<'_>) -> io::Result<Found> {
     for name in INDEX {
         match root.find(&target.path.join(name)) {
             Ok(index) if index.metadata.is_file() => {
-                let file = index.open()?;
-                return Ok(Found::File(index, Some(file)));
+                return Ok(Found::File(Some(FoundFile::open(index)?)));
             }
             _ => {}
         }

@@ -175,12 +175,12 @@ impl Web {
             (true, 0) => Connection::StaysOpenly,
             (true, _) => Connection::Stays,
         };
-        let answered = match &self.site.folder {
-            None => self.answer_hello(head, connection),
+        let (answered, sent) = match &self.site.folder {
+            None => (self.answer_hello(head, connection), Ok(())),
             Some(folder) => {
                 let (out, clock) = (&mut self.out, &self.clock);
                 Exchange { request, head, out, clock, connection }
-                    .answer(folder, &self.site.listings)?
+                    .answer(folder, &self.site.listings)
             }
         };
         if self.site.log {
@@ -188,6 +188,7 @@ impl Web {
             let line = format!("{method} {} HTTP/1.{}", head.target, head.minor);
             log(request, &self.clock, line.as_bytes(), answered);
         }
+        sent?;
         Ok(if connection == Connection::Closes { Next::Close } else { Next::Read })
     }
 

@@ -10,9 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::program::*;
 use crate::support::process::Process;
-use crate::support::{
-    SOON, connect, eventually, exchange, folder, has_ipv6, read_line, read_to_end,
-};
+use crate::support::{connect, eventually, exchange, folder, has_ipv6, read_line, read_to_end};
 
 /// An echo server on TCP, and its address.
 fn echo(options: &[&str]) -> (Process, SocketAddr) {
@@ -446,16 +444,6 @@ fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
         assert_ends(&server.end(), 0);
         assert!(!path.exists(), "a clean stop removes it");
     }
-}
-
-/// Connects from an address of this machine.
-fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
-    socket.connect_timeout(&server.into(), SOON).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream
 }
 
 /// A program without `serve`, listening.

@@ -2,9 +2,13 @@
 
 #![allow(dead_code, reason = "each group of tests uses its part of this")]
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use socket2::{Domain, Socket, Type};
+
+use crate::support::SOON;
 use crate::support::process::{Ended, Process};
 use crate::support::system::undo_ignored_signals;
 
@@ -76,4 +80,14 @@ pub fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
     for words in says {
         assert!(ended.err.contains(words), "{words:?} is not in {:?}", ended.err);
     }
+}
+
+/// A connection from an address of its own: 127.0.0.2, say, of which Linux has all.
+pub fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect_timeout(&server.into(), SOON).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use super::{Member, open_room, operator_hears, operator_sees};
-use crate::program::{assert_ends, command};
+use crate::program::{assert_ends, command, connect_from};
 use crate::support::process::Process;
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{self, eventually};
@@ -144,16 +144,6 @@ fn an_operator_who_reads_nothing_delays_nobody_and_not_the_end() {
     server.send_signal(libc::SIGTERM);
     assert!(bob.rest().ends_with("* the server stops; goodbye\n"));
     assert_ends(&server.end(), 0);
-}
-
-/// A client that comes from another address of this machine.
-fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
-    socket.connect(&server.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(support::SOON)).unwrap();
-    stream
 }
 
 #[test]

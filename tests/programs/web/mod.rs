@@ -51,6 +51,11 @@ impl Client {
         Self { reader: BufReader::new(connect(address)) }
     }
 
+    /// From another address than all other clients.
+    fn from_elsewhere(address: SocketAddr) -> Self {
+        Self { reader: BufReader::new(connect_from([127, 0, 0, 2], address)) }
+    }
+
     fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.reader.get_mut().write_all(bytes.as_ref()).unwrap();
     }
@@ -634,6 +639,23 @@ fn the_log_is_one_line_for_each_request_whatever_is_in_it() {
     let line = server.line();
     assert!(line.contains(r#" "GET /\x1b[31m\x00\x0daaa"#) && line.len() < 400, "{line}");
     assert!(line.contains("aaa\" 400 "), "{line}");
+}
+
+#[test]
+fn an_answer_that_is_broken_off_is_in_the_log() {
+    const SIZE: u64 = 64 * 1024 * 1024;
+    let folder = crate::support::folder();
+    std::fs::File::create(folder.path().join("large")).unwrap().set_len(SIZE).unwrap();
+    let (server, address) = web(&["--log", "--dir", folder.path().to_str().unwrap()]);
+    let mut client = Client::new(address);
+    client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
+    assert_eq!(client.head().status, 200);
+    // What is not read makes a reset of it.
+    drop(client);
+    let line = server.line();
+    let sent = line.rsplit(' ').next().unwrap();
+    assert!(line.contains("\"GET /large HTTP/1.1\" 200 "), "{line}");
+    assert!(sent.parse::<u64>().unwrap() < SIZE, "{line}");
 }
 
 #[test]
