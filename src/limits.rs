@@ -277,7 +277,10 @@ impl Gate {
     }
 
     pub(crate) fn leave(&self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
+        if self.count.fetch_sub(1, Ordering::SeqCst) == 0 {
+            // Somebody from before a fork, whom this process does not count.
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
         self.wake();
     }
 
@@ -359,6 +362,19 @@ mod tests {
         assert!(gate.event.is_set() && gate.is_open());
         gate.set_max(1);
         assert!(gate.try_enter().is_none());
+    }
+
+    #[test]
+    fn who_entered_before_a_fork_does_not_close_the_gate_by_leaving() {
+        let gate = Gate::new(1).unwrap();
+        let early = gate.try_enter().unwrap();
+        // As `enter_process` does.
+        gate.count.store(0, Ordering::SeqCst);
+        drop(early);
+        assert_eq!(gate.count(), 0);
+        let own = gate.try_enter().expect("it is open");
+        assert!(gate.try_enter().is_none());
+        drop(own);
     }
 
     #[test]

@@ -186,7 +186,13 @@ impl LiveList {
         // Others may hold the entry a little longer, and must not hold the connection.
         place.entry.end();
         let mut slots = self.slots.lock();
-        slots.entries[place.slot] = None;
+        match slots.entries.get_mut(place.slot) {
+            Some(slot) if slot.as_ref().is_some_and(|entry| Arc::ptr_eq(entry, &place.entry)) => {
+                *slot = None;
+            }
+            // A request of the process that this one was forked from, whose handler has returned in both.
+            _ => return,
+        }
         slots.free.push(place.slot);
         if let (Some(peers), Some(key)) = (&mut slots.peers, Peer::of(place.entry.client_address()))
         {
@@ -305,6 +311,23 @@ mod tests {
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
         let place = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd));
         (place, ours, theirs)
+    }
+
+    #[test]
+    fn a_request_from_before_a_fork_leaves_nobodys_place() {
+        let list = LiveList::new(Limits::default());
+        let (early, ..) = request(&list);
+        list.enter_process().unwrap();
+        list.leave(&early);
+        assert_eq!(list.len(), 0);
+
+        let (earlier, ..) = request(&list);
+        list.enter_process().unwrap();
+        let (own, ..) = request(&list);
+        list.leave(&earlier);
+        assert_eq!((list.len(), list.view()[0].id), (1, own.entry.id()));
+        list.leave(&own);
+        assert!(list.wait_until_empty(Instant::now()));
     }
 
     fn at(begin: Instant, seconds: u64) -> Instant {
