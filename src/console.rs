@@ -17,7 +17,8 @@ use crate::sys::{self, Common};
 /// have lost as well.
 ///
 /// Nothing is buffered and no thread is needed. A regular file takes everything. The mode of the descriptor, which a
-/// shell may share, stays as it is.
+/// shell may share, stays as it is. Where standard error is a terminal, one descriptor is kept for it (Linux), which
+/// says what there is to say when descriptors have run out.
 ///
 /// ```
 /// use socketserver::Console;
@@ -68,6 +69,11 @@ pub(crate) fn share_with_children() {
             let _ = SHARED.set(shared);
         }
     }
+}
+
+/// Before descriptors may run out: has a terminal at hand for what there is to say then.
+pub(crate) fn prepare() {
+    sys::write_now(io::stderr().as_fd(), b"");
 }
 
 fn debt(stream: usize) -> &'static Debt {

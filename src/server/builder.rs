@@ -13,6 +13,7 @@ use super::loop_hooks::LoopHooks;
 use super::rest::Rest;
 use super::{Core, Server, siblings};
 use crate::address::BindAddress;
+use crate::console;
 use crate::context::ServerContext;
 use crate::error::{Error, Result};
 use crate::events::ServerEvent;
@@ -297,6 +298,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             mixin_closed_late: AtomicBool::new(false),
         });
         siblings::enter(&core);
+        console::prepare();
         Ok(Server { core, mixin, timeout, poll_interval })
     }
 }

@@ -1,6 +1,6 @@
 //! Writing to a standard stream without ever waiting for its reader.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::{PollFd, check, check_len, poll};
@@ -19,14 +19,24 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     if mode == -1 || mode & libc::O_ACCMODE == libc::O_RDONLY {
         return 0;
     }
-    match kind(fd) {
+    let file = stat(fd);
+    match file.map_or(0, |file| file.st_mode & libc::S_IFMT) {
         _ if mode & libc::O_NONBLOCK != 0 => in_pieces(bytes, PIECE, |piece| write(fd, piece)),
         libc::S_IFREG => in_pieces(bytes, bytes.len(), |piece| write(fd, piece)),
         libc::S_IFSOCK => in_pieces(bytes, bytes.len(), |piece| super::send(fd, piece)),
         libc::S_IFIFO | libc::S_IFCHR => match own::description(fd) {
-            Ok(own) => in_pieces(bytes, PIECE, |piece| write(own.as_fd(), piece)),
+            Ok(own) => {
+                let done = in_pieces(bytes, PIECE, |piece| write(own.as_fd(), piece));
+                if fd.is_terminal() {
+                    own::keep(own, file);
+                }
+                done
+            }
             // A named pipe that nobody has open for reading.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => 0,
+            // One that is ready promises room for a byte, and a write of more waits for the rest.
+            Err(_) if own::MAY_BE_HAD && fd.is_terminal() => own::kept(file)
+                .map_or(0, |own| in_pieces(bytes, PIECE, |piece| write((*own).as_fd(), piece))),
             Err(_) => in_pieces(bytes, PIECE, |piece| write_if_ready(fd, piece)),
         },
         _ => in_pieces(bytes, PIECE, |piece| write_if_ready(fd, piece)),
@@ -66,13 +76,12 @@ fn write_if_ready(fd: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
     if poll(&mut [PollFd::new(fd, true)], now)? { write(fd, piece) } else { Ok(0) }
 }
 
-/// Which kind of file it is; zero if that cannot be known.
-fn kind(fd: BorrowedFd<'_>) -> libc::mode_t {
+/// Which file it is; none if that cannot be known.
+fn stat(fd: BorrowedFd<'_>) -> Option<libc::stat> {
     // SAFETY: all zeros is a valid `stat`, and the pointer is to a live one.
     unsafe {
         let mut found = std::mem::zeroed::<libc::stat>();
-        let asked = check(libc::fstat(fd.as_raw_fd(), &raw mut found));
-        asked.map_or(0, |_| found.st_mode & libc::S_IFMT)
+        check(libc::fstat(fd.as_raw_fd(), &raw mut found)).ok().map(|_| found)
     }
 }
 
@@ -81,6 +90,35 @@ mod own {
     use super::{AsRawFd, BorrowedFd, io};
     use std::fs::{File, OpenOptions};
     use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    pub(super) const MAY_BE_HAD: bool = true;
+
+    /// The last description of a terminal, and which terminal it is. When descriptors have run out there is something
+    /// to say, and none to be opened. The lock is never waited for: in a forked child nobody may be left to release it.
+    static KEPT: Mutex<Option<(Which, Arc<File>)>> = Mutex::new(None);
+
+    type Which = (libc::dev_t, libc::ino_t, libc::dev_t);
+
+    fn which(file: &libc::stat) -> Which {
+        (file.st_dev, file.st_ino, file.st_rdev)
+    }
+
+    pub(super) fn keep(own: File, file: Option<libc::stat>) {
+        let now = file.map(|file| (which(&file), Arc::new(own)));
+        let before = KEPT.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
+        // Closed when the lock is released.
+        drop(before);
+    }
+
+    /// The description that is kept, if it is of this terminal: another one may stand behind the number by now.
+    pub(super) fn kept(file: Option<libc::stat>) -> Option<Arc<File>> {
+        let kept = KEPT.try_lock()?;
+        let (of, own) = kept.as_ref()?;
+        (*of == which(&file?)).then(|| Arc::clone(own))
+    }
 
     /// The same pipe or terminal once more, with a mode of its own, in which nothing waits.
     pub(super) fn description(fd: BorrowedFd<'_>) -> io::Result<File> {
@@ -93,6 +131,15 @@ mod own {
 mod own {
     use super::{BorrowedFd, io};
     use std::fs::File;
+    use std::sync::Arc;
+
+    pub(super) const MAY_BE_HAD: bool = false;
+
+    pub(super) fn keep(_own: File, _file: Option<libc::stat>) {}
+
+    pub(super) fn kept(_file: Option<libc::stat>) -> Option<Arc<File>> {
+        None
+    }
 
     /// Other systems duplicate the descriptor in this place, with the mode that it has.
     pub(super) fn description(_fd: BorrowedFd<'_>) -> io::Result<File> {

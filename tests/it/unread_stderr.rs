@@ -3,12 +3,16 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use rustix::fs::fcntl_getfl;
 use rustix::stdio::dup2_stderr;
 use socketserver::{Console, Mixin, Pool, StreamRequest, TcpServer, Threading, stream_fn};
 
-use crate::support::{alone, connect, exchange, fill, inet, read_to_end, soon};
+use crate::support::system::{limit_descriptors, terminal};
+use crate::support::{SOON, alone, connect, eventually, exchange, fill, inet, read_to_end, soon};
 
 /// Has a server fail and warn with a standard error that is full, and then reads what is there.
 fn nothing_waits<M: Mixin + 'static>(
@@ -86,5 +90,58 @@ fn threads_serve_on_when_nobody_reads_a_pipe() {
     alone("unread_stderr::threads_serve_on_when_nobody_reads_a_pipe", || {
         let (reader, writer) = io::pipe().unwrap();
         nothing_waits(Threading::new().max_threads(4), writer, reader);
+    });
+}
+
+/// A lack of descriptors is one of the things that a server reports.
+#[test]
+fn a_terminal_that_nobody_reads_is_not_waited_for_out_of_descriptors_and_takes_what_fits() {
+    let name = "unread_stderr::\
+        a_terminal_that_nobody_reads_is_not_waited_for_out_of_descriptors_and_takes_what_fits";
+    alone(name, || {
+        let (user, ours) = terminal();
+        let mut user = std::fs::File::from(user);
+        let before = io::stderr().as_fd().try_clone_to_owned().unwrap();
+        dup2_stderr(&ours).unwrap();
+        let _server =
+            TcpServer::bind("127.0.0.1:0", stream_fn(|_: &mut StreamRequest| Ok(()))).unwrap();
+        let filled = fill(&ours);
+        // There is some room again, but not for a text as a whole.
+        user.read_exact(&mut vec![0; filled.min(2_000)]).unwrap();
+        limit_descriptors(3);
+        let (say, said) = channel();
+        thread::spawn(move || {
+            let text = format!("{}\n", "x".repeat(3_000));
+            (0..60).for_each(|_| say.send(Console::Stderr.tell(&text)).unwrap());
+        });
+        let mut told = Vec::new();
+        while told.len() < 60 && told.last().is_none_or(Result::is_ok) {
+            told.push(said.recv_timeout(SOON));
+        }
+        // Now it is read.
+        let read: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let reading = Arc::clone(&read);
+        thread::spawn(move || {
+            let mut some = [0; 4_096];
+            while let Ok(count @ 1..) = user.read(&mut some) {
+                reading.lock().unwrap().extend_from_slice(&some[..count]);
+            }
+        });
+        let mut last = false;
+        for _ in 0..1_000 {
+            last = Console::Stderr.tell("here again\n");
+            if last {
+                break;
+            }
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // Whatever a test says from here on is to be seen.
+        dup2_stderr(&before).unwrap();
+        assert!(told.iter().all(Result::is_ok), "a text waits for the reader");
+        assert!(told.contains(&Ok(false)), "everything fits");
+        assert!(last, "nothing is said");
+        eventually("it arrives", || {
+            String::from_utf8_lossy(&read.lock().unwrap()).contains("here again")
+        });
     });
 }

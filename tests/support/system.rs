@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 fn check(result: libc::c_int, what: &str) {
     assert_ne!(result, -1, "{what}: {}", io::Error::last_os_error());
@@ -26,6 +26,19 @@ pub fn send_without_checksums(fd: &impl AsFd) {
     // SAFETY: the pointer is to a live local of that length.
     let result = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_NO_CHECK, value, len) };
     check(result, "setsockopt");
+}
+
+/// Makes a terminal: what its user has of it, and what a program has.
+pub fn terminal() -> (OwnedFd, OwnedFd) {
+    let (mut user, mut program) = (-1, -1);
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: two pointers to live locals; the others may be null.
+    let made = unsafe {
+        libc::openpty(&raw mut user, &raw mut program, none.cast(), none.cast(), none.cast())
+    };
+    check(made, "openpty");
+    // SAFETY: both were just made, and are nobody else's.
+    unsafe { (OwnedFd::from_raw_fd(user), OwnedFd::from_raw_fd(program)) }
 }
 
 /// Bounds the number of this process's descriptors from here on.
