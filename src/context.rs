@@ -63,12 +63,13 @@ impl ServerContext {
     }
 
     /// Never more live requests than there are descriptors for, whatever `Limits::live` says. Gives the
-    /// number to which it had to be lowered, if it had to.
-    pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<usize> {
+    /// number to which it had to be lowered, if it had to, and with it that for one peer, if there is one.
+    pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<(usize, Option<usize>)> {
         self.descriptors.store(descriptors, Ordering::SeqCst);
         let wanted = self.limits().live;
         self.gate.set_max(wanted.max(1).min(descriptors));
-        (descriptors < wanted).then_some(descriptors)
+        let per_peer = self.live.set_budget(descriptors);
+        (descriptors < wanted).then_some((descriptors, per_peer))
     }
 
     pub(crate) fn waits_at_close(&self) -> bool {

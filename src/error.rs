@@ -81,7 +81,7 @@ impl Error {
     }
 
     /// Whether the address is taken: another server listens there; or, of a path for a Unix socket, something is there
-    /// that is no socket, and then the [`io_kind`](Self::io_kind) is `AlreadyExists`.
+    /// that is no socket (a link, say), and then the [`io_kind`](Self::io_kind) is `AlreadyExists`.
     #[must_use]
     pub fn is_address_in_use(&self) -> bool {
         matches!(self.io_kind(), Some(io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists))

@@ -93,7 +93,7 @@ impl PeerFault {
         find(error)
     }
 
-    /// Whether the peer has gone away; otherwise it has sent what cannot be read.
+    /// Whether the peer has gone away, or takes no datagram; otherwise it has sent what cannot be read.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         !matches!(self.how, How::Garbled(_))

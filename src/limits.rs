@@ -42,7 +42,8 @@ pub struct Limits {
     /// Requests alive at once from one peer: an IPv4 address, or an IPv6 network of 64 bits, which is what
     /// one customer has. Each link-local address of IPv6 is a peer of its own, and so is `::1`. One more request is
     /// refused, and the `overflow` hook may say so. Zero is taken as one. Default: as many as `live`, which is no limit of its own,
-    /// because many people may stand behind one proxy. Unix sockets have no such peers.
+    /// because many people may stand behind one proxy. Unix sockets have no such peers. Where the process has
+    /// descriptors for fewer requests than `live`, this is lowered in the same proportion.
     pub per_peer: usize,
     /// How fast requests are accepted: a token bucket. Beyond it they wait in the kernel's queue. None by
     /// default: what is too fast depends on what a request costs. Those that are refused by `per_peer` or `peer_rate` do
@@ -128,6 +129,21 @@ impl Default for Limits {
             drain: Duration::from_secs(10),
             first_read: Duration::from_secs(1),
         }
+    }
+}
+
+impl Limits {
+    /// How many requests one peer may have where there are descriptors for so many in all. None if it may have all of
+    /// them: then `per_peer` is no limit of its own. What is a part of `live` stays the same part of what there is.
+    pub(crate) fn per_peer_within(&self, descriptors: usize) -> Option<usize> {
+        let (live, per_peer) = (self.live.max(1), self.per_peer.max(1));
+        if per_peer >= live {
+            return None;
+        }
+        let allowed = live.min(descriptors.max(1));
+        let part = per_peer as u128 * allowed as u128 / live as u128;
+        // It is less than `allowed`, but for the one that every peer may have.
+        Some(usize::try_from(part).unwrap_or(per_peer).max(1)).filter(|max| *max < allowed)
     }
 }
 

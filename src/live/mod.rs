@@ -55,6 +55,8 @@ struct Slots {
     entered: u64,
     /// For those that enter from now on.
     limits: Arc<Limits>,
+    /// How many may be alive at once, whatever `limits` says: there are descriptors for no more.
+    budget: usize,
     /// How many are alive for each peer; kept only while there is a limit on it.
     peers: Option<Peers>,
     /// How often each has come lately; kept only while there is a limit on that.
@@ -76,6 +78,19 @@ impl Slots {
 
     fn is_empty(&self) -> bool {
         self.free.len() == self.entries.len()
+    }
+
+    /// Counts the requests of each peer, if one may have less than all. Gives how many one may have.
+    fn limit_peers(&mut self) -> Option<usize> {
+        let max = self.limits.per_peer_within(self.budget);
+        let mut counts = HashMap::new();
+        if max.is_some() {
+            for key in self.live().filter_map(|entry| Peer::of(entry.client_address())) {
+                *counts.entry(key).or_default() += 1;
+            }
+        }
+        self.peers = max.map(|max| Peers { max, counts });
+        max
     }
 
     /// Counts one more request of a peer, and says which limit for one peer it is beyond.
@@ -102,7 +117,8 @@ impl LiveList {
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
         let (shared, peers, rates, rows) = (Arc::clone(&limits), None, None, None);
-        let slots = Slots { entries, free, entered: 0, limits: shared, peers, rates, rows };
+        let (entered, budget) = (0, usize::MAX);
+        let slots = Slots { entries, free, entered, limits: shared, budget, peers, rates, rows };
         let number = LISTS.fetch_add(1, Ordering::Relaxed);
         let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new() };
         list.set_limits(limits);
@@ -144,19 +160,19 @@ impl LiveList {
     /// have; those that are alive count.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
-        let (max, live) = (limits.per_peer.max(1), limits.live);
-        let mut counts = HashMap::new();
-        if max < live {
-            for key in slots.live().filter_map(|entry| Peer::of(entry.client_address())) {
-                *counts.entry(key).or_default() += 1;
-            }
-        }
-        slots.peers = (max < live).then_some(Peers { max, counts });
         // The same rate goes on with what is in the buckets, as that of all does.
         if slots.rates.as_ref().map(PeerRates::rate) != limits.peer_rate {
             slots.rates = limits.peer_rate.map(PeerRates::new);
         }
         slots.limits = limits;
+        slots.limit_peers();
+    }
+
+    /// Says how many there are descriptors for. Gives the number for one peer, if there is a limit on that.
+    pub(crate) fn set_budget(&self, budget: usize) -> Option<usize> {
+        let mut slots = self.slots.lock();
+        slots.budget = budget;
+        slots.limit_peers()
     }
 
     /// Enters a request, which is to [`leave`](Self::leave).

@@ -113,17 +113,30 @@ impl DatagramRequest {
     ///
     /// # Errors
     ///
-    /// If it is too long for a datagram, or the system will not send it.
+    /// If it is too long for a datagram, or the system will not send it. If the sender is gone it is a
+    /// [`PeerFault`](crate::PeerFault); so it is for a Unix socket whose sender does not read what it is sent
+    /// (`WouldBlock`), because nothing is waited for there.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes).map_err(|error| {
-            // A Unix socket's sender is gone with its file.
-            let is_gone = is_loss(&error) || error.kind() == io::ErrorKind::NotFound;
-            if is_gone { self.ticket.lose(error) } else { error }
+            if self.is_of_peer(&error) { self.ticket.lose(error) } else { error }
         })?;
         if sent {
             self.ticket.add_bytes_out(bytes.len());
         }
         Ok(sent)
+    }
+
+    /// Whether it is the sender's doing that it cannot be sent to: it is gone, a Unix socket with its file; or it does
+    /// not read, which over Unix sockets alone is said so.
+    #[cold]
+    fn is_of_peer(&self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::NotFound => true,
+            io::ErrorKind::WouldBlock => {
+                matches!(self.ticket.client_address(), Address::Unix(_) | Address::Abstract(_))
+            }
+            _ => is_loss(error),
+        }
     }
 
     /// Says that what was written is a whole answer.

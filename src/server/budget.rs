@@ -23,8 +23,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let lingering = linger::at_once() as u64;
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
-        if let Some(live) = self.core.context.budget_descriptors(room.max(1)) {
-            let wanted = self.limits().live;
+        if let Some((live, per_peer)) = self.core.context.budget_descriptors(room.max(1)) {
+            let limits = self.limits();
+            let wanted = limits.live;
+            let share =
+                per_peer.filter(|most| *most < limits.per_peer).map_or(String::new(), |most| {
+                    format!(" (of one peer {most}, not {})", limits.per_peer)
+                });
             // Whoever reads it shall be able to reckon.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
             let floor = if room > 0 { "" } else { " (one request is served in any case)" };
@@ -36,7 +41,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 "to raise it, serve by `run`, or say `ulimit -n` before the start"
             };
             self.core.hooks.warning(&format!(
-                "{}: at most {live} requests at once, not {wanted}: the process may have {allowed} \
+                "{}: at most {live} requests at once, not {wanted}{share}: the process may have {allowed} \
                  descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
                  {lingering} for connections that are closing{floor}; {raise}",
                 self.server_address()

@@ -38,6 +38,13 @@ pub struct UnixStream {
 /// it may not send to. So let a server with more rights than its clients answer over connections
 /// ([`UnixStream`]), or let its replies be harmless to whoever gets them.
 ///
+/// A reply to a sender that does not read is lost, and its request ends as
+/// [`Disconnected`](crate::CloseReason::Disconnected), in silence. One kind of sender can do more: one that has connected
+/// its socket to the server's is exempt from the kernel's limit of a queue. If it never reads, its replies fill the whole
+/// send buffer of the server (some 390 of one byte with Linux's usual 212,992 bytes), and until it leaves nobody gets a
+/// reply. Where clients cannot be trusted, serve them by [`UnixStream`], or have the socket in a folder that only trusted
+/// users may enter.
+///
 /// Descriptors that a sender passes are not received; the kernel closes them at once.
 #[derive(Debug)]
 pub struct UnixDatagram {

@@ -191,10 +191,13 @@ fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
 /// What is in the way of a bind. The system says `EADDRINUSE` of anything that is there, and whoever reads that looks for
 /// another server. What has been replaced since then costs a wrong word and nothing else.
 fn explain(error: io::Error, path: &Path) -> io::Error {
-    let is_there = fs::symlink_metadata(path).is_ok();
-    let is_socket = fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if error.kind() != io::ErrorKind::AddrInUse || !is_there || is_socket {
+    // What a link leads to is not asked: the link itself is in the way, and is never replaced.
+    let Ok(found) = fs::symlink_metadata(path) else { return error };
+    let kind = found.file_type();
+    if error.kind() != io::ErrorKind::AddrInUse || kind.is_socket() {
         return error;
     }
-    io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no socket, and is not replaced")
+    let what = if kind.is_symlink() { "a link" } else { "no socket" };
+    let text = format!("what is there is {what}, and is not replaced");
+    io::Error::new(io::ErrorKind::AlreadyExists, text)
 }

@@ -772,6 +772,47 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
 }
 
 #[test]
+fn one_peer_has_its_part_of_the_requests_that_there_are_descriptors_for() {
+    alone("limits::one_peer_has_its_part_of_the_requests_that_there_are_descriptors_for", || {
+        let (to, warnings) = channel();
+        let server = ThreadingTcpServer::builder()
+            .limits(Limits { live: 5_000, per_peer: 500, ..patient() })
+            .hooks(Warned { to })
+            .bind("127.0.0.1:0", || OneLine)
+            .unwrap();
+        let limit = crate::support::open_descriptors() as u64 + 150;
+        set_descriptor_limits(limit, limit);
+        let address = inet(&server);
+        let server = server.serve_in_background().unwrap();
+        let warning = warnings.recv_timeout(SOON).unwrap();
+        let word_after = |what: &str| -> usize {
+            let after = warning.split(what).nth(1).unwrap_or_default();
+            let number = after.split(|one: char| !one.is_ascii_digit()).next();
+            number.unwrap_or_default().parse().unwrap_or_else(|_| panic!("{warning}"))
+        };
+        let (live, share) = (word_after("at most "), word_after("of one peer "));
+        assert!(warning.contains(&format!("(of one peer {share}, not 500)")), "{warning}");
+        assert_eq!(share, (live / 10).max(1), "{warning}");
+        let turned_away = |within: usize| {
+            let served: Vec<_> = (0..within).map(|_| connect(address)).collect();
+            eventually("those that may are served", || server.context().live_count() == within);
+            assert_eq!(read_to_end(&mut connect(address)), b"");
+            drop(served);
+            eventually("all have gone", || server.context().live_count() == 0);
+        };
+        turned_away(share);
+        // The same holds of limits that come later, and one that all may have stays none.
+        change(&server, |limits| limits.per_peer = 1_000);
+        turned_away(live / 5);
+        change(&server, |limits| limits.per_peer = 5_000);
+        let served: Vec<_> = (0..=share).map(|_| connect(address)).collect();
+        eventually("more than its part", || server.context().live_count() == share + 1);
+        drop(served);
+        server.stop().unwrap();
+    });
+}
+
+#[test]
 fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
     alone("limits::run_raises_the_limit_of_descriptors_as_far_as_it_may", || {
         set_descriptor_limits(100, 400);

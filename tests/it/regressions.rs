@@ -13,7 +13,7 @@ use socketserver::{
     Builder, DatagramRequest, DatagramRequestHandler, Failure, HandlerResult, Inline, Limits,
     Mixin, Outbox, Phase, Pool, PoolTcpServer, Server, ServerEvent, ServerHooks, StreamRequest,
     Tcp, TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, Udp,
-    UnixDatagramServer, stream_fn,
+    UnixDatagramServer, datagram_fn, stream_fn,
 };
 
 use crate::handlers::{Diary, Echo, Silent};
@@ -409,6 +409,44 @@ fn a_datagram_peer_that_never_reads_delays_nobody_and_its_replies_fail() {
     ask(&good);
     let mut buffer = [0; 64];
     assert_eq!(good.recv(&mut buffer).expect("an answer in time"), 5);
+}
+
+#[test]
+fn a_datagram_peer_that_takes_no_reply_is_no_failure_of_the_server() {
+    let folder = folder();
+    let path = folder.path().join("server");
+    let echo = datagram_fn(|request| {
+        request.reply(request.packet())?;
+        Ok(())
+    });
+    let server = UnixDatagramServer::bind(path.clone(), echo).unwrap();
+    let peer = |name: &str| {
+        let socket = UnixDatagram::bind(folder.path().join(name)).unwrap();
+        socket.set_write_timeout(Some(SOON)).unwrap();
+        socket
+    };
+    // Its file is there, and refuses.
+    assert_eq!(peer("refuses").send_to(b"x", &path).unwrap(), 1);
+    let server = server.serve_in_background().unwrap();
+    eventually("it is lost", || server.context().counts().disconnected == 1);
+    // It never reads. Connected or not, some queue fills.
+    for (connected, name) in ["queue", "buffer"].into_iter().enumerate() {
+        let stuck = peer(name);
+        if connected == 1 {
+            stuck.connect(&path).unwrap();
+        }
+        let lost = server.context().counts().disconnected;
+        eventually("replies are lost", || {
+            for _ in 0..100 {
+                let sent =
+                    if connected == 1 { stuck.send(b"x") } else { stuck.send_to(b"x", &path) };
+                assert_eq!(sent.unwrap(), 1);
+            }
+            server.context().counts().disconnected > lost
+        });
+    }
+    assert_eq!(server.context().counts().failed, 0);
+    server.stop().unwrap();
 }
 
 #[test]

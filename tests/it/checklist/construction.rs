@@ -836,6 +836,10 @@ fn row_014_anything_but_a_socket_is_never_removed() {
         let error = UnixStreamServer::bind(path, || Silent).unwrap_err();
         assert!(error.to_string().contains("is no socket"), "{error}");
     }
+    // Nor is it said that another server listens there.
+    let error = UnixStreamServer::bind(&link, || Silent).unwrap_err();
+    assert_eq!(error.io_kind(), Some(std::io::ErrorKind::AlreadyExists), "{error}");
+    assert!(error.to_string().contains("is a link, and is not replaced"), "{error}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     assert!(sub.is_dir() && stale.exists());
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
