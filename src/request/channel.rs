@@ -13,7 +13,7 @@ use super::{Deadline, Ticket};
 use crate::error::Timeout;
 use crate::live::Activity;
 use crate::source::Bound;
-use crate::stall::Patience;
+use crate::stall::{Patience, earlier};
 use crate::sys::Room;
 use crate::sys::late::Late;
 use crate::wait::{self, Interest, Waiting};
@@ -209,10 +209,11 @@ impl Channel {
     }
 
     /// A request has begun in the very moment in which a drain shut the input of its connection. What its
-    /// peer goes on to send is still delivered over TCP, until the deadline of the drain; see [`Late`] for how it is
+    /// peer goes on to send is still delivered over TCP, until the deadline of the drain or its own; see [`Late`] for how it is
     /// waited for. Where nothing tells of it, this looks each millisecond.
     fn receive_late(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
-        let until = Instant::now().checked_add(self.ticket.limits().drain);
+        let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), bound.at());
+        let until = earlier(drained, own);
         let late = self.connection.fileno().and_then(|fd| Late::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.is_forced() {
             late.iter().for_each(Late::clear);
@@ -228,6 +229,9 @@ impl Channel {
                 }
                 None => wait::sleep(Duration::from_millis(1)),
             }
+        }
+        if own.is_some_and(|own| Instant::now() >= own) && !self.ticket.is_forced() {
+            return Err(io::ErrorKind::TimedOut.into());
         }
         Err(self.ticket.stop())
     }

@@ -342,8 +342,11 @@ impl Raw {
 
     /// See `Channel::receive_late`.
     fn receive_late(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let began = Instant::now();
+        let (began, own) = (Instant::now(), self.patience().at());
         while began.elapsed() < self.link.limits.drain && !self.link.is_cut_off() {
+            if own.is_some_and(|own| Instant::now() >= own) {
+                return Err(self.link.fail(io::ErrorKind::TimedOut.into()));
+            }
             wait::sleep(Duration::from_millis(1));
             let count = self.receive_at_once(buf)?;
             if count > 0 {

@@ -3,13 +3,15 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{CloseReason, HandlerResult, Limits, Stream, StreamRequest};
 
 use super::{MOMENT, Served, Way, patient, serve_with};
-use crate::support::{exchange, read_line};
+use crate::support::{eventually, exchange, read_line};
 
 /// Passes everything on, and deadlines if it is told to.
 struct Thin {
@@ -159,4 +161,70 @@ fn a_handshake_below_a_wrapper_that_passes_no_deadlines_on_is_bounded() {
         let _silent = served.bare();
         served.assert_ends_as(CloseReason::TimedOut);
     }
+}
+
+/// Its first read begins when it is told to.
+struct Held {
+    inner: Box<dyn Stream>,
+    go: Option<Receiver<()>>,
+}
+
+impl Read for Held {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(go) = self.go.take() {
+            go.recv().map_err(io::Error::other)?;
+        }
+        self.inner.read(buf)
+    }
+}
+
+impl Write for Held {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.inner.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Stream for Held {
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        self.inner.shutdown(how)
+    }
+}
+
+#[test]
+fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handler_has_it_wait() {
+    let (go, gone) = channel();
+    let gone = Mutex::new(Some(gone));
+    let limits = Limits { drain: Duration::from_secs(10), ..patient() };
+    let wrap = move |request: &mut StreamRequest| {
+        let go = gone.lock().unwrap().take();
+        Ok(request.wrap_stream(|inner| Ok(Box::new(Held { inner, go })))?)
+    };
+    let served = serve_with(Way::Hook, limits, wrap, |request| {
+        request.write_all(b"here\n")?;
+        let mut first = [0; 3];
+        let count = request.read(&mut first)?;
+        assert_eq!(&first[..count], b"hel");
+        request.set_timeout(Some(MOMENT));
+        Ok(request.read_exact(&mut first)?)
+    });
+    let mut client = served.bare();
+    client.write_all(b"hel").unwrap();
+    assert_eq!(read_line(&mut client), "here\n");
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| served.server.server_close());
+        eventually("it is cut", || {
+            served.server.context().live().first().is_some_and(|live| live.cut.is_some())
+        });
+        go.send(()).unwrap();
+        let report = closing.join().unwrap();
+        assert!(report.is_clean(), "{report} after {:?}", began.elapsed());
+    });
+    served.assert_ends_as(CloseReason::TimedOut);
 }
