@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fault::{Owned, Owner, find};
+use crate::fault::{MOST_CAUSES, Owned, Owner, find};
 
 /// The result of what a server does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -358,13 +358,12 @@ impl Panicked {
 /// terminal on which it is shown. A cause that only repeats the sentence before it is left out.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
+    // A cause may lead back to an earlier one.
+    for error in std::iter::successors(error.source(), |&error| error.source()).take(MOST_CAUSES) {
         let next = error.to_string();
         if !text.ends_with(&next) {
             text = format!("{text}: {next}");
         }
-        cause = error.source();
     }
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {

@@ -153,12 +153,15 @@ pub(crate) fn is_loss(error: &io::Error) -> bool {
 /// An error and its causes, outermost first.
 ///
 /// `io::Error::source` skips the error that it wraps and gives that one's source, so a walk by
-/// `source` alone would miss whatever travelled inside an `io::Error`.
+/// `source` alone would miss whatever travelled inside an `io::Error`. At most [`MOST_CAUSES`].
 pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| cause(*error))
+    std::iter::successors(Some(error), |error| cause(*error)).take(MOST_CAUSES)
 }
+
+/// How many errors of a chain are looked at. Real chains have a handful; one whose `source` leads in a circle has no end.
+pub(crate) const MOST_CAUSES: usize = 64;
 
 fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {

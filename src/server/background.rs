@@ -44,17 +44,21 @@ pub struct BackgroundServer<T: Transport, M: Mixin> {
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
-    /// The thread to be waited for; none in a forked child, whose parent has it.
+    /// The thread to be waited for; none in a forked child, whose parent has it, and none where it would wait for
+    /// itself: it ends when this call has returned.
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
-        if self.process == std::process::id() {
-            return Some(thread);
+        if self.process != std::process::id() {
+            std::mem::forget(thread);
+            return None;
         }
-        std::mem::forget(thread);
-        None
+        let is_here = thread.thread().id() == thread::current().id();
+        (!is_here).then_some(thread)
     }
 
-    /// Shuts the server down, closes it, and says how both went.
+    /// Shuts the server down, closes it, and says how both went. Called in the thread of the loop itself (by a handler under
+    /// `Inline`, or by a hook of the loop) it does not wait for that thread, whose result is lost then; so do
+    /// [`join`](Self::join) and a drop.
     ///
     /// # Errors
     ///

@@ -173,11 +173,11 @@ pub enum Phase {
     Make,
     /// In the hook `wrap_request`.
     Wrap,
-    /// In the handler's `setup`.
+    /// In the making of the handler, or in its `setup`.
     Setup,
     /// In the handler's `handle`.
     Handle,
-    /// In the handler's `finish`.
+    /// In the handler's `finish`, or in its drop.
     Finish,
 }
 

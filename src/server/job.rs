@@ -366,17 +366,18 @@ impl<T: Transport> End<T> {
         wrapped
     }
 
-    /// Makes the handler and runs it. Whatever fails first is what is reported, as in Python, where
-    /// only an error of `finish` hides one of `handle`; here the earlier one is kept, because it is
-    /// the cause more often than not.
+    /// Makes the handler, runs it and drops it. What fails first is what is reported, because it is the cause more often
+    /// than not. (In Python an error of `finish` hides one of `handle`.)
     fn finish_request(&self, request: &mut T::Request) -> Result<(), (Phase, HandlerError)> {
-        let mut result = Ok(());
+        let mut ran = None;
+        let factory = &self.core.factory;
         let made = caught(|| {
-            self.core.factory.finish_request(&mut |handler| result = run_handler(handler, request));
+            factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });
-        // What is caught here is the making of the handler, or its destructor.
-        result.and(made.map_err(|error| (Phase::Setup, error)))
+        // What is caught here is the making of the handler, or its drop.
+        let phase = if ran.is_some() { Phase::Finish } else { Phase::Setup };
+        ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
     }
 
     /// Finds out how the request has ended. What failed is judged and dropped here, and may panic at both.
@@ -471,8 +472,7 @@ pub(super) fn is_serving(context: &Arc<ServerContext>) -> bool {
     SERVING.with_borrow(|serving| serving.contains(&Arc::as_ptr(context)))
 }
 
-/// Python's three steps. `finish` runs after a `handle` that failed or panicked, not after a `setup`
-/// that did.
+/// Python's three steps. There is no `finish` after a `setup` that failed or panicked, but after such a `handle`.
 fn run_handler<R>(
     handler: &mut dyn BaseRequestHandler<R>,
     request: &mut R,

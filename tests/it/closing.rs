@@ -9,14 +9,14 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use socketserver::{
-    AcceptFailure, Address, Bind, Builder, CloseWhen, DatagramRequest, Failure, HandlerError,
-    HandlerResult, Incoming, Inline, Limits, Mixin, Pool, Refused, Server, ServerEvent,
-    ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, ThreadingUdpServer,
-    Transport, Udp, datagram_fn, stream_fn,
+    AcceptFailure, Address, BackgroundServer, Bind, Builder, CloseWhen, DatagramRequest, Failure,
+    HandlerError, HandlerResult, Incoming, Inline, Limits, Mixin, Pool, Refused, Server,
+    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
+    ThreadingUdpServer, Transport, Udp, datagram_fn, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
-use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, serve, soon};
+use crate::support::{SOON, alone, connect, eventually, exchange, inet, read_to_end, serve, soon};
 
 /// Where code of the user's runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -378,4 +378,47 @@ fn the_queue_of_a_server_that_its_handler_closes_is_served_threading() {
 #[test]
 fn the_queue_of_a_server_that_its_handler_closes_is_served_pool() {
     a_handler_closes(Pool::new(1).queue(0));
+}
+
+/// The guard of a server in the background, in the hands of its handler, which ends it as its client says.
+fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
+    let place: Arc<Mutex<Option<BackgroundServer<Tcp, M>>>> = Arc::default();
+    let inside = Arc::clone(&place);
+    let (ended, has_ended) = mpsc::channel();
+    let handler = stream_fn(move |request: &mut StreamRequest| {
+        let mut line = String::new();
+        request.next_line(&mut line)?;
+        let guard = inside.lock().unwrap().take().unwrap();
+        match how {
+            "drop" => drop(guard),
+            "stop" => drop(guard.stop()?),
+            "join" => guard.join()?,
+            _ => panic!("with the guard in its hand"),
+        }
+        ended.send(())?;
+        Ok(())
+    });
+    let server = Builder::<Tcp, _>::new(mixin).bind("127.0.0.1:0", handler).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let address = inet(&*server);
+    *place.lock().unwrap() = Some(server);
+    let mut client = connect(address);
+    writeln!(client, "end").unwrap();
+    let said = has_ended.recv_timeout(SOON);
+    // A sender that is gone is a handler that has panicked.
+    assert_eq!(said.is_ok(), how != "panic", "{how}: {said:?}");
+    eventually("nobody listens any more", || TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_guard_that_ends_in_its_own_servers_handler_does_not_wait_for_itself() {
+    alone("closing::a_guard_that_ends_in_its_own_servers_handler_does_not_wait_for_itself", || {
+        for how in ["drop", "stop", "join", "panic"] {
+            ends_its_guard(Inline, how);
+        }
+        for how in ["drop", "stop", "panic"] {
+            ends_its_guard(Threading::new(), how);
+            ends_its_guard(Pool::new(2), how);
+        }
+    });
 }
