@@ -41,6 +41,10 @@ use crate::wait::{self, Interest, Waiting};
 /// [`std::process::Command`] that the program waits for itself. (Under the other mixins nobody does: start the container
 /// with an init, as by `docker run --init`.)
 ///
+/// A child outlives its parent if that is ended by a second signal or by SIGKILL. Nobody forces it after `Limits::drain`
+/// any more, and it ends by its request's own limits. Send the signal to the process group to end all; systemd does
+/// (`KillMode=control-group`, its default).
+///
 /// A handler that fails or panics is reported by its child, in the child. A child that is ended by a signal (a crash,
 /// `abort`, `kill -9`) can report nothing, and no hook is called for it in the server's process either: there it is an
 /// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::Counts::killed). An observer prints it:

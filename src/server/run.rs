@@ -17,6 +17,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. It raises the
     /// process's limit of descriptors as far as it may; programs that handlers start get the old one back by
     /// [`restore_limits`](super::restore_limits). A second signal ends the process at once, with status 128 + its number.
+    /// Children of [`Forking`](crate::Forking) then go on by their own limits, unless the process group gets it.
     ///
     /// What the process has inherited from its starter is taken as a shell's user expects it:
     ///
