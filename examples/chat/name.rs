@@ -16,6 +16,8 @@ use super::characters::{is_blank, is_invisible, is_joiner};
 
 /// Characters of a name at most: it stands before every line.
 pub const NAME_CHARS: usize = 32;
+/// Bytes of a name at most, however it is written: no character of NFC is longer apart than four of four bytes.
+const NAME_BYTES: usize = NAME_CHARS * 16;
 /// What the operator is called, and nobody else may be, or seem to be.
 pub const OPERATOR: &str = "operator";
 
@@ -32,7 +34,7 @@ pub fn normal(name: &str) -> String {
 /// Says what is wrong with a name, if something is: what separates a name from its line, is not seen, or does not
 /// belong to the letter before it.
 pub fn check_name(name: &str) -> Result<(), String> {
-    let name: Vec<char> = name.nfc().collect();
+    let name: Vec<char> = if is_too_long(name) { Vec::new() } else { name.nfc().collect() };
     let fits = name.len() <= NAME_CHARS && name.iter().any(|one| is_letter(*one));
     if !fits || !(0..name.len()).all(|at| belongs(name[at], &name[..at], name.get(at + 1))) {
         return Err(format!(
@@ -48,6 +50,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("the name {name} would pass for the operator's"));
     }
     Ok(())
+}
+
+/// Whether a text is longer than any name. It is asked before a text is folded that may be as long as a line, because to
+/// fold is slow, and a room waits meanwhile.
+pub fn is_too_long(name: &str) -> bool {
+    name.len() > NAME_BYTES
 }
 
 fn is_letter(character: char) -> bool {

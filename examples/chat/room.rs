@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use socketserver::{Outbox, OutboxError};
 
 use super::bus::Relay;
-use super::name::{OPERATOR, check_name, fold, looks, normal};
+use super::name::{OPERATOR, check_name, fold, is_too_long, looks, normal};
 use super::protocol::{Kind, Waiting, listed};
 use super::screen::Screen;
 
@@ -144,6 +144,10 @@ impl Room {
         // One's own server may be named, and need not be.
         let written = to;
         let (to, server) = to.split_once('@').map_or((to, None), |(to, at)| (to, Some(at)));
+        if is_too_long(to) || server.is_some_and(is_too_long) {
+            let line = "* nobody has a name as long as that\n";
+            return self.hand(&mut state, from, Kind::Reply, line);
+        }
         let elsewhere = |bus: &&Relay| server.is_some_and(|at| fold(at) != fold(bus.tag()));
         let refusal = match (self.bus.get().filter(elsewhere), state.find(to)) {
             (Some(bus), _) => bus.tell(from, &name, to, server.unwrap_or_default(), text).err(),
@@ -404,6 +408,9 @@ impl State {
     }
 
     fn find(&self, name: &str) -> Option<Who> {
+        if is_too_long(name) {
+            return None;
+        }
         let folded = fold(name);
         if folded == OPERATOR {
             return Some(Who::Operator);

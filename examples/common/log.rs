@@ -161,11 +161,16 @@ fn start_writer(name: &str, queue: &'static Queue, stream: impl AsFd) -> bool {
     // A descriptor of its own, because the one in the library has a lock, which whoever prints would wait for.
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else { return false };
     let stream = File::from(stream);
+    // Of the other one nobody could be told.
+    let mut is_told = name != "stdout";
     let write = move || {
         loop {
             let lines = queue.take();
-            if write_all(&stream, &lines).is_err() {
+            if let Err(error) = write_all(&stream, &lines) {
                 // Nobody reads any more, or a disk is full, which may change.
+                if !std::mem::replace(&mut is_told, true) {
+                    warn(&format!("cannot write to stdout: {error}; lines are lost"));
+                }
                 let count = lines.iter().filter(|byte| **byte == b'\n').count();
                 queue.lock().lost += count as u64;
             }

@@ -98,7 +98,7 @@ pub struct ServeOptions {
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
     pub max_clients: usize,
     /// How many of them may come from one address (IPv6: from one network); more are turned away. Raise it behind
-    /// a proxy, where all come from one [default: a tenth of --max-clients, under inline, pool and forking at most half of
+    /// a proxy, where all come from one. Clients of a Unix socket have no address and no such limit [default: a tenth of --max-clients, under inline, pool and forking at most half of
     /// what those serve at once, and at least 8]
     #[arg(long, value_name = "COUNT", value_parser = count)]
     pub max_per_peer: Option<usize>,
@@ -171,7 +171,11 @@ pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
 /// Reads a number of seconds from the command line.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| "it must be a positive number".to_owned())
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        // Two to the power of 64 seconds are too many.
+        if seconds > 0.0 { "it must be at most 1.8e19" } else { "it must be a positive number" }
+            .to_owned()
+    })
 }
 
 /// Reads a number from the command line that is not zero.

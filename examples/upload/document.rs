@@ -7,6 +7,9 @@
 /// How a connection of the document's client begins, and with it every file.
 pub const BEGIN: &[u8] = b"post|";
 
+/// Digits of a size at most, however many zeros it begins with.
+const DIGITS: usize = 20;
+
 /// What comes before a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -75,8 +78,12 @@ pub fn read_header(piece: &[u8]) -> Found {
         })
     };
     let alone = digits == numbers.len();
-    let exact = if alone { None } else { (1..=digits).rev().find(fits) };
+    // There may be more in one piece, and each reading costs as much as it has digits.
+    let exact = if alone { None } else { (1..=digits.min(DIGITS)).rev().find(fits) };
     let digits = exact.unwrap_or(digits);
+    if digits > DIGITS {
+        return Found::Nothing;
+    }
     match size(digits) {
         Some(size) => {
             let (name, length) = (rest[..bar].to_vec(), begin + bar + 1 + digits);

@@ -350,6 +350,20 @@ fn wrong_use_ends_with_2() {
 }
 
 #[test]
+fn a_time_that_is_too_long_is_told_the_longest() {
+    for grace in ["1e300", "inf", "1.9e19"] {
+        let ended = run("echo", &["serve", "--bind", "127.0.0.1:0", "--grace", grace]);
+        assert_ends(&ended, 2);
+        assert!(ended.err.contains("at most 1.8e19"), "{ended:?}");
+    }
+    for grace in ["-inf", "NaN", "-1"] {
+        let ended = run("echo", &["serve", "--bind", "127.0.0.1:0", &format!("--grace={grace}")]);
+        assert_ends(&ended, 2);
+        assert!(ended.err.contains("a positive number"), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_mixin_that_is_not_there_is_told_from_a_typing_error() {
     for mixin in ["prefork", "green"] {
         let ended = run("echo", &["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);

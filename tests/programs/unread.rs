@@ -77,6 +77,31 @@ fn rest((mut reader, filled): (io::PipeReader, usize)) -> String {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_is_said_once_on_stderr() {
+    let at = format!("socketserver-full-{}", std::process::id());
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (mut reader, writer) = io::pipe().unwrap();
+    let child = command("web", &["serve", "--bind", &format!("unix:@{at}"), "--log"])
+        .stdout(Stdio::from(full))
+        .stderr(Stdio::from(writer))
+        .spawn()
+        .unwrap();
+    let server = Server(child);
+    for _ in 0..20 {
+        let mut client = connect(&at);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        client.read_to_end(&mut Vec::new()).unwrap();
+    }
+    server.stop("web");
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("cannot write")).collect();
+    let [line] = lines[..] else { panic!("{said}") };
+    assert!(line.starts_with("cannot write to stdout: No space left"), "{said}");
+    assert!(line.ends_with("; lines are lost"), "{said}");
+}
+
+#[test]
 fn echo_serves_and_ends_under_every_mixin_when_nobody_reads() {
     for mixin in MIXINS {
         let (server, at, [_out, err]) = serve_unread("echo", mixin, &["--mode", "line"]);

@@ -72,6 +72,26 @@ fn a_private_line_reaches_one_alone() {
 }
 
 #[test]
+fn nobody_has_a_name_that_is_longer_than_a_name_may_be() {
+    let (_server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    // Signs that tell no names apart: with a few of them it is bob, and a whole line of them is not compared.
+    let bob_with = |signs: usize| format!("bob{}", "\u{640}".repeat(signs));
+    alice.say(&format!("@{} few", bob_with(3)));
+    assert!(bob.hears().ends_with(": few"));
+    for to in [bob_with(2_000), format!("bob@{}", bob_with(2_000))] {
+        alice.say(&format!("@{to} many"));
+        alice.sees("* nobody has a name as long as that");
+    }
+    alice.say(&format!("/nick {}", bob_with(2_000)));
+    let refused = alice.line();
+    assert!(refused.starts_with("* a name has 1 to 32 letters"), "{refused}");
+    alice.say("for all");
+    assert_eq!(bob.hears(), "alice: for all");
+}
+
+#[test]
 fn who_names_all_members_to_members_and_to_the_operator() {
     let (server, address) = open_room(&[]);
     server.ask("/who");

@@ -197,3 +197,16 @@ fn a_documents_header_is_read_in_the_most_sensible_way() {
     assert_eq!(read_header(b"pos"), Found::More);
     assert_eq!(read_header(b"posh"), Found::Nothing);
 }
+
+#[test]
+fn a_size_on_the_documents_wire_has_as_many_digits_as_the_largest() {
+    let read = |digits: &str, rest: &str| read_header(format!("post|a|{digits}{rest}").as_bytes());
+    let largest = u64::MAX.to_string();
+    assert!(matches!(read(&largest, ""), Found::Header(header) if header.size == u64::MAX));
+    // One more is none, also where a shorter reading would end with the piece, or a zero changes nothing.
+    for digits in ["0".to_owned() + &largest, "0".repeat(200_000), "1".repeat(21)] {
+        for rest in ["", "x"] {
+            assert_eq!(read(&digits, rest), Found::Nothing, "{} digits", digits.len());
+        }
+    }
+}
