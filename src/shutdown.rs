@@ -24,7 +24,7 @@ impl ShutdownHandle {
         Self { runs }
     }
 
-    pub(crate) fn runs(&self) -> &Runs {
+    pub(crate) fn runs(&self) -> &Arc<Runs> {
         &self.runs
     }
 
@@ -93,8 +93,8 @@ struct State {
     loops: Vec<ThreadId>,
     /// `server_close` was called: who ends the run closes the listener.
     closing: bool,
-    /// It will be, as soon as this run stops.
-    closes_at_stop: bool,
+    /// The thread whose `Server::run` has the runs to itself, and closes the server as soon as its run stops.
+    claimed: Option<ThreadId>,
     failure: Option<Error>,
 }
 
@@ -129,6 +129,7 @@ impl Runs {
             state.serving = false;
             state.accepting = false;
             state.loops.clear();
+            state.claimed = None;
         }
         drop(state);
         self.latch.own()?;
@@ -234,8 +235,8 @@ impl Runs {
         if state.closing {
             return Err(Error::closed(address));
         }
-        if state.serving {
-            return Err(Error::state(address, "is serving already"));
+        if state.serving || state.claimed.is_some_and(|by| by != thread::current().id()) {
+            return Err(serving_already(address));
         }
         // A handler may have ended the server with an error after its run had stopped.
         if let Some(failure) = state.failure.take() {
@@ -348,15 +349,27 @@ impl Runs {
         if state.accepting { Closer::Loop } else { Closer::Caller }
     }
 
-    /// This server is closed as soon as its run stops: by `Server::run`.
-    pub(crate) fn close_at_stop(&self) {
-        self.state.lock().closes_at_stop = true;
+    /// For `Server::run`, which closes the server as soon as its run stops: nobody else's run begins until the claim is
+    /// dropped. Fails, and changes nothing, if there is another claim or somebody serves.
+    pub(crate) fn claim(self: &Arc<Self>, address: &dyn std::fmt::Display) -> Result<Claim> {
+        let mut state = self.state.lock();
+        while state.serving && !state.accepting {
+            self.ended.wait(&mut state);
+        }
+        if state.serving || state.claimed.is_some() {
+            return Err(serving_already(address));
+        }
+        state.claimed = Some(thread::current().id());
+        drop(state);
+        Ok(Claim { runs: Arc::clone(self) })
     }
 
     /// Whether the run that stops is the last one, and ends in order.
     pub(crate) fn ends_for_good(&self) -> bool {
         let state = self.state.lock();
-        (state.closing || state.closes_at_stop) && state.failure.is_none() && self.stop_requested()
+        (state.closing || state.claimed.is_some())
+            && state.failure.is_none()
+            && self.stop_requested()
     }
 
     /// In a forked child: the loop is the parent's, and nobody here can wait for its end.
@@ -398,5 +411,28 @@ impl Runs {
         self.stop.store(false, Ordering::SeqCst);
         self.latched.store(false, Ordering::SeqCst);
         self.latch.clear();
+    }
+}
+
+fn serving_already(address: &dyn std::fmt::Display) -> Error {
+    Error::state(address, "is serving already")
+}
+
+/// The runs of a server are for one thread, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    runs: Arc<Runs>,
+}
+
+impl Claim {
+    /// From here on they are for this thread.
+    pub(crate) fn hand_over(&self) {
+        self.runs.state.lock().claimed = Some(thread::current().id());
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.runs.state.lock().claimed = None;
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{BaseServer, DrainReport, Server};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
-use crate::shutdown::ShutdownHandle;
+use crate::shutdown::{Claim, ShutdownHandle};
 use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
 use crate::wait::Event;
@@ -26,6 +26,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// - One that is *blocked* is let through to this thread until `run` returns. One that has come before stops the server
     ///   in order. (A program that takes signals by a thread of its own serves by `serve_forever`.)
     /// - SIGCHLD, if it is ignored, is not any more: nobody could learn how the programs and children of handlers end.
+    /// - SIGXFSZ, if it does what it does by default, does not end the process any more: under `ulimit -f` a write that would make
+    ///   a file too long fails with EFBIG, as in Python. Programs that handlers start have the default.
     /// - Of standard input, output and error, those that are closed become `/dev/null`, as when a server is made: no
     ///   connection gets a number that `println!` writes to.
     ///
@@ -42,8 +44,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever), after the close, which may meet a [`Fatal`](crate::Fatal) as well;
-    /// and if signals cannot be handled.
+    /// and if signals cannot be handled. If somebody else serves already, that is the error, and nothing is changed and
+    /// nothing is closed.
     pub fn run(&self) -> Result<DrainReport> {
+        let _claim = claim(self)?;
         let _signals = prepare_process(vec![self.shutdown_handle()])?;
         let (served, report) = serve_and_close(self, || self.server_close());
         served.map(|()| report)
@@ -59,12 +63,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// # Errors
 ///
 /// The first server's that ended with one, after all are closed; if signals cannot be handled or threads
-/// cannot be started; and if one of several forks, which takes a process with one thread.
+/// cannot be started; and if one of several forks, which takes a process with one thread. If one of them is served by
+/// somebody else already, or is there twice, that is the error, and nothing is begun and nothing is closed.
 pub fn run_all(
     servers: &[Box<dyn BaseServer>],
     grace: Duration,
     ready: impl FnOnce(),
 ) -> Result<Vec<DrainReport>> {
+    let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let _signals = prepare_process(handles.clone())?;
     ready();
@@ -80,8 +86,9 @@ pub fn run_all(
     thread::scope(|scope| {
         let mut running = Vec::new();
         let mut result = Ok(());
-        for server in servers {
+        for (server, claim) in servers.iter().zip(&claims) {
             let serve = || {
+                claim.hand_over();
                 let close = || server.server_close_within(grace);
                 let (served, report) = serve_and_close(&**server, close);
                 served.inspect_err(|_| stop_all()).map(|()| report)
@@ -108,6 +115,15 @@ pub fn run_all(
     })
 }
 
+/// Before anything else: a server that is not ours to run is not ours to close.
+fn claim(server: &dyn BaseServer) -> Result<Claim> {
+    // In a forked child the run that goes on is the parent's.
+    let entered = server.context().enter_process();
+    let cannot = |error| Error::io("go on in a forked child with", server.server_address(), error);
+    entered.map_err(cannot)?;
+    server.shutdown_handle().runs().claim(&server.server_address())
+}
+
 /// Serves and closes. What a handler says at the very end, when the run is over and the server drains, is the
 /// end of the run as well.
 fn serve_and_close(
@@ -128,7 +144,6 @@ fn serve_until_closed(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
-    server.shutdown_handle().runs().close_at_stop();
     let over = if server.forks() { None } else { Event::new().ok() };
     let Some(over) = over else { return (server.serve_forever(), close()) };
     let handle = server.shutdown_handle();
@@ -169,6 +184,7 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
     // What cannot be raised is budgeted.
     let _ = sys::raise_descriptors();
     sys::keep_statuses();
+    sys::keep_from_file_size_signal();
     sys::fill_standard_descriptors();
     let asked = Arc::new(AtomicBool::new(false));
     for handle in &handles {

@@ -48,8 +48,8 @@ pub(crate) use descriptors::{
 pub(crate) use room::Room;
 pub(crate) use shared::SharedFd;
 pub(crate) use signals::{
-    LetThrough, SignalGuard, is_ignored, keep_from_default, keep_statuses, on_signal,
-    on_signal_for_good,
+    LetThrough, SignalGuard, is_ignored, keep_from_default, keep_from_file_size_signal,
+    keep_statuses, on_signal, on_signal_for_good,
 };
 pub(crate) use threads::most_threads;
 

@@ -90,6 +90,24 @@ pub(crate) fn keep_statuses() {
     }
 }
 
+/// A write beyond the process's limit of a file's size (`ulimit -f`) fails with EFBIG from here on, if it would have ended the
+/// process. By a handler that does nothing, and not by ignoring the signal: programs that are started get back what it
+/// does by default from exec itself, where they would inherit that it is ignored.
+pub(crate) fn keep_from_file_size_signal() {
+    extern "C" fn nothing(_signal: libc::c_int) {}
+    let is_default = |action: libc::sigaction| action.sa_sigaction == libc::SIG_DFL;
+    if action_of(libc::SIGXFSZ).is_ok_and(is_default) {
+        // SAFETY: the action is all zeros, which is valid, but for a function that may be called at any time, since it does
+        // nothing, and flags; the pointer is to a live local. A failure leaves the signal as it is.
+        unsafe {
+            let mut action = mem::zeroed::<libc::sigaction>();
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+            libc::sigaction(libc::SIGXFSZ, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
 /// Lets signals through to this thread that it blocks, until this is dropped, in the same thread.
 #[derive(Debug)]
 pub(crate) struct LetThrough {

@@ -9,10 +9,10 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use socketserver::{
-    AcceptFailure, Address, BackgroundServer, Bind, Builder, CloseWhen, DatagramRequest, Failure,
-    HandlerError, HandlerResult, Incoming, Inline, Limits, Mixin, Pool, Refused, Server,
-    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
-    ThreadingUdpServer, Transport, Udp, datagram_fn, stream_fn,
+    AcceptFailure, Address, BackgroundServer, BaseServer, Bind, Builder, CloseWhen,
+    DatagramRequest, Failure, HandlerError, HandlerResult, Incoming, Inline, Limits, Mixin, Pool,
+    Refused, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
+    Threading, ThreadingUdpServer, Transport, Udp, datagram_fn, run_all, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
@@ -421,4 +421,51 @@ fn a_guard_that_ends_in_its_own_servers_handler_does_not_wait_for_itself() {
             ends_its_guard(Pool::new(2), how);
         }
     });
+}
+
+#[test]
+fn a_second_run_is_an_error_and_closes_nothing_of_the_first() {
+    for second in ["run", "run_all", "run_all of two"] {
+        let handler = || {
+            stream_fn(|request: &mut StreamRequest| {
+                let mut line = String::new();
+                while let Some(line) = request.next_line(&mut line)? {
+                    writeln!(request, "{line}")?;
+                }
+                Ok(())
+            })
+        };
+        let server = TcpServer::bind("127.0.0.1:0", handler()).unwrap();
+        let server = Arc::new(server);
+        let free = Arc::new(TcpServer::bind("127.0.0.1:0", handler()).unwrap());
+        let serving = serve(&server);
+        let mut client = connect(inet(&*server));
+        assert_eq!(exchange(&mut client, "before"), "before\n");
+        let (again, other) = (Arc::clone(&server), Arc::clone(&free));
+        let result = soon("the second run", move || match second {
+            "run" => again.run().map(drop),
+            "run_all" => {
+                let servers: [Box<dyn BaseServer>; 1] = [Box::new(again)];
+                run_all(&servers, SOON, || ()).map(drop)
+            }
+            _ => {
+                let servers: [Box<dyn BaseServer>; 2] = [Box::new(other), Box::new(again)];
+                run_all(&servers, SOON, || ()).map(drop)
+            }
+        });
+        let error = result.expect_err(second).to_string();
+        assert!(error.contains("is serving already"), "{second}: {error}");
+        assert_eq!(exchange(&mut client, "after"), "after\n");
+        drop(client);
+        assert_eq!(exchange(&mut connect(inet(&*server)), "another"), "another\n", "{second}");
+        server.shutdown();
+        serving.recv_timeout(SOON).unwrap().unwrap();
+        // The first was no `run`, so that it may be served again; and of the others none has been closed.
+        for server in [server, free] {
+            let serving = serve(&server);
+            assert_eq!(exchange(&mut connect(inet(&*server)), "again"), "again\n", "{second}");
+            server.server_close();
+            serving.recv_timeout(SOON).unwrap().unwrap();
+        }
+    }
 }

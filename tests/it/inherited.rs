@@ -1,7 +1,8 @@
 //! What a server inherits from its starter, and what the programs inherit that its handlers start.
 
 use std::io::Write;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use socketserver::{
@@ -79,6 +80,50 @@ fn programs_of_handlers_take_the_signals_that_end_a_program() {
         for signal in [libc::SIGPIPE, libc::SIGINT, libc::SIGTERM, libc::SIGCHLD] {
             assert_eq!(ignored >> (signal - 1) & 1, 0, "{signal}: {answers:?}");
         }
+    });
+}
+
+#[test]
+fn a_file_size_limit_fails_a_write_and_ends_only_the_programs_of_handlers() {
+    const NAME: &str =
+        "inherited::a_file_size_limit_fails_a_write_and_ends_only_the_programs_of_handlers";
+    const IN_IT: &str = "SOCKETSERVER_LIMITED";
+    if std::env::var_os(IN_IT).is_none() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "ulimit -f 20; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap());
+        command.args([NAME, "--exact", "--nocapture"]).env(IN_IT, "1");
+        let ended = crate::support::process::Process::start(command.stdout(Stdio::piped())).end();
+        assert!(ended.status.success(), "{:?}", ended.status);
+        return;
+    }
+    let handler = stream_fn(|request| {
+        let mut line = String::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            let said = if text == "a program" {
+                // It would be alive if it had inherited that the signal is ignored or blocked.
+                let status = Command::new("sh").args(["-c", "kill -XFSZ $$; exit 7"]).status()?;
+                format!("{:?}", status.signal())
+            } else {
+                let written = tempfile::tempfile()?.write_all(&[0; 100_000]);
+                format!("{:?}", written.unwrap_err().raw_os_error())
+            };
+            writeln!(request, "{said}")?;
+        }
+        Ok(())
+    });
+    let server = ThreadingTcpServer::bind("127.0.0.1:0", handler).unwrap();
+    thread::scope(|scope| {
+        let running = scope.spawn(|| server.run());
+        let mut client = connect(inet(&server));
+        for _ in 0..2 {
+            assert_eq!(exchange(&mut client, "a file"), format!("{:?}\n", Some(libc::EFBIG)));
+            assert_eq!(exchange(&mut client, "a program"), format!("{:?}\n", Some(libc::SIGXFSZ)));
+        }
+        drop(client);
+        server.shutdown();
+        running.join().unwrap().unwrap();
     });
 }
 
