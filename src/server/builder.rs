@@ -342,7 +342,8 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// If it is not a socket of this transport's kind, or cannot listen.
+    /// If it is not a socket of this transport's kind and family, if it cannot listen, or if it is one of datagrams that is
+    /// bound to no address. (A TCP socket that is not bound is given a port by the system.)
     pub fn from_fd<Kind: 'static>(
         self,
         fd: impl Into<OwnedFd>,

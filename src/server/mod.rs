@@ -189,6 +189,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let core = &self.core;
         let activated = core.transport.server_activate();
         activated.inspect_err(|_| core.close_listener())?;
+        // The system gives a TCP socket that was not bound its address only when it listens.
+        core.context.set_address(core.transport.server_address());
         core.hooks.server_activated(&core.context);
         Ok(())
     }

@@ -147,7 +147,8 @@ pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Soc
     let socket = SockRef::from(&fd);
     let found = socket.r#type().map_err(cannot)?;
     let address = socket.local_addr().map_err(cannot)?;
-    if found != kind || address.is_unix() != unix {
+    let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
+    if found != kind || !is_of_family {
         let wanted = match (kind == Type::STREAM, unix) {
             (true, false) => "a TCP socket",
             (true, true) => "a Unix stream socket",
@@ -156,6 +157,15 @@ pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Soc
         };
         let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
         return Err(cannot(error));
+    }
+    // A stream socket gets one by `listen`, or cannot listen. One of datagrams has nobody who could send to it.
+    let is_unbound = match address.as_socket() {
+        Some(inet) => inet.port() == 0,
+        None => address.is_unnamed() && socket.peer_addr().is_err(),
+    };
+    if kind == Type::DGRAM && is_unbound {
+        let why = "it is bound to no address; bind it first";
+        return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
     // Whoever has handed it over had to leave it open across exec; from here on it is ours alone.
     socket.set_cloexec(true).map_err(cannot)?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
@@ -590,6 +590,50 @@ fn row_012_a_socket_of_the_wrong_kind_is_refused_in_words() {
     let file = fs::File::create(folder.path().join("file")).unwrap();
     let made = TcpServer::builder().from_fd(file, || Silent);
     assert!(made.unwrap_err().to_string().starts_with("cannot serve on descriptor "));
+}
+
+#[test]
+fn row_012_an_unbound_tcp_socket_gets_a_port_that_the_server_knows() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let server = TcpServer::builder().from_fd(socket, || OneLine).unwrap();
+    assert_eq!(getsockname(&server), server.server_address());
+    assert_ne!(inet(&server).port(), 0);
+    let client = connect((Ipv4Addr::LOCALHOST, inet(&server).port()).into());
+    assert_eq!(serve_one(&server, client), "hello\n");
+}
+
+#[test]
+fn row_012_a_datagram_socket_that_nobody_can_send_to_is_refused() {
+    let unbound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    let over_udp = UdpServer::builder().from_fd(unbound, || Silent).map(drop);
+    let unbound = unix::UnixDatagram::unbound().unwrap();
+    let over_unix = UnixDatagramServer::builder().from_fd(unbound, || Silent).map(drop);
+    for made in [over_udp, over_unix] {
+        let text = made.unwrap_err().to_string();
+        assert!(text.ends_with(": it is bound to no address; bind it first"), "{text}");
+    }
+    // One of a pair has no name either, and has its peer.
+    let (ours, theirs) = unix::UnixDatagram::pair().unwrap();
+    let server = UnixDatagramServer::builder().from_fd(ours, || Silent).unwrap();
+    theirs.send(b"hello").unwrap();
+    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn row_012_a_socket_of_another_family_is_refused_in_words() {
+    let netlink = socket2::Domain::from(libc::AF_NETLINK);
+    let socket = socket2::Socket::new(netlink, socket2::Type::DGRAM, None).unwrap();
+    let error = UdpServer::builder().from_fd(socket, || Silent).unwrap_err().to_string();
+    assert!(error.ends_with(": it is not a UDP socket"), "{error}");
+    let vsock = socket2::Domain::from(libc::AF_VSOCK);
+    match socket2::Socket::new(vsock, socket2::Type::STREAM, None) {
+        Ok(socket) => {
+            let error = TcpServer::builder().from_fd(socket, || Silent).unwrap_err().to_string();
+            assert!(error.ends_with(": it is not a TCP socket"), "{error}");
+        }
+        Err(error) => crate::support::skip(&format!("no vsock here: {error}")),
+    }
 }
 
 #[test]
