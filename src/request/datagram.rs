@@ -30,7 +30,7 @@ pub trait Reply {
 /// A datagram and the way back to its sender: Python's `DatagramRequestHandler`.
 ///
 /// - [`packet`](Self::packet) is what came; [`Read`] reads the same. A packet that is shorter than a `read_exact` of it, or
-///   not UTF-8 for a `read_to_string`, is its sender's fault ([`PeerFault`](crate::PeerFault)).
+///   not UTF-8 for a `read_to_string`, is its sender's fault ([`PeerFault`]).
 /// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
 /// - What is written ([`Write`]) is gathered into one datagram, which leaves when the handler has
 ///   returned without an error. Nothing written, nothing sent (Python sends an empty datagram).
@@ -114,7 +114,7 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// If it is too long for a datagram, or the system will not send it. If the sender is gone it is a
-    /// [`PeerFault`](crate::PeerFault); so it is for a Unix socket whose sender does not read what it is sent
+    /// [`PeerFault`]; so it is for a Unix socket whose sender does not read what it is sent
     /// (`WouldBlock`), because nothing is waited for there.
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes).map_err(|error| {
