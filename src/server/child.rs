@@ -38,8 +38,9 @@ pub(super) fn prepare_signals(context: &ServerContext) {
     static SIGINT: Once = Once::new();
     // Without a handler the signal does what it always does.
     SIGTERM.call_once(|| drop(sys::on_signal_for_good(libc::SIGTERM, || drain(libc::SIGTERM))));
+    let is_taken = context.runs.signals_handled().load(Ordering::SeqCst);
     // One that is ignored is not the parent's to take, nor the children's.
-    if context.runs.signals_handled().load(Ordering::SeqCst) && !sys::is_ignored(libc::SIGINT) {
+    if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| drop(sys::on_signal_for_good(libc::SIGINT, || drain(libc::SIGINT))));
     }
 }

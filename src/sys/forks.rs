@@ -1,5 +1,6 @@
 //! How often this process has forked: whether another one may have its descriptors.
 
+use std::cell::Cell;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,12 +31,22 @@ impl Moment {
 }
 
 extern "C" fn count() {
-    FORKS.fetch_add(1, Ordering::SeqCst);
+    if !UNCOUNTED.get() {
+        FORKS.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
-/// The last fork was one whose child closes what it is not to have.
-pub(super) fn do_not_count() {
-    FORKS.fetch_sub(1, Ordering::SeqCst);
+thread_local! {
+    /// This thread is about to fork a child that closes what it is not to have.
+    static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a fork that does not count. The count is not even written to: its page would be copied each time.
+pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
+    UNCOUNTED.set(true);
+    let forked = fork();
+    UNCOUNTED.set(false);
+    forked
 }
 
 #[cfg(test)]

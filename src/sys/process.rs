@@ -34,12 +34,9 @@ pub(crate) fn fork() -> io::Result<Forked> {
     super::registers::empty();
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
     // one; so the child is a whole copy, in which everything may be called.
-    match check(unsafe { libc::fork() })? {
+    match check(super::forks::uncounted(|| unsafe { libc::fork() }))? {
         0 => Ok(Forked::Child),
-        child => {
-            super::forks::do_not_count();
-            Ok(Forked::Parent { child })
-        }
+        child => Ok(Forked::Parent { child }),
     }
 }
 
