@@ -83,7 +83,7 @@ impl Used {
 }
 
 impl Share<'_> {
-    /// What it has turned out to be. More than was reckoned is not waited for, and others wait for it.
+    /// Corrects it to the size of the finished page. A page larger than reckoned does not wait; others wait for it.
     pub fn resize(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.budget.used.lock().add(bytes - self.bytes, self.peer);

@@ -18,8 +18,8 @@
 //!
 //! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (`Host` has to be
 //! there, as HTTP/1.1 has it, and is not looked at). Names that begin with a dot are not served unless `--dot-files` says so. A
-//! listing has 100 pages of 1,000 entries; all listings that wait to be sent together have 64 MiB, and one more is
-//! answered by 503. `--dir` needs Linux.
+//! listing has 100 pages of 1,000 entries; all listings that wait to be sent together have 64 MiB, those of one
+//! address a quarter of it, and one more is answered by 503. `--dir` needs Linux.
 
 mod answer;
 mod budget;

@@ -1,4 +1,4 @@
-//! What a file is, for the browser that shows it: by its name, and by its first bytes.
+//! The type of a file, for the browser that shows it: by its name, and by its first bytes.
 
 use std::fs::File;
 use std::io;

@@ -30,7 +30,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 per_peer.filter(|most| *most < limits.per_peer).map_or(String::new(), |most| {
                     format!(" (of one peer {most}, not {})", limits.per_peer)
                 });
-            // Whoever reads it shall be able to reckon.
+            // The warning shows the arithmetic.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
             let floor = if room > 0 { "" } else { " (one request is served in any case)" };
             // Whoever serves by `run` has the most that the process may give itself.
