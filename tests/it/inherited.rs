@@ -35,13 +35,15 @@ fn ask_while_it_runs(lines: &[&str]) -> Vec<String> {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(asks_a_shell)).unwrap();
     thread::scope(|scope| {
         let running = scope.spawn(|| server.run());
-        let mut client = connect(inet(&server));
-        let answers = lines.iter().map(|line| exchange(&mut client, line).trim().to_owned());
-        let answers = answers.collect();
-        drop(client);
+        let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut client = connect(inet(&server));
+            let answers = lines.iter().map(|line| exchange(&mut client, line).trim().to_owned());
+            answers.collect()
+        }));
+        // In any case: a scope waits for its threads when it panics, too.
         server.shutdown();
         running.join().unwrap().unwrap();
-        answers
+        answers.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

@@ -48,8 +48,15 @@ impl<S: Read + Write + Send> Duplex for S {}
 pub fn read_line(stream: &mut (impl Read + ?Sized)) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
-    while !line.ends_with(b"\n") && stream.read(&mut byte).expect("an answer in time") == 1 {
-        line.push(byte[0]);
+    while !line.ends_with(b"\n") {
+        match stream.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => line.push(byte[0]),
+            // The end of a child of this process interrupts a receive that has a timeout, if the thread that forked had
+            // its signals blocked at that moment.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => panic!("an answer in time: {error:?}"),
+        }
     }
     String::from_utf8(line).expect("text")
 }
@@ -142,7 +149,7 @@ pub fn alone(test: &str, run: impl FnOnce()) {
             None if began.elapsed() > SOON * 3 => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("{test} does not end");
+                panic!("{test} does not end: {:?}", reader.join());
             }
             None => std::thread::sleep(Duration::from_millis(5)),
         }
