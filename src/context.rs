@@ -9,11 +9,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
+use crate::idle_reaper::Watch;
 use crate::limits::{Gate, Limits, RateGate};
 use crate::live::{LiveList, LiveRequest};
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::wait;
-use crate::watch::Watch;
 
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl ServerContext {
         !self.forks || self.is_child()
     }
 
-    /// Whether somebody else ends a request whose peer is silent for longer than this; see `watch.rs`.
+    /// Whether somebody else ends a request whose peer is silent for longer than this; see `idle_reaper.rs`.
     pub(crate) fn watches(&self, idle: Duration) -> bool {
         self.lingering() == Lingering::Elsewhere && self.watch.covers(idle)
     }
@@ -235,7 +235,7 @@ impl ServerContext {
     }
 }
 
-/// Who reads on for a peer that has not read its answer yet: see `linger.rs`.
+/// Who reads on for a peer that has not read its answer yet: see `lingering_close.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingering {
     /// The worker: it is a coroutine, or a child that has nothing else to do.

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fault::{MOST_CAUSES, Owned, Owner, find};
+use crate::peer_fault::{MOST_CAUSES, Owned, Owner, find};
 
 /// The result of what a server does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

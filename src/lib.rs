@@ -165,22 +165,22 @@ mod console;
 mod context;
 mod error;
 mod events;
-mod fault;
 mod handler;
+mod idle_reaper;
 mod limits;
-mod linger;
+mod lingering_close;
 mod live;
 mod mixin;
+mod peer_fault;
 mod request;
 mod server;
 mod shutdown;
-mod source;
-mod stall;
+mod socket_io;
 #[allow(unsafe_code)]
 mod sys;
 mod transport;
 mod wait;
-mod watch;
+mod write_stall;
 
 pub use address::{Address, BindAddress, Endpoint};
 pub use console::Console;
@@ -189,7 +189,6 @@ pub use error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
 };
 pub use events::{CloseReason, Counts, Limit, ServerEvent};
-pub use fault::PeerFault;
 pub use handler::{
     BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
     DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,
@@ -198,6 +197,7 @@ pub use handler::{
 pub use limits::{Gate, Limits, Permit, Rate};
 pub use live::{Activity, Cut, LiveRequest};
 pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
+pub use peer_fault::PeerFault;
 pub use request::{
     Chunk, DatagramRequest, Deadline, Line, LineTooLong, Outbox, OutboxError, Reply, Request,
     StopToken, Stream, StreamRequest, Ticket,

@@ -193,7 +193,7 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
 }
 
 /// Waits in front of a listener's door, on a plain thread, until there may be a client or a call.
-pub(crate) fn at_door(door: &sys::door::Door) -> io::Result<()> {
+pub(crate) fn at_door(door: &sys::exclusive_epoll::Door) -> io::Result<()> {
     flush();
     door.wait()
 }

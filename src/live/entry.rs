@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::moved::Moved;
-use super::notices::Notices;
-use super::now::Now;
+use super::byte_counts::Moved;
+use super::progress::Now;
+use super::stop_events::Notices;
 use crate::address::Address;
-use crate::fault::{LOSSES, Owner};
+use crate::peer_fault::{LOSSES, Owner};
 use crate::sys;
 
 /// What a live request does at the moment.
@@ -337,7 +337,7 @@ impl Entry {
         // What cannot be ended from here ends as it does by itself, and is not to be explained by this.
         let closed = match self.process.load(Ordering::Relaxed) {
             0 => self.connection.lock().is_some(),
-            child => sys::process::signal(child, libc::SIGKILL),
+            child => sys::child_process::signal(child, libc::SIGKILL),
         };
         if closed {
             self.shut_down(Cut::Closed, Shutdown::Both);
@@ -416,7 +416,8 @@ impl Entry {
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
-        let waits_for_peer = |fd| sys::flow::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
+        let waits_for_peer =
+            |fd| sys::socket_progress::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
         wait.may_move = match wait.may_move {
             Some(may_move) => Some(may_move || sent),
             None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),

@@ -1,12 +1,12 @@
 //! The live list: every request between its acceptance and its close, who it is with, since when, and
 //! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
 
+mod byte_counts;
 mod entry;
-mod moved;
-mod notices;
-mod now;
-mod peer;
-mod rates;
+mod peer_key;
+mod progress;
+mod stop_events;
+mod token_buckets;
 
 use std::collections::HashMap;
 use std::io;
@@ -20,16 +20,16 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::address::Address;
 use crate::events::Limit;
-use crate::fault::Owner;
 use crate::limits::Limits;
+use crate::peer_fault::Owner;
 
+pub(crate) use byte_counts::Moved;
 pub(crate) use entry::Entry;
 pub use entry::{Activity, Cut, LiveRequest};
-pub(crate) use moved::Moved;
-pub(crate) use notices::Notices;
-use now::{Now, Rows};
-use peer::Peer;
-use rates::PeerRates;
+use peer_key::Peer;
+use progress::{Now, Rows};
+pub(crate) use stop_events::Notices;
+use token_buckets::PeerRates;
 
 /// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
 /// gets when it enters, its number and its limits, is under the same lock.
@@ -424,7 +424,7 @@ mod tests {
             ours.write_all(b"x").unwrap();
             place.entry.add_bytes_out(1);
             theirs.read_exact(&mut [0]).unwrap();
-            while sys::flow::unacknowledged(ours.as_fd()).unwrap() > 0 {}
+            while sys::socket_progress::unacknowledged(ours.as_fd()).unwrap() > 0 {}
         });
         assert_eq!(fed, None);
         list.leave(&place);
@@ -437,7 +437,7 @@ mod tests {
                     if sends { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
                 from.write_all(b"x").unwrap();
                 to.read_exact(&mut [0]).unwrap();
-                while sys::flow::unacknowledged(from.as_fd()).unwrap() > 0 {}
+                while sys::socket_progress::unacknowledged(from.as_fd()).unwrap() > 0 {}
             });
             assert_eq!(moving, None, "sends: {sends}");
             list.leave(&place);

@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::status::{PANICKED, end_of, not_by_itself, status};
+use super::exit_status::{PANICKED, end_of, not_by_itself, status};
 use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::console;
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::sys::process::{ChildState, Ended, ExitWatch, Forked, Mark, SignalsHeld, Watched};
-use crate::sys::{self, process};
+use crate::sys::child_process::{ChildState, Ended, ExitWatch, Forked, Mark, SignalsHeld, Watched};
+use crate::sys::{self, child_process};
 use crate::wait::{self, Interest, Waiting};
 
 /// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
@@ -201,7 +201,7 @@ impl Forking {
         wait::flush();
         let mark = ears.mark();
         let held = SignalsHeld::hold();
-        match process::fork() {
+        match child_process::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
                 let _leaves = LeavesByPanic;
@@ -255,13 +255,13 @@ impl Forking {
         // One question for all of them; and if the answer is somebody else's child, which hides ours until it
         // is reaped, one for each.
         while mark.is_some() || is_any(false) {
-            let Some(pid) = process::ended_child() else { return };
+            let Some(pid) = child_process::ended_child() else { return };
             if self.collect(ears, pid) || reap_orphan(pid) {
                 continue;
             }
             self.collect_each(ears);
             if mark.is_some() {
-                for pid in process::children() {
+                for pid in child_process::children() {
                     reap_orphan(pid);
                 }
             }
@@ -281,7 +281,7 @@ impl Forking {
         if place_of(&self.children.lock()).is_none() {
             return false;
         }
-        let end = match process::reap(pid) {
+        let end = match child_process::reap(pid) {
             ChildState::Running => return false,
             ChildState::Exited(status) => ears.end(pid, status),
             // Other signals are what a crash ends by, which nobody here has sent.
@@ -323,14 +323,14 @@ impl Forking {
 
     fn signal_all(&self, signal: libc::c_int) {
         for child in self.children.lock().iter() {
-            process::signal(child.pid, signal);
+            child_process::signal(child.pid, signal);
         }
     }
 }
 
 impl Mixin for Forking {
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        let ready = process::no_other_threads().and_then(|()| self.enter_process());
+        let ready = child_process::no_other_threads().and_then(|()| self.enter_process());
         ready.map_err(|error| Error::io("fork", "for requests", error))?;
         accept_loop()
     }

@@ -10,16 +10,16 @@
 //! A mixin knows a request only as a [`Job`]. It does not know what transport it came by, nor what
 //! handles it, and so each works with all of them.
 
-mod crew;
-mod door;
-mod forking;
-mod idle;
-mod pool;
+mod exit_status;
 #[cfg(test)]
-mod probe;
-mod staff;
-mod status;
+mod fake_job;
+mod forking;
+mod idle_workers;
+mod pool;
+mod thread_group;
 mod threading;
+mod worker_accept;
+mod worker_queue;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -28,12 +28,12 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::error::Result;
 use crate::events::CloseReason;
-use crate::sys::process::SignalsHeld;
+use crate::sys::child_process::SignalsHeld;
 
-pub(crate) use door::{Came, Door, Way};
 pub use forking::Forking;
 pub use pool::Pool;
 pub use threading::{Threading, WhenFull};
+pub(crate) use worker_accept::{Came, Door, Way};
 
 /// Where and when requests run. Implement it for a way of one's own.
 ///

@@ -8,8 +8,8 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::crew::{Crew, ThreadOptions, enter_process, thread_options};
-use super::door::Post;
+use super::thread_group::{Crew, ThreadOptions, enter_process, thread_options};
+use super::worker_accept::Post;
 use super::{Came, Door, Job, Mixin, Refused, WhenFull};
 use crate::error::{Error, Result};
 use crate::limits::{Gate, Permit};
@@ -390,7 +390,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mixin::probe::{Probe, ProbeDoor};
+    use crate::mixin::fake_job::{Probe, ProbeDoor};
 
     const SOON: Duration = Duration::from_secs(10);
 

@@ -4,8 +4,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::crew::{ThreadOptions, enter_process, thread_options};
-use super::staff::Staff;
+use super::thread_group::{ThreadOptions, enter_process, thread_options};
+use super::worker_queue::Staff;
 use super::{Job, Mixin};
 use crate::error::Result;
 use crate::limits::Gate;

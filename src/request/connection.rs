@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::raw::Link;
-use crate::source::{Bound, Source};
-use crate::stall::Patience;
+use super::raw_stream::Link;
+use crate::socket_io::{Bound, Source};
 use crate::sys::Room;
+use crate::write_stall::Patience;
 
 /// What bytes come from and go to: a socket, or what a transport or
 /// [`wrap_stream`](crate::StreamRequest::wrap_stream) puts in its place (TLS, memory, a decompressor).

@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
-use super::buffer;
 use super::extension::extension_of;
+use super::read_buffer;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::fault::{PeerFault, is_loss};
+use crate::peer_fault::{PeerFault, is_loss};
 
 /// How a transport sends the answer to one datagram.
 pub trait Reply {
@@ -180,7 +180,7 @@ impl Read for DatagramRequest {
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
         let owner = self.ticket.owner();
-        buffer::read_to_string(self, text, owner)
+        read_buffer::read_to_string(self, text, owner)
     }
 
     /// Like std's. A datagram that is shorter than what is read of it is a [`PeerFault`].

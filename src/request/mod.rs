@@ -1,20 +1,20 @@
 //! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 
-mod blame;
-mod bounds;
-mod buffer;
-mod channel;
+mod bounded_io;
+mod close;
 mod connection;
 mod datagram;
 mod deadline;
-mod ending;
 mod extension;
-mod flusher;
+mod idle_peer;
+mod io_error;
 mod outbox;
-mod quiet;
-mod raw;
-mod stop;
+mod outbox_writer;
+mod raw_stream;
+mod read_buffer;
+mod stop_token;
 mod stream;
+mod stream_deadlines;
 mod wrap;
 
 use std::fmt;
@@ -25,18 +25,18 @@ use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::Stopping;
 use crate::events::Limit;
-use crate::fault::{Owner, PeerFault};
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry, Place};
+use crate::peer_fault::{Owner, PeerFault};
 
-pub(crate) use buffer::keep_block;
-pub use buffer::{Chunk, Line, LineTooLong};
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
 pub use deadline::Deadline;
 pub(crate) use extension::Extension;
 pub use outbox::{Outbox, OutboxError};
-pub use stop::StopToken;
+pub(crate) use read_buffer::keep_block;
+pub use read_buffer::{Chunk, Line, LineTooLong};
+pub use stop_token::StopToken;
 pub use stream::StreamRequest;
 
 /// What every kind of request has, for servers and hooks that do not care which it is.

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::flusher;
+use super::outbox_writer;
 use crate::live::{Cut, Entry};
-use crate::stall::{Patience, Stall};
 use crate::sys;
+use crate::write_stall::{Patience, Stall};
 
 /// A way to send to a connection from anywhere: another handler, another thread, a timer. Clones are ways to
 /// the same one.
@@ -189,7 +189,7 @@ impl Outbox {
             (newly_listed, state.waiting_bytes() >= AT_ONCE)
         };
         if newly_listed {
-            flusher::list(&self.shared);
+            outbox_writer::list(&self.shared);
         }
         if large {
             self.flush();
@@ -201,7 +201,7 @@ impl Outbox {
     /// long before it waits again.
     pub fn flush(&self) {
         self.shared.send_due();
-        flusher::look_after(&self.shared);
+        outbox_writer::look_after(&self.shared);
     }
 
     /// How many bytes wait to be taken by the peer.
@@ -285,7 +285,7 @@ impl Outbox {
         };
         if listed {
             // Whoever waits for room in its socket has it open as well.
-            flusher::look_again();
+            outbox_writer::look_again();
         }
     }
 
@@ -293,7 +293,7 @@ impl Outbox {
         let result = self.shared.wait_until_sent(mark, patience);
         // What is left is due to somebody else's messages, or to a wait that was given up: it is nobody's
         // to send any more, if it is on no list.
-        flusher::look_after(&self.shared);
+        outbox_writer::look_after(&self.shared);
         result
     }
 }

@@ -6,15 +6,15 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::buffer::{self, Appetite, Chunk, Line, LineTooLong, NotText, ReadBuffer};
-use super::channel::Channel;
+use super::bounded_io::Channel;
 use super::connection::{Connection, Stream};
 use super::extension::extension_of;
+use super::read_buffer::{self, Appetite, Chunk, Line, LineTooLong, NotText, ReadBuffer};
 use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::fault::PeerFault;
-use crate::source::Source;
+use crate::peer_fault::PeerFault;
+use crate::socket_io::Source;
 use crate::sys::{self, Credentials, Room};
 
 /// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
@@ -363,7 +363,7 @@ impl Read for StreamRequest {
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
         let owner = self.channel.ticket.owner();
-        buffer::read_to_string(self, text, owner)
+        read_buffer::read_to_string(self, text, owner)
     }
 
     /// One deadline for the whole, so that a byte a second does not extend it.
@@ -409,7 +409,7 @@ impl BufRead for StreamRequest {
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
-        buffer::append_text(line, bytes, self.channel.ticket.owner())?;
+        read_buffer::append_text(line, bytes, self.channel.ticket.owner())?;
         Ok(count)
     }
 }
@@ -426,7 +426,7 @@ impl Write for StreamRequest {
     /// One send for the whole text, where `Write`'s own sends every piece by itself; with Nagle's
     /// algorithm and delayed acknowledgements that costs 44 ms a line.
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
-        buffer::with_formatted(arguments, |bytes| self.write_all(bytes))
+        read_buffer::with_formatted(arguments, |bytes| self.write_all(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -4,10 +4,10 @@ use std::io;
 use std::net::Shutdown;
 
 use super::Deadline;
-use super::buffer::Chunk;
-use super::channel::Channel;
+use super::bounded_io::Channel;
 use super::connection::{Connection, Stream};
-use super::raw::Raw;
+use super::raw_stream::Raw;
+use super::read_buffer::Chunk;
 use crate::error::Timeout;
 
 impl Channel {

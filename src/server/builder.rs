@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::door::Doorway;
+use super::backlog::Rest;
 use super::hooks::{DefaultHooks, ServerHooks};
-use super::loop_hooks::LoopHooks;
-use super::rest::Rest;
+use super::overridden_hooks::LoopHooks;
+use super::worker_accept::Doorway;
 use super::{Core, Server, siblings};
 use crate::address::BindAddress;
 use crate::console;

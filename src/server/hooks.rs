@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::error_owner::Whose;
 use super::incoming::Incoming;
-use super::loop_hooks::is_default;
-use super::whose::Whose;
+use super::overridden_hooks::is_default;
 use crate::address::Address;
 use crate::console::Console;
 use crate::context::ServerContext;

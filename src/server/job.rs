@@ -12,13 +12,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admitted::Admitted;
-use super::caught::{caught, caught_drop};
+use super::catch_panic::{caught, caught_drop};
+use super::close_reason::{ended_from_here, may_be_early, reason_of};
+use super::error_owner::Whose;
 use super::hooks::{Failure, Phase};
 use super::incoming::Incoming;
-use super::loop_hooks::LoopHook;
-use super::reason::{ended_from_here, may_be_early, reason_of};
-use super::whose::Whose;
+use super::overridden_hooks::LoopHook;
+use super::server_permit::Admitted;
 use super::{Core, child, siblings};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -29,7 +29,7 @@ use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, Door, Handed, Outcome, Refused, Work};
 use crate::request::{Deadline, Request, Ticket, keep_block};
-use crate::sys::process::SignalsHeld;
+use crate::sys::child_process::SignalsHeld;
 use crate::transport::Transport;
 
 /// A request with everything that it takes to serve it.

@@ -1,26 +1,26 @@
 //! [`Server`]: a transport, a mixin and a handler put together, and the loop that runs them.
 
-mod admitted;
+mod accept;
 mod background;
-mod base;
-mod budget;
+mod backlog;
+mod base_server;
 mod builder;
-mod caught;
+mod catch_panic;
 mod child;
+mod close_reason;
 mod command;
-mod door;
+mod descriptor_budget;
 mod drain;
+mod error_owner;
 mod hooks;
 mod incoming;
 mod job;
-mod loop_hooks;
-mod reason;
-mod rest;
+mod overridden_hooks;
 mod run;
+mod run_events;
+mod server_permit;
 mod siblings;
-mod spans;
-mod turn;
-mod whose;
+mod worker_accept;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,22 +42,22 @@ use crate::sys;
 use crate::transport::{Bind, Transport};
 use crate::wait::{self, Gathering, Interest, Waiting};
 
+pub use accept::Turn;
 pub use background::BackgroundServer;
-pub use base::BaseServer;
+pub use base_server::BaseServer;
 pub use builder::Builder;
 pub use command::{inherit_only_stdio, restore_limits};
 pub use drain::DrainReport;
 pub use hooks::{AcceptFailure, Failure, Fault, Phase, ServerHooks};
 pub use incoming::Incoming;
 pub use run::run_all;
-pub use turn::Turn;
 
+use accept::{Backoff, Step};
+use backlog::Rest;
 use builder::Factory;
-use door::Doorway;
-use loop_hooks::{LoopHook, LoopHooks};
-use rest::Rest;
-use spans::{Accepting, Run};
-use turn::{Backoff, Step};
+use overridden_hooks::{LoopHook, LoopHooks};
+use run_events::{Accepting, Run};
+use worker_accept::Doorway;
 
 /// A server: what requests come by, where they run, and what handles them.
 ///

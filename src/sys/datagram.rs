@@ -13,8 +13,8 @@ use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::control::Control;
-use super::messages::{self, Destination, Local};
+use super::recv_cmsg::{self, Destination, Local};
+use super::send_cmsg::Control;
 use super::{check, socklen};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -156,7 +156,7 @@ struct Said {
 impl Receiver {
     /// Room for `count` datagrams of `size` bytes, at most [`MOST_BYTES`]; for fewer if they are long. The pages are not
     /// touched before they are used. `asks`: the kernel is to tell where each was sent to; see
-    /// [`tell_local_address`](super::control::tell_local_address).
+    /// [`tell_local_address`](super::send_cmsg::tell_local_address).
     pub(crate) fn new(count: usize, size: usize, asks: bool) -> Self {
         let size = size.clamp(1, MOST_BYTES);
         let count = count.min(BATCH_BYTES / stride(size)).max(1);
@@ -224,7 +224,7 @@ impl Receiver {
             name_len: header.msg_hdr.msg_namelen,
             destination: control.map_or_else(Destination::default, |control| {
                 let filled: usize = header.msg_hdr.msg_controllen as _;
-                messages::destination(&control[..filled.min(control.len())])
+                recv_cmsg::destination(&control[..filled.min(control.len())])
             }),
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         }));

@@ -10,48 +10,48 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-mod common;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "child_process_other.rs")]
+pub(crate) mod child_process;
 mod console;
-pub(crate) mod control;
 pub(crate) mod datagram;
-mod descriptors;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "door_other.rs")]
-pub(crate) mod door;
+pub(crate) mod directory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "error_queue_other.rs")]
 mod error_queue;
-pub(crate) mod flow;
-pub(crate) mod folder;
-pub(crate) mod forks;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "late_other.rs")]
-pub(crate) mod late;
-pub(crate) mod messages;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "exclusive_epoll_other.rs")]
+pub(crate) mod exclusive_epoll;
+pub(crate) mod fork_count;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "late_input_other.rs")]
+pub(crate) mod late_input;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod orphans;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "process_other.rs")]
-pub(crate) mod process;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "refuse_other.rs")]
-pub(crate) mod refuse;
+mod orphan_reaper;
+mod recv_buf;
+pub(crate) mod recv_cmsg;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "refuse_clients_other.rs")]
+pub(crate) mod refuse_clients;
 mod registers;
-mod room;
-mod shared;
+mod rlimit;
+pub(crate) mod send_cmsg;
+mod shared_fd;
+mod shared_memory;
 mod signals;
-mod threads;
+pub(crate) mod socket_progress;
+mod thread_limit;
 
-pub(crate) use common::Common;
 pub(crate) use console::write_now;
-pub(crate) use descriptors::{
+pub(crate) use recv_buf::Room;
+pub(crate) use rlimit::{
     descriptors, fill_standard_descriptors, inherit_only_stdio, raise_descriptors,
     restore_descriptors, spare_descriptor,
 };
-pub(crate) use room::Room;
-pub(crate) use shared::SharedFd;
+pub(crate) use shared_fd::SharedFd;
+pub(crate) use shared_memory::Common;
 pub(crate) use signals::{
     LetThrough, SignalGuard, is_ignored, keep_from_default, keep_from_file_size_signal,
     keep_statuses, on_signal, on_signal_for_good,
 };
-pub(crate) use threads::most_threads;
+pub(crate) use thread_limit::most_threads;
 
 /// Turns the -1 of a system call into the error behind it.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

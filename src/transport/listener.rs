@@ -10,7 +10,7 @@ use socket2::SockRef;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::sys::{self, forks::Moment};
+use crate::sys::{self, fork_count::Moment};
 
 /// A connection that has been accepted. Dropping it closes it.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Listener {
     pub(super) fn refuse_new(&self) -> bool {
         let is_ours = self.made.is_some_and(|made| made == Moment::now());
         let refuse = |fd: &OwnedFd| {
-            sys::refuse::new_clients(fd.as_fd());
+            sys::refuse_clients::new_clients(fd.as_fd());
             Ok(())
         };
         is_ours && self.socket.with(refuse).is_ok()

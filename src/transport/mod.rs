@@ -1,15 +1,15 @@
 //! What requests come by: TCP, UDP, Unix stream and Unix datagram sockets, or a [`Transport`] of one's
 //! own.
 
-mod accept;
+mod accept_error;
+mod datagram_socket;
 mod listener;
-mod own;
-mod packets;
+mod own_address;
 mod socket;
+mod socket_file;
 mod tcp;
 mod udp;
 mod unix;
-mod unix_path;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ use crate::address::{Address, BindAddress};
 use crate::error::Result;
 use crate::request::{Request, Ticket};
 
-pub use accept::{AcceptAction, accept_action};
+pub use accept_error::{AcceptAction, accept_action};
 pub use socket::SocketOptions;
 pub use tcp::Tcp;
 pub use udp::Udp;

@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::packets::{Packet, PacketSocket};
+use super::datagram_socket::{Packet, PacketSocket};
 use super::socket::{SocketOptions, adopt};
 use super::tcp::{bind_first, inet_address, prepare_inet};
 use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
-use crate::sys::control::tell_local_address;
+use crate::sys::send_cmsg::tell_local_address;
 
 /// UDP datagrams. A reply leaves from the address that was asked, also on a server that is bound to every
 /// interface.

@@ -8,10 +8,10 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use super::datagram_socket::{Packet, PacketSocket};
 use super::listener::{Accepted, Listener};
-use super::packets::{Packet, PacketSocket};
 use super::socket::{ServerSocket, SocketOptions, adopt, set_buffers};
-use super::unix_path::SocketFile;
+use super::socket_file::SocketFile;
 use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};

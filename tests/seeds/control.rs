@@ -6,7 +6,7 @@
     dead_code,
     reason = "it computes two constants by it, and only what reads is run here"
 )]
-#[path = "../../src/sys/messages.rs"]
+#[path = "../../src/sys/recv_cmsg.rs"]
 mod messages;
 
 pub fn run(input: &[u8]) {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::crew::{Crew, ThreadOptions};
-use super::door::Post;
-use super::idle::{Idle, IdleList};
+use super::idle_workers::{Idle, IdleList};
+use super::thread_group::{Crew, ThreadOptions};
+use super::worker_accept::Post;
 use super::{Came, Door, Job, Refused, WhenFull};
 use crate::limits::{Gate, Permit};
 

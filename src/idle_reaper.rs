@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::live::{LiveList, SHORTEST_WATCHED};
 
 /// A limit is noticed so much of it late at the most: an eighth, as `SO_RCVTIMEO` is left as it is by
-/// `source.rs` while it is no more than an eighth too long.
+/// `socket_io.rs` while it is no more than an eighth too long.
 const LATE: u32 = 8;
 
 /// A server's watch. It ends when this is dropped.

@@ -21,7 +21,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket::{SocketOptions, name_option};
 use crate::sys;
-use crate::sys::folder::{self, Folder, MODE_BITS};
+use crate::sys::directory::{self, Folder, MODE_BITS};
 
 /// How long to wait for another server that is starting in the same folder.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ impl SocketFile {
         socket2::SockRef::from(&fd).bind(&address).map_err(|error| explain(error, &whole))?;
         if let Some(mode) = options.unix_mode {
             // What the umask took away, and the whole of it where the line above does nothing.
-            folder::set_mode_of_socket_file(fd, &place.file(), mode)?;
+            directory::set_mode_of_socket_file(fd, &place.file(), mode)?;
         }
         if !options.unlink_on_close {
             return Ok((None, whole));

@@ -5,15 +5,15 @@ use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use super::blame::is_no_more_for_now;
-use super::channel::{Channel, until_all_is_taken};
+use super::bounded_io::{Channel, until_all_is_taken};
 use super::connection::Connection;
+use super::io_error::is_no_more_for_now;
 use crate::context::Lingering;
-use crate::linger;
+use crate::lingering_close;
 use crate::live::Activity;
-use crate::source::Source;
-use crate::stall::{Patience, earlier};
+use crate::socket_io::Source;
 use crate::sys::{self, Room};
+use crate::write_stall::{Patience, earlier};
 
 /// A request is short that has sent no more than this: a block of the read buffer. With a longer one the peer is asked
 /// for its end, because it may be sending a stream.
@@ -133,15 +133,15 @@ impl Channel {
     /// Closes, at once or when the peer has had the time to read the answer.
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
-        let bound = linger::Bound { time: limits.linger, bytes: limits.linger_bytes };
+        let bound = lingering_close::Bound { time: limits.linger, bytes: limits.linger_bytes };
         let Some(fd) = self.connection.share_socket() else { return };
         if !self.lingers || bound.time.is_zero() {
             return;
         }
         match (self.ticket.server().lingering(), &self.connection) {
-            (Lingering::Here, Connection::Socket(source)) => linger::here(source, bound),
-            (Lingering::Here, _) => linger::here(&Source::new(fd), bound),
-            (Lingering::Elsewhere, _) => linger::elsewhere(fd, bound),
+            (Lingering::Here, Connection::Socket(source)) => lingering_close::here(source, bound),
+            (Lingering::Here, _) => lingering_close::here(&Source::new(fd), bound),
+            (Lingering::Elsewhere, _) => lingering_close::elsewhere(fd, bound),
             (Lingering::Nobody, _) => {}
         }
     }

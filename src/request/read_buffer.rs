@@ -10,7 +10,7 @@ use std::sync::Once;
 
 use parking_lot::Mutex;
 
-use crate::fault::{Owned, Owner, PeerFault, find};
+use crate::peer_fault::{Owned, Owner, PeerFault, find};
 use crate::sys::Room;
 
 /// The usual block: what Python's `makefile('rb')` buffers.

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::caught::caught;
+use super::catch_panic::caught;
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::transport::Transport;

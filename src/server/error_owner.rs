@@ -4,8 +4,8 @@ use std::error::Error as StdError;
 use std::io;
 
 use crate::error::{Stopping, TimedOut};
-use crate::fault::{Owned, Owner, PeerFault, causes, find, find_of};
 use crate::live::Entry;
+use crate::peer_fault::{Owned, Owner, PeerFault, causes, find, find_of};
 use crate::request::{LineTooLong, OutboxError};
 
 /// A request, as far as it takes to know which errors are its own.

@@ -3,10 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::admitted::Admitted;
-use super::caught::caught;
+use super::catch_panic::caught;
 use super::hooks::AcceptFailure;
 use super::job::{TypedJob, Verdict};
+use super::server_permit::Admitted;
 use super::{Core, Server};
 use crate::error::{Error, Result};
 use crate::events::{Limit, ServerEvent};

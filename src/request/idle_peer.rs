@@ -1,18 +1,18 @@
 //! Whether a silent peer is an idle one: one that takes what it is sent is not, whoever has sent it.
 //!
-//! Most waits for a request are the watch's to bound (`watch.rs`), which looks at the same. These are the others: short
+//! Most waits for a request are the watch's to bound (`idle_reaper.rs`), which looks at the same. These are the others: short
 //! limits, forked children, coroutines, wrapped connections, and requests that are bounded as a whole.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::blame::is_no_more_for_now;
-use super::channel::Channel;
+use super::bounded_io::Channel;
+use super::io_error::is_no_more_for_now;
 use crate::error::Timeout;
 use crate::live::Moved;
-use crate::source::Bound;
-use crate::stall::earlier;
-use crate::sys::{Room, flow};
+use crate::socket_io::Bound;
+use crate::sys::{Room, socket_progress};
+use crate::write_stall::earlier;
 
 /// How often a wait looks for progress within its limit, as the watch does.
 const LOOKS: u32 = 8;
@@ -84,6 +84,6 @@ impl Channel {
     fn is_still_due(&self) -> bool {
         self.connection
             .socket()
-            .is_some_and(|fd| flow::unacknowledged(fd).is_ok_and(|bytes| bytes > 0))
+            .is_some_and(|fd| socket_progress::unacknowledged(fd).is_ok_and(|bytes| bytes > 0))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
-pub(crate) use super::orphans::{Mark, children};
+pub(crate) use super::orphan_reaper::{Mark, children};
 use super::signals::change_mask;
 use super::{check, event};
 
@@ -34,7 +34,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
     super::registers::empty();
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
     // one; so the child is a whole copy, in which everything may be called.
-    match check(super::forks::uncounted(|| unsafe { libc::fork() }))? {
+    match check(super::fork_count::uncounted(|| unsafe { libc::fork() }))? {
         0 => Ok(Forked::Child),
         child => Ok(Forked::Parent { child }),
     }

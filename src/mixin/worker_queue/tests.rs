@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::mixin::Way;
-use crate::mixin::probe::{Probe, ProbeDoor};
+use crate::mixin::fake_job::{Probe, ProbeDoor};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 const SOON: Duration = Duration::from_secs(10);

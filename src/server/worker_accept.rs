@@ -12,10 +12,10 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
-use super::admitted::Admitted;
-use super::caught::caught;
-use super::spans::Accepting;
-use super::turn::{WOKEN_AT_ONCE, take_request};
+use super::accept::{WOKEN_AT_ONCE, take_request};
+use super::catch_panic::caught;
+use super::run_events::Accepting;
+use super::server_permit::Admitted;
 use crate::error::{Error, Result};
 use crate::mixin::{Came, Way};
 use crate::sys;
@@ -43,7 +43,7 @@ struct Listener {
 
 #[derive(Debug)]
 struct Made {
-    door: sys::door::Door,
+    door: sys::exclusive_epoll::Door,
     /// Calls the worker back to its mixin.
     call: Event,
     /// Whose turn it is, from the look for a request until it is in its worker's hands: who comes first is served first,
@@ -134,7 +134,7 @@ impl<T: Transport> Core<T> {
             let fd = fd.try_clone().ok()?;
             let call = Event::new().ok()?;
             let stop = self.context.runs.stop_waiting().fd;
-            let door = sys::door::Door::new(fd.as_fd(), [stop, call.as_fd()]).ok()?;
+            let door = sys::exclusive_epoll::Door::new(fd.as_fd(), [stop, call.as_fd()]).ok()?;
             listener.fd = Some(fd);
             let process = AtomicU32::new(wait::noted_process());
             Some(Made { door, call, turn: Mutex::default(), process })

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crate::sys::flow;
+use crate::sys::socket_progress;
 use crate::wait::{self, Interest, Slot, Waiting};
 
 /// How long a send may wait.
@@ -59,7 +59,7 @@ pub(crate) struct Stall {
 impl Stall {
     /// Begins: nothing could be sent just now.
     pub(crate) fn begin(fd: BorrowedFd<'_>, patience: Patience) -> Self {
-        let (since, unacknowledged) = (Instant::now(), flow::unacknowledged(fd).ok());
+        let (since, unacknowledged) = (Instant::now(), socket_progress::unacknowledged(fd).ok());
         let pause = patience.quiet / FIRST_LOOK;
         Self { patience, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
@@ -101,7 +101,7 @@ impl Stall {
     }
 
     fn look(&mut self, fd: BorrowedFd<'_>, now: Instant) {
-        let unacknowledged = flow::unacknowledged(fd).ok();
+        let unacknowledged = socket_progress::unacknowledged(fd).ok();
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
@@ -155,7 +155,7 @@ mod tests {
         let before = (stall.since, stall.unacknowledged);
         assert!(before.1.is_some_and(|bytes| bytes > 0));
         let mut taken = vec![0; 1 << 20];
-        while flow::unacknowledged(ours.as_fd()).ok() == before.1 {
+        while socket_progress::unacknowledged(ours.as_fd()).ok() == before.1 {
             assert!(theirs.read(&mut taken).unwrap() > 0);
         }
         stall.look(ours.as_fd(), Instant::now());

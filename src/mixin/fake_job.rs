@@ -7,7 +7,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Came, ChildEnd, Door, Handed, Job, Outcome, Refused, Way, Work};
 use crate::address::Address;
-use crate::sys::process::SignalsHeld;
+use crate::sys::child_process::SignalsHeld;
 
 /// A request that says that it runs and waits until it may end.
 pub(super) struct Probe {

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::admitted::Admitted;
+use super::accept::{accept, admit};
 use super::job::TypedJob;
-use super::turn::{accept, admit};
+use super::server_permit::Admitted;
 use super::{Core, Server};
 use crate::error::Result;
 use crate::limits::Limits;

@@ -1,5 +1,5 @@
 //! Control messages: what goes with a datagram beside its bytes, on its way out. Those that come in are read in
-//! `messages.rs`.
+//! `recv_cmsg.rs`.
 
 use std::io;
 use std::mem;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
-use super::messages::Local;
+use super::recv_cmsg::Local;
 use super::set_int_option;
 
 /// Asks the kernel to tell with each datagram where it was sent to.

@@ -5,18 +5,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::blame::is_no_more_for_now;
 use super::connection::Connection;
 use super::deadline::Deadlines;
+use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::error::Timeout;
 use crate::live::Activity;
-use crate::source::Bound;
-use crate::stall::{Patience, earlier};
+use crate::socket_io::Bound;
 use crate::sys::Room;
-use crate::sys::late::Late;
+use crate::sys::late_input::Late;
 use crate::wait::{self, Interest, Waiting};
+use crate::write_stall::{Patience, earlier};
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
 pub(super) struct Channel {
@@ -42,7 +42,7 @@ pub(super) struct Channel {
     pub(super) ended_output: bool,
     /// The peer may still be sending when the request ends, although nothing of it is to be seen.
     pub(super) expects_more: bool,
-    /// The peer was still sending when the answer ended: see `linger.rs`.
+    /// The peer was still sending when the answer ended: see `lingering_close.rs`.
     pub(super) lingers: bool,
 }
 

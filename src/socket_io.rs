@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::stall::{Patience, Stall};
 use crate::sys::{self, Room, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
+use crate::write_stall::{Patience, Stall};
 
 /// How long a receive may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,9 @@ const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 /// A connection's descriptor, with what is known of it.
 ///
 /// The descriptor is made in blocking mode. Each receive says whether it may block: on a thread it does, and
-/// `SO_RCVTIMEO` bounds it, or the watch (`watch.rs`), which costs no call more per request than a hand-written
+/// `SO_RCVTIMEO` bounds it, or the watch (`idle_reaper.rs`), which costs no call more per request than a hand-written
 /// thread has; under a parker it does not, and the coroutine parks. A send never blocks: one that finds no room
-/// waits in `stall.rs`.
+/// waits in `write_stall.rs`.
 #[derive(Debug)]
 pub(crate) struct Source {
     // Shared with the live list alone, which may shut it down but never closes it.

@@ -64,7 +64,7 @@ macro_rules! thread_options {
         /// handler; with a size that cannot be had `bind` fails.
         #[must_use]
         pub fn stack_size(mut self, bytes: usize) -> Self {
-            self.threads.stack_bytes = Some(bytes.max(crate::mixin::crew::LEAST_STACK));
+            self.threads.stack_bytes = Some(bytes.max(crate::mixin::thread_group::LEAST_STACK));
             self
         }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::source::{self, Source};
+use crate::socket_io::{self, Source};
 use crate::sys::{self, PollFd, Room};
 use crate::wait::{self, Event};
 
@@ -87,7 +87,7 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
 /// Reads on for a connection, here: the caller has time, or is a coroutine.
 pub(crate) fn here(source: &Source, bound: Bound) {
     let until = Instant::now().checked_add(bound.time);
-    let until = until.map_or(source::Bound::Never, source::Bound::Until);
+    let until = until.map_or(socket_io::Bound::Never, socket_io::Bound::Until);
     // On the stack it would cost every request its pages, and hardly one lingers.
     let mut memory = vec![0; ROOM];
     let mut room = Room::from(&mut *memory);

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::own::OwnAddress;
+use super::own_address::OwnAddress;
 use super::socket::ServerSocket;
 use crate::address::Address;
 use crate::request::{DatagramRequest, Reply, Ticket};
 use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
-use crate::sys::messages::Local;
+use crate::sys::recv_cmsg::Local;
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.

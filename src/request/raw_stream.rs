@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::blame::is_no_more_for_now;
-use super::buffer::Chunk;
 use super::connection::{Connection, Stream};
+use super::io_error::is_no_more_for_now;
+use super::read_buffer::Chunk;
 use super::{Ticket, is_to_end, stop};
 use crate::context::ServerContext;
 use crate::error::Stopping;
-use crate::fault::{PeerFault, find, is_loss};
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
-use crate::source::{Bound, Source};
-use crate::stall::{Patience, earlier};
+use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::socket_io::{Bound, Source};
 use crate::sys::{self, Room};
 use crate::wait;
+use crate::write_stall::{Patience, earlier};
 
 /// What a request and the raw stream below its wrapper have in common.
 pub(super) struct Link {

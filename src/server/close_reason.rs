@@ -1,6 +1,6 @@
 //! How a request has ended: by what was done to it from here, or by what its handler has failed with.
 
-use super::whose::Whose;
+use super::error_owner::Whose;
 use crate::error::{HandlerError, Panicked, Stopping, TimedOut, Timeout};
 use crate::events::CloseReason;
 use crate::live::{Cut, Entry};

@@ -5,11 +5,11 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::Deadline;
-use super::channel::Channel;
+use super::bounded_io::Channel;
 use super::connection::Connection;
 use super::stream::StreamRequest;
 use crate::error::{HandlerError, Stopping, TimedOut, Timeout};
-use crate::fault::{PeerFault, find, is_loss};
+use crate::peer_fault::{PeerFault, find, is_loss};
 
 impl Channel {
     /// Says which limit it was, and how long that is, if it was one; and whose error it is.
