@@ -240,6 +240,7 @@ impl<H: DatagramRequestHandler> BaseRequestHandler<DatagramRequest> for H {
             `impl DatagramRequestHandler for Echo` on UDP and Unix datagram servers",
     note = "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`"
 )]
+#[doc(alias = "RequestHandlerClass")]
 pub trait MakeHandler<R, Kind>: Send + Sync + 'static {
     /// The name by which messages and the live list speak of its handlers.
     fn handler_name(&self) -> &'static str;

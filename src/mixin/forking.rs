@@ -59,6 +59,7 @@ use crate::wait::{self, Interest, Waiting};
 /// # let _ = builder;
 /// ```
 #[derive(Debug)]
+#[doc(alias = "ForkingMixIn")]
 pub struct Forking {
     max_children: usize,
     block_on_close: bool,
@@ -153,6 +154,7 @@ impl Forking {
 
     /// Python's `active_children`: the process numbers of the children that have not ended.
     #[must_use]
+    #[doc(alias = "collect_children")]
     pub fn active_children(&self) -> Vec<i32> {
         self.children.lock().iter().map(|child| child.pid).collect()
     }

@@ -70,6 +70,7 @@ pub trait Mixin: Send + Sync {
     }
 
     /// Runs one request, now or later, here or elsewhere: Python's `process_request`.
+    #[doc(alias = "process_request_thread")]
     fn process_request(&self, job: Job);
 
     /// Whether there is room for another request. A false answer promises that

@@ -27,6 +27,7 @@ use crate::limits::{Gate, Permit};
 /// # let _ = mixin;
 /// ```
 #[derive(Debug)]
+#[doc(alias("ThreadPoolExecutor", "ThreadPoolMixIn"))]
 pub struct Pool {
     workers: usize,
     queue: usize,

@@ -24,6 +24,7 @@ use crate::limits::Gate;
 /// # let _ = mixin;
 /// ```
 #[derive(Debug, Default)]
+#[doc(alias = "ThreadingMixIn")]
 pub struct Threading {
     gate: Option<Arc<Gate>>,
     when_full: WhenFull,
@@ -62,6 +63,7 @@ impl Threading {
     ///
     /// If there is no descriptor for the event behind the limit.
     #[must_use]
+    #[doc(alias("Semaphore", "BoundedSemaphore"))]
     pub fn max_threads(mut self, max: usize) -> Self {
         self.gate = Some(Gate::new(max.max(1)).expect("a descriptor for the gate of max_threads"));
         self

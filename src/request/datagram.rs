@@ -63,12 +63,14 @@ impl DatagramRequest {
 
     /// The datagram's bytes. It may be empty.
     #[must_use]
+    #[doc(alias = "recvfrom")]
     pub fn packet(&self) -> &[u8] {
         &self.packet
     }
 
     /// Whether the datagram was longer than `max_packet_size`: its end is lost.
     #[must_use]
+    #[doc(alias = "MSG_TRUNC")]
     pub fn truncated(&self) -> bool {
         self.truncated
     }
@@ -116,6 +118,7 @@ impl DatagramRequest {
     /// If it is too long for a datagram, or the system will not send it. If the sender is gone it is a
     /// [`PeerFault`]; so it is for a Unix socket whose sender does not read what it is sent
     /// (`WouldBlock`), because nothing is waited for there.
+    #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes).map_err(|error| {
             if self.is_of_peer(&error) { self.ticket.lose(error) } else { error }

@@ -35,6 +35,7 @@ use crate::sys::{self, Credentials, Room};
 /// one of a connection fails when [`Limits::first_read`](crate::Limits::first_read) has passed as well, because its peer
 /// may be about to send. Others go on until the deadline of the drain.
 #[repr(align(64))]
+#[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub struct StreamRequest {
     pub(super) channel: Channel,
     input: ReadBuffer,
@@ -61,12 +62,14 @@ impl StreamRequest {
 
     /// Who is at the other end.
     #[must_use]
+    #[doc(alias = "getpeername")]
     pub fn client_address(&self) -> Address {
         self.channel.ticket.client_address().clone()
     }
 
     /// The address of this end: which of the server's addresses the peer has reached.
     #[must_use]
+    #[doc(alias = "getsockname")]
     pub fn local_address(&self) -> Address {
         if let Some(local) = &self.local {
             return Address::clone(local);
@@ -111,6 +114,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// If it is not a Unix socket.
+    #[doc(alias = "SO_PEERCRED")]
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
         self.channel.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
@@ -168,6 +172,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// If the connection is gone.
+    #[doc(alias = "TCP_NODELAY")]
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self.channel.connection.fileno() {
             Some(fd) if self.channel.ticket.client_address().as_inet().is_some() => {
@@ -196,6 +201,7 @@ impl StreamRequest {
     /// the middle of the handshake, or if they are of kind `InvalidData` and it has sent something; `TimedOut` and
     /// [`Stopping`](crate::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
     /// reported. Before `wrap` is called: those of what has to leave in the open, and the connection is as it was.
+    #[doc(alias("ssl", "wrap_socket", "STARTTLS"))]
     pub fn wrap_stream(
         &mut self,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
@@ -209,6 +215,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// Those of sending what is held back, or that the peer is gone.
+    #[doc(alias = "SHUT_WR")]
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
         self.channel.shutdown_write()
@@ -221,6 +228,7 @@ impl StreamRequest {
     ///
     /// `InvalidData` if it is longer than `Limits::line_bytes` (with [`LineTooLong`] inside), or is to
     /// be a `String` and is not UTF-8 (a [`PeerFault`]; a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
+    #[doc(alias("readline", "readlines"))]
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
         let owner = self.channel.ticket.owner();
         let read = |bytes: &mut Vec<u8>| {
@@ -246,6 +254,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// `TimedOut` if the peer is silent for too long, and those of the connection.
+    #[doc(alias = "recv")]
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
         if !self.input.is_empty() {
             return Ok(Some(self.input.take()));

@@ -13,6 +13,7 @@ impl StreamRequest {
     /// no more time than others. A write has so long without progress, as with [`Limits::write`](crate::Limits::write).
     /// [`Duration::MAX`] is for ever; zero takes or sends what can be at once, and does not wait. What has several
     /// reads, a login say, is bounded as a whole by [`deadline_in`](Self::deadline_in).
+    #[doc(alias = "settimeout")]
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.channel.timeout = timeout;
     }

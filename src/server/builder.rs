@@ -177,6 +177,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::allow_reuse_address`].
     #[must_use]
+    #[doc(alias = "SO_REUSEADDR")]
     pub fn allow_reuse_address(mut self, allow: bool) -> Self {
         self.options.allow_reuse_address = allow;
         self
@@ -184,6 +185,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::allow_reuse_port`].
     #[must_use]
+    #[doc(alias = "SO_REUSEPORT")]
     pub fn allow_reuse_port(mut self, allow: bool) -> Self {
         self.options.allow_reuse_port = allow;
         self
@@ -191,6 +193,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::request_queue_size`].
     #[must_use]
+    #[doc(alias("backlog", "listen"))]
     pub fn request_queue_size(mut self, connections: i32) -> Self {
         self.options.request_queue_size = connections;
         self
@@ -198,6 +201,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::only_v6`].
     #[must_use]
+    #[doc(alias = "IPV6_V6ONLY")]
     pub fn only_v6(mut self, only: bool) -> Self {
         self.options.only_v6 = Some(only);
         self
@@ -205,6 +209,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::keepalive`].
     #[must_use]
+    #[doc(alias = "SO_KEEPALIVE")]
     pub fn keepalive(mut self, silence: Duration) -> Self {
         self.options.keepalive = Some(silence);
         self
@@ -212,6 +217,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::recv_buffer_bytes`].
     #[must_use]
+    #[doc(alias = "SO_RCVBUF")]
     pub fn recv_buffer_bytes(mut self, bytes: usize) -> Self {
         self.options.recv_buffer_bytes = Some(bytes);
         self
@@ -219,6 +225,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// See [`SocketOptions::send_buffer_bytes`].
     #[must_use]
+    #[doc(alias = "SO_SNDBUF")]
     pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
         self.options.send_buffer_bytes = Some(bytes);
         self
@@ -326,6 +333,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     /// # Errors
     ///
     /// If the address cannot be understood, or there is no descriptor.
+    #[doc(alias = "bind_and_activate")]
     pub fn build_unbound<Kind: 'static>(
         self,
         address: impl Into<BindAddress>,

@@ -49,6 +49,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// # Errors
     ///
     /// Any; the bind fails with it.
+    #[doc(alias = "setsockopt")]
     fn before_bind(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let _ = socket;
         Ok(())
@@ -102,6 +103,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// # Errors
     ///
     /// Any; the request is closed and `handle_error` is told.
+    #[doc(alias("ssl", "wrap_socket", "TLS"))]
     fn wrap_request(&self, request: &mut R) -> HandlerResult {
         let _ = request;
         Ok(())

@@ -46,6 +46,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever), after the close, which may meet a [`Fatal`](crate::Fatal) as well;
     /// and if signals cannot be handled. If somebody else serves already, that is the error, and nothing is changed and
     /// nothing is closed.
+    #[doc(alias("KeyboardInterrupt", "SIGINT", "SIGTERM"))]
     pub fn run(&self) -> Result<DrainReport> {
         let _claim = claim(self)?;
         let _signals = prepare_process(vec![self.shutdown_handle()])?;
