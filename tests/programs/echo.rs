@@ -1,4 +1,4 @@
-//! What all programs share, shown by the smallest of them: echo, time, hooks and own_mixin.
+//! What all programs share, shown by the smallest of them: echo and time.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -457,75 +457,6 @@ fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
         server.send_signal(libc::SIGINT);
         assert_ends(&server.end(), 0);
         assert!(!path.exists(), "a clean stop removes it");
-    }
-}
-
-/// A program without `serve`, listening.
-fn small_server(name: &str, options: &[&str]) -> (Process, SocketAddr) {
-    let server = Process::start(command(name, &["127.0.0.1:0"]).args(options));
-    let address = listening(&server).parse().unwrap();
-    (server, address)
-}
-
-#[test]
-fn hooks_turns_away_says_busy_and_reports_in_its_own_words() {
-    let options = ["--deny", "127.0.0.2", "--at-once", "1", "--tick", "1"];
-    let (server, address) = small_server("hooks", &options);
-    assert_eq!(read_to_end(&mut connect_from([127, 0, 0, 2], address)), b"");
-    let mut first = connect(address);
-    assert_eq!(exchange(&mut first, "hello"), "hello\n");
-    let busy = String::from_utf8(read_to_end(&mut connect(address))).unwrap();
-    assert_eq!(busy, "busy: the server is busy; please come again in a minute\n");
-    first.write_all(b"fail\n").unwrap();
-    assert_eq!(read_to_end(&mut first), b"");
-    // The tick comes by itself; whatever is told before it is the events of these three.
-    let mut told = Vec::new();
-    while !told.last().is_some_and(|line: &String| line.starts_with("tick: 0 peers")) {
-        told.push(server.err_line());
-    }
-    server.send_signal(libc::SIGTERM);
-    let ended = server.end();
-    assert_ends(&ended, 0);
-    let told = told.join("\n") + "\n" + &ended.err;
-    let peer = first.local_addr().unwrap();
-    for words in [
-        "from 127.0.0.2:",
-        "ended: it was rejected",
-        "ended: it was refused",
-        "ended: its handler failed",
-        &format!("failure in handle for {peer}: a client has asked for it\n"),
-        &format!("{address}: closed after"),
-    ] {
-        assert!(told.contains(words), "{words:?} is not in {told}");
-    }
-}
-
-#[test]
-fn own_mixin_keeps_a_lane_free() {
-    let (server, address) =
-        small_server("own_mixin", &["--reserve", "127.0.0.2", "--threads", "1"]);
-    let mut first = connect(address);
-    assert_eq!(exchange(&mut first, "hello"), "common-1: hello\n");
-    assert_eq!(read_to_end(&mut connect(address)), b"the server is busy\n");
-    let mut reserved = connect_from([127, 0, 0, 2], address);
-    assert_eq!(exchange(&mut reserved, "hello"), "reserved-1: hello\n");
-    assert_eq!(exchange(&mut first, "still here"), "common-1: still here\n");
-    server.send_signal(libc::SIGTERM);
-    assert_eq!((read_to_end(&mut first), read_to_end(&mut reserved)), (vec![], vec![]));
-    let ended = server.end();
-    assert_ends(&ended, 0);
-    assert!(
-        ended.err.contains("2 requests were open; 2 were ended between two requests"),
-        "{ended:?}"
-    );
-}
-
-#[test]
-fn small_programs_say_what_is_wrong_and_end_with_1() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    for name in ["hooks", "own_mixin"] {
-        assert_fails_in_one_line(&run(name, &[&address]), 1, &["error: ", &address]);
     }
 }
 
