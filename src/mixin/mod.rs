@@ -10,7 +10,6 @@
 //! A mixin knows a request only as a [`Job`]. It does not know what transport it came by, nor what
 //! handles it, and so each works with all of them.
 
-mod exit_status;
 #[cfg(test)]
 mod fake_job;
 mod forking;

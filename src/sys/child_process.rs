@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
 pub(crate) use super::orphan_reaper::{Mark, children};
-use super::signals::change_mask;
+use super::signal::change_mask;
 use super::{check, event};
 
 /// Which of the two a process is after a fork.

@@ -35,7 +35,7 @@ mod rlimit;
 pub(crate) mod send_cmsg;
 mod shared_fd;
 mod shared_memory;
-mod signals;
+mod signal;
 pub(crate) mod socket_progress;
 mod thread_limit;
 
@@ -47,7 +47,7 @@ pub(crate) use rlimit::{
 };
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;
-pub(crate) use signals::{
+pub(crate) use signal::{
     LetThrough, SignalGuard, is_ignored, keep_from_default, keep_from_file_size_signal,
     keep_statuses, on_signal, on_signal_for_good,
 };

@@ -1,5 +1,7 @@
 //! A child process for each request: Python's `ForkingMixIn`.
 
+mod exit_status;
+
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -9,7 +11,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::exit_status::{PANICKED, end_of, not_by_itself, status};
+use self::exit_status::{PANICKED, end_of, not_by_itself, status};
 use super::{ChildEnd, Handed, Job, Mixin, Refused};
 use crate::console;
 use crate::error::{Error, Result};
