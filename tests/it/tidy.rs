@@ -334,10 +334,10 @@ const UNSAFE_TESTS: [&str; 9] = [
     "tests/forking/server.rs",
     "tests/forking/support.rs",
     "tests/forking/system.rs",
-    "tests/it/checklist/construction.rs",
+    "tests/it/checklist/construction/options.rs",
     "tests/it/checklist/handle_request.rs",
     "tests/it/checklist/serving.rs",
-    "tests/it/checklist/streams.rs",
+    "tests/it/checklist/streams/output.rs",
     "tests/it/coroutines.rs",
     "tests/support/system.rs",
 ];

@@ -11,8 +11,8 @@ use socketserver::{
     Pool, Server, Threading, Udp, UdpServer, UnixDatagramServer, datagram_fn,
 };
 
-use super::requests::{Report, reports};
 use crate::handlers::{Crash, Echo};
+use crate::reports::{Report, reports};
 #[cfg(target_os = "linux")]
 use crate::support::system::send_without_checksums;
 use crate::support::{SOON, eventually, folder, inet};

@@ -15,7 +15,7 @@ use socketserver::{
     UnixStreamServer, stream_fn,
 };
 
-use super::matrix::Memory;
+use super::matrix::memory::Memory;
 use crate::handlers::{Diary, OneLine, Silent};
 use crate::support::{SOON, connect, connect_any, folder, inet, read_line, read_to_end, soon};
 

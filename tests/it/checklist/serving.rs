@@ -15,7 +15,7 @@ use socketserver::{
     UdpServer, UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
 };
 
-use super::matrix::Memory;
+use super::matrix::memory::Memory;
 use crate::handlers::{Diary, Echo, OneLine, Silent, held};
 use crate::support::{
     SOON, connect, connect_any, eventually, exchange, folder, inet, read_line, read_to_end, serve,

@@ -1,0 +1,134 @@
+//! Handlers that panic, block, or leave threads behind.
+
+use std::io::Write;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use socketserver::{
+    Fault, HandlerResult, Inline, Limits, Mixin, Pool, StreamRequest, Threading, stream_fn,
+};
+
+use super::{SHORT, client, mixins, serve, serves_on, serves_once};
+use crate::handlers::held;
+use crate::support::{SOON, eventually, read_line, read_to_end};
+
+#[test]
+fn handlers_that_panic_end_nobody_but_themselves() {
+    let moody = stream_fn(|request| {
+        let mut line = String::new();
+        let line = request.next_line(&mut line)?.unwrap_or_default();
+        assert_ne!(line, "panic", "as it was told");
+        writeln!(request, "{line}")?;
+        Ok(())
+    });
+    for mixin in mixins() {
+        let (server, told) = serve(mixin, Limits::default(), moody.clone());
+        for _ in 0..20 {
+            let mut client = client(&server);
+            client.write_all(b"panic\n").unwrap();
+            assert_eq!(read_to_end(&mut client), b"");
+            let told = told.recv_timeout(SOON).unwrap();
+            assert!(told.panicked && told.fault == Fault::Handler, "{told:?}");
+            assert!(told.text.contains("as it was told"), "{}", told.text);
+        }
+        assert_eq!(server.context().counts().panicked, 20);
+        serves_on(server);
+    }
+}
+
+#[test]
+fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
+    // Two can be served at once, so that one that blocks leaves room.
+    let mixins: [Box<dyn Mixin>; 2] = [Box::new(Threading::new()), Box::new(Pool::new(2))];
+    for mixin in mixins {
+        let (held, holder) = held();
+        let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));
+        let mut blocked = client(&server);
+        blocked.write_all(b"block\n").unwrap();
+        holder.started.recv_timeout(SOON).unwrap();
+        for _ in 0..10 {
+            serves_once(&server);
+        }
+        drop(holder.release);
+        assert_eq!(read_line(&mut blocked), "released\n");
+        serves_on(server);
+    }
+    let (held, holder) = held();
+    let (server, _told) = serve(Inline, Limits::default(), move || Blocks(held.clone()));
+    let mut blocked = client(&server);
+    blocked.write_all(b"block\n").unwrap();
+    holder.started.recv_timeout(SOON).unwrap();
+    // In the kernel's queue, and in its turn.
+    let mut waits = client(&server);
+    waits.write_all(b"once\n").unwrap();
+    drop(holder.release);
+    assert_eq!(read_line(&mut waits), "once\n");
+    serves_on(server);
+}
+
+/// Blocks when told so, away from its connection; else it answers one line.
+struct Blocks(crate::handlers::Held);
+
+impl socketserver::StreamRequestHandler for Blocks {
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        let mut line = String::new();
+        match request.next_line(&mut line)? {
+            Some("block") => self.0.handle(request),
+            line => Ok(writeln!(request, "{}", line.unwrap_or_default())?),
+        }
+    }
+}
+
+#[test]
+fn a_handler_that_blocks_for_ever_does_not_keep_the_server_from_closing() {
+    let mixins: [Box<dyn Mixin>; 2] = [Box::new(Threading::new()), Box::new(Pool::new(2))];
+    for mixin in mixins {
+        let (held, holder) = held();
+        let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));
+        let mut blocked = client(&server);
+        blocked.write_all(b"block\n").unwrap();
+        holder.started.recv_timeout(SOON).unwrap();
+        let began = Instant::now();
+        let report = server.server_close_within(SHORT);
+        assert!(began.elapsed() < SOON);
+        let peer = socketserver::Address::from(blocked.local_addr().unwrap());
+        for list in [&report.forced, &report.left_running] {
+            assert!(matches!(&list[..], [one] if one.client_address == peer), "{report}");
+        }
+        // Its connection is gone, whatever it does.
+        assert_eq!(read_to_end(&mut blocked), b"");
+        drop(holder.release);
+        eventually("it ends", || server.context().live_count() == 0);
+    }
+}
+
+#[test]
+fn threads_that_a_handler_leaves_behind_keep_nobody_waiting() {
+    for mixin in mixins() {
+        let (leave, wait) = channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let leaks = stream_fn(move |request: &mut StreamRequest| {
+            let mut line = String::new();
+            let text = request.next_line(&mut line)?.unwrap_or_default();
+            writeln!(request, "{text}")?;
+            // With a duplicate of the connection, which only the orderly end can end.
+            let duplicate = request.fileno().ok_or("no socket")?.try_clone_to_owned()?;
+            let wait = Arc::clone(&wait);
+            thread::spawn(move || {
+                let _ = wait.lock().unwrap().recv();
+                drop(duplicate);
+            });
+            Ok(())
+        });
+        let (server, _told) = serve(mixin, Limits::default(), leaks);
+        for _ in 0..10 {
+            let mut client = client(&server);
+            client.write_all(b"once\n").unwrap();
+            assert_eq!(read_to_end(&mut client), b"once\n");
+        }
+        serves_on(server);
+        drop(leave);
+    }
+}
