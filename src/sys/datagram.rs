@@ -13,9 +13,10 @@ use std::ptr;
 
 use socket2::{SockAddr, SockAddrStorage};
 
+use super::check;
 use super::recv_cmsg::{self, Destination, Local};
 use super::send_cmsg::Control;
-use super::{check, socklen};
+use super::socket::{SEND_FLAGS, socklen, wait_flag};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use libc::mmsghdr;
@@ -296,7 +297,7 @@ impl Outgoing<'_> {
         let mut control = Control::new();
         let mut part = self.part();
         let header = self.header(&mut part, &mut control);
-        let flags = super::SEND_FLAGS | super::wait_flag(wait);
+        let flags = SEND_FLAGS | wait_flag(wait);
         loop {
             // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes,
             // which all outlive the call.
@@ -452,7 +453,7 @@ pub(crate) fn send_batch(
                 fd.as_raw_fd(),
                 headers.as_mut_ptr(),
                 headers.len() as libc::c_uint,
-                (super::SEND_FLAGS | libc::MSG_DONTWAIT) as _,
+                (SEND_FLAGS | libc::MSG_DONTWAIT) as _,
             )
         };
         match check(sent) {

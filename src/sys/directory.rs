@@ -38,6 +38,29 @@ fn of_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// Sets the permissions of a socket that is not bound yet, so that the file its `bind` makes never
+/// has more of them, not even for a moment. Linux only: elsewhere the file's mode follows at once.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn set_mode_before_bind(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    super::check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) })?;
+    Ok(())
+}
+
+/// See the Linux form.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Result<()> {
+    Ok(())
+}
+
+/// Tries to take an exclusive lock on an open file or directory, until it is closed.
+/// [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html)
+pub(crate) fn try_lock(file: &File) -> io::Result<()> {
+    // SAFETY: no pointers.
+    super::check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
+    Ok(())
+}
+
 /// Gives the file of the socket `fd` its permissions. What stands at `path` must be that file: a socket of one name, and
 /// of whom `fd` is. It is not looked for a second time, so that nothing else can be changed that somebody has put there
 /// meanwhile, by a link above all.

@@ -51,7 +51,8 @@ impl<'a> Room<'a> {
         }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice.
-        let received = unsafe { libc::recv(fd.as_raw_fd(), into, len, super::wait_flag(wait)) };
+        let received =
+            unsafe { libc::recv(fd.as_raw_fd(), into, len, super::socket::wait_flag(wait)) };
         let count = super::check_len(received)?;
         self.written = self.written.max(count);
         Ok(count)

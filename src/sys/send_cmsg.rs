@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use super::recv_cmsg::Local;
-use super::set_int_option;
+use super::socket::set_int_option;
 
 /// Asks the kernel to tell with each datagram where it was sent to.
 ///

@@ -158,3 +158,9 @@ impl Drop for SignalGuard {
         GUARDS.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+/// Ends the process at once: no destructors, no exit handlers. For signal handlers.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` may be called anywhere, a signal's handler included.
+    unsafe { libc::_exit(status) }
+}

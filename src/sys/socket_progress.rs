@@ -15,7 +15,7 @@ pub(crate) fn moved(fd: BorrowedFd<'_>) -> Option<u64> {
     const ACKNOWLEDGED: usize = 15;
     const RECEIVED: usize = 16;
     let mut info = [0u64; 32];
-    let mut len = super::socklen::<[u64; 32]>();
+    let mut len = super::socket::socklen::<[u64; 32]>();
     // SAFETY: the pointer and the length are those of `info`, which outlives the call and takes any bytes.
     let told = super::check(unsafe {
         libc::getsockopt(

@@ -1,0 +1,39 @@
+//! A descriptor that is readable from the first `notify` until a `clear`.
+//! [eventfd(2)](https://man7.org/linux/man-pages/man2/eventfd.2.html)
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::check;
+
+pub(crate) type Ends = OwnedFd;
+
+pub(crate) fn new() -> io::Result<Ends> {
+    // SAFETY: no pointers; a descriptor or -1 comes back.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    Ok(super::owned(fd))
+}
+
+/// In a forked child: makes it one of its own, not notified, under the same number.
+pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
+    super::replace(ends, new()?)
+}
+
+/// The descriptor to wait for.
+pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
+    ends.as_fd()
+}
+
+/// One write and nothing else, so that a signal handler may call it.
+pub(crate) fn notify(ends: &Ends) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight readable bytes. A full counter (EAGAIN) is readable all the same.
+    unsafe { libc::write(ends.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+}
+
+/// Takes back every `notify` so far.
+pub(crate) fn clear(ends: &Ends) {
+    let mut count = [0u8; 8];
+    // SAFETY: eight writable bytes. An empty counter (EAGAIN) is clear already.
+    unsafe { libc::read(ends.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+}

@@ -1,0 +1,44 @@
+//! Descriptors as numbers, and what the other files of this folder make of a system call's result.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Turns the -1 of a system call into the error behind it.
+pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The same for a call that returns a number of bytes.
+pub(super) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Owns a descriptor that a system call has just made.
+pub(super) fn owned(fd: libc::c_int) -> OwnedFd {
+    // SAFETY: every caller has the number from a call that makes a new descriptor, and gives it to nobody else.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The number of a descriptor, for messages and for finding a descriptor again in a table.
+pub(crate) fn number(fd: &impl AsFd) -> RawFd {
+    fd.as_fd().as_raw_fd()
+}
+
+/// Makes the number of `old` stand for what `new` is, in this process alone: a forked child gives up its parent's
+/// descriptor, and everything that holds the number keeps it.
+/// [dup3(2)](https://man7.org/linux/man-pages/man2/dup3.2.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
+    // SAFETY: no pointers. The number stays open, and its owner's.
+    check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) })?;
+    drop(new);
+    Ok(())
+}
+
+/// See the Linux form. In the moment before the flag is set a program that another thread starts inherits the number.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
+    // SAFETY: no pointers. The number stays open, and its owner's.
+    check(unsafe { libc::dup2(new.as_raw_fd(), number(old)) })?;
+    socket2::SockRef::from(old).set_cloexec(true)
+}

@@ -1,0 +1,48 @@
+//! Peer credentials of Unix sockets: [`Credentials`].
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::check;
+
+/// The process at the other end of a Unix socket, as the kernel recorded it at `connect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process, where the system tells it (Linux does).
+    pub pid: Option<i32>,
+    /// The effective user.
+    pub uid: u32,
+    /// The effective group.
+    pub gid: u32,
+}
+
+/// [SO_PEERCRED](https://man7.org/linux/man-pages/man7/unix.7.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
+    // The kernel answers pid 0 and uid -1 for sockets that have no peer credentials, TCP for one.
+    if !socket2::SockRef::from(&fd).local_addr()?.is_unix() {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = super::socket::socklen::<libc::ucred>();
+    // SAFETY: the pointer and the length are those of `found`, which outlives the call.
+    check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(Credentials { pid: Some(found.pid), uid: found.uid, gid: found.gid })
+}
+
+/// getpeereid(3)
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let (mut uid, mut gid) = (0, 0);
+    // SAFETY: both pointers are to live locals.
+    check(unsafe { libc::getpeereid(fd.as_raw_fd(), &raw mut uid, &raw mut gid) })?;
+    Ok(Credentials { pid: None, uid, gid })
+}

@@ -1,0 +1,77 @@
+//! Waiting for descriptors: [`poll`].
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Instant;
+
+use super::{check, error_queue};
+
+/// Waits until one of the descriptors is ready, or until the deadline; without a deadline, for ever. Says whether one
+/// is ready.
+///
+/// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
+pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<bool> {
+    loop {
+        let timeout = match deadline {
+            None => -1,
+            // Rounded up: a wait that ends early would make its caller spin for the rest.
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let millis = left.as_nanos().div_ceil(1_000_000);
+                libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX)
+            }
+        };
+        let count = libc::nfds_t::try_from(fds.len()).unwrap_or(libc::nfds_t::MAX);
+        // SAFETY: the pointer and the length are those of one live slice, and `PollFd` is a
+        // `pollfd` (repr(transparent)).
+        match check(unsafe { libc::poll(fds.as_mut_ptr().cast(), count, timeout) }) {
+            Ok(0) if timeout == libc::c_int::MAX => {}
+            Ok(ready) => {
+                fds.iter().for_each(PollFd::forget_queued_errors);
+                return Ok(ready > 0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a descriptor is readable now.
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd, false)];
+    // SAFETY: one live `pollfd`, as above.
+    Ok(check(unsafe { libc::poll(fds.as_mut_ptr().cast(), 1, 0) })? > 0)
+}
+
+/// One descriptor of a [`poll`].
+#[repr(transparent)]
+pub(crate) struct PollFd(libc::pollfd);
+
+impl PollFd {
+    pub(crate) fn new(fd: BorrowedFd<'_>, write: bool) -> Self {
+        let events = if write { libc::POLLOUT } else { libc::POLLIN };
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 })
+    }
+
+    /// One that is never ready.
+    pub(crate) const fn nobody() -> Self {
+        Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
+    }
+
+    /// If the last poll has found nothing but an error: empties the socket's queue of errors, which an option such as
+    /// IP_RECVERR fills, or a timestamp that nobody fetches. What stands there makes every poll return at once, and no
+    /// receive and no send takes it away. An error that the next call is to meet is none of those, and stays.
+    fn forget_queued_errors(&self) {
+        if self.0.revents != libc::POLLERR {
+            return;
+        }
+        // SAFETY: whoever waits for it holds it open; it is borrowed no longer than this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.0.fd) };
+        error_queue::empty(fd);
+    }
+
+    /// Whether the last poll has found it ready, or broken.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.revents != 0
+    }
+}

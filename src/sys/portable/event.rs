@@ -1,0 +1,34 @@
+//! The same by a pair of sockets.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+/// The reader's end and the writer's.
+pub(crate) type Ends = (UnixStream, UnixStream);
+
+pub(crate) fn new() -> io::Result<Ends> {
+    let ends = UnixStream::pair()?;
+    ends.0.set_nonblocking(true)?;
+    ends.1.set_nonblocking(true)?;
+    Ok(ends)
+}
+
+pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
+    let (reader, writer) = new()?;
+    super::replace(&ends.0, reader.into())?;
+    super::replace(&ends.1, writer.into())
+}
+
+pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
+    ends.0.as_fd()
+}
+
+pub(crate) fn notify(ends: &Ends) {
+    let _full_is_readable_too = (&ends.1).write(&[1]);
+}
+
+pub(crate) fn clear(ends: &Ends) {
+    let mut bytes = [0u8; 64];
+    while matches!((&ends.0).read(&mut bytes), Ok(64)) {}
+}

@@ -1,0 +1,111 @@
+//! What std cannot do to a socket: sends that never wait and never raise a signal, options, and what is unread.
+
+use std::io;
+use std::mem;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use super::{check, check_len};
+
+/// MSG_NOSIGNAL: a peer that is gone is an error to handle, not a signal that ends the process.
+#[cfg(not(target_vendor = "apple"))]
+pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+/// On Apple's systems the same is a socket option, which socket2 sets on what it creates.
+#[cfg(target_vendor = "apple")]
+pub(super) const SEND_FLAGS: libc::c_int = 0;
+
+/// MSG_MORE: what is sent waits in the kernel for what follows, so that both leave in one packet.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MORE: libc::c_int = libc::MSG_MORE;
+/// Where there is no such flag, it leaves at once.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const MORE: libc::c_int = 0;
+
+pub(super) fn wait_flag(wait: bool) -> libc::c_int {
+    if wait { 0 } else { libc::MSG_DONTWAIT }
+}
+
+/// Sends once, possibly not all of it, and never blocks, whatever the descriptor's mode.
+#[inline]
+pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    send_with(fd, buf, 0)
+}
+
+/// Sends as [`send`] does, and says that the end of the output follows at once: the kernel puts both into
+/// one packet. The caller has to close or to shut down next; the bytes would stay otherwise.
+pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    send_with(fd, buf, MORE)
+}
+
+fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    let flags = SEND_FLAGS | libc::MSG_DONTWAIT | flags;
+    // SAFETY: the pointer and the length are those of one live slice.
+    check_len(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
+}
+
+/// How many bytes have arrived and are unread. It takes none of them; none at all is no error.
+/// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html), FIONREAD
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes an int, and the pointer is to a live one.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Ends one direction of a connection, or both.
+pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) }).map(drop)
+}
+
+/// Whether accepted sockets start with their listener's options (Linux copies the whole socket).
+pub(crate) const ACCEPTED_INHERITS_OPTIONS: bool =
+    cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Sets a socket option whose value is an int.
+pub(super) fn set_int_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    set_option(fd, level, name, &value)
+}
+
+/// Sets a socket option. Its value is a structure of the system's, without pointers.
+fn set_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let value = std::ptr::from_ref(value).cast();
+    // SAFETY: the pointer and the length are those of `value`, which outlives the call.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, socklen::<T>()) })?;
+    Ok(())
+}
+
+pub(super) fn socklen<T>() -> libc::socklen_t {
+    // Sizes of C structures are far below four thousand million.
+    mem::size_of::<T>() as libc::socklen_t
+}
+
+/// The shortest value of `SO_RCVTIMEO` in use here: zero would mean for ever.
+pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// Bounds every receive from here on; none lets them wait for ever.
+/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
+pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.unwrap_or_default();
+    let value = libc::timeval {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: timeout.subsec_micros() as libc::suseconds_t,
+    };
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &value)
+}
