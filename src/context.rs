@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
-use crate::idle_reaper::Watch;
+use crate::idle_reaper::IdleReaper;
 use crate::limits::{Gate, Limits, RateGate};
 use crate::live::{LiveList, LiveRequest};
 use crate::shutdown::{Runs, ShutdownHandle};
@@ -20,7 +20,7 @@ use crate::wait;
 pub struct ServerContext {
     pub(crate) runs: Arc<Runs>,
     pub(crate) live: Arc<LiveList>,
-    watch: Watch,
+    idle_reaper: IdleReaper,
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
@@ -48,7 +48,7 @@ impl ServerContext {
         let live = Arc::new(if forks { live.for_children()? } else { live });
         Ok(Self {
             runs: Arc::new(Runs::new()?),
-            watch: Watch::new(Arc::clone(&live)),
+            idle_reaper: IdleReaper::new(Arc::clone(&live)),
             live,
             gate: Gate::unshared(limits.live.max(1))?,
             counters: Counters::default(),
@@ -91,7 +91,7 @@ impl ServerContext {
             return Ok(());
         }
         self.live.enter_process()?;
-        self.watch.enter_process();
+        self.idle_reaper.enter_process();
         self.gate.enter_process()?;
         self.runs.enter_process()
     }
@@ -123,8 +123,8 @@ impl ServerContext {
     }
 
     /// Whether somebody else ends a request whose peer is silent for longer than this; see `idle_reaper.rs`.
-    pub(crate) fn watches(&self, idle: Duration) -> bool {
-        self.lingering() == Lingering::Elsewhere && self.watch.covers(idle)
+    pub(crate) fn reaps_idle(&self, idle: Duration) -> bool {
+        self.lingering() == Lingering::Elsewhere && self.idle_reaper.covers(idle)
     }
 
     /// Where the server listens. A server that was bound to port 0 shows its real port here.
@@ -148,7 +148,7 @@ impl ServerContext {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_limits(Arc::new(limits));
-        self.watch.look_again();
+        self.idle_reaper.look_again();
     }
 
     /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as

@@ -66,7 +66,7 @@ const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 /// A connection's descriptor, with what is known of it.
 ///
 /// The descriptor is made in blocking mode. Each receive says whether it may block: on a thread it does, and
-/// `SO_RCVTIMEO` bounds it, or the watch (`idle_reaper.rs`), which costs no call more per request than a hand-written
+/// `SO_RCVTIMEO` bounds it, or the reaper (`idle_reaper.rs`), which costs no call more per request than a hand-written
 /// thread has; under a parker it does not, and the coroutine parks. A send never blocks: one that finds no room
 /// waits in `write_stall.rs`.
 #[derive(Debug)]

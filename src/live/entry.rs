@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::byte_counts::Moved;
-use super::progress::Now;
-use super::stop_events::Notices;
+use super::counters::RequestCounters;
+use super::progress::Progress;
+use super::stop_events::StopEvents;
 use crate::address::Address;
 use crate::peer_fault::{LOSSES, Owner};
 use crate::sys;
@@ -107,26 +107,26 @@ impl fmt::Display for Cut {
     }
 }
 
-/// What the watch has seen of a wait that is left to it.
+/// What the reaper has seen of a wait that is left to it.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct LastLook {
     /// Since when nothing has moved, as far as it knows.
     since: Instant,
     bytes_in: u64,
     bytes_out: u64,
     /// Whether anything may move although nothing is received; none before the second look.
     may_move: Option<bool>,
-    moved: Option<Moved>,
+    moved: Option<Progress>,
 }
 
-impl Seen {
+impl LastLook {
     fn new(since: Instant, bytes_in: u64, bytes_out: u64) -> Self {
         Self { since, bytes_in, bytes_out, may_move: None, moved: None }
     }
 }
 
-/// The bit of an activity that is a wait left to the watch.
-const WATCHED: u64 = 0x80;
+/// The bit of an activity that is a wait left to the reaper.
+const LEFT_TO_REAPER: u64 = 0x80;
 
 /// A request's own line in the list. The worker writes it, everyone else reads.
 #[derive(Debug)]
@@ -135,14 +135,14 @@ pub(crate) struct Entry {
     peer: Address,
     handler: &'static str,
     accepted: Instant,
-    now: Now,
+    counters: RequestCounters,
     /// `Limits::idle`.
     idle: Duration,
     /// How many bytes had come when its handler began: a PROXY header, a handshake. Nothing of a request is
     /// among them.
     preface: AtomicU64,
-    /// What the watch saw of a wait.
-    seen: Mutex<Option<Seen>>,
+    /// What the reaper saw of a wait.
+    seen: Mutex<Option<LastLook>>,
     /// The descriptor was lent, and others may send and receive by it.
     is_lent: AtomicBool,
     /// Why the connection has been ended from this side, as a [`Cut`]; zero if it has not been. The end
@@ -158,7 +158,7 @@ pub(crate) struct Entry {
     /// It has left the list.
     ended: AtomicBool,
     /// For those who wait for a stop or its end; few have any.
-    pub(super) notices: OnceLock<Box<Notices>>,
+    pub(super) stop_events: OnceLock<Box<StopEvents>>,
     /// How the connection has failed: a place in [`LOSSES`], counted from one; zero if it has not.
     lost: AtomicU8,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
@@ -178,14 +178,14 @@ impl Entry {
         accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
         idle: Duration,
-        now: Now,
+        counters: RequestCounters,
     ) -> Self {
         Self {
             owner,
             peer,
             handler,
             accepted,
-            now,
+            counters,
             idle,
             preface: AtomicU64::new(0),
             lost: AtomicU8::new(0),
@@ -196,7 +196,7 @@ impl Entry {
             waits_to_write: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            notices: OnceLock::new(),
+            stop_events: OnceLock::new(),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
             process: AtomicI32::new(0),
@@ -241,21 +241,21 @@ impl Entry {
     /// Ordered with the flag that a drain has begun: either the drain sees that this request is idle
     /// and wakes it, or the request, which looks at the flag after saying so, sees the drain.
     pub(crate) fn set_activity(&self, activity: Activity) {
-        self.now.activity().store(activity as u64, Ordering::SeqCst);
+        self.counters.activity().store(activity as u64, Ordering::SeqCst);
     }
 
     /// For what only the list shows: no other thread decides anything by it.
     pub(crate) fn show_activity(&self, activity: Activity) {
-        self.now.activity().store(activity as u64, Ordering::Relaxed);
+        self.counters.activity().store(activity as u64, Ordering::Relaxed);
     }
 
-    /// A wait for its peer, left to the watch; ordered as `set_activity` is.
-    pub(crate) fn set_watched(&self, activity: Activity) {
-        self.now.activity().store(activity as u64 | WATCHED, Ordering::SeqCst);
+    /// A wait for its peer, left to the reaper; ordered as `set_activity` is.
+    pub(crate) fn set_left_to_reaper(&self, activity: Activity) {
+        self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
 
     pub(crate) fn activity(&self) -> Activity {
-        match self.now.activity().load(Ordering::SeqCst) & !WATCHED {
+        match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,
             1 => Activity::Running,
             2 => Activity::Idle,
@@ -275,11 +275,11 @@ impl Entry {
     }
 
     pub(crate) fn add_bytes_in(&self, count: usize) {
-        add(self.now.bytes_in(), count);
+        add(self.counters.bytes_in(), count);
     }
 
     pub(crate) fn add_bytes_out(&self, count: usize) {
-        add(self.now.bytes_out(), count);
+        add(self.counters.bytes_out(), count);
     }
 
     pub(super) fn view(&self) -> LiveRequest {
@@ -328,7 +328,7 @@ impl Entry {
     }
 
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        let [bytes_in, bytes_out] = [self.now.bytes_in(), self.now.bytes_out()];
+        let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
@@ -383,17 +383,17 @@ impl Entry {
         self.is_lent.load(Ordering::Relaxed)
     }
 
-    /// Ends a wait that is left to the watch, if nothing has moved for as long as may be. A wait ends only when
+    /// Ends a wait that is left to the reaper, if nothing has moved for as long as may be. A wait ends only when
     /// something has come, so that as many bytes as before are the same wait as before.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.seen.lock();
-        if self.now.activity().load(Ordering::SeqCst) & WATCHED == 0 {
+        if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
             *seen = None;
             return;
         }
         let (bytes_in, bytes_out) = self.bytes();
         let same_wait = seen.take().filter(|seen| seen.bytes_in == bytes_in);
-        let mut wait = same_wait.unwrap_or(Seen::new(now, bytes_in, bytes_out));
+        let mut wait = same_wait.unwrap_or(LastLook::new(now, bytes_in, bytes_out));
         if same_wait.is_some() {
             self.look_for_progress(&mut wait, bytes_out, now);
         }
@@ -412,7 +412,7 @@ impl Entry {
 
     /// The system is asked only about waits that have lasted from one look to the next, and only where something may
     /// move: where bytes have been sent meanwhile, or wait for the peer, or others have the descriptor.
-    fn look_for_progress(&self, wait: &mut Seen, bytes_out: u64, now: Instant) {
+    fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
@@ -423,7 +423,7 @@ impl Entry {
             None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),
         };
         if wait.may_move == Some(true) {
-            let moved = Some(Moved::of((wait.bytes_in, bytes_out), fd));
+            let moved = Some(Progress::of((wait.bytes_in, bytes_out), fd));
             // What has moved before the first answer is not known, and may have done so just now.
             if wait.moved != moved {
                 (wait.moved, wait.since) = (moved, now);

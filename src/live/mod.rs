@@ -1,7 +1,7 @@
 //! The live list: every request between its acceptance and its close, who it is with, since when, and
 //! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
 
-mod byte_counts;
+mod counters;
 mod entry;
 mod peer_key;
 mod progress;
@@ -23,13 +23,13 @@ use crate::events::Limit;
 use crate::limits::Limits;
 use crate::peer_fault::Owner;
 
-pub(crate) use byte_counts::Moved;
+use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;
 pub use entry::{Activity, Cut, LiveRequest};
-use peer_key::Peer;
-use progress::{Now, Rows};
-pub(crate) use stop_events::Notices;
-use token_buckets::PeerRates;
+use peer_key::PeerKey;
+pub(crate) use progress::Progress;
+pub(crate) use stop_events::StopEvents;
+use token_buckets::TokenBuckets;
 
 /// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
 /// gets when it enters, its number and its limits, is under the same lock.
@@ -60,7 +60,7 @@ struct Slots {
     /// How many are alive for each peer; kept only while there is a limit on it.
     peers: Option<Peers>,
     /// How often each has come lately; kept only while there is a limit on that.
-    rates: Option<PeerRates<Peer>>,
+    rates: Option<TokenBuckets<PeerKey>>,
     /// One for each slot, if children are to write them.
     rows: Option<Arc<Rows>>,
 }
@@ -68,7 +68,7 @@ struct Slots {
 #[derive(Debug)]
 struct Peers {
     max: usize,
-    counts: HashMap<Peer, usize>,
+    counts: HashMap<PeerKey, usize>,
 }
 
 impl Slots {
@@ -85,7 +85,7 @@ impl Slots {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();
         if max.is_some() {
-            for key in self.live().filter_map(|entry| Peer::of(entry.client_address())) {
+            for key in self.live().filter_map(|entry| PeerKey::of(entry.client_address())) {
                 *counts.entry(key).or_default() += 1;
             }
         }
@@ -98,7 +98,7 @@ impl Slots {
         if self.peers.is_none() && self.rates.is_none() {
             return None;
         }
-        let key = Peer::of(peer)?;
+        let key = PeerKey::of(peer)?;
         let is_too_fast = self.rates.as_mut().is_some_and(|rates| !rates.admit(key, now));
         let is_one_too_many = self.peers.as_mut().is_some_and(|peers| {
             let count = peers.counts.entry(key).or_default();
@@ -161,8 +161,8 @@ impl LiveList {
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
         // The same rate goes on with what is in the buckets, as that of all does.
-        if slots.rates.as_ref().map(PeerRates::rate) != limits.peer_rate {
-            slots.rates = limits.peer_rate.map(PeerRates::new);
+        if slots.rates.as_ref().map(TokenBuckets::rate) != limits.peer_rate {
+            slots.rates = limits.peer_rate.map(TokenBuckets::new);
         }
         slots.limits = limits;
         slots.limit_peers();
@@ -182,35 +182,38 @@ impl LiveList {
         handler: &'static str,
         accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
-    ) -> Place {
+    ) -> Registration {
         let mut slots = self.slots.lock();
         let beyond = slots.count_peer(&peer, accepted);
         slots.entered += 1;
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
-        let now = Now::new(slots.rows.as_ref(), slot);
+        let now = RequestCounters::new(slots.rows.as_ref(), slot);
         let owner = Owner { server: self.number, request: id };
         let entry = Arc::new(Entry::new(owner, peer, handler, accepted, connection, idle, now));
         if slot == slots.entries.len() {
             slots.entries.push(None);
         }
         slots.entries[slot] = Some(Arc::clone(&entry));
-        Place { entry, slot, limits: Arc::clone(&slots.limits), beyond }
+        Registration { entry, slot, limits: Arc::clone(&slots.limits), beyond }
     }
 
-    pub(crate) fn leave(&self, place: &Place) {
+    pub(crate) fn leave(&self, registration: &Registration) {
         // Others may hold the entry a little longer, and must not hold the connection.
-        place.entry.end();
+        registration.entry.end();
         let mut slots = self.slots.lock();
-        match slots.entries.get_mut(place.slot) {
-            Some(slot) if slot.as_ref().is_some_and(|entry| Arc::ptr_eq(entry, &place.entry)) => {
+        match slots.entries.get_mut(registration.slot) {
+            Some(slot)
+                if slot.as_ref().is_some_and(|entry| Arc::ptr_eq(entry, &registration.entry)) =>
+            {
                 *slot = None;
             }
             // A request of the process that this one was forked from, whose handler has returned in both.
             _ => return,
         }
-        slots.free.push(place.slot);
-        if let (Some(peers), Some(key)) = (&mut slots.peers, Peer::of(place.entry.client_address()))
+        slots.free.push(registration.slot);
+        if let (Some(peers), Some(key)) =
+            (&mut slots.peers, PeerKey::of(registration.entry.client_address()))
         {
             if let Some(count) = peers.counts.get_mut(&key) {
                 *count -= 1;
@@ -261,7 +264,7 @@ impl LiveList {
         }
     }
 
-    /// Looks at all waits that are left to the watch, and ends those that have been silent for too long. Says
+    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Says
     /// which limit is the shortest, of these requests and of the next. Nobody left: `leave` is called, before
     /// anybody else can enter.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
@@ -269,13 +272,13 @@ impl LiveList {
         for entry in slots.live() {
             entry.end_if_silent(now);
         }
-        let is_watched = |idle: &Duration| *idle >= SHORTEST_WATCHED;
-        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_watched).min();
+        let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
+        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_reaped).min();
         let Some(shortest) = shortest else {
             leave();
             return None;
         };
-        let next = Some(slots.limits.idle).filter(is_watched);
+        let next = Some(slots.limits.idle).filter(is_reaped);
         Some(next.map_or(shortest, |next| next.min(shortest)))
     }
 
@@ -298,12 +301,12 @@ impl LiveList {
     }
 }
 
-/// The shortest `Limits::idle` that is left to the watch: a shorter one would have it look often.
-pub(crate) const SHORTEST_WATCHED: Duration = Duration::from_secs(8);
+/// The shortest `Limits::idle` that is left to the reaper: a shorter one would have it look often.
+pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 
 /// A request's place in the list, and what it was given there.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Registration {
     pub(crate) entry: Arc<Entry>,
     slot: usize,
     /// They hold for it to its end.
@@ -322,11 +325,11 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     /// A request of a list, with both ends of its connection.
-    fn request(list: &LiveList) -> (Place, UnixStream, UnixStream) {
+    fn request(list: &LiveList) -> (Registration, UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
-        let place = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd));
-        (place, ours, theirs)
+        let registration = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd));
+        (registration, ours, theirs)
     }
 
     #[test]
@@ -351,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_ends_waits_in_which_nothing_has_come_for_as_long_as_may_be() {
+    fn the_reaper_ends_waits_in_which_nothing_has_come_for_as_long_as_may_be() {
         let list = LiveList::new(Limits { idle: Duration::from_secs(60), ..Limits::default() });
         let (silent, mut ours, _theirs) = request(&list);
         let (busy, ..) = request(&list);
         let (computing, ..) = request(&list);
-        silent.entry.set_watched(Activity::Idle);
-        busy.entry.set_watched(Activity::Receiving);
+        silent.entry.set_left_to_reaper(Activity::Idle);
+        busy.entry.set_left_to_reaper(Activity::Receiving);
         computing.entry.set_activity(Activity::Running);
         assert_eq!(silent.entry.activity(), Activity::Idle);
         let begin = Instant::now();
@@ -374,15 +377,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_the_watch_ends_still_gets_what_has_come_and_may_answer() {
+    fn a_wait_that_the_reaper_ends_still_gets_what_has_come_and_may_answer() {
         let list = LiveList::new(Limits::default());
-        let (place, mut ours, mut theirs) = request(&list);
-        place.entry.set_watched(Activity::Idle);
+        let (registration, mut ours, mut theirs) = request(&list);
+        registration.entry.set_left_to_reaper(Activity::Idle);
         let begin = Instant::now();
         list.end_silent(begin, || panic!("there is a request"));
         theirs.write_all(b"late").unwrap();
         list.end_silent(at(begin, 100), || panic!("there is a request"));
-        assert_eq!(place.entry.cut(), Some(Cut::Silent));
+        assert_eq!(registration.entry.cut(), Some(Cut::Silent));
         let mut late = [0; 4];
         ours.read_exact(&mut late).unwrap();
         ours.write_all(b"bye").unwrap();
@@ -390,18 +393,18 @@ mod tests {
     }
 
     /// A request of a list whose connection the system counts for, with both ends.
-    fn request_over_tcp(list: &LiveList) -> (Place, TcpStream, TcpStream) {
+    fn request_over_tcp(list: &LiveList) -> (Registration, TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (theirs, _) = listener.accept().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
         let owner = Address::Unnamed;
-        let place = list.enter(owner, "Test", Instant::now(), Some(fd));
-        place.entry.set_watched(Activity::Idle);
-        (place, ours, theirs)
+        let registration = list.enter(owner, "Test", Instant::now(), Some(fd));
+        registration.entry.set_left_to_reaper(Activity::Idle);
+        (registration, ours, theirs)
     }
 
-    /// Has the watch look eight times for each limit, for two of them; when it has ended the wait, if it has.
+    /// Has the reaper look eight times for each limit, for two of them; when it has ended the wait, if it has.
     fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
         let begin = Instant::now();
         for look in 0..16 {
@@ -419,20 +422,20 @@ mod tests {
         let limits = Limits { idle: Duration::from_secs(64), ..Limits::default() };
         let list = LiveList::new(limits);
         // By the request's own outbox, and nobody has asked for a copy.
-        let (place, mut ours, mut theirs) = request_over_tcp(&list);
-        let fed = ended_after(&list, &place.entry, || {
+        let (registration, mut ours, mut theirs) = request_over_tcp(&list);
+        let fed = ended_after(&list, &registration.entry, || {
             ours.write_all(b"x").unwrap();
-            place.entry.add_bytes_out(1);
+            registration.entry.add_bytes_out(1);
             theirs.read_exact(&mut [0]).unwrap();
             while sys::socket_progress::unacknowledged(ours.as_fd()).unwrap() > 0 {}
         });
         assert_eq!(fed, None);
-        list.leave(&place);
+        list.leave(&registration);
         // By a copy of the descriptor, in either direction.
         for sends in [true, false] {
-            let (place, mut ours, mut theirs) = request_over_tcp(&list);
-            place.entry.lend();
-            let moving = ended_after(&list, &place.entry, || {
+            let (registration, mut ours, mut theirs) = request_over_tcp(&list);
+            registration.entry.lend();
+            let moving = ended_after(&list, &registration.entry, || {
                 let (from, to) =
                     if sends { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
                 from.write_all(b"x").unwrap();
@@ -440,12 +443,12 @@ mod tests {
                 while sys::socket_progress::unacknowledged(from.as_fd()).unwrap() > 0 {}
             });
             assert_eq!(moving, None, "sends: {sends}");
-            list.leave(&place);
+            list.leave(&registration);
         }
         // Over a Unix socket the request's own count is all that there is.
-        let (place, _ours, _theirs) = request(&list);
-        place.entry.set_watched(Activity::Idle);
-        let fed = ended_after(&list, &place.entry, || place.entry.add_bytes_out(1));
+        let (registration, _ours, _theirs) = request(&list);
+        registration.entry.set_left_to_reaper(Activity::Idle);
+        let fed = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
         assert_eq!(fed, None);
     }
 
@@ -453,7 +456,7 @@ mod tests {
     fn a_peer_that_takes_nothing_of_what_it_is_sent_is_silent() {
         let limits = Limits { idle: Duration::from_secs(64), ..Limits::default() };
         let list = LiveList::new(limits);
-        let (place, ours, _theirs) = request_over_tcp(&list);
+        let (registration, ours, _theirs) = request_over_tcp(&list);
         // It has said so once, and then no more: what goes into a buffer is not taken.
         ours.set_nonblocking(true).unwrap();
         let mut quiet = 0;
@@ -461,7 +464,7 @@ mod tests {
             quiet = if (&ours).write(&[0; 65_536]).is_ok() { 0 } else { quiet + 1 };
             std::thread::sleep(Duration::from_millis(5));
         }
-        let ended = ended_after(&list, &place.entry, || place.entry.add_bytes_out(1));
+        let ended = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
         // It is the second look that finds bytes on their way, and the time counts from there.
         assert_eq!(ended, Some(72));
     }
@@ -478,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_leaves_when_there_is_nobody_to_look_after() {
+    fn the_reaper_leaves_when_there_is_nobody_to_look_after() {
         let list = LiveList::new(Limits::default());
         let left = || {
             let mut left = false;
@@ -486,15 +489,15 @@ mod tests {
             left
         };
         assert!(left());
-        let (place, ..) = request(&list);
+        let (registration, ..) = request(&list);
         assert!(!left());
         // What else has ended a connection explains its end.
-        place.entry.shut_down(Cut::Closed, Shutdown::Both);
-        place.entry.set_watched(Activity::Idle);
+        registration.entry.shut_down(Cut::Closed, Shutdown::Both);
+        registration.entry.set_left_to_reaper(Activity::Idle);
         list.end_silent(Instant::now(), || ());
         list.end_silent(at(Instant::now(), 1_000), || ());
-        assert_eq!(place.entry.cut(), Some(Cut::Closed));
-        list.leave(&place);
+        assert_eq!(registration.entry.cut(), Some(Cut::Closed));
+        list.leave(&registration);
         assert!(left());
     }
 }

@@ -11,7 +11,7 @@ use crate::address::Address;
 /// has one (and the same one may be another neighbour's on another link, so the link counts), those of the loopback,
 /// and IPv4 addresses that a gateway has written as IPv6 ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Peer {
+pub(crate) enum PeerKey {
     V4(Ipv4Addr),
     /// The first 64 bits.
     Network(u64),
@@ -19,7 +19,7 @@ pub(crate) enum Peer {
     Single(Ipv6Addr, u32),
 }
 
-impl Peer {
+impl PeerKey {
     /// None for what is not of the internet: Unix sockets have no such peers.
     pub(crate) fn of(address: &Address) -> Option<Self> {
         Some(match address.as_inet()? {
@@ -51,13 +51,13 @@ impl Peer {
 mod tests {
     use super::*;
 
-    fn peer(ip: &str, scope: u32) -> Peer {
+    fn peer(ip: &str, scope: u32) -> PeerKey {
         let ip = ip.parse().unwrap();
         let address = match ip {
             IpAddr::V4(_) => SocketAddr::new(ip, 1_234),
             IpAddr::V6(ip) => SocketAddrV6::new(ip, 1_234, 0, scope).into(),
         };
-        Peer::of(&Address::Inet(address)).expect("it is of the internet")
+        PeerKey::of(&Address::Inet(address)).expect("it is of the internet")
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn unix_sockets_have_no_such_peers() {
-        assert_eq!(Peer::of(&Address::Unnamed), None);
-        assert_eq!(Peer::of(&Address::Unix("/run/x".into())), None);
+        assert_eq!(PeerKey::of(&Address::Unnamed), None);
+        assert_eq!(PeerKey::of(&Address::Unix("/run/x".into())), None);
     }
 }

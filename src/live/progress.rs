@@ -1,64 +1,34 @@
-//! [`Now`]: how far a request is, which changes with each receive and each send.
+//! [`Progress`]: how far a connection is in both directions, by whatever way its bytes have gone.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::BorrowedFd;
 
-use crate::sys::Common;
+use crate::sys::socket_progress;
 
-/// Bytes received, bytes sent, and what it does.
-type Row = [AtomicU64; 3];
-
-/// For requests that children serve: a row each.
-pub(super) type Rows = Common<3>;
-
-/// What the worker writes with each receive and each send: in one line of the processor's cache, so that among a
-/// thousand requests only one more has to come for it.
-#[derive(Debug)]
-#[repr(align(64))]
-pub(super) struct Now {
-    own: Row,
-    /// What is used in its place when the worker may be a child, whose memory is a copy of ours: a row that it
-    /// has in common with us.
-    common: Option<(Arc<Rows>, usize)>,
+/// How far a connection is in both directions. Two that differ are progress between them: a peer that is silent and
+/// takes what it is sent is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Received by the request.
+    bytes_in: u64,
+    /// Sent by the request or for it; where the system counts, what a peer's system has acknowledged instead, and
+    /// with it what copies of the descriptor have sent and received. Bytes that a peer which is gone will never take
+    /// fill a buffer first.
+    taken: u64,
+    /// What waits for the peer, where the system does not count.
+    waits: usize,
 }
 
-impl Now {
-    /// A request at its beginning. One past the last row keeps its own, and who looks sees nothing of what its
-    /// child does.
-    pub(super) fn new(rows: Option<&Arc<Rows>>, row: usize) -> Self {
-        let common = rows.filter(|rows| row < rows.rows().len());
-        let now = Self {
-            own: [const { AtomicU64::new(0) }; 3],
-            common: common.map(|rows| (Arc::clone(rows), row)),
-        };
-        if now.common.is_some() {
-            // It is still as the last request has left it.
-            now.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
+impl Progress {
+    /// `bytes`: what the request has received and sent. Without a descriptor that is all that is known.
+    pub(crate) fn of(bytes: (u64, u64), fd: Option<BorrowedFd<'_>>) -> Self {
+        let (bytes_in, bytes_out) = bytes;
+        match fd.map(|fd| (socket_progress::moved(fd), fd)) {
+            Some((Some(taken), _)) => Self { bytes_in, taken, waits: 0 },
+            Some((None, fd)) => {
+                let waits = socket_progress::unacknowledged(fd).unwrap_or(0);
+                Self { bytes_in, taken: bytes_out, waits }
+            }
+            None => Self { bytes_in, taken: bytes_out, waits: 0 },
         }
-        now
-    }
-
-    #[inline]
-    fn row(&self) -> &Row {
-        match &self.common {
-            None => &self.own,
-            Some((rows, row)) => &rows.rows()[*row],
-        }
-    }
-
-    #[inline]
-    pub(super) fn bytes_in(&self) -> &AtomicU64 {
-        &self.row()[0]
-    }
-
-    #[inline]
-    pub(super) fn bytes_out(&self) -> &AtomicU64 {
-        &self.row()[1]
-    }
-
-    /// An [`Activity`](super::Activity), and whether it is a wait that nobody but the watch bounds.
-    #[inline]
-    pub(super) fn activity(&self) -> &AtomicU64 {
-        &self.row()[2]
     }
 }

@@ -7,14 +7,14 @@ use crate::wait::Event;
 
 /// The events of one request. Each becomes readable once, and stays so.
 #[derive(Debug)]
-pub(crate) struct Notices {
+pub(crate) struct StopEvents {
     /// The server drains, or the request is over.
     pub(crate) stopping: Event,
     /// The request is over.
     pub(crate) closed: Event,
 }
 
-impl Notices {
+impl StopEvents {
     fn new() -> io::Result<Self> {
         Ok(Self { stopping: Event::new()?, closed: Event::new()? })
     }
@@ -27,12 +27,12 @@ impl Entry {
     /// # Errors
     ///
     /// If there is no descriptor for them.
-    pub(crate) fn notices(&self, draining: impl Fn() -> bool) -> io::Result<&Notices> {
-        let made = match self.notices.get() {
-            Some(notices) => notices,
+    pub(crate) fn stop_events(&self, draining: impl Fn() -> bool) -> io::Result<&StopEvents> {
+        let made = match self.stop_events.get() {
+            Some(stop_events) => stop_events,
             None => {
-                let made = Box::new(Notices::new()?);
-                self.notices.get_or_init(|| made)
+                let made = Box::new(StopEvents::new()?);
+                self.stop_events.get_or_init(|| made)
             }
         };
         if draining() {
@@ -46,16 +46,16 @@ impl Entry {
 
     /// The server drains. A signal's handler may say so.
     pub(crate) fn tell_of_stop(&self) {
-        if let Some(notices) = self.notices.get() {
-            notices.stopping.notify();
+        if let Some(stop_events) = self.stop_events.get() {
+            stop_events.stopping.notify();
         }
     }
 
     /// The request is over.
     pub(super) fn tell_of_close(&self) {
-        if let Some(notices) = self.notices.get() {
-            notices.stopping.notify();
-            notices.closed.notify();
+        if let Some(stop_events) = self.stop_events.get() {
+            stop_events.stopping.notify();
+            stop_events.closed.notify();
         }
     }
 }

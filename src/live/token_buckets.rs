@@ -8,10 +8,10 @@ use crate::limits::Rate;
 
 /// The buckets of all peers that have come lately.
 #[derive(Debug)]
-pub(super) struct PeerRates<K> {
+pub(super) struct TokenBuckets<K> {
     rate: Rate,
     /// `SETS` sets of `WAYS` places each. A peer stands in the set that its hash says, or nowhere.
-    places: Box<[Option<Bucket<K>>]>,
+    places: Box<[Option<PeerBucket<K>>]>,
     /// Seeded by chance, so that nobody can choose addresses that fall into one set.
     hasher: RandomState,
 }
@@ -22,13 +22,13 @@ const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
 #[derive(Debug)]
-struct Bucket<K> {
+struct PeerBucket<K> {
     peer: K,
     /// When all tokens are back. What is missing now is told by how far away that is.
     full_at: Instant,
 }
 
-impl<K: Hash + Eq> PeerRates<K> {
+impl<K: Hash + Eq> TokenBuckets<K> {
     pub(super) fn new(rate: Rate) -> Self {
         let places = (0..SETS * WAYS).map(|_| None).collect();
         Self { rate, places, hasher: RandomState::new() }
@@ -58,7 +58,7 @@ impl<K: Hash + Eq> PeerRates<K> {
                 None => return true,
             },
         };
-        let bucket = place.get_or_insert(Bucket { peer, full_at: now });
+        let bucket = place.get_or_insert(PeerBucket { peer, full_at: now });
         let full_at = bucket.full_at.max(now);
         let has_one = full_at.duration_since(now) <= most;
         if has_one {
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn each_peer_has_a_burst_and_then_the_rate() {
-        let (mut rates, begin) = (PeerRates::new(RATE), Instant::now());
+        let (mut rates, begin) = (TokenBuckets::new(RATE), Instant::now());
         for peer in ["one", "other"] {
             let came = |millis| rates.admit(peer, after(begin, millis));
             let at_once = [0, 0, 0, 0].map(came);
@@ -95,14 +95,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_lends_no_tokens() {
-        let (mut rates, begin) = (PeerRates::new(RATE), Instant::now());
+        let (mut rates, begin) = (TokenBuckets::new(RATE), Instant::now());
         let came = [500, 500, 500, 400, 0].map(|millis| rates.admit(1, after(begin, millis)));
         assert_eq!(came, [true, true, true, false, false]);
     }
 
     #[test]
     fn the_table_holds_so_many_and_forgets_who_has_least_to_wait_for() {
-        let (mut rates, begin) = (PeerRates::new(RATE), Instant::now());
+        let (mut rates, begin) = (TokenBuckets::new(RATE), Instant::now());
         let greedy = u64::MAX;
         for _ in 0..3 {
             assert!(rates.admit(greedy, begin));
@@ -119,7 +119,7 @@ mod tests {
     fn extreme_rates_neither_overflow_nor_stop_everybody() {
         let most = u32::MAX;
         for (per_second, burst) in [(0, 0), (1, most), (most, 1), (most, most), (1, 1)] {
-            let mut rates = PeerRates::new(Rate { per_second, burst });
+            let mut rates = TokenBuckets::new(Rate { per_second, burst });
             assert!(rates.admit(1, Instant::now()), "{per_second} {burst}");
         }
     }

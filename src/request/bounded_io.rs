@@ -19,7 +19,7 @@ use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::{Patience, earlier};
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
-pub(super) struct Channel {
+pub(super) struct BoundedIo {
     pub(super) connection: Connection,
     pub(super) ticket: Ticket,
     /// Others send to this connection as well, and all writes go through it.
@@ -34,8 +34,8 @@ pub(super) struct Channel {
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
-    /// `Limits::idle` is left to the watch.
-    watched: bool,
+    /// `Limits::idle` is left to the reaper.
+    has_reaper: bool,
     /// The end of input has been seen: the peer sends nothing more.
     pub(super) saw_end: bool,
     /// The handler has ended the output.
@@ -46,11 +46,11 @@ pub(super) struct Channel {
     pub(super) lingers: bool,
 }
 
-impl Channel {
+impl BoundedIo {
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
         let output = Vec::new();
         let (timeout, deadlines) = (None, Deadlines::default());
-        let watched = connection.is_socket() && ticket.is_watched();
+        let has_reaper = connection.is_socket() && ticket.has_reaper();
         if ticket.entry().is_lent() {
             connection.lend();
         }
@@ -63,7 +63,7 @@ impl Channel {
             timeout,
             deadlines,
             at_boundary: true,
-            watched,
+            has_reaper,
             saw_end: false,
             ended_output: false,
             expects_more: false,
@@ -111,7 +111,7 @@ impl Channel {
             self.send_output()?;
         }
         let idle = self.at_boundary && started.is_none();
-        let watched = started.is_none() && self.is_left_to_the_watch();
+        let watched = started.is_none() && self.is_left_to_reaper();
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, watched);
         if idle {
             // Looked at after the activity is set: a drain that began just before does not see this
@@ -133,14 +133,14 @@ impl Channel {
 
     /// Nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped is not plain any more:
     /// its bound is the wrapper's to keep.
-    fn is_left_to_the_watch(&self) -> bool {
+    fn is_left_to_reaper(&self) -> bool {
         let bounded = self.timeout.is_some() || self.deadlines.any();
-        self.watched && !bounded && self.connection.is_socket()
+        self.has_reaper && !bounded && self.connection.is_socket()
     }
 
     fn show_wait(&self, activity: Activity, watched: bool) {
         match activity {
-            _ if watched => self.ticket.set_watched(activity),
+            _ if watched => self.ticket.set_left_to_reaper(activity),
             // What else a request does, nobody decides anything by.
             Activity::Idle => self.ticket.set_activity(activity),
             _ => self.ticket.show_activity(activity),
@@ -148,7 +148,7 @@ impl Channel {
     }
 
     /// A receive whose bound has to be looked up or reckoned. It is kept out of the way of those that are left to
-    /// the watch, as `send_in_time` is of the usual send: see `Source::recv`.
+    /// the reaper, as `send_in_time` is of the usual send: see `Source::recv`.
     #[inline(never)]
     fn receive_in_time(
         &mut self,

@@ -5,9 +5,10 @@ use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use super::bounded_io::{Channel, until_all_is_taken};
+use super::bounded_io::{BoundedIo, until_all_is_taken};
 use super::connection::Connection;
 use super::io_error::is_no_more_for_now;
+use super::{Request, StreamRequest};
 use crate::context::Lingering;
 use crate::lingering_close;
 use crate::live::Activity;
@@ -19,11 +20,11 @@ use crate::write_stall::{Patience, earlier};
 /// for its end, because it may be sending a stream.
 const SHORT: u64 = 8 * 1024;
 
-impl Channel {
+impl BoundedIo {
     /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
     /// that is a plain socket.
     pub(super) fn finish_output(&mut self) {
-        let is_stuck = self.connection.link().is_some_and(|link| link.is_stuck());
+        let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
             // As in Python: a peer that does not take the last bytes is no error of the handler.
             let _ = self.flush();
@@ -68,7 +69,7 @@ impl Channel {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.last_patience());
         }
-        let ended = match self.connection.link() {
+        let ended = match self.connection.raw_status() {
             Some(_) => self.end_wrapped(),
             None => self.end_output(),
         };
@@ -114,12 +115,12 @@ impl Channel {
     /// connections of those would cost each short request two calls and a detour by another thread.
     fn peer_is_sending(&mut self, unread: bool) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
-        let link = self.connection.link();
-        let saw_end = self.saw_end || link.is_some_and(|link| link.has_ended());
+        let status = self.connection.raw_status();
+        let saw_end = self.saw_end || status.is_some_and(|status| status.has_ended());
         if saw_end || self.ticket.is_cut() {
             return false;
         }
-        let left = unread || link.is_some_and(|link| link.has_ahead());
+        let left = unread || status.is_some_and(|status| status.has_ahead());
         let (bytes_in, bytes_out) = self.ticket.entry().bytes();
         let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT);
         match sys::unread(fd) {
@@ -144,6 +145,39 @@ impl Channel {
             (Lingering::Elsewhere, _) => lingering_close::elsewhere(fd, bound),
             (Lingering::Nobody, _) => {}
         }
+    }
+}
+
+impl StreamRequest {
+    /// Says that the peer may still be sending when this request ends, so that its connection stays open for a while
+    /// ([`Limits::linger`](crate::Limits::linger)) and the peer can read the answer.
+    ///
+    /// A system that receives something for a closed connection answers with a reset, and a reset makes the peer's
+    /// system throw away what its program has not read yet. So an answer is lost that is given before the peer has sent
+    /// everything: "too large" to an upload, of which nothing has come yet but the line that announces it. The server
+    /// sees by itself that more has come than was read, that much has come, that a read has ended in the middle, that
+    /// the handler has failed, and that a request is refused. What it cannot see without a system call more for every
+    /// short request is a peer that has paused; a handler that answers early knows of it:
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+    ///
+    /// fn handle(request: &mut StreamRequest) -> HandlerResult {
+    ///     let mut line = String::new();
+    ///     let Some(size) = request.next_line(&mut line)? else { return Ok(()) };
+    ///     if size.parse::<u64>()? > 1_000_000 {
+    ///         request.expect_more_input();
+    ///         writeln!(request, "too large")?;
+    ///         return Ok(());
+    ///     }
+    ///     // ..
+    ///     Ok(())
+    /// }
+    /// # let _handler = stream_fn(handle);
+    /// ```
+    pub fn expect_more_input(&mut self) {
+        Request::expect_more_input(self);
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::raw_stream::Link;
+use super::raw_stream::RawStatus;
 use crate::socket_io::{Bound, Source};
 use crate::sys::Room;
 use crate::write_stall::Patience;
@@ -70,10 +70,10 @@ pub(super) enum Connection {
     Wrapped {
         stream: Box<dyn Stream>,
         /// To the raw stream below it.
-        link: Arc<Link>,
+        status: Arc<RawStatus>,
     },
     /// Its stream is in the hands of a wrapper that failed with it.
-    Gone(Option<Arc<Link>>),
+    Gone(Option<Arc<RawStatus>>),
 }
 
 impl Connection {
@@ -120,15 +120,15 @@ impl Connection {
         reading: bool,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let (stream, link) = match self {
+        let (stream, status) = match self {
             Self::Other(stream) => (stream, None),
             // What the wrapper makes of a deadline is its own affair: the raw stream keeps the patience.
-            Self::Wrapped { stream, link } => (stream, Some(link)),
+            Self::Wrapped { stream, status } => (stream, Some(status)),
             Self::Socket(_) | Self::Gone(_) => return Err(gone()),
         };
-        let raw = link.filter(|link| link.has_raw());
-        if let Some(link) = &raw {
-            link.begin_call(patience);
+        let raw = status.filter(|status| status.has_raw());
+        if let Some(status) = &raw {
+            status.begin_call(patience);
         }
         let deadline = if raw.is_some() { patience.until } else { patience.at() };
         loop {
@@ -137,16 +137,16 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(match raw {
-                        Some(link) => link.explain(error, reading),
+                        Some(status) => status.explain(error, reading),
                         None => error,
                     });
                 }
                 Ok(0) if reading => {
-                    return raw.and_then(|link| link.interruption()).map_or(Ok(0), Err);
+                    return raw.and_then(|status| status.interruption()).map_or(Ok(0), Err);
                 }
                 done => {
-                    if let Some(link) = raw.filter(|_| !reading) {
-                        link.end_write();
+                    if let Some(status) = raw.filter(|_| !reading) {
+                        status.end_write();
                     }
                     return done;
                 }
@@ -167,8 +167,8 @@ impl Connection {
         match self {
             Self::Socket(source) => Some(source.as_fd()),
             Self::Other(stream) => stream.fileno(),
-            Self::Wrapped { stream, link } => {
-                link.own_fd(true).map(AsFd::as_fd).or_else(|| stream.fileno())
+            Self::Wrapped { stream, status } => {
+                status.own_fd(true).map(AsFd::as_fd).or_else(|| stream.fileno())
             }
             Self::Gone(_) => None,
         }
@@ -186,8 +186,8 @@ impl Connection {
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(source) => Some(source.as_fd()),
-            Self::Wrapped { link, .. } => link.own_fd(true).map(AsFd::as_fd),
-            Self::Gone(Some(link)) => link.own_fd(false).map(AsFd::as_fd),
+            Self::Wrapped { status, .. } => status.own_fd(true).map(AsFd::as_fd),
+            Self::Gone(Some(status)) => status.own_fd(false).map(AsFd::as_fd),
             _ => None,
         }
     }
@@ -196,16 +196,16 @@ impl Connection {
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Socket(source) => Some(source.share()),
-            Self::Wrapped { link, .. } => link.own_fd(true).map(Arc::clone),
-            Self::Gone(Some(link)) => link.own_fd(false).map(Arc::clone),
+            Self::Wrapped { status, .. } => status.own_fd(true).map(Arc::clone),
+            Self::Gone(Some(status)) => status.own_fd(false).map(Arc::clone),
             _ => None,
         }
     }
 
     /// To the raw stream below a wrapper.
-    pub(super) fn link(&self) -> Option<&Arc<Link>> {
+    pub(super) fn raw_status(&self) -> Option<&Arc<RawStatus>> {
         match self {
-            Self::Wrapped { link, .. } | Self::Gone(Some(link)) => Some(link),
+            Self::Wrapped { status, .. } | Self::Gone(Some(status)) => Some(status),
             _ => None,
         }
     }

@@ -5,13 +5,13 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::Deadline;
-use super::bounded_io::Channel;
+use super::bounded_io::BoundedIo;
 use super::connection::Connection;
 use super::stream::StreamRequest;
 use crate::error::{HandlerError, Stopping, TimedOut, Timeout};
 use crate::peer_fault::{PeerFault, find, is_loss};
 
-impl Channel {
+impl BoundedIo {
     /// Says which limit it was, and how long that is, if it was one; and whose error it is.
     #[cold]
     pub(super) fn explain(&self, error: io::Error, limit: Timeout, after: Duration) -> io::Error {
@@ -76,7 +76,7 @@ impl StreamRequest {
     /// ```
     #[must_use]
     pub fn garbled(&self, error: impl Into<HandlerError>) -> io::Error {
-        PeerFault::garbled(self.channel.ticket.owner(), error)
+        PeerFault::garbled(self.io.ticket.owner(), error)
     }
 
     /// An error that says that the peer has ended its input in the middle of what it had to send, as
@@ -84,7 +84,7 @@ impl StreamRequest {
     /// [`Disconnected`](crate::CloseReason::Disconnected).
     #[must_use]
     pub fn ended_early(&self) -> io::Error {
-        PeerFault::ended_early(self.channel.ticket.owner())
+        PeerFault::ended_early(self.io.ticket.owner())
     }
 }
 

@@ -6,7 +6,7 @@ mod connection;
 mod datagram;
 mod deadline;
 mod extension;
-mod idle_peer;
+mod idle_timeout;
 mod io_error;
 mod outbox;
 mod outbox_writer;
@@ -14,7 +14,6 @@ mod raw_stream;
 mod read_buffer;
 mod stop_token;
 mod stream;
-mod stream_deadlines;
 mod wrap;
 
 use std::fmt;
@@ -26,7 +25,7 @@ use crate::context::ServerContext;
 use crate::error::Stopping;
 use crate::events::Limit;
 use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry, Place};
+use crate::live::{Activity, Cut, Entry, Registration};
 use crate::peer_fault::{Owner, PeerFault};
 
 pub use connection::Stream;
@@ -78,21 +77,21 @@ pub trait Request {
 /// What a server gives a transport to make a request with: the request's place in the live list, its
 /// server and its limits.
 pub struct Ticket {
-    place: Place,
+    registration: Registration,
     context: Arc<ServerContext>,
     /// What a hook has left for the handler.
     pub(crate) extension: Extension,
 }
 
 impl Ticket {
-    pub(crate) fn new(place: Place, context: Arc<ServerContext>) -> Self {
-        Self { place, context, extension: Extension::default() }
+    pub(crate) fn new(registration: Registration, context: Arc<ServerContext>) -> Self {
+        Self { registration, context, extension: Extension::default() }
     }
 
     /// Who sent the request, as `get_request` said.
     #[must_use]
     pub fn client_address(&self) -> &Address {
-        self.place.entry.client_address()
+        self.registration.entry.client_address()
     }
 
     /// The server that it came to.
@@ -104,90 +103,90 @@ impl Ticket {
     /// The limits that hold for this request to its end.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        &self.place.limits
+        &self.registration.limits
     }
 
     /// The request's line in the live list, for whoever has to tell of its end.
     pub(crate) fn entry(&self) -> &Arc<Entry> {
-        &self.place.entry
+        &self.registration.entry
     }
 
     /// The limit for one peer that this request is beyond, if it is.
     pub(crate) fn beyond(&self) -> Option<Limit> {
-        self.place.beyond
+        self.registration.beyond
     }
 
     pub(crate) fn id(&self) -> u64 {
-        self.place.entry.id()
+        self.registration.entry.id()
     }
 
     pub(crate) fn handler(&self) -> &'static str {
-        self.place.entry.handler()
+        self.registration.entry.handler()
     }
 
     fn set_activity(&self, activity: Activity) {
-        self.place.entry.set_activity(activity);
+        self.registration.entry.set_activity(activity);
     }
 
     pub(crate) fn show_activity(&self, activity: Activity) {
-        self.place.entry.show_activity(activity);
+        self.registration.entry.show_activity(activity);
     }
 
     fn add_bytes_in(&self, count: usize) {
-        self.place.entry.add_bytes_in(count);
+        self.registration.entry.add_bytes_in(count);
     }
 
     fn add_bytes_out(&self, count: usize) {
-        self.place.entry.add_bytes_out(count);
+        self.registration.entry.add_bytes_out(count);
     }
 
     /// Whether the server drains, so that no next request is waited for; and the first one only for a while.
     fn is_to_end(&self) -> bool {
-        is_to_end(&self.context, &self.place.entry)
+        is_to_end(&self.context, &self.registration.entry)
     }
 
     /// The error by which a handler is told that its server is stopping.
     #[cold]
     fn stop(&self) -> io::Error {
-        stop(&self.place.entry)
+        stop(&self.registration.entry)
     }
 
     /// Which request its errors are of.
     pub(crate) fn owner(&self) -> Owner {
-        self.place.entry.owner()
+        self.registration.entry.owner()
     }
 
     /// The request's own connection has failed so: it is remembered, and the error says whose it is.
     #[cold]
     fn lose(&self, error: io::Error) -> io::Error {
-        self.place.entry.note_loss(error.kind());
+        self.registration.entry.note_loss(error.kind());
         PeerFault::gone(self.owner(), error)
     }
 
     fn is_cut(&self) -> bool {
-        self.place.entry.cut().is_some()
+        self.registration.entry.cut().is_some()
     }
 
     fn is_forced(&self) -> bool {
-        matches!(self.place.entry.cut(), Some(Cut::Forced | Cut::Closed))
+        matches!(self.registration.entry.cut(), Some(Cut::Forced | Cut::Closed))
     }
 
     /// Its peer has been silent for longer than it may be.
     fn is_silent(&self) -> bool {
-        self.place.entry.cut() == Some(Cut::Silent)
+        self.registration.entry.cut() == Some(Cut::Silent)
     }
 
-    fn set_watched(&self, activity: Activity) {
-        self.place.entry.set_watched(activity);
+    fn set_left_to_reaper(&self, activity: Activity) {
+        self.registration.entry.set_left_to_reaper(activity);
     }
 
     /// Whether somebody else ends waits that are longer than `Limits::idle`.
-    fn is_watched(&self) -> bool {
-        self.context.watches(self.limits().idle)
+    fn has_reaper(&self) -> bool {
+        self.context.reaps_idle(self.limits().idle)
     }
 
     fn bytes_out(&self) -> u64 {
-        self.place.entry.bytes().1
+        self.registration.entry.bytes().1
     }
 }
 
@@ -206,7 +205,7 @@ fn stop(entry: &Entry) -> io::Error {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.context.is_child() {
-            self.context.live.leave(&self.place);
+            self.context.live.leave(&self.registration);
         }
     }
 }

@@ -62,7 +62,7 @@ use crate::write_stall::{Patience, Stall};
 /// ```
 #[derive(Clone)]
 pub struct Outbox {
-    shared: Arc<Shared>,
+    shared: Arc<OutboxQueue>,
 }
 
 /// Why [`Outbox::send`] has not taken a message. Nothing of it is sent.
@@ -80,15 +80,15 @@ pub enum OutboxError {
     Wrapped,
 }
 
-pub(super) struct Shared {
+pub(super) struct OutboxQueue {
     entry: Arc<Entry>,
     capacity: usize,
     /// A thread may be started to send for it, and to wait for room.
     may_have_thread: bool,
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
 }
 
-struct State {
+struct OutboxState {
     /// The connection, until its request ends: an outbox that somebody keeps does not keep it open.
     fd: Option<Arc<OwnedFd>>,
     /// Due, from `start` on.
@@ -113,7 +113,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl OutboxState {
     fn waiting_bytes(&self) -> usize {
         self.bytes.len() - self.start
     }
@@ -147,7 +147,7 @@ impl Outbox {
         capacity: usize,
         may_have_thread: bool,
     ) -> Self {
-        let state = State {
+        let state = OutboxState {
             fd: Some(fd),
             bytes: Vec::new(),
             start: 0,
@@ -162,7 +162,7 @@ impl Outbox {
             closed: false,
         };
         let state = Mutex::new(state);
-        Self { shared: Arc::new(Shared { entry, capacity, may_have_thread, state }) }
+        Self { shared: Arc::new(OutboxQueue { entry, capacity, may_have_thread, state }) }
     }
 
     /// Has a message sent, whole or not at all.
@@ -298,7 +298,7 @@ impl Outbox {
     }
 }
 
-impl Shared {
+impl OutboxQueue {
     /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
     /// time, is progress as well.
     fn wait_until_sent(&self, mark: u64, patience: Patience) -> io::Result<()> {
@@ -361,7 +361,7 @@ impl Shared {
         needs
     }
 
-    fn send_due_of(&self, state: &mut State) {
+    fn send_due_of(&self, state: &mut OutboxState) {
         while let (Some(fd), false) = (&state.fd, state.closed) {
             if state.start == state.bytes.len() {
                 return;

@@ -14,18 +14,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::outbox::Shared;
+use super::outbox::OutboxQueue;
 use crate::sys::{self, PollFd};
 use crate::wait::{self, Event, Flush};
 
 thread_local! {
     /// What this thread has put something into since it last waited.
-    static LISTED: RefCell<Vec<Arc<Shared>>> = const { RefCell::new(Vec::new()) };
+    static LISTED: RefCell<Vec<Arc<OutboxQueue>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Puts an outbox on the list of this thread, if this thread promises to wait or to end its request before
 /// long; and otherwise hands it over at once.
-pub(super) fn list(outbox: &Arc<Shared>) {
+pub(super) fn list(outbox: &Arc<OutboxQueue>) {
     let first = LISTED.with(|listed| {
         let mut listed = listed.borrow_mut();
         listed.push(Arc::clone(outbox));
@@ -41,7 +41,7 @@ pub(super) fn list(outbox: &Arc<Shared>) {
 }
 
 /// Sees to it that what is due in an outbox is sent, when the caller does not wait for it any longer.
-pub(super) fn look_after(outbox: &Arc<Shared>) {
+pub(super) fn look_after(outbox: &Arc<OutboxQueue>) {
     if outbox.needs_a_list() {
         hand_over(vec![Arc::clone(outbox)]);
     }
@@ -73,11 +73,11 @@ impl Flush for ThisThreadsList {
 }
 
 /// What the thread has been handed and has not looked at yet; none while there is no thread.
-static THREAD: Mutex<Option<Inbox>> = Mutex::new(None);
+static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
 
-struct Inbox {
+struct WriterInbox {
     bell: Arc<Event>,
-    handed: Vec<Arc<Shared>>,
+    handed: Vec<Arc<OutboxQueue>>,
     /// It waits, and has to be rung.
     sleeps: bool,
     /// Where the thread is. A forked child has a copy of this and no thread.
@@ -87,7 +87,7 @@ struct Inbox {
 /// The thread stays for so long with nothing to do.
 const KEEP: Duration = Duration::from_secs(5);
 
-fn hand_over(mut outboxes: Vec<Arc<Shared>>) {
+fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     outboxes.retain(|outbox| {
         if !outbox.may_have_thread() {
             outbox.send_unlisted();
@@ -118,16 +118,16 @@ fn hand_over(mut outboxes: Vec<Arc<Shared>>) {
     }
 }
 
-fn start() -> Option<Inbox> {
+fn start() -> Option<WriterInbox> {
     let bell = Arc::new(Event::new().ok()?);
     let heard = Arc::clone(&bell);
     thread::Builder::new().name("outbox".into()).spawn(move || run(&heard)).ok()?;
-    Some(Inbox { bell, handed: Vec::new(), sleeps: false, process: wait::noted_process() })
+    Some(WriterInbox { bell, handed: Vec::new(), sleeps: false, process: wait::noted_process() })
 }
 
 /// The life of the thread.
 fn run(bell: &Event) {
-    let mut full: Vec<Arc<Shared>> = Vec::new();
+    let mut full: Vec<Arc<OutboxQueue>> = Vec::new();
     let mut leave_at = Instant::now() + KEEP;
     loop {
         // Whoever else can run may have more to send: what comes together leaves together.

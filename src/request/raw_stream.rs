@@ -2,8 +2,8 @@
 //!
 //! A wrapper (TLS, say) is somebody else's code, and sees a [`Stream`] that behaves like a socket in blocking mode.
 //! What the request knows of its peer, it knows from below the wrapper: how many bytes have come and gone, that the
-//! peer has left, that a limit has passed, that the server is stopping. So the [`Raw`] stream and the request share a
-//! [`Link`], and the request asks that, whatever the wrapper has made of it.
+//! peer has left, that a limit has passed, that the server is stopping. So the [`RawStream`] stream and the request share a
+//! [`RawStatus`], and the request asks that, whatever the wrapper has made of it.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -29,7 +29,7 @@ use crate::wait;
 use crate::write_stall::{Patience, earlier};
 
 /// What a request and the raw stream below its wrapper have in common.
-pub(super) struct Link {
+pub(super) struct RawStatus {
     entry: Arc<Entry>,
     context: Arc<ServerContext>,
     limits: Arc<Limits>,
@@ -70,13 +70,13 @@ fn set(flag: &AtomicBool, now: bool) {
     flag.store(now, Ordering::Relaxed);
 }
 
-impl Link {
+impl RawStatus {
     fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Self {
         let no = || AtomicBool::new(false);
         Self {
             entry: Arc::clone(ticket.entry()),
             context: Arc::clone(&ticket.context),
-            limits: Arc::clone(&ticket.place.limits),
+            limits: Arc::clone(&ticket.registration.limits),
             fd,
             patience: Mutex::new(Patience::until(None)),
             handshaking: no(),
@@ -203,7 +203,7 @@ impl Link {
         }
     }
 
-    /// Whether it is nothing to wait for: looked at after the activity is set, as in `Channel::receive`.
+    /// Whether it is nothing to wait for: looked at after the activity is set, as in `BoundedIo::receive`.
     fn must_not_wait(&self) -> bool {
         self.entry.activity() == Activity::Idle && is_to_end(&self.context, &self.entry)
     }
@@ -244,62 +244,64 @@ enum Below {
     Socket(Source),
     /// A stream of a transport of somebody's own.
     Stream(Box<dyn Stream>),
-    /// Another wrapper, whose own raw stream has the link to look after.
+    /// Another wrapper, whose own raw stream has the status to look after.
     Wrapper(Box<dyn Stream>),
 }
 
 /// The connection, as a wrapper has it.
-pub(super) struct Raw {
+pub(super) struct RawStream {
     below: Below,
     /// What the request had read ahead: the wrapper's first input.
     ahead: Chunk,
-    /// The wrapper's own bound. None is set for it: those of the request stand in the link, and end with what they are
+    /// The wrapper's own bound. None is set for it: those of the request stand in the status, and end with what they are
     /// of, whether or not the wrapper passes on the deadlines that follow.
     deadline: Option<Instant>,
-    link: Arc<Link>,
+    status: Arc<RawStatus>,
 }
 
-impl Raw {
+impl RawStream {
     /// Takes a connection for a wrapper that is to be made until then at most. None: there is none to take.
     pub(super) fn take(
         connection: &mut Connection,
         ahead: Chunk,
         ticket: &Ticket,
         until: Option<Instant>,
-    ) -> Option<(Self, Arc<Link>)> {
-        let (below, link) = match std::mem::replace(connection, Connection::Gone(None)) {
+    ) -> Option<(Self, Arc<RawStatus>)> {
+        let (below, status) = match std::mem::replace(connection, Connection::Gone(None)) {
             Connection::Socket(source) => {
-                let link = Link::new(ticket, Some(source.share()));
-                (Below::Socket(source), Arc::new(link))
+                let status = RawStatus::new(ticket, Some(source.share()));
+                (Below::Socket(source), Arc::new(status))
             }
-            Connection::Other(stream) => (Below::Stream(stream), Arc::new(Link::new(ticket, None))),
-            Connection::Wrapped { mut stream, link } => {
+            Connection::Other(stream) => {
+                (Below::Stream(stream), Arc::new(RawStatus::new(ticket, None)))
+            }
+            Connection::Wrapped { mut stream, status } => {
                 // The deadline of the last call is none of the next wrapper's. A stream that has let go of the raw one
                 // has nothing else to bound it.
-                stream.set_deadline(if link.has_raw() { None } else { until });
-                (Below::Wrapper(stream), link)
+                stream.set_deadline(if status.has_raw() { None } else { until });
+                (Below::Wrapper(stream), status)
             }
-            Connection::Gone(link) => {
-                *connection = Connection::Gone(link);
+            Connection::Gone(status) => {
+                *connection = Connection::Gone(status);
                 return None;
             }
         };
-        link.begin_handshake(ahead.len(), until);
+        status.begin_handshake(ahead.len(), until);
         // If the wrapper fails, by a panic too, this is what ends the connection.
-        *connection = Connection::Gone(Some(Arc::clone(&link)));
-        let raw = Self { below, ahead, deadline: None, link: Arc::clone(&link) };
-        Some((raw, link))
+        *connection = Connection::Gone(Some(Arc::clone(&status)));
+        let raw = Self { below, ahead, deadline: None, status: Arc::clone(&status) };
+        Some((raw, status))
     }
 
     fn patience(&self) -> Patience {
-        let patience = *self.link.patience.lock();
+        let patience = *self.status.patience.lock();
         Patience { until: earlier(patience.until, self.deadline), ..patience }
     }
 
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(source) => {
-                if self.link.entry.is_lent() {
+                if self.status.entry.is_lent() {
                     source.lend();
                 }
                 source.recv(&mut Room::from(buf), until.map_or(Bound::Never, Bound::Until))
@@ -320,41 +322,41 @@ impl Raw {
         let count = self.ahead.len().min(buf.len());
         buf[..count].copy_from_slice(&self.ahead[..count]);
         self.ahead.consume(count);
-        set(&self.link.heard, true);
-        self.link.ahead.store(self.ahead.len(), Ordering::Relaxed);
+        set(&self.status.heard, true);
+        self.status.ahead.store(self.ahead.len(), Ordering::Relaxed);
         count
     }
 
     /// A receive that has come to nothing: the peer has ended its output, or we have ended ours.
     fn receive_nothing(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.link.entry.cut() {
+        match self.status.entry.cut() {
             None => {
-                set(&self.link.ended, true);
+                set(&self.status.ended, true);
                 Ok(0)
             }
-            Some(Cut::Silent) => Err(self.link.fail(io::ErrorKind::TimedOut.into())),
-            Some(Cut::Drained) if self.link.entry.activity() == Activity::Receiving => {
+            Some(Cut::Silent) => Err(self.status.fail(io::ErrorKind::TimedOut.into())),
+            Some(Cut::Drained) if self.status.entry.activity() == Activity::Receiving => {
                 self.receive_late(buf)
             }
-            Some(_) => Err(self.link.stop()),
+            Some(_) => Err(self.status.stop()),
         }
     }
 
-    /// See `Channel::receive_late`.
+    /// See `BoundedIo::receive_late`.
     fn receive_late(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let (began, own) = (Instant::now(), self.patience().at());
-        while began.elapsed() < self.link.limits.drain && !self.link.is_cut_off() {
+        while began.elapsed() < self.status.limits.drain && !self.status.is_cut_off() {
             if own.is_some_and(|own| Instant::now() >= own) {
-                return Err(self.link.fail(io::ErrorKind::TimedOut.into()));
+                return Err(self.status.fail(io::ErrorKind::TimedOut.into()));
             }
             wait::sleep(Duration::from_millis(1));
             let count = self.receive_at_once(buf)?;
             if count > 0 {
-                self.link.received(count);
+                self.status.received(count);
                 return Ok(count);
             }
         }
-        Err(self.link.stop())
+        Err(self.status.stop())
     }
 
     fn transmit(&mut self, buf: &[u8], patience: Patience) -> io::Result<usize> {
@@ -370,24 +372,24 @@ impl Raw {
 
     fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
         // Nor does a wrapper that tries again within one call wait once more.
-        let is_over = self.link.is_stuck() && is(&self.link.timed_out);
-        if self.link.concealed.swap(false, Ordering::Relaxed) || is_over {
-            return Err(self.link.fail(io::ErrorKind::TimedOut.into()));
+        let is_over = self.status.is_stuck() && is(&self.status.timed_out);
+        if self.status.concealed.swap(false, Ordering::Relaxed) || is_over {
+            return Err(self.status.fail(io::ErrorKind::TimedOut.into()));
         }
-        let before = self.link.entry.activity();
-        self.link.entry.show_activity(Activity::Sending);
+        let before = self.status.entry.activity();
+        self.status.entry.show_activity(Activity::Sending);
         let result = match self.transmit_if_allowed(buf, Patience::NONE) {
             Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
             result => result,
         };
-        self.link.entry.set_activity(before);
-        set(&self.link.stuck, result.as_ref().is_err_and(is_no_more_for_now));
+        self.status.entry.set_activity(before);
+        set(&self.status.stuck, result.as_ref().is_err_and(is_no_more_for_now));
         match result {
             Ok(count) => {
-                self.link.entry.add_bytes_out(count);
+                self.status.entry.add_bytes_out(count);
                 Ok(count)
             }
-            Err(error) => Err(self.link.fail(error)),
+            Err(error) => Err(self.status.fail(error)),
         }
     }
 
@@ -395,22 +397,22 @@ impl Raw {
     /// off: whoever cuts it off asks for it afterwards, and ends the wait.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let patience = self.patience();
-        self.link.entry.set_waits_to_write(true);
+        self.status.entry.set_waits_to_write(true);
         let result = self.transmit_if_allowed(buf, patience);
-        self.link.entry.set_waits_to_write(false);
+        self.status.entry.set_waits_to_write(false);
         result
     }
 
     /// What has been cut off sends nothing more but its farewell.
     fn transmit_if_allowed(&mut self, buf: &[u8], patience: Patience) -> io::Result<usize> {
-        if self.link.is_cut_off() && !is(&self.link.leaving) {
+        if self.status.is_cut_off() && !is(&self.status.leaving) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         self.transmit(buf, patience)
     }
 }
 
-impl Read for Raw {
+impl Read for RawStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
@@ -421,8 +423,8 @@ impl Read for Raw {
         if matches!(self.below, Below::Wrapper(_)) {
             return self.receive(buf, None);
         }
-        self.link.begin_wait();
-        let must_not_wait = self.link.must_not_wait();
+        self.status.begin_wait();
+        let must_not_wait = self.status.must_not_wait();
         let result = if must_not_wait {
             self.receive_at_once(buf)
         } else {
@@ -433,16 +435,16 @@ impl Read for Raw {
         match result {
             Ok(0) => self.receive_nothing(buf),
             Ok(count) => {
-                self.link.received(count);
+                self.status.received(count);
                 Ok(count)
             }
-            Err(error) if must_not_wait && is_no_more_for_now(&error) => Err(self.link.stop()),
-            Err(error) => Err(self.link.fail(error)),
+            Err(error) if must_not_wait && is_no_more_for_now(&error) => Err(self.status.stop()),
+            Err(error) => Err(self.status.fail(error)),
         }
     }
 }
 
-impl Write for Raw {
+impl Write for RawStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if let Below::Wrapper(stream) = &mut self.below {
             return stream.write(buf);
@@ -458,7 +460,7 @@ impl Write for Raw {
     }
 }
 
-impl Stream for Raw {
+impl Stream for RawStream {
     /// The wrapper's own bound. Those of the request hold in any case.
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
@@ -477,7 +479,7 @@ impl Stream for Raw {
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match &self.below {
             Below::Socket(source) => {
-                self.link.entry.lend();
+                self.status.entry.lend();
                 Some(source.lend())
             }
             Below::Stream(stream) | Below::Wrapper(stream) => stream.fileno(),
@@ -485,10 +487,10 @@ impl Stream for Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawStream {
     fn drop(&mut self) {
         if !matches!(self.below, Below::Wrapper(_)) {
-            set(&self.link.dropped, true);
+            set(&self.status.dropped, true);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{DatagramRequest, StreamRequest, Ticket};
-use crate::live::{Entry, Notices};
+use crate::live::{Entry, StopEvents};
 use crate::shutdown::ShutdownHandle;
 use crate::wait::{self, Event};
 
@@ -63,7 +63,7 @@ impl StopToken {
     fn new(ticket: &Ticket) -> io::Result<Self> {
         let token =
             Self { server: ticket.server().shutdown_handle(), entry: Arc::clone(ticket.entry()) };
-        token.notices().map(drop)?;
+        token.stop_events().map(drop)?;
         Ok(token)
     }
 
@@ -88,21 +88,21 @@ impl StopToken {
     /// Waits until the request is to come to its end, but no longer than the timeout; None waits for as long as it takes.
     /// True if the request is to come to its end, false if the time has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
-        self.wait_for(|notices| &notices.stopping, timeout);
+        self.wait_for(|stop_events| &stop_events.stopping, timeout);
         self.is_stopping()
     }
 
     /// Waits until the request is over, but no longer than the timeout; None waits for as long as it takes. True if the
     /// request is over, false if the time has passed.
     pub fn wait_closed(&self, timeout: Option<Duration>) -> bool {
-        self.wait_for(|notices| &notices.closed, timeout);
+        self.wait_for(|stop_events| &stop_events.closed, timeout);
         self.is_closed()
     }
 
-    fn wait_for(&self, which: impl Fn(&Notices) -> &Event, timeout: Option<Duration>) {
+    fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let Ok(notices) = self.notices() else { return };
-        let event = which(notices);
+        let Ok(stop_events) = self.stop_events() else { return };
+        let event = which(stop_events);
         // A wait may come back early.
         while !event.is_set() && until.is_none_or(|until| Instant::now() < until) {
             if wait::any(&[event.waiting()], until).is_err() {
@@ -121,12 +121,12 @@ impl StopToken {
         self.made().closed.as_fd()
     }
 
-    fn made(&self) -> &Notices {
-        self.notices().expect("made with the first token of the request")
+    fn made(&self) -> &StopEvents {
+        self.stop_events().expect("made with the first token of the request")
     }
 
-    fn notices(&self) -> io::Result<&Notices> {
-        self.entry.notices(|| self.server.runs().is_draining())
+    fn stop_events(&self) -> io::Result<&StopEvents> {
+        self.entry.stop_events(|| self.server.runs().is_draining())
     }
 }
 

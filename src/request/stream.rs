@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::bounded_io::Channel;
+use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Stream};
 use super::extension::extension_of;
 use super::read_buffer::{self, Appetite, Chunk, Line, LineTooLong, NotText, ReadBuffer};
@@ -37,7 +37,7 @@ use crate::sys::{self, Credentials, Room};
 #[repr(align(64))]
 #[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub struct StreamRequest {
-    pub(super) channel: Channel,
+    pub(super) io: BoundedIo,
     input: ReadBuffer,
     appetite: Appetite,
     /// None for a socket, which is asked when somebody wants to know: few handlers do.
@@ -56,15 +56,15 @@ impl StreamRequest {
     }
 
     fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {
-        let channel = Channel::new(connection, ticket);
-        Self { channel, input: ReadBuffer::default(), appetite: Appetite::new(), local }
+        let io = BoundedIo::new(connection, ticket);
+        Self { io, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
 
     /// Who is at the other end.
     #[must_use]
     #[doc(alias = "getpeername")]
     pub fn client_address(&self) -> Address {
-        self.channel.ticket.client_address().clone()
+        self.io.ticket.client_address().clone()
     }
 
     /// The address of this end: which of the server's addresses the peer has reached.
@@ -74,7 +74,7 @@ impl StreamRequest {
         if let Some(local) = &self.local {
             return Address::clone(local);
         }
-        let fd = self.channel.connection.fileno();
+        let fd = self.io.connection.fileno();
         let address = fd.and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
         address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
     }
@@ -82,13 +82,13 @@ impl StreamRequest {
     /// The server: its address, its limits, its live list, and the handle that stops it.
     #[must_use]
     pub fn server(&self) -> &ServerContext {
-        self.channel.ticket.server()
+        self.io.ticket.server()
     }
 
     /// The request's number in the [live list](ServerContext::live).
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.channel.ticket.id()
+        self.io.ticket.id()
     }
 
     /// Whether a drain has begun: a long handler should come to its end.
@@ -106,7 +106,7 @@ impl StreamRequest {
     /// or two more for each read of the request that has to wait.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.fileno()
+        self.io.fileno()
     }
 
     /// Who is at the other end of a Unix socket, by the kernel's word.
@@ -117,10 +117,10 @@ impl StreamRequest {
     #[doc(alias = "SO_PEERCRED")]
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
-        self.channel.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
+        self.io.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
     }
 
-    extension_of!(channel.ticket);
+    extension_of!(io.ticket);
 
     /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one. In
     /// the hook `overflow` nobody waits for room: what the socket does not take by the end of the hook is lost.
@@ -132,19 +132,19 @@ impl StreamRequest {
     /// [`OutboxError::Wrapped`](crate::OutboxError::Wrapped).
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         self.flush()?;
-        self.channel.outbox()
+        self.io.outbox()
     }
 
     /// Says that what comes next begins a new request, so that a drain may end the connection here. For
     /// handlers that do not read lines, whose boundaries only they know.
     pub fn between_requests(&mut self) {
-        self.channel.at_boundary = true;
+        self.io.at_boundary = true;
     }
 
     /// How many bytes have been sent so far. After a write that failed this is where it stopped.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
-        self.channel.ticket.bytes_out()
+        self.io.ticket.bytes_out()
     }
 
     /// Python's `wbufsize`: how many bytes of output to hold back at most; zero, the default, none.
@@ -157,7 +157,7 @@ impl StreamRequest {
     ///
     /// Those of the flush, when what is held back already is more than that.
     pub fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
-        self.channel.set_wbufsize(bytes)
+        self.io.set_wbufsize(bytes)
     }
 
     /// Python's `rbufsize`: how many bytes to ask the connection for at once. At least one, and at most 16 MiB, which is
@@ -174,8 +174,8 @@ impl StreamRequest {
     /// If the connection is gone.
     #[doc(alias = "TCP_NODELAY")]
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        match self.channel.connection.fileno() {
-            Some(fd) if self.channel.ticket.client_address().as_inet().is_some() => {
+        match self.io.connection.fileno() {
+            Some(fd) if self.io.ticket.client_address().as_inet().is_some() => {
                 socket2::SockRef::from(&fd).set_tcp_nodelay(nodelay)
             }
             _ => Ok(()),
@@ -206,8 +206,8 @@ impl StreamRequest {
         &mut self,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
-        self.channel.end_the_open()?;
-        self.channel.wrap(self.input.take(), wrap)
+        self.io.end_the_open()?;
+        self.io.wrap(self.input.take(), wrap)
     }
 
     /// Tells the peer that nothing more will be written. Reading goes on.
@@ -218,7 +218,7 @@ impl StreamRequest {
     #[doc(alias = "SHUT_WR")]
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.channel.shutdown_write()
+        self.io.shutdown_write()
     }
 
     /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of
@@ -230,7 +230,7 @@ impl StreamRequest {
     /// be a `String` and is not UTF-8 (a [`PeerFault`]; a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
     #[doc(alias("readline", "readlines"))]
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
-        let owner = self.channel.ticket.owner();
+        let owner = self.io.ticket.owner();
         let read = |bytes: &mut Vec<u8>| {
             if self.append_until(b'\n', bytes)? == 0 {
                 return Ok(false);
@@ -259,17 +259,17 @@ impl StreamRequest {
         if !self.input.is_empty() {
             return Ok(Some(self.input.take()));
         }
-        let chunk = Chunk::receive(&mut self.appetite, |room| self.channel.receive(room, None))?;
+        let chunk = Chunk::receive(&mut self.appetite, |room| self.io.receive(room, None))?;
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
     /// Appends to `bytes` up to and with `delimiter`, or to the end of input; bounded by the limit on
     /// lines. Says how many bytes were taken.
     fn append_until(&mut self, delimiter: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        let limit = self.channel.ticket.limits().line_bytes;
+        let limit = self.io.ticket.limits().line_bytes;
         let begun = bytes.len();
         let mut started = None;
-        self.channel.at_boundary |= self.input.is_empty();
+        self.io.at_boundary |= self.input.is_empty();
         loop {
             let taken = bytes.len() - begun;
             let have = self.input.bytes();
@@ -280,7 +280,7 @@ impl StreamRequest {
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
             if taken + text.len() > limit.saturating_add(usize::from(ends_in_cr)) {
-                return Err(LineTooLong::error(self.channel.ticket.owner(), limit));
+                return Err(LineTooLong::error(self.io.ticket.owner(), limit));
             }
             bytes.extend_from_slice(&have[..count]);
             self.input.consume(count);
@@ -299,7 +299,7 @@ impl StreamRequest {
     /// Receives into the buffer; zero is the end of input. `started`: since when a read has been
     /// going on that needs more.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
-        self.input.fill(&mut self.appetite, |room| self.channel.receive(room, started))
+        self.input.fill(&mut self.appetite, |room| self.io.receive(room, started))
     }
 
     fn read_buffered(&mut self, buf: &mut [u8]) -> usize {
@@ -312,45 +312,45 @@ impl StreamRequest {
 
     /// The end of the handler.
     pub(crate) fn finish_output(&mut self) {
-        self.channel.finish_output();
+        self.io.finish_output();
     }
 
     /// The orderly end, before the close.
     pub(crate) fn shutdown_request(&mut self) {
-        self.channel.shutdown_request(!self.input.is_empty());
+        self.io.shutdown_request(!self.input.is_empty());
     }
 
     /// Both in one, which costs less.
     pub(crate) fn end_request(self) {
         let unread = !self.input.is_empty();
-        self.channel.end_request(unread);
+        self.io.end_request(unread);
     }
 
     /// The close, at once or when the peer has had the time to read the answer.
     pub(crate) fn close_request(self) {
-        self.channel.close_request();
+        self.io.close_request();
     }
 }
 
 impl Request for StreamRequest {
     fn client_address(&self) -> &Address {
-        self.channel.ticket.client_address()
+        self.io.ticket.client_address()
     }
 
     fn server(&self) -> &ServerContext {
-        self.channel.ticket.server()
+        self.io.ticket.server()
     }
 
     fn set_deadline(&mut self, deadline: Option<Deadline>) {
-        self.channel.deadlines.set_handler(deadline);
+        self.io.deadlines.set_handler(deadline);
     }
 
     fn set_server_deadline(&mut self, deadline: Option<Deadline>) {
-        self.channel.deadlines.set_server(deadline);
+        self.io.deadlines.set_server(deadline);
     }
 
     fn expect_more_input(&mut self) {
-        self.channel.expects_more = true;
+        self.io.expects_more = true;
     }
 }
 
@@ -361,7 +361,7 @@ impl Read for StreamRequest {
         }
         // A large read goes past the buffer: no copy.
         if self.input.is_empty() && buf.len() >= self.appetite.size() {
-            return self.channel.receive(&mut Room::from(buf), None);
+            return self.io.receive(&mut Room::from(buf), None);
         }
         if self.input.is_empty() && self.fill_input(None)? == 0 {
             return Ok(0);
@@ -371,7 +371,7 @@ impl Read for StreamRequest {
 
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
-        let owner = self.channel.ticket.owner();
+        let owner = self.io.ticket.owner();
         read_buffer::read_to_string(self, text, owner)
     }
 
@@ -380,7 +380,7 @@ impl Read for StreamRequest {
         let mut started = (!self.input.is_empty()).then(Instant::now);
         while !buf.is_empty() {
             let count = if self.input.is_empty() && buf.len() >= self.appetite.size() {
-                self.channel.receive(&mut Room::from(&mut *buf), started)?
+                self.io.receive(&mut Room::from(&mut *buf), started)?
             } else {
                 if self.input.is_empty() {
                     self.fill_input(started)?;
@@ -388,7 +388,7 @@ impl Read for StreamRequest {
                 self.read_buffered(buf)
             };
             if count == 0 {
-                return Err(PeerFault::ended_early(self.channel.ticket.owner()));
+                return Err(PeerFault::ended_early(self.io.ticket.owner()));
             }
             started.get_or_insert_with(Instant::now);
             buf = &mut buf[count..];
@@ -418,18 +418,18 @@ impl BufRead for StreamRequest {
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
-        read_buffer::append_text(line, bytes, self.channel.ticket.owner())?;
+        read_buffer::append_text(line, bytes, self.io.ticket.owner())?;
         Ok(count)
     }
 }
 
 impl Write for StreamRequest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.channel.write(bytes)
+        self.io.write(bytes)
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.channel.write_all(bytes)
+        self.io.write_all(bytes)
     }
 
     /// One send for the whole text, where `Write`'s own sends every piece by itself; with Nagle's
@@ -439,13 +439,13 @@ impl Write for StreamRequest {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.channel.flush()
+        self.io.flush()
     }
 }
 
 impl fmt::Debug for StreamRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = self.channel.ticket.client_address();
+        let peer = self.io.ticket.client_address();
         f.debug_struct("StreamRequest").field("client_address", peer).finish_non_exhaustive()
     }
 }

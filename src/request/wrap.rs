@@ -4,13 +4,13 @@ use std::io;
 use std::net::Shutdown;
 
 use super::Deadline;
-use super::bounded_io::Channel;
+use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Stream};
-use super::raw_stream::Raw;
+use super::raw_stream::RawStream;
 use super::read_buffer::Chunk;
 use crate::error::Timeout;
 
-impl Channel {
+impl BoundedIo {
     /// Sends what belongs in the open: what is held back, and what others have put into an outbox, which takes nothing
     /// more from here on.
     pub(super) fn end_the_open(&mut self) -> io::Result<()> {
@@ -32,20 +32,21 @@ impl Channel {
     ) -> io::Result<()> {
         let deadline = self.handshake_deadline();
         let until = deadline.map(|deadline| deadline.at);
-        let Some((raw, link)) = Raw::take(&mut self.connection, ahead, &self.ticket, until) else {
+        let Some((raw, status)) = RawStream::take(&mut self.connection, ahead, &self.ticket, until)
+        else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let wrapped = wrap(Box::new(raw));
-        link.end_handshake(wrapped.is_ok());
+        status.end_handshake(wrapped.is_ok());
         match (wrapped, deadline) {
             (Ok(stream), _) => {
-                self.connection = Connection::Wrapped { stream, link };
+                self.connection = Connection::Wrapped { stream, status };
                 Ok(())
             }
             (Err(error), Some(Deadline { limit, after, .. })) => {
-                Err(self.explain(link.explain(error, true), limit, after))
+                Err(self.explain(status.explain(error, true), limit, after))
             }
-            (Err(error), None) => Err(self.own(link.explain(error, true))),
+            (Err(error), None) => Err(self.own(status.explain(error, true))),
         }
     }
 
@@ -63,14 +64,14 @@ impl Channel {
         }
         let patience = self.write_patience();
         match &mut self.connection {
-            Connection::Wrapped { stream, link } => {
-                link.begin_leave(patience);
+            Connection::Wrapped { stream, status } => {
+                status.begin_leave(patience);
                 stream.set_deadline(patience.until);
                 // Without its words the peer is told that the end is none of ours; it is one all the same.
                 let _ = stream.shutdown(Shutdown::Write);
-                link.end_output(true).is_ok()
+                status.end_output(true).is_ok()
             }
-            Connection::Gone(Some(link)) => link.end_output(false).is_ok(),
+            Connection::Gone(Some(status)) => status.end_output(false).is_ok(),
             _ => false,
         }
     }

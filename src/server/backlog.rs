@@ -28,45 +28,45 @@ use crate::transport::{AcceptAction, CloseWhen, Transport};
 use crate::wait::{self, Interest, Waiting};
 
 /// Those that have been taken and wait for the loop.
-pub(super) struct Rest<T: Transport> {
-    state: Mutex<State<T>>,
+pub(super) struct Backlog<T: Transport> {
+    state: Mutex<BacklogState<T>>,
     taken: Condvar,
 }
 
-struct State<T: Transport> {
-    progress: Progress,
+struct BacklogState<T: Transport> {
+    emptying: Emptying,
     jobs: VecDeque<TypedJob<T>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Progress {
+enum Emptying {
     NotBegun,
-    TakenBy(ThreadId),
-    Taken,
+    By(ThreadId),
+    Done,
 }
 
-impl<T: Transport> Default for Rest<T> {
+impl<T: Transport> Default for Backlog<T> {
     fn default() -> Self {
-        let state = State { progress: Progress::NotBegun, jobs: VecDeque::new() };
+        let state = BacklogState { emptying: Emptying::NotBegun, jobs: VecDeque::new() };
         Self { state: Mutex::new(state), taken: Condvar::new() }
     }
 }
 
-impl<T: Transport> Rest<T> {
+impl<T: Transport> Backlog<T> {
     /// Has this thread take them, and nobody else. None: they have been taken, by another thread perhaps, which is waited
     /// for. A transport that closes its server while it is asked for them does not wait for itself.
-    pub(super) fn begin(&self) -> Option<Taking<'_, T>> {
+    pub(super) fn begin(&self) -> Option<BacklogTaker<'_, T>> {
         let me = thread::current().id();
         let mut state = self.state.lock();
         loop {
-            match state.progress {
-                Progress::NotBegun => break,
-                Progress::TakenBy(other) if other != me => self.taken.wait(&mut state),
-                Progress::TakenBy(_) | Progress::Taken => return None,
+            match state.emptying {
+                Emptying::NotBegun => break,
+                Emptying::By(other) if other != me => self.taken.wait(&mut state),
+                Emptying::By(_) | Emptying::Done => return None,
             }
         }
-        state.progress = Progress::TakenBy(me);
-        Some(Taking { rest: self, jobs: VecDeque::new(), ends_as: Progress::NotBegun })
+        state.emptying = Emptying::By(me);
+        Some(BacklogTaker { backlog: self, jobs: VecDeque::new(), ends_as: Emptying::NotBegun })
     }
 
     fn next(&self) -> Option<TypedJob<T>> {
@@ -74,19 +74,19 @@ impl<T: Transport> Rest<T> {
     }
 }
 
-/// The taking, by one thread, from its beginning to its end, whatever ends it. It holds no lock.
-pub(super) struct Taking<'a, T: Transport> {
-    rest: &'a Rest<T>,
+/// The taker, by one thread, from its beginning to its end, whatever ends it. It holds no lock.
+pub(super) struct BacklogTaker<'a, T: Transport> {
+    backlog: &'a Backlog<T>,
     jobs: VecDeque<TypedJob<T>>,
-    ends_as: Progress,
+    ends_as: Emptying,
 }
 
-impl<T: Transport> Drop for Taking<'_, T> {
+impl<T: Transport> Drop for BacklogTaker<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.rest.state.lock();
+        let mut state = self.backlog.state.lock();
         state.jobs.append(&mut self.jobs);
-        state.progress = self.ends_as;
-        self.rest.taken.notify_all();
+        state.emptying = self.ends_as;
+        self.backlog.taken.notify_all();
     }
 }
 
@@ -96,18 +96,18 @@ const HANDSHAKE: Duration = Duration::from_millis(2);
 
 impl<T: Transport> Core<T> {
     /// Nobody new comes from here on, and those that have come are taken. Says how many.
-    pub(super) fn stop_listening(self: &Arc<Self>, mut taking: Taking<'_, T>) -> usize {
-        taking.ends_as = Progress::Taken;
+    pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
+        taker.ends_as = Emptying::Done;
         let mut skipped = Vec::new();
         // Somebody else may have the listener as well, and those that wait are then theirs.
         if !self.is_lent() && self.transport.refuse_new() {
-            self.take_the_rest(&mut taking.jobs, &mut skipped);
+            self.take_backlog(&mut taker.jobs, &mut skipped);
         }
         if self.transport.close_when() == CloseWhen::AtOnce {
             self.close_listener();
         }
-        let count = taking.jobs.len();
-        drop(taking);
+        let count = taker.jobs.len();
+        drop(taker);
         for error in &skipped {
             self.accept_skipped(error);
         }
@@ -116,7 +116,7 @@ impl<T: Transport> Core<T> {
 
     /// As many as there is room for; the close turns the others away. Not in turn with the loop and its workers: who has
     /// the turn may be in a hook of the user's, and what was taken before is served before in any case.
-    fn take_the_rest(
+    fn take_backlog(
         self: &Arc<Self>,
         jobs: &mut VecDeque<TypedJob<T>>,
         skipped: &mut Vec<io::Error>,
@@ -146,8 +146,8 @@ impl<T: Transport> Core<T> {
     }
 
     /// Lets go of those that nobody will serve: the run has ended by an error, or by a panic.
-    pub(super) fn release_the_rest(&self) {
-        while let Some(job) = self.rest.next() {
+    pub(super) fn release_backlog(&self) {
+        while let Some(job) = self.backlog.next() {
             job.announce();
             Job::new(Box::new(job)).release();
         }
@@ -157,18 +157,18 @@ impl<T: Transport> Core<T> {
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Serves those that have been taken at the end: each when there is room for it, until the deadline of the drain.
     /// Nothing, if the listener stays open.
-    pub(super) fn serve_the_rest(&self) -> Result<()> {
+    pub(super) fn serve_backlog(&self) -> Result<()> {
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
         }
-        if let Some(taking) = self.core.rest.begin() {
-            self.core.stop_listening(taking);
+        if let Some(taker) = self.core.backlog.begin() {
+            self.core.stop_listening(taker);
         }
         let Limits { drain, first_read, .. } = self.limits();
         // The drain of a server that forks begins only when its loop has ended.
         let time = if self.mixin.forks() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);
-        while let Some(job) = self.core.rest.next() {
+        while let Some(job) = self.core.backlog.next() {
             let room = self.wait_for_room(until)?;
             // Under `Inline` those before it have had their time here.
             let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);

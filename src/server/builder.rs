@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::backlog::Rest;
+use super::backlog::Backlog;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::LoopHooks;
 use super::worker_accept::Doorway;
@@ -299,7 +299,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             observer,
             context: Arc::new(context),
             doorway,
-            rest: Rest::default(),
+            backlog: Backlog::default(),
             lent: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
             mixin_closed_late: AtomicBool::new(false),

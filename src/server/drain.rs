@@ -101,7 +101,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn stop_listening(&self, waits: bool) -> usize {
         let core = &self.core;
         // Begun before: a loop that ends meanwhile waits for what is taken, and serves it.
-        let taking = core.rest.begin();
+        let taker = core.backlog.begin();
         if waits && core.transport.close_when() == CloseWhen::RequestsHaveEnded {
             // For good: another close, which waits for nothing, takes nothing from this one.
             core.closed_late.store(true, Ordering::SeqCst);
@@ -109,7 +109,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let closer = core.context.runs.close();
         core.context.live.tell_of_stop();
         match closer {
-            Closer::Loop => taking.map_or(0, |taking| core.stop_listening(taking)),
+            Closer::Loop => taker.map_or(0, |taker| core.stop_listening(taker)),
             Closer::Caller => {
                 core.loops_have_ended();
                 0

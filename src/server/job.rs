@@ -51,8 +51,8 @@ impl<T: Transport> TypedJob<T> {
     pub(super) fn enter(core: Admitted<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
-        let place = core.context.live.enter(peer, core.handler_name, received, connection);
-        let ticket = Ticket::new(place, Arc::clone(&core.context));
+        let registration = core.context.live.enter(peer, core.handler_name, received, connection);
+        let ticket = Ticket::new(registration, Arc::clone(&core.context));
         // One that is refused for its peer's sake does not use up the rate of all: a peer that comes again and again
         // would keep the others out.
         if ticket.beyond().is_none() {
@@ -145,7 +145,7 @@ impl<T: Transport> TypedJob<T> {
     )]
     fn serve(self: Box<Self>) -> CloseReason {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
-        let _gathering = crate::wait::Gathering::start();
+        let _promise = crate::wait::FlushPromise::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
         let context = &self.core.context;
         let _serving = (!context.is_child()).then(|| Serving::start(context));

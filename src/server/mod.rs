@@ -40,7 +40,7 @@ use crate::mixin::Mixin;
 use crate::shutdown::ShutdownHandle;
 use crate::sys;
 use crate::transport::{Bind, Transport};
-use crate::wait::{self, Gathering, Interest, Waiting};
+use crate::wait::{self, FlushPromise, Interest, Waiting};
 
 pub use accept::Turn;
 pub use background::BackgroundServer;
@@ -53,7 +53,7 @@ pub use incoming::Incoming;
 pub use run::run_all;
 
 use accept::{Backoff, Step};
-use backlog::Rest;
+use backlog::Backlog;
 use builder::Factory;
 use overridden_hooks::{LoopHook, LoopHooks};
 use run_events::{Accepting, Run};
@@ -100,7 +100,7 @@ pub(crate) struct Core<T: Transport> {
     /// Where a worker waits for requests beside the loop.
     doorway: Doorway,
     /// Those that are taken out of the listener's queue when it closes.
-    rest: Rest<T>,
+    backlog: Backlog<T>,
     /// The user has borrowed the listener, and may have given it to another process.
     lent: AtomicBool,
     /// Who drains closes the transport at the end: requests need it until then.
@@ -222,7 +222,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     fn accept_loop(&self) -> Result<()> {
         let runs = &self.core.context.runs;
-        let _gathering = Gathering::start_in_loop();
+        let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
         let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
         let waits_first = self.core.transport.waits_first();
@@ -248,7 +248,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             self.keep_house(&mut tick);
         }
-        self.serve_the_rest()
+        self.serve_backlog()
     }
 
     /// Waits until there may be a request, and does meanwhile what else there is to do.
@@ -289,7 +289,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     fn one_turn(&self) -> Result<Turn> {
         let runs = &self.core.context.runs;
-        let _gathering = Gathering::start_in_loop();
+        let _promise = FlushPromise::start_in_loop();
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut backoff = Backoff::default();
         while !runs.stop_requested() {
@@ -316,7 +316,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
         }
         runs.tell_of_stop();
-        self.serve_the_rest()?;
+        self.serve_backlog()?;
         Ok(Turn::Stopped)
     }
 
@@ -392,8 +392,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             served
         });
         // Who closes may have taken them just when the last loop had ended.
-        let served = served.and_then(|()| self.serve_the_rest());
-        self.core.release_the_rest();
+        let served = served.and_then(|()| self.serve_backlog());
+        self.core.release_backlog();
         // What ended the server comes before what followed from it.
         begun.end().and(served)
     }

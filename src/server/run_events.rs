@@ -49,7 +49,7 @@ impl<'a, T: Transport> Run<'a, T> {
 impl<T: Transport> Drop for Run<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
-            self.core.release_the_rest();
+            self.core.release_backlog();
             // The panic goes on and says more than an error could.
             let _ = self.core.context.runs.end(|| self.core.loops_have_ended());
         }

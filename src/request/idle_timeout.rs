@@ -1,23 +1,23 @@
 //! Whether a silent peer is an idle one: one that takes what it is sent is not, whoever has sent it.
 //!
-//! Most waits for a request are the watch's to bound (`idle_reaper.rs`), which looks at the same. These are the others: short
+//! Most waits for a request are the reaper's to bound (`idle_reaper.rs`), which looks at the same. These are the others: short
 //! limits, forked children, coroutines, wrapped connections, and requests that are bounded as a whole.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::bounded_io::Channel;
+use super::bounded_io::BoundedIo;
 use super::io_error::is_no_more_for_now;
 use crate::error::Timeout;
-use crate::live::Moved;
+use crate::live::Progress;
 use crate::socket_io::Bound;
 use crate::sys::{Room, socket_progress};
 use crate::write_stall::earlier;
 
-/// How often a wait looks for progress within its limit, as the watch does.
+/// How often a wait looks for progress within its limit, as the reaper does.
 const LOOKS: u32 = 8;
 
-impl Channel {
+impl BoundedIo {
     /// A receive that `Limits::idle` bounds, and no moment before it.
     pub(super) fn receive_unless_idle(
         &mut self,
@@ -76,8 +76,8 @@ impl Channel {
         self.outbox.is_some() || self.ticket.entry().is_lent()
     }
 
-    fn moved(&self) -> Moved {
-        Moved::of(self.ticket.entry().bytes(), self.connection.socket())
+    fn moved(&self) -> Progress {
+        Progress::of(self.ticket.entry().bytes(), self.connection.socket())
     }
 
     /// Whether something that has been sent waits for the peer.

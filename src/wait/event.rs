@@ -1,0 +1,121 @@
+//! A descriptor that one side makes readable and another waits for, and which process it belongs to.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{Interest, Waiting};
+use crate::sys;
+
+/// A descriptor that one side makes readable and another waits for.
+///
+/// It stays readable until it is cleared, so that a notification between a check and the wait is not
+/// lost. For mixins (`event_fd`) and for transports that have no socket of their own (`fileno`).
+///
+/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next asks for it. Until
+/// then, and in the children of [`Forking`](crate::Forking), which serve one request each, the descriptor is the parent's,
+/// whom a child must not wake: there `notify` and `clear` do nothing.
+#[derive(Debug)]
+pub struct Event {
+    ends: sys::event::Ends,
+    /// The process that its descriptor belongs to.
+    owner: AtomicU32,
+}
+
+/// This process, as far as anybody has asked. The system is asked when a run begins, and not in each wait.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Asks which process this is: for whatever has to find out that it has been forked.
+pub(crate) fn note_process() -> u32 {
+    let process = std::process::id();
+    // In a child a write copies a page of its parent's.
+    if PROCESS.load(Ordering::Relaxed) != process {
+        PROCESS.store(process, Ordering::Relaxed);
+    }
+    process
+}
+
+/// Which process this was when it was last noted. It costs no system call.
+pub(crate) fn noted_process() -> u32 {
+    PROCESS.load(Ordering::Relaxed)
+}
+
+impl Event {
+    /// Makes one, not notified.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { ends: sys::event::new()?, owner: AtomicU32::new(note_process()) })
+    }
+
+    /// Makes it readable. Two system calls, never blocking: a signal handler may use it. In a child of
+    /// the process that it belongs to, it does nothing.
+    pub fn notify(&self) {
+        if self.is_ours() {
+            sys::event::notify(&self.ends);
+        }
+    }
+
+    /// Makes it unreadable again. In a child of the process that it belongs to, it does nothing.
+    pub fn clear(&self) {
+        if self.is_ours() {
+            sys::event::clear(&self.ends);
+        }
+    }
+
+    /// Whether its descriptor is this process's own.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.owner.load(Ordering::SeqCst) == std::process::id()
+    }
+
+    /// The same, as far as the process is noted.
+    pub(crate) fn is_of_noted_process(&self) -> bool {
+        self.owner.load(Ordering::SeqCst) == noted_process()
+    }
+
+    /// In a forked child that goes on for itself: makes it an event of this process's own, not notified. Those that
+    /// have waited for it before wait for the parent's.
+    pub(crate) fn own(&self) -> io::Result<()> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _lock = ONE_AT_A_TIME.lock();
+        let process = note_process();
+        if self.owner.load(Ordering::SeqCst) != process {
+            sys::event::renew(&self.ends)?;
+            self.owner.store(process, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// As [`own`](Self::own), where it is enough to do so as soon as this process is known to be another one. Readable
+    /// if it was.
+    pub(crate) fn own_if_noted(&self) {
+        if !self.is_of_noted_process() {
+            let was_set = self.is_set();
+            // Without a descriptor for a moment it stays the parent's, and is tried again by the next wait.
+            if self.own().is_ok() && was_set {
+                self.notify();
+            }
+        }
+    }
+
+    /// Whether it is readable now.
+    pub(crate) fn is_set(&self) -> bool {
+        matches!(sys::is_readable(self.waiting().fd), Ok(true))
+    }
+
+    /// A wait for it, by those that have made it their own.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        Waiting { fd: sys::event::reader(&self.ends), interest: Interest::Read, slot: None }
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.own_if_noted();
+        sys::event::reader(&self.ends)
+    }
+}
