@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 
-use super::{Came, ChildEnd, Door, Handed, Job, Outcome, Refused, Way, Work};
+use super::forking::{ChildEnd, RequestOfChild, ServeInChild};
+use super::{Came, Door, Job, Outcome, Refused, Way, Work};
 use crate::address::Address;
 use crate::sys::child_process::SignalsHeld;
 
@@ -31,16 +32,6 @@ impl Work for Probe {
 
     fn release(self: Box<Self>) {}
 
-    fn hand_over(self: Box<Self>, _child: i32) -> Box<dyn Handed> {
-        unreachable!("threads hand nothing to other processes")
-    }
-
-    fn prepare_fork(&self) {}
-
-    fn run_in_child(self: Box<Self>, _signals: SignalsHeld) -> ChildEnd {
-        unreachable!("threads have no children")
-    }
-
     fn door(&self) -> Option<Door> {
         self.door.clone()
     }
@@ -51,6 +42,18 @@ impl Work for Probe {
 
     fn peer(&self) -> &Address {
         &Address::Unnamed
+    }
+}
+
+impl ServeInChild for Probe {
+    fn prepare_fork(&self) {}
+
+    fn run_in_child(self: Box<Self>, _signals: SignalsHeld) -> ChildEnd {
+        unreachable!("threads have no children")
+    }
+
+    fn leave_to_child(self: Box<Self>, _child: i32) -> Box<dyn RequestOfChild> {
+        unreachable!("threads hand nothing to other processes")
     }
 }
 

@@ -27,9 +27,9 @@ use std::time::Instant;
 use crate::address::Address;
 use crate::error::Result;
 use crate::events::CloseReason;
-use crate::sys::child_process::SignalsHeld;
 
 pub use forking::Forking;
+pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
 pub use pool::Pool;
 pub use threading::{Threading, WhenFull};
 pub(crate) use worker_accept::{Came, Door, Way};
@@ -188,33 +188,13 @@ pub struct Job {
 }
 
 /// What a job does, with its types erased: the server implements it.
-pub(crate) trait Work: Send {
+pub(crate) trait Work: ServeInChild + Send {
     fn run(self: Box<Self>) -> Outcome;
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
-    fn hand_over(self: Box<Self>, child: i32) -> Box<dyn Handed>;
-    fn prepare_fork(&self);
-    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd;
     fn door(&self) -> Option<Door>;
     fn label(&self) -> &'static str;
     fn peer(&self) -> &Address;
-}
-
-/// What is left of a job in the process that has handed it over.
-pub(crate) trait Handed: Send {
-    fn ended(self: Box<Self>, end: ChildEnd);
-}
-
-/// How a request ended in another process.
-#[derive(Clone, Debug)]
-pub(crate) struct ChildEnd {
-    pub(crate) reason: CloseReason,
-    /// What a `Fatal` said.
-    pub(crate) fatal: Option<String>,
-    /// The handler has asked its server to stop.
-    pub(crate) stop: bool,
-    /// It did not end by itself: if its server has cut it off, that was why.
-    pub(crate) cut_off: bool,
 }
 
 impl Job {
@@ -244,30 +224,6 @@ impl Job {
     pub fn release(mut self) {
         if let Some(work) = self.work.take() {
             work.release();
-        }
-    }
-
-    /// Closes this process's copy of the connection, and keeps the request's place in the live list and
-    /// among the limits until its end in another process is known.
-    pub(crate) fn hand_over(mut self, child: i32) -> Option<Box<dyn Handed>> {
-        self.work.take().map(|work| work.hand_over(child))
-    }
-
-    /// Does what a child is to inherit, before the fork.
-    pub(crate) fn prepare_fork(&self) {
-        if let Some(work) = &self.work {
-            work.prepare_fork();
-        }
-    }
-
-    /// Runs the request in a forked child, which has nothing else to do: the listener is closed first,
-    /// and signals are held back until they are taken for what they mean to a child.
-    pub(crate) fn run_in_child(mut self, signals: SignalsHeld) -> ChildEnd {
-        match self.work.take() {
-            Some(work) => work.run_in_child(signals),
-            None => {
-                ChildEnd { reason: CloseReason::Failed, fatal: None, stop: false, cut_off: false }
-            }
         }
     }
 

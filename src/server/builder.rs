@@ -11,7 +11,7 @@ use super::backlog::Backlog;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::LoopHooks;
 use super::worker_accept::Doorway;
-use super::{Core, Server, siblings};
+use super::{Core, Server, fork};
 use crate::address::BindAddress;
 use crate::console;
 use crate::context::ServerContext;
@@ -304,7 +304,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             closed_late: AtomicBool::new(false),
             mixin_closed_late: AtomicBool::new(false),
         });
-        siblings::enter(&core);
+        fork::register(&core);
         console::prepare();
         Ok(Server { core, mixin, timeout, poll_interval })
     }

@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Core;
 use super::catch_panic::{caught, caught_drop};
 use super::close_reason::{ended_from_here, may_be_early, reason_of};
 use super::error_owner::Whose;
@@ -19,7 +20,6 @@ use super::hooks::{Failure, Phase};
 use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
 use super::server_permit::Admitted;
-use super::{Core, child, siblings};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::{Error, Fatal, HandlerError, HandlerResult, Timeout};
@@ -27,17 +27,16 @@ use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
-use crate::mixin::{ChildEnd, Door, Handed, Outcome, Refused, Work};
-use crate::request::{Deadline, Request, Ticket, keep_block};
-use crate::sys::child_process::SignalsHeld;
+use crate::mixin::{Door, Outcome, Refused, Work};
+use crate::request::{Deadline, Request, Ticket};
 use crate::transport::Transport;
 
 /// A request with everything that it takes to serve it.
 pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its place is given to another one.
-    raw: T::Raw,
-    ticket: Ticket,
-    core: Admitted<T>,
+    pub(super) raw: T::Raw,
+    pub(super) ticket: Ticket,
+    pub(super) core: Admitted<T>,
 }
 
 /// Whether a request is to be served.
@@ -143,7 +142,7 @@ impl<T: Transport> TypedJob<T> {
         clippy::boxed_local,
         reason = "on the stack it would stand there as long as the request lasts"
     )]
-    fn serve(self: Box<Self>) -> CloseReason {
+    pub(super) fn serve(self: Box<Self>) -> CloseReason {
         // What the handler sends to others leaves when it waits, and at the latest when it has ended.
         let _promise = crate::wait::FlushPromise::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
@@ -203,43 +202,6 @@ impl<T: Transport> Work for TypedJob<T> {
         core.tell_of_end(&entry, CloseReason::Released);
     }
 
-    fn hand_over(self: Box<Self>, child: i32) -> Box<dyn Handed> {
-        let Self { raw, ticket, core } = *self;
-        drop(caught_drop(raw));
-        let reason = CloseReason::Released;
-        let entry = Arc::clone(ticket.entry());
-        entry.hand_over(child);
-        Box::new(HandedOver { ticket: Some(ticket), entry, core, reason })
-    }
-
-    fn prepare_fork(&self) {
-        // From the fork on it is the child that says what it does.
-        self.ticket.show_activity(Activity::Running);
-        child::prepare_signals(&self.core.context);
-        keep_block();
-    }
-
-    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
-        let context = Arc::clone(&self.core.context);
-        self.core.transport.close_in_child();
-        siblings::close_others(&self.core);
-        context.enter_child();
-        crate::wait::leave_loop();
-        child::take_signals(&context, &self.ticket);
-        signals.release_in_child();
-        // What the parent was asked before is its own affair, and may be done with by the time that this ends.
-        let asked_before = context.runs.stop_requested();
-        let reason = self.serve();
-        // The handler may have gathered replies, and there will be no other wait to send them before.
-        crate::wait::flush();
-        let words = caught(|| {
-            let failure = context.runs.take_failure();
-            Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
-        });
-        let stop = context.runs.stop_requested() && !asked_before;
-        ChildEnd { reason, fatal: words.unwrap_or_default(), stop, cut_off: false }
-    }
-
     fn door(&self) -> Option<Door> {
         // Who would wait there for nothing has no need of it.
         self.core.has_door().then(|| Door::new(self.core.share()))
@@ -251,43 +213,6 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn peer(&self) -> &Address {
         self.ticket.client_address()
-    }
-}
-
-/// The parent's side of a request that a child serves: its place in the live list and its permit.
-struct HandedOver<T: Transport> {
-    // None only at the very end, when the live list has been left.
-    ticket: Option<Ticket>,
-    entry: Arc<Entry>,
-    core: Admitted<T>,
-    /// How it has ended, as far as is known.
-    reason: CloseReason,
-}
-
-impl<T: Transport> Handed for HandedOver<T> {
-    fn ended(mut self: Box<Self>, end: ChildEnd) {
-        let runs = &self.core.context.runs;
-        if end.reason == CloseReason::Fatal {
-            let text = end.fatal.unwrap_or_else(|| "a child process said so".to_owned());
-            runs.fail(Error::fatal(Fatal::new(text)));
-        }
-        if end.stop {
-            runs.request_stop();
-        }
-        self.reason = match self.entry.cut() {
-            Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
-            Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
-            _ => end.reason,
-        };
-    }
-}
-
-impl<T: Transport> Drop for HandedOver<T> {
-    fn drop(&mut self) {
-        // What a hook has left in it is the user's.
-        drop(caught_drop(self.ticket.take()));
-        self.core.count(&self.entry, self.reason);
-        self.core.tell_of_end(&self.entry, self.reason);
     }
 }
 
@@ -305,14 +230,14 @@ impl<T: Transport> Core<T> {
     }
 
     /// Counts the end of a request that was served.
-    fn count(&self, entry: &Entry, reason: CloseReason) {
+    pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
         self.context.counters.ended(reason);
         if reason == CloseReason::Stopped && entry.is_unheard() {
             self.context.counters.unheard();
         }
     }
 
-    fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
+    pub(super) fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
         if self.observer.is_none() {
             return;
         }

@@ -6,12 +6,12 @@ mod backlog;
 mod base_server;
 mod builder;
 mod catch_panic;
-mod child;
 mod close_reason;
 mod command;
 mod descriptor_budget;
 mod drain;
 mod error_owner;
+mod fork;
 mod hooks;
 mod incoming;
 mod job;
@@ -19,7 +19,6 @@ mod overridden_hooks;
 mod run;
 mod run_events;
 mod server_permit;
-mod siblings;
 mod worker_accept;
 
 use std::fmt;
@@ -111,7 +110,7 @@ pub(crate) struct Core<T: Transport> {
 
 impl<T: Transport> Drop for Core<T> {
     fn drop(&mut self) {
-        siblings::leave();
+        fork::unregister();
     }
 }
 

@@ -16,7 +16,6 @@ use super::accept::{WOKEN_AT_ONCE, take_request};
 use super::catch_panic::caught;
 use super::run_events::Accepting;
 use super::server_permit::Admitted;
-use crate::error::{Error, Result};
 use crate::mixin::{Came, Way};
 use crate::sys;
 use crate::transport::{AcceptAction, Transport};
@@ -70,7 +69,7 @@ impl Doorway {
     }
 
     /// In a forked child that goes on for itself: makes the door, if there is one, this process's own.
-    fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
         let process = wait::noted_process();
         let made = self.made().filter(|made| made.process.load(Ordering::SeqCst) != process);
         let (Some(made), Some(listener)) = (made, &self.listener.lock().fd) else {
@@ -103,17 +102,6 @@ impl Doorway {
 }
 
 impl<T: Transport> Core<T> {
-    /// Before anything is done that belongs to one process: a server that was made before a fork may go on in the child,
-    /// beside its parent or in its place.
-    pub(super) fn enter_process(&self) -> Result<()> {
-        let context = &self.context;
-        let entered = context.enter_process();
-        let entered =
-            entered.and_then(|()| self.doorway.enter_process(context.runs.stop_waiting().fd));
-        let address = || self.context.server_address();
-        entered.map_err(|error| Error::io("go on in a forked child with", address(), error))
-    }
-
     /// Whether a worker may accept: not where requests come in batches, nor in a thread that has other requests to
     /// go on with. The door is made now, if it is not there yet.
     pub(super) fn has_door(&self) -> bool {

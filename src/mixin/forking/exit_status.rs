@@ -1,7 +1,7 @@
 //! What a forked child leaves with: how its request has ended, as an exit status.
 
+use super::ChildEnd;
 use crate::events::CloseReason;
-use crate::mixin::ChildEnd;
 
 /// The statuses of a child that others know as well. 101 is that of a Rust program that has panicked.
 const COMPLETED: i32 = 0;

@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use self::exit_status::{PANICKED, end_of, not_by_itself, status};
-use super::{ChildEnd, Handed, Job, Mixin, Refused};
+use super::{Job, Mixin, Refused};
 use crate::console;
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
@@ -100,7 +100,7 @@ fn last_words() -> io::Result<(UnixStream, UnixStream)> {
 /// A child that has not been reaped.
 struct Child {
     pid: i32,
-    request: Option<Box<dyn Handed>>,
+    request: Option<Box<dyn RequestOfChild>>,
     /// None until the loop first waits: most children of a busy server have ended by then, and need not be
     /// watched, which costs more than to look.
     watched: Option<Watched>,
@@ -218,7 +218,7 @@ impl Forking {
                 sys::exit_now(status(&end));
             }
             Ok(Forked::Parent { child }) => {
-                let request = job.hand_over(child);
+                let request = job.leave_to_child(child);
                 self.children.lock().push(Child { pid: child, request, watched: None });
             }
         }
@@ -430,5 +430,57 @@ impl Ears {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let prefix = format!("{child} ");
         text.split('\0').find_map(|words| words.strip_prefix(&prefix)).map(str::to_owned)
+    }
+}
+
+/// The part of a [`Work`](super::Work) that takes two processes: the server implements it, in `server/fork.rs`, where
+/// the order of the calls is shown.
+pub(crate) trait ServeInChild {
+    /// In the parent, before the fork: makes what children inherit.
+    fn prepare_fork(&self);
+
+    /// In the child, which has nothing else to do: serves the request. The signals are held back until they are taken
+    /// for what they mean to a child.
+    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd;
+
+    /// In the parent, after the fork: closes its copy of the connection, and keeps the request's slot in the live list
+    /// and its permit until the child has ended.
+    fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild>;
+}
+
+/// A request that a child serves, in its parent.
+pub(crate) trait RequestOfChild: Send {
+    fn ended(self: Box<Self>, end: ChildEnd);
+}
+
+/// How a request ended in a child.
+#[derive(Clone, Debug)]
+pub(crate) struct ChildEnd {
+    pub(crate) reason: CloseReason,
+    /// The text of a `Fatal`.
+    pub(crate) fatal: Option<String>,
+    /// The handler has requested a stop of its server.
+    pub(crate) stop: bool,
+    /// It did not end by itself: if its server has cut it off, that was why.
+    pub(crate) cut_off: bool,
+}
+
+/// See [`ServeInChild`]. A job that has been taken already has nothing to do in either process.
+impl Job {
+    fn prepare_fork(&self) {
+        if let Some(work) = &self.work {
+            work.prepare_fork();
+        }
+    }
+
+    fn run_in_child(mut self, signals: SignalsHeld) -> ChildEnd {
+        match self.work.take() {
+            Some(work) => work.run_in_child(signals),
+            None => not_by_itself(CloseReason::Failed, false),
+        }
+    }
+
+    fn leave_to_child(mut self, child: i32) -> Option<Box<dyn RequestOfChild>> {
+        self.work.take().map(|work| work.leave_to_child(child))
     }
 }

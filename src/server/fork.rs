@@ -1,0 +1,259 @@
+//! What a fork means to a server. Nothing else in `server/` acts on one.
+//!
+//! A process may be forked for two reasons, and the two children have nothing in common:
+//!
+//! - **A program forks**, with a server that it has bound: as a daemon, or as a parent of several that serve one
+//!   listener. The child goes on for itself and serves. [`Core::enter_process`] makes its own what is still its parent's.
+//! - **[`Forking`](crate::Forking) forks** for one request. The child serves that and leaves by `_exit`: it begins no
+//!   run, and everything that it has no use for stays as it was, which costs nothing. This is the order:
+//!
+//! ```text
+//! parent                                      child
+//! ServeInChild::prepare_fork
+//!   the signals' actions, a block of buffer
+//! SIGTERM and SIGINT are held back
+//! fork ---------------------------------------+
+//! leave_to_child:                             run_in_child:
+//!   closes its copy of the connection           closes its copies of all listeners
+//!   keeps the slot and the permit               from here on its Role is Child
+//! SIGTERM and SIGINT are let through            the signals are about this request,
+//!   ..                                            and are let through
+//! SIGTERM, when a drain begins  ------------->  tells the handler, ends an idle read
+//!   ..                                          serves the request
+//! reaps it  <---------------------------------  _exit(status)
+//! RequestOfChild::ended: counts, observer
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Once, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Core;
+use super::catch_panic::{caught, caught_drop};
+use super::job::TypedJob;
+use super::server_permit::Admitted;
+use crate::context::ServerContext;
+use crate::error::{Error, Fatal, Result};
+use crate::events::CloseReason;
+use crate::live::{Activity, Cut, Entry};
+use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
+use crate::request::{Ticket, keep_block};
+use crate::sys;
+use crate::sys::child_process::SignalsHeld;
+use crate::transport::Transport;
+use crate::wait;
+
+impl<T: Transport> Core<T> {
+    /// Before anything that belongs to one process: in a child that goes on for itself, makes the server this process's
+    /// own. It costs one `getpid` for each run, and none for a request.
+    pub(super) fn enter_process(&self) -> Result<()> {
+        let context = &self.context;
+        let entered = context.enter_process();
+        let entered =
+            entered.and_then(|()| self.doorway.enter_process(context.runs.stop_waiting().fd));
+        let address = || self.context.server_address();
+        entered.map_err(|error| Error::io("go on in a forked child with", address(), error))
+    }
+}
+
+impl<T: Transport> ServeInChild for TypedJob<T> {
+    fn prepare_fork(&self) {
+        // From the fork on it is the child that says what it does.
+        self.ticket.show_activity(Activity::Running);
+        prepare_signals(&self.core.context);
+        keep_block();
+    }
+
+    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
+        let context = Arc::clone(&self.core.context);
+        self.core.transport.close_in_child();
+        close_other_servers(&self.core);
+        context.enter_child();
+        wait::leave_loop();
+        take_signals(&context, &self.ticket);
+        signals.release_in_child();
+        // A stop that was requested before the fork is the parent's affair, and may be over when this ends.
+        let asked_before = context.runs.stop_requested();
+        let reason = self.serve();
+        // The handler may have gathered replies, and there will be no other wait to send them before.
+        wait::flush();
+        let fatal = caught(|| {
+            let failure = context.runs.take_failure();
+            Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
+        });
+        let stop = context.runs.stop_requested() && !asked_before;
+        ChildEnd { reason, fatal: fatal.unwrap_or_default(), stop, cut_off: false }
+    }
+
+    fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
+        let Self { raw, ticket, core } = *self;
+        drop(caught_drop(raw));
+        let reason = CloseReason::Released;
+        let entry = Arc::clone(ticket.entry());
+        entry.hand_over(child);
+        Box::new(ParentSide { ticket: Some(ticket), entry, core, reason })
+    }
+}
+
+/// The parent's side of a request that a child serves: its slot in the live list and its permit.
+struct ParentSide<T: Transport> {
+    // None only at the very end, when the live list has been left.
+    ticket: Option<Ticket>,
+    entry: Arc<Entry>,
+    core: Admitted<T>,
+    /// How it has ended, as far as is known.
+    reason: CloseReason,
+}
+
+impl<T: Transport> RequestOfChild for ParentSide<T> {
+    fn ended(mut self: Box<Self>, end: ChildEnd) {
+        let runs = &self.core.context.runs;
+        if end.reason == CloseReason::Fatal {
+            let text = end.fatal.unwrap_or_else(|| "a child process said so".to_owned());
+            runs.fail(Error::fatal(Fatal::new(text)));
+        }
+        if end.stop {
+            runs.request_stop();
+        }
+        self.reason = match self.entry.cut() {
+            Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
+            Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
+            _ => end.reason,
+        };
+    }
+}
+
+impl<T: Transport> Drop for ParentSide<T> {
+    fn drop(&mut self) {
+        // The extension that a hook has left in it is the user's.
+        drop(caught_drop(self.ticket.take()));
+        self.core.count(&self.entry, self.reason);
+        self.core.tell_of_end(&self.entry, self.reason);
+    }
+}
+
+// The signals of a child: how it hears that its server drains, because its parent has nothing else to reach it by.
+//
+// The parent registers the actions once, before it forks for the first time. A child inherits them, and only says which
+// request it serves: a child that registered its own would write to pages of memory that it shares with its parent.
+
+/// The request that this process serves, if it is a forked child. It is set while signals are held back, so that a
+/// signal's action finds it locked by no one but another action.
+static SERVED: Mutex<Option<ServedHere>> = Mutex::new(None);
+
+struct ServedHere {
+    context: Arc<ServerContext>,
+    entry: Arc<Entry>,
+    /// How long it waits for the first bytes of its peer after the first signal of a drain.
+    first_read: Duration,
+    /// When that signal came.
+    drained: OnceLock<Instant>,
+    /// There has been a Ctrl-C already.
+    interrupted: AtomicBool,
+}
+
+/// Has children that are forked from here on take SIGTERM, by which the parent tells them of a drain, and Ctrl-C, which
+/// a terminal sends to all, if the parent takes it. In the parent nothing changes.
+fn prepare_signals(context: &ServerContext) {
+    static SIGTERM: Once = Once::new();
+    static SIGINT: Once = Once::new();
+    // Without an action the signal does its default.
+    SIGTERM.call_once(|| drop(sys::on_signal_for_good(libc::SIGTERM, || drain(libc::SIGTERM))));
+    let is_taken = context.runs.signals_handled().load(Ordering::SeqCst);
+    // An ignored signal is not the parent's to take, nor the children's.
+    if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
+        SIGINT.call_once(|| drop(sys::on_signal_for_good(libc::SIGINT, || drain(libc::SIGINT))));
+    }
+}
+
+/// In the child: from here on the signals are about this request. Those of the parent are not: a handler
+/// may be a server that forks in its turn.
+fn take_signals(context: &Arc<ServerContext>, ticket: &Ticket) {
+    let (context, entry) = (Arc::clone(context), Arc::clone(ticket.entry()));
+    // A parent that does not wait sends no second signal.
+    let waits = context.waits_at_close();
+    let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };
+    let (drained, interrupted) = (OnceLock::new(), AtomicBool::new(false));
+    *SERVED.lock() = Some(ServedHere { context, entry, first_read, drained, interrupted });
+    sys::keep_from_default();
+}
+
+/// A signal's action: atomic stores, locks that are only tried, the clock, and shutdown(2). In this order: a request
+/// that says that it is idle, and then looks at the drain, misses neither.
+///
+/// The parent signals a second time when `Limits::first_read` has passed. Others may signal as well, and earlier: a
+/// supervisor signals all processes that it has started. So this looks at the clock, and is content with half of the
+/// time, because the parent's began before this process was signalled first.
+fn drain(signal: libc::c_int) {
+    let Some(served) = SERVED.try_lock() else { return };
+    let Some(served) = &*served else { return };
+    // A second Ctrl-C is meant for all as well.
+    if signal == libc::SIGINT && served.interrupted.swap(true, Ordering::SeqCst) {
+        sys::exit_now(128 + signal);
+    }
+    let runs = &served.context.runs;
+    runs.begin_drain();
+    let drained = served.drained.get_or_init(Instant::now);
+    let over = drained.elapsed() >= served.first_read / 2;
+    if over {
+        runs.end_first_reads();
+    }
+    served.entry.tell_of_stop();
+    served.entry.end_input_if_idle(over);
+}
+
+// The servers of the process. A child closes the sockets of all of them: it keeps no port beyond the life of the server
+// that has it.
+
+/// All servers of this process.
+static SERVERS: Mutex<Vec<Weak<dyn AnyServer>>> = Mutex::new(Vec::new());
+
+/// How many they are. A child of the only one looks at nothing else, and writes to no lock.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// A server with its types erased.
+trait AnyServer: Send + Sync {
+    fn close_in_others_child(&self);
+    fn address(&self) -> *const ();
+}
+
+impl<T: Transport> AnyServer for Core<T> {
+    fn close_in_others_child(&self) {
+        self.doorway.close_listener();
+        self.transport.close_in_others_child();
+    }
+
+    fn address(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+}
+
+/// Called when a server has been made.
+pub(super) fn register<T: Transport>(core: &Arc<Core<T>>) {
+    let core = Arc::clone(core) as Arc<dyn AnyServer>;
+    SERVERS.lock().push(Arc::downgrade(&core));
+    COUNT.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Called when a server is dropped.
+pub(super) fn unregister() {
+    SERVERS.lock().retain(|server| server.strong_count() > 0);
+    COUNT.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// In a child that this server has forked.
+fn close_other_servers<T: Transport>(core: &Core<T>) {
+    if COUNT.load(Ordering::SeqCst) < 2 {
+        return;
+    }
+    let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
+    for server in all {
+        if !std::ptr::addr_eq(server.address(), core.address()) {
+            server.close_in_others_child();
+        }
+        // The last reference would drop what is the parent's.
+        std::mem::forget(server);
+    }
+}
