@@ -8,23 +8,18 @@ use std::thread;
 
 use crate::support::{SOON, Server, eventually, is_pending, kill, state};
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    macro_rules! tests {
-        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
-    }
-    tests![
-        row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended,
-        row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs,
-        row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended,
-        active_children_are_those_that_the_system_knows,
-        an_outbox_works_in_a_child,
-        a_hundred_stops_under_load_lose_no_answer,
-        a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_parent,
-        a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent,
-        a_child_that_has_crashed_is_not_taken_for_one_that_was_closed,
-        a_close_that_waits_for_nobody_tells_the_children_all_the_same,
-    ]
-}
+tests![
+    row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended,
+    row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs,
+    row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended,
+    active_children_are_those_that_the_system_knows,
+    an_outbox_works_in_a_child,
+    a_hundred_stops_under_load_lose_no_answer,
+    a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_parent,
+    a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent,
+    a_child_that_has_crashed_is_not_taken_for_one_that_was_closed,
+    a_close_that_waits_for_nobody_tells_the_children_all_the_same,
+];
 
 fn a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_parent() {
     for how in ["close-in-thread", "stop-in-thread"] {

@@ -18,22 +18,17 @@ use socketserver::{
 use crate::support::{Client, SOON, Server, ask_unix, eventually, kill, state, takes};
 use crate::system;
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    macro_rules! tests {
-        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
-    }
-    tests![
-        a_daemon_that_was_bound_before_its_fork_opens_its_gates_and_stops,
-        children_and_their_parent_serve_one_listener_and_each_stops_alone,
-        a_child_stops_by_a_handle_and_its_parent_goes_on,
-        a_child_serves_in_the_background,
-        a_server_that_has_served_goes_on_in_a_child,
-        a_child_that_closes_before_it_serves_waits_for_nobody,
-        a_server_whose_threads_are_its_parents_says_so,
-        the_last_process_to_close_removes_the_file_of_a_socket,
-        datagrams_that_were_received_before_a_fork_are_answered_once,
-    ]
-}
+tests![
+    a_daemon_that_was_bound_before_its_fork_opens_its_gates_and_stops,
+    children_and_their_parent_serve_one_listener_and_each_stops_alone,
+    a_child_stops_by_a_handle_and_its_parent_goes_on,
+    a_child_serves_in_the_background,
+    a_server_that_has_served_goes_on_in_a_child,
+    a_child_that_closes_before_it_serves_waits_for_nobody,
+    a_server_whose_threads_are_its_parents_says_so,
+    the_last_process_to_close_removes_the_file_of_a_socket,
+    datagrams_that_were_received_before_a_fork_are_answered_once,
+];
 
 const MIXINS: [&str; 6] =
     ["inline", "threading", "pool", "forking", "with-own-gate", "with-own-event"];

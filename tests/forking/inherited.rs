@@ -2,20 +2,15 @@
 
 use crate::support::{Server, kill};
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    macro_rules! tests {
-        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
-    }
-    tests![
-        signals_that_were_blocked_at_the_start_stop_a_server_that_runs,
-        a_signal_that_has_come_before_the_run_stops_it_in_order,
-        children_hear_of_a_drain_though_their_parent_blocks_the_signal,
-        a_sigint_that_was_ignored_at_the_start_stays_ignored,
-        the_server_of_a_script_in_the_background_ignores_sigint,
-        an_ignored_sigchld_hides_no_end_from_a_server_that_runs,
-        closed_standard_descriptors_become_no_sockets,
-    ]
-}
+tests![
+    signals_that_were_blocked_at_the_start_stop_a_server_that_runs,
+    a_signal_that_has_come_before_the_run_stops_it_in_order,
+    children_hear_of_a_drain_though_their_parent_blocks_the_signal,
+    a_sigint_that_was_ignored_at_the_start_stays_ignored,
+    the_server_of_a_script_in_the_background_ignores_sigint,
+    an_ignored_sigchld_hides_no_end_from_a_server_that_runs,
+    closed_standard_descriptors_become_no_sockets,
+];
 
 fn signals_that_were_blocked_at_the_start_stop_a_server_that_runs() {
     for signal in [libc::SIGTERM, libc::SIGINT] {

@@ -7,18 +7,13 @@ use std::process::Command;
 
 use crate::support::{Server, eventually, kill, state};
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    macro_rules! tests {
-        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
-    }
-    tests![
-        a_child_holds_no_socket_of_another_server_of_its_process,
-        orphans_that_come_to_a_server_are_waited_for_and_foreign_children_are_not,
-        the_first_process_of_a_container_waits_for_orphans,
-        the_first_process_of_a_container_ignores_signals_that_it_does_not_take,
-        the_first_process_of_a_container_stops_in_order_when_it_runs,
-    ]
-}
+tests![
+    a_child_holds_no_socket_of_another_server_of_its_process,
+    orphans_that_come_to_a_server_are_waited_for_and_foreign_children_are_not,
+    the_first_process_of_a_container_waits_for_orphans,
+    the_first_process_of_a_container_ignores_signals_that_it_does_not_take,
+    the_first_process_of_a_container_stops_in_order_when_it_runs,
+];
 
 fn a_child_holds_no_socket_of_another_server_of_its_process() {
     let folder = tempfile::tempdir().unwrap();

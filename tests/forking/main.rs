@@ -1,15 +1,29 @@
 //! Forking servers, each in a process of its own that has one thread: this program without arguments is the
 //! test run, and with `serve` it is the server.
 
+/// The list of a file's tests. Nothing else tells the harness of them; the compiler complains about a test that is in no list.
+macro_rules! tests {
+    ($($name:ident,)*) => {
+        pub fn all() -> Vec<(&'static str, fn())> {
+            vec![$((stringify!($name), $name as fn()),)*]
+        }
+    };
+}
+
+mod children;
 mod ends;
 mod forked;
+mod hooks;
 mod inherited;
 mod kin;
 mod matrix;
+mod obey;
 #[path = "../support/passed.rs"]
 mod passed;
+mod reported;
 mod rows;
 mod server;
+mod stopping;
 mod support;
 mod system;
 mod unwatched;
@@ -30,15 +44,19 @@ fn main() -> std::process::ExitCode {
             Ok(())
         })
     };
-    let tests = rows::all()
-        .into_iter()
-        .chain(matrix::all())
-        .chain(ends::all())
-        .chain(unwatched::all())
-        .chain(forked::all())
-        .chain(kin::all())
-        .chain(wrapped::all())
-        .chain(inherited::all());
-    let trials = tests.map(trial).collect();
+    let tests = [
+        rows::all(),
+        children::all(),
+        stopping::all(),
+        reported::all(),
+        matrix::all(),
+        ends::all(),
+        unwatched::all(),
+        forked::all(),
+        kin::all(),
+        wrapped::all(),
+        inherited::all(),
+    ];
+    let trials = tests.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

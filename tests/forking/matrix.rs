@@ -7,19 +7,17 @@ use std::process::Command;
 use crate::passed::Passed;
 use crate::support::{SOON, Server, ask_datagram, ask_unix};
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    vec![
-        ("row_098_echo_tcp_forking", tcp),
-        ("row_098_echo_udp_forking", udp),
-        ("row_098_echo_unix_stream_forking", unix_stream),
-        ("row_098_echo_unix_datagram_forking", unix_datagram),
-        ("every_limit_may_be_the_largest_and_the_smallest_number_of_children", extremes),
-        ("descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child", passed),
-        ("cpython_clients_get_their_echo_from_forking_servers", cpython),
-    ]
-}
+tests![
+    row_098_echo_tcp_forking,
+    row_098_echo_udp_forking,
+    row_098_echo_unix_stream_forking,
+    row_098_echo_unix_datagram_forking,
+    every_limit_may_be_the_largest_and_the_smallest_number_of_children,
+    descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child,
+    cpython_clients_get_their_echo_from_forking_servers,
+];
 
-fn tcp() {
+fn row_098_echo_tcp_forking() {
     let mut server = Server::tcp(&[]);
     for _ in 0..3 {
         assert_eq!(server.connect().ask("echo hello world"), "hello world");
@@ -27,7 +25,7 @@ fn tcp() {
     server.stop();
 }
 
-fn udp() {
+fn row_098_echo_udp_forking() {
     let mut server = Server::start("udp", "127.0.0.1:0", &[]);
     for _ in 0..3 {
         let answer = ask_datagram("udp", &server.address, "".as_ref(), "hello world");
@@ -36,7 +34,7 @@ fn udp() {
     server.stop();
 }
 
-fn unix_stream() {
+fn row_098_echo_unix_stream_forking() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let mut server = Server::start("unix", path.to_str().unwrap(), &[]);
@@ -46,7 +44,7 @@ fn unix_stream() {
     server.stop();
 }
 
-fn unix_datagram() {
+fn row_098_echo_unix_datagram_forking() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let mut server = Server::start("unixgram", path.to_str().unwrap(), &[]);
@@ -58,7 +56,7 @@ fn unix_datagram() {
     server.stop();
 }
 
-fn extremes() {
+fn every_limit_may_be_the_largest_and_the_smallest_number_of_children() {
     for max in ["max=0", "max=1", "max=18446744073709551615"] {
         let mut server = Server::tcp(&["most", max]);
         let mut client = server.connect();
@@ -70,7 +68,7 @@ fn extremes() {
     }
 }
 
-fn passed() {
+fn descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let server = Server::start("unixgram", path.to_str().unwrap(), &[]);
@@ -85,7 +83,7 @@ fn passed() {
 }
 
 /// CPython's `dgram_examine` and `stream_examine` send a line and read it back.
-fn cpython() {
+fn cpython_clients_get_their_echo_from_forking_servers() {
     const SCRIPT: &str = "
 import socket, sys
 from test.test_socketserver import SocketServerTest

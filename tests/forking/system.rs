@@ -128,3 +128,42 @@ pub fn raise(signal: libc::c_int) {
     // SAFETY: no pointers.
     unsafe { libc::raise(signal) };
 }
+
+/// Calls a function when this process ends by `exit`.
+pub fn at_exit(function: extern "C" fn()) {
+    // SAFETY: the function exists as long as the process does.
+    assert_eq!(unsafe { libc::atexit(function) }, 0);
+}
+
+/// Waits for a child in the place of its server, and tells what it has left with: none, if a signal ended it.
+pub fn status_of(child: i32) -> Option<i32> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a live int.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!(waited, child, "it has been waited for already");
+    libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status))
+}
+
+/// As another user, with no more processes to be had: root is not bound by the limit.
+pub fn become_nobody() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live structure; the rest are numbers.
+    unsafe {
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NPROC, &raw const none), 0);
+        assert_eq!(libc::setuid(65_534), 0);
+    }
+}
+
+/// How many listening TCP sockets this process holds.
+pub fn listeners() -> usize {
+    let is_listener = |fd: i32| {
+        let mut value: libc::c_int = 0;
+        let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap();
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_ACCEPTCONN);
+        // SAFETY: the pointers are to live locals; a number that is no descriptor is an error.
+        let result =
+            unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) };
+        result == 0 && value == 1
+    };
+    (0..1024).filter(|fd| is_listener(*fd)).count()
+}

@@ -3,18 +3,13 @@
 
 use crate::support::{Server, eventually};
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    macro_rules! tests {
-        ($($name:ident,)*) => { vec![$((stringify!($name), $name as fn()),)*] };
-    }
-    tests![
-        without_pidfds_a_server_at_its_maximum_goes_on_when_a_child_ends,
-        without_pidfds_a_close_ends_when_the_last_child_does,
-        without_pidfds_no_zombie_is_left_in_a_server_that_sleeps,
-        without_pidfds_handle_request_reaps_and_goes_on_at_the_maximum,
-        without_pidfds_a_foreign_child_keeps_its_status_and_its_handler,
-    ]
-}
+tests![
+    without_pidfds_a_server_at_its_maximum_goes_on_when_a_child_ends,
+    without_pidfds_a_close_ends_when_the_last_child_does,
+    without_pidfds_no_zombie_is_left_in_a_server_that_sleeps,
+    without_pidfds_handle_request_reaps_and_goes_on_at_the_maximum,
+    without_pidfds_a_foreign_child_keeps_its_status_and_its_handler,
+];
 
 /// Why there are none, and what else may be so at the same time.
 fn each(test: impl Fn(&[&str])) {

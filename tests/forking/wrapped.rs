@@ -44,14 +44,9 @@ pub fn wrap(request: &mut StreamRequest) -> HandlerResult {
     Ok(writeln!(request, "wrapped")?)
 }
 
-pub fn all() -> Vec<(&'static str, fn())> {
-    vec![
-        ("a_drain_ends_a_wrapped_wait_in_a_child_in_order", a_drain),
-        ("a_wrapped_answer_lingers_in_a_child", an_answer),
-    ]
-}
+tests![a_drain_ends_a_wrapped_wait_in_a_child_in_order, a_wrapped_answer_lingers_in_a_child,];
 
-fn a_drain() {
+fn a_drain_ends_a_wrapped_wait_in_a_child_in_order() {
     let mut server = Server::tcp(&[]);
     let mut client = server.connect();
     assert_eq!(client.ask("wrap"), "WRAPPED");
@@ -60,7 +55,7 @@ fn a_drain() {
     assert_eq!((client.receive(), client.receive()), ("GOODBYE".into(), String::new()));
 }
 
-fn an_answer() {
+fn a_wrapped_answer_lingers_in_a_child() {
     let server = Server::tcp(&[]);
     for _ in 0..5 {
         let mut client = server.connect();

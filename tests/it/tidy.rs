@@ -330,8 +330,7 @@ fn the_reader_of_imports_finds_them_all() {
 
 /// The tests that may have `unsafe` in them: they switch stacks, send signals, and do to descriptors and
 /// processes what nobody should. In the library that is `src/sys/`, and DESIGN.md names its files.
-const UNSAFE_TESTS: [&str; 9] = [
-    "tests/forking/server.rs",
+const UNSAFE_TESTS: [&str; 8] = [
     "tests/forking/support.rs",
     "tests/forking/system.rs",
     "tests/it/checklist/construction/options.rs",

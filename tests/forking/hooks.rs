@@ -1,0 +1,127 @@
+//! Hooks that show on stderr what happens in the parent.
+
+use std::io::Write;
+
+use socketserver::{
+    Activity, DatagramRequest, HandlerError, HandlerResult, Incoming, Refused, Request,
+    ServerContext, ServerEvent, ServerHooks, StreamRequest,
+};
+
+use crate::system;
+
+/// Answers those who are refused, where the request is one that can be.
+pub trait Refusable: Request {
+    fn refuse(&mut self) -> HandlerResult {
+        Ok(())
+    }
+}
+
+impl Refusable for StreamRequest {
+    fn refuse(&mut self) -> HandlerResult {
+        self.outbox()?.send("too many\n")?;
+        Ok(())
+    }
+}
+
+impl Refusable for DatagramRequest {
+    fn refuse(&mut self) -> HandlerResult {
+        self.reply(b"too many")?;
+        Ok(())
+    }
+}
+
+/// Shows on stderr what happens to the parent.
+pub struct Told {
+    /// With each new client it lists the others, and closes those that wait for nothing but their peers.
+    pub is_admin: bool,
+    /// With the first client, so that `run` does not know of it.
+    pub ignores_sigchld: bool,
+}
+
+impl Told {
+    fn look_after(&self, server: &ServerContext) {
+        for live in server.live() {
+            if live.activity == Activity::Idle {
+                let closed = server.close_live(live.id);
+                eprintln!("admin: {live}; closed: {closed}");
+            }
+        }
+    }
+}
+
+impl<R: Refusable> ServerHooks<R> for Told {
+    fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+        static FIRST: std::sync::Once = std::sync::Once::new();
+        if self.ignores_sigchld {
+            FIRST.call_once(|| system::ignore(libc::SIGCHLD));
+        }
+        if self.is_admin {
+            self.look_after(incoming.server());
+        }
+        Ok(true)
+    }
+
+    fn overflow(&self, request: &mut R, _why: &Refused) -> HandlerResult {
+        request.refuse()
+    }
+
+    fn handle_error(&self, failure: &socketserver::Failure<'_>) {
+        // In one write: the lines of several processes meet.
+        let line = format!("handle_error in {}: {failure}\n", std::process::id());
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+
+    fn service_actions(&self) {
+        let _ = std::io::stderr().write_all(b"service_actions\n");
+    }
+}
+
+/// Shows on stderr what the observer is told, and in which process.
+pub fn tell(event: &ServerEvent<'_>) {
+    let what = match event {
+        ServerEvent::RequestStarted { id, client_address, .. } => {
+            format!("{id} of {client_address} started")
+        }
+        ServerEvent::RequestEnded { id, client_address, reason, bytes_in, bytes_out, .. } => {
+            eprintln!("bytes of {id}: {bytes_in} in, {bytes_out} out");
+            format!("{id} of {client_address} ended {reason:?}")
+        }
+        _ => return,
+    };
+    // In one write: the children write to the same place.
+    let line = format!("event in {}: {what}\n", std::process::id());
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+}
+
+pub fn show_counts(context: &ServerContext) {
+    let counts = context.counts();
+    eprintln!("counts: {counts:?}");
+    eprintln!("balance: {} accepted, {} ended", counts.accepted, counts.ended());
+}
+
+/// Says that something of this process's comes to its end, and in which process it does.
+pub struct LastWords {
+    pub of: &'static str,
+}
+
+impl LastWords {
+    /// Has the process end with those of an exit function, of a thread's own value, and of a value in `main`.
+    pub fn leave() -> Self {
+        extern "C" fn at_exit() {
+            drop(LastWords { of: "an exit function" });
+        }
+        thread_local! {
+            static OF_THE_THREAD: LastWords = const { LastWords { of: "a thread's own" } };
+        }
+        OF_THE_THREAD.with(|_made| ());
+        system::at_exit(at_exit);
+        Self { of: "main's" }
+    }
+}
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        let line = format!("last words in {}: {}\n", std::process::id(), self.of);
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
