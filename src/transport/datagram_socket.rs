@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::own_address::OwnAddress;
-use super::socket::ServerSocket;
+use super::server_socket::ServerSocket;
 use crate::address::Address;
 use crate::request::{DatagramRequest, Reply, Ticket};
 use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use super::socket::ServerSocket;
+use super::server_socket::ServerSocket;
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys::{self, fork_count::Moment};

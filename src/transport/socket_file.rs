@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::socket::{SocketOptions, name_option};
+use super::socket_options::{SocketOptions, name_option};
 use crate::sys;
 use crate::sys::directory::{self, Folder, MODE_BITS};
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::listener::{Accepted, Listener};
-use super::socket::{SocketOptions, adopt, name_option, set_buffers};
+use super::server_socket::{ServerSocket, adopt};
+use super::socket_options::{SocketOptions, name_option, set_buffers};
 use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
@@ -176,7 +177,7 @@ impl Transport for Tcp {
 /// Binds to the first address that can be had. `make` makes a socket for those after the first, for
 /// which there is one. The error is the last address's.
 pub(super) fn bind_first(
-    place: &super::socket::ServerSocket,
+    place: &ServerSocket,
     candidates: &[SocketAddr],
     before_bind: BeforeBind<'_>,
     make: impl Fn(&SocketAddr) -> Result<Socket>,
@@ -199,10 +200,7 @@ pub(super) fn bind_first(
 }
 
 /// The kernel's word, or, before bind and after close, what was asked for.
-pub(super) fn inet_address(
-    socket: &super::socket::ServerSocket,
-    candidates: &[SocketAddr],
-) -> Address {
+pub(super) fn inet_address(socket: &ServerSocket, candidates: &[SocketAddr]) -> Address {
     match (socket.local_address(), candidates.first()) {
         (Ok(address), _) if address.port() != Some(0) => address,
         (_, Some(asked)) => Address::Inet(*asked),

@@ -9,7 +9,8 @@ use std::time::Instant;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::datagram_socket::{Packet, PacketSocket};
-use super::socket::{SocketOptions, adopt};
+use super::server_socket::adopt;
+use super::socket_options::SocketOptions;
 use super::tcp::{bind_first, inet_address, prepare_inet};
 use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};

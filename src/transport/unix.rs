@@ -10,8 +10,9 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::datagram_socket::{Packet, PacketSocket};
 use super::listener::{Accepted, Listener};
-use super::socket::{ServerSocket, SocketOptions, adopt, set_buffers};
+use super::server_socket::{ServerSocket, adopt};
 use super::socket_file::SocketFile;
+use super::socket_options::{SocketOptions, set_buffers};
 use super::{BeforeBind, Bind, CloseWhen, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};

@@ -1,19 +1,24 @@
-//! What all four kinds of sockets have in common: their options, and an owner that can close them while
-//! others look.
+//! What a server asks of its socket: [`SocketOptions`].
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-use socket2::{SockAddr, SockRef, Type};
-
-use crate::address::Address;
-use crate::error::{Error, Result};
-
 /// The options of a server's socket. Each says which transports heed it; the others ignore it.
+///
+/// ```
+/// use socketserver::{SocketOptions, UnixStreamServer, stream_fn};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("echo.sock");
+/// let options = SocketOptions::default().unix_mode(0o660).unlink_on_close(true);
+/// let server = UnixStreamServer::builder()
+///     .socket_options(options)
+///     .bind(path.as_path(), stream_fn(|_request| Ok(())))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SocketOptions {
@@ -76,47 +81,91 @@ impl Default for SocketOptions {
     }
 }
 
-/// A server's socket. Shared for reading by the loop and by whoever asks for its address, and taken
-/// out by the close: the descriptor closes when the last of them has let go.
-#[derive(Debug)]
-pub(super) struct ServerSocket {
-    fd: RwLock<Option<Arc<OwnedFd>>>,
-}
-
-impl ServerSocket {
-    pub(super) fn new(socket: socket2::Socket) -> Self {
-        Self { fd: RwLock::new(Some(Arc::new(socket.into()))) }
+impl SocketOptions {
+    /// Sets [`allow_reuse_address`](Self#structfield.allow_reuse_address).
+    #[must_use]
+    #[doc(alias = "SO_REUSEADDR")]
+    pub fn allow_reuse_address(mut self, allow: bool) -> Self {
+        self.allow_reuse_address = allow;
+        self
     }
 
-    /// Puts another socket in the place of this one, which closes.
-    pub(super) fn replace(&self, socket: socket2::Socket) {
-        *self.fd.write() = Some(Arc::new(socket.into()));
+    /// Sets [`allow_reuse_port`](Self#structfield.allow_reuse_port).
+    #[must_use]
+    #[doc(alias = "SO_REUSEPORT")]
+    pub fn allow_reuse_port(mut self, allow: bool) -> Self {
+        self.allow_reuse_port = allow;
+        self
     }
 
-    pub(super) fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.fd.read().clone()
+    /// Sets [`request_queue_size`](Self#structfield.request_queue_size).
+    #[must_use]
+    #[doc(alias("backlog", "listen"))]
+    pub fn request_queue_size(mut self, connections: i32) -> Self {
+        self.request_queue_size = connections;
+        self
     }
 
-    pub(super) fn close(&self) {
-        self.fd.write().take();
+    /// Sets [`only_v6`](Self#structfield.only_v6).
+    #[must_use]
+    #[doc(alias = "IPV6_V6ONLY")]
+    pub fn only_v6(mut self, only: bool) -> Self {
+        self.only_v6 = Some(only);
+        self
     }
 
-    /// Uses the socket, if it is open; EBADF if it is not, as the system would say.
-    pub(super) fn with<R>(&self, use_it: impl FnOnce(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
-        match &*self.fd.read() {
-            Some(fd) => use_it(fd),
-            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
-        }
+    /// Sets [`keepalive`](Self#structfield.keepalive).
+    #[must_use]
+    #[doc(alias = "SO_KEEPALIVE")]
+    pub fn keepalive(mut self, silence: Duration) -> Self {
+        self.keepalive = Some(silence);
+        self
     }
 
-    /// What the kernel says that it is bound to.
-    pub(super) fn local_address(&self) -> io::Result<Address> {
-        self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
+    /// Sets [`recv_buffer_bytes`](Self#structfield.recv_buffer_bytes).
+    #[must_use]
+    #[doc(alias = "SO_RCVBUF")]
+    pub fn recv_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.recv_buffer_bytes = Some(bytes);
+        self
     }
 
-    /// The same in the kernel's own words; none if it is closed.
-    pub(super) fn local_name(&self) -> Option<SockAddr> {
-        self.with(|fd| SockRef::from(fd).local_addr()).ok()
+    /// Sets [`send_buffer_bytes`](Self#structfield.send_buffer_bytes).
+    #[must_use]
+    #[doc(alias = "SO_SNDBUF")]
+    pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.send_buffer_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets [`max_packet_size`](Self#structfield.max_packet_size).
+    #[must_use]
+    pub fn max_packet_size(mut self, bytes: usize) -> Self {
+        self.max_packet_size = bytes;
+        self
+    }
+
+    /// Sets [`unix_mode`](Self#structfield.unix_mode).
+    #[must_use]
+    #[doc(alias = "chmod")]
+    pub fn unix_mode(mut self, mode: u32) -> Self {
+        self.unix_mode = Some(mode);
+        self
+    }
+
+    /// Sets [`replace_stale`](Self#structfield.replace_stale).
+    #[must_use]
+    pub fn replace_stale(mut self, replace: bool) -> Self {
+        self.replace_stale = replace;
+        self
+    }
+
+    /// Sets [`unlink_on_close`](Self#structfield.unlink_on_close).
+    #[must_use]
+    #[doc(alias = "unlink")]
+    pub fn unlink_on_close(mut self, unlink: bool) -> Self {
+        self.unlink_on_close = unlink;
+        self
     }
 }
 
@@ -138,36 +187,4 @@ pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> 
 /// Says by which option, set to what, something has failed: whoever reads it has to know what to change.
 pub(super) fn name_option(name: &str, value: impl fmt::Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{name} {value}: {error}"))
-}
-
-/// Takes over a socket that is open already, if it is what the transport needs.
-pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Socket, Address)> {
-    let what = || format!("descriptor {}", crate::sys::number(&fd));
-    let cannot = |error| Error::io("serve on", what(), error);
-    let socket = SockRef::from(&fd);
-    let found = socket.r#type().map_err(cannot)?;
-    let address = socket.local_addr().map_err(cannot)?;
-    let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
-    if found != kind || !is_of_family {
-        let wanted = match (kind == Type::STREAM, unix) {
-            (true, false) => "a TCP socket",
-            (true, true) => "a Unix stream socket",
-            (false, false) => "a UDP socket",
-            (false, true) => "a Unix datagram socket",
-        };
-        let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
-        return Err(cannot(error));
-    }
-    // A stream socket gets one by `listen`, or cannot listen. One of datagrams has nobody who could send to it.
-    let is_unbound = match address.as_socket() {
-        Some(inet) => inet.port() == 0,
-        None => address.is_unnamed() && socket.peer_addr().is_err(),
-    };
-    if kind == Type::DGRAM && is_unbound {
-        let why = "it is bound to no address; bind it first";
-        return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, why)));
-    }
-    // Whoever has handed it over had to leave it open across exec; from here on it is ours alone.
-    socket.set_cloexec(true).map_err(cannot)?;
-    Ok((fd.into(), Address::from_socket(&address)))
 }

@@ -1,0 +1,87 @@
+//! A server's socket, of any of the four kinds: an owner that can close it while other threads use it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use socket2::{SockAddr, SockRef, Type};
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+
+/// A server's socket. Shared for reading by the loop and by whoever asks for its address, and taken
+/// out by the close: the descriptor closes when the last of them has let go.
+#[derive(Debug)]
+pub(super) struct ServerSocket {
+    fd: RwLock<Option<Arc<OwnedFd>>>,
+}
+
+impl ServerSocket {
+    pub(super) fn new(socket: socket2::Socket) -> Self {
+        Self { fd: RwLock::new(Some(Arc::new(socket.into()))) }
+    }
+
+    /// Puts another socket in the place of this one, which closes.
+    pub(super) fn replace(&self, socket: socket2::Socket) {
+        *self.fd.write() = Some(Arc::new(socket.into()));
+    }
+
+    pub(super) fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.fd.read().clone()
+    }
+
+    pub(super) fn close(&self) {
+        self.fd.write().take();
+    }
+
+    /// Uses the socket, if it is open; EBADF if it is not, as the system would say.
+    pub(super) fn with<R>(&self, use_it: impl FnOnce(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
+        match &*self.fd.read() {
+            Some(fd) => use_it(fd),
+            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        }
+    }
+
+    /// What the kernel says that it is bound to.
+    pub(super) fn local_address(&self) -> io::Result<Address> {
+        self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
+    }
+
+    /// The same in the kernel's own words; none if it is closed.
+    pub(super) fn local_name(&self) -> Option<SockAddr> {
+        self.with(|fd| SockRef::from(fd).local_addr()).ok()
+    }
+}
+
+/// Takes over a socket that is open already, if it is what the transport needs.
+pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Socket, Address)> {
+    let what = || format!("descriptor {}", crate::sys::number(&fd));
+    let cannot = |error| Error::io("serve on", what(), error);
+    let socket = SockRef::from(&fd);
+    let found = socket.r#type().map_err(cannot)?;
+    let address = socket.local_addr().map_err(cannot)?;
+    let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
+    if found != kind || !is_of_family {
+        let wanted = match (kind == Type::STREAM, unix) {
+            (true, false) => "a TCP socket",
+            (true, true) => "a Unix stream socket",
+            (false, false) => "a UDP socket",
+            (false, true) => "a Unix datagram socket",
+        };
+        let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
+        return Err(cannot(error));
+    }
+    // A stream socket gets one by `listen`, or cannot listen. One of datagrams has nobody who could send to it.
+    let is_unbound = match address.as_socket() {
+        Some(inet) => inet.port() == 0,
+        None => address.is_unnamed() && socket.peer_addr().is_err(),
+    };
+    if kind == Type::DGRAM && is_unbound {
+        let why = "it is bound to no address; bind it first";
+        return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
+    // Whoever has handed it over had to leave it open across exec; from here on it is ours alone.
+    socket.set_cloexec(true).map_err(cannot)?;
+    Ok((fd.into(), Address::from_socket(&address)))
+}
