@@ -27,7 +27,7 @@ fn handle(request: &mut StreamRequest) -> HandlerResult {
 fn main() -> socketserver::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:9999".to_owned());
     let server = ThreadingTcpServer::builder()
-        .limits(Limits { drain: Duration::from_secs(2), ..Limits::default() })
+        .limits(Limits::default().drain(Duration::from_secs(2)))
         .bind(address, stream_fn(handle))?;
     println!("listening on {}", server.server_address());
     let report = server.run()?;

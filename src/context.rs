@@ -9,8 +9,9 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
+use crate::gate::{Gate, RateGate};
 use crate::idle_reaper::IdleReaper;
-use crate::limits::{Gate, Limits, RateGate};
+use crate::limits::Limits;
 use crate::live::{LiveList, LiveRequest};
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::wait;

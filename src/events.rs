@@ -112,6 +112,7 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident, $count:ident, $text:literal;)*) => {
         /// How a request ended. Every request ends in exactly one of these ways.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum CloseReason {
             $($(#[$doc])* $reason,)*
         }

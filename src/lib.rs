@@ -165,6 +165,7 @@ mod console;
 mod context;
 mod error;
 mod events;
+mod gate;
 mod handler;
 mod idle_reaper;
 mod limits;
@@ -189,12 +190,13 @@ pub use error::{
     Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
 };
 pub use events::{CloseReason, Counts, Limit, ServerEvent};
+pub use gate::{Gate, Permit};
 pub use handler::{
     BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
     DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,
     datagram_fn, stream_fn,
 };
-pub use limits::{Gate, Limits, Permit, Rate};
+pub use limits::{Limits, Rate};
 pub use live::{Activity, Cut, LiveRequest};
 pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
 pub use peer_fault::PeerFault;

@@ -209,13 +209,11 @@ impl Program for ChatServer {
     }
 
     fn limits(&self) -> Limits {
-        Limits {
+        Limits::default()
             // More than a member may say at once, so that one who reads is never dropped.
-            outbox_bytes: 256 * 1024,
+            .outbox_bytes(256 * 1024)
             // Who only listens is welcome; keepalive finds those whose machine is gone.
-            idle: Duration::from_secs(30 * 24 * 3600),
-            ..Limits::default()
-        }
+            .idle(Duration::from_secs(30 * 24 * 3600))
     }
 
     fn ready(&self) {

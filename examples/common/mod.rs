@@ -111,14 +111,15 @@ pub struct ServeOptions {
 impl ServeOptions {
     /// The limits of a program, with what the command line says of all clients and of one.
     fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
-        let limits = Limits { drain: self.grace, live: self.max_clients, ..program };
+        let limits = program.drain(self.grace).live(self.max_clients);
         // A datagram is gone before anybody could have too many of them.
         if endpoint.is_datagram() {
             return limits;
         }
-        let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(10) };
+        let rate =
+            |per_second: u32| Rate::per_second(per_second).burst(per_second.saturating_mul(10));
         let peer_rate = (self.rate_per_peer > 0).then(|| rate(self.rate_per_peer));
-        Limits { per_peer: self.max_per_peer(), peer_rate, ..limits }
+        limits.per_peer(self.max_per_peer()).peer_rate(peer_rate)
     }
 
     /// How many clients may come from one address.
@@ -145,7 +146,7 @@ impl FirstWord {
     /// next read ends with a quiet error, as after `Limits::idle`.
     pub fn expect(self, request: &mut StreamRequest) {
         let (limit, after) = (Timeout::Idle, self.first_word);
-        let deadline = Instant::now().checked_add(after).map(|at| Deadline { at, limit, after });
+        let deadline = Instant::now().checked_add(after).map(|at| Deadline::new(at, limit, after));
         request.set_deadline(deadline);
     }
 

@@ -81,7 +81,7 @@ impl Program for EchoServer {
 
     fn limits(&self) -> Limits {
         // A line that has begun has as long as the silence before it may last.
-        Limits { idle: self.idle, read: self.idle, ..Limits::default() }
+        Limits::default().idle(self.idle).read(self.idle)
     }
 
     fn refuses(&self, mixin: MixinName) -> Option<String> {

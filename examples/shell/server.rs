@@ -157,10 +157,6 @@ impl Program for ShellServer {
     /// An hour without a command is no sign that nobody is there, and ten minutes are not too long to read a
     /// page of output.
     fn limits(&self) -> Limits {
-        Limits {
-            idle: Duration::from_secs(3_600),
-            write: Duration::from_secs(600),
-            ..Limits::default()
-        }
+        Limits::default().idle(Duration::from_secs(3_600)).write(Duration::from_secs(600))
     }
 }

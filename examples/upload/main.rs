@@ -173,8 +173,7 @@ impl Program for UploadServer {
     }
 
     fn limits(&self) -> Limits {
-        let (idle, read, write) = (self.idle, self.idle, self.idle);
-        Limits { idle, read, write, ..Limits::default() }
+        Limits::default().idle(self.idle).read(self.idle).write(self.idle)
     }
 }
 

@@ -118,7 +118,7 @@ impl Program for WebServer {
     }
 
     fn limits(&self) -> Limits {
-        Limits { idle: self.idle, write: self.write, ..Limits::default() }
+        Limits::default().idle(self.idle).write(self.write)
     }
 }
 

@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_reaper_ends_waits_in_which_nothing_has_come_for_as_long_as_may_be() {
-        let list = LiveList::new(Limits { idle: Duration::from_secs(60), ..Limits::default() });
+        let list = LiveList::new(Limits::default().idle(Duration::from_secs(60)));
         let (silent, mut ours, _theirs) = request(&list);
         let (busy, ..) = request(&list);
         let (computing, ..) = request(&list);
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_takes_what_it_is_sent_is_not_silent() {
-        let limits = Limits { idle: Duration::from_secs(64), ..Limits::default() };
+        let limits = Limits::default().idle(Duration::from_secs(64));
         let list = LiveList::new(limits);
         // By the request's own outbox, and nobody has asked for a copy.
         let (registration, mut ours, mut theirs) = request_over_tcp(&list);
@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_takes_nothing_of_what_it_is_sent_is_silent() {
-        let limits = Limits { idle: Duration::from_secs(64), ..Limits::default() };
+        let limits = Limits::default().idle(Duration::from_secs(64));
         let list = LiveList::new(limits);
         let (registration, ours, _theirs) = request_over_tcp(&list);
         // It has said so once, and then no more: what goes into a buffer is not taken.

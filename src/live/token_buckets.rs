@@ -72,7 +72,7 @@ impl<K: Hash + Eq> TokenBuckets<K> {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { per_second: 10, burst: 3 };
+    const RATE: Rate = Rate::per_second(10).burst(3);
 
     fn after(begin: Instant, millis: u64) -> Instant {
         begin + Duration::from_millis(millis)
@@ -119,7 +119,7 @@ mod tests {
     fn extreme_rates_neither_overflow_nor_stop_everybody() {
         let most = u32::MAX;
         for (per_second, burst) in [(0, 0), (1, most), (most, 1), (most, most), (1, 1)] {
-            let mut rates = TokenBuckets::new(Rate { per_second, burst });
+            let mut rates = TokenBuckets::new(Rate::per_second(per_second).burst(burst));
             assert!(rates.admit(1, Instant::now()), "{per_second} {burst}");
         }
     }

@@ -12,7 +12,7 @@ use super::thread_group::{Crew, ThreadOptions, enter_process, thread_options};
 use super::worker_accept::Post;
 use super::{Came, Door, Job, Mixin, Refused, WhenFull};
 use crate::error::{Error, Result};
-use crate::limits::{Gate, Permit};
+use crate::gate::{Gate, Permit};
 
 /// Runs requests in a fixed number of threads. Those that come while all are busy wait in a queue, in
 /// the order in which they came; when that is full, the server stops accepting, or refuses.

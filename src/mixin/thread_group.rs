@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
-use crate::limits::Gate;
+use crate::gate::Gate;
 use crate::sys;
 use crate::wait;
 

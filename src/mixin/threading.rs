@@ -8,7 +8,7 @@ use super::thread_group::{ThreadOptions, enter_process, thread_options};
 use super::worker_queue::Staff;
 use super::{Job, Mixin};
 use crate::error::Result;
-use crate::limits::Gate;
+use crate::gate::Gate;
 
 /// Runs each request in a thread of its own, so that a slow client keeps nobody waiting.
 ///
@@ -38,6 +38,7 @@ pub struct Threading {
 
 /// What happens to a request for which no worker is free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// The server stops accepting until a worker is free; clients wait in the kernel's queue.
     #[default]

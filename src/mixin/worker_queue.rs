@@ -14,7 +14,7 @@ use super::idle_workers::{Idle, IdleList};
 use super::thread_group::{Crew, ThreadOptions};
 use super::worker_accept::Post;
 use super::{Came, Door, Job, Refused, WhenFull};
-use crate::limits::{Gate, Permit};
+use crate::gate::{Gate, Permit};
 
 /// A request and its place among the maximum, which it gives back when it has ended.
 struct Task {

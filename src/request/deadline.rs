@@ -7,6 +7,7 @@ use crate::error::Timeout;
 
 /// A bound in time, and which limit it comes from, so that the error of a wait that it ends can say so.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Deadline {
     /// When.
     pub at: Instant,
@@ -17,10 +18,16 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// So long from now. None if the clock cannot count it, which is never.
+    /// A bound at this moment. `after` is the length of the limit, for the message.
+    #[must_use]
+    pub fn new(at: Instant, limit: Timeout, after: Duration) -> Self {
+        Self { at, limit, after }
+    }
+
+    /// A bound that much time from now. None if the clock cannot count that far, which means never.
     #[must_use]
     pub fn after(limit: Timeout, after: Duration) -> Option<Self> {
-        Some(Self { at: Instant::now().checked_add(after)?, limit, after })
+        Some(Self::new(Instant::now().checked_add(after)?, limit, after))
     }
 
     /// The earlier of two, of which none is never.

@@ -67,6 +67,7 @@ pub struct Outbox {
 
 /// Why [`Outbox::send`] has not taken a message. Nothing of it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
 pub enum OutboxError {
     /// The peer does not take what is due to it: as much waits already as may.
     #[error("the outbox is full: its peer is too slow")]

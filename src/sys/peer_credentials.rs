@@ -7,6 +7,7 @@ use super::check;
 
 /// The process at the other end of a Unix socket, as the kernel recorded it at `connect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Credentials {
     /// The process, where the system tells it (Linux does).
     pub pid: Option<i32>,

@@ -11,6 +11,7 @@ use super::note;
 
 /// What a wait is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interest {
     /// Until there is something to read or to accept, or the end of input.
     Read,
@@ -20,6 +21,7 @@ pub enum Interest {
 
 /// One descriptor of a wait.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Waiting<'a> {
     /// The descriptor.
     pub fd: BorrowedFd<'a>,

@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let full = TcpServer::builder()
         .mixin(Threading::new().max_threads(200).when_full(WhenFull::Refuse))
-        .limits(Limits { idle: Duration::from_secs(10), ..Limits::default() })
+        .limits(Limits::default().idle(Duration::from_secs(10)))
         .bind("[::]:0", stream_fn(|request| {
             println!("{} is here", request.client_address());
             Ok(())

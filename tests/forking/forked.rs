@@ -145,7 +145,7 @@ fn serve<T: Bind<Request = StreamRequest>>(
         |name: &str| options.iter().find_map(|option| option.strip_prefix(name)?.parse().ok());
     let is_forking = name == "forking";
     let mut builder = Builder::<T, _>::new(mixin(name))
-        .limits(Limits { live: number("live=").unwrap_or(1), ..Limits::default() })
+        .limits(Limits::default().live(number("live=").unwrap_or(1)))
         .unlink_on_close(true);
     if option("in-turns") {
         builder = builder.timeout(Duration::from_millis(20));

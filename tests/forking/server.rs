@@ -85,14 +85,12 @@ where
     if max > 0 {
         mixin = mixin.max_children(usize::try_from(max).unwrap());
     }
-    let limits = Limits {
-        drain: Duration::from_millis(number("grace=", 10_000)),
-        linger: Duration::from_millis(number("linger=", 2_000)),
-        linger_bytes: usize::MAX,
-        idle: Duration::from_millis(number("idle=", 60_000)),
-        per_peer: usize::try_from(number("per-peer=", 10_000)).unwrap(),
-        ..Limits::default()
-    };
+    let limits = Limits::default()
+        .drain(Duration::from_millis(number("grace=", 10_000)))
+        .linger(Duration::from_millis(number("linger=", 2_000)))
+        .linger_bytes(usize::MAX)
+        .idle(Duration::from_millis(number("idle=", 60_000)))
+        .per_peer(usize::try_from(number("per-peer=", 10_000)).unwrap());
     let limits = if option("most") { most() } else { limits };
     let mut builder = Builder::<T, _>::new(mixin)
         .limits(limits)
@@ -228,24 +226,23 @@ impl Drop for Leaves {
 /// All limits at their largest, which is none at all.
 fn most() -> Limits {
     let for_ever = Duration::MAX;
-    let rate = Some(socketserver::Rate { per_second: u32::MAX, burst: u32::MAX });
-    Limits {
-        live: usize::MAX,
-        per_peer: usize::MAX,
-        accept_rate: rate,
-        peer_rate: rate,
-        line_bytes: usize::MAX,
-        outbox_bytes: usize::MAX,
-        idle: for_ever,
-        read: for_ever,
-        write: for_ever,
-        request: Some(for_ever),
-        handshake: for_ever,
-        linger: for_ever,
-        linger_bytes: usize::MAX,
-        drain: for_ever,
-        first_read: for_ever,
-    }
+    let rate = Some(socketserver::Rate::per_second(u32::MAX).burst(u32::MAX));
+    Limits::default()
+        .live(usize::MAX)
+        .per_peer(usize::MAX)
+        .accept_rate(rate)
+        .peer_rate(rate)
+        .line_bytes(usize::MAX)
+        .outbox_bytes(usize::MAX)
+        .idle(for_ever)
+        .read(for_ever)
+        .write(for_ever)
+        .request(for_ever)
+        .handshake(for_ever)
+        .linger(for_ever)
+        .linger_bytes(usize::MAX)
+        .drain(for_ever)
+        .first_read(for_ever)
 }
 
 pub fn main(arguments: &[String]) -> ExitCode {

@@ -124,7 +124,7 @@ fn assert_lives_on<T: Transport, M: Mixin>(server: &Server<T, M>, seen: &Seen, p
 fn ends_as_panicked<M: Mixin + 'static>(mixin: M, line: &str, said: &str) {
     let ((hooks, told), seen) = (Told::new(), Arc::<Seen>::default());
     let server = Builder::<Tcp, _>::new(mixin)
-        .limits(Limits { live: 2, ..Limits::default() })
+        .limits(Limits::default().live(2))
         .hooks(hooks)
         .observer(seen.observer())
         .bind("127.0.0.1:0", stream_fn(fail))
@@ -250,7 +250,7 @@ fn a_request_that_cannot_be_made<M: Mixin + 'static>(mixin: M) {
     let ((hooks, told), seen) = (Told::new(), Arc::<Seen>::default());
     let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
     let server = Builder::<BadMake, M>::new(mixin)
-        .limits(Limits { live: 2, ..Limits::default() })
+        .limits(Limits::default().live(2))
         .hooks(hooks)
         .observer(seen.observer())
         .with_transport(BadMake { inner, left: AtomicUsize::new(4) }, stream_fn(fail))

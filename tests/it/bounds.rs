@@ -156,7 +156,7 @@ fn the_limit_of_a_write_begins_with_the_last_progress_and_with_nothing_else() {
     for_each_way(|way| {
         // A peer that takes a byte now and then makes its system acknowledge nothing.
         for at_once in [None, Some(1)] {
-            let (server, told) = write_much(way, Limits { write: LIMIT, ..Limits::default() });
+            let (server, told) = write_much(way, Limits::default().write(LIMIT));
             let client = connect(inet(&*server));
             let kept = client.try_clone().unwrap();
             if let Some(at_once) = at_once {
@@ -175,7 +175,7 @@ fn the_limit_of_a_write_begins_with_the_last_progress_and_with_nothing_else() {
 fn a_slow_peer_has_until_the_bound_of_the_whole_and_not_longer() {
     for_each_way(|way| {
         let whole = LIMIT + LIMIT / 3;
-        let limits = Limits { write: LIMIT, request: Some(whole), ..Limits::default() };
+        let limits = Limits::default().write(LIMIT).request(whole);
         let (server, told) = write_much(way, limits);
         // Slow, and more than a system's buffers hide for as long as the limit.
         take(connect(inet(&*server)), 256 << 10);
@@ -211,7 +211,7 @@ fn read_in_vain(
 
 #[test]
 fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
-    let limits = Limits { request: Some(MOMENT), ..Limits::default() };
+    let limits = Limits::default().request(MOMENT);
     let servers = Some((Timeout::Request, MOMENT));
     assert_eq!(read_in_vain(limits, |_request| ()), servers);
     assert_eq!(read_in_vain(limits, |request| request.set_deadline(None)), servers);
@@ -220,7 +220,7 @@ fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::MAX)), servers);
     assert_eq!(read_in_vain(limits, |request| request.set_timeout(Some(HOUR))), servers);
 
-    let limits = Limits { request: Some(HOUR), ..Limits::default() };
+    let limits = Limits::default().request(HOUR);
     let own = Some((Timeout::Deadline, MOMENT));
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(MOMENT)), own);
     assert_eq!(read_in_vain(Limits::default(), |request| request.deadline_in(MOMENT)), own);
@@ -228,7 +228,7 @@ fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::ZERO)), nothing);
 
     // It says so, and has the limit lifted.
-    let limits = Limits { request: Some(MOMENT), idle: 3 * MOMENT, ..Limits::default() };
+    let limits = Limits::default().request(MOMENT).idle(3 * MOMENT);
     let lift = |request: &mut StreamRequest| request.set_server_deadline(None);
     assert_eq!(read_in_vain(limits, lift), Some((Timeout::Idle, 3 * MOMENT)));
 }
@@ -294,7 +294,7 @@ fn a_handshake_has_the_time_of_the_whole_request_at_most_and_leaves_no_bound_beh
             let _ = tell.send(told(&error));
             Ok(())
         });
-        let limits = Limits { request: Some(MOMENT), handshake: HOUR, ..Limits::default() };
+        let limits = Limits::default().request(MOMENT).handshake(HOUR);
         let server = Builder::<Tcp, _>::new(Threading::new()).hooks(hooks).limits(limits);
         let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
         let _client = connect(inet(&*server));
@@ -320,7 +320,7 @@ fn fed(
     times: u32,
 ) -> (BackgroundServer<Tcp, Threading>, Receiver<Ended>) {
     let (tell, told) = channel();
-    let server = serve(Way::Plain, Limits { idle, ..Limits::default() }, move |request| {
+    let server = serve(Way::Plain, Limits::default().idle(idle), move |request| {
         let mut send: Box<dyn FnMut() -> bool + Send> = match feed {
             Feed::Outbox => {
                 let outbox = request.outbox()?;
@@ -371,7 +371,7 @@ fn a_peer_that_only_listens_is_not_idle_while_it_is_sent_to() {
 fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
     let idle = LIMIT / 3;
     let size = 4 << 20;
-    let server = serve(Way::Plain, Limits { idle, ..Limits::default() }, move |request| {
+    let server = serve(Way::Plain, Limits::default().idle(idle), move |request| {
         let mut line = String::new();
         while request.next_line(&mut line)?.is_some() {
             request.write_all(&vec![b'x'; size])?;
@@ -415,31 +415,30 @@ fn what_the_owner_of_a_copy_sets_lifts_no_limit_and_costs_no_spin() {
     ];
     for change in changes {
         let (tell, told) = channel();
-        let server =
-            serve(Way::Plain, Limits { idle: HOUR, ..Limits::default() }, move |request| {
-                // Before the copy is made, and after.
-                request.set_timeout(Some(MOMENT));
-                let before = request.read(&mut [0]).expect_err("nothing comes");
-                let fd = request.fileno().expect("a socket").try_clone_to_owned()?;
-                let copy = TcpStream::from(fd);
-                change(&copy)?;
-                let (began, ticks) = (Instant::now(), ticks_of_this_thread());
-                request.set_timeout(Some(8 * MOMENT));
-                let after = request.read(&mut [0]).expect_err("nothing comes");
-                let (took, ticks) = (began.elapsed(), ticks_of_this_thread() - ticks);
-                assert_eq!([before.kind(), after.kind()], [io::ErrorKind::TimedOut; 2]);
-                assert!(took >= 8 * MOMENT, "{took:?}");
-                // A wait without a bound of the kernel's neither ends nor spins.
-                request.set_timeout(None);
-                let mut line = String::new();
-                writeln!(request, "say")?;
-                let began = ticks_of_this_thread();
-                assert_eq!(request.next_line(&mut line)?, Some("said"));
-                let _ = tell.send((ticks, ticks_of_this_thread() - began));
-                // And a write that finds no room waits for it.
-                request.write_all(&much()[..16 << 20])?;
-                Ok(())
-            });
+        let server = serve(Way::Plain, Limits::default().idle(HOUR), move |request| {
+            // Before the copy is made, and after.
+            request.set_timeout(Some(MOMENT));
+            let before = request.read(&mut [0]).expect_err("nothing comes");
+            let fd = request.fileno().expect("a socket").try_clone_to_owned()?;
+            let copy = TcpStream::from(fd);
+            change(&copy)?;
+            let (began, ticks) = (Instant::now(), ticks_of_this_thread());
+            request.set_timeout(Some(8 * MOMENT));
+            let after = request.read(&mut [0]).expect_err("nothing comes");
+            let (took, ticks) = (began.elapsed(), ticks_of_this_thread() - ticks);
+            assert_eq!([before.kind(), after.kind()], [io::ErrorKind::TimedOut; 2]);
+            assert!(took >= 8 * MOMENT, "{took:?}");
+            // A wait without a bound of the kernel's neither ends nor spins.
+            request.set_timeout(None);
+            let mut line = String::new();
+            writeln!(request, "say")?;
+            let began = ticks_of_this_thread();
+            assert_eq!(request.next_line(&mut line)?, Some("said"));
+            let _ = tell.send((ticks, ticks_of_this_thread() - began));
+            // And a write that finds no room waits for it.
+            request.write_all(&much()[..16 << 20])?;
+            Ok(())
+        });
         let mut client = connect(inet(&*server));
         assert_eq!(crate::support::read_line(&mut client), "say\n");
         thread::sleep(8 * MOMENT);
@@ -524,7 +523,7 @@ fn what_has_no_time_takes_and_sends_what_can_be_at_once() {
     fn in_the_past(request: &mut StreamRequest) {
         let at = Instant::now().checked_sub(MOMENT).expect("a machine that is up for longer");
         let limit = Timeout::Deadline;
-        request.set_deadline(Some(Deadline { at, limit, after: Duration::ZERO }));
+        request.set_deadline(Some(Deadline::new(at, limit, Duration::ZERO)));
     }
 
     let bounds: [fn(&mut StreamRequest); 3] = [no_timeout, no_time, in_the_past];
@@ -556,17 +555,15 @@ fn what_has_no_time_takes_and_sends_what_can_be_at_once() {
 #[test]
 fn never_is_a_wait_that_neither_ends_nor_spins() {
     let never = Duration::MAX;
-    let limits = Limits {
-        idle: never,
-        read: never,
-        write: never,
-        request: Some(never),
-        handshake: never,
-        first_read: never,
-        linger: never,
-        drain: never,
-        ..Limits::default()
-    };
+    let limits = Limits::default()
+        .idle(never)
+        .read(never)
+        .write(never)
+        .request(never)
+        .handshake(never)
+        .first_read(never)
+        .linger(never)
+        .drain(never);
     // What only just is none, and what is the longest that the kernel is told.
     let longest = Duration::from_secs(i32::MAX as u64);
     let times = [None, Some(never), Some(longest), Some(longest - Duration::from_secs(1))];

@@ -151,7 +151,7 @@ fn closes_at<M: Mixin + 'static>(mixin: M, place: Place) {
         }
         Ok(writeln!(request, "{line}")?)
     });
-    let limits = Limits { per_peer: PER_PEER, ..Limits::default() };
+    let limits = Limits::default().per_peer(PER_PEER);
     let builder = Builder::<Losing, M>::new(mixin)
         .limits(limits)
         .observer(move |event: &ServerEvent<'_>| observes.observe(event));

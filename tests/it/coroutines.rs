@@ -169,6 +169,7 @@ impl Parker for Worker {
             let flags = match wait.interest {
                 Interest::Read => libc::EPOLLIN,
                 Interest::Write => libc::EPOLLOUT,
+                other => panic!("{other:?} is not known here"),
             };
             let fd = wait.fd.as_raw_fd();
             let once = flags | libc::EPOLLONESHOT;
@@ -205,7 +206,7 @@ impl Parker for Worker {
 static FORGOTTEN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 fn limits(idle: Duration) -> Limits {
-    Limits { idle, ..Limits::default() }
+    Limits::default().idle(idle)
 }
 
 fn builder<T: socketserver::Bind>() -> Builder<T, Coroutines> {

@@ -239,9 +239,8 @@ fn no_client_waits_for_another_one_to_come() {
 
 #[test]
 fn where_a_rate_is_set_only_the_loop_accepts_and_it_holds_exactly() {
-    let rate = Some(Rate { per_second: 1, burst: 50 });
-    let (server, accepted) =
-        make(Threading::new(), Limits { accept_rate: rate, ..Limits::default() });
+    let rate = Some(Rate::per_second(1).burst(50));
+    let (server, accepted) = make(Threading::new(), Limits::default().accept_rate(rate));
     let server = server.serve_in_background().unwrap();
     for _ in 0..50 {
         ask(&*server);

@@ -18,7 +18,7 @@ use crate::support::{SOON, alone, connect, eventually, inet, read_line, read_to_
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn patient() -> Limits {
-    Limits { idle: HOUR, read: HOUR, write: HOUR, ..Limits::default() }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR)
 }
 
 /// As many descriptors as this process may have; false if that is not so many.
@@ -300,7 +300,7 @@ fn run_until_signalled(
     begin: impl FnOnce(&mut TcpStream) + Send,
 ) -> (String, Duration) {
     let server = TcpServer::builder()
-        .limits(Limits { drain, ..patient() })
+        .limits(patient().drain(drain))
         .bind("127.0.0.1:0", stream_fn(announced))
         .unwrap();
     let mut client = connect(inet(&server));

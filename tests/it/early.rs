@@ -14,7 +14,7 @@ use crate::support::{SOON, connect, eventually, inet};
 
 /// Limits that leave a slow machine the time to go on sending.
 fn patient() -> Limits {
-    Limits { linger: SOON, linger_bytes: usize::MAX, ..Limits::default() }
+    Limits::default().linger(SOON).linger_bytes(usize::MAX)
 }
 
 const MOMENT: Duration = Duration::from_millis(50);
@@ -125,7 +125,7 @@ fn a_refusal_arrives_although_the_peer_has_not_begun() {
     let (handler, holder) = held();
     let server = Builder::<Tcp, _>::new(Threading::new())
         .hooks(Busy)
-        .limits(Limits { per_peer: 1, ..patient() })
+        .limits(patient().per_peer(1))
         .bind("127.0.0.1:0", move || Held::clone(&handler))
         .unwrap();
     let server = server.serve_in_background().unwrap();

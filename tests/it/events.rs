@@ -23,7 +23,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(50);
 
 fn patient() -> Limits {
-    Limits { idle: HOUR, read: HOUR, write: HOUR, ..Limits::default() }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR)
 }
 
 /// One event, as it was told.
@@ -257,19 +257,19 @@ fn disconnected_by_an_end_in_the_middle() {
 
 #[test]
 fn idle() {
-    let limits = Limits { idle: MOMENT, ..patient() };
+    let limits = patient().idle(MOMENT);
     ends_as(CloseReason::Idle, Threading::new(), limits, say(""));
 }
 
 #[test]
 fn timed_out() {
-    let limits = Limits { read: MOMENT, ..patient() };
+    let limits = patient().read(MOMENT);
     ends_as(CloseReason::TimedOut, Threading::new(), limits, say("half\nof what was announced"));
 }
 
 #[test]
 fn line_too_long() {
-    let limits = Limits { line_bytes: 10, ..patient() };
+    let limits = patient().line_bytes(10);
     ends_as(CloseReason::LineTooLong, Threading::new(), limits, say("eleven bytes\n"));
 }
 
@@ -335,7 +335,7 @@ fn released() {
 }
 
 fn counts_add_up(mixin: impl Mixin + 'static) {
-    let limits = Limits { line_bytes: 100, read: SOON, ..patient() };
+    let limits = patient().line_bytes(100).read(SOON);
     let (server, log) = obeying(mixin, limits, true);
     let address = inet(&*server);
     let clients = (0..8).map(|number: usize| {
@@ -562,7 +562,7 @@ fn an_observer_that_panics_harms_nobody<M: Mixin + 'static>(mixin: M) {
     let counting = Arc::clone(&told);
     let server = TcpServer::builder()
         .mixin(mixin)
-        .limits(Limits { live: 1, ..patient() })
+        .limits(patient().live(1))
         .observer(move |_event: &ServerEvent<'_>| {
             counting.fetch_add(1, Ordering::SeqCst);
             panic!("the observer");

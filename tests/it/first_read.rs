@@ -20,7 +20,7 @@ use crate::support::{
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn limits(first_read: Duration) -> Limits {
-    Limits { idle: HOUR, read: HOUR, write: HOUR, drain: HOUR, first_read, ..Limits::default() }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR).drain(HOUR).first_read(first_read)
 }
 
 fn bind<T: Bind<Request = StreamRequest>, M: Mixin + 'static, Kind: 'static>(

@@ -54,7 +54,7 @@ fn room<M: Mixin + 'static>(mixin: M) -> (BackgroundServer<Tcp, M>, Members, Dia
     options.send_buffer_bytes = Some(64 * 1024);
     let server = Builder::<Tcp, _>::new(mixin)
         .socket_options(options)
-        .limits(Limits { outbox_bytes: 256 * 1024, ..Limits::default() })
+        .limits(Limits::default().outbox_bytes(256 * 1024))
         .observer(move |event: &ServerEvent<'_>| {
             if let ServerEvent::RequestEnded { reason, .. } = event {
                 ends.note(reason.to_string());
@@ -212,7 +212,7 @@ fn what_the_handler_writes_and_what_others_send_is_never_torn() {
             match outbox.send("s".repeat(100) + "\n") {
                 Ok(()) => sent += 1,
                 Err(OutboxError::Full) => std::thread::yield_now(),
-                Err(OutboxError::Closed | OutboxError::Wrapped) => return sent,
+                Err(_) => return sent,
             }
         }
     });
@@ -297,7 +297,7 @@ fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     let (handler, holder) = held();
     // Longer than the test has patience.
     let (drain, write) = (SOON * 2, SOON * 2);
-    let limits = Limits { outbox_bytes: 2 * MUCH, drain, write, ..Limits::default() };
+    let limits = Limits::default().outbox_bytes(2 * MUCH).drain(drain).write(write);
     let mixin = Threading::new().max_threads(1).when_full(WhenFull::Refuse);
     let server = Builder::<Tcp, _>::new(mixin)
         .limits(limits)

@@ -23,14 +23,7 @@ use crate::support::{
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn limits() -> Limits {
-    Limits {
-        idle: HOUR,
-        read: HOUR,
-        write: HOUR,
-        drain: HOUR,
-        first_read: HOUR,
-        ..Limits::default()
-    }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR).drain(HOUR).first_read(HOUR)
 }
 
 /// Answers one line.
@@ -145,7 +138,7 @@ fn the_queue_of_a_server_that_stops_is_served_unix() {
 
 #[test]
 fn those_for_whom_there_is_no_room_are_turned_away() {
-    let (server, mut first) = busy::<Tcp>("127.0.0.1:0", Limits { live: 3, ..limits() });
+    let (server, mut first) = busy::<Tcp>("127.0.0.1:0", limits().live(3));
     let mut queue: Vec<_> = (0..5).map(|_| connect(inet(&*server))).collect();
     let (report, _) = while_it_closes(&server, || {
         finish(&mut *first);

@@ -188,11 +188,11 @@ fn knobs() -> Vec<Knob> {
         "live", all(), Or::Nothing, |it, value| it.limits.live = value.count();
         "per_peer", all(), Or::Nothing, |it, value| it.limits.per_peer = value.count();
         "per_second", counts(u32::MAX as usize), Or::Nothing, |it, value| {
-            it.limits.accept_rate = Some(Rate { per_second: value.u32(), burst: 1 });
+            it.limits.accept_rate = Some(Rate::per_second(value.u32()).burst(1));
             it.limits.peer_rate = it.limits.accept_rate;
         };
         "burst", counts(u32::MAX as usize), Or::Nothing, |it, value| {
-            it.limits.accept_rate = Some(Rate { per_second: 1, burst: value.u32() });
+            it.limits.accept_rate = Some(Rate::per_second(1).burst(value.u32()));
             it.limits.peer_rate = it.limits.accept_rate;
         };
         "line_bytes", all(), little(2), |it, value| it.limits.line_bytes = value.count();

@@ -21,7 +21,7 @@ use crate::support::{SOON, connect, eventually, inet, read_to_end, skip, soon};
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn limits(drain: Duration) -> Limits {
-    Limits { idle: HOUR, read: HOUR, write: HOUR, drain, ..Limits::default() }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR).drain(drain)
 }
 
 /// A server whose handler never reads: it hands its token out and computes until it hears of an end.
@@ -146,7 +146,7 @@ fn the_list_says_that_a_request_was_stopped() {
         goes_on.lock().unwrap().recv_timeout(SOON)?;
         Ok(())
     });
-    let limits = Limits { first_read: Duration::ZERO, ..limits(HOUR) };
+    let limits = limits(HOUR).first_read(Duration::ZERO);
     let server = Builder::<Tcp, _>::new(Threading::new()).limits(limits);
     let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
     let _client = connect(inet(&*server));

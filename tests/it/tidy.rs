@@ -139,11 +139,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("error", &["peer_fault"]),
     ("address", &["error"]),
     ("events", &["address"]),
-    ("limits", &["wait"]),
+    ("limits", &[]),
+    ("gate", &["limits", "wait"]),
     ("live", &["address", "events", "peer_fault", "limits", "sys", "wait"]),
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait"]),
-    ("context", &["address", "events", "limits", "live", "shutdown", "wait", "idle_reaper"]),
+    (
+        "context",
+        &["address", "events", "gate", "limits", "live", "shutdown", "wait", "idle_reaper"],
+    ),
     (
         "request",
         &[
@@ -163,7 +167,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("handler", &["error", "request"]),
-    ("mixin", &["address", "console", "error", "events", "limits", "sys", "wait"]),
+    ("mixin", &["address", "console", "error", "events", "gate", "sys", "wait"]),
     ("transport", &["address", "error", "request", "sys", "wait"]),
     // The one room that knows all of them.
     ("server", &["*"]),

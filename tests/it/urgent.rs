@@ -38,7 +38,7 @@ where
         Ok(writeln!(request, "{line}")?)
     });
     // Nothing lingers for so short that the peer could notice.
-    let limits = Limits { linger: SOON, ..Limits::default() };
+    let limits = Limits::default().linger(SOON);
     let server = Server::<T, Threading>::builder().limits(limits).bind(address, handler).unwrap();
     (server.serve_in_background().unwrap(), release)
 }

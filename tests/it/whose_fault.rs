@@ -335,7 +335,7 @@ fn say(client: &mut TcpStream, bytes: &[u8]) -> Then {
 
 #[test]
 fn another_requests_errors_are_failures() {
-    let limits = Limits { line_bytes: 16, read: Duration::from_millis(20), ..Limits::default() };
+    let limits = Limits::default().line_bytes(16).read(Duration::from_millis(20));
     let long = error_of_another(limits, read_on, |client| say(client, &[b'x'; 20]));
     assert!(LineTooLong::find(&long).is_some());
     let slow = error_of_another(limits, read_on, |client| say(client, b"x"));

@@ -19,7 +19,7 @@ use crate::support::{SOON, connect, eventually, exchange, folder, inet, read_lin
 #[test]
 fn a_peer_that_says_nothing_is_ended_quietly() {
     for mixin in mixins() {
-        let limits = Limits { idle: SHORT, ..Limits::default() };
+        let limits = Limits::default().idle(SHORT);
         let (server, told) = serve(mixin, limits, || Echo);
         for number in 1..=3 {
             assert_eq!(read_to_end(&mut client(&server)), b"");
@@ -37,7 +37,7 @@ fn nothing_is_printed_about_peers_that_are_silent_or_gone() {
     let name = "bad_times::peers::nothing_is_printed_about_peers_that_are_silent_or_gone";
     let ended = in_a_process(name, || {
         for mixin in mixins() {
-            let limits = Limits { idle: SHORT, ..Limits::default() };
+            let limits = Limits::default().idle(SHORT);
             let server = Builder::<Tcp, _>::new(mixin).limits(limits);
             let server = server.bind("127.0.0.1:0", || Echo).unwrap();
             let server = server.serve_in_background().unwrap();
@@ -63,7 +63,7 @@ fn nothing_is_printed_about_peers_that_are_silent_or_gone() {
 #[test]
 fn a_line_that_comes_byte_by_byte_has_one_deadline_for_all_of_it() {
     for mixin in mixins() {
-        let limits = Limits { read: SHORT, ..Limits::default() };
+        let limits = Limits::default().read(SHORT);
         let (server, told) = serve(mixin, limits, || Echo);
         let slow = client(&server);
         slow.set_nonblocking(true).unwrap();
@@ -93,7 +93,7 @@ fn a_peer_that_takes_nothing_is_ended_by_the_write_limit() {
         }
     });
     for mixin in mixins() {
-        let limits = Limits { write: SHORT, ..Limits::default() };
+        let limits = Limits::default().write(SHORT);
         let (server, told) = serve(mixin, limits, endless.clone());
         let mut stalled = client(&server);
         stalled.write_all(b"more\n").unwrap();

@@ -28,7 +28,7 @@ fn refusing<M: Mixin + 'static>(mixin: M, limits: Limits) -> BackgroundServer<Tc
 }
 
 fn answers_who_is_still_sending(mixin: impl Mixin + 'static) {
-    let server = refusing(mixin, Limits { linger: SOON, ..Limits::default() });
+    let server = refusing(mixin, Limits::default().linger(SOON));
     let mut upload = b"upload\n".to_vec();
     upload.resize(4 * 1024 * 1024, b'x');
     for round in 0..50 {
@@ -74,7 +74,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 #[test]
 fn row_028_a_client_that_never_stops_is_cut_off_by_its_bytes() {
     let linger_bytes = 32 * 1024 * 1024;
-    let server = refusing(Inline, Limits { linger: HOUR, linger_bytes, ..Limits::default() });
+    let server = refusing(Inline, Limits::default().linger(HOUR).linger_bytes(linger_bytes));
     let (sent, _) = flood(&mut connect(inet(&*server)));
     assert!(sent >= linger_bytes, "{sent}");
 }
@@ -82,7 +82,7 @@ fn row_028_a_client_that_never_stops_is_cut_off_by_its_bytes() {
 #[test]
 fn row_028_a_client_that_never_stops_is_cut_off_in_time() {
     let linger = Duration::from_millis(300);
-    let limits = Limits { linger, linger_bytes: usize::MAX, ..Limits::default() };
+    let limits = Limits::default().linger(linger).linger_bytes(usize::MAX);
     let server = refusing(Inline, limits);
     let (_, lasted) = flood(&mut connect(inet(&*server)));
     assert!(lasted >= linger, "{lasted:?}");
@@ -90,7 +90,7 @@ fn row_028_a_client_that_never_stops_is_cut_off_in_time() {
 
 #[test]
 fn row_028_who_lingers_takes_no_place_among_the_live() {
-    let limits = Limits { linger: HOUR, linger_bytes: usize::MAX, live: 1, ..Limits::default() };
+    let limits = Limits::default().linger(HOUR).linger_bytes(usize::MAX).live(1);
     let server = refusing(Pool::new(1), limits);
     let mut lingering = Vec::new();
     for _ in 0..5 {
@@ -252,7 +252,7 @@ fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
     let noted = ends.clone();
     let server = TcpServer::builder()
         .mixin(mixin(&threads))
-        .limits(Limits { idle: HOUR, read: HOUR, ..Limits::default() })
+        .limits(Limits::default().idle(HOUR).read(HOUR))
         .observer(move |event: &ServerEvent<'_>| {
             if let ServerEvent::RequestEnded { reason, .. } = event {
                 noted.note(reason.to_string());

@@ -95,7 +95,7 @@ fn row_040_a_tick_comes_also_while_there_is_no_room() {
     let (handler, holder) = held();
     let server = ThreadingTcpServer::builder()
         .hooks(Actions(diary.clone()))
-        .limits(Limits { live: 1, ..Limits::default() })
+        .limits(Limits::default().live(1))
         .poll_interval(Duration::from_millis(5));
     let server = server.bind(LOCAL, move || handler.clone()).unwrap();
     let server = server.serve_in_background().unwrap();

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use socketserver::{
-    Address, BaseServer, Bind, Builder, CloseReason, HandlerResult, Limit, Limits, Mixin, Pool,
-    Refused, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
+    Address, BaseServer, Bind, Builder, CloseReason, HandlerResult, Limit, Mixin, Pool, Refused,
+    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
     ThreadingTcpServer, Transport,
 };
 
@@ -20,7 +20,7 @@ use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{SOON, alone, connect, eventually, exchange, inet, read_to_end, serve};
 
 fn the_gate_of_live_holds(mixin: impl Mixin + 'static) {
-    let (server, holder, told) = holding(mixin, Limits { live: 2, ..patient() });
+    let (server, holder, told) = holding(mixin, patient().live(2));
     let clients: Vec<TcpStream> = (0..6).map(|_| connect(inet(&*server))).collect();
     let starts = |count: usize| {
         for _ in 0..count {
@@ -100,7 +100,7 @@ fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
     let ((handler, holder), told) = (held(), Told::default());
     let (to, why) = channel();
     let server = ThreadingTcpServer::builder()
-        .limits(Limits { per_peer: 2, ..patient() })
+        .limits(patient().per_peer(2))
         .hooks(Why { to })
         .observer(told.observer())
         .bind("127.0.0.1:0", move || Held::clone(&handler))
@@ -188,7 +188,7 @@ fn per_peer_takes_an_ipv6_network_of_64_bits_for_one_peer() {
     let from = Arc::new(Mutex::new(""));
     let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
     let server = Builder::<Disguised, _>::new(Threading::new())
-        .limits(Limits { per_peer: 2, ..patient() })
+        .limits(patient().per_peer(2))
         .hooks(Why { to })
         .with_transport(Disguised { inner, from: Arc::clone(&from) }, move || handler.clone())
         .unwrap()
@@ -239,7 +239,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         let (alive, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let seen = Arc::clone(&most);
         let server = ThreadingTcpServer::builder()
-            .limits(Limits { live: 5_000, ..patient() })
+            .limits(patient().live(5_000))
             .hooks(Warned { to })
             .observer(move |event: &ServerEvent<'_>| match event {
                 ServerEvent::RequestStarted { .. } => {
@@ -293,7 +293,7 @@ fn one_peer_has_its_part_of_the_requests_that_there_are_descriptors_for() {
         || {
             let (to, warnings) = channel();
             let server = ThreadingTcpServer::builder()
-                .limits(Limits { live: 5_000, per_peer: 500, ..patient() })
+                .limits(patient().live(5_000).per_peer(500))
                 .hooks(Warned { to })
                 .bind("127.0.0.1:0", || OneLine)
                 .unwrap();
@@ -336,7 +336,7 @@ fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
         set_descriptor_limits(100, 400);
         let (to, warnings) = channel();
         let server = ThreadingTcpServer::builder()
-            .limits(Limits { live: 200, ..patient() })
+            .limits(patient().live(200))
             .hooks(Warned { to })
             .bind("127.0.0.1:0", || Echo)
             .unwrap();
@@ -356,7 +356,7 @@ fn run_raises_the_limit_of_descriptors_as_far_as_it_may() {
 fn serve_forever_leaves_the_limit_of_descriptors_alone() {
     alone("limits::live::serve_forever_leaves_the_limit_of_descriptors_alone", || {
         set_descriptor_limits(100, 400);
-        let limits = Limits { live: 10, ..patient() };
+        let limits = patient().live(10);
         let server = TcpServer::builder().limits(limits).bind("127.0.0.1:0", || OneLine);
         let server = Arc::new(server.unwrap());
         let ended = serve(&server);

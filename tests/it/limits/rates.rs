@@ -4,8 +4,8 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, Limit, Limits, Rate, Refused, ServerHooks,
-    StreamRequest, Tcp, TcpServer, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Inline, Limit, Rate, Refused, ServerHooks, StreamRequest, Tcp,
+    TcpServer, ThreadingTcpServer, stream_fn,
 };
 
 use super::live::connect_from;
@@ -26,8 +26,7 @@ impl ServerHooks<StreamRequest> for TooFast {
 #[test]
 fn peer_rate_refuses_one_that_comes_too_often_and_nobody_else() {
     let told = Told::default();
-    let limits =
-        Limits { peer_rate: Some(Rate { per_second: 1, burst: 3 }), live: 1_000, ..patient() };
+    let limits = patient().peer_rate(Rate::per_second(1).burst(3)).live(1_000);
     let server = TcpServer::builder()
         .limits(limits)
         .hooks(TooFast)
@@ -61,9 +60,9 @@ fn peer_rate_refuses_one_that_comes_too_often_and_nobody_else() {
 fn a_peer_that_is_turned_away_uses_up_no_rate_of_the_others() {
     let ((handler, holder), told) = (held(), Told::default());
     // A burst that one peer alone would use up many times, and a rate that would take minutes to give it back.
-    let rate = Some(Rate { per_second: 1, burst: 10 });
+    let rate = Some(Rate::per_second(1).burst(10));
     let server = ThreadingTcpServer::builder()
-        .limits(Limits { per_peer: 1, accept_rate: rate, ..patient() })
+        .limits(patient().per_peer(1).accept_rate(rate))
         .observer(told.observer())
         .bind("127.0.0.1:0", move || Held::clone(&handler))
         .unwrap();
@@ -82,7 +81,7 @@ fn a_peer_that_is_turned_away_uses_up_no_rate_of_the_others() {
 
 #[test]
 fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
-    let rate = Rate { per_second: 50, burst: 5 };
+    let rate = Rate::per_second(50).burst(5);
     let least = Duration::from_secs(10) / 50;
     let told = Told::default();
     let fifteen = |server: &BackgroundServer<Tcp, Inline>| {
@@ -95,7 +94,7 @@ fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
 
     let began = Instant::now();
     let server = TcpServer::builder()
-        .limits(Limits { accept_rate: Some(rate), ..patient() })
+        .limits(patient().accept_rate(rate))
         .observer(told.observer())
         .bind("127.0.0.1:0", || OneLine)
         .unwrap();

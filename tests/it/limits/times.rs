@@ -54,7 +54,7 @@ fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     let told = Told::default();
     let server = TcpServer::builder()
         .mixin(mixin)
-        .limits(Limits { idle: LONG, ..patient() })
+        .limits(patient().idle(LONG))
         .observer(told.observer())
         .bind("127.0.0.1:0", stream_fn(echo_and_say_when_idle))
         .unwrap();
@@ -95,7 +95,7 @@ fn a_long_idle_limit_that_was_longer_is_kept() {
 fn a_long_idle_limit_spares_who_talks() {
     let told = Told::default();
     let server = ThreadingTcpServer::builder()
-        .limits(Limits { idle: Duration::from_secs(8), ..patient() })
+        .limits(patient().idle(Duration::from_secs(8)))
         .observer(told.observer())
         .bind("127.0.0.1:0", stream_fn(echo))
         .unwrap();
@@ -163,7 +163,7 @@ fn read_write_and_request_hold_from_the_next_request_on() {
 
 #[test]
 fn drain_is_the_grace_of_a_close_when_it_begins() {
-    let (server, holder, _told) = holding(Threading::new(), Limits { drain: HOUR, ..patient() });
+    let (server, holder, _told) = holding(Threading::new(), patient().drain(HOUR));
     let _client = connect(inet(&*server));
     holder.started.recv_timeout(SOON).unwrap();
     change(&server, |limits| limits.drain = 2 * MOMENT);
@@ -177,7 +177,7 @@ fn drain_is_the_grace_of_a_close_when_it_begins() {
 fn linger_is_that_of_the_moment_when_a_request_begins() {
     let told = Told::default();
     let server = TcpServer::builder()
-        .limits(Limits { linger: HOUR, linger_bytes: usize::MAX, ..patient() })
+        .limits(patient().linger(HOUR).linger_bytes(usize::MAX))
         .observer(told.observer())
         .bind("127.0.0.1:0", || OneLine)
         .unwrap();

@@ -14,5 +14,5 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Limits that do not end a test before its own patience does.
 fn patient() -> Limits {
-    Limits { idle: HOUR, read: HOUR, write: HOUR, drain: HOUR, ..Limits::default() }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR).drain(HOUR)
 }

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::{Builder, Limits, ServerEvent, Tcp, Threading, ThreadingTcpServer, stream_fn};
+use socketserver::{Builder, ServerEvent, Tcp, Threading, ThreadingTcpServer, stream_fn};
 
 use super::patient;
 use crate::handlers::Echo;
@@ -21,7 +21,7 @@ fn one_line_is_answered(builder: Builder<Tcp, Threading>, line: &str) {
 
 #[test]
 fn a_line_may_be_as_long_as_a_number_can_say() {
-    let limits = Limits { line_bytes: usize::MAX, ..patient() };
+    let limits = patient().line_bytes(usize::MAX);
     one_line_is_answered(ThreadingTcpServer::builder().limits(limits), "hello\r\n");
     one_line_is_answered(ThreadingTcpServer::builder().limits(limits), "hello\n");
 }
@@ -34,7 +34,7 @@ fn a_poll_interval_that_no_clock_can_count_is_one_that_never_comes() {
 
 #[test]
 fn no_live_requests_at_all_are_taken_for_one() {
-    let limits = Limits { live: 0, ..patient() };
+    let limits = patient().live(0);
     one_line_is_answered(ThreadingTcpServer::builder().limits(limits), "hello\n");
     let server = ThreadingTcpServer::builder().limits(patient()).bind("127.0.0.1:0", || Echo);
     let server = server.unwrap().serve_in_background().unwrap();
@@ -46,7 +46,7 @@ fn no_live_requests_at_all_are_taken_for_one() {
 fn a_linger_that_no_clock_can_count_still_lets_the_answer_arrive() {
     let (told, ended) = channel();
     let server = ThreadingTcpServer::builder()
-        .limits(Limits { linger: Duration::MAX, ..patient() })
+        .limits(patient().linger(Duration::MAX))
         .observer(move |event| {
             if let ServerEvent::RequestEnded { .. } = event {
                 // The test may be over already.

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    Builder, Failure, HandlerResult, Limits, Mixin, Phase, Pool, PoolTcpServer, Server,
-    ServerEvent, ServerHooks, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer,
+    Builder, Failure, HandlerResult, Mixin, Phase, Pool, PoolTcpServer, Server, ServerEvent,
+    ServerHooks, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer,
     ThreadingUnixStreamServer, stream_fn,
 };
 
@@ -33,7 +33,7 @@ fn more_live_requests_than_the_mixin_has_room_for_do_not_make_the_loop_spin() {
     alone(
         "regressions::runs::more_live_requests_than_the_mixin_has_room_for_do_not_make_the_loop_spin",
         || {
-            let limits = Limits { live: 1, ..patient() };
+            let limits = patient().live(1);
             let server = TcpServer::builder()
                 .mixin(Threading::new().max_threads(1))
                 .limits(limits)
@@ -41,7 +41,7 @@ fn more_live_requests_than_the_mixin_has_room_for_do_not_make_the_loop_spin() {
             let server = server.unwrap().serve_in_background().unwrap();
             let mut client = connect(inet(&*server));
             assert_eq!(exchange(&mut client, "hello"), "hello\n");
-            server.context().set_limits(Limits { live: 100, ..limits });
+            server.context().set_limits(limits.live(100));
             assert!(!is_spinning(), "when the limit has been raised");
             drop(client);
             let mut next = connect(inet(&*server));

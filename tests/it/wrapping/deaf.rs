@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::{CloseReason, HandlerResult, Limits, Stream, StreamRequest};
+use socketserver::{CloseReason, HandlerResult, Stream, StreamRequest};
 
 use super::{MOMENT, Served, Way, patient, serve_with};
 use crate::support::{eventually, exchange, read_line};
@@ -81,7 +81,7 @@ fn outlives(served: &Served, layers: &[bool]) {
 #[test]
 fn the_bound_of_a_handshake_ends_with_it() {
     for layers in LAYERS {
-        let limits = Limits { handshake: Duration::from_secs(1), ..patient() };
+        let limits = patient().handshake(Duration::from_secs(1));
         let wrap = move |request: &mut StreamRequest| {
             layers.iter().try_for_each(|passes| wrap_thinly(request, *passes))
         };
@@ -146,7 +146,7 @@ fn the_bound_of_a_call_is_not_that_of_the_next_wrappers_handshake() {
 #[test]
 fn a_handshake_below_a_wrapper_that_passes_no_deadlines_on_is_bounded() {
     for passes in [true, false] {
-        let limits = Limits { handshake: MOMENT, ..patient() };
+        let limits = patient().handshake(MOMENT);
         let served = serve_with(
             Way::Hook,
             limits,
@@ -200,7 +200,7 @@ impl Stream for Held {
 fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handler_has_it_wait() {
     let (go, gone) = channel();
     let gone = Mutex::new(Some(gone));
-    let limits = Limits { drain: Duration::from_secs(10), ..patient() };
+    let limits = patient().drain(Duration::from_secs(10));
     let wrap = move |request: &mut StreamRequest| {
         let go = gone.lock().unwrap().take();
         Ok(request.wrap_stream(|inner| Ok(Box::new(Held { inner, go })))?)

@@ -23,7 +23,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 
 /// Nothing ends by itself.
 fn patient() -> Limits {
-    Limits { idle: HOUR, read: HOUR, write: HOUR, handshake: HOUR, ..Limits::default() }
+    Limits::default().idle(HOUR).read(HOUR).write(HOUR).handshake(HOUR)
 }
 
 /// How a connection is wrapped.

@@ -150,7 +150,7 @@ fn an_outbox_from_before_can_still_end_the_connection() {
 
 #[test]
 fn what_does_not_leave_in_the_open_keeps_the_connection_as_it_was() {
-    let limits = Limits { write: MOMENT, ..patient() };
+    let limits = patient().write(MOMENT);
     let (told, tells) = channel();
     let served = serve_with(Way::Middle, limits, nothing, move |request| {
         let outbox = request.outbox()?;
@@ -223,7 +223,7 @@ fn garbage_and_an_early_leave_in_a_handshake_are_the_peers() {
 
 #[test]
 fn a_handshake_that_takes_too_long_is_the_peers_and_quiet() {
-    let limits = Limits { handshake: MOMENT, ..patient() };
+    let limits = patient().handshake(MOMENT);
     for sent in [&b""[..], b"KE"] {
         let end = handshake(limits, accept, |client| client.write_all(sent).unwrap());
         let peers = Some((Phase::Wrap, Fault::Peer));
@@ -234,7 +234,7 @@ fn a_handshake_that_takes_too_long_is_the_peers_and_quiet() {
 #[test]
 fn a_handshake_in_the_middle_of_a_request_has_its_limit_too() {
     let (told, tells) = channel();
-    let limits = Limits { handshake: MOMENT, ..patient() };
+    let limits = patient().handshake(MOMENT);
     let served = serve_with(Way::Middle, limits, nothing, move |request| {
         let error = wrap(request).unwrap_err();
         let limit = TimedOut::find(&*error).map(|limit| (limit.which(), limit.after()));
@@ -247,7 +247,7 @@ fn a_handshake_in_the_middle_of_a_request_has_its_limit_too() {
 
 #[test]
 fn a_wrapper_cannot_give_itself_more_time() {
-    let limits = Limits { handshake: MOMENT, ..patient() };
+    let limits = patient().handshake(MOMENT);
     let greedy = |mut inner: Box<dyn Stream>| {
         inner.set_deadline(None);
         accept(inner)
@@ -302,7 +302,7 @@ fn a_drain_cuts_a_handshake_off() {
     for (first_read, sent) in [(HOUR, &b"KE"[..]), (Duration::ZERO, b"")] {
         let (errors, error) = channel();
         let errors = Mutex::new(errors);
-        let limits = Limits { first_read, drain: HOUR, ..patient() };
+        let limits = patient().first_read(first_read).drain(HOUR);
         let hook = move |request: &mut StreamRequest| {
             let error = wrap(request).unwrap_err();
             errors.lock().unwrap().send(Stopping::find(&*error).is_some())?;
@@ -329,7 +329,7 @@ fn a_drain_cuts_a_handshake_off() {
 
 #[test]
 fn the_last_word_of_a_wrapper_that_fails_lingers() {
-    let limits = Limits { linger: SOON, ..patient() };
+    let limits = patient().linger(SOON);
     for _ in 0..10 {
         let (release, released) = channel::<()>();
         let released = Mutex::new(released);
@@ -440,12 +440,12 @@ fn one_line(request: &mut StreamRequest) -> HandlerResult {
 
 #[test]
 fn a_limit_and_a_drain_are_no_end_of_input_whatever_the_wrapper_takes_them_for() {
-    let limits = Limits { idle: MOMENT, write: MOMENT, ..patient() };
+    let limits = patient().idle(MOMENT).write(MOMENT);
     let served = serve_with(Way::Hook, limits, careless, one_line);
     let _client = served.bare();
     served.assert_ends_as(CloseReason::Idle);
 
-    let limits = Limits { first_read: Duration::ZERO, write: MOMENT, ..patient() };
+    let limits = patient().first_read(Duration::ZERO).write(MOMENT);
     let served = serve_with(Way::Hook, limits, careless, one_line);
     let _client = served.bare();
     served.live();
@@ -456,7 +456,7 @@ fn a_limit_and_a_drain_are_no_end_of_input_whatever_the_wrapper_takes_them_for()
 
 #[test]
 fn a_farewell_that_waits_for_the_peers_has_the_time_of_a_write() {
-    let limits = Limits { write: MOMENT, ..patient() };
+    let limits = patient().write(MOMENT);
     let served = serve_with(Way::Hook, limits, careless, nothing);
     let _silent = served.bare();
     served.assert_ends_as(CloseReason::Completed);

@@ -96,13 +96,13 @@ fn write_on(request: &mut StreamRequest) -> HandlerResult {
 #[test]
 fn the_limits() {
     let timed_out = |limit| (CloseReason::TimedOut, Some(limit));
-    let idle = Limits { idle: MOMENT, ..patient() };
+    let idle = patient().idle(MOMENT);
     ends_by(idle, (CloseReason::Idle, Some(Timeout::Idle)), echo, |_client| ());
-    let read = Limits { read: MOMENT, ..patient() };
+    let read = patient().read(MOMENT);
     ends_by(read, timed_out(Timeout::Read), echo, |client| client.write_all(b"half").unwrap());
-    let write = Limits { write: MOMENT, ..patient() };
+    let write = patient().write(MOMENT);
     ends_by(write, timed_out(Timeout::Write), write_on, |_client| ());
-    let request = Limits { request: Some(5 * MOMENT), ..patient() };
+    let request = patient().request(5 * MOMENT);
     ends_by(request, timed_out(Timeout::Request), echo, |_client| ());
     ends_by(request, timed_out(Timeout::Request), write_on, |_client| ());
     let own = |request: &mut StreamRequest| {
@@ -110,7 +110,7 @@ fn the_limits() {
         echo(request)
     };
     ends_by(patient(), timed_out(Timeout::Read), own, |_client| ());
-    let line = Limits { line_bytes: 100, ..patient() };
+    let line = patient().line_bytes(100);
     ends_by(line, (CloseReason::LineTooLong, None), echo, |client| {
         client.write_all(&[b'x'; 200]).unwrap();
     });
@@ -118,7 +118,7 @@ fn the_limits() {
 
 #[test]
 fn a_byte_now_and_then_does_not_extend_a_read() {
-    let read = Limits { read: 2 * MOMENT, ..patient() };
+    let read = patient().read(2 * MOMENT);
     ends_by(read, (CloseReason::TimedOut, Some(Timeout::Read)), echo, |client| {
         for _ in 0..40 {
             // Its pace is what is tested: a tenth of the limit for each.
@@ -199,7 +199,7 @@ fn wait_for(served: &Served, activity: Activity) {
 #[test]
 fn a_drain_ends_an_idle_wait_at_once_and_in_order() {
     for way in WAYS {
-        let served = serve(way, Limits { drain: HOUR, ..patient() }, echo);
+        let served = serve(way, patient().drain(HOUR), echo);
         let mut client = served.client();
         assert_eq!(exchange(&mut client, "hello"), "hello\n");
         wait_for(&served, Activity::Idle);
@@ -212,7 +212,7 @@ fn a_drain_ends_an_idle_wait_at_once_and_in_order() {
 #[test]
 fn a_drain_waits_for_what_has_begun() {
     for way in WAYS {
-        let served = serve(way, Limits { drain: HOUR, ..patient() }, |request| {
+        let served = serve(way, patient().drain(HOUR), |request| {
             writeln!(request, "here")?;
             echo(request)
         });
@@ -248,7 +248,7 @@ fn a_drain_waits_for_what_has_begun() {
 #[test]
 fn what_is_cut_off_at_the_deadline_still_ends_in_order() {
     for way in WAYS {
-        let served = serve(way, Limits { drain: MOMENT, ..patient() }, |request| {
+        let served = serve(way, patient().drain(MOMENT), |request| {
             writeln!(request, "here")?;
             request.read_exact(&mut [0; 100])?;
             Ok(())
@@ -328,7 +328,7 @@ fn the_last_answer_lingers_for_a_peer_that_is_still_sending() {
         for _ in 0..5 {
             let (release, released) = channel::<()>();
             let released = Mutex::new(released);
-            let served = serve(way, Limits { linger: SOON, ..patient() }, move |request| {
+            let served = serve(way, patient().linger(SOON), move |request| {
                 let mut line = String::new();
                 request.next_line(&mut line)?;
                 let _ = released.lock().unwrap().recv();
@@ -360,7 +360,7 @@ fn what_is_held_back_leaves_before_the_end_that_is_said() {
 #[test]
 fn a_line_that_is_too_long_says_so_through_a_wrapper() {
     for way in WAYS {
-        let served = serve(way, Limits { line_bytes: 10, ..patient() }, |request| {
+        let served = serve(way, patient().line_bytes(10), |request| {
             let mut line = String::new();
             let error = request.next_line(&mut line).map(|_| ()).unwrap_err();
             assert_eq!(LineTooLong::find(&error).map(LineTooLong::limit_bytes), Some(10));
@@ -378,7 +378,7 @@ fn a_write_that_stands_still_is_waited_for_once() {
     // could wait for as long once more.
     let limit = 30 * MOMENT;
     let stand_still = |way| {
-        let served = serve(way, Limits { write: limit, ..patient() }, |request| {
+        let served = serve(way, patient().write(limit), |request| {
             request.set_wbufsize(100_000)?;
             write_on(request)
         });

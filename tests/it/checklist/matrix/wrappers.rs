@@ -150,7 +150,7 @@ impl ServerHooks<StreamRequest> for Cipher {
 }
 
 fn handshake(limit: Duration) -> Limits {
-    Limits { handshake: limit, ..Limits::default() }
+    Limits::default().handshake(limit)
 }
 
 /// Longer than any test runs.
@@ -300,7 +300,7 @@ fn row_100_the_handshake_limit_ends_with_the_handshake() {
         }
     }
     let (deadlines, seen) = channel();
-    let limits = Limits { idle: HOUR, read: HOUR, write: HOUR, ..handshake(SOON) };
+    let limits = handshake(SOON).idle(HOUR).read(HOUR).write(HOUR);
     let server = ThreadingTcpServer::builder().hooks(Probes(deadlines)).limits(limits);
     let server = server.bind("127.0.0.1:0", || OneLine).unwrap().serve_in_background().unwrap();
     let began = Instant::now();

@@ -142,8 +142,7 @@ fn row_032_handle_error_knows_a_peer_that_went_away() {
 
 #[test]
 fn row_032_handle_error_knows_whose_fault_a_silence_or_a_line_without_end_is() {
-    let limits =
-        Limits { line_bytes: 16, read: Duration::from_millis(50), idle: SOON, ..Limits::default() };
+    let limits = Limits::default().line_bytes(16).read(Duration::from_millis(50)).idle(SOON);
     let read_lines = |request: &mut StreamRequest| {
         let mut line = String::new();
         while request.next_line(&mut line)?.is_some() {}

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, Limits, LineTooLong, Mixin, Stopping, StreamRequest,
-    Tcp, TcpServer, Threading, stream_fn,
+    BackgroundServer, HandlerResult, Inline, LineTooLong, Mixin, Stopping, StreamRequest, Tcp,
+    TcpServer, Threading, stream_fn,
 };
 
 use super::{patient, pattern, serve};
@@ -37,7 +37,7 @@ fn line_server(
     rbufsize: usize,
 ) -> (BackgroundServer<Tcp, Threading>, Receiver<io::Result<Option<String>>>) {
     let (to, lines) = channel();
-    let limits = Limits { line_bytes: 16, ..patient() };
+    let limits = patient().line_bytes(16);
     (serve(limits, lines_to(rbufsize, to)).0, lines)
 }
 

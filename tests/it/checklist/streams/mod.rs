@@ -140,7 +140,7 @@ fn serve(
 
 /// Limits that do not end a test before its own patience does.
 fn patient() -> Limits {
-    Limits { idle: 2 * SOON, read: 2 * SOON, write: 2 * SOON, ..Limits::default() }
+    Limits::default().idle(2 * SOON).read(2 * SOON).write(2 * SOON)
 }
 
 /// The bytes that a large answer is made of; no two neighbouring pages are alike.

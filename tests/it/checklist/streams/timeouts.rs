@@ -75,15 +75,15 @@ fn row_087_a_timeout_says_which_limit_it_was() {
         request.next_line(&mut line)?;
         Ok(())
     };
-    let limits = Limits { read: MOMENT, ..patient() };
+    let limits = patient().read(MOMENT);
     assert_eq!(ended_by(limits, read).timeout, Some((Timeout::Read, MOMENT)));
 
-    let limits = Limits { write: MOMENT, ..patient() };
+    let limits = patient().write(MOMENT);
     let write =
         |request: &mut StreamRequest| Ok(request.write_all(&pattern(4 * SIXTEEN_MIB_AND_ONE))?);
     assert_eq!(ended_by(limits, write).timeout, Some((Timeout::Write, MOMENT)));
 
-    let limits = Limits { request: Some(MOMENT), ..patient() };
+    let limits = patient().request(MOMENT);
     assert_eq!(ended_by(limits, read).timeout, Some((Timeout::Request, MOMENT)));
     assert_eq!(ended_by(limits, write).timeout, Some((Timeout::Request, MOMENT)));
 }
@@ -111,7 +111,7 @@ fn row_087_a_handshake_that_stalls_says_so() {
     let (reports, reported) = reports();
     let server = TcpServer::builder()
         .hooks(Handshake { reports })
-        .limits(Limits { handshake: MOMENT, ..patient() })
+        .limits(patient().handshake(MOMENT))
         .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))
         .unwrap();
     let server = server.serve_in_background().unwrap();
@@ -144,7 +144,7 @@ fn row_087_a_timeout_leaves_the_request_usable() {
 #[test]
 fn row_087_an_idle_timeout_is_a_quiet_end() {
     let (kinds, kind) = channel();
-    let limits = Limits { idle: MOMENT, ..patient() };
+    let limits = patient().idle(MOMENT);
     let (server, reported) = serve(limits, move |request| {
         let mut line = String::new();
         loop {
@@ -174,7 +174,7 @@ fn row_087_an_idle_timeout_is_a_quiet_end() {
 #[test]
 fn row_087_nothing_is_printed_of_a_peer_that_is_idle_or_gone() {
     if is_child() {
-        let limits = Limits { idle: MOMENT, ..patient() };
+        let limits = patient().idle(MOMENT);
         let handler = stream_fn(|request| {
             let mut line = String::new();
             writeln!(request, "ready")?;
@@ -202,7 +202,7 @@ fn row_087_nothing_is_printed_of_a_peer_that_is_idle_or_gone() {
 
 #[test]
 fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
-    let limits = Limits { read: 4 * MOMENT, ..patient() };
+    let limits = patient().read(4 * MOMENT);
     let (server, reported) = serve(limits, |request| {
         let mut line = String::new();
         request.next_line(&mut line)?;
@@ -223,7 +223,7 @@ fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
 
 #[test]
 fn an_exact_read_has_one_deadline_as_a_whole_too() {
-    let limits = Limits { read: 4 * MOMENT, ..patient() };
+    let limits = patient().read(4 * MOMENT);
     let (server, reported) = serve(limits, |request| Ok(request.read_exact(&mut [0; 1_000_000])?));
     let mut client = connect(inet(&*server));
     let began = Instant::now();
@@ -240,7 +240,7 @@ fn an_exact_read_has_one_deadline_as_a_whole_too() {
 #[test]
 fn row_090_a_byte_in_half_the_timeout_does_not_extend_the_time_for_a_request() {
     let whole = 8 * MOMENT;
-    let limits = Limits { request: Some(whole), ..patient() };
+    let limits = patient().request(whole);
     let (server, reported) = serve(limits, |request| {
         let mut byte = [0];
         loop {
