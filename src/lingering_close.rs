@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::socket_io::{self, Source};
-use crate::sys::{self, PollFd, Room};
+use crate::socket_io::{self, SocketIo};
+use crate::sys::{self, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
 /// How long to read on for a peer, and how much.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bound {
+pub(crate) struct LingerLimits {
     pub(crate) time: Duration,
     pub(crate) bytes: usize,
 }
@@ -60,7 +60,7 @@ struct Reaper {
 }
 
 /// Reads on for a connection, in a thread of its own for all of them, and closes it.
-pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
+pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: LingerLimits) {
     let connection = Lingering::new(fd, bound);
     let mut reaper = REAPER.lock();
     let process = wait::noted_process();
@@ -85,12 +85,12 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: Bound) {
 }
 
 /// Reads on for a connection, here: the caller has time, or is a coroutine.
-pub(crate) fn here(source: &Source, bound: Bound) {
+pub(crate) fn here(source: &SocketIo, bound: LingerLimits) {
     let until = Instant::now().checked_add(bound.time);
-    let until = until.map_or(socket_io::Bound::Never, socket_io::Bound::Until);
+    let until = until.map_or(socket_io::RecvTimeout::Never, socket_io::RecvTimeout::Until);
     // On the stack it would cost every request its pages, and hardly one lingers.
     let mut memory = vec![0; ROOM];
-    let mut room = Room::from(&mut *memory);
+    let mut room = RecvBuf::from(&mut *memory);
     let mut left = bound.bytes;
     while left > 0 {
         match source.recv(&mut room, until) {
@@ -108,7 +108,7 @@ const ROOM: usize = 16 * 1024;
 fn reap(bell: &Event) {
     let mut connections: Vec<Lingering> = Vec::new();
     let mut memory = vec![0; ROOM];
-    let mut room = Room::from(&mut *memory);
+    let mut room = RecvBuf::from(&mut *memory);
     let mut leave_at = Instant::now() + KEEP;
     loop {
         let next = connections.iter().map(|connection| connection.until).min();
@@ -134,13 +134,13 @@ fn reap(bell: &Event) {
 }
 
 impl Lingering {
-    fn new(fd: Arc<OwnedFd>, bound: Bound) -> Self {
+    fn new(fd: Arc<OwnedFd>, bound: LingerLimits) -> Self {
         let until = wait::moment_after(Instant::now(), bound.time);
         Self { fd, until, bytes_left: bound.bytes }
     }
 
     /// Reads what is there. False: it is over, and the connection may be closed.
-    fn go_on(&mut self, room: &mut Room<'_>) -> bool {
+    fn go_on(&mut self, room: &mut RecvBuf<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {
             match room.recv(self.fd.as_fd(), false) {
                 Ok(0) => return false,

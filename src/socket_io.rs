@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, Room, SharedFd};
+use crate::sys::{self, RecvBuf, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
-use crate::write_stall::{Patience, Stall};
+use crate::write_stall::{SendTimeout, WriteStall};
 
 /// How long a receive may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bound {
+pub(crate) enum RecvTimeout {
     /// So long from its beginning. The usual one: the clock is not looked at unless the call has waited in
     /// vain, because the kernel counts for us, and most calls have nothing to wait for.
     For(Duration),
@@ -23,7 +23,7 @@ pub(crate) enum Bound {
     Never,
 }
 
-impl Bound {
+impl RecvTimeout {
     /// One that does not wait at all.
     pub(crate) const NOW: Self = Self::For(Duration::ZERO);
 
@@ -70,7 +70,7 @@ const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 /// thread has; under a parker it does not, and the coroutine parks. A send never blocks: one that finds no room
 /// waits in `write_stall.rs`.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct SocketIo {
     // Shared with the live list alone, which may shut it down but never closes it.
     fd: SharedFd,
     slot: Slot,
@@ -81,7 +81,7 @@ pub(crate) struct Source {
     is_lent: Cell<bool>,
 }
 
-impl Source {
+impl SocketIo {
     pub(crate) fn new(fd: Arc<OwnedFd>) -> Self {
         let fd = SharedFd::new(fd);
         let (armed, is_lent) = (Cell::new(Duration::ZERO), Cell::new(false));
@@ -115,7 +115,7 @@ impl Source {
     /// (`recv_again`), and this is a part of its callers: who waits has little of its stack in use then. Among a
     /// thousand threads each line of it has to be brought near again for each request.
     #[inline(always)]
-    pub(crate) fn recv(&self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+    pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
         if wait::may_block() && self.is_armed_with(bound) {
             match room.recv(self.fd.as_fd(), true) {
@@ -130,8 +130,8 @@ impl Source {
     #[cold]
     fn recv_again(
         &self,
-        room: &mut Room<'_>,
-        mut bound: Bound,
+        room: &mut RecvBuf<'_>,
+        mut bound: RecvTimeout,
         mut failed: Option<io::Error>,
     ) -> io::Result<usize> {
         let may_block = wait::may_block();
@@ -180,16 +180,16 @@ impl Source {
         armed
     }
 
-    /// Sends what there is room for, a byte at least. It waits for room for as long as the patience lasts, and then
+    /// Sends what there is room for, a byte at least. It waits for room for as long as the timeout allows, and then
     /// fails (TimedOut).
     #[inline(always)]
-    pub(crate) fn send(&self, buf: &[u8], patience: Patience) -> io::Result<usize> {
-        self.push(patience, || sys::send(self.fd.as_fd(), buf))
+    pub(crate) fn send(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+        self.push(timeout, || sys::send(self.fd.as_fd(), buf))
     }
 
     /// The last that is sent: the end of the output has to follow at once.
-    pub(crate) fn send_before_end(&self, buf: &[u8], patience: Patience) -> io::Result<usize> {
-        self.push(patience, || sys::send_before_end(self.fd.as_fd(), buf))
+    pub(crate) fn send_before_end(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+        self.push(timeout, || sys::send_before_end(self.fd.as_fd(), buf))
     }
 
     /// Most sends find room, and then there is nothing to do but the call. What this thread holds back for others leaves
@@ -197,12 +197,12 @@ impl Source {
     #[inline(always)]
     fn push(
         &self,
-        patience: Patience,
+        timeout: SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
         let _ = wait::may_block();
         match call() {
-            Err(error) if is_in_vain(&error) => self.push_again(patience, call),
+            Err(error) if is_in_vain(&error) => self.push_again(timeout, call),
             result => result,
         }
     }
@@ -210,10 +210,10 @@ impl Source {
     #[cold]
     fn push_again(
         &self,
-        patience: Patience,
+        timeout: SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut stall = Stall::begin(self.as_fd(), patience);
+        let mut stall = WriteStall::begin(self.as_fd(), timeout);
         loop {
             stall.wait(self.as_fd(), Some(&self.slot))?;
             match call() {
@@ -225,12 +225,12 @@ impl Source {
 
     /// Whether the kernel's timeout is the bound itself, as it nearly always is.
     #[inline]
-    fn is_armed_with(&self, bound: Bound) -> bool {
+    fn is_armed_with(&self, bound: RecvTimeout) -> bool {
         let armed = self.armed.get();
         let is_armed = match bound {
-            Bound::For(duration) => armed == duration && !armed.is_zero(),
-            Bound::Never => armed.is_zero(),
-            Bound::Until(_) => false,
+            RecvTimeout::For(duration) => armed == duration && !armed.is_zero(),
+            RecvTimeout::Never => armed.is_zero(),
+            RecvTimeout::Until(_) => false,
         };
         is_armed && !self.is_lent.get()
     }
@@ -264,13 +264,13 @@ fn is_in_vain(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-impl AsFd for Source {
+impl AsFd for SocketIo {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl Drop for Source {
+impl Drop for SocketIo {
     fn drop(&mut self) {
         if self.slot.get() == 0 {
             return;

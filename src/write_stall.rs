@@ -14,25 +14,25 @@ use crate::wait::{self, Interest, Slot, Waiting};
 
 /// How long a send may wait.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct SendTimeout {
     /// So long without any progress. [`Duration::MAX`] is for ever; zero does not wait at all.
-    pub(crate) quiet: Duration,
+    pub(crate) stall: Duration,
     /// Until then in any case.
     pub(crate) until: Option<Instant>,
 }
 
-impl Patience {
+impl SendTimeout {
     /// None at all: what cannot be sent at once is not sent.
-    pub(crate) const NONE: Self = Self { quiet: Duration::ZERO, until: None };
+    pub(crate) const NONE: Self = Self { stall: Duration::ZERO, until: None };
 
     /// One without a limit of its own.
     pub(crate) fn until(until: Option<Instant>) -> Self {
-        Self { quiet: Duration::MAX, until }
+        Self { stall: Duration::MAX, until }
     }
 
     /// When a call that begins now and makes no progress has to end; none is never.
     pub(crate) fn at(&self) -> Option<Instant> {
-        earlier(Instant::now().checked_add(self.quiet), self.until)
+        earlier(Instant::now().checked_add(self.stall), self.until)
     }
 }
 
@@ -44,8 +44,8 @@ const FIRST_LOOK: u32 = LOOKS * 16;
 
 /// A send that waits for room.
 #[derive(Debug)]
-pub(crate) struct Stall {
-    patience: Patience,
+pub(crate) struct WriteStall {
+    timeout: SendTimeout,
     /// When something was last taken, as far as is known.
     since: Instant,
     /// What the peer's system had not acknowledged then, in bytes; none where the system does not tell.
@@ -56,22 +56,22 @@ pub(crate) struct Stall {
     pause: Duration,
 }
 
-impl Stall {
+impl WriteStall {
     /// Begins: nothing could be sent just now.
-    pub(crate) fn begin(fd: BorrowedFd<'_>, patience: Patience) -> Self {
+    pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
         let (since, unacknowledged) = (Instant::now(), socket_progress::unacknowledged(fd).ok());
-        let pause = patience.quiet / FIRST_LOOK;
-        Self { patience, since, unacknowledged, look_at: since.checked_add(pause), pause }
+        let pause = timeout.stall / FIRST_LOOK;
+        Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
 
     /// Goes on with a wait that was given up. Nothing may have been taken since, and then its time still counts.
-    pub(crate) fn resume(self, patience: Patience) -> Self {
-        Self { patience, look_at: Some(self.since), ..self }
+    pub(crate) fn resume(self, timeout: SendTimeout) -> Self {
+        Self { timeout, look_at: Some(self.since), ..self }
     }
 
     /// Something could be sent meanwhile.
     pub(crate) fn progress(&mut self, fd: BorrowedFd<'_>) {
-        *self = Self::begin(fd, self.patience);
+        *self = Self::begin(fd, self.timeout);
     }
 
     /// Waits for room; it may come back before there is any, and is then called again.
@@ -83,13 +83,13 @@ impl Stall {
     ///
     /// `TimedOut`, when nothing has been taken for too long or the moment has come.
     pub(crate) fn wait(&mut self, fd: BorrowedFd<'_>, slot: Option<&Slot>) -> io::Result<()> {
-        let Patience { quiet, until } = self.patience;
+        let SendTimeout { stall, until } = self.timeout;
         loop {
             let now = Instant::now();
             if self.look_at.is_some_and(|look_at| now >= look_at) {
                 self.look(fd, now);
             }
-            let over = earlier(self.since.checked_add(quiet), until);
+            let over = earlier(self.since.checked_add(stall), until);
             if over.is_some_and(|over| now >= over) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -105,7 +105,7 @@ impl Stall {
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
-        self.pause = self.pause.saturating_mul(2).min(self.patience.quiet / LOOKS);
+        self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LOOKS);
         self.look_at = now.checked_add(self.pause);
     }
 }
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn what_only_the_systems_have_taken_is_progress() {
         let (ours, mut theirs) = full();
-        let patience = Patience { quiet: Duration::from_secs(3_600), until: None };
-        let mut stall = Stall::begin(ours.as_fd(), patience);
+        let timeout = SendTimeout { stall: Duration::from_secs(3_600), until: None };
+        let mut stall = WriteStall::begin(ours.as_fd(), timeout);
         let before = (stall.since, stall.unacknowledged);
         assert!(before.1.is_some_and(|bytes| bytes > 0));
         let mut taken = vec![0; 1 << 20];
@@ -167,15 +167,15 @@ mod tests {
         let (ours, _theirs) = full();
         let long = Duration::from_secs(3_600);
         let moment = Duration::from_millis(40);
-        let quiet = |quiet| Patience { quiet, until: None };
-        let soon = Patience { quiet: long, until: Instant::now().checked_add(moment) };
-        for (patience, least) in [
-            (quiet(moment), moment),
+        let stalled = |stall| SendTimeout { stall, until: None };
+        let soon = SendTimeout { stall: long, until: Instant::now().checked_add(moment) };
+        for (timeout, least) in [
+            (stalled(moment), moment),
             (soon, Duration::ZERO),
-            (quiet(Duration::ZERO), Duration::ZERO),
+            (stalled(Duration::ZERO), Duration::ZERO),
         ] {
             let began = Instant::now();
-            let mut stall = Stall::begin(ours.as_fd(), patience);
+            let mut stall = WriteStall::begin(ours.as_fd(), timeout);
             let error = loop {
                 if let Err(error) = stall.wait(ours.as_fd(), None) {
                     break error;
@@ -186,6 +186,6 @@ mod tests {
         }
         let never = earlier(Instant::now().checked_add(Duration::MAX), None);
         assert_eq!(never, None);
-        assert_eq!(Patience::until(None).quiet, Duration::MAX);
+        assert_eq!(SendTimeout::until(None).stall, Duration::MAX);
     }
 }

@@ -12,11 +12,11 @@ use super::outbox::Outbox;
 use super::{Deadline, Ticket};
 use crate::error::Timeout;
 use crate::live::Activity;
-use crate::socket_io::Bound;
-use crate::sys::Room;
-use crate::sys::late_input::Late;
+use crate::socket_io::RecvTimeout;
+use crate::sys::RecvBuf;
+use crate::sys::late_input::LateInput;
 use crate::wait::{self, Interest, Waiting};
-use crate::write_stall::{Patience, earlier};
+use crate::write_stall::{SendTimeout, earlier};
 
 /// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
 pub(super) struct BoundedIo {
@@ -101,7 +101,7 @@ impl BoundedIo {
     /// has been going on that needs more.
     pub(super) fn receive(
         &mut self,
-        room: &mut Room<'_>,
+        room: &mut RecvBuf<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
         if !self.output.is_empty() {
@@ -122,7 +122,7 @@ impl BoundedIo {
             }
         }
         let result = if watched {
-            let result = self.receive_within(room, Bound::Never);
+            let result = self.receive_within(room, RecvTimeout::Never);
             result.map_err(|error| self.explain(error, Timeout::Idle, self.ticket.limits().idle))
         } else {
             self.receive_in_time(room, started)
@@ -148,11 +148,11 @@ impl BoundedIo {
     }
 
     /// A receive whose bound has to be looked up or reckoned. It is kept out of the way of those that are left to
-    /// the reaper, as `send_in_time` is of the usual send: see `Source::recv`.
+    /// the reaper, as `send_in_time` is of the usual send: see `SocketIo::recv`.
     #[inline(never)]
     fn receive_in_time(
         &mut self,
-        room: &mut Room<'_>,
+        room: &mut RecvBuf<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
         let ReadBound { bound, limit, after } = self.read_bound(started);
@@ -167,8 +167,8 @@ impl BoundedIo {
 
     /// What is there without waiting; none if that is nothing.
     #[inline(never)]
-    fn receive_at_once(&mut self, room: &mut Room<'_>) -> io::Result<Option<usize>> {
-        match self.receive_within(room, Bound::NOW) {
+    fn receive_at_once(&mut self, room: &mut RecvBuf<'_>) -> io::Result<Option<usize>> {
+        match self.receive_within(room, RecvTimeout::NOW) {
             Ok(count) => Ok(Some(count)),
             Err(error) if is_no_more_for_now(&error) => Ok(None),
             Err(error) => Err(self.own(error)),
@@ -179,8 +179,8 @@ impl BoundedIo {
     #[inline(always)]
     pub(super) fn receive_within(
         &mut self,
-        room: &mut Room<'_>,
-        bound: Bound,
+        room: &mut RecvBuf<'_>,
+        bound: RecvTimeout,
     ) -> io::Result<usize> {
         match self.connection.receive(room, bound)? {
             0 => self.receive_nothing(room, bound),
@@ -196,7 +196,7 @@ impl BoundedIo {
 
     /// The end of input: the peer's, or one that was made here.
     #[cold]
-    fn receive_nothing(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+    fn receive_nothing(&mut self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         if self.ticket.is_silent() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -209,14 +209,14 @@ impl BoundedIo {
     }
 
     /// A request has begun in the very moment in which a drain shut the input of its connection. What its
-    /// peer goes on to send is still delivered over TCP, until the deadline of the drain or its own; see [`Late`] for how it is
+    /// peer goes on to send is still delivered over TCP, until the deadline of the drain or its own; see [`LateInput`] for how it is
     /// waited for. Where nothing tells of it, this looks each millisecond.
-    fn receive_late(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+    fn receive_late(&mut self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), bound.at());
         let until = earlier(drained, own);
-        let late = self.connection.fileno().and_then(|fd| Late::new(fd).ok());
+        let late = self.connection.fileno().and_then(|fd| LateInput::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.is_forced() {
-            late.iter().for_each(Late::clear);
+            late.iter().for_each(LateInput::clear);
             let count = self.connection.receive(room, bound)?;
             if count > 0 {
                 self.ticket.add_bytes_in(count);
@@ -246,16 +246,18 @@ impl BoundedIo {
             (None, None) => (Timeout::Idle, limits.idle),
         };
         if started.is_none() && !self.deadlines.any() {
-            return ReadBound { bound: Bound::lasting(after), limit, after };
+            return ReadBound { bound: RecvTimeout::lasting(after), limit, after };
         }
         // A limit beyond what the clock can count is none.
         let at = started.unwrap_or_else(Instant::now).checked_add(after);
         match self.deadline() {
             Some(whole) if at.is_none_or(|at| whole.at <= at) => {
                 let Deadline { at, limit, after } = whole;
-                ReadBound { bound: Bound::Until(at), limit, after }
+                ReadBound { bound: RecvTimeout::Until(at), limit, after }
             }
-            _ => ReadBound { bound: at.map_or(Bound::Never, Bound::Until), limit, after },
+            _ => {
+                ReadBound { bound: at.map_or(RecvTimeout::Never, RecvTimeout::Until), limit, after }
+            }
         }
     }
 
@@ -263,8 +265,8 @@ impl BoundedIo {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
-    pub(super) fn write_patience(&self) -> Patience {
-        Patience { quiet: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
+    pub(super) fn write_patience(&self) -> SendTimeout {
+        SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -318,7 +320,7 @@ impl BoundedIo {
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.show_activity(Activity::Sending);
         let result = if self.outbox.is_none() && !self.deadlines.any() {
-            self.send_within(bytes, Patience { quiet: self.write_limit(), until: None })
+            self.send_within(bytes, SendTimeout { stall: self.write_limit(), until: None })
         } else {
             self.send_in_time(bytes)
         };
@@ -337,7 +339,7 @@ impl BoundedIo {
     }
 
     #[inline(always)]
-    fn send_within(&mut self, bytes: &[u8], patience: Patience) -> io::Result<usize> {
+    fn send_within(&mut self, bytes: &[u8], patience: SendTimeout) -> io::Result<usize> {
         let count = self.connection.send(bytes, patience)?;
         if !self.connection.counts_itself() {
             self.ticket.add_bytes_out(count);
@@ -368,7 +370,7 @@ pub(super) fn until_all_is_taken(
 
 /// How long one receive may wait, and what its error says if that was not enough.
 struct ReadBound {
-    bound: Bound,
+    bound: RecvTimeout,
     limit: Timeout,
     /// The length of the limit, for the message.
     after: Duration,

@@ -12,9 +12,9 @@ use super::{Request, StreamRequest};
 use crate::context::Lingering;
 use crate::lingering_close;
 use crate::live::Activity;
-use crate::socket_io::Source;
-use crate::sys::{self, Room};
-use crate::write_stall::{Patience, earlier};
+use crate::socket_io::SocketIo;
+use crate::sys::{self, RecvBuf};
+use crate::write_stall::{SendTimeout, earlier};
 
 /// A request is short that has sent no more than this: a block of the read buffer. With a longer one the peer is asked
 /// for its end, because it may be sending a stream.
@@ -55,11 +55,11 @@ impl BoundedIo {
 
     /// For what is due by the outbox when the handler has ended: so long as a drain lasts, and not longer than a write
     /// may make no progress.
-    fn last_patience(&self) -> Patience {
+    fn last_patience(&self) -> SendTimeout {
         let limits = self.ticket.limits();
         let whole = self.deadline().map(|whole| whole.at);
         let until = earlier(Instant::now().checked_add(limits.drain), whole);
-        Patience { quiet: limits.write, until }
+        SendTimeout { stall: limits.write, until }
     }
 
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
@@ -134,14 +134,15 @@ impl BoundedIo {
     /// Closes, at once or when the peer has had the time to read the answer.
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
-        let bound = lingering_close::Bound { time: limits.linger, bytes: limits.linger_bytes };
+        let bound =
+            lingering_close::LingerLimits { time: limits.linger, bytes: limits.linger_bytes };
         let Some(fd) = self.connection.share_socket() else { return };
         if !self.lingers || bound.time.is_zero() {
             return;
         }
         match (self.ticket.server().lingering(), &self.connection) {
             (Lingering::Here, Connection::Socket(source)) => lingering_close::here(source, bound),
-            (Lingering::Here, _) => lingering_close::here(&Source::new(fd), bound),
+            (Lingering::Here, _) => lingering_close::here(&SocketIo::new(fd), bound),
             (Lingering::Elsewhere, _) => lingering_close::elsewhere(fd, bound),
             (Lingering::Nobody, _) => {}
         }
@@ -184,6 +185,6 @@ impl StreamRequest {
 /// Whether the peer has not ended its output: there is nothing to receive, and no end either.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
-    let received = Room::new(&mut memory).recv(fd, false);
+    let received = RecvBuf::new(&mut memory).recv(fd, false);
     received.map_or_else(|error| is_no_more_for_now(&error), |count| count > 0)
 }

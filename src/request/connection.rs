@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::raw_stream::RawStatus;
-use crate::socket_io::{Bound, Source};
-use crate::sys::Room;
-use crate::write_stall::Patience;
+use crate::socket_io::{RecvTimeout, SocketIo};
+use crate::sys::RecvBuf;
+use crate::write_stall::SendTimeout;
 
 /// What bytes come from and go to: a socket, or what a transport or
 /// [`wrap_stream`](crate::StreamRequest::wrap_stream) puts in its place (TLS, memory, a decompressor).
@@ -64,7 +64,7 @@ impl Stream for Box<dyn Stream> {
 
 /// A plain socket stands in the request itself: the usual case costs no box and no indirection.
 pub(super) enum Connection {
-    Socket(Source),
+    Socket(SocketIo),
     /// What a transport of somebody's own has made.
     Other(Box<dyn Stream>),
     Wrapped {
@@ -88,16 +88,21 @@ impl Connection {
 
     /// One receive within the bound.
     #[inline]
-    pub(super) fn receive(&mut self, room: &mut Room<'_>, bound: Bound) -> io::Result<usize> {
+    pub(super) fn receive(
+        &mut self,
+        room: &mut RecvBuf<'_>,
+        bound: RecvTimeout,
+    ) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.recv(room, bound),
-            _ => self.within(Patience::until(bound.at()), true, |stream| stream.read(room.bytes())),
+            _ => self
+                .within(SendTimeout::until(bound.at()), true, |stream| stream.read(room.bytes())),
         }
     }
 
     /// One send, for as long as the patience lasts.
     #[inline]
-    pub(super) fn send(&mut self, bytes: &[u8], patience: Patience) -> io::Result<usize> {
+    pub(super) fn send(&mut self, bytes: &[u8], patience: SendTimeout) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.send(bytes, patience),
             _ => self.within(patience, false, |stream| stream.write(bytes)),
@@ -105,7 +110,7 @@ impl Connection {
     }
 
     /// Has everything leave that a stream holds back.
-    pub(super) fn flush(&mut self, patience: Patience) -> io::Result<()> {
+    pub(super) fn flush(&mut self, patience: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(_) | Self::Gone(_) => Ok(()),
             _ => self.within(patience, false, |stream| stream.flush().map(|()| 0)).map(drop),
@@ -116,7 +121,7 @@ impl Connection {
     #[inline(never)]
     fn within(
         &mut self,
-        patience: Patience,
+        patience: SendTimeout,
         reading: bool,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
@@ -155,7 +160,7 @@ impl Connection {
     }
 
     /// Ends one or both directions.
-    pub(super) fn shutdown(&mut self, how: Shutdown, patience: Patience) -> io::Result<()> {
+    pub(super) fn shutdown(&mut self, how: Shutdown, patience: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(source) => source.shutdown(how),
             _ => self.within(patience, false, |stream| stream.shutdown(how).map(|()| 0)).map(drop),

@@ -10,8 +10,8 @@ use super::bounded_io::BoundedIo;
 use super::io_error::is_no_more_for_now;
 use crate::error::Timeout;
 use crate::live::Progress;
-use crate::socket_io::Bound;
-use crate::sys::{Room, socket_progress};
+use crate::socket_io::RecvTimeout;
+use crate::sys::{RecvBuf, socket_progress};
 use crate::write_stall::earlier;
 
 /// How often a wait looks for progress within its limit, as the reaper does.
@@ -21,8 +21,8 @@ impl BoundedIo {
     /// A receive that `Limits::idle` bounds, and no moment before it.
     pub(super) fn receive_unless_idle(
         &mut self,
-        room: &mut Room<'_>,
-        bound: Bound,
+        room: &mut RecvBuf<'_>,
+        bound: RecvTimeout,
         idle: Duration,
     ) -> io::Result<usize> {
         if self.others_may_send() {
@@ -41,7 +41,7 @@ impl BoundedIo {
     #[cold]
     fn receive_while_it_moves(
         &mut self,
-        room: &mut Room<'_>,
+        room: &mut RecvBuf<'_>,
         idle: Duration,
         first: Duration,
     ) -> io::Result<usize> {
@@ -51,7 +51,9 @@ impl BoundedIo {
             let whole = self.deadline();
             let look = earlier(Instant::now().checked_add(idle / LOOKS), over);
             let until = earlier(look, whole.map(|whole| whole.at));
-            let error = match self.receive_within(room, until.map_or(Bound::Never, Bound::Until)) {
+            let error = match self
+                .receive_within(room, until.map_or(RecvTimeout::Never, RecvTimeout::Until))
+            {
                 Err(error) if self.has_waited_in_vain(&error) => error,
                 result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
             };

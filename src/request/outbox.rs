@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::outbox_writer;
 use crate::live::{Cut, Entry};
 use crate::sys;
-use crate::write_stall::{Patience, Stall};
+use crate::write_stall::{SendTimeout, WriteStall};
 
 /// A way to send to a connection from anywhere: another handler, another thread, a timer. Clones are ways to
 /// the same one.
@@ -104,7 +104,7 @@ struct OutboxState {
     own_bytes: u64,
     own_mark: u64,
     /// A wait that was given up, and what had been sent then: it goes on with the next one.
-    given_up: Option<(u64, Stall)>,
+    given_up: Option<(u64, WriteStall)>,
     /// On a list of those that will be looked at.
     listed: bool,
     /// The handler has returned: what is due is still sent, and nothing more is taken.
@@ -234,7 +234,7 @@ impl Outbox {
     }
 
     /// What the handler itself writes: behind what is due, and waited for.
-    pub(super) fn write_all(&self, bytes: &[u8], patience: Patience) -> io::Result<()> {
+    pub(super) fn write_all(&self, bytes: &[u8], patience: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             if state.closed {
@@ -248,7 +248,7 @@ impl Outbox {
     }
 
     /// The end of the request: nothing more is taken, and what is due is waited for.
-    pub(super) fn finish(&self, patience: Patience) {
+    pub(super) fn finish(&self, patience: SendTimeout) {
         let mark = {
             let mut state = self.shared.state.lock();
             state.ending = true;
@@ -260,7 +260,7 @@ impl Outbox {
 
     /// The connection is about to be wrapped: nothing more is taken, and what is due leaves in the open. If it does
     /// not, everything is as before.
-    pub(super) fn retire(&self, patience: Patience) -> io::Result<()> {
+    pub(super) fn retire(&self, patience: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             state.wrapped = true;
@@ -290,7 +290,7 @@ impl Outbox {
         }
     }
 
-    fn wait_until_sent(&self, mark: u64, patience: Patience) -> io::Result<()> {
+    fn wait_until_sent(&self, mark: u64, patience: SendTimeout) -> io::Result<()> {
         let result = self.shared.wait_until_sent(mark, patience);
         // What is left is due to somebody else's messages, or to a wait that was given up: it is nobody's
         // to send any more, if it is on no list.
@@ -302,7 +302,7 @@ impl Outbox {
 impl OutboxQueue {
     /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
     /// time, is progress as well.
-    fn wait_until_sent(&self, mark: u64, patience: Patience) -> io::Result<()> {
+    fn wait_until_sent(&self, mark: u64, patience: SendTimeout) -> io::Result<()> {
         let given_up = self.state.lock().given_up.take();
         let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(patience)));
         loop {
@@ -316,7 +316,8 @@ impl OutboxQueue {
             };
             let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
             let fd = fd.as_fd();
-            let (seen, stall) = waiting.get_or_insert_with(|| (sent, Stall::begin(fd, patience)));
+            let (seen, stall) =
+                waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, patience)));
             if *seen != sent {
                 *seen = sent;
                 stall.progress(fd);

@@ -23,10 +23,10 @@ use crate::error::Stopping;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
 use crate::peer_fault::{PeerFault, find, is_loss};
-use crate::socket_io::{Bound, Source};
-use crate::sys::{self, Room};
+use crate::socket_io::{RecvTimeout, SocketIo};
+use crate::sys::{self, RecvBuf};
 use crate::wait;
-use crate::write_stall::{Patience, earlier};
+use crate::write_stall::{SendTimeout, earlier};
 
 /// What a request and the raw stream below its wrapper have in common.
 pub(super) struct RawStatus {
@@ -37,7 +37,7 @@ pub(super) struct RawStatus {
     /// without an end.
     fd: Option<Arc<OwnedFd>>,
     /// How long the calls may wait that the request's present one leads to.
-    patience: Mutex<Patience>,
+    patience: Mutex<SendTimeout>,
     /// The wrapper is being made.
     handshaking: AtomicBool,
     /// So many bytes that the request has read ahead are not yet the wrapper's.
@@ -78,7 +78,7 @@ impl RawStatus {
             context: Arc::clone(&ticket.context),
             limits: Arc::clone(&ticket.registration.limits),
             fd,
-            patience: Mutex::new(Patience::until(None)),
+            patience: Mutex::new(SendTimeout::until(None)),
             handshaking: no(),
             ahead: AtomicUsize::new(0),
             heard: no(),
@@ -95,7 +95,7 @@ impl RawStatus {
 
     /// A wrapper is about to be made, until then at most.
     fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
-        self.begin_call(Patience::until(until));
+        self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
         set(&self.heard, false);
         set(&self.handshaking, true);
@@ -111,7 +111,7 @@ impl RawStatus {
     }
 
     /// A read or a write of the request begins.
-    pub(super) fn begin_call(&self, patience: Patience) {
+    pub(super) fn begin_call(&self, patience: SendTimeout) {
         *self.patience.lock() = patience;
         set(&self.timed_out, false);
         set(&self.stopped, false);
@@ -159,9 +159,9 @@ impl RawStatus {
 
     /// From here on the wrapper takes its leave. What has been cut off from here has no time for it, nor has a peer
     /// that has taken nothing for long enough already.
-    pub(super) fn begin_leave(&self, patience: Patience) {
+    pub(super) fn begin_leave(&self, patience: SendTimeout) {
         let at_once = self.is_cut_off() || self.is_stuck();
-        self.begin_call(if at_once { Patience::NONE } else { patience });
+        self.begin_call(if at_once { SendTimeout::NONE } else { patience });
         set(&self.concealed, false);
         set(&self.leaving, true);
     }
@@ -241,7 +241,7 @@ impl RawStatus {
 
 /// What is below the wrapper.
 enum Below {
-    Socket(Source),
+    Socket(SocketIo),
     /// A stream of a transport of somebody's own.
     Stream(Box<dyn Stream>),
     /// Another wrapper, whose own raw stream has the status to look after.
@@ -293,9 +293,9 @@ impl RawStream {
         Some((raw, status))
     }
 
-    fn patience(&self) -> Patience {
+    fn patience(&self) -> SendTimeout {
         let patience = *self.status.patience.lock();
-        Patience { until: earlier(patience.until, self.deadline), ..patience }
+        SendTimeout { until: earlier(patience.until, self.deadline), ..patience }
     }
 
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
@@ -304,7 +304,10 @@ impl RawStream {
                 if self.status.entry.is_lent() {
                     source.lend();
                 }
-                source.recv(&mut Room::from(buf), until.map_or(Bound::Never, Bound::Until))
+                source.recv(
+                    &mut RecvBuf::from(buf),
+                    until.map_or(RecvTimeout::Never, RecvTimeout::Until),
+                )
             }
             Below::Stream(stream) => {
                 stream.set_deadline(until);
@@ -359,7 +362,7 @@ impl RawStream {
         Err(self.status.stop())
     }
 
-    fn transmit(&mut self, buf: &[u8], patience: Patience) -> io::Result<usize> {
+    fn transmit(&mut self, buf: &[u8], patience: SendTimeout) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(source) => source.send(buf, patience),
             Below::Stream(stream) => {
@@ -378,7 +381,7 @@ impl RawStream {
         }
         let before = self.status.entry.activity();
         self.status.entry.show_activity(Activity::Sending);
-        let result = match self.transmit_if_allowed(buf, Patience::NONE) {
+        let result = match self.transmit_if_allowed(buf, SendTimeout::NONE) {
             Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
             result => result,
         };
@@ -404,7 +407,7 @@ impl RawStream {
     }
 
     /// What has been cut off sends nothing more but its farewell.
-    fn transmit_if_allowed(&mut self, buf: &[u8], patience: Patience) -> io::Result<usize> {
+    fn transmit_if_allowed(&mut self, buf: &[u8], patience: SendTimeout) -> io::Result<usize> {
         if self.status.is_cut_off() && !is(&self.status.leaving) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }

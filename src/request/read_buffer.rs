@@ -11,7 +11,7 @@ use std::sync::Once;
 use parking_lot::Mutex;
 
 use crate::peer_fault::{Owned, Owner, PeerFault, find};
-use crate::sys::Room;
+use crate::sys::RecvBuf;
 
 /// The usual block: what Python's `makefile('rb')` buffers.
 pub(crate) const SMALL: usize = 8 * 1024;
@@ -122,13 +122,13 @@ impl Appetite {
     #[inline]
     fn receive(
         &mut self,
-        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
+        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
         if self.much > 0 || self.size <= FIRST {
             return self.receive_into_block(receive);
         }
         let mut memory = [MaybeUninit::uninit(); FIRST];
-        let mut room = Room::new(&mut memory);
+        let mut room = RecvBuf::new(&mut memory);
         let count = receive(&mut room)?;
         if count == 0 {
             return Ok(Chunk::default());
@@ -144,11 +144,11 @@ impl Appetite {
     #[inline(never)]
     fn receive_into_block(
         &mut self,
-        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
+        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
         let mut chunk = Chunk { block: take_block(self.size), start: 0, end: 0 };
         // No more than was asked for, though the block may be longer.
-        chunk.end = receive(&mut Room::from(&mut chunk.block[..self.size]))?;
+        chunk.end = receive(&mut RecvBuf::from(&mut chunk.block[..self.size]))?;
         let is_much = chunk.end == self.size || chunk.end > FIRST;
         self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
         Ok(chunk)
@@ -182,7 +182,7 @@ impl ReadBuffer {
     pub(crate) fn fill(
         &mut self,
         appetite: &mut Appetite,
-        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
+        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         let chunk = appetite.receive(receive)?;
@@ -221,7 +221,7 @@ impl Chunk {
     #[inline]
     pub(crate) fn receive(
         appetite: &mut Appetite,
-        receive: impl FnOnce(&mut Room<'_>) -> io::Result<usize>,
+        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Self> {
         let chunk = appetite.receive(receive)?;
         if chunk.end == appetite.size {

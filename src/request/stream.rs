@@ -14,8 +14,8 @@ use super::{Deadline, Outbox, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::peer_fault::PeerFault;
-use crate::socket_io::Source;
-use crate::sys::{self, Credentials, Room};
+use crate::socket_io::SocketIo;
+use crate::sys::{self, Credentials, RecvBuf};
 
 /// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
 ///
@@ -52,7 +52,7 @@ impl StreamRequest {
     }
 
     pub(crate) fn over_socket(fd: Arc<OwnedFd>, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(Source::new(fd)), None, ticket)
+        Self::over(Connection::Socket(SocketIo::new(fd)), None, ticket)
     }
 
     fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {
@@ -361,7 +361,7 @@ impl Read for StreamRequest {
         }
         // A large read goes past the buffer: no copy.
         if self.input.is_empty() && buf.len() >= self.appetite.size() {
-            return self.io.receive(&mut Room::from(buf), None);
+            return self.io.receive(&mut RecvBuf::from(buf), None);
         }
         if self.input.is_empty() && self.fill_input(None)? == 0 {
             return Ok(0);
@@ -380,7 +380,7 @@ impl Read for StreamRequest {
         let mut started = (!self.input.is_empty()).then(Instant::now);
         while !buf.is_empty() {
             let count = if self.input.is_empty() && buf.len() >= self.appetite.size() {
-                self.io.receive(&mut Room::from(&mut *buf), started)?
+                self.io.receive(&mut RecvBuf::from(&mut *buf), started)?
             } else {
                 if self.input.is_empty() {
                     self.fill_input(started)?;

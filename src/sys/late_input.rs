@@ -9,11 +9,11 @@ use super::epoll::Epoll;
 /// always readable. An epoll set that is told of changes alone
 /// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) is readable when something has come.
 #[derive(Debug)]
-pub(crate) struct Late {
+pub(crate) struct LateInput {
     set: Epoll,
 }
 
-impl Late {
+impl LateInput {
     pub(crate) fn new(connection: BorrowedFd<'_>) -> io::Result<Self> {
         let set = Epoll::new()?;
         set.add(connection, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET, 0)?;
@@ -27,7 +27,7 @@ impl Late {
     }
 }
 
-impl AsFd for Late {
+impl AsFd for LateInput {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
     }
@@ -47,7 +47,7 @@ mod tests {
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut connection, _) = listener.accept().unwrap();
         connection.shutdown(Shutdown::Read).unwrap();
-        let late = Late::new(connection.as_fd()).unwrap();
+        let late = LateInput::new(connection.as_fd()).unwrap();
         for word in [b"one", b"two"] {
             late.clear();
             assert_eq!(connection.read(&mut [0; 8]).unwrap(), 0);

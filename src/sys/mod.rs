@@ -78,7 +78,7 @@ pub(crate) use fd::{number, replace};
 pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::credentials;
 pub(crate) use poll::{PollFd, is_readable, poll};
-pub(crate) use recv_buf::Room;
+pub(crate) use recv_buf::RecvBuf;
 pub(crate) use rlimit::{
     descriptors, fill_standard_descriptors, inherit_only_stdio, raise_descriptors,
     restore_descriptors, spare_descriptor,

@@ -7,13 +7,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Memory to receive into. Only what has been received is ever looked at, so that nobody has to clear it
 /// before: to clear a kilobyte for each receive costs a thread among a thousand a twentieth of a request, most
 /// of it to bring memory near that the kernel then does not write to.
-pub(crate) struct Room<'a> {
+pub(crate) struct RecvBuf<'a> {
     memory: &'a mut [MaybeUninit<u8>],
     /// How much of it, from the beginning, is known to have been written.
     written: usize,
 }
 
-impl<'a> Room<'a> {
+impl<'a> RecvBuf<'a> {
     /// Memory that nobody has written to yet.
     pub(crate) fn new(memory: &'a mut [MaybeUninit<u8>]) -> Self {
         Self { memory, written: 0 }
@@ -59,7 +59,7 @@ impl<'a> Room<'a> {
     }
 }
 
-impl<'a> From<&'a mut [u8]> for Room<'a> {
+impl<'a> From<&'a mut [u8]> for RecvBuf<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {
         let (first, len) = (bytes.as_mut_ptr().cast(), bytes.len());
         // SAFETY: the same memory for the same time, and nothing here ever makes a written byte unwritten.

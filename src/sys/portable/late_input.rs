@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 #[derive(Debug)]
-pub(crate) enum Late {}
+pub(crate) enum LateInput {}
 
-impl Late {
+impl LateInput {
     pub(crate) fn new(_connection: BorrowedFd<'_>) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -16,7 +16,7 @@ impl Late {
     }
 }
 
-impl AsFd for Late {
+impl AsFd for LateInput {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }
