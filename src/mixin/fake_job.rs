@@ -1,4 +1,4 @@
-//! [`Probe`] and [`ProbeDoor`]: a request that tests hand to mixins, and a door to wait for one, without a server.
+//! [`FakeJob`] and [`FakeWorkerAccept`]: a request that tests hand to mixins, and a door to wait for one, without a server.
 
 use std::sync::Arc;
 
@@ -6,20 +6,20 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
 
 use super::forking::{ChildEnd, RequestOfChild, ServeInChild};
-use super::{Came, Door, Job, Outcome, Refused, Way, Work};
+use super::{Accepted, Job, Outcome, Refused, Work, WorkerAccept};
 use crate::address::Address;
 use crate::sys::child_process::SignalsHeld;
 
 /// A request that says that it runs and waits until it may end.
-pub(super) struct Probe {
+pub(super) struct FakeJob {
     pub(super) runs: Sender<std::thread::ThreadId>,
     pub(super) end: Receiver<()>,
     pub(super) refused: Sender<String>,
     /// Where the next one may be waited for.
-    pub(super) door: Option<Door>,
+    pub(super) worker_accept: Option<Arc<dyn WorkerAccept>>,
 }
 
-impl Work for Probe {
+impl Work for FakeJob {
     fn run(self: Box<Self>) -> Outcome {
         self.runs.send(std::thread::current().id()).unwrap();
         let _ = self.end.recv();
@@ -32,12 +32,12 @@ impl Work for Probe {
 
     fn release(self: Box<Self>) {}
 
-    fn door(&self) -> Option<Door> {
-        self.door.clone()
+    fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
+        self.worker_accept.clone()
     }
 
     fn label(&self) -> &'static str {
-        "Probe"
+        "FakeJob"
     }
 
     fn peer(&self) -> &Address {
@@ -45,7 +45,7 @@ impl Work for Probe {
     }
 }
 
-impl ServeInChild for Probe {
+impl ServeInChild for FakeJob {
     fn prepare_fork(&self) {}
 
     fn run_in_child(self: Box<Self>, _signals: SignalsHeld) -> ChildEnd {
@@ -59,29 +59,29 @@ impl ServeInChild for Probe {
 
 /// A door to which the test brings requests.
 #[derive(Default)]
-pub(super) struct ProbeDoor {
-    state: Mutex<AtDoor>,
+pub(super) struct FakeWorkerAccept {
+    state: Mutex<FakeState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct AtDoor {
-    waits: bool,
-    called: bool,
+struct FakeState {
+    accepting: bool,
+    interrupted: bool,
     brought: Option<Job>,
 }
 
-impl ProbeDoor {
+impl FakeWorkerAccept {
     pub(super) fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    pub(super) fn door(self: &Arc<Self>) -> Door {
-        Door::new(Arc::clone(self) as _)
+    pub(super) fn erased(self: &Arc<Self>) -> Arc<dyn WorkerAccept> {
+        Arc::clone(self) as _
     }
 
-    pub(super) fn is_waited_at(&self) -> bool {
-        self.state.lock().waits
+    pub(super) fn is_accepting(&self) -> bool {
+        self.state.lock().accepting
     }
 
     pub(super) fn bring(&self, job: Job) {
@@ -90,27 +90,27 @@ impl ProbeDoor {
     }
 }
 
-impl Way for ProbeDoor {
-    fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came {
+impl WorkerAccept for FakeWorkerAccept {
+    fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
         let mut state = self.state.lock();
-        assert!(!state.waits, "one at a time");
-        state.waits = true;
-        while state.brought.is_none() && !state.called {
+        assert!(!state.accepting, "one at a time");
+        state.accepting = true;
+        while state.brought.is_none() && !state.interrupted {
             self.changed.wait(&mut state);
         }
-        state.waits = false;
+        state.accepting = false;
         match state.brought.take() {
-            Some(job) if room() => Came::Request(job),
-            _ => Came::Called,
+            Some(job) if room() => Accepted::Request(job),
+            _ => Accepted::Leave,
         }
     }
 
-    fn call(&self) {
-        self.state.lock().called = true;
+    fn interrupt(&self) {
+        self.state.lock().interrupted = true;
         self.changed.notify_all();
     }
 
-    fn settle(&self) {
-        self.state.lock().called = false;
+    fn clear_interrupt(&self) {
+        self.state.lock().interrupted = false;
     }
 }

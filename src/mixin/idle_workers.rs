@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// A thread without a request. What it shares is changed under the lock of the list.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub(super) struct IdleWorker {
     thread: Thread,
     /// Taken off the list, to come to the queue. Others may unpark a thread as well: this is what tells.
     called: AtomicBool,
@@ -17,14 +17,14 @@ pub(super) struct Idle {
 }
 
 /// The calling thread, at work still.
-impl Default for Idle {
+impl Default for IdleWorker {
     fn default() -> Self {
         let (called, watches) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { thread: thread::current(), called, watches }
     }
 }
 
-impl Idle {
+impl IdleWorker {
     /// Waits to be called, until the moment at the most. May come back early.
     pub(super) fn park(&self, until: Option<Instant>) {
         match until {
@@ -45,30 +45,30 @@ impl Idle {
 /// The last one in is the first one out, because its stack is warm and because the others can then leave. The
 /// mixin keeps the list under the lock of its queue.
 #[derive(Debug, Default)]
-pub(super) struct IdleList {
-    threads: Vec<Arc<Idle>>,
+pub(super) struct IdleWorkers {
+    threads: Vec<Arc<IdleWorker>>,
 }
 
-impl IdleList {
-    pub(super) fn enter(&mut self, idle: &Arc<Idle>) {
+impl IdleWorkers {
+    pub(super) fn enter(&mut self, idle: &Arc<IdleWorker>) {
         idle.called.store(false, Ordering::Relaxed);
         self.threads.push(Arc::clone(idle));
     }
 
     /// Takes the last one off the list; the caller unparks it when it has let go of the lock.
-    pub(super) fn call(&mut self) -> Option<Arc<Idle>> {
+    pub(super) fn call(&mut self) -> Option<Arc<IdleWorker>> {
         let idle = self.threads.pop()?;
         idle.called.store(true, Ordering::Relaxed);
         Some(idle)
     }
 
-    pub(super) fn leave(&mut self, idle: &Arc<Idle>) {
+    pub(super) fn leave(&mut self, idle: &Arc<IdleWorker>) {
         self.threads.retain(|other| !Arc::ptr_eq(other, idle));
     }
 
     /// Whether this thread leaves when its time has come, and so watches the clock: the first one, unless it is the
     /// last that is left. `another`: there is one beside the list.
-    pub(super) fn is_next_to_leave(&self, idle: &Arc<Idle>, another: bool) -> bool {
+    pub(super) fn is_next_to_leave(&self, idle: &Arc<IdleWorker>, another: bool) -> bool {
         let is_first = self.threads.first().is_some_and(|first| Arc::ptr_eq(first, idle));
         let next = is_first && (another || self.threads.len() > 1);
         idle.watches.store(next, Ordering::Relaxed);

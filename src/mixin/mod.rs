@@ -22,6 +22,7 @@ mod worker_queue;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::address::Address;
@@ -32,7 +33,7 @@ pub use forking::Forking;
 pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
 pub use pool::Pool;
 pub use threading::{Threading, WhenFull};
-pub(crate) use worker_accept::{Came, Door, Way};
+pub(crate) use worker_accept::{Accepted, WorkerAccept};
 
 /// Where and when requests run. Implement it for a way of one's own.
 ///
@@ -192,7 +193,7 @@ pub(crate) trait Work: ServeInChild + Send {
     fn run(self: Box<Self>) -> Outcome;
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
-    fn door(&self) -> Option<Door>;
+    fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
     fn label(&self) -> &'static str;
     fn peer(&self) -> &Address;
 }
@@ -227,10 +228,10 @@ impl Job {
         }
     }
 
-    /// Where the next request of the same server may be waited for, when this one has been run. None once it has
-    /// been taken.
-    pub(crate) fn door(&self) -> Option<Door> {
-        self.work.as_ref()?.door()
+    /// The server, for a worker that has run this request and accepts the next one itself. None if the server lets no
+    /// worker accept.
+    pub(crate) fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
+        self.work.as_ref()?.worker_accept()
     }
 
     /// The type name of the handler: for thread names and messages.

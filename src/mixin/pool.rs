@@ -8,9 +8,9 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::thread_group::{Crew, ThreadOptions, enter_process, thread_options};
-use super::worker_accept::Post;
-use super::{Came, Door, Job, Mixin, Refused, WhenFull};
+use super::thread_group::{ThreadGroup, ThreadOptions, enter_process, thread_options};
+use super::worker_accept::{AcceptSlot, WorkerAccept};
+use super::{Accepted, Job, Mixin, Refused, WhenFull};
 use crate::error::{Error, Result};
 use crate::gate::{Gate, Permit};
 
@@ -35,7 +35,7 @@ pub struct Pool {
     threads: ThreadOptions,
     detached: bool,
     gate: Arc<Gate>,
-    crew: Arc<Crew>,
+    group: Arc<ThreadGroup>,
     bench: Arc<Bench>,
     /// The way in to the workers; none before the first request and after the close.
     entrance: Mutex<Entrance>,
@@ -61,8 +61,8 @@ impl Task {
         Self { job: Some(job), permit }
     }
 
-    fn door(&self) -> Option<Door> {
-        self.job.as_ref()?.door()
+    fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
+        self.job.as_ref()?.worker_accept()
     }
 
     fn run(mut self) {
@@ -108,7 +108,7 @@ impl Pool {
             threads: ThreadOptions::default(),
             detached: false,
             gate: gate.expect("a descriptor for the gate of the queue"),
-            crew: Arc::default(),
+            group: Arc::default(),
             bench: Arc::default(),
             entrance: Mutex::new(Entrance::NotStarted),
         }
@@ -152,7 +152,7 @@ impl Pool {
         for number in 0..self.workers {
             let (queue, gate) = (queue.clone(), Arc::clone(&self.gate));
             let worker = Worker { queue, gate, bench: Arc::clone(&self.bench) };
-            match self.crew.spawn(&self.threads, label, move || worker.work()) {
+            match self.group.spawn(&self.threads, label, move || worker.work()) {
                 Err(error) if number == 0 => return Err(error),
                 Err(_) => break,
                 Ok(()) => {}
@@ -194,7 +194,7 @@ impl Mixin for Pool {
     }
 
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        enter_process(Some(&self.crew), Some(&self.gate))?;
+        enter_process(Some(&self.group), Some(&self.gate))?;
         accept_loop()
     }
 
@@ -238,7 +238,7 @@ impl Mixin for Pool {
         *self.entrance.lock() = Entrance::Closed;
         self.bench.call_all();
         if self.block_on_close() {
-            self.crew.wait_until_gone(deadline);
+            self.group.wait_until_gone(deadline);
         }
     }
 }
@@ -265,10 +265,10 @@ impl Worker {
             match self.queue.try_recv() {
                 Ok(task) => {
                     self.call_for_the_rest();
-                    let door = task.door();
+                    let accept = task.worker_accept();
                     task.run();
-                    if let Some(door) = door {
-                        self.serve_at(&door);
+                    if let Some(accept) = accept {
+                        self.serve_at(&accept);
                     }
                 }
                 Err(TryRecvError::Disconnected) => return,
@@ -284,24 +284,24 @@ impl Worker {
         }
     }
 
-    /// Waits at the door of the server whose request this worker has run, and runs what comes: until there is
+    /// Waits at the accept of the server whose request this worker has run, and runs what comes: until there is
     /// something in the queue, or nothing to be had there. Not if another worker does so already.
-    fn serve_at(&self, door: &Door) {
-        while self.bench.take_post_unless(door, || !self.queue.is_empty()) {
+    fn serve_at(&self, accept: &Arc<dyn WorkerAccept>) {
+        while self.bench.take_post_unless(accept, || !self.queue.is_empty()) {
             let mut permit = None;
-            // What is queued by now came before what is at the door.
-            let came = door.next(&mut || {
+            // What is queued by now came before what is at the accept.
+            let accepted = Arc::clone(accept).accept(&mut || {
                 permit = self.gate.try_enter();
                 permit.is_some() && self.queue.is_empty()
             });
             self.bench.leave_post();
-            match came {
-                Came::Request(job) => {
+            match accepted {
+                Accepted::Request(job) => {
                     self.call_for_the_rest();
                     Task::new(job, permit).run();
                 }
-                Came::Nobody => {}
-                Came::Called => return,
+                Accepted::TryAgain => {}
+                Accepted::Leave => return,
             }
         }
     }
@@ -324,8 +324,8 @@ struct Waiting {
     /// One of them has been called, and has not come yet. That is enough: a worker who takes a request and
     /// leaves others behind calls the next one first. So a rush of short requests costs few wake-ups.
     on_its_way: bool,
-    /// The one that waits at the door.
-    post: Post,
+    /// The one that waits at the accept.
+    accept_slot: AcceptSlot,
     closed: bool,
 }
 
@@ -343,20 +343,24 @@ impl Bench {
         state.on_its_way = false;
     }
 
-    /// Notes that the calling worker waits at the door, if nobody does; unless there is something to do, asked as
+    /// Notes that the calling worker waits at the accept, if nobody does; unless there is something to do, asked as
     /// in `wait_unless`.
-    fn take_post_unless(&self, door: &Door, anything_to_do: impl Fn() -> bool) -> bool {
+    fn take_post_unless(
+        &self,
+        accept: &Arc<dyn WorkerAccept>,
+        anything_to_do: impl Fn() -> bool,
+    ) -> bool {
         let mut state = self.state.lock();
-        let takes = !state.post.is_taken() && !state.closed && !anything_to_do();
+        let takes = !state.accept_slot.is_taken() && !state.closed && !anything_to_do();
         if takes {
-            state.post.take(door);
+            state.accept_slot.enter(accept);
         }
         takes
     }
 
     fn leave_post(&self) {
         let mut state = self.state.lock();
-        if state.post.leave() {
+        if state.accept_slot.leave() {
             state.on_its_way = false;
         }
     }
@@ -371,7 +375,7 @@ impl Bench {
             drop(state);
             self.called.notify_one();
         } else {
-            state.on_its_way = state.post.call();
+            state.on_its_way = state.accept_slot.interrupt();
         }
     }
 
@@ -379,7 +383,7 @@ impl Bench {
     fn call_all(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        state.post.call();
+        state.accept_slot.interrupt();
         drop(state);
         self.called.notify_all();
     }
@@ -391,7 +395,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mixin::fake_job::{Probe, ProbeDoor};
+    use crate::mixin::fake_job::{FakeJob, FakeWorkerAccept};
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -405,7 +409,12 @@ mod tests {
         let ((runs, _), (_, end)) = (unbounded(), unbounded());
         for _ in 0..3 {
             let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
-            pool.process_request(Job::new(Box::new(Probe { runs, end, refused, door: None })));
+            pool.process_request(Job::new(Box::new(FakeJob {
+                runs,
+                end,
+                refused,
+                worker_accept: None,
+            })));
         }
         assert!(refusals.is_empty(), "a worker may still come");
         drop(goes_on);
@@ -413,27 +422,27 @@ mod tests {
             let why = refusals.recv_timeout(SOON).expect("it is refused");
             assert!(why.contains("all workers of the pool have ended"), "{why}");
         }
-        pool.crew.wait_until_gone(Instant::now() + SOON);
+        pool.group.wait_until_gone(Instant::now() + SOON);
         assert_eq!(pool.gate.count(), 0, "their places are given back");
     }
 
     #[test]
-    fn the_only_worker_is_called_back_from_the_door_to_the_queue() {
-        let (pool, door) = (Pool::new(1), ProbeDoor::new());
+    fn the_only_worker_is_called_back_from_accepting_to_the_queue() {
+        let (pool, accept) = (Pool::new(1), FakeWorkerAccept::new());
         let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
         for _ in 0..100 {
             let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
-            let probe = Probe { runs, end, refused, door: Some(door.door()) };
-            pool.process_request(Job::new(Box::new(probe)));
+            let fake = FakeJob { runs, end, refused, worker_accept: Some(accept.erased()) };
+            pool.process_request(Job::new(Box::new(fake)));
             ran.recv_timeout(SOON).expect("it comes");
             ends.send(()).unwrap();
             let since = Instant::now();
-            while !door.is_waited_at() {
-                assert!(since.elapsed() < SOON, "it waits at the door");
+            while !accept.is_accepting() {
+                assert!(since.elapsed() < SOON, "it waits at the accept");
                 thread::yield_now();
             }
         }
         pool.server_close(Instant::now() + SOON);
-        assert_eq!(pool.crew.len(), 0, "a worker at the door leaves when the pool closes");
+        assert_eq!(pool.group.len(), 0, "a worker at the accept leaves when the pool closes");
     }
 }

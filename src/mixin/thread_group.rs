@@ -87,7 +87,7 @@ pub(crate) use thread_options;
 
 /// The threads that are alive.
 #[derive(Debug, Default)]
-pub(crate) struct Crew {
+pub(crate) struct ThreadGroup {
     alive: Mutex<usize>,
     ended: Condvar,
     started: AtomicU64,
@@ -95,7 +95,7 @@ pub(crate) struct Crew {
     process: AtomicU32,
 }
 
-impl Crew {
+impl ThreadGroup {
     /// Starts a thread. When that fails, `main` is gone: it may own nothing that is needed then.
     pub(crate) fn spawn(
         self: &Arc<Self>,
@@ -153,9 +153,12 @@ impl Crew {
 
 /// Before a run of a mixin with threads. A forked child makes the gate its own; it cannot go on if its parent has the
 /// threads.
-pub(crate) fn enter_process(crew: Option<&Arc<Crew>>, gate: Option<&Arc<Gate>>) -> Result<()> {
+pub(crate) fn enter_process(
+    group: Option<&Arc<ThreadGroup>>,
+    gate: Option<&Arc<Gate>>,
+) -> Result<()> {
     let cannot = |error| Error::io("go on in", "a forked child", error);
-    if crew.is_some_and(|crew| crew.is_left_behind()) {
+    if group.is_some_and(|group| group.is_left_behind()) {
         let why = "the threads that serve requests have stayed in the process that has forked this one, and so has what \
                    they had locked; fork before the first request, or serve the listener's descriptor by a server of \
                    the child's own (`from_fd`)";
@@ -165,7 +168,7 @@ pub(crate) fn enter_process(crew: Option<&Arc<Crew>>, gate: Option<&Arc<Gate>>) 
 }
 
 struct Alive {
-    crew: Arc<Crew>,
+    group: Arc<ThreadGroup>,
 }
 
 /// The threads of all crews.
@@ -173,7 +176,7 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 impl Alive {
     /// Fails if the process has as many as it can have: one more would end it.
-    fn new(crew: Arc<Crew>) -> io::Result<Self> {
+    fn new(group: Arc<ThreadGroup>) -> io::Result<Self> {
         let most = sys::most_threads();
         let one_more = |count: usize| (count < most).then_some(count + 1);
         if THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
@@ -181,16 +184,16 @@ impl Alive {
                 format!("the process has {most} threads already, and memory mappings for no more");
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, text));
         }
-        *crew.alive.lock() += 1;
-        Ok(Self { crew })
+        *group.alive.lock() += 1;
+        Ok(Self { group })
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
-        *self.crew.alive.lock() -= 1;
-        self.crew.ended.notify_all();
+        *self.group.alive.lock() -= 1;
+        self.group.ended.notify_all();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::thread_group::{ThreadOptions, enter_process, thread_options};
-use super::worker_queue::Staff;
+use super::worker_queue::WorkerQueue;
 use super::{Job, Mixin};
 use crate::error::Result;
 use crate::gate::Gate;
@@ -33,7 +33,7 @@ pub struct Threading {
     detached: bool,
     daemon: bool,
     /// Made with the first request, when all is set.
-    staff: OnceLock<Arc<Staff>>,
+    queue: OnceLock<Arc<WorkerQueue>>,
 }
 
 /// What happens to a request for which no worker is free.
@@ -102,10 +102,10 @@ impl Threading {
 
     thread_options!();
 
-    fn staff(&self) -> &Arc<Staff> {
-        self.staff.get_or_init(|| {
+    fn queue(&self) -> &Arc<WorkerQueue> {
+        self.queue.get_or_init(|| {
             let (threads, keep) = (self.threads.clone(), self.keep.unwrap_or(KEEP));
-            Arc::new(Staff::new(threads, keep, self.gate.clone()))
+            Arc::new(WorkerQueue::new(threads, keep, self.gate.clone()))
         })
     }
 }
@@ -116,12 +116,12 @@ impl Mixin for Threading {
     }
 
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        enter_process(self.staff.get().map(|staff| staff.crew()), self.gate.as_ref())?;
+        enter_process(self.queue.get().map(|queue| queue.group()), self.gate.as_ref())?;
         accept_loop()
     }
 
     fn process_request(&self, job: Job) {
-        self.staff().process_request(job, self.when_full);
+        self.queue().process_request(job, self.when_full);
     }
 
     fn ready(&self) -> bool {
@@ -151,18 +151,18 @@ impl Mixin for Threading {
     }
 
     fn server_close(&self, deadline: Instant) {
-        let staff = self.staff();
-        staff.dismiss();
+        let queue = self.queue();
+        queue.dismiss();
         if self.block_on_close() {
-            staff.wait_until_gone(deadline);
+            queue.wait_until_gone(deadline);
         }
     }
 }
 
 impl Drop for Threading {
     fn drop(&mut self) {
-        if let Some(staff) = self.staff.get() {
-            staff.dismiss();
+        if let Some(queue) = self.queue.get() {
+            queue.dismiss();
         }
     }
 }

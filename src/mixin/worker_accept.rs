@@ -1,88 +1,88 @@
-//! [`Door`]: where a worker that has nothing to do waits for the next request itself, so that the loop need not
-//! wake for it, and then wake a worker.
+//! A worker without a request accepts the next one itself: what a server and the workers of its mixin say to each
+//! other about it.
+//!
+//! ```text
+//! worker                                 the others, under the lock of the mixin's queue
+//! slot.enter(server)
+//! server.accept(room)   ..waits..
+//!                                        slot.interrupt()    there is a job in the queue; or the mixin closes
+//!        ..returns..
+//! slot.leave()          true: it was interrupted
+//! ```
+//!
+//! An interruption stays until `leave` takes it back, so that one between `enter` and the wait is not lost.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::Job;
 
-/// The way to a server's requests beside its loop.
-#[derive(Clone)]
-pub(crate) struct Door {
-    way: Arc<dyn Way>,
+/// Accepts requests on the thread of a worker. The server implements it, with its types erased.
+pub(crate) trait WorkerAccept: Send + Sync {
+    /// Waits for a request, on one thread at a time. `room` is called before a request is taken, and may reserve a
+    /// place for it. If there is no room the accept loop is woken, which knows what to do then.
+    fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted;
+
+    /// Makes `accept` return, now or when it is called the next time.
+    fn interrupt(&self);
+
+    /// Takes `interrupt` back, when `accept` has returned.
+    fn clear_interrupt(&self);
 }
 
-/// What a wait at the door came to.
-pub(crate) enum Came {
+/// What [`WorkerAccept::accept`] returns.
+pub(crate) enum Accepted {
+    /// The worker runs it.
     Request(Job),
-    /// A client that is gone again, or was turned away.
-    Nobody,
-    /// A call, a stop, or what is the loop's to decide: there is no point in waiting on.
-    Called,
+    /// The client is gone or was turned away: accept again.
+    TryAgain,
+    /// It was interrupted, or the server stops, or the next request is for the accept loop to judge.
+    Leave,
 }
 
-/// A door with its types erased: the server implements it.
-pub(crate) trait Way: Send + Sync {
-    fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came;
-    fn call(&self);
-    fn settle(&self);
+/// Says which worker of a mixin accepts: one at most. It belongs to the state behind the lock of the mixin's queue.
+#[derive(Default)]
+pub(super) struct AcceptSlot {
+    /// Where the worker accepts; none while no worker does.
+    server: Option<Arc<dyn WorkerAccept>>,
+    interrupted: bool,
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for AcceptSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").finish_non_exhaustive()
+        f.debug_struct("AcceptSlot").field("taken", &self.is_taken()).finish_non_exhaustive()
     }
 }
 
-impl Door {
-    pub(crate) fn new(way: Arc<dyn Way>) -> Self {
-        Self { way }
-    }
-
-    /// Waits for a request; one worker at a time. `room` is asked before one is taken, and may take a place
-    /// for it. If it says no, the loop is woken, which knows what to do with a request for which there is none.
-    pub(super) fn next(&self, room: &mut dyn FnMut() -> bool) -> Came {
-        Arc::clone(&self.way).next(room)
-    }
-}
-
-/// Which of a mixin's workers waits at the door: one at most. The mixin keeps this under the lock of its queue.
-#[derive(Debug, Default)]
-pub(super) struct Post {
-    /// Where somebody waits now.
-    taken: Option<Door>,
-    called: bool,
-}
-
-impl Post {
+impl AcceptSlot {
     pub(super) fn is_taken(&self) -> bool {
-        self.taken.is_some()
+        self.server.is_some()
     }
 
-    /// The calling thread is about to wait there.
-    pub(super) fn take(&mut self, door: &Door) {
-        self.taken = Some(door.clone());
+    /// The calling worker is about to accept.
+    pub(super) fn enter(&mut self, server: &Arc<dyn WorkerAccept>) {
+        self.server = Some(Arc::clone(server));
     }
 
-    /// Calls who waits back to the queue. False: nobody does, or the call has been made already.
-    pub(super) fn call(&mut self) -> bool {
-        match &self.taken {
-            Some(door) if !self.called => {
-                door.way.call();
-                self.called = true;
+    /// Calls the worker back to the queue. False if no worker accepts, or if it has been called already.
+    pub(super) fn interrupt(&mut self) -> bool {
+        match &self.server {
+            Some(server) if !self.interrupted => {
+                server.interrupt();
+                self.interrupted = true;
                 true
             }
             _ => false,
         }
     }
 
-    /// Who has waited is back. Says whether it was called: it may have come with a request all the same.
+    /// Vacates the slot. True if the worker was interrupted; it may have accepted a request all the same.
     pub(super) fn leave(&mut self) -> bool {
-        let door = self.taken.take();
-        let called = std::mem::take(&mut self.called);
-        if let (Some(door), true) = (door, called) {
-            door.way.settle();
+        let server = self.server.take();
+        let interrupted = std::mem::take(&mut self.interrupted);
+        if let (Some(server), true) = (server, interrupted) {
+            server.clear_interrupt();
         }
-        called
+        interrupted
     }
 }

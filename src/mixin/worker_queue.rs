@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::idle_workers::{Idle, IdleList};
-use super::thread_group::{Crew, ThreadOptions};
-use super::worker_accept::Post;
-use super::{Came, Door, Job, Refused, WhenFull};
+use super::idle_workers::{IdleWorker, IdleWorkers};
+use super::thread_group::{ThreadGroup, ThreadOptions};
+use super::worker_accept::{AcceptSlot, WorkerAccept};
+use super::{Accepted, Job, Refused, WhenFull};
 use crate::gate::{Gate, Permit};
 
 /// A request and its place among the maximum, which it gives back when it has ended.
@@ -23,9 +23,9 @@ struct Task {
 }
 
 /// The threads, and the requests that they have not taken yet.
-pub(super) struct Staff {
+pub(super) struct WorkerQueue {
     state: Mutex<State>,
-    crew: Arc<Crew>,
+    group: Arc<ThreadGroup>,
     threads: ThreadOptions,
     keep: Duration,
     /// The maximum, if there is one.
@@ -45,18 +45,18 @@ struct State {
     /// one after the other they would keep a rush waiting: so each request has its own started at once.
     starting: usize,
     /// Threads without a request.
-    idle: IdleList,
+    idle: IdleWorkers,
     /// Requests that came past the maximum; at most one for each loop.
     waiting: VecDeque<Job>,
-    /// Another thread without a request: it waits for one at the server's door. In a rush of short requests it
+    /// Another thread without a request: it waits for one at the server's accept. In a rush of short requests it
     /// takes most of them, and nobody has to be woken by anybody but the kernel.
-    post: Post,
+    accept_slot: AcceptSlot,
     closing: bool,
 }
 
-impl Staff {
+impl WorkerQueue {
     pub(super) fn new(threads: ThreadOptions, keep: Duration, gate: Option<Arc<Gate>>) -> Self {
-        Self { state: Mutex::default(), crew: Arc::default(), threads, keep, gate }
+        Self { state: Mutex::default(), group: Arc::default(), threads, keep, gate }
     }
 
     /// Has a request run in a thread, if there is a place for it. If there is none, because another loop was faster,
@@ -109,7 +109,7 @@ impl Staff {
                 drop(state);
                 return idle.unpark();
             }
-            if state.post.call() {
+            if state.accept_slot.interrupt() {
                 state.on_its_way = true;
                 return;
             }
@@ -121,8 +121,8 @@ impl Staff {
                 return;
             }
             drop(state);
-            let coming = Coming { staff: Some(Arc::clone(self)), caller: thread::current().id() };
-            if let Err(error) = self.crew.spawn(&self.threads, label, move || coming.work()) {
+            let coming = Coming { queue: Some(Arc::clone(self)), caller: thread::current().id() };
+            if let Err(error) = self.group.spawn(&self.threads, label, move || coming.work()) {
                 self.nobody_comes(error);
             }
             state = self.state.lock();
@@ -157,18 +157,18 @@ impl Staff {
 
     /// The life of one thread, from when it has come.
     fn work(self: &Arc<Self>) {
-        let idle = Arc::new(Idle::default());
+        let idle = Arc::new(IdleWorker::default());
         let mut state = self.state.lock();
         self.no_longer_starts(&mut state);
         loop {
             while let Some(task) = state.queue.pop_front() {
                 self.call(state);
-                let door = task.job.door();
+                let accept = task.job.worker_accept();
                 self.run(task);
                 if self.keep.is_zero() {
                     return;
                 }
-                state = self.serve_at(door);
+                state = self.serve_at(accept);
             }
             if state.closing {
                 return;
@@ -180,34 +180,34 @@ impl Staff {
         }
     }
 
-    /// Waits at the door of the server whose request this thread has run, and runs what comes: until there is
+    /// Waits at the accept of the server whose request this thread has run, and runs what comes: until there is
     /// something in the queue, or nothing to be had there. Not if another thread does so already.
-    fn serve_at(self: &Arc<Self>, door: Option<Door>) -> MutexGuard<'_, State> {
+    fn serve_at(self: &Arc<Self>, accept: Option<Arc<dyn WorkerAccept>>) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        let Some(door) = door else { return state };
-        while state.queue.is_empty() && !state.closing && !state.post.is_taken() {
-            state.post.take(&door);
+        let Some(accept) = accept else { return state };
+        while state.queue.is_empty() && !state.closing && !state.accept_slot.is_taken() {
+            state.accept_slot.enter(&accept);
             state.idle.have_first_watch(true);
             drop(state);
             let mut permit = None;
-            let came = door.next(&mut || self.take_place(&mut permit));
-            if !matches!(came, Came::Request(_)) {
+            let accepted = Arc::clone(&accept).accept(&mut || self.take_place(&mut permit));
+            if !matches!(accepted, Accepted::Request(_)) {
                 // The loop may have come for the last place meanwhile.
                 self.give_back(permit.take());
             }
             state = self.state.lock();
-            if state.post.leave() {
+            if state.accept_slot.leave() {
                 state.on_its_way = false;
             }
-            match came {
-                Came::Request(job) => {
+            match accepted {
+                Accepted::Request(job) => {
                     // Who was called, and comes with a request of its own, leaves the queue to the next.
                     self.call(state);
                     self.run(Task { job, permit });
                     state = self.state.lock();
                 }
-                Came::Nobody => {}
-                Came::Called => break,
+                Accepted::TryAgain => {}
+                Accepted::Leave => break,
             }
         }
         state
@@ -215,7 +215,7 @@ impl Staff {
 
     /// Runs a request, and in the same place those that have waited for one. Then gives the place back.
     fn run(self: &Arc<Self>, Task { job, permit }: Task) {
-        let mut place = Place { staff: self, permit };
+        let mut place = Place { queue: self, permit };
         let mut next = Some(job);
         while let Some(job) = next {
             job.run();
@@ -227,12 +227,12 @@ impl Staff {
     fn wait_for_call<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
-        me: &Arc<Idle>,
+        me: &Arc<IdleWorker>,
     ) -> Option<MutexGuard<'a, State>> {
         let leave_at = Instant::now().checked_add(self.keep);
         state.idle.enter(me);
         loop {
-            let one_at_door = state.post.is_taken();
+            let one_at_door = state.accept_slot.is_taken();
             let is_next_to_leave = state.idle.is_next_to_leave(me, one_at_door);
             if is_next_to_leave && leave_at.is_some_and(|at| Instant::now() >= at) {
                 state.idle.leave(me);
@@ -253,39 +253,39 @@ impl Staff {
         }
     }
 
-    pub(super) fn crew(&self) -> &Arc<Crew> {
-        &self.crew
+    pub(super) fn group(&self) -> &Arc<ThreadGroup> {
+        &self.group
     }
 
     pub(super) fn wait_until_gone(&self, deadline: Instant) {
-        self.crew.wait_until_gone(deadline);
+        self.group.wait_until_gone(deadline);
     }
 
     /// Sends idle threads away; those that run a request leave after it.
     pub(super) fn dismiss(&self) {
         let mut state = self.state.lock();
         state.closing = true;
-        state.post.call();
+        state.accept_slot.interrupt();
         state.idle.dismiss();
     }
 }
 
-impl fmt::Debug for Staff {
+impl fmt::Debug for WorkerQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Staff").field("crew", &self.crew).finish_non_exhaustive()
+        f.debug_struct("WorkerQueue").field("group", &self.group).finish_non_exhaustive()
     }
 }
 
 /// A place among the maximum, while its request runs.
 struct Place<'a> {
-    staff: &'a Arc<Staff>,
+    queue: &'a Arc<WorkerQueue>,
     permit: Option<Permit>,
 }
 
 impl Place<'_> {
     fn next_or_leave(&mut self) -> Option<Job> {
         self.permit.as_ref()?;
-        let mut state = self.staff.state.lock();
+        let mut state = self.queue.state.lock();
         let next = state.waiting.pop_front();
         if next.is_none() {
             self.permit = None;
@@ -297,33 +297,33 @@ impl Place<'_> {
 /// A request that has panicked leaves its place to who waits for it all the same.
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.staff.give_back(self.permit.take());
+        self.queue.give_back(self.permit.take());
     }
 }
 
 /// A new thread, before it has come. If it never does, because the user's hook panics in it, somebody has to
 /// see to the queue all the same.
 struct Coming {
-    staff: Option<Arc<Staff>>,
+    queue: Option<Arc<WorkerQueue>>,
     caller: ThreadId,
 }
 
 impl Coming {
     /// It has come.
     fn work(mut self) {
-        if let Some(staff) = self.staff.take() {
-            staff.work();
+        if let Some(queue) = self.queue.take() {
+            queue.work();
         }
     }
 }
 
 impl Drop for Coming {
     fn drop(&mut self) {
-        let Some(staff) = self.staff.take() else { return };
+        let Some(queue) = self.queue.take() else { return };
         // Where it was to be started from, it could not be started; the caller knows why.
         if thread::current().id() != self.caller {
-            staff.nobody_comes(io::Error::other("the thread ended before its first request"));
-            staff.call(staff.state.lock());
+            queue.nobody_comes(io::Error::other("the thread ended before its first request"));
+            queue.call(queue.state.lock());
         }
     }
 }

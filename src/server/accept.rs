@@ -67,7 +67,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             backoff.reached(Limit::AcceptRate, &self.core);
             return Ok(Step::TooFast(until));
         }
-        let _turn = self.core.doorway.turn();
+        let _exclusive = self.core.worker_acceptor.lock();
         let taken = match take_request(admitted) {
             Ok(taken) => taken,
             Err(error) => return self.accept_failed(&error, backoff),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::backlog::Backlog;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::LoopHooks;
-use super::worker_accept::Doorway;
+use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
 use crate::address::BindAddress;
 use crate::console;
@@ -287,7 +287,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let context =
             ServerContext::new(address.clone(), limits, mixin.forks(), mixin.block_on_close())
                 .map_err(|error| Error::io("make the events of", address, error))?;
-        let doorway = Doorway::new(mixin.workers_accept() && workers_accept);
+        let worker_acceptor = WorkerAcceptor::new(mixin.workers_accept() && workers_accept);
         let core = Arc::new(Core {
             transport,
             handler_name: handler.handler_name(),
@@ -298,7 +298,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             stop_is_told: AtomicBool::new(false),
             observer,
             context: Arc::new(context),
-            doorway,
+            worker_acceptor,
             backlog: Backlog::default(),
             lent: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),

@@ -51,8 +51,8 @@ impl<T: Transport> Core<T> {
     pub(super) fn enter_process(&self) -> Result<()> {
         let context = &self.context;
         let entered = context.enter_process();
-        let entered =
-            entered.and_then(|()| self.doorway.enter_process(context.runs.stop_waiting().fd));
+        let entered = entered
+            .and_then(|()| self.worker_acceptor.enter_process(context.runs.stop_waiting().fd));
         let address = || self.context.server_address();
         entered.map_err(|error| Error::io("go on in a forked child with", address(), error))
     }
@@ -221,7 +221,7 @@ trait AnyServer: Send + Sync {
 
 impl<T: Transport> AnyServer for Core<T> {
     fn close_in_others_child(&self) {
-        self.doorway.close_listener();
+        self.worker_acceptor.close_listener();
         self.transport.close_in_others_child();
     }
 

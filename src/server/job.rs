@@ -27,7 +27,7 @@ use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
-use crate::mixin::{Door, Outcome, Refused, Work};
+use crate::mixin::{Outcome, Refused, Work, WorkerAccept};
 use crate::request::{Deadline, Request, Ticket};
 use crate::transport::Transport;
 
@@ -202,9 +202,8 @@ impl<T: Transport> Work for TypedJob<T> {
         core.tell_of_end(&entry, CloseReason::Released);
     }
 
-    fn door(&self) -> Option<Door> {
-        // Who would wait there for nothing has no need of it.
-        self.core.has_door().then(|| Door::new(self.core.share()))
+    fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
+        if self.core.workers_may_accept() { Some(self.core.share()) } else { None }
     }
 
     fn label(&self) -> &'static str {

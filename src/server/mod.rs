@@ -56,7 +56,7 @@ use backlog::Backlog;
 use builder::Factory;
 use overridden_hooks::{LoopHook, LoopHooks};
 use run_events::{Accepting, Run};
-use worker_accept::Doorway;
+use worker_accept::WorkerAcceptor;
 
 /// A server: what requests come by, where they run, and what handles them.
 ///
@@ -96,8 +96,8 @@ pub(crate) struct Core<T: Transport> {
     stop_is_told: AtomicBool,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
-    /// Where a worker waits for requests beside the loop.
-    doorway: Doorway,
+    /// Lets a worker accept beside the loop.
+    worker_acceptor: WorkerAcceptor,
     /// Those that are taken out of the listener's queue when it closes.
     backlog: Backlog<T>,
     /// The user has borrowed the listener, and may have given it to another process.
@@ -121,7 +121,7 @@ impl<T: Transport> Core<T> {
 
     /// Nobody can come any more, and nothing of ours keeps the address.
     fn close_listener(&self) {
-        self.doorway.close_listener();
+        self.worker_acceptor.close_listener();
         self.transport.server_close();
     }
 
@@ -227,7 +227,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
             let step = self.step(&mut backoff)?;
-            self.core.doorway.close(step.holds_back());
+            self.core.worker_acceptor.suspend(step.holds_back());
             match step {
                 Step::Served(_) => {
                     self.core.service_actions();
@@ -337,12 +337,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 return Ok(true);
             }
         }
-        // Behind a worker that waits for the same: who comes then wakes only one of the two.
-        let door = self.core.doorway.back();
+        // A worker may wait for the listener as well: a client then wakes only one of the two.
+        let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let gate = (!gate_is_open).then(|| readable(context.gate.event_fd()));
         let wanted = [
-            listener.as_ref().map(|fd| readable(door.unwrap_or(fd.as_fd()))),
+            listener.as_ref().map(|fd| readable(loop_fd.unwrap_or(fd.as_fd()))),
             gate,
             self.mixin.event_fd().map(readable),
         ];

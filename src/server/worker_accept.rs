@@ -1,8 +1,23 @@
-//! The way to a server's requests beside its loop: for one worker that would have to be woken otherwise.
+//! A worker without a request accepts the next one itself, in place of being woken by the loop for it.
 //!
-//! It changes where a request is accepted and nothing else. What takes more than accepting stays with the loop: no
-//! room, a rate, a listener that fails; the user's hooks that only the loop calls; and a mixin that wants to be asked for
-//! each request.
+//! It changes on which thread a request is accepted and nothing else. The loop alone decides where that takes more than
+//! an accept: a limit is reached, a rate is set, the listener fails, hooks of the loop are overridden
+//! ([`Core::workers_may_accept`]).
+//!
+//! ```text
+//! kernel: a client                 worker                             loop
+//!   |                                |  waits in its epoll set          |  waits in the other one
+//!   |-- wakes the worker ----------->|  (registered first)              |
+//!   |                                |  lock                            |
+//!   |                                |  room? -- no: wake_loop -------->|  lock, room?, accept, ..
+//!   |                                |  accept                          |
+//!   |                                |  unlock, run the request         |
+//!   |-- no worker waits: wakes the loop ------------------------------->|
+//! ```
+//!
+//! The lock is [`AcceptPoint::failures`]. A thread holds it from before its accept until the request is with its worker,
+//! so that requests are served in the order in which they were accepted. Hooks run under it. That is no danger because
+//! only the loop and workers without a request take it; no call that a hook can make does.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,193 +31,196 @@ use super::accept::{WOKEN_AT_ONCE, take_request};
 use super::catch_panic::caught;
 use super::run_events::Accepting;
 use super::server_permit::Admitted;
-use crate::mixin::{Came, Way};
-use crate::sys;
+use crate::mixin::{Accepted, WorkerAccept};
+use crate::sys::exclusive_epoll::ExclusiveEpoll;
 use crate::transport::{AcceptAction, Transport};
 use crate::wait::{self, Event};
 
-/// The door of one server, made when a worker first waits at it. None inside: it cannot have one.
+/// What a server has for its workers to accept with. A part of its `Core`.
 #[derive(Debug, Default)]
-pub(super) struct Doorway {
-    /// Whether workers may accept in this server at all.
+pub(super) struct WorkerAcceptor {
+    /// The mixin and the builder allow it.
     allowed: bool,
-    made: OnceLock<Option<Made>>,
-    /// The loop is held back, by a limit or by want of something, and lets nobody pass.
-    closed: AtomicBool,
-    listener: Mutex<Listener>,
+    /// Made when a worker accepts for the first time. None inside: it cannot be made, and only the loop accepts.
+    point: OnceLock<Option<AcceptPoint>>,
+    /// The loop is held back by a limit or by a failure, and workers leave every client to it.
+    suspended: AtomicBool,
+    listener: Mutex<ListenerCopy>,
 }
 
-/// The door's own descriptor of the listener: whatever becomes of the transport's, who waits here wakes when a client
-/// comes, and finds out.
+/// A duplicate of the listener's descriptor. The transport may close its own at any time; a worker that waits here
+/// still wakes, and its accept fails.
 #[derive(Debug, Default)]
-struct Listener {
+struct ListenerCopy {
     fd: Option<OwnedFd>,
     closed: bool,
 }
 
 #[derive(Debug)]
-struct Made {
-    door: sys::exclusive_epoll::Door,
-    /// Calls the worker back to its mixin.
-    call: Event,
-    /// Whose turn it is, from the look for a request until it is in its worker's hands: who comes first is served first,
-    /// and a worker that is here must not overtake what the loop has taken and not handed on yet. Hooks run within a turn,
-    /// so only the loop and a worker without a request wait for it, and no call of the user's ever does. In it, how often
-    /// in a row a worker was woken in vain.
-    turn: Mutex<u32>,
-    /// Whose door it is.
+struct AcceptPoint {
+    epoll: ExclusiveEpoll,
+    /// Makes the worker leave.
+    interrupt: Event,
+    /// The lock of the diagram above. The value: how often in a row a worker has accepted nothing.
+    failures: Mutex<u32>,
+    /// The process in which the epoll sets were made.
     process: AtomicU32,
 }
 
-impl Doorway {
+impl WorkerAcceptor {
     pub(super) fn new(allowed: bool) -> Self {
         Self { allowed, ..Self::default() }
     }
 
-    /// What the loop waits for in the listener's place, if there is a door.
-    pub(super) fn back(&self) -> Option<BorrowedFd<'_>> {
-        self.made().map(|made| made.door.back())
+    /// What the loop waits for in place of the listener. None: for the listener itself.
+    pub(super) fn loop_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.point().map(|point| point.epoll.loop_fd())
     }
 
-    fn made(&self) -> Option<&Made> {
-        self.made.get()?.as_ref()
+    fn point(&self) -> Option<&AcceptPoint> {
+        self.point.get()?.as_ref()
     }
 
-    /// In a forked child that goes on for itself: makes the door, if there is one, this process's own.
+    /// In a forked child that serves: gives it epoll sets of its own.
     pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
         let process = wait::noted_process();
-        let made = self.made().filter(|made| made.process.load(Ordering::SeqCst) != process);
-        let (Some(made), Some(listener)) = (made, &self.listener.lock().fd) else {
+        let inherited =
+            self.point().filter(|point| point.process.load(Ordering::SeqCst) != process);
+        let (Some(point), Some(listener)) = (inherited, &self.listener.lock().fd) else {
             return Ok(());
         };
-        self.close(false);
-        made.call.own()?;
-        made.door.renew(listener.as_fd(), [stop, made.call.waiting().fd])?;
-        made.process.store(process, Ordering::SeqCst);
+        self.suspend(false);
+        point.interrupt.own()?;
+        point.epoll.renew(listener.as_fd(), [stop, point.interrupt.waiting().fd])?;
+        point.process.store(process, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Waits until nobody else is about to take a request. None: nobody else does. For the loop alone: see `Made::turn`.
-    pub(super) fn turn(&self) -> Option<MutexGuard<'_, u32>> {
-        self.made().map(|made| made.turn.lock())
+    /// For the loop, before it accepts: waits until no worker is about to. None: no worker ever accepts.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, u32>> {
+        self.point().map(|point| point.failures.lock())
     }
 
-    /// Lets go of the listener, for good.
+    /// Closes the duplicate, for good.
     pub(super) fn close_listener(&self) {
-        *self.listener.lock() = Listener { fd: None, closed: true };
+        *self.listener.lock() = ListenerCopy { fd: None, closed: true };
     }
 
-    /// Has workers leave to the loop what comes, or not any more.
-    pub(super) fn close(&self, closed: bool) {
-        // Mostly nothing changes, and then a look costs less.
-        if self.closed.load(Ordering::SeqCst) != closed {
-            self.closed.store(closed, Ordering::SeqCst);
+    /// Whether workers are to leave every client to the loop from now on.
+    pub(super) fn suspend(&self, suspended: bool) {
+        // Most calls change nothing, and a load is cheaper than a store.
+        if self.suspended.load(Ordering::SeqCst) != suspended {
+            self.suspended.store(suspended, Ordering::SeqCst);
         }
     }
 }
 
 impl<T: Transport> Core<T> {
-    /// Whether a worker may accept: not where requests come in batches, nor in a thread that has other requests to
-    /// go on with. The door is made now, if it is not there yet.
-    pub(super) fn has_door(&self) -> bool {
-        self.doorway.allowed
+    /// Whether a worker may accept here. Not if requests come in batches, if a hook that only the loop calls is
+    /// overridden, or on a thread that runs several requests at once. Makes the accept point if there is none yet.
+    pub(super) fn workers_may_accept(&self) -> bool {
+        self.worker_acceptor.allowed
             && self.loop_hooks.are_default()
             && self.transport.waits_first()
             && !wait::is_parked_here()
-            && self.door().is_some()
+            && self.accept_point().is_some()
     }
 
-    fn door(&self) -> Option<&Made> {
+    fn accept_point(&self) -> Option<&AcceptPoint> {
         let make = || {
             let fd = self.transport.fileno()?;
-            let mut listener = self.doorway.listener.lock();
+            let mut listener = self.worker_acceptor.listener.lock();
             if listener.closed {
                 return None;
             }
             let fd = fd.try_clone().ok()?;
-            let call = Event::new().ok()?;
+            let interrupt = Event::new().ok()?;
             let stop = self.context.runs.stop_waiting().fd;
-            let door = sys::exclusive_epoll::Door::new(fd.as_fd(), [stop, call.as_fd()]).ok()?;
+            let epoll = ExclusiveEpoll::new(fd.as_fd(), [stop, interrupt.as_fd()]).ok()?;
             listener.fd = Some(fd);
             let process = AtomicU32::new(wait::noted_process());
-            Some(Made { door, call, turn: Mutex::default(), process })
+            Some(AcceptPoint { epoll, interrupt, failures: Mutex::default(), process })
         };
-        self.doorway.made.get_or_init(make).as_ref()
+        self.worker_acceptor.point.get_or_init(make).as_ref()
     }
 
-    /// Whether to accept takes more than room now.
+    /// Whether an accept takes more than room now.
     fn loop_decides(&self) -> bool {
-        self.doorway.closed.load(Ordering::SeqCst) || self.context.rate.is_on()
+        self.worker_acceptor.suspended.load(Ordering::SeqCst) || self.context.rate.is_on()
     }
 
-    /// Looks for a request, as a turn of the loop does.
-    fn take_at_door(self: &Arc<Self>, made: &Made, room: &mut dyn FnMut() -> bool) -> Came {
+    /// Accepts a client that may be there, as the loop does.
+    fn accept_in_worker(
+        self: &Arc<Self>,
+        point: &AcceptPoint,
+        room: &mut dyn FnMut() -> bool,
+    ) -> Accepted {
         if self.loop_decides() {
-            return self.leave_to_loop(made);
+            return self.leave_to_loop(point);
         }
-        let mut in_vain = made.turn.lock();
+        let mut failures = point.failures.lock();
         let Some(admitted) = Admitted::try_enter(self).filter(|_| room()) else {
-            return self.leave_to_loop(made);
+            return self.leave_to_loop(point);
         };
         let taken = take_request(admitted);
-        *in_vain = if taken.is_ok() { 0 } else { in_vain.saturating_add(1) };
+        *failures = if taken.is_ok() { 0 } else { failures.saturating_add(1) };
         match taken {
-            Ok(Some(job)) => Came::Request(job),
-            Ok(None) => Came::Nobody,
+            Ok(Some(job)) => Accepted::Request(job),
+            Ok(None) => Accepted::TryAgain,
             Err(error) => match self.transport.accept_action(&error) {
-                // Where that is all that comes, it is for the loop to pause.
-                AcceptAction::Wait if *in_vain > WOKEN_AT_ONCE => self.leave_to_loop(made),
-                AcceptAction::Wait | AcceptAction::Retry => Came::Nobody,
+                // The loop pauses when that is all that comes.
+                AcceptAction::Wait if *failures > WOKEN_AT_ONCE => self.leave_to_loop(point),
+                AcceptAction::Wait | AcceptAction::Retry => Accepted::TryAgain,
                 AcceptAction::Skip => {
                     self.accept_skipped(&error);
-                    // The loop counts how many there are, and pauses.
-                    self.leave_to_loop(made)
+                    // The loop counts skipped clients, and pauses after many.
+                    self.leave_to_loop(point)
                 }
-                _ => self.leave_to_loop(made),
+                _ => self.leave_to_loop(point),
             },
         }
     }
 
-    fn leave_to_loop(&self, made: &Made) -> Came {
-        if let Some(listener) = &self.doorway.listener.lock().fd {
-            made.door.pass_on(listener.as_fd());
+    fn leave_to_loop(&self, point: &AcceptPoint) -> Accepted {
+        if let Some(listener) = &self.worker_acceptor.listener.lock().fd {
+            point.epoll.wake_loop(listener.as_fd());
         }
-        Came::Called
+        Accepted::Leave
     }
 }
 
-impl<T: Transport> Way for Core<T> {
-    fn next(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Came {
+impl<T: Transport> WorkerAccept for Core<T> {
+    fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
         if self.loop_decides() {
-            return Came::Called;
+            return Accepted::Leave;
         }
-        let Some(made) = self.door() else { return Came::Called };
-        let Some(_accepting) = Accepting::beside_loop(&self) else { return Came::Called };
-        if wait::at_door(&made.door).is_err() || self.context.runs.stop_requested() {
-            return Came::Called;
+        let Some(point) = self.accept_point() else { return Accepted::Leave };
+        let Some(_accepting) = Accepting::beside_loop(&self) else { return Accepted::Leave };
+        if wait::for_worker_accept(&point.epoll).is_err() || self.context.runs.stop_requested() {
+            return Accepted::Leave;
         }
-        let mut came = None;
+        let mut accepted = None;
         drop(caught(|| {
-            came = Some(self.take_at_door(made, room));
+            accepted = Some(self.accept_in_worker(point, room));
             Ok(())
         }));
-        // A transport that panics does so in the loop, where everybody sees it.
-        let came = came.unwrap_or_else(|| self.leave_to_loop(made));
-        if matches!(came, Came::Nobody) {
+        // A transport that has panicked here does so once more in the loop, where the panic ends the run.
+        let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
+        if matches!(accepted, Accepted::TryAgain) {
             self.context.runs.settle();
         }
-        came
+        accepted
     }
 
-    fn call(&self) {
-        if let Some(made) = self.doorway.made() {
-            made.call.notify();
+    fn interrupt(&self) {
+        if let Some(point) = self.worker_acceptor.point() {
+            point.interrupt.notify();
         }
     }
 
-    fn settle(&self) {
-        if let Some(made) = self.doorway.made() {
-            made.call.clear();
+    fn clear_interrupt(&self) {
+        if let Some(point) = self.worker_acceptor.point() {
+            point.interrupt.clear();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Two who wait for the same listener, of whom the kernel wakes the first if it can.
+//! A worker and the accept loop wait for the same listener, and the kernel wakes the worker if it can.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,71 +7,77 @@ use socket2::SockRef;
 
 use super::epoll::Epoll;
 
-/// A place in front of a listener's door, for a worker that has nothing else to do, and one behind it, for the loop.
+/// Two epoll sets with the same listener in them: one that a worker waits for, one that the accept loop waits for.
 ///
-/// Both are epoll sets with the listener in them. By
-/// [EPOLLEXCLUSIVE](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html) (Linux 4.5) the kernel goes through the
-/// sets in the order in which they took the listener in, when a client comes, and stops at the first that
-/// somebody waits at. So a client wakes the worker, and the loop only if no worker waits. Who does not wait
-/// misses nothing: the listener stays readable for both as long as there is a client.
+/// With [EPOLLEXCLUSIVE](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html) (Linux 4.5) the kernel, when a client
+/// comes, goes through the sets in the order in which the listener was added to them, and stops at the first that a
+/// thread waits for. The worker's is the first. So a client wakes the worker, and the loop only if no worker waits. A
+/// thread that does not wait misses nothing: the listener stays readable for both as long as there is a client.
 #[derive(Debug)]
-pub(crate) struct Door {
-    front: Epoll,
-    back: Epoll,
+pub(crate) struct ExclusiveEpoll {
+    worker: Epoll,
+    accept_loop: Epoll,
 }
 
-impl Door {
-    /// `calls`: what else wakes who waits in front. Refuses what is no listening socket: the kernel wakes once for each
-    /// client of one, and who notifies an event may do it once for many, of whom one alone would be heard of.
-    pub(crate) fn new(listener: BorrowedFd<'_>, calls: [BorrowedFd<'_>; 2]) -> io::Result<Self> {
+impl ExclusiveEpoll {
+    /// `interrupts`: events that wake the worker as well.
+    ///
+    /// Fails for a descriptor that is no listening socket. The kernel wakes a thread for each client of such a socket;
+    /// the owner of an event may notify it once for many requests, and the worker would take only one of them.
+    pub(crate) fn new(
+        listener: BorrowedFd<'_>,
+        interrupts: [BorrowedFd<'_>; 2],
+    ) -> io::Result<Self> {
         if !SockRef::from(&listener).is_listener()? {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let door = Self { front: Epoll::new()?, back: Epoll::new()? };
-        door.fill(listener, calls)?;
-        Ok(door)
+        let sets = Self { worker: Epoll::new()?, accept_loop: Epoll::new()? };
+        sets.fill(listener, interrupts)?;
+        Ok(sets)
     }
 
-    fn fill(&self, listener: BorrowedFd<'_>, calls: [BorrowedFd<'_>; 2]) -> io::Result<()> {
-        self.front.add(listener, CLIENTS, 0)?;
-        for call in calls {
-            self.front.add(call, libc::EPOLLIN, 0)?;
+    fn fill(&self, listener: BorrowedFd<'_>, interrupts: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+        self.worker.add(listener, CLIENTS, 0)?;
+        for interrupt in interrupts {
+            self.worker.add(interrupt, libc::EPOLLIN, 0)?;
         }
-        self.back.add(listener, CLIENTS, 0)
+        self.accept_loop.add(listener, CLIENTS, 0)
     }
 
-    /// In a forked child: makes it a door of its own, with these calls.
+    /// In a forked child: replaces the sets, which the parent shares, with sets of its own.
     pub(crate) fn renew(
         &self,
         listener: BorrowedFd<'_>,
-        calls: [BorrowedFd<'_>; 2],
+        interrupts: [BorrowedFd<'_>; 2],
     ) -> io::Result<()> {
-        self.front.renew()?;
-        self.back.renew()?;
-        self.fill(listener, calls)
+        self.worker.renew()?;
+        self.accept_loop.renew()?;
+        self.fill(listener, interrupts)
     }
 
-    /// Waits in front, one thread at a time, until there may be a client or a call. Signals do not end it.
+    /// For the worker, on one thread at a time: waits until there may be a client, or until it is interrupted. Signals do
+    /// not end it.
     pub(crate) fn wait(&self) -> io::Result<()> {
         loop {
-            match self.front.wait::<1>(true) {
+            match self.worker.wait::<1>(true) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 waited => return waited.map(drop),
             }
         }
     }
 
-    /// What the loop waits for: readable when there may be a client for which nobody in front was woken.
-    pub(crate) fn back(&self) -> BorrowedFd<'_> {
-        self.back.as_fd()
+    /// What the loop waits for. Readable when there may be a client for which no worker was woken.
+    pub(crate) fn loop_fd(&self) -> BorrowedFd<'_> {
+        self.accept_loop.as_fd()
     }
 
-    /// Wakes who waits behind, if there is a client: by who was woken for one and cannot take it.
-    pub(crate) fn pass_on(&self, listener: BorrowedFd<'_>) {
-        self.back.remove(listener);
-        // The kernel looks at what a set takes in. There is room for what was in it before.
-        let _ = self.back.add(listener, CLIENTS, 0);
+    /// For a worker that was woken for a client and cannot take it: wakes the loop, if the client is still there.
+    pub(crate) fn wake_loop(&self, listener: BorrowedFd<'_>) {
+        self.accept_loop.remove(listener);
+        // The kernel looks at a descriptor that is added to a set. This cannot fail: there was room for it before.
+        let _ = self.accept_loop.add(listener, CLIENTS, 0);
     }
 }
 
+/// Woken for a client, of all sets that have the listener only the first.
 const CLIENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;

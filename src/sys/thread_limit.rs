@@ -1,10 +1,10 @@
-//! How many threads a process can have.
+//! The number of threads that a process can have.
 
 use std::sync::OnceLock;
 
-/// A thread takes four mappings of memory: its stack and the stack of its signals, each with a guard before it. A new
-/// thread that cannot have them all does not fail: it ends the process. Of the mappings that the kernel allows a process
-/// (vm.max_map_count, usually 65,530) an eighth is kept for all else, so that there are 14,334 threads.
+/// Linux: a thread takes four memory mappings, which are its stack, its signal stack and a guard page before each. A new
+/// thread that cannot map its signal stack does not fail; it aborts the process. The kernel bounds the mappings of a
+/// process (vm.max_map_count, 65,530 by default). An eighth is kept for everything else: 57,339 / 4 = 14,334 threads.
 ///
 /// Elsewhere there is no such bound.
 pub(crate) fn most_threads() -> usize {

@@ -92,10 +92,10 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     parker.park(waiting, deadline).map(|()| true)
 }
 
-/// Waits in front of a listener's door, on a plain thread, until there may be a client or a call.
-pub(crate) fn at_door(door: &sys::exclusive_epoll::Door) -> io::Result<()> {
+/// Waits until a worker may accept a client, or is interrupted. On a plain thread.
+pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) -> io::Result<()> {
     flush();
-    door.wait()
+    epoll.wait()
 }
 
 /// Sleeps: a plain thread sleeps, a coroutine is suspended and its thread goes on with others.

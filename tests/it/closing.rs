@@ -140,7 +140,7 @@ fn closes_at<M: Mixin + 'static>(mixin: M, place: Place) {
         server: OnceLock::new(),
         accepted_by: Mutex::default(),
     });
-    let has_door = mixin.workers_accept();
+    let workers_accept = mixin.workers_accept();
     let (handles, observes) = (Arc::clone(&closes), Arc::clone(&closes));
     let handler = stream_fn(move |request: &mut StreamRequest| {
         let mut line = String::new();
@@ -168,7 +168,7 @@ fn closes_at<M: Mixin + 'static>(mixin: M, place: Place) {
     closes.server.set(Arc::downgrade(&server)).unwrap();
     let serving = serve(&server);
     let address = inet(&*server);
-    if has_door && !in_loop {
+    if workers_accept && !in_loop {
         eventually("a worker accepts", || {
             assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
             let by = closes.accepted_by.lock().unwrap();

@@ -1,15 +1,18 @@
-//! Two who wait for the same listener, where the system has no way to prefer one of them: only the loop does.
+//! Elsewhere than on Linux the system cannot prefer a worker to the accept loop, and only the loop accepts.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// See the Linux form. There is none.
+/// See the Linux form. It is never made.
 #[derive(Debug)]
-pub(crate) enum Door {}
+pub(crate) enum ExclusiveEpoll {}
 
-impl Door {
-    /// Refuses.
-    pub(crate) fn new(_listener: BorrowedFd<'_>, _calls: [BorrowedFd<'_>; 2]) -> io::Result<Self> {
+impl ExclusiveEpoll {
+    /// Fails.
+    pub(crate) fn new(
+        _listener: BorrowedFd<'_>,
+        _interrupts: [BorrowedFd<'_>; 2],
+    ) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -17,7 +20,7 @@ impl Door {
     pub(crate) fn renew(
         &self,
         _listener: BorrowedFd<'_>,
-        _calls: [BorrowedFd<'_>; 2],
+        _interrupts: [BorrowedFd<'_>; 2],
     ) -> io::Result<()> {
         match *self {}
     }
@@ -28,12 +31,12 @@ impl Door {
     }
 
     /// See the Linux form.
-    pub(crate) fn back(&self) -> BorrowedFd<'_> {
+    pub(crate) fn loop_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }
 
     /// See the Linux form.
-    pub(crate) fn pass_on(&self, _listener: BorrowedFd<'_>) {
+    pub(crate) fn wake_loop(&self, _listener: BorrowedFd<'_>) {
         match *self {}
     }
 }

@@ -21,11 +21,11 @@ use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, ser
 
 /// The threads that have accepted a request, in order.
 #[derive(Clone, Default)]
-struct Accepted {
+struct AcceptLog {
     by: Arc<Mutex<Vec<ThreadId>>>,
 }
 
-impl Accepted {
+impl AcceptLog {
     fn observer(&self) -> impl Fn(&ServerEvent<'_>) + Send + Sync + 'static {
         let by = Arc::clone(&self.by);
         move |event| {
@@ -62,15 +62,15 @@ fn ask(server: &(impl BaseServer + ?Sized)) {
 }
 
 /// One request after the other, until a worker has taken one by itself: then it does so again.
-fn have_worker_at_door(server: &(impl BaseServer + ?Sized), accepted: &Accepted) {
+fn have_worker_accept(server: &(impl BaseServer + ?Sized), accepted: &AcceptLog) {
     eventually("a worker accepts", || {
         ask(server);
         accepted.beside_loop()
     });
 }
 
-fn make<M: Mixin + 'static>(mixin: M, limits: Limits) -> (Server<Tcp, M>, Accepted) {
-    let accepted = Accepted::default();
+fn make<M: Mixin + 'static>(mixin: M, limits: Limits) -> (Server<Tcp, M>, AcceptLog) {
+    let accepted = AcceptLog::default();
     let server = TcpServer::builder().mixin(mixin).limits(limits).observer(accepted.observer());
     (server.bind("127.0.0.1:0", stream_fn(answer)).unwrap(), accepted)
 }
@@ -78,7 +78,7 @@ fn make<M: Mixin + 'static>(mixin: M, limits: Limits) -> (Server<Tcp, M>, Accept
 fn a_worker_takes_requests_itself(mixin: impl Mixin + 'static) {
     let (server, accepted) = make(mixin, Limits::default());
     let server = server.serve_in_background().unwrap();
-    have_worker_at_door(&*server, &accepted);
+    have_worker_accept(&*server, &accepted);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_worker_without_a_request_accepts_the_next_one_itself_pool() {
 fn a_worker_takes_a_place_among_the_maximum_for_what_it_accepts() {
     let (server, accepted) = make(Threading::new().max_threads(1), Limits::default());
     let server = server.serve_in_background().unwrap();
-    have_worker_at_door(&*server, &accepted);
+    have_worker_accept(&*server, &accepted);
     eventually("all have ended", || server.context().live_count() == 0);
     let before = accepted.count();
     let mut first = connect(inet(&*server));
@@ -111,7 +111,7 @@ fn a_worker_takes_a_place_among_the_maximum_for_what_it_accepts() {
 fn a_pool_serves_what_it_accepts_itself_and_its_queue_in_the_order_in_which_they_came() {
     let (server, accepted) = make(Pool::new(1), Limits::default());
     let server = server.serve_in_background().unwrap();
-    have_worker_at_door(&*server, &accepted);
+    have_worker_accept(&*server, &accepted);
     for _ in 0..200 {
         let mut clients: Vec<_> = (0..3).map(|_| connect(inet(&*server))).collect();
         for client in &mut clients {
@@ -169,14 +169,14 @@ fn workers_accept(
     set: impl FnOnce(Builder<Tcp, Threading>) -> Builder<Tcp, Threading>,
     accept: bool,
 ) {
-    let accepted = Accepted::default();
+    let accepted = AcceptLog::default();
     let server = set(TcpServer::builder().mixin(Threading::new()))
         .observer(accepted.observer())
         .bind("127.0.0.1:0", stream_fn(answer))
         .unwrap();
     let server = server.serve_in_background().unwrap();
     if accept {
-        have_worker_at_door(&*server, &accepted);
+        have_worker_accept(&*server, &accepted);
     } else {
         for _ in 0..100 {
             ask(&*server);
@@ -214,7 +214,7 @@ fn no_client_waits_for_another_one_to_come() {
         let (server, accepted) = make(mixin, Limits::default());
         let server = server.serve_in_background().unwrap();
         thread::scope(|scope| {
-            // Few, so that workers come to the door and leave it all the time, and in changing company.
+            // Few, so that workers begin and stop accepting all the time.
             for client in 0..3_u64 {
                 let server = &server;
                 scope.spawn(move || {
@@ -255,7 +255,7 @@ fn after_a_shutdown_a_worker_takes_nothing_until_the_next_run() {
     for _ in 0..20 {
         let serving = serve(&server);
         accepted.by.lock().unwrap().clear();
-        have_worker_at_door(&*server, &accepted);
+        have_worker_accept(&*server, &accepted);
         server.shutdown();
         let before = accepted.count();
         let mut client = connect(inet(&*server));
@@ -274,7 +274,7 @@ fn a_handle_request_takes_one_and_a_worker_none_beside_it() {
     let (server, accepted) = make(Threading::new(), Limits::default());
     let server = Arc::new(server);
     let serving = serve(&server);
-    have_worker_at_door(&*server, &accepted);
+    have_worker_accept(&*server, &accepted);
     server.shutdown();
     serving.recv_timeout(SOON).unwrap().unwrap();
     let before = accepted.count();
@@ -292,7 +292,7 @@ fn after_an_error_has_ended_the_run_a_worker_takes_nothing() {
     let (server, accepted) = make(Threading::new(), Limits::default());
     let server = Arc::new(server);
     let serving = serve(&server);
-    have_worker_at_door(&*server, &accepted);
+    have_worker_accept(&*server, &accepted);
     connect(inet(&*server)).write_all(b"the end\n").unwrap();
     let ended = serving.recv_timeout(SOON).expect("it ends");
     assert!(ended.unwrap_err().to_string().contains("as asked"));
@@ -305,14 +305,14 @@ fn after_an_error_has_ended_the_run_a_worker_takes_nothing() {
 }
 
 #[test]
-fn a_server_that_is_dropped_sends_the_worker_at_its_door_away() {
+fn a_server_that_is_dropped_sends_away_the_worker_that_accepts() {
     let (stopped, stops) = std::sync::mpsc::channel();
     let stopped = Mutex::new(stopped);
     let hook = move || stopped.lock().unwrap().send(()).unwrap();
     let (server, accepted) = make(Threading::new().on_thread_stop(hook), Limits::default());
     let server = Arc::new(server);
     let serving = serve(&server);
-    have_worker_at_door(&*server, &accepted);
+    have_worker_accept(&*server, &accepted);
     server.shutdown();
     serving.recv_timeout(SOON).unwrap().unwrap();
     let address = inet(&*server);
@@ -366,9 +366,9 @@ impl ServerHooks<StreamRequest> for Counts {
     }
 }
 
-/// Makes trouble for the worker at the door, ten times. Gives the number of accept errors that were counted.
+/// Makes trouble for the worker that accepts, ten times. Gives the number of accept errors that were counted.
 fn served_in_spite_of(trouble: Trouble) -> u64 {
-    let (accepted, waiting) = (Accepted::default(), Arc::new(Mutex::new(None)));
+    let (accepted, waiting) = (AcceptLog::default(), Arc::new(Mutex::new(None)));
     let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
     let transport = Touchy { inner, loop_thread: OnceLock::new(), trouble: Arc::clone(&waiting) };
     let told = Arc::new(AtomicUsize::new(0));
