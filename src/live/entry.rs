@@ -1,6 +1,5 @@
 //! One line of the live list: what a request does, and by what it can be ended from outside.
 
-use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,122 +10,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::counters::RequestCounters;
-use super::progress::Progress;
+use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
+use super::{Activity, Cut, LiveRequest};
 use crate::address::Address;
 use crate::peer_fault::{LOSSES, Owner};
 use crate::sys;
-
-/// What a live request does at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Activity {
-    /// Accepted, and not yet run: it waits for a worker.
-    Queued,
-    /// Its handler runs, and does not wait for its peer.
-    Running,
-    /// Its handler waits for the beginning of a request; nothing of one has come yet.
-    Idle,
-    /// Its handler waits for more of what its peer has begun to send.
-    Receiving,
-    /// Its handler waits for its peer to take what it sends.
-    Sending,
-}
-
-impl fmt::Display for Activity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Queued => "waiting for a worker",
-            Self::Running => "running",
-            Self::Idle => "waiting for its peer's next request",
-            Self::Receiving => "receiving",
-            Self::Sending => "sending",
-        })
-    }
-}
-
-/// One live request, as it was at the moment of asking.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct LiveRequest {
-    /// Its number, unique within the server.
-    pub id: u64,
-    /// Who it is with.
-    pub client_address: Address,
-    /// How long ago it was accepted.
-    pub age: Duration,
-    /// The type name of its handler.
-    pub handler: &'static str,
-    /// What it does.
-    pub activity: Activity,
-    /// Bytes received from the peer so far.
-    pub bytes_in: u64,
-    /// Bytes sent to the peer so far.
-    pub bytes_out: u64,
-    /// What has been done to it from this side, if anything was. (What a child of [`Forking`](crate::Forking) was told of a
-    /// drain, it alone knows.)
-    pub cut: Option<Cut>,
-    /// Under [`Forking`](crate::Forking): the number of the child that serves it, as `ps` shows it.
-    pub process: Option<u32>,
-}
-
-impl fmt::Display for LiveRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, client_address, handler, activity, age, .. } = self;
-        let age = age.as_secs_f64();
-        write!(f, "{client_address}: request {id}, {handler}, {activity}, {age:.1} s old")?;
-        write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)?;
-        self.process.map_or(Ok(()), |process| write!(f, ", process {process}"))?;
-        self.cut.map_or(Ok(()), |cut| write!(f, ", {cut}"))
-    }
-}
-
-/// What has been done to a live request from this side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Cut {
-    /// A drain has ended it between two requests, or before the first one: its handler has been told, by
-    /// [`Stopping`](crate::Stopping).
-    Drained = 1,
-    /// It was cut off at the deadline of a drain.
-    Forced = 2,
-    /// It was closed by [`close_live`](crate::ServerContext::close_live).
-    Closed = 3,
-    /// It was ended because its peer was silent for too long.
-    Silent = 4,
-}
-
-impl fmt::Display for Cut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Drained => "ended by the drain",
-            Self::Forced => "cut off at the deadline of the drain",
-            Self::Closed => "closed from this side",
-            Self::Silent => "ended because its peer was silent",
-        })
-    }
-}
-
-/// What the reaper has seen of a wait that is left to it.
-#[derive(Clone, Copy, Debug)]
-struct LastLook {
-    /// Since when nothing has moved, as far as it knows.
-    since: Instant,
-    bytes_in: u64,
-    bytes_out: u64,
-    /// Whether anything may move although nothing is received; none before the second look.
-    may_move: Option<bool>,
-    moved: Option<Progress>,
-}
-
-impl LastLook {
-    fn new(since: Instant, bytes_in: u64, bytes_out: u64) -> Self {
-        Self { since, bytes_in, bytes_out, may_move: None, moved: None }
-    }
-}
-
-/// The bit of an activity that is a wait left to the reaper.
-const LEFT_TO_REAPER: u64 = 0x80;
 
 /// A request's own line in the list. The worker writes it, everyone else reads.
 #[derive(Debug)]
@@ -135,20 +24,20 @@ pub(crate) struct Entry {
     peer: Address,
     handler: &'static str,
     accepted: Instant,
-    counters: RequestCounters,
+    pub(super) counters: RequestCounters,
     /// `Limits::idle`.
-    idle: Duration,
+    pub(super) idle: Duration,
     /// How many bytes had come when its handler began: a PROXY header, a handshake. Nothing of a request is
     /// among them.
     preface: AtomicU64,
     /// What the reaper saw of a wait.
-    seen: Mutex<Option<LastLook>>,
+    pub(super) seen: Mutex<Option<LastLook>>,
     /// The descriptor was lent, and others may send and receive by it.
     is_lent: AtomicBool,
     /// Why the connection has been ended from this side, as a [`Cut`]; zero if it has not been. The end
     /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
     /// the peer had to say.
-    cut: AtomicU8,
+    pub(super) cut: AtomicU8,
     /// A wrapper stands before the connection, and has something to say before its end.
     wrapped: AtomicBool,
     /// Below the wrapper somebody waits for room to write.
@@ -163,7 +52,7 @@ pub(crate) struct Entry {
     lost: AtomicU8,
     /// The connection, for those who have to wake or end it from outside; shared ownership, so that
     /// it cannot be closed, and its number taken by another one, while they do.
-    connection: Mutex<Option<Arc<OwnedFd>>>,
+    pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
     /// There has been one: datagrams have none, and are spared the lock.
     has_connection: bool,
     /// The child that serves it; zero if it is served here.
@@ -367,7 +256,7 @@ impl Entry {
         }
     }
 
-    fn shut_connection(&self, how: Shutdown) {
+    pub(super) fn shut_connection(&self, how: Shutdown) {
         if let Some(fd) = &*self.connection.lock() {
             // The only failure is that the peer has ended it already.
             let _ = sys::shutdown(fd.as_fd(), how);
@@ -381,54 +270,6 @@ impl Entry {
 
     pub(crate) fn is_lent(&self) -> bool {
         self.is_lent.load(Ordering::Relaxed)
-    }
-
-    /// Ends a wait that is left to the reaper, if nothing has moved for as long as may be. A wait ends only when
-    /// something has come, so that as many bytes as before are the same wait as before.
-    pub(super) fn end_if_silent(&self, now: Instant) {
-        let mut seen = self.seen.lock();
-        if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
-            *seen = None;
-            return;
-        }
-        let (bytes_in, bytes_out) = self.bytes();
-        let same_wait = seen.take().filter(|seen| seen.bytes_in == bytes_in);
-        let mut wait = same_wait.unwrap_or(LastLook::new(now, bytes_in, bytes_out));
-        if same_wait.is_some() {
-            self.look_for_progress(&mut wait, bytes_out, now);
-        }
-        *seen = Some(wait);
-        if now.saturating_duration_since(wait.since) < self.idle {
-            return;
-        }
-        // Whatever else has ended it explains its end better.
-        let (none, silent) = (0, Cut::Silent as u8);
-        let order = Ordering::SeqCst;
-        if self.cut.compare_exchange(none, silent, order, order).is_ok() {
-            // What has come in this very moment is still read.
-            self.shut_connection(Shutdown::Read);
-        }
-    }
-
-    /// The system is asked only about waits that have lasted from one look to the next, and only where something may
-    /// move: where bytes have been sent meanwhile, or wait for the peer, or others have the descriptor.
-    fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
-        let connection = self.connection.lock();
-        let fd = connection.as_ref().map(AsFd::as_fd);
-        let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
-        let waits_for_peer =
-            |fd| sys::socket_progress::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
-        wait.may_move = match wait.may_move {
-            Some(may_move) => Some(may_move || sent),
-            None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),
-        };
-        if wait.may_move == Some(true) {
-            let moved = Some(Progress::of((wait.bytes_in, bytes_out), fd));
-            // What has moved before the first answer is not known, and may have done so just now.
-            if wait.moved != moved {
-                (wait.moved, wait.since) = (moved, now);
-            }
-        }
     }
 
     /// Whether a drain may end what it does: a wait for the beginning of a request, and for that of the first only

@@ -3,6 +3,8 @@
 
 mod counters;
 mod entry;
+mod idle_check;
+mod live_request;
 mod peer_key;
 mod progress;
 mod stop_events;
@@ -14,7 +16,7 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -25,7 +27,8 @@ use crate::peer_fault::Owner;
 
 use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;
-pub use entry::{Activity, Cut, LiveRequest};
+pub(crate) use idle_check::SHORTEST_REAPED;
+pub use live_request::{Activity, Cut, LiveRequest};
 use peer_key::PeerKey;
 pub(crate) use progress::Progress;
 pub(crate) use stop_events::StopEvents;
@@ -264,24 +267,6 @@ impl LiveList {
         }
     }
 
-    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Says
-    /// which limit is the shortest, of these requests and of the next. Nobody left: `leave` is called, before
-    /// anybody else can enter.
-    pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
-        let slots = self.slots.lock();
-        for entry in slots.live() {
-            entry.end_if_silent(now);
-        }
-        let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
-        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_reaped).min();
-        let Some(shortest) = shortest else {
-            leave();
-            return None;
-        };
-        let next = Some(slots.limits.idle).filter(is_reaped);
-        Some(next.map_or(shortest, |next| next.min(shortest)))
-    }
-
     /// Ends every connection: reads and writes that wait return at once.
     pub(crate) fn force(&self) {
         for entry in self.slots.lock().live() {
@@ -301,9 +286,6 @@ impl LiveList {
     }
 }
 
-/// The shortest `Limits::idle` that is left to the reaper: a shorter one would have it look often.
-pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
-
 /// A request's place in the list, and what it was given there.
 #[derive(Debug)]
 pub(crate) struct Registration {
@@ -318,14 +300,10 @@ pub(crate) struct Registration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys;
-    use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     /// A request of a list, with both ends of its connection.
-    fn request(list: &LiveList) -> (Registration, UnixStream, UnixStream) {
+    pub(super) fn request(list: &LiveList) -> (Registration, UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
         let registration = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd));
@@ -349,126 +327,6 @@ mod tests {
         assert!(list.wait_until_empty(Instant::now()));
     }
 
-    fn at(begin: Instant, seconds: u64) -> Instant {
-        begin + Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn the_reaper_ends_waits_in_which_nothing_has_come_for_as_long_as_may_be() {
-        let list = LiveList::new(Limits::default().idle(Duration::from_secs(60)));
-        let (silent, mut ours, _theirs) = request(&list);
-        let (busy, ..) = request(&list);
-        let (computing, ..) = request(&list);
-        silent.entry.set_left_to_reaper(Activity::Idle);
-        busy.entry.set_left_to_reaper(Activity::Receiving);
-        computing.entry.set_activity(Activity::Running);
-        assert_eq!(silent.entry.activity(), Activity::Idle);
-        let begin = Instant::now();
-        for seconds in (0..60).step_by(7) {
-            busy.entry.add_bytes_in(1);
-            let shortest = list.end_silent(at(begin, seconds), || panic!("there are requests"));
-            assert_eq!(shortest, Some(Duration::from_secs(60)));
-            assert_eq!(silent.entry.cut(), None, "after {seconds} seconds");
-        }
-        list.end_silent(at(begin, 60), || panic!("there are requests"));
-        assert_eq!(silent.entry.cut(), Some(Cut::Silent));
-        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "its wait is over");
-        assert_eq!((busy.entry.cut(), computing.entry.cut()), (None, None));
-    }
-
-    #[test]
-    fn a_wait_that_the_reaper_ends_still_gets_what_has_come_and_may_answer() {
-        let list = LiveList::new(Limits::default());
-        let (registration, mut ours, mut theirs) = request(&list);
-        registration.entry.set_left_to_reaper(Activity::Idle);
-        let begin = Instant::now();
-        list.end_silent(begin, || panic!("there is a request"));
-        theirs.write_all(b"late").unwrap();
-        list.end_silent(at(begin, 100), || panic!("there is a request"));
-        assert_eq!(registration.entry.cut(), Some(Cut::Silent));
-        let mut late = [0; 4];
-        ours.read_exact(&mut late).unwrap();
-        ours.write_all(b"bye").unwrap();
-        assert_eq!((&late, ours.read(&mut [0]).unwrap()), (b"late", 0));
-    }
-
-    /// A request of a list whose connection the system counts for, with both ends.
-    fn request_over_tcp(list: &LiveList) -> (Registration, TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (theirs, _) = listener.accept().unwrap();
-        let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
-        let owner = Address::Unnamed;
-        let registration = list.enter(owner, "Test", Instant::now(), Some(fd));
-        registration.entry.set_left_to_reaper(Activity::Idle);
-        (registration, ours, theirs)
-    }
-
-    /// Has the reaper look eight times for each limit, for two of them; when it has ended the wait, if it has.
-    fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
-        let begin = Instant::now();
-        for look in 0..16 {
-            list.end_silent(at(begin, look * 8), || panic!("there is a request"));
-            if entry.cut().is_some() {
-                return Some(look * 8);
-            }
-            between();
-        }
-        None
-    }
-
-    #[test]
-    fn a_peer_that_takes_what_it_is_sent_is_not_silent() {
-        let limits = Limits::default().idle(Duration::from_secs(64));
-        let list = LiveList::new(limits);
-        // By the request's own outbox, and nobody has asked for a copy.
-        let (registration, mut ours, mut theirs) = request_over_tcp(&list);
-        let fed = ended_after(&list, &registration.entry, || {
-            ours.write_all(b"x").unwrap();
-            registration.entry.add_bytes_out(1);
-            theirs.read_exact(&mut [0]).unwrap();
-            while sys::socket_progress::unacknowledged(ours.as_fd()).unwrap() > 0 {}
-        });
-        assert_eq!(fed, None);
-        list.leave(&registration);
-        // By a copy of the descriptor, in either direction.
-        for sends in [true, false] {
-            let (registration, mut ours, mut theirs) = request_over_tcp(&list);
-            registration.entry.lend();
-            let moving = ended_after(&list, &registration.entry, || {
-                let (from, to) =
-                    if sends { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
-                from.write_all(b"x").unwrap();
-                to.read_exact(&mut [0]).unwrap();
-                while sys::socket_progress::unacknowledged(from.as_fd()).unwrap() > 0 {}
-            });
-            assert_eq!(moving, None, "sends: {sends}");
-            list.leave(&registration);
-        }
-        // Over a Unix socket the request's own count is all that there is.
-        let (registration, _ours, _theirs) = request(&list);
-        registration.entry.set_left_to_reaper(Activity::Idle);
-        let fed = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
-        assert_eq!(fed, None);
-    }
-
-    #[test]
-    fn a_peer_that_takes_nothing_of_what_it_is_sent_is_silent() {
-        let limits = Limits::default().idle(Duration::from_secs(64));
-        let list = LiveList::new(limits);
-        let (registration, ours, _theirs) = request_over_tcp(&list);
-        // It has said so once, and then no more: what goes into a buffer is not taken.
-        ours.set_nonblocking(true).unwrap();
-        let mut quiet = 0;
-        while quiet < 5 {
-            quiet = if (&ours).write(&[0; 65_536]).is_ok() { 0 } else { quiet + 1 };
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let ended = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
-        // It is the second look that finds bytes on their way, and the time counts from there.
-        assert_eq!(ended, Some(72));
-    }
-
     #[test]
     fn what_cannot_be_closed_is_not_marked_as_closed() {
         let list = LiveList::new(Limits::default());
@@ -478,26 +336,5 @@ mod tests {
         let (stream, ..) = request(&list);
         assert!(list.close(stream.entry.id()));
         assert_eq!(stream.entry.cut(), Some(Cut::Closed));
-    }
-
-    #[test]
-    fn the_reaper_leaves_when_there_is_nobody_to_look_after() {
-        let list = LiveList::new(Limits::default());
-        let left = || {
-            let mut left = false;
-            list.end_silent(Instant::now(), || left = true);
-            left
-        };
-        assert!(left());
-        let (registration, ..) = request(&list);
-        assert!(!left());
-        // What else has ended a connection explains its end.
-        registration.entry.shut_down(Cut::Closed, Shutdown::Both);
-        registration.entry.set_left_to_reaper(Activity::Idle);
-        list.end_silent(Instant::now(), || ());
-        list.end_silent(at(Instant::now(), 1_000), || ());
-        assert_eq!(registration.entry.cut(), Some(Cut::Closed));
-        list.leave(&registration);
-        assert!(left());
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::raw_stream::RawStatus;
+use super::raw_status::RawStatus;
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::SendTimeout;
@@ -62,6 +62,13 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
+/// Which way a call moves bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    In,
+    Out,
+}
+
 /// A plain socket stands in the request itself: the usual case costs no box and no indirection.
 pub(super) enum Connection {
     Socket(SocketIo),
@@ -95,8 +102,9 @@ impl Connection {
     ) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.recv(room, bound),
-            _ => self
-                .within(SendTimeout::until(bound.at()), true, |stream| stream.read(room.bytes())),
+            _ => self.within(SendTimeout::until(bound.at()), Direction::In, |stream| {
+                stream.read(room.bytes())
+            }),
         }
     }
 
@@ -105,7 +113,7 @@ impl Connection {
     pub(super) fn send(&mut self, bytes: &[u8], patience: SendTimeout) -> io::Result<usize> {
         match self {
             Self::Socket(source) => source.send(bytes, patience),
-            _ => self.within(patience, false, |stream| stream.write(bytes)),
+            _ => self.within(patience, Direction::Out, |stream| stream.write(bytes)),
         }
     }
 
@@ -113,7 +121,9 @@ impl Connection {
     pub(super) fn flush(&mut self, patience: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(_) | Self::Gone(_) => Ok(()),
-            _ => self.within(patience, false, |stream| stream.flush().map(|()| 0)).map(drop),
+            _ => {
+                self.within(patience, Direction::Out, |stream| stream.flush().map(|()| 0)).map(drop)
+            }
         }
     }
 
@@ -122,7 +132,7 @@ impl Connection {
     fn within(
         &mut self,
         patience: SendTimeout,
-        reading: bool,
+        direction: Direction,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let (stream, status) = match self {
@@ -142,15 +152,15 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(match raw {
-                        Some(status) => status.explain(error, reading),
+                        Some(status) => status.explain(error, direction),
                         None => error,
                     });
                 }
-                Ok(0) if reading => {
+                Ok(0) if direction == Direction::In => {
                     return raw.and_then(|status| status.interruption()).map_or(Ok(0), Err);
                 }
                 done => {
-                    if let Some(status) = raw.filter(|_| !reading) {
+                    if let Some(status) = raw.filter(|_| direction == Direction::Out) {
                         status.end_write();
                     }
                     return done;
@@ -163,7 +173,9 @@ impl Connection {
     pub(super) fn shutdown(&mut self, how: Shutdown, patience: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(source) => source.shutdown(how),
-            _ => self.within(patience, false, |stream| stream.shutdown(how).map(|()| 0)).map(drop),
+            _ => self
+                .within(patience, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
+                .map(drop),
         }
     }
 
@@ -173,7 +185,7 @@ impl Connection {
             Self::Socket(source) => Some(source.as_fd()),
             Self::Other(stream) => stream.fileno(),
             Self::Wrapped { stream, status } => {
-                status.own_fd(true).map(AsFd::as_fd).or_else(|| stream.fileno())
+                status.own_fd().map(AsFd::as_fd).or_else(|| stream.fileno())
             }
             Self::Gone(_) => None,
         }
@@ -191,8 +203,8 @@ impl Connection {
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(source) => Some(source.as_fd()),
-            Self::Wrapped { status, .. } => status.own_fd(true).map(AsFd::as_fd),
-            Self::Gone(Some(status)) => status.own_fd(false).map(AsFd::as_fd),
+            Self::Wrapped { status, .. } => status.own_fd().map(AsFd::as_fd),
+            Self::Gone(Some(status)) => status.own_fd().map(AsFd::as_fd),
             _ => None,
         }
     }
@@ -201,8 +213,8 @@ impl Connection {
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Socket(source) => Some(source.share()),
-            Self::Wrapped { status, .. } => status.own_fd(true).map(Arc::clone),
-            Self::Gone(Some(status)) => status.own_fd(false).map(Arc::clone),
+            Self::Wrapped { status, .. } => status.own_fd().map(Arc::clone),
+            Self::Gone(Some(status)) => status.own_fd().map(Arc::clone),
             _ => None,
         }
     }

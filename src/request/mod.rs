@@ -10,6 +10,7 @@ mod idle_timeout;
 mod io_error;
 mod outbox;
 mod outbox_writer;
+mod raw_status;
 mod raw_stream;
 mod read_buffer;
 mod stop_token;

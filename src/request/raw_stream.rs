@@ -7,237 +7,20 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use super::Ticket;
 use super::connection::{Connection, Stream};
 use super::io_error::is_no_more_for_now;
+use super::raw_status::RawStatus;
 use super::read_buffer::Chunk;
-use super::{Ticket, is_to_end, stop};
-use crate::context::ServerContext;
-use crate::error::Stopping;
-use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry};
-use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::live::{Activity, Cut};
 use crate::socket_io::{RecvTimeout, SocketIo};
-use crate::sys::{self, RecvBuf};
+use crate::sys::RecvBuf;
 use crate::wait;
 use crate::write_stall::{SendTimeout, earlier};
-
-/// What a request and the raw stream below its wrapper have in common.
-pub(super) struct RawStatus {
-    entry: Arc<Entry>,
-    context: Arc<ServerContext>,
-    limits: Arc<Limits>,
-    /// The socket; none under a stream that is none of ours. Kept beyond the wrapper, which may fail and leave its peer
-    /// without an end.
-    fd: Option<Arc<OwnedFd>>,
-    /// How long the calls may wait that the request's present one leads to.
-    patience: Mutex<SendTimeout>,
-    /// The wrapper is being made.
-    handshaking: AtomicBool,
-    /// So many bytes that the request has read ahead are not yet the wrapper's.
-    ahead: AtomicUsize,
-    /// The wrapper has been given something of the peer's.
-    heard: AtomicBool,
-    /// The peer has ended its output.
-    ended: AtomicBool,
-    /// The connection is lost.
-    lost: AtomicBool,
-    /// The present call has been ended by a limit.
-    timed_out: AtomicBool,
-    /// The last write has waited for room in vain.
-    stuck: AtomicBool,
-    /// A write of the request has waited in vain, and the wrapper has kept that to itself: what it took, it has.
-    concealed: AtomicBool,
-    /// The present call has been ended by a drain.
-    stopped: AtomicBool,
-    /// The request is at its end: what the wrapper still has to say, it may say.
-    leaving: AtomicBool,
-    /// The raw stream has been dropped.
-    dropped: AtomicBool,
-}
-
-fn is(flag: &AtomicBool) -> bool {
-    flag.load(Ordering::Relaxed)
-}
-
-fn set(flag: &AtomicBool, now: bool) {
-    flag.store(now, Ordering::Relaxed);
-}
-
-impl RawStatus {
-    fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Self {
-        let no = || AtomicBool::new(false);
-        Self {
-            entry: Arc::clone(ticket.entry()),
-            context: Arc::clone(&ticket.context),
-            limits: Arc::clone(&ticket.registration.limits),
-            fd,
-            patience: Mutex::new(SendTimeout::until(None)),
-            handshaking: no(),
-            ahead: AtomicUsize::new(0),
-            heard: no(),
-            ended: no(),
-            lost: no(),
-            timed_out: no(),
-            stuck: no(),
-            concealed: no(),
-            stopped: no(),
-            leaving: no(),
-            dropped: no(),
-        }
-    }
-
-    /// A wrapper is about to be made, until then at most.
-    fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
-        self.begin_call(SendTimeout::until(until));
-        self.ahead.store(ahead, Ordering::Relaxed);
-        set(&self.heard, false);
-        set(&self.handshaking, true);
-    }
-
-    /// The wrapper is made, or not.
-    pub(super) fn end_handshake(&self, is_wrapped: bool) {
-        set(&self.handshaking, false);
-        self.entry.show_activity(Activity::Running);
-        if is_wrapped {
-            self.entry.set_wrapped();
-        }
-    }
-
-    /// A read or a write of the request begins.
-    pub(super) fn begin_call(&self, patience: SendTimeout) {
-        *self.patience.lock() = patience;
-        set(&self.timed_out, false);
-        set(&self.stopped, false);
-    }
-
-    /// Says what a wrapper's error is due to, if that is known here. `reading`: it may be due to what has come, or to
-    /// an end.
-    pub(super) fn explain(&self, error: io::Error, reading: bool) -> io::Error {
-        let owner = self.entry.owner();
-        if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
-            error
-        } else if let Some(interruption) = self.interruption() {
-            interruption
-        } else if is(&self.lost) || (reading && is(&self.ended)) {
-            self.entry.note_loss(error.kind());
-            PeerFault::gone(owner, error)
-        } else if reading && is(&self.heard) && error.kind() == io::ErrorKind::InvalidData {
-            PeerFault::garbled(owner, error)
-        } else {
-            error
-        }
-    }
-
-    /// What has ended the present call, though the wrapper takes it for an end of input.
-    pub(super) fn interruption(&self) -> Option<io::Error> {
-        if is(&self.stopped) {
-            Some(stop(&self.entry))
-        } else {
-            is(&self.timed_out).then(|| io::ErrorKind::TimedOut.into())
-        }
-    }
-
-    /// A write of the request has ended well, by the wrapper's word. One that has waited in vain all the same is told
-    /// by the next one, as if it had been that one's.
-    pub(super) fn end_write(&self) {
-        if is(&self.timed_out) {
-            set(&self.concealed, true);
-        }
-    }
-
-    /// Whether the last write has waited for room in vain.
-    pub(super) fn is_stuck(&self) -> bool {
-        is(&self.stuck)
-    }
-
-    /// From here on the wrapper takes its leave. What has been cut off from here has no time for it, nor has a peer
-    /// that has taken nothing for long enough already.
-    pub(super) fn begin_leave(&self, patience: SendTimeout) {
-        let at_once = self.is_cut_off() || self.is_stuck();
-        self.begin_call(if at_once { SendTimeout::NONE } else { patience });
-        set(&self.concealed, false);
-        set(&self.leaving, true);
-    }
-
-    /// The peer sees the end, whatever the wrapper has done about it; unless the wrapper has let go of the connection,
-    /// which is then somebody else's.
-    pub(super) fn end_output(&self, is_wrapped: bool) -> io::Result<()> {
-        let Some(fd) = self.own_fd(is_wrapped) else { return Ok(()) };
-        sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
-    }
-
-    /// The socket, if it is still the request's. A wrapper that could not be made leaves it so.
-    pub(super) fn own_fd(&self, is_wrapped: bool) -> Option<&Arc<OwnedFd>> {
-        self.fd.as_ref().filter(|_| !is_wrapped || !is(&self.dropped))
-    }
-
-    /// Whether there is still a raw stream, that the wrapper's calls may come down to.
-    pub(super) fn has_raw(&self) -> bool {
-        !is(&self.dropped)
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        is(&self.ended)
-    }
-
-    /// Whether the wrapper has left something of what the request had read ahead.
-    pub(super) fn has_ahead(&self) -> bool {
-        self.ahead.load(Ordering::Relaxed) > 0
-    }
-
-    fn is_cut_off(&self) -> bool {
-        matches!(self.entry.cut(), Some(Cut::Forced | Cut::Closed))
-    }
-
-    /// A wait for the peer begins. A handshake is the beginning of something, which a drain may cut off.
-    fn begin_wait(&self) {
-        if is(&self.handshaking) {
-            self.entry.set_activity(Activity::Idle);
-        }
-    }
-
-    /// Whether it is nothing to wait for: looked at after the activity is set, as in `BoundedIo::receive`.
-    fn must_not_wait(&self) -> bool {
-        self.entry.activity() == Activity::Idle && is_to_end(&self.context, &self.entry)
-    }
-
-    fn received(&self, count: usize) {
-        self.entry.add_bytes_in(count);
-        set(&self.heard, true);
-        if is(&self.handshaking) {
-            self.entry.show_activity(Activity::Running);
-        } else if self.entry.activity() == Activity::Idle {
-            // A part of something has come, and the wrapper waits for its rest.
-            self.entry.show_activity(Activity::Receiving);
-        }
-    }
-
-    /// An error of the connection itself.
-    fn fail(&self, error: io::Error) -> io::Error {
-        if is_no_more_for_now(&error) {
-            set(&self.timed_out, true);
-            return io::ErrorKind::TimedOut.into();
-        }
-        if !is_loss(&error) || PeerFault::find(&error).is_some() {
-            return error;
-        }
-        set(&self.lost, true);
-        self.entry.note_loss(error.kind());
-        PeerFault::gone(self.entry.owner(), error)
-    }
-
-    fn stop(&self) -> io::Error {
-        set(&self.stopped, true);
-        stop(&self.entry)
-    }
-}
 
 /// What is below the wrapper.
 enum Below {
@@ -325,8 +108,7 @@ impl RawStream {
         let count = self.ahead.len().min(buf.len());
         buf[..count].copy_from_slice(&self.ahead[..count]);
         self.ahead.consume(count);
-        set(&self.status.heard, true);
-        self.status.ahead.store(self.ahead.len(), Ordering::Relaxed);
+        self.status.read_ahead(self.ahead.len());
         count
     }
 
@@ -334,10 +116,10 @@ impl RawStream {
     fn receive_nothing(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.status.entry.cut() {
             None => {
-                set(&self.status.ended, true);
+                self.status.peer_has_ended();
                 Ok(0)
             }
-            Some(Cut::Silent) => Err(self.status.fail(io::ErrorKind::TimedOut.into())),
+            Some(Cut::Silent) => Err(self.status.time_out()),
             Some(Cut::Drained) if self.status.entry.activity() == Activity::Receiving => {
                 self.receive_late(buf)
             }
@@ -350,7 +132,7 @@ impl RawStream {
         let (began, own) = (Instant::now(), self.patience().at());
         while began.elapsed() < self.status.limits.drain && !self.status.is_cut_off() {
             if own.is_some_and(|own| Instant::now() >= own) {
-                return Err(self.status.fail(io::ErrorKind::TimedOut.into()));
+                return Err(self.status.time_out());
             }
             wait::sleep(Duration::from_millis(1));
             let count = self.receive_at_once(buf)?;
@@ -374,10 +156,8 @@ impl RawStream {
     }
 
     fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
-        // Nor does a wrapper that tries again within one call wait once more.
-        let is_over = self.status.is_stuck() && is(&self.status.timed_out);
-        if self.status.concealed.swap(false, Ordering::Relaxed) || is_over {
-            return Err(self.status.fail(io::ErrorKind::TimedOut.into()));
+        if self.status.has_waited_in_vain() {
+            return Err(self.status.time_out());
         }
         let before = self.status.entry.activity();
         self.status.entry.show_activity(Activity::Sending);
@@ -386,14 +166,7 @@ impl RawStream {
             result => result,
         };
         self.status.entry.set_activity(before);
-        set(&self.status.stuck, result.as_ref().is_err_and(is_no_more_for_now));
-        match result {
-            Ok(count) => {
-                self.status.entry.add_bytes_out(count);
-                Ok(count)
-            }
-            Err(error) => Err(self.status.fail(error)),
-        }
+        self.status.sent(result)
     }
 
     /// A write that has to wait for room. That it waits is said before it is looked whether the connection has been cut
@@ -408,7 +181,7 @@ impl RawStream {
 
     /// What has been cut off sends nothing more but its farewell.
     fn transmit_if_allowed(&mut self, buf: &[u8], patience: SendTimeout) -> io::Result<usize> {
-        if self.status.is_cut_off() && !is(&self.status.leaving) {
+        if !self.status.may_send() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         self.transmit(buf, patience)
@@ -493,7 +266,7 @@ impl Stream for RawStream {
 impl Drop for RawStream {
     fn drop(&mut self) {
         if !matches!(self.below, Below::Wrapper(_)) {
-            set(&self.status.dropped, true);
+            self.status.raw_dropped();
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 
 use super::Deadline;
 use super::bounded_io::BoundedIo;
-use super::connection::{Connection, Stream};
+use super::connection::{Connection, Direction, Stream};
 use super::raw_stream::RawStream;
 use super::read_buffer::Chunk;
 use crate::error::Timeout;
@@ -36,17 +36,20 @@ impl BoundedIo {
         else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let wrapped = wrap(Box::new(raw));
-        status.end_handshake(wrapped.is_ok());
-        match (wrapped, deadline) {
-            (Ok(stream), _) => {
+        match wrap(Box::new(raw)) {
+            Ok(stream) => {
+                status.end_handshake();
                 self.connection = Connection::Wrapped { stream, status };
                 Ok(())
             }
-            (Err(error), Some(Deadline { limit, after, .. })) => {
-                Err(self.explain(status.explain(error, true), limit, after))
+            Err(error) => {
+                status.fail_handshake();
+                let error = status.explain(error, Direction::In);
+                Err(match deadline {
+                    Some(Deadline { limit, after, .. }) => self.explain(error, limit, after),
+                    None => self.own(error),
+                })
             }
-            (Err(error), None) => Err(self.own(status.explain(error, true))),
         }
     }
 
@@ -65,13 +68,13 @@ impl BoundedIo {
         let patience = self.write_patience();
         match &mut self.connection {
             Connection::Wrapped { stream, status } => {
-                status.begin_leave(patience);
+                status.begin_farewell(patience);
                 stream.set_deadline(patience.until);
                 // Without its words the peer is told that the end is none of ours; it is one all the same.
                 let _ = stream.shutdown(Shutdown::Write);
-                status.end_output(true).is_ok()
+                status.end_output().is_ok()
             }
-            Connection::Gone(Some(status)) => status.end_output(false).is_ok(),
+            Connection::Gone(Some(status)) => status.end_output().is_ok(),
             _ => false,
         }
     }

@@ -1,0 +1,259 @@
+//! The reaper's look at one request: whether its wait has been silent for as long as it may be.
+
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::progress::Progress;
+use super::{Cut, Entry, LiveList};
+use crate::sys;
+
+/// The shortest `Limits::idle` that is left to the reaper: a shorter one would have it look often.
+pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
+
+/// What the reaper has seen of a wait that is left to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastLook {
+    /// Since when nothing has moved, as far as it knows.
+    since: Instant,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Whether anything may move although nothing is received; none before the second look.
+    may_move: Option<bool>,
+    moved: Option<Progress>,
+}
+
+impl LastLook {
+    fn new(since: Instant, bytes_in: u64, bytes_out: u64) -> Self {
+        Self { since, bytes_in, bytes_out, may_move: None, moved: None }
+    }
+}
+
+/// The bit of an activity that is a wait left to the reaper.
+pub(super) const LEFT_TO_REAPER: u64 = 0x80;
+
+impl LiveList {
+    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Says
+    /// which limit is the shortest, of these requests and of the next. Nobody left: `leave` is called, before
+    /// anybody else can enter.
+    pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
+        let slots = self.slots.lock();
+        for entry in slots.live() {
+            entry.end_if_silent(now);
+        }
+        let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
+        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_reaped).min();
+        let Some(shortest) = shortest else {
+            leave();
+            return None;
+        };
+        let next = Some(slots.limits.idle).filter(is_reaped);
+        Some(next.map_or(shortest, |next| next.min(shortest)))
+    }
+}
+
+impl Entry {
+    /// Ends a wait that is left to the reaper, if nothing has moved for as long as may be. A wait ends only when
+    /// something has come, so that as many bytes as before are the same wait as before.
+    pub(super) fn end_if_silent(&self, now: Instant) {
+        let mut seen = self.seen.lock();
+        if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
+            *seen = None;
+            return;
+        }
+        let (bytes_in, bytes_out) = self.bytes();
+        let same_wait = seen.take().filter(|seen| seen.bytes_in == bytes_in);
+        let mut wait = same_wait.unwrap_or(LastLook::new(now, bytes_in, bytes_out));
+        if same_wait.is_some() {
+            self.look_for_progress(&mut wait, bytes_out, now);
+        }
+        *seen = Some(wait);
+        if now.saturating_duration_since(wait.since) < self.idle {
+            return;
+        }
+        // Whatever else has ended it explains its end better.
+        let (none, silent) = (0, Cut::Silent as u8);
+        let order = Ordering::SeqCst;
+        if self.cut.compare_exchange(none, silent, order, order).is_ok() {
+            // What has come in this very moment is still read.
+            self.shut_connection(Shutdown::Read);
+        }
+    }
+
+    /// The system is asked only about waits that have lasted from one look to the next, and only where something may
+    /// move: where bytes have been sent meanwhile, or wait for the peer, or others have the descriptor.
+    fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
+        let connection = self.connection.lock();
+        let fd = connection.as_ref().map(AsFd::as_fd);
+        let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
+        let waits_for_peer =
+            |fd| sys::socket_progress::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
+        wait.may_move = match wait.may_move {
+            Some(may_move) => Some(may_move || sent),
+            None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),
+        };
+        if wait.may_move == Some(true) {
+            let moved = Some(Progress::of((wait.bytes_in, bytes_out), fd));
+            // What has moved before the first answer is not known, and may have done so just now.
+            if wait.moved != moved {
+                (wait.moved, wait.since) = (moved, now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Registration;
+    use super::super::tests::request;
+    use super::*;
+    use crate::address::Address;
+    use crate::limits::Limits;
+    use crate::live::Activity;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    fn at(begin: Instant, seconds: u64) -> Instant {
+        begin + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_reaper_ends_waits_in_which_nothing_has_come_for_as_long_as_may_be() {
+        let list = LiveList::new(Limits::default().idle(Duration::from_secs(60)));
+        let (silent, mut ours, _theirs) = request(&list);
+        let (busy, ..) = request(&list);
+        let (computing, ..) = request(&list);
+        silent.entry.set_left_to_reaper(Activity::Idle);
+        busy.entry.set_left_to_reaper(Activity::Receiving);
+        computing.entry.set_activity(Activity::Running);
+        assert_eq!(silent.entry.activity(), Activity::Idle);
+        let begin = Instant::now();
+        for seconds in (0..60).step_by(7) {
+            busy.entry.add_bytes_in(1);
+            let shortest = list.end_silent(at(begin, seconds), || panic!("there are requests"));
+            assert_eq!(shortest, Some(Duration::from_secs(60)));
+            assert_eq!(silent.entry.cut(), None, "after {seconds} seconds");
+        }
+        list.end_silent(at(begin, 60), || panic!("there are requests"));
+        assert_eq!(silent.entry.cut(), Some(Cut::Silent));
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "its wait is over");
+        assert_eq!((busy.entry.cut(), computing.entry.cut()), (None, None));
+    }
+
+    #[test]
+    fn a_wait_that_the_reaper_ends_still_gets_what_has_come_and_may_answer() {
+        let list = LiveList::new(Limits::default());
+        let (registration, mut ours, mut theirs) = request(&list);
+        registration.entry.set_left_to_reaper(Activity::Idle);
+        let begin = Instant::now();
+        list.end_silent(begin, || panic!("there is a request"));
+        theirs.write_all(b"late").unwrap();
+        list.end_silent(at(begin, 100), || panic!("there is a request"));
+        assert_eq!(registration.entry.cut(), Some(Cut::Silent));
+        let mut late = [0; 4];
+        ours.read_exact(&mut late).unwrap();
+        ours.write_all(b"bye").unwrap();
+        assert_eq!((&late, ours.read(&mut [0]).unwrap()), (b"late", 0));
+    }
+
+    /// A request of a list whose connection the system counts for, with both ends.
+    fn request_over_tcp(list: &LiveList) -> (Registration, TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
+        let owner = Address::Unnamed;
+        let registration = list.enter(owner, "Test", Instant::now(), Some(fd));
+        registration.entry.set_left_to_reaper(Activity::Idle);
+        (registration, ours, theirs)
+    }
+
+    /// Has the reaper look eight times for each limit, for two of them; when it has ended the wait, if it has.
+    fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
+        let begin = Instant::now();
+        for look in 0..16 {
+            list.end_silent(at(begin, look * 8), || panic!("there is a request"));
+            if entry.cut().is_some() {
+                return Some(look * 8);
+            }
+            between();
+        }
+        None
+    }
+
+    #[test]
+    fn a_peer_that_takes_what_it_is_sent_is_not_silent() {
+        let limits = Limits::default().idle(Duration::from_secs(64));
+        let list = LiveList::new(limits);
+        // By the request's own outbox, and nobody has asked for a copy.
+        let (registration, mut ours, mut theirs) = request_over_tcp(&list);
+        let fed = ended_after(&list, &registration.entry, || {
+            ours.write_all(b"x").unwrap();
+            registration.entry.add_bytes_out(1);
+            theirs.read_exact(&mut [0]).unwrap();
+            while sys::socket_progress::unacknowledged(ours.as_fd()).unwrap() > 0 {}
+        });
+        assert_eq!(fed, None);
+        list.leave(&registration);
+        // By a copy of the descriptor, in either direction.
+        for sends in [true, false] {
+            let (registration, mut ours, mut theirs) = request_over_tcp(&list);
+            registration.entry.lend();
+            let moving = ended_after(&list, &registration.entry, || {
+                let (from, to) =
+                    if sends { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
+                from.write_all(b"x").unwrap();
+                to.read_exact(&mut [0]).unwrap();
+                while sys::socket_progress::unacknowledged(from.as_fd()).unwrap() > 0 {}
+            });
+            assert_eq!(moving, None, "sends: {sends}");
+            list.leave(&registration);
+        }
+        // Over a Unix socket the request's own count is all that there is.
+        let (registration, _ours, _theirs) = request(&list);
+        registration.entry.set_left_to_reaper(Activity::Idle);
+        let fed = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
+        assert_eq!(fed, None);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_of_what_it_is_sent_is_silent() {
+        let limits = Limits::default().idle(Duration::from_secs(64));
+        let list = LiveList::new(limits);
+        let (registration, ours, _theirs) = request_over_tcp(&list);
+        // It has said so once, and then no more: what goes into a buffer is not taken.
+        ours.set_nonblocking(true).unwrap();
+        let mut quiet = 0;
+        while quiet < 5 {
+            quiet = if (&ours).write(&[0; 65_536]).is_ok() { 0 } else { quiet + 1 };
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ended = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
+        // It is the second look that finds bytes on their way, and the time counts from there.
+        assert_eq!(ended, Some(72));
+    }
+
+    #[test]
+    fn the_reaper_leaves_when_there_is_nobody_to_look_after() {
+        let list = LiveList::new(Limits::default());
+        let left = || {
+            let mut left = false;
+            list.end_silent(Instant::now(), || left = true);
+            left
+        };
+        assert!(left());
+        let (registration, ..) = request(&list);
+        assert!(!left());
+        // What else has ended a connection explains its end.
+        registration.entry.shut_down(Cut::Closed, Shutdown::Both);
+        registration.entry.set_left_to_reaper(Activity::Idle);
+        list.end_silent(Instant::now(), || ());
+        list.end_silent(at(Instant::now(), 1_000), || ());
+        assert_eq!(registration.entry.cut(), Some(Cut::Closed));
+        list.leave(&registration);
+        assert!(left());
+    }
+}

@@ -1,0 +1,323 @@
+//! What has happened below a wrapper, for the request above it.
+//!
+//! The [`RawStream`](super::raw_stream::RawStream) notes what it meets; the request asks for it when the wrapper's call
+//! has returned, whatever the wrapper has made of it:
+//!
+//! ```text
+//! request (BoundedIo)        wrapper (TLS, say)        RawStream
+//!    | begin_call(patience)       |                       |
+//!    | read() ------------------> | read() -------------> | waits for the socket, as long as the patience
+//!    |                            |                       |    a limit has passed: timed_out
+//!    |                            |                       |    a drain: stopped; the peer's end: ended, lost
+//!    | <------ an error, or 0 --- | <---------- an error  |
+//!    | explain(error), interruption()
+//! ```
+//!
+//! Only the request's own worker calls any of this, one call at a time. It is atomic because the wrapper may move the raw
+//! stream to a thread of its own.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::connection::Direction;
+use super::io_error::is_no_more_for_now;
+use super::{Ticket, is_to_end, stop};
+use crate::context::ServerContext;
+use crate::error::Stopping;
+use crate::limits::Limits;
+use crate::live::{Activity, Cut, Entry};
+use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::sys;
+use crate::write_stall::SendTimeout;
+
+/// What a request and the raw stream below its wrapper have in common.
+pub(super) struct RawStatus {
+    pub(super) entry: Arc<Entry>,
+    context: Arc<ServerContext>,
+    pub(super) limits: Arc<Limits>,
+    /// The socket; none under a transport's own stream. Kept beyond the wrapper, which may fail and leave its peer
+    /// without an end.
+    fd: Option<Arc<OwnedFd>>,
+    /// How long the request's present call may wait.
+    pub(super) patience: Mutex<SendTimeout>,
+    /// A [`WrapPhase`].
+    phase: AtomicU8,
+    /// How many of the bytes that the request had read ahead the wrapper has not read yet.
+    ahead: AtomicUsize,
+    /// The wrapper has been given something of the peer's.
+    heard: Flag,
+    /// The peer has ended its output.
+    ended: Flag,
+    /// The connection is lost.
+    lost: Flag,
+    /// The present call has been ended by a limit.
+    timed_out: Flag,
+    /// The present call has been ended by a drain.
+    stopped: Flag,
+    /// The last write has waited for room in vain.
+    stuck: Flag,
+    /// A write of the request has waited in vain, and the wrapper has kept that to itself.
+    concealed: Flag,
+    /// The raw stream has been dropped.
+    dropped: Flag,
+}
+
+/// How far a wrapper is.
+#[derive(Clone, Copy)]
+enum WrapPhase {
+    /// It is being made. It stays so if the wrapper panics.
+    Handshake,
+    /// It could not be made. The socket is the request's to end.
+    Failed,
+    /// It stands between the connection and the handler.
+    InPlace,
+    /// The request is at its end: the wrapper may send its farewell, and nothing else.
+    Farewell,
+}
+
+#[derive(Default)]
+struct Flag(AtomicBool);
+
+impl Flag {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// For the request.
+impl RawStatus {
+    pub(super) fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Self {
+        Self {
+            entry: Arc::clone(ticket.entry()),
+            context: Arc::clone(&ticket.context),
+            limits: Arc::clone(&ticket.registration.limits),
+            fd,
+            patience: Mutex::new(SendTimeout::until(None)),
+            phase: AtomicU8::new(WrapPhase::Handshake as u8),
+            ahead: AtomicUsize::new(0),
+            heard: Flag::default(),
+            ended: Flag::default(),
+            lost: Flag::default(),
+            timed_out: Flag::default(),
+            stopped: Flag::default(),
+            stuck: Flag::default(),
+            concealed: Flag::default(),
+            dropped: Flag::default(),
+        }
+    }
+
+    fn is_in(&self, phase: WrapPhase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    fn enter(&self, phase: WrapPhase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// A wrapper is about to be made, until then at most.
+    pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
+        self.begin_call(SendTimeout::until(until));
+        self.ahead.store(ahead, Ordering::Relaxed);
+        self.heard.clear();
+        self.enter(WrapPhase::Handshake);
+    }
+
+    /// The wrapper is in place.
+    pub(super) fn end_handshake(&self) {
+        self.enter(WrapPhase::InPlace);
+        self.entry.show_activity(Activity::Running);
+        self.entry.set_wrapped();
+    }
+
+    /// The wrapper could not be made.
+    pub(super) fn fail_handshake(&self) {
+        self.enter(WrapPhase::Failed);
+        self.entry.show_activity(Activity::Running);
+    }
+
+    /// A read or a write of the request begins.
+    pub(super) fn begin_call(&self, patience: SendTimeout) {
+        *self.patience.lock() = patience;
+        self.timed_out.clear();
+        self.stopped.clear();
+    }
+
+    /// The error of a wrapper's call, with its cause if that is known here.
+    pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
+        let owner = self.entry.owner();
+        let reads = direction == Direction::In;
+        if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
+            error
+        } else if let Some(interruption) = self.interruption() {
+            interruption
+        } else if self.lost.is_set() || (reads && self.ended.is_set()) {
+            self.entry.note_loss(error.kind());
+            PeerFault::gone(owner, error)
+        } else if reads && self.heard.is_set() && error.kind() == io::ErrorKind::InvalidData {
+            PeerFault::garbled(owner, error)
+        } else {
+            error
+        }
+    }
+
+    /// What has ended the present call, though the wrapper takes it for an end of input.
+    pub(super) fn interruption(&self) -> Option<io::Error> {
+        if self.stopped.is_set() {
+            Some(stop(&self.entry))
+        } else {
+            self.timed_out.is_set().then(|| io::ErrorKind::TimedOut.into())
+        }
+    }
+
+    /// The wrapper says that a write of the request has ended well. If it has waited in vain all the same, the next
+    /// write fails in its place.
+    pub(super) fn end_write(&self) {
+        if self.timed_out.is_set() {
+            self.concealed.set();
+        }
+    }
+
+    /// Whether the last write has waited for room in vain.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck.is_set()
+    }
+
+    /// From here on the wrapper may only send its farewell. It has no time for that if the connection has been cut off
+    /// from this side, or the peer has taken nothing for long enough already.
+    pub(super) fn begin_farewell(&self, patience: SendTimeout) {
+        let at_once = self.is_cut_off() || self.is_stuck();
+        self.begin_call(if at_once { SendTimeout::NONE } else { patience });
+        self.concealed.clear();
+        self.enter(WrapPhase::Farewell);
+    }
+
+    /// Ends the output, whatever the wrapper has done about it; unless the wrapper has let go of the connection, which
+    /// then belongs to somebody else.
+    pub(super) fn end_output(&self) -> io::Result<()> {
+        let Some(fd) = self.own_fd() else { return Ok(()) };
+        sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
+    }
+
+    /// The socket, if it is still the request's: a wrapper in place that drops the raw stream has given it away, and one
+    /// that could not be made has not.
+    pub(super) fn own_fd(&self) -> Option<&Arc<OwnedFd>> {
+        let is_in_place = self.is_in(WrapPhase::InPlace) || self.is_in(WrapPhase::Farewell);
+        self.fd.as_ref().filter(|_| !is_in_place || self.has_raw())
+    }
+
+    /// Whether there still is a raw stream below the wrapper.
+    pub(super) fn has_raw(&self) -> bool {
+        !self.dropped.is_set()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_set()
+    }
+
+    /// Whether the wrapper has left something of what the request had read ahead.
+    pub(super) fn has_ahead(&self) -> bool {
+        self.ahead.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// For the raw stream.
+impl RawStatus {
+    pub(super) fn is_cut_off(&self) -> bool {
+        matches!(self.entry.cut(), Some(Cut::Forced | Cut::Closed))
+    }
+
+    /// A wait for the peer begins. In a handshake it counts as one for the beginning of a request, so that a drain may
+    /// cut it off.
+    pub(super) fn begin_wait(&self) {
+        if self.is_in(WrapPhase::Handshake) {
+            self.entry.set_activity(Activity::Idle);
+        }
+    }
+
+    /// Whether a drain forbids this wait. Asked after the activity is set, as in `BoundedIo::receive`.
+    pub(super) fn must_not_wait(&self) -> bool {
+        self.entry.activity() == Activity::Idle && is_to_end(&self.context, &self.entry)
+    }
+
+    pub(super) fn received(&self, count: usize) {
+        self.entry.add_bytes_in(count);
+        self.heard.set();
+        if self.is_in(WrapPhase::Handshake) {
+            self.entry.show_activity(Activity::Running);
+        } else if self.entry.activity() == Activity::Idle {
+            // A part of something has come, and the wrapper waits for its rest.
+            self.entry.show_activity(Activity::Receiving);
+        }
+    }
+
+    /// The wrapper has read of what the request had read ahead; so much is left.
+    pub(super) fn read_ahead(&self, left: usize) {
+        self.heard.set();
+        self.ahead.store(left, Ordering::Relaxed);
+    }
+
+    pub(super) fn peer_has_ended(&self) {
+        self.ended.set();
+    }
+
+    /// What was cut off from this side sends nothing more but the wrapper's farewell.
+    pub(super) fn may_send(&self) -> bool {
+        !self.is_cut_off() || self.is_in(WrapPhase::Farewell)
+    }
+
+    /// Whether a write has waited in vain already: one before this that the wrapper has concealed, or one of the same
+    /// call. It is not waited for a second time.
+    pub(super) fn has_waited_in_vain(&self) -> bool {
+        let is_over = self.is_stuck() && self.timed_out.is_set();
+        self.concealed.0.swap(false, Ordering::Relaxed) || is_over
+    }
+
+    /// A write has ended.
+    pub(super) fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
+        self.stuck.0.store(result.as_ref().is_err_and(is_no_more_for_now), Ordering::Relaxed);
+        let count = result.map_err(|error| self.fail(error))?;
+        self.entry.add_bytes_out(count);
+        Ok(count)
+    }
+
+    /// Notes an error of the connection itself.
+    pub(super) fn fail(&self, error: io::Error) -> io::Error {
+        if is_no_more_for_now(&error) {
+            return self.time_out();
+        }
+        if !is_loss(&error) || PeerFault::find(&error).is_some() {
+            return error;
+        }
+        self.lost.set();
+        self.entry.note_loss(error.kind());
+        PeerFault::gone(self.entry.owner(), error)
+    }
+
+    pub(super) fn time_out(&self) -> io::Error {
+        self.timed_out.set();
+        io::ErrorKind::TimedOut.into()
+    }
+
+    pub(super) fn stop(&self) -> io::Error {
+        self.stopped.set();
+        stop(&self.entry)
+    }
+
+    pub(super) fn raw_dropped(&self) {
+        self.dropped.set();
+    }
+}
