@@ -2,10 +2,10 @@
 //! [`request.server()`](crate::StreamRequest::server), and what workers share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
@@ -13,27 +13,24 @@ use crate::gate::{Gate, RateGate};
 use crate::idle_reaper::IdleReaper;
 use crate::limits::Limits;
 use crate::live::{LiveList, LiveRequest};
+use crate::process::{CurrentRole, Role};
 use crate::shutdown::{Runs, ShutdownHandle};
-use crate::wait;
 
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
 #[derive(Debug)]
 pub struct ServerContext {
     pub(crate) runs: Arc<Runs>,
     pub(crate) live: Arc<LiveList>,
-    idle_reaper: IdleReaper,
+    pub(crate) idle_reaper: IdleReaper,
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
     address: RwLock<Address>,
     started: Instant,
-    /// This process must stay one of one thread.
-    forks: bool,
+    role: CurrentRole,
     /// A close of this server waits for its requests.
     waits_at_close: bool,
-    /// This process is a child that serves one request and ends.
-    in_child: AtomicBool,
     /// How many requests the process has descriptors for.
     descriptors: AtomicUsize,
 }
@@ -42,11 +39,11 @@ impl ServerContext {
     pub(crate) fn new(
         address: Address,
         limits: Limits,
-        forks: bool,
+        role: Role,
         waits_at_close: bool,
     ) -> std::io::Result<Self> {
         let live = LiveList::new(limits);
-        let live = Arc::new(if forks { live.for_children()? } else { live });
+        let live = Arc::new(if role.is_parent() { live.for_children()? } else { live });
         Ok(Self {
             runs: Arc::new(Runs::new()?),
             idle_reaper: IdleReaper::new(Arc::clone(&live)),
@@ -56,9 +53,8 @@ impl ServerContext {
             rate: RateGate::new(limits.accept_rate),
             address: RwLock::new(address),
             started: Instant::now(),
-            forks,
+            role: CurrentRole::new(role),
             waits_at_close,
-            in_child: AtomicBool::new(false),
             descriptors: AtomicUsize::new(usize::MAX),
         })
     }
@@ -77,50 +73,26 @@ impl ServerContext {
         self.waits_at_close
     }
 
-    /// Finds out whether this process has been forked from the one that has used the server before, and makes what is
-    /// its parent's its own: the events, the list of requests, what is in. In the children of a mixin that forks
-    /// everything stays as it was.
-    pub(crate) fn enter_process(&self) -> std::io::Result<()> {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        wait::note_process();
-        if !self.runs.is_forked() || self.is_child() {
-            return Ok(());
-        }
-        let _lock = ONE_AT_A_TIME.lock();
-        // Another thread has done it meanwhile; or the fork was made within a loop, which goes on in both.
-        if !self.runs.is_forked() || self.runs.is_loop_thread() {
-            return Ok(());
-        }
-        self.live.enter_process()?;
-        self.idle_reaper.enter_process();
-        self.gate.enter_process()?;
-        self.runs.enter_process()
+    /// What this process is to the server: see [`Role`].
+    pub(crate) fn role(&self) -> Role {
+        self.role.get()
     }
 
-    /// From here on this process is a forked child, which serves one request.
+    /// From here on this process is a child that serves one request.
     pub(crate) fn enter_child(&self) {
-        self.in_child.store(true, Ordering::SeqCst);
+        self.role.enter_child();
         self.runs.enter_child();
-    }
-
-    pub(crate) fn is_child(&self) -> bool {
-        self.in_child.load(Ordering::SeqCst)
     }
 
     /// Who reads on for a peer that has not read its answer yet.
     pub(crate) fn lingering(&self) -> Lingering {
-        if crate::wait::is_parked_here() || self.is_child() {
+        if crate::wait::is_parked_here() || self.role().is_child() {
             Lingering::Here
-        } else if self.may_start_threads() {
+        } else if self.role().may_start_threads() {
             Lingering::Elsewhere
         } else {
             Lingering::Nobody
         }
-    }
-
-    /// Not in a process that forks for each request, and has to have one thread for it.
-    pub(crate) fn may_start_threads(&self) -> bool {
-        !self.forks || self.is_child()
     }
 
     /// Whether somebody else ends a request whose peer is silent for longer than this; see `idle_reaper.rs`.

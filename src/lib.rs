@@ -173,6 +173,7 @@ mod lingering_close;
 mod live;
 mod mixin;
 mod peer_fault;
+mod process;
 mod request;
 mod server;
 mod shutdown;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::process::Owner;
 use crate::socket_io::{self, SocketIo};
 use crate::sys::{self, PollFd, RecvBuf};
 use crate::wait::{self, Event};
@@ -56,15 +57,14 @@ struct Reaper {
     lingering: usize,
     at_once: usize,
     /// Where the thread is. A forked child has a copy of this and no thread.
-    process: u32,
+    owner: Owner,
 }
 
 /// Reads on for a connection, in a thread of its own for all of them, and closes it.
 pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: LingerLimits) {
     let connection = Lingering::new(fd, bound);
     let mut reaper = REAPER.lock();
-    let process = wait::noted_process();
-    if reaper.as_ref().is_none_or(|reaper| reaper.process != process) {
+    if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
         // Without descriptors or threads the connection is closed at once.
         let Ok(bell) = Event::new() else { return };
         let bell = Arc::new(bell);
@@ -73,8 +73,13 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: LingerLimits) {
         if thread::Builder::new().name("linger".into()).spawn(main).is_err() {
             return;
         }
-        *reaper =
-            Some(Reaper { bell, arriving: Vec::new(), lingering: 0, at_once: at_once(), process });
+        *reaper = Some(Reaper {
+            bell,
+            arriving: Vec::new(),
+            lingering: 0,
+            at_once: at_once(),
+            owner: Owner::noted(),
+        });
     }
     if let Some(reaper) = &mut *reaper {
         if reaper.arriving.len() + reaper.lingering < reaper.at_once {

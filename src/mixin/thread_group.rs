@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::process::Owner;
 use crate::sys;
-use crate::wait;
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
@@ -92,7 +92,7 @@ pub(crate) struct ThreadGroup {
     ended: Condvar,
     started: AtomicU64,
     /// The process in which the last one was started.
-    process: AtomicU32,
+    owner: Owner,
 }
 
 impl ThreadGroup {
@@ -109,7 +109,7 @@ impl ThreadGroup {
         if let Some(bytes) = options.stack_bytes {
             builder = builder.stack_size(bytes);
         }
-        self.process.store(wait::noted_process(), Ordering::Relaxed);
+        self.owner.become_noted();
         // Moved into the thread, and dropped with the closure if there is none: either way, and also
         // after a panic of a hook, the count does not remember the dead.
         let alive = Alive::new(Arc::clone(self))?;
@@ -128,8 +128,7 @@ impl ThreadGroup {
     }
 
     fn is_left_behind(&self) -> bool {
-        let is_other = self.process.load(Ordering::Relaxed) != wait::noted_process();
-        is_other && *self.alive.lock() > 0
+        !self.owner.is_noted() && *self.alive.lock() > 0
     }
 
     #[cfg(test)]

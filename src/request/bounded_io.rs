@@ -91,7 +91,7 @@ impl BoundedIo {
         };
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = std::sync::Arc::clone(self.ticket.entry());
-        let may_have_thread = self.ticket.server().may_start_threads();
+        let may_have_thread = self.ticket.server().role().may_start_threads();
         let outbox = Outbox::new(source.share(), entry, capacity, may_have_thread);
         Ok(self.outbox.insert(outbox).clone())
     }

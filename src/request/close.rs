@@ -81,7 +81,10 @@ impl BoundedIo {
     /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, and nothing was
     /// held back, the close alone ends the connection as well, which saves a system call.
     pub(super) fn end_request(mut self, unread: bool) {
-        if !self.is_plain() || self.ticket.entry().is_lent() || self.ticket.server().is_child() {
+        if !self.is_plain()
+            || self.ticket.entry().is_lent()
+            || self.ticket.server().role().is_child()
+        {
             self.shutdown_request(unread);
             return self.close_request();
         }

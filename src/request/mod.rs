@@ -205,7 +205,7 @@ fn stop(entry: &Entry) -> io::Error {
 /// nobody looks at any more: the parent's request leaves the parent's when the child has ended.
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.context.is_child() {
+        if !self.context.role().is_child() {
             self.context.live.leave(&self.registration);
         }
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::outbox::OutboxQueue;
+use crate::process::Owner;
 use crate::sys::{self, PollFd};
 use crate::wait::{self, Event, Flush};
 
@@ -81,7 +82,7 @@ struct WriterInbox {
     /// It waits, and has to be rung.
     sleeps: bool,
     /// Where the thread is. A forked child has a copy of this and no thread.
-    process: u32,
+    owner: Owner,
 }
 
 /// The thread stays for so long with nothing to do.
@@ -98,7 +99,7 @@ fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
         return;
     }
     let mut thread = THREAD.lock();
-    if thread.as_ref().is_none_or(|inbox| inbox.process != wait::noted_process()) {
+    if thread.as_ref().is_none_or(|inbox| !inbox.owner.is_noted()) {
         *thread = start();
     }
     match &mut *thread {
@@ -122,7 +123,7 @@ fn start() -> Option<WriterInbox> {
     let bell = Arc::new(Event::new().ok()?);
     let heard = Arc::clone(&bell);
     thread::Builder::new().name("outbox".into()).spawn(move || run(&heard)).ok()?;
-    Some(WriterInbox { bell, handed: Vec::new(), sleeps: false, process: wait::noted_process() })
+    Some(WriterInbox { bell, handed: Vec::new(), sleeps: false, owner: Owner::noted() })
 }
 
 /// The life of the thread.

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use super::{DrainReport, Server};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
+use crate::process::Owner;
 use crate::transport::Transport;
 
 impl<T: Transport, M: Mixin + 'static> Server<T, M> {
@@ -30,7 +31,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
             .name("serve_forever".into())
             .spawn(move || serving.serve_forever())
             .map_err(|error| Error::io("start a thread for", server.server_address(), error))?;
-        Ok(BackgroundServer { server, thread: Some(thread), process: std::process::id() })
+        Ok(BackgroundServer { server, thread: Some(thread), owner: Owner::this_process() })
     }
 }
 
@@ -40,7 +41,7 @@ pub struct BackgroundServer<T: Transport, M: Mixin> {
     server: Arc<Server<T, M>>,
     thread: Option<JoinHandle<Result<()>>>,
     /// Where the thread is.
-    process: u32,
+    owner: Owner,
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
@@ -48,7 +49,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     /// itself: it ends when this call has returned.
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
-        if self.process != std::process::id() {
+        if !self.owner.is_this_process() {
             std::mem::forget(thread);
             return None;
         }

@@ -166,7 +166,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let Limits { drain, first_read, .. } = self.limits();
         // The drain of a server that forks begins only when its loop has ended.
-        let time = if self.mixin.forks() { first_read.min(drain) } else { drain };
+        let time = if self.core.context.role().is_parent() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);
         while let Some(job) = self.core.backlog.next() {
             let room = self.wait_for_room(until)?;
@@ -185,7 +185,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     /// Says whether there is any.
     fn wait_for_room(&self, until: Option<Instant>) -> Result<bool> {
-        if self.mixin.forks() && !self.mixin.ready() {
+        if self.core.context.role().is_parent() && !self.mixin.ready() {
             // Those that are idle make room.
             self.mixin.drain(Instant::now());
         }

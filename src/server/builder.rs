@@ -20,6 +20,7 @@ use crate::events::ServerEvent;
 use crate::handler::{BaseRequestHandler, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
+use crate::process::Role;
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
 
@@ -284,9 +285,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let Self { limits, timeout, poll_interval, .. } = self;
         mixin.check()?;
         let address = transport.server_address();
-        let context =
-            ServerContext::new(address.clone(), limits, mixin.forks(), mixin.block_on_close())
-                .map_err(|error| Error::io("make the events of", address, error))?;
+        let role = if mixin.forks() { Role::Parent } else { Role::Alone };
+        let context = ServerContext::new(address.clone(), limits, role, mixin.block_on_close())
+            .map_err(|error| Error::io("make the events of", address, error))?;
         let worker_acceptor = WorkerAcceptor::new(mixin.workers_accept() && workers_accept);
         let core = Arc::new(Core {
             transport,

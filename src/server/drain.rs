@@ -48,7 +48,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let mut report = DrainReport::new(self.server_address(), grace);
         // Without descriptors it is closed as far as it can be.
         let _ = self.core.enter_process();
-        if context.is_child() {
+        if context.role().is_child() {
             // All that there is here is a copy of the parent's, which hears of this at the child's end.
             context.runs.close();
             context.live.tell_of_stop();
@@ -147,7 +147,7 @@ impl ServerContext {
             context.end_first_reads();
         };
         let nobody = self.live.len() == 0 || self.runs.first_reads_are_over();
-        let later = !nobody && self.may_start_threads();
+        let later = !nobody && self.role().may_start_threads();
         if !later || thread::Builder::new().name("first reads".into()).spawn(end).is_err() {
             self.end_first_reads();
         }

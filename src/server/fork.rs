@@ -24,6 +24,7 @@
 //! RequestOfChild::ended: counts, observer
 //! ```
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ use crate::error::{Error, Fatal, Result};
 use crate::events::CloseReason;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
+use crate::process;
 use crate::request::{Ticket, keep_block};
 use crate::sys;
 use crate::sys::child_process::SignalsHeld;
@@ -49,13 +51,37 @@ impl<T: Transport> Core<T> {
     /// Before anything that belongs to one process: in a child that goes on for itself, makes the server this process's
     /// own. It costs one `getpid` for each run, and none for a request.
     pub(super) fn enter_process(&self) -> Result<()> {
-        let context = &self.context;
-        let entered = context.enter_process();
-        let entered = entered
-            .and_then(|()| self.worker_acceptor.enter_process(context.runs.stop_waiting().fd));
-        let address = || self.context.server_address();
-        entered.map_err(|error| Error::io("go on in a forked child with", address(), error))
+        enter_process(&self.context)?;
+        let entered = self.worker_acceptor.enter_process(self.context.runs.stop_waiting().fd);
+        entered.map_err(|error| cannot_go_on(&self.context, error))
     }
+}
+
+/// Finds out whether this process has been forked from the one that has used the server before, and makes its own what
+/// is still its parent's. In a child that serves one request everything stays as it was.
+pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    process::note();
+    if !context.runs.is_forked() || context.role().is_child() {
+        return Ok(());
+    }
+    let _lock = ONE_AT_A_TIME.lock();
+    // Another thread has done it meanwhile; or the fork was made within a loop, which goes on in both.
+    if !context.runs.is_forked() || context.runs.is_loop_thread() {
+        return Ok(());
+    }
+    let enter = || {
+        context.live.enter_process()?;
+        context.idle_reaper.enter_process();
+        context.gate.enter_process()?;
+        // Last: it is by this one that the others are known to have been entered.
+        context.runs.enter_process()
+    };
+    enter().map_err(|error| cannot_go_on(context, error))
+}
+
+fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
+    Error::io("go on in a forked child with", context.server_address(), error)
 }
 
 impl<T: Transport> ServeInChild for TypedJob<T> {

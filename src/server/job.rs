@@ -147,7 +147,7 @@ impl<T: Transport> TypedJob<T> {
         let _promise = crate::wait::FlushPromise::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
         let context = &self.core.context;
-        let _serving = (!context.is_child()).then(|| Serving::start(context));
+        let _serving = (!context.role().is_child()).then(|| Serving::start(context));
         self.ticket.show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
         let whole = whole.and_then(|after| Deadline::after(Timeout::Request, after));
@@ -219,7 +219,7 @@ impl<T: Transport> Core<T> {
     /// Tells the observer, if there is one. In a forked child there is none: the parent tells.
     pub(super) fn tell(&self, event: &ServerEvent<'_>) {
         let Some(observer) = &self.observer else { return };
-        if self.context.is_child() {
+        if self.context.role().is_child() {
             return;
         }
         drop(caught(|| {
@@ -354,7 +354,7 @@ impl<T: Transport> End<T> {
             Ok(())
         }));
         self.core.tell_of_end(&self.entry, reason);
-        if self.core.context.is_child() {
+        if self.core.context.role().is_child() {
             // The parent keeps the books. Giving back here would be writing to shared memory, which copies it,
             // a moment before it is gone.
             std::mem::forget(self);

@@ -331,7 +331,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let listener = if room { self.core.transport.fileno() } else { None };
         // A mixin that forks has to do something for each child before it waits, and while clients stand in a
         // queue, there is no wait.
-        if let (Some(fd), true) = (&listener, self.mixin.forks()) {
+        if let (Some(fd), true) = (&listener, context.role().is_parent()) {
             if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
                 wait::flush();
                 return Ok(true);

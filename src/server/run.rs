@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::{BaseServer, DrainReport, Server};
+use super::{BaseServer, DrainReport, Server, fork};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
+use crate::process::Owner;
 use crate::shutdown::{Claim, ShutdownHandle};
 use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
@@ -79,7 +80,7 @@ pub fn run_all(
         let (served, report) = serve_and_close(&**server, || server.server_close_within(grace));
         return served.map(|()| vec![report]);
     }
-    if let Some(server) = servers.iter().find(|server| server.forks()) {
+    if let Some(server) = servers.iter().find(|server| server.context().role().is_parent()) {
         let why = "forks, and has to run alone in its process";
         return Err(Error::state(server.server_address(), why));
     }
@@ -119,9 +120,7 @@ pub fn run_all(
 /// Before anything else: a server that is not ours to run is not ours to close.
 fn claim(server: &dyn BaseServer) -> Result<Claim> {
     // In a forked child the run that goes on is the parent's.
-    let entered = server.context().enter_process();
-    let cannot = |error| Error::io("go on in a forked child with", server.server_address(), error);
-    entered.map_err(cannot)?;
+    fork::enter_process(server.context())?;
     server.shutdown_handle().runs().claim(&server.server_address())
 }
 
@@ -145,7 +144,7 @@ fn serve_until_closed(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
-    let over = if server.forks() { None } else { Event::new().ok() };
+    let over = if server.context().role().is_parent() { None } else { Event::new().ok() };
     let Some(over) = over else { return (server.serve_forever(), close()) };
     let handle = server.shutdown_handle();
     let wait_and_close = || {
@@ -192,13 +191,14 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
         handle.runs().signals_handled().store(true, Ordering::SeqCst);
     }
     let handles = Arc::new(handles);
-    let owner = std::process::id();
+    let owner = Arc::new(Owner::this_process());
     let on = |signal: libc::c_int, name: &str| {
         let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));
+        let owner = Arc::clone(&owner);
         // An atomic, a write for each server, and `_exit`: all that a signal's handler may do.
         sys::on_signal(signal, move || {
             // A forked child inherits this, and has its own way of taking the signal.
-            if std::process::id() != owner {
+            if !owner.is_this_process() {
                 return;
             }
             if asked.swap(true, Ordering::SeqCst) {

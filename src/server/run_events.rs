@@ -18,7 +18,7 @@ impl<T: Transport> Core<T> {
 
     /// The close begins; told once. A forked child closes nothing, and its parent tells.
     pub(super) fn tell_of_stopping(&self) {
-        if self.context.is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
+        if self.context.role().is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
             return;
         }
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });

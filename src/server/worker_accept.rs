@@ -21,7 +21,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -32,6 +32,7 @@ use super::catch_panic::caught;
 use super::run_events::Accepting;
 use super::server_permit::Admitted;
 use crate::mixin::{Accepted, WorkerAccept};
+use crate::process::Owner;
 use crate::sys::exclusive_epoll::ExclusiveEpoll;
 use crate::transport::{AcceptAction, Transport};
 use crate::wait::{self, Event};
@@ -64,7 +65,7 @@ struct AcceptPoint {
     /// The lock of the diagram above. The value: how often in a row a worker has accepted nothing.
     failures: Mutex<u32>,
     /// The process in which the epoll sets were made.
-    process: AtomicU32,
+    owner: Owner,
 }
 
 impl WorkerAcceptor {
@@ -83,16 +84,14 @@ impl WorkerAcceptor {
 
     /// In a forked child that serves: gives it epoll sets of its own.
     pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
-        let process = wait::noted_process();
-        let inherited =
-            self.point().filter(|point| point.process.load(Ordering::SeqCst) != process);
+        let inherited = self.point().filter(|point| !point.owner.is_noted());
         let (Some(point), Some(listener)) = (inherited, &self.listener.lock().fd) else {
             return Ok(());
         };
         self.suspend(false);
         point.interrupt.own()?;
         point.epoll.renew(listener.as_fd(), [stop, point.interrupt.waiting().fd])?;
-        point.process.store(process, Ordering::SeqCst);
+        point.owner.become_noted();
         Ok(())
     }
 
@@ -138,8 +137,8 @@ impl<T: Transport> Core<T> {
             let stop = self.context.runs.stop_waiting().fd;
             let epoll = ExclusiveEpoll::new(fd.as_fd(), [stop, interrupt.as_fd()]).ok()?;
             listener.fd = Some(fd);
-            let process = AtomicU32::new(wait::noted_process());
-            Some(AcceptPoint { epoll, interrupt, failures: Mutex::default(), process })
+            let (failures, owner) = (Mutex::default(), Owner::noted());
+            Some(AcceptPoint { epoll, interrupt, failures, owner })
         };
         self.worker_acceptor.point.get_or_init(make).as_ref()
     }

@@ -5,13 +5,13 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
 pub(crate) use super::orphan_reaper::{Mark, children};
 use super::signal::change_mask;
 use super::{check, event};
+use crate::process::Owner;
 
 /// Which of the two a process is after a fork.
 pub(crate) enum Forked {
@@ -191,7 +191,7 @@ pub(crate) struct ExitWatch {
     bell: Arc<event::Ends>,
     sigchld: OnceLock<Sigchld>,
     /// Whose children they are; the others that SIGCHLD tells this of are those of children.
-    process: Arc<AtomicU32>,
+    owner: Arc<Owner>,
 }
 
 /// How one child is watched.
@@ -209,8 +209,7 @@ impl ExitWatch {
     pub(crate) fn new() -> io::Result<Self> {
         let (set, bell) = (Epoll::new()?, Arc::new(event::new()?));
         set.add(event::reader(&bell), libc::EPOLLIN, BELL)?;
-        let process = Arc::new(AtomicU32::new(std::process::id()));
-        Ok(Self { set, bell, sigchld: OnceLock::new(), process })
+        Ok(Self { set, bell, sigchld: OnceLock::new(), owner: Arc::new(Owner::this_process()) })
     }
 
     /// In a forked child that goes on for itself: makes it one of its own, which watches nobody yet.
@@ -218,7 +217,7 @@ impl ExitWatch {
         event::renew(&self.bell)?;
         self.set.renew()?;
         self.set.add(event::reader(&self.bell), libc::EPOLLIN, BELL)?;
-        self.process.store(std::process::id(), Ordering::SeqCst);
+        self.owner.become_noted();
         Ok(())
     }
 
@@ -244,7 +243,7 @@ impl ExitWatch {
     /// Has each child's end ring the bell from here on, also that of a foreign one.
     pub(crate) fn hear_of_all(&self) -> io::Result<()> {
         if self.sigchld.get().is_none() {
-            let sigchld = Sigchld::ring(Arc::clone(&self.bell), Arc::clone(&self.process))?;
+            let sigchld = Sigchld::ring(Arc::clone(&self.bell), Arc::clone(&self.owner))?;
             let _ = self.sigchld.set(sigchld);
         }
         Ok(())
@@ -317,10 +316,10 @@ struct Sigchld {
 }
 
 impl Sigchld {
-    fn ring(bell: Arc<event::Ends>, owner: Arc<AtomicU32>) -> io::Result<Self> {
+    fn ring(bell: Arc<event::Ends>, owner: Arc<Owner>) -> io::Result<Self> {
         let action = move || {
             // A forked child inherits this, and must not wake its parent.
-            if std::process::id() == owner.load(Ordering::SeqCst) {
+            if owner.is_this_process() {
                 event::notify(&bell);
             }
         };

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::own_address::OwnAddress;
 use super::server_socket::ServerSocket;
 use crate::address::Address;
+use crate::process::Owner;
 use crate::request::{DatagramRequest, Reply, Ticket};
 use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
 use crate::sys::recv_cmsg::Local;
@@ -135,15 +136,14 @@ struct Inbox {
     own: Option<OwnAddress>,
     last_taken: Option<Instant>,
     /// Who has received them.
-    process: u32,
+    owner: Owner,
 }
 
 impl Inbox {
     /// In a forked child: what the parent has received before, the parent answers.
     fn leave_to_parent(&mut self) {
-        let process = wait::noted_process();
-        if self.process != process {
-            self.process = process;
+        if !self.owner.is_noted() {
+            self.owner.become_noted();
             self.receiver = None;
         }
     }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket_options::{SocketOptions, name_option};
+use crate::process::Owner;
 use crate::sys;
 use crate::sys::directory::{self, Folder, MODE_BITS};
 
@@ -33,7 +34,7 @@ pub(super) struct SocketFile {
     /// Device and inode: who finds another one there finds somebody else's.
     identity: (u64, u64),
     /// The process that has made it.
-    process: u32,
+    owner: Owner,
 }
 
 impl SocketFile {
@@ -69,12 +70,12 @@ impl SocketFile {
         }
         let found = fs::symlink_metadata(place.file())?;
         let identity = (found.dev(), found.ino());
-        Ok((Some(Self { place, identity, process: std::process::id() }), whole))
+        Ok((Some(Self { place, identity, owner: Owner::this_process() }), whole))
     }
 
     /// Whether this process has made it, and not one that has forked this one.
     pub(super) fn is_this_processes(&self) -> bool {
-        self.process == std::process::id()
+        self.owner.is_this_process()
     }
 
     /// Removes the file, if it is still ours.

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
 use super::{Interest, Waiting};
+use crate::process::{self, Owner};
 use crate::sys;
 
 /// A descriptor that one side makes readable and another waits for.
@@ -21,25 +21,7 @@ use crate::sys;
 pub struct Event {
     ends: sys::event::Ends,
     /// The process that its descriptor belongs to.
-    owner: AtomicU32,
-}
-
-/// This process, as far as anybody has asked. The system is asked when a run begins, and not in each wait.
-static PROCESS: AtomicU32 = AtomicU32::new(0);
-
-/// Asks which process this is: for whatever has to find out that it has been forked.
-pub(crate) fn note_process() -> u32 {
-    let process = std::process::id();
-    // In a child a write copies a page of its parent's.
-    if PROCESS.load(Ordering::Relaxed) != process {
-        PROCESS.store(process, Ordering::Relaxed);
-    }
-    process
-}
-
-/// Which process this was when it was last noted. It costs no system call.
-pub(crate) fn noted_process() -> u32 {
-    PROCESS.load(Ordering::Relaxed)
+    owner: Owner,
 }
 
 impl Event {
@@ -49,7 +31,7 @@ impl Event {
     ///
     /// If there is no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { ends: sys::event::new()?, owner: AtomicU32::new(note_process()) })
+        Ok(Self { ends: sys::event::new()?, owner: Owner::this_process() })
     }
 
     /// Makes it readable. Two system calls, never blocking: a signal handler may use it. In a child of
@@ -69,12 +51,12 @@ impl Event {
 
     /// Whether its descriptor is this process's own.
     pub(crate) fn is_ours(&self) -> bool {
-        self.owner.load(Ordering::SeqCst) == std::process::id()
+        self.owner.is_this_process()
     }
 
     /// The same, as far as the process is noted.
     pub(crate) fn is_of_noted_process(&self) -> bool {
-        self.owner.load(Ordering::SeqCst) == noted_process()
+        self.owner.is_noted()
     }
 
     /// In a forked child that goes on for itself: makes it an event of this process's own, not notified. Those that
@@ -82,10 +64,10 @@ impl Event {
     pub(crate) fn own(&self) -> io::Result<()> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock();
-        let process = note_process();
-        if self.owner.load(Ordering::SeqCst) != process {
+        process::note();
+        if !self.owner.is_noted() {
             sys::event::renew(&self.ends)?;
-            self.owner.store(process, Ordering::SeqCst);
+            self.owner.become_noted();
         }
         Ok(())
     }

@@ -21,7 +21,6 @@ use crate::sys;
 pub use deferred_flush::flush;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 pub use event::Event;
-pub(crate) use event::{note_process, noted_process};
 pub(crate) use parker::parker;
 pub use parker::{Installed, Interest, Parker, Slot, Waiting, install};
 

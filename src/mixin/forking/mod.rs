@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use super::{Job, Mixin, Refused};
 use crate::console;
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
+use crate::process::Owner;
 use crate::sys::child_process::{ChildState, Ended, ExitWatch, Forked, Mark, SignalsHeld, Watched};
 use crate::sys::{self, child_process};
 use crate::wait::{self, Interest, Waiting};
@@ -77,7 +78,7 @@ struct Ears {
     /// What a `Fatal` said, one message for each; the children have the other end.
     last_words: (UnixStream, UnixStream),
     /// Whose ears they are.
-    process: AtomicU32,
+    owner: Owner,
     /// What tells the orphans that requests have left behind, if this process is who adopts them: the number of a mark,
     /// or zero. It is looked at between two forks, and a lock would be written to.
     mark: AtomicU64,
@@ -166,17 +167,16 @@ impl Forking {
             return Ok(ears);
         }
         let (exits, last_words) = (ExitWatch::new()?, last_words()?);
-        let process = AtomicU32::new(wait::noted_process());
         console::share_with_children();
         let mark = AtomicU64::new(listen_for_orphans(&exits)?);
-        Ok(self.ears.get_or_init(|| Ears { exits, last_words, process, mark }))
+        Ok(self.ears.get_or_init(|| Ears { exits, last_words, owner: Owner::noted(), mark }))
     }
 
     /// Makes the ears, or, in a forked child that goes on for itself, makes them its own: what has been forked before
     /// are its parent's children.
     fn enter_process(&self) -> io::Result<()> {
-        let (ears, process) = (self.ears()?, wait::noted_process());
-        if ears.process.load(Ordering::SeqCst) == process {
+        let ears = self.ears()?;
+        if ears.owner.is_noted() {
             return Ok(());
         }
         for child in self.children.lock().drain(..) {
@@ -188,7 +188,7 @@ impl Forking {
         sys::replace(&ears.last_words.0, ours.into())?;
         sys::replace(&ears.last_words.1, theirs.into())?;
         ears.mark.store(listen_for_orphans(&ears.exits)?, Ordering::SeqCst);
-        ears.process.store(process, Ordering::SeqCst);
+        ears.owner.become_noted();
         Ok(())
     }
 

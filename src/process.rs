@@ -1,0 +1,141 @@
+//! Which process this is. All other parts that have to know ask here; `server/fork.rs` does what a fork makes necessary.
+//!
+//! A fork copies the memory of a process and one of its threads. Descriptors are shared by both. So a value that stands
+//! for a thread, a descriptor that is waited for, or a request must not be taken for this process's own in a child:
+//!
+//! | in a child | that goes on for itself | that serves one request ([`Role::Child`]) |
+//! |---|---|---|
+//! | an event | gets a descriptor of its own, under the same number | is its parent's: `notify` and `clear` do nothing |
+//! | the live list, a gate | forgets those of the parent | stays as it was, and nobody looks |
+//! | a run | none goes on; a requested stop stays requested | none is begun, none ends |
+//! | threads of the library | are started again when they are needed | likewise, for this one request |
+//! | threads of a mixin | make it refuse to serve | there are none |
+//! | datagrams of a batch | are the parent's to answer | all but its own are the parent's |
+//! | the listener | stays shared, and each process closes its copy | is closed at once |
+//! | a Unix socket's file | is removed if no other process listens | stays |
+//! | counts, observer | its own from here on | are the parent's; the exit status tells it |
+//!
+//! Asking the system costs a call, so it is asked when a run begins ([`note`]), and what happens within a run compares
+//! with the answer of that time. Signals' actions ask the system, because they may run before anything is noted.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// What this process is to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It serves by itself, and may start threads.
+    Alone,
+    /// It forks a child for each request, and so must stay a process of one thread.
+    Parent,
+    /// A child of the parent. It serves one request and ends.
+    Child,
+}
+
+impl Role {
+    pub(crate) fn may_start_threads(self) -> bool {
+        self != Self::Parent
+    }
+
+    pub(crate) fn is_parent(self) -> bool {
+        self == Self::Parent
+    }
+
+    pub(crate) fn is_child(self) -> bool {
+        self == Self::Child
+    }
+}
+
+/// The role of this process, which changes once: in a child.
+#[derive(Debug)]
+pub(crate) struct CurrentRole {
+    at_first: Role,
+    in_child: AtomicBool,
+}
+
+impl CurrentRole {
+    pub(crate) fn new(at_first: Role) -> Self {
+        Self { at_first, in_child: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn get(&self) -> Role {
+        if self.in_child.load(Ordering::SeqCst) { Role::Child } else { self.at_first }
+    }
+
+    /// From here on this process is a child that serves one request.
+    pub(crate) fn enter_child(&self) {
+        self.in_child.store(true, Ordering::SeqCst);
+    }
+}
+
+/// This process, as far as it is known; zero before it is noted first.
+static NOTED: AtomicU32 = AtomicU32::new(0);
+
+/// Asks the system which process this is, and notes it.
+pub(crate) fn note() -> u32 {
+    let process = std::process::id();
+    // In a child a write copies a page of its parent's.
+    if NOTED.load(Ordering::Relaxed) != process {
+        NOTED.store(process, Ordering::Relaxed);
+    }
+    process
+}
+
+fn noted() -> u32 {
+    NOTED.load(Ordering::Relaxed)
+}
+
+/// The process that something belongs to: a descriptor, a thread, a file. By default none.
+#[derive(Debug, Default)]
+pub(crate) struct Owner {
+    process: AtomicU32,
+}
+
+impl Owner {
+    /// This process, as the system says.
+    pub(crate) fn this_process() -> Self {
+        Self { process: AtomicU32::new(note()) }
+    }
+
+    /// This process, as it was last noted.
+    pub(crate) fn noted() -> Self {
+        Self { process: AtomicU32::new(noted()) }
+    }
+
+    /// Whether it is this process. The system is asked; a signal's action may do so.
+    pub(crate) fn is_this_process(&self) -> bool {
+        self.process.load(Ordering::SeqCst) == std::process::id()
+    }
+
+    /// Whether it is this process as it was last noted. No system call.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.process.load(Ordering::SeqCst) == noted()
+    }
+
+    /// Makes it the noted process.
+    pub(crate) fn become_noted(&self) {
+        self.process.store(noted(), Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_this_process_from_the_moment_it_is_noted() {
+        let owner = Owner::default();
+        assert!(!owner.is_this_process());
+        note();
+        assert!(!owner.is_noted());
+        owner.become_noted();
+        assert!(owner.is_noted() && owner.is_this_process());
+    }
+
+    #[test]
+    fn a_child_may_start_threads_and_its_parent_may_not() {
+        let role = CurrentRole::new(Role::Parent);
+        assert!(!role.get().may_start_threads());
+        role.enter_child();
+        assert!(role.get().is_child() && role.get().may_start_threads());
+    }
+}
