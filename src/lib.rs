@@ -193,9 +193,8 @@ pub use error::{
 pub use events::{CloseReason, Counts, Limit, ServerEvent};
 pub use gate::{Gate, Permit};
 pub use handler::{
-    BaseRequestHandler, ByCall, ByClosure, ByFunction, ByNothing, DatagramFn,
-    DatagramRequestHandler, MakeHandler, Makes, Nothing, StreamFn, StreamRequestHandler,
-    datagram_fn, stream_fn,
+    BaseRequestHandler, DatagramFn, DatagramRequestHandler, MakeHandler, StreamFn,
+    StreamRequestHandler, datagram_fn, stream_fn,
 };
 pub use limits::{Limits, Rate};
 pub use live::{Activity, Cut, LiveRequest};

@@ -55,9 +55,7 @@ use name::{check_name, normal};
 use password::hide;
 use room::Room;
 use screen::{Lines, Screen};
-use socketserver::{
-    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
-};
+use socketserver::{DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest};
 use terminal::Terminal;
 
 /// A room with an operator: what one says goes to all the others.
@@ -178,21 +176,19 @@ impl ChatServer {
 
 impl Program for ChatServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
-    type StreamKind = ByClosure;
-    type DatagramKind = ByFunction;
 
     fn exposure(&self) -> String {
         "anyone there may read and write in the room, under any name, and nothing is encrypted"
             .to_owned()
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
         let (room, hall) = (self.room.clone(), self.hall.clone());
         let (first_word, pace) = (self.first_word, self.pace);
         move || Chat::new(&room, &hall, first_word, pace)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         None::<NoDatagrams>
     }
 

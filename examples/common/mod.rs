@@ -197,15 +197,9 @@ pub trait Program {
     fn exposure(&self) -> String;
 
     /// A server for streams.
-    fn stream(&self) -> impl MakeHandler<StreamRequest, Self::StreamKind>;
-    /// How the handler for streams is made.
-    type StreamKind: 'static;
-
+    fn stream(&self) -> impl MakeHandler<StreamRequest>;
     /// A server for datagrams.
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, Self::DatagramKind>>;
-    /// How the handler for datagrams is made.
-    type DatagramKind: 'static;
-
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>>;
     /// Why it does not run under a mixin, if it does not.
     fn refuses(&self, mixin: MixinName) -> Option<String> {
         let _ = mixin;

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use common::client::{ask, connect, copy_both_ways, show};
 use common::{Failure, MixinName, Program, ServeOptions};
 use handlers::{Echo, EchoPacket, Mode, Room};
-use socketserver::{ByClosure, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest};
+use socketserver::{DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest};
 
 /// Sends back every byte as it comes; over datagrams, every datagram.
 #[derive(Parser)]
@@ -63,19 +63,17 @@ struct EchoServer {
 
 impl Program for EchoServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:9999";
-    type StreamKind = ByClosure;
-    type DatagramKind = ByClosure;
 
     fn exposure(&self) -> String {
         "anyone there may have bytes sent back".to_owned()
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
         let (mode, room) = (self.mode, self.room.clone());
         move || Echo::new(mode, &room)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByClosure>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         (self.mode == Mode::Echo).then_some(|| EchoPacket)
     }
 

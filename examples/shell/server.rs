@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use encoding_rs::Encoding;
-use socketserver::{
-    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
-};
+use socketserver::{DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest};
 
 use crate::common::{self, Failure, NoDatagrams, Program, ServeOptions};
 use crate::handler::Shell;
@@ -134,8 +132,6 @@ pub struct ShellServer {
 
 impl Program for ShellServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
-    type StreamKind = ByClosure;
-    type DatagramKind = ByFunction;
 
     fn exposure(&self) -> String {
         let who = "anyone there who has the secret";
@@ -145,12 +141,12 @@ impl Program for ShellServer {
         }
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
         let settings = Arc::clone(&self.settings);
         move || Shell::new(&settings)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         None::<NoDatagrams>
     }
 

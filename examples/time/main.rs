@@ -23,8 +23,7 @@ use clap::{Parser, Subcommand};
 use common::client::{ask, broke, connect, show};
 use common::{Failure, Program, ServeOptions};
 use socketserver::{
-    ByFunction, DatagramRequest, Endpoint, HandlerResult, MakeHandler, StreamRequest, datagram_fn,
-    stream_fn,
+    DatagramRequest, Endpoint, HandlerResult, MakeHandler, StreamRequest, datagram_fn, stream_fn,
 };
 
 fn tell(request: &mut StreamRequest) -> HandlerResult {
@@ -64,18 +63,16 @@ struct TimeServer;
 
 impl Program for TimeServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:3700";
-    type StreamKind = ByFunction;
-    type DatagramKind = ByFunction;
 
     fn exposure(&self) -> String {
         "anyone there may ask for the time".to_owned()
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByFunction> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
         stream_fn(tell)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         Some(datagram_fn(answer))
     }
 }

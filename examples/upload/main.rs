@@ -53,9 +53,7 @@ use common::client::connect;
 use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions};
 use handler::Upload;
 use report::Report;
-use socketserver::{
-    ByClosure, ByFunction, DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest,
-};
+use socketserver::{DatagramRequest, Endpoint, Limits, MakeHandler, StreamRequest};
 use sources::Sources;
 use store::{Conflict, Rules, Store};
 
@@ -156,19 +154,17 @@ struct UploadServer {
 
 impl Program for UploadServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
-    type StreamKind = ByClosure;
-    type DatagramKind = ByFunction;
 
     fn exposure(&self) -> String {
         format!("anyone there may store files in {:?}", self.store.folder())
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
         let (store, idle, first_word) = (Arc::clone(&self.store), self.idle, self.first_word);
         move || Upload::new(&store, idle, first_word)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         None::<NoDatagrams>
     }
 

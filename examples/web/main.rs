@@ -43,7 +43,7 @@ use clap::{Parser, Subcommand};
 use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use folder::Folder;
 use handler::{Site, Web};
-use socketserver::{ByClosure, ByFunction, DatagramRequest, Limits, MakeHandler, StreamRequest};
+use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
 
 /// A small HTTP/1.1 server: it greets, or it serves the files of a folder.
 #[derive(Parser)]
@@ -96,8 +96,6 @@ struct WebServer {
 
 impl Program for WebServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:8080";
-    type StreamKind = ByClosure;
-    type DatagramKind = ByFunction;
 
     fn exposure(&self) -> String {
         match &self.site.folder {
@@ -108,12 +106,12 @@ impl Program for WebServer {
         }
     }
 
-    fn stream(&self) -> impl MakeHandler<StreamRequest, ByClosure> {
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
         let site = Arc::clone(&self.site);
         move || Web::new(&site)
     }
 
-    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest, ByFunction>> {
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         None::<NoDatagrams>
     }
 

@@ -1,7 +1,6 @@
 //! The settings of a server that is not made yet: [`Builder`].
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +16,7 @@ use crate::console;
 use crate::context::ServerContext;
 use crate::error::{Error, Result};
 use crate::events::ServerEvent;
-use crate::handler::{BaseRequestHandler, MakeHandler};
+use crate::handler::{self, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::process::Role;
@@ -265,10 +264,10 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// # Errors
     ///
     /// Those of the transport.
-    pub fn with_transport<Kind: 'static>(
+    pub fn with_transport<How: 'static>(
         self,
         transport: T,
-        handler: impl MakeHandler<T::Request, Kind>,
+        handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         let server = self.make(transport, handler)?;
         server.server_bind()?;
@@ -276,10 +275,10 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         Ok(server)
     }
 
-    fn make<Kind: 'static>(
+    fn make<How: 'static>(
         self,
         transport: T,
-        handler: impl MakeHandler<T::Request, Kind>,
+        handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         let Self { mixin, hooks, hooked, loop_hooks, workers_accept, observer, .. } = self;
         let Self { limits, timeout, poll_interval, .. } = self;
@@ -292,7 +291,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let core = Arc::new(Core {
             transport,
             handler_name: handler.handler_name(),
-            factory: Box::new(Erased { handler, kind: PhantomData }),
+            factory: handler::boxed(handler),
             hooks,
             hooked,
             loop_hooks,
@@ -318,10 +317,10 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// If the address cannot be understood or cannot be had, or a setting is one that nothing can be made of; the error
     /// names it. No descriptor is left over.
-    pub fn bind<Kind: 'static>(
+    pub fn bind<How: 'static>(
         self,
         address: impl Into<BindAddress>,
-        handler: impl MakeHandler<T::Request, Kind>,
+        handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.options)?;
@@ -335,10 +334,10 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// If the address cannot be understood, or there is no descriptor.
     #[doc(alias = "bind_and_activate")]
-    pub fn build_unbound<Kind: 'static>(
+    pub fn build_unbound<How: 'static>(
         self,
         address: impl Into<BindAddress>,
-        handler: impl MakeHandler<T::Request, Kind>,
+        handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.options)?;
@@ -353,10 +352,10 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// If it is not a socket of this transport's kind and family, if it cannot listen, or if it is one of datagrams that is
     /// bound to no address. (A TCP socket that is not bound is given a port by the system.)
-    pub fn from_fd<Kind: 'static>(
+    pub fn from_fd<How: 'static>(
         self,
         fd: impl Into<OwnedFd>,
-        handler: impl MakeHandler<T::Request, Kind>,
+        handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         let transport = T::from_fd(fd.into(), &self.options)?;
         let server = self.make(transport, handler)?;
@@ -373,22 +372,5 @@ impl<T: Transport, M: fmt::Debug> fmt::Debug for Builder<T, M> {
             .field("limits", &self.limits)
             .field("options", &self.options)
             .finish_non_exhaustive()
-    }
-}
-
-/// A [`MakeHandler`] without its kind, so that a server can keep it.
-pub(super) trait Factory<R>: Send + Sync {
-    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>));
-}
-
-struct Erased<F, Kind> {
-    handler: F,
-    // As a function's result, which is `Send` and `Sync` whatever `Kind` is.
-    kind: PhantomData<fn() -> Kind>,
-}
-
-impl<R, Kind, F: MakeHandler<R, Kind>> Factory<R> for Erased<F, Kind> {
-    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
-        self.handler.finish_request(run);
     }
 }

@@ -53,7 +53,6 @@ pub use run::run_all;
 
 use accept::{Backoff, Step};
 use backlog::Backlog;
-use builder::Factory;
 use overridden_hooks::{LoopHook, LoopHooks};
 use run_events::{Accepting, Run};
 use worker_accept::WorkerAcceptor;
@@ -85,7 +84,7 @@ type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 /// What a server shares with the requests that it has taken.
 pub(crate) struct Core<T: Transport> {
     transport: T,
-    factory: Box<dyn Factory<T::Request>>,
+    factory: Box<dyn MakeHandler<T::Request>>,
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
     /// The hooks are the user's, and not those that do nothing.
@@ -149,13 +148,10 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
     /// # Errors
     ///
     /// If the address cannot be understood or cannot be had. No descriptor is left over.
-    pub fn bind<Kind>(
+    pub fn bind<How: 'static>(
         address: impl Into<BindAddress>,
-        handler: impl MakeHandler<T::Request, Kind>,
-    ) -> Result<Self>
-    where
-        Kind: 'static,
-    {
+        handler: impl MakeHandler<T::Request, How>,
+    ) -> Result<Self> {
         Self::builder().bind(address, handler)
     }
 

@@ -67,10 +67,10 @@ impl Transport for BadClose {
     }
 }
 
-fn serve<T: Bind, Kind: 'static>(
+fn serve<T: Bind>(
     address: &str,
     options: &[String],
-    handler: impl socketserver::MakeHandler<T::Request, Kind>,
+    handler: impl socketserver::MakeHandler<T::Request>,
 ) -> socketserver::Result<()>
 where
     T::Request: Refusable,
@@ -252,11 +252,11 @@ pub fn main(arguments: &[String]) -> ExitCode {
         return forked::main(mixin, address, options);
     }
     let result = match transport.as_str() {
-        "tcp" => serve::<Tcp, _>(address, options, obey),
-        "tcp-bad-close" => serve::<BadClose, _>(address, options, obey),
-        "udp" => serve::<Udp, _>(address, options, obey),
-        "unix" => serve::<UnixStream, _>(address, options, obey),
-        "unixgram" => serve::<UnixDatagram, _>(address, options, obey),
+        "tcp" => serve::<Tcp>(address, options, obey),
+        "tcp-bad-close" => serve::<BadClose>(address, options, obey),
+        "udp" => serve::<Udp>(address, options, obey),
+        "unix" => serve::<UnixStream>(address, options, obey),
+        "unixgram" => serve::<UnixDatagram>(address, options, obey),
         _ => return ExitCode::from(2),
     };
     match result {

@@ -23,11 +23,11 @@ fn limits(first_read: Duration) -> Limits {
     Limits::default().idle(HOUR).read(HOUR).write(HOUR).drain(HOUR).first_read(first_read)
 }
 
-fn bind<T: Bind<Request = StreamRequest>, M: Mixin + 'static, Kind: 'static>(
+fn bind<T: Bind<Request = StreamRequest>, M: Mixin + 'static>(
     address: &str,
     mixin: M,
     first_read: Duration,
-    handler: impl MakeHandler<StreamRequest, Kind>,
+    handler: impl MakeHandler<StreamRequest>,
 ) -> BackgroundServer<T, M> {
     let builder = Builder::<T, _>::new(mixin).limits(limits(first_read));
     builder.bind(address, handler).unwrap().serve_in_background().unwrap()
@@ -55,7 +55,7 @@ fn while_it_closes<T: Transport, M: Mixin + 'static>(
 }
 
 fn is_answered<T: Bind<Request = StreamRequest>>(address: &str, mixin: impl Mixin + 'static) {
-    let server = bind::<T, _, _>(address, mixin, HOUR, stream_fn(echo));
+    let server = bind::<T, _>(address, mixin, HOUR, stream_fn(echo));
     let mut client = connect_any(&server.server_address());
     eventually("it is accepted", || server.context().live_count() == 1);
     let report = while_it_closes(&server, || {
@@ -92,7 +92,7 @@ fn a_first_request_that_comes_in_the_drain_is_answered_unix() {
 #[test]
 fn a_connection_that_stays_silent_is_ended_when_its_time_is_over_and_counted_apart() {
     let first_read = Duration::from_millis(200);
-    let server = bind::<Tcp, _, _>("127.0.0.1:0", Threading::new(), first_read, stream_fn(echo));
+    let server = bind::<Tcp, _>("127.0.0.1:0", Threading::new(), first_read, stream_fn(echo));
     let mut silent = connect(inet(&*server));
     let mut idle = connect(inet(&*server));
     assert_eq!(exchange(&mut idle, "one"), "one\n");
@@ -112,7 +112,7 @@ fn a_connection_that_stays_silent_is_ended_when_its_time_is_over_and_counted_apa
 
 #[test]
 fn one_that_waits_for_a_next_request_has_no_time_for_it() {
-    let server = bind::<Tcp, _, _>("127.0.0.1:0", Threading::new(), HOUR, stream_fn(echo));
+    let server = bind::<Tcp, _>("127.0.0.1:0", Threading::new(), HOUR, stream_fn(echo));
     let mut client = connect(inet(&*server));
     assert_eq!(exchange(&mut client, "one"), "one\n");
     let report = server.server_close();
@@ -122,7 +122,7 @@ fn one_that_waits_for_a_next_request_has_no_time_for_it() {
 
 #[test]
 fn the_drain_bounds_the_time_for_a_first_read() {
-    let server = bind::<Tcp, _, _>("127.0.0.1:0", Threading::new(), HOUR, stream_fn(echo));
+    let server = bind::<Tcp, _>("127.0.0.1:0", Threading::new(), HOUR, stream_fn(echo));
     let mut client = connect(inet(&*server));
     eventually("it is accepted", || server.context().live_count() == 1);
     let report = server.server_close_within(Duration::from_millis(100));
@@ -133,7 +133,7 @@ fn the_drain_bounds_the_time_for_a_first_read() {
 /// A pool whose worker is busy with another: the second has not even begun to read.
 #[test]
 fn one_that_waited_for_a_worker_has_its_time_as_well() {
-    let server = bind::<Tcp, _, _>("127.0.0.1:0", Pool::new(1), HOUR, stream_fn(echo));
+    let server = bind::<Tcp, _>("127.0.0.1:0", Pool::new(1), HOUR, stream_fn(echo));
     let mut first = connect(inet(&*server));
     let mut second = connect(inet(&*server));
     eventually("both are accepted", || server.context().live_count() == 2);
@@ -149,7 +149,7 @@ fn one_that_waited_for_a_worker_has_its_time_as_well() {
 fn a_close_that_waits_for_nobody_ends_first_reads_as_well() {
     let first_read = Duration::from_millis(100);
     let mixin = Threading::new().block_on_close(false);
-    let server = bind::<Tcp, _, _>("127.0.0.1:0", mixin, first_read, stream_fn(echo));
+    let server = bind::<Tcp, _>("127.0.0.1:0", mixin, first_read, stream_fn(echo));
     let mut silent = connect(inet(&*server));
     let mut late = connect(inet(&*server));
     eventually("both are accepted", || server.context().live_count() == 2);
@@ -232,7 +232,7 @@ fn a_request_that_was_forced_or_closed_is_not_completed() {
         Ok(())
     };
     let handler = stream_fn(never_fails);
-    let server = bind::<Tcp, _, _>("127.0.0.1:0", Threading::new(), HOUR, handler);
+    let server = bind::<Tcp, _>("127.0.0.1:0", Threading::new(), HOUR, handler);
     let mut clients = [connect(inet(&*server)), connect(inet(&*server))];
     for client in &mut clients {
         client.write_all(b"half").unwrap();

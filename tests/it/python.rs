@@ -75,10 +75,7 @@ struct Servers {
 }
 
 /// Serves at `address` under each mixin; a `#` in it is replaced by a number.
-fn serve<T: Bind, Kind: 'static>(
-    address: &str,
-    handler: &(impl MakeHandler<T::Request, Kind> + Clone),
-) -> Servers {
+fn serve<T: Bind>(address: &str, handler: &(impl MakeHandler<T::Request> + Clone)) -> Servers {
     let mixins: [Box<dyn Mixin>; 3] =
         [Box::new(Inline), Box::new(Threading::new()), Box::new(Pool::new(2))];
     let mut servers = Servers { addresses: Vec::new(), stop: Vec::new() };
@@ -115,9 +112,9 @@ fn clients_of_cpython_are_served_over_tcp() {
     if skip_if(missing_python()) {
         return;
     }
-    serve::<Tcp, _>("127.0.0.1:0", &|| OneLine).examine("AF_INET", "stream_examine");
+    serve::<Tcp>("127.0.0.1:0", &|| OneLine).examine("AF_INET", "stream_examine");
     if has_ipv6() {
-        serve::<Tcp, _>("[::1]:0", &|| OneLine).examine("AF_INET6", "stream_examine");
+        serve::<Tcp>("[::1]:0", &|| OneLine).examine("AF_INET6", "stream_examine");
     }
 }
 
@@ -126,7 +123,7 @@ fn clients_of_cpython_are_served_over_udp() {
     if skip_if(missing_python()) {
         return;
     }
-    serve::<Udp, _>("127.0.0.1:0", &|| OneLine).examine("AF_INET", "dgram_examine");
+    serve::<Udp>("127.0.0.1:0", &|| OneLine).examine("AF_INET", "dgram_examine");
 }
 
 #[test]
@@ -136,9 +133,9 @@ fn clients_of_cpython_are_served_over_unix_streams() {
     }
     let folder = folder();
     let path = format!("{}/#", folder.path().display());
-    serve::<UnixStream, _>(&path, &|| OneLine).examine("AF_UNIX", "stream_examine");
+    serve::<UnixStream>(&path, &|| OneLine).examine("AF_UNIX", "stream_examine");
     let name = format!("@{}#", folder.path().file_name().unwrap().to_str().unwrap());
-    serve::<UnixStream, _>(&name, &|| OneLine).examine("AF_UNIX", "stream_examine");
+    serve::<UnixStream>(&name, &|| OneLine).examine("AF_UNIX", "stream_examine");
 }
 
 #[test]
@@ -148,7 +145,7 @@ fn clients_of_cpython_are_served_over_unix_datagrams() {
     }
     let folder = folder();
     let path = format!("{}/#", folder.path().display());
-    serve::<UnixDatagram, _>(&path, &|| OneLine).examine("AF_UNIX", "dgram_examine");
+    serve::<UnixDatagram>(&path, &|| OneLine).examine("AF_UNIX", "dgram_examine");
 }
 
 #[test]
@@ -158,8 +155,8 @@ fn netcat_is_served_over_tcp_and_unix_streams() {
         return;
     }
     let folder = folder();
-    let tcp = serve::<Tcp, _>("127.0.0.1:0", &|| OneLine);
-    let unix = serve::<UnixStream, _>(&format!("{}/#", folder.path().display()), &|| OneLine);
+    let tcp = serve::<Tcp>("127.0.0.1:0", &|| OneLine);
+    let unix = serve::<UnixStream>(&format!("{}/#", folder.path().display()), &|| OneLine);
     for address in &tcp.addresses {
         let (host, port) = address.rsplit_once(':').unwrap();
         let ended = client("nc", &[host, port], "hello\n");
@@ -188,8 +185,8 @@ fn curl_is_served_over_tcp_and_unix_streams() {
         return;
     }
     let folder = folder();
-    let tcp = serve::<Tcp, _>("127.0.0.1:0", &stream_fn(page));
-    let unix = serve::<UnixStream, _>(&format!("{}/#", folder.path().display()), &stream_fn(page));
+    let tcp = serve::<Tcp>("127.0.0.1:0", &stream_fn(page));
+    let unix = serve::<UnixStream>(&format!("{}/#", folder.path().display()), &stream_fn(page));
     let quiet = ["--silent", "--show-error", "--noproxy", "*"];
     for address in &tcp.addresses {
         let url = format!("http://{address}/");

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use socketserver::{
-    Address, Bind, Builder, ByFunction, CloseReason, DatagramRequest, Deadline, Failure,
-    HandlerResult, Inline, Limits, MakeHandler, Mixin, Pool, Rate, Request, ServerEvent,
-    ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Timeout, Turn, Udp,
-    UnixDatagram, UnixStream, datagram_fn, stream_fn,
+    Address, Bind, Builder, CloseReason, DatagramRequest, Deadline, Failure, HandlerResult, Inline,
+    Limits, MakeHandler, Mixin, Pool, Rate, Request, ServerEvent, ServerHooks, SocketOptions,
+    StreamRequest, Tcp, TcpServer, Threading, Timeout, Turn, Udp, UnixDatagram, UnixStream,
+    datagram_fn, stream_fn,
 };
 
 use crate::support::{SOON, connect, connect_any, eventually, folder, inet};
@@ -282,7 +282,7 @@ impl<R: Request> ServerHooks<R> for Quiet {
 type Stop = Box<dyn FnOnce() -> socketserver::Result<()>>;
 
 /// Binds a server, and has it serve.
-fn serve<T: Bind, H: MakeHandler<T::Request, ByFunction>>(
+fn serve<T: Bind, H: MakeHandler<T::Request>>(
     settings: Settings,
     address: String,
     handler: H,

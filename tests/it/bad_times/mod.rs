@@ -53,10 +53,10 @@ impl ServerHooks<StreamRequest> for Tell {
     }
 }
 
-fn serve<Kind: 'static>(
+fn serve(
     mixin: impl Mixin + 'static,
     limits: Limits,
-    handler: impl MakeHandler<StreamRequest, Kind>,
+    handler: impl MakeHandler<StreamRequest>,
 ) -> (Running, Receiver<Told>) {
     let (told, telling) = channel();
     let builder = Builder::<Tcp, _>::new(Box::new(mixin) as Box<dyn Mixin>);

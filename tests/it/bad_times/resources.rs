@@ -19,9 +19,9 @@ use crate::support::system::{limit_descriptors, processor_seconds, replace};
 use crate::support::{SOON, connect, eventually, exchange, folder, inet};
 
 /// Breaks the listener of a server that runs under each mixin, and sees it end.
-fn breaks<T: Bind, Kind: 'static>(
+fn breaks<T: Bind>(
     address: &str,
-    handler: &(impl MakeHandler<T::Request, Kind> + Clone),
+    handler: &(impl MakeHandler<T::Request> + Clone),
     knock: impl Fn(&Address) -> std::io::Result<()>,
 ) {
     for (number, mixin) in mixins().into_iter().enumerate() {
@@ -62,10 +62,10 @@ fn a_listener_that_breaks_ends_the_loop_with_an_error() {
             let socket = std::os::unix::net::UnixDatagram::unbound()?;
             socket.send_to(b"x", address.as_path().unwrap()).map(drop)
         };
-        breaks::<Tcp, _>("127.0.0.1:0", &|| Echo, tcp);
-        breaks::<UnixStream, _>(&path("s"), &|| Echo, unix);
-        breaks::<Udp, _>("127.0.0.1:0", &|| Echo, udp);
-        breaks::<UnixDatagram, _>(&path("d"), &|| Echo, unixgram);
+        breaks::<Tcp>("127.0.0.1:0", &|| Echo, tcp);
+        breaks::<UnixStream>(&path("s"), &|| Echo, unix);
+        breaks::<Udp>("127.0.0.1:0", &|| Echo, udp);
+        breaks::<UnixDatagram>(&path("d"), &|| Echo, unixgram);
         String::new()
     });
 }

@@ -344,7 +344,7 @@ fn switches(thread: &Path) -> String {
 #[cfg(target_os = "linux")]
 fn idle_threads<T, M>(
     builder: Builder<T, M>,
-    handler: impl socketserver::MakeHandler<T::Request, socketserver::ByClosure>,
+    handler: impl socketserver::MakeHandler<T::Request>,
     visit: impl FnOnce(&Server<T, M>),
 ) -> (Arc<Server<T, M>>, PathBuf, Receiver<socketserver::Result<()>>)
 where

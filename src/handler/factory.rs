@@ -1,0 +1,265 @@
+//! [`MakeHandler`]: what makes the handlers of a server. A closure does (`|| Echo`), and so does a function wrapped by
+//! [`stream_fn`] or [`datagram_fn`].
+
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+
+use super::{BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler};
+use crate::error::HandlerResult;
+use crate::request::{DatagramRequest, StreamRequest};
+
+/// Makes the handlers of a server: the argument of `bind`, Python's `RequestHandlerClass`.
+///
+/// It is implemented for closures that return a handler (`|| Echo`), for functions and closures wrapped by
+/// [`stream_fn`] and [`datagram_fn`], and for a box of any of these. A function of your own can return
+/// one without naming its type, and a field can store one:
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::{MakeHandler, StreamRequest, TcpServer, stream_fn};
+///
+/// fn greeter(name: String) -> impl MakeHandler<StreamRequest> {
+///     stream_fn(move |request| Ok(request.write_all(name.as_bytes())?))
+/// }
+///
+/// struct Program {
+///     handler: Box<dyn MakeHandler<StreamRequest>>,
+/// }
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let program = Program { handler: Box::new(greeter("hello".into())) };
+/// let server = TcpServer::bind("127.0.0.1:0", program.handler)?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
+///
+/// `How` is inferred wherever it is not written; leave it out.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not make handlers for a `{R}`",
+    label = "expected a closure that makes a handler, as in `|| Echo`",
+    note = "`|| Echo` needs `impl StreamRequestHandler for Echo` on TCP and Unix stream servers, \
+            `impl DatagramRequestHandler for Echo` on UDP and Unix datagram servers",
+    note = "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`"
+)]
+pub trait MakeHandler<R, How = ByCall>: Send + Sync + 'static {
+    /// The name of its handlers in messages and in the live list. By convention the name of their type.
+    fn handler_name(&self) -> &'static str;
+
+    /// Makes a handler and lends it to `run`, exactly once: Python's `finish_request`. Lending instead of
+    /// returning lets the handler stay on the worker's stack, whatever its type.
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>));
+}
+
+/// A closure that takes nothing and returns a handler: the half of [`MakeHandler`] that does not depend on the
+/// type of the requests.
+///
+/// It exists for the compiler's messages. If closures were its only implementors, the compiler would answer a
+/// function without `stream_fn` with "expected function that takes 0 arguments". With the second
+/// implementation below, which applies to nothing, it prints the sentences of these attributes.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not make handlers",
+    label = "expected a closure that makes a handler, as in `|| Echo`",
+    note = "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`"
+)]
+pub trait HandlerClosure<How>: Send + Sync + 'static {
+    /// The type of the handlers.
+    type Handler;
+
+    /// Calls the closure.
+    fn make(&self) -> Self::Handler;
+}
+
+/// Marker for everything that makes handlers.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct ByCall(());
+
+/// Marker for the implementation that applies to nothing.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct ByNothing(());
+
+/// Implemented by nothing.
+#[doc(hidden)]
+pub trait Nothing {}
+
+impl<F, H> HandlerClosure<ByCall> for F
+where
+    F: Fn() -> H + Send + Sync + 'static,
+{
+    type Handler = H;
+
+    fn make(&self) -> H {
+        self()
+    }
+}
+
+impl<F: Nothing + Send + Sync + 'static> HandlerClosure<ByNothing> for F {
+    type Handler = std::convert::Infallible;
+
+    fn make(&self) -> std::convert::Infallible {
+        unreachable!("nothing implements `Nothing`")
+    }
+}
+
+impl<F, How, R> MakeHandler<R, How> for F
+where
+    F: HandlerClosure<How>,
+    F::Handler: BaseRequestHandler<R>,
+{
+    fn handler_name(&self) -> &'static str {
+        type_name::<F::Handler>()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
+        run(&mut self.make());
+    }
+}
+
+impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
+    fn handler_name(&self) -> &'static str {
+        (**self).handler_name()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
+        (**self).finish_request(run);
+    }
+}
+
+/// Stores anything that makes handlers as a server does.
+pub(crate) fn boxed<R: 'static, How: 'static>(
+    handler: impl MakeHandler<R, How>,
+) -> Box<dyn MakeHandler<R>> {
+    Box::new(Stored { handler, how: PhantomData::<fn() -> How> })
+}
+
+/// Without its `How`, which `dyn MakeHandler<R>` does not know.
+struct Stored<F, How> {
+    handler: F,
+    how: PhantomData<fn() -> How>,
+}
+
+impl<R, How: 'static, F: MakeHandler<R, How>> MakeHandler<R> for Stored<F, How> {
+    fn handler_name(&self) -> &'static str {
+        self.handler.handler_name()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
+        self.handler.finish_request(run);
+    }
+}
+
+/// Makes a handler of connections from a function or a closure.
+///
+/// It serves as it is, the same closure for every request; or inside a closure that makes it, where every
+/// request is to have one of its own: `|| stream_fn(..)`.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use socketserver::{stream_fn, HandlerResult, StreamRequest, ThreadingTcpServer};
+///
+/// fn greet(request: &mut StreamRequest) -> HandlerResult {
+///     writeln!(request, "hello, {}", request.client_address())?;
+///     Ok(())
+/// }
+///
+/// # fn main() -> socketserver::Result<()> {
+/// ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(greet))?.serve_forever()
+/// # }
+/// ```
+pub fn stream_fn<F>(function: F) -> StreamFn<F>
+where
+    F: Fn(&mut StreamRequest) -> HandlerResult,
+{
+    StreamFn { function }
+}
+
+/// Makes a handler of datagrams from a function or a closure; see [`stream_fn`].
+///
+/// ```no_run
+/// use socketserver::{datagram_fn, UdpServer};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let echo = datagram_fn(|request| {
+///     request.reply(request.packet())?;
+///     Ok(())
+/// });
+/// UdpServer::bind("127.0.0.1:9999", echo)?.serve_forever()
+/// # }
+/// ```
+pub fn datagram_fn<F>(function: F) -> DatagramFn<F>
+where
+    F: Fn(&mut DatagramRequest) -> HandlerResult,
+{
+    DatagramFn { function }
+}
+
+/// A function as a handler of connections: see [`stream_fn`].
+#[derive(Clone)]
+pub struct StreamFn<F> {
+    function: F,
+}
+
+/// A function as a handler of datagrams: see [`datagram_fn`].
+#[derive(Clone)]
+pub struct DatagramFn<F> {
+    function: F,
+}
+
+impl<F> StreamRequestHandler for StreamFn<F>
+where
+    F: Fn(&mut StreamRequest) -> HandlerResult,
+{
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        (self.function)(request)
+    }
+}
+
+impl<F> DatagramRequestHandler for DatagramFn<F>
+where
+    F: Fn(&mut DatagramRequest) -> HandlerResult,
+{
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        (self.function)(request)
+    }
+}
+
+impl<F> MakeHandler<StreamRequest> for StreamFn<F>
+where
+    F: Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
+{
+    fn handler_name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<StreamRequest>)) {
+        run(&mut StreamFn { function: &self.function });
+    }
+}
+
+impl<F> MakeHandler<DatagramRequest> for DatagramFn<F>
+where
+    F: Fn(&mut DatagramRequest) -> HandlerResult + Send + Sync + 'static,
+{
+    fn handler_name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<DatagramRequest>)) {
+        run(&mut DatagramFn { function: &self.function });
+    }
+}
+
+impl<F> fmt::Debug for StreamFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream_fn({})", type_name::<F>())
+    }
+}
+
+impl<F> fmt::Debug for DatagramFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "datagram_fn({})", type_name::<F>())
+    }
+}
