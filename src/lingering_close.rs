@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::process::Owner;
 use crate::socket_io::{self, SocketIo};
-use crate::sys::{self, PollFd, RecvBuf};
+use crate::sys::{self, Mode, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
 /// How long to read on for a peer, and how much.
@@ -117,8 +117,8 @@ fn reap(bell: &Event) {
     let mut leave_at = Instant::now() + KEEP;
     loop {
         let next = connections.iter().map(|connection| connection.until).min();
-        let mut fds = vec![PollFd::new(bell.as_fd(), false)];
-        fds.extend(connections.iter().map(|connection| PollFd::new(connection.fd.as_fd(), false)));
+        let mut fds = vec![PollFd::readable(bell.as_fd())];
+        fds.extend(connections.iter().map(|connection| PollFd::readable(connection.fd.as_fd())));
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         bell.clear();
@@ -147,7 +147,7 @@ impl Lingering {
     /// Reads what is there. False: it is over, and the connection may be closed.
     fn go_on(&mut self, room: &mut RecvBuf<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {
-            match room.recv(self.fd.as_fd(), false) {
+            match room.recv(self.fd.as_fd(), Mode::Try) {
                 Ok(0) => return false,
                 Ok(count) => self.bytes_left = self.bytes_left.saturating_sub(count),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::{self, RecvBuf, SharedFd};
+use crate::sys::{self, Mode, RecvBuf, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
 use crate::write_stall::{SendTimeout, WriteStall};
 
@@ -118,7 +118,7 @@ impl SocketIo {
     pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
         if wait::may_block() && self.is_armed_with(bound) {
-            match room.recv(self.fd.as_fd(), true) {
+            match room.recv(self.fd.as_fd(), Mode::Block) {
                 Ok(count) => return Ok(count),
                 Err(error) => failed = Some(error),
             }
@@ -140,13 +140,14 @@ impl SocketIo {
             let left = bound.left();
             let over = left == Some(Duration::ZERO);
             let block = may_block && !over && !self.is_lent.get();
+            let mode = if block { Mode::Block } else { Mode::Try };
             let result = match failed.take() {
                 Some(error) => Err(error),
                 None => {
                     if block {
                         self.arm(left, came_back_early)?;
                     }
-                    room.recv(self.fd.as_fd(), block)
+                    room.recv(self.fd.as_fd(), mode)
                 }
             };
             let waited = match result {

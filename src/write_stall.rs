@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crate::sys::socket_progress;
+use crate::sys::tcp_info;
 use crate::wait::{self, Interest, Slot, Waiting};
 
 /// How long a send may wait.
@@ -59,7 +59,7 @@ pub(crate) struct WriteStall {
 impl WriteStall {
     /// Begins: nothing could be sent just now.
     pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
-        let (since, unacknowledged) = (Instant::now(), socket_progress::unacknowledged(fd).ok());
+        let (since, unacknowledged) = (Instant::now(), tcp_info::unacknowledged(fd).ok());
         let pause = timeout.stall / FIRST_LOOK;
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
@@ -101,7 +101,7 @@ impl WriteStall {
     }
 
     fn look(&mut self, fd: BorrowedFd<'_>, now: Instant) {
-        let unacknowledged = socket_progress::unacknowledged(fd).ok();
+        let unacknowledged = tcp_info::unacknowledged(fd).ok();
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
@@ -155,7 +155,7 @@ mod tests {
         let before = (stall.since, stall.unacknowledged);
         assert!(before.1.is_some_and(|bytes| bytes > 0));
         let mut taken = vec![0; 1 << 20];
-        while socket_progress::unacknowledged(ours.as_fd()).ok() == before.1 {
+        while tcp_info::unacknowledged(ours.as_fd()).ok() == before.1 {
             assert!(theirs.read(&mut taken).unwrap() > 0);
         }
         stall.look(ours.as_fd(), Instant::now());

@@ -87,8 +87,7 @@ impl Entry {
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
-        let waits_for_peer =
-            |fd| sys::socket_progress::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
+        let waits_for_peer = |fd| sys::tcp_info::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
         wait.may_move = match wait.may_move {
             Some(may_move) => Some(may_move || sent),
             None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),
@@ -194,7 +193,7 @@ mod tests {
             ours.write_all(b"x").unwrap();
             registration.entry.add_bytes_out(1);
             theirs.read_exact(&mut [0]).unwrap();
-            while sys::socket_progress::unacknowledged(ours.as_fd()).unwrap() > 0 {}
+            while sys::tcp_info::unacknowledged(ours.as_fd()).unwrap() > 0 {}
         });
         assert_eq!(fed, None);
         list.leave(&registration);
@@ -207,7 +206,7 @@ mod tests {
                     if sends { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
                 from.write_all(b"x").unwrap();
                 to.read_exact(&mut [0]).unwrap();
-                while sys::socket_progress::unacknowledged(from.as_fd()).unwrap() > 0 {}
+                while sys::tcp_info::unacknowledged(from.as_fd()).unwrap() > 0 {}
             });
             assert_eq!(moving, None, "sends: {sends}");
             list.leave(&registration);

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::sys::socket_progress;
+use crate::sys::tcp_info;
 
 /// How far a connection is in both directions. Two that differ are progress between them: a peer that is silent and
 /// takes what it is sent is there.
@@ -22,10 +22,10 @@ impl Progress {
     /// `bytes`: what the request has received and sent. Without a descriptor that is all that is known.
     pub(crate) fn of(bytes: (u64, u64), fd: Option<BorrowedFd<'_>>) -> Self {
         let (bytes_in, bytes_out) = bytes;
-        match fd.map(|fd| (socket_progress::moved(fd), fd)) {
+        match fd.map(|fd| (tcp_info::bytes_transferred(fd), fd)) {
             Some((Some(taken), _)) => Self { bytes_in, taken, waits: 0 },
             Some((None, fd)) => {
-                let waits = socket_progress::unacknowledged(fd).unwrap_or(0);
+                let waits = tcp_info::unacknowledged(fd).unwrap_or(0);
                 Self { bytes_in, taken: bytes_out, waits }
             }
             None => Self { bytes_in, taken: bytes_out, waits: 0 },

@@ -188,6 +188,6 @@ impl StreamRequest {
 /// Whether the peer has not ended its output: there is nothing to receive, and no end either.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
-    let received = RecvBuf::new(&mut memory).recv(fd, false);
+    let received = RecvBuf::new(&mut memory).recv(fd, sys::Mode::Try);
     received.map_or_else(|error| is_no_more_for_now(&error), |count| count > 0)
 }

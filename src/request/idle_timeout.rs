@@ -11,7 +11,7 @@ use super::io_error::is_no_more_for_now;
 use crate::error::Timeout;
 use crate::live::Progress;
 use crate::socket_io::RecvTimeout;
-use crate::sys::{RecvBuf, socket_progress};
+use crate::sys::{RecvBuf, tcp_info};
 use crate::write_stall::earlier;
 
 /// How often a wait looks for progress within its limit, as the reaper does.
@@ -86,6 +86,6 @@ impl BoundedIo {
     fn is_still_due(&self) -> bool {
         self.connection
             .socket()
-            .is_some_and(|fd| socket_progress::unacknowledged(fd).is_ok_and(|bytes| bytes > 0))
+            .is_some_and(|fd| tcp_info::unacknowledged(fd).is_ok_and(|bytes| bytes > 0))
     }
 }

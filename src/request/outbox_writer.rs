@@ -149,8 +149,8 @@ fn run(bell: &Event) {
             return;
         }
         let open: Vec<_> = full.iter().filter_map(|outbox| outbox.fd()).collect();
-        let mut fds = vec![PollFd::new(bell.as_fd(), false)];
-        fds.extend(open.iter().map(|fd| PollFd::new(fd.as_fd(), true)));
+        let mut fds = vec![PollFd::readable(bell.as_fd())];
+        fds.extend(open.iter().map(|fd| PollFd::writable(fd.as_fd())));
         let until = full.is_empty().then_some(leave_at);
         let _ = sys::poll(&mut fds, until);
         drop((fds, open));

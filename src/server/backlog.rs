@@ -141,7 +141,7 @@ impl<T: Transport> Core<T> {
         // A socket of datagrams is readable by what is not to be taken any more.
         let listens = self.transport.close_when() == CloseWhen::AtOnce;
         let Some(listener) = self.transport.fileno().filter(|_| listens) else { return false };
-        let mut listener = [PollFd::new(listener.as_fd(), false)];
+        let mut listener = [PollFd::readable(listener.as_fd())];
         Instant::now() < until && sys::poll(&mut listener, Some(until)).is_ok_and(|comes| comes)
     }
 

@@ -270,7 +270,7 @@ impl ExitWatch {
     /// Some of those that have ended.
     pub(crate) fn ended(&self) -> Ended {
         let mut ended = Ended { rung: false, children: [0; AT_ONCE] };
-        let found = self.set.wait::<AT_ONCE>(false).into_iter().flatten();
+        let found = self.set.wait::<AT_ONCE>(super::Mode::Try).into_iter().flatten();
         for (place, number) in ended.children.iter_mut().zip(found) {
             if number == BELL {
                 // Before anybody looks, so that the end that comes after the look rings it again.

@@ -16,7 +16,7 @@ use socket2::{SockAddr, SockAddrStorage};
 use super::check;
 use super::recv_cmsg::{self, Destination, Local};
 use super::send_cmsg::Control;
-use super::socket::{SEND_FLAGS, socklen, wait_flag};
+use super::socket::{SEND_FLAGS, socklen};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use libc::mmsghdr;
@@ -292,12 +292,12 @@ pub(crate) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Sends it at once. Without `wait` the call does not block.
-    pub(crate) fn send(&self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<()> {
+    /// Sends it at once; `WouldBlock` if there is no room.
+    pub(crate) fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let mut control = Control::new();
         let mut part = self.part();
         let header = self.header(&mut part, &mut control);
-        let flags = SEND_FLAGS | wait_flag(wait);
+        let flags = SEND_FLAGS | libc::MSG_DONTWAIT;
         loop {
             // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes,
             // which all outlive the call.
@@ -475,6 +475,6 @@ pub(crate) fn send_batch(
     bursts: bool,
 ) -> io::Result<usize> {
     let (one, count) = batch.message(first, bursts);
-    one.send(fd, false)?;
+    one.send(fd)?;
     Ok(count)
 }

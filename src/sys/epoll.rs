@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::check;
+use super::socket::Mode;
 
 /// The set. Its descriptor is readable while one of those in it is ready.
 /// [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
@@ -45,14 +46,14 @@ impl Epoll {
         unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
-    /// Waits until one is ready, for ever or not at all. Gives the numbers of some that are, `MOST` at the most.
+    /// Waits until one is ready, or not at all. Gives the numbers of some that are, `MOST` at the most.
     pub(super) fn wait<const MOST: usize>(
         &self,
-        for_ever: bool,
+        mode: Mode,
     ) -> io::Result<impl Iterator<Item = u64> + use<MOST>> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
         let most = libc::c_int::try_from(MOST).unwrap_or(libc::c_int::MAX);
-        let timeout = if for_ever { -1 } else { 0 };
+        let timeout = if mode == Mode::Block { -1 } else { 0 };
         let set = self.set.as_raw_fd();
         // SAFETY: the pointer and the length are those of `events`.
         let count = check(unsafe { libc::epoll_wait(set, events.as_mut_ptr(), most, timeout) })?;

@@ -59,7 +59,7 @@ impl ExclusiveEpoll {
     /// not end it.
     pub(crate) fn wait(&self) -> io::Result<()> {
         loop {
-            match self.worker.wait::<1>(true) {
+            match self.worker.wait::<1>(super::Mode::Block) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 waited => return waited.map(drop),
             }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::epoll::Epoll;
+use super::socket::Mode;
 
 /// A wait for it. The kernel goes on to take what the peer sends over TCP, but for poll(2) the connection is at its end and
 /// always readable. An epoll set that is told of changes alone
@@ -23,7 +24,7 @@ impl LateInput {
     /// What has come so far is known: it is readable again with what comes next. Before the receive, so that nothing
     /// is missed.
     pub(crate) fn clear(&self) {
-        let _ = self.set.wait::<1>(false);
+        let _ = self.set.wait::<1>(Mode::Try);
     }
 }
 

@@ -8,12 +8,12 @@
 //! | `late_input` | waiting for what arrives after the input has been shut down |
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
 //! | `recv_buf` | memory to receive into that nobody has to clear |
-//! | `socket_progress` | what the peer's system has acknowledged |
+//! | `tcp_info` | what the peer's system has acknowledged |
 //! | `error_queue`, `refuse_clients` | the queue of errors of a socket; the end of a listener's accept queue |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
 //! | `datagram`, `send_cmsg`, `recv_cmsg` | datagrams by the batch, and the control messages that go with them |
 //! | `directory` | a directory that is held open; modes and locks of files |
-//! | `console` | writing to a standard stream without waiting for its reader |
+//! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
 //! | `child_process`, `orphan_reaper`, `fork_count` | fork, wait, and processes left by a child |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
 //! | `signal` | what signals do to this process |
@@ -33,7 +33,6 @@
     path = "portable/child_process.rs"
 )]
 pub(crate) mod child_process;
-mod console;
 pub(crate) mod datagram;
 pub(crate) mod directory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -51,6 +50,7 @@ mod fd;
 pub(crate) mod fork_count;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/late_input.rs")]
 pub(crate) mod late_input;
+mod nonblocking_write;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod orphan_reaper;
 mod peer_credentials;
@@ -69,12 +69,12 @@ mod shared_fd;
 mod shared_memory;
 mod signal;
 mod socket;
-pub(crate) mod socket_progress;
+pub(crate) mod tcp_info;
 mod thread_limit;
 
-pub(crate) use console::write_now;
 pub(crate) use directory::{set_mode_before_bind, try_lock};
 pub(crate) use fd::{number, replace};
+pub(crate) use nonblocking_write::write_now;
 pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::credentials;
 pub(crate) use poll::{PollFd, is_readable, poll};
@@ -90,7 +90,7 @@ pub(crate) use signal::{
     keep_statuses, on_signal, on_signal_for_good,
 };
 pub(crate) use socket::{
-    ACCEPTED_INHERITS_OPTIONS, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,
+    ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,
     shutdown, unread,
 };
 pub(crate) use thread_limit::most_threads;

@@ -38,7 +38,7 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
 
 /// Whether a descriptor is readable now.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(fd, false)];
+    let mut fds = [PollFd::readable(fd)];
     // SAFETY: one live `pollfd`, as above.
     Ok(check(unsafe { libc::poll(fds.as_mut_ptr().cast(), 1, 0) })? > 0)
 }
@@ -48,13 +48,18 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 pub(crate) struct PollFd(libc::pollfd);
 
 impl PollFd {
-    pub(crate) fn new(fd: BorrowedFd<'_>, write: bool) -> Self {
-        let events = if write { libc::POLLOUT } else { libc::POLLIN };
-        Self(libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 })
+    /// Ready when there is something to read, to accept, or the end of the input.
+    pub(crate) fn readable(fd: BorrowedFd<'_>) -> Self {
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+    }
+
+    /// Ready when there is room to write to.
+    pub(crate) fn writable(fd: BorrowedFd<'_>) -> Self {
+        Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 })
     }
 
     /// One that is never ready.
-    pub(crate) const fn nobody() -> Self {
+    pub(crate) const fn never() -> Self {
         Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
     }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::socket::Mode;
+
 /// Memory to receive into. Only what has been received is ever looked at, so that nobody has to clear it
 /// before: to clear a kilobyte for each receive costs a thread among a thousand a twentieth of a request, most
 /// of it to bring memory near that the kernel then does not write to.
@@ -42,17 +44,16 @@ impl<'a> RecvBuf<'a> {
         }
     }
 
-    /// Receives once. Without `wait` the call does not block, whatever the descriptor's mode.
+    /// Receives once.
     #[inline]
-    pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, wait: bool) -> io::Result<usize> {
-        if wait {
+    pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> io::Result<usize> {
+        if mode == Mode::Block {
             // Most likely the thread is about to leave the processor.
             super::registers::empty();
         }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice.
-        let received =
-            unsafe { libc::recv(fd.as_raw_fd(), into, len, super::socket::wait_flag(wait)) };
+        let received = unsafe { libc::recv(fd.as_raw_fd(), into, len, mode.flag()) };
         let count = super::check_len(received)?;
         self.written = self.written.max(count);
         Ok(count)

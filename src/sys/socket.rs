@@ -22,8 +22,22 @@ const MORE: libc::c_int = libc::MSG_MORE;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const MORE: libc::c_int = 0;
 
-pub(super) fn wait_flag(wait: bool) -> libc::c_int {
-    if wait { 0 } else { libc::MSG_DONTWAIT }
+/// Whether a call may wait for what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It waits, as long as the descriptor's own mode and timeout allow.
+    Block,
+    /// It takes what is there, and fails with `WouldBlock` if that is nothing, whatever the descriptor's mode.
+    Try,
+}
+
+impl Mode {
+    pub(super) fn flag(self) -> libc::c_int {
+        match self {
+            Self::Block => 0,
+            Self::Try => libc::MSG_DONTWAIT,
+        }
+    }
 }
 
 /// Sends once, possibly not all of it, and never blocks, whatever the descriptor's mode.

@@ -303,7 +303,7 @@ impl PacketSocket {
         };
         let deadline = Instant::now() + ROOM_WAIT;
         loop {
-            match outgoing.send(fd.as_fd(), false) {
+            match outgoing.send(fd.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if matches!(outgoing.peer, Peer::Other(_)) || Instant::now() >= deadline {
                         return Err(error);

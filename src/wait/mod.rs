@@ -75,11 +75,12 @@ pub(crate) const MOST: usize = 4;
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
     let Some(parker) = parker() else {
-        let poll_fd = |waiting: &Waiting<'_>| {
-            sys::PollFd::new(waiting.fd, waiting.interest == Interest::Write)
+        let poll_fd = |waiting: &Waiting<'_>| match waiting.interest {
+            Interest::Read => sys::PollFd::readable(waiting.fd),
+            Interest::Write => sys::PollFd::writable(waiting.fd),
         };
         // The accept loop comes here for every connection, and need not ask for memory each time.
-        let mut fds = [const { sys::PollFd::nobody() }; MOST];
+        let mut fds = [const { sys::PollFd::never() }; MOST];
         let fds = &mut fds[..waiting.len()];
         fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = poll_fd(waiting));
         sys::poll(fds, deadline)?;

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: the structure has grown with the system's
 /// versions and never changed, so that it is read as words. The two numbers are there since Linux 4.1.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn moved(fd: BorrowedFd<'_>) -> Option<u64> {
+pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
     /// The places of `tcpi_bytes_acked` and `tcpi_bytes_received`, in words of eight bytes.
     const ACKNOWLEDGED: usize = 15;
     const RECEIVED: usize = 16;
@@ -32,7 +32,7 @@ pub(crate) fn moved(fd: BorrowedFd<'_>) -> Option<u64> {
 
 /// Other systems have other structures.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn moved(_fd: BorrowedFd<'_>) -> Option<u64> {
+pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
     None
 }
 
@@ -66,20 +66,20 @@ mod tests {
         let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut theirs, _) = listener.accept().unwrap();
         let copy = ours.try_clone().unwrap();
-        let before = moved(copy.as_fd()).expect("a TCP connection");
+        let before = bytes_transferred(copy.as_fd()).expect("a TCP connection");
         ours.write_all(b"four").unwrap();
         theirs.read_exact(&mut [0; 4]).unwrap();
         theirs.write_all(b"sixsix").unwrap();
         ours.read_exact(&mut [0; 6]).unwrap();
         // With what came from there the last of ours has been acknowledged.
-        assert_eq!(moved(copy.as_fd()).unwrap() - before, 10);
+        assert_eq!(bytes_transferred(copy.as_fd()).unwrap() - before, 10);
         assert_eq!(unacknowledged(copy.as_fd()).unwrap(), 0);
     }
 
     #[test]
     fn a_unix_socket_tells_only_what_waits_for_its_peer() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-        assert_eq!(moved(ours.as_fd()), None);
+        assert_eq!(bytes_transferred(ours.as_fd()), None);
         ours.write_all(b"four").unwrap();
         assert!(unacknowledged(ours.as_fd()).unwrap() > 0);
         theirs.read_exact(&mut [0; 4]).unwrap();

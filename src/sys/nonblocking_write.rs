@@ -73,7 +73,7 @@ fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// moment between may still have us wait.
 fn write_if_ready(fd: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
     let now = Some(std::time::Instant::now());
-    if poll(&mut [PollFd::new(fd, true)], now)? { write(fd, piece) } else { Ok(0) }
+    if poll(&mut [PollFd::writable(fd)], now)? { write(fd, piece) } else { Ok(0) }
 }
 
 /// Which file it is; none if that cannot be known.
