@@ -184,7 +184,7 @@ mod transport;
 mod wait;
 mod write_stall;
 
-pub use address::{Address, BindAddress, Endpoint};
+pub use address::{Address, BindAddress};
 pub use console::Console;
 pub use context::ServerContext;
 pub use error::{

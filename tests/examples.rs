@@ -1,18 +1,14 @@
 //! The small examples, run as processes, as a user runs them.
 
-#[path = "support/mod.rs"]
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use socket2::{Domain, Socket, Type};
-
-use support::process::{Ended, Process};
-use support::{SOON, connect, exchange, folder, read_line, read_to_end, system};
+use test_support::process::{Ended, Process};
+use test_support::program::connect_from;
+use test_support::{SOON, connect, exchange, folder, read_line, read_to_end, system};
 
 const ADDRESS: &str = "127.0.0.1:0";
 
@@ -63,12 +59,7 @@ impl Server {
 
     /// Connects from 127.0.0.2. All of 127.0.0.0/8 is this machine, on Linux.
     fn connect_from_2(&self) -> TcpStream {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
-        socket.connect_timeout(&self.inet().into(), SOON).unwrap();
-        let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(SOON)).unwrap();
-        stream
+        connect_from([127, 0, 0, 2], self.inet())
     }
 
     /// Stops it as a service manager does.
@@ -178,7 +169,7 @@ fn busy_answers_the_third_client_and_serves_it_later() {
     let busy = String::from_utf8(read_to_end(&mut server.connect())).unwrap();
     assert_eq!(busy, "the server is busy; please come again in a minute\n");
     drop(first);
-    support::eventually("the thread is free again", || {
+    test_support::eventually("the thread is free again", || {
         let mut third = server.connect();
         third.write_all(b"hello\n").is_ok() && {
             let mut answer = [0; 6];

@@ -144,11 +144,11 @@ fn in_pairs(
 
 /// Our own servers are built by hand, so that a measurement never starts with a compiler running.
 fn check_built() -> Result<(), Box<dyn Error>> {
-    let echo = std::env::current_exe()?.with_file_name("examples").join("echo");
+    let echo = std::env::current_exe()?.with_file_name("echo");
     if echo.is_file() {
         return Ok(());
     }
-    Err("there is no release build of ours: cargo build --release --example echo".into())
+    Err("there is no release build of ours: cargo build --release --bin echo".into())
 }
 
 impl Options {

@@ -20,7 +20,7 @@ pub struct Server {
 
 #[derive(Debug)]
 enum Program {
-    /// Our own example programs, under a mixin.
+    /// Our own programs, under a mixin.
     Ours(&'static str),
     /// This program.
     Peer(Peer),
@@ -113,8 +113,8 @@ impl Server {
             return Err(skipped("wrk is not installed"));
         }
         // It is the client of all servers as well.
-        if mode == Mode::Store && !example("upload").is_file() {
-            return Err(skipped("not built: cargo build --release --example upload"));
+        if mode == Mode::Store && !beside("upload").is_file() {
+            return Err(skipped("not built: cargo build --release --bin upload"));
         }
         match self.program {
             Program::Ours(mixin) => ours_command(mixin, mode),
@@ -145,14 +145,9 @@ impl Server {
     }
 }
 
-/// A file in the folder of this program.
-fn beside(name: &str) -> PathBuf {
+/// A file in the folder of this program, where Cargo puts our own programs as well.
+pub fn beside(name: &str) -> PathBuf {
     env::current_exe().unwrap_or_default().with_file_name(name)
-}
-
-/// One of our own programs.
-pub fn example(name: &str) -> PathBuf {
-    beside("examples").join(name)
 }
 
 /// The word of the command line.
@@ -167,9 +162,9 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
         Mode::Chat => "chat",
         _ => "echo",
     };
-    let program = example(name);
+    let program = beside(name);
     if !program.is_file() {
-        let why = format!("not built: cargo build --release --example {name}");
+        let why = format!("not built: cargo build --release --bin {name}");
         return Err(Trouble::Skipped(why));
     }
     let bind = if mode == Mode::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };

@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../tests/seeds/endpoint.rs"]
+#[path = "../../examples/common/tests/seeds.rs"]
 mod target;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| target::run(input));

@@ -18,8 +18,6 @@ mod inherited;
 mod kin;
 mod matrix;
 mod obey;
-#[path = "../support/passed.rs"]
-mod passed;
 mod reported;
 mod rows;
 mod server;

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use crate::passed::Passed;
+use test_support::passed::Passed;
+
 use crate::support::{SOON, Server, ask_datagram, ask_unix};
 
 tests![

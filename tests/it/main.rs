@@ -28,11 +28,11 @@ mod senders;
 mod sizes;
 mod spins;
 mod stop_token;
-#[path = "../support/mod.rs"]
-mod support;
 mod tidy;
 mod unread_stderr;
 mod urgent;
 mod whose_fault;
 mod worker_accept;
 mod wrapping;
+
+use test_support as support;

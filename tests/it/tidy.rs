@@ -414,6 +414,7 @@ fn nothing_is_left_for_later() {
     ];
     let mut files = sources(&["src", "examples", "tests"], "rs");
     files.extend(sources(&["docs", "examples", "tests"], "md"));
+    files.extend(sources(&["examples", "tests"], "toml"));
     let mut wrong = Vec::new();
     for name in ["README.md", "DESIGN.md", "CHANGELOG.md", "Cargo.toml", ".ci/run"] {
         // What is packed for others lacks some of them.
@@ -428,6 +429,31 @@ fn nothing_is_left_for_later() {
         }
     }
     assert_none(&wrong, "work that is left for later");
+}
+
+/// What each fuzz target does with an input stands in a `seeds.rs`, beside a folder of the inputs that `cargo test` replays
+/// by it.
+#[test]
+fn every_fuzz_target_is_replayed() {
+    // What is packed for others has no fuzzers.
+    let Ok(manifest) = fs::read_to_string(root().join("fuzz/Cargo.toml")) else { return };
+    let target = |line: &str| {
+        let path = line.strip_prefix("path = \"")?.strip_suffix("\"")?;
+        path.starts_with("fuzz_targets/").then(|| format!("fuzz/{path}"))
+    };
+    let mut fuzzed = BTreeSet::new();
+    for name in manifest.lines().filter_map(target) {
+        let text = read(&name);
+        let path = text.split("#[path = \"../../").nth(1).and_then(|rest| rest.split('"').next());
+        fuzzed.insert(path.unwrap_or_else(|| panic!("{name} takes no file")).to_owned());
+    }
+    let all = sources(&["tests", "examples"], "rs").into_iter().map(|source| source.name);
+    let replayed: BTreeSet<String> = all.filter(|name| name.ends_with("/seeds.rs")).collect();
+    assert_eq!(fuzzed, replayed);
+    for name in replayed {
+        assert!(root().join(name.trim_end_matches(".rs")).is_dir(), "no inputs for {name}");
+        assert!(read(&name).contains("test_support::replay("), "{name} replays nothing");
+    }
 }
 
 /// Conditions that `let` is a part of: Rust 1.88, and ours is 1.85. The compiler in use may be newer.
@@ -493,7 +519,9 @@ const LONGEST_FUNCTION: usize = 70;
 #[test]
 fn files_and_functions_are_short() {
     let mut wrong = Vec::new();
-    for source in sources(&["src", "examples"], "rs") {
+    let mut files = sources(&["src", "examples"], "rs");
+    files.retain(|source| !source.name.contains("/tests/"));
+    for source in files {
         let code = without_tests(&source);
         let lines = code.lines().count();
         if lines > LONGEST_FILE && source.name.starts_with("src/") {

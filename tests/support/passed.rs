@@ -12,6 +12,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 /// One end of a pair of sockets, a dozen of which have been passed on: when nobody has any of them any more, the other end
 /// is at its end.
+#[derive(Debug)]
 pub struct Passed {
     read: UnixStream,
 }

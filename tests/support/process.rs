@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::{SOON, eventually, system};
 
 /// A process that is ended with the test, also with one that panics.
+#[derive(Debug)]
 pub struct Process {
     child: RefCell<Child>,
     out: Receiver<String>,
@@ -20,8 +21,11 @@ pub struct Process {
 /// A process that has ended by itself: its status, and what it has said and nobody has read.
 #[derive(Debug)]
 pub struct Ended {
+    /// How it has ended.
     pub status: ExitStatus,
+    /// The unread rest of its stdout.
     pub out: String,
+    /// The unread rest of its stderr.
     pub err: String,
 }
 
@@ -73,10 +77,12 @@ impl Process {
         self.child.borrow_mut().try_wait().unwrap()
     }
 
+    /// Its process number.
     pub fn id(&self) -> u32 {
         self.child.borrow().id()
     }
 
+    /// Sends it a signal.
     pub fn send_signal(&self, signal: i32) {
         system::send_signal(self.child.borrow().id(), signal);
     }
@@ -86,6 +92,7 @@ impl Process {
         self.end_within(SOON)
     }
 
+    /// Waits so long for its end.
     pub fn end_within(self, time: Duration) -> Ended {
         let deadline = Instant::now() + time;
         let err = rest(&self.err, deadline, "");

@@ -161,7 +161,7 @@ impl Load {
                 session::measure(&mut chat, process, plan)
             }
             Self::Upload(size) => upload::measure(process, size),
-            Self::Store(size) => store::measure(process, size, &crate::servers::example("upload")),
+            Self::Store(size) => store::measure(process, size, &crate::servers::beside("upload")),
             Self::Idle(connections) => idle::measure(process, connections),
             Self::Http(connections, window) => http::measure(process, connections, window, plan),
         }

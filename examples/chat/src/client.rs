@@ -1,0 +1,119 @@
+//! The client: a line editor, and the lines of the others above it.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::thread;
+
+use common::Endpoint;
+use parking_lot::Mutex;
+use socket2::Socket;
+
+use super::name::{NAME_CHARS, check_name};
+use super::protocol::{GOODBYE, LINE_BYTES, clean};
+use super::terminal::{Input, Output, Terminal, Typed};
+use common::client::{broke, connect};
+use common::{Failure, warn};
+
+/// Takes part in a room until its user or its server ends it.
+pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
+    if let Some(Err(why)) = name.map(check_name) {
+        return Err(Failure::Usage(why));
+    }
+    let socket = connect(endpoint)?;
+    let lost = |error: &io::Error| broke(endpoint, error);
+    // The first line, be it empty, says that this client knows of lines.
+    let hello = name.map_or("\n".to_owned(), |name| format!("/nick {name}\n"));
+    (&socket).write_all(hello.as_bytes()).map_err(|error| lost(&error))?;
+    let Terminal { input, mut output, mode } = Terminal::open();
+    let sending = Arc::new(Mutex::new(Sending::Goes));
+    let typing = {
+        let (socket, sending) = (socket.try_clone()?, Arc::clone(&sending));
+        thread::spawn(move || send_what_is_typed(input, &socket, &sending))
+    };
+    let result = show_what_comes(&socket, &mut output);
+    // A line that nobody takes any more holds up nothing.
+    let _ = socket.shutdown(Shutdown::Both);
+    // Before the screen is finished, which ends the input of whoever types.
+    let sent = std::mem::replace(&mut *sending.lock(), Sending::Goes);
+    output.finish(typing);
+    drop(mode);
+    let last = result.map_err(|ended| match ended {
+        Ended::Connection(error) => lost(&error),
+        Ended::Stdout(error) => Failure::of_stdout(&error),
+    })?;
+    match (last.strip_prefix("* "), sent) {
+        _ if last == GOODBYE => Ok(()),
+        (_, Sending::HasLeft) => Ok(()),
+        (Some(words), _) => Err(Failure::Other(format!(
+            "the server at {endpoint} has ended the connection: {words}"
+        ))),
+        (None, Sending::Failed(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(lost(&error))
+        }
+        (None, _) => Err(Failure::Other(format!(
+            "the server at {endpoint} has ended the connection without a word; it may have as many clients as it \
+             takes, or as it takes from one address"
+        ))),
+    }
+}
+
+/// What has become of sending what is typed.
+enum Sending {
+    Goes,
+    /// The user leaves.
+    HasLeft,
+    /// A broken connection is told once: to the write or to the read, whichever comes first.
+    Failed(io::Error),
+}
+
+/// Why no more lines can be shown.
+enum Ended {
+    Connection(io::Error),
+    /// The connection is well, and whoever reads what this program prints has had enough.
+    Stdout(io::Error),
+}
+
+/// Ends when the user leaves or the connection does.
+fn send_what_is_typed(mut input: Input, mut socket: &Socket, sending: &Mutex<Sending>) {
+    loop {
+        // One byte more shows that a line is too long. The parts of one on a pipe are told apart so, too.
+        let text = match input.next(LINE_BYTES + 2) {
+            Typed::Line(text) if matches!(&*text, "q" | "exit" | "/quit") => break,
+            Typed::Line(text) => text,
+            Typed::Interrupt | Typed::End | Typed::Closed => break,
+        };
+        if text.len() > LINE_BYTES {
+            warn(&format!("a line may have {LINE_BYTES} bytes; this one was not sent"));
+            continue;
+        }
+        // Locked from before the error is taken from the socket: the other thread then sees an end, and looks here.
+        let mut sending = sending.lock();
+        if let Err(error) = socket.write_all(format!("{text}\n").as_bytes()) {
+            *sending = Sending::Failed(error);
+            return;
+        }
+    }
+    *sending.lock() = Sending::HasLeft;
+    // It may be gone already.
+    let _ = socket.shutdown(Shutdown::Write);
+}
+
+/// Shows lines until there are no more. Gives the last one.
+fn show_what_comes(socket: &Socket, output: &mut Output) -> Result<String, Ended> {
+    // A line of somebody else, with the name in front; nothing longer is believed, whoever sends it.
+    const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
+    let mut reader = BufReader::new(socket);
+    let (mut line, mut last) = (Vec::new(), String::new());
+    loop {
+        match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {
+            Ok(0) => return Ok(last),
+            // What was typed meanwhile meets nobody, and may have the connection reset.
+            Err(_) if last == GOODBYE => return Ok(last),
+            result => result.map_err(Ended::Connection)?,
+        };
+        last = clean(line.strip_suffix(b"\n").unwrap_or(&line));
+        output.show(format!("{last}\n")).map_err(Ended::Stdout)?;
+        line.clear();
+    }
+}

@@ -1,0 +1,262 @@
+//! Chat: a room with an operator.
+//!
+//! ```text
+//! cargo run --release --bin chat -- serve --bind 127.0.0.1:8000
+//! cargo run --release --bin chat -- connect 127.0.0.1:8000 --name alice
+//! nc 127.0.0.1 8000        (begin with an empty line, or with /nick NAME)
+//! ```
+//!
+//! Whatever a member types goes to all others and to the operator, who sits at the server's own terminal.
+//! `@NAME TEXT` is for one alone; `/who` says who is there, `/nick NAME` takes another name, `/quit` leaves.
+//! The operator has `/who`, `/kick NAME`, `/kick #` for connections that have not said a word (`hall.rs`), and `/quit`,
+//! which ends the server.
+//!
+//! With `--bus redis://HOST:PORT/ROOM` several servers share one room, `--server NAME` being what each is
+//! called: members elsewhere are `name@server`. See `bus/mod.rs`.
+//!
+//! A member joins with its first word. One that has sent no newline yet is taken for a client that knows
+//! of no lines, and has one answer for each message: see `protocol.rs`.
+//!
+//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it, and one that looks
+//! the same is refused only while its owner is there (`name.rs`). What was said before one came is not kept. A client
+//! without lines that sends an empty message has sent nothing, and waits for an answer that does not come until the
+//! room ends.
+
+mod bus;
+mod characters;
+mod client;
+mod hall;
+mod handler;
+mod name;
+mod operator;
+mod password;
+mod protocol;
+mod room;
+mod screen;
+mod suspend;
+mod terminal;
+
+use std::cell::{Cell, OnceCell};
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bus::{Bus, BusAddress, VARIABLE};
+use clap::{Args, Parser, Subcommand};
+use common::Endpoint;
+use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions};
+use hall::Hall;
+use handler::Chat;
+use name::{check_name, normal};
+use password::hide;
+use room::Room;
+use screen::{Lines, Screen};
+use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use terminal::Terminal;
+
+/// A room with an operator: what one says goes to all the others.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Open a room, until Ctrl-C or the operator's /quit
+    Serve(Box<Serve>),
+    /// Take part; q, exit and /quit leave
+    Connect {
+        /// The server's address
+        #[arg(value_name = "ADDR", default_value = ChatServer::DEFAULT_BIND)]
+        address: Endpoint,
+        /// What to be called; else the server chooses a name
+        #[arg(long)]
+        name: Option<String>,
+    },
+}
+
+#[derive(Args)]
+#[command(mut_arg("bind", common::streams::<ChatServer>))]
+#[command(mut_arg("max_clients", |clients| clients.default_value("1000").visible_alias("members")))]
+// Longer than for programs whose clients are programs: the document's client says its first word when its user has typed.
+#[command(mut_arg("first_word", |seconds| seconds.default_value("120")))]
+struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+    #[command(flatten)]
+    first_word: FirstWord,
+    /// How many lines a second one member may say in the long run; 0 is no limit
+    #[arg(long, value_name = "LINES", default_value = "20")]
+    pace: u32,
+    /// Share the room with other servers, through a Redis that all of them reach. One with a password belongs
+    /// into --bus-file, or into CHAT_BUS in the environment: what is given here all users of this machine can see
+    #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
+    bus: Option<String>,
+    /// A file that has the address of the bus in it, redis://USER:PASSWORD@HOST:PORT/ROOM
+    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
+    bus_file: Option<PathBuf>,
+    /// What this server is called there: its members are NAME@SERVER [default: four random digits]
+    #[arg(long, value_name = "SERVER", value_parser = server_name)]
+    server: Option<String>,
+    /// How long a line waits for a lost Redis before its sender is told, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = common::seconds)]
+    bus_wait: Duration,
+}
+
+impl Serve {
+    /// What other servers the room is to be joined with.
+    fn joins(&self) -> Result<Option<Joins>, Failure> {
+        let address = BusAddress::given(self.bus.as_deref(), self.bus_file.as_deref())?;
+        if let (None, Some(_)) = (&address, &self.server) {
+            let why = format!(
+                "--server names this one to other servers: give --bus, --bus-file or {VARIABLE}"
+            );
+            return Err(Failure::Usage(why));
+        }
+        let (server, patience) = (self.server.clone(), self.bus_wait);
+        Ok(address.map(|address| Joins { address, server, patience }))
+    }
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    check_name(text).map(|()| normal(text))
+}
+
+struct ChatServer {
+    room: Room,
+    hall: Hall,
+    first_word: Duration,
+    screen: Screen,
+    pace: u32,
+    /// What other servers the room is to be joined with.
+    joins: Option<Joins>,
+    bus: OnceCell<Bus>,
+    /// What the screen has to show, until it is ready.
+    lines: Cell<Option<Lines>>,
+    /// Gives the terminal back as it was, at the end.
+    mode: Cell<Option<terminal::Mode>>,
+}
+
+struct Joins {
+    address: BusAddress,
+    server: Option<String>,
+    patience: Duration,
+}
+
+/// Serves the room, joined with others if that is asked for, and ends all of it in order.
+fn serve(options: &Serve) -> Result<(), Failure> {
+    let server = ChatServer::new(options, options.joins()?);
+    let served = common::serve(&server, &options.options);
+    let left = server.bus.get().map_or(Ok(()), Bus::close);
+    server.screen.finish();
+    served.and(left)
+}
+
+impl ChatServer {
+    fn new(options: &Serve, joins: Option<Joins>) -> Self {
+        let (screen, lines) = Screen::new();
+        Self {
+            room: Room::new(screen.clone()),
+            hall: Hall::new(options.options.max_clients, options.options.max_per_peer()),
+            first_word: options.first_word.first_word,
+            screen,
+            pace: options.pace,
+            joins,
+            bus: OnceCell::new(),
+            lines: Cell::new(Some(lines)),
+            mode: Cell::default(),
+        }
+    }
+}
+
+impl Program for ChatServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
+
+    fn exposure(&self) -> String {
+        "anyone there may read and write in the room, under any name, and nothing is encrypted"
+            .to_owned()
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
+        let (room, hall) = (self.room.clone(), self.hall.clone());
+        let (first_word, pace) = (self.first_word, self.pace);
+        move || Chat::new(&room, &hall, first_word, pace)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
+        None::<NoDatagrams>
+    }
+
+    fn refuses(&self, mixin: MixinName) -> Option<String> {
+        let why = match mixin {
+            MixinName::Inline => "it serves one client at a time, and a room needs several",
+            MixinName::Forking | MixinName::Prefork => {
+                "its clients are in processes of their own, and a room needs one memory; a bus does \
+                 not help, because a process that forks has no second thread for it"
+            }
+            _ => return None,
+        };
+        Some(format!("a room cannot be served under --mixin {mixin}: {why}; take threading"))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+            // More than a member may say at once, so that one who reads is never dropped.
+            .outbox_bytes(256 * 1024)
+            // Who only listens is welcome; keepalive finds those whose machine is gone.
+            .idle(Duration::from_secs(30 * 24 * 3600))
+    }
+
+    fn ready(&self) {
+        let Terminal { input, output, mode } = Terminal::open();
+        self.mode.set(Some(mode));
+        let started =
+            operator::start(self.room.clone(), self.hall.clone(), self.screen.clone(), input)
+                .and_then(|typing| {
+                    self.lines.take().map_or(Ok(()), |lines| lines.show_on(output, typing))
+                });
+        if let Err(error) = started {
+            common::warn(&format!(
+                "cannot start a thread for the operator: {error}; serving without one"
+            ));
+        }
+        let Some(Joins { address, server, patience }) = &self.joins else { return };
+        match Bus::start(address, server.as_deref(), *patience, &self.room) {
+            // It is called once.
+            Ok(bus) => drop(self.bus.set(bus)),
+            Err(error) => {
+                common::warn(&format!("cannot start a thread for the bus: {error}; serving alone"));
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong_use(&error),
+    };
+    let result = match cli.command {
+        Command::Serve(options) => serve(&options),
+        Command::Connect { address, name } => client::run(&address, name.as_deref()),
+    };
+    common::exit(result.map_err(|failure| match failure {
+        Failure::Usage(text) => Failure::Usage(hide(&text, env::args_os())),
+        Failure::Other(text) => Failure::Other(hide(&text, env::args_os())),
+        Failure::Unread => Failure::Unread,
+    }))
+}
+
+/// What clap says of a command line, which may have a password in the wrong place; or the help that was asked for.
+fn wrong_use(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render();
+    let text = if io::stderr().is_terminal() { text.ansi().to_string() } else { text.to_string() };
+    common::warn(hide(&text, env::args_os()).trim_end());
+    ExitCode::from(2)
+}

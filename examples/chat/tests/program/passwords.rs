@@ -1,0 +1,143 @@
+//! The address of the bus may have a password in it, which appears nowhere.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use super::redis::{Redis, Store, no_redis};
+use super::{Member, open_room};
+use crate::CHAT;
+use test_support::process::{Ended, Process};
+use test_support::program::*;
+use test_support::{SOON, folder, skip_if};
+
+/// Ends at once: the port is one that nobody may use, should everything else be right.
+fn ends(args: &[&str], bus: Option<&str>) -> Ended {
+    let mut command = CHAT.command(args);
+    command.env_remove("CHAT_BUS").envs(bus.map(|bus| ("CHAT_BUS", bus)));
+    Process::start(&mut command).end()
+}
+
+#[test]
+fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
+    let folder = folder();
+    let file = folder.path().join("bus");
+    let shown = file.display().to_string();
+    for bus in [
+        "redis://:s3cr3t/x@127.0.0.1:6379/room",
+        "redis://user:s3cr3t@127.0.0.1:6379/a room",
+        "redis://user:s3cr3t@127.0.0.1:port/room",
+        "redis://user:s3cr3t@127.0.0.1:6379",
+        "redis://user:s3cr3t#x@127.0.0.1:6379/room",
+        "redis://user:s3cr3t?x@127.0.0.1:6379/room",
+        "redis://user:s3cr3t%40@@127.0.0.1:6379/room",
+        "redis://:s3cr3t",
+        "redis://user:s3cr3t/room",
+        "rediss://:s3cr3t@127.0.0.1:6379/room",
+        ":s3cr3t@127.0.0.1:6379/room",
+        "user:s3cr3t@host",
+    ] {
+        std::fs::write(&file, format!("{bus}\n")).unwrap();
+        let equals = format!("--bus={bus}");
+        let serve =
+            |option: &'static [&str]| [&["serve", "--bind", "127.0.0.1:0"], option].concat();
+        for (args, variable) in [
+            ([&serve(&["--bus"])[..], &[bus]].concat(), None),
+            ([&serve(&[])[..], &[&equals]].concat(), None),
+            ([&serve(&["--bus-file"])[..], &[&shown]].concat(), None),
+            (serve(&[]), Some(bus)),
+            // In the wrong place.
+            ([&serve(&[])[..], &[bus]].concat(), None),
+            ([&serve(&["--server"])[..], &[bus]].concat(), None),
+            (vec!["serve", "--bind", bus], None),
+            (vec!["serve", "--bus-wait", bus], None),
+            (vec!["connect", bus], None),
+            (vec!["connect", "127.0.0.1:1", "--name", bus], None),
+            (vec![bus], None),
+            (vec!["connect", "127.0.0.1:1", "--name", "x", bus], None),
+        ] {
+            let ended = ends(&args, variable);
+            assert!(!ended.status.success(), "{args:?}");
+            assert!(!ended.err.is_empty() && !ended.err.contains("s3cr3t"), "{args:?} {ended:?}");
+        }
+    }
+    let bus = "redis://:s3cr3t@127.0.0.1:1/room";
+    assert!(!ends(&["serve", "--help"], Some(bus)).out.contains("s3cr3t"));
+    // What is no password is shown: it is what is wrong.
+    for address in ["redis://127.0.0.1:6379/room", "unix@x", "host:port"] {
+        assert!(ends(&["connect", address], None).err.contains(address), "{address}");
+    }
+}
+
+#[test]
+fn a_bus_with_a_password_is_given_in_a_file_or_in_the_environment() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let mut connection = redis.connect();
+    let words = ["SETUSER", "chat", "on", ">s3cr/t @1", "~*", "+@all"];
+    ::redis::cmd("ACL").arg(&words).exec(&mut connection).unwrap();
+    let folder = folder();
+    let file = folder.path().join("bus");
+    let shown = redis.room();
+    let bus = shown.replace("redis://", "redis://chat:s3cr%2Ft%20%401@");
+    std::fs::write(&file, format!("{bus}\n")).unwrap();
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--server", "one"];
+    let start = |args: &[&str], bus: &str| {
+        let mut command = CHAT.command(&[&serve, args].concat());
+        let server = Process::start(command.env("CHAT_BUS", bus).stdin(Stdio::piped()));
+        listening(&server);
+        server
+    };
+    let joined = format!("* joined with the other servers at {shown}; this one is called one");
+    let by_file = start(&["--bus-file", file.to_str().unwrap()], "not looked at");
+    assert_eq!(by_file.line(), joined);
+    let by_variable = start(&[], &bus);
+    while by_variable.line() != joined {}
+    for server in [by_file, by_variable] {
+        let line = std::fs::read(format!("/proc/{}/cmdline", server.id())).unwrap();
+        assert!(!String::from_utf8_lossy(&line).contains("s3cr"));
+        server.send_signal(libc::SIGTERM);
+        let ended = server.end();
+        assert_eq!(ended.err, "");
+    }
+    // On the command line it works as well, and is warned of.
+    let by_argument = start(&["--bus", &bus], "");
+    assert_eq!(by_argument.line(), joined);
+    by_argument.send_signal(libc::SIGTERM);
+    let ended = by_argument.end();
+    assert!(ended.err.contains("--bus-file") && !ended.err.contains("s3cr"), "{ended:?}");
+}
+
+#[test]
+fn a_redis_that_repeats_the_password_does_not_have_it_shown() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 1024];
+            let count = stream.read(&mut bytes).unwrap();
+            let text = String::from_utf8_lossy(&bytes[..count]).replace("\r\n", " ");
+            // As a Redis that knows no such command. The server may have ended.
+            let _ = write!(stream, "-ERR unknown command, beginning with: {text}, s3cr%40t\r\n");
+            let _ = said.send(text);
+        }
+    });
+    let (server, address) = open_room(&["--bus", &format!("redis://me:s3cr%40t@{place}/room")]);
+    let line = loop {
+        let line = server.line();
+        if line.contains("cannot be reached") {
+            break line;
+        }
+    };
+    assert!(heard.recv_timeout(SOON).unwrap().contains("s3cr@t"));
+    assert!(line.contains("unknown command") && line.contains("***"), "{line}");
+    assert!(!line.contains("s3cr"), "{line}");
+    // Members are not told where it is, be they there before or after.
+    let mut alice = Member::join(address, "alice");
+    alice.say("/who");
+    server.send_signal(libc::SIGTERM);
+    assert!(!alice.rest().contains(&place.to_string()));
+}

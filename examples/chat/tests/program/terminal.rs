@@ -1,0 +1,293 @@
+//! What people type and see, on a real terminal: tmux is one that can be asked what it shows.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::document::no_python;
+use super::{Member, open_room};
+use crate::CHAT;
+use test_support::process::Process;
+use test_support::{SOON, folder, skip_if, system};
+
+/// A terminal with a program in it.
+struct Screen {
+    folder: tempfile::TempDir,
+}
+
+impl Screen {
+    /// Runs a program and shows its status when it has ended, and whether the terminal is as it was.
+    fn run(args: &str) -> Self {
+        let screen = Self { folder: folder() };
+        let program = CHAT.path();
+        let script = format!(
+            "{} {args}; echo status $?; stty -a | grep -o ' -*icanon'; exec sleep 1000",
+            program.display()
+        );
+        let size = ["-x", "70", "-y", "30"];
+        screen.tmux(&[&["new-session", "-d", "-s", "s"], &size[..], &[&script]].concat());
+        screen
+    }
+
+    /// Runs a program from a shell, as its user does.
+    fn run_in_a_shell(args: &str) -> Self {
+        let screen = Self { folder: folder() };
+        let size = ["-x", "70", "-y", "30"];
+        let shell = "exec env PS1='$ ' bash --norc --noprofile";
+        screen.tmux(&[&["new-session", "-d", "-s", "s"], &size[..], &[shell]].concat());
+        screen.ends_with(&["$"]);
+        screen.types(&["-l", &format!("clear; {} {args}", CHAT.path().display())]);
+        screen.types(&["Enter"]);
+        screen
+    }
+
+    /// The process that its shell has started.
+    fn job(&self) -> u32 {
+        let output = self.tmux(&["display-message", "-p", "-t", "s", "#{pane_pid}"]);
+        let shell = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
+        children.unwrap().trim().parse().expect("one child")
+    }
+
+    fn is_edited(&self) -> bool {
+        let output = self.tmux(&["display-message", "-p", "-t", "s", "#{pane_tty}"]);
+        let terminal = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let output = Command::new("stty").args(["-F", &terminal, "-a"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().contains(" -icanon")
+    }
+
+    fn tmux(&self, args: &[&str]) -> Output {
+        let socket = self.folder.path().join("tmux");
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(socket).args(["-f", "/dev/null", "-u"]).args(args);
+        let output = command.env("TERM", "xterm").env_remove("TMUX").output().unwrap();
+        assert!(output.status.success(), "tmux {args:?}: {output:?}");
+        output
+    }
+
+    fn types(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys", "-t", "s"], keys].concat());
+    }
+
+    /// The lines that it shows, without the empty ones at the end.
+    fn lines(&self) -> Vec<String> {
+        let output = self.tmux(&["capture-pane", "-p", "-t", "s"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.trim_end().lines().map(|line| line.trim_end().to_owned()).collect()
+    }
+
+    fn shows(&self, expected: &str) {
+        self.comes_to(|lines| lines.iter().any(|line| line == expected), &[expected]);
+    }
+
+    /// The last lines of the screen are these.
+    fn ends_with(&self, expected: &[&str]) {
+        let same = |lines: &[String]| lines.iter().eq(expected);
+        self.comes_to(
+            |lines| lines.len().checked_sub(expected.len()).is_some_and(|at| same(&lines[at..])),
+            expected,
+        );
+    }
+
+    fn comes_to(&self, holds: impl Fn(&[String]) -> bool, expected: &[&str]) {
+        let began = Instant::now();
+        loop {
+            let lines = self.lines();
+            if holds(&lines) {
+                return;
+            }
+            assert!(began.elapsed() < SOON, "no {expected:?} in {lines:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+fn no_tmux() -> Option<&'static str> {
+    let there = Command::new("tmux").arg("-V").output().is_ok();
+    (!there).then_some("tmux is not installed")
+}
+
+/// A room with its operator at a terminal, and its address.
+fn room_on_a_screen() -> (Screen, std::net::SocketAddr) {
+    let screen = Screen::run("serve --bind 127.0.0.1:0");
+    screen.ends_with(&[">"]);
+    let first = screen.lines().remove(0);
+    let address = first.strip_prefix("listening on ").unwrap().parse().unwrap();
+    (screen, address)
+}
+
+#[test]
+fn a_line_that_is_typed_is_not_torn_by_those_that_come_in() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    let (operator, address) = room_on_a_screen();
+    let mut alice = Member::join(address, "alice");
+    let bob = Screen::run(&format!("connect {address} --name bob"));
+    alice.sees("* bob has joined");
+    // Each line that comes in goes above the one that is being typed, which stays as it is.
+    for screen in [&operator, &bob] {
+        screen.types(&["half of"]);
+        screen.ends_with(&["> half of"]);
+    }
+    for number in 0..3 {
+        alice.say(&format!("line {number}"));
+    }
+    let heard = ["alice: line 0", "alice: line 1", "alice: line 2", "> half of"];
+    operator.ends_with(&heard);
+    bob.ends_with(&heard);
+    bob.types(&[" a lone", "BSpace", "BSpace", "BSpace", "ine", "Enter"]);
+    assert_eq!(alice.hears(), "bob: half of a line");
+    operator.ends_with(&["bob: half of a line", "> half of"]);
+    operator.types(&[" another", "Enter", "@alice typed ahead", "Enter", "/who", "Enter"]);
+    assert_eq!(alice.hears(), "operator: half of another");
+    assert_eq!(alice.hears(), "operator -> alice: typed ahead");
+    operator.shows("* 2 here: alice, bob");
+    bob.shows("operator: half of another");
+    // The line before is there again with the arrow.
+    bob.types(&["Up", "Enter"]);
+    assert_eq!(alice.hears(), "bob: half of a line");
+    bob.types(&["exit", "Enter"]);
+    bob.ends_with(&["status 0", " icanon"]);
+    alice.sees("* bob has left");
+}
+
+#[test]
+fn ctrl_c_and_quit_at_the_operators_terminal_end_the_server_in_order() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    for keys in [&["C-c"][..], &["/quit", "Enter"]] {
+        let (operator, address) = room_on_a_screen();
+        let mut alice = Member::join(address, "alice");
+        operator.types(keys);
+        assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+        operator.ends_with(&["status 0", " icanon"]);
+    }
+}
+
+#[test]
+fn after_a_stop_the_line_is_edited_as_before() {
+    let no_bash =
+        || Command::new("bash").arg("--version").output().err().map(|_| "bash is not installed");
+    if skip_if(no_tmux().or_else(no_bash)) {
+        return;
+    }
+    let (_server, address) = open_room(&[]);
+    let mut alice = Member::join(address, "alice");
+    for name in ["bob", "carol"] {
+        let screen = Screen::run_in_a_shell(&format!("connect {address} --name {name}"));
+        alice.sees(&format!("* {name} has joined"));
+        screen.types(&["-l", "half of a line"]);
+        screen.ends_with(&["> half of a line"]);
+        for number in 0..3 {
+            // By the key, and by somebody else, in the middle of the line.
+            if name == "bob" {
+                screen.types(&["C-z"]);
+            } else {
+                system::send_signal(screen.job(), libc::SIGSTOP);
+            }
+            let stopped = |lines: &[String]| {
+                let stops = lines.iter().filter(|line| line.contains("Stopped")).count();
+                stops == number + 1 && lines.last().is_some_and(|last| last.ends_with('$'))
+            };
+            screen.comes_to(stopped, &["a prompt of the shell"]);
+            let said = format!("said meanwhile {number}");
+            alice.say(&said);
+            alice.asks_who();
+            screen.types(&["fg", "Enter"]);
+            screen.ends_with(&[&format!("alice: {said}"), "> half of a line"]);
+            test_support::eventually("the line is edited", || screen.is_edited());
+        }
+        // Keys are the editor's, and what comes in tears nothing.
+        screen.types(&["C-a"]);
+        screen.types(&["-l", "the second "]);
+        screen.ends_with(&["> the second half of a line"]);
+        alice.say("above it");
+        screen.ends_with(&["alice: above it", "> the second half of a line"]);
+        screen.types(&["Enter"]);
+        assert_eq!(alice.hears(), format!("{name}: the second half of a line"));
+        screen.types(&["/quit", "Enter"]);
+        screen.comes_to(|lines| lines.last().is_some_and(|last| last == "$"), &["the shell"]);
+        alice.sees(&format!("* {name} has left"));
+    }
+}
+
+#[test]
+fn a_stop_that_nobody_would_end_is_none() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    // Without a shell: there is nobody who could bring it back.
+    let (operator, address) = room_on_a_screen();
+    operator.types(&["half of"]);
+    operator.ends_with(&["> half of"]);
+    operator.types(&["C-z"]);
+    operator.ends_with(&["> half of", "> half of"]);
+    operator.types(&[" a line", "Enter"]);
+    let alice = Member::join(address, "alice");
+    alice.say("hello");
+    operator.shows("alice: hello");
+    operator.shows("> half of a line");
+}
+
+#[test]
+fn a_terminal_that_shows_nothing_more_delays_nobody_and_not_the_end() {
+    if skip_if(no_python()) {
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/stalled_terminal.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(CHAT.path()).args(["serve", "--bind", "127.0.0.1:0", "--pace", "0"]);
+    let terminal = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let line = terminal.line();
+    let (pid, address) = line.split_once(' ').unwrap();
+    let address = address.parse().unwrap();
+    let alice = Member::join(address, "alice");
+    let mut bob = Member::join(address, "bob");
+    // More than the terminal and the server's queue for it hold: 20 MB.
+    let rest = "x".repeat(4_000);
+    for number in 0..5_000 {
+        alice.say(&format!("{number} {rest}"));
+        assert_eq!(bob.hears(), format!("alice: {number} {rest}"));
+    }
+    system::send_signal(pid.parse().unwrap(), libc::SIGTERM);
+    assert!(bob.rest().ends_with("* the server stops; goodbye\n"));
+    assert_eq!(terminal.line(), "status 0");
+}
+
+#[test]
+fn a_terminal_is_as_it_was_when_the_other_side_ends() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    let (operator, address) = room_on_a_screen();
+    let mut alice = Member::join(address, "alice");
+    // Several times, because the end and what is drawn last race for the screen.
+    for _ in 0..4 {
+        let bob = Screen::run(&format!("connect {address} --name bob"));
+        alice.sees("* bob has joined");
+        bob.types(&["in the middle"]);
+        bob.ends_with(&["> in the middle"]);
+        operator.types(&["/kick bob", "Enter"]);
+        bob.shows("status 1");
+        bob.ends_with(&[" icanon"]);
+        // Its last words were shown, and before what the program says itself.
+        let lines = bob.lines();
+        let at = |beginning: &str| lines.iter().position(|line| line.starts_with(beginning));
+        let last_words = at("* you: was kicked by the operator");
+        assert!(last_words.is_some() && last_words < at("error: "), "{lines:#?}");
+    }
+    // Not by mistake.
+    operator.types(&["C-d"]);
+    operator.ends_with(&["* /quit ends the server", ">"]);
+    let carol = Member::join(address, "carol");
+    carol.say("hello");
+    assert_eq!(alice.hears(), "carol: hello");
+    operator.shows("carol: hello");
+}

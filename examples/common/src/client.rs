@@ -1,0 +1,134 @@
+//! The client's side: a stream or a datagram socket to wherever an [`Endpoint`] says.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, ToSocketAddrs};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use socketserver::{Address, BindAddress};
+
+use crate::{Endpoint, Failure, KEEPALIVE};
+
+/// How long to try to reach a server.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Connects to a server. Says in the user's words when it cannot.
+pub fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
+    open(endpoint).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+                "; is the server running? start it with `serve`"
+            }
+            _ => "",
+        };
+        Failure::Other(format!("cannot connect to {endpoint}: {error}{advice}"))
+    })
+}
+
+fn open(endpoint: &Endpoint) -> io::Result<Socket> {
+    let kind = if endpoint.is_datagram() { Type::DGRAM } else { Type::STREAM };
+    let addresses: Vec<SockAddr> = match endpoint {
+        Endpoint::Tcp(text) | Endpoint::Udp(text) => {
+            text.to_socket_addrs()?.map(SockAddr::from).collect()
+        }
+        Endpoint::Unix(text) | Endpoint::Unixgram(text) => vec![unix_address(text)?],
+    };
+    let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+    for address in addresses {
+        let socket = Socket::new(Domain::from(i32::from(address.family())), kind, None)?;
+        if matches!(endpoint, Endpoint::Unixgram(_)) {
+            // Without a name of its own a Unix datagram socket gets no answer; an empty one has the
+            // kernel choose (Linux).
+            socket.bind(&SockAddr::unix("")?)?;
+        }
+        let connected = match endpoint {
+            Endpoint::Tcp(_) => {
+                // Who waits for a server to say something would otherwise wait for one that is gone.
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+                socket.connect_timeout(&address, CONNECT)
+            }
+            _ => socket.connect(&address),
+        };
+        match connected {
+            Ok(()) => {
+                if matches!(endpoint, Endpoint::Tcp(_)) {
+                    // Else each small message waits until the one before is acknowledged, which the other side
+                    // puts off for 40 ms in the hope of an answer that goes with it.
+                    socket.set_tcp_nodelay(true)?;
+                }
+                return Ok(socket);
+            }
+            Err(error) => result = Err(error),
+        }
+    }
+    result
+}
+
+fn unix_address(text: &str) -> io::Result<SockAddr> {
+    match BindAddress::from(text).to_unix().map_err(io::Error::other)? {
+        Address::Abstract(name) => {
+            use std::os::unix::ffi::OsStrExt;
+            SockAddr::unix(std::ffi::OsStr::from_bytes(&[b"\0", &name[..]].concat()))
+        }
+        _ => SockAddr::unix(text),
+    }
+}
+
+/// Shows what a server has sent, as it is.
+pub fn show(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let shown = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    shown.map_err(|error| Failure::of_stdout(&error))
+}
+
+/// The connection to a server has failed.
+pub fn broke(endpoint: &Endpoint, error: &io::Error) -> Failure {
+    Failure::Other(format!("the connection to {endpoint} broke: {error}"))
+}
+
+/// Copies stdin to the connection and the connection to stdout, until the server ends it. The end of
+/// stdin is told to the server, which may still answer.
+pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failure> {
+    let sending = socket.try_clone()?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        let mut stdin = io::stdin().lock();
+        while let Ok(count) = stdin.read(&mut buffer) {
+            if count == 0 || (&sending).write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        // The server may be gone already.
+        let _ = sending.shutdown(Shutdown::Write);
+    });
+    let mut buffer = [0; 8192];
+    loop {
+        let count = (&*socket).read(&mut buffer).map_err(|error| broke(endpoint, &error))?;
+        if count == 0 {
+            return Ok(());
+        }
+        show(&buffer[..count])?;
+    }
+}
+
+/// How long to wait for the answer to a datagram.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Sends one datagram and gives the answer.
+pub fn ask(socket: &Socket, endpoint: &Endpoint, packet: &[u8]) -> Result<Vec<u8>, Failure> {
+    let cannot = |what: &str, error: io::Error| {
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return Failure::Other(format!(
+                "no answer from {endpoint} within {} s; is the server running?",
+                ANSWER.as_secs()
+            ));
+        }
+        Failure::Other(format!("cannot {what} {endpoint}: {error}; is the server running?"))
+    };
+    socket.set_read_timeout(Some(ANSWER))?;
+    socket.send(packet).map_err(|error| cannot("send to", error))?;
+    let mut answer = vec![0; 65_536];
+    let count = (&*socket).read(&mut answer).map_err(|error| cannot("receive from", error))?;
+    answer.truncate(count);
+    Ok(answer)
+}

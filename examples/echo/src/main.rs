@@ -1,0 +1,113 @@
+//! Echo: sends back what it gets. `socketserver`'s own first example.
+//!
+//! ```text
+//! cargo run --release --bin echo -- serve --bind 127.0.0.1:9999
+//! nc 127.0.0.1 9999
+//! cargo run --release --bin echo -- connect 127.0.0.1:9999
+//! ```
+//!
+//! `--mode` makes it do what a benchmark measures: `echo` every byte as it comes, one `line` and then
+//! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
+//!
+//! Limits: in `chat` a member who is 64 KiB behind is dropped. Over UDP it answers everything, and a datagram that names
+//! another such server as its sender has the two answer each other for ever: it is for networks whose members are known.
+
+mod handlers;
+
+use std::io::{self, BufRead};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use common::Endpoint;
+use common::client::{ask, connect, copy_both_ways, show};
+use common::{Failure, MixinName, Program, ServeOptions};
+use handlers::{Echo, EchoPacket, Mode, Room};
+use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+
+/// Sends back every byte as it comes; over datagrams, every datagram.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until Ctrl-C
+    #[command(mut_arg("bind", common::datagrams_too::<EchoServer>))]
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+        /// How long a client may be silent, from its first moment on, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
+        idle: Duration,
+        /// What to do with a connection
+        #[arg(long, value_enum, default_value_t = Mode::Echo)]
+        mode: Mode,
+    },
+    /// Send what is typed, and show what comes back
+    Connect {
+        /// The server's address
+        #[arg(value_name = "ADDR", default_value = EchoServer::DEFAULT_BIND)]
+        address: Endpoint,
+    },
+}
+
+struct EchoServer {
+    mode: Mode,
+    idle: Duration,
+    room: Room,
+}
+
+impl Program for EchoServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:9999";
+
+    fn exposure(&self) -> String {
+        "anyone there may have bytes sent back".to_owned()
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
+        let (mode, room) = (self.mode, self.room.clone());
+        move || Echo::new(mode, &room)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
+        (self.mode == Mode::Echo).then_some(|| EchoPacket)
+    }
+
+    fn limits(&self) -> Limits {
+        // A line that has begun has as long as the silence before it may last.
+        Limits::default().idle(self.idle).read(self.idle)
+    }
+
+    fn refuses(&self, mixin: MixinName) -> Option<String> {
+        let alone = matches!(mixin, MixinName::Inline | MixinName::Forking);
+        let why = "a chat needs several members at a time, in one memory: take --mixin threading";
+        (self.mode == Mode::Chat && alone).then(|| why.to_owned())
+    }
+}
+
+fn main() -> ExitCode {
+    common::exit(match Cli::parse().command {
+        Command::Serve { options, idle, mode } => {
+            common::serve(&EchoServer { mode, idle, room: Room::default() }, &options)
+        }
+        Command::Connect { address } => run_client(&address),
+    })
+}
+
+fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
+    let socket = connect(endpoint)?;
+    if !endpoint.is_datagram() {
+        return copy_both_ways(&socket, endpoint);
+    }
+    // Bytes, and not text: what comes back is what was sent.
+    for line in io::stdin().lock().split(b'\n') {
+        let line = line.map_err(|error| Failure::Other(format!("cannot read stdin: {error}")))?;
+        let mut answer = ask(&socket, endpoint, &line)?;
+        answer.push(b'\n');
+        show(&answer)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! A rolling restart behind a real proxy: HAProxy in front of two servers, which are stopped and started again in turn
+//! while clients come all the time. Each client lets some time pass between its connection and its request, as people
+//! and networks do; so a server is asked to stop again and again while connections are open that have said nothing yet.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use test_support::process::Process;
+use test_support::program::assert_ends;
+
+use crate::ECHO;
+use test_support::{SOON, eventually, folder, skip_if};
+
+/// Nobody else listens here, so that a server finds its port free when it comes back.
+const HOST: &str = "127.0.0.77";
+
+/// Between connecting and sending.
+const BETWEEN: Duration = Duration::from_millis(4);
+
+const CLIENTS: usize = 20;
+
+fn no_haproxy() -> Option<&'static str> {
+    let there = Command::new("haproxy").arg("-v").output().is_ok();
+    (!there).then_some("haproxy is not installed")
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// The proxy connects as soon as its client has, and before that has sent anything. A connection that is refused it tries
+/// at the other server; one that has come about and ends without an answer is a request that has failed.
+fn config(at: SocketAddr, servers: [SocketAddr; 2]) -> String {
+    let [one, other] = servers;
+    format!(
+        "global\n    maxconn 1000\n\
+         defaults\n    mode tcp\n    retries 10\n    option redispatch 1\n    timeout connect 5s\n    \
+         timeout client 60s\n    timeout server 60s\n\
+         frontend front\n    bind {at}\n    default_backend servers\n\
+         backend servers\n    balance roundrobin\n    server one {one}\n    server other {other}\n"
+    )
+}
+
+/// One request, and what is wrong with its answer.
+fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
+    let wrong = |error: std::io::Error| format!("request {number}: {error}");
+    let mut stream = TcpStream::connect_timeout(&proxy, SOON).map_err(wrong)?;
+    stream.set_read_timeout(Some(SOON)).map_err(wrong)?;
+    thread::sleep(BETWEEN);
+    stream.write_all(format!("request {number}\n").as_bytes()).map_err(wrong)?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(wrong)?;
+    let right = answer == format!("request {number}\n");
+    right.then_some(()).ok_or_else(|| format!("request {number}: {answer:?}"))
+}
+
+/// None of `requests` fails while `restarts` of the two servers happen among them.
+fn none_fails(mixin: &str, requests: usize, restarts: usize) {
+    if skip_if(no_haproxy()) {
+        return;
+    }
+    let addresses = [free_address(), free_address()];
+    let start = |at: SocketAddr| {
+        let options = ["--mode", "line", "--mixin", mixin, "--max-per-peer", "1000"];
+        ECHO.serve(&[&at.to_string()], &options).0
+    };
+    let mut servers = addresses.map(|at| Some(start(at)));
+    let (folder, proxy) = (folder(), free_address());
+    let file = folder.path().join("haproxy.cfg");
+    std::fs::write(&file, config(proxy, addresses)).unwrap();
+    let mut command = Command::new("haproxy");
+    command.args(["-db", "-f"]).arg(&file).stdin(Stdio::null()).stdout(Stdio::piped());
+    let running = Process::start(&mut command);
+    eventually("the proxy answers", || ask(proxy, 0).is_ok());
+
+    let (next, done, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                // As many as asked for, and more as long as there are restarts to come.
+                while next.load(Ordering::SeqCst) < requests
+                    || over.load(Ordering::SeqCst) < restarts
+                {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    if let Err(wrong) = ask(proxy, number) {
+                        failed.lock().unwrap().push(wrong);
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for restart in 0..restarts {
+            let share = (restart + 1) * requests / (restarts + 1);
+            eventually("its share of the requests is done", || {
+                done.load(Ordering::SeqCst) >= share
+            });
+            let server = &mut servers[restart % 2];
+            let stopped = server.take().unwrap();
+            stopped.send_signal(libc::SIGTERM);
+            assert_ends(&stopped.end(), 0);
+            *server = Some(start(addresses[restart % 2]));
+            over.store(restart + 1, Ordering::SeqCst);
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{} failed: {failed:#?}", failed.len());
+    assert!(done.load(Ordering::SeqCst) >= requests);
+    for server in servers.into_iter().flatten() {
+        server.send_signal(libc::SIGTERM);
+        assert_ends(&server.end(), 0);
+    }
+    running.send_signal(libc::SIGTERM);
+    drop(running);
+}
+
+#[test]
+fn ten_restarts_of_two_servers_in_turn_lose_none_of_five_thousand_requests() {
+    none_fails("threading", 5_000, 10);
+}
+
+#[test]
+fn restarts_lose_no_request_pool() {
+    none_fails("pool", 1_000, 4);
+}
+
+#[test]
+fn restarts_lose_no_request_inline() {
+    none_fails("inline", 1_000, 4);
+}
+
+#[test]
+fn restarts_lose_no_request_forking() {
+    none_fails("forking", 1_000, 4);
+}

@@ -1,0 +1,238 @@
+//! Shell: runs commands for those who may, and shows them what the commands print.
+//!
+//! ```text
+//! cargo run --release --bin shell -- serve --bind 127.0.0.1:8000
+//! cargo run --release --bin shell -- connect 127.0.0.1:8000
+//! cargo run --release --bin shell -- connect 127.0.0.1:8000 -- 'echo hello; exit 3'
+//! ```
+//!
+//! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with
+//! keys of its own each time. The key is a file that the server makes at its first start; a client of the same
+//! user finds it, and for any other it has to be copied. Over a Unix socket the proof is the user. Output
+//! comes as it is printed, stdout and stderr apart, and the exit status is the client's. Input that is piped to a client
+//! that was given its command is the command's. Ctrl-C ends the command, and a second one the client; at the prompt it
+//! takes back what is typed, and `exit` or Ctrl-D ends the client.
+//!
+//! Nothing of a command outlives it, or its connection, its time, its output or its server: what it leaves
+//! in the background is ended with it, also what has left its process group. It is asked to end by SIGTERM, and
+//! a second later made to by SIGKILL.
+//!
+//! `--wire document` speaks the wire of the first programs of this kind, which is a length and then the output:
+//! see `document.rs` for what cannot be known on it.
+//!
+//! Limits: there is no terminal at the server's end, so that editors and the like do not work, and the input of a
+//! command that is typed at the prompt is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
+//! under another user (`sudo`) may not be ended by this one and is left; on other systems than Linux so is what
+//! leaves its process group, and everywhere what has left its session and kills its supervisor. Commands have the
+//! server's folder and environment, and may do to it what its user may: it is protected from its clients only
+//! by `--allow`, and by that as far as the allowed programs start no others, as `find` does. A Ctrl-C that meets
+//! a shell in the middle of starting a program may be minded only when that has ended, as at any terminal. A
+//! client whose machine is gone without a word is noticed within a quarter of an hour, and its command ends
+//! then. One connection is one command at a time. `inline` serves one client after the other, and under `pool`
+//! strangers who say nothing hold its workers for the ten seconds that a login may take.
+
+mod answer;
+mod client;
+mod command;
+mod document;
+mod document_client;
+mod encoding;
+mod foreign;
+mod handler;
+mod handover;
+mod input;
+mod interrupts;
+mod link;
+mod login;
+mod penalty;
+mod processes;
+mod prompt;
+mod protocol;
+mod ready;
+mod run;
+mod screen;
+mod seal;
+mod secret;
+mod server;
+mod settings;
+mod signals;
+mod supervise;
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use client::{Client, Leave};
+use common::Endpoint;
+use common::{Failure, Program};
+use document_client::DocumentClient;
+use encoding_rs::Encoding;
+use server::{Serve, ShellServer};
+use settings::WireName;
+use socket2::Socket;
+
+/// Runs commands for those who may.
+///
+/// What a command leaves in the background is ended with it, also what has left its process group by setsid
+/// (on Linux). What runs under another user, as by sudo, may not be ended and is left, and so is what has left
+/// its session and kills its supervisor, the process between it and the server.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until Ctrl-C
+    Serve(Serve),
+    /// Run commands: what is typed, or the one that is given, whose exit status is then the client's
+    Connect(Connect),
+    /// Start one command and end all of it; the server's own
+    #[command(hide = true)]
+    Supervise {
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Keep the connections of failed logins for a while; the server's own
+    #[command(hide = true)]
+    Keep,
+}
+
+#[derive(Args)]
+struct Connect {
+    /// The server's address
+    #[arg(value_name = "ADDR", default_value = ShellServer::DEFAULT_BIND)]
+    address: Endpoint,
+    #[command(flatten)]
+    entry: EntryOptions,
+    /// The encoding of what the commands print, if it is not UTF-8: gbk, or any other label of the web's
+    #[arg(long, value_name = "LABEL", value_parser = encoding::by_label)]
+    encoding: Option<&'static Encoding>,
+    /// Leave stdin alone: the COMMAND's input is at its end at once, as it is at a terminal. Else it is what this
+    /// program's stdin is, as in `tar c . | .. connect ADDR -- tar x`
+    #[arg(short, long)]
+    no_input: bool,
+    /// One argument is a line for the server's shell; several are a program and its arguments, as they are
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// How a client shows that it may come in; the same for both sides.
+#[derive(Args)]
+struct EntryOptions {
+    /// The secret, 32 bytes in a file that nobody else may read; a server makes it if there is none [default:
+    /// socketserver-shell/secret in $XDG_STATE_HOME or ~/.local/state]
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Without any proof, and in the open: over loopback and Unix sockets only
+    #[arg(long, conflicts_with = "secret_file")]
+    no_auth: bool,
+    /// What is spoken
+    #[arg(long, value_enum, default_value_t = WireName::Frames)]
+    wire: WireName,
+}
+
+impl EntryOptions {
+    fn check(&self) -> Result<(), Failure> {
+        if self.wire == WireName::Document && !self.no_auth {
+            let why = "--wire document has no login, and so it needs --no-auth";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn secret_file(&self) -> Result<PathBuf, Failure> {
+        self.secret_file.clone().map_or_else(secret::default_path, Ok)
+    }
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(options) => common::exit(server::serve(options)),
+        Command::Connect(options) => match connect(&options) {
+            Ok(status) | Err(Leave::Silent(status)) => ExitCode::from(status),
+            Err(Leave::Failed(failure)) => common::exit(Err(failure)),
+        },
+        Command::Supervise { arguments } => supervise::supervise(&arguments),
+        Command::Keep => common::exit(penalty::keep().map_err(Failure::from)),
+    }
+}
+
+fn connect(options: &Connect) -> Result<u8, Leave> {
+    let Connect { address, entry, encoding, no_input, command } = options;
+    entry.check()?;
+    if address.is_datagram() {
+        return Err(Failure::Usage(format!("{address}: this program needs a stream")).into());
+    }
+    let secret_file = match address {
+        Endpoint::Unix(_) => None,
+        _ if entry.no_auth => None,
+        _ => Some(entry.secret_file()?),
+    };
+    let line = match &command[..] {
+        [] => None,
+        [line] => Some(line.as_bytes().to_vec()),
+        several => Some(
+            shlex::bytes::try_join(several.iter().map(|word| word.as_bytes()))
+                .map_err(|error| Failure::Usage(format!("the command cannot be sent: {error}")))?,
+        ),
+    };
+    let socket = common::client::connect(address)?;
+    check_server(&socket, address, entry.no_auth)?;
+    if entry.wire == WireName::Document {
+        let client = DocumentClient::new(&socket, address, *encoding)?;
+        return match line {
+            Some(line) => client.run(&line, *no_input),
+            None => client.prompt(),
+        };
+    }
+    let mut client = Client::log_in(socket, address, secret_file.as_deref(), *encoding)?;
+    match line {
+        Some(line) => {
+            let input = !no_input && !io::stdin().is_terminal();
+            Ok(prompt::show(&client.run(&line, input)?))
+        }
+        None => prompt::prompt(&mut client),
+    }
+}
+
+/// Nothing is said to a server that somebody else may have put there, and nothing in the open to one that is
+/// not on this machine.
+fn check_server(socket: &Socket, address: &Endpoint, no_auth: bool) -> Result<(), Failure> {
+    if let Some(peer) = socket.peer_addr()?.as_socket() {
+        if no_auth && !peer.ip().to_canonical().is_loopback() {
+            let why = format!("--no-auth is for this machine only, and {address} is another");
+            return Err(Failure::Usage(why));
+        }
+        return Ok(());
+    }
+    match owner_of(socket)? {
+        Some(owner) if !no_auth => {
+            let me = rustix::process::geteuid().as_raw();
+            if owner != me && owner != 0 && me != 0 {
+                let why = "it would read all that is sent; --no-auth connects all the same";
+                return Err(Failure::Other(format!(
+                    "the server at {address} is run by user {owner}: {why}"
+                )));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Who serves a Unix socket, where the system tells.
+#[cfg(target_os = "linux")]
+fn owner_of(socket: &Socket) -> Result<Option<u32>, Failure> {
+    let owner = rustix::net::sockopt::socket_peercred(socket).map_err(std::io::Error::from)?;
+    Ok(Some(owner.uid.as_raw()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn owner_of(_: &Socket) -> Result<Option<u32>, Failure> {
+    Ok(None)
+}

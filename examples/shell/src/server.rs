@@ -1,0 +1,159 @@
+//! `serve`: what is checked and made before anything is served.
+
+use std::net::ToSocketAddrs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use common::Endpoint;
+use encoding_rs::Encoding;
+use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+
+use crate::handler::Shell;
+use crate::penalty::Penalty;
+use crate::run::Bounds;
+use crate::settings::{Entry, Settings, WireName};
+use crate::{EntryOptions, encoding, secret};
+use common::{Failure, NoDatagrams, Program, ServeOptions};
+
+/// The options of `serve`.
+#[derive(Args)]
+#[command(mut_arg("bind", common::streams::<ShellServer>))]
+pub struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+    #[command(flatten)]
+    entry: EntryOptions,
+    /// Allow this program and no other, by exactly this name, without a shell, but with any
+    /// arguments. May be given several times
+    #[arg(long, value_name = "COMMAND")]
+    allow: Vec<String>,
+    /// How long a command may run, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
+    timeout: Duration,
+    /// How much a command may print; with --wire document 16M at the most. K, M and G are understood
+    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = bytes)]
+    max_output: u64,
+    /// How long a login may take, in seconds, or with --wire document a first command, which a person types
+    /// [default: 10, and with --wire document 600]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    first_word: Option<Duration>,
+    /// Turn what the commands print, which is UTF-8, into another encoding: gbk, or any other label of the web's
+    #[arg(long, value_name = "LABEL", value_parser = encoding::writable_by_label)]
+    encoding: Option<&'static Encoding>,
+}
+
+/// How long a login may take, if nobody says otherwise: two messages of a program.
+const LOGIN: Duration = Duration::from_secs(10);
+
+/// How long a first command may be in coming, if nobody says otherwise: the document's client connects before its user
+/// has typed anything.
+const FIRST_COMMAND: Duration = Duration::from_secs(600);
+
+/// Serves until Ctrl-C.
+pub fn serve(options: Serve) -> Result<(), Failure> {
+    options.entry.check()?;
+    let bounds = Bounds {
+        time: options.timeout,
+        output_bytes: options.max_output,
+        // The other half is for the end of what does not end by itself.
+        after_stop: options.options.grace / 2,
+    };
+    let entry = entry(&options.entry, &options.options.bind)?;
+    let wire = options.entry.wire;
+    let first_word = options.first_word.unwrap_or(match wire {
+        WireName::Frames => LOGIN,
+        WireName::Document => FIRST_COMMAND,
+    });
+    let Serve { allow, encoding, .. } = options;
+    let settings = Settings { wire, entry, allow, encoding, bounds, first_word };
+    common::serve(&ShellServer { settings: Arc::new(settings) }, &options.options)
+}
+
+/// Who is let in, and what that takes.
+fn entry(options: &EntryOptions, endpoints: &[Endpoint]) -> Result<Entry, Failure> {
+    if options.no_auth {
+        for endpoint in endpoints {
+            check_local(endpoint)?;
+        }
+        let me = rustix::process::geteuid().as_raw();
+        common::warn(&format!(
+            "warning: --no-auth: whoever can connect on this machine may run commands as user {me}"
+        ));
+        return Ok(Entry::Anyone);
+    }
+    if endpoints.iter().all(|endpoint| !matches!(endpoint, Endpoint::Tcp(_))) {
+        return Ok(Entry::Proven(None));
+    }
+    let secret = secret::read_or_make(&options.secret_file()?)?;
+    let penalty = Penalty::start().map_err(|error| {
+        Failure::Other(format!("cannot start the process that keeps failed logins: {error}"))
+    })?;
+    Ok(Entry::Proven(Some((secret, penalty))))
+}
+
+fn check_local(endpoint: &Endpoint) -> Result<(), Failure> {
+    let Endpoint::Tcp(address) = endpoint else { return Ok(()) };
+    // What cannot be resolved cannot be bound either, and that says more.
+    let mut found = address.to_socket_addrs().into_iter().flatten();
+    if found.any(|address| !address.ip().to_canonical().is_loopback()) {
+        return Err(Failure::Usage(format!(
+            "--no-auth is for this machine only, and {endpoint} can be reached from others: \
+             leave it out, or bind 127.0.0.1"
+        )));
+    }
+    Ok(())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
+    let year = 365.0 * 86_400.0;
+    if !(seconds > 0.0 && seconds <= year) {
+        return Err("it must be more than nothing and at most a year".to_owned());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "write a number, as 500, 64K or 16M".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "it is too large".to_owned())
+}
+
+/// The program, as what all programs share knows it.
+pub struct ShellServer {
+    settings: Arc<Settings>,
+}
+
+impl Program for ShellServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
+
+    fn exposure(&self) -> String {
+        let who = "anyone there who has the secret";
+        match &self.settings.allow[..] {
+            [] => format!("{who} may run any command as this user"),
+            allowed => format!("{who} may run {}", allowed.join(", ")),
+        }
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
+        let settings = Arc::clone(&self.settings);
+        move || Shell::new(&settings)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
+        None::<NoDatagrams>
+    }
+
+    /// An hour without a command is no sign that nobody is there, and ten minutes are not too long to read a
+    /// page of output.
+    fn limits(&self) -> Limits {
+        Limits::default().idle(Duration::from_secs(3_600)).write(Duration::from_secs(600))
+    }
+}

@@ -1,0 +1,155 @@
+//! Time: the time of day as text, as RFC 867 has it, over a connection and over a datagram.
+//!
+//! ```text
+//! cargo run --release --bin time -- serve --bind 127.0.0.1:3700 --bind udp:127.0.0.1:3700
+//! nc 127.0.0.1 3700
+//! cargo run --release --bin time -- connect udp:127.0.0.1:3700
+//! ```
+//!
+//! The two handlers are one line each, and show UDP beside TCP, and handlers that are functions.
+//!
+//! Limits: the time is UTC. An answer by datagram goes to the address that the question names, whoever has sent it; it is
+//! hardly longer than the question. But it answers everything, and so two of these can be set to answer each other for ever:
+//! over UDP it is for networks whose members are known.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, Subcommand};
+use common::Endpoint;
+use common::client::{ask, broke, connect, show};
+use common::{Failure, Program, ServeOptions};
+use socketserver::{
+    DatagramRequest, HandlerResult, MakeHandler, StreamRequest, datagram_fn, stream_fn,
+};
+
+fn tell(request: &mut StreamRequest) -> HandlerResult {
+    writeln!(request, "{}", now())?;
+    Ok(())
+}
+
+fn answer(request: &mut DatagramRequest) -> HandlerResult {
+    writeln!(request, "{}", now())?;
+    Ok(())
+}
+
+/// Tells the time.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until Ctrl-C
+    #[command(mut_arg("bind", common::datagrams_too::<TimeServer>))]
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+    },
+    /// Ask for the time
+    Connect {
+        /// The server's address
+        #[arg(value_name = "ADDR", default_value = TimeServer::DEFAULT_BIND)]
+        address: Endpoint,
+    },
+}
+
+struct TimeServer;
+
+impl Program for TimeServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:3700";
+
+    fn exposure(&self) -> String {
+        "anyone there may ask for the time".to_owned()
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
+        stream_fn(tell)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
+        Some(datagram_fn(answer))
+    }
+}
+
+fn main() -> ExitCode {
+    common::exit(match Cli::parse().command {
+        Command::Serve { options } => common::serve(&TimeServer, &options),
+        Command::Connect { address } => run_client(&address),
+    })
+}
+
+fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
+    let socket = connect(endpoint)?;
+    let mut text = Vec::new();
+    if endpoint.is_datagram() {
+        text = ask(&socket, endpoint, b"")?;
+    } else {
+        (&socket).read_to_end(&mut text).map_err(|error| broke(endpoint, &error))?;
+    }
+    show(&text)
+}
+
+/// As RFC 867 suggests it: `Sunday, November 22, 2026 13:37:00-UTC`.
+fn now() -> String {
+    // A clock before 1970 is told as 1970.
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    date(seconds)
+}
+
+fn date(seconds: u64) -> String {
+    const DAYS: [&str; 7] =
+        ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    const MONTHS: [(&str, u64); 12] = [
+        ("January", 31),
+        ("February", 28),
+        ("March", 31),
+        ("April", 30),
+        ("May", 31),
+        ("June", 30),
+        ("July", 31),
+        ("August", 31),
+        ("September", 30),
+        ("October", 31),
+        ("November", 30),
+        ("December", 31),
+    ];
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let is_leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let (mut year, mut day) = (1970, days);
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let mut month = 0;
+    let length = |month: usize| MONTHS[month].1 + u64::from(month == 1 && is_leap(year));
+    while day >= length(month) {
+        day -= length(month);
+        month += 1;
+    }
+    format!(
+        "{}, {} {}, {year} {:02}:{:02}:{:02}-UTC",
+        DAYS[usize::try_from(days % 7).unwrap_or(0)],
+        MONTHS[month].0,
+        day + 1,
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "Thursday, January 1, 1970 00:00:00-UTC");
+        assert_eq!(date(951_782_399), "Monday, February 28, 2000 23:59:59-UTC");
+        assert_eq!(date(951_782_400), "Tuesday, February 29, 2000 00:00:00-UTC");
+        assert_eq!(date(1_795_354_620), "Sunday, November 22, 2026 13:37:00-UTC");
+    }
+}

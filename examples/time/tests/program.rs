@@ -1,0 +1,57 @@
+//! The time program, run as a process, as a user runs it.
+
+use test_support::program::{MIXINS, Program};
+use test_support::promises::{self, SpeaksFirst, every_transport_under};
+
+const TIME: Program<'_> = Program(env!("CARGO_BIN_EXE_time"));
+
+#[test]
+fn time_is_told_over_every_transport_under_every_mixin() {
+    for mixin in MIXINS {
+        every_transport_under(TIME, mixin, "", |out| {
+            // As in `Sunday, November 22, 2026 13:37:00-UTC`.
+            let words: Vec<&str> = out.split(' ').collect();
+            assert!(
+                matches!(words[..], [_, _, _, year, _] if year.parse::<u32>().is_ok()),
+                "{out}"
+            );
+            assert!(words[0].ends_with("day,") && out.ends_with("-UTC\n"), "{out}");
+        });
+    }
+}
+
+#[test]
+fn wrong_use_ends_with_2() {
+    promises::wrong_use_ends_with_2(TIME);
+}
+
+#[test]
+fn connecting_to_nobody_says_so_in_one_line() {
+    promises::connecting_to_nobody_says_so_in_one_line(TIME);
+}
+
+#[test]
+fn the_help_says_where_it_listens() {
+    promises::the_help_says_where_it_listens(TIME, "127.0.0.1:3700", true);
+}
+
+#[test]
+fn a_client_whose_reader_has_had_enough_ends_without_a_word() {
+    for address in ["tcp:127.0.0.1:0", "udp:127.0.0.1:0"] {
+        promises::a_client_whose_reader_has_had_enough_ends_without_a_word(TIME, address);
+    }
+}
+
+#[test]
+fn a_client_that_cannot_write_says_so_and_does_not_blame_the_connection() {
+    for address in ["tcp:127.0.0.1:0", "udp:127.0.0.1:0"] {
+        promises::a_client_that_cannot_write_says_so_and_does_not_blame_the_connection(
+            TIME, address,
+        );
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_is_told_with_its_server() {
+    promises::a_connection_that_breaks_is_told_with_its_server(TIME, SpeaksFirst::Server);
+}

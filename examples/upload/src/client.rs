@@ -1,0 +1,281 @@
+//! The client's side of a connection.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::time::Duration;
+
+use common::Endpoint;
+use socket2::Socket;
+
+use crate::digest;
+use crate::protocol::{
+    DATA_BYTES, FINGERPRINT_BYTES, HEADER_BYTES, Message, OFFERS, Put, Refusal, VERSION,
+    data_header,
+};
+use crate::report::Report;
+use crate::sources::Source;
+use common::Failure;
+
+/// How long a server may take to say that it is one.
+const GREETING: Duration = Duration::from_secs(30);
+/// How long a server may say and take nothing. It is silent while the last bytes reach its disk, which for a
+/// large file and a slow disk takes minutes.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+pub struct Client {
+    socket: Socket,
+    endpoint: Endpoint,
+    resume: bool,
+    /// The header of a frame, and after it its payload: both leave by one write.
+    frame: Vec<u8>,
+}
+
+/// What has become of a file.
+pub enum Stored {
+    /// It was sent, and has this path there.
+    As(Vec<Vec<u8>>),
+    /// It was there already.
+    Already,
+}
+
+/// Why a file was not stored.
+pub enum Trouble {
+    /// By the server's word. The connection is still of use.
+    Refused(Refusal),
+    /// It cannot be read, or changes. The connection is still of use.
+    File(String),
+    /// The connection is of no use any more.
+    Broken(String),
+}
+
+impl Client {
+    /// Greets the server.
+    ///
+    /// # Errors
+    ///
+    /// If it is no upload server, or speaks another version.
+    pub fn new(socket: Socket, endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
+        socket.set_read_timeout(Some(GREETING))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let client = Self { socket, endpoint: endpoint.clone(), resume, frame: Vec::new() };
+        let answer = client.say(&Message::Hello { version: VERSION }).and_then(|()| client.hear());
+        let why = match answer {
+            Ok(Message::Hello { version: VERSION }) => {
+                client.socket.set_read_timeout(Some(PATIENCE))?;
+                return Ok(client);
+            }
+            Ok(Message::Refused(refusal)) => refusal.to_string(),
+            Ok(_) => "it speaks another protocol".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "it has closed the connection at once: it may have too many clients".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let text = format!(
+            "{endpoint} does not answer as an upload server ({why}); is the address right? \
+             The document's server needs --wire document"
+        );
+        Err(Failure::Other(text))
+    }
+
+    /// Has the server make a folder in which there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not made.
+    pub fn make_folder(&self, path: &[Vec<u8>]) -> Result<(), Trouble> {
+        let folder = Message::Folder { path: path.to_vec() };
+        self.say(&folder).map_err(|error| self.broken(&error))?;
+        match self.hear().map_err(|error| self.broken(&error))? {
+            Message::Done { .. } => Ok(()),
+            Message::Refused(refusal) => Err(Trouble::Refused(refusal)),
+            _ => Err(self.confused()),
+        }
+    }
+
+    /// Sends one file, or what is missing of it, and waits until it is stored.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not.
+    pub fn send(&mut self, source: &Source, report: &Report) -> Result<Stored, Trouble> {
+        let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
+        let mut file = source.open().map_err(cannot_read)?;
+        let before = file.metadata().map_err(cannot_read)?;
+        let fingerprint = fingerprint(&mut file, before.len()).map_err(cannot_read)?;
+        let path = source.path.clone();
+        let put = Put { path, size: before.len(), fingerprint, resume: self.resume };
+        self.say(&Message::Put(put)).map_err(|error| self.broken(&error))?;
+        let (mut hasher, offset) = match self.agree(&mut file, before.len(), report)? {
+            Some(agreed) => agreed,
+            None => return Ok(Stored::Already),
+        };
+        let sent = self.send_bytes(&mut file, &mut hasher, before.len() - offset, report);
+        let is_same = |after: &std::fs::Metadata| {
+            after.len() == before.len() && after.modified().ok() == before.modified().ok()
+        };
+        match sent {
+            Ok(()) if file.metadata().is_ok_and(|after| is_same(&after)) => {}
+            Ok(()) => {
+                return self.withdraw("it has changed while it was sent; send it again".into());
+            }
+            Err(Trouble::File(why)) => return self.withdraw(why),
+            Err(trouble) => return Err(trouble),
+        }
+        let digest = *hasher.finalize().as_bytes();
+        self.say(&Message::End(digest)).map_err(|error| self.broken(&error))?;
+        match self.hear().map_err(|error| self.broken(&error))? {
+            Message::Done { path } => Ok(Stored::As(path)),
+            Message::Refused(refusal) => Err(Trouble::Refused(refusal)),
+            _ => Err(self.confused()),
+        }
+    }
+
+    /// Agrees with the server on where to begin, and gives the digest so far. None if the whole is there.
+    fn agree(
+        &mut self,
+        file: &mut File,
+        size: u64,
+        report: &Report,
+    ) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
+        let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
+        // One of a whole file, if there is one of that name and size, some of a beginning, and one of nothing.
+        let offers = if self.resume { OFFERS + 2 } else { 0 };
+        for _ in 0..offers {
+            let Message::Have { offset, whole } = self.answer()? else {
+                return Err(self.confused());
+            };
+            if offset > size {
+                return Err(self.confused());
+            }
+            // Both calculate at the same time.
+            let hasher = digest::hash(file, offset, || self.say(&Message::Working));
+            let hasher = hasher.map_err(cannot_read)?;
+            let Message::Digest(theirs) = self.answer()? else { return Err(self.confused()) };
+            let is_same = theirs == *hasher.finalize().as_bytes();
+            let from = if is_same { offset } else { 0 };
+            self.say(&Message::From(from)).map_err(|error| self.broken(&error))?;
+            if is_same {
+                report.skip(offset);
+            }
+            match (is_same, whole) {
+                (true, true) => {
+                    let answer = self.answer()?;
+                    let is_done = matches!(answer, Message::Done { .. });
+                    return if is_done { Ok(None) } else { Err(self.confused()) };
+                }
+                (true, false) => return Ok(Some((hasher, offset))),
+                (false, _) => {}
+            }
+        }
+        if self.resume {
+            return Err(self.confused());
+        }
+        digest::hash(file, 0, || Ok(())).map(|hasher| Some((hasher, 0))).map_err(cannot_read)
+    }
+
+    fn send_bytes(
+        &mut self,
+        file: &mut File,
+        hasher: &mut blake3::Hasher,
+        mut left: u64,
+        report: &Report,
+    ) -> Result<(), Trouble> {
+        self.frame.resize(HEADER_BYTES + DATA_BYTES, 0);
+        while left > 0 {
+            if self.has_answer() {
+                return self.answer().and_then(|_| Err(self.confused()));
+            }
+            let count = DATA_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
+            let (header, room) = self.frame.split_at_mut(HEADER_BYTES);
+            header.copy_from_slice(&data_header(count));
+            file.read_exact(&mut room[..count]).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    Trouble::File("it has become shorter while it was sent; send it again".into())
+                }
+                _ => Trouble::File(format!("it cannot be read: {error}")),
+            })?;
+            hasher.update(&room[..count]);
+            let sent = (&self.socket).write_all(&self.frame[..HEADER_BYTES + count]);
+            sent.map_err(|error| self.broken(&error))?;
+            left -= count as u64;
+            report.sent(count as u64);
+        }
+        // Of some the system does not know the size, as in /proc, and others grow.
+        match file.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Trouble::File("it is longer than its size says, or has grown".into())),
+            Err(error) => Err(Trouble::File(format!("it cannot be read: {error}"))),
+        }
+    }
+
+    /// Tells the server that the file does not go on, and takes its answer.
+    fn withdraw(&mut self, why: String) -> Result<Stored, Trouble> {
+        self.say(&Message::Abort)
+            .and_then(|()| self.hear())
+            .map_err(|error| self.broken(&error))?;
+        Err(Trouble::File(why))
+    }
+
+    /// What the server says before it has been told everything about a file.
+    fn answer(&self) -> Result<Message, Trouble> {
+        match self.hear().map_err(|error| self.broken(&error))? {
+            Message::Refused(refusal) => {
+                // A server that has gone is met by the next file.
+                let _ = self.say(&Message::Abort);
+                Err(Trouble::Refused(refusal))
+            }
+            message => Ok(message),
+        }
+    }
+
+    /// Whether the server has said something, although all has not been sent.
+    fn has_answer(&self) -> bool {
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        self.socket.recv_with_flags(&mut [MaybeUninit::uninit()], flags).is_ok()
+    }
+
+    fn say(&self, message: &Message) -> io::Result<()> {
+        (&self.socket).write_all(&message.encode())
+    }
+
+    fn hear(&self) -> io::Result<Message> {
+        loop {
+            match Message::read(&mut &self.socket)? {
+                Some(Message::Working) => {}
+                Some(message) => return Ok(message),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the server has closed it",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// The connection broke: the server may have said why before.
+    fn broken(&self, error: &io::Error) -> Trouble {
+        let last = if self.has_answer() { self.hear().ok() } else { None };
+        let why = match last {
+            Some(Message::Refused(refusal)) => refusal.to_string(),
+            _ if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                format!("the server has not moved for {} s", PATIENCE.as_secs())
+            }
+            _ => error.to_string(),
+        };
+        Trouble::Broken(format!("the connection to {} broke: {why}", self.endpoint))
+    }
+
+    fn confused(&self) -> Trouble {
+        Trouble::Broken(format!("{} answers what was not asked", self.endpoint))
+    }
+}
+
+/// By which the server finds what an earlier try has left.
+fn fingerprint(file: &mut File, size: u64) -> io::Result<[u8; 32]> {
+    let mut beginning = Vec::new();
+    file.take(size.min(FINGERPRINT_BYTES as u64)).read_to_end(&mut beginning)?;
+    Ok(*blake3::hash(&beginning).as_bytes())
+}

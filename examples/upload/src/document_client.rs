@@ -1,0 +1,105 @@
+//! The client's side of the document's wire, for the document's server.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use common::Endpoint;
+use socket2::Socket;
+
+use crate::document::header;
+use crate::protocol::shown;
+use crate::report::Report;
+use crate::sources::{Source, Sources};
+use common::Failure;
+use common::client::connect;
+
+/// How long the server may take nothing, and how long to wait for it to be done with the last file.
+const PATIENCE: Duration = Duration::from_secs(60);
+const BLOCK: usize = 256 * 1024;
+
+/// Sends files to the document's server, which appends each to one of its name and says nothing.
+///
+/// That server takes whatever one receive brings for a header, and for the bytes of a file whatever comes
+/// until there are enough: so there is a `pause` on both sides of each header. How long it has to be, nothing
+/// in this wire can tell.
+///
+/// # Errors
+///
+/// The first thing that fails: nothing after it could arrive in its place.
+pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(), Failure> {
+    let sources = Sources::find(files)?;
+    for source in &sources.files {
+        check(source)?;
+    }
+    if let Some(path) = sources.folders.first() {
+        let text = format!("cannot send {}: the document's wire has no folders", shown(path));
+        return Err(Failure::Other(text));
+    }
+    let socket = connect(endpoint)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut report = Report::new(&sources, "sent");
+    for (number, source) in sources.files.iter().enumerate() {
+        report.begin(&source.path);
+        if number > 0 {
+            thread::sleep(pause);
+        }
+        match send_file(&socket, source, pause, &report) {
+            Ok(()) => report.stored(&source.path, &source.path),
+            Err(error) => {
+                let why = format!("it could not be sent to {endpoint}: {error}");
+                report.failed(&source.path, &why);
+                break;
+            }
+        }
+    }
+    // The end of the connection is the only sign that all has been read; the document's own server dies of
+    // it, and the connection with it, which is no error of ours.
+    if socket.shutdown(Shutdown::Write).is_ok() {
+        let _ = io::copy(&mut (&socket).take(BLOCK as u64), &mut io::sink());
+    }
+    report.end()
+}
+
+/// What this wire has no way to say.
+fn check(source: &Source) -> Result<(), Failure> {
+    let no_way = |why: &str| {
+        Err(Failure::Other(format!(
+            "cannot send {:?} over the document's wire: {why}",
+            source.file
+        )))
+    };
+    match &source.path[..] {
+        [name] if std::str::from_utf8(name).is_err() => no_way("its name is not UTF-8"),
+        [name] if name.contains(&b'|') => no_way("its name contains a '|'"),
+        [_] => Ok(()),
+        _ => no_way("it has no folders; name the files"),
+    }
+}
+
+fn send_file(socket: &Socket, source: &Source, pause: Duration, report: &Report) -> io::Result<()> {
+    let mut file = source.open()?;
+    let size = file.metadata()?.len();
+    let name = source.path.last().map_or(Default::default(), |name| String::from_utf8_lossy(name));
+    (&mut &*socket).write_all(&header(&name, size))?;
+    thread::sleep(pause);
+    let mut buffer = vec![0; BLOCK];
+    let mut left = size;
+    while left > 0 {
+        let count = BLOCK.min(usize::try_from(left).unwrap_or(usize::MAX));
+        file.read_exact(&mut buffer[..count]).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it has become shorter"),
+            _ => error,
+        })?;
+        (&mut &*socket).write_all(&buffer[..count])?;
+        left -= count as u64;
+        report.sent(count as u64);
+    }
+    match file.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than its size says")),
+    }
+}

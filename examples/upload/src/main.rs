@@ -1,0 +1,233 @@
+//! Upload: stores files, whole and verified, or not at all.
+//!
+//! ```text
+//! cargo run --release --bin upload -- serve --dir model
+//! cargo run --release --bin upload -- connect 127.0.0.1:8000 README.md src
+//! cargo run --release --bin upload -- connect --resume 127.0.0.1:8000 large.iso
+//! ```
+//!
+//! What comes is written to a temporary file in the folder, `.upload-KEY-SIZE.part`. Once the BLAKE3 digest of
+//! the whole is right, it is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
+//! come, and `--resume` goes on there, after both sides have compared the digest of that; a file that is there
+//! already is not sent again. An upload that begins anew leaves alone what another has left, which may be somebody
+//! else's, until one of them is whole. What nobody has continued for a week (`--keep`) is removed when the next
+//! client comes. `--max-total` counts what is on its way with its whole size, and what a broken upload has left
+//! with what there is of it.
+//!
+//! A connection that begins with `post|` is one of the document's client, and `connect --wire document`
+//! speaks that wire to the document's server. It has no answer and no digest, and nothing ends its header: a file
+//! that begins with a digit, and arrives in one piece with its header, cannot be told from a larger file.
+//! See `document.rs` for how it is read then.
+//!
+//! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and those in it are
+//! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
+//! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. Of files that have been left of one
+//! name, size and beginning the four longest are offered to who goes on, so that somebody who knows all three can
+//! have another begin anew. The folder is read once a minute, under `forking` at the beginning of each connection, and with
+//! `--max-total`, with all that is in it, for each file.
+
+mod client;
+mod digest;
+mod document;
+mod document_client;
+mod handler;
+mod names;
+mod pace;
+mod partial;
+mod protocol;
+mod report;
+mod sources;
+mod store;
+mod total;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use client::{Client, Stored, Trouble};
+use common::Endpoint;
+use common::client::connect;
+use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions};
+use handler::Upload;
+use report::Report;
+use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use sources::Sources;
+use store::{Conflict, Rules, Store};
+
+/// Stores files, whole and verified, or not at all.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take files until Ctrl-C
+    #[command(mut_arg("bind", common::streams::<UploadServer>))]
+    #[command(mut_arg("max_clients", |clients| clients.default_value(CLIENTS)))]
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+        #[command(flatten)]
+        rules: RuleOptions,
+    },
+    /// Send files and folders
+    Connect {
+        /// The server's address
+        #[arg(value_name = "ADDR")]
+        address: Endpoint,
+        /// Files, and folders with all that is in them
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Go on where an earlier upload was broken off, and leave out what is there already
+        #[arg(long, conflicts_with = "wire")]
+        resume: bool,
+        /// How to talk to the server
+        #[arg(long, value_enum)]
+        wire: Option<Wire>,
+        /// How long to wait before and after each header of --wire document, in milliseconds, so that its
+        /// server receives it by itself
+        #[arg(long, value_name = "MILLISECONDS", default_value_t = 200, requires = "wire")]
+        pause: u64,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Wire {
+    /// Frames, digests and answers
+    Own,
+    /// That of the tutorial's upload program (docs/guide.md): a header and the bytes, without an answer
+    Document,
+}
+
+#[derive(Args)]
+struct RuleOptions {
+    /// The folder that files are stored in; made if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "model")]
+    dir: PathBuf,
+    /// What to do with a file whose name is taken
+    #[arg(long, value_enum, default_value_t = Conflict::Rename)]
+    conflict: Conflict,
+    /// The largest file, in bytes, or with K, M, G or T
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
+    max_file: u64,
+    /// All files in the folder together, in bytes, or with K, M, G or T; else as much as the disk holds
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_total: Option<u64>,
+    /// How long a client may be silent, or take for 64 KiB, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
+    idle: Duration,
+    #[command(flatten)]
+    first_word: FirstWord,
+    /// How long what a broken upload has left is kept for --resume, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "604800", value_parser = common::seconds)]
+    keep: Duration,
+}
+
+/// Reads a number of bytes: 1500, 64K, 2G.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
+        Some(unit @ (b'K' | b'M' | b'G' | b'T')) => {
+            let power = b"KMGT".iter().position(|other| *other == unit).unwrap_or(0) + 1;
+            (&text[..text.len() - 1], 10 * power)
+        }
+        _ => (text, 0),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "write a number of bytes, as 1500 or 64K or 2G")?;
+    number.checked_mul(1 << shift).ok_or_else(|| "so many bytes there are not".to_owned())
+}
+
+/// Clients at once, if nobody says otherwise. Each may have a piece of a file in memory, which is a mebibyte: together
+/// a gibibyte.
+const CLIENTS: &str = "1024";
+
+struct UploadServer {
+    store: Arc<Store>,
+    idle: Duration,
+    first_word: FirstWord,
+}
+
+impl Program for UploadServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
+
+    fn exposure(&self) -> String {
+        format!("anyone there may store files in {:?}", self.store.folder())
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
+        let (store, idle, first_word) = (Arc::clone(&self.store), self.idle, self.first_word);
+        move || Upload::new(&store, idle, first_word)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
+        None::<NoDatagrams>
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default().idle(self.idle).read(self.idle).write(self.idle)
+    }
+}
+
+fn main() -> ExitCode {
+    common::exit(match Cli::parse().command {
+        Command::Serve { options, rules } => run_server(&options, &rules),
+        Command::Connect { address, files, resume, wire, pause } => match wire {
+            Some(Wire::Document) => {
+                document_client::send(&address, &files, Duration::from_millis(pause))
+            }
+            Some(Wire::Own) | None => run_client(&address, &files, resume),
+        },
+    })
+}
+
+fn run_server(options: &ServeOptions, given: &RuleOptions) -> Result<(), Failure> {
+    let (conflict, max_file, max_total) = (given.conflict, given.max_file, given.max_total);
+    let rules = Rules { conflict, max_file, max_total, keep: given.keep };
+    let store = Store::open(&given.dir, rules).map_err(|error| cannot_store(&given.dir, &error))?;
+    store.sweep().map_err(|error| cannot_store(&given.dir, &error))?;
+    for (folder, error) in store.not_counted().map_err(|error| cannot_store(&given.dir, &error))? {
+        let what = "what is in it does not count for --max-total";
+        common::warn(&format!("cannot look into {folder:?} in {:?}: {error}; {what}", given.dir));
+    }
+    let (idle, first_word) = (given.idle, given.first_word);
+    common::serve(&UploadServer { store: Arc::new(store), idle, first_word }, options)
+}
+
+fn cannot_store(folder: &Path, error: &std::io::Error) -> Failure {
+    Failure::Other(format!("cannot store files in {folder:?}: {error}; choose another --dir"))
+}
+
+fn run_client(endpoint: &Endpoint, files: &[PathBuf], resume: bool) -> Result<(), Failure> {
+    let sources = Sources::find(files)?;
+    let mut client = Client::new(connect(endpoint)?, endpoint, resume)?;
+    let mut report = Report::new(&sources, "stored");
+    for path in &sources.folders {
+        match client.make_folder(path) {
+            Ok(()) => report.made(path),
+            Err(Trouble::Refused(refusal)) => report.not_made(path, &refusal.to_string()),
+            Err(Trouble::File(why) | Trouble::Broken(why)) => {
+                report.not_made(path, &why);
+                return report.end();
+            }
+        }
+    }
+    for source in &sources.files {
+        report.begin(&source.path);
+        match client.send(source, &report) {
+            Ok(Stored::As(path)) => report.stored(&source.path, &path),
+            Ok(Stored::Already) => report.already(&source.path),
+            Err(Trouble::Refused(refusal)) => report.failed(&source.path, &refusal.to_string()),
+            Err(Trouble::File(why)) => report.failed(&source.path, &why),
+            Err(Trouble::Broken(why)) => {
+                let why = format!("{why}; run it again with --resume");
+                report.failed(&source.path, &why);
+                break;
+            }
+        }
+    }
+    report.end()
+}

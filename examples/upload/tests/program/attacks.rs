@@ -1,0 +1,551 @@
+//! What a peer may send, and what a disk may do, without harm to anything.
+
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use test_support::{SOON, alone, eventually, folder, read_to_end, skip, system};
+
+/// Paths that are none, as a client may send them.
+fn bad_paths() -> Vec<Vec<Vec<u8>>> {
+    let names: [&[u8]; 28] = [
+        b"",
+        b".",
+        b"..",
+        b"/",
+        b"/etc/passwd",
+        b"../a",
+        b"a/b",
+        b"a\\b",
+        b"..\\a",
+        b"a\0",
+        b"\0",
+        b"a\nb",
+        b"\x1b[2J",
+        b"a\x7f",
+        b"a\r",
+        b"a\xc2\x9b",
+        b"\xff\xfe",
+        b"CON",
+        b"con",
+        b"NUL.txt",
+        b"nul .tar.gz",
+        b"COM1",
+        b"lpt9.x",
+        b"COM\xc2\xb2",
+        b"aux:b",
+        b".upload-x",
+        b".upload.part",
+        &[b'a'; 256],
+    ];
+    let alone = names.iter().map(|name| vec![name.to_vec()]);
+    let as_folder = names.iter().map(|name| vec![name.to_vec(), b"a".to_vec()]);
+    let below = names.iter().map(|name| vec![b"tree".to_vec(), name.to_vec()]);
+    alone.chain(as_folder).chain(below).chain([vec![]]).collect()
+}
+
+#[test]
+fn bad_names_are_refused_and_write_nothing() {
+    let folder = folder();
+    let (server, address) = serve_in(folder.path(), &[]);
+    let mut peer = Peer::connect(&address);
+    for path in bad_paths() {
+        for resume in [false, true] {
+            let path: Vec<&[u8]> = path.iter().map(|name| &name[..]).collect();
+            peer.put(&path, b"attack", resume);
+            let text = peer.expect_refusal(Code::Name);
+            assert!(!text.contains(char::is_control), "{text:?}");
+            peer.say(&Message::Abort);
+        }
+    }
+    // The connection is as good as before, and what is nearly as bad is good.
+    let longest = "a".repeat(255);
+    for name in ["...", "a b", "console", "COM", "COM10", "nuls.txt", "-rf", &longest] {
+        assert_eq!(peer.store(name, b"good"), name);
+    }
+    assert_eq!(stored(folder.path()).len(), 8);
+    assert_eq!(contents(folder.path()).len(), 8, "something was written elsewhere");
+    // None of it reaches the operator's terminal as it came.
+    server.send_signal(libc::SIGTERM);
+    drop(peer);
+    let ended = server.end();
+    let is_harmless = |c: char| c == '\n' || !c.is_control();
+    assert!(ended.out.chars().all(is_harmless) && ended.err.is_empty(), "{ended:?}");
+    assert!(ended.out.contains("\\u{1b}[2J"));
+}
+
+#[test]
+fn a_client_shows_names_and_refusals_without_what_a_terminal_would_obey() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let folder = folder();
+    fs::write(folder.path().join("a"), "a").unwrap();
+    fs::write(folder.path().join("b"), "b").unwrap();
+    let client = start_sending(folder.path(), &address, &[], &["a", "b"]);
+    let (mut stream, _) = listener.accept().unwrap();
+    let evil = "\x1b]0;title\x07\n";
+    let done = Message::Done { path: vec![evil.into()] };
+    let refused = Message::Refused(protocol::Refusal::new(Code::Storage, evil));
+    stream.write_all(&Message::Hello { version: VERSION }.encode()).unwrap();
+    stream.write_all(&done.encode()).unwrap_or_default();
+    stream.write_all(&refused.encode()).unwrap_or_default();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let ended = client.end();
+    assert_ends(&ended, 1);
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    let is_harmless = |c: char| c == '\n' || !c.is_control();
+    assert!((ended.out + &ended.err).chars().all(is_harmless));
+}
+
+#[test]
+fn links_are_not_followed() {
+    let folder = folder();
+    let outside = folder.path().join("outside");
+    let model = folder.path().join("model");
+    fs::create_dir_all(&outside).unwrap();
+    fs::create_dir_all(&model).unwrap();
+    fs::write(outside.join("victim"), "unharmed").unwrap();
+    symlink(&outside, model.join("folder")).unwrap();
+    symlink(outside.join("victim"), model.join("file")).unwrap();
+    symlink(outside.join("nothing"), model.join("dangling")).unwrap();
+    for conflict in ["rename", "refuse", "replace"] {
+        let (_server, address) = serve_in(folder.path(), &["--conflict", conflict]);
+        let mut peer = Peer::connect(&address);
+        for resume in [false, true] {
+            peer.put(&[b"folder", b"victim"], b"attacked", resume);
+            assert!(peer.expect_refusal(Code::Name).contains("no folder"));
+            peer.say(&Message::Abort);
+        }
+        match conflict {
+            "rename" => {
+                assert_eq!(peer.store("file", b"attacked"), "file-1");
+                assert_eq!(peer.store("dangling", b"attacked"), "dangling-1");
+            }
+            "refuse" => {
+                peer.put(&[b"dangling"], b"attacked", false);
+                peer.expect_refusal(Code::Exists);
+            }
+            // The link itself is replaced, and not what it leads to.
+            _ => assert_eq!(peer.store("file", b"attacked"), "file"),
+        }
+        let outside = contents(&outside);
+        assert_eq!(
+            outside.into_iter().collect::<Vec<_>>(),
+            [("victim".into(), b"unharmed".into())]
+        );
+    }
+    assert_eq!(fs::read(model.join("file")).unwrap(), b"attacked");
+    assert!(!fs::symlink_metadata(model.join("file")).unwrap().is_symlink());
+}
+
+#[test]
+fn a_wrong_digest_keeps_nothing() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let mut peer = Peer::connect(&address);
+    for content in [&b"short"[..], &noise(1, 600_000)] {
+        peer.put(&[b"a"], content, false);
+        peer.data(content);
+        peer.end(b"another");
+        assert!(peer.expect_refusal(Code::BadDigest).contains("digest"));
+        assert!(stored(folder.path()).is_empty());
+    }
+    assert_eq!(peer.store("a", b"good"), "a");
+}
+
+#[test]
+fn more_or_less_than_was_said_keeps_nothing() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let ends: [fn(&mut Peer); 4] = [
+        |peer| peer.data(b"more than was said"),
+        |peer| peer.end(b"less"),
+        |peer| peer.say(&Message::Done { path: vec![] }),
+        |peer| peer.put(&[b"b"], b"another", false),
+    ];
+    for end in ends {
+        let mut peer = Peer::connect(&address);
+        peer.put(&[b"a"], &[0; 10], false);
+        peer.data(&[0; 5]);
+        end(&mut peer);
+        peer.expect_refusal(Code::Protocol);
+        peer.expect_end();
+        assert!(stored(folder.path()).is_empty());
+    }
+}
+
+#[test]
+fn what_is_no_message_ends_the_connection() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let too_long = (protocol::CONTROL_BYTES as u32 + 1).to_be_bytes();
+    let frames: Vec<Vec<u8>> = vec![
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0; 100],
+        [&b"H"[..], &too_long].concat(),
+        [&b"P"[..], &u32::MAX.to_be_bytes()].concat(),
+        b"H\0\0\0\x08uplode\0\x01".to_vec(),
+    ];
+    for frame in &frames {
+        let mut peer = Peer { stream: connect(address.parse().unwrap()) };
+        peer.stream.write_all(frame).unwrap();
+        peer.expect_refusal(Code::Protocol);
+        peer.expect_end();
+    }
+    let mut old = Peer { stream: connect(address.parse().unwrap()) };
+    old.say(&Message::Hello { version: 0 });
+    assert!(old.expect_refusal(Code::Protocol).contains("version 1"));
+    old.expect_end();
+    // In the place of a file, and in the middle of one.
+    let pieces = [u32::MAX, DATA_BYTES as u32 + 1, 0];
+    let pieces = pieces.map(|length| [&b"D"[..], &length.to_be_bytes()].concat());
+    for frame in frames.iter().chain(&pieces) {
+        for in_a_file in [false, true] {
+            let mut peer = Peer::connect(&address);
+            if in_a_file {
+                peer.put(&[b"a"], &[0; 10], false);
+            }
+            peer.stream.write_all(frame).unwrap();
+            peer.expect_refusal(Code::Protocol);
+            peer.expect_end();
+        }
+    }
+    assert!(stored(folder.path()).is_empty());
+    assert_eq!(Peer::connect(&address).store("a", b"good"), "a");
+}
+
+#[test]
+fn enormous_sizes_cost_nothing() {
+    for (max_file, refused) in [("64G", true), ("16777215T", false)] {
+        let folder = folder();
+        let (_server, address) = serve_in(folder.path(), &["--max-file", max_file]);
+        for size in [1 << 63, (1 << 63) - 1, (1 << 63) + 1] {
+            let mut peer = Peer::connect(&address);
+            peer.put_size(&[b"a"], b"", size, false);
+            if refused {
+                peer.expect_refusal(Code::TooLarge);
+                peer.say(&Message::Abort);
+                assert_eq!(peer.store("b", b"good").chars().next(), Some('b'));
+            } else {
+                peer.data(b"a beginning");
+                peer.end(b"a beginning");
+                peer.expect_refusal(Code::Protocol);
+            }
+        }
+        assert!(partial_files(folder.path()).is_empty());
+    }
+}
+
+/// Sends a few bytes now and then, for as long as the server takes it.
+fn trickle(mut stream: &TcpStream, bytes: &[u8]) {
+    stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    let began = std::time::Instant::now();
+    while began.elapsed() < SOON {
+        let waits = |error: &std::io::Error| {
+            matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+        };
+        match std::io::Read::read(&mut stream, &mut [0; 64]) {
+            Ok(0) => return,
+            Err(error) if !waits(&error) => return,
+            _ => {}
+        }
+        if stream.write_all(bytes).is_err() {
+            return;
+        }
+    }
+    panic!("the server goes on taking a byte now and then");
+}
+
+#[test]
+fn a_header_that_never_ends_is_given_up() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &["--idle", "0.5"]);
+    for begin in [&b"H"[..], b"P\0\0\x20\0", b"post|"] {
+        let mut stream = connect(address.parse().unwrap());
+        stream.write_all(begin).unwrap();
+        trickle(&stream, b"1");
+    }
+    // In a session, and in the middle of a file.
+    let mut peer = Peer::connect(&address);
+    peer.stream.write_all(b"P\0\0\x20\0").unwrap();
+    trickle(&peer.stream, b"1");
+    let mut peer = Peer::connect(&address);
+    peer.put(&[b"a"], &noise(1, DATA_BYTES), false);
+    peer.stream.write_all(&data_header(DATA_BYTES)).unwrap();
+    trickle(&peer.stream, b"1");
+    assert!(!stored(folder.path()).contains_key("a"));
+}
+
+#[test]
+fn who_sends_a_file_byte_by_byte_is_given_up_however_the_bytes_are_wrapped() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &["--idle", "0.5"]);
+    let one_byte = [&data_header(1)[..], b"1"].concat();
+    for bytes in [one_byte, Message::Working.encode()] {
+        for resume in [false, true] {
+            let mut peer = Peer::connect(&address);
+            peer.put(&[b"a"], &noise(1, DATA_BYTES), resume);
+            if resume {
+                assert!(matches!(peer.hear(), Some(Message::Have { .. })));
+                assert!(matches!(peer.hear(), Some(Message::Digest(_))));
+            }
+            if resume && bytes.len() > 5 {
+                peer.say(&Message::From(0));
+            }
+            trickle(&peer.stream, &bytes);
+        }
+    }
+    // A refused one is not followed for ever either.
+    let mut peer = Peer::connect(&address);
+    peer.put(&[b".."], b"", false);
+    peer.expect_refusal(Code::Name);
+    let piece = Message::Working.encode().repeat(1_000);
+    let mut taken = 0;
+    while peer.stream.write_all(&piece).is_ok() {
+        taken += piece.len();
+        assert!(taken < 200 << 20, "it goes on taking it");
+    }
+}
+
+#[test]
+fn what_is_announced_and_never_comes_keeps_nobody_out() {
+    for mixin in ["threading", "forking"] {
+        let folder = folder();
+        let (server, address) = serve_in(folder.path(), &["--max-total", "1000", "--mixin", mixin]);
+        let mut peer = Peer::connect(&address);
+        peer.put(&[b"a"], &[1; 1000], false);
+        peer.data(&[1]);
+        eventually("a byte of it has come", || stored(folder.path()).values().any(|a| a == &[1]));
+        // While it is on its way all of it counts.
+        let mut other = Peer::connect(&address);
+        other.put(&[b"b"], &[2; 900], false);
+        other.expect_refusal(Code::TooMuch);
+        other.say(&Message::Abort);
+        drop(peer);
+        assert!(server.line().contains("was refused"));
+        assert!(server.line().contains("broke off"));
+        assert_eq!(other.store("b", &[2; 900]), "b");
+        // Now there is no room for the rest of it, and what there is stays, also for who begins anew.
+        for resume in [true, false] {
+            other.put(&[b"a"], &[1; 1000], resume);
+            other.expect_refusal(Code::TooMuch);
+            other.say(&Message::Abort);
+            assert!(stored(folder.path()).values().any(|a| a == &[1]), "it is gone");
+        }
+    }
+}
+
+#[test]
+fn what_is_on_its_way_is_not_copied_beyond_the_limit() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &["--max-total", "1000"]);
+    let mut peer = Peer::connect(&address);
+    peer.put(&[b"a"], &[1; 800], false);
+    peer.data(&[1; 700]);
+    let parts = || stored(folder.path()).into_values().map(|part| part.len()).collect::<Vec<_>>();
+    eventually("most of it has come", || parts() == [700]);
+    for _ in 0..3 {
+        let mut other = Peer::connect(&address);
+        other.put(&[b"a"], &[1; 800], true);
+        other.expect_refusal(Code::TooMuch);
+        assert_eq!(parts(), [700]);
+    }
+}
+
+#[test]
+fn clients_beyond_what_memory_is_for_have_to_wait() {
+    const CLIENTS: usize = 1024;
+    alone("upload::attacks::clients_beyond_what_memory_is_for_have_to_wait", || {
+        let (_, most) = system::descriptor_limits();
+        if most < 4_000 {
+            return skip("this process may not have so many connections");
+        }
+        system::set_descriptor_limits(4_000, most);
+        let folder = folder();
+        let (_server, address) = serve_in(folder.path(), &["--max-per-peer", "1024"]);
+        let mut peers: Vec<Peer> = (0..CLIENTS).map(|_| Peer::connect(&address)).collect();
+        let mut next = Peer { stream: connect(address.parse().unwrap()) };
+        next.say(&Message::Hello { version: VERSION });
+        next.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert!(Message::read(&mut next.stream).is_err(), "it is served as well");
+        peers.pop();
+        next.stream.set_read_timeout(Some(SOON)).unwrap();
+        assert_eq!(next.hear(), Some(Message::Hello { version: VERSION }));
+    });
+}
+
+#[test]
+fn a_name_stays_open_however_many_have_taken_it() {
+    // Many, one behind the other; and those that whoever knows where is looked would take.
+    let many: Vec<u32> = (0..10_001).collect();
+    let clever: Vec<u32> = [0].into_iter().chain((0..32).map(|power| 1 << power)).collect();
+    for (numbers, next) in [(many, Some("a-10001.txt")), (clever, None)] {
+        let folder = folder();
+        let (_server, address) = serve_in(folder.path(), &[]);
+        let model = folder.path().join("model");
+        for number in &numbers {
+            fs::write(model.join(names::candidate("a.txt", *number)), "taken").unwrap();
+        }
+        let mut peer = Peer::connect(&address);
+        let first = peer.store("a.txt", b"first");
+        let second = peer.store("a.txt", b"second");
+        if let Some(next) = next {
+            assert_eq!(first, next);
+        }
+        assert_ne!(first, second);
+        assert_eq!(stored(folder.path()).len(), numbers.len() + 2);
+        assert_eq!(stored(folder.path())[&first], b"first");
+        // The question whether one is there already is not asked of each of them.
+        peer.put(&[b"a.txt"], b"second", true);
+        assert!(matches!(peer.hear(), Some(Message::Have { .. })));
+    }
+}
+
+#[test]
+fn a_number_that_is_free_is_found_by_few_looks() {
+    let looks = |taken: &dyn Fn(u32) -> bool| {
+        let mut looks = 0;
+        let found = names::next_number(|number| {
+            looks += 1;
+            Ok::<_, ()>(taken(number))
+        });
+        assert!(looks <= 64, "{looks} looks");
+        found.unwrap()
+    };
+    for count in (0..100).chain([10_001, 1 << 20, u32::MAX / 2]) {
+        assert_eq!(looks(&|number| number < count), Some(count), "the next one");
+    }
+    for seed in 0_u32..1_000 {
+        let taken = |number: u32| number.wrapping_mul(seed | 1) % 3 > 0;
+        assert!(looks(&taken).is_none_or(|found| !taken(found)));
+    }
+    assert_eq!(looks(&|_| true), None);
+}
+
+#[test]
+fn a_folder_that_vanishes_is_told() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    fs::remove_dir(folder.path().join("model")).unwrap();
+    let mut peer = Peer::connect(&address);
+    for resume in [false, true] {
+        peer.put(&[b"a"], b"a", resume);
+        assert!(peer.expect_refusal(Code::Storage).contains("its folder has been removed"));
+        peer.say(&Message::Abort);
+    }
+}
+
+#[test]
+fn what_nobody_wants_is_not_taken_for_ever() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &["--max-file", "1"]);
+    let mut peer = Peer::connect(&address);
+    peer.put_size(&[b"a"], b"", 1 << 40, false);
+    peer.expect_refusal(Code::TooLarge);
+    let piece = [&data_header(DATA_BYTES)[..], &vec![0; DATA_BYTES]].concat();
+    let mut taken = 0;
+    while peer.stream.write_all(&piece).is_ok() {
+        taken += DATA_BYTES;
+        assert!(taken < 200 << 20, "it goes on taking it");
+    }
+}
+
+/// A file system that is full after a mebibyte; unmounted in the end.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(at: &'a Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at);
+        // Only for root, and not everywhere.
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+        mounted.then_some(Self(at))
+    }
+
+    fn grow(&self, size: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,size={size}")]).arg(self.0);
+        assert!(mount.status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        // Lazily: a server may still be ending.
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// Sends 3,000,000 bytes to where there is room for one mebibyte, and a small file, which has room.
+fn send_to_a_full_disk(folder: &Path, address: &str) {
+    fs::write(folder.join("large"), noise(1, 3_000_000)).unwrap();
+    fs::write(folder.join("empty"), "").unwrap();
+    let ended = send(folder, address, &["large", "empty"]);
+    assert_ends(&ended, 1);
+    assert_eq!(ended.err.lines().count(), 1);
+    for words in ["\"large\" was not stored", "cannot write it", "make room", "--resume"] {
+        assert!(ended.err.contains(words), "{}", ended.err);
+    }
+    let stored = stored(folder);
+    assert!(!stored.contains_key("large") && stored.contains_key("empty"));
+    assert_eq!(partial_files(folder).len(), 1, "what --resume needs");
+}
+
+fn goes_on_with_room(folder: &Path, address: &str) {
+    let ended = send_with(folder, address, &["--resume"], &["large", "empty"]);
+    assert_ends(&ended, 0);
+    assert!(ended.out.contains("1 of 2 files stored, 1 there already: 1.8"), "{}", ended.out);
+    assert!(stored(folder)["large"] == noise(1, 3_000_000));
+}
+
+#[test]
+fn a_full_disk_is_told_and_what_has_come_is_kept() {
+    let folder = folder();
+    let model = folder.path().join("model");
+    let Some(disk) = SmallDisk::mount(&model, "1m") else {
+        return a_file_size_limit_is_told_and_what_has_come_is_kept();
+    };
+    let (server, address) = serve_in(folder.path(), &[]);
+    send_to_a_full_disk(folder.path(), &address);
+    disk.grow("8m");
+    goes_on_with_room(folder.path(), &address);
+    drop(server);
+}
+
+#[test]
+fn a_file_size_limit_is_told_and_what_has_come_is_kept() {
+    let folder = folder();
+    let model = folder.path().join("model");
+    // Blocks of 512 bytes, or of 1,024 in some shells.
+    let limited = "ulimit -f 2048 && [ $(ulimit -f) = 2048 ] && exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", limited, "sh"]).arg(UPLOAD.path());
+    command.args(["serve", "--bind", "127.0.0.1:0", "--dir"]).arg(model);
+    let limited = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    send_to_a_full_disk(folder.path(), &listening(&limited));
+    drop(limited);
+    let size = fs::metadata(&partial_files(folder.path())[0]).unwrap().len();
+    assert!(size >= 1 << 20, "only {size} bytes are kept");
+    let (_server, address) = serve_in(folder.path(), &[]);
+    let ended = send_with(folder.path(), &address, &["--resume"], &["large"]);
+    assert_ends(&ended, 0);
+    assert!(stored(folder.path())["large"] == noise(1, 3_000_000));
+}
+
+#[test]
+fn clients_that_leave_leave_nothing_behind() {
+    let folder = folder();
+    let (_server, address) = serve_in(folder.path(), &[]);
+    for _ in 0..50 {
+        let mut peer = Peer::connect(&address);
+        peer.put(&[b"a"], &[0; 10], false);
+    }
+    // No byte of them came: there is nothing to go on with.
+    eventually("all have left", || partial_files(folder.path()).is_empty());
+    let mut silent = connect(address.parse().unwrap());
+    silent.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut silent), b"");
+    assert_eq!(Peer::connect(&address).store("a", b"good"), "a");
+}

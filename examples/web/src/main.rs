@@ -1,0 +1,143 @@
+//! Web: a small HTTP/1.1 server. It greets, or it serves the files of a folder.
+//!
+//! ```text
+//! cargo run --release --bin web -- serve
+//! curl -i http://127.0.0.1:8080/
+//! cargo run --release --bin web -- serve --dir . --log
+//! ```
+//!
+//! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come
+//! together are answered together, by one send. A body is read and thrown away, up to 64 KiB.
+//!
+//! Under `inline`, `pool` and `forking`, which serves 40 at once, an idle connection keeps others waiting: there
+//! `--idle-timeout` is a second unless you say otherwise.
+//!
+//! A file's type is told by its name, and for text by its first kilobyte: source files and texts without a known name are
+//! shown as text, and a page that declares its charset keeps it. `--dir` is looked up for each request, so that a link
+//! which names it may be exchanged.
+//!
+//! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (`Host` has to be
+//! there, as HTTP/1.1 has it, and is not looked at). Names that begin with a dot are not served unless `--dot-files` says so. A
+//! listing has 100 pages of 1,000 entries; all listings that wait to be sent together have 64 MiB, those of one
+//! address a quarter of it, and one more is answered by 503. `--dir` needs Linux.
+
+mod answer;
+mod budget;
+mod conditions;
+mod files;
+mod folder;
+mod handler;
+mod listing;
+mod media;
+mod protocol;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use budget::Budget;
+use clap::{Parser, Subcommand};
+use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
+use folder::Folder;
+use handler::{Site, Web};
+use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+
+/// A small HTTP/1.1 server: it greets, or it serves the files of a folder.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until Ctrl-C
+    #[command(mut_arg("bind", common::streams::<WebServer>))]
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+        /// The folder whose files are served; without it every path is answered by `Hello, World`
+        #[arg(long, value_name = "PATH")]
+        dir: Option<PathBuf>,
+        /// Serve and list what begins with a dot as well (.git, .env); .well-known is served in any case
+        #[arg(long, requires = "dir")]
+        dot_files: bool,
+        /// How long a request may take to arrive, in seconds; of the first one, from the connection's start
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
+        header_timeout: Duration,
+        /// How long a client may take nothing of its answer, in seconds
+        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
+        send_timeout: Duration,
+        /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
+        /// inline, pool and forking, where it keeps others waiting]
+        #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
+        idle_timeout: Option<Duration>,
+        /// Tell of every request on stdout
+        #[arg(long)]
+        log: bool,
+    },
+}
+
+/// Longer than that is as good as for ever, and some clocks cannot count so far.
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    let time = common::seconds(text)?;
+    let day = Duration::from_secs(86_400);
+    if time > day { Err("it must be at most a day, 86400".to_owned()) } else { Ok(time) }
+}
+
+struct WebServer {
+    site: Arc<Site>,
+    idle: Duration,
+    write: Duration,
+}
+
+impl Program for WebServer {
+    const DEFAULT_BIND: &'static str = "127.0.0.1:8080";
+
+    fn exposure(&self) -> String {
+        match &self.site.folder {
+            Some(folder) => {
+                format!("anyone there may read all files in {}", folder.path().display())
+            }
+            None => "anyone there may be greeted".to_owned(),
+        }
+    }
+
+    fn stream(&self) -> impl MakeHandler<StreamRequest> {
+        let site = Arc::clone(&self.site);
+        move || Web::new(&site)
+    }
+
+    fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
+        None::<NoDatagrams>
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default().idle(self.idle).write(self.write)
+    }
+}
+
+fn main() -> ExitCode {
+    let Command::Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, log } =
+        Cli::parse().command;
+    // Where an idle connection holds one of few workers it gives way soon.
+    let has_many_workers = options.mixin == MixinName::Threading;
+    let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
+    let idle = idle_timeout.unwrap_or(usual);
+    let folder = dir.map(|dir| {
+        Folder::new(&dir, dot_files).map_err(|error| {
+            let text = format!(
+                "cannot serve {}: {error}; give --dir a folder that you may read",
+                dir.display()
+            );
+            Failure::Other(text)
+        })
+    });
+    common::exit(folder.transpose().and_then(|folder| {
+        let listings = Budget::default();
+        let first_timeout = Some(header_timeout).filter(|time| *time < idle);
+        let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, log });
+        common::serve(&WebServer { site, idle, write: send_timeout }, &options)
+    }))
+}

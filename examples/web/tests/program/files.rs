@@ -1,0 +1,561 @@
+//! A folder that is served: files, parts of them, listings, and what is not there.
+
+use std::fs::{self, File, FileTimes};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+use test_support::{folder, skip};
+
+/// A server of a folder that `fill` has put things into.
+fn site(fill: impl Fn(&Path)) -> (tempfile::TempDir, Process, SocketAddr) {
+    let folder = folder();
+    fill(folder.path());
+    let (server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
+    (folder, server, address)
+}
+
+fn digits(path: &Path) {
+    fs::write(path.join("digits.txt"), "0123456789").unwrap();
+}
+
+#[test]
+fn files_come_with_their_type() {
+    let types = [
+        ("a.txt", "text/plain; charset=utf-8"),
+        ("a.html", "text/html; charset=utf-8"),
+        ("a.css", "text/css; charset=utf-8"),
+        ("a.js", "text/javascript; charset=utf-8"),
+        ("a.json", "application/json; charset=utf-8"),
+        ("a.png", "image/png"),
+        ("a.svg", "image/svg+xml"),
+        ("a.pdf", "application/pdf"),
+        ("a.tar.gz", "application/gzip"),
+        ("a.nobody-knows", "text/plain; charset=utf-8"),
+        ("README", "text/plain; charset=utf-8"),
+        ("Makefile", "text/plain; charset=utf-8"),
+        ("a.rs", "text/plain; charset=utf-8"),
+        ("a.toml", "text/plain; charset=utf-8"),
+        ("a.md", "text/plain; charset=utf-8"),
+        ("a.ts", "text/plain; charset=utf-8"),
+        ("a.sh", "text/plain; charset=utf-8"),
+        ("a.yml", "text/plain; charset=utf-8"),
+        ("a.sql", "text/plain; charset=utf-8"),
+        ("a.java", "text/plain; charset=utf-8"),
+        ("a.php", "text/plain; charset=utf-8"),
+        ("a.xml", "text/xml; charset=utf-8"),
+        ("a.woff2", "font/woff2"),
+        ("a.wasm", "application/wasm"),
+    ];
+    let (_folder, _server, address) = site(|path| {
+        for (name, _) in types {
+            fs::write(path.join(name), name).unwrap();
+        }
+    });
+    let mut client = Client::new(address);
+    for (name, kind) in types {
+        let answer = client.get(&format!("/{name}"), "");
+        assert_eq!((answer.status, answer.text()), (200, name));
+        assert_eq!(answer.header("Content-Type"), Some(kind), "{name}");
+        assert_eq!(answer.header("X-Content-Type-Options"), Some("nosniff"));
+    }
+    client.send("HEAD /a.txt HTTP/1.1\r\nHost: here\r\n\r\n");
+    let head = client.head();
+    assert_eq!((head.status, head.header("Content-Length")), (200, Some("5")));
+    assert_eq!(client.get("/a.txt", "").text(), "a.txt");
+}
+
+#[test]
+fn a_folder_shows_its_index_or_a_listing() {
+    let (_folder, _server, address) = site(|path| {
+        for name in ["with", "old", "without", "both"] {
+            fs::create_dir(path.join(name)).unwrap();
+        }
+        fs::write(path.join("with/index.html"), "the index").unwrap();
+        fs::write(path.join("old/index.htm"), "the old index").unwrap();
+        fs::write(path.join("both/index.html"), "the index").unwrap();
+        fs::write(path.join("both/index.htm"), "the old index").unwrap();
+        // A folder of that name is none.
+        fs::create_dir(path.join("without/index.html")).unwrap();
+    });
+    assert_eq!(get(address, "/with/", "").text(), "the index");
+    assert_eq!(get(address, "/both/?x", "").text(), "the index");
+    assert_eq!(get(address, "/old/", "").text(), "the old index");
+    let listing = get(address, "/without/", "");
+    assert_eq!(listing.header("Content-Type"), Some("text/html; charset=utf-8"));
+    assert!(listing.text().contains("href=\"./index.html/\""));
+}
+
+#[test]
+fn a_folder_asked_for_as_a_file_is_moved_there() {
+    let (_folder, _server, address) = site(|path| {
+        fs::create_dir_all(path.join("a b/\u{e4}\"<")).unwrap();
+        fs::create_dir(path.join("evil.example")).unwrap();
+    });
+    let cases = [
+        ("/a%20b", "/a%20b/"),
+        ("/a%20b?c=d&e", "/a%20b/?c=d&e"),
+        ("/a%20b/%C3%A4%22%3C", "/a%20b/%C3%A4%22%3C/"),
+        ("/a%20b?\u{e4}", "/a%20b/?%C3%A4"),
+        // What two slashes begin would be another server.
+        ("//evil.example", "/evil.example/"),
+        ("/%2Fevil.example", "/evil.example/"),
+        ("http://elsewhere//evil.example", "/evil.example/"),
+    ];
+    let mut client = Client::new(address);
+    for (target, location) in cases {
+        let answer = client.get(target, "");
+        assert_eq!((answer.status, answer.header("Location")), (301, Some(location)), "{target}");
+        assert_eq!(client.get(location, "").status, 200);
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_found() {
+    let (folder, _server, address) = site(|path| {
+        digits(path);
+        // Nobody writes into it: opening it to read would wait for ever.
+        let status = std::process::Command::new("mkfifo").arg(path.join("pipe")).status();
+        assert!(status.unwrap().success());
+    });
+    let long = format!("/{}", "a".repeat(300));
+    // Nothing is wrong with such a request: the connection serves the next one, and so does one for all.
+    let mut client = Client::new(address);
+    for target in ["/none", "/none/none", "/digits.txt/", "/digits.txt/x", "/pipe", "/%00", &long] {
+        let answer = client.get(target, "");
+        assert_eq!((answer.status, answer.header("Connection")), (404, None), "{target}");
+    }
+    client.assert_open();
+    assert_eq!(client.get("/none", "Connection: close\r\n").header("Connection"), Some("close"));
+    client.assert_closed();
+    // The page names what was asked for, as text.
+    let page = get(address, "/%3Cscript%3E%1B%5B31m&\"", "");
+    assert!(page.text().contains("/&lt;script&gt;\u{241b}[31m&amp;&quot;"), "{}", page.text());
+    // And without a body for who asks for a head.
+    let mut client = Client::new(address);
+    client.send("HEAD /none HTTP/1.1\r\nHost: here\r\n\r\n");
+    let head = client.head();
+    assert_eq!(head.status, 404);
+    assert_ne!(head.header("Content-Length"), Some("0"));
+    client.assert_open();
+    // One that vanishes while the server runs.
+    assert_eq!(get(address, "/digits.txt", "").status, 200);
+    fs::remove_file(folder.path().join("digits.txt")).unwrap();
+    assert_eq!(get(address, "/digits.txt", "").status, 404);
+}
+
+#[test]
+fn what_may_not_be_read_is_forbidden() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = folder();
+    let path = folder.path().join("digits.txt");
+    digits(folder.path());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    // Its names may be read and nothing else, so that it only looks empty.
+    let names_only = folder.path().join("names");
+    fs::create_dir(&names_only).unwrap();
+    digits(&names_only);
+    fs::set_permissions(&names_only, fs::Permissions::from_mode(0o444)).unwrap();
+    let mut command = WEB.command(&[]);
+    if File::open(&path).is_ok() {
+        // Root may read everything, unless it gives that right away.
+        let rights = "-dac_override,-dac_read_search";
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", rights, "--inh-caps", rights]).arg(WEB.path());
+        if !Command::new("setpriv")
+            .args(["--bounding-set", rights, "true"])
+            .status()
+            .is_ok_and(|status| status.success())
+        {
+            skip("this user cannot give away the right to read everything");
+            return;
+        }
+    }
+    let dir = folder.path().to_str().unwrap();
+    command.args(["serve", "--bind", "127.0.0.1:0", "--dir", dir]);
+    let server = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let address = listening(&server).parse().unwrap();
+    let mut client = Client::new(address);
+    assert_eq!(client.get("/digits.txt", "").status, 403);
+    client.assert_open();
+    assert_eq!(client.get("/names/", "").status, 403);
+    client.assert_open();
+    // It is listed all the same.
+    assert!(get(address, "/", "").text().contains("digits.txt"));
+}
+
+#[test]
+fn a_part_of_a_file_is_sent_as_asked_for() {
+    let (_folder, _server, address) = site(|path| {
+        digits(path);
+        fs::write(path.join("empty"), "").unwrap();
+    });
+    let parts = [
+        ("bytes=0-0", "0", "bytes 0-0/10"),
+        ("bytes=3-5", "345", "bytes 3-5/10"),
+        ("bytes=7-", "789", "bytes 7-9/10"),
+        ("bytes=-2", "89", "bytes 8-9/10"),
+        ("bytes=-99", "0123456789", "bytes 0-9/10"),
+        ("bytes=8-99", "89", "bytes 8-9/10"),
+        ("BYTES = 1 - 2 ", "12", "bytes 1-2/10"),
+        ("bytes=9-99999999999999999999999", "9", "bytes 9-9/10"),
+    ];
+    let mut client = Client::new(address);
+    for (range, text, content_range) in parts {
+        let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
+        assert_eq!((answer.status, answer.text()), (206, text), "{range}");
+        assert_eq!(answer.header("Content-Range"), Some(content_range));
+    }
+    // What cannot be read, or is more than one range, is as good as nothing.
+    for range in ["lines=1-2", "bytes=5-3", "bytes=-", "bytes=+1-2", "bytes=0-1,3-4", "bytes", ""] {
+        let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
+        assert_eq!((answer.status, answer.text()), (200, "0123456789"), "{range}");
+        assert_eq!(answer.header("Accept-Ranges"), Some("bytes"));
+    }
+    // A range is for GET alone.
+    client.send("HEAD /digits.txt HTTP/1.1\r\nHost: here\r\nRange: bytes=1-2\r\n\r\n");
+    let head = client.head();
+    assert_eq!((head.status, head.header("Content-Length")), (200, Some("10")));
+    let nothing = [
+        ("/digits.txt", "bytes=10-", "bytes */10"),
+        ("/digits.txt", "bytes=99999999999999999999999-", "bytes */10"),
+        ("/digits.txt", "bytes=-0", "bytes */10"),
+        ("/empty", "bytes=0-", "bytes */0"),
+        ("/empty", "bytes=-1", "bytes */0"),
+    ];
+    for (target, range, content_range) in nothing {
+        let answer = client.get(target, &format!("Range: {range}\r\n"));
+        assert_eq!(answer.status, 416, "{range}");
+        assert_eq!(answer.header("Content-Range"), Some(content_range));
+    }
+    client.assert_open();
+}
+
+#[test]
+fn a_part_is_sent_only_of_the_file_that_the_client_knows() {
+    let (_folder, _server, address) = site(digits);
+    let mut client = Client::new(address);
+    let whole = client.get("/digits.txt", "");
+    let (tag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
+    let cases = [
+        (tag.to_owned(), 206),
+        (date.to_owned(), 206),
+        (format!("W/{tag}"), 200),
+        ("\"another\"".to_owned(), 200),
+        ("Sun, 06 Nov 1994 08:49:37 GMT".to_owned(), 200),
+    ];
+    for (known, status) in cases {
+        let answer =
+            client.get("/digits.txt", &format!("Range: bytes=1-\r\nIf-Range: {known}\r\n"));
+        assert_eq!(answer.status, status, "{known}");
+    }
+}
+
+#[test]
+fn what_the_client_has_is_not_sent_again() {
+    let (folder, _server, address) = site(digits);
+    let mut client = Client::new(address);
+    let whole = client.get("/digits.txt", "");
+    let (tag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
+    let (old, new) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Tue, 01 Jan 2999 00:00:00 GMT");
+    let cases = [
+        (format!("If-None-Match: {tag}"), 304),
+        (format!("If-None-Match: \"x\", W/{tag}"), 304),
+        ("If-None-Match: *".into(), 304),
+        ("If-None-Match: \"x\"".into(), 200),
+        (format!("If-Modified-Since: {date}"), 304),
+        (format!("If-Modified-Since: {new}"), 304),
+        (format!("If-Modified-Since: {old}"), 200),
+        ("If-Modified-Since: some day".into(), 200),
+        // The tag alone decides where there is one.
+        (format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {date}"), 200),
+        (format!("If-None-Match: {tag}\r\nIf-Modified-Since: {old}"), 304),
+        (format!("If-None-Match: {tag}\r\nRange: bytes=0-1"), 304),
+    ];
+    for (header, status) in cases {
+        let answer = client.get("/digits.txt", &format!("{header}\r\n"));
+        assert_eq!(answer.status, status, "{header}");
+        if status == 304 {
+            assert_eq!(answer.header("ETag"), Some(tag));
+            for absent in ["Content-Length", "Content-Type"] {
+                assert_eq!(answer.header(absent), None);
+            }
+        }
+    }
+    // Another content, of the same size and in the same second.
+    let path = folder.path().join("digits.txt");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_times(FileTimes::new().set_modified(modified + Duration::from_nanos(1))).unwrap();
+    assert_eq!(client.get("/digits.txt", &format!("If-None-Match: {tag}\r\n")).status, 200);
+}
+
+#[test]
+fn a_file_from_before_all_dates_is_served() {
+    // In memory, where there is such a folder: file systems of disks cannot count so far.
+    let memory = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm");
+    let folder = memory.unwrap_or_else(|_| folder());
+    for (name, time) in [
+        ("old.txt", UNIX_EPOCH - Duration::from_secs(1)),
+        ("new.txt", UNIX_EPOCH + Duration::from_secs(253_402_300_800)),
+    ] {
+        let file = File::create(folder.path().join(name)).unwrap();
+        file.set_times(FileTimes::new().set_modified(time)).unwrap();
+    }
+    let (_server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
+    for target in ["/old.txt", "/new.txt", "/"] {
+        assert_eq!(get(address, target, "").status, 200);
+    }
+    assert_eq!(get(address, "/old.txt", "").header("Last-Modified"), None);
+}
+
+#[test]
+fn a_large_file_is_sent_whole_and_never_held_whole() {
+    const SIZE: usize = 64 * 1024 * 1024;
+    let content: Vec<u8> = (0..SIZE).map(|at| (at / 7 % 251) as u8).collect();
+    let (_folder, server, address) = site(|path| fs::write(path.join("large"), &content).unwrap());
+    let mut client = Client::new(address);
+    assert!(client.get("/large", "").body == content, "it is not the same");
+    let part = client.get("/large", "Range: bytes=1000000-60000000\r\n");
+    assert!(part.body == content[1_000_000..=60_000_000], "it is not that part");
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most: usize = line.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(most < SIZE / 1024 / 2, "the server has used {most} KiB");
+    // A client that goes away in the middle harms nobody.
+    let mut gone = Client::new(address);
+    gone.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
+    gone.head();
+    drop(gone);
+    assert_eq!(client.get("/large", "Range: bytes=0-0\r\n").status, 206);
+}
+
+#[test]
+fn a_file_that_grows_shorter_ends_the_connection() {
+    const SIZE: u64 = 64 * 1024 * 1024;
+    let (folder, server, address) =
+        site(|path| File::create(path.join("large")).unwrap().set_len(SIZE).unwrap());
+    let mut client = Client::new(address);
+    client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
+    // More is still to come than sockets hold.
+    assert_eq!(client.head().header("Content-Length"), Some(&*SIZE.to_string()));
+    File::create(folder.path().join("large")).unwrap();
+    let mut body = Vec::new();
+    client.reader.read_to_end(&mut body).unwrap();
+    assert!((body.len() as u64) < SIZE);
+    let err = server.err_line();
+    assert!(!err.is_empty());
+    assert_eq!(get(address, "/", "").status, 200);
+}
+
+#[test]
+fn what_is_no_text_is_not_shown_as_text() {
+    let (_folder, _server, address) = site(|path| {
+        for name in ["none", "a.ts", "a.pot", "a.nobody-knows", "a.java"] {
+            fs::write(path.join(name), b"G\0\x01\xff").unwrap();
+        }
+    });
+    for (name, kind) in [
+        ("none", "application/octet-stream"),
+        ("a.nobody-knows", "application/octet-stream"),
+        ("a.java", "application/octet-stream"),
+        ("a.ts", "video/vnd.dlna.mpeg-tts"),
+        ("a.pot", "application/vnd.ms-powerpoint"),
+    ] {
+        assert_eq!(
+            get(address, &format!("/{name}"), "").header("Content-Type"),
+            Some(kind),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_declares_its_charset_keeps_it() {
+    let cut = ["a".repeat(1023).as_str(), "\u{e4}"].concat();
+    let files: [(&str, &[u8], &str); 14] = [
+        ("a.html", b"<meta charset=\"shift_jis\"><p>\x93\xfa", "text/html"),
+        ("b.html", b"<!DOCTYPE html><HEAD><META HTTP-EQUIV='Content-Type' CONTENT='text/html; CHARSET = koi8-r'>", "text/html"),
+        ("c.html", b"<!-- <meta charset=latin1> --><p>", "text/html; charset=utf-8"),
+        ("d.html", b"<p>charset=latin1", "text/html; charset=utf-8"),
+        ("e.html", b"<meta name=description content='a charset'>", "text/html; charset=utf-8"),
+        ("f.html", b"<p>caf\xe9", "text/html"),
+        ("a.xml", b"<?xml version='1.0' encoding='iso-8859-1'?>", "text/xml"),
+        ("b.xml", b"<?xml version='1.0'?>", "text/xml; charset=utf-8"),
+        ("a.css", b"@charset \"iso-8859-1\";", "text/css"),
+        ("a.txt", b"caf\xe9", "text/plain"),
+        ("b.txt", b"\xff\xfea\0", "text/plain"),
+        // The last character that is looked at may be cut by the look, and not by the file.
+        ("c.txt", cut.as_bytes(), "text/plain; charset=utf-8"),
+        ("d.txt", &cut.as_bytes()[..1024], "text/plain; charset=utf-8"),
+        ("empty", b"", "text/plain; charset=utf-8"),
+    ];
+    let (_folder, _server, address) = site(|path| {
+        for (name, bytes, _) in files {
+            fs::write(path.join(name), bytes).unwrap();
+        }
+    });
+    for (name, _, kind) in files {
+        assert_eq!(
+            get(address, &format!("/{name}"), "").header("Content-Type"),
+            Some(kind),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_packed_picture_says_that_it_is_packed() {
+    let (_folder, _server, address) = site(|path| {
+        fs::write(path.join("a.svgz"), b"\x1f\x8b\x08 and so on").unwrap();
+        fs::write(path.join("b.SVGZ"), b"<svg xmlns='http://www.w3.org/2000/svg'/>").unwrap();
+    });
+    for (name, coding) in [("a.svgz", Some("gzip")), ("b.SVGZ", None)] {
+        let answer = get(address, &format!("/{name}"), "");
+        assert_eq!(answer.header("Content-Type"), Some("image/svg+xml"));
+        assert_eq!(answer.header("Content-Encoding"), coding, "{name}");
+    }
+}
+
+#[test]
+fn names_with_a_dot_are_served_only_if_that_is_asked_for() {
+    let fill = |path: &Path| {
+        for folder in [".git", ".well-known", "a"] {
+            fs::create_dir(path.join(folder)).unwrap();
+            fs::write(path.join(folder).join("config"), "x").unwrap();
+        }
+        fs::write(path.join(".env"), "x").unwrap();
+        fs::write(path.join("a/.env"), "x").unwrap();
+        std::os::unix::fs::symlink(".", path.join("here")).unwrap();
+    };
+    let hidden =
+        ["/.env", "/.git/", "/.git/config", "/a/.env", "/%2egit/config", "/here/.env", "/.git"];
+    let (folder, _server, address) = site(fill);
+    for path in hidden {
+        assert_eq!(get(address, path, "").status, 404, "{path}");
+    }
+    assert_eq!(get(address, "/.well-known/config", "").status, 200);
+    assert!(!get(address, "/", "").text().contains(".env"));
+    assert!(get(address, "/", "").text().contains(".well-known"));
+    let (_server, address) = web(&["--dot-files", "--dir", folder.path().to_str().unwrap()]);
+    for path in hidden {
+        assert_ne!(get(address, path, "").status, 404, "{path}");
+    }
+    assert!(get(address, "/", "").text().contains(".env"));
+}
+
+#[test]
+fn a_link_that_names_the_folder_may_be_exchanged() {
+    let outside = folder();
+    for version in ["1", "2"] {
+        fs::create_dir(outside.path().join(version)).unwrap();
+        fs::write(outside.path().join(version).join("page.txt"), version).unwrap();
+    }
+    let link = outside.path().join("current");
+    std::os::unix::fs::symlink("1", &link).unwrap();
+    let (_server, address) = web(&["--dir", link.to_str().unwrap()]);
+    assert_eq!(get(address, "/page.txt", "").text(), "1");
+    // As a deployment does it: never a moment without the link.
+    std::os::unix::fs::symlink("2", outside.path().join("next")).unwrap();
+    fs::rename(outside.path().join("next"), &link).unwrap();
+    assert_eq!(get(address, "/page.txt", "").text(), "2");
+    assert!(get(address, "/", "").text().contains("page.txt"));
+    // What was inside before is outside now.
+    std::os::unix::fs::symlink(outside.path().join("1/page.txt"), outside.path().join("2/old"))
+        .unwrap();
+    assert_eq!(get(address, "/old", "").status, 404);
+    // Gone, and back again.
+    fs::remove_file(&link).unwrap();
+    let answer = get(address, "/page.txt", "");
+    assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")));
+    std::os::unix::fs::symlink("1", &link).unwrap();
+    assert_eq!(get(address, "/page.txt", "").text(), "1");
+}
+
+/// The names that a listing shows, in their order.
+fn shown(page: &str) -> Vec<&str> {
+    let names = page.match_indices("<bdi>").map(|(at, tag)| &page[at + tag.len()..]);
+    names.map(|rest| rest.split("</bdi>").next().unwrap()).collect()
+}
+
+#[test]
+fn a_large_folder_is_sorted_as_a_whole_and_has_pages() {
+    const FILES: usize = 10_001;
+    const FOLDERS: usize = 300;
+    let (_folder, _server, address) = site(|path| {
+        for number in 0..FILES {
+            let file = File::create(path.join(format!("f{number:05}"))).unwrap();
+            let time = UNIX_EPOCH + Duration::from_secs(1_000_000 + number as u64);
+            file.set_times(FileTimes::new().set_modified(time)).unwrap();
+        }
+        for number in 0..FOLDERS {
+            fs::create_dir(path.join(format!("d{number:03}"))).unwrap();
+        }
+    });
+    let expected: Vec<String> = (0..FOLDERS)
+        .map(|number| format!("d{number:03}/"))
+        .chain((0..FILES).map(|number| format!("f{number:05}")))
+        .collect();
+    let mut found = Vec::new();
+    for page in 1..=11 {
+        let answer = get(address, &format!("/?page={page}"), "");
+        assert!(answer.text().contains(&format!("Page {page} of 11")));
+        assert!(answer.text().contains("300 folders, 10001 files, "));
+        found.extend(shown(answer.text()).into_iter().map(str::to_owned));
+    }
+    assert_eq!(found, expected, "each entry is on one page, in order");
+    let newest = get(address, "/?sort=modified&order=desc", "");
+    let first_file = shown(newest.text()).into_iter().find(|name| name.starts_with('f'));
+    assert_eq!(first_file, Some("f10000"));
+    assert!(newest.text().contains("href=\"?sort=modified&amp;order=desc&amp;page=2\""));
+    // What is beyond, and what is none.
+    for (page, number) in
+        [("12", 11), ("99999999999999999999999", 1), ("0", 1), ("-1", 1), ("x", 1)]
+    {
+        let answer = get(address, &format!("/?page={page}"), "");
+        assert!(answer.text().contains(&format!("Page {number} of 11")), "{page}");
+    }
+}
+
+#[test]
+fn listings_are_sorted_as_asked_for() {
+    let (_folder, _server, address) = site(|path| {
+        for (name, size, age) in [("b.txt", 30, 1), ("A.txt", 10, 2), ("c.txt", 20, 3)] {
+            let file = File::create(path.join(name)).unwrap();
+            file.set_len(size).unwrap();
+            let time = UNIX_EPOCH + Duration::from_secs(1_000_000 * age);
+            file.set_times(FileTimes::new().set_modified(time)).unwrap();
+        }
+        fs::create_dir(path.join("z")).unwrap();
+    });
+    let cases = [
+        ("", "zAbc"),
+        ("?sort=name&order=asc", "zAbc"),
+        ("?order=desc", "zcbA"),
+        ("?sort=size", "zAcb"),
+        ("?sort=size&order=desc", "zbcA"),
+        ("?sort=modified", "zbAc"),
+        ("?order=desc&sort=modified", "zcAb"),
+        ("?sort=<script>&order=\"", "zAbc"),
+    ];
+    for (query, names) in cases {
+        let answer = get(address, &format!("/{query}"), "");
+        let page = answer.text();
+        let shown: String = page
+            .match_indices("<bdi>")
+            .map(|(at, tag)| page[at + tag.len()..].chars().next().unwrap())
+            .collect();
+        assert_eq!(shown, names, "{query}");
+        assert_eq!(page.matches("aria-sort=\"").count(), 1);
+    }
+    let answer = get(address, "/?sort=size", "");
+    assert!(answer.text().contains("class=\"size\" aria-sort=\"ascending\""));
+    // An empty folder says so.
+    assert!(get(address, "/z/", "").text().contains("This folder is empty."));
+    // The way down keeps the order.
+    assert!(answer.text().contains("href=\"./z/?sort=size&amp;order=asc\""));
+    let answer = get(address, "/?sort=size&order=desc", "");
+    assert!(answer.text().contains("class=\"size\" aria-sort=\"descending\""));
+}

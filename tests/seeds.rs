@@ -1,0 +1,26 @@
+//! The control messages of a datagram, as no kernel would write them: none is read beyond its end, and an address that is
+//! found stands among the bytes.
+
+#[allow(
+    unsafe_code,
+    dead_code,
+    reason = "it computes two constants by it, and only what reads is run here"
+)]
+#[path = "../src/sys/recv_cmsg.rs"]
+mod messages;
+
+pub(crate) fn run(input: &[u8]) {
+    let found = messages::destination(input);
+    if let Some(local) = found.local {
+        let octets = match local.ip {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        assert!(input.windows(octets.len()).any(|bytes| bytes == octets));
+    }
+}
+
+#[test]
+fn saved_inputs() {
+    test_support::replay(env!("CARGO_MANIFEST_DIR"), run);
+}

@@ -1,0 +1,88 @@
+//! A program as its user has it: started as a process, with its first lines read.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::SOON;
+use crate::process::{Ended, Process};
+use crate::system::undo_ignored_signals;
+
+/// The words of `--mixin`.
+pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
+
+/// An executable, by its path. Tests of a program have it from Cargo, which builds it before them:
+/// `Program(env!("CARGO_BIN_EXE_web"))`.
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'a>(pub &'a str);
+
+impl Program<'_> {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        undo_ignored_signals();
+        Path::new(self.0)
+    }
+
+    /// It with these arguments, without input, and with its stdout to be read here.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.path());
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+
+    /// A server at these addresses, listening, and where it says that it listens.
+    pub fn serve(&self, addresses: &[&str], options: &[&str]) -> (Process, Vec<String>) {
+        let mut command = self.command(&["serve"]);
+        command.args(addresses.iter().flat_map(|address| ["--bind", *address])).args(options);
+        let server = Process::start(&mut command);
+        let listening = addresses.iter().map(|_| listening(&server)).collect();
+        (server, listening)
+    }
+
+    /// A client that types `input` and then the end of input.
+    pub fn ask(&self, address: &str, input: &str) -> Ended {
+        let mut client = Process::start(self.command(&["connect", address]).stdin(Stdio::piped()));
+        client.type_in(input);
+        client.end()
+    }
+
+    /// Runs it until it ends by itself.
+    pub fn run(&self, args: &[&str]) -> Ended {
+        Process::start(&mut self.command(args)).end()
+    }
+}
+
+/// The next address at which a server says that it listens.
+pub fn listening(server: &Process) -> String {
+    let line = server.line();
+    line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not an address: {line}")).into()
+}
+
+/// It has ended with this status.
+#[track_caller]
+pub fn assert_ends(ended: &Ended, status: i32) {
+    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+}
+
+/// It has ended with this status, nothing on stdout, and one line on stderr that has these words in it.
+#[track_caller]
+pub fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
+    assert_ends(ended, status);
+    assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
+    assert_eq!(ended.out, "");
+    for words in says {
+        assert!(ended.err.contains(words), "{words:?} is not in {:?}", ended.err);
+    }
+}
+
+/// A connection from an address of its own: 127.0.0.2, say, of which Linux has all.
+pub fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.connect_timeout(&server.into(), SOON).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
