@@ -81,7 +81,6 @@ impl ServerContext {
     /// From here on this process is a child that serves one request.
     pub(crate) fn enter_child(&self) {
         self.role.enter_child();
-        self.runs.enter_child();
     }
 
     /// Who reads on for a peer that has not read its answer yet.

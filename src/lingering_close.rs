@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::socket_io::{self, SocketIo};
 use crate::sys::{self, Mode, PollFd, RecvBuf};
 use crate::wait::{self, Event};
@@ -57,7 +57,7 @@ struct Reaper {
     lingering: usize,
     at_once: usize,
     /// Where the thread is. A forked child has a copy of this and no thread.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 /// Reads on for a connection, in a thread of its own for all of them, and closes it.
@@ -78,7 +78,7 @@ pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: LingerLimits) {
             arriving: Vec::new(),
             lingering: 0,
             at_once: at_once(),
-            owner: Owner::noted(),
+            owner: OwnerProcess::noted(),
         });
     }
     if let Some(reaper) = &mut *reaper {

@@ -86,11 +86,11 @@ fn noted() -> u32 {
 
 /// The process that something belongs to: a descriptor, a thread, a file. By default none.
 #[derive(Debug, Default)]
-pub(crate) struct Owner {
+pub(crate) struct OwnerProcess {
     process: AtomicU32,
 }
 
-impl Owner {
+impl OwnerProcess {
     /// This process, as the system says.
     pub(crate) fn this_process() -> Self {
         Self { process: AtomicU32::new(note()) }
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn an_owner_is_this_process_from_the_moment_it_is_noted() {
-        let owner = Owner::default();
+        let owner = OwnerProcess::default();
         assert!(!owner.is_this_process());
         note();
         assert!(!owner.is_noted());

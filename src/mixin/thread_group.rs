@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::sys;
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -92,7 +92,7 @@ pub(crate) struct ThreadGroup {
     ended: Condvar,
     started: AtomicU64,
     /// The process in which the last one was started.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 impl ThreadGroup {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::outbox::OutboxQueue;
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::sys::{self, PollFd};
 use crate::wait::{self, Event, Flush};
 
@@ -82,7 +82,7 @@ struct WriterInbox {
     /// It waits, and has to be rung.
     sleeps: bool,
     /// Where the thread is. A forked child has a copy of this and no thread.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 /// The thread stays for so long with nothing to do.
@@ -123,7 +123,7 @@ fn start() -> Option<WriterInbox> {
     let bell = Arc::new(Event::new().ok()?);
     let heard = Arc::clone(&bell);
     thread::Builder::new().name("outbox".into()).spawn(move || run(&heard)).ok()?;
-    Some(WriterInbox { bell, handed: Vec::new(), sleeps: false, owner: Owner::noted() })
+    Some(WriterInbox { bell, handed: Vec::new(), sleeps: false, owner: OwnerProcess::noted() })
 }
 
 /// The life of the thread.

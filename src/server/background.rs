@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use super::{DrainReport, Server};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::transport::Transport;
 
 impl<T: Transport, M: Mixin + 'static> Server<T, M> {
@@ -31,7 +31,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
             .name("serve_forever".into())
             .spawn(move || serving.serve_forever())
             .map_err(|error| Error::io("start a thread for", server.server_address(), error))?;
-        Ok(BackgroundServer { server, thread: Some(thread), owner: Owner::this_process() })
+        Ok(BackgroundServer { server, thread: Some(thread), owner: OwnerProcess::this_process() })
     }
 }
 
@@ -41,7 +41,7 @@ pub struct BackgroundServer<T: Transport, M: Mixin> {
     server: Arc<Server<T, M>>,
     thread: Option<JoinHandle<Result<()>>>,
     /// Where the thread is.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {

@@ -1,7 +1,5 @@
 //! The budget of descriptors: no more requests at once than there are descriptors for.
 
-use std::sync::atomic::Ordering;
-
 use super::Server;
 use crate::lingering_close;
 use crate::mixin::Mixin;
@@ -34,7 +32,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
             let floor = if room > 0 { "" } else { " (one request is served in any case)" };
             // Whoever serves by `run` has the most that the process may give itself.
-            let is_raised = self.core.context.runs.signals_handled().load(Ordering::SeqCst);
+            let is_raised = self.core.context.runs.is_served_by_run();
             let raise = if is_raised {
                 "a higher hard limit (ulimit -Hn) allows more"
             } else {

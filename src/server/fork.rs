@@ -187,7 +187,7 @@ fn prepare_signals(context: &ServerContext) {
     static SIGINT: Once = Once::new();
     // Without an action the signal does its default.
     SIGTERM.call_once(|| drop(sys::on_signal_for_good(libc::SIGTERM, || drain(libc::SIGTERM))));
-    let is_taken = context.runs.signals_handled().load(Ordering::SeqCst);
+    let is_taken = context.runs.is_served_by_run();
     // An ignored signal is not the parent's to take, nor the children's.
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| drop(sys::on_signal_for_good(libc::SIGINT, || drain(libc::SIGINT))));

@@ -36,7 +36,7 @@ use crate::events::ServerEvent;
 use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
-use crate::shutdown::ShutdownHandle;
+use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::sys;
 use crate::transport::{Bind, Transport};
 use crate::wait::{self, FlushPromise, Interest, Waiting};
@@ -212,7 +212,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// If the listener is broken, if a handler has ended the server by a [`Fatal`](crate::Fatal), if
     /// the server is closed, or if it is serving already. Not if it was asked to stop: that is `Ok`.
     pub fn serve_forever(&self) -> Result<()> {
-        self.in_a_run(true, || self.accept_loop())
+        self.in_a_run(RunKind::Forever, || self.accept_loop())
     }
 
     fn accept_loop(&self) -> Result<()> {
@@ -275,7 +275,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// As [`serve_forever`](Self::serve_forever).
     pub fn handle_request(&self) -> Result<Turn> {
         let turn = Mutex::new(Turn::Stopped);
-        self.in_a_run(false, || {
+        self.in_a_run(RunKind::OneRequest, || {
             *turn.lock() = self.one_turn()?;
             Ok(())
         })?;
@@ -310,7 +310,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 _ => {}
             }
         }
-        runs.tell_of_stop();
+        runs.report_stop();
         self.serve_backlog()?;
         Ok(Turn::Stopped)
     }
@@ -369,14 +369,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
-    fn in_a_run(&self, forever: bool, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    fn in_a_run(&self, kind: RunKind, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
         self.core.enter_process()?;
-        self.core.context.runs.begin(&self.server_address(), forever)?;
-        if forever {
+        self.core.context.runs.begin(&self.server_address(), kind)?;
+        if kind == RunKind::Forever {
             self.budget_descriptors();
         }
         let begun = Run::begun(&self.core);
-        if forever {
+        if kind == RunKind::Forever {
             self.core.tell_of_ready();
         }
         let served = self.mixin.serve(&|| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{BaseServer, DrainReport, Server, fork};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::shutdown::{Claim, ShutdownHandle};
 use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
@@ -90,7 +90,7 @@ pub fn run_all(
         let mut result = Ok(());
         for (server, claim) in servers.iter().zip(&claims) {
             let serve = || {
-                claim.hand_over();
+                claim.take_over();
                 let close = || server.server_close_within(grace);
                 let (served, report) = serve_and_close(&**server, close);
                 served.inspect_err(|_| stop_all()).map(|()| report)
@@ -188,10 +188,10 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
     sys::fill_standard_descriptors();
     let asked = Arc::new(AtomicBool::new(false));
     for handle in &handles {
-        handle.runs().signals_handled().store(true, Ordering::SeqCst);
+        handle.runs().set_served_by_run();
     }
     let handles = Arc::new(handles);
-    let owner = Arc::new(Owner::this_process());
+    let owner = Arc::new(OwnerProcess::this_process());
     let on = |signal: libc::c_int, name: &str| {
         let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));
         let owner = Arc::clone(&owner);

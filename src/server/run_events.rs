@@ -69,7 +69,7 @@ impl<'a, T: Transport> Accepting<'a, T> {
 
     /// Of a worker that accepts as well; none, if there is no loop that does.
     pub(super) fn beside_loop(core: &'a Core<T>) -> Option<Self> {
-        core.context.runs.enter_beside_loop().then_some(Self { core })
+        core.context.runs.enter_worker().then_some(Self { core })
     }
 }
 

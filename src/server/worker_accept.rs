@@ -32,7 +32,7 @@ use super::catch_panic::caught;
 use super::run_events::Accepting;
 use super::server_permit::Admitted;
 use crate::mixin::{Accepted, WorkerAccept};
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::sys::exclusive_epoll::ExclusiveEpoll;
 use crate::transport::{AcceptAction, Transport};
 use crate::wait::{self, Event};
@@ -65,7 +65,7 @@ struct AcceptPoint {
     /// The lock of the diagram above. The value: how often in a row a worker has accepted nothing.
     failures: Mutex<u32>,
     /// The process in which the epoll sets were made.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 impl WorkerAcceptor {
@@ -137,7 +137,7 @@ impl<T: Transport> Core<T> {
             let stop = self.context.runs.stop_waiting().fd;
             let epoll = ExclusiveEpoll::new(fd.as_fd(), [stop, interrupt.as_fd()]).ok()?;
             listener.fd = Some(fd);
-            let (failures, owner) = (Mutex::default(), Owner::noted());
+            let (failures, owner) = (Mutex::default(), OwnerProcess::noted());
             Some(AcceptPoint { epoll, interrupt, failures, owner })
         };
         self.worker_acceptor.point.get_or_init(make).as_ref()

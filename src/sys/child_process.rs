@@ -11,7 +11,7 @@ use super::epoll::Epoll;
 pub(crate) use super::orphan_reaper::{Mark, children};
 use super::signal::change_mask;
 use super::{check, event};
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 
 /// Which of the two a process is after a fork.
 pub(crate) enum Forked {
@@ -191,7 +191,7 @@ pub(crate) struct ExitWatch {
     bell: Arc<event::Ends>,
     sigchld: OnceLock<Sigchld>,
     /// Whose children they are; the others that SIGCHLD tells this of are those of children.
-    owner: Arc<Owner>,
+    owner: Arc<OwnerProcess>,
 }
 
 /// How one child is watched.
@@ -209,7 +209,12 @@ impl ExitWatch {
     pub(crate) fn new() -> io::Result<Self> {
         let (set, bell) = (Epoll::new()?, Arc::new(event::new()?));
         set.add(event::reader(&bell), libc::EPOLLIN, BELL)?;
-        Ok(Self { set, bell, sigchld: OnceLock::new(), owner: Arc::new(Owner::this_process()) })
+        Ok(Self {
+            set,
+            bell,
+            sigchld: OnceLock::new(),
+            owner: Arc::new(OwnerProcess::this_process()),
+        })
     }
 
     /// In a forked child that goes on for itself: makes it one of its own, which watches nobody yet.
@@ -316,7 +321,7 @@ struct Sigchld {
 }
 
 impl Sigchld {
-    fn ring(bell: Arc<event::Ends>, owner: Arc<Owner>) -> io::Result<Self> {
+    fn ring(bell: Arc<event::Ends>, owner: Arc<OwnerProcess>) -> io::Result<Self> {
         let action = move || {
             // A forked child inherits this, and must not wake its parent.
             if owner.is_this_process() {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::own_address::OwnAddress;
 use super::server_socket::ServerSocket;
 use crate::address::Address;
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::request::{DatagramRequest, Reply, Ticket};
 use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
 use crate::sys::recv_cmsg::Local;
@@ -136,7 +136,7 @@ struct Inbox {
     own: Option<OwnAddress>,
     last_taken: Option<Instant>,
     /// Who has received them.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 impl Inbox {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket_options::{SocketOptions, name_option};
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::sys;
 use crate::sys::directory::{self, Folder, MODE_BITS};
 
@@ -34,7 +34,7 @@ pub(super) struct SocketFile {
     /// Device and inode: who finds another one there finds somebody else's.
     identity: (u64, u64),
     /// The process that has made it.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 impl SocketFile {
@@ -70,7 +70,7 @@ impl SocketFile {
         }
         let found = fs::symlink_metadata(place.file())?;
         let identity = (found.dev(), found.ino());
-        Ok((Some(Self { place, identity, owner: Owner::this_process() }), whole))
+        Ok((Some(Self { place, identity, owner: OwnerProcess::this_process() }), whole))
     }
 
     /// Whether this process has made it, and not one that has forked this one.

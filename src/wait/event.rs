@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use parking_lot::Mutex;
 
 use super::{Interest, Waiting};
-use crate::process::{self, Owner};
+use crate::process::{self, OwnerProcess};
 use crate::sys;
 
 /// A descriptor that one side makes readable and another waits for.
@@ -21,7 +21,7 @@ use crate::sys;
 pub struct Event {
     ends: sys::event::Ends,
     /// The process that its descriptor belongs to.
-    owner: Owner,
+    owner: OwnerProcess,
 }
 
 impl Event {
@@ -31,7 +31,7 @@ impl Event {
     ///
     /// If there is no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { ends: sys::event::new()?, owner: Owner::this_process() })
+        Ok(Self { ends: sys::event::new()?, owner: OwnerProcess::this_process() })
     }
 
     /// Makes it readable. Two system calls, never blocking: a signal handler may use it. In a child of

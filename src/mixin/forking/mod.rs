@@ -16,7 +16,7 @@ use super::{Job, Mixin, Refused};
 use crate::console;
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::process::Owner;
+use crate::process::OwnerProcess;
 use crate::sys::child_process::{ChildState, Ended, ExitWatch, Forked, Mark, SignalsHeld, Watched};
 use crate::sys::{self, child_process};
 use crate::wait::{self, Interest, Waiting};
@@ -78,7 +78,7 @@ struct Ears {
     /// What a `Fatal` said, one message for each; the children have the other end.
     last_words: (UnixStream, UnixStream),
     /// Whose ears they are.
-    owner: Owner,
+    owner: OwnerProcess,
     /// What tells the orphans that requests have left behind, if this process is who adopts them: the number of a mark,
     /// or zero. It is looked at between two forks, and a lock would be written to.
     mark: AtomicU64,
@@ -169,7 +169,7 @@ impl Forking {
         let (exits, last_words) = (ExitWatch::new()?, last_words()?);
         console::share_with_children();
         let mark = AtomicU64::new(listen_for_orphans(&exits)?);
-        Ok(self.ears.get_or_init(|| Ears { exits, last_words, owner: Owner::noted(), mark }))
+        Ok(self.ears.get_or_init(|| Ears { exits, last_words, owner: OwnerProcess::noted(), mark }))
     }
 
     /// Makes the ears, or, in a forked child that goes on for itself, makes them its own: what has been forked before

@@ -1,0 +1,84 @@
+//! When a server runs and when it stops: [`Runs`], the state of its runs, and [`ShutdownHandle`].
+//!
+//! A server has one run at a time. A run accepts on the threads of its loops, one or more; when the last loop has
+//! ended, nothing is accepted any more, and a mixin that runs requests on these threads may go on with them until the
+//! run ends.
+//!
+//! ```text
+//! a thread that stops               the loop                                 a thread that waits
+//!                                   begin, enter_loop
+//! request_stop                      waits for the latch, the listener, ..
+//!   requested, latch readable ----> wakes
+//!                                   settle: a stop is requested
+//!                                   leave_loop: the last one
+//!                                     closes the listener, if `close`
+//!                                     accepting has ended ------------------> wait_until_ended returns
+//!                                   .. the mixin's requests
+//!                                   end: forgets the stop, takes the failure
+//! ```
+//!
+//! Who may call what:
+//!
+//! - **A signal's action**: `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
+//!   `first_reads_are_over`. They store to atomics and write to an event. All others take the lock of the state, which
+//!   the thread that the signal interrupts may hold.
+//! - **The thread of a run**: `begin`, `end`. **A thread that accepts**: `enter_loop`, `enter_worker`, `leave_loop`.
+//! - **Any thread**: `close`, `claim`, `fail`, `wait_until_ended`, which returns at once on a thread that accepts: it
+//!   would wait for itself.
+//!
+//! No code of the user's runs under the lock.
+
+mod run_state;
+mod runs;
+mod stop_latch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use self::run_state::RunKind;
+pub(crate) use self::runs::{Claim, Closer, Runs};
+
+/// Stops a server from anywhere: another thread, one of its handlers, a signal's handler.
+///
+/// Clones are handles to the same server, and keep nothing of it alive but its state of running. A handle that
+/// outlives its server does nothing.
+#[derive(Clone, Debug)]
+pub struct ShutdownHandle {
+    runs: Arc<Runs>,
+}
+
+impl ShutdownHandle {
+    pub(crate) fn new(runs: Arc<Runs>) -> Self {
+        Self { runs }
+    }
+
+    pub(crate) fn runs(&self) -> &Arc<Runs> {
+        &self.runs
+    }
+
+    /// Asks the server to stop accepting, and returns at once. An atomic store and one `write`, so
+    /// that a signal's handler may call it.
+    ///
+    /// Before the first run it makes that run return at once. Between two runs it does nothing: each
+    /// has its own. The listener stays open, and requests that are running go on.
+    pub fn shutdown(&self) {
+        self.runs.request_stop();
+    }
+
+    /// Waits until nothing is accepted any more. Returns at once where waiting could never end: on a
+    /// thread that accepts.
+    pub fn wait(&self) {
+        self.runs.wait_until_ended(None);
+    }
+
+    /// Like [`wait`](Self::wait), for a time. Says whether accepting has ended.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.runs.wait_until_ended(Instant::now().checked_add(timeout))
+    }
+
+    /// Whether a stop has been asked for, or the server is closed.
+    #[must_use]
+    pub fn is_shutdown(&self) -> bool {
+        self.runs.stop_requested()
+    }
+}

@@ -1,0 +1,443 @@
+//! [`Runs`]: the runs of one server.
+
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread::{self, ThreadId};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::run_state::{DrainPhase, RunKind, RunState, StopBetweenRuns};
+use super::stop_latch::StopLatch;
+use crate::error::{Error, Result};
+use crate::wait::{self, Event, Waiting};
+
+/// The runs of one server, one at a time, and its drain.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    /// Set by signals' actions, as is `drain`.
+    stop: StopLatch,
+    /// A [`DrainPhase`]; it only grows.
+    drain: AtomicU8,
+    /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
+    served_by_run: AtomicBool,
+    state: Mutex<RunsState>,
+    /// Notified when accepting ends, when the last loop leaves, and when a run ends.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct RunsState {
+    run: RunState,
+    between_runs: StopBetweenRuns,
+    /// The threads that accept for the run that goes on.
+    loops: Vec<ThreadId>,
+    /// `close` has been called: no run begins after this, and the end of accepting closes the listener.
+    closing: bool,
+    /// The thread of a `Server::run`, which has the runs to itself and closes the server as soon as its run stops.
+    claimed: Option<ThreadId>,
+    /// The error with which the run that goes on ends.
+    failure: Option<Error>,
+}
+
+/// Which thread has to close the listener once `close` has been called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closer {
+    /// The caller: no run accepts.
+    Caller,
+    /// That of the last loop, at its end.
+    Loop,
+}
+
+impl Runs {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: StopLatch::new()?,
+            drain: AtomicU8::new(DrainPhase::NotBegun as u8),
+            served_by_run: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// In a forked child that goes on for itself: the runs of its parent are none of its own. A requested stop stays
+    /// requested. Not within a loop, which the fork has copied as well.
+    pub(crate) fn enter_process(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if !state.loops.contains(&thread::current().id()) {
+            if state.run.kind().is_some() {
+                state.run = RunState::Idle;
+            }
+            state.loops.clear();
+            state.claimed = None;
+        }
+        drop(state);
+        self.stop.enter_process()
+    }
+
+    /// Whether this process, as it was last noted, is a forked child of the one that the runs belong to.
+    pub(crate) fn is_forked(&self) -> bool {
+        !self.stop.is_of_noted_process()
+    }
+
+    /// Stops the run that goes on, or the next one, see [`StopBetweenRuns`]. A signal's action may call it.
+    pub(crate) fn request_stop(&self) {
+        self.stop.request();
+    }
+
+    /// Called after each wait for [`stop_waiting`](Self::stop_waiting).
+    pub(crate) fn settle(&self) {
+        self.stop.settle();
+    }
+
+    pub(crate) fn stop_requested(&self) -> bool {
+        self.stop.is_requested()
+    }
+
+    /// What a loop waits for beside the listener. The wait is followed by [`settle`](Self::settle).
+    pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
+        self.stop.waiting()
+    }
+
+    /// Whether nothing is accepted any more: a stop was requested, and no run has begun since.
+    pub(crate) fn accepts_no_more(&self) -> bool {
+        self.stop_requested() || self.state.lock().run == RunState::Over
+    }
+
+    /// Waits for a stop of the run that goes on, or for `over`. A stop that is requested before the run has begun
+    /// does not count: the run returns by itself, and `over` follows.
+    pub(crate) fn wait_for_stop(&self, over: &Event) {
+        loop {
+            // A wait that fails counts as the end: late is worse than early.
+            let waited = wait::any(&[self.stop.waiting(), over.waiting()], None);
+            if waited.is_err() || over.is_set() {
+                return;
+            }
+            if self.stop_requested() {
+                if self.is_accepting() {
+                    return;
+                }
+                let _ = wait::any(&[over.waiting()], None);
+            }
+            self.settle();
+        }
+    }
+
+    /// Has handlers see a drain. In a forked child this is all that a drain is, and a signal's action calls it.
+    pub(crate) fn begin_drain(&self) {
+        self.drain.fetch_max(DrainPhase::FirstReads as u8, Ordering::SeqCst);
+    }
+
+    /// From here on no first read is waited for either.
+    pub(crate) fn end_first_reads(&self) {
+        self.drain.fetch_max(DrainPhase::FirstReadsOver as u8, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReads as u8
+    }
+
+    pub(crate) fn first_reads_are_over(&self) -> bool {
+        self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReadsOver as u8
+    }
+
+    /// See the field.
+    pub(crate) fn set_served_by_run(&self) {
+        self.served_by_run.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_served_by_run(&self) -> bool {
+        self.served_by_run.load(Ordering::SeqCst)
+    }
+
+    /// Starts a run, as soon as the last one has ended.
+    pub(crate) fn begin(&self, address: &dyn Display, kind: RunKind) -> Result<()> {
+        let mut state = self.wait_while_finishing();
+        if state.closing {
+            return Err(Error::closed(address));
+        }
+        if state.run.is_accepting() || state.claimed.is_some_and(|by| by != thread::current().id())
+        {
+            return Err(serving_already(address));
+        }
+        // A handler may have ended the server with an error after its run had stopped.
+        if let Some(failure) = state.failure.take() {
+            return Err(failure);
+        }
+        // A `handle_request` heeds every stop: a program's own loop may be anywhere when it is requested.
+        if kind == RunKind::Forever {
+            if state.between_runs == StopBetweenRuns::Forgotten {
+                self.stop.forget();
+            }
+            state.between_runs = StopBetweenRuns::Forgotten;
+        }
+        state.run = RunState::Accepting(kind);
+        Ok(())
+    }
+
+    /// A run that accepts no more is about to end: a thread that has waited for its shutdown may begin the next one at
+    /// once.
+    fn wait_while_finishing(&self) -> MutexGuard<'_, RunsState> {
+        let mut state = self.state.lock();
+        while matches!(state.run, RunState::Finishing(_)) {
+            self.changed.wait(&mut state);
+        }
+        state
+    }
+
+    /// Notes that this thread accepts for the run that goes on.
+    pub(crate) fn enter_loop(&self) {
+        self.state.lock().loops.push(thread::current().id());
+    }
+
+    /// Notes that this thread, a worker's, accepts beside the loop, if there is a loop that accepts until a stop. It
+    /// counts as a loop, so that accepting ends with the last of all.
+    pub(crate) fn enter_worker(&self) -> bool {
+        let mut state = self.state.lock();
+        let may = state.run.kind() == Some(RunKind::Forever)
+            && !state.loops.is_empty()
+            && !self.stop_requested();
+        if may {
+            state.loops.push(thread::current().id());
+        }
+        may
+    }
+
+    /// Notes that a loop has ended. The last one ends the accepting, if a stop was requested: it closes the listener, if
+    /// that was asked for as well, while requests may still be running.
+    pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
+        let mut state = self.state.lock();
+        let me = thread::current().id();
+        let is_last = state.loops.iter().all(|id| *id == me) && self.stop_requested();
+        if is_last {
+            // Still one of the loops: the thread that ends the run waits for the close.
+            self.end_accepting(&mut state, close_listener);
+        }
+        if let Some(index) = state.loops.iter().position(|id| *id == me) {
+            state.loops.swap_remove(index);
+        }
+        if is_last {
+            self.changed.notify_all();
+        }
+    }
+
+    /// The listener is closed without the lock: the transport may be the user's. A `close` that is called meanwhile is
+    /// seen afterwards.
+    fn end_accepting(&self, state: &mut MutexGuard<'_, RunsState>, close_listener: impl Fn()) {
+        let mut closed = false;
+        while state.run.is_accepting() && state.closing && !closed {
+            MutexGuard::unlocked(state, &close_listener);
+            closed = true;
+        }
+        if let RunState::Accepting(kind) = state.run {
+            state.run = RunState::Finishing(kind);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Ends a run, and gives the error that ended it.
+    pub(crate) fn end(&self, close_listener: impl Fn()) -> Result<()> {
+        let mut state = self.state.lock();
+        if !state.loops.is_empty() {
+            // A worker that accepts beside a loop that has ended by an error does not know of it. It only accepts, so
+            // that this wait is short, and it has to be gone before the stop is forgotten.
+            self.request_stop();
+            while !state.loops.is_empty() {
+                self.changed.wait(&mut state);
+            }
+        }
+        self.end_accepting(&mut state, close_listener);
+        let failure = state.failure.take();
+        let kind = state.run.kind();
+        if !state.closing && (kind != Some(RunKind::OneRequest) || failure.is_some()) {
+            self.stop.forget();
+        }
+        let is_forever = kind == Some(RunKind::Forever);
+        state.run = if is_forever { RunState::Over } else { RunState::Idle };
+        self.changed.notify_all();
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The caller of this `handle_request` is told of the stop.
+    pub(crate) fn report_stop(&self) {
+        let run = &mut self.state.lock().run;
+        match run {
+            RunState::Accepting(kind) | RunState::Finishing(kind) => *kind = RunKind::StopReported,
+            RunState::Idle | RunState::Over => {}
+        }
+    }
+
+    /// Ends the run that goes on with an error. The first one counts.
+    pub(crate) fn fail(&self, error: Error) {
+        self.state.lock().failure.get_or_insert(error);
+        self.request_stop();
+    }
+
+    /// The error with which the run would end: for a forked child, which tells its parent, and for a thread that has
+    /// closed the server, when the run has ended before.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.state.lock().failure.take()
+    }
+
+    /// Begins the end of the server: no run begins after this, and the current one stops.
+    pub(crate) fn close(&self) -> Closer {
+        let mut state = self.state.lock();
+        state.closing = true;
+        self.begin_drain();
+        self.request_stop();
+        if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
+    }
+
+    /// For `Server::run`, which closes the server as soon as its run stops: until the claim is dropped, no other thread
+    /// begins a run. Fails, and changes nothing, if there is another claim or a run goes on.
+    pub(crate) fn claim(self: &Arc<Self>, address: &dyn Display) -> Result<Claim> {
+        let mut state = self.wait_while_finishing();
+        if state.run.is_accepting() || state.claimed.is_some() {
+            return Err(serving_already(address));
+        }
+        state.claimed = Some(thread::current().id());
+        drop(state);
+        Ok(Claim { runs: Arc::clone(self) })
+    }
+
+    /// Whether the run that stops is the last one, and ends in order.
+    pub(crate) fn ends_for_good(&self) -> bool {
+        let state = self.state.lock();
+        (state.closing || state.claimed.is_some())
+            && state.failure.is_none()
+            && self.stop_requested()
+    }
+
+    /// Whether there is a run whose last loop has not ended.
+    pub(crate) fn is_accepting(&self) -> bool {
+        self.state.lock().run.is_accepting()
+    }
+
+    /// Whether the current thread accepts for the run that goes on.
+    pub(crate) fn is_loop_thread(&self) -> bool {
+        self.state.lock().loops.contains(&thread::current().id())
+    }
+
+    /// Waits until accepting has ended, or until the deadline. Says whether it has.
+    pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
+        // A forked child has none of its parent's loops.
+        if !self.stop.is_ours() {
+            return true;
+        }
+        let mut state = self.state.lock();
+        while state.run.is_accepting() && !state.loops.contains(&thread::current().id()) {
+            match deadline {
+                None => self.changed.wait(&mut state),
+                Some(deadline) => {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
+                        break;
+                    }
+                }
+            }
+        }
+        !state.run.is_accepting()
+    }
+}
+
+fn serving_already(address: &dyn Display) -> Error {
+    Error::state(address, "is serving already")
+}
+
+/// The runs of a server are for one thread, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    runs: Arc<Runs>,
+}
+
+impl Claim {
+    /// From here on they are for the calling thread.
+    pub(crate) fn take_over(&self) {
+        self.runs.state.lock().claimed = Some(thread::current().id());
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.runs.state.lock().claimed = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(runs: &Runs) -> RunState {
+        runs.state.lock().run
+    }
+
+    #[test]
+    fn a_run_goes_through_its_states_in_order() {
+        let runs = Runs::new().unwrap();
+        assert_eq!(state(&runs), RunState::Idle);
+        runs.begin(&"here", RunKind::Forever).unwrap();
+        assert!(runs.begin(&"here", RunKind::Forever).is_err(), "one run at a time");
+        runs.enter_loop();
+        assert!(runs.enter_worker(), "beside a loop");
+        runs.request_stop();
+        assert!(!runs.enter_worker(), "not any more");
+        runs.leave_loop(|| unreachable!("nothing is to be closed"));
+        assert_eq!(state(&runs), RunState::Finishing(RunKind::Forever));
+        runs.leave_loop(|| unreachable!("nothing is to be closed"));
+        runs.end(|| unreachable!("nothing is to be closed")).unwrap();
+        assert_eq!(state(&runs), RunState::Over);
+        assert!(!runs.stop_requested() && runs.accepts_no_more());
+    }
+
+    #[test]
+    fn a_stop_is_kept_for_the_first_run_and_by_a_single_request_until_it_is_reported() {
+        let runs = Runs::new().unwrap();
+        let nothing = || {};
+        runs.request_stop();
+        runs.begin(&"here", RunKind::OneRequest).unwrap();
+        runs.end(nothing).unwrap();
+        assert_eq!((state(&runs), runs.stop_requested()), (RunState::Idle, true));
+        runs.begin(&"here", RunKind::OneRequest).unwrap();
+        runs.report_stop();
+        runs.end(nothing).unwrap();
+        assert!(!runs.stop_requested());
+        runs.request_stop();
+        runs.begin(&"here", RunKind::Forever).unwrap();
+        assert!(runs.stop_requested(), "the first one obeys it");
+        runs.end(nothing).unwrap();
+        runs.request_stop();
+        runs.begin(&"here", RunKind::Forever).unwrap();
+        assert!(!runs.stop_requested(), "the second one knows nothing of it");
+    }
+
+    #[test]
+    fn an_event_without_a_stop_is_cleared_and_one_with_a_stop_is_not() {
+        let runs = Runs::new().unwrap();
+        let is_readable = || wait::any(&[runs.stop_waiting()], Some(Instant::now())).unwrap();
+        runs.request_stop();
+        runs.settle();
+        assert!(is_readable());
+        runs.begin(&"here", RunKind::Forever).unwrap();
+        runs.end(|| {}).unwrap();
+        assert!(!is_readable());
+    }
+
+    #[test]
+    fn a_close_ends_the_run_closes_the_listener_and_lets_no_other_begin() {
+        let runs = Runs::new().unwrap();
+        assert!(!runs.is_draining());
+        runs.begin(&"here", RunKind::Forever).unwrap();
+        runs.enter_loop();
+        assert_eq!(runs.close(), Closer::Loop);
+        assert!(runs.is_draining() && !runs.first_reads_are_over());
+        let closed = std::cell::Cell::new(0);
+        runs.leave_loop(|| closed.set(closed.get() + 1));
+        runs.end(|| unreachable!("it is closed")).unwrap();
+        assert_eq!(closed.get(), 1);
+        assert!(runs.begin(&"here", RunKind::Forever).unwrap_err().is_closed());
+        runs.end_first_reads();
+        runs.begin_drain();
+        assert!(runs.first_reads_are_over(), "a drain never goes back");
+    }
+}

@@ -1,0 +1,121 @@
+//! [`StopLatch`]: a requested stop, and the event that wakes every wait for it.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::wait::{Event, Waiting};
+
+/// A stop is requested from anywhere, at any time; a run forgets it when it has obeyed.
+///
+/// Invariant: from a request until the stop is forgotten the event is readable, and nothing clears it. So it wakes
+/// every loop of the run, however many there are, and also a loop that begins its wait afterwards.
+///
+/// The converse does not hold, because a request takes three steps and a signal's action takes no lock:
+///
+/// ```text
+/// request, in a signal's action           forget, in the thread that ends a run
+/// requested = true
+///                                         requested = false, is_set = false, event.clear()
+/// event.notify()
+/// is_set = true
+/// ```
+///
+/// Now the event is readable without a requested stop, and every wait would return at once. So each wait for the latch
+/// is followed by [`settle`](Self::settle), which clears it.
+///
+/// **Async-signal-safe** are [`request`](Self::request) and [`is_requested`](Self::is_requested).
+#[derive(Debug)]
+pub(super) struct StopLatch {
+    requested: AtomicBool,
+    event: Event,
+    /// The event has been notified since it was cleared last. It spares `settle` a system call.
+    is_set: AtomicBool,
+}
+
+impl StopLatch {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            requested: AtomicBool::new(false),
+            event: Event::new()?,
+            is_set: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn request(&self) {
+        self.requested.store(true, Ordering::SeqCst);
+        self.event.notify();
+        self.is_set.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn waiting(&self) -> Waiting<'_> {
+        self.event.waiting()
+    }
+
+    /// After each wait: clears an event that is readable without a requested stop.
+    pub(super) fn settle(&self) {
+        if self.is_requested() || !self.is_set.load(Ordering::SeqCst) {
+            return;
+        }
+        // Loaded before it is swapped: this runs after every wait, and the flag is hardly ever set.
+        if self.is_set.swap(false, Ordering::SeqCst) {
+            self.event.clear();
+            if self.is_requested() {
+                self.request();
+            }
+        }
+    }
+
+    /// The stop has been obeyed, or was requested between two runs.
+    pub(super) fn forget(&self) {
+        self.requested.store(false, Ordering::SeqCst);
+        self.is_set.store(false, Ordering::SeqCst);
+        self.event.clear();
+    }
+
+    /// In a forked child that goes on for itself: gives it an event of its own. A requested stop stays requested.
+    pub(super) fn enter_process(&self) -> io::Result<()> {
+        self.event.own()?;
+        // In this order: a request that comes meanwhile has either found the new event, or is found here.
+        let requested = self.is_requested();
+        self.is_set.store(requested, Ordering::SeqCst);
+        if requested {
+            self.event.notify();
+        }
+        Ok(())
+    }
+
+    /// Whether the event belongs to this process; in a forked child that serves one request it never does.
+    pub(super) fn is_ours(&self) -> bool {
+        self.event.is_ours()
+    }
+
+    /// As [`is_ours`](Self::is_ours), by the process as it was noted, without a system call.
+    pub(super) fn is_of_noted_process(&self) -> bool {
+        self.event.is_of_noted_process()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait;
+    use std::time::Instant;
+
+    #[test]
+    fn a_request_that_crosses_the_end_of_a_run_wakes_one_wait_and_no_more() {
+        let latch = StopLatch::new().unwrap();
+        let is_readable = || wait::any(&[latch.waiting()], Some(Instant::now())).unwrap();
+        // The order of the diagram.
+        latch.requested.store(true, Ordering::SeqCst);
+        latch.forget();
+        latch.event.notify();
+        latch.is_set.store(true, Ordering::SeqCst);
+        assert!(is_readable() && !latch.is_requested());
+        latch.settle();
+        assert!(!is_readable());
+    }
+}
