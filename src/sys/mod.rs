@@ -11,7 +11,8 @@
 //! | `tcp_info` | what the peer's system has acknowledged |
 //! | `error_queue`, `refuse_clients` | the queue of errors of a socket; the end of a listener's accept queue |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
-//! | `datagram`, `send_cmsg`, `recv_cmsg` | datagrams by the batch, and the control messages that go with them |
+//! | `recv_batch`, `send_batch` | datagrams by the batch |
+//! | `recv_cmsg`, `send_cmsg`, `peer_name` | what goes with a datagram: control messages, and its sender's name |
 //! | `directory` | a directory that is held open; modes and locks of files |
 //! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
 //! | `child_process`, `orphan_reaper`, `fork_count` | fork, wait, and processes left by a child |
@@ -33,7 +34,6 @@
     path = "portable/child_process.rs"
 )]
 pub(crate) mod child_process;
-pub(crate) mod datagram;
 pub(crate) mod directory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
@@ -54,7 +54,9 @@ mod nonblocking_write;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod orphan_reaper;
 mod peer_credentials;
+pub(crate) mod peer_name;
 mod poll;
+pub(crate) mod recv_batch;
 mod recv_buf;
 pub(crate) mod recv_cmsg;
 #[cfg_attr(
@@ -64,6 +66,7 @@ pub(crate) mod recv_cmsg;
 pub(crate) mod refuse_clients;
 mod registers;
 mod rlimit;
+pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;
 mod shared_fd;
 mod shared_memory;

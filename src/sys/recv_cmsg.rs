@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The local address that a datagram was sent to, and that its reply must come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Local {
+pub(crate) struct LocalAddress {
     pub(crate) ip: IpAddr,
     /// The interface, which a link-local address needs; 0 leaves it to the route.
     pub(crate) interface: u32,
@@ -18,31 +18,31 @@ pub(crate) struct Local {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Destination {
     /// Ours, if it is one of ours.
-    pub(crate) local: Option<Local>,
+    pub(crate) local: Option<LocalAddress>,
     /// A group of which others are members as well.
     pub(crate) group: bool,
 }
 
 /// Where a datagram with these control messages was sent to.
 pub(crate) fn destination(control: &[u8]) -> Destination {
-    Messages { rest: control }.find_map(|message| message.destination()).unwrap_or_default()
+    ControlMessages { rest: control }.find_map(|message| message.destination()).unwrap_or_default()
 }
 
 /// One control message, or what has been left of it.
-struct Message<'a> {
+struct ControlMessage<'a> {
     level: libc::c_int,
     kind: libc::c_int,
     data: &'a [u8],
 }
 
-impl Message<'_> {
+impl ControlMessage<'_> {
     fn destination(&self) -> Option<Destination> {
         match (self.level, self.kind) {
             #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 let ip: [u8; 4] = self.field(offset_of!(libc::in_pktinfo, ipi_spec_dst))?;
                 let header: [u8; 4] = self.field(offset_of!(libc::in_pktinfo, ipi_addr))?;
-                let local = Local { ip: Ipv4Addr::from(ip).into(), interface: 0 };
+                let local = LocalAddress { ip: Ipv4Addr::from(ip).into(), interface: 0 };
                 let group = Ipv4Addr::from(header).is_multicast();
                 Some(Destination { local: Some(local), group })
             }
@@ -53,7 +53,7 @@ impl Message<'_> {
                 // A group is not an address that a reply could come from.
                 let group = ip.is_multicast();
                 let interface = if ip.is_unicast_link_local() { interface } else { 0 };
-                let local = (!group).then_some(Local { ip: ip.into(), interface });
+                let local = (!group).then_some(LocalAddress { ip: ip.into(), interface });
                 Some(Destination { local, group })
             }
             _ => None,
@@ -67,7 +67,7 @@ impl Message<'_> {
 }
 
 /// The messages of one datagram, one after the other. What cannot be a message ends them.
-struct Messages<'a> {
+struct ControlMessages<'a> {
     rest: &'a [u8],
 }
 
@@ -81,10 +81,10 @@ const ALIGNMENT: usize = unsafe { libc::CMSG_SPACE(1) } as usize - DATA;
 const LEVEL: usize = offset_of!(libc::cmsghdr, cmsg_level);
 const KIND: usize = offset_of!(libc::cmsghdr, cmsg_type);
 
-impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
+impl<'a> Iterator for ControlMessages<'a> {
+    type Item = ControlMessage<'a>;
 
-    fn next(&mut self) -> Option<Message<'a>> {
+    fn next(&mut self) -> Option<ControlMessage<'a>> {
         let header = self.rest.get(..DATA)?;
         let (level, kind) = (number(header, LEVEL)?, number(header, KIND)?);
         let len = match *header.get(..LEVEL)? {
@@ -95,7 +95,7 @@ impl<'a> Iterator for Messages<'a> {
         let data = self.rest.get(DATA..len)?;
         let next = len.checked_next_multiple_of(ALIGNMENT);
         self.rest = next.and_then(|next| self.rest.get(next..)).unwrap_or_default();
-        Some(Message { level, kind, data })
+        Some(ControlMessage { level, kind, data })
     }
 }
 
@@ -136,7 +136,10 @@ mod tests {
     }
 
     fn local(ip: &str, interface: u32) -> Destination {
-        Destination { local: Some(Local { ip: ip.parse().unwrap(), interface }), group: false }
+        Destination {
+            local: Some(LocalAddress { ip: ip.parse().unwrap(), interface }),
+            group: false,
+        }
     }
 
     #[test]

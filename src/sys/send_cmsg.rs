@@ -1,4 +1,4 @@
-//! Control messages: what goes with a datagram beside its bytes, on its way out. Those that come in are read in
+//! ControlBuf messages: what goes with a datagram beside its bytes, on its way out. Those that come in are read in
 //! `recv_cmsg.rs`.
 
 use std::io;
@@ -7,14 +7,16 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
-use super::recv_cmsg::Local;
+use socket2::{Domain, SockRef};
+
+use super::recv_cmsg::LocalAddress;
 use super::socket::set_int_option;
 
 /// Asks the kernel to tell with each datagram where it was sent to.
 ///
 /// A dual-stack IPv6 socket tells it for IPv4 as well, as a mapped address.
-pub(crate) fn tell_local_address(fd: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
-    if ipv6 {
+pub(crate) fn tell_local_address(fd: BorrowedFd<'_>) -> io::Result<()> {
+    if SockRef::from(&fd).domain()? == Domain::IPV6 {
         set_int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
     } else {
         tell_local_ipv4(fd)
@@ -35,9 +37,9 @@ fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
 /// Room for the control messages of one datagram to send, aligned as `cmsghdr` wants.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub(super) struct Control([u8; Control::LEN]);
+pub(super) struct ControlBuf([u8; ControlBuf::LEN]);
 
-impl Control {
+impl ControlBuf {
     /// The larger of the two structures for an address, and the length of a burst's datagrams.
     // SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
     pub(super) const LEN: usize = unsafe {
@@ -50,7 +52,7 @@ impl Control {
     }
 
     /// Makes a datagram leave from `local`.
-    pub(super) fn leave_from(&mut self, local: Local, header: &mut libc::msghdr) {
+    pub(super) fn leave_from(&mut self, local: LocalAddress, header: &mut libc::msghdr) {
         match local.ip {
             #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
             IpAddr::V4(ip) => {
@@ -71,7 +73,7 @@ impl Control {
         }
     }
 
-    /// Has the kernel cut what is sent into datagrams of `len` bytes each; see [`cuts_bursts`](super::datagram::cuts_bursts).
+    /// Has the kernel cut what is sent into datagrams of `len` bytes each; see [`Gso`](super::send_batch::Gso).
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn cut(&mut self, len: u16, header: &mut libc::msghdr) {
         self.push(header, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::own_address::OwnAddress;
+use super::reply_loop::ReplyLoopGuard;
 use super::server_socket::ServerSocket;
 use crate::address::Address;
 use crate::process::OwnerProcess;
 use crate::request::{DatagramRequest, Reply, Ticket};
-use crate::sys::datagram::{Batch, Outgoing, Peer, Received, Receiver, cuts_bursts, send_batch};
-use crate::sys::recv_cmsg::Local;
+use crate::sys::peer_name::PeerName;
+use crate::sys::recv_batch::{Destinations, Received, RecvBatch};
+use crate::sys::recv_cmsg::LocalAddress;
+use crate::sys::send_batch::{Gso, Outgoing, SendBatch, gso_of, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.
@@ -23,22 +25,22 @@ use crate::wait::{self, Flush, Interest, Waiting};
 /// In a box of its own from the beginning: what moves from hand to hand, until the handler has it, is one
 /// pointer.
 #[derive(Debug)]
-pub struct Packet {
+pub struct IncomingDatagram {
     bytes: Vec<u8>,
     truncated: bool,
-    peer: Peer,
-    local: Option<Local>,
+    peer: PeerName,
+    local: Option<LocalAddress>,
     /// There is nobody to answer: the sender has no address.
     nobody: bool,
     /// When it was taken out of its batch.
     pub(super) taken: Instant,
-    socket: Arc<PacketSocket>,
+    socket: Arc<DatagramSocket>,
     /// The server's socket, from when the handler first borrows it.
     fd: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
-impl Packet {
-    fn new(received: Received<'_>, taken: Instant, socket: &Arc<PacketSocket>) -> Box<Self> {
+impl IncomingDatagram {
+    fn new(received: Received<'_>, taken: Instant, socket: &Arc<DatagramSocket>) -> Box<Self> {
         let Received { bytes, peer, destination, truncated } = received;
         let (bytes, socket, fd) = (bytes.to_vec(), Arc::clone(socket), OnceLock::new());
         let local = destination.local;
@@ -82,7 +84,7 @@ fn can_be_answered(peer: &Address) -> bool {
     }
 }
 
-impl Reply for Packet {
+impl Reply for IncomingDatagram {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         if self.nobody {
             return Ok(false);
@@ -108,38 +110,38 @@ const BATCH: usize = 64;
 const SLOW: Duration = Duration::from_millis(2);
 
 /// For so many datagrams after a slow one replies are sent at once.
-const AT_ONCE: u32 = 256;
+const UNGATHERED: u32 = 256;
 
 /// A datagram socket with its batches. No lock of it is held across a wait.
-pub(super) struct PacketSocket {
+pub(super) struct DatagramSocket {
     pub(super) socket: ServerSocket,
     bound: OnceLock<Address>,
     max_packet_size: usize,
     /// Received and not yet taken. It outlives a run: nothing that was received is lost.
-    inbox: Mutex<Inbox>,
-    replies: Mutex<Replies>,
+    queue: Mutex<ReceiveQueue>,
+    replies: Mutex<ReplyQueue>,
     /// Nothing more is received: the server closes.
     receives_no_more: AtomicBool,
     /// More of the batch waits behind the packet that was taken last.
     more_waits: AtomicBool,
-    /// How many more replies are sent at once; see [`AT_ONCE`].
-    at_once: AtomicU32,
+    /// How many more replies are sent at once; see [`UNGATHERED`].
+    ungathered: AtomicU32,
     /// Asked with the first batch.
-    cuts_bursts: OnceLock<bool>,
+    gso: OnceLock<Gso>,
 }
 
 #[derive(Default)]
-struct Inbox {
+struct ReceiveQueue {
     // Made when the first packet is waited for: a server that is never run needs no buffers.
-    receiver: Option<Receiver>,
+    receiver: Option<RecvBatch>,
     /// Made with it.
-    own: Option<OwnAddress>,
+    guard: Option<ReplyLoopGuard>,
     last_taken: Option<Instant>,
     /// Who has received them.
     owner: OwnerProcess,
 }
 
-impl Inbox {
+impl ReceiveQueue {
     /// In a forked child: what the parent has received before, the parent answers.
     fn leave_to_parent(&mut self) {
         if !self.owner.is_noted() {
@@ -161,39 +163,39 @@ impl Inbox {
 }
 
 #[derive(Default)]
-struct Replies {
-    gathered: Batch,
+struct ReplyQueue {
+    gathered: SendBatch,
     /// The number of the thread that has promised to flush them: it alone gathers, because others do not know
     /// when it waits next.
     promised: Option<usize>,
 }
 
-impl PacketSocket {
+impl DatagramSocket {
     pub(super) fn new(socket: socket2::Socket, max_packet_size: usize) -> Arc<Self> {
         Arc::new(Self {
             socket: ServerSocket::new(socket),
             bound: OnceLock::new(),
             max_packet_size,
-            inbox: Mutex::default(),
+            queue: Mutex::default(),
             replies: Mutex::default(),
             receives_no_more: AtomicBool::new(false),
             more_waits: AtomicBool::new(false),
-            at_once: AtomicU32::new(0),
-            cuts_bursts: OnceLock::new(),
+            ungathered: AtomicU32::new(0),
+            gso: OnceLock::new(),
         })
     }
 
     /// Takes the next datagram of the batch, or receives a batch.
-    pub(super) fn get_request(self: &Arc<Self>) -> io::Result<Box<Packet>> {
+    pub(super) fn get_request(self: &Arc<Self>) -> io::Result<Box<IncomingDatagram>> {
         let now = Instant::now();
         let (packet, slow) = {
-            let mut inbox = self.inbox.lock();
-            inbox.leave_to_parent();
-            (self.take_from(&mut inbox, now), inbox.was_slow(now))
+            let mut queue = self.queue.lock();
+            queue.leave_to_parent();
+            (self.take_from(&mut queue, now), queue.was_slow(now))
         };
         // No lock is held from here: a flush may wait for room.
         if slow {
-            self.at_once.store(AT_ONCE, Ordering::Relaxed);
+            self.ungathered.store(UNGATHERED, Ordering::Relaxed);
         }
         // The clients of a batch get their answers before the next one is looked at.
         if slow || packet.is_none() {
@@ -205,31 +207,36 @@ impl PacketSocket {
         }
     }
 
-    fn receive(self: &Arc<Self>) -> io::Result<Box<Packet>> {
-        let mut inbox = self.inbox.lock();
+    fn receive(self: &Arc<Self>) -> io::Result<Box<IncomingDatagram>> {
+        let mut queue = self.queue.lock();
         // Another loop may have been faster.
-        if inbox.is_empty() {
+        if queue.is_empty() {
             if self.receives_no_more.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            inbox.last_taken = None;
+            queue.last_taken = None;
             let make = || {
-                let asks = self.bound_address().ip().is_some_and(|ip| ip.is_unspecified());
-                Receiver::new(BATCH, self.max_packet_size, asks)
+                let is_any = self.bound_address().ip().is_some_and(|ip| ip.is_unspecified());
+                let destinations = if is_any { Destinations::Told } else { Destinations::Unknown };
+                RecvBatch::new(BATCH, self.max_packet_size, destinations)
             };
-            let receiver = inbox.receiver.get_or_insert_with(make);
+            let receiver = queue.receiver.get_or_insert_with(make);
             self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
-            inbox.own.get_or_insert_with(|| OwnAddress::new(self.socket.local_name()));
+            queue.guard.get_or_insert_with(|| ReplyLoopGuard::new(self.socket.local_name()));
         }
-        self.take_from(&mut inbox, Instant::now()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        self.take_from(&mut queue, Instant::now()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
-    fn take_from(self: &Arc<Self>, inbox: &mut Inbox, now: Instant) -> Option<Box<Packet>> {
-        let (receiver, own) = (inbox.receiver.as_mut()?, inbox.own.as_mut()?);
+    fn take_from(
+        self: &Arc<Self>,
+        queue: &mut ReceiveQueue,
+        now: Instant,
+    ) -> Option<Box<IncomingDatagram>> {
+        let (receiver, guard) = (queue.receiver.as_mut()?, queue.guard.as_mut()?);
         let packet = loop {
             match receiver.take() {
-                Some(received) if own.has_sent(&received) => {}
-                Some(received) => break Some(Packet::new(received, now, self)),
+                Some(received) if guard.is_from_self(&received) => {}
+                Some(received) => break Some(IncomingDatagram::new(received, now, self)),
                 None => break None,
             }
         };
@@ -245,7 +252,12 @@ impl PacketSocket {
     /// Sends, or gathers for sending with others: only in the loop, only while more datagrams of the same
     /// batch are waiting to be handled there, and only what is sure to be short enough; that a reply is too
     /// long, its handler has to hear.
-    fn reply(self: &Arc<Self>, peer: &Peer, local: Option<Local>, bytes: &[u8]) -> io::Result<()> {
+    fn reply(
+        self: &Arc<Self>,
+        peer: &PeerName,
+        local: Option<LocalAddress>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         if !wait::is_in_loop() {
             return self.send(Outgoing { peer, local, bytes });
         }
@@ -267,8 +279,8 @@ impl PacketSocket {
     /// are.
     fn gather(
         self: &Arc<Self>,
-        peer: &Peer,
-        local: Option<Local>,
+        peer: &PeerName,
+        local: Option<LocalAddress>,
         bytes: &[u8],
         more_waits: bool,
     ) -> Option<usize> {
@@ -289,9 +301,9 @@ impl PacketSocket {
     }
 
     fn may_gather(&self) -> bool {
-        let at_once = self.at_once.load(Ordering::Relaxed);
-        self.at_once.store(at_once.saturating_sub(1), Ordering::Relaxed);
-        at_once == 0
+        let ungathered = self.ungathered.load(Ordering::Relaxed);
+        self.ungathered.store(ungathered.saturating_sub(1), Ordering::Relaxed);
+        ungathered == 0
     }
 
     /// Sends one datagram, and waits for room in the socket's buffer if there is none. On Unix there is
@@ -305,7 +317,7 @@ impl PacketSocket {
         loop {
             match outgoing.send(fd.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if matches!(outgoing.peer, Peer::Other(_)) || Instant::now() >= deadline {
+                    if matches!(outgoing.peer, PeerName::Other(_)) || Instant::now() >= deadline {
                         return Err(error);
                     }
                     let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
@@ -319,7 +331,7 @@ impl PacketSocket {
     /// What is left of the batch is still handed out.
     pub(super) fn refuse_new(&self) -> bool {
         self.receives_no_more.store(true, Ordering::SeqCst);
-        !self.inbox.lock().is_empty()
+        !self.queue.lock().is_empty()
     }
 
     pub(super) fn server_close(&self) {
@@ -332,7 +344,7 @@ impl PacketSocket {
 /// clients wait behind it.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
-impl Flush for PacketSocket {
+impl Flush for DatagramSocket {
     fn flush(&self) {
         let mut batch = {
             let mut replies = self.replies.lock();
@@ -343,13 +355,13 @@ impl Flush for PacketSocket {
             std::mem::take(&mut replies.gathered)
         };
         let Some(fd) = self.socket.fileno() else { return };
-        let mut bursts = *self.cuts_bursts.get_or_init(|| cuts_bursts(fd.as_fd()));
+        let mut gso = *self.gso.get_or_init(|| gso_of(fd.as_fd()));
         let mut sent = 0;
         while sent < batch.len() {
-            match send_batch(fd.as_fd(), &batch, sent, bursts) {
+            match send_batch(fd.as_fd(), &batch, sent, gso) {
                 Ok(count) => sent += count,
                 // The way of some peer takes none, or none of datagrams that long.
-                Err(_) if bursts => bursts = false,
+                Err(_) if gso == Gso::On => gso = Gso::Off,
                 // The first of the rest will not go like this; alone it may, and if it does not, it is
                 // lost as datagrams are. Those behind it are tried.
                 Err(_) => {
@@ -367,8 +379,42 @@ impl Flush for PacketSocket {
     }
 }
 
-impl fmt::Debug for PacketSocket {
+impl fmt::Debug for DatagramSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PacketSocket").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("DatagramSocket").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
+
+/// The methods of [`Transport`](super::Transport) that are the same for every datagram socket. For an implementor with a
+/// field `datagrams`, an `Arc<DatagramSocket>`.
+macro_rules! datagram_methods {
+    () => {
+        fn fileno(&self) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
+            self.datagrams.socket.fileno()
+        }
+
+        fn get_request(&self) -> std::io::Result<(Self::Raw, crate::address::Address)> {
+            let datagram = self.datagrams.get_request()?;
+            let peer = datagram.client_address();
+            Ok((datagram, peer))
+        }
+
+        fn received(raw: &Self::Raw) -> std::time::Instant {
+            raw.taken
+        }
+
+        fn refuse_new(&self) -> bool {
+            self.datagrams.refuse_new()
+        }
+
+        fn close_when(&self) -> crate::transport::CloseWhen {
+            crate::transport::CloseWhen::RequestsHaveEnded
+        }
+
+        fn close_in_others_child(&self) {
+            self.datagrams.socket.close();
+        }
+    };
+}
+
+pub(super) use datagram_methods;

@@ -3,11 +3,12 @@
 
 mod accept_error;
 mod datagram_socket;
-mod listener;
-mod own_address;
+mod inet;
+mod reply_loop;
 mod server_socket;
 mod socket_file;
 mod socket_options;
+mod stream_listener;
 mod tcp;
 mod udp;
 mod unix;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use socket2::{SockAddr, SockRef, Type};
+use socket2::{Domain, SockAddr, SockRef, Type};
 
 use crate::address::Address;
 use crate::error::{Error, Result};
@@ -54,13 +54,24 @@ impl ServerSocket {
     }
 }
 
-/// Takes over a socket that is open already, if it is what the transport needs.
-pub(super) fn adopt(fd: OwnedFd, kind: Type, unix: bool) -> Result<(socket2::Socket, Address)> {
+/// Where a server's socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This process has made it: until it forks, nobody else has it.
+    Made,
+    /// It was handed over, open and bound: others may have it as well, and its name is not ours to remove.
+    Adopted,
+}
+
+/// Takes over a socket that is open already, if it is what the transport needs. `domain` is that of Unix sockets, or any
+/// other one for internet sockets of both versions.
+pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2::Socket, Address)> {
     let what = || format!("descriptor {}", crate::sys::number(&fd));
     let cannot = |error| Error::io("serve on", what(), error);
     let socket = SockRef::from(&fd);
     let found = socket.r#type().map_err(cannot)?;
     let address = socket.local_addr().map_err(cannot)?;
+    let unix = domain == Domain::UNIX;
     let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
     if found != kind || !is_of_family {
         let wanted = match (kind == Type::STREAM, unix) {

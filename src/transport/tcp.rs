@@ -2,58 +2,77 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use super::listener::{Accepted, Listener};
-use super::server_socket::{ServerSocket, adopt};
-use super::socket_options::{SocketOptions, name_option, set_buffers};
-use super::{BeforeBind, Bind, CloseWhen, Transport};
+use super::inet::{InetName, inet_socket};
+use super::server_socket::{Origin, adopt};
+use super::socket_options::{SocketOptions, name_option};
+use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
+use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
-use crate::request::{StreamRequest, Ticket};
+use crate::request::StreamRequest;
 
 /// TCP connections.
 #[derive(Debug)]
 pub struct Tcp {
-    listener: Listener,
-    /// What the host name stands for, tried in order; empty for a socket that came bound.
-    candidates: Vec<SocketAddr>,
-    options: SocketOptions,
+    listener: StreamListener,
+    name: InetName,
 }
 
-impl Tcp {
-    fn socket(address: &SocketAddr, options: &SocketOptions) -> Result<Socket> {
-        let make = || {
-            let kind = Type::STREAM;
-            let socket = Socket::new(Domain::for_address(*address), kind, Some(Protocol::TCP))?;
-            if options.allow_reuse_address {
-                socket.set_reuse_address(true)?;
-            }
-            prepare_inet(&socket, address, options)?;
-            prepare_tcp(&socket, options)?;
-            Ok(socket)
-        };
-        make().map_err(|error| Error::io("make a socket for", address, error))
+impl Bind for Tcp {
+    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let (name, socket) = InetName::unbound(address, options, tcp_socket)?;
+        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
+        Ok(Self { listener, name })
+    }
+
+    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        let (socket, address) = adopt(fd, Domain::IPV4, Type::STREAM)?;
+        prepare_tcp(&socket, options)
+            .map_err(|error| Error::io("set the options of", address, error))?;
+        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Adopted);
+        Ok(Self { listener, name: InetName::adopted(options, tcp_socket) })
     }
 }
 
-/// The options that TCP and UDP share, set before bind.
-pub(super) fn prepare_inet(
-    socket: &Socket,
-    address: &SocketAddr,
-    options: &SocketOptions,
-) -> io::Result<()> {
-    if options.allow_reuse_port {
-        socket.set_reuse_port(true)?;
+impl Transport for Tcp {
+    type Raw = AcceptedConnection;
+    type Request = StreamRequest;
+
+    listener_methods!();
+
+    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
+        self.name.server_bind(&self.listener.socket, before_bind)
     }
-    if let (Some(only), true) = (options.only_v6, address.is_ipv6()) {
-        socket.set_only_v6(only)?;
+
+    fn server_address(&self) -> Address {
+        self.name.server_address(&self.listener.socket)
     }
-    set_buffers(socket, options)
+
+    fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
+        let (accepted, peer) = self.listener.get_request()?;
+        if !crate::sys::ACCEPTED_INHERITS_OPTIONS {
+            prepare_tcp(&socket2::SockRef::from(&*accepted.fd), &self.name.options)?;
+        }
+        Ok((accepted, peer))
+    }
+
+    fn server_close(&self) {
+        self.listener.server_close();
+    }
+}
+
+fn tcp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = inet_socket(address, (Type::STREAM, Protocol::TCP), options)?;
+    if options.allow_reuse_address {
+        socket.set_reuse_address(true)?;
+    }
+    prepare_tcp(&socket, options)?;
+    Ok(socket)
 }
 
 /// What connections inherit: no Nagle, which would delay small answers; an urgent byte in its place among the
@@ -75,136 +94,4 @@ fn whole_seconds(silence: Duration) -> Duration {
     const MOST: u64 = 32_767;
     let begun = u64::from(silence.subsec_nanos() > 0);
     Duration::from_secs(silence.as_secs().saturating_add(begun).clamp(1, MOST))
-}
-
-impl Bind for Tcp {
-    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let candidates = address.to_inet()?;
-        let socket = Self::socket(&candidates[0], options)?;
-        let listener = Listener::new(socket, options.request_queue_size, false);
-        Ok(Self { listener, candidates, options: options.clone() })
-    }
-
-    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let (socket, address) = adopt(fd, Type::STREAM, false)?;
-        prepare_tcp(&socket, options)
-            .map_err(|error| Error::io("set the options of", address, error))?;
-        let listener = Listener::new(socket, options.request_queue_size, true);
-        Ok(Self { listener, candidates: Vec::new(), options: options.clone() })
-    }
-}
-
-impl Transport for Tcp {
-    type Raw = Accepted;
-    type Request = StreamRequest;
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        bind_first(&self.listener.socket, &self.candidates, before_bind, |address| {
-            Self::socket(address, &self.options)
-        })
-    }
-
-    fn server_activate(&self) -> Result<()> {
-        self.listener.server_activate()
-    }
-
-    fn server_address(&self) -> Address {
-        inet_address(&self.listener.socket, &self.candidates)
-    }
-
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.listener.socket.fileno()
-    }
-
-    fn get_request(&self) -> io::Result<(Accepted, Address)> {
-        let (accepted, peer) = self.listener.get_request()?;
-        if !crate::sys::ACCEPTED_INHERITS_OPTIONS {
-            prepare_tcp(&socket2::SockRef::from(&*accepted.fd), &self.options)?;
-        }
-        Ok((accepted, peer))
-    }
-
-    fn shed(&self) -> usize {
-        self.listener.shed()
-    }
-
-    fn descriptors_per_request(&self) -> usize {
-        1
-    }
-
-    fn waits_first(&self) -> bool {
-        Listener::WAITS_FIRST
-    }
-
-    fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
-        Some(Arc::clone(&raw.fd))
-    }
-
-    fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(raw.fd, ticket)
-    }
-
-    fn shutdown_request(&self, request: &mut StreamRequest) {
-        request.shutdown_request();
-    }
-
-    fn close_request(&self, request: StreamRequest) {
-        request.close_request();
-    }
-
-    fn end_request(&self, request: StreamRequest) {
-        request.end_request();
-    }
-
-    fn close_in_child(&self) {
-        // The reserve keeps no port, and closes when the child ends.
-        self.listener.socket.close();
-    }
-
-    fn refuse_new(&self) -> bool {
-        self.listener.refuse_new()
-    }
-
-    fn close_when(&self) -> CloseWhen {
-        CloseWhen::AtOnce
-    }
-
-    fn server_close(&self) {
-        self.listener.server_close();
-    }
-}
-
-/// Binds to the first address that can be had. `make` makes a socket for those after the first, for
-/// which there is one. The error is the last address's.
-pub(super) fn bind_first(
-    place: &ServerSocket,
-    candidates: &[SocketAddr],
-    before_bind: BeforeBind<'_>,
-    make: impl Fn(&SocketAddr) -> Result<Socket>,
-) -> Result<()> {
-    let mut result = Ok(());
-    for (index, address) in candidates.iter().enumerate() {
-        if index > 0 {
-            place.replace(make(address)?);
-        }
-        let bind = place.with(|fd| {
-            before_bind(fd.as_fd())?;
-            socket2::SockRef::from(fd).bind(&(*address).into())
-        });
-        result = bind.map_err(|error| Error::io("bind", address, error));
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
-}
-
-/// The kernel's word, or, before bind and after close, what was asked for.
-pub(super) fn inet_address(socket: &ServerSocket, candidates: &[SocketAddr]) -> Address {
-    match (socket.local_address(), candidates.first()) {
-        (Ok(address), _) if address.port() != Some(0) => address,
-        (_, Some(asked)) => Address::Inet(*asked),
-        (Ok(address), None) => address,
-        (Err(_), None) => Address::Unnamed,
-    }
 }

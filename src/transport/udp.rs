@@ -1,18 +1,17 @@
-//! UDP: Python's `UDPServer`.
+//! UDP: Python's `UDPServer`, for IPv4, IPv6 and both.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::datagram_socket::{Packet, PacketSocket};
+use super::datagram_socket::{DatagramSocket, IncomingDatagram, datagram_methods};
+use super::inet::{InetName, inet_socket};
 use super::server_socket::adopt;
 use super::socket_options::SocketOptions;
-use super::tcp::{bind_first, inet_address, prepare_inet};
-use super::{BeforeBind, Bind, CloseWhen, Transport};
+use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
@@ -34,104 +33,69 @@ use crate::sys::send_cmsg::tell_local_address;
 ///   group is heard, because several members of a group may share one address and port.
 #[derive(Debug)]
 pub struct Udp {
-    packets: Arc<PacketSocket>,
-    candidates: Vec<SocketAddr>,
-    options: SocketOptions,
+    datagrams: Arc<DatagramSocket>,
+    name: InetName,
 }
 
 /// More than a datagram of UDP can carry, whose length is a number of 16 bits.
-const MOST_BYTES: usize = 65_535;
+const MAX_UDP_BYTES: usize = 65_535;
 
 impl Udp {
-    fn socket(address: &SocketAddr, options: &SocketOptions) -> Result<Socket> {
-        let make = || {
-            let kind = Type::DGRAM;
-            let socket = Socket::new(Domain::for_address(*address), kind, Some(Protocol::UDP))?;
-            prepare_inet(&socket, address, options)?;
-            Ok(socket)
-        };
-        make().map_err(|error| Error::io("make a socket for", address, error))
+    fn new(socket: Socket, name: InetName) -> Self {
+        let bytes = name.options.max_packet_size.min(MAX_UDP_BYTES);
+        Self { datagrams: DatagramSocket::new(socket, bytes), name }
     }
 }
 
 impl Bind for Udp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let candidates = address.to_inet()?;
-        let socket = Self::socket(&candidates[0], options)?;
-        let packets = PacketSocket::new(socket, options.max_packet_size.min(MOST_BYTES));
-        Ok(Self { packets, candidates, options: options.clone() })
+        let (name, socket) = InetName::unbound(address, options, udp_socket)?;
+        Ok(Self::new(socket, name))
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let (socket, _address) = adopt(fd, Type::DGRAM, false)?;
-        let packets = PacketSocket::new(socket, options.max_packet_size.min(MOST_BYTES));
-        Ok(Self { packets, candidates: Vec::new(), options: options.clone() })
+        let (socket, _address) = adopt(fd, Domain::IPV4, Type::DGRAM)?;
+        Ok(Self::new(socket, InetName::adopted(options, udp_socket)))
     }
 }
 
+fn udp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
+    inet_socket(address, (Type::DGRAM, Protocol::UDP), options)
+}
+
 impl Transport for Udp {
-    type Raw = Box<Packet>;
+    type Raw = Box<IncomingDatagram>;
     type Request = DatagramRequest;
 
+    datagram_methods!();
+
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        bind_first(&self.packets.socket, &self.candidates, before_bind, |address| {
-            Self::socket(address, &self.options)
-        })
+        self.name.server_bind(&self.datagrams.socket, before_bind)
     }
 
     /// There is nothing to listen for; but from here on the kernel tells where a datagram was sent
     /// to, if there is more than one answer.
     fn server_activate(&self) -> Result<()> {
         let address = self.server_address();
-        let Some(ip) = address.ip() else { return Ok(()) };
-        if !ip.is_unspecified() {
+        if !address.ip().is_some_and(|ip| ip.is_unspecified()) {
             return Ok(());
         }
-        self.packets
+        self.datagrams
             .socket
-            .with(|fd| {
-                let ipv6 = SockRef::from(fd).domain()? == Domain::IPV6;
-                tell_local_address(fd.as_fd(), ipv6)
-            })
+            .with(|fd| tell_local_address(fd.as_fd()))
             .map_err(|error| Error::io("ask for the addresses of", address, error))
     }
 
     fn server_address(&self) -> Address {
-        inet_address(&self.packets.socket, &self.candidates)
+        self.name.server_address(&self.datagrams.socket)
     }
 
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.packets.socket.fileno()
-    }
-
-    fn get_request(&self) -> io::Result<(Box<Packet>, Address)> {
-        let packet = self.packets.get_request()?;
-        let peer = packet.client_address();
-        Ok((packet, peer))
-    }
-
-    fn received(raw: &Box<Packet>) -> Instant {
-        raw.taken
-    }
-
-    fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
+    fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {
         let local = raw.local_address();
         raw.into_request(local, ticket)
     }
 
-    fn refuse_new(&self) -> bool {
-        self.packets.refuse_new()
-    }
-
-    fn close_when(&self) -> CloseWhen {
-        CloseWhen::RequestsHaveEnded
-    }
-
-    fn close_in_others_child(&self) {
-        self.packets.socket.close();
-    }
-
     fn server_close(&self) {
-        self.packets.server_close();
+        self.datagrams.server_close();
     }
 }

@@ -3,17 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::datagram_socket::{Packet, PacketSocket};
-use super::listener::{Accepted, Listener};
-use super::server_socket::{ServerSocket, adopt};
+use super::datagram_socket::{DatagramSocket, IncomingDatagram, datagram_methods};
+
+use super::server_socket::{Origin, ServerSocket, adopt};
 use super::socket_file::SocketFile;
 use super::socket_options::{SocketOptions, set_buffers};
-use super::{BeforeBind, Bind, CloseWhen, Transport};
+use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
+use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, StreamRequest, Ticket};
@@ -27,8 +27,8 @@ use crate::request::{DatagramRequest, StreamRequest, Ticket};
 /// Descriptors that a peer passes are not received; the kernel closes them when what they came with is read.
 #[derive(Debug)]
 pub struct UnixStream {
-    listener: Listener,
-    name: Name,
+    listener: StreamListener,
+    name: UnixName,
 }
 
 /// Datagrams over a Unix socket, at a path or with an abstract name.
@@ -49,27 +49,26 @@ pub struct UnixStream {
 /// Descriptors that a sender passes are not received; the kernel closes them at once.
 #[derive(Debug)]
 pub struct UnixDatagram {
-    packets: Arc<PacketSocket>,
-    name: Name,
+    datagrams: Arc<DatagramSocket>,
+    name: UnixName,
 }
 
 /// What a Unix socket is called, and the file that comes of it.
 #[derive(Debug)]
-struct Name {
+struct UnixName {
     /// As it was given.
     asked: Address,
     /// As it is bound: a path from the root on.
     bound: OnceLock<Address>,
-    /// The name is not ours to make or to remove: the socket came with it.
-    adopted: bool,
+    origin: Origin,
     options: SocketOptions,
     file: Mutex<Option<SocketFile>>,
 }
 
-impl Name {
-    fn new(address: Address, adopted: bool, options: &SocketOptions) -> Self {
+impl UnixName {
+    fn new(address: Address, origin: Origin, options: &SocketOptions) -> Self {
         let (options, file) = (options.clone(), Mutex::default());
-        Self { asked: address, bound: OnceLock::new(), adopted, options, file }
+        Self { asked: address, bound: OnceLock::new(), origin, options, file }
     }
 
     fn address(&self) -> &Address {
@@ -77,7 +76,7 @@ impl Name {
     }
 
     fn server_bind(&self, socket: &ServerSocket, before_bind: BeforeBind<'_>) -> Result<()> {
-        if self.adopted {
+        if self.origin == Origin::Adopted {
             return Ok(());
         }
         let bind = socket.with(|fd| {
@@ -139,84 +138,33 @@ impl Bind for UnixStream {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
         let address = address.to_unix()?;
         let socket = unix_socket(Type::STREAM, &address, options)?;
-        let listener = Listener::new(socket, options.request_queue_size, false);
-        Ok(Self { listener, name: Name::new(address, false, options) })
+        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
+        Ok(Self { listener, name: UnixName::new(address, Origin::Made, options) })
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let (socket, address) = adopt(fd, Type::STREAM, true)?;
-        let listener = Listener::new(socket, options.request_queue_size, true);
-        Ok(Self { listener, name: Name::new(address, true, options) })
+        let (socket, address) = adopt(fd, Domain::UNIX, Type::STREAM)?;
+        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Adopted);
+        Ok(Self { listener, name: UnixName::new(address, Origin::Adopted, options) })
     }
 }
 
 impl Transport for UnixStream {
-    type Raw = Accepted;
+    type Raw = AcceptedConnection;
     type Request = StreamRequest;
+
+    listener_methods!();
 
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
         self.name.server_bind(&self.listener.socket, before_bind)
-    }
-
-    fn server_activate(&self) -> Result<()> {
-        self.listener.server_activate()
     }
 
     fn server_address(&self) -> Address {
         self.name.address().clone()
     }
 
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.listener.socket.fileno()
-    }
-
-    fn get_request(&self) -> io::Result<(Accepted, Address)> {
+    fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         self.listener.get_request()
-    }
-
-    fn shed(&self) -> usize {
-        self.listener.shed()
-    }
-
-    fn descriptors_per_request(&self) -> usize {
-        1
-    }
-
-    fn waits_first(&self) -> bool {
-        Listener::WAITS_FIRST
-    }
-
-    fn connection(raw: &Accepted) -> Option<Arc<OwnedFd>> {
-        Some(Arc::clone(&raw.fd))
-    }
-
-    fn make_request(&self, raw: Accepted, ticket: Ticket) -> StreamRequest {
-        StreamRequest::over_socket(raw.fd, ticket)
-    }
-
-    fn shutdown_request(&self, request: &mut StreamRequest) {
-        request.shutdown_request();
-    }
-
-    fn close_request(&self, request: StreamRequest) {
-        request.close_request();
-    }
-
-    fn end_request(&self, request: StreamRequest) {
-        request.end_request();
-    }
-
-    fn close_in_child(&self) {
-        // The reserve keeps no port, and closes when the child ends.
-        self.listener.socket.close();
-    }
-
-    fn refuse_new(&self) -> bool {
-        self.listener.refuse_new()
-    }
-
-    fn close_when(&self) -> CloseWhen {
-        CloseWhen::AtOnce
     }
 
     fn server_close(&self) {
@@ -228,23 +176,25 @@ impl Bind for UnixDatagram {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
         let address = address.to_unix()?;
         let socket = unix_socket(Type::DGRAM, &address, options)?;
-        let packets = PacketSocket::new(socket, options.max_packet_size);
-        Ok(Self { packets, name: Name::new(address, false, options) })
+        let datagrams = DatagramSocket::new(socket, options.max_packet_size);
+        Ok(Self { datagrams, name: UnixName::new(address, Origin::Made, options) })
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let (socket, address) = adopt(fd, Type::DGRAM, true)?;
-        let packets = PacketSocket::new(socket, options.max_packet_size);
-        Ok(Self { packets, name: Name::new(address, true, options) })
+        let (socket, address) = adopt(fd, Domain::UNIX, Type::DGRAM)?;
+        let datagrams = DatagramSocket::new(socket, options.max_packet_size);
+        Ok(Self { datagrams, name: UnixName::new(address, Origin::Adopted, options) })
     }
 }
 
 impl Transport for UnixDatagram {
-    type Raw = Box<Packet>;
+    type Raw = Box<IncomingDatagram>;
     type Request = DatagramRequest;
 
+    datagram_methods!();
+
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.packets.socket, before_bind)
+        self.name.server_bind(&self.datagrams.socket, before_bind)
     }
 
     fn server_activate(&self) -> Result<()> {
@@ -255,37 +205,11 @@ impl Transport for UnixDatagram {
         self.name.address().clone()
     }
 
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.packets.socket.fileno()
-    }
-
-    fn get_request(&self) -> io::Result<(Box<Packet>, Address)> {
-        let packet = self.packets.get_request()?;
-        let peer = packet.client_address();
-        Ok((packet, peer))
-    }
-
-    fn received(raw: &Box<Packet>) -> Instant {
-        raw.taken
-    }
-
-    fn make_request(&self, raw: Box<Packet>, ticket: Ticket) -> DatagramRequest {
+    fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {
         raw.into_request(self.name.address().clone(), ticket)
     }
 
-    fn refuse_new(&self) -> bool {
-        self.packets.refuse_new()
-    }
-
-    fn close_when(&self) -> CloseWhen {
-        CloseWhen::RequestsHaveEnded
-    }
-
-    fn close_in_others_child(&self) {
-        self.packets.socket.close();
-    }
-
     fn server_close(&self) {
-        self.name.server_close(|| self.packets.server_close());
+        self.name.server_close(|| self.datagrams.server_close());
     }
 }

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use socket2::SockAddr;
 
 use crate::address::Address;
-use crate::sys::datagram::{Peer, Received};
+use crate::sys::peer_name::PeerName;
+use crate::sys::recv_batch::Received;
 
 /// The address of a socket, and what has been found out about others.
-pub(super) struct OwnAddress {
+pub(super) struct ReplyLoopGuard {
     port: Option<u16>,
     ip: IpAddr,
     /// A name of a Unix socket. Nobody else can send from there; but a peer may have put a link to it in the place of its
@@ -27,10 +28,10 @@ pub(super) struct OwnAddress {
 
 /// For so long an answer of the system's holds, and so many of them are kept. Addresses come and go rarely, and those
 /// who send from the server's own port are few: other servers of the same kind.
-const HOLDS: Duration = Duration::from_secs(1);
-const KEPT: usize = 1_024;
+const ANSWER_HOLDS: Duration = Duration::from_secs(1);
+const MAX_ANSWERS: usize = 1_024;
 
-impl OwnAddress {
+impl ReplyLoopGuard {
     pub(super) fn new(name: Option<SockAddr>) -> Self {
         let address = name.as_ref().map_or(Address::Unnamed, Address::from_socket);
         let (ip, port) = match address.as_inet() {
@@ -44,17 +45,17 @@ impl OwnAddress {
     /// Whether this seems to come from the server itself. What was sent to a group is none of that: other members
     /// may have the same address and port, and an answer to it comes back to one of them alone.
     #[inline]
-    pub(super) fn has_sent(&mut self, received: &Received<'_>) -> bool {
+    pub(super) fn is_from_self(&mut self, received: &Received<'_>) -> bool {
         match &received.peer {
-            Peer::Other(name) => self.name.as_ref() == Some(&**name),
-            inet if inet.port() == self.port => self.has_sent_inet(received),
+            PeerName::Other(name) => self.name.as_ref() == Some(&**name),
+            inet if inet.port() == self.port => self.is_from_self_inet(received),
             _ => false,
         }
     }
 
     /// Few clients have the server's port, and only of those more has to be known.
     #[cold]
-    fn has_sent_inet(&mut self, received: &Received<'_>) -> bool {
+    fn is_from_self_inet(&mut self, received: &Received<'_>) -> bool {
         let Ok(peer) = received.peer.to_inet().map(canonical) else { return false };
         if received.destination.group {
             return false;
@@ -67,8 +68,8 @@ impl OwnAddress {
             return true;
         }
         let now = Instant::now();
-        let is_fresh = self.since.is_some_and(|since| now - since < HOLDS);
-        if !is_fresh || self.asked.len() >= KEPT {
+        let is_fresh = self.since.is_some_and(|since| now - since < ANSWER_HOLDS);
+        if !is_fresh || self.asked.len() >= MAX_ANSWERS {
             self.asked.clear();
             self.since = Some(now);
         }

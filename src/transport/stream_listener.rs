@@ -7,19 +7,19 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use super::server_socket::ServerSocket;
+use super::server_socket::{Origin, ServerSocket};
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys::{self, fork_count::Moment};
 
 /// A connection that has been accepted. Dropping it closes it.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct AcceptedConnection {
     pub(super) fd: Arc<OwnedFd>,
 }
 
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct StreamListener {
     pub(super) socket: ServerSocket,
     backlog: i32,
     /// When the socket was made, if it was made here: from then on it is ours alone until this process forks.
@@ -33,17 +33,16 @@ pub(super) struct Listener {
 /// the loop; those that remain are met by the next try.
 const SHED_AT_ONCE: usize = 1_024;
 
-impl Listener {
+impl StreamListener {
     /// An accept that finds nobody costs fifteen times a poll (measured on Linux 6.18: 3.3 microseconds to
     /// 0.2), because the kernel makes the new socket before it looks.
     pub(super) const WAITS_FIRST: bool = true;
 
-    /// `adopted`: others may have it as well.
-    pub(super) fn new(socket: socket2::Socket, backlog: i32, adopted: bool) -> Self {
+    pub(super) fn new(socket: socket2::Socket, backlog: i32, origin: Origin) -> Self {
         Self {
             socket: ServerSocket::new(socket),
             backlog,
-            made: (!adopted).then(Moment::now),
+            made: (origin == Origin::Made).then(Moment::now),
             reserve: Mutex::new(sys::spare_descriptor().ok()),
         }
     }
@@ -54,7 +53,7 @@ impl Listener {
             socket.listen(self.backlog)?;
             // Accepting must never block: between the wait and the accept the client may have gone.
             socket.set_nonblocking(true)?;
-            // Accepted connections start with it, where the system copies options; how long they wait is theirs
+            // AcceptedConnection connections start with it, where the system copies options; how long they wait is theirs
             // to say.
             socket.set_read_timeout(None)
         });
@@ -64,14 +63,14 @@ impl Listener {
         })
     }
 
-    pub(super) fn get_request(&self) -> io::Result<(Accepted, Address)> {
+    pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         // Close-on-exec is set by the same call; a fork between two would leak the connection.
         let (connection, peer) = self.socket.with(|fd| SockRef::from(fd).accept())?;
         if !sys::ACCEPTED_INHERITS_OPTIONS {
             connection.set_nonblocking(false)?;
         }
         let fd = Arc::new(OwnedFd::from(connection));
-        Ok((Accepted { fd }, Address::from_socket(&peer)))
+        Ok((AcceptedConnection { fd }, Address::from_socket(&peer)))
     }
 
     pub(super) fn shed(&self) -> usize {
@@ -104,3 +103,68 @@ impl Listener {
         self.reserve.lock().take();
     }
 }
+
+/// The methods of [`Transport`](super::Transport) that are the same for every listening socket. For an implementor with a
+/// field `listener`, a [`StreamListener`].
+macro_rules! listener_methods {
+    () => {
+        fn server_activate(&self) -> crate::error::Result<()> {
+            self.listener.server_activate()
+        }
+
+        fn fileno(&self) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
+            self.listener.socket.fileno()
+        }
+
+        fn waits_first(&self) -> bool {
+            $crate::transport::stream_listener::StreamListener::WAITS_FIRST
+        }
+
+        fn shed(&self) -> usize {
+            self.listener.shed()
+        }
+
+        fn connection(raw: &Self::Raw) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
+            Some(std::sync::Arc::clone(&raw.fd))
+        }
+
+        fn descriptors_per_request(&self) -> usize {
+            1
+        }
+
+        fn make_request(
+            &self,
+            raw: Self::Raw,
+            ticket: crate::request::Ticket,
+        ) -> crate::request::StreamRequest {
+            crate::request::StreamRequest::over_socket(raw.fd, ticket)
+        }
+
+        fn shutdown_request(&self, request: &mut crate::request::StreamRequest) {
+            request.shutdown_request();
+        }
+
+        fn close_request(&self, request: crate::request::StreamRequest) {
+            request.close_request();
+        }
+
+        fn end_request(&self, request: crate::request::StreamRequest) {
+            request.end_request();
+        }
+
+        fn close_in_child(&self) {
+            // The reserve keeps no port, and closes when the child ends.
+            self.listener.socket.close();
+        }
+
+        fn refuse_new(&self) -> bool {
+            self.listener.refuse_new()
+        }
+
+        fn close_when(&self) -> crate::transport::CloseWhen {
+            crate::transport::CloseWhen::AtOnce
+        }
+    };
+}
+
+pub(super) use listener_methods;

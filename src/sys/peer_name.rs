@@ -1,0 +1,87 @@
+//! The name of a datagram's sender, as the kernel writes it and takes it back.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
+use std::ptr;
+
+use socket2::{SockAddr, SockAddrStorage};
+
+use super::socket::socklen;
+
+/// Who has sent a datagram, as the kernel names it, so that a reply finds its way without a conversion.
+/// Small for those that a busy server has: the kernel's room for a name is 128 bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum PeerName {
+    V4(libc::sockaddr_in),
+    V6(libc::sockaddr_in6),
+    Other(Box<SockAddr>),
+}
+
+impl PeerName {
+    pub(super) fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
+        let name = ptr::from_ref(name);
+        // SAFETY: a storage has room for every kind of address and the alignment that it needs, any bytes
+        // are valid in one, and its family says which one the kernel has written, of the length `len`.
+        unsafe {
+            match libc::c_int::from((*name).ss_family) {
+                libc::AF_INET => Self::V4(*name.cast()),
+                libc::AF_INET6 => Self::V6(*name.cast()),
+                _ => {
+                    Self::Other(Box::new(SockAddr::new(name.cast::<SockAddrStorage>().read(), len)))
+                }
+            }
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
+        match self {
+            Self::V4(name) => ptr::from_ref(name).cast(),
+            Self::V6(name) => ptr::from_ref(name).cast(),
+            Self::Other(name) => name.as_ptr().cast(),
+        }
+    }
+
+    pub(super) fn len(&self) -> libc::socklen_t {
+        match self {
+            Self::V4(_) => socklen::<libc::sockaddr_in>(),
+            Self::V6(_) => socklen::<libc::sockaddr_in6>(),
+            // Linux says one more of a name that takes all of the room, and does not take it back like that.
+            Self::Other(name) => name.len().min(socklen::<libc::sockaddr_un>()),
+        }
+    }
+
+    /// Whether it is the same, as far as that costs little to say: another kind than the two never is.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::V4(one), Self::V4(other)) => {
+                one.sin_port == other.sin_port && one.sin_addr.s_addr == other.sin_addr.s_addr
+            }
+            (Self::V6(_), Self::V6(_)) => self.to_inet() == other.to_inet(),
+            _ => false,
+        }
+    }
+
+    /// Its port, if it is an internet address.
+    #[inline]
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::V4(name) => Some(u16::from_be(name.sin_port)),
+            Self::V6(name) => Some(u16::from_be(name.sin6_port)),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The internet address, or what it is otherwise.
+    pub(crate) fn to_inet(&self) -> Result<SocketAddr, &SockAddr> {
+        match self {
+            Self::V4(name) => {
+                let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
+                Ok((ip, u16::from_be(name.sin_port)).into())
+            }
+            Self::V6(name) => {
+                let (ip, port) = (name.sin6_addr.s6_addr.into(), u16::from_be(name.sin6_port));
+                Ok(SocketAddrV6::new(ip, port, name.sin6_flowinfo, name.sin6_scope_id).into())
+            }
+            Self::Other(name) => Err(name),
+        }
+    }
+}

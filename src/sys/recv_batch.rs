@@ -1,0 +1,215 @@
+//! Receiving datagrams by the batch: `recvmmsg`, with the local address of each datagram.
+//!
+//! The local address is what std cannot tell: on a socket bound to every interface, a reply that
+//! leaves by the route's own choice of address may come from one that the client never asked, and is
+//! then thrown away by it.
+
+use std::io;
+use std::iter;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use super::check;
+use super::peer_name::PeerName;
+use super::recv_cmsg::{self, Destination};
+use super::socket::socklen;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use libc::mmsghdr;
+
+/// Where the system knows no batches, a header of one is our own.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+struct mmsghdr {
+    msg_hdr: libc::msghdr,
+    msg_len: libc::c_uint,
+}
+
+/// One datagram of a [`RecvBatch`].
+pub(crate) struct Received<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) peer: PeerName,
+    /// Where it was sent to, if the kernel tells.
+    pub(crate) destination: Destination,
+    /// The datagram was longer than the buffer, and its end is lost.
+    pub(crate) truncated: bool,
+}
+
+/// The longest datagram that a [`RecvBatch`] takes whole: what is longer, nothing sends. A sender of Unix datagrams
+/// would need a send buffer as large, for which the system's usual limit (`net.core.wmem_max`) is a fiftieth of this.
+pub(crate) const MAX_DATAGRAM_BYTES: usize = 16 * 1024 * 1024;
+
+/// The memory of all slots at the most, if there is more than one: what 64 datagrams of 65,535 bytes take.
+const BATCH_BYTES: usize = 64 * stride(65_535);
+
+/// Room for the control messages of one datagram. The address that is asked for stands behind what the options of
+/// every socket bring, and before those of IP itself, which may have any length. Of the first there are at the most: a
+/// time (32 bytes), times of the hardware (64) with their interface (32), and six numbers (drops, mark, priority,
+/// wireless status, cell, length of a burst; 24 each). The address takes 40.
+const CONTROL_BYTES: usize = 320;
+
+/// Whether the kernel says where each datagram was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destinations {
+    /// It does: [`tell_local_address`](super::send_cmsg::tell_local_address) has asked it to.
+    Told,
+    /// Nobody has asked.
+    Unknown,
+}
+
+/// Buffers for a batch of datagrams, made once and used for every batch, and the batch that is in them.
+pub(crate) struct RecvBatch {
+    // The kernel writes into these through the raw pointers of a call that is over when `receive`
+    // returns; no pointer is kept.
+    buffers: Vec<u8>,
+    names: Vec<libc::sockaddr_storage>,
+    /// None where no address is asked for. The kernel then brings no messages, and what else a sender may have passed
+    /// with a datagram, open descriptors above all, it throws away.
+    controls: Vec<[u8; CONTROL_BYTES]>,
+    size: usize,
+    /// What the kernel has said of each datagram of the batch.
+    batch: Vec<ReceivedInfo>,
+    /// How many of them have been taken.
+    taken: usize,
+}
+
+#[derive(Clone, Copy)]
+struct ReceivedInfo {
+    len: usize,
+    name_len: libc::socklen_t,
+    destination: Destination,
+    truncated: bool,
+}
+
+impl RecvBatch {
+    /// Room for `count` datagrams of `size` bytes, at most [`MAX_DATAGRAM_BYTES`]; for fewer if they are long. The pages are not
+    /// touched before they are used.
+    pub(crate) fn new(count: usize, size: usize, destinations: Destinations) -> Self {
+        let size = size.clamp(1, MAX_DATAGRAM_BYTES);
+        let count = count.min(BATCH_BYTES / stride(size)).max(1);
+        // SAFETY: all zeros is a valid sockaddr_storage (family unspecified).
+        let name = unsafe { mem::zeroed::<libc::sockaddr_storage>() };
+        Self {
+            buffers: vec![0; count * stride(size)],
+            names: vec![name; count],
+            controls: match destinations {
+                Destinations::Told => vec![[0; CONTROL_BYTES]; count],
+                Destinations::Unknown => Vec::new(),
+            },
+            size,
+            batch: Vec::with_capacity(count),
+            taken: 0,
+        }
+    }
+
+    /// How many datagrams have been received and not yet taken.
+    pub(crate) fn len(&self) -> usize {
+        self.batch.len() - self.taken
+    }
+
+    /// The next datagram of the batch.
+    pub(crate) fn take(&mut self) -> Option<Received<'_>> {
+        let said = *self.batch.get(self.taken)?;
+        let start = self.taken * stride(self.size);
+        let name = &self.names[self.taken];
+        self.taken += 1;
+        Some(Received {
+            bytes: &self.buffers[start..start + said.len],
+            peer: PeerName::new(name, said.name_len),
+            destination: said.destination,
+            truncated: said.truncated,
+        })
+    }
+
+    /// Receives what is there, without blocking. WouldBlock if there is nothing. All of the batch before has
+    /// to be taken.
+    pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        debug_assert_eq!(self.len(), 0, "what is received twice is lost once");
+        self.batch.clear();
+        self.taken = 0;
+        let size = self.size;
+        let slots = self.buffers.chunks_exact_mut(stride(size)).map(|slot| &mut slot[..size]);
+        let mut parts: Vec<libc::iovec> = slots
+            .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
+            .collect();
+        let mut headers: Vec<mmsghdr> = Vec::with_capacity(parts.len());
+        let mut controls = self.controls.iter_mut();
+        for (part, name) in parts.iter_mut().zip(&mut self.names) {
+            // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
+            let mut header = unsafe { mem::zeroed::<mmsghdr>() };
+            header.msg_hdr.msg_name = ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
+            header.msg_hdr.msg_iov = part;
+            header.msg_hdr.msg_iovlen = 1;
+            if let Some(control) = controls.next() {
+                header.msg_hdr.msg_control = control.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = control.len() as _;
+            }
+            headers.push(header);
+        }
+        let count = receive_batch(fd, &mut headers)?;
+        let controls = self.controls.iter().map(Some).chain(iter::repeat(None));
+        self.batch.extend(headers[..count].iter().zip(controls).map(|(header, control)| {
+            ReceivedInfo {
+                len: (header.msg_len as usize).min(size),
+                name_len: header.msg_hdr.msg_namelen,
+                destination: control.map_or_else(Destination::default, |control| {
+                    let filled: usize = header.msg_hdr.msg_controllen as _;
+                    recv_cmsg::destination(&control[..filled.min(control.len())])
+                }),
+                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            }
+        }));
+        Ok(())
+    }
+}
+
+/// From the beginning of one slot to the next one's: whole lines of the cache, and three more. Slots that
+/// are a power of two apart compete for the same few places in it, and thus would those of the usual
+/// 65,535 bytes.
+const fn stride(size: usize) -> usize {
+    const LINE: usize = 64;
+    size.next_multiple_of(LINE) + 3 * LINE
+}
+
+/// [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
+    loop {
+        // SAFETY: every header points to live buffers of the lengths it names, and none of them
+        // overlaps another.
+        let received = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        match check(received) {
+            Ok(count) => return Ok(count as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Where the system knows no batches, a batch is one datagram.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
+    let Some(header) = headers.first_mut() else { return Ok(0) };
+    loop {
+        // SAFETY: the header points to live buffers of the lengths it names.
+        let received =
+            unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header.msg_hdr, libc::MSG_DONTWAIT) };
+        match super::check_len(received) {
+            Ok(len) => {
+                header.msg_len = len as _;
+                return Ok(1);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Sending datagrams by the batch: `sendmmsg`, from a local address, and as bursts where the kernel cuts them (GSO).
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use libc::mmsghdr;
+
+use super::check;
+use super::peer_name::PeerName;
+use super::recv_cmsg::LocalAddress;
+use super::send_cmsg::ControlBuf;
+use super::socket::{SEND_FLAGS, socklen};
+
+/// One datagram to send: to whom, from which local address, and what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) peer: &'a PeerName,
+    pub(crate) local: Option<LocalAddress>,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Outgoing<'_> {
+    /// Sends it at once; `WouldBlock` if there is no room.
+    pub(crate) fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut control = ControlBuf::new();
+        let mut part = self.part();
+        let header = self.header(&mut part, &mut control);
+        let flags = SEND_FLAGS | libc::MSG_DONTWAIT;
+        loop {
+            // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes,
+            // which all outlive the call.
+            match super::check_len(unsafe {
+                libc::sendmsg(fd.as_raw_fd(), &raw const header, flags)
+            }) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn part(&self) -> libc::iovec {
+        libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
+    }
+
+    /// A header that points to the peer's name, to `part` and to `control`; the kernel reads them only.
+    fn header(&self, part: &mut libc::iovec, control: &mut ControlBuf) -> libc::msghdr {
+        // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
+        let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
+        header.msg_name = self.peer.as_ptr().cast_mut().cast();
+        header.msg_namelen = self.peer.len();
+        header.msg_iov = part;
+        header.msg_iovlen = 1;
+        if let Some(local) = self.local {
+            control.leave_from(local, &mut header);
+        }
+        header
+    }
+}
+
+/// The longest burst, in datagrams and in bytes: the kernel takes no more of them at once, and makes the
+/// burst as one datagram first, which could not be longer.
+const BURST: usize = 64;
+const BURST_BYTES: usize = 60_000;
+
+/// Datagrams that are to leave together. Their bytes stand one behind the other, in memory that serves the
+/// next batch as well.
+#[derive(Debug, Default)]
+pub(crate) struct SendBatch {
+    bytes: Vec<u8>,
+    /// To whom, from where, and where the bytes of each end.
+    heads: Vec<(PeerName, Option<LocalAddress>, usize)>,
+}
+
+impl SendBatch {
+    pub(crate) fn push(&mut self, peer: PeerName, local: Option<LocalAddress>, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.heads.push((peer, local, self.bytes.len()));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.heads.clear();
+    }
+
+    /// One of them.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub(crate) fn get(&self, index: usize) -> Outgoing<'_> {
+        let start = index.checked_sub(1).map_or(0, |before| self.heads[before].2);
+        let (peer, local, end) = &self.heads[index];
+        Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
+    }
+
+    /// One message of the batch, and how many datagrams it stands for: datagram number `first` alone; or, with GSO, it
+    /// and those behind it that are as long and go the same way.
+    fn message(&self, first: usize, gso: Gso) -> (Outgoing<'_>, usize) {
+        let one = self.get(first);
+        let len = one.bytes.len();
+        let is_alike = |next: &usize| {
+            let next = self.get(*next);
+            next.bytes.len() == len && next.local == one.local && next.peer.is_same(one.peer)
+        };
+        // Nothing can be cut into pieces of no length.
+        let most = match gso {
+            Gso::On => BURST_BYTES.checked_div(len).unwrap_or(1).min(BURST),
+            Gso::Off => 1,
+        };
+        let behind = (first + 1..self.len()).take(most.saturating_sub(1));
+        let count = 1 + behind.take_while(is_alike).count();
+        let end = self.heads[first].2 + (count - 1) * len;
+        (Outgoing { bytes: &self.bytes[end - count * len..end], ..one }, count)
+    }
+}
+
+/// Generic segmentation offload: several datagrams of one length to one peer leave as one message, which the kernel cuts
+/// apart as late as it can. [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html), UDP_SEGMENT
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gso {
+    On,
+    Off,
+}
+
+/// Whether the kernel knows it for this socket. To one that does not (Linux before 4.18) such a message would be one
+/// long datagram.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
+    let mut value: libc::c_int = 0;
+    let mut len = socklen::<libc::c_int>();
+    // SAFETY: `value` and `len` are live and of the length that is said.
+    let asked = check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    });
+    if asked.is_ok() { Gso::On } else { Gso::Off }
+}
+
+/// Other systems have nothing of the kind.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
+    Gso::Off
+}
+
+/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken. With
+/// [`Gso::On`] those that go the same way one behind the other leave as one message, which spares the
+/// kernel most of its work for all but the first.
+///
+/// An error is that of the first datagram, or of its burst: those behind it were not tried.
+/// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn send_batch(
+    fd: BorrowedFd<'_>,
+    batch: &SendBatch,
+    first: usize,
+    gso: Gso,
+) -> io::Result<usize> {
+    let mut messages = Vec::with_capacity(batch.len() - first);
+    let mut next = first;
+    while next < batch.len() {
+        let (one, count) = batch.message(next, gso);
+        messages.push((one, count));
+        next += count;
+    }
+    let mut parts: Vec<libc::iovec> = messages.iter().map(|(one, _)| one.part()).collect();
+    let mut controls = vec![ControlBuf::new(); messages.len()];
+    let mut headers: Vec<mmsghdr> = Vec::with_capacity(messages.len());
+    for (((one, count), part), control) in messages.iter().zip(&mut parts).zip(&mut controls) {
+        let mut header = one.header(part, control);
+        if *count > 1 {
+            control.cut((one.bytes.len() / count) as u16, &mut header);
+        }
+        headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
+    }
+    loop {
+        // SAFETY: every header points to its own part and control, and to a name in the batch, and every
+        // part to bytes of the batch, all alive.
+        let sent = unsafe {
+            libc::sendmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                headers.len() as libc::c_uint,
+                (SEND_FLAGS | libc::MSG_DONTWAIT) as _,
+            )
+        };
+        match check(sent) {
+            Ok(sent) => {
+                return Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Where the system knows no batches, a batch is one message.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn send_batch(
+    fd: BorrowedFd<'_>,
+    batch: &SendBatch,
+    first: usize,
+    gso: Gso,
+) -> io::Result<usize> {
+    let (one, count) = batch.message(first, gso);
+    one.send(fd)?;
+    Ok(count)
+}

@@ -1,0 +1,99 @@
+//! What TCP and UDP have in common: the addresses that a server may bind to, and the options that both heed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::BeforeBind;
+use super::server_socket::ServerSocket;
+use super::socket_options::{SocketOptions, set_buffers};
+use crate::address::{Address, BindAddress};
+use crate::error::{Error, Result};
+
+/// What a server was asked to bind to, and how its sockets are made.
+#[derive(Debug)]
+pub(super) struct InetName {
+    /// The addresses of the host name, tried in order; none for a socket that came bound.
+    candidates: Vec<SocketAddr>,
+    pub(super) options: SocketOptions,
+    make: MakeSocket,
+}
+
+/// Makes a socket for an address and sets its options.
+type MakeSocket = fn(&SocketAddr, &SocketOptions) -> io::Result<Socket>;
+
+impl InetName {
+    /// The name, and the first socket for it, which is not bound yet.
+    pub(super) fn unbound(
+        address: &BindAddress,
+        options: &SocketOptions,
+        make: MakeSocket,
+    ) -> Result<(Self, Socket)> {
+        let name = Self { candidates: address.to_inet()?, options: options.clone(), make };
+        let socket = name.socket(&name.candidates[0])?;
+        Ok((name, socket))
+    }
+
+    /// The name of a socket that is bound already.
+    pub(super) fn adopted(options: &SocketOptions, make: MakeSocket) -> Self {
+        Self { candidates: Vec::new(), options: options.clone(), make }
+    }
+
+    fn socket(&self, address: &SocketAddr) -> Result<Socket> {
+        (self.make)(address, &self.options)
+            .map_err(|error| Error::io("make a socket for", address, error))
+    }
+
+    /// Binds to the first address that can be had; the error is the last address's. The socket that is there is the
+    /// first one's; each of the others gets a new one.
+    pub(super) fn server_bind(
+        &self,
+        socket: &ServerSocket,
+        before_bind: BeforeBind<'_>,
+    ) -> Result<()> {
+        let mut result = Ok(());
+        for (index, address) in self.candidates.iter().enumerate() {
+            if index > 0 {
+                socket.replace(self.socket(address)?);
+            }
+            let bind = socket.with(|fd| {
+                before_bind(fd.as_fd())?;
+                SockRef::from(fd).bind(&(*address).into())
+            });
+            result = bind.map_err(|error| Error::io("bind", address, error));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// The address that the kernel tells, or, before bind and after close, the one that was asked for.
+    pub(super) fn server_address(&self, socket: &ServerSocket) -> Address {
+        match (socket.local_address(), self.candidates.first()) {
+            (Ok(address), _) if address.port() != Some(0) => address,
+            (_, Some(asked)) => Address::Inet(*asked),
+            (Ok(address), None) => address,
+            (Err(_), None) => Address::Unnamed,
+        }
+    }
+}
+
+/// A socket with the options that TCP and UDP share, which count only before bind.
+pub(super) fn inet_socket(
+    address: &SocketAddr,
+    (kind, protocol): (Type, Protocol),
+    options: &SocketOptions,
+) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(*address), kind, Some(protocol))?;
+    if options.allow_reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if let (Some(only), true) = (options.only_v6, address.is_ipv6()) {
+        socket.set_only_v6(only)?;
+    }
+    set_buffers(&socket, options)?;
+    Ok(socket)
+}
