@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use super::counters::RequestCounters;
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
-use super::{Activity, Cut, LiveRequest};
+use super::{Activity, Cut, FirstReads, LiveRequest};
 use crate::address::Address;
-use crate::peer_fault::{LOSSES, Owner};
+use crate::peer_fault::{LOSSES, Owner, PeerFault};
 use crate::sys;
 
 /// A request's own line in the list. The worker writes it, everyone else reads.
@@ -117,6 +117,13 @@ impl Entry {
         }
     }
 
+    /// The request's own connection has failed so. It is noted, and the error says whose it is.
+    #[cold]
+    pub(crate) fn lose(&self, error: io::Error) -> io::Error {
+        self.note_loss(error.kind());
+        PeerFault::gone(self.owner, error)
+    }
+
     /// How the connection has failed, if it has.
     pub(crate) fn loss(&self) -> Option<io::ErrorKind> {
         let place = usize::from(self.lost.load(Ordering::Relaxed));
@@ -207,9 +214,19 @@ impl Entry {
         self.stopped.load(Ordering::Relaxed)
     }
 
+    /// Whether both directions of its connection were ended from this side.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self.cut(), Some(Cut::Forced | Cut::Closed))
+    }
+
+    /// Whether the reaper has ended its wait.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.cut() == Some(Cut::Silent)
+    }
+
     /// Whether it is over, or has been cut off.
     pub(crate) fn is_closed(&self) -> bool {
-        self.ended.load(Ordering::SeqCst) || matches!(self.cut(), Some(Cut::Forced | Cut::Closed))
+        self.ended.load(Ordering::SeqCst) || self.is_cut_off()
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -274,14 +291,14 @@ impl Entry {
 
     /// Whether a drain may end what it does: a wait for the beginning of a request, and for that of the first only
     /// when those are `over`.
-    pub(super) fn may_be_ended(&self, first_reads_over: bool) -> bool {
-        self.activity() == Activity::Idle && (first_reads_over || !self.is_unheard())
+    pub(super) fn may_be_ended(&self, first_reads: FirstReads) -> bool {
+        self.activity() == Activity::Idle && (first_reads == FirstReads::Over || !self.is_unheard())
     }
 
     /// Ends the wait for the beginning of a request, if that is what it does. A signal's handler may call
     /// it: whoever holds the lock ends the connection anyway, or lets go of it.
-    pub(crate) fn end_input_if_idle(&self, first_reads_over: bool) {
-        if !self.may_be_ended(first_reads_over) {
+    pub(crate) fn end_input_if_idle(&self, first_reads: FirstReads) {
+        if !self.may_be_ended(first_reads) {
             return;
         }
         self.cut.store(Cut::Drained as u8, Ordering::SeqCst);

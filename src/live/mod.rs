@@ -252,9 +252,9 @@ impl LiveList {
 
     /// Ends the wait of those that wait for the beginning of a request, and of the first one only when those are
     /// `over`. What a peer has sent already is still read before.
-    pub(crate) fn end_input_of_idle(&self, first_reads_over: bool) {
+    pub(crate) fn end_input_of_idle(&self, first_reads: FirstReads) {
         for entry in self.slots.lock().live() {
-            if entry.may_be_ended(first_reads_over) {
+            if entry.may_be_ended(first_reads) {
                 entry.shut_down(Cut::Drained, Shutdown::Read);
             }
         }
@@ -284,6 +284,14 @@ impl LiveList {
         }
         true
     }
+}
+
+/// Whether a drain waits for the first request of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FirstReads {
+    /// `Limits::first_read` has not passed: the peer may be about to send.
+    Awaited,
+    Over,
 }
 
 /// A request's place in the list, and what it was given there.

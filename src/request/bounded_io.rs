@@ -1,5 +1,26 @@
-//! A connection under its limits: every receive and every send is bounded, counted, and told to the live
+//! A connection under its limits: every receive and every send is bounded in time, counted, and shown in the live
 //! list.
+//!
+//! Only the request's worker calls this, one call at a time. Others may end one of its waits by a `shutdown` of the
+//! socket: a drain, the idle reaper, the deadline of a close, `close_live`. Each stores the reason, a `Cut`, in the live
+//! list's [`Entry`](crate::live::Entry) before the `shutdown`. So a receive that returns no bytes looks there before it
+//! takes them for the peer's end (`receive_nothing`).
+//!
+//! A request must not wait through a drain. Each side writes before it looks, so that at least one sees the other:
+//!
+//! ```text
+//! worker: receive                           drain (drain.rs)
+//!   sends what is held back                   runs: draining                (SeqCst)
+//!   entry: Activity::Idle      (SeqCst)       end_input_of_idle, for each entry:
+//!   is the server draining?                     is it Activity::Idle?
+//!     yes: takes what is there, or Stopping       yes: Cut::Drained, shutdown(Read)
+//!   waits                                     (wakes the wait: no bytes, and a Cut)
+//!   entry: Activity::Running
+//! ```
+//!
+//! A wait for the beginning of a request is left to the idle reaper and has no timer of its own
+//! ([`BoundedBy::Reaper`]); every other wait passes a `RecvTimeout` down to the socket. The difference is a twentieth of a
+//! short request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,8 +55,8 @@ pub(super) struct BoundedIo {
     /// What comes next is the beginning of a request: true before the first byte, and when the handler
     /// says so.
     pub(super) at_boundary: bool,
-    /// `Limits::idle` is left to the reaper.
-    has_reaper: bool,
+    /// Who keeps `Limits::idle`.
+    idle_bounded_by: BoundedBy,
     /// The end of input has been seen: the peer sends nothing more.
     pub(super) saw_end: bool,
     /// The handler has ended the output.
@@ -48,9 +69,11 @@ pub(super) struct BoundedIo {
 
 impl BoundedIo {
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
-        let output = Vec::new();
-        let (timeout, deadlines) = (None, Deadlines::default());
-        let has_reaper = connection.is_socket() && ticket.has_reaper();
+        let idle_bounded_by = if connection.is_socket() && ticket.has_reaper() {
+            BoundedBy::Reaper
+        } else {
+            BoundedBy::Timeout
+        };
         if ticket.entry().is_lent() {
             connection.lend();
         }
@@ -58,12 +81,12 @@ impl BoundedIo {
             connection,
             ticket,
             outbox: None,
-            output,
+            output: Vec::new(),
             wbufsize: 0,
-            timeout,
-            deadlines,
+            timeout: None,
+            deadlines: Deadlines::default(),
             at_boundary: true,
-            has_reaper,
+            idle_bounded_by,
             saw_end: false,
             ended_output: false,
             expects_more: false,
@@ -85,14 +108,14 @@ impl BoundedIo {
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());
         }
-        let Connection::Socket(source) = &self.connection else {
+        let Connection::Socket(socket) = &self.connection else {
             let text = "only a plain socket can have an outbox, and what is wrapped is none";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = std::sync::Arc::clone(self.ticket.entry());
         let may_have_thread = self.ticket.server().role().may_start_threads();
-        let outbox = Outbox::new(source.share(), entry, capacity, may_have_thread);
+        let outbox = Outbox::new(socket.share(), entry, capacity, may_have_thread);
         Ok(self.outbox.insert(outbox).clone())
     }
 
@@ -101,92 +124,94 @@ impl BoundedIo {
     /// has been going on that needs more.
     pub(super) fn receive(
         &mut self,
-        room: &mut RecvBuf<'_>,
+        buf: &mut RecvBuf<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
         if !self.output.is_empty() {
-            if let Some(count) = self.receive_at_once(room)? {
+            if let Some(count) = self.receive_at_once(buf)? {
                 return Ok(count);
             }
             self.send_output()?;
         }
         let idle = self.at_boundary && started.is_none();
-        let watched = started.is_none() && self.is_left_to_reaper();
-        self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, watched);
-        if idle {
-            // Looked at after the activity is set: a drain that began just before does not see this
-            // request as idle, and does not wake it.
-            if self.ticket.is_to_end() {
-                self.ticket.set_activity(Activity::Running);
-                return self.receive_at_once(room)?.ok_or_else(|| self.ticket.stop());
-            }
+        let bounded_by =
+            if started.is_none() { self.next_wait_bounded_by() } else { BoundedBy::Timeout };
+        self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
+        // In this order: see the diagram above.
+        if idle && self.ticket.is_to_end() {
+            self.ticket.entry().set_activity(Activity::Running);
+            return self.receive_at_once(buf)?.ok_or_else(|| self.ticket.stop());
         }
-        let result = if watched {
-            let result = self.receive_within(room, RecvTimeout::Never);
-            result.map_err(|error| self.explain(error, Timeout::Idle, self.ticket.limits().idle))
-        } else {
-            self.receive_in_time(room, started)
+        let result = match bounded_by {
+            BoundedBy::Reaper => self
+                .receive_within(buf, RecvTimeout::Never)
+                .map_err(|error| self.explain(error, Timeout::Idle, self.ticket.limits().idle)),
+            BoundedBy::Timeout => self.receive_in_time(buf, started),
         };
-        self.ticket.show_activity(Activity::Running);
+        self.ticket.entry().show_activity(Activity::Running);
         result
     }
 
-    /// Nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped is not plain any more:
-    /// its bound is the wrapper's to keep.
-    fn is_left_to_reaper(&self) -> bool {
-        let bounded = self.timeout.is_some() || self.deadlines.any();
-        self.has_reaper && !bounded && self.connection.is_socket()
+    /// The reaper, if nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped since is not plain
+    /// any more: the raw stream bounds its waits.
+    fn next_wait_bounded_by(&self) -> BoundedBy {
+        let has_bound = self.timeout.is_some() || self.deadlines.any();
+        if has_bound || !self.connection.is_socket() {
+            return BoundedBy::Timeout;
+        }
+        self.idle_bounded_by
     }
 
-    fn show_wait(&self, activity: Activity, watched: bool) {
-        match activity {
-            _ if watched => self.ticket.set_left_to_reaper(activity),
-            // What else a request does, nobody decides anything by.
-            Activity::Idle => self.ticket.set_activity(activity),
-            _ => self.ticket.show_activity(activity),
+    fn show_wait(&self, activity: Activity, bounded_by: BoundedBy) {
+        let entry = self.ticket.entry();
+        match (bounded_by, activity) {
+            (BoundedBy::Reaper, _) => entry.set_left_to_reaper(activity),
+            (BoundedBy::Timeout, Activity::Idle) => entry.set_activity(activity),
+            // No other thread decides anything by the other activities.
+            (BoundedBy::Timeout, _) => entry.show_activity(activity),
         }
     }
 
-    /// A receive whose bound has to be looked up or reckoned. It is kept out of the way of those that are left to
-    /// the reaper, as `send_in_time` is of the usual send: see `SocketIo::recv`.
+    /// A receive whose timeout has to be looked up or computed. It is a call of its own, so that the usual receive, which
+    /// is left to the reaper, has a smaller frame: see `SocketIo::recv`.
     #[inline(never)]
     fn receive_in_time(
         &mut self,
-        room: &mut RecvBuf<'_>,
+        buf: &mut RecvBuf<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
-        let ReadBound { bound, limit, after } = self.read_bound(started);
+        let ReadTimeout { timeout, limit, after } = self.read_timeout(started);
         if limit == Timeout::Idle {
-            return self.receive_unless_idle(room, bound, after);
+            return self.receive_unless_idle(buf, timeout, after);
         }
-        let result = self.receive_within(room, bound);
+        let result = self.receive_within(buf, timeout);
         // It has stopped in the middle, and may go on when it is answered.
         self.expects_more |= started.is_some() && result.is_err();
         result.map_err(|error| self.explain(error, limit, after))
     }
 
-    /// What is there without waiting; none if that is nothing.
+    /// Takes what has come, without waiting; none if that is nothing.
     #[inline(never)]
-    fn receive_at_once(&mut self, room: &mut RecvBuf<'_>) -> io::Result<Option<usize>> {
-        match self.receive_within(room, RecvTimeout::NOW) {
+    fn receive_at_once(&mut self, buf: &mut RecvBuf<'_>) -> io::Result<Option<usize>> {
+        match self.receive_within(buf, RecvTimeout::NOW) {
             Ok(count) => Ok(Some(count)),
             Err(error) if is_no_more_for_now(&error) => Ok(None),
             Err(error) => Err(self.own(error)),
         }
     }
 
-    // A part of its callers, so that a waiting thread has no frame for it.
+    // Inlined into its callers, so that a waiting thread has no frame for it.
     #[inline(always)]
     pub(super) fn receive_within(
         &mut self,
-        room: &mut RecvBuf<'_>,
-        bound: RecvTimeout,
+        buf: &mut RecvBuf<'_>,
+        timeout: RecvTimeout,
     ) -> io::Result<usize> {
-        match self.connection.receive(room, bound)? {
-            0 => self.receive_nothing(room, bound),
+        match self.connection.receive(buf, timeout)? {
+            0 => self.receive_nothing(buf, timeout),
             count => {
                 if !self.connection.counts_itself() {
-                    self.ticket.add_bytes_in(count);
+                    self.ticket.entry().add_bytes_in(count);
                 }
                 self.at_boundary = false;
                 Ok(count)
@@ -194,51 +219,58 @@ impl BoundedIo {
         }
     }
 
-    /// The end of input: the peer's, or one that was made here.
+    /// No bytes have come: the peer has ended its output, or this side has ended the input.
     #[cold]
-    fn receive_nothing(&mut self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
-        if self.ticket.is_silent() {
+    fn receive_nothing(
+        &mut self,
+        buf: &mut RecvBuf<'_>,
+        timeout: RecvTimeout,
+    ) -> io::Result<usize> {
+        if self.ticket.entry().is_silent() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        if self.ticket.is_cut() {
-            let between = self.at_boundary;
-            return if between { Err(self.ticket.stop()) } else { self.receive_late(room, bound) };
+        if self.ticket.entry().cut().is_some() {
+            if self.at_boundary {
+                return Err(self.ticket.stop());
+            }
+            return self.receive_late(buf, timeout);
         }
         self.saw_end = true;
         Ok(0)
     }
 
-    /// A request has begun in the very moment in which a drain shut the input of its connection. What its
-    /// peer goes on to send is still delivered over TCP, until the deadline of the drain or its own; see [`LateInput`] for how it is
-    /// waited for. Where nothing tells of it, this looks each millisecond.
-    fn receive_late(&mut self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
-        let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), bound.at());
+    /// A request began at the moment at which a drain shut down the input of its connection. TCP still delivers the rest,
+    /// so this receives it, until the deadline of the drain or of the read. [`LateInput`] waits for it; on systems that
+    /// have no such event, this looks every millisecond.
+    fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
+        let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
         let late = self.connection.fileno().and_then(|fd| LateInput::new(fd).ok());
-        while until.is_none_or(|until| Instant::now() < until) && !self.ticket.is_forced() {
+        while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
+        {
             late.iter().for_each(LateInput::clear);
-            let count = self.connection.receive(room, bound)?;
+            let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                self.ticket.add_bytes_in(count);
+                self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }
             match &late {
                 Some(late) => {
-                    let comes = Waiting { fd: late.as_fd(), interest: Interest::Read, slot: None };
-                    wait::any(&[comes], until)?;
+                    let input = Waiting { fd: late.as_fd(), interest: Interest::Read, slot: None };
+                    wait::any(&[input], until)?;
                 }
                 None => wait::sleep(Duration::from_millis(1)),
             }
         }
-        if own.is_some_and(|own| Instant::now() >= own) && !self.ticket.is_forced() {
+        if own.is_some_and(|own| Instant::now() >= own) && !self.ticket.entry().is_cut_off() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Err(self.ticket.stop())
     }
 
-    /// The bound of one read: the handler's timeout or the server's limit, and never past the bound
-    /// of the whole request. `started`: since when; none is now, which nobody has to look up.
-    fn read_bound(&self, started: Option<Instant>) -> ReadBound {
+    /// How long one read may take: the handler's timeout or the server's limit, but not past the deadline of the
+    /// whole request. `started`: when the read began; none means now, and spares a look at the clock.
+    fn read_timeout(&self, started: Option<Instant>) -> ReadTimeout {
         let limits = self.ticket.limits();
         let (limit, after) = match (self.timeout, started) {
             (Some(timeout), _) => (Timeout::Read, timeout),
@@ -246,18 +278,20 @@ impl BoundedIo {
             (None, None) => (Timeout::Idle, limits.idle),
         };
         if started.is_none() && !self.deadlines.any() {
-            return ReadBound { bound: RecvTimeout::lasting(after), limit, after };
+            return ReadTimeout { timeout: RecvTimeout::lasting(after), limit, after };
         }
         // A limit beyond what the clock can count is none.
         let at = started.unwrap_or_else(Instant::now).checked_add(after);
         match self.deadline() {
             Some(whole) if at.is_none_or(|at| whole.at <= at) => {
                 let Deadline { at, limit, after } = whole;
-                ReadBound { bound: RecvTimeout::Until(at), limit, after }
+                ReadTimeout { timeout: RecvTimeout::Until(at), limit, after }
             }
-            _ => {
-                ReadBound { bound: at.map_or(RecvTimeout::Never, RecvTimeout::Until), limit, after }
-            }
+            _ => ReadTimeout {
+                timeout: at.map_or(RecvTimeout::Never, RecvTimeout::Until),
+                limit,
+                after,
+            },
         }
     }
 
@@ -265,7 +299,7 @@ impl BoundedIo {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
-    pub(super) fn write_patience(&self) -> SendTimeout {
+    pub(super) fn write_timeout(&self) -> SendTimeout {
         SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
 
@@ -294,8 +328,8 @@ impl BoundedIo {
         if self.connection.is_socket() {
             return Ok(());
         }
-        let patience = self.write_patience();
-        self.connection.flush(patience).map_err(|error| self.explain_write(error))
+        let timeout = self.write_timeout();
+        self.connection.flush(timeout).map_err(|error| self.explain_write(error))
     }
 
     fn send_output(&mut self) -> io::Result<()> {
@@ -318,31 +352,31 @@ impl BoundedIo {
     /// stalled; the bound of the whole request is for those.
     #[inline(always)]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.ticket.show_activity(Activity::Sending);
+        self.ticket.entry().show_activity(Activity::Sending);
         let result = if self.outbox.is_none() && !self.deadlines.any() {
             self.send_within(bytes, SendTimeout { stall: self.write_limit(), until: None })
         } else {
             self.send_in_time(bytes)
         };
-        self.ticket.show_activity(Activity::Running);
+        self.ticket.entry().show_activity(Activity::Running);
         result.map_err(|error| self.explain_write(error))
     }
 
     /// A send within the bound of the whole request, or behind what others send.
     #[inline(never)]
     fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let patience = self.write_patience();
+        let timeout = self.write_timeout();
         match &self.outbox {
-            None => self.send_within(bytes, patience),
-            Some(outbox) => outbox.write_all(bytes, patience).map(|()| bytes.len()),
+            None => self.send_within(bytes, timeout),
+            Some(outbox) => outbox.write_all(bytes, timeout).map(|()| bytes.len()),
         }
     }
 
     #[inline(always)]
-    fn send_within(&mut self, bytes: &[u8], patience: SendTimeout) -> io::Result<usize> {
-        let count = self.connection.send(bytes, patience)?;
+    fn send_within(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+        let count = self.connection.send(bytes, timeout)?;
         if !self.connection.counts_itself() {
-            self.ticket.add_bytes_out(count);
+            self.ticket.entry().add_bytes_out(count);
         }
         Ok(count)
     }
@@ -368,9 +402,18 @@ pub(super) fn until_all_is_taken(
     Ok(())
 }
 
+/// Who ends a wait that has lasted too long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BoundedBy {
+    /// The server's idle reaper, by `Limits::idle`.
+    Reaper,
+    /// The wait itself.
+    Timeout,
+}
+
 /// How long one receive may wait, and what its error says if that was not enough.
-struct ReadBound {
-    bound: RecvTimeout,
+struct ReadTimeout {
+    timeout: RecvTimeout,
     limit: Timeout,
     /// The length of the limit, for the message.
     after: Duration,

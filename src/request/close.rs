@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::bounded_io::{BoundedIo, until_all_is_taken};
 use super::connection::Connection;
 use super::io_error::is_no_more_for_now;
+use super::read_buffer::ReadBuffer;
 use super::{Request, StreamRequest};
 use crate::context::Lingering;
 use crate::lingering_close;
@@ -39,15 +40,15 @@ impl BoundedIo {
     /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
     /// sixth of what a short connection costs.
     fn send_last(&mut self) {
-        let Connection::Socket(source) = &self.connection else { return };
+        let Connection::Socket(socket) = &self.connection else { return };
         if self.output.is_empty() || !self.is_plain() {
             return;
         }
-        self.ticket.show_activity(Activity::Sending);
-        let patience = self.write_patience();
+        self.ticket.entry().show_activity(Activity::Sending);
+        let timeout = self.write_timeout();
         let _ = until_all_is_taken(&self.output, |rest| {
-            let count = source.send_before_end(rest, patience)?;
-            self.ticket.add_bytes_out(count);
+            let count = socket.send_before_end(rest, timeout)?;
+            self.ticket.entry().add_bytes_out(count);
             Ok(count)
         });
         self.output.clear();
@@ -55,7 +56,7 @@ impl BoundedIo {
 
     /// For what is due by the outbox when the handler has ended: so long as a drain lasts, and not longer than a write
     /// may make no progress.
-    fn last_patience(&self) -> SendTimeout {
+    fn last_timeout(&self) -> SendTimeout {
         let limits = self.ticket.limits();
         let whole = self.deadline().map(|whole| whole.at);
         let until = earlier(Instant::now().checked_add(limits.drain), whole);
@@ -64,28 +65,28 @@ impl BoundedIo {
 
     /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
     /// still holds a duplicate of the descriptor. `unread`: the handler has left something of the input.
-    pub(super) fn shutdown_request(&mut self, unread: bool) {
+    pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
-            outbox.finish(self.last_patience());
+            outbox.finish(self.last_timeout());
         }
         let ended = match self.connection.raw_status() {
             Some(_) => self.end_wrapped(),
             None => self.end_output(),
         };
         if ended {
-            self.lingers = self.peer_is_sending(unread);
+            self.lingers = self.peer_is_sending(input);
         }
     }
 
     /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, and nothing was
     /// held back, the close alone ends the connection as well, which saves a system call.
-    pub(super) fn end_request(mut self, unread: bool) {
+    pub(super) fn end_request(mut self, input: &ReadBuffer) {
         if !self.is_plain()
             || self.ticket.entry().is_lent()
             || self.ticket.server().role().is_child()
         {
-            self.shutdown_request(unread);
+            self.shutdown_request(input);
             return self.close_request();
         }
         // The close alone would be a reset if anything came in the moment before it, and with a reset the
@@ -96,7 +97,7 @@ impl BoundedIo {
         if ended {
             self.end_output();
         }
-        if self.peer_is_sending(unread) {
+        if self.peer_is_sending(input) {
             self.lingers = true;
             // It sees the end of its answer now, and not at the end of the lingering.
             if !ended {
@@ -107,8 +108,8 @@ impl BoundedIo {
     }
 
     fn end_output(&mut self) -> bool {
-        let patience = self.write_patience();
-        self.connection.shutdown(Shutdown::Write, patience).is_ok()
+        let timeout = self.write_timeout();
+        self.connection.shutdown(Shutdown::Write, timeout).is_ok()
     }
 
     /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
@@ -116,14 +117,14 @@ impl BoundedIo {
     /// has come, when a read has ended in the middle, or when the handler says so. A peer that has sent a line, is
     /// answered, and only then goes on cannot be told from one that waits for its answer, which most do: to keep the
     /// connections of those would cost each short request two calls and a detour by another thread.
-    fn peer_is_sending(&mut self, unread: bool) -> bool {
+    fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
         let saw_end = self.saw_end || status.is_some_and(|status| status.has_ended());
-        if saw_end || self.ticket.is_cut() {
+        if saw_end || self.ticket.entry().cut().is_some() {
             return false;
         }
-        let left = unread || status.is_some_and(|status| status.has_ahead());
+        let left = !input.is_empty() || status.is_some_and(|status| status.has_ahead());
         let (bytes_in, bytes_out) = self.ticket.entry().bytes();
         let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT);
         match sys::unread(fd) {
@@ -144,7 +145,7 @@ impl BoundedIo {
             return;
         }
         match (self.ticket.server().lingering(), &self.connection) {
-            (Lingering::Here, Connection::Socket(source)) => lingering_close::here(source, bound),
+            (Lingering::Here, Connection::Socket(socket)) => lingering_close::here(socket, bound),
             (Lingering::Here, _) => lingering_close::here(&SocketIo::new(fd), bound),
             (Lingering::Elsewhere, _) => lingering_close::elsewhere(fd, bound),
             (Lingering::Nobody, _) => {}

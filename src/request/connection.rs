@@ -97,32 +97,32 @@ impl Connection {
     #[inline]
     pub(super) fn receive(
         &mut self,
-        room: &mut RecvBuf<'_>,
-        bound: RecvTimeout,
+        buf: &mut RecvBuf<'_>,
+        timeout: RecvTimeout,
     ) -> io::Result<usize> {
         match self {
-            Self::Socket(source) => source.recv(room, bound),
-            _ => self.within(SendTimeout::until(bound.at()), Direction::In, |stream| {
-                stream.read(room.bytes())
+            Self::Socket(socket) => socket.recv(buf, timeout),
+            _ => self.within(SendTimeout::until(timeout.at()), Direction::In, |stream| {
+                stream.read(buf.bytes())
             }),
         }
     }
 
     /// One send, for as long as the patience lasts.
     #[inline]
-    pub(super) fn send(&mut self, bytes: &[u8], patience: SendTimeout) -> io::Result<usize> {
+    pub(super) fn send(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
-            Self::Socket(source) => source.send(bytes, patience),
-            _ => self.within(patience, Direction::Out, |stream| stream.write(bytes)),
+            Self::Socket(socket) => socket.send(bytes, timeout),
+            _ => self.within(timeout, Direction::Out, |stream| stream.write(bytes)),
         }
     }
 
     /// Has everything leave that a stream holds back.
-    pub(super) fn flush(&mut self, patience: SendTimeout) -> io::Result<()> {
+    pub(super) fn flush(&mut self, timeout: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(_) | Self::Gone(_) => Ok(()),
             _ => {
-                self.within(patience, Direction::Out, |stream| stream.flush().map(|()| 0)).map(drop)
+                self.within(timeout, Direction::Out, |stream| stream.flush().map(|()| 0)).map(drop)
             }
         }
     }
@@ -131,7 +131,7 @@ impl Connection {
     #[inline(never)]
     fn within(
         &mut self,
-        patience: SendTimeout,
+        timeout: SendTimeout,
         direction: Direction,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
@@ -143,9 +143,9 @@ impl Connection {
         };
         let raw = status.filter(|status| status.has_raw());
         if let Some(status) = &raw {
-            status.begin_call(patience);
+            status.begin_call(timeout);
         }
-        let deadline = if raw.is_some() { patience.until } else { patience.at() };
+        let deadline = if raw.is_some() { timeout.until } else { timeout.at() };
         loop {
             stream.set_deadline(deadline);
             match call(&mut **stream) {
@@ -170,11 +170,11 @@ impl Connection {
     }
 
     /// Ends one or both directions.
-    pub(super) fn shutdown(&mut self, how: Shutdown, patience: SendTimeout) -> io::Result<()> {
+    pub(super) fn shutdown(&mut self, how: Shutdown, timeout: SendTimeout) -> io::Result<()> {
         match self {
-            Self::Socket(source) => source.shutdown(how),
+            Self::Socket(socket) => socket.shutdown(how),
             _ => self
-                .within(patience, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
+                .within(timeout, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
                 .map(drop),
         }
     }
@@ -182,7 +182,7 @@ impl Connection {
     /// The descriptor, as far as there is one: what is asked of it, or of the socket below it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Socket(source) => Some(source.as_fd()),
+            Self::Socket(socket) => Some(socket.as_fd()),
             Self::Other(stream) => stream.fileno(),
             Self::Wrapped { stream, status } => {
                 status.own_fd().map(AsFd::as_fd).or_else(|| stream.fileno())
@@ -194,7 +194,7 @@ impl Connection {
     /// The same, for somebody who may keep a copy of it.
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Socket(source) => Some(source.lend()),
+            Self::Socket(socket) => Some(socket.lend()),
             _ => self.fileno(),
         }
     }
@@ -202,7 +202,7 @@ impl Connection {
     /// The socket that has to be ended in the end, if it is this request's.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Socket(source) => Some(source.as_fd()),
+            Self::Socket(socket) => Some(socket.as_fd()),
             Self::Wrapped { status, .. } => status.own_fd().map(AsFd::as_fd),
             Self::Gone(Some(status)) => status.own_fd().map(AsFd::as_fd),
             _ => None,
@@ -212,7 +212,7 @@ impl Connection {
     /// The same, for whoever is to close it later than this does.
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
-            Self::Socket(source) => Some(source.share()),
+            Self::Socket(socket) => Some(socket.share()),
             Self::Wrapped { status, .. } => status.own_fd().map(Arc::clone),
             Self::Gone(Some(status)) => status.own_fd().map(Arc::clone),
             _ => None,

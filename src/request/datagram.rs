@@ -57,7 +57,7 @@ impl DatagramRequest {
         reply: Box<dyn Reply>,
         ticket: Ticket,
     ) -> Self {
-        ticket.add_bytes_in(packet.len());
+        ticket.entry().add_bytes_in(packet.len());
         Self { packet, read: 0, truncated, written: None, complete: false, local, reply, ticket }
     }
 
@@ -121,10 +121,10 @@ impl DatagramRequest {
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes).map_err(|error| {
-            if self.is_of_peer(&error) { self.ticket.lose(error) } else { error }
+            if self.is_of_peer(&error) { self.ticket.entry().lose(error) } else { error }
         })?;
         if sent {
-            self.ticket.add_bytes_out(bytes.len());
+            self.ticket.entry().add_bytes_out(bytes.len());
         }
         Ok(sent)
     }
@@ -182,7 +182,7 @@ impl Read for DatagramRequest {
 
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
-        let owner = self.ticket.owner();
+        let owner = self.ticket.entry().owner();
         read_buffer::read_to_string(self, text, owner)
     }
 
@@ -191,7 +191,7 @@ impl Read for DatagramRequest {
         let left = &self.packet[self.read..];
         if left.len() < buf.len() {
             self.read = self.packet.len();
-            return Err(PeerFault::too_short(self.ticket.owner()));
+            return Err(PeerFault::too_short(self.ticket.entry().owner()));
         }
         buf.copy_from_slice(&left[..buf.len()]);
         self.read += buf.len();

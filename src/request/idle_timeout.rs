@@ -21,17 +21,17 @@ impl BoundedIo {
     /// A receive that `Limits::idle` bounds, and no moment before it.
     pub(super) fn receive_unless_idle(
         &mut self,
-        room: &mut RecvBuf<'_>,
-        bound: RecvTimeout,
+        buf: &mut RecvBuf<'_>,
+        timeout: RecvTimeout,
         idle: Duration,
     ) -> io::Result<usize> {
         if self.others_may_send() {
-            return self.receive_while_it_moves(room, idle, idle);
+            return self.receive_while_it_moves(buf, idle, idle);
         }
-        match self.receive_within(room, bound) {
+        match self.receive_within(buf, timeout) {
             // Nobody has counted what was taken of it meanwhile: so it has a last look.
             Err(error) if self.has_waited_in_vain(&error) && self.is_still_due() => {
-                self.receive_while_it_moves(room, idle, idle / LOOKS)
+                self.receive_while_it_moves(buf, idle, idle / LOOKS)
             }
             result => result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
         }
@@ -41,7 +41,7 @@ impl BoundedIo {
     #[cold]
     fn receive_while_it_moves(
         &mut self,
-        room: &mut RecvBuf<'_>,
+        buf: &mut RecvBuf<'_>,
         idle: Duration,
         first: Duration,
     ) -> io::Result<usize> {
@@ -52,7 +52,7 @@ impl BoundedIo {
             let look = earlier(Instant::now().checked_add(idle / LOOKS), over);
             let until = earlier(look, whole.map(|whole| whole.at));
             let error = match self
-                .receive_within(room, until.map_or(RecvTimeout::Never, RecvTimeout::Until))
+                .receive_within(buf, until.map_or(RecvTimeout::Never, RecvTimeout::Until))
             {
                 Err(error) if self.has_waited_in_vain(&error) => error,
                 result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
@@ -71,7 +71,7 @@ impl BoundedIo {
 
     /// The bound has passed, and nobody has ended the wait.
     fn has_waited_in_vain(&self, error: &io::Error) -> bool {
-        is_no_more_for_now(error) && !self.ticket.is_silent()
+        is_no_more_for_now(error) && !self.ticket.entry().is_silent()
     }
 
     fn others_may_send(&self) -> bool {

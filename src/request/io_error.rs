@@ -16,7 +16,7 @@ impl BoundedIo {
     #[cold]
     pub(super) fn explain(&self, error: io::Error, limit: Timeout, after: Duration) -> io::Error {
         if is_no_more_for_now(&error) {
-            return TimedOut::error(self.ticket.owner(), limit, after);
+            return TimedOut::error(self.ticket.entry().owner(), limit, after);
         }
         self.own(error)
     }
@@ -45,13 +45,13 @@ impl BoundedIo {
         if blames_nobody || says_it_already || !is_loss(&error) {
             return error;
         }
-        self.ticket.lose(error)
+        self.ticket.entry().lose(error)
     }
 
     /// Tells the peer that nothing more will be written.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         self.ended_output = true;
-        let patience = self.write_patience();
+        let patience = self.write_timeout();
         self.connection.shutdown(Shutdown::Write, patience).map_err(|error| self.own(error))
     }
 }
@@ -76,7 +76,7 @@ impl StreamRequest {
     /// ```
     #[must_use]
     pub fn garbled(&self, error: impl Into<HandlerError>) -> io::Error {
-        PeerFault::garbled(self.io.ticket.owner(), error)
+        PeerFault::garbled(self.io.ticket.entry().owner(), error)
     }
 
     /// An error that says that the peer has ended its input in the middle of what it had to send, as
@@ -84,7 +84,7 @@ impl StreamRequest {
     /// [`Disconnected`](crate::CloseReason::Disconnected).
     #[must_use]
     pub fn ended_early(&self) -> io::Error {
-        PeerFault::ended_early(self.io.ticket.owner())
+        PeerFault::ended_early(self.io.ticket.entry().owner())
     }
 }
 

@@ -26,8 +26,7 @@ use crate::context::ServerContext;
 use crate::error::Stopping;
 use crate::events::Limit;
 use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry, Registration};
-use crate::peer_fault::{Owner, PeerFault};
+use crate::live::{Entry, Registration};
 
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
@@ -117,30 +116,6 @@ impl Ticket {
         self.registration.beyond
     }
 
-    pub(crate) fn id(&self) -> u64 {
-        self.registration.entry.id()
-    }
-
-    pub(crate) fn handler(&self) -> &'static str {
-        self.registration.entry.handler()
-    }
-
-    fn set_activity(&self, activity: Activity) {
-        self.registration.entry.set_activity(activity);
-    }
-
-    pub(crate) fn show_activity(&self, activity: Activity) {
-        self.registration.entry.show_activity(activity);
-    }
-
-    fn add_bytes_in(&self, count: usize) {
-        self.registration.entry.add_bytes_in(count);
-    }
-
-    fn add_bytes_out(&self, count: usize) {
-        self.registration.entry.add_bytes_out(count);
-    }
-
     /// Whether the server drains, so that no next request is waited for; and the first one only for a while.
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
@@ -152,42 +127,9 @@ impl Ticket {
         stop(&self.registration.entry)
     }
 
-    /// Which request its errors are of.
-    pub(crate) fn owner(&self) -> Owner {
-        self.registration.entry.owner()
-    }
-
-    /// The request's own connection has failed so: it is remembered, and the error says whose it is.
-    #[cold]
-    fn lose(&self, error: io::Error) -> io::Error {
-        self.registration.entry.note_loss(error.kind());
-        PeerFault::gone(self.owner(), error)
-    }
-
-    fn is_cut(&self) -> bool {
-        self.registration.entry.cut().is_some()
-    }
-
-    fn is_forced(&self) -> bool {
-        matches!(self.registration.entry.cut(), Some(Cut::Forced | Cut::Closed))
-    }
-
-    /// Its peer has been silent for longer than it may be.
-    fn is_silent(&self) -> bool {
-        self.registration.entry.cut() == Some(Cut::Silent)
-    }
-
-    fn set_left_to_reaper(&self, activity: Activity) {
-        self.registration.entry.set_left_to_reaper(activity);
-    }
-
-    /// Whether somebody else ends waits that are longer than `Limits::idle`.
+    /// Whether the reaper ends this request's waits when `Limits::idle` is over.
     fn has_reaper(&self) -> bool {
         self.context.reaps_idle(self.limits().idle)
-    }
-
-    fn bytes_out(&self) -> u64 {
-        self.registration.entry.bytes().1
     }
 }
 

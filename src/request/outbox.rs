@@ -234,7 +234,7 @@ impl Outbox {
     }
 
     /// What the handler itself writes: behind what is due, and waited for.
-    pub(super) fn write_all(&self, bytes: &[u8], patience: SendTimeout) -> io::Result<()> {
+    pub(super) fn write_all(&self, bytes: &[u8], timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             if state.closed {
@@ -244,29 +244,29 @@ impl Outbox {
             (state.own_bytes, state.own_mark) = (bytes.len() as u64, state.due_total);
             state.due_total
         };
-        self.wait_until_sent(mark, patience)
+        self.wait_until_sent(mark, timeout)
     }
 
     /// The end of the request: nothing more is taken, and what is due is waited for.
-    pub(super) fn finish(&self, patience: SendTimeout) {
+    pub(super) fn finish(&self, timeout: SendTimeout) {
         let mark = {
             let mut state = self.shared.state.lock();
             state.ending = true;
             state.due_total
         };
-        let _ = self.wait_until_sent(mark, patience);
+        let _ = self.wait_until_sent(mark, timeout);
         self.let_go();
     }
 
     /// The connection is about to be wrapped: nothing more is taken, and what is due leaves in the open. If it does
     /// not, everything is as before.
-    pub(super) fn retire(&self, patience: SendTimeout) -> io::Result<()> {
+    pub(super) fn retire(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             state.wrapped = true;
             state.due_total
         };
-        if let Err(error) = self.wait_until_sent(mark, patience) {
+        if let Err(error) = self.wait_until_sent(mark, timeout) {
             self.shared.state.lock().wrapped = false;
             return Err(error);
         }
@@ -290,8 +290,8 @@ impl Outbox {
         }
     }
 
-    fn wait_until_sent(&self, mark: u64, patience: SendTimeout) -> io::Result<()> {
-        let result = self.shared.wait_until_sent(mark, patience);
+    fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
+        let result = self.shared.wait_until_sent(mark, timeout);
         // What is left is due to somebody else's messages, or to a wait that was given up: it is nobody's
         // to send any more, if it is on no list.
         outbox_writer::look_after(&self.shared);
@@ -302,9 +302,9 @@ impl Outbox {
 impl OutboxQueue {
     /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
     /// time, is progress as well.
-    fn wait_until_sent(&self, mark: u64, patience: SendTimeout) -> io::Result<()> {
+    fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         let given_up = self.state.lock().given_up.take();
-        let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(patience)));
+        let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
         loop {
             self.send_due();
             let (sent, fd) = {
@@ -317,7 +317,7 @@ impl OutboxQueue {
             let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
             let fd = fd.as_fd();
             let (seen, stall) =
-                waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, patience)));
+                waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, timeout)));
             if *seen != sent {
                 *seen = sent;
                 stall.progress(fd);

@@ -31,7 +31,7 @@ use super::{Ticket, is_to_end, stop};
 use crate::context::ServerContext;
 use crate::error::Stopping;
 use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry};
+use crate::live::{Activity, Entry};
 use crate::peer_fault::{PeerFault, find, is_loss};
 use crate::sys;
 use crate::write_stall::SendTimeout;
@@ -45,7 +45,7 @@ pub(super) struct RawStatus {
     /// without an end.
     fd: Option<Arc<OwnedFd>>,
     /// How long the request's present call may wait.
-    pub(super) patience: Mutex<SendTimeout>,
+    pub(super) timeout: Mutex<SendTimeout>,
     /// A [`WrapPhase`].
     phase: AtomicU8,
     /// How many of the bytes that the request had read ahead the wrapper has not read yet.
@@ -106,7 +106,7 @@ impl RawStatus {
             context: Arc::clone(&ticket.context),
             limits: Arc::clone(&ticket.registration.limits),
             fd,
-            patience: Mutex::new(SendTimeout::until(None)),
+            timeout: Mutex::new(SendTimeout::until(None)),
             phase: AtomicU8::new(WrapPhase::Handshake as u8),
             ahead: AtomicUsize::new(0),
             heard: Flag::default(),
@@ -150,25 +150,23 @@ impl RawStatus {
     }
 
     /// A read or a write of the request begins.
-    pub(super) fn begin_call(&self, patience: SendTimeout) {
-        *self.patience.lock() = patience;
+    pub(super) fn begin_call(&self, timeout: SendTimeout) {
+        *self.timeout.lock() = timeout;
         self.timed_out.clear();
         self.stopped.clear();
     }
 
     /// The error of a wrapper's call, with its cause if that is known here.
     pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
-        let owner = self.entry.owner();
         let reads = direction == Direction::In;
         if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
             error
         } else if let Some(interruption) = self.interruption() {
             interruption
         } else if self.lost.is_set() || (reads && self.ended.is_set()) {
-            self.entry.note_loss(error.kind());
-            PeerFault::gone(owner, error)
+            self.entry.lose(error)
         } else if reads && self.heard.is_set() && error.kind() == io::ErrorKind::InvalidData {
-            PeerFault::garbled(owner, error)
+            PeerFault::garbled(self.entry.owner(), error)
         } else {
             error
         }
@@ -198,9 +196,9 @@ impl RawStatus {
 
     /// From here on the wrapper may only send its farewell. It has no time for that if the connection has been cut off
     /// from this side, or the peer has taken nothing for long enough already.
-    pub(super) fn begin_farewell(&self, patience: SendTimeout) {
+    pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         let at_once = self.is_cut_off() || self.is_stuck();
-        self.begin_call(if at_once { SendTimeout::NONE } else { patience });
+        self.begin_call(if at_once { SendTimeout::NONE } else { timeout });
         self.concealed.clear();
         self.enter(WrapPhase::Farewell);
     }
@@ -237,7 +235,7 @@ impl RawStatus {
 /// For the raw stream.
 impl RawStatus {
     pub(super) fn is_cut_off(&self) -> bool {
-        matches!(self.entry.cut(), Some(Cut::Forced | Cut::Closed))
+        self.entry.is_cut_off()
     }
 
     /// A wait for the peer begins. In a handshake it counts as one for the beginning of a request, so that a drain may
@@ -303,8 +301,7 @@ impl RawStatus {
             return error;
         }
         self.lost.set();
-        self.entry.note_loss(error.kind());
-        PeerFault::gone(self.entry.owner(), error)
+        self.entry.lose(error)
     }
 
     pub(super) fn time_out(&self) -> io::Error {

@@ -51,9 +51,9 @@ impl RawStream {
         until: Option<Instant>,
     ) -> Option<(Self, Arc<RawStatus>)> {
         let (below, status) = match std::mem::replace(connection, Connection::Gone(None)) {
-            Connection::Socket(source) => {
-                let status = RawStatus::new(ticket, Some(source.share()));
-                (Below::Socket(source), Arc::new(status))
+            Connection::Socket(socket) => {
+                let status = RawStatus::new(ticket, Some(socket.share()));
+                (Below::Socket(socket), Arc::new(status))
             }
             Connection::Other(stream) => {
                 (Below::Stream(stream), Arc::new(RawStatus::new(ticket, None)))
@@ -76,18 +76,18 @@ impl RawStream {
         Some((raw, status))
     }
 
-    fn patience(&self) -> SendTimeout {
-        let patience = *self.status.patience.lock();
-        SendTimeout { until: earlier(patience.until, self.deadline), ..patience }
+    fn timeout(&self) -> SendTimeout {
+        let timeout = *self.status.timeout.lock();
+        SendTimeout { until: earlier(timeout.until, self.deadline), ..timeout }
     }
 
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
-            Below::Socket(source) => {
+            Below::Socket(socket) => {
                 if self.status.entry.is_lent() {
-                    source.lend();
+                    socket.lend();
                 }
-                source.recv(
+                socket.recv(
                     &mut RecvBuf::from(buf),
                     until.map_or(RecvTimeout::Never, RecvTimeout::Until),
                 )
@@ -129,7 +129,7 @@ impl RawStream {
 
     /// See `BoundedIo::receive_late`.
     fn receive_late(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let (began, own) = (Instant::now(), self.patience().at());
+        let (began, own) = (Instant::now(), self.timeout().at());
         while began.elapsed() < self.status.limits.drain && !self.status.is_cut_off() {
             if own.is_some_and(|own| Instant::now() >= own) {
                 return Err(self.status.time_out());
@@ -144,11 +144,11 @@ impl RawStream {
         Err(self.status.stop())
     }
 
-    fn transmit(&mut self, buf: &[u8], patience: SendTimeout) -> io::Result<usize> {
+    fn transmit(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match &mut self.below {
-            Below::Socket(source) => source.send(buf, patience),
+            Below::Socket(socket) => socket.send(buf, timeout),
             Below::Stream(stream) => {
-                stream.set_deadline(patience.at());
+                stream.set_deadline(timeout.at());
                 stream.write(buf)
             }
             Below::Wrapper(stream) => stream.write(buf),
@@ -172,19 +172,19 @@ impl RawStream {
     /// A write that has to wait for room. That it waits is said before it is looked whether the connection has been cut
     /// off: whoever cuts it off asks for it afterwards, and ends the wait.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let patience = self.patience();
+        let timeout = self.timeout();
         self.status.entry.set_waits_to_write(true);
-        let result = self.transmit_if_allowed(buf, patience);
+        let result = self.transmit_if_allowed(buf, timeout);
         self.status.entry.set_waits_to_write(false);
         result
     }
 
     /// What has been cut off sends nothing more but its farewell.
-    fn transmit_if_allowed(&mut self, buf: &[u8], patience: SendTimeout) -> io::Result<usize> {
+    fn transmit_if_allowed(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         if !self.status.may_send() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.transmit(buf, patience)
+        self.transmit(buf, timeout)
     }
 }
 
@@ -205,7 +205,7 @@ impl Read for RawStream {
             self.receive_at_once(buf)
         } else {
             // In the middle of a write, or of a farewell, a wrapper may read as well: as long as those may stand still.
-            let until = self.patience().at();
+            let until = self.timeout().at();
             self.receive(buf, until)
         };
         match result {
@@ -247,16 +247,16 @@ impl Stream for RawStream {
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         match &mut self.below {
-            Below::Socket(source) => source.shutdown(how),
+            Below::Socket(socket) => socket.shutdown(how),
             Below::Stream(stream) | Below::Wrapper(stream) => stream.shutdown(how),
         }
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match &self.below {
-            Below::Socket(source) => {
+            Below::Socket(socket) => {
                 self.status.entry.lend();
-                Some(source.lend())
+                Some(socket.lend())
             }
             Below::Stream(stream) | Below::Wrapper(stream) => stream.fileno(),
         }

@@ -128,8 +128,8 @@ impl Appetite {
             return self.receive_into_block(receive);
         }
         let mut memory = [MaybeUninit::uninit(); FIRST];
-        let mut room = RecvBuf::new(&mut memory);
-        let count = receive(&mut room)?;
+        let mut buf = RecvBuf::new(&mut memory);
+        let count = receive(&mut buf)?;
         if count == 0 {
             return Ok(Chunk::default());
         }
@@ -137,7 +137,7 @@ impl Appetite {
             self.much = 2;
         }
         let mut block = take_block(self.size);
-        block[..count].copy_from_slice(room.received(count));
+        block[..count].copy_from_slice(buf.received(count));
         Ok(Chunk { block, start: 0, end: count })
     }
 

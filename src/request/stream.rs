@@ -88,7 +88,7 @@ impl StreamRequest {
     /// The request's number in the [live list](ServerContext::live).
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.io.ticket.id()
+        self.io.ticket.entry().id()
     }
 
     /// Whether a drain has begun: a long handler should come to its end.
@@ -144,7 +144,7 @@ impl StreamRequest {
     /// How many bytes have been sent so far. After a write that failed this is where it stopped.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
-        self.io.ticket.bytes_out()
+        self.io.ticket.entry().bytes().1
     }
 
     /// Python's `wbufsize`: how many bytes of output to hold back at most; zero, the default, none.
@@ -230,7 +230,7 @@ impl StreamRequest {
     /// be a `String` and is not UTF-8 (a [`PeerFault`]; a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
     #[doc(alias("readline", "readlines"))]
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
-        let owner = self.io.ticket.owner();
+        let owner = self.io.ticket.entry().owner();
         let read = |bytes: &mut Vec<u8>| {
             if self.append_until(b'\n', bytes)? == 0 {
                 return Ok(false);
@@ -259,7 +259,7 @@ impl StreamRequest {
         if !self.input.is_empty() {
             return Ok(Some(self.input.take()));
         }
-        let chunk = Chunk::receive(&mut self.appetite, |room| self.io.receive(room, None))?;
+        let chunk = Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))?;
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
@@ -280,7 +280,7 @@ impl StreamRequest {
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
             if taken + text.len() > limit.saturating_add(usize::from(ends_in_cr)) {
-                return Err(LineTooLong::error(self.io.ticket.owner(), limit));
+                return Err(LineTooLong::error(self.io.ticket.entry().owner(), limit));
             }
             bytes.extend_from_slice(&have[..count]);
             self.input.consume(count);
@@ -299,7 +299,7 @@ impl StreamRequest {
     /// Receives into the buffer; zero is the end of input. `started`: since when a read has been
     /// going on that needs more.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
-        self.input.fill(&mut self.appetite, |room| self.io.receive(room, started))
+        self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
     }
 
     fn read_buffered(&mut self, buf: &mut [u8]) -> usize {
@@ -317,13 +317,12 @@ impl StreamRequest {
 
     /// The orderly end, before the close.
     pub(crate) fn shutdown_request(&mut self) {
-        self.io.shutdown_request(!self.input.is_empty());
+        self.io.shutdown_request(&self.input);
     }
 
     /// Both in one, which costs less.
     pub(crate) fn end_request(self) {
-        let unread = !self.input.is_empty();
-        self.io.end_request(unread);
+        self.io.end_request(&self.input);
     }
 
     /// The close, at once or when the peer has had the time to read the answer.
@@ -371,7 +370,7 @@ impl Read for StreamRequest {
 
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
-        let owner = self.io.ticket.owner();
+        let owner = self.io.ticket.entry().owner();
         read_buffer::read_to_string(self, text, owner)
     }
 
@@ -388,7 +387,7 @@ impl Read for StreamRequest {
                 self.read_buffered(buf)
             };
             if count == 0 {
-                return Err(PeerFault::ended_early(self.io.ticket.owner()));
+                return Err(PeerFault::ended_early(self.io.ticket.entry().owner()));
             }
             started.get_or_insert_with(Instant::now);
             buf = &mut buf[count..];
@@ -418,7 +417,7 @@ impl BufRead for StreamRequest {
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
-        read_buffer::append_text(line, bytes, self.io.ticket.owner())?;
+        read_buffer::append_text(line, bytes, self.io.ticket.entry().owner())?;
         Ok(count)
     }
 }

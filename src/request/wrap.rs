@@ -15,9 +15,9 @@ impl BoundedIo {
     /// more from here on.
     pub(super) fn end_the_open(&mut self) -> io::Result<()> {
         self.flush()?;
-        let patience = self.write_patience();
+        let timeout = self.write_timeout();
         if let Some(outbox) = &self.outbox {
-            outbox.retire(patience).map_err(|error| self.explain_write(error))?;
+            outbox.retire(timeout).map_err(|error| self.explain_write(error))?;
         }
         self.outbox = None;
         Ok(())
@@ -65,11 +65,11 @@ impl BoundedIo {
         if !self.output.is_empty() {
             self.finish_output();
         }
-        let patience = self.write_patience();
+        let timeout = self.write_timeout();
         match &mut self.connection {
             Connection::Wrapped { stream, status } => {
-                status.begin_farewell(patience);
-                stream.set_deadline(patience.until);
+                status.begin_farewell(timeout);
+                stream.set_deadline(timeout.until);
                 // Without its words the peer is told that the end is none of ours; it is one all the same.
                 let _ = stream.shutdown(Shutdown::Write);
                 status.end_output().is_ok()

@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Server;
-use super::job::is_serving;
+use super::serving::is_serving;
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::live::LiveRequest;
+use crate::live::{FirstReads, LiveRequest};
 use crate::mixin::Mixin;
 use crate::shutdown::Closer;
 use crate::transport::{CloseWhen, Transport};
@@ -56,38 +56,19 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let counted = context.counts();
         report.open_at_start = context.live.len();
-        // Whoever waits for all requests must not be one of them.
-        let waits_for_itself = context.runs.is_loop_thread() || is_serving(context);
-        let waits = self.mixin.block_on_close() && !waits_for_itself;
-        report.open_at_start += self.stop_listening(waits);
-        context.live.end_input_of_idle(false);
-        // What comes in the time of first reads has to be served as well.
+        let wait_for = self.close_waits_for();
+        report.open_at_start += self.stop_accepting(wait_for);
+        context.live.end_input_of_idle(FirstReads::Awaited);
+        // At most half of the grace: a request that begins in the time of first reads has to be served as well.
         let half = deadline.saturating_duration_since(began) / 2;
         let first_reads = began + self.limits().first_read.min(half);
-        if waits {
-            self.drain_until(first_reads);
-            context.end_first_reads();
-            // After a cut there is one short wait for all that is left to do.
-            let mut last = None;
-            if !self.drain_until(deadline) {
-                let until = Instant::now() + AFTER_FORCE;
-                last = Some(until);
-                report.forced = context.live.view();
-                context.live.force();
-                self.mixin.force();
-                self.mixin.drain(until);
-                context.live.wait_until_empty(until);
+        match wait_for {
+            WaitFor::Requests => report.forced = self.wait_and_force(first_reads, deadline),
+            WaitFor::Nothing => {
+                context.end_first_reads_at(first_reads);
+                self.core.mixin_closed_late.store(true, Ordering::SeqCst);
+                self.close_mixin_after_loops();
             }
-            let last = last.unwrap_or_else(|| deadline.max(Instant::now() + AFTER_FORCE));
-            context.runs.wait_until_ended(Some(last));
-            if self.core.closed_late.load(Ordering::SeqCst) {
-                self.core.close_listener();
-            }
-            self.mixin.server_close(last);
-        } else {
-            context.end_first_reads_at(first_reads);
-            self.core.mixin_closed_late.store(true, Ordering::SeqCst);
-            self.close_mixin_after_loops();
         }
         let counts = context.counts();
         report.stopped = usize::try_from(counts.stopped - counted.stopped).unwrap_or(usize::MAX);
@@ -97,13 +78,26 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report
     }
 
-    /// Begins the close: from here on nobody new comes. Says how many have been taken who had come before.
-    fn stop_listening(&self, waits: bool) -> usize {
+    /// A thread that serves a request, or accepts, would wait for itself.
+    fn close_waits_for(&self) -> WaitFor {
+        let context = &self.core.context;
+        let is_own_thread = context.runs.is_loop_thread() || is_serving(context);
+        if self.mixin.block_on_close() && !is_own_thread {
+            WaitFor::Requests
+        } else {
+            WaitFor::Nothing
+        }
+    }
+
+    /// Begins the close: no more clients are accepted. Gives the number of those taken out of the backlog.
+    fn stop_accepting(&self, wait_for: WaitFor) -> usize {
         let core = &self.core;
-        // Begun before: a loop that ends meanwhile waits for what is taken, and serves it.
+        // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it.
         let taker = core.backlog.begin();
-        if waits && core.transport.close_when() == CloseWhen::RequestsHaveEnded {
-            // For good: another close, which waits for nothing, takes nothing from this one.
+        if wait_for == WaitFor::Requests
+            && core.transport.close_when() == CloseWhen::RequestsHaveEnded
+        {
+            // Never cleared: another close, which waits for nothing, must not close the socket before this one.
             core.closed_late.store(true, Ordering::SeqCst);
         }
         let closer = core.context.runs.close();
@@ -117,6 +111,31 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
+    /// Steps 3 to 5. Gives the requests that were cut off at the deadline.
+    fn wait_and_force(&self, first_reads: Instant, deadline: Instant) -> Vec<LiveRequest> {
+        let context = &self.core.context;
+        let mut forced = Vec::new();
+        self.drain_until(first_reads);
+        context.end_first_reads();
+        let last = if self.drain_until(deadline) {
+            deadline.max(Instant::now() + AFTER_FORCE)
+        } else {
+            // One short wait for all that is left to do.
+            let last = Instant::now() + AFTER_FORCE;
+            forced = context.live.view();
+            context.live.force();
+            self.mixin.force();
+            self.drain_until(last);
+            last
+        };
+        context.runs.wait_until_ended(Some(last));
+        if self.core.closed_late.load(Ordering::SeqCst) {
+            self.core.close_listener();
+        }
+        self.mixin.server_close(last);
+        forced
+    }
+
     /// The mixin's part of a close that waits for nothing: not before the loop has handed to it what stood in the queue.
     pub(super) fn close_mixin_after_loops(&self) {
         let due = self.core.mixin_closed_late.load(Ordering::SeqCst);
@@ -125,7 +144,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
-    /// Waits until no request is left, or until then. Says whether none is.
+    /// Waits until no request is left, or the deadline has passed. True: none is left.
     fn drain_until(&self, deadline: Instant) -> bool {
         self.mixin.drain(deadline);
         self.core.context.live.wait_until_empty(deadline)
@@ -136,7 +155,7 @@ impl ServerContext {
     /// Ends the waits for the first request of a connection, from here on.
     fn end_first_reads(&self) {
         self.runs.end_first_reads();
-        self.live.end_input_of_idle(true);
+        self.live.end_input_of_idle(FirstReads::Over);
     }
 
     /// The same at a moment that nobody waits for: by a thread, where one may be started and there is anything to end.
@@ -152,6 +171,13 @@ impl ServerContext {
             self.end_first_reads();
         }
     }
+}
+
+/// What a close waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitFor {
+    Requests,
+    Nothing,
 }
 
 /// How long forced handlers may take to notice that their connections are gone, and killed children to end. It

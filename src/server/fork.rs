@@ -38,7 +38,7 @@ use super::server_permit::Admitted;
 use crate::context::ServerContext;
 use crate::error::{Error, Fatal, Result};
 use crate::events::CloseReason;
-use crate::live::{Activity, Cut, Entry};
+use crate::live::{Activity, Cut, Entry, FirstReads};
 use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
 use crate::process;
 use crate::request::{Ticket, keep_block};
@@ -87,7 +87,7 @@ fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
 impl<T: Transport> ServeInChild for TypedJob<T> {
     fn prepare_fork(&self) {
         // From the fork on it is the child that says what it does.
-        self.ticket.show_activity(Activity::Running);
+        self.ticket.entry().show_activity(Activity::Running);
         prepare_signals(&self.core.context);
         keep_block();
     }
@@ -222,12 +222,13 @@ fn drain(signal: libc::c_int) {
     let runs = &served.context.runs;
     runs.begin_drain();
     let drained = served.drained.get_or_init(Instant::now);
-    let over = drained.elapsed() >= served.first_read / 2;
-    if over {
+    let mut first_reads = FirstReads::Awaited;
+    if drained.elapsed() >= served.first_read / 2 {
         runs.end_first_reads();
+        first_reads = FirstReads::Over;
     }
     served.entry.tell_of_stop();
-    served.entry.end_input_if_idle(over);
+    served.entry.end_input_if_idle(first_reads);
 }
 
 // The servers of the process. A child closes the sockets of all of them: it keeps no port beyond the life of the server

@@ -44,7 +44,7 @@ impl<'a> Incoming<'a> {
     /// The request's number in the [live list](ServerContext::live).
     #[must_use]
     pub fn id(&self) -> u64 {
-        self.ticket.id()
+        self.ticket.entry().id()
     }
 
     /// The connection's descriptor; none for datagrams. What [`StreamRequest::fileno`](crate::StreamRequest::fileno)

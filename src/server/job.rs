@@ -1,14 +1,22 @@
-//! The life of one request, from the loop to the close.
+//! The life of one request, from its acceptance to its close.
 //!
-//! 1. `verify_request`, in the loop;
-//! 2. the worker makes the request out of what the transport gave, and `wrap_request` may wrap it;
-//! 3. `finish_request`: the handler is made, and its `setup`, `handle` and `finish` run;
-//! 4. what failed is reported to `handle_error`;
-//! 5. `shutdown_request` and `close_request`.
+//! ```text
+//! loop (or a worker that accepts)        worker: TypedJob::serve
+//!   TypedJob::enter   the live list        make_request      the transport, from what get_request gave
+//!   announce          the observer         wrap_request      hook, within Limits::handshake
+//!   verify_request    hook                 finish_request    the handler: setup, handle, finish
+//!   process_request   the mixin  ------->  handle_error      hook, if one of these failed
+//!                                          end_request       shutdown_request and close_request
+//!                                          tell_of_end       the observer
+//! ```
 //!
-//! Whatever of this is the user's may panic, and stands in `caught`: also the drop of an error.
+//! A request that is not served takes a shorter way to `end_request`: [`reject`](TypedJob::reject) after `verify_request`,
+//! [`refuse`](Work::refuse) if the mixin or a limit has no room for it, [`release`](Work::release) if nobody will serve
+//! it.
+//!
+//! All code of the user's that one request runs (hooks, handler, observer, a transport's own `make_request`, the drop of
+//! an error) runs in `caught`, which turns a panic into an error.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +28,8 @@ use super::hooks::{Failure, Phase};
 use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
 use super::server_permit::Admitted;
+use super::serving::Serving;
 use crate::address::Address;
-use crate::context::ServerContext;
 use crate::error::{Error, Fatal, HandlerError, HandlerResult, Timeout};
 use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
@@ -30,10 +38,11 @@ use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{Outcome, Refused, Work, WorkerAccept};
 use crate::request::{Deadline, Request, Ticket};
 use crate::transport::Transport;
+use crate::wait::FlushPromise;
 
 /// A request with everything that it takes to serve it.
 pub(super) struct TypedJob<T: Transport> {
-    // Order matters: the connection closes before its place is given to another one.
+    // Order matters: the connection closes before its permit is given back.
     pub(super) raw: T::Raw,
     pub(super) ticket: Ticket,
     pub(super) core: Admitted<T>,
@@ -46,46 +55,45 @@ pub(super) enum Verdict {
 }
 
 impl<T: Transport> TypedJob<T> {
-    /// Gives a request its place. Nothing of the user's runs, and nobody is told yet.
+    /// Enters a request into the live list. No code of the user's runs here.
     pub(super) fn enter(core: Admitted<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
         let registration = core.context.live.enter(peer, core.handler_name, received, connection);
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
-        // One that is refused for its peer's sake does not use up the rate of all: a peer that comes again and again
-        // would keep the others out.
+        // A request beyond its peer's limits does not use up the rate of the server: a peer that connects again and
+        // again would keep the others out.
         if ticket.beyond().is_none() {
             core.context.rate.pass();
         }
         Self { raw, ticket, core }
     }
 
-    /// Tells that it has begun.
+    /// Tells the observer that it has begun.
     pub(super) fn announce(&self) {
         self.core.tell(&ServerEvent::RequestStarted {
-            id: self.ticket.id(),
+            id: self.ticket.entry().id(),
             client_address: self.ticket.client_address(),
             handler: self.core.handler_name,
         });
     }
 
-    /// Whether it was cut off at the deadline of a close before it has begun.
+    /// Whether the deadline of a close has cut it off before it began.
     pub(super) fn is_forced(&self) -> bool {
         matches!(self.ticket.entry().cut(), Some(Cut::Forced))
     }
 
-    /// Whether it is beyond a limit for one peer, which is told, and why it is not run then.
+    /// Why it is refused, if it is beyond a limit for one peer. The observer is told.
     pub(super) fn is_beyond(&self) -> Option<Refused> {
         let limit = self.ticket.beyond()?;
         self.core.tell(&ServerEvent::LimitReached { limit });
-        Some(if limit == Limit::PeerRate {
-            Refused::TooFastFromPeer
-        } else {
-            Refused::TooManyFromPeer
+        Some(match limit {
+            Limit::PeerRate => Refused::TooFastFromPeer,
+            _ => Refused::TooManyFromPeer,
         })
     }
 
-    /// Asks the hook. A hook that fails or panics rejects, and is reported.
+    /// Asks the hook. If it fails or panics, that is reported, and the request is rejected.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
         if core.loop_hooks.are_default() {
@@ -105,9 +113,9 @@ impl<T: Transport> TypedJob<T> {
             Ok(false) => Verdict::Reject,
             Err(error) => {
                 let entry = self.ticket.entry();
-                report(&self.core, entry, Phase::Verify, &error);
+                handle_error(&self.core, entry, Phase::Verify, &error);
                 if let Err(panicked) = caught_drop(error) {
-                    report(&self.core, entry, Phase::Verify, &panicked);
+                    handle_error(&self.core, entry, Phase::Verify, &panicked);
                 }
                 Verdict::Reject
             }
@@ -118,52 +126,50 @@ impl<T: Transport> TypedJob<T> {
     pub(super) fn reject(self) {
         let _serving = Serving::start(&self.core.context);
         let mut request = None;
-        let (made, end) = self.open(&mut request);
-        end.core.context.counters.ended(CloseReason::Rejected);
-        end.report_unmade(made);
-        end.close(&mut request, CloseReason::Rejected);
+        let (made, open) = self.make_request(&mut request);
+        open.refused(made, CloseReason::Rejected);
+        open.end_request(&mut request, CloseReason::Rejected);
     }
 
-    /// Makes the request that handlers hold, and keeps what is needed to end it.
-    /// It stays in the place that the caller has for it: each copy of it would stand on the stack of a waiting
-    /// thread for as long as the request lasts.
-    fn open(self, place: &mut Option<T::Request>) -> (HandlerResult, End<T>) {
+    /// Serves the request: Python's verbs, in their order.
+    #[expect(
+        clippy::boxed_local,
+        reason = "on the stack it would stand there as long as the request lasts"
+    )]
+    pub(super) fn serve(self: Box<Self>) -> CloseReason {
+        // Datagrams and outbox messages that the handler sends leave when it waits, and at the latest when it has ended.
+        let _promise = FlushPromise::start();
+        // In a child it is the loop's own thread that runs the request, and a drain knows that one.
+        let context = &self.core.context;
+        let _serving = (!context.role().is_child()).then(|| Serving::start(context));
+        self.ticket.entry().show_activity(Activity::Running);
+        let &Limits { request: whole, handshake, .. } = self.ticket.limits();
+        let whole = whole.and_then(|after| Deadline::after(Timeout::Request, after));
+        let mut request = None;
+        let (made, open) = self.make_request(&mut request);
+        let result = match &mut request {
+            Some(request) => match caught(|| open.wrap_request(request, handshake, whole)) {
+                Ok(()) => open.finish_request(request),
+                Err(error) => Err((Phase::Wrap, error)),
+            },
+            None => made.map_err(|panicked| (Phase::Make, panicked)),
+        };
+        let reason = open.conclude(result);
+        open.core.count(&open.entry, reason);
+        open.end_request(&mut request, reason);
+        reason
+    }
+
+    /// Makes the request that handlers hold, in the place that the caller has for it: each copy would stand on the
+    /// stack of a waiting thread for as long as the request lasts.
+    fn make_request(self, place: &mut Option<T::Request>) -> (HandlerResult, OpenRequest<T>) {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
         let made = caught(|| {
             *place = Some(core.transport.make_request(raw, ticket));
             Ok(())
         });
-        (made, End { core, entry })
-    }
-
-    /// Runs the request to its end.
-    #[expect(
-        clippy::boxed_local,
-        reason = "on the stack it would stand there as long as the request lasts"
-    )]
-    pub(super) fn serve(self: Box<Self>) -> CloseReason {
-        // What the handler sends to others leaves when it waits, and at the latest when it has ended.
-        let _promise = crate::wait::FlushPromise::start();
-        // In a child it is the loop's own thread that runs the request, and a drain knows that one.
-        let context = &self.core.context;
-        let _serving = (!context.role().is_child()).then(|| Serving::start(context));
-        self.ticket.show_activity(Activity::Running);
-        let &Limits { request: whole, handshake, .. } = self.ticket.limits();
-        let whole = whole.and_then(|after| Deadline::after(Timeout::Request, after));
-        let mut request = None;
-        let (made, end) = self.open(&mut request);
-        let result = match &mut request {
-            Some(request) => match caught(|| end.wrap_request(request, handshake, whole)) {
-                Ok(()) => end.finish_request(request),
-                Err(error) => Err((Phase::Wrap, error)),
-            },
-            None => made.map_err(|panicked| (Phase::Make, panicked)),
-        };
-        let reason = end.conclude(result);
-        end.core.count(&end.entry, reason);
-        end.close(&mut request, reason);
-        reason
+        (made, OpenRequest { core, entry })
     }
 }
 
@@ -175,22 +181,21 @@ impl<T: Transport> Work for TypedJob<T> {
     fn refuse(self: Box<Self>, why: Refused) {
         let _serving = Serving::start(&self.core.context);
         let mut request = None;
-        let (made, end) = self.open(&mut request);
-        end.core.context.counters.ended(CloseReason::Refused);
-        end.report_unmade(made);
+        let (made, open) = self.make_request(&mut request);
+        open.refused(made, CloseReason::Refused);
         if let Refused::CannotStart(error) = why {
-            let peer = end.entry.client_address();
+            let peer = open.entry.client_address();
             let error = Error::io("start a worker for", peer, error);
-            report(&end.core, &end.entry, Phase::Start, &error.into());
+            handle_error(&open.core, &open.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
             drop(caught(|| {
-                // A moment that has passed already: what is written goes into the socket's buffer or nowhere.
+                // Zero: the hook must not wait for the peer. What the socket's buffer does not take is lost.
                 request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
-                drop(end.core.hooks.overflow(request, &why));
+                drop(open.core.hooks.overflow(request, &why));
                 Ok(())
             }));
         }
-        end.close(&mut request, CloseReason::Refused);
+        open.end_request(&mut request, CloseReason::Refused);
     }
 
     fn release(self: Box<Self>) {
@@ -207,7 +212,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn label(&self) -> &'static str {
-        self.ticket.handler()
+        self.ticket.entry().handler()
     }
 
     fn peer(&self) -> &Address {
@@ -216,7 +221,7 @@ impl<T: Transport> Work for TypedJob<T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Tells the observer, if there is one. In a forked child there is none: the parent tells.
+    /// Tells the observer, if there is one. A forked child leaves that to its parent.
     pub(super) fn tell(&self, event: &ServerEvent<'_>) {
         let Some(observer) = &self.observer else { return };
         if self.context.role().is_child() {
@@ -253,21 +258,22 @@ impl<T: Transport> Core<T> {
     }
 }
 
-/// What is left of a job when its request has been made: what it takes to end it.
-struct End<T: Transport> {
+/// A job whose request has been made: what it takes to run and to end it.
+struct OpenRequest<T: Transport> {
     core: Admitted<T>,
     entry: Arc<Entry>,
 }
 
-impl<T: Transport> End<T> {
-    /// Reports it, if there is no request because the transport has panicked when it was to make it.
-    fn report_unmade(&self, made: HandlerResult) {
+impl<T: Transport> OpenRequest<T> {
+    /// Counts a request that is not run; and reports it if `make_request` panicked.
+    fn refused(&self, made: HandlerResult, reason: CloseReason) {
+        self.core.context.counters.ended(reason);
         if let Err(error) = made {
-            report(&self.core, &self.entry, Phase::Make, &error);
+            handle_error(&self.core, &self.entry, Phase::Make, &error);
         }
     }
 
-    /// Has the hook wrap the request, within its limit; and sets the one for the whole request.
+    /// Calls the hook, within `Limits::handshake`, and sets the deadline of the whole request.
     fn wrap_request(
         &self,
         request: &mut T::Request,
@@ -275,7 +281,7 @@ impl<T: Transport> End<T> {
         whole: Option<Deadline>,
     ) -> HandlerResult {
         let mut wrapped = Ok(());
-        // Without hooks there is nothing to bound, and no reason to look at the clock.
+        // Without hooks there is nothing to bound, and no look at the clock.
         if self.core.hooked {
             if !request.is_whole() {
                 let handshake = Deadline::after(Timeout::Handshake, handshake);
@@ -283,15 +289,15 @@ impl<T: Transport> End<T> {
             }
             wrapped = caught(|| self.core.hooks.wrap_request(request));
             self.entry.end_preface();
-            // What the hook has bounded is over.
+            // A deadline that the hook has set ends with the hook.
             request.set_deadline(None);
         }
         request.set_server_deadline(whole);
         wrapped
     }
 
-    /// Makes the handler, runs it and drops it. What fails first is what is reported, because it is the cause more often
-    /// than not. (In Python an error of `finish` hides one of `handle`.)
+    /// Makes the handler, runs it and drops it. The first error is reported, because it usually is the cause. (In Python an
+    /// error of `finish` hides one of `handle`.)
     fn finish_request(&self, request: &mut T::Request) -> Result<(), (Phase, HandlerError)> {
         let mut ran = None;
         let factory = &self.core.factory;
@@ -299,12 +305,12 @@ impl<T: Transport> End<T> {
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });
-        // What is caught here is the making of the handler, or its drop.
+        // A panic that is caught here comes from the closure that makes the handler, or from the handler's drop.
         let phase = if ran.is_some() { Phase::Finish } else { Phase::Setup };
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
     }
 
-    /// Finds out how the request has ended. What failed is judged and dropped here, and may panic at both.
+    /// Says how the request has ended. The error is reported and dropped here, and may panic at both.
     fn conclude(&self, result: Result<(), (Phase, HandlerError)>) -> CloseReason {
         let Err((phase, error)) = result else {
             return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
@@ -312,24 +318,24 @@ impl<T: Transport> End<T> {
         let judged = caught(|| Ok(self.judge(phase, &error)));
         let dropped = caught_drop(error);
         match (judged, dropped) {
-            // The server ends with it already.
+            // The server is ending with it already.
             (Ok(CloseReason::Fatal), _) => CloseReason::Fatal,
             (Ok(reason), Ok(())) => reason,
             (Err(panicked), _) | (Ok(_), Err(panicked)) => {
-                report(&self.core, &self.entry, phase, &panicked);
+                handle_error(&self.core, &self.entry, phase, &panicked);
                 CloseReason::Panicked
             }
         }
     }
 
-    /// Finds out how a request has ended that failed, reports it, and stops the server if that is what the
-    /// handler wants.
+    /// Says how a failed request has ended, reports it, and stops the server if the error is [`Fatal`].
     fn judge(&self, phase: Phase, error: &HandlerError) -> CloseReason {
         if let Some(fatal) = Fatal::find(error) {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
         let reason = reason_of(error, Whose::of(&self.entry), ended_from_here(&self.entry));
+        // The server itself has ended these.
         if !matches!(
             reason,
             CloseReason::Idle
@@ -337,13 +343,13 @@ impl<T: Transport> End<T> {
                 | CloseReason::Forced
                 | CloseReason::ClosedHere
         ) {
-            report(&self.core, &self.entry, phase, error);
+            handle_error(&self.core, &self.entry, phase, error);
         }
         reason
     }
 
-    /// Ends and closes the request, tells of its end, and only then gives its place to another one.
-    fn close(self, request: &mut Option<T::Request>, reason: CloseReason) {
+    /// `shutdown_request` and `close_request`; tells the observer, and only then gives back the permit.
+    fn end_request(self, request: &mut Option<T::Request>, reason: CloseReason) {
         drop(caught(|| {
             if let Some(mut request) = request.take() {
                 if may_be_early(reason) {
@@ -355,48 +361,14 @@ impl<T: Transport> End<T> {
         }));
         self.core.tell_of_end(&self.entry, reason);
         if self.core.context.role().is_child() {
-            // The parent keeps the books. Giving back here would be writing to shared memory, which copies it,
-            // a moment before it is gone.
+            // The parent counts. To give the permit back here would write to a page that is shared with the parent, and
+            // copy it, just before the process exits.
             std::mem::forget(self);
         }
     }
 }
 
-thread_local! {
-    /// The servers whose requests this thread runs at the moment, by the addresses of their contexts.
-    static SERVING: RefCell<Vec<*const ServerContext>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Notes that this thread runs a request, so that its handler does not wait for itself when it closes its
-/// own server.
-struct Serving {
-    server: *const ServerContext,
-}
-
-impl Serving {
-    fn start(context: &Arc<ServerContext>) -> Self {
-        let server = Arc::as_ptr(context);
-        SERVING.with_borrow_mut(|serving| serving.push(server));
-        Self { server }
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        SERVING.with_borrow_mut(|serving| {
-            if let Some(place) = serving.iter().rposition(|server| *server == self.server) {
-                serving.swap_remove(place);
-            }
-        });
-    }
-}
-
-/// Whether this thread runs a request of this server.
-pub(super) fn is_serving(context: &Arc<ServerContext>) -> bool {
-    SERVING.with_borrow(|serving| serving.contains(&Arc::as_ptr(context)))
-}
-
-/// Python's three steps. There is no `finish` after a `setup` that failed or panicked, but after such a `handle`.
+/// Python's three steps. `finish` runs after a `handle` that failed or panicked, and not after such a `setup`.
 fn run_handler<R>(
     handler: &mut dyn BaseRequestHandler<R>,
     request: &mut R,
@@ -413,8 +385,8 @@ fn run_handler<R>(
     }
 }
 
-/// Tells the hook. What the hook itself does wrong ends here: the request is closed all the same.
-fn report<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
+/// Calls the hook. An error or a panic of the hook ends here, and the request is closed all the same.
+fn handle_error<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
     let (whose, client_address) = (Whose::of(entry), entry.client_address());
     let failure = Failure { phase, error, whose, client_address, handler: core.handler_name };
     drop(caught(|| {

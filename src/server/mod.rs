@@ -19,6 +19,7 @@ mod overridden_hooks;
 mod run;
 mod run_events;
 mod server_permit;
+mod serving;
 mod worker_accept;
 
 use std::fmt;

@@ -1,0 +1,39 @@
+//! Which servers' requests a thread runs, so that a handler that closes its own server does not wait for itself.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::context::ServerContext;
+
+thread_local! {
+    /// The servers whose requests this thread runs at the moment, by the addresses of their contexts.
+    static SERVING: RefCell<Vec<*const ServerContext>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread runs a request of a server for as long as this lives.
+pub(super) struct Serving {
+    server: *const ServerContext,
+}
+
+impl Serving {
+    pub(super) fn start(context: &Arc<ServerContext>) -> Self {
+        let server = Arc::as_ptr(context);
+        SERVING.with_borrow_mut(|serving| serving.push(server));
+        Self { server }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        SERVING.with_borrow_mut(|serving| {
+            if let Some(at) = serving.iter().rposition(|server| *server == self.server) {
+                serving.swap_remove(at);
+            }
+        });
+    }
+}
+
+/// Whether this thread runs a request of this server.
+pub(super) fn is_serving(context: &Arc<ServerContext>) -> bool {
+    SERVING.with_borrow(|serving| serving.contains(&Arc::as_ptr(context)))
+}
