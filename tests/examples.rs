@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use test_support::process::{Ended, Process};
-use test_support::program::connect_from;
+use test_support::program::{
+    Program, assert_ends, assert_fails_in_one_line, connect_from, listening,
+};
 use test_support::{SOON, connect, exchange, folder, read_line, read_to_end, system};
 
 const ADDRESS: &str = "127.0.0.1:0";
@@ -41,12 +42,10 @@ struct Server {
 
 impl Server {
     fn start(name: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(example(name));
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        let process = Process::start(&mut command);
-        let line = process.line();
-        let address = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}"));
-        Self { address: address.to_owned(), process }
+        let path = example(name);
+        let process = Process::start(&mut Program(path.to_str().unwrap()).command(args));
+        let address = listening(&process);
+        Self { process, address }
     }
 
     fn inet(&self) -> SocketAddr {
@@ -66,7 +65,7 @@ impl Server {
     fn stop(self) -> Ended {
         self.process.send_signal(libc::SIGTERM);
         let ended = self.process.end();
-        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert_ends(&ended, 0);
         ended
     }
 }
@@ -255,7 +254,7 @@ fn own_mixin_keeps_a_lane_free() {
     server.process.send_signal(libc::SIGTERM);
     assert_eq!((read_to_end(&mut first), read_to_end(&mut reserved)), (vec![], vec![]));
     let ended = server.process.end();
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_ends(&ended, 0);
     let report = "2 requests were open; 2 were ended between two requests";
     assert!(ended.err.contains(report), "{ended:?}");
 }
@@ -282,11 +281,8 @@ fn an_address_that_is_taken_is_said_in_one_line() {
     let taken = std::net::TcpListener::bind(ADDRESS).unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for name in ["hello", "hooks", "own_mixin"] {
-        let mut command = Command::new(example(name));
-        let ended = Process::start(command.arg(&address).stdout(Stdio::piped())).end();
-        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
-        assert_eq!(ended.out, "");
-        assert!(ended.err.starts_with("Error: ") && ended.err.contains(&address), "{ended:?}");
+        let path = example(name);
+        let ended = Program(path.to_str().unwrap()).run(&[&address]);
+        assert_fails_in_one_line(&ended, 1, &["Error: ", &address]);
     }
 }
