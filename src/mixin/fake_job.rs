@@ -1,8 +1,10 @@
-//! [`FakeJob`] and [`FakeWorkerAccept`]: a request that tests hand to mixins, and a door to wait for one, without a server.
+//! [`FakeJobs`] and [`FakeServer`]: requests for the tests of mixins, and a server that brings them to workers that
+//! accept.
 
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::forking::{ChildEnd, RequestOfChild, ServeInChild};
@@ -10,18 +12,48 @@ use super::{Accepted, Job, Outcome, Refused, Work, WorkerAccept};
 use crate::address::Address;
 use crate::sys::child_process::SignalsHeld;
 
+/// Makes [`FakeJob`]s, and hears of them.
+pub(super) struct FakeJobs {
+    runs: Sender<ThreadId>,
+    end: Receiver<()>,
+    refused: Sender<String>,
+    /// The threads of the jobs that run or have run.
+    pub(super) ran: Receiver<ThreadId>,
+    /// Each message ends a job that runs.
+    pub(super) ends: Sender<()>,
+    /// Why jobs were refused.
+    pub(super) refusals: Receiver<String>,
+}
+
+impl FakeJobs {
+    pub(super) fn new() -> Self {
+        let ((runs, ran), (ends, end), (refused, refusals)) =
+            (unbounded(), unbounded(), unbounded());
+        Self { runs, end, refused, ran, ends, refusals }
+    }
+
+    pub(super) fn job(&self) -> Job {
+        self.job_of(None)
+    }
+
+    /// A job whose worker may accept afterwards.
+    pub(super) fn job_of(&self, server: Option<Arc<dyn WorkerAccept>>) -> Job {
+        let (runs, end, refused) = (self.runs.clone(), self.end.clone(), self.refused.clone());
+        Job::new(Box::new(FakeJob { runs, end, refused, server }))
+    }
+}
+
 /// A request that says that it runs and waits until it may end.
-pub(super) struct FakeJob {
-    pub(super) runs: Sender<std::thread::ThreadId>,
-    pub(super) end: Receiver<()>,
-    pub(super) refused: Sender<String>,
-    /// Where the next one may be waited for.
-    pub(super) worker_accept: Option<Arc<dyn WorkerAccept>>,
+struct FakeJob {
+    runs: Sender<ThreadId>,
+    end: Receiver<()>,
+    refused: Sender<String>,
+    server: Option<Arc<dyn WorkerAccept>>,
 }
 
 impl Work for FakeJob {
     fn run(self: Box<Self>) -> Outcome {
-        self.runs.send(std::thread::current().id()).unwrap();
+        self.runs.send(thread::current().id()).unwrap();
         let _ = self.end.recv();
         Outcome::Completed
     }
@@ -33,7 +65,7 @@ impl Work for FakeJob {
     fn release(self: Box<Self>) {}
 
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
-        self.worker_accept.clone()
+        self.server.clone()
     }
 
     fn label(&self) -> &'static str {
@@ -57,9 +89,9 @@ impl ServeInChild for FakeJob {
     }
 }
 
-/// A door to which the test brings requests.
+/// A server whose requests the test brings.
 #[derive(Default)]
-pub(super) struct FakeWorkerAccept {
+pub(super) struct FakeServer {
     state: Mutex<FakeState>,
     changed: Condvar,
 }
@@ -71,13 +103,13 @@ struct FakeState {
     brought: Option<Job>,
 }
 
-impl FakeWorkerAccept {
+impl FakeServer {
     pub(super) fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    pub(super) fn erased(self: &Arc<Self>) -> Arc<dyn WorkerAccept> {
-        Arc::clone(self) as _
+    pub(super) fn erased(self: &Arc<Self>) -> Option<Arc<dyn WorkerAccept>> {
+        Some(Arc::clone(self) as _)
     }
 
     pub(super) fn is_accepting(&self) -> bool {
@@ -90,7 +122,7 @@ impl FakeWorkerAccept {
     }
 }
 
-impl WorkerAccept for FakeWorkerAccept {
+impl WorkerAccept for FakeServer {
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
         let mut state = self.state.lock();
         assert!(!state.accepting, "one at a time");

@@ -1,31 +1,29 @@
-//! Threads without a request, and when they leave.
+//! Workers without a job, and when they leave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// A thread without a request. What it shares is changed under the lock of the list.
+/// A worker without a job. Its flags are changed under the lock that guards the list.
 #[derive(Debug)]
 pub(super) struct IdleWorker {
     thread: Thread,
-    /// Taken off the list, to come to the queue. Others may unpark a thread as well: this is what tells.
+    /// Taken off the list, to come to the queue. It tells a call from an `unpark` by somebody else.
     called: AtomicBool,
-    /// It waits by the clock. Only the first of the list has to, which is the next to leave: to set a timer
-    /// for each wait of a busy thread would cost a twentieth of a short request.
-    watches: AtomicBool,
-}
-
-/// The calling thread, at work still.
-impl Default for IdleWorker {
-    fn default() -> Self {
-        let (called, watches) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { thread: thread::current(), called, watches }
-    }
+    /// It waits with a timeout. Only the next to leave does: a timer for each wait of a busy worker would cost 5 % of a
+    /// short request.
+    has_timeout: AtomicBool,
 }
 
 impl IdleWorker {
-    /// Waits to be called, until the moment at the most. May come back early.
+    /// The calling thread, which has a job still.
+    pub(super) fn of_this_thread() -> Arc<Self> {
+        let (called, has_timeout) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { thread: thread::current(), called, has_timeout })
+    }
+
+    /// Waits to be called, until the moment at the latest. May return early.
     pub(super) fn park(&self, until: Option<Instant>) {
         match until {
             Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
@@ -42,62 +40,74 @@ impl IdleWorker {
     }
 }
 
-/// The last one in is the first one out, because its stack is warm and because the others can then leave. The
-/// mixin keeps the list under the lock of its queue.
-#[derive(Debug, Default)]
+/// A stack: the last worker in is the first one called, because its memory is in the caches, and because the others are
+/// then idle for long enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
+#[derive(Debug)]
 pub(super) struct IdleWorkers {
-    threads: Vec<Arc<IdleWorker>>,
+    list: Vec<Arc<IdleWorker>>,
+    /// How long a worker stays. None: for good.
+    keep: Option<Duration>,
 }
 
 impl IdleWorkers {
-    pub(super) fn enter(&mut self, idle: &Arc<IdleWorker>) {
-        idle.called.store(false, Ordering::Relaxed);
-        self.threads.push(Arc::clone(idle));
+    pub(super) fn new(keep: Option<Duration>) -> Self {
+        Self { list: Vec::new(), keep }
     }
 
-    /// Takes the last one off the list; the caller unparks it when it has let go of the lock.
+    /// Puts a worker on the list. Returns when it may leave.
+    pub(super) fn enter(&mut self, worker: &Arc<IdleWorker>) -> Option<Instant> {
+        worker.called.store(false, Ordering::Relaxed);
+        self.list.push(Arc::clone(worker));
+        self.keep.and_then(|keep| Instant::now().checked_add(keep))
+    }
+
+    /// Takes the last worker off the list. The caller unparks it after it has released the lock.
     pub(super) fn call(&mut self) -> Option<Arc<IdleWorker>> {
-        let idle = self.threads.pop()?;
-        idle.called.store(true, Ordering::Relaxed);
-        Some(idle)
+        let worker = self.list.pop()?;
+        worker.called.store(true, Ordering::Relaxed);
+        Some(worker)
     }
 
-    pub(super) fn leave(&mut self, idle: &Arc<IdleWorker>) {
-        self.threads.retain(|other| !Arc::ptr_eq(other, idle));
+    pub(super) fn leave(&mut self, worker: &Arc<IdleWorker>) {
+        self.list.retain(|other| !Arc::ptr_eq(other, worker));
     }
 
-    /// Whether this thread leaves when its time has come, and so watches the clock: the first one, unless it is the
-    /// last that is left. `another`: there is one beside the list.
-    pub(super) fn is_next_to_leave(&self, idle: &Arc<IdleWorker>, another: bool) -> bool {
-        let is_first = self.threads.first().is_some_and(|first| Arc::ptr_eq(first, idle));
-        let next = is_first && (another || self.threads.len() > 1);
-        idle.watches.store(next, Ordering::Relaxed);
-        next
+    /// The first worker of the list leaves next. One worker stays: the last of the list, unless another one `accepts`.
+    fn next_to_leave(&self, accepts: bool) -> Option<&Arc<IdleWorker>> {
+        let may_leave = self.keep.is_some() && (accepts || self.list.len() > 1);
+        self.list.first().filter(|_| may_leave)
     }
 
-    /// Has the one that is the next to leave watch the clock, if it does not yet.
-    pub(super) fn have_first_watch(&self, another: bool) {
-        let Some(first) = self.threads.first() else { return };
-        let may_leave = another || self.threads.len() > 1;
-        if may_leave && !first.watches.load(Ordering::Relaxed) {
-            first.thread.unpark();
+    /// Whether this worker is the next to leave, and so waits with a timeout.
+    pub(super) fn is_next_to_leave(&self, worker: &Arc<IdleWorker>, accepts: bool) -> bool {
+        let is_next = self.next_to_leave(accepts).is_some_and(|next| Arc::ptr_eq(next, worker));
+        worker.has_timeout.store(is_next, Ordering::Relaxed);
+        is_next
+    }
+
+    /// Wakes the next to leave if it waits without a timeout, so that it waits with one.
+    pub(super) fn give_timeout(&self, accepts: bool) {
+        if let Some(next) = self.next_to_leave(accepts) {
+            if !next.has_timeout.load(Ordering::Relaxed) {
+                next.thread.unpark();
+            }
         }
     }
 
-    /// Sends all away.
+    /// Takes all off the list and wakes them.
     pub(super) fn dismiss(&mut self) {
-        for idle in self.threads.drain(..) {
-            idle.thread.unpark();
+        for worker in self.list.drain(..) {
+            worker.thread.unpark();
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.threads.len()
+        self.list.len()
     }
 
     #[cfg(test)]
     pub(super) fn last_in(&self) -> Option<thread::ThreadId> {
-        self.threads.last().map(|idle| idle.thread.id())
+        self.list.last().map(|worker| worker.thread.id())
     }
 }

@@ -19,6 +19,7 @@ mod thread_group;
 mod threading;
 mod worker_accept;
 mod worker_queue;
+mod workers;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -128,55 +129,63 @@ pub trait Mixin: Send + Sync {
     }
 }
 
+/// All methods of [`Mixin`], passed on to another mixin.
+macro_rules! pass_on {
+    ($this:ident => $to:expr) => {
+        fn check(&$this) -> $crate::Result<()> {
+            $to.check()
+        }
+
+        fn serve(&$this, accept_loop: &(dyn Fn() -> $crate::Result<()> + Sync)) -> $crate::Result<()> {
+            $to.serve(accept_loop)
+        }
+
+        fn process_request(&$this, job: $crate::mixin::Job) {
+            $to.process_request(job);
+        }
+
+        fn ready(&$this) -> bool {
+            $to.ready()
+        }
+
+        fn event_fd(&$this) -> Option<std::os::fd::BorrowedFd<'_>> {
+            $to.event_fd()
+        }
+
+        fn service_actions(&$this) {
+            $to.service_actions();
+        }
+
+        fn block_on_close(&$this) -> bool {
+            $to.block_on_close()
+        }
+
+        fn forks(&$this) -> bool {
+            $to.forks()
+        }
+
+        fn workers_accept(&$this) -> bool {
+            $to.workers_accept()
+        }
+
+        fn drain(&$this, deadline: std::time::Instant) {
+            $to.drain(deadline);
+        }
+
+        fn force(&$this) {
+            $to.force();
+        }
+
+        fn server_close(&$this, deadline: std::time::Instant) {
+            $to.server_close(deadline);
+        }
+    };
+}
+use pass_on;
+
 /// A mixin that is chosen at run time, by a command line's option, say, works like any other.
 impl<M: Mixin + ?Sized> Mixin for Box<M> {
-    fn check(&self) -> Result<()> {
-        (**self).check()
-    }
-
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        (**self).serve(accept_loop)
-    }
-
-    fn process_request(&self, job: Job) {
-        (**self).process_request(job);
-    }
-
-    fn ready(&self) -> bool {
-        (**self).ready()
-    }
-
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        (**self).event_fd()
-    }
-
-    fn service_actions(&self) {
-        (**self).service_actions();
-    }
-
-    fn block_on_close(&self) -> bool {
-        (**self).block_on_close()
-    }
-
-    fn forks(&self) -> bool {
-        (**self).forks()
-    }
-
-    fn workers_accept(&self) -> bool {
-        (**self).workers_accept()
-    }
-
-    fn drain(&self, deadline: Instant) {
-        (**self).drain(deadline);
-    }
-
-    fn force(&self) {
-        (**self).force();
-    }
-
-    fn server_close(&self, deadline: Instant) {
-        (**self).server_close(deadline);
-    }
+    pass_on!(self => (**self));
 }
 
 /// One request, ready to run. It owns everything it needs, and may be taken to another thread.

@@ -1,5 +1,5 @@
-//! The threads of a mixin: named, counted, and waited for at the end. No list of them is kept, so that
-//! nothing grows with the number of requests served.
+//! The threads of a mixin: named, counted, and waited for at the end. There is no list of them, so nothing grows with the
+//! number of requests served.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,6 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
-use crate::gate::Gate;
 use crate::process::OwnerProcess;
 use crate::sys;
 
@@ -19,19 +18,19 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 
 /// How a mixin's threads are made.
 #[derive(Clone, Default)]
-pub(crate) struct ThreadOptions {
-    pub(crate) name: Option<String>,
-    pub(crate) stack_bytes: Option<usize>,
-    pub(crate) on_start: Option<Hook>,
-    pub(crate) on_stop: Option<Hook>,
+pub(super) struct ThreadOptions {
+    pub(super) name: Option<String>,
+    pub(super) stack_bytes: Option<usize>,
+    pub(super) on_start: Option<Hook>,
+    pub(super) on_stop: Option<Hook>,
 }
 
-/// What the way from the beginning of a thread to its handler needs in any build, and some calls within it.
-pub(crate) const LEAST_STACK: usize = 64 * 1024;
+/// What the calls from the beginning of a thread to its handler need in any build, and some calls within the handler.
+pub(super) const LEAST_STACK: usize = 64 * 1024;
 
 impl ThreadOptions {
-    /// Whether there are stacks of the size that was asked for: only a thread that has one shows it.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Fails if a thread cannot have a stack of the size that was asked for. Only starting one shows it.
+    pub(super) fn check(&self) -> Result<()> {
         let Some(bytes) = self.stack_bytes else { return Ok(()) };
         let started = thread::Builder::new().stack_size(bytes).spawn(|| ());
         let started = started.map(|thread| thread.join().is_ok());
@@ -48,56 +47,23 @@ impl fmt::Debug for ThreadOptions {
     }
 }
 
-/// The setters that every mixin with threads has.
-macro_rules! thread_options {
-    () => {
-        /// The beginning of the threads' names; a number follows. Default: the handler's type name.
-        /// Linux shows the first 15 bytes.
-        #[must_use]
-        pub fn thread_name(mut self, name: impl Into<String>) -> Self {
-            self.threads.name = Some(name.into());
-            self
-        }
-
-        /// The size of each thread's stack, in bytes. Default: std's, which is 2 MiB of addresses;
-        /// memory is taken only for what is touched. Less than 64 KiB is taken for that, which is little for a
-        /// handler; with a size that cannot be had `bind` fails.
-        #[must_use]
-        pub fn stack_size(mut self, bytes: usize) -> Self {
-            self.threads.stack_bytes = Some(bytes.max(crate::mixin::thread_group::LEAST_STACK));
-            self
-        }
-
-        /// Runs in each thread before its first request: to open a database connection, say.
-        #[must_use]
-        pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-            self.threads.on_start = Some(std::sync::Arc::new(hook));
-            self
-        }
-
-        /// Runs in each thread after its last request.
-        #[must_use]
-        pub fn on_thread_stop(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
-            self.threads.on_stop = Some(std::sync::Arc::new(hook));
-            self
-        }
-    };
-}
-pub(crate) use thread_options;
-
-/// The threads that are alive.
+/// Starts threads and counts those that are alive.
 #[derive(Debug, Default)]
-pub(crate) struct ThreadGroup {
+pub(super) struct ThreadGroup {
     alive: Mutex<usize>,
     ended: Condvar,
     started: AtomicU64,
-    /// The process in which the last one was started.
+    /// The process in which the last thread was started.
     owner: OwnerProcess,
 }
 
 impl ThreadGroup {
-    /// Starts a thread. When that fails, `main` is gone: it may own nothing that is needed then.
-    pub(crate) fn spawn(
+    /// Starts a thread. If that fails, `main` is dropped on this one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system; and before the process would have more threads than it has memory mappings for.
+    pub(super) fn spawn(
         self: &Arc<Self>,
         options: &ThreadOptions,
         label: &str,
@@ -110,34 +76,28 @@ impl ThreadGroup {
             builder = builder.stack_size(bytes);
         }
         self.owner.become_noted();
-        // Moved into the thread, and dropped with the closure if there is none: either way, and also
-        // after a panic of a hook, the count does not remember the dead.
-        let alive = Alive::new(Arc::clone(self))?;
-        let (on_start, on_stop) = (options.on_start.clone(), options.on_stop.clone());
+        // Moved into the thread, and dropped with the closure if it cannot be started: the count is right in any case,
+        // also after a panic.
+        let alive = AliveThread::new(Arc::clone(self))?;
         builder.spawn(move || {
             let _alive = alive;
-            if let Some(hook) = on_start {
-                hook();
-            }
             main();
-            if let Some(hook) = on_stop {
-                hook();
-            }
         })?;
         Ok(())
     }
 
-    fn is_left_behind(&self) -> bool {
+    /// Whether this is a forked child, and its parent has the threads.
+    pub(super) fn is_left_behind(&self) -> bool {
         !self.owner.is_noted() && *self.alive.lock() > 0
     }
 
     #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         *self.alive.lock()
     }
 
     /// Waits until no thread is left, or until the deadline.
-    pub(crate) fn wait_until_gone(&self, deadline: Instant) {
+    pub(super) fn wait_until_gone(&self, deadline: Instant) {
         if self.is_left_behind() {
             return;
         }
@@ -150,31 +110,16 @@ impl ThreadGroup {
     }
 }
 
-/// Before a run of a mixin with threads. A forked child makes the gate its own; it cannot go on if its parent has the
-/// threads.
-pub(crate) fn enter_process(
-    group: Option<&Arc<ThreadGroup>>,
-    gate: Option<&Arc<Gate>>,
-) -> Result<()> {
-    let cannot = |error| Error::io("go on in", "a forked child", error);
-    if group.is_some_and(|group| group.is_left_behind()) {
-        let why = "the threads that serve requests have stayed in the process that has forked this one, and so has what \
-                   they had locked; fork before the first request, or serve the listener's descriptor by a server of \
-                   the child's own (`from_fd`)";
-        return Err(cannot(io::Error::other(why)));
-    }
-    gate.map_or(Ok(()), |gate| gate.enter_process()).map_err(cannot)
-}
-
-struct Alive {
+/// A thread that is counted until this is dropped.
+struct AliveThread {
     group: Arc<ThreadGroup>,
 }
 
-/// The threads of all crews.
+/// The threads of all groups.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-impl Alive {
-    /// Fails if the process has as many as it can have: one more would end it.
+impl AliveThread {
+    /// Fails if the process has as many as it can have. One more would abort it.
     fn new(group: Arc<ThreadGroup>) -> io::Result<Self> {
         let most = sys::most_threads();
         let one_more = |count: usize| (count < most).then_some(count + 1);
@@ -188,7 +133,7 @@ impl Alive {
     }
 }
 
-impl Drop for Alive {
+impl Drop for AliveThread {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
         *self.group.alive.lock() -= 1;
@@ -196,7 +141,7 @@ impl Drop for Alive {
     }
 }
 
-/// `program::echo::Echo` is `Echo`: what fits into 15 bytes and is still told from others.
+/// `program::echo::Echo` is `Echo`: short enough for 15 bytes, and distinct.
 fn short_name(label: &str) -> &str {
     let plain = label.split('<').next().unwrap_or(label);
     plain.rsplit("::").find(|part| !part.starts_with('{')).unwrap_or(plain)

@@ -1,21 +1,19 @@
 //! A thread for each live request: Python's `ThreadingMixIn`.
 
-use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::thread_group::{ThreadOptions, enter_process, thread_options};
-use super::worker_queue::WorkerQueue;
-use super::{Job, Mixin};
-use crate::error::Result;
+use super::thread_group::ThreadOptions;
+use super::worker_queue::{QueueSettings, Size};
+use super::workers::{Workers, thread_setters};
+use super::{Mixin, pass_on};
 use crate::gate::Gate;
 
-/// Runs each request in a thread of its own, so that a slow client keeps nobody waiting.
+/// Runs each request in a thread of its own, so that a slow client keeps no other one waiting.
 ///
 /// A thread that has finished its request is kept for the next one for a while, which costs less than
 /// half of starting one (measured: 16 against 37 microseconds a connection). In a rush of short requests
-/// one that has finished takes the next by itself, and only who would have to wait behind a long one
-/// has another thread called. Nothing grows with the number of requests served.
+/// a thread that has finished takes the next request by itself, and another thread is woken only for a request that would
+/// have to wait behind a long one. Nothing grows with the number of requests served.
 ///
 /// ```
 /// use socketserver::{Threading, WhenFull};
@@ -23,17 +21,9 @@ use crate::gate::Gate;
 /// let mixin = Threading::new().max_threads(200).when_full(WhenFull::Refuse).stack_size(256 * 1024);
 /// # let _ = mixin;
 /// ```
-#[derive(Debug, Default)]
-#[doc(alias = "ThreadingMixIn")]
+#[derive(Debug)]
 pub struct Threading {
-    gate: Option<Arc<Gate>>,
-    when_full: WhenFull,
-    threads: ThreadOptions,
-    keep: Option<Duration>,
-    detached: bool,
-    daemon: bool,
-    /// Made with the first request, when all is set.
-    queue: OnceLock<Arc<WorkerQueue>>,
+    workers: Workers,
 }
 
 /// What happens to a request for which no worker is free.
@@ -48,8 +38,20 @@ pub enum WhenFull {
 }
 
 /// How long a thread waits for its next request. Long enough for the pauses of a busy server, short
-/// enough that the threads of a rush are gone before anybody looks.
+/// enough that the threads of a rush are gone soon after it.
 const KEEP: Duration = Duration::from_secs(5);
+
+impl Default for Threading {
+    fn default() -> Self {
+        let settings = QueueSettings {
+            size: Size::Growing { max: usize::MAX, keep: KEEP },
+            gate: None,
+            when_full: WhenFull::default(),
+            threads: ThreadOptions::default(),
+        };
+        Self { workers: Workers::new(settings) }
+    }
+}
 
 impl Threading {
     /// Threads without a limit of their own: `Limits::live` holds.
@@ -64,16 +66,20 @@ impl Threading {
     ///
     /// If there is no descriptor for the event behind the limit.
     #[must_use]
-    #[doc(alias("Semaphore", "BoundedSemaphore"))]
     pub fn max_threads(mut self, max: usize) -> Self {
-        self.gate = Some(Gate::new(max.max(1)).expect("a descriptor for the gate of max_threads"));
+        let settings = &mut self.workers.settings;
+        settings.gate =
+            Some(Gate::new(max.max(1)).expect("a descriptor for the gate of max_threads"));
+        if let Size::Growing { max: most, .. } = &mut settings.size {
+            *most = max.max(1);
+        }
         self
     }
 
     /// What happens at the maximum. Default: wait.
     #[must_use]
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
-        self.when_full = when_full;
+        self.workers.settings.when_full = when_full;
         self
     }
 
@@ -81,14 +87,16 @@ impl Threading {
     /// Zero: each request has a new one.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
-        self.keep = Some(time);
+        if let Size::Growing { keep, .. } = &mut self.workers.settings.size {
+            *keep = time;
+        }
         self
     }
 
     /// Python's `block_on_close`: whether `server_close` waits for running requests. Default: true.
     #[must_use]
     pub fn block_on_close(mut self, block: bool) -> Self {
-        self.detached = !block;
+        self.workers.block_on_close = block;
         self
     }
 
@@ -96,73 +104,13 @@ impl Threading {
     /// the process at the latest. Default: false.
     #[must_use]
     pub fn daemon_threads(mut self, daemon: bool) -> Self {
-        self.daemon = daemon;
+        self.workers.daemon_threads = daemon;
         self
     }
 
-    thread_options!();
-
-    fn queue(&self) -> &Arc<WorkerQueue> {
-        self.queue.get_or_init(|| {
-            let (threads, keep) = (self.threads.clone(), self.keep.unwrap_or(KEEP));
-            Arc::new(WorkerQueue::new(threads, keep, self.gate.clone()))
-        })
-    }
+    thread_setters!();
 }
 
 impl Mixin for Threading {
-    fn check(&self) -> Result<()> {
-        self.threads.check()
-    }
-
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        enter_process(self.queue.get().map(|queue| queue.group()), self.gate.as_ref())?;
-        accept_loop()
-    }
-
-    fn process_request(&self, job: Job) {
-        self.queue().process_request(job, self.when_full);
-    }
-
-    fn ready(&self) -> bool {
-        match &self.gate {
-            Some(gate) if self.when_full == WhenFull::Wait => gate.is_open(),
-            _ => true,
-        }
-    }
-
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.gate.as_ref().map(|gate| gate.event_fd())
-    }
-
-    fn service_actions(&self) {
-        if let Some(gate) = &self.gate {
-            gate.settle();
-        }
-    }
-
-    fn block_on_close(&self) -> bool {
-        !self.detached && !self.daemon
-    }
-
-    /// Unless each request has a new thread.
-    fn workers_accept(&self) -> bool {
-        self.keep.is_none_or(|keep| !keep.is_zero())
-    }
-
-    fn server_close(&self, deadline: Instant) {
-        let queue = self.queue();
-        queue.dismiss();
-        if self.block_on_close() {
-            queue.wait_until_gone(deadline);
-        }
-    }
-}
-
-impl Drop for Threading {
-    fn drop(&mut self) {
-        if let Some(queue) = self.queue.get() {
-            queue.dismiss();
-        }
-    }
+    pass_on!(self => self.workers);
 }

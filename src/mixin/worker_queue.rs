@@ -1,13 +1,41 @@
-//! The threads of [`Threading`](super::Threading): as many as there are requests at once, and no more wake-ups
-//! than it takes.
+//! [`WorkerQueue`]: jobs, the threads that run them, and as few wake-ups as that takes.
+//!
+//! [`Threading`](super::Threading) and [`Pool`](super::Pool) are two [`Size`]s of it.
+//!
+//! # The protocol
+//!
+//! At most one worker is woken at a time. A worker that takes a job and leaves others in the queue wakes the next worker
+//! *before* it runs its own job. So a long job keeps no other one waiting, and in a rush of short ones the workers that
+//! are awake take most of them. (Go's scheduler keeps one searching thread for the same reason.)
+//!
+//! ```text
+//! accept loop                 under the lock                          worker
+//! process_request(job)
+//!    send the job
+//!    wake --- one is idle? -- wake_pending = true ---- unpark ------> returns from park
+//!          |- one accepts? -- wake_pending = true --- interrupt ----> returns from accept
+//!          |- may start one?  starting += 1 ---------- spawn -------> runs on_thread_start
+//!          `- else: every worker runs a job and looks into the queue after it
+//!                                                                     wake_pending = false, or starting -= 1
+//!                                                                     take a job
+//!                                                                     wake, if there are more
+//!                                                                     run the job
+//!                                                                     none in the queue: accept, or else park
+//! ```
+//!
+//! *Invariant when unlocked*: the queue is empty, or a wake-up is pending, or a thread is starting (as many threads as
+//! there are jobs, if `on_thread_start` may take its time), or no thread may be started and every worker runs a job.
+//!
+//! *Who may call*: the accept loops call [`process_request`](WorkerQueue::process_request), and anything may call
+//! [`close`](WorkerQueue::close). All else runs on the workers' own threads. No code of the user's runs under the lock,
+//! and no thread waits under it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::idle_workers::{IdleWorker, IdleWorkers};
@@ -16,255 +44,270 @@ use super::worker_accept::{AcceptSlot, WorkerAccept};
 use super::{Accepted, Job, Refused, WhenFull};
 use crate::gate::{Gate, Permit};
 
-/// A request and its place among the maximum, which it gives back when it has ended.
-struct Task {
+/// How many workers there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Size {
+    /// So many, which start with the first job. Jobs are run in the order in which they came.
+    Fixed(usize),
+    /// One for each job at once, up to `max`. One that has had no job for `keep` leaves, unless it is the last; with
+    /// zero it leaves after its first job.
+    Growing { max: usize, keep: Duration },
+}
+
+/// What the setters of a mixin set, before its first job.
+#[derive(Clone, Debug)]
+pub(super) struct QueueSettings {
+    pub(super) size: Size,
+    /// Bounds the jobs that run and wait.
+    pub(super) gate: Option<Arc<Gate>>,
+    pub(super) when_full: WhenFull,
+    pub(super) threads: ThreadOptions,
+}
+
+/// A job and its place within the gate's limit. Without a place is one that an accept loop has brought although another
+/// loop, or a worker, has taken the last place meanwhile: at most one for each loop.
+struct QueuedJob {
     job: Job,
     permit: Option<Permit>,
 }
 
-/// The threads, and the requests that they have not taken yet.
 pub(super) struct WorkerQueue {
+    settings: QueueSettings,
+    pub(super) group: Arc<ThreadGroup>,
+    /// First in, first out. Used under the lock, so that its length is exact. (Workers do not wait in `recv`: it yields
+    /// the processor many times before it sleeps, and on one core a connection took 39 microseconds in place of 21.
+    /// Unlike a deque it frees its memory when a rush is over.)
+    sender: Sender<QueuedJob>,
+    receiver: Receiver<QueuedJob>,
     state: Mutex<State>,
-    group: Arc<ThreadGroup>,
-    threads: ThreadOptions,
-    keep: Duration,
-    /// The maximum, if there is one.
-    gate: Option<Arc<Gate>>,
 }
 
-/// Whenever the lock is free, the queue is empty, or a thread is on its way to it, or as many are starting as
-/// there are requests in it.
-#[derive(Default)]
+/// See the invariant above.
 struct State {
-    queue: VecDeque<Task>,
-    /// A thread has been called or started, and has not come yet. One is enough: whoever takes a request
-    /// and leaves others behind calls the next thread before anything else. So a rush of short requests
-    /// costs few wake-ups, and of long ones each has a thread of its own all the same.
-    on_its_way: bool,
-    /// New threads in which the user's hook runs first. It may take its time, to connect to a database, say, and
-    /// one after the other they would keep a rush waiting: so each request has its own started at once.
+    phase: Phase,
+    /// The name of the handler, for those of new threads.
+    label: &'static str,
+    /// Workers that were started and have not ended.
+    workers: usize,
+    /// Those of them that have not come to the queue yet.
     starting: usize,
-    /// Threads without a request.
+    /// A worker was called from `idle` or `accept_slot`, and has not come yet.
+    wake_pending: bool,
     idle: IdleWorkers,
-    /// Requests that came past the maximum; at most one for each loop.
-    waiting: VecDeque<Job>,
-    /// Another thread without a request: it waits for one at the server's accept. In a rush of short requests it
-    /// takes most of them, and nobody has to be woken by anybody but the kernel.
     accept_slot: AcceptSlot,
-    closing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The workers of a fixed size have not been started.
+    NotStarted,
+    Open,
+    /// All workers of a fixed size have ended by panics, which only `on_thread_start` can raise.
+    AllEnded,
+    /// New jobs are refused. Workers empty the queue and end.
+    Closed,
 }
 
 impl WorkerQueue {
-    pub(super) fn new(threads: ThreadOptions, keep: Duration, gate: Option<Arc<Gate>>) -> Self {
-        Self { state: Mutex::default(), group: Arc::default(), threads, keep, gate }
+    pub(super) fn new(settings: QueueSettings) -> Self {
+        let (sender, receiver) = unbounded();
+        let keep = match settings.size {
+            Size::Fixed(_) => None,
+            Size::Growing { keep, .. } => Some(keep),
+        };
+        let state = State {
+            phase: Phase::NotStarted,
+            label: "",
+            workers: 0,
+            starting: 0,
+            wake_pending: false,
+            idle: IdleWorkers::new(keep),
+            accept_slot: AcceptSlot::default(),
+        };
+        let (group, state) = (Arc::default(), Mutex::new(state));
+        Self { settings, group, sender, receiver, state }
     }
 
-    /// Has a request run in a thread, if there is a place for it. If there is none, because another loop was faster,
-    /// the next thread to be free takes it, unless it is to be refused. Places are given back under the same
-    /// lock, so that whoever gives the last one back sees who waits for it.
-    pub(super) fn process_request(self: &Arc<Self>, job: Job, when_full: WhenFull) {
+    /// Queues a job and sees to it that a worker comes for it, or refuses it.
+    pub(super) fn process_request(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
-        if state.closing {
-            drop(state);
-            return job.refuse(Refused::Closing);
-        }
-        let mut permit = None;
-        if self.take_place(&mut permit) {
-            state.queue.push_back(Task { job, permit });
-        } else if when_full == WhenFull::Wait {
-            state.waiting.push_back(job);
-        } else {
-            drop(state);
-            return job.refuse(Refused::Busy);
-        }
-        self.call(state);
-    }
-
-    /// False: there is none among the maximum.
-    fn take_place(&self, permit: &mut Option<Permit>) -> bool {
-        *permit = self.gate.as_ref().and_then(Gate::try_enter);
-        permit.is_some() || self.gate.is_none()
-    }
-
-    /// Gives a place back, or hands it on to a request that waits for one.
-    fn give_back(self: &Arc<Self>, permit: Option<Permit>) {
-        if permit.is_none() {
-            return;
-        }
-        let mut state = self.state.lock();
-        if let Some(job) = state.waiting.pop_front() {
-            state.queue.push_back(Task { job, permit });
-            self.call(state);
-        } else {
-            drop(permit);
+        state.label = job.label();
+        match self.admit(&mut state) {
+            Ok(permit) => {
+                // Cannot fail: the receiver stands beside the sender.
+                let _ = self.sender.send(QueuedJob { job, permit });
+                self.wake(state);
+            }
+            Err(why) => {
+                drop(state);
+                job.refuse(why);
+            }
         }
     }
 
-    /// Has a thread come to the queue, if there is something in it and nobody is on the way.
-    fn call<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) {
-        while let (Some(first), false) = (state.queue.front(), state.on_its_way) {
-            let label = first.job.label();
+    /// Finds a place for a job, and starts the workers of a fixed size with the first.
+    fn admit(self: &Arc<Self>, state: &mut State) -> Result<Option<Permit>, Refused> {
+        match state.phase {
+            Phase::Closed => return Err(Refused::Closing),
+            Phase::AllEnded => return Err(all_ended()),
+            Phase::NotStarted | Phase::Open => {}
+        }
+        let permit = self.try_enter();
+        let is_full = permit.is_none() && self.settings.gate.is_some();
+        if is_full && self.settings.when_full == WhenFull::Refuse {
+            return Err(Refused::Busy);
+        }
+        if let (Phase::NotStarted, Size::Fixed(count)) = (state.phase, self.settings.size) {
+            self.start_all(state, count).map_err(Refused::CannotStart)?;
+        }
+        state.phase = Phase::Open;
+        Ok(permit)
+    }
+
+    fn try_enter(&self) -> Option<Permit> {
+        self.settings.gate.as_ref().and_then(Gate::try_enter)
+    }
+
+    /// Starts workers up to the first that cannot be started. That is an error only if there is none before it.
+    fn start_all(self: &Arc<Self>, state: &mut State, count: usize) -> io::Result<()> {
+        for _ in 0..count {
+            match self.spawn(state.label) {
+                Ok(()) => {
+                    state.workers += 1;
+                    state.starting += 1;
+                }
+                Err(error) if state.workers == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(self: &Arc<Self>, label: &str) -> io::Result<()> {
+        let queue = Arc::clone(self);
+        self.group.spawn(&self.settings.threads, label, move || {
+            let worker = Worker { queue: Arc::clone(&queue), has_come: false, permit: None };
+            let ThreadOptions { on_start, on_stop, .. } = &queue.settings.threads;
+            if let Some(hook) = on_start {
+                hook();
+            }
+            worker.work();
+            if let Some(hook) = on_stop {
+                hook();
+            }
+        })
+    }
+
+    /// Makes the invariant true before the lock is released: wakes or starts workers as long as it takes.
+    fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, State>) {
+        while !self.receiver.is_empty() && !state.wake_pending {
             if let Some(idle) = state.idle.call() {
-                state.on_its_way = true;
+                state.wake_pending = true;
                 drop(state);
                 return idle.unpark();
             }
             if state.accept_slot.interrupt() {
-                state.on_its_way = true;
+                state.wake_pending = true;
                 return;
             }
-            if !self.starts_slowly() {
-                state.on_its_way = true;
-            } else if state.starting < state.queue.len() {
-                state.starting += 1;
-            } else {
+            // The hook may take its time, to connect to a database, say. One thread after the other would keep a rush
+            // waiting.
+            let is_slow = self.settings.threads.on_start.is_some();
+            let most_starting = if is_slow { self.receiver.len() } else { 1 };
+            if state.starting >= most_starting || !self.may_grow(&state) {
                 return;
             }
+            state.workers += 1;
+            state.starting += 1;
+            let label = state.label;
             drop(state);
-            let coming = Coming { queue: Some(Arc::clone(self)), caller: thread::current().id() };
-            if let Err(error) = self.group.spawn(&self.threads, label, move || coming.work()) {
-                self.nobody_comes(error);
-            }
+            let spawned = self.spawn(label);
             state = self.state.lock();
+            if let Err(error) = spawned {
+                state.workers -= 1;
+                state.starting -= 1;
+                state = self.refuse_next(state, error);
+            }
         }
     }
 
-    /// The user's hook runs in each new thread before it comes.
-    fn starts_slowly(&self) -> bool {
-        self.threads.on_start.is_some()
+    fn may_grow(&self, state: &State) -> bool {
+        matches!(self.settings.size, Size::Growing { max, .. } if state.workers < max)
     }
 
-    /// A new thread has come, or never will.
-    fn no_longer_starts(&self, state: &mut State) {
-        if self.starts_slowly() {
-            state.starting -= 1;
-        } else {
-            state.on_its_way = false;
-        }
-    }
-
-    /// A new thread cannot come: the request that waits for it is refused.
-    fn nobody_comes(self: &Arc<Self>, error: io::Error) {
-        let mut state = self.state.lock();
-        self.no_longer_starts(&mut state);
-        let task = state.queue.pop_front();
+    /// The thread that was started for a job will not come: refuses the job.
+    fn refuse_next<'q>(
+        &'q self,
+        state: MutexGuard<'q, State>,
+        error: io::Error,
+    ) -> MutexGuard<'q, State> {
+        let Ok(QueuedJob { job, permit }) = self.receiver.try_recv() else { return state };
         drop(state);
-        if let Some(Task { job, permit }) = task {
-            job.refuse(Refused::CannotStart(error));
-            self.give_back(permit);
-        }
+        job.refuse(Refused::CannotStart(error));
+        drop(permit);
+        self.state.lock()
     }
 
-    /// The life of one thread, from when it has come.
-    fn work(self: &Arc<Self>) {
-        let idle = Arc::new(IdleWorker::default());
+    /// A worker has ended, and another one may have to come in its place.
+    fn worker_ended(self: &Arc<Self>, has_come: bool) {
         let mut state = self.state.lock();
-        self.no_longer_starts(&mut state);
-        loop {
-            while let Some(task) = state.queue.pop_front() {
-                self.call(state);
-                let accept = task.job.worker_accept();
-                self.run(task);
-                if self.keep.is_zero() {
-                    return;
-                }
-                state = self.serve_at(accept);
-            }
-            if state.closing {
-                return;
-            }
-            match self.wait_for_call(state, &idle) {
-                Some(called) => state = called,
-                None => return,
-            }
+        state.workers -= 1;
+        if !has_come {
+            state.starting -= 1;
         }
-    }
-
-    /// Waits at the accept of the server whose request this thread has run, and runs what comes: until there is
-    /// something in the queue, or nothing to be had there. Not if another thread does so already.
-    fn serve_at(self: &Arc<Self>, accept: Option<Arc<dyn WorkerAccept>>) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock();
-        let Some(accept) = accept else { return state };
-        while state.queue.is_empty() && !state.closing && !state.accept_slot.is_taken() {
-            state.accept_slot.enter(&accept);
-            state.idle.have_first_watch(true);
+        if let Size::Growing { .. } = self.settings.size {
+            if !has_come {
+                let error = io::Error::other("the thread ended before its first request");
+                state = self.refuse_next(state, error);
+            }
+            self.wake(state);
+        } else if state.workers == 0 {
+            if state.phase == Phase::Open {
+                state.phase = Phase::AllEnded;
+            }
             drop(state);
-            let mut permit = None;
-            let accepted = Arc::clone(&accept).accept(&mut || self.take_place(&mut permit));
-            if !matches!(accepted, Accepted::Request(_)) {
-                // The loop may have come for the last place meanwhile.
-                self.give_back(permit.take());
+            while let Ok(queued) = self.receiver.try_recv() {
+                queued.job.refuse(all_ended());
             }
-            state = self.state.lock();
-            if state.accept_slot.leave() {
-                state.on_its_way = false;
-            }
-            match accepted {
-                Accepted::Request(job) => {
-                    // Who was called, and comes with a request of its own, leaves the queue to the next.
-                    self.call(state);
-                    self.run(Task { job, permit });
-                    state = self.state.lock();
-                }
-                Accepted::TryAgain => {}
-                Accepted::Leave => break,
-            }
-        }
-        state
-    }
-
-    /// Runs a request, and in the same place those that have waited for one. Then gives the place back.
-    fn run(self: &Arc<Self>, Task { job, permit }: Task) {
-        let mut place = Place { queue: self, permit };
-        let mut next = Some(job);
-        while let Some(job) = next {
-            job.run();
-            next = place.next_or_leave();
         }
     }
 
-    /// None: it is time to leave. The last one without a request stays.
-    fn wait_for_call<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
+    /// Waits without a job until there may be something to do. None: the worker has waited long enough, and leaves.
+    fn wait<'q>(
+        &'q self,
+        mut state: MutexGuard<'q, State>,
         me: &Arc<IdleWorker>,
-    ) -> Option<MutexGuard<'a, State>> {
-        let leave_at = Instant::now().checked_add(self.keep);
-        state.idle.enter(me);
+    ) -> Option<MutexGuard<'q, State>> {
+        let leave_at = state.idle.enter(me);
         loop {
-            let one_at_door = state.accept_slot.is_taken();
-            let is_next_to_leave = state.idle.is_next_to_leave(me, one_at_door);
-            if is_next_to_leave && leave_at.is_some_and(|at| Instant::now() >= at) {
+            let accepts = state.accept_slot.is_taken();
+            let is_next_to_leave = state.idle.is_next_to_leave(me, accepts);
+            let leave_at = leave_at.filter(|_| is_next_to_leave);
+            let leaves = leave_at.is_some_and(|at| std::time::Instant::now() >= at);
+            if leaves {
                 state.idle.leave(me);
-                state.idle.have_first_watch(one_at_door);
+            }
+            state.idle.give_timeout(accepts);
+            if leaves {
                 return None;
             }
-            state.idle.have_first_watch(one_at_door);
             drop(state);
-            me.park(leave_at.filter(|_| is_next_to_leave));
+            me.park(leave_at);
             state = self.state.lock();
             if me.is_called() {
-                state.on_its_way = false;
+                state.wake_pending = false;
                 return Some(state);
             }
-            if state.closing {
-                return None;
+            if state.phase == Phase::Closed {
+                return Some(state);
             }
         }
     }
 
-    pub(super) fn group(&self) -> &Arc<ThreadGroup> {
-        &self.group
-    }
-
-    pub(super) fn wait_until_gone(&self, deadline: Instant) {
-        self.group.wait_until_gone(deadline);
-    }
-
-    /// Sends idle threads away; those that run a request leave after it.
-    pub(super) fn dismiss(&self) {
+    /// Refuses new jobs from here on, and has the workers end when the queue is empty.
+    pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        state.closing = true;
+        state.phase = Phase::Closed;
         state.accept_slot.interrupt();
         state.idle.dismiss();
     }
@@ -276,55 +319,111 @@ impl fmt::Debug for WorkerQueue {
     }
 }
 
-/// A place among the maximum, while its request runs.
-struct Place<'a> {
-    queue: &'a Arc<WorkerQueue>,
+fn all_ended() -> Refused {
+    Refused::CannotStart(io::Error::other("all workers of the pool have ended"))
+}
+
+/// A worker, on its own thread. Its drop takes it out of the count, also when a hook or a job has panicked.
+struct Worker {
+    queue: Arc<WorkerQueue>,
+    /// False while it is one of `State::starting`.
+    has_come: bool,
+    /// The place of the job that it runs.
     permit: Option<Permit>,
 }
 
-impl Place<'_> {
-    fn next_or_leave(&mut self) -> Option<Job> {
-        self.permit.as_ref()?;
-        let mut state = self.queue.state.lock();
-        let next = state.waiting.pop_front();
-        if next.is_none() {
+impl Worker {
+    /// Its life, from when it comes to the queue for the first time.
+    fn work(mut self) {
+        let queue = Arc::clone(&self.queue);
+        let me = IdleWorker::of_this_thread();
+        let ends_after_job =
+            matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
+        let mut state = queue.state.lock();
+        state.starting -= 1;
+        self.has_come = true;
+        loop {
+            while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
+                queue.wake(state);
+                let server = job.worker_accept();
+                // A job without a place takes over that of the job before it.
+                self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
+                self.run(job);
+                if ends_after_job {
+                    return;
+                }
+                state = self.accept_requests(&queue, server);
+            }
+            self.permit = None;
+            if state.phase == Phase::Closed {
+                return;
+            }
+            match queue.wait(state, &me) {
+                Some(woken) => state = woken,
+                None => return,
+            }
+        }
+    }
+
+    fn run(&mut self, job: Job) {
+        job.run();
+        if self.queue.receiver.is_empty() {
             self.permit = None;
         }
-        next
     }
-}
 
-/// A request that has panicked leaves its place to who waits for it all the same.
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.queue.give_back(self.permit.take());
-    }
-}
-
-/// A new thread, before it has come. If it never does, because the user's hook panics in it, somebody has to
-/// see to the queue all the same.
-struct Coming {
-    queue: Option<Arc<WorkerQueue>>,
-    caller: ThreadId,
-}
-
-impl Coming {
-    /// It has come.
-    fn work(mut self) {
-        if let Some(queue) = self.queue.take() {
-            queue.work();
+    /// Accepts requests of the server whose job this worker has run, and runs them, until there are jobs in the queue or
+    /// the server sends it away. Does nothing if another worker accepts.
+    fn accept_requests<'q>(
+        &mut self,
+        queue: &'q Arc<WorkerQueue>,
+        server: Option<Arc<dyn WorkerAccept>>,
+    ) -> MutexGuard<'q, State> {
+        let mut state = queue.state.lock();
+        let Some(server) = server else { return state };
+        while queue.receiver.is_empty()
+            && state.phase == Phase::Open
+            && !state.accept_slot.is_taken()
+        {
+            state.accept_slot.enter(&server);
+            state.idle.give_timeout(true);
+            drop(state);
+            self.permit = None;
+            let accepted = Arc::clone(&server).accept(&mut || self.has_room());
+            if !matches!(accepted, Accepted::Request(_)) {
+                self.permit = None;
+            }
+            state = queue.state.lock();
+            if state.accept_slot.leave() {
+                state.wake_pending = false;
+            }
+            match accepted {
+                Accepted::Request(job) => {
+                    // If it was interrupted all the same, the queue needs another worker.
+                    queue.wake(state);
+                    self.run(job);
+                    state = queue.state.lock();
+                }
+                Accepted::TryAgain => {}
+                Accepted::Leave => break,
+            }
         }
+        state
+    }
+
+    /// Takes a place for a request that is about to be accepted. In a queue of a fixed size it must not overtake a job.
+    fn has_room(&mut self) -> bool {
+        let QueueSettings { size, gate, .. } = &self.queue.settings;
+        self.permit = self.queue.try_enter();
+        let overtakes = matches!(size, Size::Fixed(_)) && !self.queue.receiver.is_empty();
+        (self.permit.is_some() || gate.is_none()) && !overtakes
     }
 }
 
-impl Drop for Coming {
+impl Drop for Worker {
     fn drop(&mut self) {
-        let Some(queue) = self.queue.take() else { return };
-        // Where it was to be started from, it could not be started; the caller knows why.
-        if thread::current().id() != self.caller {
-            queue.nobody_comes(io::Error::other("the thread ended before its first request"));
-            queue.call(queue.state.lock());
-        }
+        self.permit = None;
+        self.queue.worker_ended(self.has_come);
     }
 }
 

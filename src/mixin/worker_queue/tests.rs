@@ -1,36 +1,37 @@
-//! WorkerQueue without a server: who runs what, who starts, who leaves.
+//! A queue without a server: which worker runs what, which start, which leave.
+
+use std::thread::ThreadId;
+use std::time::Instant;
 
 use super::*;
-use crate::mixin::WorkerAccept;
-use crate::mixin::fake_job::{FakeJob, FakeWorkerAccept};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crate::mixin::fake_job::{FakeJobs, FakeServer};
 
 const SOON: Duration = Duration::from_secs(10);
 
 fn queue(keep: Duration) -> Arc<WorkerQueue> {
-    Arc::new(WorkerQueue::new(ThreadOptions::default(), keep, None))
+    let size = Size::Growing { max: usize::MAX, keep };
+    let (threads, when_full) = (ThreadOptions::default(), WhenFull::Wait);
+    Arc::new(WorkerQueue::new(QueueSettings { size, gate: None, when_full, threads }))
 }
 
 fn queue_with(threads: ThreadOptions, gate: Option<&Arc<Gate>>) -> Arc<WorkerQueue> {
-    Arc::new(WorkerQueue::new(threads, SOON, gate.cloned()))
+    let max = gate.map_or(usize::MAX, |gate| gate.max());
+    let (size, when_full) = (Size::Growing { max, keep: SOON }, WhenFull::Wait);
+    Arc::new(WorkerQueue::new(QueueSettings { size, gate: gate.cloned(), when_full, threads }))
 }
 
-/// Hands so many requests over at once, and ends them when all run. Says which threads they had.
-fn serve(queue: &Arc<WorkerQueue>, at_once: usize) -> Vec<std::thread::ThreadId> {
-    let (runs, ran) = unbounded();
-    let (ends, end) = unbounded();
-    let (refused, _) = unbounded();
+fn threads_with(on_start: impl Fn() + Send + Sync + 'static) -> ThreadOptions {
+    ThreadOptions { on_start: Some(Arc::new(on_start)), ..ThreadOptions::default() }
+}
+
+/// Queues so many requests at once, and ends them when all run. Returns their threads.
+fn serve(queue: &Arc<WorkerQueue>, at_once: usize) -> Vec<ThreadId> {
+    let jobs = FakeJobs::new();
     for _ in 0..at_once {
-        let fake = FakeJob {
-            runs: runs.clone(),
-            end: end.clone(),
-            refused: refused.clone(),
-            worker_accept: None,
-        };
-        queue.process_request(Job::new(Box::new(fake)), WhenFull::Wait);
+        queue.process_request(jobs.job());
     }
-    let threads = (0..at_once).map(|_| ran.recv_timeout(SOON).unwrap()).collect();
-    (0..at_once).for_each(|_| ends.send(()).unwrap());
+    let threads = (0..at_once).map(|_| jobs.ran.recv_timeout(SOON).unwrap()).collect();
+    (0..at_once).for_each(|_| jobs.ends.send(()).unwrap());
     threads
 }
 
@@ -68,8 +69,8 @@ fn threads_without_a_request_leave_but_for_one() {
     eventually("all but one have left", || queue.group.len() == 1);
     eventually("which waits", || idle(&queue) == 1);
     assert_eq!(serve(&queue, 1).len(), 1, "and serves");
-    queue.dismiss();
-    queue.wait_until_gone(Instant::now() + SOON);
+    queue.close();
+    queue.group.wait_until_gone(Instant::now() + SOON);
     assert_eq!(queue.group.len(), 0);
 }
 
@@ -77,43 +78,47 @@ fn threads_without_a_request_leave_but_for_one() {
 fn a_place_that_is_free_again_is_not_waited_for() {
     let gate = Gate::new(1).unwrap();
     let queue = queue_with(ThreadOptions::default(), Some(&gate));
-    let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
-    let fake = || FakeJob {
-        runs: runs.clone(),
-        end: end.clone(),
-        refused: refused.clone(),
-        worker_accept: None,
-    };
-    let job = || Job::new(Box::new(fake()));
-    queue.process_request(job(), WhenFull::Wait);
-    ran.recv_timeout(SOON).expect("it runs, though nobody else ends");
-    queue.process_request(job(), WhenFull::Wait);
-    queue.process_request(job(), WhenFull::Wait);
-    assert!(ran.try_recv().is_err() && gate.count() == 1, "there is one place");
-    (0..3).for_each(|_| ends.send(()).unwrap());
+    let jobs = FakeJobs::new();
+    queue.process_request(jobs.job());
+    jobs.ran.recv_timeout(SOON).expect("it runs, though no other one ends");
+    queue.process_request(jobs.job());
+    queue.process_request(jobs.job());
+    assert!(jobs.ran.try_recv().is_err() && gate.count() == 1, "there is one place");
+    (0..3).for_each(|_| jobs.ends.send(()).unwrap());
     for _ in 0..2 {
-        ran.recv_timeout(SOON).expect("one after the other");
+        jobs.ran.recv_timeout(SOON).expect("one after the other");
     }
     eventually("the place is free", || gate.count() == 0);
 }
 
 #[test]
-fn who_waits_for_the_place_of_a_request_that_cannot_start_gets_it() {
+fn a_request_past_the_maximum_has_the_place_of_the_one_before_it() {
+    let gate = Gate::new(1).unwrap();
+    let queue = queue_with(ThreadOptions::default(), Some(&gate));
+    let jobs = FakeJobs::new();
+    queue.process_request(jobs.job());
+    queue.process_request(jobs.job());
+    for _ in 0..2 {
+        jobs.ran.recv_timeout(SOON).expect("it runs");
+        assert_eq!((gate.count(), queue.group.len()), (1, 1), "one at a time");
+        jobs.ends.send(()).unwrap();
+    }
+    eventually("the place is free", || gate.count() == 0);
+}
+
+#[test]
+fn a_request_that_waits_behind_one_that_cannot_start_is_not_forgotten() {
     let threads = ThreadOptions { stack_bytes: Some(usize::MAX / 4), ..ThreadOptions::default() };
     let gate = Gate::new(1).unwrap();
     let queue = queue_with(threads, Some(&gate));
-    let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
-    let job = || {
-        let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
-        Job::new(Box::new(FakeJob { runs, end, refused, worker_accept: None }))
-    };
+    let jobs = FakeJobs::new();
     let permit = gate.try_enter();
-    queue.process_request(job(), WhenFull::Wait);
-    let mut state = queue.state.lock();
-    state.queue.push_back(Task { job: job(), permit });
-    queue.call(state);
+    queue.process_request(jobs.job());
+    let state = queue.state.lock();
+    queue.sender.send(QueuedJob { job: jobs.job(), permit }).unwrap();
+    queue.wake(state);
     for _ in 0..2 {
-        refusals.recv_timeout(SOON).expect("nobody waits for a thread that nobody starts");
+        jobs.refusals.recv_timeout(SOON).expect("it waits for no thread that is not started");
     }
     assert_eq!(gate.count(), 0);
 }
@@ -121,12 +126,8 @@ fn who_waits_for_the_place_of_a_request_that_cannot_start_gets_it() {
 #[test]
 fn a_hook_that_takes_its_time_does_it_in_all_new_threads_at_once() {
     const AT_ONCE: usize = 6;
-    let all_are_there = Arc::new(std::sync::Barrier::new(AT_ONCE));
-    let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
-        all_are_there.wait();
-    });
-    let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
-    let queue = Arc::new(WorkerQueue::new(threads, SOON, None));
+    let all_are_there = std::sync::Barrier::new(AT_ONCE);
+    let queue = queue_with(threads_with(move || _ = all_are_there.wait()), None);
     assert_eq!(serve(&queue, AT_ONCE).len(), AT_ONCE);
     eventually("all are idle", || idle(&queue) == AT_ONCE);
     assert_eq!(serve(&queue, AT_ONCE).len(), AT_ONCE, "without the hook");
@@ -135,92 +136,76 @@ fn a_hook_that_takes_its_time_does_it_in_all_new_threads_at_once() {
 
 #[test]
 fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
-    let on_start: Arc<dyn Fn() + Send + Sync> = Arc::new(|| panic!("no database"));
-    let threads = ThreadOptions { on_start: Some(on_start), ..ThreadOptions::default() };
-    let queue = Arc::new(WorkerQueue::new(threads, SOON, None));
-    let ((runs, _), (_, end), (refused, refusals)) = (unbounded(), unbounded(), unbounded());
+    let queue = queue_with(threads_with(|| panic!("no database")), None);
+    let jobs = FakeJobs::new();
     for _ in 0..3 {
-        let fake = FakeJob {
-            runs: runs.clone(),
-            end: end.clone(),
-            refused: refused.clone(),
-            worker_accept: None,
-        };
-        queue.process_request(Job::new(Box::new(fake)), WhenFull::Wait);
+        queue.process_request(jobs.job());
     }
     for _ in 0..3 {
-        let why = refusals.recv_timeout(SOON).unwrap();
+        let why = jobs.refusals.recv_timeout(SOON).unwrap();
         assert!(why.contains("the thread ended before its first request"), "{why}");
     }
 }
 
-/// Hands over one request whose thread waits at the accept after it, and gives the thread.
-fn have_one_accept(
-    accept: &Arc<FakeWorkerAccept>,
-    queue: &Arc<WorkerQueue>,
-) -> std::thread::ThreadId {
-    let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
-    let fake = FakeJob { runs, end, refused, worker_accept: Some(accept.erased()) };
-    queue.process_request(Job::new(Box::new(fake)), WhenFull::Wait);
-    let thread = ran.recv_timeout(SOON).unwrap();
-    ends.send(()).unwrap();
-    eventually("it waits at the accept", || accept.is_accepting());
+/// Queues one request whose worker accepts afterwards. Returns the thread.
+fn have_one_accept(server: &Arc<FakeServer>, queue: &Arc<WorkerQueue>) -> ThreadId {
+    let jobs = FakeJobs::new();
+    queue.process_request(jobs.job_of(server.erased()));
+    let thread = jobs.ran.recv_timeout(SOON).unwrap();
+    jobs.ends.send(()).unwrap();
+    eventually("it accepts", || server.is_accepting());
     thread
 }
 
 #[test]
 fn a_thread_that_accepts_is_called_back_to_the_queue_before_a_new_one_starts() {
-    let (queue, accept) = (queue(SOON), FakeWorkerAccept::new());
-    let accepts = have_one_accept(&accept, &queue);
+    let (queue, server) = (queue(SOON), FakeServer::new());
+    let accepts = have_one_accept(&server, &queue);
     for _ in 0..100 {
-        assert_eq!(have_one_accept(&accept, &queue), accepts);
+        assert_eq!(have_one_accept(&server, &queue), accepts);
     }
     assert_eq!(queue.group.len(), 1);
     assert_eq!(serve(&queue, 3).len(), 3, "each of more at once has one of its own all the same");
-    queue.dismiss();
-    queue.wait_until_gone(Instant::now() + SOON);
-    assert_eq!(queue.group.len(), 0, "and a thread at the accept leaves when it is sent away");
+    queue.close();
+    queue.group.wait_until_gone(Instant::now() + SOON);
+    assert_eq!(queue.group.len(), 0, "and a thread that accepts leaves when it is sent away");
 }
 
 #[test]
-fn who_is_called_and_comes_with_a_request_leaves_the_queue_to_another() {
-    let (queue, accept) = (queue(SOON), FakeWorkerAccept::new());
-    let accepts = have_one_accept(&accept, &queue);
-    let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
-    let job = || {
-        let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
-        Job::new(Box::new(FakeJob { runs, end, refused, worker_accept: Some(accept.erased()) }))
-    };
+fn a_worker_that_is_called_and_comes_with_a_request_leaves_the_queue_to_another() {
+    let (queue, server) = (queue(SOON), FakeServer::new());
+    let accepts = have_one_accept(&server, &queue);
+    let jobs = FakeJobs::new();
     // Under the lock, so that the thread cannot be back between the two.
-    let mut state = queue.state.lock();
-    accept.bring(job());
-    state.queue.push_back(Task { job: job(), permit: None });
-    queue.call(state);
-    let both = [ran.recv_timeout(SOON).unwrap(), ran.recv_timeout(SOON).unwrap()];
+    let state = queue.state.lock();
+    server.bring(jobs.job_of(server.erased()));
+    queue.sender.send(QueuedJob { job: jobs.job_of(server.erased()), permit: None }).unwrap();
+    queue.wake(state);
+    let both = [jobs.ran.recv_timeout(SOON).unwrap(), jobs.ran.recv_timeout(SOON).unwrap()];
     assert!(both.contains(&accepts) && both[0] != both[1], "both run at once");
-    (0..2).for_each(|_| ends.send(()).unwrap());
+    (0..2).for_each(|_| jobs.ends.send(()).unwrap());
 }
 
 #[test]
 fn threads_beside_one_that_accepts_all_leave_in_time() {
-    let (queue, accept) = (queue(Duration::from_millis(200)), FakeWorkerAccept::new());
+    let (queue, server) = (queue(Duration::from_millis(200)), FakeServer::new());
     serve(&queue, 4);
-    have_one_accept(&accept, &queue);
+    have_one_accept(&server, &queue);
     eventually("all others have left", || idle(&queue) == 0 && queue.group.len() == 1);
-    assert!(accept.is_accepting(), "and this one stays");
+    assert!(server.is_accepting(), "and this one stays");
 }
 
-/// A accept at which there is room and a client, who is gone again when the test says so.
-struct GoneAgain {
+/// A server with room and a client, which is gone when the test says so.
+struct ClientGone {
     has_room: Sender<()>,
     is_gone: Receiver<()>,
 }
 
-impl WorkerAccept for GoneAgain {
+impl WorkerAccept for ClientGone {
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
         assert!(room());
         self.has_room.send(()).unwrap();
-        // The second time nobody says anything any more.
+        // The second time the test says nothing any more.
         if self.is_gone.recv().is_err() { Accepted::Leave } else { Accepted::TryAgain }
     }
 
@@ -230,22 +215,17 @@ impl WorkerAccept for GoneAgain {
 }
 
 #[test]
-fn who_waits_for_a_place_that_was_taken_for_nobody_gets_it() {
+fn a_request_gets_the_place_that_a_worker_has_taken_for_a_client_that_is_gone() {
     let gate = Gate::new(1).unwrap();
     let queue = queue_with(ThreadOptions::default(), Some(&gate));
-    let ((runs, ran), (ends, end), (refused, _)) = (unbounded(), unbounded(), unbounded());
     let ((has_room, had_room), (goes, is_gone)) = (unbounded(), unbounded());
-    let accept = Arc::new(GoneAgain { has_room, is_gone });
-    let job = |accept| {
-        let (runs, end, refused) = (runs.clone(), end.clone(), refused.clone());
-        Job::new(Box::new(FakeJob { runs, end, refused, worker_accept: accept }))
-    };
-    queue.process_request(job(Some(accept)), WhenFull::Wait);
-    ran.recv_timeout(SOON).unwrap();
-    ends.send(()).unwrap();
-    had_room.recv_timeout(SOON).expect("its thread is at the accept and has the only place");
-    queue.process_request(job(None), WhenFull::Wait);
+    let jobs = FakeJobs::new();
+    queue.process_request(jobs.job_of(Some(Arc::new(ClientGone { has_room, is_gone }))));
+    jobs.ran.recv_timeout(SOON).unwrap();
+    jobs.ends.send(()).unwrap();
+    had_room.recv_timeout(SOON).expect("its thread accepts and has the only place");
+    queue.process_request(jobs.job());
     goes.send(()).unwrap();
-    ran.recv_timeout(SOON).expect("it runs, though nobody else comes");
-    ends.send(()).unwrap();
+    jobs.ran.recv_timeout(SOON).expect("it runs, though no other client comes");
+    jobs.ends.send(()).unwrap();
 }

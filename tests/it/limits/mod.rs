@@ -102,9 +102,12 @@ fn every_default_is_the_documented_one() {
                    unix_mode: None, replace_stale: true, unlink_on_close: false }";
     assert_eq!(format!("{:?}", SocketOptions::default()), options);
     assert_shows(&Threading::new(), &["gate: None", "when_full: Wait", "stack_bytes: None"]);
-    assert_shows(&Threading::new(), &["keep: None", "detached: false", "daemon: false"]);
-    assert_shows(&Pool::new(3), &["workers: 3", "queue: 1024", "max: 1027", "when_full: Wait"]);
-    assert_shows(&Pool::new(3), &["stack_bytes: None", "detached: false"]);
+    let threads = format!("max: {}", usize::MAX);
+    assert_shows(&Threading::new(), &[&threads, "keep: 5s"]);
+    assert_shows(&Threading::new(), &["block_on_close: true", "daemon_threads: false"]);
+    // Three that run and 1,024 that wait.
+    assert_shows(&Pool::new(3), &["count: 3", "size: Fixed(3)", "max: 1027", "when_full: Wait"]);
+    assert_shows(&Pool::new(3), &["stack_bytes: None", "block_on_close: true"]);
     assert_shows(&Forking::new(), &["max_children: 40", "block_on_close: true"]);
 }
 

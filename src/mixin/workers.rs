@@ -1,0 +1,145 @@
+//! [`Workers`]: what [`Threading`](super::Threading) and [`Pool`](super::Pool) have in common.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use super::worker_queue::{QueueSettings, Size, WorkerQueue};
+use super::{Job, Mixin, WhenFull};
+use crate::error::{Error, Result};
+
+/// Settings, and a [`WorkerQueue`] made of them with the first request.
+#[derive(Debug)]
+pub(super) struct Workers {
+    pub(super) settings: QueueSettings,
+    pub(super) block_on_close: bool,
+    pub(super) daemon_threads: bool,
+    queue: OnceLock<Arc<WorkerQueue>>,
+}
+
+/// A fixed number of workers start at once. No usual machine gives a process as many.
+const MOST_WORKERS: usize = 65_536;
+
+impl Workers {
+    pub(super) fn new(settings: QueueSettings) -> Self {
+        Self { settings, block_on_close: true, daemon_threads: false, queue: OnceLock::new() }
+    }
+
+    pub(super) fn queue(&self) -> &Arc<WorkerQueue> {
+        self.queue.get_or_init(|| Arc::new(WorkerQueue::new(self.settings.clone())))
+    }
+}
+
+impl Mixin for Workers {
+    fn check(&self) -> Result<()> {
+        match self.settings.size {
+            Size::Fixed(workers) if workers > MOST_WORKERS => {
+                let error = io::Error::new(io::ErrorKind::InvalidInput, "65,536 are the most");
+                Err(Error::io("make", format!("a pool of {workers} workers (Pool::new)"), error))
+            }
+            _ => self.settings.threads.check(),
+        }
+    }
+
+    /// A forked child makes the gate its own. It cannot go on if the threads are its parent's.
+    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        let cannot = |error| Error::io("go on in", "a forked child", error);
+        if self.queue.get().is_some_and(|queue| queue.group.is_left_behind()) {
+            let why = "the threads that serve requests have stayed in the process that has forked this one, and so has \
+                       what they had locked; fork before the first request, or serve the listener's descriptor by a \
+                       server of the child's own (`from_fd`)";
+            return Err(cannot(io::Error::other(why)));
+        }
+        if let Some(gate) = &self.settings.gate {
+            gate.enter_process().map_err(cannot)?;
+        }
+        accept_loop()
+    }
+
+    fn process_request(&self, job: Job) {
+        self.queue().process_request(job);
+    }
+
+    fn ready(&self) -> bool {
+        let QueueSettings { gate, when_full, .. } = &self.settings;
+        *when_full == WhenFull::Refuse || gate.as_ref().is_none_or(|gate| gate.is_open())
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.settings.gate.as_ref().map(|gate| gate.event_fd())
+    }
+
+    fn service_actions(&self) {
+        if let Some(gate) = &self.settings.gate {
+            gate.settle();
+        }
+    }
+
+    fn block_on_close(&self) -> bool {
+        self.block_on_close && !self.daemon_threads
+    }
+
+    /// Not if each request has a new thread.
+    fn workers_accept(&self) -> bool {
+        !matches!(self.settings.size, Size::Growing { keep, .. } if keep.is_zero())
+    }
+
+    fn server_close(&self, deadline: Instant) {
+        let queue = self.queue();
+        queue.close();
+        if self.block_on_close() {
+            queue.group.wait_until_gone(deadline);
+        }
+    }
+}
+
+/// The workers end when they have emptied the queue. Nothing waits for them.
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.get() {
+            queue.close();
+        }
+    }
+}
+
+/// The setters that every mixin with threads has.
+macro_rules! thread_setters {
+    () => {
+        /// The beginning of the threads' names; a number follows. Default: the handler's type name.
+        /// Linux shows the first 15 bytes.
+        #[must_use]
+        pub fn thread_name(mut self, name: impl Into<String>) -> Self {
+            self.workers.settings.threads.name = Some(name.into());
+            self
+        }
+
+        /// The size of each thread's stack, in bytes. Default: std's, which is 2 MiB of addresses;
+        /// memory is taken only for what is touched. Less than 64 KiB is raised to 64 KiB, which is little for a
+        /// handler. With a size that the system does not give, `bind` fails.
+        #[must_use]
+        pub fn stack_size(mut self, bytes: usize) -> Self {
+            let bytes = bytes.max(crate::mixin::thread_group::LEAST_STACK);
+            self.workers.settings.threads.stack_bytes = Some(bytes);
+            self
+        }
+
+        /// Runs in each thread before its first request: to open a database connection, say.
+        ///
+        /// A panic in it ends the thread. [`Threading`](crate::Threading) then refuses the request for which the thread
+        /// was started; [`Pool`](crate::Pool) refuses requests when all of its threads have ended so.
+        #[must_use]
+        pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+            self.workers.settings.threads.on_start = Some(std::sync::Arc::new(hook));
+            self
+        }
+
+        /// Runs in each thread after its last request.
+        #[must_use]
+        pub fn on_thread_stop(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+            self.workers.settings.threads.on_stop = Some(std::sync::Arc::new(hook));
+            self
+        }
+    };
+}
+pub(super) use thread_setters;
