@@ -107,6 +107,23 @@ pub fn the_help_says_where_it_listens(program: Program<'_>, address: &str, takes
     assert_eq!(help.contains("udp:"), takes_datagrams, "{help}");
 }
 
+/// The program's README, or that of all programs, names each option that `--help` of its commands does.
+pub fn the_readme_names_every_option(program: Program<'_>, commands: &[&str], readme: &str) {
+    let of_all = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/README.md");
+    let of_all = std::fs::read_to_string(of_all).unwrap();
+    let mut count = 0;
+    for command in commands {
+        let help = program.run(&[command, "--help"]).out;
+        let options = help.split_whitespace().filter(|word| word.starts_with("--"));
+        for option in options.map(|word| word.trim_end_matches(['.', ',', ':', ';', '\'', ']'])) {
+            let is_named = readme.contains(option) || of_all.contains(option);
+            assert!(is_named || option == "--", "{command} {option} is in no README");
+            count += 1;
+        }
+    }
+    assert!(count > 5, "the options were not found");
+}
+
 /// Runs a client with this as its stdout, and one line of input.
 fn shows_on(program: Program<'_>, address: &str, stdout: Stdio) -> Ended {
     // There before it starts: it may end before it reads all of it.

@@ -21,6 +21,15 @@ use test_support::promises::{self, SpeaksFirst};
 const CHAT: Program<'_> = Program(env!("CARGO_BIN_EXE_chat"));
 
 #[test]
+fn the_readme_names_every_option() {
+    promises::the_readme_names_every_option(
+        CHAT,
+        &["serve", "connect"],
+        include_str!("../../README.md"),
+    );
+}
+
+#[test]
 fn the_help_says_where_it_listens() {
     promises::the_help_says_where_it_listens(CHAT, "127.0.0.1:8000", false);
 }

@@ -309,6 +309,15 @@ fn connecting_to_nobody_says_so_in_one_line() {
 }
 
 #[test]
+fn the_readme_names_every_option() {
+    promises::the_readme_names_every_option(
+        ECHO,
+        &["serve", "connect"],
+        include_str!("../../README.md"),
+    );
+}
+
+#[test]
 fn the_help_says_where_this_program_listens() {
     promises::the_help_says_where_it_listens(ECHO, "127.0.0.1:9999", true);
 }

@@ -23,6 +23,15 @@ use test_support::{eventually, folder};
 const SHELL: Program<'_> = Program(env!("CARGO_BIN_EXE_shell"));
 
 #[test]
+fn the_readme_names_every_option() {
+    promises::the_readme_names_every_option(
+        SHELL,
+        &["serve", "connect"],
+        include_str!("../../README.md"),
+    );
+}
+
+#[test]
 fn the_help_says_where_it_listens() {
     promises::the_help_says_where_it_listens(SHELL, "127.0.0.1:8000", false);
 }

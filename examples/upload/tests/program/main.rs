@@ -34,6 +34,15 @@ use test_support::promises;
 const UPLOAD: Program<'_> = Program(env!("CARGO_BIN_EXE_upload"));
 
 #[test]
+fn the_readme_names_every_option() {
+    promises::the_readme_names_every_option(
+        UPLOAD,
+        &["serve", "connect"],
+        include_str!("../../README.md"),
+    );
+}
+
+#[test]
 fn the_help_says_where_it_listens() {
     promises::the_help_says_where_it_listens(UPLOAD, "127.0.0.1:8000", false);
 }

@@ -19,6 +19,11 @@ use test_support::{connect, read_to_end};
 const WEB: Program<'_> = Program(env!("CARGO_BIN_EXE_web"));
 
 #[test]
+fn the_readme_names_every_option() {
+    promises::the_readme_names_every_option(WEB, &["serve"], include_str!("../../README.md"));
+}
+
+#[test]
 fn the_help_says_where_it_listens() {
     promises::the_help_says_where_it_listens(WEB, "127.0.0.1:8080", false);
 }
