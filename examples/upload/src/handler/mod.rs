@@ -1,4 +1,22 @@
-//! The server's side of a connection, in either wire.
+//! The server's side of a connection.
+//!
+//! ```text
+//! client                                server
+//! Hello                             ->
+//!                                   <-  Hello
+//! Put                               ->
+//!                                   <-  Have, Digest  } only with `resume`, until the client
+//! From (Working while it digests)   ->                } accepts an offer: see `resume`
+//! Data, Data, ..., End              ->
+//!                                   <-  Done, or Refused
+//! ```
+//!
+//! Each `Put` and each `Folder` gets one answer. A refusal may cross the file that it refuses, and then [`Upload::skip`]
+//! discards what still arrives. A connection that begins with `post|` is one of the tutorial's client: see
+//! `document_wire`.
+
+mod document_wire;
+mod resume;
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
@@ -6,16 +24,15 @@ use std::time::Duration;
 
 use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
 
-use crate::digest;
-use crate::document::{self, Found, is_of_a_browser, read_header};
+use crate::document;
 use crate::pace::{PACE_BYTES, Pace};
 use crate::partial::Partial;
-use crate::protocol::{Code, DATA_BYTES, Message, OFFERS, OLDEST, Put, Refusal, VERSION, shown};
+use crate::protocol::{Code, DATA_BYTES, Message, OLDEST, Put, Refusal, VERSION, shown};
 use crate::store::{Store, storage};
 use common::{FirstWord, say};
 
-/// What a client goes on sending of a file that has been refused, before it has read so: what is on its way,
-/// and no more.
+/// How much of a refused file is discarded while its client has not read the refusal: the bytes that are on their way, and
+/// no more.
 const UNWANTED_BYTES: u64 = 64 * 1024 * 1024;
 
 pub struct Upload {
@@ -24,21 +41,21 @@ pub struct Upload {
     idle: Duration,
     /// How long it may take for its greeting, or its first header.
     first_word: FirstWord,
-    /// Room for one piece, when the first one comes.
+    /// Room for one piece of a file; allocated when the first one arrives.
     buffer: Vec<u8>,
-    /// The client has said all that it says about the file of its last `Put`.
+    /// The file of the last `Put` has been sent to its end.
     is_all_said: bool,
-    /// What the client speaks.
+    /// The version that the client speaks.
     version: u16,
 }
 
-/// Why a file does not go on.
+/// Why a file is not stored.
 enum Trouble {
-    /// It is not taken, and the client is told.
+    /// The server refuses it, and tells the client.
     Refused(Refusal),
-    /// The client does not want to send it any more.
+    /// The client has withdrawn it.
     Withdrawn,
-    /// The connection is of no use any more.
+    /// The connection has failed.
     Lost(io::Error),
 }
 
@@ -70,7 +87,7 @@ impl Upload {
 impl StreamRequestHandler for Upload {
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
         self.first_word.expect(request);
-        // Whoever begins a new upload pays for the old ones; and none is refused because of them.
+        // Each new connection removes old partial files. A failure of this refuses nothing.
         if let Err(error) = self.store.sweep() {
             say(&format!("cannot look for what broken uploads have left: {error}"));
         }
@@ -84,7 +101,7 @@ impl StreamRequestHandler for Upload {
             Some(_) => self.serve(request),
         };
         match result {
-            // A client that leaves in the middle is no failure of the server. The file has been named.
+            // A client that leaves in the middle is no failure of the server. The log has its file.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
             result => Ok(result?),
         }
@@ -136,7 +153,7 @@ impl Upload {
         }
     }
 
-    /// Serves one file, with one answer, and says whether the connection is still of use.
+    /// Serves one file, with one answer, and says whether the connection can go on.
     fn put(&mut self, request: &mut StreamRequest, put: &Put) -> io::Result<bool> {
         let peer = request.client_address();
         let name = shown(&put.path);
@@ -173,7 +190,7 @@ impl Upload {
         }
     }
 
-    /// Receives a file, and says its path there and what has become of it.
+    /// Receives a file. Returns its path in the folder, and a word for the log.
     fn receive(
         &mut self,
         request: &mut StreamRequest,
@@ -215,91 +232,7 @@ impl Upload {
         }
     }
 
-    /// Offers the file that is there already, if there is one, and gives its path if it is the same.
-    fn offer_whole(
-        &self,
-        request: &mut StreamRequest,
-        put: &Put,
-    ) -> Result<Option<Vec<Vec<u8>>>, Trouble> {
-        let Some((mut file, path)) = self.store.stored_before(put) else { return Ok(None) };
-        request.write_all(&Message::Have { offset: put.size, whole: true }.encode())?;
-        let hasher = digest::hash(&mut file, put.size, || working(request));
-        let hasher = hasher.map_err(|error| storage("read", error))?;
-        let is_same = self.agree(request, put.size, *hasher.finalize().as_bytes())?;
-        Ok(is_same.then_some(path))
-    }
-
-    /// Finds what of a file is there already, if its client wants to go on, or begins it anew.
-    fn begin(&self, request: &mut StreamRequest, put: &Put) -> Result<Partial, Trouble> {
-        if !put.resume {
-            return Ok(self.store.begin(put)?);
-        }
-        self.store.check_name(put)?;
-        // An old client takes one offer, and then sends its file.
-        let offers = if self.version > OLDEST { OFFERS } else { 1 };
-        let mut is_over = false;
-        for left in self.store.left_of(put).iter().take(offers) {
-            let Some(partial) = self.store.take(left, put)? else { continue };
-            if let Some(partial) = self.offered(request, partial)? {
-                return Ok(partial);
-            }
-            is_over = self.version == OLDEST;
-        }
-        let partial = self.store.begin(put)?;
-        if is_over {
-            return Ok(partial);
-        }
-        let nothing = || Refusal::new(Code::Protocol, "the offer of nothing is always taken");
-        self.offered(request, partial)?.ok_or_else(|| nothing().into())
-    }
-
-    /// Offers the beginning of a file, and gives it back if the client goes on after it.
-    fn offered(
-        &self,
-        request: &mut StreamRequest,
-        mut partial: Partial,
-    ) -> Result<Option<Partial>, Trouble> {
-        let result = self.offer(request, &mut partial);
-        if let Ok(true) = result {
-            return Ok(Some(partial));
-        }
-        self.store.leave(partial);
-        result.map(|_| None)
-    }
-
-    fn offer(&self, request: &mut StreamRequest, partial: &mut Partial) -> Result<bool, Trouble> {
-        let offset = partial.offered();
-        request.write_all(&Message::Have { offset, whole: false }.encode())?;
-        let digest = partial.hash(|| working(request));
-        let digest = digest.map_err(|error| storage("read", error))?;
-        let is_taken = self.agree(request, offset, digest)?;
-        if is_taken {
-            partial.accept().map_err(|error| storage("go on with", error))?;
-        }
-        Ok(is_taken)
-    }
-
-    /// Says the digest of what was offered, and whether the client has taken it.
-    fn agree(
-        &self,
-        request: &mut StreamRequest,
-        offset: u64,
-        digest: [u8; 32],
-    ) -> Result<bool, Trouble> {
-        request.write_all(&Message::Digest(digest).encode())?;
-        // The client says so once for each step of its own calculation, and not for ever.
-        let mut steps = offset / digest::WORKING_BYTES + 1;
-        loop {
-            match next(request)? {
-                Message::Working if steps > 0 => steps -= 1,
-                Message::From(from) if from == offset => return Ok(true),
-                Message::From(0) => return Ok(false),
-                message => return Err(unexpected(&message)),
-            }
-        }
-    }
-
-    /// Receives what is missing of a file, and checks the whole.
+    /// Receives the missing part of a file, and checks the whole.
     fn fill(
         &mut self,
         request: &mut StreamRequest,
@@ -327,7 +260,7 @@ impl Upload {
         }
     }
 
-    /// Receives so many bytes, and keeps as many of them as come.
+    /// Receives `length` bytes. Those that arrive before a failure are kept.
     fn receive_piece(
         &mut self,
         request: &mut StreamRequest,
@@ -340,7 +273,7 @@ impl Upload {
         Ok(result?)
     }
 
-    /// Reads so many bytes into the buffer, or as many as there are in time.
+    /// Reads `length` bytes into the buffer, and says how many of them arrived in time.
     fn read_piece(
         &mut self,
         request: &mut StreamRequest,
@@ -366,7 +299,7 @@ impl Upload {
         (count, Ok(()))
     }
 
-    /// Throws away what is still coming of a file that has been refused, and says whether its end came.
+    /// Discards the rest of a refused file, and says whether its end arrived.
     fn skip(&mut self, request: &mut StreamRequest) -> io::Result<bool> {
         let mut left = UNWANTED_BYTES;
         let mut pace = Pace::new(self.idle);
@@ -376,94 +309,12 @@ impl Upload {
                     left -= length as u64;
                     self.read_piece(request, length, &mut pace).1?;
                 }
-                // It had not read the refusal when it agreed on where to go on.
+                // Sent before the client had read the refusal.
                 Some(Message::From(_) | Message::Working) if left >= PACE_BYTES as u64 => {
                     left -= PACE_BYTES as u64;
                 }
                 Some(Message::Abort | Message::End(_)) => return Ok(true),
                 _ => return Ok(false),
-            }
-        }
-    }
-
-    /// Serves the document's client: files one after the other, and no answer. A file that is refused ends
-    /// the connection, which is all that such a client can be told.
-    fn serve_document(&mut self, request: &mut StreamRequest) -> io::Result<()> {
-        let peer = request.client_address();
-        let mut is_first = true;
-        while let Some(put) = read_document_header(request, std::mem::take(&mut is_first))? {
-            FirstWord::heard(request);
-            match self.receive_document(request, &put) {
-                Ok(path) => say(&format!("{peer} stored {} ({} bytes)", shown(&path), put.size)),
-                Err(Trouble::Refused(refusal)) => {
-                    say(&format!("{peer} was refused {}: {refusal}", shown(&put.path)));
-                    return Ok(());
-                }
-                Err(Trouble::Withdrawn) => return Ok(()),
-                Err(Trouble::Lost(error)) => {
-                    say(&format!("{peer} broke off {}: {error}", shown(&put.path)));
-                    return Err(error);
-                }
-            }
-            request.between_requests();
-        }
-        Ok(())
-    }
-
-    fn receive_document(
-        &mut self,
-        request: &mut StreamRequest,
-        put: &Put,
-    ) -> Result<Vec<Vec<u8>>, Trouble> {
-        self.store.check(put)?;
-        let mut partial = self.store.begin(put)?;
-        let mut pace = Pace::new(self.idle);
-        while partial.len() < put.size {
-            let left = usize::try_from(put.size - partial.len()).unwrap_or(usize::MAX);
-            let length = left.min(DATA_BYTES);
-            if let Err(trouble) = self.receive_piece(request, length, &mut partial, &mut pace) {
-                // Such a client cannot go on where it was broken off.
-                self.store.discard(partial);
-                return Err(trouble);
-            }
-        }
-        self.store.commit(&partial, put).map_err(|refusal| {
-            self.store.discard(partial);
-            refusal.into()
-        })
-    }
-}
-
-/// What the document's client sends next; none at the end.
-fn read_document_header(request: &mut StreamRequest, is_first: bool) -> io::Result<Option<Put>> {
-    let mut head = Vec::new();
-    loop {
-        let piece = request.fill_buf()?;
-        if piece.is_empty() {
-            return if head.is_empty() {
-                Ok(None)
-            } else {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            };
-        }
-        let (begun, received) = (head.len(), piece.len());
-        head.extend_from_slice(piece);
-        match read_header(&head) {
-            Found::Header(header) if is_first && is_of_a_browser(&head[header.length..]) => {
-                let peer = request.client_address();
-                say(&format!("{peer} sent a request of HTTP, which is no file"));
-                return Ok(None);
-            }
-            Found::Header(header) => {
-                request.consume(header.length.saturating_sub(begun));
-                let path = vec![header.name];
-                let put = Put { path, size: header.size, fingerprint: [0; 32], resume: false };
-                return Ok(Some(put));
-            }
-            Found::More => request.consume(received),
-            Found::Nothing => {
-                say(&format!("{} sent no header of a file", request.client_address()));
-                return Ok(None);
             }
         }
     }
@@ -490,7 +341,7 @@ fn unexpected(message: &Message) -> Trouble {
     Refusal::new(Code::Protocol, text).into()
 }
 
-/// Ends a connection on what is no file, and says so unless it is the end.
+/// Ends a connection at a message that begins no file, and refuses it. At the end of the input it says nothing.
 fn end(request: &mut StreamRequest, result: io::Result<Option<Message>>) -> io::Result<()> {
     match result {
         Ok(None) => Ok(()),
@@ -503,7 +354,7 @@ fn end(request: &mut StreamRequest, result: io::Result<Option<Message>>) -> io::
 }
 
 fn refuse(request: &mut StreamRequest, refusal: Refusal) -> io::Result<()> {
-    // It may send on before it reads that.
+    // The client may go on sending until it reads this.
     request.expect_more_input();
     request.write_all(&Message::Refused(refusal).encode())
 }
