@@ -32,6 +32,8 @@ enum Program {
 
 const PYTHON: &str = include_str!("../peers/sockets.py");
 const UNBOUNDED: usize = usize::MAX;
+/// The mixins that our programs have. Rows of others are skipped.
+const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
 /// All modes of streams.
 const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Web, Mode::Store];
@@ -162,6 +164,9 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
         Mode::Chat => "chat",
         _ => "echo",
     };
+    if !MIXINS.contains(&mixin) {
+        return Err(Trouble::Skipped("this version has no such mixin".to_owned()));
+    }
     let program = beside(name);
     if !program.is_file() {
         let why = format!("not built: cargo build --release --bin {name}");

@@ -193,7 +193,7 @@ impl Program for ChatServer {
     fn refuses(&self, mixin: MixinName) -> Option<String> {
         let why = match mixin {
             MixinName::Inline => "it serves one client at a time, and a room needs several",
-            MixinName::Forking | MixinName::Prefork => {
+            MixinName::Forking => {
                 "its clients are in processes of their own, and a room needs one memory; a bus does \
                  not help, because a process that forks has no second thread for it"
             }

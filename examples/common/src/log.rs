@@ -1,9 +1,19 @@
-//! What a server says to its operator while it serves: never waited for, whoever reads or does not.
+//! The log: what a server says to its operator while it serves. No caller ever waits for a reader.
 //!
-//! A line goes into a queue of so many bytes, and a thread writes it. What finds the queue full is lost, and the
-//! operator is told how many lines were as soon as he reads again. Where no thread may be started (`forking`), a
-//! line is written at once or lost, by [`Console`]; so it is at the end, when the queue has had its second.
-//! Before a server serves, and in a client, which has nothing better to do, lines are simply written.
+//! ```text
+//! say, warn ->  Queue (256 KiB)  -> thread "stdout" or "stderr" -> the stream
+//!               |                   waits for its reader
+//!               full: the line is counted as lost, and the next lines
+//!               that are written say how many were
+//! ```
+//!
+//! How a line is written depends on [`HOW`], which goes through these states in this order:
+//!
+//! | state | until | a line is |
+//! |---|---|---|
+//! | `PLAINLY` | [`start`]; a client stays here | written, and may wait for a reader |
+//! | `QUEUED` | [`finish`] | put into the queue; under `forking`, which allows no thread, this state is left out |
+//! | `AT_ONCE` | the end | written at once or lost, by [`Console`] |
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,31 +27,40 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::Console;
 
-/// So many bytes may wait for a reader of a stream, beside as many that its thread is writing: some thousands of
-/// lines, which is more than a second of a busy server, and nothing that its memory notices.
+/// How many bytes may wait for the reader of a stream, beside as many that its thread is writing: some thousands of
+/// lines, which a busy server prints in more than a second.
 const QUEUE_BYTES: usize = 256 * 1024;
 
-/// How long the end of a program waits for a reader of what is queued.
+/// How long the end of a program waits for the queues to be read.
 const AT_END: Duration = Duration::from_secs(1);
 
-/// Says a line on stdout, its newline included here.
+/// Says a line on stdout, and adds its newline.
 pub fn say(line: &str) {
     tell(&STDOUT, Console::Stdout, line);
 }
 
-/// Says a line on stderr, its newline included here.
+/// Says a line on stderr, and adds its newline.
 pub fn warn(line: &str) {
     tell(&STDERR, Console::Stderr, line);
 }
 
-/// From here on nothing that is said waits. `first` is said on stdout before anything else is, by this thread, so that
-/// it is there before whatever else the caller does with the terminal. With `threads` two are started, that write.
-pub fn start(first: &str, threads: bool) {
+/// What writes the queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// A thread for each stream.
+    Threads,
+    /// Nothing: the process may have no second thread, and lines are written at once or lost.
+    None,
+}
+
+/// From here on no line waits for a reader. `first` is said on stdout by this thread, so that it is there before anything
+/// else that the caller writes to the terminal.
+pub(crate) fn start(first: &str, writers: Writers) {
     HOW.store(AT_ONCE, Ordering::SeqCst);
-    // A panic is caught by the server and reported; what std says of it before would wait for a reader.
+    // The server catches and reports a panic; before that std prints it, which would wait for a reader.
     panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
     say(first);
-    let has_threads = threads
+    let has_threads = writers == Writers::Threads
         && start_writer("stdout", &STDOUT, io::stdout())
         && start_writer("stderr", &STDERR, io::stderr());
     if has_threads {
@@ -49,9 +68,9 @@ pub fn start(first: &str, threads: bool) {
     }
 }
 
-/// The end of the program: waits for what is queued, but not for long. What is said from here on is written at once
+/// At the end of the program: waits until the queues are written, at most [`AT_END`]. Lines after this are written at once
 /// or lost.
-pub fn finish() {
+pub(crate) fn finish() {
     if HOW.load(Ordering::SeqCst) != QUEUED {
         return;
     }
@@ -67,7 +86,7 @@ pub fn finish() {
     }
 }
 
-/// How lines are written at the moment.
+/// How lines are written at the moment: see the table above.
 static HOW: AtomicU8 = AtomicU8::new(PLAINLY);
 const PLAINLY: u8 = 0;
 const QUEUED: u8 = 1;
@@ -92,15 +111,15 @@ fn tell(queue: &'static Queue, console: Console, line: &str) {
 /// The lines that wait for one stream.
 struct Queue {
     waiting: Mutex<Waiting>,
-    /// Something has come, or all of it is written.
+    /// Notified when the first line arrives, and when all lines are written.
     changed: Condvar,
 }
 
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines that found no room, or were not written.
+    /// Lines that found the queue full, or could not be written.
     lost: u64,
-    /// The writer is about to write what it has taken.
+    /// The writer has taken lines and is writing them.
     writing: bool,
 }
 
@@ -133,7 +152,7 @@ impl Queue {
         }
     }
 
-    /// Waits for lines, and takes all that there are, behind the count of those that were lost before them.
+    /// Waits for lines and takes all of them. Called by the writer, which has then written the lines that it took before.
     fn take(&self) -> Vec<u8> {
         let mut waiting = self.lock();
         waiting.writing = false;
@@ -147,7 +166,7 @@ impl Queue {
         let mut lines = std::mem::take(&mut waiting.lines);
         let lost = std::mem::take(&mut waiting.lost);
         if lost > 0 {
-            // They were lost while these waited: what is in the queue is older than what found no room.
+            // At the end: the lines in the queue are older than those that found it full.
             lines.extend_from_slice(
                 format!("({lost} lines were lost here: nobody read them in time)\n").as_bytes(),
             );
@@ -158,16 +177,16 @@ impl Queue {
 
 /// Starts the thread that writes one stream. It ends with the process.
 fn start_writer(name: &str, queue: &'static Queue, stream: impl AsFd) -> bool {
-    // A descriptor of its own, because the one in the library has a lock, which whoever prints would wait for.
+    // A descriptor of its own: that of `std` has a lock, for which every `println!` would wait.
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else { return false };
     let stream = File::from(stream);
-    // Of the other one nobody could be told.
+    // A failure of stderr cannot be told to anybody.
     let mut is_told = name != "stdout";
     let write = move || {
         loop {
             let lines = queue.take();
             if let Err(error) = write_all(&stream, &lines) {
-                // Nobody reads any more, or a disk is full, which may change.
+                // The reader has gone, or a disk is full. The latter may change, so the thread goes on.
                 if !std::mem::replace(&mut is_told, true) {
                     warn(&format!("cannot write to stdout: {error}; lines are lost"));
                 }
@@ -179,7 +198,7 @@ fn start_writer(name: &str, queue: &'static Queue, stream: impl AsFd) -> bool {
     thread::Builder::new().name(name.to_owned()).spawn(write).is_ok()
 }
 
-/// As that of `Write`, also where somebody has made the stream non-blocking: it may be a terminal's.
+/// `Write::write_all`, also for a stream that another process has made non-blocking, as happens to terminals.
 fn write_all(mut stream: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
@@ -209,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn who_says_a_line_never_waits_and_what_is_lost_is_counted() {
+    fn no_caller_waits_and_lost_lines_are_counted() {
         let (queue, reader) = queue();
         let mut said = 0;
-        // It would stop here for ever, if it waited: nobody reads.
+        // A caller that waited would stop here for ever: nobody reads.
         while queue.lock().lost < 10 {
             queue.push(&format!("line {said} {}\n", "x".repeat(1_000)));
             said += 1;

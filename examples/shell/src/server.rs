@@ -32,7 +32,7 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     timeout: Duration,
     /// How much a command may print; with --wire document 16M at the most. K, M and G are understood
-    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = common::bytes)]
     max_output: u64,
     /// How long a login may take, in seconds, or with --wire document a first command, which a person types
     /// [default: 10, and with --wire document 600]
@@ -112,18 +112,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
         return Err("it must be more than nothing and at most a year".to_owned());
     }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "write a number, as 500, 64K or 16M".to_owned())?;
-    number.checked_mul(unit).ok_or_else(|| "it is too large".to_owned())
 }
 
 /// The program, as what all programs share knows it.

@@ -112,10 +112,10 @@ struct RuleOptions {
     #[arg(long, value_enum, default_value_t = Conflict::Rename)]
     conflict: Conflict,
     /// The largest file, in bytes, or with K, M, G or T
-    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = common::bytes)]
     max_file: u64,
     /// All files in the folder together, in bytes, or with K, M, G or T; else as much as the disk holds
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = common::bytes)]
     max_total: Option<u64>,
     /// How long a client may be silent, or take for 64 KiB, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
@@ -125,20 +125,6 @@ struct RuleOptions {
     /// How long what a broken upload has left is kept for --resume, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "604800", value_parser = common::seconds)]
     keep: Duration,
-}
-
-/// Reads a number of bytes: 1500, 64K, 2G.
-fn bytes(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
-        Some(unit @ (b'K' | b'M' | b'G' | b'T')) => {
-            let power = b"KMGT".iter().position(|other| *other == unit).unwrap_or(0) + 1;
-            (&text[..text.len() - 1], 10 * power)
-        }
-        _ => (text, 0),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "write a number of bytes, as 1500 or 64K or 2G")?;
-    number.checked_mul(1 << shift).ok_or_else(|| "so many bytes there are not".to_owned())
 }
 
 /// Clients at once, if nobody says otherwise. Each may have a piece of a file in memory, which is a mebibyte: together

@@ -290,10 +290,15 @@ fn a_time_that_is_too_long_is_told_the_longest() {
 }
 
 #[test]
-fn a_mixin_that_is_not_there_is_told_from_a_typing_error() {
+fn a_mixin_that_is_not_there_is_refused_with_the_list_of_those_that_are() {
     for mixin in ["prefork", "green"] {
         let ended = ECHO.run(&["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);
-        assert_fails_in_one_line(&ended, 2, &[mixin, "not in this version"]);
+        assert_ends(&ended, 2);
+        assert!(ended.err.contains(mixin), "{ended:?}");
+        assert!(
+            ended.err.contains("[possible values: inline, threading, pool, forking]"),
+            "{ended:?}"
+        );
     }
 }
 

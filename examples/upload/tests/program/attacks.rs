@@ -356,7 +356,7 @@ fn what_is_on_its_way_is_not_copied_beyond_the_limit() {
 #[test]
 fn clients_beyond_what_memory_is_for_have_to_wait() {
     const CLIENTS: usize = 1024;
-    alone("upload::attacks::clients_beyond_what_memory_is_for_have_to_wait", || {
+    alone("attacks::clients_beyond_what_memory_is_for_have_to_wait", || {
         let (_, most) = system::descriptor_limits();
         if most < 4_000 {
             return skip("this process may not have so many connections");

@@ -1,0 +1,70 @@
+//! How a program ends: its status and its last words.
+
+use std::io;
+use std::process::ExitCode;
+
+use crate::{log, warn};
+
+/// Why a program ends, and with which status.
+#[derive(Debug)]
+pub enum Failure {
+    /// Its command line is wrong: status 2, as clap gives it.
+    Usage(String),
+    /// The reader of its stdout has gone, as behind `| head`: it ends silently, with the status that SIGPIPE would have
+    /// given it.
+    Unread,
+    /// Anything else: status 1.
+    Other(String),
+}
+
+impl Failure {
+    /// A client cannot write to its own stdout: the reader has gone, or the disk is full, say. Nothing is wrong with the
+    /// server and the connection.
+    pub fn of_stdout(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Other(format!("cannot write to stdout: {error}")),
+        }
+    }
+}
+
+impl From<socketserver::Error> for Failure {
+    fn from(error: socketserver::Error) -> Self {
+        let advice = if error.io_kind() == Some(io::ErrorKind::AlreadyExists) {
+            "; choose another --bind"
+        } else if error.is_address_in_use() {
+            "; another server listens there: stop it, or choose another --bind"
+        } else if error.is_permission_denied() {
+            "; ports below 1024 and other users' folders need privileges: choose another --bind"
+        } else {
+            ""
+        };
+        let text = format!("{error}{advice}");
+        if error.is_bad_address() { Self::Usage(text) } else { Self::Other(text) }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// The status of a program that SIGPIPE has ended, as shells show it: 128 and the number of the signal.
+const BROKEN_PIPE: u8 = 141;
+
+/// The exit status of a result. A failure is one line on stderr, and the log is written out.
+pub fn exit(result: Result<(), Failure>) -> ExitCode {
+    let (status, text) = match result {
+        Ok(()) => {
+            log::finish();
+            return ExitCode::SUCCESS;
+        }
+        Err(Failure::Unread) => return ExitCode::from(BROKEN_PIPE),
+        Err(Failure::Usage(text)) => (2, text),
+        Err(Failure::Other(text)) => (1, text),
+    };
+    warn(&format!("error: {text}"));
+    log::finish();
+    ExitCode::from(status)
+}

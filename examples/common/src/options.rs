@@ -1,0 +1,176 @@
+//! The options of the command lines.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use clap::{Arg, Args, ValueEnum};
+use socketserver::{
+    Deadline, Forking, Inline, Limits, Mixin, Pool, Rate, Request, StreamRequest, Threading,
+    Timeout,
+};
+
+use crate::{Endpoint, Program};
+
+/// The mixins, by their words of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MixinName {
+    /// One request after the other, in the loop itself
+    Inline,
+    /// A thread for each request
+    Threading,
+    /// A fixed number of threads
+    Pool,
+    /// A process for each request
+    Forking,
+}
+
+impl fmt::Display for MixinName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name =
+            self.to_possible_value().map_or(String::new(), |name| name.get_name().to_owned());
+        f.write_str(&name)
+    }
+}
+
+impl MixinName {
+    /// Makes the mixin.
+    pub(crate) fn make(self) -> Box<dyn Mixin> {
+        match self {
+            Self::Inline => Box::new(Inline),
+            Self::Threading => Box::new(Threading::new()),
+            Self::Pool => Box::new(Pool::default()),
+            Self::Forking => Box::new(Forking::new().max_children(CHILDREN)),
+        }
+    }
+
+    /// How many clients it serves at the same time. Under `Threading` only `--max-clients` bounds them.
+    fn at_once(self) -> usize {
+        match self {
+            Self::Inline => 1,
+            Self::Pool => Pool::default().workers(),
+            Self::Forking => CHILDREN,
+            Self::Threading => usize::MAX,
+        }
+    }
+}
+
+/// The bound of CPython's `ForkingMixIn`.
+const CHILDREN: usize = 40;
+
+/// The options that every `serve` has.
+#[derive(Clone, Debug, Args)]
+pub struct ServeOptions {
+    /// Where to listen: HOST:PORT, unix:PATH or unix:@NAME. May be given several times
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Vec<Endpoint>,
+    /// How requests are run
+    #[arg(long, value_enum, default_value_t = MixinName::Threading)]
+    pub mixin: MixinName,
+    /// How long running requests may take to end after Ctrl-C, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub grace: Duration,
+    /// How many clients each address serves at once; more have to wait
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
+    pub max_clients: usize,
+    /// How many of them may come from one address (IPv6: from one network); more are turned away. Raise it behind
+    /// a proxy, where all come from one. Clients of a Unix socket have no address and no such limit [default: a tenth
+    /// of --max-clients, under inline, pool and forking at most half of what those serve at once, and at least 8]
+    #[arg(long, value_name = "COUNT", value_parser = count)]
+    pub max_per_peer: Option<usize>,
+    /// How many connections a second one address may make in the long run, and ten times as many at once; more
+    /// are turned away. 0 is no limit
+    #[arg(long, value_name = "COUNT", default_value = "0")]
+    pub rate_per_peer: u32,
+}
+
+impl ServeOptions {
+    /// The limits of a program with those of the command line.
+    pub(crate) fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
+        let limits = program.drain(self.grace).live(self.max_clients);
+        // A datagram is answered before its sender could have too many of them open.
+        if endpoint.is_datagram() {
+            return limits;
+        }
+        let rate =
+            |per_second: u32| Rate::per_second(per_second).burst(per_second.saturating_mul(10));
+        let peer_rate = (self.rate_per_peer > 0).then(|| rate(self.rate_per_peer));
+        limits.per_peer(self.max_per_peer()).peer_rate(peer_rate)
+    }
+
+    /// How many clients may come from one address.
+    pub fn max_per_peer(&self) -> usize {
+        self.max_per_peer
+            .unwrap_or((self.max_clients / 10).min(self.mixin.at_once() / 2).max(LEAST_PER_PEER))
+    }
+}
+
+/// The least share of one address: a browser opens six connections at once. Where fewer workers than that serve all, the
+/// clients of one address can occupy them, but a client of another address waits behind eight of them and not behind a
+/// thousand.
+const LEAST_PER_PEER: usize = 8;
+
+/// The option of programs whose clients speak first.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct FirstWord {
+    /// How long a client may take for its first word, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub first_word: Duration,
+}
+
+impl FirstWord {
+    /// Starts the time of the first word, which nothing that the client sends extends. When it is over, the next read
+    /// ends with the error of `Limits::idle`, which is not reported.
+    pub fn expect(self, request: &mut StreamRequest) {
+        let (limit, after) = (Timeout::Idle, self.first_word);
+        let deadline = Instant::now().checked_add(after).map(|at| Deadline::new(at, limit, after));
+        request.set_deadline(deadline);
+    }
+
+    /// Ends that time: the first word has arrived, and the server's limits apply again.
+    pub fn heard(request: &mut StreamRequest) {
+        request.set_deadline(None);
+    }
+}
+
+/// The `--bind` of a program that serves streams alone, for `mut_arg("bind", ..)`.
+pub fn streams<P: Program>(bind: Arg) -> Arg {
+    bind.default_value(P::DEFAULT_BIND)
+}
+
+/// The `--bind` of a program that serves datagrams as well, for `mut_arg("bind", ..)`.
+pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
+    streams::<P>(bind).help(
+        "Where to listen: HOST:PORT, udp:HOST:PORT, unix:PATH, unixgram:PATH, unix:@NAME or \
+         unixgram:@NAME. May be given several times",
+    )
+}
+
+/// Reads a number of seconds from the command line, which may have a fraction.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        // The most that `Duration` can hold: 2 to the power of 64 seconds.
+        if seconds > 0.0 { "it must be at most 1.8e19" } else { "it must be a positive number" }
+            .to_owned()
+    })
+}
+
+/// Reads a number of at least 1 from the command line.
+pub fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a number".to_owned()),
+    }
+}
+
+/// Reads a number of bytes from the command line: `1500`, `64K`, `2G`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let units = "KMGT";
+    let unit = text.chars().last().and_then(|last| units.find(last.to_ascii_uppercase()));
+    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
+    let shift = unit.map_or(0, |place| 10 * (place + 1));
+    let number: u64 =
+        digits.parse().map_err(|_| "write a number of bytes, as 1500 or 64K or 2G".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".to_owned())
+}
