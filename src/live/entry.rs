@@ -257,8 +257,12 @@ impl Entry {
 
     /// Ordered with the cut: either whoever cuts the connection off sees that it waits, or the one that waits sees the cut
     /// before.
-    pub(crate) fn set_waits_to_write(&self, waits: bool) {
-        self.waits_to_write.store(waits, Ordering::SeqCst);
+    pub(crate) fn begin_write_wait(&self) {
+        self.waits_to_write.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn end_write_wait(&self) {
+        self.waits_to_write.store(false, Ordering::SeqCst);
     }
 
     /// Ends one or both directions. Below a wrapper the output is left to its worker, who finds out at its next read

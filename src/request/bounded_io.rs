@@ -30,6 +30,7 @@ use super::connection::Connection;
 use super::deadline::Deadlines;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
+use super::outbox_queue::Writer;
 use super::{Deadline, Ticket};
 use crate::error::Timeout;
 use crate::live::Activity;
@@ -114,8 +115,9 @@ impl BoundedIo {
         };
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = std::sync::Arc::clone(self.ticket.entry());
-        let may_have_thread = self.ticket.server().role().may_start_threads();
-        let outbox = Outbox::new(socket.share(), entry, capacity, may_have_thread);
+        let may_start_threads = self.ticket.server().role().may_start_threads();
+        let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
+        let outbox = Outbox::new(socket.share(), entry, capacity, writer);
         Ok(self.outbox.insert(outbox).clone())
     }
 

@@ -9,6 +9,7 @@ mod extension;
 mod idle_timeout;
 mod io_error;
 mod outbox;
+mod outbox_queue;
 mod outbox_writer;
 mod raw_status;
 mod raw_stream;

@@ -1,18 +1,16 @@
 //! Sending to a connection from elsewhere: what a chat room, a broadcaster or a timer holds of its members.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::outbox_writer;
+use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, Writer};
+use super::{StreamRequest, outbox_writer};
 use crate::live::{Cut, Entry};
-use crate::sys;
-use crate::write_stall::{SendTimeout, WriteStall};
+use crate::write_stall::SendTimeout;
 
 /// A way to send to a connection from anywhere: another handler, another thread, a timer. Clones are ways to
 /// the same one.
@@ -81,89 +79,14 @@ pub enum OutboxError {
     Wrapped,
 }
 
-pub(super) struct OutboxQueue {
-    entry: Arc<Entry>,
-    capacity: usize,
-    /// A thread may be started to send for it, and to wait for room.
-    may_have_thread: bool,
-    state: Mutex<OutboxState>,
-}
-
-struct OutboxState {
-    /// The connection, until its request ends: an outbox that somebody keeps does not keep it open.
-    fd: Option<Arc<OwnedFd>>,
-    /// Due, from `start` on.
-    bytes: Vec<u8>,
-    start: usize,
-    /// How much has ever been due, and how much of it has been sent: who waits for his own bytes waits
-    /// for the second to reach what the first was.
-    due_total: u64,
-    sent_total: u64,
-    /// How much of what is due the handler has written itself, and up to where in the total it goes: it
-    /// waits for that, and so it does not count against the capacity.
-    own_bytes: u64,
-    own_mark: u64,
-    /// A wait that was given up, and what had been sent then: it goes on with the next one.
-    given_up: Option<(u64, WriteStall)>,
-    /// On a list of those that will be looked at.
-    listed: bool,
-    /// The handler has returned: what is due is still sent, and nothing more is taken.
-    ending: bool,
-    /// The connection is being wrapped, or was: the same, and it is no end.
-    wrapped: bool,
-    closed: bool,
-}
-
-impl OutboxState {
-    fn waiting_bytes(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    /// What waits of others' messages.
-    fn others_bytes(&self) -> usize {
-        let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
-        self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-        } else if self.start > AT_ONCE {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        self.bytes.extend_from_slice(bytes);
-        self.due_total += bytes.len() as u64;
-    }
-}
-
-/// So much leaves at once: waiting for more would gain nothing.
-const AT_ONCE: usize = 64 * 1024;
-
 impl Outbox {
     pub(super) fn new(
         fd: Arc<OwnedFd>,
         entry: Arc<Entry>,
         capacity: usize,
-        may_have_thread: bool,
+        writer: Writer,
     ) -> Self {
-        let state = OutboxState {
-            fd: Some(fd),
-            bytes: Vec::new(),
-            start: 0,
-            due_total: 0,
-            sent_total: 0,
-            own_bytes: 0,
-            own_mark: 0,
-            given_up: None,
-            listed: false,
-            ending: false,
-            wrapped: false,
-            closed: false,
-        };
-        let state = Mutex::new(state);
-        Self { shared: Arc::new(OutboxQueue { entry, capacity, may_have_thread, state }) }
+        Self { shared: Arc::new(OutboxQueue::new(fd, entry, capacity, writer)) }
     }
 
     /// Has a message sent, whole or not at all.
@@ -176,11 +99,10 @@ impl Outbox {
         let message = message.as_ref();
         let (newly_listed, large) = {
             let mut state = self.shared.state.lock();
-            if state.wrapped {
-                return Err(OutboxError::Wrapped);
-            }
-            if state.closed || state.ending {
-                return Err(OutboxError::Closed);
+            match state.phase {
+                OutboxPhase::Open => {}
+                OutboxPhase::Wrapping | OutboxPhase::Wrapped => return Err(OutboxError::Wrapped),
+                OutboxPhase::Ending | OutboxPhase::Closed => return Err(OutboxError::Closed),
             }
             if state.others_bytes() + message.len() > self.shared.capacity {
                 return Err(OutboxError::Full);
@@ -224,11 +146,10 @@ impl Outbox {
                 // It takes effect when the connection is closed. A Unix socket knows no resets.
                 let _ = socket2::SockRef::from(&**fd).set_linger(Some(Duration::ZERO));
             }
-            state.closed = true;
-            // Left here it would keep whoever waits for room busy: a connection that is shut down is
-            // always ready.
-            state.bytes = Vec::new();
-            state.start = 0;
+            // What is left would keep the writer busy: a connection that is shut down is always writable.
+            if state.phase != OutboxPhase::Wrapped {
+                state.drop_due(OutboxPhase::Closed);
+            }
         }
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
@@ -237,12 +158,10 @@ impl Outbox {
     pub(super) fn write_all(&self, bytes: &[u8], timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
-            if state.closed {
+            if !state.phase.sends() {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            state.append(bytes);
-            (state.own_bytes, state.own_mark) = (bytes.len() as u64, state.due_total);
-            state.due_total
+            state.append_own(bytes)
         };
         self.wait_until_sent(mark, timeout)
     }
@@ -251,11 +170,13 @@ impl Outbox {
     pub(super) fn finish(&self, timeout: SendTimeout) {
         let mark = {
             let mut state = self.shared.state.lock();
-            state.ending = true;
+            if state.phase == OutboxPhase::Open {
+                state.phase = OutboxPhase::Ending;
+            }
             state.due_total
         };
         let _ = self.wait_until_sent(mark, timeout);
-        self.let_go();
+        self.let_go(OutboxPhase::Closed);
     }
 
     /// The connection is about to be wrapped: nothing more is taken, and what is due leaves in the open. If it does
@@ -263,29 +184,32 @@ impl Outbox {
     pub(super) fn retire(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
-            state.wrapped = true;
+            if state.phase == OutboxPhase::Open {
+                state.phase = OutboxPhase::Wrapping;
+            }
             state.due_total
         };
         if let Err(error) = self.wait_until_sent(mark, timeout) {
-            self.shared.state.lock().wrapped = false;
+            let mut state = self.shared.state.lock();
+            if state.phase == OutboxPhase::Wrapping {
+                state.phase = OutboxPhase::Open;
+            }
             return Err(error);
         }
-        self.let_go();
+        self.let_go(OutboxPhase::Wrapped);
         Ok(())
     }
 
-    /// Nothing is sent any more.
-    fn let_go(&self) {
+    /// Sends nothing more, and lets go of the connection.
+    fn let_go(&self, phase: OutboxPhase) {
         let listed = {
             let mut state = self.shared.state.lock();
-            state.closed = true;
+            state.drop_due(phase);
             state.fd = None;
-            state.bytes = Vec::new();
-            state.start = 0;
             state.listed
         };
         if listed {
-            // Whoever waits for room in its socket has it open as well.
+            // The writer may wait for room in the socket, and holds it open as well.
             outbox_writer::look_again();
         }
     }
@@ -299,97 +223,18 @@ impl Outbox {
     }
 }
 
-impl OutboxQueue {
-    /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
-    /// time, is progress as well.
-    fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
-        let given_up = self.state.lock().given_up.take();
-        let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
-        loop {
-            self.send_due();
-            let (sent, fd) = {
-                let state = self.state.lock();
-                if state.sent_total >= mark {
-                    return Ok(());
-                }
-                (state.sent_total, state.fd.clone().filter(|_| !state.closed))
-            };
-            let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
-            let fd = fd.as_fd();
-            let (seen, stall) =
-                waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, timeout)));
-            if *seen != sent {
-                *seen = sent;
-                stall.progress(fd);
-            }
-            if let Err(error) = stall.wait(fd, None) {
-                self.state.lock().given_up = waiting;
-                return Err(error);
-            }
-        }
-    }
-
-    /// Sends what is due as far as the socket takes it.
-    pub(super) fn send_due(&self) {
-        self.send_due_of(&mut self.state.lock());
-    }
-
-    /// The same, by whoever has this outbox on his list: it stays there if something is left, which is what
-    /// the answer says.
-    pub(super) fn send_listed(&self) -> bool {
-        let mut state = self.state.lock();
-        self.send_due_of(&mut state);
-        state.listed = state.fd.is_some() && state.waiting_bytes() > 0;
-        state.listed
-    }
-
-    /// The same, by who does not come back to it: what is left waits for the next message.
-    pub(super) fn send_unlisted(&self) {
-        let mut state = self.state.lock();
-        state.listed = false;
-        self.send_due_of(&mut state);
-    }
-
-    pub(super) fn may_have_thread(&self) -> bool {
-        self.may_have_thread
-    }
-
-    /// Notes this outbox as listed, if something is due and it is on no list. True: the caller has to
-    /// put it there.
-    pub(super) fn needs_a_list(&self) -> bool {
-        let mut state = self.state.lock();
-        let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
-        state.listed |= needs;
-        needs
-    }
-
-    fn send_due_of(&self, state: &mut OutboxState) {
-        while let (Some(fd), false) = (&state.fd, state.closed) {
-            if state.start == state.bytes.len() {
-                return;
-            }
-            // Not a wait: the lock is held for the length of a system call.
-            match sys::send(fd.as_fd(), &state.bytes[state.start..]) {
-                Ok(count) => {
-                    state.start += count;
-                    state.sent_total += count as u64;
-                    self.entry.add_bytes_out(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The peer is gone. Its handler learns it by itself.
-                Err(error) => {
-                    self.entry.note_loss(error.kind());
-                    state.closed = true;
-                    state.bytes = Vec::new();
-                    state.start = 0;
-                }
-            }
-        }
-    }
-
-    pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
-        self.state.lock().fd.clone()
+impl StreamRequest {
+    /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one. In
+    /// the hook `overflow` nobody waits for room: what the socket does not take by the end of the hook is lost.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that was
+    /// made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
+    /// [`OutboxError::Wrapped`](crate::OutboxError::Wrapped).
+    pub fn outbox(&mut self) -> io::Result<Outbox> {
+        self.flush()?;
+        self.io.outbox()
     }
 }
 

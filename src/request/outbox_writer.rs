@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::outbox::OutboxQueue;
+use super::outbox_queue::{OutboxQueue, Writer};
 use crate::process::OwnerProcess;
 use crate::sys::{self, PollFd};
 use crate::wait::{self, Event, Flush};
@@ -90,10 +90,11 @@ const KEEP: Duration = Duration::from_secs(5);
 
 fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     outboxes.retain(|outbox| {
-        if !outbox.may_have_thread() {
+        let has_thread = outbox.writer() == Writer::Thread;
+        if !has_thread {
             outbox.send_unlisted();
         }
-        outbox.may_have_thread()
+        has_thread
     });
     if outboxes.is_empty() {
         return;

@@ -173,9 +173,9 @@ impl RawStream {
     /// off: whoever cuts it off asks for it afterwards, and ends the wait.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let timeout = self.timeout();
-        self.status.entry.set_waits_to_write(true);
+        self.status.entry.begin_write_wait();
         let result = self.transmit_if_allowed(buf, timeout);
-        self.status.entry.set_waits_to_write(false);
+        self.status.entry.end_write_wait();
         result
     }
 

@@ -10,7 +10,7 @@ use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Stream};
 use super::extension::extension_of;
 use super::read_buffer::{self, Appetite, Chunk, Line, LineTooLong, NotText, ReadBuffer};
-use super::{Deadline, Outbox, Request, Ticket};
+use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::peer_fault::PeerFault;
@@ -38,7 +38,7 @@ use crate::sys::{self, Credentials, RecvBuf};
 #[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub struct StreamRequest {
     pub(super) io: BoundedIo,
-    input: ReadBuffer,
+    pub(super) input: ReadBuffer,
     appetite: Appetite,
     /// None for a socket, which is asked when somebody wants to know: few handlers do.
     local: Option<Box<Address>>,
@@ -122,19 +122,6 @@ impl StreamRequest {
 
     extension_of!(io.ticket);
 
-    /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one. In
-    /// the hook `overflow` nobody waits for room: what the socket does not take by the end of the hook is lost.
-    ///
-    /// # Errors
-    ///
-    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that was
-    /// made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
-    /// [`OutboxError::Wrapped`](crate::OutboxError::Wrapped).
-    pub fn outbox(&mut self) -> io::Result<Outbox> {
-        self.flush()?;
-        self.io.outbox()
-    }
-
     /// Says that what comes next begins a new request, so that a drain may end the connection here. For
     /// handlers that do not read lines, whose boundaries only they know.
     pub fn between_requests(&mut self) {
@@ -180,34 +167,6 @@ impl StreamRequest {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Puts something between the connection and the handler: TLS, say. For
-    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request), which runs in the worker; or for a handler whose
-    /// protocol begins in the open (STARTTLS). `wrap` gets the raw stream, makes its handshake, and gives what is to be
-    /// read from and written to from here on; see [`Stream`] for what a wrapper has to keep to.
-    ///
-    /// What belongs in the open leaves before: what `wbufsize` holds back, and what is due by an
-    /// [`outbox`](Self::outbox), which takes nothing more from here on. What has been read ahead, by a hook that reads a
-    /// PROXY header, say, was sent to the wrapper or by somebody who wants it to pass for what comes through it: it is
-    /// the first that the wrapper reads, and nobody else ever sees it.
-    ///
-    /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and never more than the request has. A drain
-    /// cuts it off, as a wait between two requests.
-    ///
-    /// # Errors
-    ///
-    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`]) if it has left in
-    /// the middle of the handshake, or if they are of kind `InvalidData` and it has sent something; `TimedOut` and
-    /// [`Stopping`](crate::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
-    /// reported. Before `wrap` is called: those of what has to leave in the open, and the connection is as it was.
-    #[doc(alias("ssl", "wrap_socket", "STARTTLS"))]
-    pub fn wrap_stream(
-        &mut self,
-        wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
-    ) -> io::Result<()> {
-        self.io.end_the_open()?;
-        self.io.wrap(self.input.take(), wrap)
     }
 
     /// Tells the peer that nothing more will be written. Reading goes on.

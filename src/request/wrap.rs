@@ -3,12 +3,42 @@
 use std::io;
 use std::net::Shutdown;
 
-use super::Deadline;
 use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Direction, Stream};
 use super::raw_stream::RawStream;
 use super::read_buffer::Chunk;
+use super::{Deadline, StreamRequest};
 use crate::error::Timeout;
+
+impl StreamRequest {
+    /// Puts something between the connection and the handler: TLS, say. For
+    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request), which runs in the worker; or for a handler whose
+    /// protocol begins in the open (STARTTLS). `wrap` gets the raw stream, makes its handshake, and gives what is to be
+    /// read from and written to from here on; see [`Stream`] for what a wrapper has to keep to.
+    ///
+    /// What belongs in the open leaves before: what `wbufsize` holds back, and what is due by an
+    /// [`outbox`](Self::outbox), which takes nothing more from here on. What has been read ahead, by a hook that reads a
+    /// PROXY header, say, was sent to the wrapper or by somebody who wants it to pass for what comes through it: it is
+    /// the first that the wrapper reads, and nobody else ever sees it.
+    ///
+    /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and never more than the request has. A drain
+    /// cuts it off, as a wait between two requests.
+    ///
+    /// # Errors
+    ///
+    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`](crate::PeerFault)) if it has left in
+    /// the middle of the handshake, or if they are of kind `InvalidData` and it has sent something; `TimedOut` and
+    /// [`Stopping`](crate::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
+    /// reported. Before `wrap` is called: those of what has to leave in the open, and the connection is as it was.
+    #[doc(alias("ssl", "wrap_socket", "STARTTLS"))]
+    pub fn wrap_stream(
+        &mut self,
+        wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
+    ) -> io::Result<()> {
+        self.io.end_the_open()?;
+        self.io.wrap(self.input.take(), wrap)
+    }
+}
 
 impl BoundedIo {
     /// Sends what belongs in the open: what is held back, and what others have put into an outbox, which takes nothing

@@ -77,7 +77,7 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
 }
 
 /// Sends what this thread has held back. Whoever blocks a thread by other means than this crate's calls
-/// this first; see [`Parker`].
+/// this first; see [`Parker`](super::Parker).
 pub fn flush() {
     if !HERE.get().holds_back {
         return;

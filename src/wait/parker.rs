@@ -59,7 +59,7 @@ impl Slot {
 /// installs it, by [`install`], on each of its threads. Everything that a request may wait for comes through
 /// [`park`](Self::park).
 ///
-/// When no coroutine can go on and the thread itself is about to wait, it has to call [`flush`]: replies
+/// When no coroutine can go on and the thread itself is about to wait, it has to call [`flush`](super::flush): replies
 /// to datagrams are held back until then, so that one system call sends many.
 pub trait Parker {
     /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has

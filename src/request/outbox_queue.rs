@@ -1,0 +1,230 @@
+//! What is due to a connection, and how far it has been sent.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::live::Entry;
+use crate::sys;
+use crate::write_stall::{SendTimeout, WriteStall};
+
+pub(super) struct OutboxQueue {
+    pub(super) entry: Arc<Entry>,
+    pub(super) capacity: usize,
+    writer: Writer,
+    pub(super) state: Mutex<OutboxState>,
+}
+
+pub(super) struct OutboxState {
+    /// The connection, until its request ends: an outbox that somebody keeps does not keep it open.
+    pub(super) fd: Option<Arc<OwnedFd>>,
+    /// Due, from `start` on.
+    bytes: Vec<u8>,
+    start: usize,
+    /// How much has ever been due, and how much of it has been sent: who waits for his own bytes waits
+    /// for the second to reach what the first was.
+    pub(super) due_total: u64,
+    sent_total: u64,
+    /// How much of what is due the handler has written itself, and up to where in the total it goes: it
+    /// waits for that, and so it does not count against the capacity.
+    own_bytes: u64,
+    own_mark: u64,
+    /// A wait that was given up, and what had been sent then: it goes on with the next one.
+    pub(super) given_up: Option<(u64, WriteStall)>,
+    /// On the list of a sender, or of the writer.
+    pub(super) listed: bool,
+    pub(super) phase: OutboxPhase,
+}
+
+/// Who writes what is due, when its sender does not wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// The one thread for all outboxes.
+    Thread,
+    /// The sender: this process must start no thread.
+    Sender,
+}
+
+/// What an outbox takes and sends.
+///
+/// | from | to | when |
+/// |---|---|---|
+/// | `Open` | `Wrapping` | the connection is about to be wrapped |
+/// | `Wrapping` | `Open` | what is due could not be sent: no wrapper is made |
+/// | `Wrapping` | `Wrapped` | it has been sent |
+/// | `Open` | `Ending` | the handler has returned |
+/// | `Ending` | `Closed` | what is due has been sent, or was given up |
+/// | any but `Wrapped` | `Closed` | [`Outbox::close`], or the connection has failed |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutboxPhase {
+    Open,
+    /// It takes no more messages, and sends what is due.
+    Wrapping,
+    /// The bytes on the wire are the wrapper's.
+    Wrapped,
+    /// It takes no more messages, and sends what is due.
+    Ending,
+    Closed,
+}
+
+impl OutboxPhase {
+    pub(super) fn sends(self) -> bool {
+        matches!(self, Self::Open | Self::Wrapping | Self::Ending)
+    }
+}
+
+impl OutboxState {
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// What waits of others' messages.
+    pub(super) fn others_bytes(&self) -> usize {
+        let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
+        self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
+    }
+
+    /// Nothing of what is due is sent any more.
+    pub(super) fn drop_due(&mut self, phase: OutboxPhase) {
+        self.phase = phase;
+        self.bytes = Vec::new();
+        self.start = 0;
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+        } else if self.start > AT_ONCE {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.due_total += bytes.len() as u64;
+    }
+
+    /// Appends what the handler writes itself. Gives the total up to which it has to be sent.
+    pub(super) fn append_own(&mut self, bytes: &[u8]) -> u64 {
+        self.append(bytes);
+        (self.own_bytes, self.own_mark) = (bytes.len() as u64, self.due_total);
+        self.due_total
+    }
+}
+
+/// So much leaves at once: waiting for more would gain nothing.
+pub(super) const AT_ONCE: usize = 64 * 1024;
+
+impl OutboxQueue {
+    pub(super) fn new(
+        fd: Arc<OwnedFd>,
+        entry: Arc<Entry>,
+        capacity: usize,
+        writer: Writer,
+    ) -> Self {
+        let state = OutboxState {
+            fd: Some(fd),
+            bytes: Vec::new(),
+            start: 0,
+            due_total: 0,
+            sent_total: 0,
+            own_bytes: 0,
+            own_mark: 0,
+            given_up: None,
+            listed: false,
+            phase: OutboxPhase::Open,
+        };
+        Self { entry, capacity, writer, state: Mutex::new(state) }
+    }
+
+    /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
+    /// time, is progress as well.
+    pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
+        let given_up = self.state.lock().given_up.take();
+        let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
+        loop {
+            self.send_due();
+            let (sent, fd) = {
+                let state = self.state.lock();
+                if state.sent_total >= mark {
+                    return Ok(());
+                }
+                (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
+            };
+            let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
+            let fd = fd.as_fd();
+            let (seen, stall) =
+                waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, timeout)));
+            if *seen != sent {
+                *seen = sent;
+                stall.progress(fd);
+            }
+            if let Err(error) = stall.wait(fd, None) {
+                self.state.lock().given_up = waiting;
+                return Err(error);
+            }
+        }
+    }
+
+    /// Sends what is due as far as the socket takes it.
+    pub(super) fn send_due(&self) {
+        self.send_due_of(&mut self.state.lock());
+    }
+
+    /// The same, by whoever has this outbox on his list: it stays there if something is left, which is what
+    /// the answer says.
+    pub(super) fn send_listed(&self) -> bool {
+        let mut state = self.state.lock();
+        self.send_due_of(&mut state);
+        state.listed = state.fd.is_some() && state.waiting_bytes() > 0;
+        state.listed
+    }
+
+    /// The same, by who does not come back to it: what is left waits for the next message.
+    pub(super) fn send_unlisted(&self) {
+        let mut state = self.state.lock();
+        state.listed = false;
+        self.send_due_of(&mut state);
+    }
+
+    pub(super) fn writer(&self) -> Writer {
+        self.writer
+    }
+
+    /// Notes this outbox as listed, if something is due and it is on no list. True: the caller has to
+    /// put it there.
+    pub(super) fn needs_a_list(&self) -> bool {
+        let mut state = self.state.lock();
+        let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
+        state.listed |= needs;
+        needs
+    }
+
+    pub(super) fn send_due_of(&self, state: &mut OutboxState) {
+        while let (Some(fd), true) = (&state.fd, state.phase.sends()) {
+            if state.start == state.bytes.len() {
+                return;
+            }
+            // Not a wait: the lock is held for the length of a system call.
+            match sys::send(fd.as_fd(), &state.bytes[state.start..]) {
+                Ok(count) => {
+                    state.start += count;
+                    state.sent_total += count as u64;
+                    self.entry.add_bytes_out(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The peer is gone. Its handler learns it by itself.
+                Err(error) => {
+                    self.entry.note_loss(error.kind());
+                    state.drop_due(OutboxPhase::Closed);
+                }
+            }
+        }
+    }
+
+    pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
+        self.state.lock().fd.clone()
+    }
+}
