@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +14,9 @@ use socketserver::{
     StreamRequest, Tcp, Threading, UdpServer, UnixStream, datagram_fn, stream_fn,
 };
 
-use crate::support::{Client, SOON, Server, ask_unix, eventually, kill, state, takes};
+use test_support::{receive, udp_client};
+
+use crate::support::{Client, Server, ask_unix, eventually, kill, state, takes};
 use crate::system;
 
 tests![
@@ -373,9 +374,8 @@ fn the_last_process_to_close_removes_the_file_of_a_socket() {
 
 fn datagrams_that_were_received_before_a_fork_are_answered_once() {
     let mut server = Server::start("forked-datagrams", "127.0.0.1:0", &[]);
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = udp_client();
     socket.connect(&server.address).unwrap();
-    socket.set_read_timeout(Some(SOON)).unwrap();
     server.signal(libc::SIGSTOP);
     eventually("it stands still", || state(server.pid()) == Some('T'));
     // They are received together, and one of them is answered before the fork.
@@ -384,7 +384,7 @@ fn datagrams_that_were_received_before_a_fork_are_answered_once() {
     }
     server.signal(libc::SIGCONT);
     let child = child_of(&server);
-    let receive = || socket.recv(&mut [0; 64]).expect("an answer");
+    let receive = || receive(&socket).len();
     assert_eq!([receive(), receive(), receive()], [3, 3, 5]);
     for process in [child, server.pid()] {
         eventually("it takes signals", || takes(process, libc::SIGTERM));

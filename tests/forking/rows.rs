@@ -4,6 +4,8 @@ use std::io;
 use std::net::UdpSocket;
 use std::time::Instant;
 
+use test_support::receive_text;
+
 use crate::support::{SOON, Server, eventually, kill, state};
 
 tests![
@@ -236,14 +238,9 @@ fn what_the_parent_replies_to_datagrams_arrives_once() {
         socket.connect(&server.address).unwrap();
         socket
     };
-    let receive = |socket: &UdpSocket| {
-        let mut buffer = [0; 64];
-        let count = socket.recv(&mut buffer).expect("a reply in time");
-        String::from_utf8_lossy(&buffer[..count]).into_owned()
-    };
     let (one, other) = (from("127.0.0.1"), from("127.0.0.2"));
     one.send(b"stubborn").unwrap();
-    assert_eq!(receive(&one), "here");
+    assert_eq!(receive_text(&one), "here");
     // All of these come at once: the parent answers some, and forks for the last.
     server.signal(libc::SIGSTOP);
     eventually("it stands still", || state(server.pid()) == Some('T'));
@@ -252,9 +249,9 @@ fn what_the_parent_replies_to_datagrams_arrives_once() {
     }
     other.send(b"pid").unwrap();
     server.signal(libc::SIGCONT);
-    assert_ne!(receive(&other), server.pid().to_string());
+    assert_ne!(receive_text(&other), server.pid().to_string());
     for _ in 0..3 {
-        assert_eq!(receive(&one), "too many");
+        assert_eq!(receive_text(&one), "too many");
     }
     eventually("the last child has ended", || server.children().len() == 1);
     one.set_nonblocking(true).unwrap();

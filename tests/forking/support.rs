@@ -1,12 +1,13 @@
 //! A server process and its clients.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+use test_support::{receive_text, udp_client};
 
 /// How long anything may take that is expected to happen.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -242,20 +243,17 @@ impl Client {
 
 /// Asks a datagram server of either kind.
 pub fn ask_datagram(transport: &str, address: &str, own: &std::path::Path, text: &str) -> String {
-    let mut buffer = [0; 1024];
-    let count = if transport == "udp" {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(SOON)).unwrap();
+    if transport == "udp" {
+        let socket = udp_client();
         socket.send_to(text.as_bytes(), address).unwrap();
-        socket.recv(&mut buffer).unwrap()
+        receive_text(&socket)
     } else {
         let _ = std::fs::remove_file(own);
         let socket = UnixDatagram::bind(own).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket.send_to(text.as_bytes(), address).unwrap();
-        socket.recv(&mut buffer).unwrap()
-    };
-    String::from_utf8_lossy(&buffer[..count]).into_owned()
+        receive_text(&socket)
+    }
 }
 
 /// Asks a Unix stream server.

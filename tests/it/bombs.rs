@@ -18,7 +18,9 @@ use socketserver::{
 };
 
 use crate::handlers::held;
-use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
+use crate::support::{
+    SOON, StopOnPanic, connect, eventually, exchange, inet, read_line, read_to_end,
+};
 
 /// Panics when it is dropped: an error, or what a panic is given.
 #[derive(Debug)]
@@ -294,6 +296,7 @@ fn a_fatal_in_the_drain_is_what_run_ends_with() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(end_late)).unwrap();
     thread::scope(|scope| {
         let running = scope.spawn(|| server.run());
+        let _stop = StopOnPanic(&server);
         let mut client = connect(inet(&server));
         assert_eq!(read_line(&mut client), "in\n");
         server.shutdown_handle().shutdown();

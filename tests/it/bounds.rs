@@ -13,7 +13,7 @@ use socketserver::{
     StreamRequest, Tcp, Threading, TimedOut, Timeout, stream_fn,
 };
 
-use crate::support::{SOON, connect, inet, read_to_end};
+use crate::support::{SOON, connect, inet, read_to_end, uninterrupted};
 
 /// The ways that bytes go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -389,7 +389,7 @@ fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
         let (began, mut taken) = (Instant::now(), 0);
         let mut bytes = vec![0; 64 << 10];
         while taken < size {
-            let count = client.read(&mut bytes).unwrap();
+            let count = uninterrupted(|| client.read(&mut bytes)).unwrap();
             assert!(count > 0, "it was cut off after {taken} bytes");
             taken += count;
             let due = (3 * idle).mul_f64(taken as f64 / size as f64);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::SOON;
+use crate::support::{SOON, uninterrupted};
 
 const CHILD: &str = "SOCKETSERVER_TEST_CHILD";
 
@@ -55,7 +55,7 @@ pub fn writes_to_stderr(mut command: Command) -> (Output, Vec<String>) {
         let mut writes = Vec::new();
         let mut buffer = vec![0; 65_536];
         loop {
-            match ours.read(&mut buffer).expect("the child comes to its end") {
+            match uninterrupted(|| ours.read(&mut buffer)).expect("the child comes to its end") {
                 0 => return writes,
                 count => writes.push(String::from_utf8(buffer[..count].to_vec()).unwrap()),
             }

@@ -16,7 +16,9 @@ use socketserver::{
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
-use crate::support::{SOON, alone, connect, eventually, exchange, inet, read_to_end, serve, soon};
+use crate::support::{
+    SOON, alone, connect, eventually, exchange, inet, read_to_end, receive, serve, soon, udp_client,
+};
 
 /// Where code of the user's runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -299,15 +301,14 @@ fn a_handler_that_closes_as_well_takes_no_reply_from_a_close_that_waits() {
     let server = Arc::new(ThreadingUdpServer::bind("127.0.0.1:0", handler).unwrap());
     own.set(Arc::downgrade(&server)).unwrap();
     let serving = serve(&server);
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client();
     for datagram in [b"reply", b"close"] {
         client.send_to(datagram, inet(&*server)).unwrap();
     }
     eventually("both are being served", || server.context().live_count() == 2);
     let report = server.server_close();
     assert!(report.is_clean(), "{report}");
-    assert_eq!(client.recv(&mut [0; 8]).unwrap(), 3);
+    assert_eq!(receive(&client).len(), 3);
     assert_eq!(server.context().counts().failed, 0);
     serving.recv_timeout(SOON).unwrap().unwrap();
     assert!(UdpSocket::bind(inet(&*server)).is_ok(), "its port is free");

@@ -20,7 +20,10 @@ use socketserver::{
 };
 
 use crate::handlers::{Diary, Echo};
-use crate::support::{SOON, connect, connect_any, eventually, exchange, folder, inet, read_to_end};
+use crate::support::{
+    SOON, connect, connect_any, eventually, exchange, folder, inet, read_to_end, receive,
+    udp_client,
+};
 use crate::wrapping::framed::{Client, Framed};
 
 /// Runs the accept loop and every request as coroutines on one thread.
@@ -256,12 +259,10 @@ fn all_transports_serve_on_coroutines() {
 
     let udp = builder::<Udp>().bind("127.0.0.1:0", || Echo).unwrap();
     let udp = udp.serve_in_background().unwrap();
-    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
-    let mut buffer = [0; 16];
+    let client = udp_client();
     for _ in 0..3 {
         client.send_to(b"udp", inet(&*udp)).unwrap();
-        assert_eq!(client.recv(&mut buffer).unwrap(), 3);
+        assert_eq!(receive(&client).len(), 3);
     }
 }
 

@@ -12,8 +12,11 @@ use socketserver::{
     TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
+use crate::handlers::announced;
 use crate::support::system::{descriptor_limits, send_signal, set_descriptor_limits};
-use crate::support::{SOON, alone, connect, eventually, inet, read_line, read_to_end, skip};
+use crate::support::{
+    SOON, StopOnPanic, alone, connect, eventually, inet, read_line, read_to_end, skip,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -26,18 +29,6 @@ fn raise_descriptors(least: u64) -> bool {
     let (_, hard) = descriptor_limits();
     set_descriptor_limits(hard, hard);
     hard >= least
-}
-
-/// Each line says how many bytes will follow it.
-fn announced(request: &mut StreamRequest) -> HandlerResult {
-    let mut line = String::new();
-    while let Some(text) = request.next_line(&mut line)? {
-        let mut bytes = vec![0; text.parse()?];
-        writeln!(request, "go on")?;
-        request.read_exact(&mut bytes)?;
-        writeln!(request, "thank you")?;
-    }
-    Ok(())
 }
 
 fn with_clients(count: usize) -> (BackgroundServer<Tcp, Threading>, Vec<TcpStream>) {
@@ -306,6 +297,7 @@ fn run_until_signalled(
     let mut client = connect(inet(&server));
     thread::scope(|scope| {
         let running = scope.spawn(|| server.run().unwrap());
+        let _stop = StopOnPanic(&server);
         begin(&mut client);
         let is_served = |request: &socketserver::LiveRequest| request.bytes_in > 0;
         eventually("it is served", || server.context().live().iter().any(is_served));
@@ -362,6 +354,7 @@ fn a_last_word_that_is_held_back_leaves_though_the_peer_talks_on() {
     eventually("it waits", || doing(&server, Activity::Idle) == 1);
     let closes = thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close_within(HOUR));
+        let _stop = StopOnPanic(&*server);
         eventually("it is woken", || doing(&server, Activity::Idle) == 0);
         // Too late to be read: with this in its socket the server's close is a reset.
         client.write_all(b"one more thing\n").unwrap();

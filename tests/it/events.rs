@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,7 +17,9 @@ use socketserver::{
 };
 
 use crate::handlers::{Echo, Held, held};
-use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
+use crate::support::{
+    SOON, connect, eventually, exchange, inet, read_line, read_to_end, receive, udp_client,
+};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(50);
@@ -403,11 +405,10 @@ fn counts_of_datagrams_add_up() {
         .unwrap()
         .serve_in_background()
         .unwrap();
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client();
     for _ in 0..50 {
         client.send_to(b"hello", inet(&*server)).unwrap();
-        assert_eq!(client.recv(&mut [0; 10]).unwrap(), 5);
+        assert_eq!(receive(&client).len(), 5);
     }
     assert!(server.server_close_within(SOON).is_clean());
     assert_eq!(log.tally(), HashMap::from([(CloseReason::Completed, 50)]));

@@ -12,7 +12,7 @@ use socketserver::{
     UnixStreamServer, datagram_fn, stream_fn,
 };
 
-use crate::support::{SOON, connect, eventually, folder, inet, read_to_end};
+use crate::support::{SOON, connect, eventually, folder, inet, read_to_end, receive_text};
 
 /// Who a client is, by its port; counts how many there are.
 struct Visitor {
@@ -100,10 +100,8 @@ fn a_datagram_has_what_was_found_out_of_its_sender() {
         .expect("an odd port");
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send_to(b"who am I?", inet(&*server)).unwrap();
-    let mut answer = [0; 10];
-    let count = client.recv(&mut answer).unwrap();
     let port = client.local_addr().unwrap().port();
-    assert_eq!(std::str::from_utf8(&answer[..count]).unwrap(), port.to_string());
+    assert_eq!(receive_text(&client), port.to_string());
 }
 
 /// Finds out something in each step, for the next one.

@@ -13,7 +13,8 @@ use socketserver::{
 };
 
 use crate::support::{
-    SOON, connect, connect_any, eventually, exchange, folder, inet, read_line, read_to_end,
+    SOON, StopOnPanic, connect, connect_any, eventually, exchange, folder, inet, read_line,
+    read_to_end,
 };
 
 /// So long that a test would not live to see it.
@@ -48,6 +49,7 @@ fn while_it_closes<T: Transport, M: Mixin + 'static>(
 ) -> DrainReport {
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close());
+        let _stop = StopOnPanic(&**server);
         eventually("it drains", || server.context().is_stopping());
         meanwhile();
         closing.join().unwrap()

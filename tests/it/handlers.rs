@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each group of tests uses its part of this")]
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -191,4 +191,16 @@ impl StreamRequestHandler for Steps {
     fn finish(&mut self, _request: &mut StreamRequest) -> HandlerResult {
         self.step("finish")
     }
+}
+
+/// A handler of uploads: each line says how many bytes follow it.
+pub fn announced(request: &mut StreamRequest) -> HandlerResult {
+    let mut line = String::new();
+    while let Some(text) = request.next_line(&mut line)? {
+        let mut bytes = vec![0; text.parse()?];
+        writeln!(request, "go on")?;
+        request.read_exact(&mut bytes)?;
+        writeln!(request, "thank you")?;
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use socketserver::{
 };
 
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
-use crate::support::{alone, connect, exchange, inet, skip};
+use crate::support::{StopOnPanic, alone, connect, exchange, inet, skip};
 
 /// Each line is what a shell says of its limit, of its signals, or both.
 fn asks_a_shell(request: &mut StreamRequest) -> HandlerResult {
@@ -35,15 +35,14 @@ fn ask_while_it_runs(lines: &[&str]) -> Vec<String> {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(asks_a_shell)).unwrap();
     thread::scope(|scope| {
         let running = scope.spawn(|| server.run());
-        let answers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let mut client = connect(inet(&server));
-            let answers = lines.iter().map(|line| exchange(&mut client, line).trim().to_owned());
-            answers.collect()
-        }));
-        // In any case: a scope waits for its threads when it panics, too.
+        let _stop = StopOnPanic(&server);
+        let mut client = connect(inet(&server));
+        let answers = lines.iter().map(|line| exchange(&mut client, line).trim().to_owned());
+        let answers = answers.collect();
+        drop(client);
         server.shutdown();
         running.join().unwrap().unwrap();
-        answers.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        answers
     })
 }
 
@@ -118,6 +117,7 @@ fn a_file_size_limit_fails_a_write_and_ends_only_the_programs_of_handlers() {
     let server = ThreadingTcpServer::bind("127.0.0.1:0", handler).unwrap();
     thread::scope(|scope| {
         let running = scope.spawn(|| server.run());
+        let _stop = StopOnPanic(&server);
         let mut client = connect(inet(&server));
         for _ in 0..2 {
             assert_eq!(exchange(&mut client, "a file"), format!("{:?}\n", Some(libc::EFBIG)));

@@ -14,6 +14,7 @@ mod events;
 mod extension;
 mod first_read;
 mod handlers;
+mod helpers;
 mod inherited;
 mod limits;
 mod outbox;

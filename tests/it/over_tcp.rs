@@ -1,4 +1,4 @@
-//! What transports of the tests' own, which change a part of TCP, leave to it.
+//! The methods that transports and streams of the tests leave to the TCP transport or the stream inside them.
 
 /// In an `impl Transport` with a field `inner: Tcp`: how it binds, listens, makes requests and closes.
 macro_rules! leave_to_tcp {
@@ -48,4 +48,21 @@ macro_rules! leave_connections_to_tcp {
     };
 }
 
-pub(crate) use {leave_connections_to_tcp, leave_to_tcp};
+/// In an `impl Stream` with a field `inner: Box<dyn Stream>`: everything.
+macro_rules! leave_to_inner_stream {
+    () => {
+        fn set_deadline(&mut self, deadline: Option<::std::time::Instant>) {
+            self.inner.set_deadline(deadline);
+        }
+
+        fn shutdown(&mut self, how: ::std::net::Shutdown) -> ::std::io::Result<()> {
+            self.inner.shutdown(how)
+        }
+
+        fn fileno(&self) -> Option<::std::os::fd::BorrowedFd<'_>> {
+            self.inner.fileno()
+        }
+    };
+}
+
+pub(crate) use {leave_connections_to_tcp, leave_to_inner_stream, leave_to_tcp};

@@ -16,7 +16,8 @@ use socketserver::{
 };
 
 use crate::support::{
-    Duplex, SOON, connect, connect_any, eventually, exchange, folder, inet, read_line, read_to_end,
+    Duplex, SOON, StopOnPanic, connect, connect_any, eventually, exchange, folder, inet, read_line,
+    read_to_end, receive, udp_client,
 };
 
 /// So long that a test would not live to see it.
@@ -79,6 +80,7 @@ fn while_it_closes<T: Transport, M: Mixin + 'static>(
     };
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close());
+        let _stop = StopOnPanic(&**server);
         eventually("new clients are refused", is_refused);
         meanwhile();
         (closing.join().unwrap(), let_in.get())
@@ -193,6 +195,7 @@ fn is_left_to_others(server: &BackgroundServer<Tcp, Inline>, listener: &TcpListe
     let before = connect(address);
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close());
+        let _stop = StopOnPanic(&**server);
         eventually("it is closed here", || server.fileno().is_none());
         let after = connect(address);
         listener.set_nonblocking(true).unwrap();
@@ -267,8 +270,7 @@ fn datagrams_that_were_received_are_answered() {
         Ok(())
     });
     let server = Builder::<Udp, _>::new(Inline).bind("127.0.0.1:0", handler).unwrap();
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client();
     for _ in 0..10 {
         client.send_to(b"?", inet(&server)).unwrap();
     }
@@ -276,13 +278,13 @@ fn datagrams_that_were_received_are_answered() {
     eventually("the first is being served", || server.context().live_count() == 1);
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close());
+        let _stop = StopOnPanic(&*server);
         eventually("the others are taken", || server.context().live_count() == 10);
         stops.store(true, Ordering::SeqCst);
         assert!(closing.join().unwrap().is_clean());
     });
     for _ in 0..10 {
-        let mut answer = [0; 8];
-        assert_eq!(client.recv(&mut answer).unwrap(), 3);
+        assert_eq!(receive(&client).len(), 3);
     }
 }
 
@@ -298,13 +300,12 @@ fn a_datagram_that_is_being_served_is_answered_in_the_drain() {
     });
     let server = Builder::<Udp, _>::new(Threading::new()).bind("127.0.0.1:0", handler).unwrap();
     let server = server.serve_in_background().unwrap();
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client();
     client.send_to(b"?", inet(&*server)).unwrap();
     eventually("it is being served", || server.context().live_count() == 1);
     let report = server.server_close();
     assert!(report.is_clean(), "{report}");
-    assert_eq!(client.recv(&mut [0; 8]).unwrap(), 3);
+    assert_eq!(receive(&client).len(), 3);
     assert_eq!(server.context().counts().completed, 1);
     assert!(UdpSocket::bind(inet(&*server)).is_ok(), "its port is free");
 }

@@ -13,7 +13,7 @@ use socketserver::{
 };
 
 use crate::handlers::Diary;
-use crate::support::{alone, connect, exchange, inet, read_to_end, system};
+use crate::support::{StopOnPanic, alone, connect, exchange, inet, read_to_end, system};
 
 /// Writes down what it is told, and stops its own process by a signal when it is ready, if it is to.
 struct Moments {
@@ -108,6 +108,7 @@ fn a_server_runs_beside_others_and_is_still_asked() {
         let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| {
+                let _stop = servers.iter().map(|server| StopOnPanic(&**server)).collect::<Vec<_>>();
                 // An address is what a client takes.
                 let mut client = TcpStream::connect(server.server_address()).unwrap();
                 assert_eq!(exchange(&mut client, "hello"), "hello\n");

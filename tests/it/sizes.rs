@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::UdpSocket;
 use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
@@ -20,7 +19,9 @@ use socketserver::{
     datagram_fn, stream_fn,
 };
 
-use crate::support::{SOON, connect, connect_any, eventually, folder, inet};
+use crate::support::{
+    SOON, connect, connect_any, eventually, folder, inet, receive_text, udp_client,
+};
 
 /// A number that is set.
 #[derive(Clone, Copy, Debug)]
@@ -421,12 +422,9 @@ fn over_udp() {
             serve::<Udp, _>(settings, "127.0.0.1:0".into(), datagram_fn(answer_length), ends)
         },
         ask: |address, _folder, length| {
-            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.set_read_timeout(Some(SOON)).unwrap();
+            let client = udp_client();
             client.send_to(&vec![7; length], address.as_inet().unwrap()).unwrap();
-            let mut answer = [0; 99];
-            let count = client.recv(&mut answer).expect("an answer in time");
-            String::from_utf8_lossy(&answer[..count]).into_owned()
+            receive_text(&client)
         },
         longest: Some(65_507),
     }));
@@ -445,9 +443,7 @@ fn over_unix_datagrams() {
             let client = unix::UnixDatagram::bind(path).unwrap();
             client.set_read_timeout(Some(SOON)).unwrap();
             client.send_to(&vec![7; length], address.as_path().unwrap()).unwrap();
-            let mut answer = [0; 99];
-            let count = client.recv(&mut answer).expect("an answer in time");
-            String::from_utf8_lossy(&answer[..count]).into_owned()
+            receive_text(&client)
         },
         // Beyond what is received by batches of 64.
         longest: Some(150_000),

@@ -16,7 +16,7 @@ use socketserver::{
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::system::{processor_seconds, set_option};
-use crate::support::{SOON, alone, connect, eventually, exchange, inet};
+use crate::support::{alone, connect, eventually, exchange, inet, receive, udp_client};
 
 /// Half a second in which nothing happens takes the process next to no time of a processor; a loop that spins takes all
 /// that it can get, and on a busy machine still more than this.
@@ -53,10 +53,9 @@ fn a_queue_of_errors_does_not_have_the_loop_spin() {
         }
         eventually("all are served", || server.context().counts().ended() == 5);
         rests();
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.set_read_timeout(Some(SOON)).unwrap();
+        let client = udp_client();
         client.send_to(b"?", inet(&*server)).unwrap();
-        assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+        assert_eq!(receive(&client).len(), 4);
     });
 }
 

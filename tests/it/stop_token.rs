@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,9 @@ use socketserver::{
     StopToken, StreamRequest, Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
 };
 
-use crate::support::{SOON, connect, eventually, inet, read_to_end, skip, soon};
+use crate::support::{
+    SOON, StopOnPanic, connect, eventually, inet, read_to_end, receive, skip, soon, udp_client,
+};
 
 /// So long that a test would not live to see it.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -153,6 +154,7 @@ fn the_list_says_that_a_request_was_stopped() {
     eventually("it is accepted", || server.context().live_count() == 1);
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close());
+        let _stop = StopOnPanic(&*server);
         assert!(told.recv_timeout(SOON).unwrap(), "its read fails");
         let live = &server.context().live()[0];
         assert_eq!(live.cut, Some(Cut::Drained));
@@ -227,12 +229,11 @@ fn a_datagram_has_a_token_as_well() {
     });
     let server = Builder::<Udp, _>::new(Threading::new()).limits(limits(HOUR));
     let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client();
     client.send_to(b"?", inet(&*server)).unwrap();
     let token = told.recv_timeout(SOON).unwrap();
     assert!(server.server_close().is_clean());
-    assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+    assert_eq!(receive(&client).len(), 4);
     assert_eq!(is(&token), (true, true, true));
 }
 

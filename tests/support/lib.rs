@@ -1,6 +1,7 @@
 //! What the tests of the library and of the programs share: clients with deadlines, scratch folders, processes, and
 //! looks at this process from outside.
 
+pub mod datagrams;
 pub mod passed;
 pub mod process;
 pub mod program;
@@ -14,6 +15,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use socketserver::{Address, BaseServer};
+
+pub use datagrams::{receive, receive_from, receive_text, udp_client, uninterrupted};
 
 /// How long anything may take that is expected to happen. Long: no test may fail because the machine is
 /// slow. What is expected *not* to happen is shown by an event that comes after it.
@@ -52,17 +55,11 @@ impl<S: Read + Write + Send> Duplex for S {}
 
 /// Reads until a newline or the end.
 pub fn read_line(stream: &mut (impl Read + ?Sized)) -> String {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while !line.ends_with(b"\n") {
-        match stream.read(&mut byte) {
-            Ok(0) => break,
-            Ok(_) => line.push(byte[0]),
-            // The end of a child of this process interrupts a receive that has a timeout, if the thread that forked had
-            // its signals blocked at that moment.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => panic!("an answer in time: {error:?}"),
-        }
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while !line.ends_with(b"\n")
+        && uninterrupted(|| stream.read(&mut byte)).expect("an answer in time") == 1
+    {
+        line.push(byte[0]);
     }
     String::from_utf8(line).expect("text")
 }
@@ -108,6 +105,22 @@ pub fn soon<R: Send + 'static>(what: &str, run: impl FnOnce() -> R + Send + 'sta
         let _ = done.send(run());
     });
     result.recv_timeout(SOON).unwrap_or_else(|error| panic!("in vain: {what}: {error}"))
+}
+
+/// Held by a test while threads of its scope wait for a server. If the test panics, this stops the server and ends its
+/// requests: a scope waits for its threads also when it panics, and the test would hang instead of showing its message.
+#[derive(Debug)]
+pub struct StopOnPanic<'a, S: BaseServer + ?Sized>(pub &'a S);
+
+impl<S: BaseServer + ?Sized> Drop for StopOnPanic<'_, S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.shutdown_handle().shutdown();
+            for request in self.0.context().live() {
+                self.0.context().close_live(request.id);
+            }
+        }
+    }
 }
 
 /// Serves in a thread; the result of `serve_forever` comes through the channel.

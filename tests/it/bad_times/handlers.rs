@@ -1,6 +1,7 @@
 //! Handlers that panic, block, or leave threads behind.
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,8 +11,8 @@ use socketserver::{
     Fault, HandlerResult, Inline, Limits, Mixin, Pool, StreamRequest, Threading, stream_fn,
 };
 
-use super::{SHORT, client, mixins, serve, serves_on, serves_once};
-use crate::handlers::held;
+use super::{Running, SHORT, client, mixins, serve, serves_on, serves_once};
+use crate::handlers::{Holder, held};
 use crate::support::{SOON, eventually, read_line, read_to_end};
 
 #[test]
@@ -43,11 +44,7 @@ fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
     // Two can be served at once, so that one that blocks leaves room.
     let mixins: [Box<dyn Mixin>; 2] = [Box::new(Threading::new()), Box::new(Pool::new(2))];
     for mixin in mixins {
-        let (held, holder) = held();
-        let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));
-        let mut blocked = client(&server);
-        blocked.write_all(b"block\n").unwrap();
-        holder.started.recv_timeout(SOON).unwrap();
+        let (server, holder, mut blocked) = with_one_blocked(mixin);
         for _ in 0..10 {
             serves_once(&server);
         }
@@ -55,17 +52,23 @@ fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
         assert_eq!(read_line(&mut blocked), "released\n");
         serves_on(server);
     }
-    let (held, holder) = held();
-    let (server, _told) = serve(Inline, Limits::default(), move || Blocks(held.clone()));
-    let mut blocked = client(&server);
-    blocked.write_all(b"block\n").unwrap();
-    holder.started.recv_timeout(SOON).unwrap();
+    let (server, holder, _blocked) = with_one_blocked(Inline);
     // In the kernel's queue, and in its turn.
     let mut waits = client(&server);
     waits.write_all(b"once\n").unwrap();
     drop(holder.release);
     assert_eq!(read_line(&mut waits), "once\n");
     serves_on(server);
+}
+
+/// A server whose one request blocks, what it is held by, and its client.
+fn with_one_blocked(mixin: impl Mixin + 'static) -> (Running, Holder, TcpStream) {
+    let (held, holder) = held();
+    let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));
+    let mut blocked = client(&server);
+    blocked.write_all(b"block\n").unwrap();
+    holder.started.recv_timeout(SOON).unwrap();
+    (server, holder, blocked)
 }
 
 /// Blocks when told so, away from its connection; else it answers one line.
@@ -85,11 +88,7 @@ impl socketserver::StreamRequestHandler for Blocks {
 fn a_handler_that_blocks_for_ever_does_not_keep_the_server_from_closing() {
     let mixins: [Box<dyn Mixin>; 2] = [Box::new(Threading::new()), Box::new(Pool::new(2))];
     for mixin in mixins {
-        let (held, holder) = held();
-        let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));
-        let mut blocked = client(&server);
-        blocked.write_all(b"block\n").unwrap();
-        holder.started.recv_timeout(SOON).unwrap();
+        let (server, holder, mut blocked) = with_one_blocked(mixin);
         let began = Instant::now();
         let report = server.server_close_within(SHORT);
         assert!(began.elapsed() < SOON);

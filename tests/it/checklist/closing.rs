@@ -12,7 +12,7 @@ use socketserver::{
     ServerEvent, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
-use crate::handlers::{Diary, held};
+use crate::handlers::{Diary, announced, held};
 use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end, soon};
 
 /// Answers the first line and reads nothing of what follows it.
@@ -105,18 +105,6 @@ fn row_028_who_lingers_takes_no_place_among_the_live() {
     for client in &mut lingering {
         client.write_all(&vec![b'x'; 10_000_000]).unwrap();
     }
-}
-
-/// Each line says how many bytes will follow it.
-fn announced(request: &mut StreamRequest) -> HandlerResult {
-    let mut line = String::new();
-    while let Some(text) = request.next_line(&mut line)? {
-        let mut bytes = vec![0; text.parse()?];
-        writeln!(request, "go on")?;
-        request.read_exact(&mut bytes)?;
-        writeln!(request, "thank you")?;
-    }
-    Ok(())
 }
 
 fn half_done<M: Mixin>(server: &BackgroundServer<Tcp, M>) -> TcpStream {

@@ -15,7 +15,7 @@ use crate::handlers::{Crash, Echo};
 use crate::reports::{Report, reports};
 #[cfg(target_os = "linux")]
 use crate::support::system::send_without_checksums;
-use crate::support::{SOON, eventually, folder, inet};
+use crate::support::{SOON, eventually, folder, inet, receive, receive_text};
 
 /// A client that hears only the server's own address.
 fn client_of(server: SocketAddr) -> UdpSocket {
@@ -29,17 +29,9 @@ fn client_of(server: SocketAddr) -> UdpSocket {
     client
 }
 
-/// The next datagram.
-fn next(client: &UdpSocket) -> Vec<u8> {
-    let mut buffer = vec![0; 65_536];
-    let count = client.recv(&mut buffer).expect("an answer in time");
-    buffer.truncate(count);
-    buffer
-}
-
 fn ask(client: &UdpSocket, question: &[u8]) -> Vec<u8> {
     client.send(question).unwrap();
-    next(client)
+    receive(client)
 }
 
 /// Runs a check under every mixin. Replies leave by different ways in the loop and in threads.
@@ -73,7 +65,7 @@ fn row_091_a_request_is_the_packet_and_the_way_back_to_its_sender() {
         for client in &clients {
             let me = client.local_addr().unwrap();
             let expected = format!("mail from {me} to {}", inet(&*server));
-            assert_eq!(String::from_utf8(next(client)).unwrap(), expected);
+            assert_eq!(String::from_utf8(receive(client)).unwrap(), expected);
         }
     }
 
@@ -91,8 +83,8 @@ fn row_091_every_reply_is_a_datagram_of_its_own() {
     let server = UdpServer::bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
     let client = client_of(inet(&*server));
     assert_eq!(ask(&client, b"?"), b"one");
-    assert_eq!(next(&client), [b'2'; 4_000]);
-    assert_eq!(next(&client), b"three");
+    assert_eq!(receive(&client), [b'2'; 4_000]);
+    assert_eq!(receive(&client), b"three");
 }
 
 /// What two clients have sent before a server looks is one batch, and each gets its own back: in order,
@@ -112,7 +104,7 @@ fn a_batch_is_echoed(server: UdpServer) {
     let _server = server.serve_in_background().unwrap();
     for (client, times) in [(&clients[0], 2), (&clients[1], 1)] {
         for packet in sent.repeat(times) {
-            assert_eq!(next(client), packet.as_bytes());
+            assert_eq!(receive(client), packet.as_bytes());
         }
     }
 }
@@ -152,7 +144,7 @@ fn row_091_however_many_replies_there_are_and_however_long_they_arrive_as_they_a
     for client in &ways {
         for (run, (len, times)) in runs.iter().enumerate() {
             for _ in 0..*times {
-                assert_eq!(next(client), vec![run as u8; *len]);
+                assert_eq!(receive(client), vec![run as u8; *len]);
             }
         }
     }
@@ -203,9 +195,7 @@ fn row_092_a_longer_datagram_is_dispatched_and_known_to_be_truncated() {
     client.connect(&path).unwrap();
     for (sent, expected) in [(100, "100 false"), (101, "100 true")] {
         client.send(&vec![b'a'; sent]).unwrap();
-        let mut answer = [0; 64];
-        let count = client.recv(&mut answer).unwrap();
-        assert_eq!(std::str::from_utf8(&answer[..count]).unwrap(), expected);
+        assert_eq!(receive_text(&client), expected);
     }
     drop(unix);
 }
@@ -355,9 +345,7 @@ fn row_096_a_unix_client_without_a_name_is_handled_and_cannot_be_answered() {
         named.set_read_timeout(Some(SOON)).unwrap();
         named.send_to(b"and I?", &path).unwrap();
         assert_eq!(told.recv_timeout(SOON).unwrap(), (Address::Unix(name), true));
-        let mut answer = [0; 16];
-        let count = named.recv(&mut answer).unwrap();
-        assert_eq!(&answer[..count], b"answer");
+        assert_eq!(receive(&named), b"answer");
 
         eventually("both have ended", || server.context().counts().completed == 2);
         assert!(reported.try_recv().is_err());
@@ -461,7 +449,7 @@ fn row_097_a_unix_reply_that_is_too_long_is_an_error_as_well() {
         let report = reported.recv_timeout(SOON).unwrap();
         assert_eq!((report.phase, report.errno), (Phase::Handle, Some(libc::EMSGSIZE)));
         client.send(b"1000").unwrap();
-        assert_eq!(client.recv(&mut [0; 2_000]).unwrap(), 1_000);
+        assert_eq!(receive(&client).len(), 1_000);
     }
 
     under_every_mixin!(check);

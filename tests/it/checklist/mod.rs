@@ -10,3 +10,19 @@ mod requests;
 mod serving;
 mod streams;
 mod workers;
+
+use std::path::Path;
+
+use socketserver::{BaseServer, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer};
+
+use crate::handlers::Silent;
+
+/// A server of each transport; those of Unix sockets have theirs in this folder.
+fn one_of_each_transport(folder: &Path) -> [Box<dyn BaseServer>; 4] {
+    [
+        Box::new(TcpServer::bind("127.0.0.1:0", || Silent).unwrap()),
+        Box::new(UdpServer::bind("127.0.0.1:0", || Silent).unwrap()),
+        Box::new(UnixStreamServer::bind(folder.join("s"), || Silent).unwrap()),
+        Box::new(UnixDatagramServer::bind(folder.join("d"), || Silent).unwrap()),
+    ]
+}

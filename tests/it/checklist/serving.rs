@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use socketserver::{
     BaseServer, Builder, Counts, Inline, Limits, Mixin, Pool, PoolTcpServer, Server, ServerHooks,
     ShutdownHandle, TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, Turn,
-    UdpServer, UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
+    UdpServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use super::matrix::memory::Memory;
+use crate::checklist::one_of_each_transport;
 use crate::handlers::{Diary, Echo, OneLine, Silent, held};
 use crate::support::{
-    SOON, connect, connect_any, eventually, exchange, folder, inet, read_line, read_to_end, serve,
-    soon,
+    SOON, connect, connect_any, eventually, exchange, folder, inet, read_line, read_to_end,
+    receive, serve, soon, udp_client,
 };
 
 const LOCAL: &str = "127.0.0.1:0";
@@ -270,7 +271,7 @@ fn row_044_datagrams_received_and_not_yet_served_are_served_by_the_next_run() {
     let run = serve(&server);
     drop(holder);
     for client in &clients {
-        assert_eq!(client.recv(&mut [0; 16]).unwrap(), b"released".len());
+        assert_eq!(receive(client).len(), b"released".len());
     }
     shut_down(&server);
     ended(&run).unwrap();
@@ -372,11 +373,10 @@ fn row_047_the_threads_of_an_idle_server_sleep() {
         assert!(read_to_end(&mut *client).is_empty());
     };
     let over_udp = |server: &dyn BaseServer| {
-        let client = UdpSocket::bind(LOCAL).unwrap();
-        client.set_read_timeout(Some(SOON)).unwrap();
+        let client = udp_client();
         let to = server.server_address().as_inet().unwrap();
         client.send_to(b"hello", to).unwrap();
-        client.recv(&mut [0; 16]).unwrap();
+        receive(&client).len();
     };
     let (workers, started) = channel();
     let (more_workers, also_started) = (workers.clone(), started);
@@ -603,13 +603,7 @@ fn row_051_without_a_run_the_caller_closes_the_listener() {
 #[test]
 fn row_053_leaving_the_scope_closes_the_listener() {
     let folder = folder();
-    let servers: [Box<dyn BaseServer>; 4] = [
-        Box::new(TcpServer::bind(LOCAL, || Silent).unwrap()),
-        Box::new(UdpServer::bind(LOCAL, || Silent).unwrap()),
-        Box::new(UnixStreamServer::bind(folder.path().join("s"), || Silent).unwrap()),
-        Box::new(UnixDatagramServer::bind(folder.path().join("d"), || Silent).unwrap()),
-    ];
-    for server in servers {
+    for server in one_of_each_transport(folder.path()) {
         let address = server.server_address();
         let listener = Arc::downgrade(&server.fileno().unwrap());
         drop(server);

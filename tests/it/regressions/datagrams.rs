@@ -1,6 +1,5 @@
 //! Replies to datagrams that came late, or whose peer reads nothing.
 
-use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -11,7 +10,7 @@ use socketserver::{
 };
 
 use crate::handlers::Diary;
-use crate::support::{SOON, eventually, folder, inet, skip};
+use crate::support::{SOON, eventually, folder, inet, receive, receive_text, skip, udp_client};
 
 /// Acknowledges, does what takes long, and says that it is done.
 #[derive(Clone)]
@@ -34,19 +33,13 @@ fn a_reply_leaves_at_once(mixin: impl Mixin + 'static) {
     let slow = Slow { step: Arc::new(Mutex::new(step)) };
     let server = Builder::<Udp, _>::new(mixin).bind("127.0.0.1:0", move || slow.clone());
     let server = server.unwrap().serve_in_background().unwrap();
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let client = udp_client();
     client.connect(inet(&*server)).unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
-    let receive = || {
-        let mut buffer = [0; 64];
-        let count = client.recv(&mut buffer).expect("a reply in time");
-        String::from_utf8_lossy(&buffer[..count]).into_owned()
-    };
     for _ in 0..3 {
         client.send(b"please").unwrap();
-        assert_eq!(receive(), "acknowledged");
+        assert_eq!(receive_text(&client), "acknowledged");
         end_of_step.send(()).unwrap();
-        assert_eq!(receive(), "done");
+        assert_eq!(receive_text(&client), "done");
     }
 }
 
@@ -112,8 +105,7 @@ fn a_datagram_peer_that_never_reads_delays_nobody_and_its_replies_fail() {
         ask(&stuck);
     }
     ask(&good);
-    let mut buffer = [0; 64];
-    assert_eq!(good.recv(&mut buffer).expect("an answer in time"), 5);
+    assert_eq!(receive(&good).len(), 5);
 }
 
 #[test]

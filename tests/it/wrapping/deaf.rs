@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socketserver::{CloseReason, HandlerResult, Stream, StreamRequest};
 
 use super::{MOMENT, Served, Way, patient, serve_with};
-use crate::support::{eventually, exchange, read_line};
+use crate::support::{StopOnPanic, eventually, exchange, read_line};
 
 /// Passes everything on, and deadlines if it is told to.
 struct Thin {
@@ -219,6 +219,7 @@ fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handl
     let began = Instant::now();
     thread::scope(|scope| {
         let closing = scope.spawn(|| served.server.server_close());
+        let _stop = StopOnPanic(&*served.server);
         eventually("it is cut", || {
             served.server.context().live().first().is_some_and(|live| live.cut.is_some())
         });

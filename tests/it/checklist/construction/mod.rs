@@ -6,12 +6,12 @@ mod steps;
 mod unix_paths;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 
 use socket2::SockRef;
 use socketserver::{Address, BaseServer, Turn};
 
-use crate::support::{SOON, read_line, skip};
+use crate::support::{read_line, skip};
 
 const LOCAL: &str = "127.0.0.1:0";
 
@@ -47,10 +47,4 @@ fn serve_one(server: &impl BaseServer, mut client: impl Read + Write) -> String 
     client.write_all(b"hello\n").unwrap();
     assert_eq!(server.handle_request().unwrap(), Turn::Handled);
     read_line(&mut client)
-}
-
-fn udp_client() -> UdpSocket {
-    let client = UdpSocket::bind(LOCAL).unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
-    client
 }

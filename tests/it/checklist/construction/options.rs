@@ -14,8 +14,9 @@ use socketserver::{
 };
 
 use super::{LOCAL, has_ipv6, serve_one};
+use crate::checklist::one_of_each_transport;
 use crate::handlers::{Diary, OneLine, Silent};
-use crate::support::{SOON, connect, connect_any, folder, inet, read_to_end};
+use crate::support::{SOON, connect, connect_any, folder, inet, read_to_end, receive_from};
 
 fn reuses_address(server: &impl BaseServer) -> bool {
     SockRef::from(&*server.fileno().unwrap()).reuse_address().unwrap()
@@ -190,7 +191,7 @@ fn row_011_ipv6_needs_no_naming_of_the_family() {
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send_to(b"hello", inet(&udp)).unwrap();
     assert_eq!(udp.handle_request().unwrap(), Turn::Handled);
-    assert_eq!(client.recv_from(&mut [0; 16]).unwrap(), (5, inet(&udp)));
+    assert_eq!(receive_from(&client), (b"hello".to_vec(), inet(&udp)));
 }
 
 #[test]
@@ -236,13 +237,7 @@ fn is_close_on_exec(fd: BorrowedFd<'_>) -> bool {
 #[test]
 fn row_013_listeners_are_close_on_exec() {
     let folder = folder();
-    let servers: [Box<dyn BaseServer>; 4] = [
-        Box::new(TcpServer::bind(LOCAL, || Silent).unwrap()),
-        Box::new(UdpServer::bind(LOCAL, || Silent).unwrap()),
-        Box::new(UnixStreamServer::bind(folder.path().join("s"), || Silent).unwrap()),
-        Box::new(UnixDatagramServer::bind(folder.path().join("d"), || Silent).unwrap()),
-    ];
-    for server in servers {
+    for server in one_of_each_transport(folder.path()) {
         let fd = server.fileno().unwrap();
         assert!(is_close_on_exec(fd.as_fd()), "{}", server.server_address());
     }

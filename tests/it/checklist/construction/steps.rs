@@ -11,9 +11,11 @@ use socketserver::{
     ServerContext, ServerHooks, TcpServer, Turn, UdpServer, UnixDatagramServer, UnixStreamServer,
 };
 
-use super::{LOCAL, getsockname, has_ipv6, is_listening, serve_one, udp_client};
+use super::{LOCAL, getsockname, has_ipv6, is_listening, serve_one};
 use crate::handlers::{Diary, OneLine, Silent};
-use crate::support::{SOON, alone, connect, connect_any, folder, inet, open_descriptors};
+use crate::support::{
+    SOON, alone, connect, connect_any, folder, inet, open_descriptors, receive_from, udp_client,
+};
 
 /// An abstract name that no other test and no other process has.
 fn abstract_name(test: &str) -> String {
@@ -35,9 +37,7 @@ fn row_001_port_0_becomes_the_real_port_udp() {
     let client = udp_client();
     client.send_to(b"hello", inet(&server)).unwrap();
     assert_eq!(server.handle_request().unwrap(), Turn::Handled);
-    let mut answer = [0; 16];
-    let (count, from) = client.recv_from(&mut answer).unwrap();
-    assert_eq!((&answer[..count], from), (&b"hello"[..], inet(&server)));
+    assert_eq!(receive_from(&client), (b"hello".to_vec(), inet(&server)));
 }
 
 #[test]

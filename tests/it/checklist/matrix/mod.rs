@@ -6,7 +6,6 @@ pub(super) mod memory;
 mod wrappers;
 
 use std::io::Write;
-use std::net::UdpSocket;
 use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use socketserver::{
 };
 
 use crate::handlers::OneLine;
-use crate::support::{SOON, connect_any, folder, read_to_end, soon};
+use crate::support::{SOON, connect_any, folder, read_to_end, receive, soon, udp_client};
 
 fn loopback(_folder: &Path) -> BindAddress {
     "127.0.0.1:0".into()
@@ -37,12 +36,9 @@ fn over_a_connection(server: &Address, _folder: &Path) -> Vec<u8> {
 }
 
 fn over_udp(server: &Address, _folder: &Path) -> Vec<u8> {
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client();
     client.send_to(b"hello world\n", server.as_inet().unwrap()).unwrap();
-    let mut answer = [0; 64];
-    let count = client.recv(&mut answer).unwrap();
-    answer[..count].to_vec()
+    receive(&client)
 }
 
 fn over_unix_datagrams(server: &Address, folder: &Path) -> Vec<u8> {
@@ -51,9 +47,7 @@ fn over_unix_datagrams(server: &Address, folder: &Path) -> Vec<u8> {
     let client = unix::UnixDatagram::bind(folder.join(format!("client-{number}"))).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send_to(b"hello world\n", server.as_path().unwrap()).unwrap();
-    let mut answer = [0; 64];
-    let count = client.recv(&mut answer).unwrap();
-    answer[..count].to_vec()
+    receive(&client)
 }
 
 /// One client after the other, and then a stop that nobody has to be forced to.

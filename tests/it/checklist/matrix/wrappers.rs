@@ -2,7 +2,6 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use socketserver::{
 };
 
 use crate::handlers::{Echo, OneLine};
+use crate::over_tcp::leave_to_inner_stream;
 use crate::support::{SOON, connect, exchange, inet, read_to_end, soon};
 
 /// A cipher that stands for TLS: what the client sends first is the key, and everything after it, in
@@ -54,17 +54,7 @@ impl Write for Xor {
 }
 
 impl Stream for Xor {
-    fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.inner.set_deadline(deadline);
-    }
-
-    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
-    }
-
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.fileno()
-    }
+    leave_to_inner_stream!();
 }
 
 /// The client's side of [`Xor`].

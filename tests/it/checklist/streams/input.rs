@@ -11,7 +11,9 @@ use socketserver::{
 };
 
 use super::{patient, pattern, serve};
-use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
+use crate::support::{
+    SOON, StopOnPanic, connect, eventually, exchange, inet, read_line, read_to_end,
+};
 
 /// Reads lines, and tells the test of each and of what ends them.
 fn lines_to(
@@ -173,6 +175,7 @@ fn a_drain_lets_a_request_that_has_begun_come_to_its_end() {
     });
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close_within(SOON));
+        let _stop = StopOnPanic(&*server);
         eventually("the close has begun", || server.context().is_stopping());
         client.write_all(b"line\n").unwrap();
         let line = lines.recv_timeout(SOON).unwrap().unwrap();

@@ -6,18 +6,17 @@ mod output;
 mod timeouts;
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socketserver::{
     BackgroundServer, Failure, HandlerResult, Limits, ServerHooks, Stream, StreamRequest, Tcp,
     Threading, ThreadingTcpServer, stream_fn,
 };
 
+use crate::over_tcp::leave_to_inner_stream;
 use crate::reports::{Report, reports};
 use crate::support::SOON;
 
@@ -85,17 +84,7 @@ impl Write for Counting {
 }
 
 impl Stream for Counting {
-    fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.inner.set_deadline(deadline);
-    }
-
-    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
-    }
-
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.inner.fileno()
-    }
+    leave_to_inner_stream!();
 }
 
 /// Hooks that put a [`Counting`] stream around every connection.

@@ -13,7 +13,9 @@ use socketserver::{
 
 use super::{Count, SIXTEEN_MIB_AND_ONE, counting, patient, pattern, serve};
 use crate::reports::reports;
-use crate::support::{SOON, connect, connect_any, folder, inet, read_line, read_to_end};
+use crate::support::{
+    SOON, connect, connect_any, folder, inet, read_line, read_to_end, uninterrupted,
+};
 
 #[test]
 fn row_083_what_is_written_is_visible_without_a_flush() {
@@ -122,7 +124,7 @@ fn row_084_write_all_writes_everything_through_signals() {
     loop {
         // The writer is mostly asleep, because nobody reads while the signal is sent.
         signal(writer);
-        let count = client.read(&mut block).unwrap();
+        let count = uninterrupted(|| client.read(&mut block)).unwrap();
         if count == 0 {
             break;
         }

@@ -1,7 +1,8 @@
 //! Rows 87 and 90: a limit that passes ends a read, a write or a request, and says which limit it was.
 
 use std::io::{self, Read, Write};
-use std::sync::mpsc::channel;
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use socketserver::{
@@ -200,6 +201,18 @@ fn row_087_nothing_is_printed_of_a_peer_that_is_idle_or_gone() {
     assert_eq!(writes, [""; 0]);
 }
 
+/// Sends a byte now and then until the server has reported what ended the request.
+fn trickle(client: &mut TcpStream, each: Duration, reported: &Receiver<Report>) -> Report {
+    let began = Instant::now();
+    loop {
+        let _ = client.write_all(b"x");
+        match reported.recv_timeout(each) {
+            Ok(report) => return report,
+            Err(_) => assert!(began.elapsed() < SOON, "it is not cut off"),
+        }
+    }
+}
+
 #[test]
 fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
     let limits = patient().read(4 * MOMENT);
@@ -208,16 +221,8 @@ fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
         request.next_line(&mut line)?;
         Ok(())
     });
-    let mut client = connect(inet(&*server));
-    let began = Instant::now();
-    let report = loop {
-        // It comes twice as fast as would be needed to stay alive, if each byte were given its own time.
-        let _ = client.write_all(b"x");
-        match reported.recv_timeout(2 * MOMENT) {
-            Ok(report) => break report,
-            Err(_) => assert!(began.elapsed() < SOON, "it is not cut off"),
-        }
-    };
+    // Twice as fast as would be needed to stay alive, if each byte were given its own time.
+    let report = trickle(&mut connect(inet(&*server)), 2 * MOMENT, &reported);
     assert_eq!(report.timeout, Some((Timeout::Read, 4 * MOMENT)));
 }
 
@@ -225,15 +230,7 @@ fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
 fn an_exact_read_has_one_deadline_as_a_whole_too() {
     let limits = patient().read(4 * MOMENT);
     let (server, reported) = serve(limits, |request| Ok(request.read_exact(&mut [0; 1_000_000])?));
-    let mut client = connect(inet(&*server));
-    let began = Instant::now();
-    let report = loop {
-        let _ = client.write_all(b"x");
-        match reported.recv_timeout(2 * MOMENT) {
-            Ok(report) => break report,
-            Err(_) => assert!(began.elapsed() < SOON, "it is not cut off"),
-        }
-    };
+    let report = trickle(&mut connect(inet(&*server)), 2 * MOMENT, &reported);
     assert_eq!(report.timeout, Some((Timeout::Read, 4 * MOMENT)));
 }
 
@@ -252,13 +249,7 @@ fn row_090_a_byte_in_half_the_timeout_does_not_extend_the_time_for_a_request() {
     });
     let mut client = connect(inet(&*server));
     let began = Instant::now();
-    let report = loop {
-        let _ = client.write_all(b"x");
-        match reported.recv_timeout(whole / 2) {
-            Ok(report) => break report,
-            Err(_) => assert!(began.elapsed() < SOON, "it is not cut off"),
-        }
-    };
+    let report = trickle(&mut client, whole / 2, &reported);
     assert!(began.elapsed() >= whole, "{:?}", began.elapsed());
     assert_eq!(report.timeout, Some((Timeout::Request, whole)));
     assert_eq!(report.fault, Fault::Peer);

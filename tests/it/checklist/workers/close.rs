@@ -5,23 +5,33 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use socketserver::{DrainReport, Inline, Mixin, Pool, TcpServer, Threading, stream_fn};
+use socketserver::{
+    BackgroundServer, DrainReport, Inline, Mixin, Pool, Tcp, TcpServer, Threading, stream_fn,
+};
 
 use crate::child::{child, is_child, waited};
-use crate::handlers::{Echo, held};
-use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end};
+use crate::handlers::{Echo, Holder, held};
+use crate::support::{SOON, StopOnPanic, connect, eventually, inet, read_line, read_to_end};
 
-/// Closes a server whose two requests are held until the close has returned; gives the report and what
-/// the clients read.
-fn closed_with_two_held(mixin: impl Mixin + 'static) -> (DrainReport, Vec<String>) {
+/// A server whose two requests are held, what they are held by, and their clients.
+fn with_two_held<M: Mixin + 'static>(
+    mixin: M,
+) -> (BackgroundServer<Tcp, M>, Holder, Vec<TcpStream>) {
     let (held, holder) = held();
     let server =
         TcpServer::builder().mixin(mixin).bind("127.0.0.1:0", move || held.clone()).unwrap();
     let server = server.serve_in_background().unwrap();
-    let mut clients: Vec<TcpStream> = (0..2).map(|_| connect(inet(&*server))).collect();
+    let clients: Vec<TcpStream> = (0..2).map(|_| connect(inet(&*server))).collect();
     for _ in 0..2 {
         holder.started.recv_timeout(SOON).unwrap();
     }
+    (server, holder, clients)
+}
+
+/// Closes a server whose two requests are held until the close has returned; gives the report and what
+/// the clients read.
+fn closed_with_two_held(mixin: impl Mixin + 'static) -> (DrainReport, Vec<String>) {
+    let (server, holder, mut clients) = with_two_held(mixin);
     let report = server.server_close_within(SOON);
     drop(holder);
     (report, clients.iter_mut().map(read_line).collect())
@@ -30,16 +40,10 @@ fn closed_with_two_held(mixin: impl Mixin + 'static) -> (DrainReport, Vec<String
 #[test]
 fn row_057_server_close_waits_for_all_threads() {
     fn check<M: Mixin + 'static>(mixin: M) {
-        let (held, holder) = held();
-        let server =
-            TcpServer::builder().mixin(mixin).bind("127.0.0.1:0", move || held.clone()).unwrap();
-        let server = server.serve_in_background().unwrap();
-        let mut clients: Vec<TcpStream> = (0..2).map(|_| connect(inet(&*server))).collect();
-        for _ in 0..2 {
-            holder.started.recv_timeout(SOON).unwrap();
-        }
+        let (server, holder, mut clients) = with_two_held(mixin);
         let report = thread::scope(|scope| {
             let closing = scope.spawn(|| server.server_close_within(SOON));
+            let _stop = StopOnPanic(&*server);
             eventually("the close has begun", || server.context().is_stopping());
             // Nothing announces that it waits. One that does not would be over by then.
             thread::sleep(Duration::from_millis(50));

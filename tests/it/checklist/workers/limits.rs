@@ -15,7 +15,7 @@ use socketserver::{
 };
 
 use crate::handlers::{Diary, held};
-use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end};
+use crate::support::{SOON, StopOnPanic, connect, eventually, exchange, inet, read_to_end};
 
 /// How many are inside at once, at the most.
 #[derive(Default)]
@@ -216,6 +216,7 @@ fn row_065_a_pool_is_drained_on_close() {
     eventually("all are taken", || server.context().live_count() == 5);
     let report = thread::scope(|scope| {
         let closing = scope.spawn(|| server.server_close_within(SOON));
+        let _stop = StopOnPanic(&*server);
         eventually("the close has begun", || server.context().is_stopping());
         drop(holder);
         closing.join().unwrap()

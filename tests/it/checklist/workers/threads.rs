@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -15,7 +15,9 @@ use socketserver::{
 use super::skipped;
 use crate::child::{child, is_child, waited};
 use crate::handlers::{Diary, Echo, held};
-use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
+use crate::support::{
+    SOON, connect, eventually, exchange, inet, read_line, read_to_end, receive, udp_client,
+};
 
 /// The thread in which a request was handled.
 fn thread_of_a_request<M: Mixin + 'static>(
@@ -89,16 +91,14 @@ const AT_ONCE: usize = 10;
 
 /// Sends datagrams, a few at a time, and waits for the answers to them.
 fn exchange_datagrams(server: &Server<socketserver::Udp, Threading>, count: usize) {
-    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = udp_client();
     client.connect(inet(server)).unwrap();
-    client.set_read_timeout(Some(SOON)).unwrap();
-    let mut answer = [0; 16];
     for _ in 0..count / AT_ONCE {
         for _ in 0..AT_ONCE {
             client.send(b"count me").unwrap();
         }
         for _ in 0..AT_ONCE {
-            assert_eq!(client.recv(&mut answer).unwrap(), 8);
+            assert_eq!(receive(&client).len(), 8);
         }
     }
 }
