@@ -61,8 +61,13 @@ const SENTENCES: [(&str, &[&str]); 8] = [
 /// The compiler whose whole output stands in the `.stderr` files.
 const PINNED: &str = "rustc 1.95.0 ";
 
-fn tests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A wrong program, from the project's folder: the compiler's words contain this path.
+fn program(name: &str) -> PathBuf {
+    format!("tests/compile_fail/{name}.rs").into()
 }
 
 fn rustc() -> Command {
@@ -86,6 +91,7 @@ fn compile(program: &Path) -> Result<(), String> {
     let library = library();
     let folder = crate::support::folder();
     let output = rustc()
+        .current_dir(root())
         .args(["--edition=2024", "--emit=metadata", "--crate-type=bin", "--color=never"])
         .arg(format!("--extern=socketserver={}", library.display()))
         .arg(format!("-Ldependency={}", library.parent().unwrap().display()))
@@ -100,7 +106,7 @@ fn compile(program: &Path) -> Result<(), String> {
 #[test]
 fn what_is_wrong_is_said_in_words() {
     for (name, sentences) in SENTENCES {
-        let said = compile(&tests().join(format!("compile_fail/{name}.rs")));
+        let said = compile(&program(name));
         let said = said.expect_err("it must not compile");
         for sentence in sentences {
             assert!(said.contains(sentence), "{name}: {sentence:?} is not in\n{said}");
@@ -111,13 +117,13 @@ fn what_is_wrong_is_said_in_words() {
 
 #[test]
 fn what_the_documentation_shows_compiles() {
-    if let Err(said) = compile(&tests().join("compile_pass/programs.rs")) {
+    if let Err(said) = compile(Path::new("tests/compile_pass/programs.rs")) {
         panic!("{said}");
     }
 }
 
 /// The whole output, as people see it. It changes with the compiler, and so only one of them is asked;
-/// every other one is held to the sentences above. `TRYBUILD=overwrite` writes the files anew.
+/// every other one is held to the sentences above. `OVERWRITE=1` writes the files anew.
 #[test]
 fn the_whole_error_reads_well() {
     let version = String::from_utf8(rustc().arg("--version").output().unwrap().stdout).unwrap();
@@ -125,6 +131,65 @@ fn the_whole_error_reads_well() {
         println!("skipped: the expected output is that of {PINNED}and not of {version}");
         return;
     }
-    let cases = trybuild::TestCases::new();
-    cases.compile_fail("tests/compile_fail/*.rs");
+    let mut different = Vec::new();
+    for (name, _) in SENTENCES {
+        let said = compile(&program(name)).expect_err("it must not compile");
+        let (said, file) =
+            (without_places(&said), root().join(program(name).with_extension("stderr")));
+        if std::env::var_os("OVERWRITE").is_some() {
+            std::fs::write(&file, &said).unwrap();
+        }
+        if std::fs::read_to_string(&file).unwrap_or_default() != said {
+            different.push(format!("{name}:\n{said}"));
+        }
+    }
+    assert!(different.is_empty(), "not what the files say:\n{}", different.join("\n"));
+}
+
+#[test]
+fn each_wrong_program_is_asked() {
+    let files = std::fs::read_dir(root().join("tests/compile_fail")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let mut names: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    let mut asked = SENTENCES.map(|(name, _)| name);
+    asked.sort_unstable();
+    assert_eq!(names, asked);
+}
+
+/// The compiler's words without what changes with every edit of the library: the folder, the line numbers of `src`, and
+/// the width of the margin, which is that of the longest number.
+fn without_places(said: &str) -> String {
+    let said = said.replace(&format!("{}/", root().display()), "");
+    let mut in_src = false;
+    let mut kept = String::new();
+    for line in said.lines() {
+        let trimmed = line.trim_start();
+        let text = trimmed.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number = if in_src { "" } else { &trimmed[..trimmed.len() - text.len()] };
+        let text = text.trim_start();
+        let left_out = [
+            "error: aborting due",
+            "For more information about this error",
+            // The name of a file that is another one each time.
+            "= note: the full name for the type has been written to",
+            "= note: consider using `--verbose` to print the full type name",
+        ];
+        if left_out.iter().any(|words| text.starts_with(words)) {
+            continue;
+        } else if let Some(place) = text.strip_prefix("--> ") {
+            in_src = place.starts_with("src/");
+            let place = if in_src { place.split(':').next().unwrap() } else { place };
+            kept += &format!("   --> {place}");
+        } else if text.starts_with(['|', '=']) {
+            kept += &format!("{number:>4} {text}");
+        } else {
+            kept += line;
+        }
+        kept += "\n";
+    }
+    kept.trim_end().to_owned() + "\n"
 }
