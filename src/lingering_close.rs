@@ -1,11 +1,23 @@
-//! The lingering close: reading what a peer still sends, and throwing it away, for as long as it takes the
-//! peer to read our answer.
+//! The lingering close: reading what a peer still sends, and throwing it away, until the peer has read our answer.
 //!
-//! A socket that is closed with unread input makes the kernel send a reset, and the peer's kernel then
-//! throws away the answer that its program has not read yet. So whoever has answered without reading
-//! everything (an error, "busy") has to go on reading a little. That must cost no worker: a thread of this
-//! process does it for all connections, as long as there are any. A coroutine does it itself, and so does a
-//! forked child, which is about to end.
+//! A socket that is closed with unread input makes the kernel send a reset, and the peer's kernel then throws away the
+//! answer that its program has not read yet. So a server that has answered without reading everything (an error, "busy")
+//! has to go on reading a little. That must cost no worker: one thread of the process, `linger`, does it for all
+//! connections, and ends when there have been none for a second. A coroutine does it itself ([`in_this_thread`]), and so
+//! does a forked child, which is about to end.
+//!
+//! ```text
+//! worker                        REAPER (locked)                linger
+//! in_background(fd) ----------> arriving.push(fd)
+//!                   wake_up.notify() ------------------------> poll returns
+//!                               arriving -> the thread's own <- takes them, under the lock
+//!                                                              reads each, never waiting for one of them
+//!                               None <------------------------ leaves: no connection for a second
+//! ```
+//!
+//! Invariant when unlocked: while `REAPER` is `Some`, its thread runs and takes what is in `arriving`. The thread leaves
+//! by setting `None` under the lock, in the moment in which it has found `arriving` empty; so no connection is pushed
+//! behind its back.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,11 +28,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::process::OwnerProcess;
-use crate::socket_io::{self, SocketIo};
+use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::{self, Mode, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
-/// How long to read on for a peer, and how much.
+/// How long to read on for a peer, and how much: [`Limits::linger`](crate::Limits::linger) and
+/// [`Limits::linger_bytes`](crate::Limits::linger_bytes).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
     pub(crate) time: Duration,
@@ -28,77 +41,79 @@ pub(crate) struct LingerLimits {
 }
 
 /// A connection whose answer is on its way. It closes when this is dropped.
-struct Lingering {
+struct LingeringConnection {
     fd: Arc<OwnedFd>,
     until: Instant,
     bytes_left: usize,
 }
 
-/// How many connections linger at once in a process. More are closed at once: it is a kindness, and not to
-/// be used against us. The budget of descriptors leaves room for them.
-const AT_ONCE: usize = 256;
+/// How many connections linger at the same time in a process. More are closed at once, so that clients cannot use up the
+/// descriptors of a server by making it linger. The budget of descriptors leaves room for these.
+const MAX_LINGERING: usize = 256;
 
-/// The same where there are few descriptors: a quarter of them.
-pub(crate) fn at_once() -> usize {
+/// [`MAX_LINGERING`], or a quarter of the descriptors that this process may have, if that is less.
+pub(crate) fn max_lingering() -> usize {
     let allowed = sys::descriptors().map_or(u64::MAX, |(allowed, _open)| allowed);
-    usize::try_from(allowed / 4).unwrap_or(usize::MAX).min(AT_ONCE)
+    usize::try_from(allowed / 4).unwrap_or(usize::MAX).min(MAX_LINGERING)
 }
 
-/// The thread stays for so long without a connection.
-const KEEP: Duration = Duration::from_secs(1);
+/// How long the thread stays without a connection.
+const KEEP_THREAD: Duration = Duration::from_secs(1);
 
-/// Those that are on their way to the thread, and the thread's bell; none while there is no thread.
+/// None while there is no thread.
 static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 
 struct Reaper {
-    bell: Arc<Event>,
-    arriving: Vec<Lingering>,
-    /// Those that the thread reads on for.
+    /// Wakes the thread.
+    wake_up: Arc<Event>,
+    /// Not taken by the thread yet.
+    arriving: Vec<LingeringConnection>,
+    /// How many the thread has taken and not closed.
     lingering: usize,
-    at_once: usize,
-    /// Where the thread is. A forked child has a copy of this and no thread.
+    max_lingering: usize,
+    /// The process that the thread belongs to. A forked child has a copy of this and no thread.
     owner: OwnerProcess,
 }
 
-/// Reads on for a connection, in a thread of its own for all of them, and closes it.
-pub(crate) fn elsewhere(fd: Arc<OwnedFd>, bound: LingerLimits) {
-    let connection = Lingering::new(fd, bound);
+/// Reads on for a connection, in the one thread for all of them, and closes it. Without a descriptor or a thread for that
+/// it is closed at once.
+pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: LingerLimits) {
+    let connection = LingeringConnection::new(fd, limits);
     let mut reaper = REAPER.lock();
     if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
-        // Without descriptors or threads the connection is closed at once.
-        let Ok(bell) = Event::new() else { return };
-        let bell = Arc::new(bell);
-        let heard = Arc::clone(&bell);
-        let main = move || reap(&heard);
+        let Ok(wake_up) = Event::new() else { return };
+        let wake_up = Arc::new(wake_up);
+        let woken = Arc::clone(&wake_up);
+        let main = move || reap(&woken);
         if thread::Builder::new().name("linger".into()).spawn(main).is_err() {
             return;
         }
         *reaper = Some(Reaper {
-            bell,
+            wake_up,
             arriving: Vec::new(),
             lingering: 0,
-            at_once: at_once(),
+            max_lingering: max_lingering(),
             owner: OwnerProcess::noted(),
         });
     }
     if let Some(reaper) = &mut *reaper {
-        if reaper.arriving.len() + reaper.lingering < reaper.at_once {
+        if reaper.arriving.len() + reaper.lingering < reaper.max_lingering {
             reaper.arriving.push(connection);
-            reaper.bell.notify();
+            reaper.wake_up.notify();
         }
     }
 }
 
-/// Reads on for a connection, here: the caller has time, or is a coroutine.
-pub(crate) fn here(source: &SocketIo, bound: LingerLimits) {
-    let until = Instant::now().checked_add(bound.time);
-    let until = until.map_or(socket_io::RecvTimeout::Never, socket_io::RecvTimeout::Until);
-    // On the stack it would cost every request its pages, and hardly one lingers.
-    let mut memory = vec![0; ROOM];
-    let mut room = RecvBuf::from(&mut *memory);
-    let mut left = bound.bytes;
+/// Reads on for a connection. The caller is a forked child or a coroutine.
+pub(crate) fn in_this_thread(socket: &SocketIo, limits: LingerLimits) {
+    let until = Instant::now().checked_add(limits.time);
+    let until = until.map_or(RecvTimeout::Never, RecvTimeout::Until);
+    // On the stack it would cost every request its pages, and few linger.
+    let mut memory = vec![0; BUF_BYTES];
+    let mut buf = RecvBuf::from(&mut *memory);
+    let mut left = limits.bytes;
     while left > 0 {
-        match source.recv(&mut room, until) {
+        match socket.recv(&mut buf, until) {
             Ok(0) => return,
             Ok(count) => left = left.saturating_sub(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -107,25 +122,26 @@ pub(crate) fn here(source: &SocketIo, bound: LingerLimits) {
     }
 }
 
-const ROOM: usize = 16 * 1024;
+/// Bytes that one receive throws away at the most.
+const BUF_BYTES: usize = 16 * 1024;
 
-/// The life of the thread.
-fn reap(bell: &Event) {
-    let mut connections: Vec<Lingering> = Vec::new();
-    let mut memory = vec![0; ROOM];
-    let mut room = RecvBuf::from(&mut *memory);
-    let mut leave_at = Instant::now() + KEEP;
+/// The thread `linger`.
+fn reap(wake_up: &Event) {
+    let mut connections: Vec<LingeringConnection> = Vec::new();
+    let mut memory = vec![0; BUF_BYTES];
+    let mut buf = RecvBuf::from(&mut *memory);
+    let mut leave_at = Instant::now() + KEEP_THREAD;
     loop {
         let next = connections.iter().map(|connection| connection.until).min();
-        let mut fds = vec![PollFd::readable(bell.as_fd())];
+        let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(connections.iter().map(|connection| PollFd::readable(connection.fd.as_fd())));
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
-        bell.clear();
-        connections.retain_mut(|connection| connection.go_on(&mut room));
+        wake_up.clear();
+        connections.retain_mut(|connection| connection.read_on(&mut buf));
         let now = Instant::now();
         if !connections.is_empty() {
-            leave_at = now + KEEP;
+            leave_at = now + KEEP_THREAD;
         }
         let mut reaper = REAPER.lock();
         let Some(state) = &mut *reaper else { return };
@@ -138,16 +154,16 @@ fn reap(bell: &Event) {
     }
 }
 
-impl Lingering {
-    fn new(fd: Arc<OwnedFd>, bound: LingerLimits) -> Self {
-        let until = wait::moment_after(Instant::now(), bound.time);
-        Self { fd, until, bytes_left: bound.bytes }
+impl LingeringConnection {
+    fn new(fd: Arc<OwnedFd>, limits: LingerLimits) -> Self {
+        let until = wait::moment_after(Instant::now(), limits.time);
+        Self { fd, until, bytes_left: limits.bytes }
     }
 
-    /// Reads what is there. False: it is over, and the connection may be closed.
-    fn go_on(&mut self, room: &mut RecvBuf<'_>) -> bool {
+    /// Reads what is there. Says whether to go on: false closes the connection.
+    fn read_on(&mut self, buf: &mut RecvBuf<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {
-            match room.recv(self.fd.as_fd(), Mode::Try) {
+            match buf.recv(self.fd.as_fd(), Mode::Try) {
                 Ok(0) => return false,
                 Ok(count) => self.bytes_left = self.bytes_left.saturating_sub(count),
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,

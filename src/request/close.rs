@@ -145,9 +145,11 @@ impl BoundedIo {
             return;
         }
         match (self.ticket.server().lingering(), &self.connection) {
-            (Lingering::Here, Connection::Socket(socket)) => lingering_close::here(socket, bound),
-            (Lingering::Here, _) => lingering_close::here(&SocketIo::new(fd), bound),
-            (Lingering::Elsewhere, _) => lingering_close::elsewhere(fd, bound),
+            (Lingering::Here, Connection::Socket(socket)) => {
+                lingering_close::in_this_thread(socket, bound);
+            }
+            (Lingering::Here, _) => lingering_close::in_this_thread(&SocketIo::new(fd), bound),
+            (Lingering::Elsewhere, _) => lingering_close::in_background(fd, bound),
             (Lingering::Nobody, _) => {}
         }
     }

@@ -18,7 +18,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if each == 0 {
             return;
         }
-        let lingering = lingering_close::at_once() as u64;
+        let lingering = lingering_close::max_lingering() as u64;
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
         if let Some((live, per_peer)) = self.core.context.budget_descriptors(room.max(1)) {

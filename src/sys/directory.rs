@@ -1,5 +1,5 @@
-//! A folder that is kept at hand, and what is done to files in it: always the same folder, whatever becomes of the names
-//! on the way to it or of the process's own.
+//! A directory that is held open, so that it stays the same one when a name on the way to it, or the process's working
+//! directory, changes; and modes and locks of files.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};
@@ -8,23 +8,23 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A folder. Where it cannot be kept at hand, it is found anew each time by its name.
+/// A directory. Where it cannot be held open, it is looked up by its name each time.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct Directory {
     name: PathBuf,
-    kept: Option<File>,
+    opened: Option<File>,
 }
 
-impl Folder {
-    /// One that is not there, or may not be looked into, is no error yet.
+impl Directory {
+    /// One that does not exist, or that this process may not enter, is no error yet.
     pub(crate) fn new(name: &Path) -> Self {
-        let kept = open::without_rights(name, true).ok();
-        Self { name: name.to_owned(), kept: kept.filter(|file| of_descriptor(file).exists()) }
+        let opened = open_path::directory(name).ok();
+        Self { name: name.to_owned(), opened: opened.filter(|file| of_descriptor(file).exists()) }
     }
 
-    /// Where a file of it is to be found, whatever has become of the folder's name.
+    /// A path to a file of it that stays right when the directory's name changes.
     pub(crate) fn file(&self, name: &OsStr) -> PathBuf {
-        self.kept.as_ref().map_or_else(|| self.name.clone(), of_descriptor).join(name)
+        self.opened.as_ref().map_or_else(|| self.name.clone(), of_descriptor).join(name)
     }
 
     /// Opened to be locked.
@@ -33,7 +33,7 @@ impl Folder {
     }
 }
 
-/// A kept file once more, by the name that the system has for it.
+/// The name that the system has for an open file.
 fn of_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -61,21 +61,21 @@ pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the file of the socket `fd` its permissions. What stands at `path` must be that file: a socket of one name, and
-/// of whom `fd` is. It is not looked for a second time, so that nothing else can be changed that somebody has put there
-/// meanwhile, by a link above all.
+/// Gives the file of the socket `fd` its permissions. The file at `path` must be that one: a socket with one name and the
+/// owner of `fd`. It is opened once, checked and changed, so that a file that another process puts there meanwhile (a link
+/// above all) is never changed.
 pub(crate) fn set_mode_of_socket_file(
     fd: BorrowedFd<'_>,
     path: &Path,
     mode: u32,
 ) -> io::Result<()> {
-    let file = open::without_rights(path, false);
+    let file = open_path::file(path);
     let found = match &file {
         Ok(file) => file.metadata()?,
         Err(_) => fs::symlink_metadata(path)?,
     };
     if !is_file_of_socket(fd, &found)? {
-        return Err(io::Error::other("somebody has put something else in the place of its file"));
+        return Err(io::Error::other("another file has taken its place"));
     }
     if found.permissions().mode() & MODE_BITS == mode {
         return Ok(());
@@ -92,29 +92,40 @@ fn is_file_of_socket(fd: BorrowedFd<'_>, found: &Metadata) -> io::Result<bool> {
     Ok(found.file_type().is_socket() && found.nlink() == 1 && found.uid() == socket.uid())
 }
 
+/// Opens a file only to hold and to inspect it, which takes no rights on it.
+/// [open(2)](https://man7.org/linux/man-pages/man2/open.2.html), O_PATH
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod open {
+mod open_path {
     use std::fs::{File, OpenOptions};
     use std::io;
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
 
-    /// Opens what is there only to keep it and to look at it, which takes no rights on it. A link is not followed, but for
-    /// those on the way.
-    pub(super) fn without_rights(path: &Path, folder: bool) -> io::Result<File> {
-        let kind = if folder { libc::O_DIRECTORY } else { libc::O_NOFOLLOW };
-        OpenOptions::new().read(true).custom_flags(libc::O_PATH | kind).open(path)
+    pub(super) fn directory(path: &Path) -> io::Result<File> {
+        open(path, libc::O_DIRECTORY)
+    }
+
+    /// A link at the end of the path is not followed; those on the way are.
+    pub(super) fn file(path: &Path) -> io::Result<File> {
+        open(path, libc::O_NOFOLLOW)
+    }
+
+    fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
+        OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
     }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-mod open {
+mod open_path {
     use std::fs::File;
     use std::io;
     use std::path::Path;
 
-    /// Other systems know no such way.
-    pub(super) fn without_rights(_path: &Path, _folder: bool) -> io::Result<File> {
+    pub(super) fn directory(_path: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn file(_path: &Path) -> io::Result<File> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
@@ -132,15 +143,15 @@ mod tests {
 
     #[test]
     fn the_mode_of_nothing_but_the_sockets_own_file_is_changed() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let [own, secret, link, other] =
-            ["own", "secret", "link", "other"].map(|name| folder.path().join(name));
+            ["own", "secret", "link", "other"].map(|name| directory.path().join(name));
         let socket = UnixListener::bind(&own).unwrap();
         fs::write(&secret, "").unwrap();
         fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
         set_mode_of_socket_file(socket.as_fd(), &own, 0o666).unwrap();
         assert_eq!(mode_of(&own), 0o666);
-        // What may stand there when somebody has been faster.
+        // Files that another process may have put there meanwhile.
         std::os::unix::fs::symlink(&secret, &link).unwrap();
         fs::hard_link(&own, &other).unwrap();
         for path in [&secret, &link, &other] {
@@ -155,15 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_the_same_when_its_name_leads_elsewhere() {
+    fn a_directory_is_the_same_when_its_name_leads_elsewhere() {
         let outer = tempfile::tempdir().unwrap();
         let (was, is) = (outer.path().join("was"), outer.path().join("is"));
         fs::create_dir(&was).unwrap();
-        let folder = Folder::new(&was);
+        let directory = Directory::new(&was);
         fs::rename(&was, &is).unwrap();
         fs::create_dir(&was).unwrap();
-        fs::write(folder.file(OsStr::new("file")), "here").unwrap();
+        fs::write(directory.file(OsStr::new("file")), "here").unwrap();
         assert_eq!(fs::read_to_string(is.join("file")).unwrap(), "here");
-        assert!(!was.join("file").exists() && folder.open().is_ok());
+        assert!(!was.join("file").exists() && directory.open().is_ok());
     }
 }
