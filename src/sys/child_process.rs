@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
-pub(crate) use super::orphan_reaper::{Mark, children};
+pub(crate) use super::orphan_reaper::{OrphanMark, children};
 use super::signal::change_mask;
 use super::{check, event};
 use crate::process::OwnerProcess;
@@ -232,7 +232,7 @@ impl ExitWatch {
             Ok(pidfd) => Ok(Watched::ByDescriptor(pidfd)),
             // There is no such child any more.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(error),
-            Err(_) => self.hear_of_all().map(|()| Watched::BySignal),
+            Err(_) => self.watch_by_signal().map(|()| Watched::BySignal),
         }
     }
 
@@ -246,7 +246,7 @@ impl ExitWatch {
     }
 
     /// Has each child's end ring the bell from here on, also that of a foreign one.
-    pub(crate) fn hear_of_all(&self) -> io::Result<()> {
+    pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
         if self.sigchld.get().is_none() {
             let sigchld = Sigchld::ring(Arc::clone(&self.bell), Arc::clone(&self.owner))?;
             let _ = self.sigchld.set(sigchld);
@@ -255,7 +255,7 @@ impl ExitWatch {
     }
 
     /// Whether each child's end rings the bell.
-    pub(crate) fn hears_of_all(&self) -> bool {
+    pub(crate) fn watches_by_signal(&self) -> bool {
         self.sigchld.get().is_some()
     }
 
@@ -274,13 +274,13 @@ impl ExitWatch {
 
     /// Some of those that have ended.
     pub(crate) fn ended(&self) -> Ended {
-        let mut ended = Ended { rung: false, children: [0; AT_ONCE] };
+        let mut ended = Ended { signalled: false, children: [0; AT_ONCE] };
         let found = self.set.wait::<AT_ONCE>(super::Mode::Try).into_iter().flatten();
         for (place, number) in ended.children.iter_mut().zip(found) {
             if number == BELL {
                 // Before anybody looks, so that the end that comes after the look rings it again.
                 event::clear(&self.bell);
-                ended.rung = true;
+                ended.signalled = true;
             } else {
                 *place = i32::try_from(number).unwrap_or(0);
             }
@@ -292,8 +292,8 @@ impl ExitWatch {
 /// What an [`ExitWatch`] has heard.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// The bell has rung: somebody has ended, perhaps one that is not watched by a descriptor.
-    pub(crate) rung: bool,
+    /// The bell has signalled: somebody has ended, perhaps one that is not watched by a descriptor.
+    pub(crate) signalled: bool,
     children: [i32; AT_ONCE],
 }
 

@@ -15,7 +15,7 @@ use super::child_process::reap;
 
 /// What marks the descendants of the children of one server.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct OrphanMark {
     locks: u64,
 }
 
@@ -25,7 +25,7 @@ const FIRST: u64 = 0x5350_0000;
 /// How many marks there have been: another server of this process must not wait for the children of this one.
 static MARKS: AtomicU64 = AtomicU64::new(0);
 
-impl Mark {
+impl OrphanMark {
     /// One that nobody else has. None, if this process adopts nobody: then there is nothing to mark.
     pub(crate) fn if_orphans_come() -> Option<Self> {
         if std::process::id() != 1 && !is_subreaper() {

@@ -44,7 +44,7 @@ pub(super) fn status(end: &ChildEnd) -> i32 {
 }
 
 /// The end of a child that has left no status.
-pub(super) fn not_by_itself(reason: CloseReason, cut_off: bool) -> ChildEnd {
+pub(super) fn ended_otherwise(reason: CloseReason, cut_off: bool) -> ChildEnd {
     ChildEnd { reason, fatal: None, stop: false, cut_off }
 }
 

@@ -83,11 +83,11 @@ impl ExitWatch {
         Err(unsupported())
     }
 
-    pub(crate) fn hear_of_all(&self) -> io::Result<()> {
+    pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
         Err(unsupported())
     }
 
-    pub(crate) fn hears_of_all(&self) -> bool {
+    pub(crate) fn watches_by_signal(&self) -> bool {
         false
     }
 
@@ -98,14 +98,14 @@ impl ExitWatch {
     pub(crate) fn remove(&self, _watched: Watched) {}
 
     pub(crate) fn ended(&self) -> Ended {
-        Ended { rung: false }
+        Ended { signalled: false }
     }
 }
 
 /// See the Linux form.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) rung: bool,
+    pub(crate) signalled: bool,
 }
 
 impl Ended {
@@ -122,9 +122,9 @@ impl AsFd for ExitWatch {
 
 /// See the Linux form.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Mark {}
+pub(crate) enum OrphanMark {}
 
-impl Mark {
+impl OrphanMark {
     pub(crate) fn if_orphans_come() -> Option<Self> {
         None
     }

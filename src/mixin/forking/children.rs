@@ -1,0 +1,253 @@
+//! [`Children`]: the children of a server that have not been reaped, and how the parent learns of their ends.
+//!
+//! A busy loop does not watch its children. It asks after each request which child has ended
+//! ([`collect`](Children::collect)), and mostly finds all of them. Only before it waits has the end of each child to
+//! make a descriptor readable ([`watch`](Children::watch)):
+//!
+//! ```text
+//! fork, add --> not watched --+-- collect: one waitid for all of these --> reaped
+//!                             |
+//!                   the loop is about to wait: watch
+//!                             |
+//!                             v
+//!                          watched ---- the wait wakes, collect asks those that the watch names --> reaped
+//! ```
+//!
+//! `watch` ends by looking at each child that it has begun to watch: one that ended before would wake nothing.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use super::exit_status::{end_of, ended_otherwise};
+use super::fatal_pipe::FatalPipe;
+use super::{ChildEnd, RequestOfChild};
+use crate::console;
+use crate::events::CloseReason;
+use crate::process::OwnerProcess;
+use crate::sys::child_process::{self, ChildState, Ended, ExitWatch, OrphanMark, Watched};
+use crate::wait::{self, Interest, Waiting};
+
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    table: Mutex<Vec<Child>>,
+    /// Made when the first run begins: a mixin alone needs no descriptors.
+    reports: OnceLock<Reports>,
+}
+
+/// A child that has not been reaped.
+struct Child {
+    pid: i32,
+    request: Option<Box<dyn RequestOfChild>>,
+    /// None until the loop first waits: to watch costs more than to look.
+    watched: Option<Watched>,
+}
+
+impl Child {
+    fn is_watched_by_descriptor(&self) -> bool {
+        matches!(self.watched, Some(Watched::ByDescriptor(_)))
+    }
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Child").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+/// By what the parent learns of its children's ends.
+#[derive(Debug)]
+pub(super) struct Reports {
+    exits: ExitWatch,
+    fatal: FatalPipe,
+    /// The process whose children they are.
+    owner: OwnerProcess,
+    /// The number of an [`OrphanMark`], or zero if this process adopts no orphans. An atomic, because a fork lies
+    /// between two looks at it, and a lock would be written to.
+    mark: AtomicU64,
+}
+
+/// Where orphans are adopted by this process, their ends are reported as those of children are.
+fn report_orphans(exits: &ExitWatch) -> io::Result<u64> {
+    let Some(mark) = OrphanMark::if_orphans_come() else { return Ok(0) };
+    exits.watch_by_signal()?;
+    Ok(mark.number())
+}
+
+impl Reports {
+    pub(super) fn orphan_mark(&self) -> Option<OrphanMark> {
+        OrphanMark::of_number(self.mark.load(Ordering::Relaxed))
+    }
+
+    /// In the child, before it exits.
+    pub(super) fn send_fatal(&self, end: &ChildEnd) {
+        if let Some(text) = &end.fatal {
+            self.fatal.send(text);
+        }
+    }
+
+    /// In the parent: what a child's status says, and the text of its `Fatal`.
+    fn end(&self, child: i32, status: i32) -> ChildEnd {
+        let (reason, stop) = end_of(status);
+        let is_fatal = reason == CloseReason::Fatal;
+        let fatal = if is_fatal { self.fatal.receive_from(child) } else { None };
+        ChildEnd { reason, fatal, stop, cut_off: false }
+    }
+}
+
+impl Children {
+    pub(super) fn pids(&self) -> Vec<i32> {
+        self.table.lock().iter().map(|child| child.pid).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    pub(super) fn add(&self, pid: i32, request: Option<Box<dyn RequestOfChild>>) {
+        self.table.lock().push(Child { pid, request, watched: None });
+    }
+
+    pub(super) fn reports(&self) -> io::Result<&Reports> {
+        if let Some(reports) = self.reports.get() {
+            return Ok(reports);
+        }
+        let (exits, fatal, owner) = (ExitWatch::new()?, FatalPipe::new()?, OwnerProcess::noted());
+        console::share_with_children();
+        let mark = AtomicU64::new(report_orphans(&exits)?);
+        Ok(self.reports.get_or_init(|| Reports { exits, fatal, owner, mark }))
+    }
+
+    /// Before a run. In a forked child that goes on for itself, the children so far are its parent's.
+    pub(super) fn enter_process(&self) -> io::Result<()> {
+        let reports = self.reports()?;
+        if reports.owner.is_noted() {
+            return Ok(());
+        }
+        for child in self.table.lock().drain(..) {
+            // Neither its watch nor its permit is this process's to give back.
+            std::mem::forget(child);
+        }
+        reports.exits.renew()?;
+        reports.fatal.renew()?;
+        reports.mark.store(report_orphans(&reports.exits)?, Ordering::SeqCst);
+        reports.owner.become_noted();
+        Ok(())
+    }
+
+    /// Readable while a child that is watched has ended.
+    pub(super) fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.reports.get().map(|reports| reports.exits.as_fd())
+    }
+
+    /// From here on the end of each child wakes a wait for [`event_fd`](Self::event_fd). Called before waits, and before
+    /// children are signalled: the number of a child that another part of the program has reaped may be a stranger's.
+    pub(super) fn watch(&self) {
+        let Some(reports) = self.reports.get() else { return };
+        let mut new = Vec::new();
+        for child in self.table.lock().iter_mut().filter(|child| child.watched.is_none()) {
+            child.watched = reports.exits.add(child.pid).ok();
+            new.push(child.pid);
+        }
+        for pid in new {
+            self.collect_one(reports, pid);
+        }
+    }
+
+    /// Reaps the children that have ended, and ends their requests: Python's `collect_children`.
+    pub(super) fn collect(&self) {
+        let Some(reports) = self.reports.get() else { return };
+        let is_any = |by_descriptor| {
+            let is_it = |child: &Child| child.is_watched_by_descriptor() == by_descriptor;
+            self.table.lock().iter().any(is_it)
+        };
+        let asks_watch = is_any(true) || reports.exits.watches_by_signal();
+        let ended = asks_watch.then(|| reports.exits.ended());
+        for pid in ended.iter().flat_map(Ended::children) {
+            self.collect_one(reports, pid);
+        }
+        let signalled = ended.is_some_and(|ended| ended.signalled);
+        if signalled && reports.exits.are_reaped_by_the_kernel() {
+            self.collect_each(reports);
+        }
+        let mark = if signalled { reports.orphan_mark() } else { None };
+        let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
+        // One call asks for all of them. If it names a foreign child, which hides ours until it is reaped, each is asked
+        // for.
+        while mark.is_some() || is_any(false) {
+            let Some(pid) = child_process::ended_child() else { return };
+            if self.collect_one(reports, pid) || reap_orphan(pid) {
+                continue;
+            }
+            self.collect_each(reports);
+            if mark.is_some() {
+                for pid in child_process::children() {
+                    reap_orphan(pid);
+                }
+            }
+            return;
+        }
+    }
+
+    fn collect_each(&self, reports: &Reports) {
+        for pid in self.pids() {
+            self.collect_one(reports, pid);
+        }
+    }
+
+    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so.
+    fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
+        let index_of = |table: &[Child]| table.iter().position(|child| child.pid == pid);
+        if index_of(&self.table.lock()).is_none() {
+            return false;
+        }
+        let end = match child_process::reap(pid) {
+            ChildState::Running => return false,
+            ChildState::Exited(status) => reports.end(pid, status),
+            // SIGKILL is what this server sends; a crash ends by other signals.
+            ChildState::Killed(signal) => {
+                ended_otherwise(CloseReason::Killed, signal == libc::SIGKILL)
+            }
+            ChildState::Gone => ended_otherwise(CloseReason::Released, true),
+        };
+        let child = {
+            let mut table = self.table.lock();
+            index_of(&table).map(|index| table.swap_remove(index))
+        };
+        let Some(child) = child else { return false };
+        if let Some(watched) = child.watched {
+            reports.exits.remove(watched);
+        }
+        // Without the lock: an observer is told, and may ask for the children.
+        if let Some(request) = child.request {
+            request.ended(end);
+        }
+        true
+    }
+
+    /// Waits for the children to end, until the deadline.
+    pub(super) fn wait_until_none(&self, deadline: Instant) {
+        let Some(exits) = self.event_fd() else { return };
+        loop {
+            self.watch();
+            self.collect();
+            if self.len() == 0 || Instant::now() >= deadline {
+                return;
+            }
+            let exit = Waiting { fd: exits, interest: Interest::Read, slot: None };
+            if wait::any(&[exit], Some(deadline)).is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn signal_all(&self, signal: libc::c_int) {
+        for child in self.table.lock().iter() {
+            child_process::signal(child.pid, signal);
+        }
+    }
+}
