@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::forking::{ChildEnd, RequestOfChild, ServeInChild};
 use super::{Accepted, Job, Outcome, Refused, Work, WorkerAccept};
 use crate::address::Address;
-use crate::sys::child_process::SignalsHeld;
+use crate::sys::fork::SignalsHeld;
 
 /// Makes [`FakeJob`]s, and hears of them.
 pub(super) struct FakeJobs {

@@ -43,7 +43,7 @@ use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
 use crate::process;
 use crate::request::{Ticket, keep_block};
 use crate::sys;
-use crate::sys::child_process::SignalsHeld;
+use crate::sys::fork::SignalsHeld;
 use crate::transport::Transport;
 use crate::wait;
 

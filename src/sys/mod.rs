@@ -15,9 +15,11 @@
 //! | `recv_cmsg`, `send_cmsg`, `peer_name` | what goes with a datagram: control messages, and its sender's name |
 //! | `directory` | a directory that is held open; modes and locks of files |
 //! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
-//! | `child_process`, `orphan_reaper`, `fork_count` | fork, wait, and processes left by a child |
+//! | `fork`, `fork_count` | forking, in a process of one thread; whether others may have a descriptor |
+//! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, hearing of it, and processes that a child leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
 //! | `signal` | what signals do to this process |
+//! | `stdio` | the three standard descriptors |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `registers` | processor state that makes a thread switch slow |
 //!
@@ -46,13 +48,20 @@ pub(crate) mod event;
     path = "portable/exclusive_epoll.rs"
 )]
 pub(crate) mod exclusive_epoll;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/exit_watch.rs")]
+pub(crate) mod exit_watch;
 mod fd;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/fork.rs")]
+pub(crate) mod fork;
 pub(crate) mod fork_count;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/late_input.rs")]
 pub(crate) mod late_input;
 mod nonblocking_write;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod orphan_reaper;
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    path = "portable/orphan_reaper.rs"
+)]
+pub(crate) mod orphan_reaper;
 mod peer_credentials;
 pub(crate) mod peer_name;
 mod poll;
@@ -72,6 +81,7 @@ mod shared_fd;
 mod shared_memory;
 mod signal;
 mod socket;
+mod stdio;
 pub(crate) mod tcp_info;
 mod thread_limit;
 
@@ -82,10 +92,7 @@ pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::credentials;
 pub(crate) use poll::{PollFd, is_readable, poll};
 pub(crate) use recv_buf::RecvBuf;
-pub(crate) use rlimit::{
-    descriptors, fill_standard_descriptors, inherit_only_stdio, raise_descriptors,
-    restore_descriptors, spare_descriptor,
-};
+pub(crate) use rlimit::{descriptors, raise_descriptors, restore_descriptors, spare_descriptor};
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;
 pub(crate) use signal::{
@@ -96,6 +103,7 @@ pub(crate) use socket::{
     ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,
     shutdown, unread,
 };
+pub(crate) use stdio::{fill_standard_descriptors, inherit_only_stdio};
 pub(crate) use thread_limit::most_threads;
 
 // For the files of this folder.

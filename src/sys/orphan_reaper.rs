@@ -11,7 +11,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::check;
-use super::child_process::reap;
+use super::child_process::{ChildState, reap};
 
 /// What marks the descendants of the children of one server.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ impl OrphanMark {
     pub(crate) fn reap(self, orphan: i32) -> bool {
         let is_marked =
             limit_of(orphan).is_ok_and(|limit| limit.rlim_cur == self.locks as libc::rlim_t);
-        is_marked && !matches!(reap(orphan), super::child_process::ChildState::Running)
+        is_marked && !matches!(reap(orphan), ChildState::Running)
     }
 }
 

@@ -29,7 +29,9 @@ use super::{ChildEnd, RequestOfChild};
 use crate::console;
 use crate::events::CloseReason;
 use crate::process::OwnerProcess;
-use crate::sys::child_process::{self, ChildState, Ended, ExitWatch, OrphanMark, Watched};
+use crate::sys::child_process::{self, ChildState};
+use crate::sys::exit_watch::{Ended, ExitWatch, Watched};
+use crate::sys::orphan_reaper::{self, OrphanMark};
 use crate::wait::{self, Interest, Waiting};
 
 #[derive(Debug, Default)]
@@ -185,7 +187,7 @@ impl Children {
             }
             self.collect_each(reports);
             if mark.is_some() {
-                for pid in child_process::children() {
+                for pid in orphan_reaper::children() {
                     reap_orphan(pid);
                 }
             }

@@ -13,8 +13,8 @@ use self::exit_status::{PANICKED, ended_otherwise, status};
 use super::{Job, Mixin, Refused};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::sys::child_process::{Forked, SignalsHeld};
-use crate::sys::{self, child_process};
+use crate::sys;
+use crate::sys::fork::{self, Forked, SignalsHeld};
 use crate::wait;
 
 /// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
@@ -115,7 +115,7 @@ impl Forking {
         wait::flush();
         let mark = reports.orphan_mark();
         let held = SignalsHeld::hold();
-        match child_process::fork() {
+        match fork::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
                 let _leaves = ExitOnPanic;
@@ -134,7 +134,7 @@ impl Forking {
 
 impl Mixin for Forking {
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
-        let ready = child_process::no_other_threads().and_then(|()| self.children.enter_process());
+        let ready = fork::no_other_threads().and_then(|()| self.children.enter_process());
         ready.map_err(|error| Error::io("fork", "for requests", error))?;
         accept_loop()
     }

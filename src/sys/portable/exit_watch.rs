@@ -1,0 +1,68 @@
+//! The ends of children, where none are made.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::fork::unsupported;
+
+/// See the Linux form.
+#[derive(Debug)]
+pub(crate) struct ExitWatch;
+
+/// See the Linux form.
+#[derive(Debug)]
+#[expect(dead_code, reason = "there are no children to watch")]
+pub(crate) enum Watched {
+    ByDescriptor(std::os::fd::OwnedFd),
+    BySignal,
+}
+
+impl ExitWatch {
+    pub(crate) fn new() -> io::Result<Self> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn renew(&self) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn add(&self, _child: i32) -> io::Result<Watched> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn watches_by_signal(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn are_reaped_by_the_kernel(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn remove(&self, _watched: Watched) {}
+
+    pub(crate) fn ended(&self) -> Ended {
+        Ended { signalled: false }
+    }
+}
+
+/// See the Linux form.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) signalled: bool,
+}
+
+impl Ended {
+    pub(crate) fn children(&self) -> impl Iterator<Item = i32> + use<> {
+        std::iter::empty()
+    }
+}
+
+impl AsFd for ExitWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        unreachable!("no watch can be made")
+    }
+}
