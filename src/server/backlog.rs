@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::accept::{accept, admit};
+use super::accept::{accept, verify};
 use super::job::TypedJob;
 use super::server_permit::Admitted;
 use super::{Core, Server};
@@ -173,7 +173,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             // Under `Inline` those before it have had their time here.
             let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);
             job.announce();
-            match admit(job) {
+            match verify(job) {
                 Some(job) if room && !late => self.mixin.process_request(job),
                 Some(job) => job.refuse(Refused::Closing),
                 None => {}

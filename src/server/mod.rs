@@ -1,6 +1,7 @@
 //! [`Server`]: a transport, a mixin and a handler put together, and the loop that runs them.
 
 mod accept;
+mod accept_failure;
 mod background;
 mod backlog;
 mod base_server;
@@ -23,10 +24,10 @@ mod serving;
 mod worker_accept;
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -38,9 +39,7 @@ use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::shutdown::{RunKind, ShutdownHandle};
-use crate::sys;
 use crate::transport::{Bind, Transport};
-use crate::wait::{self, FlushPromise, Interest, Waiting};
 
 pub use accept::Turn;
 pub use background::BackgroundServer;
@@ -52,7 +51,6 @@ pub use hooks::{AcceptFailure, Failure, Fault, Phase, ServerHooks};
 pub use incoming::Incoming;
 pub use run::run_all;
 
-use accept::{Backoff, Step};
 use backlog::Backlog;
 use overridden_hooks::{LoopHook, LoopHooks};
 use run_events::{Accepting, Run};
@@ -216,56 +214,6 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.in_a_run(RunKind::Forever, || self.accept_loop())
     }
 
-    fn accept_loop(&self) -> Result<()> {
-        let runs = &self.core.context.runs;
-        let _promise = FlushPromise::start_in_loop();
-        let mut backoff = Backoff::default();
-        let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
-        let waits_first = self.core.transport.waits_first();
-        while !runs.stop_requested() {
-            let step = self.step(&mut backoff)?;
-            self.core.worker_acceptor.suspend(step.holds_back());
-            match step {
-                Step::Served(_) => {
-                    self.core.service_actions();
-                    // Without room there is something to tell, before any wait.
-                    if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
-                        self.wait_for_request(&mut tick)?;
-                    }
-                }
-                Step::Again => {}
-                Step::NoRequest => self.wait_for_request(&mut tick)?,
-                Step::NoRoom => {
-                    self.wait(false, tick)?;
-                }
-                Step::TooFast(until) | Step::Pause(until) => {
-                    self.pause(earlier(Some(until), tick))?;
-                }
-            }
-            self.keep_house(&mut tick);
-        }
-        self.serve_backlog()
-    }
-
-    /// Waits until there may be a request, and does meanwhile what else there is to do.
-    fn wait_for_request(&self, tick: &mut Option<Instant>) -> Result<()> {
-        while !self.wait(true, *tick)? && !self.core.context.runs.stop_requested() {
-            self.keep_house(tick);
-        }
-        Ok(())
-    }
-
-    fn keep_house(&self, tick: &mut Option<Instant>) {
-        self.mixin.service_actions();
-        if let (Some(due), Some(interval)) = (*tick, self.poll_interval) {
-            let now = Instant::now();
-            if now >= due {
-                self.core.service_actions();
-                *tick = now.checked_add(interval);
-            }
-        }
-    }
-
     /// Serves one request: waits for it, for the server's `timeout` at most, and returns when it has
     /// been given to its worker. For programs with a loop of their own.
     ///
@@ -277,96 +225,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub fn handle_request(&self) -> Result<Turn> {
         let turn = Mutex::new(Turn::Stopped);
         self.in_a_run(RunKind::OneRequest, || {
-            *turn.lock() = self.one_turn()?;
+            *turn.lock() = self.accept_one()?;
             Ok(())
         })?;
         Ok(turn.into_inner())
-    }
-
-    fn one_turn(&self) -> Result<Turn> {
-        let runs = &self.core.context.runs;
-        let _promise = FlushPromise::start_in_loop();
-        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut backoff = Backoff::default();
-        while !runs.stop_requested() {
-            let step = self.step(&mut backoff)?;
-            self.mixin.service_actions();
-            match step {
-                Step::Served(turn) => return Ok(turn),
-                Step::Pause(_) => return Ok(Turn::AcceptFailed),
-                Step::TooFast(until) => {
-                    self.pause(earlier(Some(until), deadline))?;
-                }
-                Step::Again => continue,
-                Step::NoRequest | Step::NoRoom => {}
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.core.hooks.handle_timeout();
-                return Ok(Turn::TimedOut);
-            }
-            match step {
-                Step::NoRequest | Step::NoRoom => {
-                    self.wait(matches!(step, Step::NoRequest), deadline)?;
-                }
-                _ => {}
-            }
-        }
-        runs.report_stop();
-        self.serve_backlog()?;
-        Ok(Turn::Stopped)
-    }
-
-    /// Waits for whatever may change the loop's mind: a stop, a request if there is room for one, room
-    /// if there is none, and what the mixin waits for. Says whether a request may have come, if there is room.
-    fn wait(&self, room: bool, deadline: Option<Instant>) -> Result<bool> {
-        let context = &self.core.context;
-        // Asked again after the failure: the answer "no" promises a wake-up, and only then may we wait.
-        let gate_is_open = room || context.gate.is_open();
-        if !room && gate_is_open && self.mixin.ready() {
-            return Ok(true);
-        }
-        let listener = if room { self.core.transport.fileno() } else { None };
-        // A mixin that forks has to do something for each child before it waits, and while clients stand in a
-        // queue, there is no wait.
-        if let (Some(fd), true) = (&listener, context.role().is_parent()) {
-            if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
-                wait::flush();
-                return Ok(true);
-            }
-        }
-        // A worker may wait for the listener as well: a client then wakes only one of the two.
-        let loop_fd = self.core.worker_acceptor.loop_fd();
-        let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
-        let gate = (!gate_is_open).then(|| readable(context.gate.event_fd()));
-        let wanted = [
-            listener.as_ref().map(|fd| readable(loop_fd.unwrap_or(fd.as_fd()))),
-            gate,
-            self.mixin.event_fd().map(readable),
-        ];
-        let mut waiting = [context.runs.stop_waiting(); wait::MOST];
-        let mut count = 0;
-        for one in wanted.into_iter().flatten() {
-            waiting[count] = one;
-            count += 1;
-        }
-        // What is left of the array is the stop, once or more often: one of them is enough.
-        let waited = wait::any(&waiting[..=count], deadline);
-        context.runs.settle();
-        // Where there is no descriptor to tell by, whatever ended the wait is a reason to look.
-        Ok(self.waited(waited)? || listener.is_none())
-    }
-
-    /// Waits for a time, or for a stop.
-    fn pause(&self, until: Option<Instant>) -> Result<()> {
-        let runs = &self.core.context.runs;
-        let waited = wait::any(&[runs.stop_waiting()], until);
-        runs.settle();
-        self.waited(waited).map(|_stopped| ())
-    }
-
-    fn waited(&self, result: std::io::Result<bool>) -> Result<bool> {
-        result
-            .map_err(|error| crate::Error::io("wait for requests at", self.server_address(), error))
     }
 
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
@@ -387,7 +249,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.close_mixin_after_loops();
             served
         });
-        // Who closes may have taken them just when the last loop had ended.
+        // A close may have taken the backlog just after the last loop had ended.
         let served = served.and_then(|()| self.serve_backlog());
         self.core.release_backlog();
         // What ended the server comes before what followed from it.
@@ -460,12 +322,5 @@ impl<T: Transport, M: Mixin> fmt::Debug for Server<T, M> {
             .field("address", &self.server_address())
             .field("handler", &self.core.handler_name)
             .finish_non_exhaustive()
-    }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }

@@ -27,7 +27,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
-use super::accept::{WOKEN_AT_ONCE, take_request};
+use super::accept::take_request;
+use super::accept_failure::WOKEN_AT_ONCE;
 use super::catch_panic::caught;
 use super::run_events::Accepting;
 use super::server_permit::Admitted;

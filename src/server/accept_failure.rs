@@ -1,0 +1,211 @@
+//! What follows when accepting fails: skip, try again, back off, shed, or end the run.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::accept::{Attempt, Turn};
+use super::catch_panic::caught;
+use super::hooks::AcceptFailure;
+use super::{Core, Server};
+use crate::error::{Error, Result};
+use crate::events::{Limit, ServerEvent};
+use crate::mixin::Mixin;
+use crate::transport::{AcceptAction, Transport};
+
+impl<T: Transport, M: Mixin> Server<T, M> {
+    /// Does what [`Transport::accept_action`] says.
+    ///
+    /// | action | then |
+    /// |---|---|
+    /// | `Wait` | wait; if the listener was said to be readable in vain too often, pause for up to 10 ms |
+    /// | `Retry` | try again at once |
+    /// | `Skip` | a client is lost: report, and try again; after 16 in a row pause for up to a second |
+    /// | `BackOff` | report, and pause for 10 ms to a second |
+    /// | `Shed` | as `BackOff`, and turn away the clients that wait |
+    /// | `Fatal` | the run ends with the error |
+    pub(super) fn accept_failed(
+        &self,
+        error: &io::Error,
+        backoff: &mut Backoff,
+    ) -> Result<Attempt> {
+        let core = &self.core;
+        if core.context.runs.stop_requested() {
+            // The listener may have been closed on purpose.
+            return Ok(Attempt::Again);
+        }
+        let action = core.transport.accept_action(error);
+        match action {
+            AcceptAction::Wait => {
+                // A transport without a descriptor is tried after every wake-up, and most are for other reasons.
+                let has_fd = core.transport.fileno().is_some();
+                let pause = if has_fd { backoff.woken_in_vain() } else { None };
+                return Ok(pause.map_or(Attempt::NoRequest, pause_for));
+            }
+            AcceptAction::Retry => return Ok(Attempt::Again),
+            AcceptAction::Fatal => {
+                return Err(Error::io("accept at", self.server_address(), clone(error)));
+            }
+            AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
+        }
+        let skip = action == AcceptAction::Skip;
+        let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
+        let is_first_or_due = !(skip && pause.is_zero()) && backoff.is_due();
+        core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
+        if skip && pause.is_zero() {
+            return Ok(Attempt::Done(Turn::AcceptFailed));
+        }
+        if action == AcceptAction::Shed {
+            core.context.counters.shed(core.transport.shed() as u64);
+        }
+        Ok(pause_for(pause))
+    }
+}
+
+fn pause_for(time: Duration) -> Attempt {
+    Attempt::Pause(Instant::now() + time)
+}
+
+impl<T: Transport> Core<T> {
+    /// Reports an error that has lost a client and nothing else, met outside the loop: there is no pause.
+    pub(super) fn accept_skipped(&self, error: &io::Error) {
+        self.accept_error(error, AcceptAction::Skip, 0, Duration::ZERO, false);
+    }
+
+    /// Counts an error of accept, and tells the observer and the hook of it.
+    fn accept_error(
+        &self,
+        error: &io::Error,
+        action: AcceptAction,
+        in_a_row: u64,
+        pause: Duration,
+        is_first_or_due: bool,
+    ) {
+        self.context.counters.accept_error();
+        self.tell(&ServerEvent::AcceptFailed { error });
+        let server = &self.context;
+        let failure = AcceptFailure { error, action, server, in_a_row, pause, is_first_or_due };
+        drop(caught(|| {
+            self.hooks.accept_error(&failure);
+            Ok(())
+        }));
+    }
+}
+
+/// How long the loop leaves the listener alone. One for each loop.
+///
+/// While resources are short: 10 ms, doubled with each failure in a row, up to a second: 10, 20, 40, 80, 160, 320, 640
+/// ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second is enough.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    in_a_row: u64,
+    /// How many clients in a row were lost.
+    skipped: u32,
+    /// How often in a row the listener was readable and had no client.
+    in_vain: u32,
+    /// When trouble was last reported.
+    reported: Option<Instant>,
+    /// The limit that holds the loop back, until a request passes.
+    held_by: Option<Limit>,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// So many lost clients in a row are bad luck, and cost no pause. More of them would keep a processor busy with nothing
+/// else, so that pauses follow, which double from a millisecond on.
+const SKIPPED_AT_ONCE: u32 = 16;
+const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
+/// Where several processes wait for one listener, another one may have been faster so often in a row. More often means that
+/// the descriptor is broken in some way. It is tried less often then, but at least each 10 ms, because clients may come
+/// all the same.
+pub(super) const WOKEN_AT_ONCE: u32 = 16;
+const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
+/// The shortest time between two reports of trouble.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+impl Backoff {
+    fn next_pause(&mut self) -> Duration {
+        let doublings = u32::try_from(self.in_a_row.min(10)).unwrap_or(10);
+        self.in_a_row += 1;
+        (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
+    }
+
+    fn pause_after_skip(&mut self) -> Duration {
+        self.skipped = self.skipped.saturating_add(1);
+        doubled(self.skipped, SKIPPED_AT_ONCE)
+            .map_or(Duration::ZERO, |pause| pause.min(LONGEST_PAUSE))
+    }
+
+    fn woken_in_vain(&mut self) -> Option<Duration> {
+        self.in_vain = self.in_vain.saturating_add(1);
+        Some(doubled(self.in_vain, WOKEN_AT_ONCE)?.min(LONGEST_SHORT_PAUSE))
+    }
+
+    /// Whether trouble is to be reported now.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.reported.is_none_or(|last| now - last >= REPORT_EVERY);
+        if due {
+            self.reported = Some(now);
+        }
+        due
+    }
+
+    /// A request was accepted. The time of the last report stays: trouble that comes and goes every few
+    /// milliseconds is reported once.
+    pub(super) fn reset(&mut self) {
+        self.in_a_row = 0;
+        self.skipped = 0;
+        self.in_vain = 0;
+        self.held_by = None;
+    }
+
+    /// Tells the observer that a limit holds the loop back, once until a request is accepted.
+    pub(super) fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
+        if self.held_by.replace(limit) != Some(limit) {
+            core.tell(&ServerEvent::LimitReached { limit });
+        }
+    }
+}
+
+/// A millisecond for the first time after `at_once`, doubled each time. None before.
+fn doubled(times: u32, at_once: u32) -> Option<Duration> {
+    let doublings = times.checked_sub(at_once + 1)?.min(20);
+    Some(FIRST_SHORT_PAUSE * 2u32.pow(doublings))
+}
+
+/// `io::Error` has no `Clone`. An error of the system is its number.
+fn clone(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(number) => io::Error::from_raw_os_error(number),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_begin_anew() {
+        let mut backoff = Backoff::default();
+        let millis: Vec<u128> = (0..9).map(|_| backoff.next_pause().as_millis()).collect();
+        assert_eq!(millis, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        assert!(backoff.is_due() && !backoff.is_due());
+        backoff.reset();
+        assert_eq!(backoff.next_pause().as_millis(), 10);
+    }
+
+    #[test]
+    fn lost_clients_and_vain_looks_are_paused_for_when_there_are_many() {
+        let mut backoff = Backoff::default();
+        let millis: Vec<u128> = (0..40).map(|_| backoff.pause_after_skip().as_millis()).collect();
+        assert_eq!(millis[..16], [0; 16]);
+        assert_eq!(millis[16..28], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000, 1_000]);
+        let millis: Vec<_> =
+            (0..24).map(|_| backoff.woken_in_vain().map(|it| it.as_millis())).collect();
+        assert_eq!(millis[..16], [None; 16]);
+        assert_eq!(millis[16..], [1, 2, 4, 8, 10, 10, 10, 10].map(Some));
+        backoff.reset();
+        assert_eq!((backoff.pause_after_skip(), backoff.woken_in_vain()), (Duration::ZERO, None));
+    }
+}
