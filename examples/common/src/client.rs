@@ -1,4 +1,4 @@
-//! The client's side: a stream or a datagram socket to wherever an [`Endpoint`] says.
+//! The client's side: a stream or a datagram socket to an [`Endpoint`].
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, ToSocketAddrs};
@@ -9,10 +9,10 @@ use socketserver::{Address, BindAddress};
 
 use crate::{Endpoint, Failure, KEEPALIVE};
 
-/// How long to try to reach a server.
+/// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Connects to a server. Says in the user's words when it cannot.
+/// Connects to a server. The failure advises the user.
 pub fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     open(endpoint).map_err(|error| {
         let advice = match error.kind() {
@@ -37,13 +37,12 @@ fn open(endpoint: &Endpoint) -> io::Result<Socket> {
     for address in addresses {
         let socket = Socket::new(Domain::from(i32::from(address.family())), kind, None)?;
         if matches!(endpoint, Endpoint::Unixgram(_)) {
-            // Without a name of its own a Unix datagram socket gets no answer; an empty one has the
-            // kernel choose (Linux).
+            // A Unix datagram socket without a name gets no answer. For an empty name the kernel chooses one (Linux).
             socket.bind(&SockAddr::unix("")?)?;
         }
         let connected = match endpoint {
             Endpoint::Tcp(_) => {
-                // Who waits for a server to say something would otherwise wait for one that is gone.
+                // Else a client that waits for the server would wait for a machine that is gone.
                 socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
                 socket.connect_timeout(&address, CONNECT)
             }
@@ -52,8 +51,8 @@ fn open(endpoint: &Endpoint) -> io::Result<Socket> {
         match connected {
             Ok(()) => {
                 if matches!(endpoint, Endpoint::Tcp(_)) {
-                    // Else each small message waits until the one before is acknowledged, which the other side
-                    // puts off for 40 ms in the hope of an answer that goes with it.
+                    // Else each small message waits until the one before is acknowledged, which the peer delays by up
+                    // to 40 ms (Nagle's algorithm and delayed acknowledgements).
                     socket.set_tcp_nodelay(true)?;
                 }
                 return Ok(socket);
@@ -74,20 +73,20 @@ fn unix_address(text: &str) -> io::Result<SockAddr> {
     }
 }
 
-/// Shows what a server has sent, as it is.
+/// Writes bytes of a server to stdout, as they are.
 pub fn show(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     let shown = stdout.write_all(bytes).and_then(|()| stdout.flush());
     shown.map_err(|error| Failure::of_stdout(&error))
 }
 
-/// The connection to a server has failed.
+/// The failure of a connection.
 pub fn broke(endpoint: &Endpoint, error: &io::Error) -> Failure {
     Failure::Other(format!("the connection to {endpoint} broke: {error}"))
 }
 
-/// Copies stdin to the connection and the connection to stdout, until the server ends it. The end of
-/// stdin is told to the server, which may still answer.
+/// Copies stdin to the connection and the connection to stdout, until the server ends it. At the end of stdin it ends its
+/// own direction of the connection, and the server may still answer.
 pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failure> {
     let sending = socket.try_clone()?;
     std::thread::spawn(move || {
@@ -98,7 +97,7 @@ pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failur
                 break;
             }
         }
-        // The server may be gone already.
+        // It fails if the server is gone already.
         let _ = sending.shutdown(Shutdown::Write);
     });
     let mut buffer = [0; 8192];
@@ -114,7 +113,7 @@ pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failur
 /// How long to wait for the answer to a datagram.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Sends one datagram and gives the answer.
+/// Sends one datagram and returns the answer.
 pub fn ask(socket: &Socket, endpoint: &Endpoint, packet: &[u8]) -> Result<Vec<u8>, Failure> {
     let cannot = |what: &str, error: io::Error| {
         if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {

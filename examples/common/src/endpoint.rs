@@ -15,7 +15,7 @@ use socketserver::{Address, BindAddress};
 /// | `unix:PATH`, `unix:@NAME` | a Unix stream socket, at a path or with an abstract name |
 /// | `unixgram:PATH`, `unixgram:@NAME` | a Unix datagram socket |
 ///
-/// It prints as it is written, TCP without its prefix.
+/// It prints as it is written, but TCP has no prefix.
 ///
 /// ```
 /// # use common::Endpoint;
@@ -51,7 +51,7 @@ impl Endpoint {
         matches!(self, Self::Udp(_) | Self::Unixgram(_))
     }
 
-    /// The same transport at another address: what a server that bound port 0 prints.
+    /// The same transport at another address: the real one of a server that was bound to port 0.
     #[must_use]
     pub fn at(&self, address: &Address) -> Self {
         let text = address.to_string();
@@ -64,7 +64,7 @@ impl Endpoint {
     }
 }
 
-/// A word that is no [`Endpoint`]: it says what to write.
+/// A word that is not an [`Endpoint`]; it says what to write.
 #[derive(Debug)]
 pub struct BadEndpoint(String);
 
@@ -88,8 +88,7 @@ impl FromStr for Endpoint {
             "unixgram" => Self::Unixgram(owned),
             _ => Self::Tcp(owned),
         };
-        // The grammar is checked here, where a command line can still be refused; host names are
-        // looked up by `bind`.
+        // The grammar is checked here, so that the command line is refused. `bind` looks up host names.
         match endpoint {
             Self::Tcp(_) | Self::Udp(_) => {
                 let Err(why) = host_and_port(rest) else { return Ok(endpoint) };
@@ -120,7 +119,7 @@ fn with_scheme(text: &str) -> Option<(&str, &str)> {
         .filter(|(scheme, _)| matches!(*scheme, "tcp" | "udp" | "unix" | "unixgram"))
 }
 
-/// The parts of `HOST:PORT`, or what is wrong with it. Host names are not looked up.
+/// The parts of `HOST:PORT`, or the reason why it has none. Host names are not looked up.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };

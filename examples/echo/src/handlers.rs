@@ -11,7 +11,7 @@ use socketserver::{
     StreamRequestHandler,
 };
 
-/// What a connection is for.
+/// What is done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Send back every byte as it comes
@@ -50,14 +50,14 @@ impl Echo {
 fn echo(request: &mut StreamRequest) -> HandlerResult {
     while let Some(chunk) = request.chunk()? {
         request.write_all(&chunk)?;
-        // Every byte is answered: after each the server may stop.
+        // All input is answered here, so that the server may stop.
         request.between_requests();
     }
     Ok(())
 }
 
 fn line(request: &mut StreamRequest) -> HandlerResult {
-    // One answer, and then the end: held back, it leaves together with the end, in one packet.
+    // The answer is held back, so that it leaves together with the end of the connection, in one packet.
     request.set_wbufsize(8_192)?;
     let mut line = Vec::new();
     if let Some(text) = request.next_line(&mut line)? {
@@ -124,8 +124,8 @@ impl Room {
         self.members().remove(&id);
     }
 
-    /// Sends a line to everyone but `from`. A member whose outbox is full does not read: he is dropped,
-    /// and his own handler lets him leave.
+    /// Sends a line to all members but `from`. A member whose outbox is full does not read. Its connection is closed here,
+    /// and its own handler then leaves the room.
     fn say(&self, from: u64, line: &[u8]) {
         for (_, outbox) in self.members().iter().filter(|(id, _)| **id != from) {
             if outbox.send(line).is_err() {

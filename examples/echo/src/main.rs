@@ -6,11 +6,11 @@
 //! cargo run --release --bin echo -- connect 127.0.0.1:9999
 //! ```
 //!
-//! `--mode` makes it do what a benchmark measures: `echo` every byte as it comes, one `line` and then
+//! `--mode` chooses what a benchmark measures: `echo` every byte as it comes, one `line` and then
 //! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
 //!
-//! Limits: in `chat` a member who is 64 KiB behind is dropped. Over UDP it answers everything, and a datagram that names
-//! another such server as its sender has the two answer each other for ever: it is for networks whose members are known.
+//! Limits: in `chat` a member that is 64 KiB behind is dropped. Over UDP every datagram is answered. One that names
+//! another such server as its sender makes the two answer each other for ever: use it in networks whose members are known.
 
 mod handlers;
 
@@ -77,7 +77,7 @@ impl Program for EchoServer {
     }
 
     fn limits(&self) -> Limits {
-        // A line that has begun has as long as the silence before it may last.
+        // A line may take as long as the silence before it.
         Limits::default().idle(self.idle).read(self.idle)
     }
 
@@ -102,7 +102,7 @@ fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
     if !endpoint.is_datagram() {
         return copy_both_ways(&socket, endpoint);
     }
-    // Bytes, and not text: what comes back is what was sent.
+    // Bytes and not text: any input is sent as it is.
     for line in io::stdin().lock().split(b'\n') {
         let line = line.map_err(|error| Failure::Other(format!("cannot read stdin: {error}")))?;
         let mut answer = ask(&socket, endpoint, &line)?;

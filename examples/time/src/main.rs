@@ -8,9 +8,9 @@
 //!
 //! The two handlers are one line each, and show UDP beside TCP, and handlers that are functions.
 //!
-//! Limits: the time is UTC. An answer by datagram goes to the address that the question names, whoever has sent it; it is
-//! hardly longer than the question. But it answers everything, and so two of these can be set to answer each other for ever:
-//! over UDP it is for networks whose members are known.
+//! Limits: the time is UTC. Every datagram is answered at the address that it names as its sender, which may be wrong. The
+//! answer is hardly longer than the question, but two of these servers can be made to answer each other for ever: use UDP in
+//! networks whose members are known.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -93,9 +93,9 @@ fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
     show(&text)
 }
 
-/// As RFC 867 suggests it: `Sunday, November 22, 2026 13:37:00-UTC`.
+/// The time as RFC 867 suggests it: `Sunday, November 22, 2026 13:37:00-UTC`.
 fn now() -> String {
-    // A clock before 1970 is told as 1970.
+    // A clock that is set before 1970 gives 1970.
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     date(seconds)
 }

@@ -1,4 +1,4 @@
-//! Answers as bytes, put into a buffer that serves for all of a connection's.
+//! Answers as bytes, appended to the buffer of their connection.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -8,10 +8,10 @@ use crate::protocol::Status;
 
 pub const HTML: &str = "text/html; charset=utf-8";
 
-/// What an answer says about the connection that it goes through.
+/// What an answer says about its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connection {
-    /// It stays open, as HTTP/1.1 has it without a word.
+    /// It stays open, which in HTTP/1.1 is the default.
     Stays,
     /// It stays open, and a client of HTTP/1.0 has to be told.
     StaysOpenly,
@@ -24,7 +24,7 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// Begins with what every answer has.
+    /// Begins an answer with the lines that every answer has.
     pub fn new(
         out: &'a mut Vec<u8>,
         clock: &Clock,
@@ -43,18 +43,18 @@ impl<'a> Answer<'a> {
     }
 
     pub fn field(self, name: &str, value: impl Display) -> Self {
-        // Nothing fails that is written to memory.
+        // Writing to memory cannot fail.
         let _ = write!(self.out, "{name}: {value}\r\n");
         self
     }
 
-    /// Ends the head. The body follows, and is not sent to who asked for the head alone.
+    /// Ends the head. The caller sends the body, except after HEAD.
     pub fn end(self) -> &'a mut Vec<u8> {
         self.out.extend_from_slice(b"\r\n");
         self.out
     }
 
-    /// Ends the head, and adds a body unless only the head was asked for.
+    /// Ends the head, and adds the body, except after HEAD.
     pub fn body(self, kind: &str, body: &[u8], head_only: bool) {
         let out = self.field("Content-Type", kind).field("Content-Length", body.len()).end();
         if !head_only {
@@ -63,7 +63,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The Date of answers, written anew once a second.
+/// The Date of answers, formatted once a second.
 #[derive(Default)]
 pub struct Clock {
     second: Option<u64>,
@@ -71,7 +71,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Looks at the time, and says whether the date is another one.
+    /// Reads the clock, and says whether the date has changed.
     pub fn tick(&mut self) -> bool {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
@@ -84,7 +84,7 @@ impl Clock {
     }
 }
 
-/// A time as HTTP writes it; none before 1970 and after 9999, which files may claim to be from.
+/// A time as HTTP writes it; none before 1970 and after 9999, which the times of files may be.
 pub fn http_date(time: SystemTime) -> Option<String> {
     /// The first second of the year 10000.
     const END: u64 = 253_402_300_800;
@@ -110,8 +110,8 @@ pub fn error_page(status: Status, why: &str, about: &str) -> String {
     )
 }
 
-/// Text as HTML, and without what a terminal, or a reader's eye, would take for something else: control
-/// characters and those that turn the direction of writing become pictures or �.
+/// Text as HTML. Characters that would deceive a terminal or a reader are replaced: control characters and those that
+/// change the direction of writing become pictures or �.
 pub fn escape(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for letter in text.chars() {

@@ -1,5 +1,5 @@
-//! The memory of all listings that are being made or wait to be sent. A visitor who asks and reads nothing must not
-//! cost more than this, and neither must a thousand of them.
+//! The memory of all listings that are being made or wait to be sent. It bounds the cost of clients that ask for listings
+//! and do not read them, however many they are.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// For all listings together: some hundred that nobody reads, or thirty that are being made.
+/// For all listings together: about a hundred that nobody reads, or thirty that are being made.
 const BYTES: usize = 64 * 1024 * 1024;
 
-/// For those of one address, so that it keeps no other from its listing.
+/// For the listings of one address, so that other addresses get theirs.
 const BYTES_OF_ONE: usize = BYTES / 4;
 
-/// How long a visitor waits for its turn before it is told to come again.
+/// How long a request waits for memory before it is answered by 503.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many bytes are in use.
@@ -26,11 +26,11 @@ pub struct Budget {
 #[derive(Default)]
 struct Used {
     all: usize,
-    /// Only those that use any.
+    /// Only addresses that use some.
     of_one: HashMap<Peer, usize>,
 }
 
-/// An address, or for IPv6 the network that one customer has. Peers on Unix sockets are one.
+/// An address, or for IPv6 the network of one customer. All peers on Unix sockets count as one.
 type Peer = Option<IpAddr>;
 
 /// A part of the budget, given back when it is dropped.
@@ -41,8 +41,8 @@ pub struct Share<'a> {
 }
 
 impl Budget {
-    /// Takes so many bytes, or nothing if they are not there in time. More than there are at all are had by
-    /// one that is alone.
+    /// Takes `bytes` of the budget; none if they are not free in time. A request for more than the whole budget succeeds
+    /// when nothing else is in use.
     pub fn take(&self, bytes: usize, peer: Option<IpAddr>) -> Option<Share<'_>> {
         let peer = peer.map(network);
         let until = Instant::now() + PATIENCE;
@@ -83,7 +83,7 @@ impl Used {
 }
 
 impl Share<'_> {
-    /// Corrects it to the size of the finished page. A page larger than reckoned does not wait; others wait for it.
+    /// Corrects it to the size of the finished page. A page that is larger than estimated does not wait; others do.
     pub fn resize(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.budget.used.lock().add(bytes - self.bytes, self.peer);

@@ -1,4 +1,4 @@
-//! What a request asks for only if: ranges, and what the client has already (RFC 9110, 13 and 14).
+//! Conditions and ranges of a request: what the client has already, and which part it wants (RFC 9110, 13 and 14).
 
 use std::ops::Range;
 use std::str;
@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::protocol::{Head, Method};
 
-/// Which state of a file it is.
+/// The state of a file that a client may know.
 pub struct Version {
-    /// With its quotes. It changes with the file's size and with its time, to the nanosecond.
+    /// The tag, with its quotes: the file's size and its time in nanoseconds.
     pub etag: String,
-    /// In whole seconds, as HTTP has it; none if the file claims to be older than 1970.
+    /// In whole seconds, as in HTTP; none for a time before 1970.
     pub modified: Option<SystemTime>,
 }
 
@@ -21,10 +21,10 @@ impl Version {
         Self { etag, modified: age.map(|age| UNIX_EPOCH + Duration::from_secs(age.as_secs())) }
     }
 
-    /// Whether the client has this one, so that it need not be sent.
+    /// Whether the client has this version already.
     pub fn is_known(&self, head: &Head<'_>) -> bool {
         if let Some(tags) = head.if_none_match {
-            // The other one, where it is sent as well, is for servers that know no tags.
+            // If-Modified-Since, where it is sent as well, is for servers that know no tags.
             return tags.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
                 tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == self.etag.as_bytes()
             });
@@ -35,7 +35,7 @@ impl Version {
         }
     }
 
-    /// Whether a range is of what the client has a part of.
+    /// Whether a range belongs to the version that the client has a part of.
     fn continues(&self, head: &Head<'_>) -> bool {
         match head.if_range {
             None => true,
@@ -49,24 +49,24 @@ fn date(text: &[u8]) -> Option<SystemTime> {
     httpdate::parse_http_date(str::from_utf8(text).ok()?).ok()
 }
 
-/// What is sent of something.
+/// The part of a file that is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Span {
     Whole,
     Part(Range<u64>),
-    /// It has no such part.
+    /// The file has no such part.
     Nothing,
 }
 
 impl Span {
-    /// What of a file of this size is asked for. A range that cannot be read is as good as none, and so are
-    /// several: a server may send more than it is asked for.
+    /// The part that a request asks for, of a file of this size. A range that cannot be read is ignored, and so are
+    /// several: a server may send more than was asked for.
     pub fn new(head: &Head<'_>, version: &Version, size: u64) -> Self {
         let range = head.range.filter(|_| head.method == Method::Get && version.continues(head));
         let range = range.and_then(|range| str::from_utf8(range).ok()).and_then(split);
         match range {
             None => Self::Whole,
-            // So many from the end.
+            // The last bytes of the file.
             Some((None, Some(0))) => Self::Nothing,
             Some((None, Some(last))) if size > 0 => Self::Part(size.saturating_sub(last)..size),
             Some((Some(first), last)) if first < size => {
@@ -87,7 +87,7 @@ fn split(range: &str) -> Option<(Option<u64>, Option<u64>)> {
             return Some(None);
         }
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        // More than fits is more than any file has.
+        // A number that does not fit is larger than any file.
         digits.then(|| Some(text.parse().unwrap_or(u64::MAX)))
     };
     let (first, last) = (number(first.trim())?, number(last.trim())?);

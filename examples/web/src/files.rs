@@ -1,4 +1,4 @@
-//! Answers from a folder: files, parts of files, listings, and why there is none.
+//! Answers from a folder: files, parts of files, listings, and errors.
 
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
@@ -16,18 +16,17 @@ use crate::listing::{Listing, View};
 use crate::media::Media;
 use crate::protocol::{Head, Method, Status};
 
-/// What is shown in place of a listing, as in Python.
+/// The files that are shown instead of a listing, as in Python.
 const INDEX: [&str; 2] = ["index.html", "index.htm"];
 
-/// Has a browser believe the type that it is told, and ask each time whether the file is still the same: a
-/// page that is being worked on has to be seen as it is.
+/// Makes a browser ask each time whether the file is still the same: its author wants to see the last change.
 const CAUTION: (&str, &str) = ("Cache-Control", "no-cache");
 const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
-/// When a visitor who could not be served may ask again.
+/// After how long a client that got 503 may ask again.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
-/// Pages of our own load nothing and run nothing, whatever a file may be called.
+/// For this server's own pages, which load nothing and run nothing, even if a file's name looks like a script.
 const POLICY: (&str, &str) =
     ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:");
 
@@ -40,7 +39,7 @@ pub struct Exchange<'a, 'h> {
     pub connection: Connection,
 }
 
-/// What has been answered, for the log.
+/// An answer, for the log.
 #[derive(Clone, Copy)]
 pub struct Answered {
     pub status: Status,
@@ -48,11 +47,11 @@ pub struct Answered {
 }
 
 impl Exchange<'_, '_> {
-    /// Answers from a folder, and says what of the answer was sent and whether that was all: it is not if the
-    /// connection fails, or the file.
+    /// Answers from a folder. The result says how much of the answer was sent, and is an error if the connection or the
+    /// file failed in the middle.
     ///
-    /// What it opens on the way to a file or a listing is closed before either is sent. A client that takes an hour for
-    /// a file holds one descriptor beside its connection's.
+    /// Folders that are opened on the way to a file or a listing are closed before it is sent. A client that takes an hour
+    /// for a file holds one descriptor beside its connection's.
     pub fn answer(mut self, folder: &Folder, budget: &Budget) -> (Answered, io::Result<()>) {
         let Some(target) = Target::read(self.head.target) else { return whole(self.not_found()) };
         let root = match folder.open() {
@@ -71,8 +70,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// A listing has to leave before the next request is looked at, unless it is small: while it waits for its
-    /// visitor, its memory is counted.
+    /// A listing is sent before the next request is read, unless it is small. While it waits for its client, its memory
+    /// counts in the budget.
     fn listing(
         &mut self,
         root: Root<'_>,
@@ -142,21 +141,21 @@ impl Exchange<'_, '_> {
         (Answered { status, bytes: at - part.start }, sent)
     }
 
-    /// Sends a file from `at` on, through the buffer of the answers: what is small leaves together with its head,
-    /// and of what is large there is never more than one batch in memory.
+    /// Sends a file from `at` on, through the buffer of the answers. A small file leaves together with its head; of a large
+    /// one at most one batch is in memory.
     fn send(&mut self, file: &File, at: &mut u64, end: u64) -> io::Result<()> {
         while *at < end {
             let begun = self.out.len();
             let room = BATCH_BYTES.saturating_sub(begun);
             let wanted = usize::try_from(end - *at).map_or(room, |left| left.min(room));
             if wanted > 0 {
-                // One read for a batch: `read_to_end` feels its way there in four.
+                // One read for a batch: `read_to_end` would make four.
                 self.out.resize(begun + wanted, 0);
                 let result = file.read_at(&mut self.out[begun..], *at);
                 self.out.truncate(begun + result.as_ref().map_or(0, |count| *count));
                 match result {
                     Ok(0) => {
-                        // The length is promised already: only the end of the connection can tell.
+                        // The length is promised already: only the end of the connection can say that it is wrong.
                         let text = "the file has become shorter while it was being sent";
                         return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
                     }
@@ -180,7 +179,7 @@ impl Exchange<'_, '_> {
         }
         let page = error_page(Status::MovedPermanently, "It is a folder.", &url);
         let head_only = self.head.method == Method::Head;
-        // Bytes beyond ASCII have no meaning in a header.
+        // A header is ASCII.
         let url = percent_encoding::utf8_percent_encode(&url, percent_encoding::CONTROLS);
         let answer = self.begin(Status::MovedPermanently).field("Location", url);
         answer.body(HTML, page.as_bytes(), head_only);
@@ -200,7 +199,7 @@ impl Exchange<'_, '_> {
         self.error(Status::NotFound, "There is nothing here by this name.")
     }
 
-    /// Says as much of what went wrong as concerns a visitor.
+    /// Answers an error of the file system: the client learns its kind, and the log the rest.
     fn failed(&mut self, error: &io::Error) -> Answered {
         match (error.kind(), error.raw_os_error()) {
             (ErrorKind::PermissionDenied, _) => {
@@ -216,7 +215,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// It was there when the server was started. It may come back: a link that is being exchanged, a disk.
+    /// Answers that the folder, which existed at the start, cannot be opened. It may come back: a link that changes, a disk.
     fn folder_is_gone(&mut self, folder: &Folder, error: &io::Error) -> Answered {
         common::warn(&format!("cannot open {}: {error}", folder.path().display()));
         self.unavailable("What is served here cannot be reached now.")
@@ -251,7 +250,7 @@ impl Exchange<'_, '_> {
     }
 }
 
-/// An answer of which nothing is left to send, or all of it waits in the buffer.
+/// An answer that is sent, or waits in the buffer as a whole.
 fn whole(answered: Answered) -> (Answered, io::Result<()>) {
     (answered, Ok(()))
 }
@@ -271,9 +270,9 @@ impl FoundFile {
 }
 
 enum Found {
-    /// A file; none if it was asked for as if it were a folder.
+    /// A file; none if the path ended in a slash.
     File(Option<FoundFile>),
-    /// A folder that was asked for as if it were a file: relative links in it would lead astray.
+    /// A folder whose path had no slash at its end: relative links in it would lead elsewhere.
     Moved,
     /// A folder without an index.
     Folder(Thing),

@@ -1,4 +1,4 @@
-//! The folder that is served, and the way from the address of a request to a file in it and in nothing else.
+//! The folder that is served, and the way from the target of a request to a file in it and nowhere else.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -12,38 +12,37 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 
 /// A folder and all that is below it.
 ///
-/// What is outside is kept out in two ways. A path with `..` or NUL in it is nobody's path, in whatever way it was
-/// written. And what a path leads to, through whichever symbolic links, is first opened without any right to it,
-/// and then the *kernel* is asked where the thing is that was opened. Looking at the path beforehand, or at its
-/// canonical form afterwards, would be a race against whoever exchanges a folder for a link in that moment; the
-/// opened thing cannot be exchanged. So links are followed as long as they stay inside.
+/// Two checks keep requests inside. A path with `..` or NUL in it is refused, however it is encoded. Then the path is
+/// opened, through any symbolic links, without the right to read (`O_PATH`), and the *kernel* is asked where the opened
+/// file is (`/proc/self/fd`). To look at the path before, or at its canonical form after, would be a race against a process
+/// that replaces a folder by a link in that moment; an opened file cannot be replaced. So links are followed as long as
+/// they stay inside.
 ///
-/// The folder is looked up anew for each request, so that a link which names it can be exchanged for another
-/// one, as deployments do.
+/// The folder is looked up for each request, so that it may be a link that a deployment changes.
 ///
 /// It needs the `/proc` of Linux.
 #[derive(Debug)]
 pub struct Folder {
-    /// As it was given, from the root on: it may be, or lead through, a link.
+    /// The absolute path, as given: it may contain links.
     path: PathBuf,
     /// Whether names that begin with a dot are served.
     shows_dot_files: bool,
 }
 
-/// The folder as it was found for one request, held so that nobody can exchange it meanwhile.
+/// The folder as found for one request, and open, so that it stays the same until the answer.
 pub struct Root<'a> {
     folder: &'a Folder,
     handle: File,
-    /// Where the kernel says that it is: no part of it is a link.
+    /// The path that the kernel gives: no part of it is a link.
     real: PathBuf,
 }
 
-/// Something in the folder, held so that nobody can exchange it for something else.
+/// A file or folder below it, and open, so that it stays the same until the answer.
 pub struct Thing {
-    /// Opened without the right to read.
+    /// Open without the right to read.
     handle: File,
     pub metadata: Metadata,
-    /// Relative to the folder, as it was asked for.
+    /// Relative to the folder, as requested.
     pub path: PathBuf,
 }
 
@@ -51,17 +50,17 @@ impl Folder {
     pub fn new(path: &Path, shows_dot_files: bool) -> io::Result<Self> {
         let folder = Self { path: std::path::absolute(path)?, shows_dot_files };
         let thing = folder.open()?.find(Path::new(""))?;
-        // Whether it can be read is better known now than from the first visitor.
+        // The operator learns here, and not from the first client, that it cannot be read.
         thing.entries()?;
         Ok(folder)
     }
 
-    /// Where it is, as it was given.
+    /// Its path, as given.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Finds the folder itself.
+    /// Opens the folder for one request.
     pub fn open(&self) -> io::Result<Root<'_>> {
         let handle = open_without_rights(&self.path)?;
         if !handle.metadata()?.is_dir() {
@@ -71,14 +70,14 @@ impl Folder {
         Ok(Root { folder: self, handle, real })
     }
 
-    /// Whether a name is not to be seen. `.well-known` is made to be found by visitors: RFC 8615.
+    /// Whether a name is hidden. `.well-known` never is: it is made for clients (RFC 8615).
     pub fn hides(&self, name: &OsStr) -> bool {
         !self.shows_dot_files && name.as_bytes().starts_with(b".") && name != ".well-known"
     }
 }
 
 impl Root<'_> {
-    /// Finds what a relative path leads to. `NotFound` also if it leads out.
+    /// Opens a relative path. `NotFound` also if it leads out of the folder.
     pub fn find(&self, path: &Path) -> io::Result<Thing> {
         if path.iter().any(|name| self.folder.hides(name)) {
             return Err(io::ErrorKind::NotFound.into());
@@ -91,13 +90,13 @@ impl Root<'_> {
         Ok(Thing { handle, metadata, path: path.to_owned() })
     }
 
-    /// Whether a name in a listing is not to be seen.
+    /// Whether a name is left out of listings.
     pub fn hides(&self, name: &OsStr) -> bool {
         self.folder.hides(name)
     }
 }
 
-/// Without reading rights nothing happens to what is opened: no tape winds, no pipe waits.
+/// Opened so, a device does nothing and a pipe does not wait.
 fn open_without_rights(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
 }
@@ -108,7 +107,7 @@ fn name_of(file: &File) -> PathBuf {
 }
 
 impl Thing {
-    /// Opens a regular file to read it. All else is not found: a pipe could wait for ever.
+    /// Opens a regular file for reading. Other kinds are not found: a pipe could wait for ever.
     pub fn open(&self) -> io::Result<File> {
         if !self.metadata.is_file() {
             return Err(io::ErrorKind::NotFound.into());
@@ -116,18 +115,18 @@ impl Thing {
         File::open(name_of(&self.handle))
     }
 
-    /// What is in a folder.
+    /// The entries of a folder.
     pub fn entries(&self) -> io::Result<fs::ReadDir> {
         fs::read_dir(name_of(&self.handle))
     }
 }
 
-/// What a request's target means here.
+/// The target of a request, as a path below the folder.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     /// Relative to the folder; empty for the folder itself.
     pub path: PathBuf,
-    /// Whether it was asked for as a folder, by a slash at its end.
+    /// Whether it ends in a slash.
     pub is_folder: bool,
     pub query: Option<&'a str>,
 }
@@ -143,7 +142,7 @@ impl<'a> Target<'a> {
         };
         let mut found = PathBuf::new();
         let mut is_folder = true;
-        // Decoded once, and before it is taken apart: a slash is one in whatever way it is written.
+        // Decoded once, and before it is split: an encoded slash is a slash.
         let decoded: Vec<u8> = percent_decode_str(path).collect();
         for part in decoded.split(|byte| *byte == b'/') {
             is_folder = matches!(part, b"" | b".");
@@ -158,7 +157,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The path of the form that proxies are sent, `http://host/path`.
+/// The path of the form that proxies get, `http://host/path`.
 fn without_authority(target: &str) -> &str {
     match target.split_once("://") {
         Some((scheme, rest)) if !scheme.contains('/') => {
@@ -168,7 +167,7 @@ fn without_authority(target: &str) -> &str {
     }
 }
 
-/// What stands for itself in a path.
+/// Characters that are not encoded in a path.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A name as a part of a URL: nothing in it can be taken for a separator, a scheme or a query.

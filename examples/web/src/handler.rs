@@ -1,4 +1,4 @@
-//! A connection: requests come in, and all that have come together are answered together.
+//! A connection: requests that arrive together are answered together, by one send.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -13,24 +13,24 @@ use crate::files::{Answered, Exchange};
 use crate::folder::Folder;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
 
-/// How much of the answers is gathered before it is sent: enough that a send costs little beside what it
-/// carries, and no more than a cache holds.
+/// Bytes of answers that are gathered before a send: enough that the system call costs little beside the copy, and no
+/// more than the processor's cache holds.
 pub const BATCH_BYTES: usize = 64 * 1024;
 
-/// What memory a connection keeps while it is silent.
+/// Bytes of buffer that a silent connection keeps.
 const KEPT_BYTES: usize = 8 * 1024;
 
-/// What is served, and how.
+/// The site: its folder, its limits, its log.
 pub struct Site {
     /// None: every path is answered by `Hello, World`.
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
-    /// The same for the first one, counted from the connection's start; none if silence is ended sooner anyway.
+    /// The same for the first one, counted from the connection's start; none if the idle limit is shorter.
     pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,
-    /// Whether requests are told on stdout.
+    /// Whether requests are written to stdout.
     pub log: bool,
 }
 
@@ -39,7 +39,7 @@ pub struct Web {
     clock: Clock,
     /// Answers that have not been sent.
     out: Vec<u8>,
-    /// The usual answer, as it is in this second.
+    /// The whole answer of a site without a folder, with the Date of this second.
     hello: Vec<u8>,
 }
 
@@ -53,8 +53,8 @@ enum Next {
 impl StreamRequestHandler for Web {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let mut decoder = Decoder::default();
-        // The beginning of a request whose rest has not come, and until when it has to. The first one has to come in
-        // time from the start: a silent connection takes the place of another.
+        // The beginning of a request whose rest has not arrived, and its deadline. The first request has a deadline from
+        // the start: a silent connection may keep another one waiting.
         let mut kept = Vec::new();
         let mut deadline = self.site.first_timeout.map(|time| Instant::now() + time);
         loop {
@@ -112,7 +112,7 @@ fn is_timeout(error: &io::Error) -> bool {
     TimedOut::find(error).is_some()
 }
 
-/// Waits for more, within the idle limit between two requests and by the deadline within one.
+/// Waits for input: between two requests for the idle limit, within one until the deadline.
 fn receive(
     request: &mut StreamRequest,
     deadline: Option<Instant>,
@@ -125,7 +125,7 @@ fn receive(
         Some(at) => request.set_timeout(Some(at.saturating_duration_since(Instant::now()))),
     }
     let chunk = request.chunk();
-    // Answers have the limits of the server again.
+    // The server's own limits apply to the answers.
     request.set_timeout(None);
     chunk
 }
@@ -136,7 +136,7 @@ impl Web {
         Self { site: Arc::clone(site), clock: Clock::default(), out, hello }
     }
 
-    /// Answers every request that is whole, and says how many bytes they were.
+    /// Answers each complete request, and says how many bytes these were.
     fn answer_all(
         &mut self,
         request: &mut StreamRequest,
@@ -207,10 +207,10 @@ impl Web {
         answer.body(TEXT, HELLO, false);
     }
 
-    /// Answers what cannot be understood. After it the connection closes: where the next request would begin
-    /// is anybody's guess.
+    /// Answers a request that cannot be understood. The connection then ends: the beginning of the next request is
+    /// unknown.
     fn write_refusal(&mut self, request: &mut StreamRequest, bytes: &[u8], refusal: Refusal) {
-        // The body of a POST, say, may be on its way.
+        // The client may be sending a body.
         request.expect_more_input();
         let line = first_line(bytes);
         let page = error_page(refusal.status, refusal.why, "");
@@ -250,7 +250,7 @@ impl Web {
 const HELLO: &[u8] = b"Hello, World";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a request that is none begins with: its line, and not much of it.
+/// The first line of a refused request, shortened, for the log.
 fn first_line(bytes: &[u8]) -> &[u8] {
     const SHOWN: usize = 200;
     let line = bytes.trim_ascii_start();
@@ -258,7 +258,7 @@ fn first_line(bytes: &[u8]) -> &[u8] {
     &line[..line.len().min(SHOWN)]
 }
 
-/// Tells of a request on stdout, in one line whatever its peer has put into it.
+/// Writes a request to stdout, in one line: other bytes than printable ASCII are escaped.
 fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) {
     let mut line = format!("{} [{}] \"", request.client_address(), clock.date);
     for byte in what {
@@ -266,12 +266,12 @@ fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) 
             b'\\' => line += "\\\\",
             b'"' => line += "\\\"",
             b' '..=b'~' => line.push(char::from(*byte)),
-            // Nothing fails that is written to memory.
+            // Writing to memory cannot fail.
             _ => drop(write!(line, "\\x{byte:02x}")),
         }
     }
     let Answered { status, bytes } = answered;
-    // Nothing fails that is written to memory.
+    // Writing to memory cannot fail.
     let _ = write!(line, "\" {} {bytes}", status.code());
     common::say(&line);
 }

@@ -1,4 +1,4 @@
-//! The page that lists a folder. It has no script: sorting is by links, so that it works everywhere.
+//! The page that lists a folder. It has no script: it is sorted by links, which every browser follows.
 
 use std::cmp::Ordering;
 use std::ffi::OsString;
@@ -10,19 +10,19 @@ use std::time::SystemTime;
 use crate::answer::{escape, http_date};
 use crate::folder::{Root, Thing, encode, folder_url};
 
-/// How many entries a page has: more than anyone reads, and little enough for many visitors at once.
+/// Entries of a page: more than anyone reads, and few enough for many clients at once.
 const PAGE: usize = 1_000;
 
-/// How many pages there are of one folder at most. What is sorted is held in memory, up to the page's end.
+/// Pages of a folder at most. The entries up to the end of a page are sorted in memory.
 const PAGES: usize = 100;
 
-/// One page of what is in a folder.
+/// One page of the entries of a folder.
 pub struct Listing {
     path: PathBuf,
     view: View,
-    /// Of this page alone, sorted.
+    /// The entries of this page, sorted.
     entries: Vec<Entry>,
-    /// Of the whole folder.
+    /// How many the whole folder has.
     total: Total,
 }
 
@@ -35,14 +35,14 @@ struct Total {
 
 struct Entry {
     name: OsString,
-    /// The name as it is sorted.
+    /// The name in the form that is compared.
     folded: String,
     is_folder: bool,
     size: u64,
     modified: Option<SystemTime>,
 }
 
-/// What of a folder is asked for, and in which order.
+/// Which page of a folder is shown, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     sorting: Sorting,
@@ -65,7 +65,7 @@ struct Sorting {
 }
 
 impl View {
-    /// Reads a query. What cannot be read is as if it were not there.
+    /// Reads a query. Parts that cannot be read are ignored.
     pub fn read(query: &str) -> Self {
         let value = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -81,7 +81,7 @@ impl View {
         Self { sorting, page: page.clamp(1, PAGES) }
     }
 
-    /// How many bytes it may take to make this page: what is sorted, and the page itself, twice.
+    /// Bytes that making this page may take: the sorted entries, and twice the page itself.
     pub fn cost(self) -> usize {
         const ENTRY_BYTES: usize = 2 * 200;
         const ROW_BYTES: usize = 2 * 600;
@@ -90,10 +90,10 @@ impl View {
 }
 
 impl Listing {
-    /// Reads a folder. What a visitor could not open is left out: links to the outside, sockets, and the like.
+    /// Reads a folder. Entries that a client could not open are left out: links to the outside, sockets, and the like.
     ///
-    /// All of it is read, so that the first page has what comes first, and no more of it is kept than the pages up
-    /// to this one show.
+    /// All entries are read, because the first page has those that sort first. Only those of the pages up to this one are
+    /// kept.
     pub fn read(root: &Root<'_>, thing: &Thing, view: View) -> io::Result<Self> {
         let kept = view.page * PAGE;
         let mut entries = Vec::new();
@@ -108,14 +108,14 @@ impl Listing {
             }
         }
         entries.sort_unstable_by(|one, other| view.sorting.compare(one, other));
-        // A page that is beyond the last one is the last one.
+        // A number beyond the last page means the last page.
         let page = view.page.min(total.pages());
         entries.truncate(page * PAGE);
         let entries = entries.split_off((page - 1) * PAGE);
         Ok(Self { path: thing.path.clone(), view: View { page, ..view }, entries, total })
     }
 
-    /// The page.
+    /// The page as HTML.
     pub fn page(&self) -> String {
         let sorting = self.view.sorting;
         let rows: String = self.entries.iter().map(|entry| entry.row(sorting)).collect();
@@ -138,7 +138,7 @@ impl Listing {
         )
     }
 
-    /// The way to the other pages; empty if there is one.
+    /// Links to the other pages; empty if there is only one page.
     fn pages(&self) -> String {
         let (page, last) = (self.view.page, self.total.pages());
         if last == 1 {
@@ -187,7 +187,7 @@ impl Listing {
         )
     }
 
-    /// The way to this folder, each part a link.
+    /// The path of this folder, each part a link.
     fn crumbs(&self, sorting: Sorting) -> String {
         let query = sorting.query();
         let mut crumbs = format!("<a href=\"/{query}\">{} Files</a>", icon("home"));
@@ -210,7 +210,7 @@ impl Total {
             self.folders += 1;
         } else {
             self.files += 1;
-            // A few sparse files can claim to be larger than any number.
+            // Sparse files may claim more bytes together than fit into the number.
             self.bytes = self.bytes.saturating_add(entry.size);
         }
     }
@@ -221,7 +221,7 @@ impl Total {
 }
 
 impl Entry {
-    /// Looks at what stands in a folder; none if a visitor could not open it.
+    /// Looks at an entry; none if a client could not open it.
     fn read(root: &Root<'_>, folder: &Thing, entry: &DirEntry) -> io::Result<Option<Self>> {
         let name = entry.file_name();
         if root.hides(&name) {
@@ -232,9 +232,9 @@ impl Entry {
                 root.find(&folder.path.join(&name)).map(|target| target.metadata).ok()
             }
             Ok(metadata) => Some(metadata),
-            // A folder whose names may be read and nothing else: as good as one that may not be read.
+            // The folder allows its names to be read and nothing else: it counts as unreadable.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            // It has vanished meanwhile.
+            // It has been removed meanwhile.
             Err(_) => None,
         };
         let is_shown = |metadata: &Metadata| metadata.is_file() || metadata.is_dir();
@@ -297,7 +297,7 @@ impl Sorting {
         }
     }
 
-    /// Folders come first, whatever is asked for. No two entries are equal, so that each has one page.
+    /// Folders come first in every order. No two entries are equal, so that each is on one page.
     fn compare(self, one: &Entry, other: &Entry) -> Ordering {
         let by_name = one.folded.cmp(&other.folded).then_with(|| one.name.cmp(&other.name));
         let order = match self.key {
@@ -315,7 +315,7 @@ impl Sorting {
         let is_current = self.key == key;
         let next = match is_current {
             true => Self { key, descending: !self.descending },
-            // Of sizes and dates the largest are what is looked for.
+            // Of sizes and dates, readers look for the largest.
             false => Self { key, descending: key != Key::Name },
         };
         let (aria, mark) = match (is_current, self.descending) {
@@ -357,7 +357,7 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A size in the largest unit of which there is one.
+/// A size in the largest unit of which it has at least one.
 fn human_size(bytes: u64) -> String {
     let mut size = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {

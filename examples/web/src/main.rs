@@ -6,20 +6,20 @@
 //! cargo run --release --bin web -- serve --dir . --log
 //! ```
 //!
-//! Its clients are curl, browsers, and whatever speaks HTTP/1.1 or HTTP/1.0. Requests that have come
-//! together are answered together, by one send. A body is read and thrown away, up to 64 KiB.
+//! Its clients are curl, browsers, and other programs that speak HTTP/1.1 or HTTP/1.0. Requests that arrive
+//! together are answered together, by one send. A body is read and discarded, up to 64 KiB.
 //!
-//! Under `inline`, `pool` and `forking`, which serves 40 at once, an idle connection keeps others waiting: there
-//! `--idle-timeout` is a second unless you say otherwise.
+//! Under `inline`, `pool` and `forking`, which serves 40 clients at once, an idle connection keeps others waiting. There the
+//! default of `--idle-timeout` is a second.
 //!
-//! A file's type is told by its name, and for text by its first kilobyte: source files and texts without a known name are
-//! shown as text, and a page that declares its charset keeps it. `--dir` is looked up for each request, so that a link
-//! which names it may be exchanged.
+//! A file's type depends on its name, and for text on its first kilobyte: source files and texts without a known name are
+//! shown as text, and a page that declares its charset keeps it. `--dir` is looked up for each request, so that it may be a
+//! symbolic link that changes.
 //!
 //! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (`Host` has to be
-//! there, as HTTP/1.1 has it, and is not looked at). Names that begin with a dot are not served unless `--dot-files` says so. A
-//! listing has 100 pages of 1,000 entries; all listings that wait to be sent together have 64 MiB, those of one
-//! address a quarter of it, and one more is answered by 503. `--dir` needs Linux.
+//! there, as HTTP/1.1 demands, and its value is ignored). Names that begin with a dot are served only with `--dot-files`. A
+//! listing has 100 pages of 1,000 entries. The listings that wait to be sent have 64 MiB together, those of one
+//! address a quarter of that, and another one is answered by 503. `--dir` needs Linux.
 
 mod answer;
 mod budget;
@@ -60,26 +60,26 @@ enum Command {
         /// The folder whose files are served; without it every path is answered by `Hello, World`
         #[arg(long, value_name = "PATH")]
         dir: Option<PathBuf>,
-        /// Serve and list what begins with a dot as well (.git, .env); .well-known is served in any case
+        /// Serve and list names that begin with a dot as well (.git, .env); .well-known is served in any case
         #[arg(long, requires = "dir")]
         dot_files: bool,
-        /// How long a request may take to arrive, in seconds; of the first one, from the connection's start
+        /// How long a request may take to arrive, in seconds; the first one, counted from the connection's start
         #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
         header_timeout: Duration,
-        /// How long a client may take nothing of its answer, in seconds
+        /// How long a client may accept nothing of its answer, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
         send_timeout: Duration,
         /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
         /// inline, pool and forking, where it keeps others waiting]
         #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
         idle_timeout: Option<Duration>,
-        /// Tell of every request on stdout
+        /// Write a line for each request to stdout
         #[arg(long)]
         log: bool,
     },
 }
 
-/// Longer than that is as good as for ever, and some clocks cannot count so far.
+/// A longer time is as good as none, and some clocks cannot count so far.
 fn up_to_a_day(text: &str) -> Result<Duration, String> {
     let time = common::seconds(text)?;
     let day = Duration::from_secs(86_400);
@@ -121,7 +121,7 @@ impl Program for WebServer {
 fn main() -> ExitCode {
     let Command::Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, log } =
         Cli::parse().command;
-    // Where an idle connection holds one of few workers it gives way soon.
+    // Where an idle connection occupies one of few workers, it ends soon.
     let has_many_workers = options.mixin == MixinName::Threading;
     let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
     let idle = idle_timeout.unwrap_or(usual);

@@ -8,27 +8,27 @@ use std::str;
 
 use mime_guess::Mime;
 
-/// How much of a file is looked at: as far as browsers look for a page's own charset (the HTML standard's
+/// How many bytes of a file are read: as many as browsers search for a page's own charset (the HTML standard's
 /// "prescan a byte stream").
 const LOOKED_AT: usize = 1024;
 
-/// How a file is announced.
+/// The headers that describe a file.
 pub struct Media {
     /// The Content-Type.
     pub kind: String,
-    /// The Content-Encoding, where the type is that of what is packed in it.
+    /// The Content-Encoding of a compressed file; the type is then that of its content.
     pub coding: Option<&'static str>,
 }
 
-/// Names of source files that the table of types takes for something else: TypeScript for television, R's
-/// neighbours for applications. Binary files of these names stay what the table says.
+/// Endings of source files that the table of types takes for something else: TypeScript for television, for example.
+/// Binary files with these endings keep the type of the table.
 const SOURCES: [&str; 21] = [
     "ac", "bat", "csh", "cu", "dart", "latex", "man", "mts", "org", "php", "pl", "pm", "pot",
     "scm", "sh", "sql", "srt", "tcl", "tex", "texi", "ts",
 ];
 
 impl Media {
-    /// Looks at a file that is about to be sent.
+    /// Finds the type of a file that is about to be sent.
     pub fn new(path: &Path, file: &File) -> io::Result<Self> {
         let guess = mime_guess::from_path(path).first();
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
@@ -48,7 +48,7 @@ impl Media {
         let head = first_bytes(file, &mut room)?;
         if is_packed {
             let kind = guess.map_or_else(binary, |guess| guess.to_string());
-            // Without its own two bytes it is not packed, whatever it is called.
+            // Without gzip's first two bytes it is not compressed, even if its name says so.
             return Ok(Self { kind, coding: head.starts_with(b"\x1f\x8b").then_some("gzip") });
         }
         Ok(Self { kind: text_type(guess, head), coding: None })
@@ -63,11 +63,11 @@ fn binary() -> String {
 fn text_type(guess: Option<Mime>, head: &[u8]) -> String {
     let guess = match guess {
         Some(guess) if is_shown_as_itself(&guess) => guess,
-        // Browsers would save it, or ask with what to open it, instead of showing it.
+        // With another type browsers would save it instead of showing it.
         guess if !is_text(head) => return guess.map_or_else(binary, |guess| guess.to_string()),
         _ => mime_guess::mime::TEXT_PLAIN,
     };
-    // Our word would go before what the file says of itself, or what a browser finds out.
+    // A charset in the header would override the file's own and the browser's guess.
     if declares_charset(&guess, head) || !is_utf8(head) {
         guess.to_string()
     } else {
@@ -75,7 +75,7 @@ fn text_type(guess: Option<Mime>, head: &[u8]) -> String {
     }
 }
 
-/// Whether browsers and other programs know what to do with text of this type.
+/// Whether browsers show text of this type.
 fn is_shown_as_itself(guess: &Mime) -> bool {
     match (guess.type_().as_str(), guess.subtype().as_str()) {
         ("text", subtype) => matches!(
@@ -94,23 +94,23 @@ fn is_shown_as_itself(guess: &Mime) -> bool {
     }
 }
 
-/// Whether it begins as text: UTF-8, without characters that no text has.
+/// Whether it begins as text: UTF-8 without control characters that no text has.
 fn is_text(head: &[u8]) -> bool {
     let is_control = |byte: &u8| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31 | 127);
     is_utf8(head) && !head.iter().any(is_control)
 }
 
-/// Whether it is UTF-8, as far as it goes: the last character may be cut.
+/// Whether it is UTF-8; the last character may be cut off.
 fn is_utf8(head: &[u8]) -> bool {
     str::from_utf8(head)
         .map_or_else(|error| error.error_len().is_none() && head.len() == LOOKED_AT, |_| true)
 }
 
-/// Whether a file says itself how it is encoded, in the way of its type.
+/// Whether a file declares its own encoding, in the way of its type.
 fn declares_charset(kind: &Mime, head: &[u8]) -> bool {
     let head = head.to_ascii_lowercase();
     match kind.subtype().as_str() {
-        // As browsers look for it: in a tag of this name, and in no comment.
+        // As browsers do: in a tag of this name, and not in a comment.
         "html" => {
             let page = without_comments(&head);
             let mut tags = page.split(|byte| *byte == b'<').skip(1);
@@ -138,13 +138,13 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Whether a word is there with something that it is equal to.
+/// Whether an attribute of this name with a value is there.
 fn assigns(bytes: &[u8], word: &[u8]) -> bool {
     let after = find(bytes, word).map(|at| bytes[at + word.len()..].trim_ascii_start());
     after.is_some_and(|after| after.starts_with(b"="))
 }
 
-/// What a file begins with, into this room.
+/// Reads the beginning of a file into a buffer.
 fn first_bytes<'a>(file: &File, room: &'a mut [u8]) -> io::Result<&'a [u8]> {
     let mut filled = 0;
     while filled < room.len() {

@@ -1,6 +1,6 @@
 //! A rolling restart behind a real proxy: HAProxy in front of two servers, which are stopped and started again in turn
-//! while clients come all the time. Each client lets some time pass between its connection and its request, as people
-//! and networks do; so a server is asked to stop again and again while connections are open that have said nothing yet.
+//! while clients connect all the time. Each client waits between its connection and its request, as people and networks do.
+//! So each stop finds open connections that have sent nothing yet.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,10 +16,10 @@ use test_support::program::assert_ends;
 use crate::ECHO;
 use test_support::{SOON, eventually, folder, skip_if};
 
-/// Nobody else listens here, so that a server finds its port free when it comes back.
+/// No other test listens at this address, so that a restarted server finds its port free.
 const HOST: &str = "127.0.0.77";
 
-/// Between connecting and sending.
+/// How long a client waits between its connection and its request.
 const BETWEEN: Duration = Duration::from_millis(4);
 
 const CLIENTS: usize = 20;
@@ -33,8 +33,8 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// The proxy connects as soon as its client has, and before that has sent anything. A connection that is refused it tries
-/// at the other server; one that has come about and ends without an answer is a request that has failed.
+/// The proxy connects to a server as soon as its client has connected to it, before the request. If a server refuses, it
+/// tries the other one. A connection that is accepted and ends without an answer is a failed request.
 fn config(at: SocketAddr, servers: [SocketAddr; 2]) -> String {
     let [one, other] = servers;
     format!(
@@ -46,7 +46,7 @@ fn config(at: SocketAddr, servers: [SocketAddr; 2]) -> String {
     )
 }
 
-/// One request, and what is wrong with its answer.
+/// One request; the error says what is wrong with its answer.
 fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("request {number}: {error}");
     let mut stream = TcpStream::connect_timeout(&proxy, SOON).map_err(wrong)?;
@@ -59,7 +59,7 @@ fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
     right.then_some(()).ok_or_else(|| format!("request {number}: {answer:?}"))
 }
 
-/// None of `requests` fails while `restarts` of the two servers happen among them.
+/// None of `requests` fails, although the two servers are restarted `restarts` times meanwhile.
 fn none_fails(mixin: &str, requests: usize, restarts: usize) {
     if skip_if(no_haproxy()) {
         return;
@@ -83,7 +83,7 @@ fn none_fails(mixin: &str, requests: usize, restarts: usize) {
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                // As many as asked for, and more as long as there are restarts to come.
+                // More than `requests`, if they are done before the last restart.
                 while next.load(Ordering::SeqCst) < requests
                     || over.load(Ordering::SeqCst) < restarts
                 {

@@ -1,4 +1,4 @@
-//! The echo program, and by it, as the smallest, what all programs share.
+//! The echo program. As the smallest it also shows what all programs share.
 
 mod haproxy;
 mod unread;
@@ -55,7 +55,7 @@ fn a_forking_server_has_one_address() {
 fn echo_sends_every_byte_back_as_it_comes() {
     let (_server, address) = echo(&[]);
     let mut client = connect(address);
-    // No newline is waited for, and nothing is taken for text.
+    // It waits for no newline, and the bytes need not be text.
     for bytes in [&b"a"[..], &[0, 255, 13], b"b\nc"] {
         client.write_all(bytes).unwrap();
         let mut back = vec![0; bytes.len()];
@@ -88,7 +88,7 @@ fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
     for mixin in ["threading", "pool"] {
         let (_server, address) = echo(&["--mode", "chat", "--mixin", mixin]);
         let mut members: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
-        // Who hears of it has joined: the first member speaks until all the others have.
+        // A member that receives a line has joined: the first member speaks until all the others have.
         for number in 1..members.len() {
             wait_until_heard(&mut members, 0, number);
         }
@@ -96,10 +96,10 @@ fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
         two.write_all(b"from two\n").unwrap();
         assert_eq!(next_news(one), "from two\n");
         assert_eq!(next_news(three), "from two\n");
-        // The first to speak hears nothing of itself: what comes next is from another one.
+        // A speaker does not receive its own lines, so the next line is another member's.
         three.write_all(b"from three\n").unwrap();
         assert_eq!(next_news(two), "from three\n");
-        // One who leaves disturbs nobody.
+        // A member that leaves does not disturb the others.
         three.shutdown(Shutdown::Both).unwrap();
         one.write_all(b"still here\n").unwrap();
         assert_eq!(next_news(two), "still here\n");
@@ -110,7 +110,7 @@ fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
 fn a_room_has_members_at_all_of_its_addresses() {
     let addresses = ["127.0.0.1:0", "127.0.0.1:0"];
     let (_server, listening) = ECHO.serve(&addresses, &["--mode", "chat"]);
-    // The first of each server: their requests have the same number.
+    // The first client of each server: their requests have the same number.
     let mut members: Vec<TcpStream> =
         listening.iter().map(|address| connect(address.parse().unwrap())).collect();
     wait_until_heard(&mut members, 0, 1);
@@ -128,7 +128,7 @@ fn wait_until_heard(members: &mut [TcpStream], speaker: usize, listener: usize) 
     members[listener].set_nonblocking(false).unwrap();
 }
 
-/// The next line that is not one of those by which members were waited for.
+/// The next line that is not one of those that `speaker` repeated.
 fn next_news(member: &mut TcpStream) -> String {
     loop {
         let line = read_line(member);
@@ -152,7 +152,7 @@ fn a_signal_ends_the_server_although_a_client_is_silent() {
         for mixin in MIXINS {
             let (server, address) = echo(&["--mixin", mixin]);
             let mut silent = connect(address);
-            // It is inside its handler, and silent from here on.
+            // Its handler has begun. From here on the client is silent.
             assert_eq!(exchange(&mut silent, "hello"), "hello\n");
             server.send_signal(signal);
             let ended = server.end();
@@ -169,7 +169,7 @@ fn server_with_a_member_that_never_ends(options: &[&str]) -> (Process, TcpStream
     let mut members = [connect(address), connect(address)];
     wait_until_heard(&mut members, 0, 1);
     let [mut busy, mut waiting] = members;
-    // Whoever hears the line knows that the half of another one has come with it.
+    // When the line is received, the half line that was sent with it has arrived as well.
     busy.write_all(b"a line\nand half a li").unwrap();
     assert_eq!(next_news(&mut waiting), "a line\n");
     (server, busy, waiting)
@@ -236,7 +236,7 @@ fn a_used_port_is_told_with_what_to_do() {
     let (_server, address) = echo(&[]);
     let second = ECHO.run(&["serve", "--bind", &address.to_string()]);
     assert_fails_in_one_line(&second, 1, &[&address.to_string(), "choose another --bind"]);
-    // One of several, and what was bound before it is given up with it.
+    // One address of several fails, and the ones that were bound before it are released.
     let folder = folder();
     let path = folder.path().join("s");
     let unix = format!("unix:{}", path.display());
@@ -357,7 +357,7 @@ fn a_server_that_others_can_reach_says_so_in_one_line() {
     let local = SocketAddr::from(([127, 0, 0, 1], port));
     assert_eq!(exchange(&mut connect(local), "hello"), "hello\n");
     server.send_signal(libc::SIGTERM);
-    // And the one that only this machine can reach says nothing.
+    // The server that only this machine can reach says nothing.
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
@@ -390,7 +390,7 @@ fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
 /// Whether a client from 127.0.0.`last` is served; its connection stays open.
 fn is_served(address: SocketAddr, last: u8) -> Option<TcpStream> {
     let mut client = connect_from([127, 0, 0, last], address);
-    // One that is turned away may meet the end or a reset, at the write or at the read.
+    // A client that is turned away sees the end or a reset, at the write or at the read.
     let sent = client.write_all(b"x");
     let mut answer = [0];
     (sent.is_ok() && matches!(client.read(&mut answer), Ok(1))).then_some(client)

@@ -19,7 +19,7 @@ fn full_pipe() -> (io::PipeReader, OwnedFd, usize) {
     (reader, writer, filled)
 }
 
-/// A server at an abstract address, because where it listens cannot be read.
+/// A server at an abstract address, because its stdout with the address cannot be read.
 fn serve_unread(mixin: &str, options: &[&str]) -> (Server, String, [(io::PipeReader, usize); 2]) {
     let at = format!("socketserver-unread-{}-{mixin}", std::process::id());
     let (out, err) = (full_pipe(), full_pipe());
@@ -33,7 +33,7 @@ fn serve_unread(mixin: &str, options: &[&str]) -> (Server, String, [(io::PipeRea
     (Server(child), at, [(out.0, out.2), (err.0, err.2)])
 }
 
-/// What is read behind the bytes that were there at first.
+/// Reads the bytes after those that filled the pipe.
 fn rest((mut reader, filled): (io::PipeReader, usize)) -> String {
     io::copy(&mut (&mut reader).take(filled as u64), &mut io::sink()).unwrap();
     let mut text = String::new();
@@ -47,7 +47,7 @@ fn echo_serves_and_ends_under_every_mixin_when_nobody_reads() {
         let (server, at, [_out, err]) = serve_unread(mixin, &["--mode", "line"]);
         for _ in 0..20 {
             let mut client = connect(&at);
-            // What is too long is a failure, which is reported. The server may end the connection before all is sent.
+            // Too long a line is a failure, which is reported. The server may end the connection before all is sent.
             let _ = client.write_all(&vec![b'x'; 70_000]);
             let _ = client.read_to_end(&mut Vec::new());
         }

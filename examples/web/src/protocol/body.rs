@@ -1,4 +1,4 @@
-//! Bodies: how long they are, and where they end. They are not looked into.
+//! Bodies: how long they are, and where they end. Their content is ignored.
 
 use std::str;
 
@@ -6,11 +6,11 @@ use httparse::Status as Parsed;
 
 use super::{Refusal, Status, bad, refusal};
 
-/// What a body may have, and what it may take as it is sent. Nobody here wants one: it is thrown away, so that
-/// the connection can go on.
+/// Bytes of a body at most, and of its chunked form. This server has no use for a body: it is discarded, so that the
+/// connection can go on.
 pub const BODY_BYTES: usize = 65_536;
 const ENCODED_BODY_BYTES: usize = 2 * BODY_BYTES;
-/// A chunk's size, with the extensions that nobody uses.
+/// Bytes of the line with a chunk's size, extensions included.
 const CHUNK_LINE_BYTES: usize = 256;
 
 /// How long a body is.
@@ -23,7 +23,7 @@ pub enum Framing {
 const TOO_LARGE: Refusal = refusal(Status::ContentTooLarge, "The body is too large.");
 
 impl Framing {
-    /// Refuses a length that is clear and more than is read.
+    /// Refuses a length that is valid and too large.
     pub fn check_size(self) -> Result<(), Refusal> {
         match self {
             Self::Length(length) if length > BODY_BYTES => Err(TOO_LARGE),
@@ -32,7 +32,7 @@ impl Framing {
     }
 }
 
-/// Reads it from the headers. An error means that nobody can say where the body ends.
+/// Reads it from the headers. An error means that the end of the body is unknown.
 pub fn framing(
     length: Option<&[u8]>,
     coding: Option<&[u8]>,
@@ -47,14 +47,14 @@ pub fn framing(
             if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
                 return Err(bad("The Content-Length is not a number."));
             }
-            // Digits that do not fit into a number are a number that is too large.
+            // More digits than fit into the number mean a length that is too large.
             let text = str::from_utf8(length).unwrap_or_default();
             Ok(Framing::Length(text.parse().unwrap_or(usize::MAX)))
         }
     }
 }
 
-/// A body that is not chunked at its last has no end that both sides see: RFC 9112, 6.3.
+/// `chunked` has to be the last coding: otherwise both sides cannot agree on the end of the body (RFC 9112, 6.3).
 fn transfer_coding(value: &[u8]) -> Result<Framing, Refusal> {
     let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).rev();
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
@@ -73,22 +73,22 @@ fn transfer_coding(value: &[u8]) -> Result<Framing, Refusal> {
 /// Finds the end of a body.
 #[derive(Debug, Default)]
 pub struct BodyReader {
-    /// Up to where it has been read.
+    /// How far it has been read.
     pub at: usize,
     start: usize,
-    /// How many bytes have come out of chunks.
+    /// The bytes of the chunks so far.
     decoded: usize,
     part: Part,
 }
 
-/// What stands at `at`.
+/// What begins at `at`.
 #[derive(Debug, Default)]
 enum Part {
     /// The size of a chunk.
     Size,
-    /// So many bytes, and a newline if they are a chunk.
+    /// Bytes of the body; those of a chunk end with a newline.
     Data { left: usize, chunk: bool },
-    /// A line after the last chunk: a header that nobody wants, or the empty one that ends it all.
+    /// A line after the last chunk: a trailer, which is ignored, or the empty line at the end of the body.
     Trailer,
     #[default]
     End,
@@ -103,7 +103,7 @@ impl BodyReader {
         Self { at: start, start, decoded: 0, part }
     }
 
-    /// Whether the end has come.
+    /// Whether the end of the body has arrived.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
         loop {
             let limit = self.start + ENCODED_BODY_BYTES;
@@ -140,8 +140,8 @@ impl BodyReader {
         }
     }
 
-    /// The next line with its newline, which has to be a whole one: others see an end at a lone `\n`, and
-    /// what one server sees there and another does not is a smuggled request.
+    /// The next line with its `\r\n`. A lone `\n` is refused: some servers take it for the end of a line and some do not,
+    /// and the difference between the two is how requests are smuggled.
     fn line<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
         let rest = &bytes[self.at..];
         let found = rest.iter().take(CHUNK_LINE_BYTES).position(|byte| *byte == b'\n');
@@ -159,7 +159,7 @@ impl BodyReader {
         Ok(Some(line))
     }
 
-    /// What follows such a line.
+    /// What follows after this line.
     fn after(&mut self, line: &[u8]) -> Result<Part, Refusal> {
         if matches!(self.part, Part::Trailer) {
             return Ok(if line == b"\r\n" { Part::End } else { Part::Trailer });

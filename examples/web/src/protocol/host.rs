@@ -1,11 +1,10 @@
-//! The host that a request is for, as RFC 9110, 7.2 and RFC 3986, 3.2.2 write it. This server has one site
-//! for all of them, but a host that two servers can read differently is how a cache is poisoned.
+//! The host of a request, as RFC 9110, 7.2 and RFC 3986, 3.2.2 define it. This server has one site for all hosts, but a
+//! host that two servers read differently can poison a cache between them.
 
 use std::net::Ipv6Addr;
 use std::str;
 
-/// Whether it is a host with or without a port. An empty one is right as well: a client sends it where the
-/// address has none.
+/// Whether it is a host with or without a port. An empty one is valid: a client sends it for an address without a host.
 pub fn is_host(value: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(value) else { return false };
     let (name, port) = match text.strip_prefix('[') {
@@ -22,12 +21,12 @@ pub fn is_host(value: &[u8]) -> bool {
         }
         None => text.split_once(':').unwrap_or((text, "")),
     };
-    // A port alone is nobody's address, though the grammar has it.
+    // The grammar allows a port alone, but no address has that.
     let is_whole = !text.starts_with(':');
     is_whole && is_name(name.as_bytes()) && is_port(port)
 }
 
-/// What stands between brackets: an IPv6 address, or the form kept for those to come.
+/// Whether this may stand between brackets: an IPv6 address, or the form reserved for future versions.
 fn is_ip_literal(text: &str) -> bool {
     let is_future = || {
         let rest = text.strip_prefix(['v', 'V'])?;
@@ -41,7 +40,7 @@ fn is_ip_literal(text: &str) -> bool {
     text.parse::<Ipv6Addr>().is_ok() || is_future().unwrap_or(false)
 }
 
-/// Letters, digits, and what else may stand in a name; anything by its percent code.
+/// Letters, digits, the signs that a name may have, and percent codes.
 fn is_name(name: &[u8]) -> bool {
     let mut rest = name;
     while let Some((first, after)) = rest.split_first() {

@@ -1,5 +1,13 @@
-//! HTTP/1.1 as bytes: where a request begins and ends, and what its head asks for. Knows no socket and no
-//! file, so that the same bytes give the same requests, however they were cut on their way.
+//! HTTP/1.1 as bytes: where a request begins and ends, and what its head asks for. It knows no socket and no
+//! file, so that the same bytes give the same requests however they are cut.
+//!
+//! ```text
+//! Decoder::step(bytes since the end of the last request)
+//!   More             too few bytes: call again with the same bytes and more
+//!   Continue         send "100 Continue", and call again
+//!   Request(h, n)    a whole request of n bytes: answer it, drop the n bytes, call again
+//!   Refused(why)     answer and close: where the next request begins is unknown
+//! ```
 
 mod body;
 mod host;
@@ -14,13 +22,13 @@ use body::{BodyReader, Framing, framing};
 use host::is_host;
 pub use status::Status;
 
-/// What a line may have, the request's own or a header's: what Python's `http.server` takes.
+/// Bytes of a line at most, the request's own or a header's: as in Python's `http.server`.
 pub const LINE_BYTES: usize = 65_536;
-/// What a head may have altogether: two of the longest lines.
+/// Bytes of a head at most: two of the longest lines.
 pub const HEAD_BYTES: usize = 2 * LINE_BYTES;
 /// How many headers a request may have, as in Python. Browsers send about fifteen.
 pub const HEADERS: usize = 100;
-/// Why something is not served, for the answer and for the people who read it.
+/// Why a request is refused: the status, and a sentence for the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: Status,
@@ -60,7 +68,7 @@ impl Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
     pub method: Method,
-    /// As it came, percent-encoded; ASCII or UTF-8 without blanks and control characters.
+    /// As received, percent-encoded; ASCII or UTF-8 without blanks and control characters.
     pub target: &'a str,
     /// The 1 of HTTP/1.1.
     pub minor: u8,
@@ -75,39 +83,39 @@ pub struct Head<'a> {
     body: Framing,
 }
 
-/// What comes next, by the bytes that are there.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
     /// The request is not whole.
     More,
-    /// The client waits to be told to send its body. Ask again afterwards.
+    /// The client waits for "100 Continue" before it sends its body. Call again after that.
     Continue,
-    /// A whole request, and how many bytes it takes with its body.
+    /// A whole request, and its bytes with its body.
     Request(Head<'a>, usize),
-    /// What comes after this cannot be trusted: answer and close.
+    /// The bytes after this cannot be trusted: answer and close.
     Refused(Refusal),
 }
 
-/// Reads requests from bytes that come in pieces. It looks at each byte of a head about twice, however
-/// small the pieces are.
+/// Reads requests from bytes that arrive in pieces. It looks at each byte of a head about twice, however small the pieces
+/// are.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// Up to where the bytes have been looked at.
+    /// How far the bytes have been read.
     at: usize,
-    /// Where the line begins that is not yet whole.
+    /// Where the incomplete line begins.
     line_start: usize,
     line: Option<RequestLine>,
     headers: usize,
-    /// Where the head ends, once it has.
+    /// Where the head ends, once that is known.
     head_end: Option<usize>,
     body: BodyReader,
 }
 
-/// What the first line asks for.
+/// The first line.
 #[derive(Clone, Debug)]
 struct RequestLine {
-    /// A method that is not served is refused only at the end of a head that is right: where a body ends has to
-    /// be clear before anything else is said of it (RFC 9112, 6.3).
+    /// A method that is not served is refused at the end of the head, if that is valid: where the body ends has to be
+    /// known first (RFC 9112, 6.3).
     method: Result<Method, Refusal>,
     target: Range<usize>,
     minor: u8,
@@ -115,8 +123,7 @@ struct RequestLine {
 }
 
 impl Decoder {
-    /// Looks at what has come: `bytes` begins where the last request has ended, and only grows until the
-    /// next one is given.
+    /// Reads on. `bytes` begins where the last request ended, and may only grow until the next request is returned.
     pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Step<'a> {
         match self.advance(bytes) {
             Ok(step) => step,
@@ -155,8 +162,8 @@ impl Decoder {
         Ok(Step::Request(head, used))
     }
 
-    /// Goes on to the empty line. All limits and refusals follow the order of the bytes, so that it makes no
-    /// difference how many of them are there already.
+    /// Reads up to the empty line. Limits and refusals follow the order of the bytes, so that the result does not depend
+    /// on how many of them have arrived.
     fn find_head_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some(length) = bytes[self.at..].iter().position(|byte| *byte == b'\n') {
             let newline = self.at + length;
@@ -196,12 +203,12 @@ impl Decoder {
         let Some(line) = &self.line else { return Err(bad("There is no request line.")) };
         let target = str::from_utf8(&bytes[line.target.clone()]);
         let target = target.map_err(|_| bad("The address is not text."))?;
-        // The method is known only after the headers; until then any will do.
+        // The method is decided after the headers.
         let mut head = Head::new(line.method.unwrap_or(Method::Head), target, line.minor);
         let block = &bytes[line.end..end];
         let mut room = [httparse::EMPTY_HEADER; HEADERS];
         match httparse::parse_headers(block, &mut room) {
-            // It has to see their end where the decoder does.
+            // httparse has to see the end where the decoder does.
             Ok(Parsed::Complete((used, headers))) if used == block.len() => head.take(headers)?,
             _ => return Err(bad("The headers are malformed.")),
         }
@@ -223,7 +230,7 @@ impl RequestLine {
     fn read(line: &[u8], start: usize, end: usize) -> Result<Self, Refusal> {
         let line = line.trim_ascii_end();
         let mut request = httparse::Request::new(&mut []);
-        // Without its newline a good line is never complete, but all of its words are known.
+        // An incomplete line may show all its words already.
         let result = request.parse(line);
         let (Ok(_), Some(method), Some(target), Some(minor)) =
             (result, request.method, request.path, request.version)
@@ -241,20 +248,20 @@ impl RequestLine {
     }
 }
 
-/// Whether it is a path, or the form that proxies are sent, which a server has to take as well: RFC 9112, 3.2.2.
+/// Whether it is a path, or the form that proxies get, which every server has to accept (RFC 9112, 3.2.2).
 fn is_address(target: &str) -> bool {
     target.starts_with('/')
         || authority(target).is_some_and(|host| !host.is_empty() && is_host(host))
 }
 
-/// The host in the form that proxies are sent.
+/// The host in the form that proxies get.
 fn authority(target: &str) -> Option<&[u8]> {
     let (scheme, rest) = target.split_once("://")?;
     let is_http = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     is_http.then(|| &rest.as_bytes()[..rest.find(['/', '?', '#']).unwrap_or(rest.len())])
 }
 
-/// Tells another version of HTTP from what is none. httparse knows 1.0 and 1.1 and calls all else malformed.
+/// Tells another version of HTTP from a line that is not HTTP. httparse knows 1.0 and 1.1 and calls all others malformed.
 fn why_malformed(line: &[u8]) -> Refusal {
     let malformed = bad("This is no HTTP/1.1 request.");
     let words: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
@@ -294,10 +301,10 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Reads a request as nearly all are: short, all there, without a body, and nothing wrong with it. About anything
-    /// else it says nothing, and the decoder has to find out what it is. None of the limits is within its reach.
+    /// Reads a request as nearly all are: short, complete, valid and without a body. For any other it returns none, and the
+    /// decoder reads it step by step. Such a request is too short for any limit.
     fn read_whole(bytes: &'a [u8]) -> Option<(Self, usize)> {
-        // Preparing more room would cost more than reading a few headers.
+        // Clearing room for more headers would cost more than reading a few.
         let mut room = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut room);
         let Ok(Parsed::Complete(used)) = request.parse(bytes) else { return None };
@@ -339,7 +346,7 @@ impl<'a> Head<'a> {
         for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if option.eq_ignore_ascii_case(b"close") {
                 self.keep_alive = false;
-                // It wins over whatever else is said.
+                // `close` overrides all other options.
                 return;
             }
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
@@ -356,7 +363,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Takes a header that may be there once. Two that speak of a body's end are how requests are smuggled.
+/// Accepts a header once. Two headers that disagree on the end of a body are how requests are smuggled.
 fn only<'a>(place: &mut Option<&'a [u8]>, value: &'a [u8]) -> Result<(), Refusal> {
     if place.replace(value).is_some() {
         return Err(bad("A header is there twice that may be there once."));
