@@ -1,23 +1,23 @@
-//! What characters do on a screen, beside being letters: some control it, some are not seen.
+//! Characters that are no letters on a screen: some control it, some are invisible.
 
 use unicode_normalization::char::is_combining_mark;
 
-/// Controls a terminal, or turns the direction of text, with which a line could pass for another one.
+/// Whether it controls a terminal, or changes the direction of text, by which a line could pass for another one.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Is an empty place: white space, and letters and signs whose picture is empty.
+/// Whether it is blank: white space, and letters and signs with an empty glyph.
 pub fn is_blank(character: char) -> bool {
     character.is_whitespace()
         || matches!(character, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}') // Hangul fillers
         || matches!(character, '\u{2800}' | '\u{13441}' | '\u{13442}' | '\u{1d159}')
 }
 
-/// Is not seen at all, or only by what it does to its neighbours: what Unicode calls default ignorable. Joiners are
-/// among them, without which some scripts cannot be written.
+/// Whether it is invisible, or visible only in its neighbours (Unicode: default ignorable). Joiners are among these, and
+/// some scripts need them.
 pub fn is_invisible(character: char) -> bool {
     matches!(character, '\u{ad}' | '\u{34f}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
         || matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}')
@@ -32,14 +32,14 @@ pub fn is_joiner(character: char) -> bool {
     matches!(character, '\u{200c}' | '\u{200d}')
 }
 
-/// Empty places in a row, at most, that a line may have: the indent of a piece of a program. More of them would push
-/// what follows to the beginning of the next row of a terminal, where it would pass for a line of somebody else.
+/// Blanks in a row at most: enough for the indent of a piece of a program. More of them would push the text after them to
+/// the beginning of the terminal's next row, where it could pass for another member's line.
 const BLANKS: usize = 8;
-/// Marks on one letter at most; a letter of the Tibetan or Burmese script may have half a dozen. More of them would
-/// grow into the lines above and below.
+/// Marks on one letter at most: a Tibetan or Burmese letter may have six. More of them would cover the lines above and
+/// below.
 const MARKS: usize = 8;
 
-/// A text without long runs of what is not seen, or is piled up on one letter.
+/// The text without long runs of blanks, of invisible characters, and of marks on one letter.
 pub fn without_runs(text: &str) -> String {
     let (mut blanks, mut marks) = (0, 0);
     let kept = |character: &char| {

@@ -1,4 +1,4 @@
-//! The client: a line editor, and the lines of the others above it.
+//! The client: a line editor, with the lines of the others above it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -22,7 +22,7 @@ pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
     }
     let socket = connect(endpoint)?;
     let lost = |error: &io::Error| broke(endpoint, error);
-    // The first line, be it empty, says that this client knows of lines.
+    // The first line, even an empty one, tells the server that this client knows lines.
     let hello = name.map_or("\n".to_owned(), |name| format!("/nick {name}\n"));
     (&socket).write_all(hello.as_bytes()).map_err(|error| lost(&error))?;
     let Terminal { input, mut output, mode } = Terminal::open();
@@ -32,9 +32,9 @@ pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
         thread::spawn(move || send_what_is_typed(input, &socket, &sending))
     };
     let result = show_what_comes(&socket, &mut output);
-    // A line that nobody takes any more holds up nothing.
+    // A line that the server no longer reads must not delay the end.
     let _ = socket.shutdown(Shutdown::Both);
-    // Before the screen is finished, which ends the input of whoever types.
+    // Before the screen is finished, which ends the input.
     let sent = std::mem::replace(&mut *sending.lock(), Sending::Goes);
     output.finish(typing);
     drop(mode);
@@ -58,26 +58,26 @@ pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
     }
 }
 
-/// What has become of sending what is typed.
+/// How the sending ended.
 enum Sending {
     Goes,
     /// The user leaves.
     HasLeft,
-    /// A broken connection is told once: to the write or to the read, whichever comes first.
+    /// The connection broke. The kernel reports this once: to the write or to the read, whichever comes first.
     Failed(io::Error),
 }
 
 /// Why no more lines can be shown.
 enum Ended {
     Connection(io::Error),
-    /// The connection is well, and whoever reads what this program prints has had enough.
+    /// The reader of stdout has gone. Nothing is wrong with the connection.
     Stdout(io::Error),
 }
 
-/// Ends when the user leaves or the connection does.
+/// Sends what is typed, until the user leaves or the connection ends.
 fn send_what_is_typed(mut input: Input, mut socket: &Socket, sending: &Mutex<Sending>) {
     loop {
-        // One byte more shows that a line is too long. The parts of one on a pipe are told apart so, too.
+        // One byte more shows that a line is too long. On a pipe a longer line arrives in parts.
         let text = match input.next(LINE_BYTES + 2) {
             Typed::Line(text) if matches!(&*text, "q" | "exit" | "/quit") => break,
             Typed::Line(text) => text,
@@ -87,7 +87,7 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, sending: &Mutex<Sen
             warn(&format!("a line may have {LINE_BYTES} bytes; this one was not sent"));
             continue;
         }
-        // Locked from before the error is taken from the socket: the other thread then sees an end, and looks here.
+        // Locked before the error is taken from the socket: the other thread then sees an end, and looks here.
         let mut sending = sending.lock();
         if let Err(error) = socket.write_all(format!("{text}\n").as_bytes()) {
             *sending = Sending::Failed(error);
@@ -95,20 +95,20 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, sending: &Mutex<Sen
         }
     }
     *sending.lock() = Sending::HasLeft;
-    // It may be gone already.
+    // It fails if the connection is gone already.
     let _ = socket.shutdown(Shutdown::Write);
 }
 
-/// Shows lines until there are no more. Gives the last one.
+/// Shows lines up to the end. Returns the last one.
 fn show_what_comes(socket: &Socket, output: &mut Output) -> Result<String, Ended> {
-    // A line of somebody else, with the name in front; nothing longer is believed, whoever sends it.
+    // A member's line with its name in front. Longer ones are cut, because the server may be any program.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
     let mut reader = BufReader::new(socket);
     let (mut line, mut last) = (Vec::new(), String::new());
     loop {
         match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(last),
-            // What was typed meanwhile meets nobody, and may have the connection reset.
+            // A line that was typed meanwhile may have the connection reset.
             Err(_) if last == GOODBYE => return Ok(last),
             result => result.map_err(Ended::Connection)?,
         };

@@ -1,10 +1,15 @@
-//! The hall: connections that have not said a word yet, and those that wait to be let in.
+//! The hall: connections that have sent nothing yet, and those that wait to join the room.
 //!
-//! A client that says nothing costs the room a place, and whoever wants to keep others out opens many of them. So the
-//! hall has room for half of the clients, and half of those of one address; when it is full, the one that has been
-//! silent for longest makes room for the next. Whoever speaks is let in, at a pace that those who are in can bear:
-//! that somebody has joined is a line for each of them. Turns are in the order of the first words, and one that leaves
-//! before its turn has cost nobody anything.
+//! A silent connection counts in `--max-clients`, so an attacker could keep others out by many of them. So the hall holds
+//! at most half of all clients, and half of those of one address. When it is full, the address with the most silent
+//! connections loses its oldest one. Clients that have sent a word join in the order of their first words, and at a
+//! bounded rate, because each join is a line for every member. A client that leaves before it joins is not announced.
+//!
+//! ```text
+//! connect -> silent -- first word --> speaking -- its turn --> the room
+//!              |
+//!              +-- hall full, /kick #, or --first-word is over: ended
+//! ```
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -14,22 +19,22 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use socketserver::{Address, Outbox};
 
-/// How many are let in a second in the long run, and how many at once after a rest.
+/// How many clients join in a second in the long run, and how many at once after a pause.
 const PER_SECOND: f64 = 100.0;
 const AT_ONCE: f64 = 200.0;
-/// So many of those who wait are named to the operator.
+/// How many silent clients the operator's list names.
 const NAMED: usize = 20;
 
 /// A client in the hall, by its number.
 pub type Number = u64;
 
-/// When a client may come in.
+/// When a client may join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     Now,
-    /// Not before so long; then it asks again.
+    /// Not before this time has passed; then it asks again.
     In(Duration),
-    /// It was shown the door.
+    /// Never: its connection was ended in the hall.
     Never,
 }
 
@@ -40,14 +45,14 @@ pub struct Hall {
 }
 
 struct State {
-    /// In the order in which they came.
+    /// In the order of their connections.
     silent: BTreeMap<Number, Silent>,
     next: Number,
     room: usize,
     room_of_peer: usize,
-    /// Those that have spoken, in the order in which they have.
+    /// Clients that have sent a word, in the order of these words.
     queue: VecDeque<Number>,
-    /// How many may be let in now.
+    /// How many may join now.
     tokens: f64,
     filled: Instant,
 }
@@ -59,7 +64,7 @@ struct Silent {
 }
 
 impl Hall {
-    /// A hall before a room for so many clients, of which so many may be of one address.
+    /// The hall of a server with these limits for all clients and for those of one address.
     pub fn new(clients: usize, per_peer: usize) -> Self {
         let state = State {
             silent: BTreeMap::new(),
@@ -73,14 +78,14 @@ impl Hall {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// A client has come. If there is no room, another one goes.
+    /// Adds a client. If the hall is full, another one is ended.
     pub fn arrive(&self, address: Address, outbox: Outbox) -> Number {
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
         let peer = peer_of(&address);
         state.silent.insert(number, Silent { address, since: Instant::now(), outbox });
-        // Those without an address come by a Unix socket: they are of this machine, and of no network.
+        // Clients of a Unix socket have no address: they share no limit.
         let crowd = peer.filter(|_| state.count(peer) > state.room_of_peer).map(Some);
         let crowd = crowd.or_else(|| (state.silent.len() > state.room).then(|| state.most()));
         if let Some(crowd) = crowd {
@@ -89,14 +94,14 @@ impl Hall {
         number
     }
 
-    /// It is silent no more, or gone.
+    /// Removes a client from the hall.
     pub fn leave(&self, number: Number) {
         let mut state = self.state.lock();
         state.silent.remove(&number);
         state.queue.retain(|waiting| *waiting != number);
     }
 
-    /// Whether it is this client's turn to be let in. It has spoken.
+    /// Whether a client that has sent its first word may join.
     pub fn turn(&self, number: Number) -> Turn {
         let mut state = self.state.lock();
         let was_silent = state.silent.remove(&number).is_some();
@@ -121,7 +126,7 @@ impl Hall {
         Turn::In(Duration::from_secs_f64(missing / PER_SECOND))
     }
 
-    /// Who is in the hall and silent, for the operator; none if nobody is.
+    /// The silent clients as a line for the operator; none if there are none.
     pub fn list(&self) -> Option<String> {
         let state = self.state.lock();
         let all = state.silent.len();
@@ -142,8 +147,8 @@ impl Hall {
         ))
     }
 
-    /// Ends those that the operator means: `31`, an internet address without its port, or nothing for all. Says how many
-    /// they were.
+    /// Ends silent clients: one by its number, those of an internet address, or all if `which` is empty. Returns how many
+    /// these were.
     pub fn kick(&self, which: &str) -> usize {
         let mut state = self.state.lock();
         let address: Option<IpAddr> = which.trim_matches(['[', ']']).parse().ok();
@@ -164,7 +169,7 @@ impl State {
         self.silent.values().filter(|silent| peer_of(&silent.address) == peer).count()
     }
 
-    /// The peer that has most of those who are here.
+    /// The address that has most of the silent clients.
     fn most(&self) -> Option<IpAddr> {
         let mut counts = HashMap::new();
         for silent in self.silent.values() {
@@ -182,7 +187,7 @@ impl State {
 
     fn end(&mut self, number: Number, why: &str) {
         let Some(Silent { outbox, .. }) = self.silent.remove(&number) else { return };
-        // It is told, if it can be; then its handler's read ends.
+        // The client is told if its outbox has room; then its handler's read ends.
         let _ = outbox.send(format!("* you {why}\n"));
         outbox.flush();
         outbox.close();
@@ -190,11 +195,11 @@ impl State {
 }
 
 fn ip_of(address: &Address) -> Option<IpAddr> {
-    // An IPv4 client of a socket for both is the same as of one for IPv4.
+    // An IPv4 client of a socket for both families has a mapped address.
     address.as_inet().map(|address| address.ip().to_canonical())
 }
 
-/// Who one customer is: an address, or the network of IPv6 that is given to one.
+/// One customer: an IPv4 address, or the IPv6 network that one customer gets.
 fn peer_of(address: &Address) -> Option<IpAddr> {
     ip_of(address).map(|ip| match ip {
         IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => {

@@ -1,4 +1,4 @@
-//! A member's connection: what it sends becomes what the room does.
+//! A member's connection: its messages become calls of the room.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,17 +9,17 @@ use super::hall::{Hall, Number, Turn};
 use super::protocol::{GOODBYE, Incoming, Message, SILENCE, TooLong};
 use super::room::{Id, Room, Who};
 
-/// A connection, and from its first word on a member.
+/// A connection, which is a member from its first word on.
 pub struct Chat {
     room: Room,
     hall: Hall,
-    /// How long it may take for its first word: a person who thinks.
+    /// How long it may take for its first word, which a person types.
     patience: Duration,
     pace: Pace,
     place: Place,
-    /// The room knows that it knows of lines.
+    /// The room has been told that this client knows lines.
     told_lines: bool,
-    /// For a client that knows of no lines and listens: when it has listened for long enough.
+    /// For a client without lines that listens: when it gets an answer even if nobody has said anything.
     late: Option<Instant>,
 }
 
@@ -27,18 +27,18 @@ pub struct Chat {
 #[derive(Clone, Copy)]
 enum Place {
     Outside,
-    /// Silent, until then at most.
+    /// In the hall and silent, at most until then.
     Hall(Number, Instant),
     Room(Id),
 }
 
-/// What ends a member's conversation.
+/// Why a member leaves.
 enum End {
-    /// It has said so.
+    /// It said so.
     Quit,
-    /// It has said nothing for too long.
+    /// It was silent for too long.
     Silent,
-    /// It was gone before it was its turn to be let in.
+    /// It left before it could join.
     TooMany,
     TooLong,
 }
@@ -49,16 +49,16 @@ impl From<TooLong> for End {
     }
 }
 
-/// What a wait for more has brought.
+/// The result of a wait for input.
 enum Received {
     Bytes,
-    /// So much silence that a message without an end is over.
+    /// Silence, which ends a message without a newline.
     Silence,
     End,
 }
 
 impl Chat {
-    /// `patience`: for the first word. `lines_per_second`: what one member may say in the long run; zero is no limit.
+    /// `patience` bounds the wait for the first word, `lines_per_second` the lines in the long run; zero is no limit.
     pub fn new(room: &Room, hall: &Hall, patience: Duration, lines_per_second: u32) -> Self {
         Self {
             room: room.clone(),
@@ -87,7 +87,7 @@ impl Chat {
         }
     }
 
-    /// Waits for more. None if it has been silent for too long without having said a word.
+    /// Waits for input. None if the time for the first word is over.
     fn receive(
         &mut self,
         request: &mut StreamRequest,
@@ -102,7 +102,7 @@ impl Chat {
             let next = [silence, first_word, self.late].into_iter().flatten().min();
             let left = next.map(|next| next.saturating_duration_since(Instant::now()));
             request.set_timeout(left);
-            // Half a line is nothing that a stopping server has to wait for.
+            // A stopping server need not wait for the rest of a line.
             request.between_requests();
             match request.chunk() {
                 Ok(Some(chunk)) => {
@@ -144,7 +144,7 @@ impl Chat {
                     Ok(Some(text)) => (text, incoming.has_lines()),
                 },
             };
-            // What was pasted takes its time, which a stopping server does not have.
+            // The pace delays pasted lines, and a stopping server does not wait for them.
             if request.is_stopping() {
                 return Ok(Err(End::Quit));
             }
@@ -159,7 +159,7 @@ impl Chat {
         }
     }
 
-    /// Waits until it may come in. False: it has left before that.
+    /// Waits until it may join. False if it left before that.
     fn wait_for_turn(
         &mut self,
         request: &mut StreamRequest,
@@ -189,7 +189,7 @@ impl Chat {
 
     fn take(&mut self, text: &str, has_lines: bool, outbox: &Outbox) -> Result<(), End> {
         let mut message = Message::parse(text);
-        // The document's client says this and goes, without a look at what it is answered.
+        // The tutorial's client sends this and leaves without reading an answer.
         if !has_lines && text == "q" {
             return Err(End::Quit);
         }
@@ -214,7 +214,7 @@ impl Chat {
         }
         self.pace.keep();
         if !self.room.has(id) {
-            // What it had sent before it was shown the door is nothing to wait for.
+            // Lines that it had sent before it was kicked are ignored.
             return Err(End::Quit);
         }
         if !has_lines {
@@ -237,7 +237,7 @@ impl Chat {
         Ok(())
     }
 
-    /// Out of the hall or the room. `quietly`: there is nobody to tell.
+    /// Leaves the hall or the room. With `quietly` this is not announced.
     fn leave(&mut self, quietly: bool) {
         match std::mem::replace(&mut self.place, Place::Outside) {
             Place::Outside => {}
@@ -247,7 +247,7 @@ impl Chat {
     }
 }
 
-/// What is said to somebody who has typed a command that does not exist, or has asked for those that do.
+/// The answer to an unknown command, and to a question for the known ones.
 pub fn unknown(word: &str, others: &str) -> String {
     let known = format!(
         "there are {others}@NAME TEXT and /quit; to say a line that begins with a slash, type two slashes"
@@ -262,13 +262,13 @@ impl StreamRequestHandler for Chat {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let outbox = request.outbox()?;
         let number = self.hall.arrive(request.client_address(), outbox.clone());
-        // A limit that the clock cannot count is none; a day is as good.
+        // A time that the clock cannot count is shortened to a day.
         const DAY: Duration = Duration::from_secs(24 * 3600);
         self.place = Place::Hall(number, Instant::now() + self.patience.min(DAY));
         let end = self.converse(request, &outbox);
         if request.is_stopping() {
-            // Out of the room first, so that no line of another comes behind the goodbye. Who does not take that is
-            // closed all the same.
+            // It leaves the room first, so that no line follows the goodbye. The connection ends even if the client does
+            // not read that.
             self.leave(true);
             let _ = outbox.send(format!("{GOODBYE}\n"));
         }
@@ -286,7 +286,7 @@ impl StreamRequestHandler for Chat {
                 "too many come in at once, and you had left before your turn".to_owned()
             }
         };
-        // Its reader may be gone.
+        // It fails if the client is gone.
         let _ = outbox.send(format!("* {told}; goodbye\n"));
         Ok(())
     }
@@ -297,17 +297,16 @@ impl StreamRequestHandler for Chat {
     }
 }
 
-/// How fast a member may speak. Without it one who sends as fast as the machine allows would fill the
-/// outboxes of others who read as fast as one can expect of them, and have them dropped.
+/// How fast a member may speak. Without a bound one fast member would fill the outboxes of the others, who would be dropped
+/// although they read as fast as their networks allow.
 struct Pace {
-    /// None: as fast as it likes.
+    /// None for no limit.
     interval: Option<Duration>,
-    /// When all that was said would have been said at the allowed pace.
+    /// When all lines so far would have been said at the allowed pace.
     due: Instant,
 }
 
-/// Lines that may come at once after a rest: something pasted. With lines of the greatest length it
-/// still is less than an outbox holds.
+/// Lines that may arrive at once after a pause, for pasted text. Even the longest lines of this number fit into an outbox.
 const BURST: u32 = 20;
 
 impl Pace {

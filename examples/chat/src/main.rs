@@ -6,21 +6,20 @@
 //! nc 127.0.0.1 8000        (begin with an empty line, or with /nick NAME)
 //! ```
 //!
-//! Whatever a member types goes to all others and to the operator, who sits at the server's own terminal.
-//! `@NAME TEXT` is for one alone; `/who` says who is there, `/nick NAME` takes another name, `/quit` leaves.
-//! The operator has `/who`, `/kick NAME`, `/kick #` for connections that have not said a word (`hall.rs`), and `/quit`,
+//! A line that a member types goes to all others and to the operator, at the server's own terminal.
+//! `@NAME TEXT` goes to one member; `/who` lists the members, `/nick NAME` takes another name, `/quit` leaves.
+//! The operator has `/who`, `/kick NAME`, `/kick #` for connections that have sent nothing (`hall.rs`), and `/quit`,
 //! which ends the server.
 //!
-//! With `--bus redis://HOST:PORT/ROOM` several servers share one room, `--server NAME` being what each is
-//! called: members elsewhere are `name@server`. See `bus/mod.rs`.
+//! With `--bus redis://HOST:PORT/ROOM` several servers share one room. `--server NAME` names this one: its members
+//! are `name@server` at the others. See `bus/mod.rs`.
 //!
-//! A member joins with its first word. One that has sent no newline yet is taken for a client that knows
-//! of no lines, and has one answer for each message: see `protocol.rs`.
+//! A client becomes a member with its first line. A client that has sent no newline yet is treated as one that knows no
+//! lines, and gets one answer for each message: see `protocol.rs`.
 //!
-//! Limits: nobody proves who he is, and nothing is encrypted; a name belongs to whoever has it, and one that looks
-//! the same is refused only while its owner is there (`name.rs`). What was said before one came is not kept. A client
-//! without lines that sends an empty message has sent nothing, and waits for an answer that does not come until the
-//! room ends.
+//! Limits: names are not proven, and nothing is encrypted. A name belongs to the member that has it, and a name that looks
+//! the same is refused only while that member is there (`name.rs`). Earlier lines are not kept for later members. A client
+//! without lines that sends an empty message has sent nothing; it waits for its answer until the room ends.
 
 mod bus;
 mod characters;
@@ -56,7 +55,7 @@ use screen::{Lines, Screen};
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
 use terminal::Terminal;
 
-/// A room with an operator: what one says goes to all the others.
+/// A room with an operator: each line goes to all the others.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -72,7 +71,7 @@ enum Command {
         /// The server's address
         #[arg(value_name = "ADDR", default_value = ChatServer::DEFAULT_BIND)]
         address: Endpoint,
-        /// What to be called; else the server chooses a name
+        /// The name; without it the server chooses one
         #[arg(long)]
         name: Option<String>,
     },
@@ -81,7 +80,7 @@ enum Command {
 #[derive(Args)]
 #[command(mut_arg("bind", common::streams::<ChatServer>))]
 #[command(mut_arg("max_clients", |clients| clients.default_value("1000").visible_alias("members")))]
-// Longer than for programs whose clients are programs: the document's client says its first word when its user has typed.
+// Longer than in the other programs: the tutorial's client sends its first word when its user has typed it.
 #[command(mut_arg("first_word", |seconds| seconds.default_value("120")))]
 struct Serve {
     #[command(flatten)]
@@ -91,14 +90,14 @@ struct Serve {
     /// How many lines a second one member may say in the long run; 0 is no limit
     #[arg(long, value_name = "LINES", default_value = "20")]
     pace: u32,
-    /// Share the room with other servers, through a Redis that all of them reach. One with a password belongs
-    /// into --bus-file, or into CHAT_BUS in the environment: what is given here all users of this machine can see
+    /// Share the room with other servers, through a Redis that all of them reach. An address with a password belongs
+    /// into --bus-file, or into CHAT_BUS in the environment: all users of this machine can see its command lines
     #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
     bus: Option<String>,
     /// A file that has the address of the bus in it, redis://USER:PASSWORD@HOST:PORT/ROOM
     #[arg(long, value_name = "FILE", conflicts_with = "bus")]
     bus_file: Option<PathBuf>,
-    /// What this server is called there: its members are NAME@SERVER [default: four random digits]
+    /// The name of this server there: its members are NAME@SERVER [default: four random digits]
     #[arg(long, value_name = "SERVER", value_parser = server_name)]
     server: Option<String>,
     /// How long a line waits for a lost Redis before its sender is told, in seconds
@@ -107,7 +106,7 @@ struct Serve {
 }
 
 impl Serve {
-    /// What other servers the room is to be joined with.
+    /// The bus to the other servers of the room, if there is one.
     fn joins(&self) -> Result<Option<Joins>, Failure> {
         let address = BusAddress::given(self.bus.as_deref(), self.bus_file.as_deref())?;
         if let (None, Some(_)) = (&address, &self.server) {
@@ -131,12 +130,12 @@ struct ChatServer {
     first_word: Duration,
     screen: Screen,
     pace: u32,
-    /// What other servers the room is to be joined with.
+    /// The bus to the other servers of the room.
     joins: Option<Joins>,
     bus: OnceCell<Bus>,
-    /// What the screen has to show, until it is ready.
+    /// The queue of the screen, until `ready` starts the thread that shows it.
     lines: Cell<Option<Lines>>,
-    /// Gives the terminal back as it was, at the end.
+    /// Restores the terminal when it is dropped.
     mode: Cell<Option<terminal::Mode>>,
 }
 
@@ -146,7 +145,7 @@ struct Joins {
     patience: Duration,
 }
 
-/// Serves the room, joined with others if that is asked for, and ends all of it in order.
+/// Serves the room, and then ends the bus and the screen, in this order.
 fn serve(options: &Serve) -> Result<(), Failure> {
     let server = ChatServer::new(options, options.joins()?);
     let served = common::serve(&server, &options.options);
@@ -204,9 +203,9 @@ impl Program for ChatServer {
 
     fn limits(&self) -> Limits {
         Limits::default()
-            // More than a member may say at once, so that one who reads is never dropped.
+            // More than a member may say at once, so that a member that reads is never dropped.
             .outbox_bytes(256 * 1024)
-            // Who only listens is welcome; keepalive finds those whose machine is gone.
+            // Members that only listen are welcome; keepalive finds those whose machine is gone.
             .idle(Duration::from_secs(30 * 24 * 3600))
     }
 
@@ -250,7 +249,7 @@ fn main() -> ExitCode {
     }))
 }
 
-/// What clap says of a command line, which may have a password in the wrong place; or the help that was asked for.
+/// Prints clap's complaint without passwords, which may stand in the wrong place of the command line; or the help.
 fn wrong_use(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();

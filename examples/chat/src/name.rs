@@ -1,11 +1,11 @@
-//! Names: which there may be, the form in which they are compared, and which look alike.
+//! Names: which are valid, the form in which they are compared, and which look alike.
 //!
-//! Letters of all scripts are welcome, with the marks that belong to them: many scripts cannot be written without.
-//! What is written in several ways (a letter with its accent in one character or in two) is kept in one, NFC.
+//! Letters of all scripts are welcome, with the marks that belong to them. Characters that can be written in several ways
+//! (an accent in one character with its letter, or in two) are kept in one form, NFC.
 //!
-//! Limits: what looks alike is what Unicode's list of confusable characters says (UTS 39), small capitals, and what
-//! differs in letters' case or in signs at the ends; not what looks alike only at a glance (`aIice` does, `a1iice` does
-//! not). Signs of the same look within one script that is not of the list are taken for different.
+//! Limits: two names look alike if Unicode's list of confusable characters says so (UTS 39), if small capitals stand for
+//! capitals, or if they differ only in case or in signs at the ends: `aIice` looks like `alice`, and `a1iice` does not.
+//! Other characters that look similar count as different.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::{canonical_combining_class, is_combining_mark};
@@ -16,9 +16,9 @@ use super::characters::{is_blank, is_invisible, is_joiner};
 
 /// Characters of a name at most: it stands before every line.
 pub const NAME_CHARS: usize = 32;
-/// Bytes of a name at most, however it is written: no character of NFC is longer apart than four of four bytes.
+/// Bytes of a name at most, in any form: a character of NFC decomposes into at most four, of four bytes each.
 const NAME_BYTES: usize = NAME_CHARS * 16;
-/// What the operator is called, and nobody else may be, or seem to be.
+/// The operator's name. No member may have it, or one that looks like it.
 pub const OPERATOR: &str = "operator";
 
 /// Signs that a name may have anywhere.
@@ -26,13 +26,13 @@ const SIGNS: &str = "-_.";
 /// Signs that stand within names, or behind them: O'Brien, Gal·la, ג׳ורג׳, བསྟན་འཛིན, ジョン・スミス.
 const INNER_SIGNS: &str = "'\u{2019}\u{b7}\u{5f3}\u{5f4}\u{f0b}\u{30fb}";
 
-/// The name as it is kept and shown.
+/// The name in the form that is stored and shown.
 pub fn normal(name: &str) -> String {
     name.nfc().collect()
 }
 
-/// Says what is wrong with a name, if something is: what separates a name from its line, is not seen, or does not
-/// belong to the letter before it.
+/// Checks a name. The error says what a name may have: no characters that separate it from its line, that are invisible,
+/// or that do not belong to the letter before them.
 pub fn check_name(name: &str) -> Result<(), String> {
     let name: Vec<char> = if is_too_long(name) { Vec::new() } else { name.nfc().collect() };
     let fits = name.len() <= NAME_CHARS && name.iter().any(|one| is_letter(*one));
@@ -52,14 +52,14 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a text is longer than any name. It is asked before a text is folded that may be as long as a line, because to
-/// fold is slow, and a room waits meanwhile.
+/// Whether a text is longer than any name. This is checked before a text of any length is folded, because folding is slow
+/// and holds the room's lock.
 pub fn is_too_long(name: &str) -> bool {
     name.len() > NAME_BYTES
 }
 
 fn is_letter(character: char) -> bool {
-    // Negative circled and squared letters are signs, to which no letter is the same.
+    // Negative circled and squared letters are signs; no letter equals them.
     let is_sign = matches!(character, '\u{1f150}'..='\u{1f169}' | '\u{1f170}'..='\u{1f189}');
     character.is_alphanumeric()
         && !is_sign
@@ -76,7 +76,7 @@ fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
     let marks = marks.count();
     let letter = before.iter().rev().nth(marks).copied().filter(|one| is_letter(*one));
     if is_joiner(character) {
-        // After a virama, or between letters of scripts whose letters join: elsewhere it does nothing but hide.
+        // A joiner has a use after a virama, and between letters of scripts whose letters join. Elsewhere it only hides.
         let joins = |one: &char| {
             canonical_combining_class(*one) == 9
                 || matches!(one.script(), Script::Arabic | Script::Syriac)
@@ -84,7 +84,7 @@ fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
         return before.last().is_some_and(joins) && next.is_some_and(|next| is_letter(*next));
     }
     if is_combining_mark(character) {
-        // Digits belong to no script, and have no marks.
+        // Digits belong to no script and have no marks.
         let letter = letter.filter(|letter| letter.is_alphabetic());
         let of_its_script = |letter: char| {
             !letter.script_extension().intersection(character.script_extension()).is_empty()
@@ -96,23 +96,23 @@ fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
         || INNER_SIGNS.contains(character) && letter.is_some()
 }
 
-/// The form in which names are looked for: nobody is called Bob where there is a bob, and an `@` finds a name that is
-/// written in full width, in capitals, or in several characters where it is one.
+/// The form in which names are compared: `Bob` is taken where there is a `bob`, and an `@` finds a name that is typed in
+/// full width, in capitals, or in decomposed characters.
 pub fn fold(name: &str) -> String {
     let plain = name.nfkc().filter(|one| is_told_apart(*one));
     let folded = plain.flat_map(char::to_uppercase).flat_map(char::to_lowercase);
     folded.collect::<String>().nfkc().collect()
 }
 
-/// No joiner, nor the sign that makes an Arabic word longer.
+/// Removes joiners, and the sign that lengthens Arabic words.
 fn is_told_apart(character: char) -> bool {
     !is_invisible(character) && character != '\u{640}'
 }
 
-/// What a name looks like: two that have one of these in common may be taken for each other.
+/// The forms of a name by its look: two names with one of these in common look alike.
 pub fn looks(name: &str) -> [String; 3] {
     let folded = fold(name);
-    // Before the case is gone as well: a capital I is an l, and a small one is not.
+    // Also before the case is removed: a capital I looks like an l, and a small i does not.
     let plain: String = name.nfkc().filter(|one| is_told_apart(*one)).collect();
     [look(&plain), look(&folded), folded]
 }
@@ -135,7 +135,7 @@ fn passes_for_operator(name: &str) -> bool {
     looks(name).iter().chain(&looks(&without_marks)).any(|look| bare(look))
 }
 
-/// Small capitals look like the capitals that they are, and so do letters that look like them.
+/// Replaces small capitals, and letters that look like them, by capitals.
 fn without_small_capital(character: char) -> char {
     const SMALL_CAPITALS: &str = "ᴀʙᴄᴅᴇɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ";
     const LETTERS: &str = "abcdeghijklmnoprstuvwyz";

@@ -1,4 +1,4 @@
-//! The operator: somebody at the server's own terminal, or at the other end of a pipe.
+//! The operator, at the server's own terminal or at the other end of a pipe.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -13,7 +13,7 @@ use super::room::{Room, Who};
 use super::screen::Screen;
 use super::terminal::{Input, Typed};
 
-/// Does what the operator types, in a thread of its own, until there is no more.
+/// Obeys the operator, in a thread of its own, until the input ends.
 pub fn start(
     room: Room,
     hall: Hall,
@@ -24,7 +24,7 @@ pub fn start(
         loop {
             match input.next(LINE_BYTES) {
                 Typed::Line(text) => obey(&room, &hall, &screen, &clean(text.as_bytes())),
-                // The server's own way of stopping: a second one ends it at once.
+                // As a SIGINT from outside: a second one ends the server at once.
                 Typed::Interrupt => return stop(SIGINT),
                 Typed::End => screen.show("* /quit ends the server\n"),
                 // A server without an operator goes on serving.
@@ -46,7 +46,7 @@ fn obey(room: &Room, hall: &Hall, screen: &Screen, text: &str) {
                 screen.show(&format!("* {silent}\n"));
             }
         }
-        // No name begins so: it is for those who have none.
+        // No name begins with `#`: it means connections without a name.
         Message::Kick(name) => match name.strip_prefix('#') {
             Some(which) => screen.show(&match hall.kick(which) {
                 1 => "* 1 that had not said a word was kicked\n".to_owned(),
@@ -62,8 +62,8 @@ fn obey(room: &Room, hall: &Hall, screen: &Screen, text: &str) {
     }
 }
 
-/// Stops this process as if the signal had come from elsewhere: the server has a handler for it.
+/// Sends this process a signal, for which the server has a handler.
 fn stop(signal: i32) {
-    // The only failure is a number that is no signal.
+    // It fails only for a number that is not a signal.
     let _ = raise(signal);
 }

@@ -1,8 +1,14 @@
-//! The room: who is in it, and how a line reaches all of them.
+//! The room: its members, and how a line reaches all of them.
 //!
-//! Whoever says something holds the room's lock while the line is put into the outboxes of all others, and
-//! so everyone sees the same order. Nothing waits in there: an outbox that is full costs its member the
-//! place, and the operator's screen and the bus have queues of their own.
+//! The thread of the speaker holds the room's lock while it puts the line into the outboxes of all others, so that
+//! all members see the same order. Nothing waits under this lock: a member whose outbox is full is dropped, and the
+//! operator's screen and the bus have queues of their own.
+//!
+//! ```text
+//! speaker's thread -> lock -> outbox of each member -> its own writer
+//!                          -> screen's queue        -> screen's thread
+//!                          -> bus's queue           -> writer thread -> Redis -> other servers
+//! ```
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +25,7 @@ use super::screen::Screen;
 /// A member, by its number in the room.
 pub type Id = u64;
 
-/// Who has said something, or asks.
+/// The author of a line or a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Member(Id),
@@ -31,7 +37,7 @@ pub enum Who {
 pub struct Room {
     state: Arc<Mutex<State>>,
     screen: Screen,
-    /// The way to the other servers of this room; set once, before anybody is in.
+    /// The bus to the other servers of this room; set once, before anyone joins.
     bus: Arc<OnceLock<Relay>>,
 }
 
@@ -40,17 +46,17 @@ struct State {
     members: HashMap<Id, Member>,
     /// By their folded names.
     names: HashMap<String, Id>,
-    /// By what their names look like.
+    /// By the forms in which names that look alike are equal.
     looks: HashMap<String, Id>,
     next: Id,
 }
 
 struct Member {
     name: String,
-    /// `name: `, which stands before every line.
+    /// `name: `, the beginning of each of its lines.
     prefix: String,
     outbox: Outbox,
-    /// For a client that knows of no lines: what it will be told when it has spoken.
+    /// For a client without lines: the text that it gets after its next message.
     waiting: Option<Waiting>,
 }
 
@@ -68,7 +74,7 @@ impl Member {
 
     fn send(&self, text: &str) -> Result<(), OutboxError> {
         match self.outbox.send(text) {
-            // It is gone, and its own handler lets it leave.
+            // The connection is gone, and its own handler leaves the room.
             Err(OutboxError::Closed) => Ok(()),
             result => result,
         }
@@ -80,14 +86,14 @@ impl Room {
         Self { state: Arc::default(), screen, bus: Arc::default() }
     }
 
-    /// Joins the room to those of other servers.
+    /// Connects the room to the bus.
     pub fn set_bus(&self, relay: Relay) {
-        // There is one call, before anything is served.
+        // It is called once, before anything is served.
         let _ = self.bus.set(relay);
     }
 
-    /// Lets a member in, under the name that it wishes if that is possible. `has_lines`: whether it knows
-    /// of lines, or is one of the document's clients.
+    /// Adds a member, under the wished name if that is free. `has_lines` is false for the tutorial's client, which knows no
+    /// lines.
     pub fn enter(&self, outbox: Outbox, has_lines: bool, wish: Option<&str>) -> Id {
         let mut state = self.state.lock();
         let id = state.next;
@@ -112,7 +118,7 @@ impl Room {
         id
     }
 
-    /// A member leaves, if it has not been shown the door. `quietly`: there is nobody to tell.
+    /// Removes a member, unless it was dismissed. With `quietly` this is not announced.
     pub fn leave(&self, id: Id, quietly: bool) {
         let mut state = self.state.lock();
         if let (Some(member), false) = (state.remove(id), quietly) {
@@ -120,12 +126,12 @@ impl Room {
         }
     }
 
-    /// Whether a member has not been shown the door.
+    /// Whether a member is still in the room.
     pub fn has(&self, id: Id) -> bool {
         self.state.lock().members.contains_key(&id)
     }
 
-    /// A line for everyone else.
+    /// Says a line to all others.
     pub fn say(&self, from: Who, text: &str) {
         let mut state = self.state.lock();
         let Some(prefix) = state.prefix(from) else { return };
@@ -137,11 +143,11 @@ impl Room {
         self.relay(&mut state, from, |bus, name| bus.say(from, name, text));
     }
 
-    /// A line for one.
+    /// Says a line to one member.
     pub fn tell(&self, from: Who, to: &str, text: &str) {
         let mut state = self.state.lock();
         let Some(name) = state.name(from).map(str::to_owned) else { return };
-        // One's own server may be named, and need not be.
+        // `name@server` with this server's own name means a member here.
         let written = to;
         let (to, server) = to.split_once('@').map_or((to, None), |(to, at)| (to, Some(at)));
         if is_too_long(to) || server.is_some_and(is_too_long) {
@@ -163,8 +169,8 @@ impl Room {
         }
     }
 
-    /// That nobody here has a name; and how those are written who have it elsewhere. What is for one alone is not sent
-    /// to somebody who only happens to be called so.
+    /// Says that no member here has a name, and how members elsewhere of this name are written. A private line is never sent
+    /// to one of those by guess.
     fn says_nobody(&self, name: &str) -> String {
         let nobody = format!("nobody here is called {name}");
         match &self.bus.get().map_or(Vec::new(), |bus| bus.namesakes(name))[..] {
@@ -173,7 +179,7 @@ impl Room {
         }
     }
 
-    /// Calls a member by another name.
+    /// Renames a member.
     pub fn rename(&self, id: Id, wish: &str) {
         let mut state = self.state.lock();
         let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
@@ -195,7 +201,7 @@ impl Room {
         self.answer(&mut state, id, Waiting::answer);
     }
 
-    /// Answers who is there.
+    /// Answers with the list of members.
     pub fn who(&self, asks: Who) {
         let mut state = self.state.lock();
         let mut names = state.names_sorted();
@@ -208,12 +214,12 @@ impl Room {
         self.hand(&mut state, asks, Kind::Reply, &line);
     }
 
-    /// A word for one alone, from the server itself.
+    /// A line of the server's own, to one member.
     pub fn note(&self, to: Who, text: &str) {
         self.hand(&mut self.state.lock(), to, Kind::Reply, &format!("* {text}\n"));
     }
 
-    /// The operator's way to end a member.
+    /// Ends a member's connection, for the operator.
     pub fn kick(&self, name: &str) {
         let mut state = self.state.lock();
         let Some(Who::Member(id)) = state.find(name) else {
@@ -226,12 +232,12 @@ impl Room {
         self.expel(&mut state, id, "was kicked by the operator");
     }
 
-    /// Ends a member with a reason, which everyone is told.
+    /// Ends a member's connection, and announces why.
     pub fn dismiss(&self, id: Id, why: &str) {
         self.expel(&mut self.state.lock(), id, why);
     }
 
-    /// A client that knows of no lines has spoken, and listens. Gives when it is to be sent what waits for it already.
+    /// A client without lines has sent a message, and listens. Returns when it gets the waiting text, if there is some.
     pub fn listens(&self, id: Id) -> Option<Instant> {
         let mut state = self.state.lock();
         state
@@ -241,17 +247,17 @@ impl Room {
             .and_then(Waiting::listen)
     }
 
-    /// A client that knows of no lines has asked for nothing but a name.
+    /// A client without lines has sent nothing but its name.
     pub fn answer_at_once(&self, id: Id) {
         self.answer(&mut self.state.lock(), id, Waiting::answer);
     }
 
-    /// A client that knows of no lines has listened for long, and nobody has said anything.
+    /// A client without lines has listened for long, and nobody has said anything.
     pub fn answer_late(&self, id: Id) {
         self.answer(&mut self.state.lock(), id, Waiting::answer_late);
     }
 
-    /// Sends a client that knows of no lines a piece of what waits for it.
+    /// Sends a client without lines a piece of its waiting text.
     fn answer(
         &self,
         state: &mut State,
@@ -265,7 +271,7 @@ impl Room {
         }
     }
 
-    /// A client has turned out to know of lines: it gets everything, and from now on at once.
+    /// A client knows lines after all: it gets all waiting text, and from now on each line at once.
     pub fn has_lines(&self, id: Id) {
         let mut state = self.state.lock();
         let waiting = state.members.get_mut(&id).and_then(|member| member.waiting.take());
@@ -274,19 +280,19 @@ impl Room {
         }
     }
 
-    /// A line of another server's, for everyone here; with its newline.
+    /// Shows a line of another server, with its newline, to all members here.
     pub fn hear(&self, kind: Kind, line: &str) {
         self.spread(&mut self.state.lock(), kind, line, Who::Operator);
         self.screen.show(line);
     }
 
-    /// News of the bus, of which the operator is told more than the members; each with its newline.
+    /// Announces news of the bus, each with its newline. The operator's text may say more than the members'.
     pub fn news(&self, to_members: &str, to_operator: &str) {
         self.spread(&mut self.state.lock(), Kind::News, to_members, Who::Operator);
         self.screen.show(to_operator);
     }
 
-    /// A line of another server's, for one who is here; with its newline. False: there is no such one.
+    /// Shows a line of another server, with its newline, to one member here. False if there is no such member.
     pub fn hear_private(&self, to: &str, kind: Kind, line: &str) -> bool {
         let mut state = self.state.lock();
         let receiver = state.find(to);
@@ -296,7 +302,7 @@ impl Room {
         receiver.is_some()
     }
 
-    /// Who is here, in order.
+    /// The names of the members here, sorted.
     pub fn names(&self) -> Vec<String> {
         self.state.lock().names_sorted()
     }
@@ -311,8 +317,8 @@ impl Room {
         }
     }
 
-    /// To everyone here but the one it is from. Who has no room for it is dropped, which is news for the others; so
-    /// it goes on until all who are left have had all of it.
+    /// Shows lines to all members here but their author. A member whose outbox is full is dropped, which is another line for
+    /// the others: the loop ends when no member is dropped.
     fn spread(&self, state: &mut State, kind: Kind, line: &str, from: Who) {
         let mut stalled = Vec::new();
         for (id, member) in &mut state.members {
@@ -330,7 +336,7 @@ impl Room {
         while let Some((id, why)) = leaving.pop() {
             let Some(member) = state.remove(id) else { continue };
             let line = format!("* {} {why}\n", member.name);
-            // It is told, if there is room for it; then its handler's reads end.
+            // The member is told if its outbox has room; then its handler's reads end.
             let _ = member.outbox.send(format!("* you: {why}\n"));
             member.outbox.flush();
             member.outbox.close();
@@ -359,7 +365,7 @@ impl Room {
         }
     }
 
-    /// Hands something to the bus; tells the one it is from, if the bus does not take it.
+    /// Puts a line into the bus's queue. If that is full, its author is told.
     fn relay(
         &self,
         state: &mut State,
@@ -373,7 +379,7 @@ impl Room {
     }
 }
 
-/// Why a member whose outbox is full has to go.
+/// Why a member whose outbox is full is dropped.
 const STALLED: &str = "was dropped: it does not take what is sent to it";
 
 impl State {
@@ -395,7 +401,7 @@ impl State {
         }
     }
 
-    /// None: it has been shown the door, and what it had sent before may not be heard without its name.
+    /// None if it was dismissed: the lines that it had sent before are then ignored.
     fn prefix(&self, who: Who) -> Option<&str> {
         match who {
             Who::Member(id) => self.members.get(&id).map(|member| &*member.prefix),
@@ -418,7 +424,7 @@ impl State {
         self.names.get(&folded).map(|id| Who::Member(*id))
     }
 
-    /// The name as it would be kept, if a member may be called so.
+    /// The name in its stored form, if a member may have it.
     fn check_free(&self, wish: &str, id: Id) -> Result<String, String> {
         check_name(wish)?;
         let name = normal(wish);
@@ -435,7 +441,7 @@ impl State {
     }
 
     fn guest_name(&self) -> String {
-        // No more than the members can be taken.
+        // At most as many as there are members are taken.
         let mut names = (self.next..).map(|number| format!("guest-{number}"));
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! What the operator sees: a queue, and a thread that shows what is in it. A terminal that has been
-//! stopped by Ctrl-S, or a pipe that nobody reads, costs the operator lines and delays no member.
+//! The operator's screen: a queue, and a thread that shows its lines. If the terminal is stopped by Ctrl-S, or the pipe
+//! has no reader, lines are lost, and no member is delayed.
 
 use std::io;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::terminal::Output;
 
-/// Lines that wait to be shown at most: more than a screen can be scrolled back.
+/// Lines in the queue at most: more than a screen can be scrolled back.
 const WAITING_LINES: usize = 4_096;
 
 enum Item {
     Show(String),
-    /// There is no more; whoever listens is told when all of it has been shown.
+    /// The end: the sender is told when all lines have been shown.
     End(Sender<()>),
 }
 
-/// A way to the operator's screen. Clones are ways to the same one.
+/// The sender's side of the queue. Clones belong to the same screen.
 #[derive(Clone)]
 pub struct Screen {
     lines: Sender<Item>,
     left_out: Arc<AtomicUsize>,
 }
 
-/// What has been sent to the screen, until somebody shows it.
+/// The receiver's side of the queue.
 pub struct Lines {
     lines: Receiver<Item>,
     left_out: Arc<AtomicUsize>,
@@ -40,15 +40,15 @@ impl Screen {
         (Self { lines: sender, left_out: Arc::clone(&left_out) }, Lines { lines, left_out })
     }
 
-    /// Has lines shown, each with its newline. Never waits.
+    /// Queues lines, each with its newline. Never waits.
     pub fn show(&self, lines: &str) {
-        // Nobody shows them any more where there is no screen.
+        // It fails where there is no screen.
         if let Err(TrySendError::Full(_)) = self.lines.try_send(Item::Show(lines.to_owned())) {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Waits until all has been shown, unless nobody takes it.
+    /// Waits until all lines are shown, but not for ever.
     pub fn finish(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (done, shown) = bounded(1);
@@ -59,7 +59,7 @@ impl Screen {
 }
 
 impl Lines {
-    /// Shows what comes, in a thread of its own. `typing` is the thread that reads what is typed beside it.
+    /// Starts the thread that shows the lines. `typing` is the thread that reads the operator's input.
     pub fn show_on(self, mut output: Output, typing: JoinHandle<()>) -> io::Result<()> {
         let show = move || {
             let mut next = None;
@@ -68,12 +68,12 @@ impl Lines {
                     Item::Show(text) => text,
                     Item::End(done) => {
                         output.finish(typing);
-                        // Whoever has asked may not wait any more.
+                        // `finish` may have stopped waiting.
                         let _ = done.send(());
                         return;
                     }
                 };
-                // What is there already goes in one write.
+                // All queued lines leave in one write.
                 for item in self.lines.try_iter().take(WAITING_LINES) {
                     match item {
                         Item::Show(line) => text += &line,

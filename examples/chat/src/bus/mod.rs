@@ -1,24 +1,30 @@
-//! Several servers, one room: what is said at one is heard at all, through a stream of Redis.
+//! One room on several servers: a line that is said at one reaches all, through a stream of Redis.
 //!
-//! Every server appends its own lines to the stream and reads those of the others, each in a thread of its
-//! own, from the last one that it has read: a connection that was lost loses no line. Members elsewhere
-//! are called `name@server`, always, so that no two servers have to agree about a name.
+//! ```text
+//! room -> queue -> writer thread -- XADD --> stream of Redis -- XREAD --> reader thread -> room
+//!         (never waits)                                                   (of each other server)
+//! ```
 //!
-//! A line arrives once at each member, or whoever said it is told that it may not have:
+//! Each server appends its own lines to the stream and reads those of the others, in a thread each. The reader goes on
+//! after the last entry that it has read, so that a lost connection loses no line. Members elsewhere are always called
+//! `name@server`, so that servers need not agree about names.
 //!
-//! - A line waits until Redis has confirmed it, for `--bus-wait` at most; then its sender is told.
-//! - Whether a write has happened whose answer was lost, nobody knows: it is written again. Each entry has
-//!   its server's number, by which who reads it knows that it has had it.
-//! - A Redis that comes back without its data, or without the last of it, is found out by the last entry
-//!   that one knows, and so is a stream that somebody has deleted, within a second: what was written in the last half minute is written again, and everything is read.
-//! - A server that starts hears what is said from then on. What was said at one that was killed and had
-//!   not been written is lost with it, and its members see their connections end.
+//! A line arrives once at each member, or its author is told that it may not have arrived:
 //!
-//! What Redis answers is bounded before it is kept (`wire.rs`), whatever may listen there, and where it is, with which
-//! password, is no business of the members (`address.rs`).
+//! - A line waits until Redis has confirmed it, at most for `--bus-wait`; then its author is told.
+//! - If the answer to a write is lost, the entry is written again. Each entry has a number of its server, by which readers
+//!   recognise the second copy.
+//! - If Redis comes back without its data, or without the last of it, or if the stream was deleted, the servers notice it
+//!   within a second by the last entry that they know. The entries of the last half minute are then written again, and the
+//!   whole stream is read.
+//! - A server shows the lines that are said after its start. If a server is killed, its lines that were not written are
+//!   lost, and its members see their connections end.
 //!
-//! Limits: everyone who can write to the stream is believed. A server that was away while more than
-//! [`STREAM_ENTRIES`] were written hears only the last of them. Two servers may show lines that were said
+//! Answers of Redis are bounded before they are kept (`wire.rs`). The address and the password are hidden from the members
+//! (`address.rs`).
+//!
+//! Limits: everyone who can write to the stream is believed. A server that was disconnected while more than
+//! [`STREAM_ENTRIES`] were written shows only the last of them. Two servers may show lines that were said
 //! at the same time in a different order.
 
 mod address;
@@ -48,36 +54,36 @@ use queue::Queue;
 
 /// About how many entries the stream keeps: days of talk, some megabytes.
 const STREAM_ENTRIES: usize = 10_000;
-/// How often a server shows that it is there, and looks who else is.
+/// How often a server announces itself and reads the announcements of the others.
 const BEAT: Duration = Duration::from_secs(1);
-/// Without a beat for so long a server counts as gone.
+/// A server without an announcement for this time counts as gone.
 const GONE: Duration = Duration::from_secs(10);
 
-/// The room's way to the other servers. Nothing in it waits.
+/// The room's side of the bus. None of its methods waits.
 pub struct Relay {
     queue: Arc<Queue>,
     servers: Servers,
 }
 
-/// The other servers, by their own names for themselves.
+/// The other servers, by their identifiers.
 type Servers = Arc<Mutex<HashMap<String, Server>>>;
 
-/// Another server, as far as it is known.
+/// Another server.
 struct Server {
     tag: String,
     names: Vec<String>,
-    /// What it last showed, and when that was new.
+    /// Its last announcement, and when that changed.
     beat: String,
     when: Instant,
 }
 
-/// The threads, and what they share.
+/// The two threads, and the state that they share.
 pub struct Bus {
     queue: Arc<Queue>,
 }
 
 impl Bus {
-    /// Joins a room to those of the other servers: from now on, or from when Redis can be reached.
+    /// Connects a room to those of the other servers, as soon as Redis can be reached.
     pub fn start(
         address: &BusAddress,
         tag: Option<&str>,
@@ -99,9 +105,9 @@ impl Bus {
         Ok(Self { queue })
     }
 
-    /// Says that this server ends, and lets what was said reach the stream.
+    /// Announces the end of this server, after the queue has been written.
     pub fn close(&self) -> Result<(), Failure> {
-        /// Longer than it takes a Redis that is there.
+        /// Longer than a reachable Redis takes.
         const TIME: Duration = Duration::from_secs(2);
         self.queue.push(None, What::End);
         match self.queue.close(TIME) {
@@ -116,12 +122,12 @@ impl Bus {
 }
 
 impl Relay {
-    /// Relays a line for everyone.
+    /// Relays a line to all.
     pub fn say(&self, from: Who, name: &str, text: &str) -> Result<(), String> {
         self.push(from, What::Say { name: name.to_owned(), text: text.to_owned() })
     }
 
-    /// Relays a line for one at another server.
+    /// Relays a line to one member of another server.
     pub fn tell(
         &self,
         from: Who,
@@ -142,17 +148,17 @@ impl Relay {
         self.push(from, What::Tell { name, to, at, text })
     }
 
-    /// Relays that somebody has joined, say. Where it is lost nothing is said: it is nobody's line.
+    /// Relays news, of a join, say. If these are lost, nobody is told: they have no author.
     pub fn announce(&self, name: &str, news: &str) {
         self.queue.push(None, What::News { name: name.to_owned(), text: news.to_owned() });
     }
 
-    /// What this server is called.
+    /// The name of this server.
     pub fn tag(&self) -> &str {
         self.queue.tag()
     }
 
-    /// Members elsewhere that have this name there, as they are called here: some of them, if there are many.
+    /// Members of other servers with this name, as `name@server`; not all, if they are many.
     pub fn namesakes(&self, name: &str) -> Vec<String> {
         const SOME: usize = 5;
         let folded = fold(name);
@@ -163,7 +169,7 @@ impl Relay {
         members
     }
 
-    /// The members at all other servers, as they are called here.
+    /// The members of all other servers, as `name@server`.
     pub fn members(&self) -> Vec<String> {
         let servers = self.servers.lock();
         let mut members: Vec<String> = servers.values().flat_map(Server::members).collect();
