@@ -5,8 +5,9 @@
 use std::env;
 use std::io::Write;
 
+use socketserver::mixin::Refused;
 use socketserver::{
-    HandlerResult, Pool, PoolTcpServer, Refused, ServerHooks, StreamRequest, WhenFull, stream_fn,
+    HandlerResult, Pool, PoolTcpServer, ServerHooks, StreamRequest, WhenFull, stream_fn,
 };
 
 struct SayBusy;

@@ -7,7 +7,8 @@
 use std::io::Write;
 use std::{env, process, thread};
 
-use socketserver::{Forking, HandlerResult, Inline, Mixin, Pool, StreamRequest};
+use socketserver::mixin::Mixin;
+use socketserver::{Forking, HandlerResult, Inline, Pool, StreamRequest};
 use socketserver::{TcpServer, Threading, stream_fn};
 
 fn where_am_i(request: &mut StreamRequest) -> HandlerResult {

@@ -5,7 +5,8 @@
 
 use std::{env, time::Duration};
 
-use socketserver::{Failure, HandlerError, Incoming, ServerHooks, ThreadingTcpServer, stream_fn};
+use socketserver::hooks::{Failure, Incoming};
+use socketserver::{HandlerError, ServerHooks, ThreadingTcpServer, stream_fn};
 
 struct Hooks;
 

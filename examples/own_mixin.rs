@@ -4,7 +4,8 @@
 
 use std::{env, io::Write, thread, time::Instant};
 
-use socketserver::{Job, Mixin, Pool, TcpServer, WhenFull, stream_fn};
+use socketserver::mixin::{Job, Mixin};
+use socketserver::{Pool, TcpServer, WhenFull, stream_fn};
 
 struct Lanes([Pool; 2]);
 

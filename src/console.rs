@@ -21,7 +21,7 @@ use crate::sys::{self, Common};
 /// says what there is to say when descriptors have run out.
 ///
 /// ```
-/// use socketserver::Console;
+/// use socketserver::monitor::Console;
 ///
 /// Console::Stderr.tell("the disk is nearly full\n");
 /// ```
@@ -30,7 +30,7 @@ use crate::sys::{self, Common};
 /// and reports as well. A program whose stderr may be unread says it this way instead:
 ///
 /// ```
-/// # use socketserver::Console;
+/// # use socketserver::monitor::Console;
 /// std::panic::set_hook(Box::new(|panic| {
 ///     Console::Stderr.tell(&format!("{panic}\n"));
 /// }));

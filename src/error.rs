@@ -253,7 +253,7 @@ impl fmt::Display for Timeout {
 /// The payload of every [`io::Error`] of kind `TimedOut` that a request returns.
 ///
 /// ```
-/// # use socketserver::{TimedOut, Timeout};
+/// # use socketserver::request::{TimedOut, Timeout};
 /// # fn f(error: std::io::Error) {
 /// if TimedOut::find(&error).is_some_and(|t| t.which() == Timeout::Idle) {
 ///     // the peer has been silent for the idle limit
@@ -329,7 +329,7 @@ impl Stopping {
 }
 
 /// A panic of anything that a request runs for its user, as an error: of its handler, or of a hook, a transport of one's own
-/// or the drop of an error. What `handle_error` is given then; the [`phase`](crate::Failure::phase) says where it was.
+/// or the drop of an error. What `handle_error` is given then; the [`phase`](crate::hooks::Failure::phase) says where it was.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("a panic: {message}")]
 pub struct Panicked {

@@ -166,55 +166,63 @@ mod context;
 mod error;
 mod events;
 mod gate;
-mod handler;
+pub mod handler;
 mod idle_reaper;
 mod limits;
 mod lingering_close;
 mod live;
-mod mixin;
+pub mod mixin;
+pub mod park;
 mod peer_fault;
 mod process;
-mod request;
+pub mod request;
 mod server;
 mod shutdown;
 mod socket_io;
 #[allow(unsafe_code)]
 mod sys;
-mod transport;
+pub mod transport;
 mod wait;
 mod write_stall;
 
-pub use address::{Address, BindAddress};
-pub use console::Console;
+pub use address::Address;
 pub use context::ServerContext;
-pub use error::{
-    Error, Fatal, HandlerError, HandlerResult, Panicked, Result, Stopping, TimedOut, Timeout,
-};
-pub use events::{CloseReason, Counts, Limit, ServerEvent};
-pub use gate::{Gate, Permit};
+pub use error::{Error, Fatal, HandlerError, HandlerResult, Result};
+pub use events::{CloseReason, ServerEvent};
+#[doc(inline)]
 pub use handler::{
-    BaseRequestHandler, DatagramFn, DatagramRequestHandler, MakeHandler, StreamFn,
-    StreamRequestHandler, datagram_fn, stream_fn,
+    DatagramRequestHandler, MakeHandler, StreamRequestHandler, datagram_fn, stream_fn,
 };
 pub use limits::{Limits, Rate};
-pub use live::{Activity, Cut, LiveRequest};
-pub use mixin::{Forking, Inline, Job, Mixin, Outcome, Pool, Refused, Threading, WhenFull};
-pub use peer_fault::PeerFault;
-pub use request::{
-    Chunk, DatagramRequest, Deadline, Line, LineTooLong, Outbox, OutboxError, Reply, Request,
-    StopToken, Stream, StreamRequest, Ticket,
-};
+#[doc(inline)]
+pub use mixin::{Forking, Inline, Pool, Threading, WhenFull};
+#[doc(inline)]
+pub use request::{DatagramRequest, Outbox, StreamRequest};
 pub use server::{
-    AcceptFailure, BackgroundServer, BaseServer, Builder, DrainReport, Failure, Fault, Incoming,
-    Phase, Server, ServerHooks, Turn, inherit_only_stdio, restore_limits, run_all,
+    BackgroundServer, BaseServer, Builder, DrainReport, Server, ServerHooks, run_all,
 };
 pub use shutdown::ShutdownHandle;
-pub use sys::Credentials;
-pub use transport::{
-    AcceptAction, BeforeBind, Bind, CloseWhen, SocketOptions, Tcp, Transport, Udp, UnixDatagram,
-    UnixStream, accept_action,
-};
-pub use wait::{Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep};
+#[doc(inline)]
+pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
+
+/// What [`ServerHooks`] are given: a request that has come, and what has failed.
+pub mod hooks {
+    pub use crate::error::Panicked;
+    pub use crate::server::{AcceptFailure, Failure, Fault, Incoming, Phase};
+}
+
+/// Watching a server: its live requests, its counts, and reports that do not wait for a reader.
+pub mod monitor {
+    pub use crate::console::Console;
+    pub use crate::events::{Counts, Limit};
+    pub use crate::live::{Activity, Cut, LiveRequest};
+    pub use crate::server::Turn;
+}
+
+/// For handlers that start other programs.
+pub mod command {
+    pub use crate::server::{inherit_only_stdio, restore_limits};
+}
 
 /// Long documents, kept beside the code and compiled with it.
 pub mod _documentation {

@@ -82,7 +82,7 @@ pub struct Limits {
     pub write: Duration,
     /// How long one request may take in all, however busy it is. After that its reads and writes fail at once; a
     /// handler that only computes notices nothing. Only
-    /// [`set_server_deadline`](crate::Request::set_server_deadline) lifts it. None by default: an upload or a chat may
+    /// [`set_server_deadline`](crate::request::Request::set_server_deadline) lifts it. None by default: an upload or a chat may
     /// rightly last for hours.
     pub request: Option<Duration>,
     /// How long `wrap_request` (a TLS handshake, for example) may take. Default 10 s: several round trips of the

@@ -30,14 +30,14 @@ pub(crate) trait Owned: StdError + 'static {
 /// [`garbled`](crate::StreamRequest::garbled) says. An adapter that decodes by itself (`BufReader`, `Take`) makes such an
 /// error of its own, which does not say whose bytes those were.
 ///
-/// A line above its limit ([`LineTooLong`](crate::LineTooLong)) and a limit in time ([`TimedOut`](crate::TimedOut)) are
+/// A line above its limit ([`LineTooLong`](crate::request::LineTooLong)) and a limit in time ([`TimedOut`](crate::request::TimedOut)) are
 /// the peer's as well, and have payloads of their own. Both are reported, since a limit may be too small; only
 /// `Limits::idle` ends a request without a word.
 ///
 /// A handler that talks to others as well, a proxy, tells by it whose connection has failed:
 ///
 /// ```
-/// # use socketserver::PeerFault;
+/// # use socketserver::request::PeerFault;
 /// # fn f(error: std::io::Error) {
 /// if PeerFault::find(&error).is_some_and(PeerFault::is_gone) {
 ///     // the client has gone away; an upstream's reset has no such payload

@@ -65,7 +65,7 @@ pub trait StreamRequestHandler {
     /// # Errors
     ///
     /// Any: it is reported to `handle_error`, unless the peer has been idle for too long; that the peer has just gone
-    /// away is told and not printed ([`PeerFault`](crate::PeerFault) says how that is known). A
+    /// away is told and not printed ([`PeerFault`](crate::request::PeerFault) says how that is known). A
     /// [`Fatal`](crate::Fatal) ends the server.
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult;
 

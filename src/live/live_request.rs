@@ -74,7 +74,7 @@ impl fmt::Display for LiveRequest {
 #[non_exhaustive]
 pub enum Cut {
     /// A drain has ended it between two requests, or before the first one: its handler has been told, by
-    /// [`Stopping`](crate::Stopping).
+    /// [`Stopping`](crate::request::Stopping).
     Drained = 1,
     /// It was cut off at the deadline of a drain.
     Forced = 2,

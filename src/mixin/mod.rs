@@ -30,6 +30,7 @@ use crate::address::Address;
 use crate::error::Result;
 use crate::events::CloseReason;
 
+pub use crate::gate::{Gate, Permit};
 pub use forking::Forking;
 pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
 pub use pool::Pool;

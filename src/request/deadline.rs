@@ -87,7 +87,8 @@ impl StreamRequest {
     /// life looks at the error first, and ends quietly:
     ///
     /// ```
-    /// use socketserver::{HandlerResult, StreamRequest, TimedOut, stream_fn};
+    /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+    /// use socketserver::request::TimedOut;
     ///
     /// fn handle(request: &mut StreamRequest) -> HandlerResult {
     ///     # let mut line = String::new();

@@ -26,7 +26,7 @@ impl Extension {
 macro_rules! extension_of {
     ($($ticket:ident).+) => {
         /// What a hook has left for the handler, or an earlier step of the handler for a later one, if it is of this
-        /// type: see [`Incoming::set_extension`](crate::Incoming::set_extension).
+        /// type: see [`Incoming::set_extension`](crate::hooks::Incoming::set_extension).
         #[must_use]
         pub fn extension<E: std::any::Any>(&self) -> Option<&E> {
             self.$($ticket).+.extension.get()

@@ -24,11 +24,14 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::context::ServerContext;
-use crate::error::Stopping;
+pub use crate::error::Stopping;
 use crate::events::Limit;
 use crate::limits::Limits;
 use crate::live::{Entry, Registration};
 
+pub use crate::error::{TimedOut, Timeout};
+pub use crate::peer_fault::PeerFault;
+pub use crate::sys::Credentials;
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
 pub use deadline::Deadline;
@@ -42,7 +45,7 @@ pub use stream::StreamRequest;
 /// What every kind of request has, for servers and hooks that do not care which it is.
 ///
 /// A transport of one's own may bring a request type of its own: handlers then implement
-/// [`BaseRequestHandler`](crate::BaseRequestHandler) for it.
+/// [`BaseRequestHandler`](crate::handler::BaseRequestHandler) for it.
 pub trait Request {
     /// Who sent it.
     fn client_address(&self) -> &Address;

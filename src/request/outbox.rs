@@ -231,7 +231,7 @@ impl StreamRequest {
     ///
     /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that was
     /// made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
-    /// [`OutboxError::Wrapped`](crate::OutboxError::Wrapped).
+    /// [`OutboxError::Wrapped`](crate::request::OutboxError::Wrapped).
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         self.flush()?;
         self.io.outbox()

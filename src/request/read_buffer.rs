@@ -344,7 +344,7 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 /// `InvalidData`. Its beginning has been taken from the stream and its rest has not, so that the usual
 /// answer is to say so and to close.
 ///
-/// It is the peer's ([`Fault::Peer`](crate::Fault::Peer), [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but
+/// It is the peer's ([`Fault::Peer`](crate::hooks::Fault::Peer), [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but
 /// no [`PeerFault`] and not quiet: the limit may be what is wrong.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]

@@ -30,7 +30,7 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// - The server ends and closes the connection when the handler returns.
 ///
 /// Once a drain has begun, a read that would wait for the beginning of a request fails at once, with
-/// [`Stopping`](crate::Stopping), so that the usual loop comes to its end by itself and quietly. Such a
+/// [`Stopping`](crate::request::Stopping), so that the usual loop comes to its end by itself and quietly. Such a
 /// read is any for the beginning of a line, and the one after [`between_requests`](Self::between_requests). The first
 /// one of a connection fails when [`Limits::first_read`](crate::Limits::first_read) has passed as well, because its peer
 /// may be about to send. Others go on until the deadline of the drain.

@@ -26,9 +26,9 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`](crate::PeerFault)) if it has left in
+    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`](crate::request::PeerFault)) if it has left in
     /// the middle of the handshake, or if they are of kind `InvalidData` and it has sent something; `TimedOut` and
-    /// [`Stopping`](crate::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
+    /// [`Stopping`](crate::request::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
     /// reported. Before `wrap` is called: those of what has to leave in the open, and the connection is as it was.
     #[doc(alias("ssl", "wrap_socket", "STARTTLS"))]
     pub fn wrap_stream(

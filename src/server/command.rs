@@ -19,7 +19,8 @@ use crate::sys;
 /// ```
 /// use std::io::Write;
 /// use std::process::Command;
-/// use socketserver::{restore_limits, stream_fn};
+/// use socketserver::stream_fn;
+/// use socketserver::command::restore_limits;
 ///
 /// let handler = stream_fn(|request| {
 ///     let mut command = Command::new("date");
@@ -46,7 +47,7 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
 ///
 /// ```
 /// use std::process::Command;
-/// use socketserver::{inherit_only_stdio, restore_limits};
+/// use socketserver::command::{inherit_only_stdio, restore_limits};
 ///
 /// let mut command = Command::new("date");
 /// let status = inherit_only_stdio(restore_limits(&mut command)).status()?;

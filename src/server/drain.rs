@@ -30,7 +30,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///    as `Limits` allow, and only if the listener is this process's alone. A socket of datagrams is needed for
     ///    replies, and closed after 5;
     /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
-    ///    with [`Stopping`](crate::Stopping), which is not reported. One that waits for the first request of its
+    ///    with [`Stopping`](crate::request::Stopping), which is not reported. One that waits for the first request of its
     ///    connection does so when [`Limits::first_read`](crate::Limits::first_read) has passed as well;
     /// 3. running requests are waited for;
     /// 4. at the deadline the connections of those that are left are shut down, and their reads fail as in 2;

@@ -23,7 +23,8 @@ use crate::request::StreamRequest;
 /// [`DatagramRequest`](crate::DatagramRequest) for datagrams.
 ///
 /// ```no_run
-/// use socketserver::{HandlerError, Incoming, ServerHooks, StreamRequest, TcpServer, stream_fn};
+/// use socketserver::{HandlerError, ServerHooks, StreamRequest, TcpServer, stream_fn};
+/// use socketserver::hooks::Incoming;
 ///
 /// struct LocalOnly;
 ///
@@ -225,7 +226,7 @@ impl Failure<'_> {
         self.phase
     }
 
-    /// The error itself. A panic is a [`Panicked`](crate::Panicked).
+    /// The error itself. A panic is a [`Panicked`](crate::hooks::Panicked).
     #[must_use]
     pub fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &**self.error
@@ -244,7 +245,7 @@ impl Failure<'_> {
     }
 
     /// Whether the peer has just gone away. An upstream of the handler's that has is something else: it counts what
-    /// this request's own reads and writes have returned; see [`PeerFault`](crate::PeerFault).
+    /// this request's own reads and writes have returned; see [`PeerFault`](crate::request::PeerFault).
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         self.whose.is_disconnect(self.error())
@@ -252,8 +253,8 @@ impl Failure<'_> {
 
     /// Whether it is a part of a server's life, which the default of
     /// [`handle_error`](ServerHooks::handle_error) does not print: the peer has gone away, or has sent what cannot be
-    /// read ([`PeerFault`](crate::PeerFault)), or has not come to the end of a handshake. A line above its limit
-    /// ([`LineTooLong`](crate::LineTooLong)) and a limit in time ([`TimedOut`](crate::TimedOut)) are the peer's fault and
+    /// read ([`PeerFault`](crate::request::PeerFault)), or has not come to the end of a handshake. A line above its limit
+    /// ([`LineTooLong`](crate::request::LineTooLong)) and a limit in time ([`TimedOut`](crate::request::TimedOut)) are the peer's fault and
     /// not quiet, outside of a handshake.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
@@ -345,7 +346,8 @@ impl AcceptFailure<'_> {
     /// False for an error that is skipped without a pause: it has cost one client, and is counted.
     ///
     /// ```
-    /// use socketserver::{AcceptFailure, ServerHooks, StreamRequest};
+    /// use socketserver::{ServerHooks, StreamRequest};
+    /// use socketserver::hooks::AcceptFailure;
     ///
     /// struct Logged;
     ///

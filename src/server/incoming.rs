@@ -72,7 +72,8 @@ impl<'a> Incoming<'a> {
     ///
     /// ```
     /// use std::io::Write;
-    /// use socketserver::{HandlerError, Incoming, ServerHooks, StreamRequest, UnixStreamServer, stream_fn};
+    /// use socketserver::{HandlerError, ServerHooks, StreamRequest, UnixStreamServer, stream_fn};
+    /// use socketserver::hooks::Incoming;
     ///
     /// struct User(u32);
     ///

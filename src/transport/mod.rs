@@ -18,9 +18,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+pub use crate::address::BindAddress;
 use crate::error::Result;
-use crate::request::{Request, Ticket};
+use crate::request::Request;
+pub use crate::request::Ticket;
 
 pub use accept_error::{AcceptAction, accept_action};
 pub use socket_options::SocketOptions;
@@ -67,7 +69,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Where it listens: after `server_bind`, the real address.
     fn server_address(&self) -> Address;
 
-    /// What is readable when there may be a request: the socket, or an [`Event`](crate::Event) of the
+    /// What is readable when there may be a request: the socket, or an [`Event`](crate::park::Event) of the
     /// transport's own. The same from `server_activate` on, and none once it is closed.
     fn fileno(&self) -> Option<Arc<OwnedFd>>;
 

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use socketserver::mixin::{Gate, Job, Mixin};
+use socketserver::park::Event;
+use socketserver::transport::Bind;
 use socketserver::{
-    Bind, Builder, Event, Forking, Gate, HandlerResult, Inline, Job, Limits, Mixin, Pool,
-    StreamRequest, Tcp, Threading, UdpServer, UnixStream, datagram_fn, stream_fn,
+    Builder, Forking, HandlerResult, Inline, Limits, Pool, StreamRequest, Tcp, Threading,
+    UdpServer, UnixStream, datagram_fn, stream_fn,
 };
 
 use test_support::{receive, udp_client};

@@ -2,9 +2,13 @@
 
 use std::io::Write;
 
+use socketserver::hooks::Incoming;
+use socketserver::mixin::Refused;
+use socketserver::monitor::Activity;
+use socketserver::request::Request;
 use socketserver::{
-    Activity, DatagramRequest, HandlerError, HandlerResult, Incoming, Refused, Request,
-    ServerContext, ServerEvent, ServerHooks, StreamRequest,
+    DatagramRequest, HandlerError, HandlerResult, ServerContext, ServerEvent, ServerHooks,
+    StreamRequest,
 };
 
 use crate::system;
@@ -65,7 +69,7 @@ impl<R: Refusable> ServerHooks<R> for Told {
         request.refuse()
     }
 
-    fn handle_error(&self, failure: &socketserver::Failure<'_>) {
+    fn handle_error(&self, failure: &socketserver::hooks::Failure<'_>) {
         // In one write: the lines of several processes meet.
         let line = format!("handle_error in {}: {failure}\n", std::process::id());
         let _ = std::io::stderr().write_all(line.as_bytes());

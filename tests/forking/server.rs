@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socketserver::transport::{BeforeBind, Bind, BindAddress, Ticket, Transport};
 use socketserver::{
-    Address, BaseServer, BeforeBind, Bind, BindAddress, Builder, Forking, Limits, SocketOptions,
-    StreamRequest, Tcp, TcpServer, Ticket, Transport, Udp, UdpServer, UnixDatagram,
-    UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
+    Address, BaseServer, Builder, Forking, Limits, SocketOptions, StreamRequest, Tcp, TcpServer,
+    Udp, UdpServer, UnixDatagram, UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn,
+    stream_fn,
 };
 
 use crate::forked;

@@ -4,7 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::Instant;
 
-use socketserver::{HandlerResult, Stream, StreamRequest};
+use socketserver::request::Stream;
+use socketserver::{HandlerResult, StreamRequest};
 
 use crate::support::{Server, eventually};
 

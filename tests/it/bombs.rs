@@ -10,11 +10,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use socketserver::hooks::{Failure, Incoming, Panicked, Phase};
+use socketserver::mixin::{Mixin, Refused};
+use socketserver::transport::{BeforeBind, Bind, Ticket, Transport};
 use socketserver::{
-    Address, BackgroundServer, BeforeBind, Bind, Builder, CloseReason, Failure, Fatal,
-    HandlerError, HandlerResult, Incoming, Inline, Limits, Mixin, Panicked, Phase, Pool, Refused,
-    Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, Threading,
-    ThreadingTcpServer, Ticket, Transport, WhenFull, stream_fn,
+    Address, BackgroundServer, Builder, CloseReason, Fatal, HandlerError, HandlerResult, Inline,
+    Limits, Pool, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, Threading,
+    ThreadingTcpServer, WhenFull, stream_fn,
 };
 
 use crate::handlers::held;

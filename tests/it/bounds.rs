@@ -8,9 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::request::{Deadline, Request, Stream, TimedOut, Timeout};
 use socketserver::{
-    BackgroundServer, Builder, Deadline, HandlerResult, Limits, Request, ServerHooks, Stream,
-    StreamRequest, Tcp, Threading, TimedOut, Timeout, stream_fn,
+    BackgroundServer, Builder, HandlerResult, Limits, ServerHooks, StreamRequest, Tcp, Threading,
+    stream_fn,
 };
 
 use crate::support::{SOON, connect, inet, read_to_end, uninterrupted};
@@ -82,7 +83,7 @@ impl ServerHooks<StreamRequest> for WrapIf {
     }
 
     /// The test sees it by other means.
-    fn handle_error(&self, _failure: &socketserver::Failure<'_>) {}
+    fn handle_error(&self, _failure: &socketserver::hooks::Failure<'_>) {}
 }
 
 fn serve(
@@ -484,7 +485,7 @@ fn a_copy_that_a_hook_makes_before_the_handler_runs_is_a_copy_as_well() {
     impl ServerHooks<StreamRequest> for Meddler {
         fn verify_request(
             &self,
-            incoming: &socketserver::Incoming<'_>,
+            incoming: &socketserver::hooks::Incoming<'_>,
         ) -> Result<bool, socketserver::HandlerError> {
             let copy = TcpStream::from(incoming.fileno().expect("a socket").try_clone_to_owned()?);
             copy.set_nonblocking(true)?;

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use socketserver::hooks::{AcceptFailure, Failure, Incoming};
+use socketserver::mixin::{Mixin, Refused};
+use socketserver::transport::{Bind, CloseWhen, Transport};
 use socketserver::{
-    AcceptFailure, Address, BackgroundServer, BaseServer, Bind, Builder, CloseWhen,
-    DatagramRequest, Failure, HandlerError, HandlerResult, Incoming, Inline, Limits, Mixin, Pool,
-    Refused, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
-    Threading, ThreadingUdpServer, Transport, Udp, datagram_fn, run_all, stream_fn,
+    Address, BackgroundServer, BaseServer, Builder, DatagramRequest, HandlerError, HandlerResult,
+    Inline, Limits, Pool, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp,
+    TcpServer, Threading, ThreadingUdpServer, Udp, datagram_fn, run_all, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

@@ -13,10 +13,12 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use corosensei::{Coroutine, CoroutineResult, Yielder};
+use socketserver::mixin::{Job, Mixin};
+use socketserver::park::{Interest, Parker, Slot, Waiting, flush, install, offload, sleep};
+use socketserver::request::{TimedOut, Timeout};
 use socketserver::{
-    Builder, HandlerResult, Inline, Interest, Job, Limits, Mixin, Parker, Result, Server,
-    ServerHooks, Slot, StreamRequest, StreamRequestHandler, Tcp, TimedOut, Timeout, Udp,
-    UnixStream, Waiting, flush, install, offload, sleep, stream_fn,
+    Builder, HandlerResult, Inline, Limits, Result, Server, ServerHooks, StreamRequest,
+    StreamRequestHandler, Tcp, Udp, UnixStream, stream_fn,
 };
 
 use crate::handlers::{Diary, Echo};
@@ -212,7 +214,7 @@ fn limits(idle: Duration) -> Limits {
     Limits::default().idle(idle)
 }
 
-fn builder<T: socketserver::Bind>() -> Builder<T, Coroutines> {
+fn builder<T: socketserver::transport::Bind>() -> Builder<T, Coroutines> {
     Builder::new(Coroutines)
 }
 
@@ -465,7 +467,7 @@ fn a_panic_on_a_coroutine_harms_only_its_own_request() {
 fn handle_request_on_coroutines_returns_when_the_request_has_ended() {
     let server: Server<Tcp, Coroutines> = builder::<Tcp>().bind("127.0.0.1:0", || Sleeper).unwrap();
     let mut client = connect(inet(&server));
-    assert_eq!(server.handle_request().unwrap(), socketserver::Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), socketserver::monitor::Turn::Handled);
     assert_eq!(server.context().live_count(), 0);
     assert_eq!(read_to_end(&mut client), b"awake\n");
 }

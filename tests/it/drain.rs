@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Activity;
 use socketserver::{
-    Activity, BackgroundServer, HandlerResult, Inline, Limits, Mixin, Pool, StreamRequest, Tcp,
-    TcpServer, Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Inline, Limits, Pool, StreamRequest, Tcp, TcpServer,
+    Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::announced;
@@ -299,7 +301,7 @@ fn run_until_signalled(
         let running = scope.spawn(|| server.run().unwrap());
         let _stop = StopOnPanic(&server);
         begin(&mut client);
-        let is_served = |request: &socketserver::LiveRequest| request.bytes_in > 0;
+        let is_served = |request: &socketserver::monitor::LiveRequest| request.bytes_in > 0;
         eventually("it is served", || server.context().live().iter().any(is_served));
         let began = Instant::now();
         send_signal(std::process::id(), libc::SIGTERM);

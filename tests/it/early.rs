@@ -4,9 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use socketserver::hooks::Failure;
+use socketserver::mixin::{Mixin, Refused};
 use socketserver::{
-    Builder, Failure, HandlerResult, Inline, Limits, Mixin, Refused, ServerHooks, StreamRequest,
-    Tcp, Threading, stream_fn,
+    Builder, HandlerResult, Inline, Limits, ServerHooks, StreamRequest, Tcp, Threading, stream_fn,
 };
 
 use crate::handlers::{Held, held};

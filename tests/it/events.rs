@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::hooks::{Failure, Incoming};
+use socketserver::mixin::{Job, Mixin, Refused};
+use socketserver::monitor::{Activity, Counts};
 use socketserver::{
-    Activity, BackgroundServer, Builder, CloseReason, Counts, Failure, Fatal, HandlerError,
-    HandlerResult, Incoming, Inline, Job, Limits, Mixin, Pool, Refused, ServerEvent, ServerHooks,
-    StreamRequest, StreamRequestHandler, Tcp, TcpServer, Threading, ThreadingTcpServer, Udp,
-    WhenFull, stream_fn,
+    BackgroundServer, Builder, CloseReason, Fatal, HandlerError, HandlerResult, Inline, Limits,
+    Pool, ServerEvent, ServerHooks, StreamRequest, StreamRequestHandler, Tcp, TcpServer, Threading,
+    ThreadingTcpServer, Udp, WhenFull, stream_fn,
 };
 
 use crate::handlers::{Echo, Held, held};
@@ -313,7 +315,7 @@ struct Full;
 
 impl Mixin for Full {
     fn process_request(&self, job: Job) {
-        job.refuse(socketserver::Refused::Busy);
+        job.refuse(socketserver::mixin::Refused::Busy);
     }
 }
 

@@ -6,10 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use socketserver::hooks::Incoming;
+use socketserver::mixin::Mixin;
+use socketserver::request::Request;
 use socketserver::{
-    DatagramRequest, HandlerError, HandlerResult, Incoming, Inline, Mixin, Pool, Request,
-    ServerHooks, StreamRequest, StreamRequestHandler, TcpServer, Threading, UdpServer,
-    UnixStreamServer, datagram_fn, stream_fn,
+    DatagramRequest, HandlerError, HandlerResult, Inline, Pool, ServerHooks, StreamRequest,
+    StreamRequestHandler, TcpServer, Threading, UdpServer, UnixStreamServer, datagram_fn,
+    stream_fn,
 };
 
 use crate::support::{SOON, connect, eventually, folder, inet, read_to_end, receive_text};
@@ -150,7 +153,7 @@ fn verify_request_sees_the_credentials_of_a_unix_peer() {
     let folder = folder();
     let path = folder.path().join("s");
     let handler = stream_fn(|request| {
-        let found = request.extension::<socketserver::Credentials>().copied();
+        let found = request.extension::<socketserver::request::Credentials>().copied();
         let same = found == Some(request.peer_credentials()?);
         Ok(writeln!(request, "{same}")?)
     });

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::mixin::Mixin;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    BackgroundServer, Bind, Builder, CloseReason, DrainReport, HandlerError, HandlerResult, Inline,
-    Limits, MakeHandler, Mixin, Pool, ServerEvent, ServerHooks, StreamRequest, Tcp, TcpServer,
-    Threading, Transport, UnixStream, stream_fn,
+    BackgroundServer, Builder, CloseReason, DrainReport, HandlerError, HandlerResult, Inline,
+    Limits, MakeHandler, Pool, ServerEvent, ServerHooks, StreamRequest, Tcp, TcpServer, Threading,
+    UnixStream, stream_fn,
 };
 
 use crate::support::{
@@ -180,8 +182,10 @@ fn what_comes_before_the_first_request_is_none() {
     let server = server.serve_in_background().unwrap();
     let mut client = connect(inet(&*server));
     client.write_all(b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n").unwrap();
-    let waits = |live: &socketserver::LiveRequest| live.activity == socketserver::Activity::Idle;
-    let heard = |live: &socketserver::LiveRequest| live.bytes_in > 0;
+    let waits = |live: &socketserver::monitor::LiveRequest| {
+        live.activity == socketserver::monitor::Activity::Idle
+    };
+    let heard = |live: &socketserver::monitor::LiveRequest| live.bytes_in > 0;
     let all = || server.context().live();
     eventually("it waits", || all().iter().any(|live| waits(live) && heard(live)));
     let report = while_it_closes(&server, || assert_eq!(exchange(&mut client, "late"), "late\n"));

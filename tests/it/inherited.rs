@@ -5,9 +5,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use socketserver::{
-    HandlerResult, StreamRequest, ThreadingTcpServer, inherit_only_stdio, restore_limits, stream_fn,
-};
+use socketserver::command::{inherit_only_stdio, restore_limits};
+use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{StopOnPanic, alone, connect, exchange, inet, skip};

@@ -6,10 +6,12 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use socketserver::mixin::{Mixin, Refused};
+use socketserver::request::OutboxError;
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Inline, Limits, Mixin, Outbox,
-    OutboxError, Pool, Refused, ServerEvent, ServerHooks, SocketOptions, StreamRequest,
-    StreamRequestHandler, Tcp, Threading, WhenFull,
+    BackgroundServer, Builder, CloseReason, HandlerResult, Inline, Limits, Outbox, Pool,
+    ServerEvent, ServerHooks, SocketOptions, StreamRequest, StreamRequestHandler, Tcp, Threading,
+    WhenFull,
 };
 
 use crate::handlers::{Diary, held};

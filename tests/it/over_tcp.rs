@@ -3,12 +3,12 @@
 /// In an `impl Transport` with a field `inner: Tcp`: how it binds, listens, makes requests and closes.
 macro_rules! leave_to_tcp {
     () => {
-        type Raw = <::socketserver::Tcp as ::socketserver::Transport>::Raw;
+        type Raw = <::socketserver::Tcp as ::socketserver::transport::Transport>::Raw;
         type Request = ::socketserver::StreamRequest;
 
         fn server_bind(
             &self,
-            before_bind: ::socketserver::BeforeBind<'_>,
+            before_bind: ::socketserver::transport::BeforeBind<'_>,
         ) -> ::socketserver::Result<()> {
             self.inner.server_bind(before_bind)
         }
@@ -24,7 +24,7 @@ macro_rules! leave_to_tcp {
         fn make_request(
             &self,
             raw: Self::Raw,
-            ticket: ::socketserver::Ticket,
+            ticket: ::socketserver::transport::Ticket,
         ) -> ::socketserver::StreamRequest {
             self.inner.make_request(raw, ticket)
         }
@@ -43,7 +43,7 @@ macro_rules! leave_connections_to_tcp {
         }
 
         fn connection(raw: &Self::Raw) -> Option<::std::sync::Arc<::std::os::fd::OwnedFd>> {
-            <::socketserver::Tcp as ::socketserver::Transport>::connection(raw)
+            <::socketserver::Tcp as ::socketserver::transport::Transport>::connection(raw)
         }
     };
 }

@@ -122,8 +122,8 @@ fn a_file_is_removed_where_it_was_made_also_when_its_folder_has_another_name() {
 /// The hook comes right before the bind: what somebody does to the folder between two looks at it.
 struct Exchanges<F>(F);
 
-impl<R: socketserver::Request, F: Fn() + Send + Sync + 'static> socketserver::ServerHooks<R>
-    for Exchanges<F>
+impl<R: socketserver::request::Request, F: Fn() + Send + Sync + 'static>
+    socketserver::ServerHooks<R> for Exchanges<F>
 {
     fn before_bind(&self, _fd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
         (self.0)();

@@ -5,9 +5,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use socketserver::mixin::Mixin;
+use socketserver::transport::Bind;
 use socketserver::{
-    Bind, Builder, DrainReport, HandlerResult, Inline, MakeHandler, Mixin, Pool, Server,
-    StreamRequest, Tcp, Threading, Udp, UnixDatagram, UnixStream, stream_fn,
+    Builder, DrainReport, HandlerResult, Inline, MakeHandler, Pool, Server, StreamRequest, Tcp,
+    Threading, Udp, UnixDatagram, UnixStream, stream_fn,
 };
 
 use crate::handlers::OneLine;

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use socketserver::mixin::Mixin;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    Address, BackgroundServer, Bind, Builder, DatagramRequest, HandlerResult, Inline, Limits,
-    Mixin, Pool, StreamRequest, Tcp, TcpServer, Threading, Transport, Udp, UnixStream, datagram_fn,
-    stream_fn,
+    Address, BackgroundServer, Builder, DatagramRequest, HandlerResult, Inline, Limits, Pool,
+    StreamRequest, Tcp, TcpServer, Threading, Udp, UnixStream, datagram_fn, stream_fn,
 };
 
 use crate::support::{

@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socketserver::mixin::Mixin;
 use socketserver::{
-    BaseServer, Builder, HandlerResult, Inline, Mixin, Pool, ServerContext, ServerEvent,
-    ServerHooks, StreamRequest, Tcp, TcpServer, Threading, UdpServer, datagram_fn, run_all,
-    stream_fn,
+    BaseServer, Builder, HandlerResult, Inline, Pool, ServerContext, ServerEvent, ServerHooks,
+    StreamRequest, Tcp, TcpServer, Threading, UdpServer, datagram_fn, run_all, stream_fn,
 };
 
 use crate::handlers::Diary;

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use socketserver::{
-    Address, Failure, Fault, LineTooLong, Panicked, Phase, ServerHooks, TimedOut, Timeout,
-};
+use socketserver::hooks::{Failure, Fault, Panicked, Phase};
+use socketserver::request::{LineTooLong, TimedOut, Timeout};
+use socketserver::{Address, ServerHooks};
 
 /// A failure, as `handle_error` was told of it.
 #[derive(Clone, Debug)]

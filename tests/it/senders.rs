@@ -8,9 +8,11 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use socket2::SockRef;
+use socketserver::mixin::Mixin;
+use socketserver::transport::BindAddress;
 use socketserver::{
-    BaseServer, BindAddress, DatagramRequest, HandlerResult, Inline, Mixin, Pool, StreamRequest,
-    Threading, UdpServer, UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
+    BaseServer, DatagramRequest, HandlerResult, Inline, Pool, StreamRequest, Threading, UdpServer,
+    UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use crate::support::passed::Passed;

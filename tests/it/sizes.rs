@@ -12,11 +12,15 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use socket2::SockRef;
+use socketserver::hooks::Failure;
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Turn;
+use socketserver::request::{Deadline, Request, Timeout};
+use socketserver::transport::Bind;
 use socketserver::{
-    Address, Bind, Builder, CloseReason, DatagramRequest, Deadline, Failure, HandlerResult, Inline,
-    Limits, MakeHandler, Mixin, Pool, Rate, Request, ServerEvent, ServerHooks, SocketOptions,
-    StreamRequest, Tcp, TcpServer, Threading, Timeout, Turn, Udp, UnixDatagram, UnixStream,
-    datagram_fn, stream_fn,
+    Address, Builder, CloseReason, DatagramRequest, HandlerResult, Inline, Limits, MakeHandler,
+    Pool, Rate, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
+    Udp, UnixDatagram, UnixStream, datagram_fn, stream_fn,
 };
 
 use crate::support::{

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use socketserver::mixin::Mixin;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    Address, Bind, Builder, DatagramRequest, HandlerResult, Inline, Mixin, Outbox, Pool,
-    ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Transport, Udp,
-    datagram_fn, stream_fn,
+    Address, Builder, DatagramRequest, HandlerResult, Inline, Outbox, Pool, ServerHooks,
+    SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

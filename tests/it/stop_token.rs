@@ -9,9 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Cut;
+use socketserver::request::StopToken;
 use socketserver::{
-    BackgroundServer, Builder, Cut, DatagramRequest, HandlerResult, Inline, Limits, Mixin, Pool,
-    StopToken, StreamRequest, Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
+    BackgroundServer, Builder, DatagramRequest, HandlerResult, Inline, Limits, Pool, StreamRequest,
+    Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
 };
 
 use crate::support::{

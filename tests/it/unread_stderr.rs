@@ -9,7 +9,9 @@ use std::thread;
 
 use rustix::fs::fcntl_getfl;
 use rustix::stdio::dup2_stderr;
-use socketserver::{Console, Mixin, Pool, StreamRequest, TcpServer, Threading, stream_fn};
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Console;
+use socketserver::{Pool, StreamRequest, TcpServer, Threading, stream_fn};
 
 use crate::support::system::{limit_descriptors, terminal};
 use crate::support::{SOON, alone, connect, eventually, exchange, fill, inet, read_to_end, soon};

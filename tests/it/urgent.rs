@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
 use socket2::SockRef;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    BackgroundServer, Bind, Limits, Server, StreamRequest, Threading, ThreadingTcpServer,
-    Transport, stream_fn,
+    BackgroundServer, Limits, Server, StreamRequest, Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::Echo;

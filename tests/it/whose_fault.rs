@@ -9,10 +9,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socketserver::hooks::{Failure, Fault};
+use socketserver::request::{LineTooLong, PeerFault, Stopping, TimedOut};
 use socketserver::{
-    CloseReason, DatagramRequest, Failure, Fault, HandlerError, HandlerResult, Limits, LineTooLong,
-    Outbox, PeerFault, ServerEvent, ServerHooks, Stopping, StreamRequest, TcpServer,
-    ThreadingTcpServer, TimedOut, UdpServer, UnixDatagramServer, datagram_fn, stream_fn,
+    CloseReason, DatagramRequest, HandlerError, HandlerResult, Limits, Outbox, ServerEvent,
+    ServerHooks, StreamRequest, TcpServer, ThreadingTcpServer, UdpServer, UnixDatagramServer,
+    datagram_fn, stream_fn,
 };
 
 use crate::support::{SOON, connect, eventually, folder, inet, read_line};

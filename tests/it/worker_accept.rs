@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
 
+use socketserver::hooks::{AcceptFailure, Failure, Incoming};
+use socketserver::mixin::{Job, Mixin, Refused};
+use socketserver::park::Event;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    AcceptFailure, Address, BaseServer, Bind, Builder, Event, Failure, Fatal, HandlerError,
-    HandlerResult, Incoming, Job, Limits, Mixin, Pool, Rate, Refused, Server, ServerContext,
-    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Transport,
-    stream_fn,
+    Address, BaseServer, Builder, Fatal, HandlerError, HandlerResult, Limits, Pool, Rate, Server,
+    ServerContext, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
+    Threading, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

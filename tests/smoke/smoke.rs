@@ -12,11 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Turn;
+use socketserver::transport::Transport;
 use socketserver::{
     Address, Builder, DatagramRequest, DatagramRequestHandler, Forking, ForkingTcpServer,
-    HandlerResult, Inline, Limits, Mixin, Pool, Server, StreamRequest, StreamRequestHandler, Tcp,
-    TcpServer, Threading, ThreadingTcpServer, Transport, Turn, Udp, UdpServer,
-    UnixDatagram as UnixDatagrams, UnixStream as UnixStreams, UnixStreamServer,
+    HandlerResult, Inline, Limits, Pool, Server, StreamRequest, StreamRequestHandler, Tcp,
+    TcpServer, Threading, ThreadingTcpServer, Udp, UdpServer, UnixDatagram as UnixDatagrams,
+    UnixStream as UnixStreams, UnixStreamServer,
 };
 
 /// The longest that anything may take that is expected to happen. An emulated machine is slow.

@@ -173,7 +173,7 @@ impl Chat {
                 Turn::Never => return Ok(false),
             };
             if incoming.is_full() {
-                socketserver::sleep(time);
+                socketserver::park::sleep(time);
                 continue;
             }
             request.set_timeout(Some(time));
@@ -321,6 +321,6 @@ impl Pace {
         let now = Instant::now();
         self.due = self.due.max(now) + interval;
         let ahead = self.due.saturating_duration_since(now);
-        socketserver::sleep(ahead.saturating_sub(interval * BURST));
+        socketserver::park::sleep(ahead.saturating_sub(interval * BURST));
     }
 }

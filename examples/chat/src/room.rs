@@ -15,7 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use socketserver::{Outbox, OutboxError};
+use socketserver::Outbox;
+use socketserver::request::OutboxError;
 
 use super::bus::Relay;
 use super::name::{OPERATOR, check_name, fold, is_too_long, looks, normal};

@@ -5,7 +5,8 @@ use std::net::{Shutdown, ToSocketAddrs};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
-use socketserver::{Address, BindAddress};
+use socketserver::Address;
+use socketserver::transport::BindAddress;
 
 use crate::{Endpoint, Failure, KEEPALIVE};
 

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-use socketserver::{Address, BindAddress};
+use socketserver::Address;
+use socketserver::transport::BindAddress;
 
 /// A transport and an address in one word, as programs take them on their command line.
 ///

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::Console;
+use socketserver::monitor::Console;
 
 /// How many bytes may wait for the reader of a stream, beside as many that its thread is writing: some thousands of
 /// lines, which a busy server prints in more than a second.

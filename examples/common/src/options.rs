@@ -4,10 +4,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, ValueEnum};
-use socketserver::{
-    Deadline, Forking, Inline, Limits, Mixin, Pool, Rate, Request, StreamRequest, Threading,
-    Timeout,
-};
+use socketserver::mixin::Mixin;
+use socketserver::request::{Deadline, Request, Timeout};
+use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
 use crate::{Endpoint, Program};
 

@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use socketserver::handler::DatagramFn;
 use socketserver::{
-    BaseServer, Builder, DatagramFn, DatagramRequest, HandlerResult, Limits, MakeHandler, Pool,
-    StreamRequest, Tcp, Udp, UnixDatagram, UnixStream, run_all,
+    BaseServer, Builder, DatagramRequest, HandlerResult, Limits, MakeHandler, Pool, StreamRequest,
+    Tcp, Udp, UnixDatagram, UnixStream, run_all,
 };
 
 use crate::{Endpoint, Failure, MixinName, ServeOptions, log, warn};

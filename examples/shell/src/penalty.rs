@@ -13,7 +13,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socketserver::{Stream, StreamRequest, inherit_only_stdio};
+use socketserver::StreamRequest;
+use socketserver::command::inherit_only_stdio;
+use socketserver::request::Stream;
 
 use crate::command::{leave_terminal, own_program};
 use crate::handover;

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, TimedOut};
+use socketserver::request::TimedOut;
+use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
 
 use crate::answer::{Answer, Clock, Connection, HTML, error_page};
 use crate::budget::Budget;
@@ -116,7 +117,7 @@ fn is_timeout(error: &io::Error) -> bool {
 fn receive(
     request: &mut StreamRequest,
     deadline: Option<Instant>,
-) -> io::Result<Option<socketserver::Chunk>> {
+) -> io::Result<Option<socketserver::request::Chunk>> {
     match deadline {
         None => {
             request.set_timeout(None);

@@ -46,7 +46,7 @@ use crate::wait;
 ///
 /// A handler that fails or panics is reported by its child, in the child. A child that is ended by a signal (a crash,
 /// `abort`, `kill -9`) can report nothing, and no hook is called for it in the server's process either: there it is an
-/// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::Counts::killed). An observer prints it:
+/// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::monitor::Counts::killed). An observer prints it:
 ///
 /// ```
 /// use socketserver::{CloseReason, ForkingTcpServer, ServerEvent};

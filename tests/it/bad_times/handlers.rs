@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use socketserver::{
-    Fault, HandlerResult, Inline, Limits, Mixin, Pool, StreamRequest, Threading, stream_fn,
-};
+use socketserver::hooks::Fault;
+use socketserver::mixin::Mixin;
+use socketserver::{HandlerResult, Inline, Limits, Pool, StreamRequest, Threading, stream_fn};
 
 use super::{Running, SHORT, client, mixins, serve, serves_on, serves_once};
 use crate::handlers::{Holder, held};

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use socketserver::{Inline, Limits, Mixin, Pool, Threading};
+use socketserver::mixin::Mixin;
+use socketserver::{Inline, Limits, Pool, Threading};
 
 use super::{Running, serve, serves_on};
 use crate::handlers::OneLine;

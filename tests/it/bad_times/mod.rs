@@ -11,9 +11,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use socket2::SockRef;
+use socketserver::hooks::{Failure, Fault, Panicked};
+use socketserver::mixin::Mixin;
+use socketserver::request::{LineTooLong, TimedOut, Timeout};
 use socketserver::{
-    BackgroundServer, Builder, Failure, Fault, Inline, Limits, LineTooLong, MakeHandler, Mixin,
-    Panicked, Pool, ServerHooks, StreamRequest, Tcp, Threading, TimedOut, Timeout,
+    BackgroundServer, Builder, Inline, Limits, MakeHandler, Pool, ServerHooks, StreamRequest, Tcp,
+    Threading,
 };
 
 use crate::support::{connect, exchange, inet};

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use socketserver::{
-    Address, Bind, Builder, Fault, Limits, Tcp, Timeout, Udp, UnixDatagram, stream_fn,
-};
+use socketserver::hooks::Fault;
+use socketserver::request::Timeout;
+use socketserver::transport::Bind;
+use socketserver::{Address, Builder, Limits, Tcp, Udp, UnixDatagram, stream_fn};
 
 use super::{SHORT, Tell, client, mixins, reset, serve, serves_on, serves_once};
 use crate::handlers::Echo;
@@ -238,7 +239,7 @@ fn senders_that_are_gone<T: Bind>(
     open: impl Fn() -> socket2::Socket,
     to: impl Fn(&Address) -> socket2::SockAddr,
 ) where
-    Echo: socketserver::BaseRequestHandler<T::Request>,
+    Echo: socketserver::handler::BaseRequestHandler<T::Request>,
 {
     for (number, mixin) in mixins().into_iter().enumerate() {
         let address = address.replace('#', &number.to_string());

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::hooks::AcceptFailure;
+use socketserver::transport::{AcceptAction, Bind};
 use socketserver::{
-    AcceptAction, AcceptFailure, Address, Bind, Builder, MakeHandler, ServerHooks, StreamRequest,
-    Tcp, ThreadingTcpServer, Udp, UnixDatagram, UnixStream,
+    Address, Builder, MakeHandler, ServerHooks, StreamRequest, Tcp, ThreadingTcpServer, Udp,
+    UnixDatagram, UnixStream,
 };
 
 use super::mixins;

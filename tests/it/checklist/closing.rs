@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Activity;
 use socketserver::{
-    Activity, BackgroundServer, CloseReason, HandlerResult, Inline, Limits, Mixin, Pool,
-    ServerEvent, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, CloseReason, HandlerResult, Inline, Limits, Pool, ServerEvent, StreamRequest,
+    Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::{Diary, announced, held};

@@ -6,9 +6,11 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use socketserver::hooks::{Fault, Phase};
+use socketserver::mixin::Mixin;
 use socketserver::{
-    Address, DatagramRequest, DatagramRequestHandler, Fault, HandlerResult, Inline, Mixin, Phase,
-    Pool, Server, Threading, Udp, UdpServer, UnixDatagramServer, datagram_fn,
+    Address, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Pool, Server,
+    Threading, Udp, UdpServer, UnixDatagramServer, datagram_fn,
 };
 
 use crate::handlers::{Crash, Echo};

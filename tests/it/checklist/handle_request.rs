@@ -9,10 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::hooks::{AcceptFailure, Failure, Incoming};
+use socketserver::mixin::{Job, Mixin};
+use socketserver::monitor::Turn;
 use socketserver::{
-    AcceptFailure, BaseServer, Builder, Failure, HandlerError, HandlerResult, Incoming, Inline,
-    Job, Mixin, Result, Server, ServerHooks, StreamRequest, TcpServer, Turn, UdpServer,
-    UnixStreamServer, stream_fn,
+    BaseServer, Builder, HandlerError, HandlerResult, Inline, Result, Server, ServerHooks,
+    StreamRequest, TcpServer, UdpServer, UnixStreamServer, stream_fn,
 };
 
 use super::matrix::memory::Memory;

@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::mixin::Mixin;
+use socketserver::monitor::{Counts, Turn};
 use socketserver::{
-    BaseServer, Builder, Counts, Inline, Limits, Mixin, Pool, PoolTcpServer, Server, ServerHooks,
-    ShutdownHandle, TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, Turn,
-    UdpServer, UnixStream, UnixStreamServer, datagram_fn, stream_fn,
+    BaseServer, Builder, Inline, Limits, Pool, PoolTcpServer, Server, ServerHooks, ShutdownHandle,
+    TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, UdpServer, UnixStream,
+    UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use super::matrix::memory::Memory;
@@ -349,7 +351,7 @@ fn idle_threads<T, M>(
     visit: impl FnOnce(&Server<T, M>),
 ) -> (Arc<Server<T, M>>, PathBuf, Receiver<socketserver::Result<()>>)
 where
-    T: socketserver::Bind,
+    T: socketserver::transport::Bind,
     M: Mixin + 'static,
 {
     let server = Arc::new(builder.bind(LOCAL, handler).unwrap());

@@ -7,10 +7,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use socketserver::mixin::{Mixin, Refused};
+use socketserver::monitor::Limit;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    Address, BaseServer, Bind, Builder, CloseReason, HandlerResult, Limit, Mixin, Pool, Refused,
-    ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
-    ThreadingTcpServer, Transport,
+    Address, BaseServer, Builder, CloseReason, HandlerResult, Pool, ServerEvent, ServerHooks,
+    SocketOptions, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer,
 };
 
 use super::{Told, change, holding, patient};

@@ -9,10 +9,13 @@ use std::io::Write;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use socketserver::hooks::Failure;
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Limit;
+use socketserver::request::{LineTooLong, TimedOut, Timeout};
 use socketserver::{
-    BackgroundServer, CloseReason, Failure, Forking, HandlerResult, Limit, Limits, LineTooLong,
-    Mixin, Pool, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
-    ThreadingTcpServer, TimedOut, Timeout, stream_fn,
+    BackgroundServer, CloseReason, Forking, HandlerResult, Limits, Pool, ServerEvent, ServerHooks,
+    SocketOptions, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::{Diary, Held, Holder, held};

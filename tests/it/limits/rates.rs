@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use socketserver::mixin::Refused;
+use socketserver::monitor::Limit;
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, Limit, Rate, Refused, ServerHooks, StreamRequest, Tcp,
-    TcpServer, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Inline, Rate, ServerHooks, StreamRequest, Tcp, TcpServer,
+    ThreadingTcpServer, stream_fn,
 };
 
 use super::live::connect_from;

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 
-use socketserver::{CloseReason, Outbox, OutboxError};
+use socketserver::request::OutboxError;
+use socketserver::{CloseReason, Outbox};
 
 use super::{Broken, change, echo, failing};
 use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};

@@ -4,9 +4,11 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::mixin::Mixin;
+use socketserver::request::{TimedOut, Timeout};
 use socketserver::{
-    CloseReason, HandlerResult, Inline, Limits, Mixin, Pool, StreamRequest, TcpServer, Threading,
-    ThreadingTcpServer, TimedOut, Timeout, stream_fn,
+    CloseReason, HandlerResult, Inline, Limits, Pool, StreamRequest, TcpServer, Threading,
+    ThreadingTcpServer, stream_fn,
 };
 
 use super::{Broken, HOUR, MOMENT, Told, change, echo, failing, holding, patient};

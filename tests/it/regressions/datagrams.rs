@@ -4,8 +4,9 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
+use socketserver::mixin::Mixin;
 use socketserver::{
-    Builder, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Mixin, Threading, Udp,
+    Builder, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Threading, Udp,
     UnixDatagramServer, datagram_fn,
 };
 

@@ -4,7 +4,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use socketserver::{HandlerResult, Phase, StreamRequest, ThreadingTcpServer, stream_fn};
+use socketserver::hooks::Phase;
+use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 
 use super::runs::Phases;
 use crate::support::{SOON, connect, eventually, inet, serve};

@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::hooks::{Failure, Phase};
+use socketserver::mixin::Mixin;
 use socketserver::{
-    Builder, Failure, HandlerResult, Mixin, Phase, Pool, PoolTcpServer, Server, ServerEvent,
-    ServerHooks, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer,
-    ThreadingUnixStreamServer, stream_fn,
+    Builder, HandlerResult, Pool, PoolTcpServer, Server, ServerEvent, ServerHooks, StreamRequest,
+    Tcp, TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, stream_fn,
 };
 
 use super::patient;

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use socketserver::Stream;
+use socketserver::request::Stream;
 
 const HELLO: &[u8; 4] = b"KEY1";
 const WELCOME: &[u8; 2] = b"OK";

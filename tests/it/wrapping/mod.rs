@@ -10,9 +10,10 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socketserver::hooks::{Failure, Fault, Phase};
 use socketserver::{
-    BackgroundServer, CloseReason, Failure, Fault, HandlerResult, Limits, Phase, ServerEvent,
-    ServerHooks, StreamRequest, Tcp, Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, CloseReason, HandlerResult, Limits, ServerEvent, ServerHooks, StreamRequest,
+    Tcp, Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::support::{connect, eventually, exchange, inet, read_line};

@@ -6,10 +6,10 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Activity, CloseReason, Fault, HandlerResult, Limits, Outbox, OutboxError, PeerFault, Phase,
-    Stopping, Stream, StreamRequest, TimedOut, Timeout,
-};
+use socketserver::hooks::{Fault, Phase};
+use socketserver::monitor::Activity;
+use socketserver::request::{OutboxError, PeerFault, Stopping, Stream, TimedOut, Timeout};
+use socketserver::{CloseReason, HandlerResult, Limits, Outbox, StreamRequest};
 
 use super::framed::{ALERT, Client, Framed};
 use super::{HOUR, MOMENT, Way, patient, serve, serve_with, wrap};

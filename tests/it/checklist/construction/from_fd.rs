@@ -8,7 +8,8 @@ use std::os::unix::net as unix;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketserver::{Address, TcpServer, Turn, UdpServer, UnixDatagramServer, UnixStreamServer};
+use socketserver::monitor::Turn;
+use socketserver::{Address, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer};
 
 use super::{LOCAL, getsockname, serve_one};
 use crate::handlers::{OneLine, Silent};

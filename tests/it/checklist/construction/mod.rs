@@ -9,7 +9,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use socket2::SockRef;
-use socketserver::{Address, BaseServer, Turn};
+use socketserver::monitor::Turn;
+use socketserver::{Address, BaseServer};
 
 use crate::support::{read_line, skip};
 

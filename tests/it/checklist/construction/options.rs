@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use socket2::SockRef;
+use socketserver::monitor::Turn;
 use socketserver::{
-    BaseServer, ServerHooks, TcpServer, Turn, UdpServer, UnixDatagramServer, UnixStreamServer,
-    stream_fn,
+    BaseServer, ServerHooks, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer, stream_fn,
 };
 
 use super::{LOCAL, has_ipv6, serve_one};

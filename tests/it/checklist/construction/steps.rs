@@ -7,8 +7,9 @@ use std::os::unix::net as unix;
 use std::path::Path;
 
 use socket2::SockRef;
+use socketserver::monitor::Turn;
 use socketserver::{
-    ServerContext, ServerHooks, TcpServer, Turn, UdpServer, UnixDatagramServer, UnixStreamServer,
+    ServerContext, ServerHooks, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer,
 };
 
 use super::{LOCAL, getsockname, has_ipv6, is_listening, serve_one};

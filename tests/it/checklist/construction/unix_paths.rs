@@ -6,7 +6,8 @@ use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Barrier;
 
-use socketserver::{Turn, UnixDatagramServer, UnixStreamServer};
+use socketserver::monitor::Turn;
+use socketserver::{UnixDatagramServer, UnixStreamServer};
 
 use super::serve_one;
 use crate::handlers::{Echo, OneLine, Silent};

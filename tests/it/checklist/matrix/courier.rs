@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use socketserver::{
-    Gate, Job, Mixin, Permit, Refused, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer,
-};
+use socketserver::mixin::{Gate, Job, Mixin, Permit, Refused};
+use socketserver::{TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer};
 
 use super::memory::{assert_every_request_is_ended, over_memory};
 use super::{file, loopback, over_a_connection, over_udp, over_unix_datagrams, three_echoes};

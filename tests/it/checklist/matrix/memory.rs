@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Address, BeforeBind, Builder, Event, Inline, Mixin, Pool, Stream, StreamRequest, Threading,
-    Ticket, TimedOut, Timeout, Transport, stream_fn,
-};
+use socketserver::mixin::Mixin;
+use socketserver::park::Event;
+use socketserver::request::{Stream, TimedOut, Timeout};
+use socketserver::transport::{BeforeBind, Ticket, Transport};
+use socketserver::{Address, Builder, Inline, Pool, StreamRequest, Threading, stream_fn};
 
 use crate::handlers::{Diary, OneLine};
 use crate::support::{SOON, read_to_end, soon};

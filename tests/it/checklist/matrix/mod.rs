@@ -11,11 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use socketserver::mixin::Mixin;
+use socketserver::transport::{BindAddress, Transport};
 use socketserver::{
-    Address, BindAddress, Mixin, PoolTcpServer, PoolUdpServer, PoolUnixDatagramServer,
-    PoolUnixStreamServer, Server, TcpServer, ThreadingTcpServer, ThreadingUdpServer,
-    ThreadingUnixDatagramServer, ThreadingUnixStreamServer, Transport, UdpServer,
-    UnixDatagramServer, UnixStreamServer,
+    Address, PoolTcpServer, PoolUdpServer, PoolUnixDatagramServer, PoolUnixStreamServer, Server,
+    TcpServer, ThreadingTcpServer, ThreadingUdpServer, ThreadingUnixDatagramServer,
+    ThreadingUnixStreamServer, UdpServer, UnixDatagramServer, UnixStreamServer,
 };
 
 use crate::handlers::OneLine;

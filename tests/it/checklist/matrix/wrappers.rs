@@ -6,10 +6,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use socketserver::hooks::{Failure, Fault, Incoming, Phase};
+use socketserver::mixin::Mixin;
+use socketserver::request::{Stream, TimedOut, Timeout};
 use socketserver::{
-    BaseServer, Failure, Fault, HandlerError, HandlerResult, Incoming, Limits, Mixin, Phase, Pool,
-    ServerHooks, Stream, StreamRequest, TcpServer, Threading, ThreadingTcpServer, TimedOut,
-    Timeout, stream_fn,
+    BaseServer, HandlerError, HandlerResult, Limits, Pool, ServerHooks, StreamRequest, TcpServer,
+    Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::{Echo, OneLine};

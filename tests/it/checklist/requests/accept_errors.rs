@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use socketserver::{
-    AcceptAction, AcceptFailure, Builder, Inline, Server, ServerHooks, StreamRequest, Turn,
-    accept_action,
-};
+use socketserver::hooks::AcceptFailure;
+use socketserver::monitor::Turn;
+use socketserver::transport::{AcceptAction, accept_action};
+use socketserver::{Builder, Inline, Server, ServerHooks, StreamRequest};
 
 use super::{Injected, Noted, joined};
 use crate::handlers::OneLine;

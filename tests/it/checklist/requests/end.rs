@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::{Activity, Builder, Inline, TcpServer, Turn, stream_fn};
+use socketserver::monitor::{Activity, Turn};
+use socketserver::{Builder, Inline, TcpServer, stream_fn};
 
 use super::{Noted, reset};
 use crate::handlers::{Diary, Silent};

@@ -4,9 +4,11 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use socketserver::hooks::{Failure, Fault, Phase};
+use socketserver::request::Timeout;
 use socketserver::{
-    Address, Failure, Fault, HandlerResult, Limits, Phase, ServerHooks, StreamRequest, TcpServer,
-    ThreadingTcpServer, Timeout, stream_fn,
+    Address, HandlerResult, Limits, ServerHooks, StreamRequest, TcpServer, ThreadingTcpServer,
+    stream_fn,
 };
 
 use super::reset;

@@ -2,9 +2,9 @@
 
 use std::io;
 
+use socketserver::hooks::Phase;
 use socketserver::{
-    Fatal, HandlerError, HandlerResult, Inline, Phase, StreamRequest, StreamRequestHandler,
-    TcpServer,
+    Fatal, HandlerError, HandlerResult, Inline, StreamRequest, StreamRequestHandler, TcpServer,
 };
 
 use super::ended_by;

@@ -15,10 +15,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use socketserver::hooks::{Failure, Incoming};
+use socketserver::mixin::{Job, Mixin};
+use socketserver::monitor::Turn;
+use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    Address, BackgroundServer, Bind, Builder, Failure, HandlerError, Incoming, Job, Mixin,
-    ServerHooks, SocketOptions, StreamRequest, StreamRequestHandler, Tcp, TcpServer, Transport,
-    Turn, stream_fn,
+    Address, BackgroundServer, Builder, HandlerError, ServerHooks, SocketOptions, StreamRequest,
+    StreamRequestHandler, Tcp, TcpServer, stream_fn,
 };
 
 use crate::handlers::Diary;

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, TcpServer, Turn};
+use socketserver::monitor::Turn;
+use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, TcpServer};
 
 use super::life;
 use crate::handlers::Steps;

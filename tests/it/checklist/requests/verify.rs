@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, ThreadId};
 
+use socketserver::hooks::{Failure, Incoming, Phase};
+use socketserver::mixin::Mixin;
+use socketserver::monitor::Turn;
 use socketserver::{
-    Address, Failure, HandlerError, Incoming, Inline, Mixin, Phase, Pool, ServerHooks,
-    StreamRequest, TcpServer, Threading, Turn, stream_fn,
+    Address, HandlerError, Inline, Pool, ServerHooks, StreamRequest, TcpServer, Threading,
+    stream_fn,
 };
 
 use super::life;

@@ -5,9 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
+use socketserver::mixin::Mixin;
+use socketserver::request::{LineTooLong, Stopping};
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, LineTooLong, Mixin, Stopping, StreamRequest, Tcp,
-    TcpServer, Threading, stream_fn,
+    BackgroundServer, HandlerResult, Inline, StreamRequest, Tcp, TcpServer, Threading, stream_fn,
 };
 
 use super::{patient, pattern, serve};
@@ -151,7 +152,7 @@ fn a_drain_ends_the_wait_for_a_next_request_with_an_error_that_says_so() {
         begin(&mut client);
         eventually("the handler waits for a request", || {
             let live = server.context().live();
-            live.iter().any(|request| request.activity == socketserver::Activity::Idle)
+            live.iter().any(|request| request.activity == socketserver::monitor::Activity::Idle)
         });
         let report = server.server_close_within(SOON);
         assert!(report.is_clean(), "{report}");

@@ -11,9 +11,11 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socketserver::hooks::Failure;
+use socketserver::request::Stream;
 use socketserver::{
-    BackgroundServer, Failure, HandlerResult, Limits, ServerHooks, Stream, StreamRequest, Tcp,
-    Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Limits, ServerHooks, StreamRequest, Tcp, Threading,
+    ThreadingTcpServer, stream_fn,
 };
 
 use crate::over_tcp::leave_to_inner_stream;

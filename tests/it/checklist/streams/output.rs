@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use socketserver::request::{TimedOut, Timeout};
 use socketserver::{
-    HandlerResult, StreamRequest, StreamRequestHandler, TcpServer, TimedOut, Timeout,
-    UnixStreamServer, stream_fn,
+    HandlerResult, StreamRequest, StreamRequestHandler, TcpServer, UnixStreamServer, stream_fn,
 };
 
 use super::{Count, SIXTEEN_MIB_AND_ONE, counting, patient, pattern, serve};

@@ -5,9 +5,10 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use socketserver::hooks::{Failure, Fault, Phase};
+use socketserver::request::{TimedOut, Timeout};
 use socketserver::{
-    Failure, Fault, HandlerResult, Limits, Phase, ServerHooks, StreamRequest, StreamRequestHandler,
-    TcpServer, TimedOut, Timeout, stream_fn,
+    HandlerResult, Limits, ServerHooks, StreamRequest, StreamRequestHandler, TcpServer, stream_fn,
 };
 
 use super::super::requests::reset;

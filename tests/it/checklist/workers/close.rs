@@ -5,8 +5,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use socketserver::mixin::Mixin;
 use socketserver::{
-    BackgroundServer, DrainReport, Inline, Mixin, Pool, Tcp, TcpServer, Threading, stream_fn,
+    BackgroundServer, DrainReport, Inline, Pool, Tcp, TcpServer, Threading, stream_fn,
 };
 
 use crate::child::{child, is_child, waited};

@@ -5,9 +5,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use socketserver::hooks::{Failure, Fault, Phase};
+use socketserver::mixin::{Job, Mixin};
 use socketserver::{
-    Builder, Failure, Fatal, Fault, Job, Mixin, Phase, Pool, ServerHooks, StreamRequest, TcpServer,
-    Threading, stream_fn,
+    Builder, Fatal, Pool, ServerHooks, StreamRequest, TcpServer, Threading, stream_fn,
 };
 
 use super::super::requests::{Noted, ended_by};

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use socketserver::mixin::{Mixin, Refused};
+use socketserver::monitor::{Activity, Turn};
 use socketserver::{
-    Activity, HandlerResult, Mixin, Pool, Refused, ServerHooks, StreamRequest, TcpServer,
-    Threading, Turn, WhenFull, stream_fn,
+    HandlerResult, Pool, ServerHooks, StreamRequest, TcpServer, Threading, WhenFull, stream_fn,
 };
 
 use crate::handlers::{Diary, held};

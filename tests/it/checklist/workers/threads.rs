@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use socketserver::mixin::Mixin;
 use socketserver::{
-    HandlerResult, Mixin, Pool, Server, StreamRequest, StreamRequestHandler, Tcp, TcpServer,
-    Threading, ThreadingTcpServer, ThreadingUdpServer, datagram_fn, stream_fn,
+    HandlerResult, Pool, Server, StreamRequest, StreamRequestHandler, Tcp, TcpServer, Threading,
+    ThreadingTcpServer, ThreadingUdpServer, datagram_fn, stream_fn,
 };
 
 use super::skipped;
