@@ -1,6 +1,7 @@
 //! Clients that others have written, first of all CPython's own tests: whoever speaks to Python's
 //! `socketserver` speaks to this one.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -148,6 +149,29 @@ fn clients_of_cpython_are_served_over_unix_datagrams() {
     let folder = folder();
     let path = format!("{}/#", folder.path().display());
     serve::<UnixDatagram>(&path, &|| OneLine).examine("AF_UNIX", "dgram_examine");
+}
+
+/// Every public class of the module, and every public name in one of them.
+const NAMES: &str = r#"
+import socketserver
+for name in socketserver.__all__:
+    print(name)
+    print(*(own for own in vars(getattr(socketserver, name)) if not own.startswith("_")))
+"#;
+
+#[test]
+fn every_name_of_the_module_is_in_the_page_for_those_who_port() {
+    if skip_if(missing_tool("python3")) {
+        return;
+    }
+    let names = client("python3", &["-c", NAMES], "");
+    assert!(names.status.success(), "{names:?}");
+    let page = include_str!("../../docs/porting.md");
+    let words: BTreeSet<&str> = page.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let missing: Vec<&str> =
+        names.out.split_whitespace().filter(|name| !words.contains(name)).collect();
+    assert!(names.out.split_whitespace().count() > 50, "{}", names.out);
+    assert!(missing.is_empty(), "not in docs/porting.md: {missing:?}");
 }
 
 #[test]
