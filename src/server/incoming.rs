@@ -1,4 +1,4 @@
-//! [`Incoming`]: what a server knows of a request before any worker has to do with it.
+//! [`Incoming`]: a request as the hook `verify_request` sees it.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -11,11 +11,12 @@ use crate::context::ServerContext;
 use crate::request::{Extension, Ticket};
 use crate::sys::{self, Credentials};
 
-/// A request that has been taken from the transport and not yet been given to a worker.
+/// A request that was accepted and is not with a worker yet. [`verify_request`](crate::ServerHooks::verify_request)
+/// decides by it whether the request is served.
 pub struct Incoming<'a> {
     ticket: &'a Ticket,
     connection: Option<BorrowedFd<'a>>,
-    /// For the request, if it is served.
+    /// Goes to the request if it is served.
     extension: RefCell<Extension>,
 }
 
@@ -24,18 +25,18 @@ impl<'a> Incoming<'a> {
         Self { ticket, connection, extension: RefCell::default() }
     }
 
-    /// What the hook has left for the handler.
+    /// The value that the hook has left for the handler.
     pub(super) fn into_extension(self) -> Extension {
         self.extension.into_inner()
     }
 
-    /// Who sent it.
+    /// The address of its sender.
     #[must_use]
     pub fn client_address(&self) -> &Address {
         self.ticket.client_address()
     }
 
-    /// The server that it came to.
+    /// The server that it was sent to.
     #[must_use]
     pub fn server(&self) -> &ServerContext {
         self.ticket.server()
@@ -47,27 +48,27 @@ impl<'a> Incoming<'a> {
         self.ticket.entry().id()
     }
 
-    /// The connection's descriptor; none for datagrams. What [`StreamRequest::fileno`](crate::StreamRequest::fileno)
-    /// says of copies holds here as well.
+    /// The connection's descriptor; none for datagrams. See [`StreamRequest::fileno`](crate::StreamRequest::fileno) about
+    /// copies of it.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.ticket.entry().lend();
         self.connection
     }
 
-    /// Who is at the other end of a Unix stream socket, by the kernel's word.
+    /// The process, user and group at the other end of a Unix stream socket, as the kernel has noted them.
     ///
     /// # Errors
     ///
-    /// If it is not a connection over a Unix socket.
+    /// If it is no connection over a Unix socket.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
         self.connection.ok_or_else(unsupported).and_then(sys::credentials)
     }
 
-    /// Leaves something for the handler, which finds it by `request.extension::<E>()`: the user that an address
-    /// stands for, say, so that nobody has to look twice. A request has one such place: a second value replaces the
-    /// first, whatever its type is. It is dropped with the request; under [`Forking`](crate::Forking) the child has a copy
+    /// Leaves a value for the handler, which gets it by `request.extension::<E>()`: the user that an address
+    /// stands for, say, so that it is looked up once. A request has one such value: a second one replaces the
+    /// first, whatever its type is. It is dropped with the request. Under [`Forking`](crate::Forking) the child has a copy
     /// of it, and both are dropped.
     ///
     /// ```

@@ -1,5 +1,4 @@
-//! A worker without a request waits for the next one itself. It takes what the loop would have taken, and nothing
-//! else.
+//! A worker without a request accepts the next one itself. It takes what the loop would have taken, and nothing else.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -22,7 +21,7 @@ use socketserver::{
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, serve};
 
-/// The threads that have accepted a request, in order.
+/// The threads that have accepted requests, in order.
 #[derive(Clone, Default)]
 struct AcceptLog {
     by: Arc<Mutex<Vec<ThreadId>>>,
@@ -42,14 +41,14 @@ impl AcceptLog {
         self.by.lock().unwrap().len()
     }
 
-    /// Whether the last one was accepted by another thread than the first, which the loop has.
+    /// Whether another thread has accepted the last request than the first, which is always the loop's.
     fn beside_loop(&self) -> bool {
         let by = self.by.lock().unwrap();
         by.first() != by.last()
     }
 }
 
-/// Answers a line; ends the server at a certain one.
+/// Answers a line. The line "the end" ends the server.
 fn answer(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     request.next_line(&mut line)?;
@@ -64,7 +63,7 @@ fn ask(server: &(impl BaseServer + ?Sized)) {
     assert_eq!(exchange(&mut connect(inet(server)), "hello"), "hello\n");
 }
 
-/// One request after the other, until a worker has taken one by itself: then it does so again.
+/// Sends one request after the other until a worker has accepted one. It then waits to accept the next.
 fn have_worker_accept(server: &(impl BaseServer + ?Sized), accepted: &AcceptLog) {
     eventually("a worker accepts", || {
         ask(server);
@@ -123,7 +122,7 @@ fn a_pool_serves_what_it_accepts_itself_and_its_queue_in_the_order_in_which_they
     }
 }
 
-/// Hooks of which the loop calls none.
+/// All hooks that the loop does not call for each request.
 struct Reports;
 
 impl ServerHooks<StreamRequest> for Reports {
@@ -154,7 +153,7 @@ impl ServerHooks<StreamRequest> for Ticks {
     fn service_actions(&self) {}
 }
 
-/// Hands on to others what the loop calls; the default that runs in the end is not its own.
+/// Passes the hooks of the loop on to others. The default that runs then is not its own.
 struct Around<H>(H);
 
 impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
@@ -167,7 +166,7 @@ impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
     }
 }
 
-/// Whether workers accept: then they do so sooner or later.
+/// Whether workers accept. If so they do it sooner or later.
 fn workers_accept(
     set: impl FnOnce(Builder<Tcp, Threading>) -> Builder<Tcp, Threading>,
     accept: bool,
@@ -209,8 +208,8 @@ fn workers_do_not_accept_where_that_is_switched_off() {
     workers_accept(|builder| builder.hooks(Reports).workers_accept(false), false);
 }
 
-/// What wakes a worker for a client wakes somebody for each: a lost wake-up would leave a client without an answer
-/// until another one comes, and here none does.
+/// Each client wakes a thread. A lost wake-up would leave a client without an answer until another client comes, and here
+/// none does.
 #[test]
 fn no_client_waits_for_another_one_to_come() {
     for mixin in [Box::new(Threading::new()) as Box<dyn Mixin>, Box::new(Pool::new(3))] {
@@ -264,7 +263,7 @@ fn after_a_shutdown_a_worker_takes_nothing_until_the_next_run() {
         let mut client = connect(inet(&*server));
         client.write_all(b"between\n").unwrap();
         serving.recv_timeout(SOON).unwrap().unwrap();
-        assert_eq!(accepted.count(), before, "nobody accepts between two runs");
+        assert_eq!(accepted.count(), before, "no thread accepts between two runs");
         let serving = serve(&server);
         assert_eq!(read_to_end(&mut client), b"between\n");
         server.shutdown();
@@ -324,14 +323,14 @@ fn a_server_that_is_dropped_sends_away_the_worker_that_accepts() {
     assert!(std::net::TcpStream::connect(address).is_err(), "and nothing keeps the port");
 }
 
-/// What goes wrong when a worker accepts, once.
+/// What goes wrong once, when a worker accepts.
 #[derive(Clone, Copy)]
 enum Trouble {
     Error(i32),
     Panic,
 }
 
-/// TCP that makes trouble, once, for whoever is not the loop.
+/// TCP that makes trouble once, on a thread that is not the loop's.
 struct Touchy {
     inner: Tcp,
     loop_thread: OnceLock<ThreadId>,
@@ -369,7 +368,7 @@ impl ServerHooks<StreamRequest> for Counts {
     }
 }
 
-/// Makes trouble for the worker that accepts, ten times. Gives the number of accept errors that were counted.
+/// Makes trouble for the worker that accepts, ten times. Returns the number of accept errors that were counted.
 fn served_in_spite_of(trouble: Trouble) -> u64 {
     let (accepted, waiting) = (AcceptLog::default(), Arc::new(Mutex::new(None)));
     let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
@@ -409,7 +408,7 @@ fn a_transport_that_panics_at_a_worker_loses_no_client() {
     assert_eq!(served_in_spite_of(Trouble::Panic), 0);
 }
 
-/// `Threading`, and a count of what it was given.
+/// `Threading` with a count of its requests.
 #[derive(Default)]
 struct Counting {
     inner: Threading,
@@ -445,7 +444,7 @@ fn a_mixin_that_is_chosen_at_run_time_has_workers_that_accept_as_well() {
     a_worker_takes_requests_itself(mixin);
 }
 
-/// TCP whose clients it takes itself and brings to the server several at once: the server is woken once for all.
+/// Takes clients from another TCP listener, and brings several of them at once to its server, which is woken once.
 struct Courier {
     inner: Tcp,
     brought: Arc<Brought>,
