@@ -1,8 +1,8 @@
 //! A command as the server holds it: the output of its pipes, and the control socket of its supervisor.
 //!
-//! The command is not this process's own child, but that of a supervisor (see `supervise.rs`), which can be
-//! told two things over its control socket, and ends everything of the command when that socket closes. So
-//! also a server that is killed leaves no command behind.
+//! The command is not the server's own child, but that of a supervisor (see `supervise.rs`). The supervisor obeys two
+//! messages over its control socket, and ends all processes of the command when that socket closes. So
+//! even a server that is killed leaves no command behind.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -27,43 +27,42 @@ pub const INTERRUPT: u8 = b'i';
 /// To the supervisor: end the command, kindly and then by force.
 pub const TERMINATE: u8 = b't';
 
-/// A command with its supervisor. It has to be ended by [`end`](Self::end), whatever happens.
+/// A command with its supervisor. It has to be ended by [`end`](Self::end) in every case.
 pub struct Running {
     supervisor: Child,
     control: Option<UnixStream>,
     pub stdout: Option<ChildStdout>,
     pub stderr: Option<ChildStderr>,
     pub input: Input,
-    /// What the supervisor has said of the end: the body of one message.
+    /// The supervisor's report: the body of one message.
     report: Vec<u8>,
-    /// When it has to have ended: it was told to.
+    /// When it has to have ended, after it was told to.
     until: Option<Instant>,
 }
 
-/// How long a supervisor may take for the end, once it is told. It keeps to less by itself, and one that does
-/// not was stopped, as by its command.
+/// How long a supervisor may take for the end. It takes less by itself, unless it was stopped, by its command say.
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 impl Running {
     pub fn start(arguments: &[OsString], has_input: bool) -> io::Result<Self> {
         let (control, its_control) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
-        // Two threads may start commands at once; what the other one starts closes this all the same.
+        // The pipe is not close-on-exec: a program that another thread starts meanwhile closes it (`inherit_only_stdio`).
         let input = has_input.then(rustix::pipe::pipe).transpose()?;
         let (its_stdin, stdin) =
             input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
-        // The first thing that the supervisor reads. It has no other place for this descriptor.
+        // The supervisor's first message carries this descriptor, because its own stdin is the control socket.
         handover::send(&control, its_stdin.as_ref().map(AsFd::as_fd))?;
         drop(its_stdin);
         let input = Input::new(stdin.map(File::from))?;
         let mut command = Command::new(own_program()?);
         command.args(["supervise", "--"]).args(arguments);
         command.stdin(OwnedFd::from(its_control)).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Neither the server's descriptors nor the limit that it has raised for itself are its clients' business.
+        // Commands get neither the server's descriptors nor the limit that it has raised for itself.
         let mut supervisor = inherit_only_stdio(restore_limits(&mut command)).spawn()?;
         let (stdout, stderr) = (supervisor.stdout.take(), supervisor.stderr.take());
         let (control, report) = (Some(control), Vec::new());
-        // Nothing after the spawn may fail: what was started has to be ended.
+        // Nothing after the spawn may fail: a started command has to be ended.
         Ok(Self { supervisor, control, stdout, stderr, input, report, until: None })
     }
 
@@ -72,29 +71,29 @@ impl Running {
         self.tell(INTERRUPT);
     }
 
-    /// Has the supervisor end the command, kindly and then by force.
+    /// Makes the supervisor end the command, by SIGTERM and then by SIGKILL.
     pub fn terminate(&mut self) {
         self.until.get_or_insert_with(|| Instant::now() + LONGEST_END);
         self.tell(TERMINATE);
-        // Its command may have stopped it, so that it hears nothing.
+        // Its command may have stopped it, so that it reads nothing.
         if let Some(supervisor) = self.supervisor_id() {
             let _ = kill_process(supervisor, Signal::CONT);
         }
     }
 
-    /// One that has ended needs to be told nothing, and one whose socket is full of the same will come to it.
+    /// Failures are ignored: the supervisor has ended, or its socket is full of the same messages.
     fn tell(&self, what: u8) {
         if let Some(control) = &self.control {
             let _ = (&*control).write(&[what]);
         }
     }
 
-    /// Readable when the supervisor has something to say, or has ended; none when that was seen.
+    /// Readable when the supervisor reports or has ended; none after its end was seen.
     pub fn control(&self) -> Option<&UnixStream> {
         self.control.as_ref()
     }
 
-    /// Takes what the supervisor says, up to its end.
+    /// Reads the supervisor's report, up to its end.
     pub fn read_report(&mut self) {
         let Some(control) = &mut self.control else { return };
         match control.read_to_end(&mut self.report) {
@@ -103,7 +102,7 @@ impl Running {
         }
     }
 
-    /// What the supervisor has said of the end.
+    /// The supervisor's report.
     pub fn report(&self) -> &[u8] {
         &self.report
     }
@@ -116,8 +115,8 @@ impl Running {
         }
     }
 
-    /// Waits for the end of everything that belongs to the command. Who prints into a closed pipe is told
-    /// so, and the supervisor sees to it that this takes no longer than its own patience.
+    /// Waits until all processes of the command have ended, which the supervisor bounds. The pipes are closed first, so
+    /// that a process that prints gets an error.
     pub fn end(mut self) {
         self.terminate();
         (self.stdout, self.stderr) = (None, None);
@@ -129,7 +128,7 @@ impl Running {
             self.read_report();
             self.enforce_end();
         }
-        // Only a look: what it leaves is found by its number, which is its own until it is waited for.
+        // Without reaping it: processes that it leaves are found by its number, which stays its own until then.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let supervisor = self.supervisor_id();
         let ended = supervisor.and_then(|pid| waitid(WaitId::Pid(pid), look).ok().flatten());
@@ -139,10 +138,10 @@ impl Running {
         let _ = self.supervisor.wait();
     }
 
-    /// Where the supervisor was killed nobody knows all that belongs to the command; but what has not left its
-    /// session, which the supervisor has begun, is known.
+    /// Kills the processes in the supervisor's session, after the supervisor was killed. Those that have left the session
+    /// are not found.
     fn kill_session(&self) {
-        /// They may be forking while they are killed; what may not be killed is left in the end.
+        /// Several rounds, because they may fork meanwhile. Those of another user are left in the end.
         const PATIENCE: Duration = Duration::from_secs(1);
         let until = Instant::now() + PATIENCE;
         loop {
@@ -163,13 +162,13 @@ impl Running {
     }
 }
 
-/// The program that runs as the supervisor: this one, on Linux also where its file has been replaced since.
+/// The program that runs as the supervisor: this one, on Linux even if its file has been replaced.
 pub fn own_program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
 }
 
-/// Leaves the server's session, and with it the terminal that the server may have been started from: Ctrl-C
-/// there is for the server, and nothing of a client's may read what is typed there.
+/// Leaves the server's session, and with it the terminal of the server: a Ctrl-C there is for the server, and a client's
+/// command must not read from it.
 pub fn leave_terminal() -> io::Result<()> {
     rustix::process::setsid()?;
     Ok(())

@@ -1,13 +1,12 @@
-//! The wire of the document's programs, its server: a command as it is, and for an answer its length in decimal
-//! digits and then so many bytes of output.
+//! The server of the tutorial's wire: a command as it is typed, and as the answer the length of the output in decimal
+//! digits, and then the output.
 //!
-//! It has no frames, and so it cannot be understood with certainty. All that comes until nothing comes for a
-//! moment is taken for one command, so that one `send` is one command, however the system cuts it into pieces; two that
-//! come together are one as well. Where the digits of a length end nobody can know, if the output begins with digits
-//! and comes in one piece with them. So this sends the length in a segment of its own, and waits a little
-//! before the output.
+//! It has no frames, and so it is ambiguous. The bytes that arrive until a short silence are one command: so one `send` is
+//! one command, however the network cuts it, but two that arrive together are one as well. If the output begins with digits
+//! and arrives in one piece with its length, the client cannot know where the length ends. So this server sends the length
+//! in a segment of its own, and waits a little before the output.
 //!
-//! The wire has no login either: `foreign.rs` says what is refused so that other programs of this machine, a browser
+//! The wire has no login either. `foreign.rs` says what is refused, so that other programs of this machine, a browser
 //! above all, cannot be made to send commands.
 
 use std::io::{self, Write};
@@ -22,24 +21,24 @@ use crate::protocol::{Ended, Status};
 use crate::run::{Bounds, Printed, Wire, Wish, run};
 use crate::settings::{Settings, log_refusal, log_refused_command};
 
-/// How much one command may have. Linux takes no longer argument than twice this.
+/// Bytes of one command at most. Linux accepts arguments of up to twice this.
 const LONGEST_COMMAND: usize = 64 * 1024;
 
-/// How long nothing comes before what has come is taken for a whole command. A `send` reaches this machine's own
-/// receiver within microseconds, in however many pieces; this is for a machine that is busy.
+/// The silence that ends a command. All pieces of a `send` arrive over loopback within microseconds; the rest is for a busy
+/// machine.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How long one command may be in coming. Without it a byte now and then would keep a stopping server waiting.
+/// How long one command may take to arrive. Without a bound a byte now and then would keep a stopping server waiting.
 const LONGEST_SEND: Duration = Duration::from_secs(10);
 
-/// How long after the length the output is sent. A client that waits for the length has read it by then; one
-/// that has not takes both for the length, and there is nothing that a server could do.
+/// The pause between the length and the output. A client that waits for the length reads it in this time. One that is
+/// slower takes both for the length, which no server can prevent.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How much output there may be: the length goes first, and so all of it has to be kept.
+/// Bytes of output at most: the length is sent first, and so all of it has to be in memory.
 const LONGEST_OUTPUT: u64 = 16 * 1024 * 1024;
 
-/// How long one wait for the next command is before it is looked whether the server stops.
+/// How often to look whether the server stops, while waiting for a command.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves one client.
@@ -78,7 +77,7 @@ pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult 
     Ok(())
 }
 
-/// Receives what belongs to a command whose beginning is here. The inner result says why it is none.
+/// Receives the rest of a command. The inner error says why it is refused.
 fn receive_rest(request: &mut StreamRequest, line: &mut Vec<u8>) -> io::Result<Result<(), String>> {
     let until = Instant::now() + LONGEST_SEND;
     request.set_timeout(Some(QUIET));
@@ -97,7 +96,7 @@ fn receive_rest(request: &mut StreamRequest, line: &mut Vec<u8>) -> io::Result<R
     Ok(Ok(()))
 }
 
-/// Whether this is a command, of which then all is here.
+/// Checks a complete command.
 fn check(line: &[u8]) -> Result<(), String> {
     if let Some(kind) = foreign::kind_of(line) {
         return Err(format!("it sent {kind}"));
@@ -108,10 +107,10 @@ fn check(line: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// An answer as it comes to be.
+/// An answer that is being collected.
 struct Answer {
     output: Vec<u8>,
-    /// What the client has sent meanwhile: its next command.
+    /// Bytes that the client has sent meanwhile: its next command.
     next: Vec<u8>,
 }
 
@@ -146,7 +145,7 @@ impl Answer {
 }
 
 impl Wire for Answer {
-    /// Both kinds, as they come: the wire does not tell them apart, and an error that is not shown is worse.
+    /// Both streams, as they are printed: the wire cannot separate them, and hiding errors would be worse.
     fn output(&mut self, _: Printed, bytes: &[u8]) -> Result<Vec<u8>, HandlerError> {
         self.output.extend_from_slice(bytes);
         Ok(Vec::new())
@@ -160,7 +159,7 @@ impl Wire for Answer {
         Ok(Vec::new())
     }
 
-    /// It belongs to the next command, and what is too long is refused when its turn has come.
+    /// It belongs to the next command, whose length is checked later.
     fn input(&mut self, bytes: &[u8]) -> Result<Vec<Wish>, HandlerError> {
         let room = (LONGEST_COMMAND + 1).saturating_sub(self.next.len());
         self.next.extend_from_slice(&bytes[..bytes.len().min(room)]);

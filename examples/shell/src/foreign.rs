@@ -1,15 +1,15 @@
-//! What arrives on the document's wire and is no command: the first words of other protocols.
+//! Beginnings of other protocols, which are refused on the tutorial's wire.
 //!
-//! Any page of the web can have its reader's browser connect to a port of this machine, and choose most of what
-//! is then sent: the address, the fields, the body, and of TLS the ticket. Without a login that would be commands of
-//! the page's. The page cannot choose how it begins: a request of HTTP has a line of its own form, whatever its
-//! method and its version are, and everything else that a browser can be made to send (TLS, TURN) is binary. So
-//! there is no list of methods here. It is the form that is refused, and with it the whole of the send.
+//! Any web page can make a browser connect to a port of this machine, and can choose most of the bytes that it sends:
+//! the address, the fields, the body, and the ticket of TLS. Without a login these would be the page's commands. The page
+//! cannot choose the beginning: an HTTP request begins with a line of its own form, for every method and version, and
+//! all other protocols that a browser speaks (TLS, TURN) are binary. So there is no list of methods here: the form is
+//! refused, and with it all that was sent together.
 
-/// Longer than any path of Linux (`PATH_MAX`).
+/// As long as the longest path of Linux (`PATH_MAX`).
 const LONGEST_PATH: usize = 4_096;
 
-/// What these bytes are, if they are no command, as the end of the sentence "it sent ..".
+/// What these bytes are, if they are not a command, as the end of the sentence "it sent ..".
 pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     if sent.starts_with(b"\x16\x03") {
         return Some("a hello of TLS, which no user types");
@@ -30,10 +30,9 @@ pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
         || (is_token(first) && starts_like(third, b"HTTP/"))
         || (is_token(first) && second.starts_with(b"/") && names_http(last))
         || is_preface(first, second);
-    // Without a version it is the first HTTP's, which has only methods of capital letters. As a program's name
-    // nobody writes those.
+    // Without a version it is HTTP/0.9, whose methods are capital letters, which no program's name is.
     let is_old_http = is_token(first) && is_of_capitals(first) && is_target(second);
-    // A path that is longer than any path can be, and that nothing ends, is a target whose end is still to come.
+    // A path without an end that is longer than any path is a target whose rest has not arrived.
     let is_cut = end.is_none()
         && third.is_empty()
         && second.starts_with(b"/")
@@ -45,7 +44,7 @@ pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     is_like_http.then_some("a request of a protocol like HTTP, which no user types")
 }
 
-/// What stands in no line that is typed: neither a character, nor a blank, nor what colours a terminal.
+/// Whether no typed line has this byte: it is no character, no blank, and not the escape of a colour.
 fn is_of_no_text(byte: u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t'..=b'\r' | 0x1b)
 }
@@ -66,12 +65,12 @@ fn is_target(word: &[u8]) -> bool {
     word.starts_with(b"/") || word.windows(3).any(|three| three == b"://")
 }
 
-/// `HTTP/1.1`, and whatever else may come to stand behind the slash.
+/// `HTTP/1.1`, or any other version.
 fn names_http(word: &[u8]) -> bool {
     starts_like(word, b"HTTP/") && word.get(5).is_some_and(u8::is_ascii_digit)
 }
 
-/// How a connection of HTTP/2 begins, or the first word of that.
+/// The beginning of an HTTP/2 connection, or its first word.
 fn is_preface(first: &[u8], second: &[u8]) -> bool {
     first == b"PRI" && (second.is_empty() || second == b"*")
 }

@@ -41,7 +41,7 @@ impl StreamRequestHandler for Shell {
             Err(error) => Err(error),
         };
         match result {
-            // What a peer sends is no failure of this server.
+            // An invalid message is the peer's fault and not a failure of this server.
             Err(error) if error.is::<snow::Error>() => {
                 log_refusal(request, "it sent a message that is not its session's next");
                 Ok(())
@@ -60,15 +60,14 @@ fn is_timeout(error: &HandlerError) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// How long one wait for the next command is. Under `Inline` nothing ends it when the server stops, and so this
-/// looks.
+/// How long one wait for the next command is: under `Inline` a stop does not end it, and so it looks again and again.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Runs what the client asks for, until it leaves.
+/// Runs the client's commands, until it leaves.
 fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> HandlerResult {
     let mut session = Session { link, turns: None };
     let mut asked = Instant::now();
-    // A client that has sent its next command already does not hold a server that stops.
+    // A stopping server does not begin a command that the client has sent already.
     while !request.is_stopping() {
         match session.link.next_message()? {
             Some(Message::Run { line, has_input }) => {
@@ -77,7 +76,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
                 asked = Instant::now();
                 continue;
             }
-            // It comes too late: the command has ended meanwhile.
+            // It arrives too late: the command has ended meanwhile.
             Some(Message::Interrupt | Message::Input(_)) => continue,
             Some(_) => return Err(Malformed::BadBody("command").into()),
             None => {}
@@ -105,7 +104,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
 /// A session after its login.
 struct Session {
     link: Link,
-    /// For stdout and stderr, while a command runs whose output is turned into another encoding.
+    /// For stdout and stderr, while a command runs whose output is transcoded.
     turns: Option<[Transcoder; 2]>,
 }
 
@@ -166,7 +165,7 @@ impl Wire for Session {
                 Message::Interrupt => wishes.push(Wish::Interrupt),
                 Message::Input(bytes) if bytes.is_empty() => wishes.push(Wish::EndOfInput),
                 Message::Input(bytes) => wishes.push(Wish::Input(bytes)),
-                // One command after the other: the next one waits for the end of this.
+                // The next command waits for the end of this one.
                 _ => return Err(Malformed::BadBody("message while a command runs").into()),
             }
         }

@@ -1,4 +1,4 @@
-//! Descriptors that go from one process of this program to another.
+//! Passing descriptors from one process of this program to another.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -9,7 +9,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Sends one message, with a descriptor or with none.
+/// Sends one message, with or without a descriptor.
 pub fn send(socket: impl AsFd, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -21,7 +21,7 @@ pub fn send(socket: impl AsFd, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     Ok(())
 }
 
-/// The descriptor of one message, if it has any; none at all at the end.
+/// Receives one message, and its descriptor if it has one; none at the end.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Option<OwnedFd>>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -1,4 +1,4 @@
-//! The input of a command: what its client sends, on its way to the command's stdin.
+//! The input of a command, from its client to its stdin.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,15 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::protocol::{INPUT_WINDOW, Malformed};
 
-/// What has come and what has not been taken. A client sends no more than it was told that there is room for, so that this
-/// holds no more than a window, and the connection can always be read: Ctrl-C may come behind the input.
+/// Input that the command has not read. The client sends at most as much as the server has allowed (a window), so that this
+/// is bounded and the connection can always be read: a Ctrl-C may follow the input.
 pub struct Input {
-    /// None: the command has no input, has closed it, or has all of it.
+    /// None if the command has no input, has closed it, or has read all of it.
     pipe: Option<File>,
     waiting: Vec<u8>,
-    /// The client has said that no more comes.
+    /// The client has sent the end of the input.
     ended: bool,
-    /// The command has taken so much that the client has not been told of.
+    /// Bytes that the command has read and the client has not been told of.
     taken: usize,
 }
 
@@ -27,7 +27,7 @@ impl Input {
         Ok(Self { pipe, waiting: Vec::new(), ended: false, taken: 0 })
     }
 
-    /// Takes what has come.
+    /// Adds received input.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         if self.waiting.len() + self.taken + bytes.len() > INPUT_WINDOW {
             return Err(Malformed::NoRoom);
@@ -38,23 +38,23 @@ impl Input {
         Ok(())
     }
 
-    /// Nothing is written any more.
+    /// Closes the input.
     pub fn close(&mut self) {
         self.pipe = None;
     }
 
-    /// No more comes.
+    /// Marks the end of the input.
     pub fn end(&mut self) {
         self.ended = true;
         self.close_if_done();
     }
 
-    /// What has to have room before more can be written.
+    /// The pipe, if bytes wait for room in it.
     pub fn waits_for(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().filter(|_| !self.waiting.is_empty()).map(AsFd::as_fd)
     }
 
-    /// Writes as much as the command takes now.
+    /// Writes as much as the pipe accepts now.
     pub fn write(&mut self) -> io::Result<()> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         match pipe.write(&self.waiting) {
@@ -63,7 +63,7 @@ impl Input {
                 self.taken += count;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // It has closed its input: the client is told of no more room, and sends no more.
+            // The command has closed its input. The client gets no more room, and sends no more.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 (self.pipe, self.waiting) = (None, Vec::new());
             }
@@ -74,7 +74,7 @@ impl Input {
         Ok(())
     }
 
-    /// How much the client may send more, once it is worth a message.
+    /// How much more the client may send, once it is worth a message.
     pub fn room(&mut self) -> Option<usize> {
         let is_worth_it = self.pipe.is_some() && self.taken >= INPUT_WINDOW / 2;
         is_worth_it.then(|| std::mem::take(&mut self.taken))

@@ -7,49 +7,49 @@ use socketserver::{HandlerError, StreamRequest};
 use crate::protocol::{Decoder, LONGEST_LOGIN, Message, frame};
 use crate::seal::Seal;
 
-/// What stands between the messages and the connection.
+/// The codec between messages and bytes.
 pub struct Link {
     decoder: Decoder,
     seal: Seal,
 }
 
 impl Link {
-    /// For a login: in the open, and with room for little.
+    /// For a login: not encrypted, and with room for short messages.
     pub fn new() -> Self {
         Self { decoder: Decoder::new(LONGEST_LOGIN), seal: Seal::Open }
     }
 
-    /// From here on messages may be so long.
+    /// From here on messages may be this long.
     pub fn set_limit(&mut self, limit: usize) {
         self.decoder.set_limit(limit);
     }
 
-    /// From here on everything is sealed.
+    /// From here on all messages are encrypted.
     pub fn set_seal(&mut self, seal: Seal) {
         self.seal = seal;
     }
 
-    /// Takes what has come.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
     }
 
-    /// Whether nothing of a message has come yet.
+    /// Whether no byte of the next message has arrived.
     pub fn is_between_messages(&self) -> bool {
         self.decoder.is_empty()
     }
 
-    /// The next message, if it is whole.
+    /// The next message, if it is complete.
     ///
     /// # Errors
     ///
-    /// If what has come is none, or was not sealed by the peer as its next one.
+    /// If the bytes are invalid, or were not encrypted by the peer as its next message.
     pub fn next_message(&mut self) -> Result<Option<Message>, HandlerError> {
         let Some(body) = self.decoder.next_body()? else { return Ok(None) };
         Ok(Some(Message::from_body(&self.seal.open(body)?)?))
     }
 
-    /// The bytes of a message, which have to be sent in this order.
+    /// Encodes a message. The bytes have to be sent in the order of the calls.
     pub fn bytes_of(&mut self, message: &Message) -> Result<Vec<u8>, HandlerError> {
         Ok(frame(&self.seal.close(message.body())?))
     }

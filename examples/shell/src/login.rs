@@ -1,4 +1,4 @@
-//! Who is let in. A login is bounded in time, by `--first-word`, and in size.
+//! The login. It is bounded in time, by `--first-word`, and in size.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use crate::seal;
 use crate::secret::Secret;
 use crate::settings::{Entry, Settings, log_refusal};
 
-/// Lets a client in, or does not: then it has been told, or not, and the refusal is logged.
+/// Logs a client in. If it fails, the refusal is logged, and the client learns of it or not, by the reason.
 ///
 /// # Errors
 ///
-/// Those of the connection, and what the client sends that is no message.
+/// Errors of the connection, and invalid messages.
 pub fn log_in(
     request: &mut StreamRequest,
     link: &mut Link,
@@ -43,13 +43,13 @@ pub fn log_in(
     Ok(false)
 }
 
-/// Why a login comes to no good.
+/// Why a login fails.
 enum Stop<'a> {
     /// The client has left.
     Gone,
-    /// By its own mistake, which it may be told.
+    /// A mistake, of which the client is told.
     Refused(String),
-    /// It is told nothing, and pays.
+    /// A wrong proof: the client is told nothing, and gets the penalty.
     Failed(&'static str, &'a Penalty),
     Error(HandlerError),
 }
@@ -93,7 +93,7 @@ fn steps<'a>(
         (Ok(Some(Message::Ready)), _) => Ok(()),
         (Ok(Some(_)), _) => Err(Stop::Refused("after the welcome comes READY".into())),
         (Ok(None), _) => Err(Stop::Gone),
-        // The first message was a true one, and its sender cannot go on: it is somebody else's.
+        // The first message was valid, but its sender cannot continue: it is a copy of another client's.
         (Err(error), Some((_, penalty))) if error.is::<snow::Error>() => {
             Err(Stop::Failed("its login is a recording of another", penalty))
         }
@@ -101,7 +101,7 @@ fn steps<'a>(
     }
 }
 
-/// How this client has to prove itself: by a secret, or not any more.
+/// How this client has to prove itself: by the secret, or not at all.
 fn way_in<'a>(
     request: &StreamRequest,
     settings: &'a Settings,

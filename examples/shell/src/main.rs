@@ -7,29 +7,27 @@
 //! ```
 //!
 //! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with
-//! keys of its own each time. The key is a file that the server makes at its first start; a client of the same
-//! user finds it, and for any other it has to be copied. Over a Unix socket the proof is the user. Output
-//! comes as it is printed, stdout and stderr apart, and the exit status is the client's. Input that is piped to a client
-//! that was given its command is the command's. Ctrl-C ends the command, and a second one the client; at the prompt it
-//! takes back what is typed, and `exit` or Ctrl-D ends the client.
+//! keys of its own each time. The key is a file that the server makes at its first start. A client of the same
+//! user finds it; for any other user it has to be copied. Over a Unix socket the proof is the user. Output
+//! arrives as it is printed, stdout and stderr apart, and the exit status is the client's. The stdin of a client that was
+//! given a command is the command's. Ctrl-C ends the command, and a second one the client. At the prompt Ctrl-C
+//! discards the typed line, and `exit` or Ctrl-D ends the client.
 //!
-//! Nothing of a command outlives it, or its connection, its time, its output or its server: what it leaves
-//! in the background is ended with it, also what has left its process group. It is asked to end by SIGTERM, and
-//! a second later made to by SIGKILL.
+//! A command ends with its connection, its time, its output or its server, and all its processes end with it: those in the
+//! background, and those that have left its process group. They get SIGTERM, and a second later SIGKILL.
 //!
-//! `--wire document` speaks the wire of the first programs of this kind, which is a length and then the output:
-//! see `document.rs` for what cannot be known on it.
+//! `--wire document` speaks the wire of the tutorial's programs, which is a length and then the output: `document.rs` says
+//! what cannot be known on it.
 //!
-//! Limits: there is no terminal at the server's end, so that editors and the like do not work, and the input of a
-//! command that is typed at the prompt is at its end at once. Each line is a shell of its own: `cd` and variables are gone with it. What runs
-//! under another user (`sudo`) may not be ended by this one and is left; on other systems than Linux so is what
-//! leaves its process group, and everywhere what has left its session and kills its supervisor. Commands have the
-//! server's folder and environment, and may do to it what its user may: it is protected from its clients only
-//! by `--allow`, and by that as far as the allowed programs start no others, as `find` does. A Ctrl-C that meets
-//! a shell in the middle of starting a program may be minded only when that has ended, as at any terminal. A
-//! client whose machine is gone without a word is noticed within a quarter of an hour, and its command ends
-//! then. One connection is one command at a time. `inline` serves one client after the other, and under `pool`
-//! strangers who say nothing hold its workers for the ten seconds that a login may take.
+//! Limits: the command has no terminal, so that editors do not work, and the input of a command that is typed at the prompt
+//! is empty. Each line is a shell of its own: `cd` and variables end with it. A process of another user (`sudo`) cannot be
+//! ended and is left. So is, on other systems than Linux, a process that leaves its process group, and everywhere one that
+//! leaves its session and kills its supervisor. Commands have the server's folder and environment, and the rights of its
+//! user. Only `--allow` protects the server from its clients, and only as far as the allowed programs start no others, as
+//! `find` does. A shell that is starting a program when Ctrl-C arrives may react only when that has ended, as at any
+//! terminal. If a client's machine disappears, the server notices it within a quarter of an hour, and ends the command. A
+//! connection has one command at a time. `inline` serves one client after the other, and under `pool` silent clients
+//! occupy the workers for the ten seconds that a login may take.
 
 mod answer;
 mod client;
@@ -74,11 +72,11 @@ use server::{Serve, ShellServer};
 use settings::WireName;
 use socket2::Socket;
 
-/// Runs commands for those who may.
+/// Runs commands for clients that have the secret.
 ///
-/// What a command leaves in the background is ended with it, also what has left its process group by setsid
-/// (on Linux). What runs under another user, as by sudo, may not be ended and is left, and so is what has left
-/// its session and kills its supervisor, the process between it and the server.
+/// The processes that a command leaves in the background end with it, on Linux also those that have left its process
+/// group by setsid. Processes of another user, as by sudo, cannot be ended and are left, and so are those that leave
+/// their session and kill their supervisor, the process between the command and the server.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -89,15 +87,15 @@ struct Cli {
 enum Command {
     /// Serve until Ctrl-C
     Serve(Serve),
-    /// Run commands: what is typed, or the one that is given, whose exit status is then the client's
+    /// Run commands: those that are typed, or the one that is given, whose exit status is then the client's
     Connect(Connect),
-    /// Start one command and end all of it; the server's own
+    /// Start one command and end all its processes; the server starts this itself
     #[command(hide = true)]
     Supervise {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Keep the connections of failed logins for a while; the server's own
+    /// Keep the connections of failed logins for a while; the server starts this itself
     #[command(hide = true)]
     Keep,
 }
@@ -109,11 +107,11 @@ struct Connect {
     address: Endpoint,
     #[command(flatten)]
     entry: EntryOptions,
-    /// The encoding of what the commands print, if it is not UTF-8: gbk, or any other label of the web's
+    /// The encoding of the commands' output, if it is not UTF-8: gbk, or any other label of the web's
     #[arg(long, value_name = "LABEL", value_parser = encoding::by_label)]
     encoding: Option<&'static Encoding>,
-    /// Leave stdin alone: the COMMAND's input is at its end at once, as it is at a terminal. Else it is what this
-    /// program's stdin is, as in `tar c . | .. connect ADDR -- tar x`
+    /// Give the COMMAND no input, as at a terminal. Without this its input is this program's stdin, as in
+    /// `tar c . | .. connect ADDR -- tar x`
     #[arg(short, long)]
     no_input: bool,
     /// One argument is a line for the server's shell; several are a program and its arguments, as they are
@@ -121,7 +119,7 @@ struct Connect {
     command: Vec<OsString>,
 }
 
-/// How a client shows that it may come in; the same for both sides.
+/// How a client proves that it may run commands; the same on both sides.
 #[derive(Args)]
 struct EntryOptions {
     /// The secret, 32 bytes in a file that nobody else may read; a server makes it if there is none [default:
@@ -131,7 +129,7 @@ struct EntryOptions {
     /// Without any proof, and in the open: over loopback and Unix sockets only
     #[arg(long, conflicts_with = "secret_file")]
     no_auth: bool,
-    /// What is spoken
+    /// The wire
     #[arg(long, value_enum, default_value_t = WireName::Frames)]
     wire: WireName,
 }

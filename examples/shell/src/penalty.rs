@@ -1,8 +1,8 @@
-//! What a failed login costs: its connection is answered by nothing for a while, and then by its end.
+//! The penalty of a failed login: its connection stays silent for a while, and then ends.
 //!
-//! The wait must hold no worker, neither a thread nor a forked child. So the worker hands the connection's
-//! descriptor over to a process that does nothing but keep such, and goes on to the next client. A process,
-//! because a server that forks may have no second thread, and because then it is the same for every mixin.
+//! The delay must not occupy a worker, neither a thread nor a forked child. So the worker passes the connection's
+//! descriptor to a process that only keeps such connections, the keeper, and serves the next client. The keeper is a
+//! process because a server that forks may have no second thread; so it is the same for every mixin.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -20,21 +20,21 @@ use socketserver::request::Stream;
 use crate::command::{leave_terminal, own_program};
 use crate::handover;
 
-/// How long a failed login waits for its end. Nobody guesses 32 bytes; who is here by mistake has to be told
-/// within a time that people wait.
+/// How long the connection of a failed login is kept. It need not be long, because nobody guesses 32 bytes, and a user with
+/// the wrong secret waits for it.
 const DELAY: Duration = Duration::from_secs(2);
 
-/// How many wait at once. One more ends the oldest: this may not become a way to use up descriptors.
+/// How many connections are kept. One more ends the oldest, so that they cannot use up the descriptors.
 const AT_ONCE: usize = 256;
 
-/// The server's side: where failed logins go.
+/// The server's side: passes connections to the keeper.
 pub struct Penalty {
     keeper: Child,
     socket: UnixStream,
 }
 
 impl Penalty {
-    /// Starts the process that keeps them.
+    /// Starts the keeper.
     pub fn start() -> io::Result<Self> {
         let (socket, its_socket) = UnixStream::pair()?;
         socket.set_nonblocking(true)?;
@@ -44,9 +44,9 @@ impl Penalty {
         Ok(Self { keeper, socket })
     }
 
-    /// Takes the connection from its request. Where it cannot be kept it ends at once.
+    /// Takes the connection from its request. If it cannot be passed on, it ends at once.
     pub fn give(&self, request: &mut StreamRequest) {
-        // The server ends the connection of a request whose handler has returned; it will end this stand-in.
+        // The server ends the connection of a request after its handler. It will end this stand-in.
         let _ = request.wrap_stream(|connection| {
             if let Some(fd) = connection.fileno() {
                 let _ = handover::send(&self.socket, Some(fd));
@@ -63,7 +63,7 @@ impl Drop for Penalty {
     }
 }
 
-/// Stands in for a connection that has been given away.
+/// Stands in for a connection that was passed on.
 struct Nobody;
 
 impl Read for Nobody {
@@ -90,7 +90,7 @@ impl Stream for Nobody {
     }
 }
 
-/// The keeper: holds the connections that come over stdin, each for its time, until the server is gone.
+/// The keeper: keeps the connections that arrive over stdin, each for its time, until the server is gone.
 pub fn keep() -> io::Result<()> {
     leave_terminal()?;
     let stdin = io::stdin();

@@ -1,10 +1,10 @@
-//! The processes of this machine, as Linux lists them. Elsewhere there seem to be none.
+//! The processes of this machine, as Linux lists them. Elsewhere the lists are empty.
 
 use std::fs;
 
 use rustix::process::Pid;
 
-/// What one line of `/proc/PID/stat` says that is of use here.
+/// The fields of `/proc/PID/stat` that are used here.
 struct Stat {
     state: char,
     parent: u32,
@@ -13,8 +13,8 @@ struct Stat {
 
 impl Stat {
     fn read(text: &str) -> Option<Self> {
-        // The name, in parentheses, may hold anything; behind it come the state, the parent, the process group
-        // and the session.
+        // The name, in parentheses, may have any characters. The state, the parent, the process group and the session
+        // follow it.
         let mut fields = text.rsplit_once(')')?.1.split_whitespace();
         Some(Self {
             state: fields.next()?.parse().ok()?,
@@ -24,12 +24,12 @@ impl Stat {
     }
 }
 
-/// The children of a process, those that have ended and are not reaped among them.
+/// The children of a process, zombies included.
 pub fn of_parent(parent: u32) -> Vec<Pid> {
     find(|stat| stat.parent == parent)
 }
 
-/// Those of a session that have not ended.
+/// The processes of a session, without zombies.
 pub fn of_session(session: u32) -> Vec<Pid> {
     find(|stat| stat.session == session && !matches!(stat.state, 'Z' | 'X'))
 }

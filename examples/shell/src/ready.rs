@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Waits until one of these is ready for what is asked of it, or for a while, and says for what each is.
+/// Waits until one of these is ready or the time is over. Returns the events of each.
 pub fn wait_for<const N: usize>(
     sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
     time: Option<Duration>,
@@ -16,7 +16,7 @@ pub fn wait_for<const N: usize>(
         watched.map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
     let time = time.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     match poll(&mut fds, time.as_ref()) {
-        // A signal: there may be something to look at besides, and its own descriptor is readable now.
+        // A signal interrupted the wait: its own descriptor is readable now, and the caller looks.
         Err(rustix::io::Errno::INTR) => return Ok([PollFlags::empty(); N]),
         result => result?,
     };

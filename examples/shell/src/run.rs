@@ -1,4 +1,4 @@
-//! One run of a command for a client: its output goes to the connection as it comes, and it ends with the
+//! One run of a command for a client: its output goes to the connection as it is printed, and it ends with the
 //! connection, with its bounds, or with the server.
 
 use std::ffi::OsString;
@@ -13,50 +13,50 @@ use crate::command::Running;
 use crate::protocol::{Ended, Message, Status};
 use crate::ready::wait_for;
 
-/// What a command may use.
+/// The bounds of a command.
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// How long it may run; a year at the most.
     pub time: Duration,
     /// How many bytes it may print, on stdout and stderr together.
     pub output_bytes: u64,
-    /// How long it may go on when the server has been told to stop.
+    /// How long it may go on when the server stops.
     pub after_stop: Duration,
 }
 
-/// Where output came from.
+/// Output, by its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Printed {
     Stdout,
     Stderr,
 }
 
-/// What the client wants of a command that runs.
+/// A client's message to a running command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     Interrupt,
-    /// To give it this.
+    /// Input for it.
     Input(Vec<u8>),
     EndOfInput,
 }
 
-/// The client's side of a run: what its wire makes of output, and of what comes in meanwhile.
+/// The wire of a run: how output is encoded, and how the client's bytes are read.
 pub trait Wire {
-    /// What has to be sent for this output; it may be nothing yet.
+    /// The bytes to send for this output; there may be none yet.
     fn output(&mut self, from: Printed, bytes: &[u8]) -> Result<Vec<u8>, HandlerError>;
-    /// What has to be sent for this word of the server's own.
+    /// The bytes to send for a line of the server's own.
     fn notice(&mut self, text: &str) -> Result<Vec<u8>, HandlerError>;
-    /// What has to be sent so that the client knows that there is room for so much more input.
+    /// The bytes that allow the client to send more input.
     fn room(&mut self, bytes: usize) -> Result<Vec<u8>, HandlerError>;
-    /// What these bytes from the client want.
+    /// Reads bytes of the client.
     fn input(&mut self, bytes: &[u8]) -> Result<Vec<Wish>, HandlerError>;
 }
 
-/// Runs a command to its end and says how it has ended.
+/// Runs a command to its end.
 ///
 /// # Errors
 ///
-/// Those of the connection; nothing of the command is left then, either.
+/// Errors of the connection. No process of the command is left then, either.
 pub fn run(
     request: &mut StreamRequest,
     wire: &mut dyn Wire,
@@ -76,23 +76,22 @@ pub fn run(
     result
 }
 
-/// How often to look whether the server stops, which nothing announces to a handler that waits by itself.
+/// How often to look whether the server stops: a handler that polls its own descriptors is not woken for it.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How much is read of a pipe at once: half of what Linux keeps in one.
+/// Bytes of one read of a pipe: half of a pipe's buffer on Linux.
 const PIECE: usize = 32 * 1024;
 
-/// Waits for the command and the connection at once, in one thread, and reads no output while the client has
-/// not taken what was read before. So a command that prints faster than its client reads waits in its own
-/// write, and nothing grows.
+/// Waits for the command and the connection at once, in one thread. It reads no output while earlier output waits for the
+/// client. So a command that prints faster than its client reads waits in its own write, and no buffer grows.
 struct Run<'a> {
     request: &'a mut StreamRequest,
     wire: &'a mut dyn Wire,
     running: &'a mut Running,
     bounds: &'a Bounds,
-    /// On its way to the client.
+    /// Output on its way to the client.
     pending: Vec<u8>,
-    /// When the client last took something, or had nothing to take.
+    /// When the client last accepted bytes, or none were waiting.
     taken: Instant,
     printed: u64,
     until: Instant,
@@ -101,13 +100,13 @@ struct Run<'a> {
     why: Option<String>,
 }
 
-/// What is ready to be read.
+/// Which descriptors are readable.
 struct Ready {
     client: bool,
     stdout: bool,
     stderr: bool,
     control: bool,
-    /// Takes more of its input.
+    /// The command accepts more input.
     stdin: bool,
 }
 
@@ -118,7 +117,7 @@ impl<'a> Run<'a> {
         running: &'a mut Running,
         bounds: &'a Bounds,
     ) -> Self {
-        // Each read and write is a single try; what waits is the poll.
+        // Reads and writes never wait; the poll does.
         request.set_timeout(Some(Duration::ZERO));
         let taken = Instant::now();
         let until = taken + bounds.time;
@@ -127,7 +126,7 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self) -> Result<Ended, HandlerError> {
-        // What came together with the command.
+        // Bytes that arrived together with the command.
         self.heed_wishes(&[])?;
         while !self.is_over() {
             let ready = self.wait()?;
@@ -166,8 +165,8 @@ impl<'a> Run<'a> {
         let pipes = idle.then_some(&running.stdout).and_then(Option::as_ref).map(AsFd::as_fd);
         let errors = idle.then_some(&running.stderr).and_then(Option::as_ref).map(AsFd::as_fd);
         let control = running.control().map(AsFd::as_fd);
-        // What is in the pipes of a command that is over is all there will be: whoever still has their other
-        // ends could not be ended, and is not waited for.
+        // After the end of a command only the bytes in its pipes are read. Processes that still hold their other ends
+        // could not be ended, and are not waited for.
         let over = idle && control.is_none();
         let talk = if idle { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let client = self.request.fileno().map(|fd| (fd, talk));
@@ -189,7 +188,7 @@ impl<'a> Run<'a> {
     fn hear_client(&mut self) -> Result<(), HandlerError> {
         let bytes = match self.request.chunk() {
             Ok(Some(bytes)) => bytes,
-            // A client that is gone ends its command. One that only sends no more cannot be told from it.
+            // The end of the client's input ends its command: a client that has gone looks the same.
             Ok(None) => return Err(self.request.ended_early().into()),
             Err(error) if is_no_more_for_now(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -232,7 +231,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Sends as much as the client takes now.
+    /// Sends as much as the client accepts now.
     fn send(&mut self) -> Result<(), HandlerError> {
         while !self.pending.is_empty() {
             match self.request.write(&self.pending) {
@@ -276,7 +275,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Has the supervisor end the command, for the first reason that there is.
+    /// Makes the supervisor end the command. The first reason counts.
     fn terminate(&mut self, why: String) {
         if self.why.is_none() {
             self.why = Some(why);
@@ -286,7 +285,7 @@ impl<'a> Run<'a> {
 
     fn ended(self) -> Ended {
         let report = Message::from_body(self.running.report());
-        // A supervisor without a word was killed, and what it watched is then not known.
+        // A supervisor that reports nothing was killed.
         let (status, said) = match report {
             Ok(Message::Ended(Ended { status, why })) => (status, why),
             _ => (Status::Signalled(9), "its supervisor was killed".to_owned()),
@@ -295,7 +294,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a pipe has; at its end it is closed.
+/// Reads a pipe; at its end it is closed.
 fn read_piece(pipe: &mut Option<impl Read>) -> io::Result<Vec<u8>> {
     let mut piece = vec![0; PIECE];
     let count = match pipe {

@@ -1,4 +1,4 @@
-//! What signals do to commands: what they do by default, and not what the starter of the server has made of them.
+//! Signals of commands: their defaults, even if the server was started with some of them ignored.
 
 use std::fs;
 use std::sync::Arc;
@@ -7,22 +7,22 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::flag;
 
-/// Has all signals do in a program what they do by default, also those that the starter of the server has had ignored:
-/// `nohup` SIGHUP, a script SIGINT and SIGQUIT in what it runs in the background, so that Ctrl-C could not end a
-/// command. For a process that has nothing to do with signals itself but to start that program: there they have no
-/// effect from here on. (That none is blocked in it is std's doing. Elsewhere than on Linux nobody says which are ignored.)
+/// Restores the default of all signals in the program that this process is about to start. Ignored signals are inherited:
+/// `nohup` ignores SIGHUP, and a script ignores SIGINT and SIGQUIT in its background jobs, so that Ctrl-C could not end a
+/// command. In this process the signals have no effect from here on. (`std` unblocks them. Only Linux can tell which
+/// are ignored.)
 pub fn default_in_programs() {
     let ignored = ignored().unwrap_or(0);
     for signal in (1..64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
-        // A handler is gone with the exec, and with it that the signal was ignored. One that cannot have any
-        // stays as it is, as those that the C library needs for itself.
+        // `exec` resets a signal with a handler to its default. Signals that cannot have one, such as those of the C
+        // library, stay as they are.
         if !FORBIDDEN.contains(&signal) {
             let _ = flag::register(signal, Arc::new(AtomicBool::new(false)));
         }
     }
 }
 
-/// The signals that this process ignores, a bit for each.
+/// The ignored signals of this process, a bit for each.
 fn ignored() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;

@@ -1,10 +1,16 @@
-//! The supervisor: a process between the server and one command, which starts the command, and ends before
-//! its server forgets it only when nothing of the command is left.
+//! The supervisor: a process between the server and one command. It starts the command, and ends when no process of the
+//! command is left.
 //!
-//! The command leads a process group, to which Ctrl-C goes. What leaves the group (by `setsid`, as daemons do)
-//! loses its parent sooner or later, and is then given to the nearest ancestor that has asked for orphans: the
-//! supervisor. Because it has one command only, it knows whose they are. So all that can be left is below it,
-//! and it ends its own children until there are none.
+//! ```text
+//! server --- control socket --- supervisor ------- command, the leader of its process group
+//!   INTERRUPT, TERMINATE  ->    (subreaper)          |- its children, in the group
+//!                         <-  Ended {status}         |- a daemon that has left the group:
+//!   end of the socket: as TERMINATE                     an orphan, and then the supervisor's child
+//! ```
+//!
+//! Ctrl-C goes to the process group. A process that leaves the group (by `setsid`, as daemons do) loses its parent sooner
+//! or later, and the kernel then gives it to the nearest ancestor that has asked for orphans: the supervisor. So every
+//! process of the command is in the group or becomes the supervisor's child, and it ends both until none is left.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -29,17 +35,17 @@ use crate::signals;
 /// How long a command has to end after SIGTERM.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long after SIGKILL whatever is left may still be there. It is what has another user, as `sudo` has, and
-/// may not be killed by this one.
+/// How long after SIGKILL to wait for the last processes. Those that are left belong to another user, as under `sudo`, and
+/// cannot be killed.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// How long to wait before looking for new children again, while they are killed: what is killed leaves its own
-/// children, and what forks and ends again and again has to be met between the two.
+/// The pause between two looks for children while they are killed: a killed process leaves its own children to the
+/// supervisor, and one that forks and ends again and again has to be caught in between.
 const AGAIN: Duration = Duration::from_millis(2);
 
-/// Runs a command; stdin is the control socket. Whatever there is to say is said there.
+/// Runs a command; stdin is the control socket, to which it reports.
 pub fn supervise(arguments: &[OsString]) -> ExitCode {
-    // Closed when the command is started: it is not to speak in the supervisor's name.
+    // Close-on-exec: the command must not write to it.
     let control = match rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3) {
         Ok(control) => UnixStream::from(control),
         Err(_) => return ExitCode::FAILURE,
@@ -56,7 +62,7 @@ pub fn supervise(arguments: &[OsString]) -> ExitCode {
 }
 
 fn report(mut control: &UnixStream, status: Status, why: String) {
-    // Without a server nobody wants to know.
+    // It fails if the server is gone.
     let _ = control.write_all(&Message::Ended(Ended { status, why }).body());
 }
 
@@ -66,12 +72,12 @@ struct Supervisor<'a> {
     children: UnixStream,
     /// The command itself, the leader of its group.
     leader: Pid,
-    /// It has ended. It is reaped as the last of all, because its number would then be anybody's.
+    /// It has ended. It is reaped last, because its number could then belong to another process.
     over: bool,
     stage: Stage,
 }
 
-/// How far the end has come, and when it goes further.
+/// The steps of the end, with the time of the next one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
@@ -79,13 +85,13 @@ enum Stage {
     Killing { until: Instant },
 }
 
-/// What is left of a command.
+/// The processes that are left of a command.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Left {
-    /// There was no child, and so nobody who could leave one.
+    /// None: there is no child.
     Nothing,
     Something,
-    /// A child was reaped, which may have ended, and left its own children, after they were looked for.
+    /// A child was reaped that may have left children of its own after the last look.
     Perhaps,
 }
 
@@ -103,13 +109,13 @@ impl<'a> Supervisor<'a> {
         let stdin = handover::receive(control)?.ok_or(ErrorKind::UnexpectedEof)?;
         let command = Command::new(program)
             .args(rest)
-            // Without a client's input it is at its end at once.
+            // Without a client's input its stdin is at its end.
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0)
             .spawn()?;
         let leader = i32::try_from(command.id()).ok().and_then(Pid::from_raw);
         let leader = leader.ok_or(ErrorKind::InvalidData)?;
-        // From here on the pipes are the command's alone, so that their end is the end of its output.
+        // From here on only the command has the pipes, so that their end is the end of its output.
         let nothing = std::fs::File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdout(&nothing)?;
         rustix::stdio::dup2_stderr(&nothing)?;
@@ -120,7 +126,7 @@ impl<'a> Supervisor<'a> {
         loop {
             let left = self.reap()?;
             if left == Left::Nothing {
-                // Nothing is left that its number could stand for.
+                // No process is left, so its number is no longer needed.
                 waitpid(Some(self.leader), WaitOptions::NOHANG)?;
                 return Ok(());
             }
@@ -146,17 +152,17 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Reaps what has ended.
+    /// Reaps children that have ended.
     fn reap(&mut self) -> io::Result<Left> {
-        // What is in the pipe has been heard now; what comes later is for the next time.
+        // The pipe is emptied before the look: a later signal makes it readable again.
         while matches!((&self.children).read(&mut [0; 64]), Ok(1..)) {}
         if !self.over {
-            // Only a look: as long as it is not reaped, the number of its group is its own.
+            // Without reaping it: until then the number of its group stays its own.
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             if let Some(status) = waitid(WaitId::Pid(self.leader), look)? {
                 self.over = true;
                 report(self.control, status_of(&status), String::new());
-                // What the command has left behind is ended with it.
+                // The processes that it has left behind end with it.
                 self.begin_end();
             }
         }
@@ -171,7 +177,7 @@ impl<'a> Supervisor<'a> {
     fn begin_end(&mut self) {
         if self.stage == Stage::Running {
             self.signal_all(Signal::TERM);
-            // What was stopped is to hear it, too.
+            // A stopped process has to continue to receive it.
             self.signal_all(Signal::CONT);
             self.stage = Stage::Asked { until: Instant::now() + PATIENCE };
         }
@@ -187,7 +193,7 @@ impl<'a> Supervisor<'a> {
     fn obey(&mut self) {
         let mut told = [0; 64];
         match self.control.read(&mut told) {
-            // The server is gone, however it went.
+            // The server is gone.
             Ok(0) => self.begin_end(),
             Ok(count) => {
                 for word in &told[..count] {
@@ -206,10 +212,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// To the group at once, so that none of it can fork away from it, and to what has left the group and
-    /// has come to be a child of ours. Those that are neither lose their parents by this, and come too.
+    /// Sends a signal to the whole group at once, so that no process in it can escape by a fork, and to the children that
+    /// have left the group. Processes that are neither become children when their parents end.
     fn signal_all(&self, signal: Signal) {
-        // Whoever has ended meanwhile needs no signal, and whoever may not be signalled is left in the end.
+        // It fails for a process that has ended, and for one of another user, which is left in the end.
         let _ = kill_process_group(self.leader, signal);
         for child in own_children() {
             let _ = kill_process(child, signal);
@@ -218,7 +224,7 @@ impl<'a> Supervisor<'a> {
 
     fn wait(&self, until: Option<Instant>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
-        // The end of the control socket stays readable, and is heard once.
+        // The end of the control socket stays readable, and counts once.
         if self.stage == Stage::Running {
             fds.push(PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN));
         }
@@ -239,20 +245,19 @@ fn status_of(status: &WaitIdStatus) -> Status {
     }
 }
 
-/// Asks for the orphans of the command.
+/// Makes this process the parent of the command's orphans.
 #[cfg(target_os = "linux")]
 fn take_orphans() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)
 }
 
-/// Elsewhere they go to the first process of the system, and what leaves the group stays.
+/// Elsewhere orphans go to the first process of the system, and a process that leaves the group is left.
 #[cfg(not(target_os = "linux"))]
 fn take_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// The children of this process, those that have ended and are not reaped among them: none of these numbers
-/// can be another's.
+/// The children of this process, zombies included: none of these numbers can belong to another process.
 fn own_children() -> Vec<Pid> {
     processes::of_parent(std::process::id())
 }

@@ -17,9 +17,9 @@ use crate::report::Report;
 use crate::sources::Source;
 use common::Failure;
 
-/// How long a server may take to say that it is one.
+/// How long a server may take for its greeting.
 const GREETING: Duration = Duration::from_secs(30);
-/// How long a server may say and take nothing. It is silent while the last bytes reach its disk, which for a
+/// How long a server may neither send nor read. It is silent while the last bytes reach its disk, which for a
 /// large file and a slow disk takes minutes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -27,13 +27,13 @@ pub struct Client {
     socket: Socket,
     endpoint: Endpoint,
     resume: bool,
-    /// The header of a frame, and after it its payload: both leave by one write.
+    /// A frame, header and payload: both leave by one write.
     frame: Vec<u8>,
 }
 
-/// What has become of a file.
+/// How a file was stored.
 pub enum Stored {
-    /// It was sent, and has this path there.
+    /// It was sent, and has this path on the server.
     As(Vec<Vec<u8>>),
     /// It was there already.
     Already,
@@ -41,11 +41,11 @@ pub enum Stored {
 
 /// Why a file was not stored.
 pub enum Trouble {
-    /// By the server's word. The connection is still of use.
+    /// The server refused it. The connection can go on.
     Refused(Refusal),
-    /// It cannot be read, or changes. The connection is still of use.
+    /// It cannot be read, or has changed. The connection can go on.
     File(String),
-    /// The connection is of no use any more.
+    /// The connection has failed.
     Broken(String),
 }
 
@@ -54,7 +54,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If it is no upload server, or speaks another version.
+    /// If it is not an upload server, or speaks another version.
     pub fn new(socket: Socket, endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
         socket.set_read_timeout(Some(GREETING))?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -79,7 +79,7 @@ impl Client {
         Err(Failure::Other(text))
     }
 
-    /// Has the server make a folder in which there is nothing.
+    /// Makes an empty folder on the server.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Client {
         }
     }
 
-    /// Sends one file, or what is missing of it, and waits until it is stored.
+    /// Sends one file, or its missing part, and waits until it is stored.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Client {
         }
     }
 
-    /// Agrees with the server on where to begin, and gives the digest so far. None if the whole is there.
+    /// Agrees with the server on the offset to begin at. Returns the digest up to there; none if the whole file is stored.
     fn agree(
         &mut self,
         file: &mut File,
@@ -140,7 +140,7 @@ impl Client {
         report: &Report,
     ) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
-        // One of a whole file, if there is one of that name and size, some of a beginning, and one of nothing.
+        // At most: an offer of a whole file, some of a part, and one of nothing.
         let offers = if self.resume { OFFERS + 2 } else { 0 };
         for _ in 0..offers {
             let Message::Have { offset, whole } = self.answer()? else {
@@ -149,7 +149,7 @@ impl Client {
             if offset > size {
                 return Err(self.confused());
             }
-            // Both calculate at the same time.
+            // Both sides digest at the same time.
             let hasher = digest::hash(file, offset, || self.say(&Message::Working));
             let hasher = hasher.map_err(cannot_read)?;
             let Message::Digest(theirs) = self.answer()? else { return Err(self.confused()) };
@@ -202,7 +202,7 @@ impl Client {
             left -= count as u64;
             report.sent(count as u64);
         }
-        // Of some the system does not know the size, as in /proc, and others grow.
+        // The size of some files is unknown (/proc), and others grow.
         match file.read(&mut [0]) {
             Ok(0) => Ok(()),
             Ok(_) => Err(Trouble::File("it is longer than its size says, or has grown".into())),
@@ -210,7 +210,7 @@ impl Client {
         }
     }
 
-    /// Tells the server that the file does not go on, and takes its answer.
+    /// Aborts the file, and reads the server's answer.
     fn withdraw(&mut self, why: String) -> Result<Stored, Trouble> {
         self.say(&Message::Abort)
             .and_then(|()| self.hear())
@@ -218,11 +218,11 @@ impl Client {
         Err(Trouble::File(why))
     }
 
-    /// What the server says before it has been told everything about a file.
+    /// Reads a message of the server before the end of the file.
     fn answer(&self) -> Result<Message, Trouble> {
         match self.hear().map_err(|error| self.broken(&error))? {
             Message::Refused(refusal) => {
-                // A server that has gone is met by the next file.
+                // The next file meets the same failure, if the server is gone.
                 let _ = self.say(&Message::Abort);
                 Err(Trouble::Refused(refusal))
             }
@@ -230,7 +230,7 @@ impl Client {
         }
     }
 
-    /// Whether the server has said something, although all has not been sent.
+    /// Whether the server has sent something before the end of the file.
     fn has_answer(&self) -> bool {
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         self.socket.recv_with_flags(&mut [MaybeUninit::uninit()], flags).is_ok()
@@ -255,7 +255,7 @@ impl Client {
         }
     }
 
-    /// The connection broke: the server may have said why before.
+    /// The connection broke: the server may have sent the reason before.
     fn broken(&self, error: &io::Error) -> Trouble {
         let last = if self.has_answer() { self.hear().ok() } else { None };
         let why = match last {
@@ -273,7 +273,7 @@ impl Client {
     }
 }
 
-/// By which the server finds what an earlier try has left.
+/// The digest of the file's beginning, by which the server finds the part of an earlier upload.
 fn fingerprint(file: &mut File, size: u64) -> io::Result<[u8; 32]> {
     let mut beginning = Vec::new();
     file.take(size.min(FINGERPRINT_BYTES as u64)).read_to_end(&mut beginning)?;

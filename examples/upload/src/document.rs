@@ -1,31 +1,31 @@
-//! The document's wire: `post|name|size`, then so many bytes, then the next file. There is no answer.
+//! The wire of the tutorial's upload program: `post|name|size`, then the bytes, then the next file. There is no answer.
 //!
-//! Nothing ends the header. Where the beginning of the file arrives in one piece with it, the size ends
-//! before the first byte that is no digit; and a file that begins with a digit cannot be told from a larger
-//! size. [`read_header`] says how that is read.
+//! Nothing ends the header. If the beginning of the file arrives in one piece with it, the size ends
+//! before the first byte that is not a digit; a file that begins with a digit cannot be told from a larger
+//! size. [`read_header`] says how such a piece is read.
 
-/// How a connection of the document's client begins, and with it every file.
+/// The beginning of each header, and so of a connection.
 pub const BEGIN: &[u8] = b"post|";
 
-/// Digits of a size at most, however many zeros it begins with.
+/// Digits of a size at most, leading zeros included.
 const DIGITS: usize = 20;
 
-/// What comes before a file.
+/// The header of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub name: Vec<u8>,
     pub size: u64,
-    /// How many bytes the header has; the file begins after them.
+    /// The bytes of the header; the file begins after them.
     pub length: usize,
 }
 
-/// What a piece of input begins with.
+/// The beginning of a piece of input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Header(Header),
     /// The beginning of a header.
     More,
-    /// No header, and nothing that could become one.
+    /// Neither a header nor the beginning of one.
     Nothing,
 }
 
@@ -33,9 +33,9 @@ pub fn header(name: &str, size: u64) -> Vec<u8> {
     format!("post|{name}|{size}").into_bytes()
 }
 
-/// Whether what follows the first header of a connection is the target of a request of HTTP. A page of the web chooses
-/// the method that its reader's browser begins with, and `post|name|9` can be one (RFC 9110, 5.6.2); it cannot choose that
-/// a blank and a path follow. A file that begins so, and comes in one piece with its header, is lost to this.
+/// Whether the bytes after the first header of a connection are the target of an HTTP request. A web page chooses the
+/// method that a browser sends first, and `post|name|9` is a valid method (RFC 9110, 5.6.2), but a blank and a path always
+/// follow. A file that begins in this way, and arrives in one piece with its header, is refused as well.
 pub fn is_of_a_browser(after_header: &[u8]) -> bool {
     let begins = |beginning: &[u8]| {
         let begun = after_header.get(..beginning.len());
@@ -44,13 +44,13 @@ pub fn is_of_a_browser(after_header: &[u8]) -> bool {
     begins(b" /") || begins(b" http")
 }
 
-/// Reads a header at the beginning of what has been received.
+/// Reads a header at the beginning of the received bytes.
 ///
-/// - Where nothing but digits follows the name, all of them are the size: the client sends the header by
-///   itself, and the document's server takes what it receives first for a header alone.
-/// - Where something else follows, the number may end in several places. One after which the piece ends with
-///   the file, or goes on with the next header, is right; of several, the longest number.
-/// - Else the size ends before the first byte that is no digit.
+/// - If only digits follow the name, all of them are the size: the client sends the header by itself, and the tutorial's
+///   server expects it so.
+/// - If other bytes follow, the number may end in several places. A place is right if the piece then ends with the file, or
+///   goes on with the next header. Of several such places the longest number counts.
+/// - Else the size ends before the first byte that is not a digit.
 pub fn read_header(piece: &[u8]) -> Found {
     let begin = piece.len().min(BEGIN.len());
     if piece[..begin] != BEGIN[..begin] {
@@ -78,7 +78,7 @@ pub fn read_header(piece: &[u8]) -> Found {
         })
     };
     let alone = digits == numbers.len();
-    // There may be more in one piece, and each reading costs as much as it has digits.
+    // Bounded, because the cost of a piece grows with its digits.
     let exact = if alone { None } else { (1..=digits.min(DIGITS)).rev().find(fits) };
     let digits = exact.unwrap_or(digits);
     if digits > DIGITS {

@@ -1,4 +1,4 @@
-//! The client's side of the document's wire, for the document's server.
+//! The client's side of the tutorial's wire.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -16,19 +16,18 @@ use crate::sources::{Source, Sources};
 use common::Failure;
 use common::client::connect;
 
-/// How long the server may take nothing, and how long to wait for it to be done with the last file.
+/// How long the server may read nothing, and how long to wait for its end after the last file.
 const PATIENCE: Duration = Duration::from_secs(60);
 const BLOCK: usize = 256 * 1024;
 
-/// Sends files to the document's server, which appends each to one of its name and says nothing.
+/// Sends files to the tutorial's server, which appends each to the file of its name and answers nothing.
 ///
-/// That server takes whatever one receive brings for a header, and for the bytes of a file whatever comes
-/// until there are enough: so there is a `pause` on both sides of each header. How long it has to be, nothing
-/// in this wire can tell.
+/// That server takes the bytes of one receive for a header, and then receives until the file is complete. So there is a
+/// `pause` before and after each header. The wire does not say how long it has to be.
 ///
 /// # Errors
 ///
-/// The first thing that fails: nothing after it could arrive in its place.
+/// The first failure: the wire cannot go on after it.
 pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(), Failure> {
     let sources = Sources::find(files)?;
     for source in &sources.files {
@@ -56,15 +55,15 @@ pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(
             }
         }
     }
-    // The end of the connection is the only sign that all has been read; the document's own server dies of
-    // it, and the connection with it, which is no error of ours.
+    // The end of the connection is the only sign that all has been read. The tutorial's server fails at it, which resets
+    // the connection; this is not an error here.
     if socket.shutdown(Shutdown::Write).is_ok() {
         let _ = io::copy(&mut (&socket).take(BLOCK as u64), &mut io::sink());
     }
     report.end()
 }
 
-/// What this wire has no way to say.
+/// Things that this wire cannot express.
 fn check(source: &Source) -> Result<(), Failure> {
     let no_way = |why: &str| {
         Err(Failure::Other(format!(

@@ -6,25 +6,24 @@
 //! cargo run --release --bin upload -- connect --resume 127.0.0.1:8000 large.iso
 //! ```
 //!
-//! What comes is written to a temporary file in the folder, `.upload-KEY-SIZE.part`. Once the BLAKE3 digest of
-//! the whole is right, it is synced, renamed, and its folder synced; only then is the client told. A broken upload leaves what has
-//! come, and `--resume` goes on there, after both sides have compared the digest of that; a file that is there
-//! already is not sent again. An upload that begins anew leaves alone what another has left, which may be somebody
-//! else's, until one of them is whole. What nobody has continued for a week (`--keep`) is removed when the next
-//! client comes. `--max-total` counts what is on its way with its whole size, and what a broken upload has left
-//! with what there is of it.
+//! The bytes of a file are written to a temporary file in the folder, `.upload-KEY-SIZE.part`. When the BLAKE3 digest of
+//! the whole is right, the file is synced and renamed, and its folder is synced; only then the client is told. A broken
+//! upload leaves its part, and `--resume` goes on after it, if both sides compute the same digest of that part. A file
+//! that is stored already is not sent again. A new upload does not touch the parts of others. Parts that no client has
+//! continued for a week (`--keep`) are removed when the next client connects. `--max-total` counts a file on its way with
+//! its whole size, and the part of a broken upload with its bytes.
 //!
-//! A connection that begins with `post|` is one of the document's client, and `connect --wire document`
-//! speaks that wire to the document's server. It has no answer and no digest, and nothing ends its header: a file
+//! A connection that begins with `post|` is one of the tutorial's client, and `connect --wire document`
+//! speaks that wire to the tutorial's server. It has no answer and no digest, and nothing ends its header: a file
 //! that begins with a digit, and arrives in one piece with its header, cannot be told from a larger file.
-//! See `document.rs` for how it is read then.
+//! `document.rs` says how it is read then.
 //!
-//! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and those in it are
-//! one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Nobody is asked who he is, and nothing is
-//! encrypted: behind a tunnel, or on a Unix socket, it is as safe as those are. Of files that have been left of one
-//! name, size and beginning the four longest are offered to who goes on, so that somebody who knows all three can
-//! have another begin anew. The folder is read once a minute, under `forking` at the beginning of each connection, and with
-//! `--max-total`, with all that is in it, for each file.
+//! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and
+//! those below it are one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Clients are not asked for a name or a
+//! password, and nothing is encrypted: behind a tunnel, or on a Unix socket, it is as safe as that is. Of the parts of one
+//! name, size and beginning the four longest are offered to a client that resumes, so that a stranger who knows all three
+//! can make another client begin anew. The folder is read once a minute, under `forking` at the beginning of each
+//! connection, and with `--max-total`, including all folders below it, for each file.
 
 mod client;
 mod digest;
@@ -122,13 +121,13 @@ struct RuleOptions {
     idle: Duration,
     #[command(flatten)]
     first_word: FirstWord,
-    /// How long what a broken upload has left is kept for --resume, in seconds
+    /// How long the part of a broken upload is kept for --resume, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "604800", value_parser = common::seconds)]
     keep: Duration,
 }
 
-/// Clients at once, if nobody says otherwise. Each may have a piece of a file in memory, which is a mebibyte: together
-/// a gibibyte.
+/// The default of `--max-clients`. Each client may have a piece of a file in memory, which is a mebibyte: 1024 of them are a
+/// gibibyte.
 const CLIENTS: &str = "1024";
 
 struct UploadServer {

@@ -1,21 +1,21 @@
-//! Names of files and folders, as peers may choose them.
+//! Names of files and folders that peers may choose.
 
-/// Bytes of a name: what Linux's file systems have room for.
+/// Bytes of a name: the limit of Linux's file systems.
 const LONGEST: usize = 255;
 
-/// With this begin the names of the store's own files: nobody may choose them, nor a name that becomes one
-/// of them by a number, as `.upload.part` would.
+/// The beginning of the names of the store's own files, which no peer may choose, nor one that would become such a name by
+/// a number, as `.upload.part` would.
 pub const OWN_PREFIX: &str = ".upload";
 
-/// Devices of Windows: a file of such a name could not be read, nor be removed, once a folder is copied or
-/// shared there. So it is with their names in front of any ending.
+/// Devices of Windows, with any ending: there, a file of such a name in a copied or shared folder can neither be read nor
+/// removed.
 const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
 
 /// Checks one component of a path.
 ///
 /// # Errors
 ///
-/// What is wrong with it, as the end of a sentence about it.
+/// The reason, as the end of a sentence about the name.
 pub fn check(name: &[u8]) -> Result<&str, &'static str> {
     if name.len() > LONGEST {
         return Err("it is longer than 255 bytes");
@@ -42,32 +42,32 @@ fn is_device(name: &str) -> bool {
     is_port || DEVICES.contains(&&*stem)
 }
 
-/// The name to take where all before it are taken: `a.txt`, `a-1.txt`, `a-2.txt`. A long one is shortened,
-/// so that it stays a name.
+/// The name with a number, for a name that is taken: `a.txt`, `a-1.txt`, `a-2.txt`. A long name is shortened to stay within
+/// the limit.
 pub fn candidate(name: &str, number: u32) -> String {
     if number == 0 { name.to_owned() } else { marked(name, &format!("-{number}")) }
 }
 
-/// A name that nobody has taken before, where so many have been taken that looking for the next number does not find it.
+/// A name with a random mark, for a name of which so many numbers are taken that no free one is found.
 pub fn unlikely(name: &str) -> String {
     marked(name, &random_mark())
 }
 
-/// What makes a name one that nobody has taken before.
+/// A random mark, which makes a name unique.
 pub fn random_mark() -> String {
     let mut bytes = [0; 8];
-    // Without it two at once may come to have one mark, and the second is told that it is taken.
+    // If it fails, two names at once may get the same mark, and the second is then refused as taken.
     let _ = getrandom::fill(&mut bytes);
     format!("-{:016x}", u64::from_be_bytes(bytes))
 }
 
-/// A number whose name is free, and after one that is taken (or zero). How many there are does not matter: it looks
-/// at 1, 2, 4 and so on, and then between the last that was taken and the first that was not. None if somebody has
-/// taken all of those.
+/// A number whose name is free, and whose predecessor is taken (or zero). It looks at 1, 2, 4 and so on, and then halves the
+/// interval between the last that was taken and the first that was free, so that thousands of files cost few looks. None
+/// if all of those are taken.
 ///
 /// # Errors
 ///
-/// Those of `is_taken`.
+/// Errors of `is_taken`.
 pub fn next_number<E>(mut is_taken: impl FnMut(u32) -> Result<bool, E>) -> Result<Option<u32>, E> {
     if !is_taken(0)? {
         return Ok(Some(0));
@@ -92,12 +92,12 @@ pub fn next_number<E>(mut is_taken: impl FnMut(u32) -> Result<bool, E>) -> Resul
 }
 
 fn marked(name: &str, mark: &str) -> String {
-    // A dot at the beginning hides a file and begins no ending.
+    // A dot at the beginning hides a file, and is not the beginning of an ending.
     let dot = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
     let (stem, ending) = name.split_at(dot);
     let room = LONGEST.saturating_sub(mark.len() + ending.len());
     if room == 0 {
-        // An ending as long as a name can be is none to keep.
+        // An ending as long as the whole name is not kept.
         return format!("{}{mark}", shortened(name, LONGEST - mark.len()));
     }
     format!("{}{mark}{ending}", shortened(stem, room))

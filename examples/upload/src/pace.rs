@@ -1,18 +1,18 @@
-//! How fast a client has to be.
+//! The least speed of a client.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How much has to come within the time that a client may be silent: with the default of a minute that is a
-/// KiB in a second.
+/// Bytes that have to arrive within the time that a client may be silent: with the default of a minute about a KiB in a
+/// second.
 pub const PACE_BYTES: usize = 64 * 1024;
 
-/// How long a client takes for its bytes, however it cuts them into messages: a byte now and then is as good as
-/// none.
+/// Measures how long the server waits for a client's bytes, however these are cut into messages: a byte now and then does
+/// not count as activity.
 pub struct Pace {
-    /// What it may take for so many bytes.
+    /// The time that it may take for [`PACE_BYTES`].
     idle: Duration,
-    /// What it has taken for the bytes that have come. The disk's time is not its own.
+    /// The time that it has taken. Time of the server's disk does not count.
     taken: Duration,
     bytes: usize,
 }
@@ -22,7 +22,7 @@ impl Pace {
         Self { idle, taken: Duration::ZERO, bytes: 0 }
     }
 
-    /// Counts the time for which the client is waited for.
+    /// Counts the time of a wait for the client.
     pub fn watch<R>(&mut self, wait: impl FnOnce() -> R) -> R {
         let began = Instant::now();
         let result = wait();
@@ -30,7 +30,7 @@ impl Pace {
         result
     }
 
-    /// So many have come.
+    /// Counts bytes that have arrived.
     ///
     /// # Errors
     ///

@@ -1,10 +1,9 @@
 //! A file on its way: `.upload-KEY-SIZE.part` in the store's folder, until it is complete and gets its name.
 //!
-//! The key is made of the path, the size and the fingerprint, so that a client that comes back finds what it
-//! has left. Others may know all three, and nobody can say who is who: so what one has left is never written over by
-//! another. An upload that begins anew has a file of its own, with `-1`, `-2` and so on after the size, and to one
-//! that goes on all that there are of its key are offered. The connection that writes to such a file holds a lock
-//! on it, which ends with its process at the latest.
+//! The key is made of the path, the size and the fingerprint, so that a client that resumes finds its part. Other clients
+//! may know all three, and the server cannot tell clients apart. So no upload writes over the part of another: a new
+//! upload has a file of its own, with `-1`, `-2` and so on after the size, and a client that resumes is offered all parts
+//! of its key. The connection that writes to a part holds a lock on the file, which ends with the process at the latest.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -20,14 +19,14 @@ use crate::names::{OWN_PREFIX, random_mark};
 use crate::protocol::{Digest, Put};
 
 const ENDING: &str = ".part";
-/// Hexadecimal digits: half of a digest is enough to tell files apart.
+/// Hexadecimal digits of a key: half of a digest is enough to tell files apart.
 const KEY_LENGTH: usize = 32;
 
-/// How many files of one key have a number, by which they are found again. Those beyond, which there are only if
-/// somebody wants to be in the way, are as good, but nobody goes on with them.
+/// How many parts of one key have a number, by which they are found again. More of them exist only if a client does this
+/// on purpose; they are complete uploads, but cannot be resumed.
 const NUMBERED: u32 = 64;
 
-/// Opens what there is, and only a file itself: a pipe would have it wait.
+/// Opens an existing file, and neither follows a link nor waits at a pipe.
 const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 pub struct Partial {
@@ -36,19 +35,18 @@ pub struct Partial {
     /// How many bytes it has.
     length: u64,
     hasher: blake3::Hasher,
-    /// Another connection's file, and how much of it is offered: it becomes the beginning of this one if its
-    /// client agrees. That connection may be one whose client has long gone, which nobody has told the server,
-    /// and whose client is the one that wants to go on.
+    /// Another connection's part, and how much of it is offered: it is copied to the beginning of this one if the client
+    /// accepts. That connection may be an earlier one of the same client, of whose end the server has not heard.
     other: Option<(File, u64)>,
 }
 
-/// What an earlier upload has left.
+/// The part of an earlier upload.
 pub struct Left {
     name: String,
     length: u64,
 }
 
-/// What there is of a file, the longest first.
+/// The parts of a file, the longest first.
 pub fn left_of(root: &OwnedFd, put: &Put) -> Vec<Left> {
     let mut found: Vec<Left> = numbered(put)
         .filter_map(|name| {
@@ -62,7 +60,7 @@ pub fn left_of(root: &OwnedFd, put: &Put) -> Vec<Left> {
 }
 
 impl Partial {
-    /// A new place for a file, for this process and connection alone.
+    /// A new part, which this connection alone writes to.
     ///
     /// # Errors
     ///
@@ -80,7 +78,7 @@ impl Partial {
                 }
                 Err(error) => return Err(error.into()),
             };
-            // Others take it for a moment, to see whether somebody writes to it.
+            // Other connections lock it for a moment, to see whether it is being written to.
             retry_on_intr(|| fs::flock(&file, FlockOperation::LockExclusive))?;
             if is_there(root, &name, &file)? {
                 let (length, hasher, other) = (0, blake3::Hasher::new(), None);
@@ -90,8 +88,7 @@ impl Partial {
         Err(io::ErrorKind::ResourceBusy.into())
     }
 
-    /// Takes what is left of a file, or a new place for it where another connection writes to that. None if
-    /// it is gone.
+    /// Takes over a part, or makes a new one if another connection still writes to it. None if it is gone.
     ///
     /// # Errors
     ///
@@ -101,7 +98,7 @@ impl Partial {
             let length = file.metadata()?.len();
             let (name, hasher) = (left.name.clone(), blake3::Hasher::new());
             let partial = Self { file, name, length, hasher, other: None };
-            // Somebody else may write to it, who knows nothing of locks.
+            // Another program, which knows nothing of the lock, may write to it.
             return Ok((length <= put.size).then_some(partial));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -111,22 +108,22 @@ impl Partial {
                 new.other = Some((File::from(other), left.length));
                 Ok(Some(new))
             }
-            // It has ended well in the meantime.
+            // It has been completed in the meantime.
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// How many bytes its client need not send, if it agrees.
+    /// How many bytes the client need not send, if it accepts.
     pub fn offered(&self) -> u64 {
         self.other.as_ref().map_or(self.length, |(_, length)| *length)
     }
 
-    /// Calculates the digest of what is offered, and goes on after it.
+    /// Computes the digest of the offered bytes, whose continuation it then is.
     ///
     /// # Errors
     ///
-    /// Those of reading, and of `working`, which is called again and again.
+    /// Errors of reading, and of `working`, which is called again and again.
     pub fn hash(&mut self, working: impl FnMut() -> io::Result<()>) -> io::Result<Digest> {
         let offered = self.offered();
         let file = self.other.as_mut().map_or(&mut self.file, |(other, _)| other);
@@ -134,7 +131,7 @@ impl Partial {
         Ok(self.digest())
     }
 
-    /// Begins with what was offered.
+    /// Begins with the offered bytes.
     ///
     /// # Errors
     ///
@@ -157,16 +154,16 @@ impl Partial {
         self.length
     }
 
-    /// Whether there is nothing to go on with. The file is asked: a write that failed may have left bytes.
+    /// Whether it has no bytes to resume after. The file itself decides: a failed write may have added some.
     pub fn is_empty(&self) -> bool {
         self.file.metadata().is_ok_and(|data| data.len() == 0)
     }
 
-    /// Adds what comes next.
+    /// Appends bytes.
     ///
     /// # Errors
     ///
-    /// Those of the file.
+    /// Errors of the file.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.hasher.update(bytes);
@@ -174,7 +171,7 @@ impl Partial {
         Ok(())
     }
 
-    /// The digest of all that is there.
+    /// The digest of all its bytes.
     pub fn digest(&self) -> Digest {
         *self.hasher.finalize().as_bytes()
     }
@@ -183,12 +180,12 @@ impl Partial {
         self.file.sync_all()
     }
 
-    /// Removes what earlier uploads of this file have left, once it is whole and has its name: with that there is
-    /// nothing to go on with. One that is no beginning of this file may be one of another, and is left.
+    /// Removes the other parts of this file, after it got its name. A part that is not a beginning of this file belongs to
+    /// another one, and is left.
     ///
     /// # Errors
     ///
-    /// Those of reading. Files that are not removed are swept away later.
+    /// Errors of reading. A later sweep removes parts that could not be removed here.
     pub fn remove_left(mut self, root: &OwnedFd, put: &Put) -> io::Result<()> {
         // Each byte is compared once or twice, however many there are.
         let mut budget = put.size.saturating_mul(2);
@@ -247,7 +244,7 @@ fn key(put: &Put) -> String {
     hasher.finalize().to_hex()[..KEY_LENGTH].to_owned()
 }
 
-/// Opens a file and locks it; none if somebody else holds the lock, or if there is none.
+/// Opens a file and locks it; none if another process or connection holds the lock, or if the file does not exist.
 fn open_locked<P: rustix::path::Arg + Copy>(root: impl AsFd, name: P) -> io::Result<Option<File>> {
     let file = match fs::openat(&root, name, OPEN | OFlags::NONBLOCK, Mode::empty()) {
         Ok(file) => File::from(file),
@@ -262,15 +259,13 @@ fn open_locked<P: rustix::path::Arg + Copy>(root: impl AsFd, name: P) -> io::Res
     Ok(is_there(root, name, &file)?.then_some(file))
 }
 
-/// Whether this file has this name still. Between its opening and its lock it may have got another, or have
-/// been removed: then it is not ours.
+/// Whether this file still has this name. Between its opening and its lock it may have been renamed or removed.
 fn is_there<P: rustix::path::Arg>(root: impl AsFd, name: P, file: &File) -> io::Result<bool> {
     let (ours, there) = (fs::fstat(file)?, fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW));
     Ok(there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev))
 }
 
-/// The size that a file of this name is to have, if it is one of these. Nothing else in the folder is taken
-/// for one, whoever has put it there.
+/// The size in the name of a part; none for any other file in the folder.
 pub fn size_in(name: &[u8]) -> Option<u64> {
     let name = std::str::from_utf8(name).ok()?;
     let rest = name.strip_prefix(OWN_PREFIX)?.strip_prefix('-')?.strip_suffix(ENDING)?;
@@ -280,23 +275,22 @@ pub fn size_in(name: &[u8]) -> Option<u64> {
     size.parse().ok().filter(|_| is_key)
 }
 
-/// For how much a file counts: one of these that somebody writes to for all that it is to have, and what a
-/// broken upload has left for what it has. Otherwise a byte of a file that is said to be large would keep all
-/// others out for as long as it is kept.
+/// The bytes that a file counts in `--max-total`: a part that is being written to counts with its whole size, and one of a
+/// broken upload with its bytes. Otherwise one byte of a large file would exclude all others until it is removed.
 pub fn claim(root: impl AsFd, name: &CStr, now: u64) -> u64 {
     match size_in(name.to_bytes()) {
-        // What cannot be opened may be written to by somebody else.
+        // A file that cannot be opened may be in use.
         Some(size) if size > now && !matches!(open_locked(root, name), Ok(Some(_))) => size,
         _ => now,
     }
 }
 
-/// Removes a file that nobody writes to and nobody has written to for so long.
+/// Removes a part that is not being written to, and has not been for this time.
 pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
     let is_old = |changed: SystemTime| {
         SystemTime::now().duration_since(changed).is_ok_and(|since| since >= age)
     };
-    // Whoever comes back to one that is not old must not find it locked by this look at it.
+    // A younger one must not be locked here, even for a moment, when its client returns.
     let changed = |at: &fs::Stat| {
         let seconds = u64::try_from(at.st_mtime).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -306,10 +300,10 @@ pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
         return;
     }
     let Ok(Some(file)) = open_locked(root, name) else { return };
-    // Somebody may have gone on with it in between.
+    // A client may have resumed it in between.
     if file.metadata().and_then(|data| data.modified()).is_ok_and(is_old) {
-        // It stays for the next sweep if that fails; the lock is held until then, so that nobody has
-        // begun to write to it.
+        // If that fails, the next sweep tries again. The lock is held until after the removal, so that no client resumes
+        // it in between.
         let _ = fs::unlinkat(root, name, AtFlags::empty());
     }
 }

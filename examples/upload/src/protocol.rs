@@ -10,23 +10,23 @@
 //! Folder {path}                              Done {path} or Refused {code, text}
 //! ```
 //!
-//! - Every `Put` has exactly one `Done` or `Refused`. A refusal may come before all of the file has been
-//!   sent: the client then says `Abort`, and goes on with its next file.
-//! - The digest of the whole is sent at the end, so that a file is read only once. What a broken upload
-//!   has left is found again by path, size and `fingerprint`, the digest of the first bytes; whether it
-//!   is the beginning of this file is seen by its digest, which both sides calculate. `Have` with `whole`
-//!   offers a file that is there already, of the same name and size.
-//! - `From` is the offset that was offered, if the digests agree, and otherwise zero: another offer follows then.
-//!   The last one is of nothing, with the digest of nothing, and always taken. (In version 1 the first offer that is
-//!   not of a whole file was the last one, and after its zero the file followed.)
-//! - Both sides send `Working` while they calculate, so that the other one waits.
+//! - Every `Put` gets exactly one `Done` or `Refused`. A refusal may arrive before all of the file has been
+//!   sent: the client then sends `Abort`, and goes on with its next file.
+//! - The digest of the whole is sent at the end, so that a file is read only once. The part of a broken upload
+//!   is found by path, size and `fingerprint`, the digest of the first bytes; both sides then compute the digest of the
+//!   part, to see whether it is the beginning of this file. `Have` with `whole` offers a stored file of the same name and
+//!   size.
+//! - `From` is the offered offset, if the digests agree, and otherwise zero: another offer then follows.
+//!   The last offer is the empty one, with the digest of no bytes, and is always accepted. (In version 1 the first offer
+//!   that is not of a whole file was the last one, and the file followed after a zero.)
+//! - Both sides send `Working` while they compute, so that the other one waits.
 //!
-//! The first byte of a connection is never a `p`, by which the document's client is known.
+//! The first byte of a connection is never a `p`: the tutorial's client begins with that.
 
 use std::fmt;
 use std::io::{self, Read};
 
-/// The version that is spoken here, in each side's `Hello`. A server answers with its client's.
+/// The current version, in the client's `Hello`. A server answers with its client's version.
 pub const VERSION: u16 = 2;
 /// The oldest version that a server speaks as well.
 pub const OLDEST: u16 = 1;
@@ -37,13 +37,13 @@ const MAGIC: &[u8] = b"upload";
 /// Bytes of one frame of the file: each connection that sends a file holds as much. Measured over loopback to
 /// memory, in MiB/s: 64 KiB 490, 256 KiB 570, 1 MiB 630.
 pub const DATA_BYTES: usize = 1024 * 1024;
-/// Bytes of any other frame: a path of 32 components of 255 bytes fits, and nobody needs a longer message.
+/// Bytes of any other frame at most: a path of 32 components of 255 bytes fits.
 pub const CONTROL_BYTES: usize = 16 * 1024;
 /// Components of a path.
 pub const DEPTH: usize = 32;
 /// Bytes of the header of a frame.
 pub const HEADER_BYTES: usize = 5;
-/// How much of a file its fingerprint is the digest of.
+/// Bytes of a file that its fingerprint digests.
 pub const FINGERPRINT_BYTES: usize = 64 * 1024;
 
 /// A BLAKE3 digest.
@@ -62,11 +62,11 @@ pub enum Message {
     Working,
     Digest(Digest),
     From(u64),
-    /// The header alone: so many bytes of the file follow.
+    /// The header alone: this many bytes of the file follow.
     Data(usize),
     End(Digest),
     Abort,
-    /// A folder is to be there, also if nothing comes into it.
+    /// Makes a folder, which may stay empty.
     Folder {
         path: Vec<Vec<u8>>,
     },
@@ -79,7 +79,7 @@ pub enum Message {
 /// What a client wants to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
-    /// Its folders and its name, as they came: nothing about them is checked yet.
+    /// Its folders and its name, as received and not checked yet.
     pub path: Vec<Vec<u8>>,
     pub size: u64,
     pub fingerprint: Digest,
@@ -97,25 +97,25 @@ pub struct Refusal {
 /// The kind of a refusal, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// The frames make no sense.
+    /// A frame that is invalid or not expected.
     Protocol = 1,
     /// The path is not one that is stored.
     Name = 2,
-    /// There is a file of that name, and it is to be kept.
+    /// A file of that name exists, and `--conflict` keeps it.
     Exists = 3,
-    /// The file is larger than any may be.
+    /// The file is larger than `--max-file`.
     TooLarge = 4,
-    /// All files together would be.
+    /// All files together would exceed `--max-total`.
     TooMuch = 5,
     /// The disk is full.
     NoSpace = 6,
-    /// What has come is not what was sent.
+    /// The digest is wrong.
     BadDigest = 7,
-    /// Nothing has come for too long.
+    /// The client was silent for too long.
     Idle = 8,
-    /// The disk or the folder does not work.
+    /// The disk or the folder fails.
     Storage = 9,
-    /// The client itself does not want it any more.
+    /// The client has withdrawn it.
     Withdrawn = 10,
 }
 
@@ -127,7 +127,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It may come from a peer: whatever a terminal would obey is shown and not sent to it.
+        // A peer's text: control characters are escaped.
         self.text.chars().try_for_each(|c| match c {
             '"' | '\'' | '\\' => write!(f, "{c}"),
             c => write!(f, "{}", c.escape_debug()),
@@ -137,7 +137,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// A path as a person may see it: whatever its bytes are, they do nothing to a terminal.
+/// A path as text that is safe on a terminal.
 pub fn shown(path: &[Vec<u8>]) -> String {
     let names: Vec<_> = path.iter().map(|name| String::from_utf8_lossy(name)).collect();
     format!("{:?}", names.join("/"))
@@ -205,11 +205,11 @@ impl Message {
         frame
     }
 
-    /// Reads one; none at the end of input. The bytes that follow a `Data` are left to the caller.
+    /// Reads a message; none at the end of the input. The caller reads the bytes after a `Data`.
     ///
     /// # Errors
     ///
-    /// `InvalidData` for what is no message, `UnexpectedEof` for an end in the middle of one, and those of
+    /// `InvalidData` for an invalid message, `UnexpectedEof` for an end in the middle of one, and errors of
     /// the connection.
     pub fn read(input: &mut impl Read) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER_BYTES];
@@ -299,14 +299,14 @@ impl TryFrom<u8> for Code {
 
 fn encode_path(path: &[Vec<u8>], payload: &mut Vec<u8>) {
     for name in path {
-        // A name that is longer than any may be is not sent as another one: its length says so.
+        // A name that is too long is not shortened: the server refuses it by its length.
         let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
         payload.extend_from_slice(&length.to_be_bytes());
         payload.extend_from_slice(&name[..usize::from(length)]);
     }
 }
 
-/// As much of a text as a message may have.
+/// The text, cut to the length that a message may have.
 fn shortened(text: &str) -> &str {
     let mut end = text.len().min(CONTROL_BYTES - 1);
     while !text.is_char_boundary(end) {
@@ -315,7 +315,7 @@ fn shortened(text: &str) -> &str {
     &text[..end]
 }
 
-/// What is left of the payload of a message.
+/// The unread rest of a message's payload.
 struct Payload<'a>(&'a [u8]);
 
 impl<'a> Payload<'a> {

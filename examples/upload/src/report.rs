@@ -1,4 +1,4 @@
-//! What a client tells its user: a bar while it sends, a line for each file, and a summary.
+//! The client's report: a progress bar, a line for each file, and a summary.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -10,19 +10,19 @@ use crate::sources::Sources;
 use common::Failure;
 
 pub struct Report {
-    /// Nothing at all where stderr is no terminal.
+    /// Hidden if stderr is not a terminal.
     bar: ProgressBar,
-    /// What happens to a file: it is stored, or no more is known than that it was sent.
+    /// The verb of the lines: `stored`, or `sent` on a wire without answers.
     word: &'static str,
     began: Instant,
-    /// How many there are in all, but for folders in which there is nothing.
+    /// How many files there are, those that cannot be sent included.
     of: usize,
     folders: usize,
     stored: usize,
     already: usize,
-    /// Bytes that were sent, also of what was not stored then.
+    /// Bytes that were sent, those of files that were then not stored included.
     bytes: std::cell::Cell<u64>,
-    /// What was not stored, and why.
+    /// The files that were not stored, and why.
     failed: Vec<(String, String)>,
 }
 
@@ -65,7 +65,7 @@ impl Report {
         self.bar.inc(bytes);
     }
 
-    /// So much need not be sent.
+    /// These bytes need not be sent.
     pub fn skip(&self, bytes: u64) {
         self.bar.set_length(self.bar.length().unwrap_or(0).saturating_sub(bytes));
     }
@@ -80,13 +80,13 @@ impl Report {
         }
     }
 
-    /// A folder in which there is nothing.
+    /// An empty folder was made.
     pub fn made(&mut self, path: &[Vec<u8>]) {
         self.folders += 1;
         self.say(&format!("made the folder {}", shown(path)));
     }
 
-    /// One that was not made.
+    /// An empty folder was not made.
     pub fn not_made(&mut self, path: &[Vec<u8>], why: &str) {
         self.of += 1;
         self.failed(path, why);

@@ -1,4 +1,4 @@
-//! What a client is asked to send: files, and folders with everything in them.
+//! The files to be sent: those that the user names, and those in the folders that the user names.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -14,26 +14,25 @@ use common::Failure;
 pub struct Source {
     /// Where it is.
     pub file: PathBuf,
-    /// Its name there, after those of its folders from the one on that was asked for.
+    /// Its path on the server: its name, after those of its folders from the named one on.
     pub path: Vec<Vec<u8>>,
     pub size: u64,
 }
 
-/// What is to be sent, and what is not although it was found.
+/// The files to be sent, and the entries that are not.
 #[derive(Default)]
 pub struct Sources {
     pub files: Vec<Source>,
-    /// Folders in which nothing was found to be sent, by their paths there.
+    /// Folders without files, by their paths on the server.
     pub folders: Vec<Vec<Vec<u8>>>,
-    /// Links, devices and the like in folders: only files are sent.
+    /// Links, devices and the like in folders, which are left out.
     pub left_out: Vec<PathBuf>,
-    /// What cannot be sent, by its path there, and why: it costs itself and nothing else.
+    /// Entries that cannot be read, by their paths on the server, and why. The others are sent.
     pub failed: Vec<(Vec<Vec<u8>>, String)>,
 }
 
 impl Source {
-    /// Opens it, if it is still a file: in the place of one that was found in a folder there may be a link by now, and
-    /// of a pipe nobody waits for the other end.
+    /// Opens it, if it is still a file: since the folder was read, a link or a pipe may have replaced it.
     pub fn open(&self) -> io::Result<File> {
         let follow = if self.path.len() == 1 { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | follow;
@@ -46,11 +45,11 @@ impl Source {
 }
 
 impl Sources {
-    /// Finds all files. A link is followed where it is asked for by its own name, and nowhere else.
+    /// Finds all files. A link is followed only if the user names it.
     ///
     /// # Errors
     ///
-    /// If one that is asked for by its own name is not there, or is none, before anything has been sent.
+    /// If an entry that the user names does not exist, or is neither a file nor a folder. Nothing has been sent then.
     pub fn find(asked: &[PathBuf]) -> Result<Self, Failure> {
         let mut sources = Self::default();
         for path in asked {
@@ -101,18 +100,18 @@ impl Sources {
         }
     }
 
-    /// How much was found that has a line of its own.
+    /// How many entries get a line of the report.
     fn found(&self) -> usize {
         self.files.len() + self.folders.len() + self.failed.len()
     }
 
-    /// The bytes of all. A few sparse files can claim to be larger than any number.
+    /// The bytes of all files. Sparse files may claim more together than fits into the number.
     pub fn bytes(&self) -> u64 {
         self.files.iter().fold(0, |sum, source| sum.saturating_add(source.size))
     }
 }
 
-/// The names in a folder, in their order, and why there are no more of them, if that is so.
+/// The names in a folder, sorted, and the error that ended the reading, if there was one.
 fn names_in(folder: &Path) -> (Vec<OsString>, Option<io::Error>) {
     let mut names = Vec::new();
     let mut error = None;
@@ -134,7 +133,7 @@ fn names_in(folder: &Path) -> (Vec<OsString>, Option<io::Error>) {
     (names, error)
 }
 
-/// The last name of a path; of one as `.` or `..`, the name of the folder that it leads to.
+/// The last name of a path; for `.` and `..` the name of the folder itself.
 fn name_of(path: &Path) -> io::Result<Vec<u8>> {
     if let Some(name) = path.file_name() {
         return Ok(name.as_bytes().to_vec());

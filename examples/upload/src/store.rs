@@ -1,4 +1,4 @@
-//! The folder that files are stored in. Whoever sends them chooses names in it and nothing else: every
+//! The folder that files are stored in. A client chooses names below it and nothing else: each
 //! component of a path is opened by itself, below the one before, and no link is followed.
 
 use std::fs::File;
@@ -29,7 +29,7 @@ pub enum Conflict {
     Rename,
 }
 
-/// What is taken, and how.
+/// Which files are accepted, and how they are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub conflict: Conflict,
@@ -37,7 +37,7 @@ pub struct Rules {
     pub max_file: u64,
     /// Bytes of all files below the folder. Without it the disk is the limit.
     pub max_total: Option<u64>,
-    /// How long what a broken upload has left waits for its client.
+    /// How long the part of a broken upload is kept.
     pub keep: Duration,
 }
 
@@ -45,18 +45,18 @@ pub struct Store {
     folder: PathBuf,
     root: OwnedFd,
     rules: Rules,
-    /// When what is left was last looked for.
+    /// When old parts were last removed.
     swept: Mutex<Option<Instant>>,
 }
 
-/// How often what is left is looked for; by each process, and so by each child under `forking`.
+/// How often old parts are removed; by each process, and so by each child under `forking`.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// How often a name is looked for that is free, where others take it first, before one is taken that nobody else takes.
+/// How often a free name is tried, if other clients take it first, before a random one is used.
 const TRIES: u32 = 16;
 
-/// How many of the first and of the last files of one name are looked at for one that is the same: a stranger may
-/// have stored ten thousand.
+/// How many of the first and of the last files of one name are compared with a file that is resumed. Bounded, because a
+/// client may have stored ten thousand.
 const LOOKED_AT: u32 = 16;
 
 impl Store {
@@ -67,7 +67,7 @@ impl Store {
     /// If that fails.
     pub fn open(folder: &Path, rules: Rules) -> io::Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
-            // A file, or a link that leads nowhere: the system's own words would be about making it.
+            // A file, or a dangling link: the system's own message would be about the making.
             io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
             _ => error,
         })?;
@@ -75,18 +75,18 @@ impl Store {
         if !root.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        // That it can be written to is better known now than by the first client.
+        // The operator learns here, and not from the first client, that it cannot be written to.
         fs::accessat(&root, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)?;
         let swept = Mutex::new(None);
         Ok(Self { folder: folder.to_owned(), root: root.into(), rules, swept })
     }
 
-    /// Removes what broken uploads have left and nobody has continued for as long as it is kept, if that has not
-    /// just been done: the whole folder is read for it, which may hold anything.
+    /// Removes the parts that have been kept for long enough. At most once in [`SWEEP`], because it reads the whole
+    /// folder.
     ///
     /// # Errors
     ///
-    /// If the folder cannot be read. What cannot be removed is left.
+    /// If the folder cannot be read. Parts that cannot be removed are left.
     pub fn sweep(&self) -> io::Result<()> {
         let now = Instant::now();
         let often = self.rules.keep.min(SWEEP);
@@ -95,7 +95,7 @@ impl Store {
                 return Ok(());
             }
             Ok(mut swept) => *swept = Some(now),
-            // Nothing panics while it is held.
+            // No code panics while it is held.
             Err(_) => {}
         }
         for entry in fs::Dir::read_from(&self.root)? {
@@ -124,7 +124,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a folder with all that it is in, if it is not there already.
+    /// Makes a folder, and those that it is in, if they do not exist.
     ///
     /// # Errors
     ///
@@ -134,8 +134,8 @@ impl Store {
         self.folder_of(path, true).map(drop)
     }
 
-    /// The file that an earlier upload of the same may have made, and its path: it has this name, or one that
-    /// it was given because this was taken, and this size and beginning. Of several it is the newest.
+    /// The file that an earlier upload of the same may have stored, and its path: it has this name, or this name with a
+    /// number, and the same size and beginning. Of several it is the newest.
     pub fn stored_before(&self, put: &Put) -> Option<(File, Vec<Vec<u8>>)> {
         let (name, folders) = put.path.split_last()?;
         let name = names::check(name).ok()?;
@@ -145,7 +145,7 @@ impl Store {
             let stat = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW).ok()?;
             Some((candidate, u64::try_from(stat.st_size)))
         };
-        // Where a name is free, none after it has been given.
+        // After a free name no number has been given.
         let end = match self.rules.conflict {
             Conflict::Rename => {
                 let end = names::next_number(|number| Ok::<_, Errno>(size_of(number).is_some()));
@@ -163,8 +163,8 @@ impl Store {
         })
     }
 
-    /// A new place for the bytes of a file. It counts with its whole size from now on. A file that will be
-    /// refused in the end is refused now.
+    /// A new part, which counts with its whole size from now on. A file that could not be stored in the end is refused
+    /// here.
     ///
     /// # Errors
     ///
@@ -175,12 +175,12 @@ impl Store {
         self.count(partial.map_err(|error| storage("make a file for", error))?)
     }
 
-    /// What earlier tries have left of a file, the longest first.
+    /// The parts of a file, the longest first.
     pub fn left_of(&self, put: &Put) -> Vec<Left> {
         partial::left_of(&self.root, put)
     }
 
-    /// What an earlier try has left, to go on with. None if it is gone meanwhile.
+    /// Takes over a part. None if it is gone.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Store {
         partial.map_err(|error| storage("go on with", error))?.map(|it| self.count(it)).transpose()
     }
 
-    /// Whether the name of a file can be had.
+    /// Whether the name of a file is free, or may be taken.
     ///
     /// # Errors
     ///
@@ -206,8 +206,8 @@ impl Store {
         }
     }
 
-    /// Counted after the place has been taken: of two clients at once each sees the other, in whichever
-    /// process it is. And before anything is written, or given up of what has come before.
+    /// Checks `max_total`. Called after the part exists, so that of two clients at once, even in two processes, each counts
+    /// the other; and before anything is written.
     fn count(&self, partial: Partial) -> Result<Partial, Refusal> {
         match self.check_total() {
             Ok(()) => Ok(partial),
@@ -218,8 +218,7 @@ impl Store {
         }
     }
 
-    /// The folders in which nothing can be counted for `max_total`, as `lost+found` where the store is a disk of its
-    /// own.
+    /// The folders that cannot be counted for `max_total`, such as `lost+found` on a disk of its own.
     ///
     /// # Errors
     ///
@@ -241,11 +240,11 @@ impl Store {
         Err(Refusal::new(Code::TooMuch, full))
     }
 
-    /// Gives a complete file its name, durably, and says the path that it got.
+    /// Gives a complete file its name, durably. Returns its path.
     ///
     /// # Errors
     ///
-    /// Why it could not; what has come is still there.
+    /// Why it could not; the part still exists.
     pub fn commit(&self, partial: &Partial, put: &Put) -> Result<Vec<Vec<u8>>, Refusal> {
         partial.sync().map_err(|error| storage("write", error))?;
         let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
@@ -267,7 +266,7 @@ impl Store {
             let (candidate, flags) = match self.rules.conflict {
                 Conflict::Replace => (name.to_owned(), RenameFlags::empty()),
                 Conflict::Refuse => (name.to_owned(), RenameFlags::NOREPLACE),
-                // So that of two clients with one name neither overwrites the other.
+                // Of two clients with one name neither overwrites the other's file.
                 Conflict::Rename => {
                     let number =
                         if tries < TRIES { names::next_number(is_taken) } else { Ok(None) };
@@ -288,28 +287,28 @@ impl Store {
         Ok(folders.iter().cloned().chain([stored.into_bytes()]).collect())
     }
 
-    /// Removes what is left of a file that has been stored.
+    /// Removes a part whose file has been stored.
     pub fn remove_left(&self, partial: Partial, put: &Put) {
-        // It is swept away as everything that is left.
+        // If it fails, a later sweep removes it.
         let _ = partial.remove_left(&self.root, put);
     }
 
-    /// Gives up a file that is not complete, and keeps what of it can be continued.
+    /// Closes an incomplete part, and keeps it for `--resume`.
     pub fn leave(&self, partial: Partial) {
         if partial.is_empty() {
             self.discard(partial);
         }
     }
 
-    /// Gives up a file and all that has come of it.
+    /// Removes an incomplete part.
     pub fn discard(&self, partial: Partial) {
-        // Another time it may be possible: it is swept away as everything that is left.
+        // If it fails, a later sweep removes it.
         let _ = fs::unlinkat(&self.root, partial.name(), AtFlags::empty());
-        // Its lock ends here: until it was removed, nobody could go on with it.
+        // The lock ends here, after the removal, so that no client could resume it.
         drop(partial);
     }
 
-    /// The folder at the end of a path. Where one is missing it is made, or there is none.
+    /// Opens the folder at the end of a path. Missing ones are made, or the result is none.
     fn folder_of(&self, folders: &[Vec<u8>], make: bool) -> Result<Option<OwnedFd>, Refusal> {
         let mut folder =
             self.root.try_clone().map_err(|error| storage("open the folder of", error))?;
@@ -351,7 +350,7 @@ fn check_path(path: &[Vec<u8>]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Opens a file if it has the size and the beginning of what is sent.
+/// Opens a file if it has the size and the beginning of the announced one.
 fn open_like(folder: &OwnedFd, name: &str, put: &Put) -> Option<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(fs::openat(folder, name, flags, Mode::empty()).ok()?);
@@ -371,7 +370,7 @@ fn open_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
 
 fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     match fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
-        // Another client has made it in the meantime.
+        // Another client has made it meanwhile.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
     }
@@ -387,7 +386,7 @@ fn taken() -> Refusal {
     Refusal::new(Code::Exists, "there is a file of that name, which is kept (--conflict refuse)")
 }
 
-/// A refusal because of what the operating system says.
+/// A refusal for an error of the operating system.
 pub fn storage(what: &str, error: impl Into<io::Error>) -> Refusal {
     let error = error.into();
     let code = match error.kind() {

@@ -1,4 +1,4 @@
-//! How much is stored.
+//! The bytes of all stored files.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,24 +8,23 @@ use rustix::io::Errno;
 
 use crate::partial;
 
-/// Deeper folders than clients can make are not of this program.
+/// Clients cannot make deeper folders than this.
 const DEEPEST: usize = 64;
 
-/// The bytes of all files below a folder. A file on its way counts as what it will be.
+/// The bytes of all files below a folder. A file on its way counts with its whole size.
 #[derive(Default)]
 pub struct Total {
     pub bytes: u64,
-    /// Folders that may not be looked into, by their paths, and why: what is in them counts for nothing, since
-    /// clients cannot have put it there.
+    /// Folders that may not be read, by their paths, and why. Their files do not count: clients cannot have put them there.
     pub not_counted: Vec<(String, io::Error)>,
 }
 
 impl Total {
-    /// Counts.
+    /// Counts the files below a folder.
     ///
     /// # Errors
     ///
-    /// Those of the folder itself, and whatever else than its own permissions keeps one below from being read.
+    /// Errors of the folder itself, and those of folders below it other than missing permissions.
     pub fn of(folder: impl AsFd) -> io::Result<Self> {
         let mut total = Self::default();
         total.add(folder.as_fd(), &mut Vec::new())?;
@@ -41,7 +40,7 @@ impl Total {
             }
             let stat = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                // It has got its name, or was removed, since the folder was read.
+                // It was renamed or removed after the folder was read.
                 Err(Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -55,7 +54,7 @@ impl Total {
                         Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                             self.not_counted.push((path.join("/"), error.into()));
                         }
-                        // It is gone, or something else by now.
+                        // It was removed or replaced meanwhile.
                         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                         Err(error) => return Err(error.into()),
                     }
