@@ -1,11 +1,10 @@
 //! A mixin of one's own, made of two pools: a thread is reserved for 127.0.0.2, and all other clients share another.
-//!
 //! Try it: `nc 127.0.0.1 9999` twice, of which the second is turned away; then `nc -s 127.0.0.2 127.0.0.1 9999`.
 
 use std::{env, io::Write, thread, time::Instant};
 
-use socketserver::mixin::{Job, Mixin};
-use socketserver::{Pool, TcpServer, WhenFull, stream_fn};
+use socketserver::mixin::{Job, Mixin, Pool, WhenFull};
+use socketserver::{TcpServer, stream_fn};
 
 struct Lanes([Pool; 2]);
 
