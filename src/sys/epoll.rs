@@ -1,4 +1,4 @@
-//! An epoll set: many descriptors that are waited for as one.
+//! An epoll set: several descriptors that are waited for as one.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,13 +20,13 @@ impl Epoll {
         Ok(Self { set: super::owned(fd) })
     }
 
-    /// In a forked child: makes it an empty set of its own, under the same number. What is put into its parent's, or
-    /// taken out of it, the parent would notice.
+    /// In a forked child: makes it an empty set of its own, under the same number. The parent's set is shared until then,
+    /// so that every change to it would hold in the parent as well.
     pub(super) fn renew(&self) -> io::Result<()> {
         super::replace(&self.set, Self::new()?.set)
     }
 
-    /// Takes a descriptor in; `number` is what it is known by when it is ready.
+    /// Adds a descriptor; [`wait`](Self::wait) returns `number` when it is ready.
     pub(super) fn add(
         &self,
         fd: BorrowedFd<'_>,
@@ -39,14 +39,15 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
     }
 
-    /// Takes a descriptor out. One that is not in it is no error.
+    /// Removes a descriptor. One that is not in the set is no error.
     pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
         let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: no event is passed, and none is needed to delete.
         unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
-    /// Waits until one is ready, or not at all. Gives the numbers of some that are, `MOST` at the most.
+    /// Waits until one is ready ([`Mode::Block`]), or only looks. Returns the numbers of those that are, `MOST` at the
+    /// most.
     pub(super) fn wait<const MOST: usize>(
         &self,
         mode: Mode,

@@ -1,4 +1,4 @@
-//! What still comes to a connection whose input has been shut down on this side.
+//! Waiting for input that arrives after this side has shut the input down (`shutdown(Read)`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::epoll::Epoll;
 use super::socket::Mode;
 
-/// A wait for it. The kernel goes on to take what the peer sends over TCP, but for poll(2) the connection is at its end and
-/// always readable. An epoll set that is told of changes alone
-/// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) is readable when something has come.
+/// A descriptor that is readable when more input has arrived. The kernel still receives what the peer sends over TCP, but
+/// poll(2) reports such a connection as readable at all times. An edge-triggered epoll set
+/// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) reports only new input.
 #[derive(Debug)]
 pub(crate) struct LateInput {
     set: Epoll,
@@ -21,8 +21,8 @@ impl LateInput {
         Ok(Self { set })
     }
 
-    /// What has come so far is known: it is readable again with what comes next. Before the receive, so that nothing
-    /// is missed.
+    /// Forgets the input that has arrived so far: it is readable again when more arrives. Called before the receive, so
+    /// that none is missed.
     pub(crate) fn clear(&self) {
         let _ = self.set.wait::<1>(Mode::Try);
     }

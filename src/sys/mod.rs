@@ -72,7 +72,7 @@ pub(crate) mod recv_cmsg;
     not(any(target_os = "linux", target_os = "android")),
     path = "portable/refuse_clients.rs"
 )]
-pub(crate) mod refuse_clients;
+mod refuse_clients;
 mod registers;
 mod rlimit;
 pub(crate) mod send_batch;
@@ -92,6 +92,7 @@ pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::credentials;
 pub(crate) use poll::{PollFd, is_readable, poll};
 pub(crate) use recv_buf::RecvBuf;
+pub(crate) use refuse_clients::refuse_clients;
 pub(crate) use rlimit::{descriptors, raise_descriptors, restore_descriptors, spare_descriptor};
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;

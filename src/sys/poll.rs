@@ -58,24 +58,25 @@ impl PollFd {
         Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 })
     }
 
-    /// One that is never ready.
+    /// An empty place of the slice: it is never ready.
     pub(crate) const fn never() -> Self {
         Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
     }
 
-    /// If the last poll has found nothing but an error: empties the socket's queue of errors, which an option such as
-    /// IP_RECVERR fills, or a timestamp that nobody fetches. What stands there makes every poll return at once, and no
-    /// receive and no send takes it away. An error that the next call is to meet is none of those, and stays.
+    /// If the last poll has found nothing but an error: empties the socket's error queue, which options such as IP_RECVERR
+    /// and SO_TIMESTAMPING fill. A filled one makes every poll return at once, and no receive and no send empties it. A
+    /// pending error of the socket (SO_ERROR) is another thing, and stays for the next call.
     fn forget_queued_errors(&self) {
         if self.0.revents != libc::POLLERR {
             return;
         }
-        // SAFETY: whoever waits for it holds it open; it is borrowed no longer than this call.
+        // SAFETY: `PollFd::readable` and `writable` have it from a borrowed descriptor, which the caller of `poll` holds open
+        // during the call, and -1 has no events. It is borrowed no longer than this function runs.
         let fd = unsafe { BorrowedFd::borrow_raw(self.0.fd) };
         error_queue::empty(fd);
     }
 
-    /// Whether the last poll has found it ready, or broken.
+    /// Whether the last poll has found it ready, or in error.
     pub(crate) fn is_ready(&self) -> bool {
         self.0.revents != 0
     }

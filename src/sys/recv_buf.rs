@@ -6,17 +6,19 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::socket::Mode;
 
-/// Memory to receive into. Only what has been received is ever looked at, so that nobody has to clear it
-/// before: to clear a kilobyte for each receive costs a thread among a thousand a twentieth of a request, most
-/// of it to bring memory near that the kernel then does not write to.
+/// Memory to receive into. Only bytes that have been received are ever read, so that the memory need not be cleared
+/// first. With a thousand threads, clearing a kilobyte for each receive costs a twentieth of a request: most of it is
+/// cache misses on memory that the kernel then does not write to.
+///
+/// Invariant: the first `written` bytes of `memory` are initialised.
 pub(crate) struct RecvBuf<'a> {
     memory: &'a mut [MaybeUninit<u8>],
-    /// How much of it, from the beginning, is known to have been written.
+    /// How many bytes, from the beginning, are known to have been written.
     written: usize,
 }
 
 impl<'a> RecvBuf<'a> {
-    /// Memory that nobody has written to yet.
+    /// Memory whose content is unknown.
     pub(crate) fn new(memory: &'a mut [MaybeUninit<u8>]) -> Self {
         Self { memory, written: 0 }
     }
@@ -25,14 +27,14 @@ impl<'a> RecvBuf<'a> {
     ///
     /// # Panics
     ///
-    /// If so many have not been.
+    /// If fewer have been received.
     pub(crate) fn received(&self, count: usize) -> &[u8] {
-        assert!(count <= self.written, "only what has been received can be looked at");
-        // SAFETY: the first `written` bytes have been written, and there are as many.
+        assert!(count <= self.written, "only received bytes can be read");
+        // SAFETY: the first `written` bytes have been written and lie within the memory, and `count` is no more.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), count) }
     }
 
-    /// All of it, for whoever must have bytes to read into: what has not been written is cleared.
+    /// All of it as bytes, for [`Read::read`](std::io::Read::read): clears what has not been written.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         for byte in &mut self.memory[self.written..] {
             byte.write(0);
@@ -52,7 +54,7 @@ impl<'a> RecvBuf<'a> {
             super::registers::empty();
         }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
-        // SAFETY: the pointer and the length are those of one live, writable slice.
+        // SAFETY: the pointer and the length are those of one live, writable slice; the kernel writes no more than `len`.
         let received = unsafe { libc::recv(fd.as_raw_fd(), into, len, mode.flag()) };
         let count = super::check_len(received)?;
         self.written = self.written.max(count);
@@ -63,7 +65,8 @@ impl<'a> RecvBuf<'a> {
 impl<'a> From<&'a mut [u8]> for RecvBuf<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {
         let (first, len) = (bytes.as_mut_ptr().cast(), bytes.len());
-        // SAFETY: the same memory for the same time, and nothing here ever makes a written byte unwritten.
+        // SAFETY: the same memory for the same time, and no method here makes an initialised byte uninitialised: `recv`
+        // lets the kernel write bytes, and `bytes` writes zeros.
         let memory = unsafe { std::slice::from_raw_parts_mut(first, len) };
         Self { memory, written: len }
     }

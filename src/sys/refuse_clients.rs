@@ -1,19 +1,19 @@
-//! Has the kernel refuse new clients of a listener, and keep those that wait to be accepted.
+//! Ends the accept queue of a listener: the kernel refuses new clients, and keeps those that wait to be accepted.
 
 use std::os::fd::BorrowedFd;
 
 use socket2::{SockFilter, SockRef};
 
-/// By this the kernel takes no new clients at a listening socket from here on, in any process that has it, and for good:
-/// for a listener that is about to close and that nobody else has. What it has taken already can be accepted.
+/// Makes the kernel take no new clients at a listening socket, for good and in every process that has it. So the listener
+/// must be about to close, and belong to this process alone. Clients in the accept queue can still be accepted.
 ///
-/// Over TCP it throws away what begins a connection. A client sends that again after a second, when the listener is
-/// closed, and is refused, or accepted by the next server. To close at once would lose those that come between the last
-/// look into the queue and the close. Over Unix sockets clients are refused at once.
-pub(crate) fn new_clients(listener: BorrowedFd<'_>) {
+/// Over TCP the kernel drops SYN segments from then on. A client sends its SYN again after a second; by then the listener
+/// is closed, and the client is refused, or accepted by the next server. (A plain close would reset the clients that
+/// arrive between the last look into the queue and the close.) Over Unix sockets clients are refused at once.
+pub(crate) fn refuse_clients(listener: BorrowedFd<'_>) {
     let socket = SockRef::from(&listener);
     let is_unix = socket.local_addr().is_ok_and(|address| address.is_unix());
-    // Where the kernel will not, the moment is a little longer.
+    // If it fails, clients that arrive before the close are reset by it.
     let _ = if is_unix {
         socket.shutdown(std::net::Shutdown::Read)
     } else {
@@ -21,8 +21,9 @@ pub(crate) fn new_clients(listener: BorrowedFd<'_>) {
     };
 }
 
-/// The filter sees TCP's header. Byte 13 has the flags: a segment with SYN (2) and without ACK (16) is dropped, all others
-/// are kept whole. (Opcodes: load a byte, and, jump if equal, return.)
+/// A classic BPF program, which sees the segment from TCP's header on. Byte 13 has the flags: a segment with SYN (2) and
+/// without ACK (16) is dropped, all others are kept whole. Opcodes: 0x30 load a byte, 0x54 and, 0x15 jump if equal, 0x06
+/// return how many bytes to keep.
 const NO_SYN: [SockFilter; 5] = [
     SockFilter::new(0x30, 0, 0, 13),
     SockFilter::new(0x54, 0, 0, 0x12),

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use super::{check, check_len};
 
-/// MSG_NOSIGNAL: a peer that is gone is an error to handle, not a signal that ends the process.
+/// MSG_NOSIGNAL: a send to a peer that is gone is an error, and not a signal that ends the process.
 #[cfg(not(target_vendor = "apple"))]
 pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
-/// On Apple's systems the same is a socket option, which socket2 sets on what it creates.
+/// On Apple's systems it is a socket option instead, which socket2 sets on the sockets that it makes.
 #[cfg(target_vendor = "apple")]
 pub(super) const SEND_FLAGS: libc::c_int = 0;
 
-/// MSG_MORE: what is sent waits in the kernel for what follows, so that both leave in one packet.
+/// MSG_MORE: the bytes wait in the kernel for the next ones, so that both leave in one packet.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const MORE: libc::c_int = libc::MSG_MORE;
-/// Where there is no such flag, it leaves at once.
+/// Without such a flag they leave at once.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const MORE: libc::c_int = 0;
 
@@ -46,8 +46,8 @@ pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     send_with(fd, buf, 0)
 }
 
-/// Sends as [`send`] does, and says that the end of the output follows at once: the kernel puts both into
-/// one packet. The caller has to close or to shut down next; the bytes would stay otherwise.
+/// Sends as [`send`] does, the last bytes of a connection: the kernel puts them and the end of the output into one packet.
+/// The caller has to close or to shut down next; otherwise the bytes stay in the kernel (on Linux for 200 ms).
 pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     send_with(fd, buf, MORE)
 }
@@ -113,7 +113,7 @@ pub(super) fn socklen<T>() -> libc::socklen_t {
 /// The shortest value of `SO_RCVTIMEO` in use here: zero would mean for ever.
 pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// Bounds every receive from here on; none lets them wait for ever.
+/// Bounds every receive from here on; without a timeout they may wait for ever.
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
 pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();

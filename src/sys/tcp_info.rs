@@ -1,17 +1,17 @@
-//! How far a connection is, by the system's own count: whoever has sent or received on it.
+//! How far a connection has got, as the system counts it: bytes of every process and thread that has the socket.
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// How many bytes the peer's system has acknowledged and how many have come from it, together, since the connection
-/// began. None if it is no TCP connection, or the system does not count.
+/// How many bytes the peer's system has acknowledged plus how many it has sent, since the connection began. None if it is
+/// no TCP connection, or the system does not count.
 ///
-/// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: the structure has grown with the system's
-/// versions and never changed, so that it is read as words. The two numbers are there since Linux 4.1.
+/// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: versions of the system have appended fields to the
+/// structure and never moved one, so it is read as words. Linux has had the two numbers since 4.1.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
-    /// The places of `tcpi_bytes_acked` and `tcpi_bytes_received`, in words of eight bytes.
+    /// The offsets of `tcpi_bytes_acked` and `tcpi_bytes_received`, in words of eight bytes.
     const ACKNOWLEDGED: usize = 15;
     const RECEIVED: usize = 16;
     let mut info = [0u64; 32];
@@ -36,8 +36,8 @@ pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
     None
 }
 
-/// How many bytes have been sent and not yet been acknowledged by the peer's system; on a Unix socket, how much
-/// memory they take until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
+/// How many bytes have been sent and the peer's system has not acknowledged; on a Unix socket, how much memory they take
+/// until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
@@ -46,7 +46,7 @@ pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Not every system tells it, and those that do by other names.
+/// Other systems tell it by other names, or not at all.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
@@ -71,7 +71,7 @@ mod tests {
         theirs.read_exact(&mut [0; 4]).unwrap();
         theirs.write_all(b"sixsix").unwrap();
         ours.read_exact(&mut [0; 6]).unwrap();
-        // With what came from there the last of ours has been acknowledged.
+        // The bytes from the peer have acknowledged ours.
         assert_eq!(bytes_transferred(copy.as_fd()).unwrap() - before, 10);
         assert_eq!(unacknowledged(copy.as_fd()).unwrap(), 0);
     }

@@ -1,8 +1,8 @@
-//! What follows from an error of accept: one table, for every transport and every mixin.
+//! Accept failures: what the loop does after an error of `get_request`. One table, for every transport and every mixin.
 
 use std::io;
 
-/// What follows from an error of `get_request`.
+/// What the loop does after an error of [`get_request`](super::Transport::get_request).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcceptAction {
@@ -10,21 +10,22 @@ pub enum AcceptAction {
     Wait,
     /// Nothing is wrong: try again at once.
     Retry,
-    /// This one connection is lost, before it was one: count it and go on.
+    /// This one connection was lost before it was accepted: count it, and try again.
     Skip,
-    /// The system is short of something that others use up: wait a little, longer each time.
+    /// The system is short of memory, buffers or files: wait a little, longer each time.
     BackOff,
-    /// This process is out of descriptors: end the waiting clients with the one in reserve, then
-    /// back off. They learn at once what they would otherwise wait for in vain.
+    /// This process is out of descriptors: close the waiting clients by means of the spare descriptor
+    /// ([`shed`](super::Transport::shed)), then back off. They fail at once instead of waiting in vain.
     Shed,
     /// The listener itself is broken: the run ends with this error.
     Fatal,
 }
 
-/// The table. An error that it does not know is backed off from: neither a spin nor the end.
+/// The table of errors, by whose condition they are: the peer's, this process's, the system's, the listener's. After one
+/// that it does not know the loop backs off, so that it neither spins nor ends.
 ///
-/// Its rows are what accept(2) of Linux and the BSDs documents and what servers have met; each class
-/// says whose condition it is.
+/// Its rows are those of [accept(2)](https://man7.org/linux/man-pages/man2/accept.2.html) on Linux and the BSDs, and those
+/// that servers have met.
 #[must_use]
 pub fn accept_action(error: &io::Error) -> AcceptAction {
     use AcceptAction::{BackOff, Fatal, Retry, Shed, Skip, Wait};
@@ -35,20 +36,20 @@ pub fn accept_action(error: &io::Error) -> AcceptAction {
     }
     match error.raw_os_error() {
         Some(libc::EINTR) => Retry,
-        // The peer's: it has gone, or the network between has, before we took the connection. Linux
-        // hands errors that wait on the new socket to accept.
+        // The peer's: it, or the network between, has gone before the connection was accepted. Linux reports errors that
+        // are pending on the new socket by accept.
         Some(
             libc::ECONNABORTED | libc::ECONNRESET | libc::ECONNREFUSED | libc::EPROTO
             | libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTDOWN | libc::EHOSTUNREACH
             | libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::ETIMEDOUT
-            // The firewall's: it has forbidden this one.
+            // A firewall rule forbids this connection.
             | libc::EPERM,
         ) => Skip,
         // This process's own limit.
         Some(libc::EMFILE) => Shed,
         // The whole system's.
         Some(libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => BackOff,
-        // The listener's: it is closed, was replaced, or no longer listens.
+        // The listener's: it is closed, or something else has its number, or it does not listen.
         Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => Fatal,
         _ => BackOff,
     }

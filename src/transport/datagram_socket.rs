@@ -1,4 +1,19 @@
 //! A datagram socket, UDP or Unix: received in batches, replies gathered and sent in batches.
+//!
+//! ```text
+//! accept loop                                        a worker (Threading, Pool, Forking)
+//! get_request: the batch is empty
+//!   flush()
+//!   receive(): one recvmmsg, 64 at the most
+//!   take one datagram ------------------------------> make_request, handle, reply(): sent at once
+//!   Inline: handle, reply(): gathered while more
+//!           of the batch waits ... the last: flush()
+//! any wait of this thread: flush() comes first
+//! ```
+//!
+//! **Invariants.** No lock is held across a wait. A reply is gathered only by the one thread that has promised to flush
+//! before it waits (`wait::flush_before_waiting`), and only while more datagrams of the same batch are to be handled, so
+//! that no reply is late by more than the handlers of its batch. Gathered replies leave before any that is sent at once.
 
 use std::fmt;
 use std::io;
@@ -22,20 +37,18 @@ use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.
 ///
-/// In a box of its own from the beginning: what moves from hand to hand, until the handler has it, is one
-/// pointer.
+/// It is boxed when it is taken out of the batch, so that it moves to its handler as one pointer.
 #[derive(Debug)]
 pub struct IncomingDatagram {
     bytes: Vec<u8>,
     truncated: bool,
     peer: PeerName,
     local: Option<LocalAddress>,
-    /// There is nobody to answer: the sender has no address.
-    nobody: bool,
+    reply_to: ReplyTo,
     /// When it was taken out of its batch.
     pub(super) taken: Instant,
     socket: Arc<DatagramSocket>,
-    /// The server's socket, from when the handler first borrows it.
+    /// The server's socket, once the handler has asked for it.
     fd: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
@@ -44,15 +57,24 @@ impl IncomingDatagram {
         let Received { bytes, peer, destination, truncated } = received;
         let (bytes, socket, fd) = (bytes.to_vec(), Arc::clone(socket), OnceLock::new());
         let local = destination.local;
-        Box::new(Self { bytes, truncated, peer, local, nobody: false, taken, socket, fd })
+        Box::new(Self {
+            bytes,
+            truncated,
+            peer,
+            local,
+            reply_to: ReplyTo::Sender,
+            taken,
+            socket,
+            fd,
+        })
     }
 
-    /// Who has sent it.
+    /// The sender's address.
     pub(super) fn client_address(&self) -> Address {
         self.peer.to_inet().map_or_else(Address::from_socket, Address::from)
     }
 
-    /// Where it was sent to, over UDP.
+    /// The address it was sent to, over UDP.
     pub(super) fn local_address(&self) -> Address {
         let bound = self.socket.bound_address();
         match (self.local, bound.port()) {
@@ -66,27 +88,37 @@ impl IncomingDatagram {
         local: Address,
         ticket: Ticket,
     ) -> DatagramRequest {
-        self.nobody = !can_be_answered(ticket.client_address());
+        self.reply_to = ReplyTo::at(ticket.client_address());
         let bytes = std::mem::take(&mut self.bytes);
         DatagramRequest::new(bytes, self.truncated, local, self, ticket)
     }
 }
 
-/// Whether an answer to this address goes to who has sent from it, and to nobody else.
-fn can_be_answered(peer: &Address) -> bool {
-    match peer {
-        // Port 0 is nobody's: a reply to it could only be an error.
-        Address::Inet(inet) => inet.port() != 0,
-        // The sender's folder is not ours: in ours the same name is another file, if it is one.
-        Address::Unix(path) => path.is_absolute(),
-        Address::Unnamed => false,
-        Address::Abstract(_) | Address::Other(_) => true,
+/// Whether a datagram can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplyTo {
+    Sender,
+    /// A reply would reach nobody, or another socket than the sender's.
+    Nobody,
+}
+
+impl ReplyTo {
+    fn at(peer: &Address) -> Self {
+        let reaches_sender = match peer {
+            // A reply to port 0 is always an error.
+            Address::Inet(inet) => inet.port() != 0,
+            // The sender's working directory is not ours: here a relative path names another file.
+            Address::Unix(path) => path.is_absolute(),
+            Address::Unnamed => false,
+            Address::Abstract(_) | Address::Other(_) => true,
+        };
+        if reaches_sender { Self::Sender } else { Self::Nobody }
     }
 }
 
 impl Reply for IncomingDatagram {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        if self.nobody {
+        if self.reply_to == ReplyTo::Nobody {
             return Ok(false);
         }
         self.socket.reply(&self.peer, self.local, bytes)?;
@@ -102,14 +134,13 @@ impl Reply for IncomingDatagram {
 /// send buffer, 4,608 bytes at the least), and above the packets of Ethernet.
 const GATHERED_BYTES: usize = 2_048;
 
-/// How many datagrams are received or sent by one system call. Measured: 64 gains 4 to 6 % over one,
-/// and more gain nothing.
+/// How many datagrams one system call receives or sends. Measured: 64 gain 4 to 6 % over one, and more gain nothing.
 const BATCH: usize = 64;
 
 /// A handler that takes longer than this makes batches pointless, and gathered replies late.
 const SLOW: Duration = Duration::from_millis(2);
 
-/// For so many datagrams after a slow one replies are sent at once.
+/// After a slow handler, the replies to this many datagrams are sent at once.
 const UNGATHERED: u32 = 256;
 
 /// A datagram socket with its batches. No lock of it is held across a wait.
@@ -120,10 +151,10 @@ pub(super) struct DatagramSocket {
     /// Received and not yet taken. It outlives a run: nothing that was received is lost.
     queue: Mutex<ReceiveQueue>,
     replies: Mutex<ReplyQueue>,
-    /// Nothing more is received: the server closes.
-    receives_no_more: AtomicBool,
-    /// More of the batch waits behind the packet that was taken last.
-    more_waits: AtomicBool,
+    /// The server closes, and receives nothing more.
+    closing: AtomicBool,
+    /// Whether the batch has more datagrams than the one that was taken last.
+    batch_has_more: AtomicBool,
     /// How many more replies are sent at once; see [`UNGATHERED`].
     ungathered: AtomicU32,
     /// Asked with the first batch.
@@ -132,17 +163,17 @@ pub(super) struct DatagramSocket {
 
 #[derive(Default)]
 struct ReceiveQueue {
-    // Made when the first packet is waited for: a server that is never run needs no buffers.
+    /// Made by the first receive, so that a server that is never run has no buffers.
     receiver: Option<RecvBatch>,
     /// Made with it.
     guard: Option<ReplyLoopGuard>,
     last_taken: Option<Instant>,
-    /// Who has received them.
+    /// The process that has received them.
     owner: OwnerProcess,
 }
 
 impl ReceiveQueue {
-    /// In a forked child: what the parent has received before, the parent answers.
+    /// In a forked child: drops what the parent has received before the fork, because the parent answers it.
     fn leave_to_parent(&mut self) {
         if !self.owner.is_noted() {
             self.owner.become_noted();
@@ -154,9 +185,9 @@ impl ReceiveQueue {
         self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
     }
 
-    /// Whether the handler of the packet before this one was slow. Replies are held back only while
-    /// handlers are fast: a slow one would make those before it wait. One that is slow for the first
-    /// time does it once.
+    /// Whether the handler of the datagram before this one was slow. Replies are gathered only while handlers are fast,
+    /// because a slow one delays the replies before it; that happens once, and then replies are sent at once for a
+    /// while.
     fn was_slow(&mut self, now: Instant) -> bool {
         self.last_taken.replace(now).is_some_and(|last| now - last > SLOW)
     }
@@ -165,8 +196,7 @@ impl ReceiveQueue {
 #[derive(Default)]
 struct ReplyQueue {
     gathered: SendBatch,
-    /// The number of the thread that has promised to flush them: it alone gathers, because others do not know
-    /// when it waits next.
+    /// The number of the thread that has promised to flush before it waits. Only that one gathers.
     promised: Option<usize>,
 }
 
@@ -178,8 +208,8 @@ impl DatagramSocket {
             max_packet_size,
             queue: Mutex::default(),
             replies: Mutex::default(),
-            receives_no_more: AtomicBool::new(false),
-            more_waits: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            batch_has_more: AtomicBool::new(false),
             ungathered: AtomicU32::new(0),
             gso: OnceLock::new(),
         })
@@ -193,11 +223,11 @@ impl DatagramSocket {
             queue.leave_to_parent();
             (self.take_from(&mut queue, now), queue.was_slow(now))
         };
-        // No lock is held from here: a flush may wait for room.
+        // No lock is held from here on: a flush may wait for room.
         if slow {
             self.ungathered.store(UNGATHERED, Ordering::Relaxed);
         }
-        // The clients of a batch get their answers before the next one is looked at.
+        // The clients of a batch get their answers before the next batch is received.
         if slow || packet.is_none() {
             self.flush();
         }
@@ -211,7 +241,7 @@ impl DatagramSocket {
         let mut queue = self.queue.lock();
         // Another loop may have been faster.
         if queue.is_empty() {
-            if self.receives_no_more.load(Ordering::SeqCst) {
+            if self.closing.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             queue.last_taken = None;
@@ -240,18 +270,18 @@ impl DatagramSocket {
                 None => break None,
             }
         };
-        self.more_waits.store(receiver.len() != 0, Ordering::Relaxed);
+        self.batch_has_more.store(receiver.len() != 0, Ordering::Relaxed);
         packet
     }
 
-    /// Where the socket is bound. Asked once: it does not change while there are packets.
+    /// The address that the socket is bound to. Asked once, because it does not change while datagrams arrive.
     pub(super) fn bound_address(&self) -> &Address {
         self.bound.get_or_init(|| self.socket.local_address().unwrap_or(Address::Unnamed))
     }
 
-    /// Sends, or gathers for sending with others: only in the loop, only while more datagrams of the same
-    /// batch are waiting to be handled there, and only what is sure to be short enough; that a reply is too
-    /// long, its handler has to hear.
+    /// Sends a reply, or gathers it to be sent with others. It is gathered only in the loop, only while more datagrams of
+    /// the same batch are to be handled there, and only if it is surely not too long: that error has to reach the
+    /// handler.
     fn reply(
         self: &Arc<Self>,
         peer: &PeerName,
@@ -261,31 +291,30 @@ impl DatagramSocket {
         if !wait::is_in_loop() {
             return self.send(Outgoing { peer, local, bytes });
         }
-        let more_waits = self.more_waits.load(Ordering::Relaxed);
+        let batch_has_more = self.batch_has_more.load(Ordering::Relaxed);
         if bytes.len() <= GATHERED_BYTES && self.may_gather() {
-            if let Some(count) = self.gather(peer, local, bytes, more_waits) {
-                if !more_waits || count >= BATCH {
+            if let Some(count) = self.gather(peer, local, bytes, batch_has_more) {
+                if !batch_has_more || count >= BATCH {
                     self.flush();
                 }
                 return Ok(());
             }
         }
-        // Not before those that came before it.
+        // Replies leave in their order.
         self.flush();
         self.send(Outgoing { peer, local, bytes })
     }
 
-    /// Gathers a reply, if this thread may, and if there is more than one to gather. Says how many there
-    /// are.
+    /// Gathers a reply, if this thread may and if another one will follow. Returns how many are gathered.
     fn gather(
         self: &Arc<Self>,
         peer: &PeerName,
         local: Option<LocalAddress>,
         bytes: &[u8],
-        more_waits: bool,
+        batch_has_more: bool,
     ) -> Option<usize> {
         let mut replies = self.replies.lock();
-        if replies.gathered.len() == 0 && !more_waits {
+        if replies.gathered.len() == 0 && !batch_has_more {
             return None;
         }
         let me = wait::number_of_thread();
@@ -306,9 +335,8 @@ impl DatagramSocket {
         ungathered == 0
     }
 
-    /// Sends one datagram, and waits for room in the socket's buffer if there is none. On Unix there is
-    /// nothing to wait for: it is the receiver's queue that is full, and the socket's own readiness says
-    /// nothing of that.
+    /// Sends one datagram, and waits for room in the socket's buffer if there is none. A Unix socket does not wait: it is
+    /// the receiver's queue that is full, and the readiness of this socket says nothing about that.
     fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -328,9 +356,9 @@ impl DatagramSocket {
         }
     }
 
-    /// What is left of the batch is still handed out.
+    /// See [`Transport::refuse_new`](super::Transport::refuse_new): the rest of the batch is still handed out.
     pub(super) fn refuse_new(&self) -> bool {
-        self.receives_no_more.store(true, Ordering::SeqCst);
+        self.closing.store(true, Ordering::SeqCst);
         !self.queue.lock().is_empty()
     }
 
@@ -340,8 +368,7 @@ impl DatagramSocket {
     }
 }
 
-/// How long a reply waits for room in the socket's buffer before it is given up as datagrams are: the next
-/// clients wait behind it.
+/// How long a reply waits for room in the socket's buffer before it is lost. Other clients wait behind it.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 impl Flush for DatagramSocket {
@@ -360,10 +387,10 @@ impl Flush for DatagramSocket {
         while sent < batch.len() {
             match send_batch(fd.as_fd(), &batch, sent, gso) {
                 Ok(count) => sent += count,
-                // The way of some peer takes none, or none of datagrams that long.
+                // The route to some peer takes no bursts, or none of datagrams that long.
                 Err(_) if gso == Gso::On => gso = Gso::Off,
-                // The first of the rest will not go like this; alone it may, and if it does not, it is
-                // lost as datagrams are. Those behind it are tried.
+                // The first of the rest failed. It is tried once more alone, and is lost if that fails as well; those
+                // behind it go on.
                 Err(_) => {
                     let _ = self.send(batch.get(sent));
                     sent += 1;
@@ -372,7 +399,7 @@ impl Flush for DatagramSocket {
         }
         batch.clear();
         let mut replies = self.replies.lock();
-        // Unless others have been gathered meanwhile.
+        // Keeps the memory, unless another thread has gathered meanwhile.
         if replies.gathered.len() == 0 {
             replies.gathered = batch;
         }

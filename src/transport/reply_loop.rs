@@ -1,7 +1,8 @@
-//! A datagram socket's own address, and what seems to come from there.
+//! Protection against reply loops: a datagram that claims to come from the server itself.
 //!
-//! Who answers a datagram that claims to come from the server itself, answers itself, and then that answer, for ever: one
-//! datagram with a sender that is made up is enough. So what comes from the server's own address is dropped.
+//! A server that answers such a datagram sends the answer to itself, answers that, and goes on for ever; one datagram with
+//! a forged sender is enough. So datagrams from the server's own address are dropped. (Two servers that answer each other
+//! cannot be protected here: see [`Udp`](super::Udp).)
 
 use std::collections::HashMap;
 use std::io;
@@ -14,20 +15,20 @@ use crate::address::Address;
 use crate::sys::peer_name::PeerName;
 use crate::sys::recv_batch::Received;
 
-/// The address of a socket, and what has been found out about others.
+/// The address of a socket, and which other addresses are known to be this machine's.
 pub(super) struct ReplyLoopGuard {
     port: Option<u16>,
     ip: IpAddr,
-    /// A name of a Unix socket. Nobody else can send from there; but a peer may have put a link to it in the place of its
-    /// own name, and the answer to that peer then comes here.
+    /// The name of a Unix socket. No other socket can send from it, but a peer may have replaced the file of its own
+    /// name by a link to ours, and the answer to that peer then comes here.
     name: Option<SockAddr>,
-    /// Whether an address is one of this machine's, as far as it was asked since then.
+    /// Whether an address is one of this machine's, as found out since `since`.
     asked: HashMap<SocketAddr, bool>,
     since: Option<Instant>,
 }
 
-/// For so long an answer of the system's holds, and so many of them are kept. Addresses come and go rarely, and those
-/// who send from the server's own port are few: other servers of the same kind.
+/// How long an answer of the system is used again, and how many are kept. A machine's addresses change rarely, and few
+/// peers send from the server's own port: other servers of the same kind.
 const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 const MAX_ANSWERS: usize = 1_024;
 
@@ -42,8 +43,8 @@ impl ReplyLoopGuard {
         Self { port, ip, name, asked: HashMap::new(), since: None }
     }
 
-    /// Whether this seems to come from the server itself. What was sent to a group is none of that: other members
-    /// may have the same address and port, and an answer to it comes back to one of them alone.
+    /// Whether this datagram seems to come from the server itself. One that was sent to a multicast group does not: other
+    /// members may have the same address and port, and the answer reaches only one of them.
     #[inline]
     pub(super) fn is_from_self(&mut self, received: &Received<'_>) -> bool {
         match &received.peer {
@@ -53,7 +54,7 @@ impl ReplyLoopGuard {
         }
     }
 
-    /// Few clients have the server's port, and only of those more has to be known.
+    /// For a client that has the server's port, which is rare.
     #[cold]
     fn is_from_self_inet(&mut self, received: &Received<'_>) -> bool {
         let Ok(peer) = received.peer.to_inet().map(canonical) else { return false };
@@ -63,7 +64,7 @@ impl ReplyLoopGuard {
         if !self.ip.is_unspecified() {
             return peer.ip() == self.ip;
         }
-        // All addresses of the machine are the server's.
+        // The server is bound to every address of the machine.
         if peer.ip().is_loopback() {
             return true;
         }
@@ -77,22 +78,22 @@ impl ReplyLoopGuard {
     }
 }
 
-/// An IPv4 address as one, with the port; and the link of an address that needs one.
+/// The address as it compares: IPv4 instead of an IPv4-mapped one; a link-local one keeps its scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
     Address::from(address).as_inet().unwrap_or(address)
 }
 
-/// Whether an address is this machine's. To itself the machine sends from the very address that is sent to, and to
-/// others never; the system chooses when a socket is connected, and nothing is sent. (To bind to the address tells less:
-/// the system may allow that for addresses that are not there.)
+/// Whether an address is this machine's. The system chooses the source address of a socket when it is connected, and
+/// chooses the destination itself only if that is the machine's own. Nothing is sent. (A bind to the address proves less:
+/// the system may allow it for addresses that do not exist.)
 fn is_of_this_machine(address: SocketAddr) -> bool {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    // Without a descriptor for it nobody can say; then rather one is lost than answered for ever.
+    // Without a descriptor it cannot be found out. A lost datagram is better than an endless loop.
     let Ok(socket) = UdpSocket::bind((any, 0)) else { return true };
-    // Where no way leads there, no answer does either.
+    // An address without a route is not ours, and an answer to it goes nowhere.
     let chosen = || -> io::Result<IpAddr> {
         socket.connect(address)?;
         Ok(socket.local_addr()?.ip())
@@ -108,7 +109,7 @@ mod tests {
     fn the_addresses_of_this_machine_are_told_from_others() {
         let with_port = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 9);
         assert!(is_of_this_machine(with_port("127.0.0.1")));
-        // Kept free for documents: nobody's.
+        // Reserved for documentation.
         assert!(!is_of_this_machine(with_port("198.51.100.1")));
         assert!(!is_of_this_machine(with_port("2001:db8::1")));
     }

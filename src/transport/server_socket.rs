@@ -10,8 +10,8 @@ use socket2::{Domain, SockAddr, SockRef, Type};
 use crate::address::Address;
 use crate::error::{Error, Result};
 
-/// A server's socket. Shared for reading by the loop and by whoever asks for its address, and taken
-/// out by the close: the descriptor closes when the last of them has let go.
+/// A server's socket. The loop and other threads borrow it; a close takes it out, and the descriptor closes when the last
+/// of them has dropped its share.
 #[derive(Debug)]
 pub(super) struct ServerSocket {
     fd: RwLock<Option<Arc<OwnedFd>>>,
@@ -22,7 +22,7 @@ impl ServerSocket {
         Self { fd: RwLock::new(Some(Arc::new(socket.into()))) }
     }
 
-    /// Puts another socket in the place of this one, which closes.
+    /// Replaces the socket by another one. The old one closes.
     pub(super) fn replace(&self, socket: socket2::Socket) {
         *self.fd.write() = Some(Arc::new(socket.into()));
     }
@@ -35,7 +35,7 @@ impl ServerSocket {
         self.fd.write().take();
     }
 
-    /// Uses the socket, if it is open; EBADF if it is not, as the system would say.
+    /// Uses the socket, if it is open; otherwise fails with EBADF, as the system would.
     pub(super) fn with<R>(&self, use_it: impl FnOnce(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
         match &*self.fd.read() {
             Some(fd) => use_it(fd),
@@ -43,12 +43,12 @@ impl ServerSocket {
         }
     }
 
-    /// What the kernel says that it is bound to.
+    /// The address that it is bound to, as the kernel tells.
     pub(super) fn local_address(&self) -> io::Result<Address> {
         self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
     }
 
-    /// The same in the kernel's own words; none if it is closed.
+    /// The same as a name that the kernel takes; none if it is closed.
     pub(super) fn local_name(&self) -> Option<SockAddr> {
         self.with(|fd| SockRef::from(fd).local_addr()).ok()
     }
@@ -83,7 +83,8 @@ pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2:
         let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
         return Err(cannot(error));
     }
-    // A stream socket gets one by `listen`, or cannot listen. One of datagrams has nobody who could send to it.
+    // An unbound stream socket gets an address by `listen`, or fails there. To an unbound datagram socket nothing can be
+    // sent.
     let is_unbound = match address.as_socket() {
         Some(inet) => inet.port() == 0,
         None => address.is_unnamed() && socket.peer_addr().is_err(),
@@ -92,7 +93,7 @@ pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2:
         let why = "it is bound to no address; bind it first";
         return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
-    // Whoever has handed it over had to leave it open across exec; from here on it is ours alone.
+    // It was left open across exec to be handed over. Programs that this server starts must not inherit it.
     socket.set_cloexec(true).map_err(cannot)?;
     Ok((fd.into(), Address::from_socket(&address)))
 }

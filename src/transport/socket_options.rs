@@ -22,44 +22,44 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SocketOptions {
-    /// SO_REUSEADDR, set before bind: a restarted server can take its port at once, where connections
-    /// of the one before linger. TCP. Default: true, as std and every peer have it (Python: false). UDP servers ignore
-    /// it: there it would let two of them share a port.
+    /// SO_REUSEADDR, set before bind: a restarted server can bind its port at once, although connections of the one
+    /// before still linger. TCP. Default: true, as in std (Python: false). UDP servers ignore it, because there it would
+    /// let two of them share a port.
     pub allow_reuse_address: bool,
-    /// SO_REUSEPORT: several servers may bind one port, and the kernel deals connections out to them.
+    /// SO_REUSEPORT: several servers may bind one port, and the kernel distributes connections among them.
     /// TCP and UDP. Default: false.
     pub allow_reuse_port: bool,
-    /// How many connections may wait to be accepted: the argument of listen(2). TCP and Unix streams. The system lowers
-    /// what is more than it allows (`net.core.somaxconn`), and takes what is less than zero for that as well; with zero one
-    /// may wait. Default: as many as it allows; 5 in Python before 3.15.
+    /// The length of the accept queue: the argument of [listen(2)](https://man7.org/linux/man-pages/man2/listen.2.html).
+    /// TCP and Unix streams. The system lowers a longer one to what it allows (`net.core.somaxconn`), and takes a negative
+    /// one for that as well; with zero one connection may wait. Default: as long as it allows (Python before 3.15: 5).
     pub request_queue_size: i32,
-    /// IPV6_V6ONLY: whether a server on an IPv6 address takes IPv6 only. None leaves it to the system,
-    /// which on Linux means that `[::]` takes IPv4 as well. TCP and UDP on IPv6.
+    /// IPV6_V6ONLY: whether a server on an IPv6 address takes IPv6 only. TCP and UDP on IPv6. Default: none, which leaves
+    /// it to the system; on Linux `[::]` then takes IPv4 as well.
     pub only_v6: Option<bool>,
-    /// Keepalive: after how much silence the kernel asks whether the peer is still there. TCP. It counts whole seconds,
-    /// from 1 to 32,767 on Linux; what is between is rounded up, and what is beyond is taken for the nearest.
-    /// Default: none; the idle limit ends silent connections first.
+    /// TCP_KEEPIDLE: after how much silence the kernel probes whether the peer is still there. TCP. It counts whole
+    /// seconds, from 1 to 32,767 on Linux: fractions are rounded up, and the nearest of these is taken. Default: none; the
+    /// [idle limit](crate::Limits::idle) ends silent connections first.
     pub keepalive: Option<Duration>,
-    /// SO_RCVBUF, in bytes, for the socket and what it accepts. The system takes the nearest that it allows (on Linux
-    /// from about 2 KiB to `net.core.rmem_max`), or refuses it. Default: the system's.
+    /// SO_RCVBUF, in bytes, for the socket and for accepted ones. The system takes the nearest size that it allows (on
+    /// Linux from about 2 KiB to `net.core.rmem_max`), or refuses it, and then `bind` fails. Default: the system's.
     pub recv_buffer_bytes: Option<usize>,
-    /// SO_SNDBUF, in bytes, for the socket and what it accepts, as
+    /// SO_SNDBUF, in bytes, for the socket and for accepted ones, as
     /// [`recv_buffer_bytes`](Self::recv_buffer_bytes) (`net.core.wmem_max`). Default: the system's.
     pub send_buffer_bytes: Option<usize>,
-    /// The longest datagram that is taken whole, in bytes. UDP and Unix datagrams. Default: 65,535, more
-    /// than UDP can carry (Python: 8,192). Zero is taken as one, and what no datagram has as the most that one can
-    /// have: 65,535 over UDP, and 16 MiB over Unix sockets, where it is the sender's buffer that bounds it
-    /// (`net.core.wmem_max`, usually 208 KiB). Up to 64 KiB the memory for 64 of them is set aside, of which what is
-    /// used is taken; for longer ones that for fewer.
+    /// The longest datagram that is received whole, in bytes; the end of a longer one is lost. UDP and Unix datagrams.
+    /// Default: 65,535, more than UDP can carry (Python: 8,192). Zero is taken as one, and more than is possible as the
+    /// most that is: 65,535 over UDP, and 16 MiB over Unix sockets, where the sender's buffer bounds it
+    /// (`net.core.wmem_max`, usually 208 KiB). The server reserves address space for 64 such datagrams (4 MiB by
+    /// default), and for fewer longer ones; only pages that are used take memory.
     pub max_packet_size: usize,
-    /// The permissions of a Unix socket's file, as chmod takes them: at most `0o7777`, beyond which `bind` fails. Default:
-    /// none, which is what the process's umask leaves.
+    /// The permissions of a Unix socket's file, as for chmod; `bind` fails beyond `0o7777`. Default: none, which leaves
+    /// them to the process's umask.
     pub unix_mode: Option<u32>,
-    /// Whether a Unix socket's file is replaced if it is left over: no socket is bound to it any more. Never anything
-    /// but a socket, and never that of a server that listens or is about to. Default: true.
+    /// Whether `bind` replaces a stale file of a Unix socket, to which no socket is bound any more. It never replaces
+    /// another kind of file, nor the file of a server that listens or is about to. Default: true.
     pub replace_stale: bool,
-    /// Whether a Unix socket's file is removed when the server closes, if it is still the same; by a forked child, if
-    /// nobody else listens there any more. Default: false, as in Python.
+    /// Whether a Unix socket's file is removed when the server closes, if it is still the same file. A forked child
+    /// removes it only if no other process listens there. Default: false, as in Python.
     pub unlink_on_close: bool,
 }
 
@@ -169,9 +169,9 @@ impl SocketOptions {
     }
 }
 
-/// Sets the buffer sizes, which must be set before `listen` to hold for what is accepted.
+/// Sets the buffer sizes: before `listen`, or accepted connections do not get them.
 pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> io::Result<()> {
-    // The kernel reads an int, and lowers by itself what is more than it allows.
+    // The kernel reads an int, and lowers it to what it allows.
     let as_int = |bytes: usize| bytes.min(libc::c_int::MAX as usize);
     if let Some(bytes) = options.recv_buffer_bytes {
         let set = socket.set_recv_buffer_size(as_int(bytes));
@@ -184,7 +184,7 @@ pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> 
     Ok(())
 }
 
-/// Says by which option, set to what, something has failed: whoever reads it has to know what to change.
+/// An error that names the option and its value, so that its reader knows what to change.
 pub(super) fn name_option(name: &str, value: impl fmt::Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{name} {value}: {error}"))
 }

@@ -12,7 +12,7 @@ use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys::{self, fork_count::Moment};
 
-/// A connection that has been accepted. Dropping it closes it.
+/// A connection that has been accepted, and is no request yet. Dropping it closes it.
 #[derive(Debug)]
 pub struct AcceptedConnection {
     pub(super) fd: Arc<OwnedFd>,
@@ -22,20 +22,20 @@ pub struct AcceptedConnection {
 pub(super) struct StreamListener {
     pub(super) socket: ServerSocket,
     backlog: i32,
-    /// When the socket was made, if it was made here: from then on it is ours alone until this process forks.
+    /// When the socket was made, if it was made here: this process alone has it until it forks.
     made: Option<Moment>,
-    /// Kept open only to be given up: with it a process that is out of descriptors can still accept
-    /// a client, in order to close it.
+    /// A spare descriptor. A process that is out of descriptors closes it, and can then accept one client after the other
+    /// in order to close them.
     reserve: Mutex<Option<OwnedFd>>,
 }
 
-/// How many clients are ended in one go when descriptors have run out. It bounds the time away from
-/// the loop; those that remain are met by the next try.
-const SHED_AT_ONCE: usize = 1_024;
+/// How many clients are ended by one [`StreamListener::shed`]. It bounds the time in which the loop does nothing else;
+/// the next call ends the others.
+const MAX_SHED: usize = 1_024;
 
 impl StreamListener {
-    /// An accept that finds nobody costs fifteen times a poll (measured on Linux 6.18: 3.3 microseconds to
-    /// 0.2), because the kernel makes the new socket before it looks.
+    /// See [`Transport::waits_first`](super::Transport::waits_first). An accept that finds no client costs 16 polls (3.3
+    /// microseconds to 0.2, measured on Linux 6.18), because the kernel makes the new socket before it looks.
     pub(super) const WAITS_FIRST: bool = true;
 
     pub(super) fn new(socket: socket2::Socket, backlog: i32, origin: Origin) -> Self {
@@ -51,10 +51,10 @@ impl StreamListener {
         let listen = self.socket.with(|fd| {
             let socket = SockRef::from(fd);
             socket.listen(self.backlog)?;
-            // Accepting must never block: between the wait and the accept the client may have gone.
+            // An accept must never block: a client may leave between the wait and the accept.
             socket.set_nonblocking(true)?;
-            // AcceptedConnection connections start with it, where the system copies options; how long they wait is theirs
-            // to say.
+            // Accepted connections start with a copy of it, where the system copies options. A listener that was handed
+            // over may have a timeout.
             socket.set_read_timeout(None)
         });
         listen.map_err(|error| match self.socket.local_address() {
@@ -64,7 +64,7 @@ impl StreamListener {
     }
 
     pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
-        // Close-on-exec is set by the same call; a fork between two would leak the connection.
+        // The same call sets close-on-exec: a fork between two calls would leak the connection.
         let (connection, peer) = self.socket.with(|fd| SockRef::from(fd).accept())?;
         if !sys::ACCEPTED_INHERITS_OPTIONS {
             connection.set_nonblocking(false)?;
@@ -76,23 +76,24 @@ impl StreamListener {
     pub(super) fn shed(&self) -> usize {
         let mut reserve = self.reserve.lock();
         if reserve.take().is_none() {
-            // Without a reserve nothing can be shed, but perhaps there is room for one again.
+            // Nothing can be shed without a reserve. There may be a descriptor for one by now.
             *reserve = sys::spare_descriptor().ok();
             return 0;
         }
         let mut shed = 0;
-        while shed < SHED_AT_ONCE && self.get_request().is_ok() {
+        while shed < MAX_SHED && self.get_request().is_ok() {
             shed += 1;
         }
         *reserve = sys::spare_descriptor().ok();
         shed
     }
 
-    /// Whether those that wait are ours to take.
+    /// Refuses new clients, if no other process has this listener. Says whether that is so, and those in the accept queue
+    /// are therefore this server's.
     pub(super) fn refuse_new(&self) -> bool {
         let is_ours = self.made.is_some_and(|made| made == Moment::now());
         let refuse = |fd: &OwnedFd| {
-            sys::refuse_clients::new_clients(fd.as_fd());
+            sys::refuse_clients(fd.as_fd());
             Ok(())
         };
         is_ours && self.socket.with(refuse).is_ok()

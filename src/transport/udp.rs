@@ -17,20 +17,21 @@ use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 use crate::sys::send_cmsg::tell_local_address;
 
-/// UDP datagrams. A reply leaves from the address that was asked, also on a server that is bound to every
+/// UDP datagrams. A reply leaves from the address that its datagram was sent to, even if the server is bound to every
 /// interface.
 ///
-/// The address of a sender is only what the datagram says: who can send with an address that is made up has the reply
-/// sent there. That is the protocol's to bear in mind:
+/// A sender's address proves nothing: anybody who can send with a forged address has the reply sent there. A protocol over
+/// UDP has to take care of that:
 ///
-/// - A reply that is longer than its question is a means to flood others. Answer with no more than was sent, or only who
-///   has shown that it receives at its address (by a number that it was sent, say), or count replies per address.
-/// - Two servers that answer everything answer each other for ever, when one datagram tells one of them that it comes from
-///   the other. A protocol is safe from that if no answer is a question: `echo` and `time` of the old internet are not,
-///   and are for closed networks.
-/// - What seems to come from the server's own address is dropped, so that none answers itself: its own port with the
-///   address that it is bound to, or with any of the machine's if that is every interface. What was sent to a multicast
-///   group is heard, because several members of a group may share one address and port.
+/// - **Amplification.** A reply that is longer than its request can be used to flood others. Answer with no more bytes than
+///   were received, or only peers that have proved that they receive at their address (by sending back a number, say),
+///   or limit replies per address.
+/// - **Loops.** Two servers that answer everything answer each other for ever, once one datagram tells one of them that it
+///   comes from the other. A protocol in which no answer is a request is safe from that. `echo` and `time` of the old
+///   internet are not, and are for closed networks.
+/// - Datagrams from the server's own address are dropped, so that it never answers itself: its own port, with the address
+///   that it is bound to, or with any address of the machine if that is every interface. Datagrams to a multicast group
+///   are not dropped, because several members of a group may share one address and port.
 #[derive(Debug)]
 pub struct Udp {
     datagrams: Arc<DatagramSocket>,
@@ -73,8 +74,7 @@ impl Transport for Udp {
         self.name.server_bind(&self.datagrams.socket, before_bind)
     }
 
-    /// There is nothing to listen for; but from here on the kernel tells where a datagram was sent
-    /// to, if there is more than one answer.
+    /// On a server that is bound to every interface: has the kernel tell where each datagram was sent to.
     fn server_activate(&self) -> Result<()> {
         let address = self.server_address();
         if !address.ip().is_some_and(|ip| ip.is_unspecified()) {

@@ -20,11 +20,12 @@ use crate::request::{DatagramRequest, StreamRequest, Ticket};
 
 /// Connections over a Unix socket, at a path or with an abstract name.
 ///
-/// A relative path is one of the folder in which the process is when it binds, and `server_address` gives it from the
-/// root on. In a folder whose own name is too long for a socket (107 bytes with the file's) a relative path can be
-/// bound all the same, and clients have to be there to reach it.
+/// A relative path starts at the working directory of the moment of the bind; `server_address` is the absolute path. Where
+/// that is too long for a socket (more than 107 bytes), a relative path can be bound all the same, and clients need the
+/// same working directory to connect.
 ///
-/// Descriptors that a peer passes are not received; the kernel closes them when what they came with is read.
+/// Descriptors that a peer passes (SCM_RIGHTS) are not received; the kernel closes them when the bytes they came with are
+/// read.
 #[derive(Debug)]
 pub struct UnixStream {
     listener: StreamListener,
@@ -33,32 +34,32 @@ pub struct UnixStream {
 
 /// Datagrams over a Unix socket, at a path or with an abstract name.
 ///
-/// A sender is known by the name that it has bound its socket to, and a reply is sent to that name, by the rights of the
-/// server. A relative name means nothing here and gets no reply. A whole path gets one, and leads to whatever stands there
-/// by then: who may send to a server can have a link stand there, and so has the reply arrive at a socket that itself
-/// it may not send to. So let a server with more rights than its clients answer over connections
-/// ([`UnixStream`]), or let its replies be harmless to whoever gets them.
+/// A sender's address is the name that its socket is bound to, and a reply is sent to that name, with the rights of the
+/// server. A relative path gets no reply, because it means another file here. An absolute path gets one, and may lead to
+/// another socket by then: a client can replace the file by a link, and so have the reply delivered to a socket that it
+/// may not send to itself. So a server with more rights than its clients should answer over connections
+/// ([`UnixStream`]), or send only replies that harm no receiver.
 ///
 /// A reply to a sender that does not read is lost, and its request ends as
-/// [`Disconnected`](crate::CloseReason::Disconnected), in silence. One kind of sender can do more: one that has connected
-/// its socket to the server's is exempt from the kernel's limit of a queue. If it never reads, its replies fill the whole
-/// send buffer of the server (some 390 of one byte with Linux's usual 212,992 bytes), and until it leaves nobody gets a
-/// reply. Where clients cannot be trusted, serve them by [`UnixStream`], or have the socket in a folder that only trusted
-/// users may enter.
+/// [`Disconnected`](crate::CloseReason::Disconnected), without a report. A sender that has connected its socket to the
+/// server's can do more harm, because the kernel exempts it from the limit of its queue. If it never reads, its replies
+/// fill the whole send buffer of the server (some 390 of one byte, with Linux's usual 212,992 bytes), and no client gets a
+/// reply until it leaves. Serve clients that cannot be trusted by [`UnixStream`], or put the socket into a directory that
+/// only trusted users may enter.
 ///
-/// Descriptors that a sender passes are not received; the kernel closes them at once.
+/// Descriptors that a sender passes (SCM_RIGHTS) are not received; the kernel closes them at once.
 #[derive(Debug)]
 pub struct UnixDatagram {
     datagrams: Arc<DatagramSocket>,
     name: UnixName,
 }
 
-/// What a Unix socket is called, and the file that comes of it.
+/// The name that a Unix socket is bound to, and its file.
 #[derive(Debug)]
 struct UnixName {
-    /// As it was given.
+    /// As it was given to `bind`.
     asked: Address,
-    /// As it is bound: a path from the root on.
+    /// As it is bound: an absolute path.
     bound: OnceLock<Address>,
     origin: Origin,
     options: SocketOptions,
@@ -85,7 +86,7 @@ impl UnixName {
                 Address::Unix(path) => {
                     let (file, whole) = SocketFile::bind(fd.as_fd(), path, &self.options)?;
                     *self.file.lock() = file;
-                    // A socket is bound once.
+                    // A second bind of the same socket has failed above.
                     let _ = self.bound.set(Address::Unix(whole));
                     Ok(())
                 }
@@ -96,8 +97,9 @@ impl UnixName {
         bind.map_err(|error| Error::io("bind", &self.asked, error))
     }
 
-    /// The file goes before the socket closes: as long as it is open, nobody takes the path for a stale one, and the
-    /// file system gives its inode to no other. A forked child has to see first whether others still listen.
+    /// The process that has made the file removes it before the socket closes: until then no other server takes it for a
+    /// stale one, and its inode is not used again. A forked child closes its copy first, and then sees whether another
+    /// process still listens.
     fn server_close(&self, close_socket: impl FnOnce()) {
         let file = self.file.lock().take();
         let (ours, shared) = match file {
@@ -114,7 +116,7 @@ impl UnixName {
     }
 }
 
-/// A name without a file: a NUL and then the name.
+/// An abstract name is a NUL and then the name.
 fn abstract_address(name: &[u8]) -> io::Result<SockAddr> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;

@@ -1,4 +1,4 @@
-//! Only Linux has queues of errors.
+//! Only Linux has error queues.
 
 use std::os::fd::BorrowedFd;
 

@@ -1,4 +1,4 @@
-//! Elsewhere than on Linux nothing tells of it.
+//! Other systems have no such descriptor: `new` always fails.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,5 +1,5 @@
-//! Elsewhere than on Linux nothing keeps clients from coming in the moment before the close.
+//! Other systems have no such means: clients that arrive right before the close are reset by it.
 
 use std::os::fd::BorrowedFd;
 
-pub(crate) fn new_clients(_listener: BorrowedFd<'_>) {}
+pub(crate) fn refuse_clients(_listener: BorrowedFd<'_>) {}
