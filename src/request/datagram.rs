@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
 use super::extension::extension_of;
-use super::read_buffer;
+use super::line;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -183,7 +183,7 @@ impl Read for DatagramRequest {
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
         let owner = self.ticket.entry().owner();
-        read_buffer::read_to_string(self, text, owner)
+        line::read_to_string(self, text, owner)
     }
 
     /// Like std's. A datagram that is shorter than what is read of it is a [`PeerFault`].

@@ -1,5 +1,6 @@
 //! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 
+mod block_pool;
 mod bounded_io;
 mod close;
 mod connection;
@@ -8,6 +9,7 @@ mod deadline;
 mod extension;
 mod idle_timeout;
 mod io_error;
+mod line;
 mod outbox;
 mod outbox_queue;
 mod outbox_writer;
@@ -32,13 +34,14 @@ use crate::live::{Entry, Registration};
 pub use crate::error::{TimedOut, Timeout};
 pub use crate::peer_fault::PeerFault;
 pub use crate::sys::Credentials;
+pub(crate) use block_pool::keep_block;
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};
 pub use deadline::Deadline;
 pub(crate) use extension::Extension;
+pub use line::{Line, LineTooLong};
 pub use outbox::{Outbox, OutboxError};
-pub(crate) use read_buffer::keep_block;
-pub use read_buffer::{Chunk, Line, LineTooLong};
+pub use read_buffer::Chunk;
 pub use stop_token::StopToken;
 pub use stream::StreamRequest;
 

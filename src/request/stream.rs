@@ -1,15 +1,18 @@
 //! A connection, as its handler holds it.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::block_pool::LARGE;
 use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Stream};
 use super::extension::extension_of;
-use super::read_buffer::{self, Appetite, Chunk, Line, LineTooLong, NotText, ReadBuffer};
+use super::line::{self, Line, LineTooLong, NotText};
+use super::read_buffer::{Appetite, Chunk, ReadBuffer};
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
 use crate::context::ServerContext;
@@ -330,7 +333,7 @@ impl Read for StreamRequest {
     /// Like std's. Bytes that are not UTF-8 are a [`PeerFault`].
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
         let owner = self.io.ticket.entry().owner();
-        read_buffer::read_to_string(self, text, owner)
+        line::read_to_string(self, text, owner)
     }
 
     /// One deadline for the whole, so that a byte a second does not extend it.
@@ -376,9 +379,14 @@ impl BufRead for StreamRequest {
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
-        read_buffer::append_text(line, bytes, self.io.ticket.entry().owner())?;
+        line::append_text(line, bytes, self.io.ticket.entry().owner())?;
         Ok(count)
     }
+}
+
+thread_local! {
+    /// The memory that this thread formats into.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Write for StreamRequest {
@@ -393,7 +401,18 @@ impl Write for StreamRequest {
     /// One send for the whole text, where `Write`'s own sends every piece by itself; with Nagle's
     /// algorithm and delayed acknowledgements that costs 44 ms a line.
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
-        read_buffer::with_formatted(arguments, |bytes| self.write_all(bytes))
+        // Text without arguments is already there.
+        if let Some(text) = arguments.as_str() {
+            return self.write_all(text.as_bytes());
+        }
+        // Taken out, not borrowed: the write may suspend this coroutine, and the next one formats as well.
+        let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
+        bytes.clear();
+        let result = bytes.write_fmt(arguments).and_then(|()| self.write_all(&bytes));
+        if bytes.capacity() <= LARGE {
+            let _ = SCRATCH.try_with(|scratch| scratch.replace(bytes));
+        }
+        result
     }
 
     fn flush(&mut self) -> io::Result<()> {
