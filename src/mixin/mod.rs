@@ -1,14 +1,79 @@
-//! Where and when a request runs: the [`Mixin`]s.
+//! Where and when requests run: the [`Mixin`]s, and how to write one.
 //!
-//! There are four mixins so far:
+//! | mixin | a request runs | for |
+//! |---|---|---|
+//! | [`Inline`] | in the accept loop, one after the other: Python's plain server | short requests of well-behaved clients |
+//! | [`Threading`] | in a thread of its own | most servers |
+//! | [`Pool`] | in one of a fixed number of threads, first come first served | many short requests |
+//! | [`Forking`] | in a child process | handlers that must not share memory |
 //!
-//! - [`Inline`]: in the loop itself, one after the other. Python's plain server.
-//! - [`Threading`]: a thread for each live request.
-//! - [`Pool`]: a fixed number of threads, first come first served.
-//! - [`Forking`]: a child process for each request.
+//! A mixin knows a request only as a [`Job`]. It knows neither the transport nor the handler, and so each mixin works with
+//! all of them.
 //!
-//! A mixin knows a request only as a [`Job`]. It does not know what transport it came by, nor what
-//! handles it, and so each works with all of them.
+//! # Writing one
+//!
+//! Most servers that override `process_request` in Python want a semaphore, a pool or a queue. Those are
+//! [`Threading::max_threads`] and [`Pool`], and need no mixin of their own. A new mixin is for another *place* where
+//! requests run. Only [`process_request`](Mixin::process_request) is required. A job given to it is run, refused or
+//! released once, on any thread. This one starts a thread for each request, a hundred at most:
+//!
+//! ```
+//! use std::os::fd::BorrowedFd;
+//! use std::sync::Arc;
+//!
+//! use socketserver::mixin::{Gate, Job, Mixin, Refused};
+//! use socketserver::{TcpServer, stream_fn};
+//!
+//! struct Spawn {
+//!     gate: Arc<Gate>,
+//! }
+//!
+//! impl Mixin for Spawn {
+//!     // Called by the accept loop: it must not wait.
+//!     fn process_request(&self, job: Job) {
+//!         let Some(permit) = self.gate.try_enter() else { return job.refuse(Refused::Busy) };
+//!         std::thread::spawn(move || {
+//!             job.run();
+//!             drop(permit);
+//!         });
+//!     }
+//!
+//!     // `false` promises that `event_fd` becomes readable as soon as there is room. A gate keeps that promise.
+//!     fn ready(&self) -> bool {
+//!         self.gate.is_open()
+//!     }
+//!
+//!     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+//!         Some(self.gate.event_fd())
+//!     }
+//!
+//!     // Makes `event_fd` unreadable again, or the loop would never wait.
+//!     fn service_actions(&self) {
+//!         self.gate.settle();
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mixin = Spawn { gate: Gate::new(100)? };
+//! let hello = stream_fn(|request| Ok(request.write_all(b"hello\n")?));
+//! let server = TcpServer::builder().mixin(mixin).bind("127.0.0.1:0", hello)?.serve_in_background()?;
+//! # use std::io::{Read, Write};
+//! # let address = server.server_address().as_inet().unwrap();
+//! # let mut answer = String::new();
+//! # std::net::TcpStream::connect(address)?.read_to_string(&mut answer)?;
+//! # assert_eq!(answer, "hello\n");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A mixin around another one passes all methods on that the other one overrides. `examples/own_mixin.rs` is one made of
+//! two pools. `tests/it/coroutines.rs` is one that runs handlers as coroutines; it needs [`park`](crate::park) as well.
+//!
+//! # Stability
+//!
+//! Methods may be added to [`Mixin`], with a default that keeps the mixins of others working. A mixin that passes calls on
+//! to another one has to pass on new methods too, so look at the changelog before you raise the version. New values may be
+//! added to [`Refused`] and [`WhenFull`].
 
 #[cfg(test)]
 mod fake_job;
@@ -37,12 +102,12 @@ pub use pool::Pool;
 pub use threading::{Threading, WhenFull};
 pub(crate) use worker_accept::{Accepted, WorkerAccept};
 
-/// Where and when requests run. Implement it for a way of one's own.
+/// Where and when requests run. The [module](self) shows how to write one.
 ///
 /// A server calls it in this order, after [`check`](Self::check) when it is made:
 ///
 /// 1. [`serve`](Self::serve), once for each run; it calls the accept loop, once or more often.
-/// 2. For every turn of the loop: [`ready`](Self::ready); if that is false, the loop stops accepting
+/// 2. Before every accept: [`ready`](Self::ready). If it is false, the loop stops accepting
 ///    and waits for [`event_fd`](Self::event_fd).
 /// 3. For every request: [`process_request`](Self::process_request). (For 2 and 3 see
 ///    [`workers_accept`](Self::workers_accept).)
@@ -52,8 +117,8 @@ pub(crate) use worker_accept::{Accepted, WorkerAccept};
 /// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or
 ///    have been forced to; again at every further close, and never for a server that is just dropped.
 pub trait Mixin: Send + Sync {
-    /// Whether it can work as it was set. Called once, when a server is made with it: an error is that of `bind`, and not
-    /// something that each request would meet. A mixin around another passes it on. Default: it can.
+    /// Checks the settings. Called once, when a server is made with it, so that `bind` fails and not each request. A mixin
+    /// around another passes it on. Default: no error.
     ///
     /// # Errors
     ///
@@ -81,14 +146,14 @@ pub trait Mixin: Send + Sync {
         true
     }
 
-    /// What the loop waits for beside the listener: room for a request, a child that has ended. It is
-    /// waited for in every wait, so that [`service_actions`](Self::service_actions) has to make it
-    /// unreadable again.
+    /// A descriptor that the loop waits for beside the listener. It is readable when there is room for a request, say, or
+    /// when a child has ended. The loop waits for it in every wait, so [`service_actions`](Self::service_actions) has to
+    /// make it unreadable again. Default: none.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Housekeeping of the mixin's own, after every request and at every tick.
+    /// Housekeeping of the mixin, after every request and at every tick. Default: nothing.
     fn service_actions(&self) {}
 
     /// Whether `server_close` waits for running requests, and forces them at its deadline. Python's
@@ -98,23 +163,22 @@ pub trait Mixin: Send + Sync {
     }
 
     /// Whether it forks, and so must run in a process with one thread: `serve_in_background` and
-    /// `run_all` of several servers then refuse. A mixin around one that forks says what that one says.
+    /// `run_all` of several servers then fail. A mixin around another passes it on. Default: no.
     fn forks(&self) -> bool {
         false
     }
 
-    /// Whether its workers may take the next request themselves where the loop would have to wake one for it.
-    /// Such a request is a worker's at once: neither [`ready`](Self::ready) nor
-    /// [`process_request`](Self::process_request) is called for it. So a mixin that passes its requests on to
-    /// others says no, or what it counts, chooses or holds back would pass it by. Default: no.
+    /// Whether a worker without a request may accept the next one itself, so that the loop need not wake it.
+    /// Neither [`ready`](Self::ready) nor [`process_request`](Self::process_request) is called for such a request. So a
+    /// mixin that counts, chooses or holds back requests before it passes them on to another one keeps the default: no.
     fn workers_accept(&self) -> bool {
         false
     }
 
-    /// Helps running requests to their end, until the deadline at most: called when the server closes,
-    /// before it waits for its live list to be empty. For mixins whose requests end only if somebody
-    /// looks. Called first with the moment at which nobody waits for a first read any more (`Limits::first_read`), then
-    /// with the deadline, and once more after [`force`](Self::force), with a moment that is near. Default: nothing.
+    /// Helps running requests to their end, until the deadline at most. Called when the server closes, before it waits
+    /// until its live list is empty. For mixins whose requests end only if a thread sees to it: children that are
+    /// reaped, coroutines that are resumed. Called first with the end of `Limits::first_read`, then with the deadline, and
+    /// once more after [`force`](Self::force), with a moment that is near. Default: nothing.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }
@@ -123,8 +187,8 @@ pub trait Mixin: Send + Sync {
     /// server does. Default: nothing.
     fn force(&self) {}
 
-    /// Ends what the mixin has started. With [`block_on_close`](Self::block_on_close) it joins it, as
-    /// long as the deadline allows.
+    /// Ends the threads or processes that the mixin has started. With [`block_on_close`](Self::block_on_close) it waits
+    /// for them until the deadline. Default: nothing.
     fn server_close(&self, deadline: Instant) {
         let _ = deadline;
     }
@@ -184,7 +248,7 @@ macro_rules! pass_on {
 }
 use pass_on;
 
-/// A mixin that is chosen at run time, by a command line's option, say, works like any other.
+/// A mixin that is chosen at run time, by an option of a command line, say, works like any other.
 impl<M: Mixin + ?Sized> Mixin for Box<M> {
     pass_on!(self => (**self));
 }
@@ -194,11 +258,11 @@ impl<M: Mixin + ?Sized> Mixin for Box<M> {
 /// Exactly one of [`run`](Self::run), [`refuse`](Self::refuse) and [`release`](Self::release) ends it;
 /// dropping it is releasing it.
 pub struct Job {
-    // None only while one of the three takes it.
+    // None only while one of the three runs.
     work: Option<Box<dyn Work>>,
 }
 
-/// What a job does, with its types erased: the server implements it.
+/// A job with its types erased. The server implements it; see the methods of [`Job`].
 pub(crate) trait Work: ServeInChild + Send {
     fn run(self: Box<Self>) -> Outcome;
     fn refuse(self: Box<Self>, why: Refused);
@@ -230,8 +294,7 @@ impl Job {
         }
     }
 
-    /// Closes this process's copy of the connection and does no more: for a parent whose child has
-    /// taken it over.
+    /// Closes this process's copy of the connection and does no more: for a parent whose child serves the request.
     pub fn release(mut self) {
         if let Some(work) = self.work.take() {
             work.release();
@@ -250,7 +313,7 @@ impl Job {
         self.work.as_ref().map_or("", |work| work.label())
     }
 
-    /// Who sent the request.
+    /// The address of the client.
     #[must_use]
     pub fn peer(&self) -> &Address {
         self.work.as_ref().map_or(&Address::Unnamed, |work| work.peer())
@@ -300,11 +363,11 @@ impl From<CloseReason> for Outcome {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Refused {
-    /// As many run as may: Python has no such limit. The `overflow` hook may answer.
+    /// As many run as may. Python has no such limit. The `overflow` hook may answer.
     Busy,
     /// Its peer has as many live requests as `Limits::per_peer` allows.
     TooManyFromPeer,
-    /// Its peer has come more often than `Limits::peer_rate` allows.
+    /// Its peer has connected more often than `Limits::peer_rate` allows.
     TooFastFromPeer,
     /// The server is closing.
     Closing,
