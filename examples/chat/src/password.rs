@@ -1,9 +1,9 @@
-//! Passwords on the command line: an address that is in the wrong place, or wrong itself, is part of what is said of
-//! the mistake, on stderr and so in a journal. It is shown without them.
+//! Passwords on the command line: a message about a wrong address, or one in a wrong place, repeats the address on stderr,
+//! and so in a journal. Here the password is removed from it.
 
 use std::ffi::OsString;
 
-/// A text in which the words of the command line have no passwords.
+/// The text without the passwords that are on the command line.
 pub fn hide(text: &str, words: impl Iterator<Item = OsString>) -> String {
     words.fold(text.to_owned(), |text, word| {
         // An option and its value may be one word.
@@ -19,18 +19,18 @@ pub fn hide(text: &str, words: impl Iterator<Item = OsString>) -> String {
     })
 }
 
-/// The word with stars in the place of what may be a user and a password; none if there is nothing to hide.
+/// The word with stars for a user and a password; none if there are none.
 fn without_password(word: &str) -> Option<String> {
     let (scheme, rest) = match word.find("://") {
         Some(at) => word.split_at(at + 3),
         None => ("", word),
     };
     if let Some((secret, rest)) = rest.rsplit_once('@') {
-        // `unix:@NAME` is an address that has no password, and `@NAME` is nobody's.
+        // `unix:@NAME` and `@NAME` have no password.
         let innocent = scheme.is_empty() && matches!(secret, "" | "unix" | "unix:" | "unixgram:");
         return (!innocent).then(|| format!("{scheme}***@{rest}"));
     }
-    // Without the host there is no @ either: only what can be a port may stand behind a colon.
+    // Without an `@` there is no host after it: a colon may only be followed by a port.
     let authority = rest.split('/').next().unwrap_or(rest);
     let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
     let is_place = authority.starts_with('[') || authority.matches(':').count() <= 1;

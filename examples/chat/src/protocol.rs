@@ -1,10 +1,9 @@
-//! The wire: what members send, cut into messages; what a message means; and what is sent to members
-//! that know of no lines.
+//! The wire: how members' bytes are cut into messages, what a message means, and what a client without lines is sent.
 //!
-//! A message is a line of UTF-8, ended by `\n`. The document's clients send none: until its first
-//! newline a client is taken for one of them, and a message of its is what comes until it is silent for
-//! [`SILENCE`]. Such a client reads once for each message of its own, at most [`ANSWER_BYTES`], and then
-//! asks its user; so it is sent exactly one piece for each, when others have said something: see [`Waiting`].
+//! A message is a line of UTF-8, ended by `\n`. The tutorial's clients send no newline: until its first one a client counts
+//! as one of them, and the bytes until a silence of [`SILENCE`] are a message. After each of its messages such a client
+//! reads once, at most [`ANSWER_BYTES`], and then asks its user. So it is sent exactly one piece for each of its messages,
+//! when others have said something: see [`Waiting`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,30 +11,30 @@ use std::time::{Duration, Instant};
 
 use super::characters::{is_unsafe, without_runs};
 
-/// Bytes of a line at most, without its newline: a page and a half of text. What is longer is no chat.
+/// Bytes of a line at most, without its newline: a page and a half of text.
 pub const LINE_BYTES: usize = 8 * 1024;
-/// What the document's clients read at once.
+/// Bytes that the tutorial's clients read at once.
 pub const ANSWER_BYTES: usize = 1024;
-/// Without a byte for so long, a client that sends no newlines has said what it had to say. Longer than
-/// the pieces of one message are apart, shorter than its user notices.
+/// The silence that ends a message of a client without lines: longer than the gaps between the pieces of one message,
+/// shorter than its user notices.
 pub const SILENCE: Duration = Duration::from_millis(200);
-/// What is kept for a client that cannot take it before it speaks: some hundreds of lines.
+/// Bytes that wait for a client without lines until its next message: some hundreds of lines.
 pub const WAITING_BYTES: usize = 64 * 1024;
-/// What every member is told at the end of the server. Nobody else can say it: the lines of others have a name in front.
+/// The last line of a server that stops. No member can say it, because members' lines begin with a name.
 pub const GOODBYE: &str = "* the server stops; goodbye";
 
-/// What a member sends, as it comes, cut into messages.
+/// Cuts the bytes of a member into messages.
 #[derive(Debug, Default)]
 pub struct Incoming {
     bytes: Vec<u8>,
-    /// Up to here everything is in a message that was taken.
+    /// The bytes up to here belong to messages that were returned.
     start: usize,
-    /// From there up to here there is no newline.
+    /// From there up to here is no newline.
     searched: usize,
     has_lines: bool,
 }
 
-/// A message is longer than [`LINE_BYTES`]. What follows it cannot be told apart from the rest of it.
+/// A message is longer than [`LINE_BYTES`]. Its end is unknown, and so is the beginning of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
@@ -48,8 +47,8 @@ impl fmt::Display for TooLong {
 impl std::error::Error for TooLong {}
 
 impl Incoming {
-    /// Takes what has come. The messages in it are then taken by [`next_line`](Self::next_line), all of
-    /// them before more comes, so that never more than one message and one receive are kept.
+    /// Adds received bytes. The caller then takes all messages by [`next_line`](Self::next_line) before it adds more, so
+    /// that at most one message and the bytes of one receive are kept.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.start);
         self.searched -= self.start;
@@ -57,12 +56,12 @@ impl Incoming {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next message that is complete by its newline.
+    /// The next message that ends with a newline.
     pub fn next_line(&mut self) -> Result<Option<String>, TooLong> {
         let found = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n');
         let Some(end) = found.map(|at| self.searched + at) else {
             self.searched = self.bytes.len();
-            // One more may be the `\r` of an ending.
+            // One byte more may be the `\r` before the newline.
             let too_long = self.searched - self.start > LINE_BYTES + 1;
             return if too_long { Err(TooLong) } else { Ok(None) };
         };
@@ -78,7 +77,7 @@ impl Incoming {
         Ok(Some(text))
     }
 
-    /// The message that ends because nothing more comes: after a silence, or at the end of the input.
+    /// The message that ends without a newline: after a silence, or at the end of the input.
     pub fn rest(&mut self) -> Result<Option<String>, TooLong> {
         let bytes = self.bytes.split_off(self.start);
         *self = Self { has_lines: self.has_lines, ..Self::default() };
@@ -88,12 +87,12 @@ impl Incoming {
         Ok((!bytes.is_empty()).then(|| clean(&bytes)))
     }
 
-    /// Whether no more is to be taken before what is there: a client that waits to be let in may send on.
+    /// Whether the caller has to stop receiving: a client that waits to join may send on.
     pub fn is_full(&self) -> bool {
         self.bytes.len() - self.start > LINE_BYTES
     }
 
-    /// Whether a newline has come.
+    /// Whether a newline has arrived.
     pub fn has_lines(&self) -> bool {
         self.has_lines
     }
@@ -104,9 +103,9 @@ impl Incoming {
     }
 }
 
-/// Text that can be shown on any terminal: what is not UTF-8 is replaced, and so is every character that
-/// controls a terminal or turns the direction of text; and no run of empty places is long enough for what follows
-/// to pass for a line of somebody else.
+/// Text that is safe on any terminal: bytes that are not UTF-8 are replaced, and so are characters that control a terminal
+/// or change the direction of text. Runs of blanks are shortened, so that the text after them cannot pass for another
+/// member's line.
 pub fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let replace = |character| match character {
@@ -114,7 +113,7 @@ pub fn clean(bytes: &[u8]) -> String {
         character if is_unsafe(character) => char::REPLACEMENT_CHARACTER,
         character => character,
     };
-    // A control character of one byte becomes one of three: the line stays within its limit.
+    // A control character of one byte becomes a character of three: the line is cut to its limit.
     let shown: String = text.chars().map(replace).collect();
     shorten(without_runs(&shown))
 }
@@ -124,20 +123,20 @@ fn shorten(mut text: String) -> String {
     text
 }
 
-/// The last boundary of characters that is not behind `at`.
+/// The last boundary of characters up to `at`.
 fn boundary(text: &str, at: usize) -> usize {
     let at = at.min(text.len());
     (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
-/// What a message asks for.
+/// The meaning of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Nothing: an empty line.
     Nothing,
-    /// A line for everyone.
+    /// A line to all.
     Say(String),
-    /// `@name text`: for one.
+    /// `@name text`: a line to one member.
     Tell { to: String, text: String },
     /// `/nick name`
     Nick(String),
@@ -147,15 +146,15 @@ pub enum Message {
     Kick(String),
     /// `/quit`
     Quit,
-    /// Something else that begins with a slash, or one of these without what belongs to it.
+    /// Another word that begins with a slash, or a command without its argument.
     Unknown(String),
 }
 
 impl Message {
-    /// What a text means. One that begins with a slash and is no command begins with two.
+    /// Reads a text. One that begins with two slashes is a line that begins with one.
     pub fn parse(text: &str) -> Self {
         let text = text.trim_end();
-        // Also by the wide blank of an East Asian keyboard.
+        // Also at the wide blank of an East Asian keyboard.
         let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = rest.trim_start();
         match (word, rest) {
@@ -180,9 +179,9 @@ fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
-/// Names in a line. There may be more of them than an outbox holds: those of other servers are as many as these say.
+/// Names in a line. It is cut, because other servers may announce more names than an outbox holds.
 pub fn listed(names: &[String]) -> String {
-    /// A thousand names of ordinary length, thrice.
+    /// Three thousand names of ordinary length.
     const BYTES: usize = 64 * 1024;
     let mut bytes = 0;
     let shown = names.iter().take_while(|name| {
@@ -195,49 +194,49 @@ pub fn listed(names: &[String]) -> String {
     names[..shown].join(", ") + &more
 }
 
-/// What a line is to a client that knows of no lines, which stops listening when it is sent something.
+/// The kind of a line, for a client without lines, which stops listening when it is sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody else has said it: that is what the client listens for when it has spoken.
+    /// Another member's line: the client listens for this after its own message.
     Said,
-    /// The server's answer to what the client has asked it for.
+    /// The server's answer to a question of the client.
     Reply,
-    /// Joins and leaves, say: they come with the next that was said.
+    /// News, such as joins and leaves: sent together with the next line of another member.
     News,
 }
 
-/// What waits for a client that knows of no lines. It listens from when it has spoken until it is sent something, and
-/// that is what others say then: neither its own words, which it knows, nor news alone.
+/// The text that waits for a client without lines. The client listens from its own message until it is sent a piece. A piece
+/// is sent for a line of another member, and not for its own lines or for news alone.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// With their newlines; of the first one a part may have been sent.
+    /// With their newlines; a part of the first one may have been sent.
     lines: VecDeque<(Kind, String)>,
     bytes: usize,
     left_out: usize,
-    /// Since when it listens.
+    /// When it began to listen.
     listens: Option<Instant>,
 }
 
 impl Waiting {
-    /// A client that has said something that it has not been answered yet will have waited for this long when it is
-    /// sent what was said before it spoke. Until then it is more likely to be sent an answer with it.
+    /// How long a client listens before it is sent the lines that were said before its message. Until then an answer may
+    /// arrive, which is sent with them.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// The client has spoken. Gives when it is to be sent what waits already, if there is anything.
+    /// The client has sent a message. Returns when it gets the waiting text, if there is some.
     pub fn listen(&mut self) -> Option<Instant> {
         let since = *self.listens.get_or_insert_with(Instant::now);
         self.lines.iter().any(|(kind, _)| *kind == Kind::Said).then(|| since + Self::PATIENCE)
     }
 
-    /// Adds a line, with its newline. The oldest go when there are too many. Gives the piece that the client is to be sent
-    /// at once, if it has listened for that.
+    /// Adds a line, with its newline, and drops the oldest if there are too many. Returns the piece to send at once, if the
+    /// client listens for such a line.
     pub fn push(&mut self, kind: Kind, line: &str) -> Option<String> {
         let answers = self.listens.is_some() && kind != Kind::News;
         self.bytes += line.len();
         let line = (kind, line.to_owned());
         let overtakes = answers && self.bytes > ANSWER_BYTES;
         if overtakes {
-            // What it listens for comes before what has waited, if both are too much for one piece.
+            // The line that it listens for comes first, if one piece is too short for both.
             self.lines.push_front(line);
         } else {
             self.lines.push_back(line);
@@ -253,14 +252,14 @@ impl Waiting {
     }
 
     /// The next piece: as many whole lines as one read of the client takes, or a part of a long one.
-    /// Without the last newline, because the client adds its own. It does not listen after that.
+    /// Without the last newline, because the client adds its own. The client then no longer listens.
     pub fn answer(&mut self) -> Option<String> {
         self.piece(0)
     }
 
-    /// A piece with so many lines before those that have waited, of which at least a part goes with it.
+    /// A piece that begins with these lines, followed by at least a part of the waiting ones.
     fn piece(&mut self, before: usize) -> Option<String> {
-        // Of the first line that has waited a part may go, so that it does not wait for ever behind the answers.
+        // At least a part of the first waiting line, so that it does not wait for ever behind answers.
         let first = (before > 0).then_some(before + usize::from(self.left_out > 0));
         self.listens = None;
         if self.left_out > 0 {
@@ -278,7 +277,7 @@ impl Waiting {
                 self.lines.pop_front();
                 taken += 1;
             } else {
-                // What is empty would be no answer.
+                // An empty piece would not be an answer.
                 if answer.trim_end().is_empty() || first == Some(taken) {
                     let rest = line.split_off(boundary(line, room));
                     answer += &std::mem::replace(line, rest);
@@ -293,13 +292,13 @@ impl Waiting {
         (!answer.is_empty()).then_some(answer)
     }
 
-    /// What waits, if the client has listened for too long.
+    /// The waiting text, if the client has listened for too long.
     pub fn answer_late(&mut self) -> Option<String> {
         let waited = self.listens.is_some_and(|since| since.elapsed() >= Self::PATIENCE);
         if waited { self.answer() } else { None }
     }
 
-    /// Everything, for a client that has turned out to know lines.
+    /// All waiting text, for a client that knows lines after all.
     pub fn all(&mut self) -> String {
         self.bytes = 0;
         self.lines.drain(..).map(|(_, line)| line).collect()

@@ -1,9 +1,9 @@
-//! Ctrl-Z and `fg`: the editor of lines gives the terminal back to the user's shell, and takes it again.
+//! Ctrl-Z and `fg`: the line editor gives the terminal back to the user's shell, and takes it again.
 //!
-//! The editor's own way sends the signal and goes on at once: with several threads it may have the terminal again
-//! before the process has stopped, and does not take it when the process goes on. So here the line is put aside first,
-//! and edited anew when the process has been continued; and a process that others have stopped, in the middle of a
-//! line, takes the terminal again as soon as it is in the foreground.
+//! The editor's own Ctrl-Z sends the signal and goes on at once: with several threads it may change the terminal again
+//! before the process has stopped, and does not change it when the process goes on. So here the line is saved first,
+//! and edited anew after `fg`. A process that another one stops in the middle of a line changes the terminal again as soon
+//! as it is in the foreground.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -26,7 +26,7 @@ use rustyline::{
 use signal_hook::consts::SIGCONT;
 use signal_hook::low_level::pipe;
 
-/// What an editor needs for it.
+/// The state of the editor's Ctrl-Z.
 pub struct Suspend {
     aside: Aside,
     /// A line is being edited.
@@ -35,10 +35,10 @@ pub struct Suspend {
     continued: Receiver<()>,
 }
 
-/// The line that was being edited when Ctrl-Z came, and the place of the cursor in it.
+/// The line that was being edited at Ctrl-Z, and the position of the cursor in it.
 type Aside = Arc<Mutex<Option<(String, usize)>>>;
 
-/// The key's handler: it ends the editing, and what it leaves tells that from a Ctrl-C.
+/// The key's handler: it ends the editing, and saves the line, by which the caller tells it from a Ctrl-C.
 struct Key(Aside);
 
 impl ConditionalEventHandler for Key {
@@ -49,7 +49,7 @@ impl ConditionalEventHandler for Key {
 }
 
 impl Suspend {
-    /// Teaches an editor Ctrl-Z. `mode` is the terminal's own, and `printer` a way to have the line drawn again.
+    /// Binds Ctrl-Z in an editor. `mode` is the terminal's own, and `printer` makes the editor draw the line again.
     pub fn teach(
         editor: &mut DefaultEditor,
         mode: &Termios,
@@ -68,11 +68,11 @@ impl Suspend {
         let watch = move || {
             while matches!(signals.read(&mut [0; 16]), Ok(1..)) {
                 if editing.load(Ordering::SeqCst) && is_in_foreground() {
-                    // A terminal that is gone needs no mode, and no line.
+                    // It fails for a terminal that is gone.
                     let _ = tcsetattr(io::stdin(), OptionalActions::Now, &edited);
                     let _ = printer.print(super::terminal::NOTHING.to_owned());
                 }
-                // One that nobody has taken yet tells the same.
+                // If the queue is full, an equal message is in it.
                 let _ = tell.try_send(());
             }
         };
@@ -80,8 +80,8 @@ impl Suspend {
         Ok(Self { aside, edits, continued })
     }
 
-    /// Edits a line, by whatever reads one that has a beginning already; stops the process and goes on with the same line
-    /// as often as the user wishes.
+    /// Edits a line by `read`, which gets the beginning of the line. At each Ctrl-Z it stops the process, and then goes on
+    /// with the same line.
     pub fn edit<E>(
         &self,
         mut read: impl FnMut((&str, &str)) -> Result<String, E>,
@@ -99,13 +99,13 @@ impl Suspend {
         }
     }
 
-    /// Stops the whole job, as the terminal itself would, until somebody continues it.
+    /// Stops the whole job, as the terminal itself would, until it is continued.
     fn stop(&self) {
-        /// Where there is nobody to continue it the system does not stop it (its process group is an orphan).
+        /// The kernel does not stop an orphaned process group, which no shell could continue.
         const PATIENCE: Duration = Duration::from_millis(200);
         let _ = self.continued.try_recv();
         if kill_current_process_group(Signal::TSTP).is_ok() {
-            // The signal may need a moment until it has found its thread.
+            // The signal may take a moment to be delivered.
             let _ = self.continued.recv_timeout(PATIENCE);
         }
     }

@@ -1,5 +1,5 @@
-//! What is typed and what is shown: with line editing on a terminal, where lines that come in do not
-//! tear the one that is being typed, and plainly on a pipe.
+//! Input and output: with line editing on a terminal, where incoming lines do not tear the line that is being typed, and
+//! plainly on a pipe.
 
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
@@ -12,47 +12,47 @@ use rustyline::{Config, DefaultEditor, ExternalPrinter};
 
 use super::suspend::Suspend;
 
-/// A terminal, or what stands in for one.
+/// A terminal, or a pipe in its place.
 pub struct Terminal {
     pub input: Input,
     pub output: Output,
-    /// To be kept until the program ends.
+    /// Kept until the program ends.
     pub mode: Mode,
 }
 
-/// Where lines are typed.
+/// The input.
 pub enum Input {
     Edited(Box<DefaultEditor>, Suspend),
     Plain,
 }
 
-/// Where lines are shown.
+/// The output.
 pub enum Output {
     Beside(Box<dyn ExternalPrinter + Send>),
     Plain,
 }
 
-/// The mode of the terminal before anybody typed. A program may end while a line is being edited,
-/// because its server stops or its connection breaks: the drop gives the terminal back as it was.
+/// The original mode of the terminal. A program may end while a line is being edited, because its server stops or its
+/// connection breaks: the drop restores the mode.
 pub struct Mode(Option<Termios>);
 
-/// What somebody has typed.
+/// One input.
 pub enum Typed {
     Line(String),
-    /// Ctrl-C, which is a key like others while a line is edited.
+    /// Ctrl-C, which sends no signal while a line is edited.
     Interrupt,
     /// Ctrl-D.
     End,
-    /// There is nobody any more: the end of a pipe, or a terminal that is gone.
+    /// The end of a pipe, or of a terminal that is gone.
     Closed,
 }
 
-/// Moves a line up and down again: shown, it leaves everything as it was, and has the edited line drawn again. The editor
-/// has room for one message, so that another one is taken when it is done with what came before.
+/// Moves the cursor up and down again: a message without a visible effect, after which the editor draws the edited line
+/// again. The editor's queue holds one message, so that it accepts another one only when it has shown the one before.
 pub const NOTHING: &str = "\x1b[A\n";
 
 impl Terminal {
-    /// The terminal of this process, if its input and its output both are one.
+    /// The terminal of this process, if its input and its output are one; else pipes.
     pub fn open() -> Self {
         let edited = || {
             if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
@@ -68,13 +68,13 @@ impl Terminal {
             let output = Output::Beside(Box::new(printer));
             Some(Self { input, output, mode: Mode(Some(mode)) })
         };
-        // A terminal that cannot be handled (TERM=dumb, say) is as good as a pipe.
+        // A terminal without line editing (TERM=dumb, say) is used as a pipe.
         edited().unwrap_or(Self { input: Input::Plain, output: Output::Plain, mode: Mode(None) })
     }
 }
 
 impl Input {
-    /// Waits for the next line. `most`: bytes that one may have on a pipe; a longer one comes in parts.
+    /// Waits for the next line. On a pipe a line longer than `most` bytes is returned in parts.
     pub fn next(&mut self, most: usize) -> Typed {
         match self {
             Self::Edited(editor, suspend) => {
@@ -113,15 +113,13 @@ impl Output {
         }
     }
 
-    /// Shows what has been given to it, and ends the editing of a line, so that whoever typed sees all that
-    /// was said to him, and nothing is drawn over what the program says at its end. `typing` is the thread
-    /// that reads the lines; on a pipe it is left alone.
+    /// Shows the lines that wait, and ends the editing of a line, so that all lines are visible and the editor draws
+    /// nothing over the program's last words. `typing` is the thread that reads the lines; on a pipe it is left alone.
     pub fn finish(&mut self, typing: JoinHandle<()>) {
         let Self::Beside(printer) = self else { return };
-        // Where the editor has ended already there is nothing to wake and nothing to wait for.
+        // If the editor has ended already, there is no thread to wake and to wait for.
         let _ = printer.print(NOTHING.to_owned());
-        // There is no call that ends an edited line; its input is at its end instead. The second message has
-        // the editor look at it.
+        // No call ends the editing of a line, so its input is closed. The second message makes the editor look at it.
         if File::open("/dev/null").is_ok_and(|null| dup2_stdin(null).is_ok()) {
             let _ = printer.print(NOTHING.to_owned());
             let _ = typing.join();
@@ -132,8 +130,8 @@ impl Output {
 impl Drop for Mode {
     fn drop(&mut self) {
         let Some(mode) = &self.0 else { return };
-        // By its output, because the input may be closed; and now, because one that is stopped never comes to
-        // have shown everything. A terminal that is gone needs no mode.
+        // On the output, because the input may be closed. Without waiting for the output, because a stopped terminal never
+        // finishes it. It fails for a terminal that is gone.
         let _ = tcsetattr(io::stdout(), OptionalActions::Now, mode);
     }
 }

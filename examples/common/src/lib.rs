@@ -1,4 +1,4 @@
-//! What the programs share: the command line, the choice of transport and mixin, the log, and the client's side of a
+//! The shared parts of the programs: the command line, the choice of transport and mixin, the log, and the client's side of a
 //! connection.
 //!
 //! A program implements [`Program`], which says how its handlers are made, and calls [`serve`] with the

@@ -11,7 +11,7 @@ use socketserver::{
     StreamRequestHandler,
 };
 
-/// What is done with a connection.
+/// The answer to a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Send back every byte as it comes

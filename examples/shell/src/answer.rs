@@ -1,23 +1,23 @@
-//! Where the length ends and the output begins, in an answer of the document's wire.
+//! The end of the length and the beginning of the output, in an answer on the tutorial's wire.
 
-/// What can be said of the bytes of an answer so far.
+/// The state of an answer, by the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// More has to come, whatever the length is.
+    /// It is incomplete, for every possible length.
     Incomplete,
-    /// The output begins here, if nothing more comes. More might: the digits could be those of a longer one.
+    /// The output begins here, if no more bytes arrive. The digits could also be those of a longer one.
     Perhaps(usize),
-    /// The output begins here, and is whole.
+    /// The output begins here, and is complete.
     Whole(usize),
-    /// It is no answer.
+    /// It is not an answer.
     Wrong,
 }
 
-/// Holds the bytes of an answer against each length that they may begin with. Two lengths of different numbers
-/// of digits never fit the same bytes, so that the whole answer leaves no doubt; only whether it is whole
-/// may be one.
+/// Compares the bytes of an answer with each length that they may begin with. Two lengths of different numbers
+/// of digits never fit the same bytes, so that a complete answer is unambiguous; only whether it is complete may be in
+/// doubt.
 pub fn read_answer(bytes: &[u8]) -> Reading {
-    // No length that this machine could hold has more.
+    // The longest length that fits into memory has this many digits.
     let digits = bytes.iter().take(20).take_while(|byte| byte.is_ascii_digit()).count();
     let more_digits = digits == bytes.len();
     let mut fits = None;

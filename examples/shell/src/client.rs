@@ -25,9 +25,9 @@ use common::Failure;
 
 /// Why a client ends before its time.
 pub enum Leave {
-    /// With a word to the user.
+    /// With a message to the user.
     Failed(Failure),
-    /// Without one, with this status: the user has asked for it, or reads no more.
+    /// Without a message, with this status: the user asked for it, or the reader of stdout has gone.
     Silent(u8),
 }
 
@@ -37,16 +37,16 @@ impl<E: Into<Failure>> From<E> for Leave {
     }
 }
 
-/// The status of a program that Ctrl-C has ended, as shells give it.
+/// The status of a program that Ctrl-C has ended, as shells show it.
 pub const INTERRUPTED: u8 = 130;
 
-/// The status of a program whose output nobody reads.
+/// The status of a program that SIGPIPE has ended, as shells show it.
 const BROKEN_PIPE: u8 = 141;
 
-/// How long a login may take. It is longer than a server makes a wrong one wait.
+/// How long a login may take: longer than `penalty::DELAY`.
 const LOGIN: Duration = Duration::from_secs(15);
 
-/// A server that ends a login sooner than this has not looked at it: a wrong one waits for `penalty::DELAY`.
+/// A server that ends a login sooner than this has refused the connection: a failed login lasts for `penalty::DELAY`.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A session with a server.
@@ -56,7 +56,7 @@ pub struct Client {
     decoder: Decoder,
     seal: Seal,
     interrupts: Interrupts,
-    /// Ctrl-C has come while the last command ran.
+    /// Ctrl-C was pressed while the last command ran.
     interrupted: bool,
     encoding: Option<&'static Encoding>,
 }
@@ -84,7 +84,7 @@ impl Client {
         client.socket.set_read_timeout(None)?;
         client.socket.set_write_timeout(None)?;
         client.decoder.set_limit(LONGEST_BODY);
-        // From here on Ctrl-C is for the command.
+        // From here on Ctrl-C goes to the command.
         client.interrupts.hear()?;
         Ok(client)
     }
@@ -115,7 +115,7 @@ impl Client {
             (Some(_), _) => {
                 return Err(failed("speaks another language: is it a server of this program?"));
             }
-            // A wrong secret has to wait for this.
+            // The server delays this end after a wrong secret.
             (None, _) if asked.elapsed() < AT_ONCE => {
                 return Err(failed(
                     "ended the connection at once: it has too many clients, or stops",
@@ -126,7 +126,7 @@ impl Client {
         self.send(&Message::Ready)
     }
 
-    /// Runs one command, shows what it prints, and says how it has ended. With `input` this process's stdin is the
+    /// Runs one command, shows its output, and returns how it ended. With `input` this process's stdin is the
     /// command's. The first Ctrl-C ends the command, the second one the client.
     pub fn run(&mut self, line: &[u8], input: bool) -> Result<Ended, Leave> {
         if line.len() > LONGEST_PAYLOAD {
@@ -135,7 +135,7 @@ impl Client {
             return Err(Failure::Other(why).into());
         }
         self.send(&Message::Run { line: line.to_vec(), has_input: input })?;
-        // How much of stdin may be sent now; none where that is over, or never begins.
+        // How much of stdin may be sent now; none after its end, and without input.
         let mut room = input.then_some(INPUT_WINDOW);
         let stdin = io::stdin();
         let mut screen = Screen::new(self.encoding);
@@ -191,13 +191,13 @@ impl Client {
         }
     }
 
-    /// Sends what stdin has, as far as there is room for it, and says how much there is then; none at the end.
+    /// Sends bytes of stdin, as many as the server allows, and returns how many it still allows; none at the end.
     fn feed(&mut self, room: usize) -> Result<Option<usize>, Leave> {
         let mut piece = vec![0; room.min(LONGEST_PAYLOAD)];
         let read = rustix::io::retry_on_intr(|| rustix::io::read(io::stdin(), &mut piece));
         let count = match read {
             Ok(count) => count,
-            // Somebody else may have made it so, and have been faster.
+            // Another process may have made it non-blocking, and read the bytes.
             Err(rustix::io::Errno::AGAIN) => return Ok(Some(room)),
             Err(error) => {
                 let error = io::Error::from(error);
@@ -226,7 +226,7 @@ impl Client {
         (&self.socket).write_all(&frame(&sealed)).map_err(|error| self.broken(&error))
     }
 
-    /// Takes what has come; false at the end.
+    /// Receives bytes; false at the end.
     fn hear(&mut self) -> Result<bool, Leave> {
         let mut bytes = [0; 65_536];
         let count = (&self.socket).read(&mut bytes).map_err(|error| self.broken(&error))?;
@@ -266,7 +266,7 @@ impl Session for Client {
         self.interrupted
     }
 
-    /// Minds the server meanwhile.
+    /// Watches the connection meanwhile.
     fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<Waited, Leave> {
         loop {
             let [interrupt, server, ready] = wait_for(
@@ -292,7 +292,7 @@ impl Session for Client {
     }
 }
 
-/// A closed stdout is the reader's wish, as in `| head`, and no failure to speak of.
+/// A closed stdout is no failure: the reader has gone, as in `| head`.
 pub fn cannot_show(error: &io::Error) -> Leave {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Leave::Silent(BROKEN_PIPE),

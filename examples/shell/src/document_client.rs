@@ -1,4 +1,4 @@
-//! The client of the document's wire: it holds the whole of an answer against every length that it may begin with.
+//! The client of the tutorial's wire: it compares an answer with each length that it may begin with.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,13 +17,13 @@ use crate::prompt::{Session, Waited, prompt};
 use crate::ready::wait_for;
 use common::Failure;
 
-/// The document's server reads so much at once: a longer command would come in pieces, as several.
+/// The tutorial's server reads this much at once: it would take a longer command for several.
 const LONGEST_COMMAND: usize = 1_024;
 
-/// How much is kept of one answer.
+/// Bytes of an answer that are kept.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
-/// How long nothing comes before an answer that may be whole is taken for it: longer than the pause of `serve`.
+/// The silence after which an answer that may be complete counts as complete: longer than the pause of `serve`.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// A connection to a server of this wire, which has no exit status, no Ctrl-C, and no input for a command.
@@ -44,13 +44,13 @@ impl<'a> DocumentClient<'a> {
         Ok(Self { socket, endpoint, encoding, interrupts })
     }
 
-    /// What is typed, up to its end.
+    /// Runs the typed commands, up to the end of stdin.
     pub fn prompt(mut self) -> Result<u8, Leave> {
         self.interrupts.hear()?;
         prompt(&mut self)
     }
 
-    /// One command. Input that stands on stdin for it cannot be sent, and is not left out without a word.
+    /// Runs one command. Input on stdin cannot be sent on this wire, so it is refused.
     pub fn run(&self, line: &[u8], no_input: bool) -> Result<u8, Leave> {
         let refuse = || {
             let what = "--wire document has no input for a command, and there is some on stdin";
@@ -86,8 +86,8 @@ impl<'a> DocumentClient<'a> {
         stdout.write_all(&shown).and_then(|()| stdout.flush()).map_err(|error| cannot_show(&error))
     }
 
-    /// Reads one answer, and gives its output; none after Ctrl-C, which is the end of the client and so of the
-    /// command: nobody can tell the server to end it alone.
+    /// Reads one answer, and returns its output; none after Ctrl-C, which ends the client and so the
+    /// command: the wire has no message that would end the command alone.
     fn read(&self) -> io::Result<Option<Vec<u8>>> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let mut answer = Vec::new();
@@ -144,13 +144,12 @@ impl Session for DocumentClient<'_> {
     }
 }
 
-/// Whether there is something on stdin that a command would read. A terminal is not asked: what is typed there is for
-/// whatever comes next.
+/// Whether stdin has input for a command. A terminal does not count: its input is the next command.
 fn has_input() -> bool {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         return false;
     }
-    // What a pipe or a socket holds now, or a file behind where it was read to.
+    // The bytes that a pipe or a socket holds now, or those of a file after its position.
     rustix::io::ioctl_fionread(&stdin).is_ok_and(|bytes| bytes > 0)
 }

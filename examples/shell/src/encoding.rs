@@ -1,4 +1,4 @@
-//! Output in a legacy encoding: from what the commands print to UTF-8, or the other way.
+//! Output in a legacy encoding: to UTF-8, or from UTF-8.
 
 use encoding_rs::{CoderResult, Decoder, Encoder, EncoderResult, Encoding, UTF_8};
 
@@ -9,7 +9,7 @@ pub fn by_label(label: &str) -> Result<&'static Encoding, String> {
     })
 }
 
-/// The same, where it is to be written: a few encodings of the web can only be read.
+/// The same for writing: a few encodings of the web can only be read.
 pub fn writable_by_label(label: &str) -> Result<&'static Encoding, String> {
     let encoding = by_label(label)?;
     if encoding.output_encoding() != encoding {
@@ -18,8 +18,8 @@ pub fn writable_by_label(label: &str) -> Result<&'static Encoding, String> {
     Ok(encoding)
 }
 
-/// Turns one stream of bytes, which may be cut anywhere, into another encoding. What has no equivalent becomes
-/// U+FFFD, or `?` in an encoding that has none.
+/// Turns one stream of bytes, which may be cut anywhere, into another encoding. A character without an equivalent becomes
+/// U+FFFD, or `?` in an encoding without that.
 pub struct Transcoder {
     decoder: Decoder,
     encoder: Option<Encoder>,
@@ -28,7 +28,7 @@ pub struct Transcoder {
 impl Transcoder {
     /// From this encoding to UTF-8: for a terminal.
     pub fn to_utf8(from: &'static Encoding) -> Self {
-        // A mark of the byte order is a character like others here: output may begin anywhere.
+        // A byte order mark is an ordinary character here: a command may print it anywhere.
         Self { decoder: from.new_decoder_without_bom_handling(), encoder: None }
     }
 
@@ -37,12 +37,12 @@ impl Transcoder {
         Self { decoder: UTF_8.new_decoder_without_bom_handling(), encoder: Some(to.new_encoder()) }
     }
 
-    /// What this piece becomes; of a character that is not whole nothing, yet.
+    /// Converts a piece. The beginning of an incomplete character is kept for the next piece.
     pub fn turn(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.turn_up_to(bytes, false)
     }
 
-    /// What is left at the end of the stream.
+    /// Converts the rest at the end of the stream.
     pub fn finish(&mut self) -> Vec<u8> {
         self.turn_up_to(&[], true)
     }

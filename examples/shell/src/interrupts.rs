@@ -11,21 +11,21 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Until [`hear`](Self::hear) Ctrl-C ends the program, as any other.
+    /// Until [`hear`](Self::hear) Ctrl-C ends the program as usual.
     pub fn new() -> io::Result<Self> {
         let (heard, other) = UnixStream::pair()?;
         heard.set_nonblocking(true)?;
         Ok(Self { heard, other })
     }
 
-    /// From here on Ctrl-C is heard here, and ends nothing by itself.
+    /// From here on Ctrl-C is only noted here.
     pub fn hear(&self) -> io::Result<()> {
         let other = self.other.try_clone()?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, other)?;
         Ok(())
     }
 
-    /// Forgets those that have come.
+    /// Forgets earlier ones.
     pub fn take(&self) {
         while matches!((&self.heard).read(&mut [0; 64]), Ok(1..)) {}
     }

@@ -1,4 +1,4 @@
-//! Shell: runs commands for those who may, and shows them what the commands print.
+//! Shell: runs commands for clients that have the secret, and shows their output.
 //!
 //! ```text
 //! cargo run --release --bin shell -- serve --bind 127.0.0.1:8000
@@ -223,7 +223,7 @@ fn check_server(socket: &Socket, address: &Endpoint, no_auth: bool) -> Result<()
     }
 }
 
-/// Who serves a Unix socket, where the system tells.
+/// The user at the other end of a Unix socket, where the system tells.
 #[cfg(target_os = "linux")]
 fn owner_of(socket: &Socket) -> Result<Option<u32>, Failure> {
     let owner = rustix::net::sockopt::socket_peercred(socket).map_err(std::io::Error::from)?;

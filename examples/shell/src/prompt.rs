@@ -1,4 +1,4 @@
-//! The prompt: a line typed is a command run.
+//! The prompt: each typed line is a command.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,17 +7,17 @@ use crate::client::{INTERRUPTED, Leave};
 use crate::protocol::{Ended, Status};
 use crate::screen::{printable, say};
 
-/// What a prompt needs of a connection, whatever is spoken on it.
+/// A connection as the prompt needs it, on either wire.
 pub trait Session {
-    /// Runs one command, shows what it prints, and gives its status.
+    /// Runs one command, shows its output, and returns its status.
     fn run_line(&mut self, line: &[u8]) -> Result<u8, Leave>;
-    /// Whether Ctrl-C has come while the last command ran.
+    /// Whether Ctrl-C was pressed while the last command ran.
     fn was_interrupted(&self) -> bool;
-    /// Waits for input, which may be long in coming, and for Ctrl-C.
+    /// Waits for input, without a bound, and for Ctrl-C.
     fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<Waited, Leave>;
 }
 
-/// What a wait for input has ended with.
+/// How a wait for input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
     Input,
@@ -25,35 +25,35 @@ pub enum Waited {
     Interrupt,
 }
 
-/// Runs every line of stdin, up to its end or `exit`, and gives the status of the last one. Only a terminal is
-/// shown a prompt, at which Ctrl-C takes back what is typed.
+/// Runs each line of stdin, up to its end or `exit`, and returns the status of the last one. A terminal is shown a prompt,
+/// at which Ctrl-C discards the typed line.
 pub fn prompt(session: &mut dyn Session) -> Result<u8, Leave> {
     let stdin = io::stdin();
     let typed = stdin.is_terminal();
     let (mut lines, mut status) = (Lines::default(), 0);
     loop {
         if typed {
-            // On stderr, where it is not taken for output.
+            // On stderr, because it is not output.
             let _ = io::stderr().write_all(b"> ");
         }
         let line = match lines.next(|| session.wait_for_input(stdin.as_fd())) {
             Ok(Next::Line(line)) => line,
             Ok(Next::End) => break,
-            // The terminal has thrown away what it had of the line, and shown `^C` without a newline.
+            // The terminal has discarded the line, and shown `^C` without a newline.
             Ok(Next::Interrupt) if typed => {
                 lines = Lines::default();
                 let _ = io::stderr().write_all(b"\n");
                 continue;
             }
-            // Without a prompt the whole of what is running is meant.
+            // Without a prompt Ctrl-C ends the whole client.
             Ok(Next::Interrupt) => return Err(Leave::Silent(INTERRUPTED)),
             Err(leave) => {
-                // The shell's own prompt begins on a line of its own.
+                // The prompt of the user's shell begins on a new line.
                 let _ = if typed { io::stderr().write_all(b"\n") } else { Ok(()) };
                 return Err(leave);
             }
         };
-        // Only for this look: a blank at the end may be escaped, and then is a part of the line.
+        // Only compared without blanks: one at the end may be escaped, and is then a part of the line.
         match line.trim_ascii() {
             b"" => continue,
             b"exit" => return Ok(status),
@@ -74,8 +74,8 @@ pub fn prompt(session: &mut dyn Session) -> Result<u8, Leave> {
     Ok(status)
 }
 
-/// Says why the server has ended a command, if it has, and gives the status that the client ends with: one that
-/// was ended has not succeeded, whatever it says itself.
+/// Shows why the server ended a command, if it did, and returns the client's status: a command that was ended has not
+/// succeeded, even if its own status says so.
 pub fn show(ended: &Ended) -> u8 {
     let code = ended.status.code();
     if ended.why.is_empty() {
@@ -89,14 +89,14 @@ pub fn show(ended: &Ended) -> u8 {
     code.max(1)
 }
 
-/// Lines of stdin, read past std's buffer, because what is waited for is the descriptor.
+/// Lines of stdin, read without std's buffer, because the client waits for the descriptor.
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
     ended: bool,
 }
 
-/// What comes next of stdin.
+/// The next part of stdin.
 enum Next {
     /// Without its newline.
     Line(Vec<u8>),
@@ -105,7 +105,7 @@ enum Next {
 }
 
 impl Lines {
-    /// The next line. `wait` comes back when there is something to read, or after Ctrl-C.
+    /// The next line. `wait` returns when there is input, or after Ctrl-C.
     fn next(&mut self, mut wait: impl FnMut() -> Result<Waited, Leave>) -> Result<Next, Leave> {
         let mut searched = 0;
         loop {

@@ -1,45 +1,45 @@
 //! The wire: frames, and the messages in them.
 //!
-//! A frame is four bytes of length, most significant first, and so many bytes of body. A body is one byte
-//! that says what it is, and the rest; after the login of a session with a secret it is all encrypted. The
-//! first message of either side has the version in it.
+//! A frame is four bytes of length, most significant first, and a body of this length. The first byte of a body is the kind
+//! of the message. After the login of a session with a secret the bodies are encrypted. The first message of each side has
+//! the version in it.
 //!
 //! ```text
 //! client  HELLO version, how it proves itself   ->
 //!                                               <-  WELCOME version     server
 //!         READY                                 ->
 //!         RUN line, whether it has input        ->
-//!                                               <-  STDOUT, STDERR      as they come
+//!                                               <-  STDOUT, STDERR      as they are printed
 //!         INPUT bytes (none: its end)           ->
-//!                                               <-  ROOM bytes          as the command takes its input
+//!                                               <-  ROOM bytes          as the command reads its input
 //!         INTERRUPT (Ctrl-C)                    ->
 //!                                               <-  ENDED status, why
 //! ```
 //!
-//! Of its input a client sends [`INPUT_WINDOW`] bytes, and then as many more as ROOM says: the server holds no more
-//! than that, and can always read, so that INTERRUPT does not stand behind what the command does not take. What
-//! arrives behind the end of a command is nobody's.
+//! A client sends [`INPUT_WINDOW`] bytes of input, and then as many more as ROOM allows. So the server holds no more
+//! than that, and can always read the connection: an INTERRUPT does not wait behind input that the command does not read.
+//! Input that arrives after the end of a command is dropped.
 
 use std::fmt;
 
-/// The version of this wire. A server refuses any other in words.
+/// The version of this wire. A server refuses any other by a sentence.
 pub const VERSION: u8 = 1;
 
 /// The longest body: what one message of Noise holds.
 pub const LONGEST_BODY: usize = 65_535;
 
-/// The longest text or output of one message: what is left of a body after its kind, the two bytes that
-/// ENDED has besides, and what encryption adds.
+/// The longest text or output of one message: a body without its kind, the two bytes of ENDED, and the tag of the
+/// encryption.
 pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
 
-/// How much input of a command may be on its way: enough for a network, and little for each of many clients.
+/// Bytes of input that may be on their way: enough for a network, and little memory for each of many clients.
 pub const INPUT_WINDOW: usize = 256 * 1024;
 
-/// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. A stranger has no
-/// more memory of ours than this.
+/// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. It bounds the memory that a client
+/// without the secret can use.
 pub const LONGEST_LOGIN: usize = 512;
 
-/// How a client proves that it may come in.
+/// How a client proves that it may run commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// Not by the wire: by its user (on a Unix socket), or not at all (`--no-auth`).
@@ -55,23 +55,23 @@ pub enum Message {
     Hello { version: u8, proof: Proof, noise: Vec<u8> },
     /// The server's answer to it. `noise` is the second message of the session.
     Welcome { version: u8, noise: Vec<u8> },
-    /// The server will not serve this client, or not this command.
+    /// The server refuses this client, or this command.
     Refused(String),
-    /// The client's first encrypted message, which shows that it is no recording.
+    /// The client's first encrypted message, which shows that the login is not a recording.
     Ready,
-    /// Runs a line, whose bytes need not be UTF-8. Without input it is at its end at once.
+    /// Runs a line, whose bytes need not be UTF-8.
     Run { line: Vec<u8>, has_input: bool },
-    /// What comes next of the command's input; nothing: it is at its end.
+    /// Input of the command; empty at its end.
     Input(Vec<u8>),
-    /// So much more input may be sent.
+    /// This many more bytes of input may be sent.
     Room(u32),
     /// Ctrl-C.
     Interrupt,
     /// Output.
     Stdout(Vec<u8>),
-    /// Output of the other kind.
+    /// Output on stderr.
     Stderr(Vec<u8>),
-    /// What the server has to say about a command that goes on.
+    /// A line of the server about a command that is running.
     Notice(String),
     /// The command has ended.
     Ended(Ended),
@@ -89,12 +89,12 @@ pub struct Ended {
 pub enum Status {
     Exited(u8),
     Signalled(u8),
-    /// It was never started: `why` says why.
+    /// It was not started: `why` has the reason.
     NotStarted,
 }
 
 impl Status {
-    /// As shells give it to their callers.
+    /// The number that shells use.
     pub fn code(self) -> u8 {
         match self {
             Self::Exited(code) => code,
@@ -104,18 +104,18 @@ impl Status {
     }
 }
 
-/// What is wrong with bytes that a peer has sent.
+/// Why a peer's bytes are invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// A frame that says that it is longer than any may be.
+    /// The length of a frame is over the limit.
     TooLong { bytes: usize, limit: usize },
-    /// A body without a single byte.
+    /// An empty body.
     Empty,
     /// A kind of message that this version does not have.
     UnknownKind(u8),
-    /// More of a command's input than it was said that there is room for.
+    /// More input than the server has allowed.
     NoRoom,
-    /// A body that is not what its kind has to be.
+    /// A body that does not fit its kind.
     BadBody(&'static str),
 }
 
@@ -180,11 +180,11 @@ impl Message {
         }
     }
 
-    /// What a body says.
+    /// Decodes a body.
     ///
     /// # Errors
     ///
-    /// If it is no message of this version.
+    /// If it is not a message of this version.
     pub fn from_body(body: &[u8]) -> Result<Self, Malformed> {
         let (kind, rest) = body.split_first().ok_or(Malformed::Empty)?;
         Ok(match (*kind, rest) {
@@ -229,14 +229,14 @@ fn read_text(bytes: &[u8], kind: &'static str) -> Result<String, Malformed> {
     String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::BadBody(kind))
 }
 
-/// A body with its length before it. Whoever makes bodies keeps them within [`LONGEST_BODY`].
+/// A body with its length before it. The caller keeps it within [`LONGEST_BODY`].
 pub fn frame(body: &[u8]) -> Vec<u8> {
     debug_assert!(body.len() <= LONGEST_BODY, "{} bytes", body.len());
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     [&length.to_be_bytes(), body].concat()
 }
 
-/// Finds the frames in bytes that come in pieces of any size.
+/// Finds the frames in bytes that arrive in pieces of any size.
 #[derive(Debug)]
 pub struct Decoder {
     bytes: Vec<u8>,
@@ -244,26 +244,26 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// For bodies of at most so many bytes.
+    /// A decoder for bodies up to this length.
     pub fn new(limit: usize) -> Self {
         Self { bytes: Vec::new(), limit }
     }
 
-    /// From here on another limit holds.
+    /// Changes the limit.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// Takes what has come.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next body, if it is whole.
+    /// The next body, if it is complete.
     ///
     /// # Errors
     ///
-    /// If it is to be longer than the limit, which is known before it has come.
+    /// If its length is over the limit; this is known before the body arrives.
     pub fn next_body(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
         let Some((length, rest)) = self.bytes.split_first_chunk::<4>() else { return Ok(None) };
         let bytes = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
@@ -278,7 +278,7 @@ impl Decoder {
         Ok(Some(body))
     }
 
-    /// Whether nothing of a frame has come yet.
+    /// Whether no byte of the next frame has arrived.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What the client shows: the output of a command on its own stdout and stderr, never faster than they take it.
+//! The client's output: that of a command, on its own stdout and stderr, never faster than they accept it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,16 +8,16 @@ use encoding_rs::Encoding;
 use crate::encoding::Transcoder;
 use crate::run::Printed;
 
-/// What a pipe takes without making its writer wait, once it says that there is room.
+/// Bytes that a writable pipe accepts without waiting.
 const AT_ONCE: usize = 4_096;
 
 /// The output of one command.
 pub struct Screen {
     stdout: io::Stdout,
     stderr: io::Stderr,
-    /// On its way to one of the two.
+    /// Output on its way to one of the two.
     waiting: Option<(Printed, Vec<u8>)>,
-    /// Where the output is not UTF-8.
+    /// For output that is not UTF-8.
     turns: Option<[Transcoder; 2]>,
 }
 
@@ -32,7 +32,7 @@ impl Screen {
         self.waiting.is_none()
     }
 
-    /// Takes output to be shown, when everything before it is.
+    /// Adds output, after earlier output is shown.
     pub fn show(&mut self, on: Printed, bytes: &[u8]) {
         let bytes = match &mut self.turns {
             Some(turns) => turns[on as usize].turn(bytes),
@@ -41,7 +41,7 @@ impl Screen {
         self.waiting = Some((on, bytes)).filter(|(_, bytes)| !bytes.is_empty());
     }
 
-    /// What has to have room before more can be shown.
+    /// The descriptor that has to accept bytes before more can be shown.
     pub fn waits_for(&self) -> Option<BorrowedFd<'_>> {
         self.waiting.as_ref().map(|(on, _)| match on {
             Printed::Stdout => self.stdout.as_fd(),
@@ -49,11 +49,11 @@ impl Screen {
         })
     }
 
-    /// Shows as much as there is room for.
+    /// Shows as much as the descriptor accepts.
     pub fn print_piece(&mut self) -> io::Result<()> {
         let Some((on, bytes)) = &mut self.waiting else { return Ok(()) };
         let piece = &bytes[..bytes.len().min(AT_ONCE)];
-        // Past the buffer of std's stdout, which would hold back the end of a line.
+        // Without the buffer of std's stdout, which would hold back an incomplete line.
         let fd = match on {
             Printed::Stdout => self.stdout.as_fd(),
             Printed::Stderr => self.stderr.as_fd(),
@@ -66,7 +66,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Shows what is left of characters that were cut off.
+    /// Shows the rest of a character that was cut off.
     pub fn finish(&mut self) -> io::Result<()> {
         let Some([out, err]) = &mut self.turns else { return Ok(()) };
         self.stdout.write_all(&out.finish())?;
@@ -75,13 +75,13 @@ impl Screen {
     }
 }
 
-/// Says something to the user that is not output.
+/// Says a line to the user that is not output.
 pub fn say(text: &str) {
-    // A closed stderr leaves the status.
+    // If stderr is closed, the status still tells.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// A peer's words without what would steer a terminal.
+/// A peer's text without control characters.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! The secret that a server and its clients share: 32 bytes in a file that is its owner's alone.
+//! The secret that a server and its clients share: 32 bytes in a file that only its owner can read.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -10,17 +10,17 @@ use tempfile::NamedTempFile;
 
 use common::Failure;
 
-/// How long it is: the length of a key of the session's cipher.
+/// Its length: a key of the session's cipher.
 pub const BYTES: usize = 32;
 
-/// The secret. It has no `Debug`, so that it stands in no message.
+/// The secret. It has no `Debug`, so that no message shows it.
 #[derive(Clone)]
 pub struct Secret(pub [u8; BYTES]);
 
-/// Where the secret is, if nobody says: in the user's state folder, where a client of the same user finds it.
+/// The default path of the secret: in the user's state folder, where a client of the same user finds it.
 pub fn default_path() -> Result<PathBuf, Failure> {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-    // The specification of these folders has relative ones ignored.
+    // The specification of these folders says that relative ones are ignored.
     let state = state.filter(|path| path.is_absolute()).or_else(|| {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         home.filter(|path| path.is_absolute()).map(|home| home.join(".local/state"))
@@ -30,7 +30,7 @@ pub fn default_path() -> Result<PathBuf, Failure> {
     Ok(state.ok_or_else(none)?.join("socketserver-shell/secret"))
 }
 
-/// Reads the secret, and makes it first if there is none: for servers.
+/// Reads the secret for a server, and makes it first if the file does not exist.
 pub fn read_or_make(path: &Path) -> Result<Secret, Failure> {
     if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         make(path).map_err(|error| {
@@ -40,12 +40,12 @@ pub fn read_or_make(path: &Path) -> Result<Secret, Failure> {
     read(path)
 }
 
-/// Reads the secret: for clients.
+/// Reads the secret for a client.
 ///
-/// A file that others can read is no secret, and one of another owner is not ours: both are refused.
+/// A file that other users can read, or that belongs to another user, is refused.
 pub fn read(path: &Path) -> Result<Secret, Failure> {
     let shown = path.display();
-    // A named pipe without a writer would have it wait.
+    // Without it a named pipe without a writer would make this wait.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
     let file = file.map_err(io::Error::from).map_err(|error| {
@@ -86,15 +86,15 @@ pub fn read(path: &Path) -> Result<Secret, Failure> {
     Ok(Secret(secret))
 }
 
-/// Whole or not at all, and never over one that is there: two servers may start at once, and both have to
-/// come to have the same.
+/// Makes the file completely or not at all, and never over an existing one: of two servers that start at once, both have
+/// to get the same secret.
 fn make(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut secret = [0; BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    // It is its owner's alone from the beginning, and gone if this fails.
+    // Only its owner can read it from the beginning, and it is removed if this fails.
     let mut draft = NamedTempFile::new_in(folder)?;
     draft.write_all(&secret)?;
     draft.as_file().sync_all()?;

@@ -1,4 +1,4 @@
-//! `serve`: what is checked and made before anything is served.
+//! `serve`: its options, and the checks before anything is served.
 
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
@@ -31,23 +31,22 @@ pub struct Serve {
     /// How long a command may run, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     timeout: Duration,
-    /// How much a command may print; with --wire document 16M at the most. K, M and G are understood
+    /// How much a command may print, in bytes, or with K, M, G or T; with --wire document at most 16M
     #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = common::bytes)]
     max_output: u64,
     /// How long a login may take, in seconds, or with --wire document a first command, which a person types
     /// [default: 10, and with --wire document 600]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     first_word: Option<Duration>,
-    /// Turn what the commands print, which is UTF-8, into another encoding: gbk, or any other label of the web's
+    /// Turn the commands' output from UTF-8 into another encoding: gbk, or any other label of the web's
     #[arg(long, value_name = "LABEL", value_parser = encoding::writable_by_label)]
     encoding: Option<&'static Encoding>,
 }
 
-/// How long a login may take, if nobody says otherwise: two messages of a program.
+/// The default time of a login: two messages of a program.
 const LOGIN: Duration = Duration::from_secs(10);
 
-/// How long a first command may be in coming, if nobody says otherwise: the document's client connects before its user
-/// has typed anything.
+/// The default time of a first command: the tutorial's client connects before its user has typed anything.
 const FIRST_COMMAND: Duration = Duration::from_secs(600);
 
 /// Serves until Ctrl-C.
@@ -56,7 +55,7 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
     let bounds = Bounds {
         time: options.timeout,
         output_bytes: options.max_output,
-        // The other half is for the end of what does not end by itself.
+        // The other half is for ending commands that do not end by themselves.
         after_stop: options.options.grace / 2,
     };
     let entry = entry(&options.entry, &options.options.bind)?;
@@ -70,7 +69,7 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
     common::serve(&ShellServer { settings: Arc::new(settings) }, &options.options)
 }
 
-/// Who is let in, and what that takes.
+/// Decides which clients may run commands, and reads or makes the secret.
 fn entry(options: &EntryOptions, endpoints: &[Endpoint]) -> Result<Entry, Failure> {
     if options.no_auth {
         for endpoint in endpoints {
@@ -94,7 +93,7 @@ fn entry(options: &EntryOptions, endpoints: &[Endpoint]) -> Result<Entry, Failur
 
 fn check_local(endpoint: &Endpoint) -> Result<(), Failure> {
     let Endpoint::Tcp(address) = endpoint else { return Ok(()) };
-    // What cannot be resolved cannot be bound either, and that says more.
+    // An address that cannot be resolved fails later in `bind`, whose message says more.
     let mut found = address.to_socket_addrs().into_iter().flatten();
     if found.any(|address| !address.ip().to_canonical().is_loopback()) {
         return Err(Failure::Usage(format!(
@@ -114,7 +113,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-/// The program, as what all programs share knows it.
+/// The program for `common::serve`.
 pub struct ShellServer {
     settings: Arc<Settings>,
 }
@@ -139,8 +138,7 @@ impl Program for ShellServer {
         None::<NoDatagrams>
     }
 
-    /// An hour without a command is no sign that nobody is there, and ten minutes are not too long to read a
-    /// page of output.
+    /// A user may be idle for an hour, and take ten minutes to read a page of output.
     fn limits(&self) -> Limits {
         Limits::default().idle(Duration::from_secs(3_600)).write(Duration::from_secs(600))
     }

@@ -1,4 +1,4 @@
-//! What a server was told at its start.
+//! The settings of a server.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,40 +12,40 @@ use crate::run::Bounds;
 use crate::secret::Secret;
 use common::warn;
 
-/// What a server was told at its start.
+/// The settings of a server.
 pub struct Settings {
     pub wire: WireName,
     pub entry: Entry,
-    /// The programs that may run; none: any line, in a shell.
+    /// The programs that may run; if empty, any line, in a shell.
     pub allow: Vec<String>,
-    /// What the output, which is UTF-8, is turned into for the client.
+    /// The encoding that output is converted to.
     pub encoding: Option<&'static Encoding>,
     pub bounds: Bounds,
-    /// How long a client may take for its login, or on the document's wire for its first command.
+    /// How long a client may take for its login, or on the tutorial's wire for its first command.
     pub first_word: Duration,
 }
 
-/// Which wire is spoken.
+/// The wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WireName {
-    /// Frames: stdout and stderr as they come, the exit status, and Ctrl-C
+    /// Frames: stdout and stderr as they are printed, the exit status, and Ctrl-C
     Frames,
     /// The length in decimal digits and then the output, with --no-auth only
     Document,
 }
 
-/// Who is let in.
+/// Which clients may run commands.
 pub enum Entry {
-    /// Over a network who has the secret, and over a Unix socket the server's own user and root. Without a
+    /// Over a network, clients with the secret; over a Unix socket, the server's own user and root. Without a
     /// secret there are only Unix sockets.
     Proven(Option<(Secret, Penalty)>),
-    /// Anyone.
+    /// All clients.
     Anyone,
 }
 
 impl Settings {
-    /// What to run for a line, or why it is not run. Its bytes stay what they are: names of files need not be
-    /// UTF-8.
+    /// The program and its arguments for a line, or why it is not run. Its bytes are kept as they are: names of files need
+    /// not be UTF-8.
     pub fn arguments(&self, line: &[u8]) -> Result<Vec<OsString>, String> {
         if line.contains(&0) {
             return Err("it contains a NUL, which ends an argument".into());
@@ -65,20 +65,19 @@ impl Settings {
     }
 }
 
-/// One line on stderr about what was not served, and to whom. Whoever puts a client's words into it escapes
-/// them, so that they cannot steer the operator's terminal.
+/// Logs a refusal, with its client. The caller escapes text of the client, so that it cannot steer the operator's
+/// terminal.
 pub fn log_refusal(request: &StreamRequest, why: &str) {
-    // Nobody may be reading, and nobody waits for that.
     warn(&format!("refused {}: {why}", request.client_address()));
 }
 
-/// Why a command is not run, for the operator.
+/// Logs why a command is not run.
 pub fn log_refused_command(request: &StreamRequest, line: &[u8], why: &str) {
     let line = short(&String::from_utf8_lossy(line));
     log_refusal(request, &format!("the command {line:?}: {why}"));
 }
 
-/// As much of a client's words as a message repeats.
+/// The beginning of a client's text, for a message.
 pub fn short(text: &str) -> String {
     match text.char_indices().nth(200) {
         Some((end, _)) => format!("{}..", &text[..end]),

@@ -76,7 +76,7 @@ pub enum Message {
     Refused(Refusal),
 }
 
-/// What a client wants to send.
+/// A file that a client is about to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Put {
     /// Its folders and its name, as received and not checked yet.

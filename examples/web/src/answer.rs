@@ -8,7 +8,7 @@ use crate::protocol::Status;
 
 pub const HTML: &str = "text/html; charset=utf-8";
 
-/// What an answer says about its connection.
+/// The fate of a connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connection {
     /// It stays open, which in HTTP/1.1 is the default.

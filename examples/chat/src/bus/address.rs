@@ -1,4 +1,4 @@
-//! Where the shared room is: an address that may have a password in it, which nobody is shown.
+//! The address of the shared room, which may have a password in it; no message shows that.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use crate::name::check_name;
 use common::{Failure, warn};
 
-/// Where the room is that several servers share.
+/// The address of the shared room.
 #[derive(Clone)]
 pub struct BusAddress {
     /// As given, for the operator, but without user and password.
@@ -18,19 +18,19 @@ pub struct BusAddress {
     pub port: u16,
     pub settings: RedisConnectionInfo,
     pub room: String,
-    /// What must not be shown, as it was given and as it is sent.
+    /// The texts that must not be shown: user and password, as given and as sent.
     passwords: Vec<String>,
 }
 
-/// Where the address comes from, if there is one.
+/// Where the address was given.
 pub const VARIABLE: &str = "CHAT_BUS";
 
 const USAGE: &str = "write redis://HOST:PORT/ROOM, or redis://USER:PASSWORD@HOST:PORT/ROOM where \
                      Redis asks for a password, in which / @ : ? # are %2F %40 %3A %3F %23";
 
 impl BusAddress {
-    /// The address that was given on the command line, in a file, or in the environment: the first of them
-    /// counts. Only the first can be seen by all users of the machine, who may list its processes.
+    /// The address from the command line, a file, or the environment; the first of them counts. All users of the machine
+    /// can see its command lines, but neither of the other two.
     pub fn given(argument: Option<&str>, file: Option<&Path>) -> Result<Option<Self>, Failure> {
         let usage =
             |from: &str, why: String| Failure::Usage(format!("the bus that {from} names: {why}"));
@@ -59,7 +59,7 @@ impl BusAddress {
         text.trim().parse().map(Some).map_err(|why| usage(&from, why))
     }
 
-    /// Takes the password out of a text of somebody else's: Redis repeats what it does not understand.
+    /// Removes the password from a text of Redis, which repeats words that it does not understand.
     pub fn without_password(&self, text: &str) -> String {
         self.passwords.iter().fold(text.to_owned(), |text, password| text.replace(password, "***"))
     }
@@ -72,7 +72,7 @@ impl fmt::Display for BusAddress {
 }
 
 impl FromStr for BusAddress {
-    /// A sentence that has nothing of the address in it.
+    /// A sentence without any part of the address.
     type Err = String;
 
     /// `redis://HOST:PORT/ROOM`, or with the number of a database, `redis://HOST:PORT/DB/ROOM`.
@@ -81,7 +81,7 @@ impl FromStr for BusAddress {
         let (server, room) = rest.rsplit_once('/').ok_or(USAGE)?;
         check_name(room).map_err(|why| format!("{USAGE}; the ROOM is like a name: {why}"))?;
         let (user, host) = server.rsplit_once('@').unwrap_or(("", server));
-        // What has a meaning in a URL would end the password there, and have the rest taken for a host.
+        // Such a character would end the password, and its rest would be taken for a host.
         if user.contains(['/', '@', '?', '#']) || host.contains(['?', '#']) {
             return Err(USAGE.to_owned());
         }

@@ -1,32 +1,32 @@
-//! What the servers of one room tell each other: an entry of the stream.
+//! An entry of the stream, by which the servers of one room talk to each other.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// One entry. It has its server's number, so that it may be written twice, and is heard once.
+/// One entry. It has a number of its server, so that readers recognise a second copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The server that wrote it: drawn anew at each of its starts.
+    /// The server that wrote it: a random identifier for each start.
     pub server: String,
-    /// What people call that server.
+    /// The name of that server.
     pub tag: String,
     /// Counts this server's entries, from 1.
     pub number: u64,
     pub what: What,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A line for everyone.
+    /// A line to all.
     Say { name: String, text: String },
-    /// A line for `to` at the server that is called `at`.
+    /// A line to `to` at the server `at`.
     Tell { name: String, to: String, at: String, text: String },
-    /// That somebody has joined, say.
+    /// News, of a join, say.
     News { name: String, text: String },
-    /// A word of the server's own to somebody at another server: that there is nobody of that name.
+    /// A line of the server itself to a member of another one: that there is no member of a name.
     Note { to: String, at: String, text: String },
-    /// The server ends, in order.
+    /// The server has ended in order.
     End,
 }
 
@@ -60,8 +60,8 @@ impl Entry {
         fields
     }
 
-    /// None for what is no entry of ours: anybody who can reach Redis can write to the stream. The texts
-    /// are as they are there, and to be cleaned before they are shown.
+    /// None for any other entry: every client of Redis can write to the stream. The caller has to clean the texts before
+    /// they are shown.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
         let text = |field: &str| {
             fields.get(field.as_bytes()).map(|bytes| super::clean(bytes)).unwrap_or_default()
@@ -84,18 +84,18 @@ impl Entry {
     }
 }
 
-/// What has been heard of each server: its entries come in the order of their numbers, but for those
-/// that were written once more because nobody knew whether they had been.
+/// The last number of each server. Its entries arrive in the order of their numbers, except for second copies of entries
+/// that it wrote again.
 #[derive(Debug, Default)]
 pub struct Heard {
     last: HashMap<String, (u64, Instant)>,
 }
 
-/// Servers that are remembered: those of a long time, each restart being a new one.
+/// Servers that are remembered. Each restart is a new server, so this covers a long time.
 const SERVERS: usize = 1_000;
 
 impl Heard {
-    /// Whether an entry is heard for the first time.
+    /// Whether an entry is read for the first time.
     pub fn is_new(&mut self, server: &str, number: u64) -> bool {
         let now = Instant::now();
         if let Some((last, when)) = self.last.get_mut(server) {

@@ -1,4 +1,4 @@
-//! The connections to Redis, and what people are told of them.
+//! The connections to Redis, and the news about them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::room::Room;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-/// What reader and writer share. Clones are the same one.
+/// The state that reader and writer share. Clones are the same one.
 #[derive(Clone)]
 pub struct Link {
     address: BusAddress,
@@ -47,12 +47,12 @@ enum Told {
     Lost,
 }
 
-/// A place in a stream that may come back as another one.
+/// A place in the stream, by which a stream that has lost data is recognised.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
-    /// The last entry that is known to have been there; none before the first.
+    /// The last known entry; none before the first.
     pub last: String,
-    /// The run of Redis in which it was.
+    /// The run of Redis in which it was read.
     run: String,
 }
 
@@ -67,13 +67,12 @@ impl Link {
         format!("chat:{}", self.address.room)
     }
 
-    /// The key of the servers that are there.
+    /// The key of the servers' announcements.
     pub fn servers(&self) -> String {
         format!("chat:{}:servers", self.address.room)
     }
 
-    /// Does the work of one side until the end is near: connects, works until that fails, says so, and
-    /// tries again.
+    /// Runs one side until the end: connects, works until a failure, reports it, and tries again.
     pub fn keep(
         &self,
         side: Side,
@@ -98,8 +97,7 @@ impl Link {
         }
     }
 
-    /// Everyone is told when the bus is lost and when it is there again, once for both sides. Where Redis is,
-    /// and what it says, is for the operator alone.
+    /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error.
     fn set_health(&self, side: Side, now: Result<(), &RedisError>) {
         let mut health = self.health.lock();
         health.works[side as usize] = now.is_ok();
@@ -125,7 +123,7 @@ impl Link {
     }
 }
 
-/// What is wrong, in a part of a line: a pipeline has the same error for each of its commands.
+/// The error as a part of a line: a pipeline repeats the same error for each of its commands.
 fn words_of(error: &RedisError) -> String {
     if error.is_timeout() {
         return format!("it does not answer within {} s", PATIENCE.as_secs());
@@ -138,8 +136,8 @@ fn words_of(error: &RedisError) -> String {
 }
 
 impl Place {
-    /// Whether a Redis that one has come back to still has what it had up to this place. If it has not,
-    /// it has lost its data, or the last of it; or it was restarted while the place was trimmed away.
+    /// Whether Redis, after a reconnection, still has the stream up to this place. If not, it has lost its data, or the last
+    /// of it; or it was restarted, and the place was trimmed away.
     pub fn is_kept(&mut self, connection: &mut Wire, stream: &str) -> RedisResult<bool> {
         let run = run_of(connection)?;
         let same_run = std::mem::replace(&mut self.run, run) == self.run;
@@ -151,8 +149,8 @@ impl Place {
         Ok(!found.is_empty())
     }
 
-    /// Whether the stream has begun anew while the connection held: somebody has deleted it, and what is there now comes
-    /// before this place, or is nothing. A stream that is only trimmed keeps its last entry.
+    /// Whether the stream was deleted while the connection held: it is empty, or its last entry is before this place. A
+    /// stream that is only trimmed keeps its last entry.
     pub fn is_ahead(&self, connection: &mut Wire, stream: &str) -> RedisResult<bool> {
         let last = Self::last_of(connection, stream)?;
         Ok(number_of(&self.last) > number_of(&last))
@@ -172,13 +170,13 @@ impl Place {
     }
 }
 
-/// An identifier as a number that grows: milliseconds, and a number within them. None is before all of them.
+/// An identifier as two growing numbers: milliseconds, and a counter within them. None is before all of them.
 fn number_of(id: &str) -> Option<(u64, u64)> {
     let (time, number) = id.split_once('-')?;
     Some((time.parse().ok()?, number.parse().ok()?))
 }
 
-/// What tells one run of Redis from the next.
+/// The identifier of a run of Redis.
 fn run_of(connection: &mut Wire) -> RedisResult<String> {
     let text: String = cmd("INFO").arg("server").query(connection)?;
     let run = text.lines().find_map(|line| line.strip_prefix("run_id:"));

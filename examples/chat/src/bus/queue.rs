@@ -1,4 +1,4 @@
-//! What is on its way to the other servers: kept until Redis has confirmed it, and a while longer.
+//! Entries on their way to the other servers, kept until Redis has confirmed them, and a while longer.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use parking_lot::{Condvar, Mutex};
 use super::entry::{Entry, What};
 use crate::room::Who;
 
-/// Entries that may wait for a lost Redis: a lively conversation of minutes.
+/// Entries that may wait for a lost Redis: minutes of a lively conversation.
 const PENDING: usize = 1_000;
-/// For so long, and for so many entries, what is confirmed is kept: a Redis that is killed may have
-/// confirmed what another server has not read yet, and what its disk does not have.
+/// How long, and how many, confirmed entries are kept: a Redis that is killed may have confirmed entries that other servers
+/// have not read and that are not on its disk.
 const RECENT: Duration = Duration::from_secs(30);
 const RECENT_ENTRIES: usize = 1_000;
 
@@ -19,7 +19,7 @@ const RECENT_ENTRIES: usize = 1_000;
 pub struct Queue {
     server: String,
     tag: String,
-    /// How long an entry waits for Redis before it is given up and whoever said it is told.
+    /// How long an entry waits for Redis before it is given up and its author is told.
     patience: Duration,
     state: Mutex<State>,
     changed: Condvar,
@@ -52,7 +52,7 @@ impl Queue {
         &self.tag
     }
 
-    /// Takes an entry. False: too many wait already.
+    /// Adds an entry. False if too many wait already.
     pub fn push(&self, from: Option<Who>, what: What) -> bool {
         let mut state = self.state.lock();
         if state.pending.len() >= PENDING {
@@ -71,7 +71,7 @@ impl Queue {
         !self.state.lock().pending.is_empty()
     }
 
-    /// The next entries to be written, at most `most`, in their order. Waits for one, for `time` at most.
+    /// The next entries to be written, at most `most`, in their order. Waits for the first one, at most for `time`.
     pub fn next(&self, most: usize, time: Duration) -> Vec<Entry> {
         let mut state = self.state.lock();
         if state.pending.is_empty() && !state.closing {
@@ -85,7 +85,7 @@ impl Queue {
         let mut state = self.state.lock();
         let now = Instant::now();
         for entry in written {
-            // One that was given up meanwhile is not there any more.
+            // An entry that was given up meanwhile is no longer there.
             if state.pending.front().is_some_and(|front| front.entry.number == entry.number) {
                 state.pending.pop_front();
             }
@@ -99,8 +99,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Redis has lost what it had confirmed: all of it that is still known is written once more. Who has
-    /// heard it knows its numbers.
+    /// Redis has lost confirmed entries: all that are still kept are written again. Readers recognise second copies by
+    /// their numbers.
     pub fn write_again(&self) {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -111,7 +111,7 @@ impl Queue {
         }
     }
 
-    /// Gives up what has waited for too long. Says who is to be told.
+    /// Gives up entries that have waited for too long. Returns their authors.
     pub fn give_up(&self) -> Vec<Who> {
         let mut state = self.state.lock();
         let mut told = Vec::new();
@@ -121,12 +121,12 @@ impl Queue {
         told
     }
 
-    /// Waits for `time`, or until the end is near.
+    /// Waits for `time`, or until the queue is closed.
     pub fn pause(&self, time: Duration) {
         let mut state = self.state.lock();
         if !state.closing {
             let deadline = Instant::now() + time;
-            // Entries that come meanwhile wake it as well.
+            // New entries wake it as well.
             while !state.closing && !self.changed.wait_until(&mut state, deadline).timed_out() {}
         }
     }
@@ -135,8 +135,7 @@ impl Queue {
         self.state.lock().closing
     }
 
-    /// Nothing more will be said. Waits until everything is written, for `time` at most; says how much is
-    /// not.
+    /// Closes the queue, and waits until it is written, at most for `time`. Returns how many entries are not.
     pub fn close(&self, time: Duration) -> usize {
         let mut state = self.state.lock();
         state.closing = true;

@@ -1,4 +1,4 @@
-//! Reads what is said elsewhere, and who is there.
+//! The reader: lines and members of the other servers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,9 @@ use crate::name::{check_name, fold};
 use crate::protocol::{Kind, clean, listed};
 use crate::room::Room;
 
-/// Entries that are read at once.
+/// Entries of one read.
 const BATCH: usize = 256;
-/// Servers, the bytes of what each calls itself, and the names at all of them together, that are kept at most: what is
-/// written there may be false.
+/// Bounds for announcements, which may be false: servers, bytes of a server's name, and members' names of all servers.
 const SERVERS: usize = 1_000;
 const SERVER_BYTES: usize = 64;
 const NAMES: usize = 100_000;
@@ -31,13 +30,13 @@ pub struct Reader {
     room: Room,
     servers: Servers,
     heard: Heard,
-    /// None until Redis could be reached for the first time.
+    /// None until Redis was reached for the first time.
     place: Option<Place>,
     /// Another server has this one's name; said once.
     has_namesake: bool,
 }
 
-/// What `XREAD` answers: streams with their entries; none if there is nothing.
+/// The answer of `XREAD`: streams with their entries; none if there are no entries.
 type Answer = Option<Vec<(String, Vec<(String, Fields)>)>>;
 
 impl Reader {
@@ -52,15 +51,15 @@ impl Reader {
         link.keep(Side::Reader, |connection, works| self.read(connection, works), || {});
     }
 
-    /// Reads until that fails, or the end is near.
+    /// Reads until a failure or the end.
     fn read(&mut self, connection: &mut Wire, works: &dyn Fn()) -> RedisResult<()> {
         let stream = self.link.stream();
         let mut place = match self.place.clone() {
-            // What was said before this server was there is not for its members.
+            // Lines from before the start of this server are not shown.
             None => Place::end_of(connection, &stream)?,
             Some(mut place) => {
                 if !place.is_kept(connection, &stream)? {
-                    // What it has heard already it knows by the numbers.
+                    // Entries that it has read already are recognised by their numbers.
                     place.last.clear();
                 }
                 place
@@ -72,7 +71,7 @@ impl Reader {
             if Instant::now() >= next_look {
                 self.look_who_is_there(connection)?;
                 if place.is_ahead(connection, &stream)? {
-                    // What it has heard already it knows by the numbers.
+                    // Entries that it has read already are recognised by their numbers.
                     place.last.clear();
                 }
                 next_look = Instant::now() + BEAT;
@@ -119,7 +118,7 @@ impl Reader {
                 }
             }
             What::Note { to, at, text } if at == self.queue.tag() => {
-                // Whoever asked may have left meanwhile.
+                // The author may have left meanwhile.
                 self.room.hear_private(&to, Kind::Reply, &format!("* {text}\n"));
             }
             What::Tell { .. } | What::Note { .. } => {}

@@ -1,9 +1,9 @@
-//! A connection to Redis that bounds what it is answered before it takes it: whatever listens there may be no
-//! Redis at all, or one that somebody else fills.
+//! A connection to Redis that bounds each answer before it is kept: the program that listens there may not be Redis, or
+//! other clients may fill it.
 //!
-//! It speaks RESP2, of which it knows what Redis answers to our commands: no pushes, no maps. What lengths and
-//! counts say is held against the bounds before anything is set aside for it, and a value that is longer than any of
-//! ours is read and thrown away, so that a stranger's entry in the stream does not stop those behind it.
+//! It speaks RESP2, as far as Redis uses it for the commands here: no pushes, no maps. Lengths and counts are compared with
+//! the bounds before memory is allocated. A value that is too long is read and discarded, so that a foreign entry in the
+//! stream does not hide those after it.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -13,18 +13,18 @@ use redis::{Cmd, ConnectionLike, RedisResult, Value, cmd, parse_redis_value};
 
 use super::address::BusAddress;
 
-/// How long Redis may take for anything: it is in the same data centre, or on the same machine.
+/// How long Redis may take for one read or write: it is in the same data centre, or on the same machine.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a whole command, or a whole answer, may take: some megabytes on a slow line.
 const WHOLE: Duration = Duration::from_secs(30);
 /// Bytes of a line: an error, a status or a number.
 const LINE_BYTES: usize = 64 * 1024;
-/// Bytes of a value that is kept. The longest of ours are the names of all members of a server: 10,000 of them, of
-/// 32 characters each, are 1.3 MB.
+/// Bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32 characters are
+/// 1.3 MB.
 const VALUE_BYTES: usize = 2 << 20;
 /// Bytes of all values of one answer that are kept: 256 entries of the longest lines are 2.3 MB.
 const ANSWER_BYTES: usize = 32 << 20;
-/// Bytes of one answer that are read at all. Who sends more is none of ours.
+/// Bytes of one answer that are read. A longer one is an error.
 const READ_BYTES: usize = 64 << 20;
 /// Values in one answer: 256 entries have 5,000.
 const VALUES: usize = 100_000;
@@ -38,7 +38,7 @@ pub struct Wire {
     is_open: bool,
 }
 
-/// What is left of the bounds of an answer, or of those of several commands that were sent together.
+/// The unused part of the bounds of an answer, or of the answers to several commands that were sent together.
 struct Bounds {
     until: Instant,
     kept: usize,
@@ -80,7 +80,7 @@ impl Wire {
         let result = self.send(bytes).and_then(|()| {
             (0..answers).map(|_| self.value(&mut bounds, 0)).collect::<io::Result<Vec<_>>>()
         });
-        // Where one answer fails nobody knows where the next one begins.
+        // After a failed answer the beginning of the next one is unknown.
         self.is_open &= result.is_ok();
         Ok(result?)
     }
@@ -121,7 +121,7 @@ impl Wire {
                 if depth >= DEPTH || count > bounds.values {
                     return Err(too_long());
                 }
-                // Room is made for what comes, and not for what is announced.
+                // Memory grows with the received bytes, and not with the announced length.
                 let mut values = Vec::new();
                 for _ in 0..count {
                     values.push(self.value(bounds, depth + 1)?);
@@ -153,7 +153,7 @@ impl Wire {
         Ok(line)
     }
 
-    /// A value of this length. A longer one than ours counts as empty.
+    /// Reads a value of this length. One that is too long counts as empty.
     fn bulk(&mut self, length: usize, bounds: &mut Bounds) -> io::Result<Value> {
         let keep = length <= VALUE_BYTES;
         let kept = if keep { length } else { 0 };

@@ -1,4 +1,4 @@
-//! Writes what is said here to the stream, and shows who is here.
+//! The writer: appends the lines of this server to the stream, and announces its members.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::wire::Wire;
 use super::{BEAT, STREAM_ENTRIES};
 use crate::room::Room;
 
-/// Entries that are written at once.
+/// Entries of one write.
 const BATCH: usize = 64;
 
 pub struct Writer {
@@ -39,7 +39,7 @@ impl Writer {
         link.keep(Side::Writer, |connection, works| self.write(connection, works), give_up);
     }
 
-    /// Writes until that fails, or everything is written that there will be.
+    /// Writes until a failure, or until the closed queue is empty.
     fn write(&mut self, connection: &mut Wire, works: &dyn Fn()) -> RedisResult<()> {
         if !self.place.is_kept(connection, &self.link.stream())? {
             self.queue.write_again();
@@ -54,7 +54,7 @@ impl Writer {
                 }
                 next_beat = Instant::now() + BEAT;
             }
-            // A Redis that takes beats and no entries (its memory is full, say) does not work.
+            // A Redis that accepts announcements and no entries (its memory is full, say) counts as lost.
             if !self.queue.is_waiting() {
                 works();
             }
@@ -72,7 +72,7 @@ impl Writer {
         }
     }
 
-    /// Gives the identifier of the last one.
+    /// Returns the identifier of the last one.
     fn append(&self, connection: &mut Wire, entries: &[Entry]) -> RedisResult<String> {
         let stream = self.link.stream();
         let mut pipe = redis::pipe();
@@ -86,7 +86,7 @@ impl Writer {
         Ok(ids.into_iter().next_back().unwrap_or_default())
     }
 
-    /// Shows that this server is there, and who is at it.
+    /// Announces this server and its members.
     fn beat(&mut self, connection: &mut Wire) -> RedisResult<()> {
         self.beats += 1;
         let shown =

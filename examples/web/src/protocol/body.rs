@@ -81,7 +81,7 @@ pub struct BodyReader {
     part: Part,
 }
 
-/// What begins at `at`.
+/// The part of the body that begins at `at`.
 #[derive(Debug, Default)]
 enum Part {
     /// The size of a chunk.
@@ -159,7 +159,7 @@ impl BodyReader {
         Ok(Some(line))
     }
 
-    /// What follows after this line.
+    /// The part that follows this line.
     fn after(&mut self, line: &[u8]) -> Result<Part, Refusal> {
         if matches!(self.part, Part::Trailer) {
             return Ok(if line == b"\r\n" { Part::End } else { Part::Trailer });
