@@ -1,5 +1,125 @@
-//! What requests come by: TCP, UDP, Unix stream and Unix datagram sockets, or a [`Transport`] of one's
-//! own.
+//! The way by which requests arrive: TCP, UDP, Unix stream and Unix datagram sockets, or a [`Transport`] of your own.
+//!
+//! | transport | Python | a request is |
+//! |---|---|---|
+//! | [`Tcp`] | `TCPServer` | a connection, [`StreamRequest`](crate::StreamRequest) |
+//! | [`Udp`] | `UDPServer` | a datagram, [`DatagramRequest`](crate::DatagramRequest) |
+//! | [`UnixStream`] | `UnixStreamServer` | a connection |
+//! | [`UnixDatagram`] | `UnixDatagramServer` | a datagram |
+//!
+//! All of them heed [`SocketOptions`].
+//!
+//! # A transport of your own
+//!
+//! It is one type with one `impl Transport`, and works with every mixin and with every handler of its type of request. Four
+//! things have to be right:
+//!
+//! 1. **Readiness.** [`get_request`](Transport::get_request) never waits. When it returns `WouldBlock`, the loop sleeps until
+//!    [`fileno`](Transport::fileno) is readable. So that descriptor is readable as long as there is a request:
+//!    a listening socket, or an [`Event`](crate::park::Event) that is notified for each request and cleared when none is
+//!    left.
+//! 2. **Two steps.** `get_request` runs in the loop and returns a cheap [`Raw`](Transport::Raw) value;
+//!    [`make_request`](Transport::make_request) makes the request of it in the worker. Work that takes time belongs there.
+//! 3. **The end.** Dropping a `Raw` or a request closes it and does nothing else: a forking parent drops its copy while the
+//!    child serves the request. The orderly end, which the client sees, is
+//!    [`shutdown_request`](Transport::shutdown_request).
+//! 4. **The close.** [`server_close`](Transport::server_close) may be called twice, and `fileno` is `None` from then on.
+//!
+//! This one serves messages that other threads of the same program put into a queue:
+//!
+//! ```
+//! use std::collections::VecDeque;
+//! use std::io;
+//! use std::os::fd::{AsFd, OwnedFd};
+//! use std::sync::{Arc, Mutex};
+//!
+//! use socketserver::park::Event;
+//! use socketserver::request::Reply;
+//! use socketserver::transport::{BeforeBind, Ticket, Transport};
+//! use socketserver::{Address, Builder, DatagramRequest, Pool, datagram_fn};
+//!
+//! struct Queue {
+//!     messages: Arc<Mutex<VecDeque<Vec<u8>>>>,
+//!     /// Readable while there are messages.
+//!     arrived: Arc<Event>,
+//!     fileno: Mutex<Option<Arc<OwnedFd>>>,
+//! }
+//!
+//! /// Messages of a queue have no answers.
+//! struct NoReply;
+//!
+//! impl Reply for NoReply {
+//!     fn reply(&self, _bytes: &[u8]) -> io::Result<bool> {
+//!         Ok(false)
+//!     }
+//! }
+//!
+//! impl Transport for Queue {
+//!     type Raw = Vec<u8>;
+//!     type Request = DatagramRequest;
+//!
+//!     fn server_bind(&self, _before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
+//!         Ok(())
+//!     }
+//!
+//!     fn server_activate(&self) -> socketserver::Result<()> {
+//!         Ok(())
+//!     }
+//!
+//!     fn server_address(&self) -> Address {
+//!         Address::Other("queue".into())
+//!     }
+//!
+//!     fn fileno(&self) -> Option<Arc<OwnedFd>> {
+//!         self.fileno.lock().unwrap().clone()
+//!     }
+//!
+//!     fn get_request(&self) -> io::Result<(Vec<u8>, Address)> {
+//!         let mut messages = self.messages.lock().unwrap();
+//!         let Some(message) = messages.pop_front() else {
+//!             // Under the lock, so that no message is pushed in between.
+//!             self.arrived.clear();
+//!             return Err(io::ErrorKind::WouldBlock.into());
+//!         };
+//!         Ok((message, Address::Other("a thread".into())))
+//!     }
+//!
+//!     fn make_request(&self, raw: Vec<u8>, ticket: Ticket) -> DatagramRequest {
+//!         DatagramRequest::new(raw, false, self.server_address(), Box::new(NoReply), ticket)
+//!     }
+//!
+//!     fn server_close(&self) {
+//!         self.fileno.lock().unwrap().take();
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (messages, arrived) = (Arc::default(), Arc::new(Event::new()?));
+//! let fileno = Mutex::new(Some(Arc::new(arrived.as_fd().try_clone_to_owned()?)));
+//! let queue = Queue { messages: Arc::clone(&messages), arrived: Arc::clone(&arrived), fileno };
+//!
+//! let (sender, receiver) = std::sync::mpsc::channel();
+//! let server = Builder::new(Pool::new(2)).with_transport(
+//!     queue,
+//!     datagram_fn(move |request: &mut DatagramRequest| Ok(sender.send(request.packet().to_vec())?)),
+//! )?;
+//! let server = server.serve_in_background()?;
+//!
+//! messages.lock().unwrap().push_back(b"hello".to_vec());
+//! arrived.notify();
+//! assert_eq!(receiver.recv()?, b"hello");
+//! # drop(server); Ok(())
+//! # }
+//! ```
+//!
+//! A transport that can be made from an address alone implements [`Bind`] as well; `Server::bind` and `from_fd` then work
+//! for it. One that changes little of another one holds it and passes every method on, also those that have a default.
+//!
+//! # Stability
+//!
+//! The required methods of [`Transport`] and [`Bind`] and the order of their calls are stable: they are Python's. A minor
+//! version may add a method with a default, an [`AcceptAction`] or a [`CloseWhen`]; a transport that passes on to another
+//! one should look at the list of changes then.
 
 mod accept_error;
 mod datagram_socket;
@@ -30,98 +150,97 @@ pub use tcp::Tcp;
 pub use udp::Udp;
 pub use unix::{UnixDatagram, UnixStream};
 
-/// What requests come by. Implement it to serve over something else.
+/// The way by which requests arrive. The [module](self) shows how to write one.
 ///
 /// A server calls it in this order, which is Python's:
 ///
 /// 1. [`server_bind`](Self::server_bind) and [`server_activate`](Self::server_activate), once each;
-/// 2. for every request [`get_request`](Self::get_request), in the loop; when that says `WouldBlock`,
-///    the loop waits until [`fileno`](Self::fileno) is readable;
+/// 2. for every request [`get_request`](Self::get_request), in the loop or in a worker that accepts; when that returns
+///    `WouldBlock`, its caller waits until [`fileno`](Self::fileno) is readable;
 /// 3. [`make_request`](Self::make_request), in the worker that runs it;
-/// 4. [`end_request`](Self::end_request), which is [`shutdown_request`](Self::shutdown_request) and
-///    [`close_request`](Self::close_request), at its end; or neither, if another process has taken it over: then its raw form is just dropped;
+/// 4. [`end_request`](Self::end_request), at its end: [`shutdown_request`](Self::shutdown_request) and
+///    [`close_request`](Self::close_request). If a forked child serves the request, its parent only drops the raw value;
 /// 5. when the server closes: [`refuse_new`](Self::refuse_new), and [`server_close`](Self::server_close), once or more
 ///    often.
 pub trait Transport: Send + Sync + 'static {
-    /// What `get_request` returns: enough to make a request, in another thread. Dropping it closes it
+    /// The value that `get_request` returns, of which a request is made in another thread. Dropping it closes it
     /// and does nothing else.
     type Raw: Send + 'static;
 
-    /// What handlers hold: [`StreamRequest`](crate::StreamRequest),
-    /// [`DatagramRequest`](crate::DatagramRequest), or a type of one's own.
+    /// The request that handlers hold: [`StreamRequest`](crate::StreamRequest),
+    /// [`DatagramRequest`](crate::DatagramRequest), or a type of your own.
     type Request: Request + 'static;
 
-    /// Binds to the address. `before_bind` is the hook of that name: it gets the socket, if there is
-    /// one, before its address is taken.
+    /// Binds to the address. It calls `before_bind`, the hook of that name, with the socket, if there is one, before the
+    /// address is bound.
     ///
     /// # Errors
     ///
-    /// If the address cannot be had.
+    /// If the address cannot be bound.
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()>;
 
     /// Begins to listen, where that is a step of its own.
     ///
     /// # Errors
     ///
-    /// If it cannot.
+    /// If it cannot listen.
     fn server_activate(&self) -> Result<()>;
 
-    /// Where it listens: after `server_bind`, the real address.
+    /// The address at which it listens: after `server_bind` the real one, with the port that the system has chosen.
     fn server_address(&self) -> Address;
 
-    /// What is readable when there may be a request: the socket, or an [`Event`](crate::park::Event) of the
-    /// transport's own. The same from `server_activate` on, and none once it is closed.
+    /// The descriptor that is readable when there may be a request: the socket, or an [`Event`](crate::park::Event) of the
+    /// transport's own. The same one from `server_activate` on, and none once it is closed.
     fn fileno(&self) -> Option<Arc<OwnedFd>>;
 
     /// Takes the next request, without waiting for one.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is none. What follows from other errors is
-    /// [`accept_action`](Self::accept_action)'s answer.
+    /// `WouldBlock` if there is none. For other errors [`accept_action`](Self::accept_action) says what the loop does.
     fn get_request(&self) -> io::Result<(Self::Raw, Address)>;
 
-    /// Whether asking in vain costs more than waiting: the loop then waits before each request, and not only
-    /// when there is none. `fileno` has to be readable whenever there is one, whatever was asked before.
-    /// Default: false.
+    /// Whether a `get_request` that finds none costs more than a wait: the loop then waits before each request, and not
+    /// only after a `WouldBlock`. `fileno` then has to be readable whenever there is a request. Default: false.
     fn waits_first(&self) -> bool {
         false
     }
 
-    /// What follows from an error of `get_request`. Default: [`accept_action`].
+    /// What the loop does after an error of `get_request`. Default: the table of [`accept_action`].
     fn accept_action(&self, error: &io::Error) -> AcceptAction {
         accept_action(error)
     }
 
-    /// Ends waiting clients unanswered, by means of a descriptor kept for this, when there is no other
-    /// one left. Says how many. Default: none.
+    /// Closes waiting clients unanswered, by means of a spare descriptor, when this process has no other one left.
+    /// Returns how many. Default: none.
     fn shed(&self) -> usize {
         0
     }
 
-    /// The connection behind a request, if it has one of its own: by it the request can be ended from
-    /// outside.
+    /// The connection of a request, if it has one of its own: the server shuts it down to end the request from
+    /// outside. Default: none.
     fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
         let _ = raw;
         None
     }
 
-    /// When a request came, for its age. Default: now, which is right after `get_request` has returned it.
+    /// When a request arrived, for its age. Default: now, which is right after `get_request` has returned it.
     fn received(raw: &Self::Raw) -> Instant {
         let _ = raw;
         Instant::now()
     }
 
-    /// How many descriptors a live request takes: by that a server limits them to what there is. Default:
-    /// none.
+    /// How many descriptors a live request holds. The server accepts no more requests than this process may have
+    /// descriptors for. Default: none.
     fn descriptors_per_request(&self) -> usize {
         0
     }
 
-    /// Makes the request that a handler holds. Called in the worker.
+    /// Makes the request that a handler holds. Called in the worker. `ticket` is the request's place in the live list, and
+    /// goes into the request.
     fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> Self::Request;
 
-    /// Ends a request in order: the client sees the end of the answer.
+    /// Ends a request in order: the client sees the end of the answer. Default: nothing.
     fn shutdown_request(&self, request: &mut Self::Request) {
         let _ = request;
     }
@@ -131,27 +250,27 @@ pub trait Transport: Send + Sync + 'static {
         drop(request);
     }
 
-    /// Closes this process's copy of the listener, in a forked child: it keeps the port no longer than
-    /// its parent does, and removes nothing. Default: nothing, which is right for transports whose
-    /// requests need the server's own socket, as datagrams do.
+    /// In a forked child: closes this process's copy of the listener, so that the port is free when the parent closes, and
+    /// removes nothing. Default: nothing, which is right for transports whose requests need the server's own socket, as
+    /// datagrams do.
     fn close_in_child(&self) {}
 
-    /// The same in a child that another server of the process has forked, and that has no use for any socket of this one.
+    /// The same in a child that another server of the process has forked, which needs no socket of this one.
     /// Default: [`close_in_child`](Self::close_in_child).
     fn close_in_others_child(&self) {
         self.close_in_child();
     }
 
-    /// The end of a request: `shutdown_request` and then `close_request`, which is the default, or what comes
-    /// to the same for less.
+    /// Ends and closes a request. Default: `shutdown_request` and then `close_request`. Override it where both together
+    /// take fewer system calls.
     fn end_request(&self, mut request: Self::Request) {
         self.shutdown_request(&mut request);
         self.close_request(request);
     }
 
-    /// Has nobody new come in, where the listener is this process's alone: called when the server begins to close, while
-    /// another thread may be in [`get_request`](Self::get_request). True: that one is then called on until it gives
-    /// an error, for those that had come before. Default: false.
+    /// Refuses new clients, if no other process has the listener. Called when the server begins to close, while another
+    /// thread may be in [`get_request`](Self::get_request). Says whether requests that arrived before are left:
+    /// `get_request` is then called until it fails. Default: false.
     fn refuse_new(&self) -> bool {
         false
     }
@@ -169,31 +288,31 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseWhen {
-    /// At the beginning of a close, by the thread that closes, also while another one is in `get_request`: clients are
+    /// At the beginning of a close, by the thread that closes, even while another one is in `get_request`. Clients are
     /// refused from then on.
     AtOnce,
-    /// By the thread of the loop, when that has ended.
+    /// When the loop has ended, by its thread.
     LoopHasEnded,
-    /// When the requests have ended, or the grace is over: they need the server's own socket. A close that does not
-    /// wait for requests (without `block_on_close`, or called by the loop or by a handler) calls it when the loop has
-    /// ended.
+    /// When the requests have ended or the grace period is over, because they need the server's own socket. A close that
+    /// does not wait for requests (without `block_on_close`, or called by the loop or by a handler) calls it when the loop
+    /// has ended.
     RequestsHaveEnded,
 }
 
-/// The hook that runs before an address is taken.
+/// The hook that runs before an address is bound: [`ServerHooks::before_bind`](crate::ServerHooks::before_bind).
 pub type BeforeBind<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>;
 
-/// A transport that a server can make by itself, from an address or from a socket that is open already.
+/// A transport that a server can make by itself, from an address or from an open socket.
+/// [`Server::bind`](crate::Server::bind) and [`Builder::from_fd`](crate::Builder::from_fd) need one.
 pub trait Bind: Transport + Sized {
     /// A transport that is not bound yet. Its socket exists.
     ///
     /// # Errors
     ///
-    /// If the address is none of this transport's, or there is no descriptor.
+    /// If the address is none of this transport's, or the process is out of descriptors.
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self>;
 
-    /// A transport over a socket that is bound already. It becomes this server's own, and is closed
-    /// with it.
+    /// A transport over a socket that is bound already. It belongs to the server from then on, and closes with it.
     ///
     /// # Errors
     ///
