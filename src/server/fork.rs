@@ -25,8 +25,8 @@
 //! ```
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Once, OnceLock, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -93,24 +93,27 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     }
 
     fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
-        let context = Arc::clone(&self.core.context);
-        self.core.transport.close_in_child();
-        close_other_servers(&self.core);
+        let core = self.core.share();
+        let context = &core.context;
+        core.transport.close_in_child();
+        close_other_servers(&core);
         context.enter_child();
         wait::leave_loop();
-        take_signals(&context, &self.ticket);
+        take_signals(context, &self.ticket);
         signals.release_in_child();
         // A stop that was requested before the fork is the parent's affair, and may be over when this ends.
         let asked_before = context.runs.stop_requested();
         let reason = self.serve();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         wait::flush();
+        let stop = context.runs.stop_requested();
+        // A failure is always followed by a request to stop. Without one its lock is not written to.
         let fatal = caught(|| {
-            let failure = context.runs.take_failure();
+            let failure = if stop { context.runs.take_failure() } else { None };
             Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
         });
-        let stop = context.runs.stop_requested() && !asked_before;
-        ChildEnd { reason, fatal: fatal.unwrap_or_default(), stop, cut_off: false }
+        let (fatal, stop) = (fatal.unwrap_or_default(), stop && !asked_before);
+        ChildEnd { reason, fatal, stop, cut_off: false }
     }
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
@@ -163,47 +166,70 @@ impl<T: Transport> Drop for ParentSide<T> {
 // The signals of a child: how it hears that its server drains, because its parent has nothing else to reach it by.
 //
 // The parent registers the actions once, before it forks for the first time. A child inherits them, and only says which
-// request it serves: a child that registered its own would write to pages of memory that it shares with its parent.
+// request it serves: a child that registered its own would write to pages of memory that it shares with its parent. For
+// the same reason all that a child has to note stands in one static.
 
-/// The request that this process serves, if it is a forked child. It is set while signals are held back, so that a
-/// signal's action finds it locked by no one but another action.
-static SERVED: Mutex<Option<ServedHere>> = Mutex::new(None);
+/// What a signal's action has to know. It is changed while signals are held back, or by a parent, in which the action
+/// does nothing: so an action finds it locked by no one but another action.
+static SIGNALLED: Mutex<Signalled> =
+    Mutex::new(Signalled { server_of_children: Weak::new(), served: None });
+
+struct Signalled {
+    /// The server whose requests are forked next.
+    server_of_children: Weak<ServerContext>,
+    /// The request that this process serves, if it is a child.
+    served: Option<ServedHere>,
+}
 
 struct ServedHere {
-    context: Arc<ServerContext>,
+    /// Taken from `server_of_children`: to count one more reference would be to write to its parent's page.
+    server: Weak<ServerContext>,
     entry: Arc<Entry>,
     /// How long it waits for the first bytes of its peer after the first signal of a drain.
     first_read: Duration,
     /// When that signal came.
-    drained: OnceLock<Instant>,
+    drained: Option<Instant>,
     /// There has been a Ctrl-C already.
-    interrupted: AtomicBool,
+    interrupted: bool,
 }
 
 /// Has children that are forked from here on take SIGTERM, by which the parent tells them of a drain, and Ctrl-C, which
 /// a terminal sends to all, if the parent takes it. In the parent nothing changes.
-fn prepare_signals(context: &ServerContext) {
+fn prepare_signals(context: &Arc<ServerContext>) {
     static SIGTERM: Once = Once::new();
     static SIGINT: Once = Once::new();
-    // Without an action the signal does its default.
-    SIGTERM.call_once(|| drop(sys::on_signal_for_good(libc::SIGTERM, || drain(libc::SIGTERM))));
+    let register = |signal| {
+        // Without an action the signal does its default.
+        drop(sys::on_signal_in_children(signal, serves_a_request, move || drain(signal)));
+    };
+    SIGTERM.call_once(|| register(libc::SIGTERM));
     let is_taken = context.runs.is_served_by_run();
     // An ignored signal is not the parent's to take, nor the children's.
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
-        SIGINT.call_once(|| drop(sys::on_signal_for_good(libc::SIGINT, || drain(libc::SIGINT))));
+        SIGINT.call_once(|| register(libc::SIGINT));
+    }
+    let mut signalled = SIGNALLED.lock();
+    if !std::ptr::eq(signalled.server_of_children.as_ptr(), Arc::as_ptr(context)) {
+        signalled.server_of_children = Arc::downgrade(context);
     }
 }
 
 /// In the child: from here on the signals are about this request. Those of the parent are not: a handler
 /// may be a server that forks in its turn.
-fn take_signals(context: &Arc<ServerContext>, ticket: &Ticket) {
-    let (context, entry) = (Arc::clone(context), Arc::clone(ticket.entry()));
+fn take_signals(context: &ServerContext, ticket: &Ticket) {
+    let entry = Arc::clone(ticket.entry());
     // A parent that does not wait sends no second signal.
     let waits = context.waits_at_close();
     let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };
-    let (drained, interrupted) = (OnceLock::new(), AtomicBool::new(false));
-    *SERVED.lock() = Some(ServedHere { context, entry, first_read, drained, interrupted });
-    sys::keep_from_default();
+    let mut signalled = SIGNALLED.lock();
+    let server = std::mem::take(&mut signalled.server_of_children);
+    let served = ServedHere { server, entry, first_read, drained: None, interrupted: false };
+    signalled.served = Some(served);
+}
+
+/// Whether this process is a child that serves a request. A signal's action asks it.
+fn serves_a_request() -> bool {
+    SIGNALLED.try_lock().is_none_or(|signalled| signalled.served.is_some())
 }
 
 /// A signal's action: atomic stores, locks that are only tried, the clock, and shutdown(2). In this order: a request
@@ -213,19 +239,22 @@ fn take_signals(context: &Arc<ServerContext>, ticket: &Ticket) {
 /// supervisor signals all processes that it has started. So this looks at the clock, and is content with half of the
 /// time, because the parent's began before this process was signalled first.
 fn drain(signal: libc::c_int) {
-    let Some(served) = SERVED.try_lock() else { return };
-    let Some(served) = &*served else { return };
+    let Some(mut signalled) = SIGNALLED.try_lock() else { return };
+    let Some(served) = &mut signalled.served else { return };
     // A second Ctrl-C is meant for all as well.
-    if signal == libc::SIGINT && served.interrupted.swap(true, Ordering::SeqCst) {
+    if signal == libc::SIGINT && std::mem::replace(&mut served.interrupted, true) {
         sys::exit_now(128 + signal);
     }
-    let runs = &served.context.runs;
-    runs.begin_drain();
-    let drained = served.drained.get_or_init(Instant::now);
-    let mut first_reads = FirstReads::Awaited;
-    if drained.elapsed() >= served.first_read / 2 {
-        runs.end_first_reads();
-        first_reads = FirstReads::Over;
+    let drained = *served.drained.get_or_insert_with(Instant::now);
+    let is_over = drained.elapsed() >= served.first_read / 2;
+    let first_reads = if is_over { FirstReads::Over } else { FirstReads::Awaited };
+    if let Some(server) = served.server.upgrade() {
+        server.runs.begin_drain();
+        if is_over {
+            server.runs.end_first_reads();
+        }
+        // The last reference would free memory, which an action must not.
+        std::mem::forget(server);
     }
     served.entry.tell_of_stop();
     served.entry.end_input_if_idle(first_reads);

@@ -233,8 +233,11 @@ impl<T: Transport> Core<T> {
         }));
     }
 
-    /// Counts the end of a request that was served.
+    /// Counts the end of a request that was served. In a forked child nothing reads the counts, and the parent counts.
     pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
+        if self.context.role().is_child() {
+            return;
+        }
         self.context.counters.ended(reason);
         if reason == CloseReason::Stopped && entry.is_unheard() {
             self.context.counters.unheard();

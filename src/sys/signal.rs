@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -24,21 +25,24 @@ pub(crate) fn on_signal(
     Ok(SignalGuard { id })
 }
 
-/// As [`on_signal`], for as long as the process lives, and without a part in what the signal does by default:
-/// that goes on.
-pub(crate) fn on_signal_for_good(
+/// As [`on_signal`], for as long as the process lives, and for its children: the action runs in this process as well,
+/// where it is to do nothing. While `takes` says no, the signal does what it did by default.
+///
+/// `takes` runs in the signal's handler, and is the same function for all signals. The answer is its own and not one
+/// more guard, because a child would have to write to the count of guards.
+pub(crate) fn on_signal_in_children(
     signal: libc::c_int,
+    takes: fn() -> bool,
     action: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<()> {
+    CHILD_TAKES.get_or_init(|| takes);
     bring_back_default(signal)?;
     // SAFETY: as in `on_signal`.
     unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
 }
 
-/// From here on no signal that has an action does what it does by default.
-pub(crate) fn keep_from_default() {
-    GUARDS.fetch_add(1, Ordering::SeqCst);
-}
+/// Whether this process is a child that takes its signals.
+static CHILD_TAKES: OnceLock<fn() -> bool> = OnceLock::new();
 
 /// How many actions keep their signals from what they do by default.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
@@ -56,7 +60,8 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
         let default = move || {
             // The first process of a container is not ended by a signal that it does not take: the kernel ignores it,
             // and whoever tried to end by it would come to what is meant for a signal that has failed to end.
-            if GUARDS.load(Ordering::SeqCst) == 0 && std::process::id() != 1 {
+            let is_taken = || CHILD_TAKES.get().is_some_and(|takes| takes());
+            if GUARDS.load(Ordering::SeqCst) == 0 && !is_taken() && std::process::id() != 1 {
                 // The signals that are used here end the process, so that it does not return.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
