@@ -23,9 +23,6 @@ pub(crate) enum Forked {
 /// If there is another thread, and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
-    // What the processor knows is found out here, and not in each child again: to ask it takes many microseconds on a
-    // virtual machine.
-    super::registers::empty();
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
     // one; so the child is a whole copy, in which everything may be called.
     match check(super::fork_count::uncounted(|| unsafe { libc::fork() }))? {
