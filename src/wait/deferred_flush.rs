@@ -1,4 +1,15 @@
-//! What a thread holds back until it waits: replies to datagrams, and its list of outboxes.
+//! What a thread defers until it waits: replies to datagrams, and its list of outboxes.
+//!
+//! One system call then sends many. A thread may defer only while it promises to flush, by a [`FlushPromise`]; without
+//! one [`flush_before_waiting`] says so, and the caller sends at once. Everything deferred leaves by [`flush`], which
+//! every wait calls first, and at the latest when the outermost promise is dropped.
+//!
+//! ```text
+//! FlushPromise::start                    a request begins, or the accept loop
+//!   flush_before_waiting(what)             what: the datagram socket's replies, the thread's list of outboxes
+//!   wait::any, may_block, sleep ..         flush
+//! FlushPromise dropped                     flush
+//! ```
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -6,22 +17,21 @@ use std::sync::Arc;
 use super::{HERE, is_in_loop, leave_loop, note};
 
 thread_local! {
-    /// What this thread has gathered, while it is one that promises to flush; see [`FlushPromise`].
-    static GATHERED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
+    /// What this thread has deferred; none while it has made no [`FlushPromise`].
+    static DEFERRED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
 }
 
-/// Something that was gathered on this thread and has to leave before the thread waits.
+/// Something that a thread has deferred and that has to leave before it waits.
 pub(crate) trait Flush: Send + Sync {
     fn flush(&self);
 }
 
-/// A thread's promise that it will wait, by this module, or drop this guard before long: only such a
-/// thread may hold replies back for the sake of one system call for many.
+/// A thread's promise to wait by this module, or to drop this guard, before long. Only then may it defer.
 #[derive(Debug)]
 pub(crate) struct FlushPromise {
-    // Nested promises change nothing: the outermost one flushes.
+    // A nested promise changes nothing: the outermost one flushes.
     outermost: bool,
-    /// It is the promise of a loop, and not of one within another loop's request, which goes on being one.
+    /// It is an accept loop's. (A loop within a request of another loop, by `handle_request`, does not end that one.)
     in_loop: bool,
 }
 
@@ -35,10 +45,10 @@ impl FlushPromise {
     }
 
     pub(crate) fn start() -> Self {
-        let outermost = GATHERED.with(|gathered| {
-            let mut gathered = gathered.borrow_mut();
-            let outermost = gathered.is_none();
-            gathered.get_or_insert_default();
+        let outermost = DEFERRED.with(|deferred| {
+            let mut deferred = deferred.borrow_mut();
+            let outermost = deferred.is_none();
+            deferred.get_or_insert_default();
             outermost
         });
         Self { outermost, in_loop: false }
@@ -52,19 +62,19 @@ impl Drop for FlushPromise {
         }
         if self.outermost {
             flush();
-            let _ = GATHERED.try_with(RefCell::take);
+            let _ = DEFERRED.try_with(RefCell::take);
         }
     }
 }
 
-/// Has `what` flushed before this thread next waits. False: this thread promises no such thing, and
-/// the caller has to send at once.
+/// Defers `what` until this thread next waits. False: this thread has made no promise, and the caller has to send at
+/// once.
 pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
-    GATHERED.with(|gathered| match &mut *gathered.borrow_mut() {
+    DEFERRED.with(|deferred| match &mut *deferred.borrow_mut() {
         Some(list) => {
-            // A loop that always finds something to do, and so never waits, promises the same again and again.
-            let is_it = |gathered: &Arc<dyn Flush>| {
-                std::ptr::addr_eq(Arc::as_ptr(gathered), Arc::as_ptr(what))
+            // A busy loop may never wait, and defers the same thing again and again.
+            let is_it = |deferred: &Arc<dyn Flush>| {
+                std::ptr::addr_eq(Arc::as_ptr(deferred), Arc::as_ptr(what))
             };
             if !list.iter().any(is_it) {
                 list.push(Arc::clone(what));
@@ -76,14 +86,14 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
     })
 }
 
-/// Sends what this thread has held back. Whoever blocks a thread by other means than this crate's calls
-/// this first; see [`Parker`](super::Parker).
+/// Sends what this thread has deferred. Code that blocks a thread by other means than this crate's calls this first;
+/// see [`Parker`](super::Parker).
 pub fn flush() {
     if !HERE.get().holds_back {
         return;
     }
     note(|here| here.holds_back = false);
-    let list = GATHERED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
+    let list = DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
     for what in list.into_iter().flatten() {
         what.flush();
     }
@@ -106,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_gathers_in_the_loop_outlives_the_request() {
+    fn a_request_in_the_loop_defers_beyond_its_own_end() {
         let counted = Arc::new(Counted::default());
         let flush: Arc<dyn Flush> = Arc::clone(&counted) as _;
         let flushed = || counted.0.load(Ordering::SeqCst);
-        assert!(!flush_before_waiting(&flush), "nobody has promised anything");
+        assert!(!flush_before_waiting(&flush), "this thread has made no promise");
         {
             let _loop = FlushPromise::start_in_loop();
             assert!(is_in_loop());

@@ -1,4 +1,4 @@
-//! A descriptor that one side makes readable and another waits for, and which process it belongs to.
+//! A descriptor that one side makes readable and another waits for; and which process owns it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,12 +11,13 @@ use crate::sys;
 
 /// A descriptor that one side makes readable and another waits for.
 ///
-/// It stays readable until it is cleared, so that a notification between a check and the wait is not
-/// lost. For mixins (`event_fd`) and for transports that have no socket of their own (`fileno`).
+/// It stays readable until it is cleared, so that a notification between a check and a wait is not lost. A mixin wakes
+/// the accept loop by it (`event_fd`), and a transport without a socket of its own gives it as `fileno`. It uses one
+/// descriptor (two where the system has no eventfd).
 ///
-/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next asks for it. Until
-/// then, and in the children of [`Forking`](crate::Forking), which serve one request each, the descriptor is the parent's,
-/// whom a child must not wake: there `notify` and `clear` do nothing.
+/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next asks for it.
+/// Until then, and in the children of [`Forking`](crate::Forking), which serve one request each, the descriptor is the
+/// parent's, and a child must not wake its parent: there `notify` and `clear` do nothing.
 #[derive(Debug)]
 pub struct Event {
     ends: sys::event::Ends,
@@ -25,7 +26,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Makes one, not notified.
+    /// Makes an event that is not notified.
     ///
     /// # Errors
     ///
@@ -34,15 +35,15 @@ impl Event {
         Ok(Self { ends: sys::event::new()?, owner: OwnerProcess::this_process() })
     }
 
-    /// Makes it readable. Two system calls, never blocking: a signal handler may use it. In a child of
-    /// the process that it belongs to, it does nothing.
+    /// Makes it readable. It never blocks, and a signal handler may call it. In a child of the process that owns it,
+    /// it does nothing.
     pub fn notify(&self) {
         if self.is_ours() {
             sys::event::notify(&self.ends);
         }
     }
 
-    /// Makes it unreadable again. In a child of the process that it belongs to, it does nothing.
+    /// Makes it unreadable again. In a child of the process that owns it, it does nothing.
     pub fn clear(&self) {
         if self.is_ours() {
             sys::event::clear(&self.ends);
@@ -59,8 +60,8 @@ impl Event {
         self.owner.is_noted()
     }
 
-    /// In a forked child that goes on for itself: makes it an event of this process's own, not notified. Those that
-    /// have waited for it before wait for the parent's.
+    /// In a forked child that goes on for itself: gives this process an event of its own, not notified. A wait that
+    /// has begun before still waits for the parent's.
     pub(crate) fn own(&self) -> io::Result<()> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock();
@@ -72,12 +73,11 @@ impl Event {
         Ok(())
     }
 
-    /// As [`own`](Self::own), where it is enough to do so as soon as this process is known to be another one. Readable
-    /// if it was.
+    /// As [`own`](Self::own), if this process is already known to be another one. The event stays readable if it was.
     pub(crate) fn own_if_noted(&self) {
         if !self.is_of_noted_process() {
             let was_set = self.is_set();
-            // Without a descriptor for a moment it stays the parent's, and is tried again by the next wait.
+            // If there is no descriptor, it stays the parent's until the next wait tries again.
             if self.own().is_ok() && was_set {
                 self.notify();
             }
@@ -89,7 +89,7 @@ impl Event {
         matches!(sys::is_readable(self.waiting().fd), Ok(true))
     }
 
-    /// A wait for it, by those that have made it their own.
+    /// A wait for it, once it is this process's own.
     pub(crate) fn waiting(&self) -> Waiting<'_> {
         Waiting { fd: sys::event::reader(&self.ends), interest: Interest::Read, slot: None }
     }

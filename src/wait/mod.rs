@@ -1,9 +1,26 @@
 //! The one place where anything waits.
 //!
-//! Whatever may block (accepting, receiving, sending, sleeping) tries its system call and waits here
-//! when there is nothing to do yet. On a plain thread waiting blocks the thread. Where a [`Parker`] is
-//! installed it suspends the coroutine instead, and the thread goes on with another one. That is why
-//! no transport and no handler has to know how it is run, and why this file knows neither.
+//! A call that may block (accept, receive, send, sleep) tries its system call first, and waits here when there is
+//! nothing to do yet. On a plain thread the wait blocks the thread. Where a [`Parker`] is installed it suspends the
+//! coroutine, and the thread goes on with another one. So no transport and no handler has to know how it is run.
+//!
+//! Two rules hold for every wait:
+//!
+//! - **No lock is held across it**, and no borrow of a thread-local: a coroutine that is suspended there would leave
+//!   it to the next one of the same thread.
+//! - **The thread's deferred work leaves first** (replies to datagrams, its list of outboxes): see
+//!   `deferred_flush.rs`. A call that blocks the thread without waiting here calls [`flush`] or [`may_block`] before.
+//!
+//! ```text
+//! SocketIo::recv            may_block()?
+//!   plain thread: yes         flush; recv(2) blocks, bounded by SO_RCVTIMEO or by the idle reaper
+//!   a parker: no              recv(2) with MSG_DONTWAIT
+//!                               nothing there: wait::any -> flush -> Parker::park
+//!                               which may return early: the caller tries again
+//! ```
+//!
+//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So the order of those who
+//! wait is: look, wait, look again; and of those who wake: change the state, then notify.
 
 mod deferred_flush;
 mod event;
@@ -24,15 +41,15 @@ pub use event::Event;
 pub(crate) use parker::parker;
 pub use parker::{Installed, Interest, Parker, Slot, Waiting, install};
 
-/// What every call has to know of its thread, in one place: it is looked at twice for each request.
+/// The state of this thread, in one place: it is read twice for each request.
 #[derive(Clone, Copy)]
 struct ThreadState {
-    /// There is a parker.
+    /// A [`Parker`] is installed.
     parked: bool,
-    /// This thread accepts, and runs requests in between: what it gathers waits for no longer than the
-    /// requests that have come already.
+    /// This thread accepts, and runs requests in between. It holds replies back for no longer than the datagrams of
+    /// one batch take.
     in_loop: bool,
-    /// Something has been gathered.
+    /// It has deferred something.
     holds_back: bool,
 }
 
@@ -51,7 +68,7 @@ pub(crate) fn is_parked_here() -> bool {
     HERE.get().parked
 }
 
-/// Whether a call may block this thread. If so, what the thread has held back leaves first.
+/// Whether a call may block this thread. If so, this flushes what the thread has deferred.
 #[inline]
 pub(crate) fn may_block() -> bool {
     let nothing_special = HERE.with(|here| !here.get().parked && !here.get().holds_back);
@@ -67,11 +84,11 @@ fn may_block_after_flush() -> bool {
     may_block
 }
 
-/// How many descriptors a wait may have: the accept loop has the most, and others one or two.
+/// The most descriptors of one wait. The accept loop has four, others one or two.
 pub(crate) const MOST: usize = 4;
 
-/// Waits until one of `waiting`, [`MOST`] at the most, is ready or the deadline has passed. May come back early. Says whether the
-/// first of them may be ready.
+/// Waits until one of `waiting` (at most [`MOST`]) is ready or the deadline has passed; it may come back early. True:
+/// the first of them may be ready.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
     let Some(parker) = parker() else {
@@ -79,7 +96,7 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
             Interest::Read => sys::PollFd::readable(waiting.fd),
             Interest::Write => sys::PollFd::writable(waiting.fd),
         };
-        // The accept loop comes here for every connection, and need not ask for memory each time.
+        // The accept loop waits here before each connection, so this asks for no memory.
         let mut fds = [const { sys::PollFd::never() }; MOST];
         let fds = &mut fds[..waiting.len()];
         fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = poll_fd(waiting));
@@ -98,11 +115,11 @@ pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) ->
     epoll.wait()
 }
 
-/// Sleeps: a plain thread sleeps, a coroutine is suspended and its thread goes on with others.
+/// Sleeps: a plain thread sleeps; a coroutine is suspended, and its thread goes on with others.
 ///
-/// Every mixin of this crate runs handlers on plain threads. One of your own may run many on one thread, as coroutines
-/// (see [`Parker`]); handlers that may run there use this instead of [`std::thread::sleep`], which would stop every
-/// request of the same thread.
+/// Every mixin of this crate runs handlers on plain threads. A mixin of your own may run many on one thread, as
+/// coroutines (see [`Parker`]). Handlers that may run there use this instead of [`std::thread::sleep`], which would
+/// stop every request of the same thread.
 pub fn sleep(duration: Duration) {
     if !is_parked_here() {
         flush();
@@ -111,13 +128,13 @@ pub fn sleep(duration: Duration) {
     let Some(until) = Instant::now().checked_add(duration) else { return park_for_ever() };
     while Instant::now() < until {
         if any(&[], Some(until)).is_err() {
-            // Panicking, or no room to register: a short block of the thread is the lesser evil.
+            // The coroutine is panicking, or the parker has no memory: to block the thread is the lesser evil.
             return thread::sleep(until.saturating_duration_since(Instant::now()));
         }
     }
 }
 
-/// The moment when so much time has passed; where the clock cannot count that far, one that no process lives to see.
+/// The moment so much later. Where the clock cannot count that far, it is one that no process lives to see.
 pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
     const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
     now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
@@ -125,17 +142,18 @@ pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
 
 fn park_for_ever() {
     loop {
-        // An error leaves nothing to wait with but the thread.
+        // After an error there is only the thread to wait with.
         if any(&[], None).is_err() {
             thread::park();
         }
     }
 }
 
-/// Runs blocking work (a database call, DNS, a large file) where it harms nobody.
+/// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
 ///
-/// On a plain thread it just runs, and so it does under every mixin of this crate. In a coroutine, as a mixin of your own
-/// may run handlers (see [`Parker`]), it runs on a thread of its own, and the coroutine is suspended until it is done.
+/// On a plain thread, and so under every mixin of this crate, this calls `work` and nothing else. In a coroutine of a
+/// mixin of your own (see [`Parker`]) `work` runs on a thread of its own, and the coroutine is suspended until it has
+/// ended.
 ///
 /// # Errors
 ///
@@ -164,7 +182,7 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
     worker.join().or_else(|payload| std::panic::resume_unwind(payload))
 }
 
-/// Tells the waiting coroutine that its work has ended, also when it ended by a panic.
+/// Tells the waiting coroutine that its work has ended, by a panic too.
 struct NotifyOnDrop(Arc<Event>);
 
 impl Drop for NotifyOnDrop {
@@ -173,18 +191,18 @@ impl Drop for NotifyOnDrop {
     }
 }
 
-/// A number that no other living thread has. It costs less than the standard library's `ThreadId`, which
-/// is had only by counting one more reference to the thread.
+/// A number that no other living thread has. It costs less than std's `ThreadId`, for which a reference to the thread
+/// is counted.
 pub(crate) fn number_of_thread() -> usize {
     HERE.with(|of_this_thread| std::ptr::from_ref(of_this_thread).addr())
 }
 
-/// Whether this thread accepts, and what runs on it runs in between.
+/// Whether this thread accepts, and runs requests in between.
 pub(crate) fn is_in_loop() -> bool {
     HERE.get().in_loop
 }
 
-/// This thread accepts no longer; in a forked child it never does.
+/// This thread does not accept any more. A forked child never does.
 pub(crate) fn leave_loop() {
     note(|here| here.in_loop = false);
 }
@@ -194,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_clock_cannot_count_is_far_beyond_any_day() {
+    fn a_time_that_the_clock_cannot_count_is_far_in_the_future() {
         let now = Instant::now();
         assert_eq!(moment_after(now, Duration::ZERO), now);
         let century = Duration::from_secs(100 * 365 * 86_400);

@@ -1,4 +1,4 @@
-//! How a thread that runs many requests waits: the interface of a mixin with coroutines.
+//! [`Parker`]: how a thread waits that runs many requests, as coroutines.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::note;
 
-/// What a wait is for.
+/// Whether a wait is for input or for room to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interest {
@@ -27,52 +27,50 @@ pub struct Waiting<'a> {
     pub fd: BorrowedFd<'a>,
     /// What to wait for.
     pub interest: Interest,
-    /// A connection's home for what its worker knows of it; none for listeners and events, which
-    /// several workers may wait for at once.
+    /// Where a parker notes that it has registered this descriptor. None for listeners and events, which several
+    /// workers may wait for at once.
     pub slot: Option<&'a Slot>,
 }
 
-/// A place, kept beside a descriptor, for what a [`Parker`] wants to remember of it: that it is
-/// registered, say. It starts as zero, and only the worker that runs the request touches it.
+/// A number that is kept beside a descriptor, for a [`Parker`] to remember that it has registered it, say. It starts
+/// as zero, and only the worker that runs the request uses it.
 #[derive(Debug, Default)]
 pub struct Slot {
     value: Cell<usize>,
 }
 
 impl Slot {
-    /// What was last [`set`](Self::set); at first zero.
+    /// The value that was last [`set`](Self::set); zero at first.
     #[must_use]
     pub fn get(&self) -> usize {
         self.value.get()
     }
 
-    /// Remembers a value. When the descriptor is about to be closed and the value is not zero,
-    /// [`Parker::forget`] is called.
+    /// Remembers a value. If it is not zero when the descriptor is about to be closed, [`Parker::forget`] is called.
     pub fn set(&self, value: usize) {
         self.value.set(value);
     }
 }
 
-/// How a thread waits that runs many requests at once: by suspending the one that waits.
+/// How a thread waits that runs many requests at once: it suspends the coroutine that waits.
 ///
-/// A mixin that runs requests as coroutines (none of this crate does; one of your own may) implements it and
-/// installs it, by [`install`], on each of its threads. Everything that a request may wait for comes through
+/// A mixin that runs requests as coroutines (none of this crate does; one of your own may) implements it and calls
+/// [`install`] on each of its threads. From there on every wait of a request on that thread calls
 /// [`park`](Self::park).
 ///
-/// When no coroutine can go on and the thread itself is about to wait, it has to call [`flush`](super::flush): replies
-/// to datagrams are held back until then, so that one system call sends many.
+/// Before the thread itself waits, because no coroutine can go on, it calls [`flush`](super::flush): replies to
+/// datagrams are held back until then, so that one system call sends many.
 pub trait Parker {
-    /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has
-    /// passed. It may come back early: the caller tries again and waits again.
+    /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has passed. It may come
+    /// back early: the caller tries again and waits again.
     ///
-    /// With no descriptor it is a sleep. It is never called while the thread is panicking, because a
-    /// coroutine that is suspended in the middle of an unwind makes every other one on the thread
-    /// believe that it is panicking as well.
+    /// Without descriptors it is a sleep. It is never called while the thread is panicking: a coroutine that is
+    /// suspended in the middle of an unwind would make all others of the thread believe that they are panicking.
     ///
     /// # Errors
     ///
-    /// Only if the wait itself cannot be done (no memory to register it); it is then the error of the
-    /// read, write or accept that waited.
+    /// Only if the wait cannot be made (no memory to register it). The read, write or accept that waits returns this
+    /// error.
     fn park(&self, waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()>;
 
     /// A descriptor whose slot is not zero is about to be closed.
@@ -83,14 +81,14 @@ thread_local! {
     static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
 }
 
-/// Makes every wait on this thread go through `parker`, until the guard is dropped.
+/// Makes every wait on this thread call `parker`, until the guard is dropped.
 pub fn install(parker: Rc<dyn Parker>) -> Installed {
     let before = PARKER.with(|current| current.replace(Some(parker)));
     note(|here| here.parked = true);
     Installed { before }
 }
 
-/// Keeps a [`Parker`] installed on this thread; dropping it brings back the one before.
+/// Keeps a [`Parker`] installed on this thread. The previous one is back when this is dropped.
 #[must_use = "the parker is removed when this is dropped"]
 pub struct Installed {
     before: Option<Rc<dyn Parker>>,
@@ -99,7 +97,7 @@ pub struct Installed {
 impl Drop for Installed {
     fn drop(&mut self) {
         note(|here| here.parked = self.before.is_some());
-        // No thread-local is left to restore when the thread is at its end.
+        // At the end of a thread there is no thread-local left to restore.
         let _ = PARKER.try_with(|current| current.replace(self.before.take()));
     }
 }
@@ -110,8 +108,8 @@ impl fmt::Debug for Installed {
     }
 }
 
-/// The parker of this thread, taken out of the thread-local: a coroutine must not be suspended
-/// inside `with`, which would leave the next one's borrow to meet its own.
+/// The parker of this thread, cloned out of the thread-local: a coroutine that was suspended inside `with` would leave
+/// the borrow to the next one.
 pub(crate) fn parker() -> Option<Rc<dyn Parker>> {
     PARKER.with(|current| current.borrow().clone())
 }
