@@ -1,11 +1,19 @@
-//! The reaper: one thread that ends connections whose peers have been silent for too long, for all of a server.
+//! The idle reaper: one thread per server that ends connections whose peers have been silent for `Limits::idle`.
 //!
-//! The kernel would do it as well, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after
-//! it: a twentieth of a short request, for a limit that hardly any request ever reaches. So a thread that
-//! waits for `Limits::idle` waits without one, and this one looks at the live list a few times for each limit.
+//! The kernel could do it, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after it: a twentieth
+//! of a short request, for a limit that hardly any request reaches. So a thread that waits for `Limits::idle` has no
+//! timer, and the reaper looks at the live list eight times per limit.
 //!
-//! It is there while there are requests to look after, and where a thread may be started: not under a mixin
-//! that forks. Coroutines wait by their own clock, and short limits by the kernel's, which is exact.
+//! Some waits are not the reaper's: those of coroutines (by the parker's clock), limits below [`SHORTEST_REAPED`] (by
+//! the kernel, exactly), and all of a process that must start no thread, under `Forking`. [`IdleReaper::covers`] says
+//! so, once for each request.
+//!
+//! ```text
+//! first request        covers: starts the thread, is_on = true
+//! every limit / 8      LiveList::end_silent: ends silent waits
+//! no request left      is_on = false under the list's lock, and the thread ends
+//! next request         enters the list first, then covers: sees is_on = false, and starts another
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +24,11 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::live::{LiveList, SHORTEST_REAPED};
 
-/// A limit is noticed so much of it late at the most: an eighth, as `SO_RCVTIMEO` is left as it is by
-/// `socket_io.rs` while it is no more than an eighth too long.
+/// The reaper is late by at most this part of a limit: an eighth. (`socket_io.rs` leaves `SO_RCVTIMEO` as it is while
+/// it is at most an eighth too long.)
 const LATE: u32 = 8;
 
-/// A server's watch. It ends when this is dropped.
+/// A server's idle reaper. The thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct IdleReaper {
     shared: Arc<ReaperShared>,
@@ -29,18 +37,18 @@ pub(crate) struct IdleReaper {
 #[derive(Debug)]
 struct ReaperShared {
     list: Arc<LiveList>,
-    /// The thread runs. Taken back under the lock of the list, when there is nobody in it.
+    /// The thread runs. Cleared under the lock of the list, when that is empty.
     is_on: AtomicBool,
-    /// Two requests that come first at once start one thread.
+    /// Two first requests at once start one thread.
     start: Mutex<()>,
     call: Mutex<Option<Wakeup>>,
     called: Condvar,
 }
 
-/// What may end the thread's sleep before its time.
+/// Why the thread is woken before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wakeup {
-    /// The limits have changed: a shorter one wants to be looked at sooner.
+    /// The limits have changed: a shorter one needs an earlier look.
     LookAgain,
     /// The server is gone.
     Exit,
@@ -53,7 +61,8 @@ impl IdleReaper {
         Self { shared: Arc::new(ReaperShared { list, is_on, start, call, called }) }
     }
 
-    /// Has a request looked after that is in the list. False: its waits have to be bounded by others.
+    /// Whether the reaper ends the waits of a request that is in the list; starts the thread if need be. False: each
+    /// wait needs a timeout of its own.
     pub(crate) fn covers(&self, idle: Duration) -> bool {
         idle >= SHORTEST_REAPED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
     }
@@ -63,7 +72,7 @@ impl IdleReaper {
         self.shared.call(Wakeup::LookAgain);
     }
 
-    /// In a forked child that goes on for itself: the thread has stayed with its parent.
+    /// In a forked child that goes on for itself: the thread is the parent's.
     pub(crate) fn enter_process(&self) {
         self.shared.is_on.store(false, Ordering::Release);
     }
@@ -99,7 +108,7 @@ impl ReaperShared {
         }
     }
 
-    /// Sleeps, and says what has ended the sleep if it was not its time.
+    /// Sleeps. Gives the reason if it was woken before its time.
     fn sleep(&self, pause: Duration) -> Option<Wakeup> {
         let until = Instant::now().checked_add(pause);
         let mut call = self.call.lock();

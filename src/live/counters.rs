@@ -1,30 +1,29 @@
-//! [`RequestCounters`]: how far a request is, which changes with each receive and each send.
+//! [`RequestCounters`]: bytes and activity of a request, which change with each receive and each send.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::Common;
 
-/// Bytes received, bytes sent, and what it does.
+/// Bytes received, bytes sent, activity.
 type Row = [AtomicU64; 3];
 
-/// For requests that children serve: a row each.
+/// For requests that children serve: a row each, in memory that both processes write to.
 pub(super) type Rows = Common<3>;
 
-/// What the worker writes with each receive and each send: in one line of the processor's cache, so that among a
-/// thousand requests only one more has to come for it.
+/// The worker writes these with each receive and each send. They are in one cache line, so that among a thousand
+/// requests only one more line is loaded for each.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct RequestCounters {
     own: Row,
-    /// What is used in its place when the worker may be a child, whose memory is a copy of ours: a row that it
-    /// has in common with us.
+    /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
     common: Option<(Arc<Rows>, usize)>,
 }
 
 impl RequestCounters {
-    /// A request at its beginning. One past the last row keeps its own, and who looks sees nothing of what its
-    /// child does.
+    /// The counters of a new request. Beyond the last row a request has only its own, and the parent does not see
+    /// those of its child.
     pub(super) fn new(rows: Option<&Arc<Rows>>, row: usize) -> Self {
         let common = rows.filter(|rows| row < rows.rows().len());
         let now = Self {
@@ -32,7 +31,7 @@ impl RequestCounters {
             common: common.map(|rows| (Arc::clone(rows), row)),
         };
         if now.common.is_some() {
-            // It is still as the last request has left it.
+            // The last request of this slot has left its numbers.
             now.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
         }
         now
@@ -56,7 +55,7 @@ impl RequestCounters {
         &self.row()[1]
     }
 
-    /// An [`Activity`](super::Activity), and whether it is a wait that nobody but the reaper bounds.
+    /// An [`Activity`](super::Activity), and the bit of a wait that is left to the reaper.
     #[inline]
     pub(super) fn activity(&self) -> &AtomicU64 {
         &self.row()[2]

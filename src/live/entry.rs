@@ -1,4 +1,20 @@
-//! One line of the live list: what a request does, and by what it can be ended from outside.
+//! One line of the live list: what a request does, and how others end it.
+//!
+//! | written by | what |
+//! |---|---|
+//! | the request's worker, alone | activity, bytes, `preface`, `wrapped`, `waits_to_write`, `stopped` |
+//! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
+//! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
+//!
+//! Two pairs of stores and loads are sequentially consistent, because each side stores first and then loads what the
+//! other has stored, so that one of them sees the other:
+//!
+//! ```text
+//! worker                                 another thread
+//!   activity = Idle                        draining = true (Runs)
+//!   is the server draining?                is the activity Idle?   -> shutdown(Read)
+//!
+//! waits_to_write = true cut = Forced is there a cut? -> no send waits_to_write? -> shutdown(Both), or Read ```
 
 use std::io;
 use std::net::Shutdown;
@@ -17,7 +33,7 @@ use crate::address::Address;
 use crate::peer_fault::{LOSSES, Owner, PeerFault};
 use crate::sys;
 
-/// A request's own line in the list. The worker writes it, everyone else reads.
+/// A request's line in the list.
 #[derive(Debug)]
 pub(crate) struct Entry {
     owner: Owner,
@@ -27,35 +43,33 @@ pub(crate) struct Entry {
     pub(super) counters: RequestCounters,
     /// `Limits::idle`.
     pub(super) idle: Duration,
-    /// How many bytes had come when its handler began: a PROXY header, a handshake. Nothing of a request is
-    /// among them.
+    /// How many bytes had come when its handler began (a PROXY header, a handshake). They are no part of a request.
     preface: AtomicU64,
-    /// What the reaper saw of a wait.
+    /// What the reaper has seen of its present wait.
     pub(super) seen: Mutex<Option<LastLook>>,
-    /// The descriptor was lent, and others may send and receive by it.
+    /// The descriptor was lent: others may send and receive by it.
     is_lent: AtomicBool,
-    /// Why the connection has been ended from this side, as a [`Cut`]; zero if it has not been. The end
-    /// of input that its handler then sees is not the peer's, and must not be taken for the end of what
-    /// the peer had to say.
+    /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. The end of input that the handler
+    /// then sees is not the peer's, and must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
-    /// A wrapper stands before the connection, and has something to say before its end.
+    /// A wrapper is in place, and sends a farewell before the end.
     wrapped: AtomicBool,
-    /// Below the wrapper somebody waits for room to write.
+    /// The worker waits, below the wrapper, for room to write.
     waits_to_write: AtomicBool,
     /// A read of its handler has failed with `Stopping`.
     stopped: AtomicBool,
     /// It has left the list.
     ended: AtomicBool,
-    /// For those who wait for a stop or its end; few have any.
+    /// For [`StopToken`](crate::request::StopToken)s; few requests have one.
     pub(super) stop_events: OnceLock<Box<StopEvents>>,
-    /// How the connection has failed: a place in [`LOSSES`], counted from one; zero if it has not.
+    /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
     lost: AtomicU8,
-    /// The connection, for those who have to wake or end it from outside; shared ownership, so that
-    /// it cannot be closed, and its number taken by another one, while they do.
+    /// The connection, for threads that end it from outside. Ownership is shared, so that the descriptor cannot be
+    /// closed, and its number used again, while they do.
     pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
-    /// There has been one: datagrams have none, and are spared the lock.
+    /// There was a connection. Datagrams have none, and skip the lock.
     has_connection: bool,
-    /// The child that serves it; zero if it is served here.
+    /// The process number of the child that serves it; zero if it is served here.
     process: AtomicI32,
 }
 
@@ -104,12 +118,12 @@ impl Entry {
         self.owner.request
     }
 
-    /// Which request its errors are of.
+    /// The mark by which its errors are told from those of other requests.
     pub(crate) fn owner(&self) -> Owner {
         self.owner
     }
 
-    /// The connection has failed in such a way, seen by the request itself or by who sends for it.
+    /// Notes how the connection has failed. The worker calls it, and the writer of outboxes.
     pub(crate) fn note_loss(&self, kind: io::ErrorKind) {
         let place = LOSSES.iter().position(|loss| *loss == kind).map(|at| u8::try_from(at + 1));
         if let Some(Ok(place)) = place {
@@ -117,7 +131,7 @@ impl Entry {
         }
     }
 
-    /// The request's own connection has failed so. It is noted, and the error says whose it is.
+    /// Notes how the connection has failed, and marks the error as this request's.
     #[cold]
     pub(crate) fn lose(&self, error: io::Error) -> io::Error {
         self.note_loss(error.kind());
@@ -134,18 +148,17 @@ impl Entry {
         self.handler
     }
 
-    /// Ordered with the flag that a drain has begun: either the drain sees that this request is idle
-    /// and wakes it, or the request, which looks at the flag after saying so, sees the drain.
+    /// Sequentially consistent: see the top of the file.
     pub(crate) fn set_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::SeqCst);
     }
 
-    /// For what only the list shows: no other thread decides anything by it.
+    /// For activities that only the list shows, and no other thread acts on.
     pub(crate) fn show_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::Relaxed);
     }
 
-    /// A wait for its peer, left to the reaper; ordered as `set_activity` is.
+    /// A wait that the reaper bounds; ordered as `set_activity` is.
     pub(crate) fn set_left_to_reaper(&self, activity: Activity) {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
@@ -160,7 +173,7 @@ impl Entry {
         }
     }
 
-    /// What has come so far came before the first request.
+    /// Everything that has come so far is no part of a request.
     pub(crate) fn end_preface(&self) {
         self.preface.store(self.bytes().0, Ordering::Relaxed);
     }
@@ -193,7 +206,7 @@ impl Entry {
         }
     }
 
-    /// Why the connection was ended from this side, if it was.
+    /// Why this side has ended the connection, if it has.
     pub(crate) fn cut(&self) -> Option<Cut> {
         match self.cut.load(Ordering::SeqCst) {
             0 => None,
@@ -204,12 +217,12 @@ impl Entry {
         }
     }
 
-    /// Its handler is told that the server is stopping.
+    /// Notes that its handler has been told of the stop.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its handler has been told so.
+    /// Whether its handler has been told of the stop.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -238,9 +251,9 @@ impl Entry {
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
-    /// Ends it as an operator wants it, wherever it is served. False if there is nothing left to end.
+    /// Ends it for `close_live`, also if a child serves it. False if there is nothing to end.
     pub(super) fn close(&self) -> bool {
-        // What cannot be ended from here ends as it does by itself, and is not to be explained by this.
+        // Without a connection nothing is ended, and no cut is stored: it would explain an end that it did not cause.
         let closed = match self.process.load(Ordering::Relaxed) {
             0 => self.connection.lock().is_some(),
             child => sys::child_process::signal(child, libc::SIGKILL),
@@ -255,8 +268,7 @@ impl Entry {
         self.wrapped.store(true, Ordering::SeqCst);
     }
 
-    /// Ordered with the cut: either whoever cuts the connection off sees that it waits, or the one that waits sees the cut
-    /// before.
+    /// Ordered with the cut: see the top of the file.
     pub(crate) fn begin_write_wait(&self) {
         self.waits_to_write.store(true, Ordering::SeqCst);
     }
@@ -265,8 +277,9 @@ impl Entry {
         self.waits_to_write.store(false, Ordering::SeqCst);
     }
 
-    /// Ends one or both directions. Below a wrapper the output is left to its worker, who finds out at its next read
-    /// or write, because nobody else can have the wrapper say goodbye; unless it waits in a write.
+    /// Stores the reason and ends one or both directions. Below a wrapper it ends only the input, because the
+    /// wrapper's farewell has to be sent by the worker, which finds the cut at its next read or write; but both if the
+    /// worker waits in a write.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.cut.store(why as u8, Ordering::SeqCst);
         let is_left_to_worker =
@@ -279,12 +292,12 @@ impl Entry {
 
     pub(super) fn shut_connection(&self, how: Shutdown) {
         if let Some(fd) = &*self.connection.lock() {
-            // The only failure is that the peer has ended it already.
+            // It fails only if the peer has ended the connection already.
             let _ = sys::shutdown(fd.as_fd(), how);
         }
     }
 
-    /// Somebody else may have a copy of the descriptor from here on.
+    /// From here on others may have a copy of the descriptor.
     pub(crate) fn lend(&self) {
         self.is_lent.store(true, Ordering::Relaxed);
     }
@@ -293,14 +306,14 @@ impl Entry {
         self.is_lent.load(Ordering::Relaxed)
     }
 
-    /// Whether a drain may end what it does: a wait for the beginning of a request, and for that of the first only
-    /// when those are `over`.
+    /// Whether a drain may end its wait: one for the beginning of a request, and for the first request of a connection
+    /// only when first reads are over.
     pub(super) fn may_be_ended(&self, first_reads: FirstReads) -> bool {
         self.activity() == Activity::Idle && (first_reads == FirstReads::Over || !self.is_unheard())
     }
 
-    /// Ends the wait for the beginning of a request, if that is what it does. A signal's handler may call
-    /// it: whoever holds the lock ends the connection anyway, or lets go of it.
+    /// Ends its wait for the beginning of a request, if that is its activity. A signal handler may call it, so it only
+    /// tries the lock: a thread that holds it is ending the connection, or letting go of it.
     pub(crate) fn end_input_if_idle(&self, first_reads: FirstReads) {
         if !self.may_be_ended(first_reads) {
             return;
@@ -313,13 +326,13 @@ impl Entry {
         }
     }
 
-    /// A child serves it from here on, and has the connection.
+    /// From here on a child serves it, and has the connection.
     pub(crate) fn hand_over(&self, child: i32) {
         self.process.store(child, Ordering::Relaxed);
         self.forget_connection();
     }
 
-    /// It is over.
+    /// It has left the list.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.tell_of_close();
@@ -335,7 +348,7 @@ impl Entry {
     }
 }
 
-/// There is one writer, so that a load and a store are enough.
+/// There is one writer, so a load and a store are enough.
 fn add(number: &AtomicU64, count: usize) {
     number.store(number.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
 }

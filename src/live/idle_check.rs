@@ -1,4 +1,16 @@
-//! The reaper's look at one request: whether its wait has been silent for as long as it may be.
+//! How the idle reaper finds waits that have been silent for as long as `Limits::idle`.
+//!
+//! The reaper (`idle_reaper.rs`) calls [`LiveList::end_silent`] eight times per limit. A look at one request that is
+//! not waiting for its peer costs one load. For a wait it compares with the look before ([`LastLook`]):
+//!
+//! ```text
+//! look 1   a wait left to the reaper          notes when, and how many bytes had come
+//! look 2   as many bytes: the same wait       may anything be on its way to the peer? asks the system once
+//! look n   the same wait                      only then: has the peer acknowledged more? if so, begins anew
+//!          silent for as long as the limit    stores Cut::Silent, shutdown(Read)
+//! ```
+//!
+//! The handler then sees an error of kind `TimedOut`, and may still write.
 
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -9,17 +21,17 @@ use super::progress::Progress;
 use super::{Cut, Entry, LiveList};
 use crate::sys;
 
-/// The shortest `Limits::idle` that is left to the reaper: a shorter one would have it look often.
+/// The shortest `Limits::idle` that the reaper keeps. For a shorter one it would have to look too often.
 pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 
-/// What the reaper has seen of a wait that is left to it.
+/// What the reaper saw when it last looked at a wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
-    /// Since when nothing has moved, as far as it knows.
+    /// Since when no bytes have moved.
     since: Instant,
     bytes_in: u64,
     bytes_out: u64,
-    /// Whether anything may move although nothing is received; none before the second look.
+    /// Whether bytes may move although none are received. None before the second look.
     may_move: Option<bool>,
     moved: Option<Progress>,
 }
@@ -30,13 +42,13 @@ impl LastLook {
     }
 }
 
-/// The bit of an activity that is a wait left to the reaper.
+/// The bit of an activity that says: a wait, left to the reaper.
 pub(super) const LEFT_TO_REAPER: u64 = 0x80;
 
 impl LiveList {
-    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Says
-    /// which limit is the shortest, of these requests and of the next. Nobody left: `leave` is called, before
-    /// anybody else can enter.
+    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Gives the
+    /// shortest limit of these requests and of the next. Without any request it calls `leave`, under the lock, so that
+    /// no request enters before.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
         let slots = self.slots.lock();
         for entry in slots.live() {
@@ -54,8 +66,8 @@ impl LiveList {
 }
 
 impl Entry {
-    /// Ends a wait that is left to the reaper, if nothing has moved for as long as may be. A wait ends only when
-    /// something has come, so that as many bytes as before are the same wait as before.
+    /// Ends the wait if no bytes have moved for as long as the limit. A wait ends only when bytes have come, so as
+    /// many bytes as before mean the same wait as before.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.seen.lock();
         if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
@@ -72,17 +84,17 @@ impl Entry {
         if now.saturating_duration_since(wait.since) < self.idle {
             return;
         }
-        // Whatever else has ended it explains its end better.
+        // An earlier cut explains the end better.
         let (none, silent) = (0, Cut::Silent as u8);
         let order = Ordering::SeqCst;
         if self.cut.compare_exchange(none, silent, order, order).is_ok() {
-            // What has come in this very moment is still read.
+            // Bytes that come at this moment are still read.
             self.shut_connection(Shutdown::Read);
         }
     }
 
-    /// The system is asked only about waits that have lasted from one look to the next, and only where something may
-    /// move: where bytes have been sent meanwhile, or wait for the peer, or others have the descriptor.
+    /// Asks the system only about waits that have lasted from one look to the next, and only if bytes may move: some
+    /// have been sent since, or wait for the peer, or others have the descriptor.
     fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
@@ -94,7 +106,7 @@ impl Entry {
         };
         if wait.may_move == Some(true) {
             let moved = Some(Progress::of((wait.bytes_in, bytes_out), fd));
-            // What has moved before the first answer is not known, and may have done so just now.
+            // The first answer has nothing to be compared with: bytes may have moved just before.
             if wait.moved != moved {
                 (wait.moved, wait.since) = (moved, now);
             }
@@ -158,7 +170,7 @@ mod tests {
         assert_eq!((&late, ours.read(&mut [0]).unwrap()), (b"late", 0));
     }
 
-    /// A request of a list whose connection the system counts for, with both ends.
+    /// A request over TCP, whose bytes the system counts, with both ends.
     fn request_over_tcp(list: &LiveList) -> (Registration, TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -170,7 +182,8 @@ mod tests {
         (registration, ours, theirs)
     }
 
-    /// Has the reaper look eight times for each limit, for two of them; when it has ended the wait, if it has.
+    /// Lets the reaper look eight times per limit, for two limits. Gives the second at which it ended the wait, if it
+    /// did.
     fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
         let begin = Instant::now();
         for look in 0..16 {
@@ -187,7 +200,7 @@ mod tests {
     fn a_peer_that_takes_what_it_is_sent_is_not_silent() {
         let limits = Limits::default().idle(Duration::from_secs(64));
         let list = LiveList::new(limits);
-        // By the request's own outbox, and nobody has asked for a copy.
+        // By the request's own outbox, without a copy of the descriptor.
         let (registration, mut ours, mut theirs) = request_over_tcp(&list);
         let fed = ended_after(&list, &registration.entry, || {
             ours.write_all(b"x").unwrap();
@@ -223,7 +236,7 @@ mod tests {
         let limits = Limits::default().idle(Duration::from_secs(64));
         let list = LiveList::new(limits);
         let (registration, ours, _theirs) = request_over_tcp(&list);
-        // It has said so once, and then no more: what goes into a buffer is not taken.
+        // Fills the buffers of both sides: bytes in a buffer are not taken by the peer.
         ours.set_nonblocking(true).unwrap();
         let mut quiet = 0;
         while quiet < 5 {
@@ -231,7 +244,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         let ended = ended_after(&list, &registration.entry, || registration.entry.add_bytes_out(1));
-        // It is the second look that finds bytes on their way, and the time counts from there.
+        // The second look finds bytes on their way, and the time counts from there.
         assert_eq!(ended, Some(72));
     }
 
@@ -246,7 +259,7 @@ mod tests {
         assert!(left());
         let (registration, ..) = request(&list);
         assert!(!left());
-        // What else has ended a connection explains its end.
+        // An earlier cut explains the end.
         registration.entry.shut_down(Cut::Closed, Shutdown::Both);
         registration.entry.set_left_to_reaper(Activity::Idle);
         list.end_silent(Instant::now(), || ());

@@ -1,19 +1,19 @@
-//! What others are told of a live request: [`LiveRequest`].
+//! What `ServerContext::live` and `DrainReport` show of a request: [`LiveRequest`].
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::address::Address;
 
-/// What a live request does at the moment.
+/// What a live request is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activity {
     /// Accepted, and not yet run: it waits for a worker.
     Queued,
-    /// Its handler runs, and does not wait for its peer.
+    /// Its handler runs, and is not waiting for its peer.
     Running,
-    /// Its handler waits for the beginning of a request; nothing of one has come yet.
+    /// Its handler waits for the beginning of a request, of which nothing has come yet. A drain may end such a wait.
     Idle,
     /// Its handler waits for more of what its peer has begun to send.
     Receiving,
@@ -33,28 +33,28 @@ impl fmt::Display for Activity {
     }
 }
 
-/// One live request, as it was at the moment of asking.
+/// One live request, as it was when [`live`](crate::ServerContext::live) was called. Print it for a line of text.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LiveRequest {
-    /// Its number, unique within the server.
+    /// Its number, unique within the server: the argument of [`close_live`](crate::ServerContext::close_live).
     pub id: u64,
-    /// Who it is with.
+    /// The peer's address.
     pub client_address: Address,
     /// How long ago it was accepted.
     pub age: Duration,
     /// The type name of its handler.
     pub handler: &'static str,
-    /// What it does.
+    /// What it is doing.
     pub activity: Activity,
     /// Bytes received from the peer so far.
     pub bytes_in: u64,
     /// Bytes sent to the peer so far.
     pub bytes_out: u64,
-    /// What has been done to it from this side, if anything was. (What a child of [`Forking`](crate::Forking) was told of a
-    /// drain, it alone knows.)
+    /// How this side has ended it, if it has. (Only a child of [`Forking`](crate::Forking) knows what it was told of a
+    /// drain.)
     pub cut: Option<Cut>,
-    /// Under [`Forking`](crate::Forking): the number of the child that serves it, as `ps` shows it.
+    /// Under [`Forking`](crate::Forking): the process number of the child that serves it.
     pub process: Option<u32>,
 }
 
@@ -69,18 +69,18 @@ impl fmt::Display for LiveRequest {
     }
 }
 
-/// What has been done to a live request from this side.
+/// How this side has ended a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cut {
-    /// A drain has ended it between two requests, or before the first one: its handler has been told, by
+    /// A drain has ended it between two requests, or before the first one; its handler got
     /// [`Stopping`](crate::request::Stopping).
     Drained = 1,
     /// It was cut off at the deadline of a drain.
     Forced = 2,
     /// It was closed by [`close_live`](crate::ServerContext::close_live).
     Closed = 3,
-    /// It was ended because its peer was silent for too long.
+    /// Its peer was silent for as long as `Limits::idle`.
     Silent = 4,
 }
 

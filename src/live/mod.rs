@@ -1,5 +1,8 @@
-//! The live list: every request between its acceptance and its close, who it is with, since when, and
-//! what it does now. Draining and forcing need it, and so does an operator who asks what hangs.
+//! The live list: every request from its acceptance to its close, with its peer, its age and its activity.
+//!
+//! A drain needs it, to end those that are idle and to force those that are left; `ServerContext::live` shows it to
+//! operators; the idle reaper and the limits per peer look at it. Its lock is held for a few loads and stores, and
+//! never across a wait or code of the user's.
 
 mod counters;
 mod entry;
@@ -34,37 +37,38 @@ pub(crate) use progress::Progress;
 pub(crate) use stop_events::StopEvents;
 use token_buckets::TokenBuckets;
 
-/// The list itself: a slab, so that entering and leaving cost one lock and no search. What else a request
-/// gets when it enters, its number and its limits, is under the same lock.
+/// The list itself: a slab, so that to enter and to leave cost one lock and no search. The request's number and its
+/// limits are under the same lock.
 #[derive(Debug)]
 pub(crate) struct LiveList {
-    /// Which list it is, of all of this process.
+    /// The number of this list within the process.
     number: u64,
     slots: Mutex<Slots>,
     emptied: Condvar,
 }
 
-/// How many lists there have been: a request's number is unique only within its own.
+/// How many lists there have been. A request's number is unique only within its list.
 static LISTS: AtomicU64 = AtomicU64::new(0);
 
-/// How many children can show how far they are: more than anybody forks, and of no weight where nobody does.
+/// How many children can show their counters: more than anybody forks. The memory is used only as far as it is
+/// written.
 const ROWS: usize = 4_096;
 
 #[derive(Debug)]
 struct Slots {
     entries: Vec<Option<Arc<Entry>>>,
     free: Vec<usize>,
-    /// How many have ever entered; the number of the last one.
+    /// How many requests have ever entered: the number of the last one.
     entered: u64,
-    /// For those that enter from now on.
+    /// For requests that enter from now on.
     limits: Arc<Limits>,
-    /// How many may be alive at once, whatever `limits` says: there are descriptors for no more.
+    /// How many requests there are descriptors for, whatever `limits` says.
     budget: usize,
-    /// How many are alive for each peer; kept only while there is a limit on it.
+    /// How many requests each peer has; kept only while there is a limit on it.
     peers: Option<Peers>,
-    /// How often each has come lately; kept only while there is a limit on that.
+    /// How often each peer has connected lately; kept only while there is a limit on that.
     rates: Option<TokenBuckets<PeerKey>>,
-    /// One for each slot, if children are to write them.
+    /// Counters for each slot, if children are to write them.
     rows: Option<Arc<Rows>>,
 }
 
@@ -83,7 +87,7 @@ impl Slots {
         self.free.len() == self.entries.len()
     }
 
-    /// Counts the requests of each peer, if one may have less than all. Gives how many one may have.
+    /// Counts the requests of each peer, if there is a limit on them below that on all. Gives that limit.
     fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();
@@ -96,7 +100,7 @@ impl Slots {
         max
     }
 
-    /// Counts one more request of a peer, and says which limit for one peer it is beyond.
+    /// Counts one more request of a peer, and gives the limit that it is beyond, if any.
     fn count_peer(&mut self, peer: &Address, now: Instant) -> Option<Limit> {
         if self.peers.is_none() && self.rates.is_none() {
             return None;
@@ -128,7 +132,7 @@ impl LiveList {
         list
     }
 
-    /// For requests that children serve: they write how far they are into memory that is ours as well.
+    /// For requests that children serve: their counters are in memory that both processes write to.
     ///
     /// # Errors
     ///
@@ -138,8 +142,8 @@ impl LiveList {
         Ok(self)
     }
 
-    /// In a forked child that goes on for itself: the requests are its parent's. Their connections close here as far
-    /// as the list has them, and the rows that children write to are another memory than the parent's from here on.
+    /// In a forked child that goes on for itself: forgets the requests, which are the parent's, and closes this
+    /// process's copies of their connections. Its own children get counters of their own.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut slots = self.slots.lock();
         if slots.rows.is_some() {
@@ -159,11 +163,11 @@ impl LiveList {
         *self.slots.lock().limits
     }
 
-    /// Limits those that enter from here on, and the requests of one peer, if that is less than all may
-    /// have; those that are alive count.
+    /// Sets the limits of requests that enter from here on, and the number for one peer. Requests that are alive
+    /// count.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
-        // The same rate goes on with what is in the buckets, as that of all does.
+        // With the same rate the buckets stay as they are.
         if slots.rates.as_ref().map(TokenBuckets::rate) != limits.peer_rate {
             slots.rates = limits.peer_rate.map(TokenBuckets::new);
         }
@@ -171,14 +175,14 @@ impl LiveList {
         slots.limit_peers();
     }
 
-    /// Says how many there are descriptors for. Gives the number for one peer, if there is a limit on that.
+    /// Sets how many requests there are descriptors for. Gives the number for one peer, if there is a limit on that.
     pub(crate) fn set_budget(&self, budget: usize) -> Option<usize> {
         let mut slots = self.slots.lock();
         slots.budget = budget;
         slots.limit_peers()
     }
 
-    /// Enters a request, which is to [`leave`](Self::leave).
+    /// Enters a request, which later [`leave`](Self::leave)s.
     pub(crate) fn enter(
         &self,
         peer: Address,
@@ -202,7 +206,7 @@ impl LiveList {
     }
 
     pub(crate) fn leave(&self, registration: &Registration) {
-        // Others may hold the entry a little longer, and must not hold the connection.
+        // Others may hold the entry a little longer; the connection must not stay open for it.
         registration.entry.end();
         let mut slots = self.slots.lock();
         match slots.entries.get_mut(registration.slot) {
@@ -211,7 +215,7 @@ impl LiveList {
             {
                 *slot = None;
             }
-            // A request of the process that this one was forked from, whose handler has returned in both.
+            // A request of the parent: its handler called `fork` and has returned in both processes.
             _ => return,
         }
         slots.free.push(registration.slot);
@@ -244,14 +248,14 @@ impl LiveList {
         slots.entries.len() - slots.free.len()
     }
 
-    /// Ends one connection from outside. False if there is no such request, or nothing to end.
+    /// Ends one connection. False if there is no such request, or nothing to end.
     pub(crate) fn close(&self, id: u64) -> bool {
         let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();
         found.is_some_and(|entry| entry.close())
     }
 
-    /// Ends the wait of those that wait for the beginning of a request, and of the first one only when those are
-    /// `over`. What a peer has sent already is still read before.
+    /// Ends the waits for the beginning of a request; those for the first request of a connection only when first
+    /// reads are over. Bytes that have come already are still read.
     pub(crate) fn end_input_of_idle(&self, first_reads: FirstReads) {
         for entry in self.slots.lock().live() {
             if entry.may_be_ended(first_reads) {
@@ -260,21 +264,21 @@ impl LiveList {
         }
     }
 
-    /// Tells those who wait for it that the server drains.
+    /// Notifies the stop tokens: the server drains.
     pub(crate) fn tell_of_stop(&self) {
         for entry in self.slots.lock().live() {
             entry.tell_of_stop();
         }
     }
 
-    /// Ends every connection: reads and writes that wait return at once.
+    /// Ends every connection. Reads and writes that wait return at once.
     pub(crate) fn force(&self) {
         for entry in self.slots.lock().live() {
             entry.shut_down(Cut::Forced, Shutdown::Both);
         }
     }
 
-    /// Waits until the list is empty or the deadline has passed. Says whether it is empty.
+    /// Waits until the list is empty or the deadline has passed. True: it is empty.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut slots = self.slots.lock();
         while !slots.is_empty() {
@@ -294,14 +298,14 @@ pub(crate) enum FirstReads {
     Over,
 }
 
-/// A request's place in the list, and what it was given there.
+/// A request's slot in the list, and the limits that it got when it entered.
 #[derive(Debug)]
 pub(crate) struct Registration {
     pub(crate) entry: Arc<Entry>,
     slot: usize,
-    /// They hold for it to its end.
+    /// They hold to its end, whatever is set later.
     pub(crate) limits: Arc<Limits>,
-    /// The limit for one peer that this request is beyond.
+    /// The limit for one peer that it is beyond, if any: it is then refused.
     pub(crate) beyond: Option<Limit>,
 }
 
@@ -319,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_from_before_a_fork_leaves_nobodys_place() {
+    fn a_request_from_before_a_fork_frees_no_slot() {
         let list = LiveList::new(Limits::default());
         let (early, ..) = request(&list);
         list.enter_process().unwrap();

@@ -1,26 +1,26 @@
-//! What counts as one peer.
+//! [`PeerKey`]: what counts as one peer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::address::Address;
 
-/// What counts as one peer, wherever something is counted for each.
+/// What the limits per peer count by.
 ///
-/// Over IPv4 that is an address. Over IPv6 it is a network of 64 bits, because that is what one customer is given; but
-/// not where a network holds many who have nothing to do with each other: link-local addresses, of which each neighbour
-/// has one (and the same one may be another neighbour's on another link, so the link counts), those of the loopback,
-/// and IPv4 addresses that a gateway has written as IPv6 ones.
+/// Over IPv4 a peer is an address. Over IPv6 it is a network of 64 bits, because one customer is given that much.
+/// There are three exceptions, where a network holds peers that have nothing to do with each other: each link-local
+/// address is a peer (on its link, because another link may have the same address), each loopback address is, and so
+/// is each IPv4 address that a gateway has written as an IPv6 one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PeerKey {
     V4(Ipv4Addr),
     /// The first 64 bits.
     Network(u64),
-    /// One address on one link; 0 where addresses are the same on all.
+    /// One address on one link; zero where the link does not matter.
     Single(Ipv6Addr, u32),
 }
 
 impl PeerKey {
-    /// None for what is not of the internet: Unix sockets have no such peers.
+    /// None for Unix sockets.
     pub(crate) fn of(address: &Address) -> Option<Self> {
         Some(match address.as_inet()? {
             SocketAddr::V4(v4) => Self::V4(*v4.ip()),
@@ -39,7 +39,7 @@ impl PeerKey {
         if ip.is_unicast_link_local() {
             return Self::Single(ip, address.scope_id());
         }
-        // The prefix of gateways between the two (RFC 6052): what follows is the address of a client of IPv4.
+        // The prefix of gateways between IPv4 and IPv6 (RFC 6052): the address of an IPv4 client follows it.
         if ip.to_bits() >> 32 == 0x0064_ff9b_u128 << 64 {
             return Self::V4(Ipv4Addr::from_bits(ip.to_bits() as u32));
         }

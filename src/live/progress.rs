@@ -1,25 +1,25 @@
-//! [`Progress`]: how far a connection is in both directions, by whatever way its bytes have gone.
+//! [`Progress`]: whether bytes have moved on a connection, by the request or past it.
 
 use std::os::fd::BorrowedFd;
 
 use crate::sys::tcp_info;
 
-/// How far a connection is in both directions. Two that differ are progress between them: a peer that is silent and
-/// takes what it is sent is there.
+/// How many bytes have moved in both directions. If two values differ, bytes have moved between them, and the peer is
+/// there: one that is silent and takes what it is sent is not idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Received by the request.
     bytes_in: u64,
-    /// Sent by the request or for it; where the system counts, what a peer's system has acknowledged instead, and
-    /// with it what copies of the descriptor have sent and received. Bytes that a peer which is gone will never take
-    /// fill a buffer first.
+    /// Where the system counts: what the peer's system has acknowledged, and what copies of the descriptor have sent
+    /// and received. Elsewhere: what was sent by the request or for it. The first is better, because a buffer takes
+    /// bytes for a peer that is gone.
     taken: u64,
-    /// What waits for the peer, where the system does not count.
+    /// How much waits for the peer, where the system does not count.
     waits: usize,
 }
 
 impl Progress {
-    /// `bytes`: what the request has received and sent. Without a descriptor that is all that is known.
+    /// `bytes`: what the request has received and sent. Without a descriptor nothing else is known.
     pub(crate) fn of(bytes: (u64, u64), fd: Option<BorrowedFd<'_>>) -> Self {
         let (bytes_in, bytes_out) = bytes;
         match fd.map(|fd| (tcp_info::bytes_transferred(fd), fd)) {

@@ -1,4 +1,6 @@
-//! What tells those of a stop or an end who look after a request beside its handler: two events, made for the first of them.
+//! The events behind a `StopToken`: for threads and loops that work for a request and do not read from its peer.
+//!
+//! They are made with the first token of a request. A request without one pays a load when it ends.
 
 use std::io;
 
@@ -21,8 +23,8 @@ impl StopEvents {
 }
 
 impl Entry {
-    /// The events, made now if there are none. `draining`: asked once they are there for everybody to see, so that a
-    /// drain that begins meanwhile finds them or is found.
+    /// The events, made now if there are none. `draining` is asked after they can be found, so that a drain that
+    /// begins meanwhile either notifies them or is seen here.
     ///
     /// # Errors
     ///
@@ -44,7 +46,7 @@ impl Entry {
         Ok(made)
     }
 
-    /// The server drains. A signal's handler may say so.
+    /// The server drains. A signal handler may call this.
     pub(crate) fn tell_of_stop(&self) {
         if let Some(stop_events) = self.stop_events.get() {
             stop_events.stopping.notify();

@@ -1,4 +1,4 @@
-//! How often each peer may come: a token bucket for each, in a table that never grows.
+//! How often each peer may connect: a token bucket per peer, in a table of fixed size.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use crate::limits::Rate;
 
-/// The buckets of all peers that have come lately.
+/// The buckets of the peers that have connected lately.
 #[derive(Debug)]
 pub(super) struct TokenBuckets<K> {
     rate: Rate,
-    /// `SETS` sets of `WAYS` places each. A peer stands in the set that its hash says, or nowhere.
+    /// `SETS` sets of `WAYS` places each. The hash of a peer chooses its set.
     places: Box<[Option<PeerBucket<K>>]>,
-    /// Seeded by chance, so that nobody can choose addresses that fall into one set.
+    /// Seeded at random, so that nobody can choose addresses of one set.
     hasher: RandomState,
 }
 
-/// 8,192 peers, in some 400 KiB. Who is not among them has a full bucket: in a set that is full, the peer that has
-/// least to wait for is forgotten for a new one, which is the one that matters least.
+/// 8,192 peers, in some 400 KiB. A peer that is not in the table has a full bucket. In a full set a new peer replaces
+/// the one whose bucket is full the soonest, because to forget that one changes least.
 const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
 #[derive(Debug)]
 struct PeerBucket<K> {
     peer: K,
-    /// When all tokens are back. What is missing now is told by how far away that is.
+    /// When the bucket is full again. How far away that is says how many tokens are missing.
     full_at: Instant,
 }
 
@@ -38,7 +38,7 @@ impl<K: Hash + Eq> TokenBuckets<K> {
         self.rate
     }
 
-    /// Takes a token from the peer's bucket. False: there is none, and nothing has changed.
+    /// Takes a token from the peer's bucket. False: it is empty, and nothing has changed.
     pub(super) fn admit(&mut self, peer: K, now: Instant) -> bool {
         let each = Duration::from_secs(1) / self.rate.per_second.max(1);
         let most = each.saturating_mul(self.rate.burst.max(1) - 1);
@@ -48,7 +48,7 @@ impl<K: Hash + Eq> TokenBuckets<K> {
             places.iter().position(|place| place.as_ref().is_some_and(|at| at.peer == peer));
         let place = match known {
             Some(known) => &mut places[known],
-            // An empty place comes before all that are taken.
+            // An empty place is less than any other.
             None => match places.iter_mut().min_by_key(|place| place.as_ref().map(|at| at.full_at))
             {
                 Some(place) => {

@@ -19,8 +19,8 @@
 //!                               which may return early: the caller tries again
 //! ```
 //!
-//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So the order of those who
-//! wait is: look, wait, look again; and of those who wake: change the state, then notify.
+//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So a waiter looks, waits
+//! and looks again; a waker changes the state first, and then notifies.
 
 mod deferred_flush;
 mod event;
