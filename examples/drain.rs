@@ -1,5 +1,5 @@
-//! Ends in order: at Ctrl-C the server accepts no more, requests have two seconds to come to their end, and a report says
-//! which of them did not.
+//! Stops in order: at Ctrl-C the server accepts no more clients, requests have two seconds to end, and a report lists those
+//! that did not.
 //!
 //! Try it in two terminals: `nc 127.0.0.1 9999`. Type `work` into one and `hang` into the other; then stop the server.
 
@@ -10,18 +10,18 @@ use std::{env, time::Duration};
 use socketserver::{HandlerResult, Limits, StreamRequest, ThreadingTcpServer, stream_fn};
 
 fn handle(request: &mut StreamRequest) -> HandlerResult {
-    // A client that has typed nothing is let go at once when the server stops: it loses nothing.
     let mut line = String::new();
-    let work = request.next_line(&mut line)?.map(str::to_owned);
+    // A client that has typed nothing loses nothing: it is let go at once when the server stops.
+    let Some(word) = request.next_line(&mut line)? else { return Ok(()) };
+    let looks_up = word == "work";
     writeln!(request, "begun")?;
-    while work.is_some() {
+    loop {
         sleep(Duration::from_millis(100));
-        if request.is_stopping() && work.as_deref() == Some("work") {
+        if looks_up && request.is_stopping() {
             writeln!(request, "the server is stopping; the work so far is kept")?;
             return Ok(());
         }
     }
-    Ok(())
 }
 
 fn main() -> socketserver::Result<()> {

@@ -1,5 +1,5 @@
-//! A chat: what one client types, all the others are sent. An outbox sends to a connection from any thread and never waits,
-//! so a client that reads nothing delays no other.
+//! A chat: each line that a client types is sent to all others. An outbox sends to a connection from any thread and never
+//! waits, so a client that reads nothing delays no other.
 //!
 //! Try it in two terminals: `nc 127.0.0.1 9999`.
 
@@ -13,7 +13,7 @@ type Room = Arc<Mutex<HashMap<u64, Outbox>>>;
 
 fn tell_others(room: &Room, me: &StreamRequest, text: &str) {
     for (id, outbox) in room.lock().unwrap().iter() {
-        // Full: its client does not read, and is disconnected.
+        // A full outbox belongs to a client that does not read.
         if *id != me.id() && outbox.send(format!("{}: {text}\n", me.client_address())).is_err() {
             outbox.close();
         }
@@ -26,6 +26,7 @@ fn main() -> socketserver::Result<()> {
     let chat = stream_fn(move |request| {
         let mut line = String::new();
         room.lock().unwrap().insert(request.id(), request.outbox()?);
+        // An error, as an end of input, means that the client leaves.
         while let Ok(Some(text)) = request.next_line(&mut line) {
             tell_others(&room, request, text);
         }

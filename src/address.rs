@@ -141,7 +141,6 @@ fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
 /// `("host", port)` and the address types of `std::net`; Unix sockets take a path, or `"@name"` for
 /// an abstract name. As in Python, an empty host of a pair means every interface; text has to name one.
 #[derive(Clone, Debug)]
-#[doc(alias = "address_family")]
 pub struct BindAddress {
     kind: Kind,
 }

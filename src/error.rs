@@ -173,7 +173,6 @@ impl StdError for Error {
 /// }
 /// ```
 #[derive(Clone)]
-#[doc(alias = "SystemExit")]
 pub struct Fatal {
     // Shared, because the worker that met it and the loop that ends with it may be two threads.
     error: Arc<HandlerError>,

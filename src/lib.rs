@@ -187,7 +187,9 @@ mod write_stall;
 
 pub use address::Address;
 pub use context::ServerContext;
-pub use error::{Error, Fatal, HandlerError, HandlerResult, Result};
+#[doc(alias = "SystemExit")]
+pub use error::Fatal;
+pub use error::{Error, HandlerError, HandlerResult, Result};
 pub use events::{CloseReason, ServerEvent};
 #[doc(inline)]
 pub use handler::{

@@ -8,8 +8,10 @@ use std::time::Duration;
 use crate::error::HandlerResult;
 use crate::request::{DatagramRequest, StreamRequest};
 
+#[doc(alias = "RequestHandlerClass")]
+pub use factory::MakeHandler;
 pub(crate) use factory::boxed;
-pub use factory::{DatagramFn, MakeHandler, StreamFn, datagram_fn, stream_fn};
+pub use factory::{DatagramFn, StreamFn, datagram_fn, stream_fn};
 
 /// Serves one connection: what most users implement.
 ///

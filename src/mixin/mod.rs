@@ -96,10 +96,15 @@ use crate::error::Result;
 use crate::events::CloseReason;
 
 pub use crate::gate::{Gate, Permit};
+// Here and not at the types: rustdoc forgets the aliases of a type that is re-exported from a private module.
+#[doc(alias = "ForkingMixIn")]
 pub use forking::Forking;
 pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
+#[doc(alias("ThreadPoolExecutor", "ThreadPoolMixIn"))]
 pub use pool::Pool;
-pub use threading::{Threading, WhenFull};
+#[doc(alias = "ThreadingMixIn")]
+pub use threading::Threading;
+pub use threading::WhenFull;
 pub(crate) use worker_accept::{Accepted, WorkerAccept};
 
 /// Where and when requests run. The [module](self) shows how to write one.

@@ -66,6 +66,7 @@ impl Threading {
     ///
     /// If there is no descriptor for the event behind the limit.
     #[must_use]
+    #[doc(alias("Semaphore", "BoundedSemaphore"))]
     pub fn max_threads(mut self, max: usize) -> Self {
         let settings = &mut self.workers.settings;
         settings.gate =

@@ -42,7 +42,9 @@ pub(crate) use extension::Extension;
 pub use line::{Line, LineTooLong};
 pub use outbox::{Outbox, OutboxError};
 pub use read_buffer::Chunk;
+#[doc(alias = "threading.Event")]
 pub use stop_token::StopToken;
+#[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub use stream::StreamRequest;
 
 /// What every kind of request has, for servers and hooks that do not care which it is.

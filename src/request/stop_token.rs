@@ -53,7 +53,6 @@ use crate::wait::{self, Event};
 /// # let _handler = stream_fn(handle);
 /// ```
 #[derive(Clone)]
-#[doc(alias = "threading.Event")]
 pub struct StopToken {
     server: ShutdownHandle,
     entry: Arc<Entry>,

@@ -38,7 +38,6 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// one of a connection fails when [`Limits::first_read`](crate::Limits::first_read) has passed as well, because its peer
 /// may be about to send. Others go on until the deadline of the drain.
 #[repr(align(64))]
-#[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub struct StreamRequest {
     pub(super) io: BoundedIo,
     pub(super) input: ReadBuffer,

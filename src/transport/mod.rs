@@ -139,6 +139,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::address::Address;
+#[doc(alias = "address_family")]
 pub use crate::address::BindAddress;
 use crate::error::Result;
 use crate::request::Request;

@@ -58,7 +58,6 @@ use crate::wait;
 /// # let _ = builder;
 /// ```
 #[derive(Debug)]
-#[doc(alias = "ForkingMixIn")]
 pub struct Forking {
     max_children: usize,
     block_on_close: bool,
