@@ -6,7 +6,9 @@
 use std::env;
 use std::io::Write;
 
-use socketserver::{HandlerResult, StreamRequest, ThreadingUnixStreamServer, stream_fn};
+use socketserver::{
+    HandlerResult, SocketOptions, StreamRequest, ThreadingUnixStreamServer, stream_fn,
+};
 
 fn greet(request: &mut StreamRequest) -> HandlerResult {
     // The kernel's word, which the client cannot forge.
@@ -18,8 +20,7 @@ fn greet(request: &mut StreamRequest) -> HandlerResult {
 fn main() -> socketserver::Result<()> {
     let path = env::args().nth(1).unwrap_or("example.sock".to_owned());
     let server = ThreadingUnixStreamServer::builder()
-        .unix_mode(0o600)
-        .unlink_on_close(true)
+        .socket_options(SocketOptions::default().unix_mode(0o600).unlink_on_close(true))
         .bind(path, stream_fn(greet))?;
     println!("listening on {}", server.server_address());
     server.run()?;

@@ -8,8 +8,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::forking::{ChildEnd, RequestOfChild, ServeInChild};
-use super::{Accepted, Job, Outcome, Refused, Work, WorkerAccept};
+use super::{Accepted, Job, Refused, Work, WorkerAccept};
 use crate::address::Address;
+use crate::events::CloseReason;
 use crate::sys::fork::SignalsHeld;
 
 /// Makes [`FakeJob`]s, and hears of them.
@@ -52,10 +53,10 @@ struct FakeJob {
 }
 
 impl Work for FakeJob {
-    fn run(self: Box<Self>) -> Outcome {
+    fn run(self: Box<Self>) -> CloseReason {
         self.runs.send(thread::current().id()).unwrap();
         let _ = self.end.recv();
-        Outcome::Completed
+        CloseReason::Completed
     }
 
     fn refuse(self: Box<Self>, why: Refused) {

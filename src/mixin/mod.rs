@@ -269,7 +269,7 @@ pub struct Job {
 
 /// A job with its types erased. The server implements it; see the methods of [`Job`].
 pub(crate) trait Work: ServeInChild + Send {
-    fn run(self: Box<Self>) -> Outcome;
+    fn run(self: Box<Self>) -> CloseReason;
     fn refuse(self: Box<Self>, why: Refused);
     fn release(self: Box<Self>);
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
@@ -284,10 +284,10 @@ impl Job {
 
     /// Runs the request to its end: `setup`, `handle`, `finish`, the report of what failed, the orderly
     /// close. Panics of the handler end here.
-    pub fn run(mut self) -> Outcome {
+    pub fn run(mut self) -> CloseReason {
         match self.work.take() {
             Some(work) => work.run(),
-            None => Outcome::Failed,
+            None => CloseReason::Released,
         }
     }
 
@@ -336,31 +336,6 @@ impl Drop for Job {
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Job({} for {})", self.label(), self.peer())
-    }
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// Its handler returned without an error.
-    Completed,
-    /// Its handler, or what comes before it, failed.
-    Failed,
-    /// Its handler panicked.
-    Panicked,
-    /// Its handler returned a [`Fatal`](crate::Fatal): the server stops.
-    Fatal,
-}
-
-impl From<CloseReason> for Outcome {
-    fn from(reason: CloseReason) -> Self {
-        match reason {
-            CloseReason::Completed | CloseReason::Idle | CloseReason::Stopped => Self::Completed,
-            CloseReason::Panicked => Self::Panicked,
-            CloseReason::Fatal => Self::Fatal,
-            _ => Self::Failed,
-        }
     }
 }
 

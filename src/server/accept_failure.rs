@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::accept::{Attempt, Turn};
 use super::catch_panic::caught;
-use super::hooks::AcceptFailure;
+use super::failure::AcceptFailure;
 use super::{Core, Server};
 use crate::error::{Error, Result};
 use crate::events::{Limit, ServerEvent};

@@ -27,12 +27,12 @@ use crate::transport::{Bind, SocketOptions, Transport};
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// use socketserver::{stream_fn, Pool, TcpServer};
+/// use socketserver::{stream_fn, Pool, SocketOptions, TcpServer};
 ///
 /// # fn main() -> socketserver::Result<()> {
 /// let server = TcpServer::builder()
 ///     .mixin(Pool::new(8))
-///     .request_queue_size(512)
+///     .socket_options(SocketOptions::default().request_queue_size(512))
 ///     .timeout(Duration::from_secs(5))
 ///     .bind("[::]:9999", stream_fn(|_request| Ok(())))?;
 /// # drop(server); Ok(())
@@ -168,94 +168,11 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// All options of the socket at once; the methods below set one each.
+    /// The options of the server's socket: backlog, buffers, permissions of a Unix socket's file and others.
+    /// [`SocketOptions`] has a setter for each.
     #[must_use]
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.options = options;
-        self
-    }
-
-    /// See [`SocketOptions::allow_reuse_address`].
-    #[must_use]
-    #[doc(alias = "SO_REUSEADDR")]
-    pub fn allow_reuse_address(mut self, allow: bool) -> Self {
-        self.options.allow_reuse_address = allow;
-        self
-    }
-
-    /// See [`SocketOptions::allow_reuse_port`].
-    #[must_use]
-    #[doc(alias = "SO_REUSEPORT")]
-    pub fn allow_reuse_port(mut self, allow: bool) -> Self {
-        self.options.allow_reuse_port = allow;
-        self
-    }
-
-    /// See [`SocketOptions::request_queue_size`].
-    #[must_use]
-    #[doc(alias("backlog", "listen"))]
-    pub fn request_queue_size(mut self, connections: i32) -> Self {
-        self.options.request_queue_size = connections;
-        self
-    }
-
-    /// See [`SocketOptions::only_v6`].
-    #[must_use]
-    #[doc(alias = "IPV6_V6ONLY")]
-    pub fn only_v6(mut self, only: bool) -> Self {
-        self.options.only_v6 = Some(only);
-        self
-    }
-
-    /// See [`SocketOptions::keepalive`].
-    #[must_use]
-    #[doc(alias = "SO_KEEPALIVE")]
-    pub fn keepalive(mut self, silence: Duration) -> Self {
-        self.options.keepalive = Some(silence);
-        self
-    }
-
-    /// See [`SocketOptions::recv_buffer_bytes`].
-    #[must_use]
-    #[doc(alias = "SO_RCVBUF")]
-    pub fn recv_buffer_bytes(mut self, bytes: usize) -> Self {
-        self.options.recv_buffer_bytes = Some(bytes);
-        self
-    }
-
-    /// See [`SocketOptions::send_buffer_bytes`].
-    #[must_use]
-    #[doc(alias = "SO_SNDBUF")]
-    pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
-        self.options.send_buffer_bytes = Some(bytes);
-        self
-    }
-
-    /// See [`SocketOptions::max_packet_size`].
-    #[must_use]
-    pub fn max_packet_size(mut self, bytes: usize) -> Self {
-        self.options.max_packet_size = bytes;
-        self
-    }
-
-    /// See [`SocketOptions::unix_mode`].
-    #[must_use]
-    pub fn unix_mode(mut self, mode: u32) -> Self {
-        self.options.unix_mode = Some(mode);
-        self
-    }
-
-    /// See [`SocketOptions::replace_stale`].
-    #[must_use]
-    pub fn replace_stale(mut self, replace: bool) -> Self {
-        self.options.replace_stale = replace;
-        self
-    }
-
-    /// See [`SocketOptions::unlink_on_close`].
-    #[must_use]
-    pub fn unlink_on_close(mut self, unlink: bool) -> Self {
-        self.options.unlink_on_close = unlink;
         self
     }
 

@@ -24,7 +24,7 @@ use super::Core;
 use super::catch_panic::{caught, caught_drop};
 use super::close_reason::{ended_from_here, may_be_early, reason_of};
 use super::error_owner::Whose;
-use super::hooks::{Failure, Phase};
+use super::failure::{Failure, Phase};
 use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
 use super::server_permit::Admitted;
@@ -35,7 +35,7 @@ use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
-use crate::mixin::{Outcome, Refused, Work, WorkerAccept};
+use crate::mixin::{Refused, Work, WorkerAccept};
 use crate::request::{Deadline, Request, Ticket};
 use crate::transport::Transport;
 use crate::wait::FlushPromise;
@@ -174,8 +174,8 @@ impl<T: Transport> TypedJob<T> {
 }
 
 impl<T: Transport> Work for TypedJob<T> {
-    fn run(self: Box<Self>) -> Outcome {
-        self.serve().into()
+    fn run(self: Box<Self>) -> CloseReason {
+        self.serve()
     }
 
     fn refuse(self: Box<Self>, why: Refused) {

@@ -12,6 +12,7 @@ mod command;
 mod descriptor_budget;
 mod drain;
 mod error_owner;
+mod failure;
 mod fork;
 mod hooks;
 mod incoming;
@@ -47,7 +48,8 @@ pub use base_server::BaseServer;
 pub use builder::Builder;
 pub use command::{inherit_only_stdio, restore_limits};
 pub use drain::DrainReport;
-pub use hooks::{AcceptFailure, Failure, Fault, Phase, ServerHooks};
+pub use failure::{AcceptFailure, Failure, Fault, Phase};
+pub use hooks::ServerHooks;
 pub use incoming::Incoming;
 pub use run::run_all;
 

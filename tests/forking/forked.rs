@@ -13,8 +13,8 @@ use socketserver::mixin::{Gate, Job, Mixin};
 use socketserver::park::Event;
 use socketserver::transport::Bind;
 use socketserver::{
-    Builder, Forking, HandlerResult, Inline, Limits, Pool, StreamRequest, Tcp, Threading,
-    UdpServer, UnixStream, datagram_fn, stream_fn,
+    Builder, Forking, HandlerResult, Inline, Limits, Pool, SocketOptions, StreamRequest, Tcp,
+    Threading, UdpServer, UnixStream, datagram_fn, stream_fn,
 };
 
 use test_support::{receive, udp_client};
@@ -150,7 +150,7 @@ fn serve<T: Bind<Request = StreamRequest>>(
     let is_forking = name == "forking";
     let mut builder = Builder::<T, _>::new(mixin(name))
         .limits(Limits::default().live(number("live=").unwrap_or(1)))
-        .unlink_on_close(true);
+        .socket_options(SocketOptions::default().unlink_on_close(true));
     if option("in-turns") {
         builder = builder.timeout(Duration::from_millis(20));
     }

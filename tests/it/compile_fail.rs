@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::SystemTime;
 
 /// Each wrong program and what the compiler has to say about it, beside much that is its own business.
-const SENTENCES: [(&str, &[&str]); 8] = [
+const SENTENCES: [(&str, &[&str]); 9] = [
     (
         "datagram_handler_on_tcp",
         &[
@@ -48,6 +48,10 @@ const SENTENCES: [(&str, &[&str]); 8] = [
             "does not make handlers for a `StreamRequest`",
             "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
         ],
+    ),
+    (
+        "limits_as_literal",
+        &["cannot create non-exhaustive struct using struct expression", "Limits { idle:"],
     ),
     (
         "stream_hooks_on_udp",
@@ -112,6 +116,13 @@ fn what_is_wrong_is_said_in_words() {
             assert!(said.contains(sentence), "{name}: {sentence:?} is not in\n{said}");
         }
         assert_eq!(said.matches("error[").count(), 1, "{name}: one mistake, one error\n{said}");
+    }
+}
+
+#[test]
+fn what_may_be_added_breaks_no_program() {
+    if let Err(said) = compile(Path::new("tests/compile_pass/additions.rs")) {
+        panic!("{said}");
     }
 }
 

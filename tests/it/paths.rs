@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use socketserver::{Address, BaseServer, UnixDatagramServer, UnixStreamServer};
+use socketserver::{Address, BaseServer, SocketOptions, UnixDatagramServer, UnixStreamServer};
 
 use crate::handlers::{Echo, OneLine, Silent};
 use crate::support::process::in_a_process;
@@ -26,9 +26,11 @@ fn a_relative_path_means_the_same_when_the_process_has_gone_elsewhere() {
     let ended = in_a_process(NAME, || {
         let (here, elsewhere) = (folder(), folder());
         go_to(here.path());
-        let stream = UnixStreamServer::builder().unlink_on_close(true);
+        let stream = UnixStreamServer::builder()
+            .socket_options(SocketOptions::default().unlink_on_close(true));
         let stream = stream.bind("stream", || Echo).unwrap().serve_in_background().unwrap();
-        let datagram = UnixDatagramServer::builder().unlink_on_close(true);
+        let datagram = UnixDatagramServer::builder()
+            .socket_options(SocketOptions::default().unlink_on_close(true));
         let datagram = datagram.bind("./datagram", || OneLine).unwrap();
         go_to(elsewhere.path());
         // What has the same name there is somebody else's.
@@ -60,7 +62,8 @@ fn a_short_name_in_a_folder_with_a_long_one_can_be_bound() {
         let long = folder.path().join("x".repeat(150));
         fs::create_dir(&long).unwrap();
         go_to(&long);
-        let server = UnixStreamServer::builder().unlink_on_close(true).unix_mode(0o600);
+        let server = UnixStreamServer::builder()
+            .socket_options(SocketOptions::default().unlink_on_close(true).unix_mode(0o600));
         let server = server.bind("s", || Echo).unwrap().serve_in_background().unwrap();
         assert_eq!(path_of(&*server), long.join("s"));
         let mut client = connect_any(&Address::Unix("s".into()));
@@ -109,7 +112,8 @@ fn a_file_is_removed_where_it_was_made_also_when_its_folder_has_another_name() {
     let folder = folder();
     let (was, is) = (folder.path().join("was"), folder.path().join("is"));
     fs::create_dir(&was).unwrap();
-    let server = UnixStreamServer::builder().unlink_on_close(true);
+    let server =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = server.bind(was.join("s"), || Silent).unwrap();
     fs::rename(&was, &is).unwrap();
     fs::create_dir(&was).unwrap();
@@ -144,19 +148,25 @@ fn a_socket_in_a_place_that_a_link_leads_to_gets_its_mode_and_nothing_else_does(
     fs::write(&secret, "").unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     // A link to a folder is a way like others; a link in the place of the file is not replaced, nor what it points to.
-    let server = UnixStreamServer::builder().unix_mode(0o666).bind(link.join("s"), || Silent);
+    let server = UnixStreamServer::builder()
+        .socket_options(SocketOptions::default().unix_mode(0o666))
+        .bind(link.join("s"), || Silent);
     let server = server.unwrap();
     assert!(fs::symlink_metadata(real.join("s")).unwrap().file_type().is_socket());
     assert_eq!(mode_of(&real.join("s")), 0o666);
     drop(server);
     std::os::unix::fs::symlink(&secret, real.join("t")).unwrap();
-    let error = UnixStreamServer::builder().unix_mode(0o666).bind(real.join("t"), || Silent);
+    let error = UnixStreamServer::builder()
+        .socket_options(SocketOptions::default().unix_mode(0o666))
+        .bind(real.join("t"), || Silent);
     assert!(error.unwrap_err().is_address_in_use());
     assert_eq!(mode_of(&secret), 0o600);
     // Put there in the last moment.
     let (place, target) = (real.join("u"), secret.clone());
     let exchange = Exchanges(move || std::os::unix::fs::symlink(&target, &place).unwrap());
-    let error = UnixStreamServer::builder().hooks(exchange).unix_mode(0o666);
+    let error = UnixStreamServer::builder()
+        .hooks(exchange)
+        .socket_options(SocketOptions::default().unix_mode(0o666));
     assert!(error.bind(real.join("u"), || Silent).unwrap_err().is_address_in_use());
     assert_eq!(mode_of(&secret), 0o600);
 }

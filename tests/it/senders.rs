@@ -11,8 +11,8 @@ use socket2::SockRef;
 use socketserver::mixin::Mixin;
 use socketserver::transport::BindAddress;
 use socketserver::{
-    BaseServer, DatagramRequest, HandlerResult, Inline, Pool, StreamRequest, Threading, UdpServer,
-    UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
+    BaseServer, DatagramRequest, HandlerResult, Inline, Pool, SocketOptions, StreamRequest,
+    Threading, UdpServer, UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use crate::support::passed::Passed;
@@ -38,7 +38,7 @@ fn descriptors_that_come_with_a_datagram_are_not_kept() {
         let (end, ran, handle) = gates();
         let server = UnixDatagramServer::builder()
             .mixin(mixin)
-            .max_packet_size(max_packet_size)
+            .socket_options(SocketOptions::default().max_packet_size(max_packet_size))
             .bind(
                 folder.path().join("server"),
                 datagram_fn(move |_request| {

@@ -494,7 +494,10 @@ fn a_keepalive_is_the_nearest_that_the_kernel_counts() {
         (Duration::MAX, 32_767),
     ] {
         let handler = stream_fn(|_request| Ok(()));
-        let server = TcpServer::builder().keepalive(asked).bind("127.0.0.1:0", handler).unwrap();
+        let server = TcpServer::builder()
+            .socket_options(SocketOptions::default().keepalive(asked))
+            .bind("127.0.0.1:0", handler)
+            .unwrap();
         let silence = SockRef::from(&server.fileno().unwrap()).tcp_keepalive_time().unwrap();
         assert_eq!(silence, Duration::from_secs(has), "{asked:?}");
     }

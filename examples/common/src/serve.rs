@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use socketserver::handler::DatagramFn;
 use socketserver::{
-    BaseServer, Builder, DatagramRequest, HandlerResult, Limits, MakeHandler, Pool, StreamRequest,
-    Tcp, Udp, UnixDatagram, UnixStream, run_all,
+    BaseServer, Builder, DatagramRequest, HandlerResult, Limits, MakeHandler, Pool, SocketOptions,
+    StreamRequest, Tcp, Udp, UnixDatagram, UnixStream, run_all,
 };
 
 use crate::{Endpoint, Failure, MixinName, ServeOptions, log, warn};
@@ -109,11 +109,19 @@ fn bind<P: Program>(
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
             let builder = Builder::<Tcp, _>::new(mixin).limits(limits);
-            Box::new(builder.keepalive(KEEPALIVE).bind(at, program.stream())?)
+            Box::new(
+                builder
+                    .socket_options(SocketOptions::default().keepalive(KEEPALIVE))
+                    .bind(at, program.stream())?,
+            )
         }
         Endpoint::Unix(_) => {
             let builder = Builder::<UnixStream, _>::new(mixin).limits(limits);
-            Box::new(builder.unlink_on_close(true).bind(at, program.stream())?)
+            Box::new(
+                builder
+                    .socket_options(SocketOptions::default().unlink_on_close(true))
+                    .bind(at, program.stream())?,
+            )
         }
         Endpoint::Udp(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
@@ -122,7 +130,11 @@ fn bind<P: Program>(
         Endpoint::Unixgram(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
             let builder = Builder::<UnixDatagram, _>::new(mixin).limits(limits);
-            Box::new(builder.unlink_on_close(true).bind(at, handler)?)
+            Box::new(
+                builder
+                    .socket_options(SocketOptions::default().unlink_on_close(true))
+                    .bind(at, handler)?,
+            )
         }
     })
 }

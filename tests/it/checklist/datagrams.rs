@@ -10,7 +10,7 @@ use socketserver::hooks::{Fault, Phase};
 use socketserver::mixin::Mixin;
 use socketserver::{
     Address, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Pool, Server,
-    Threading, Udp, UdpServer, UnixDatagramServer, datagram_fn,
+    SocketOptions, Threading, Udp, UdpServer, UnixDatagramServer, datagram_fn,
 };
 
 use crate::handlers::{Crash, Echo};
@@ -181,7 +181,9 @@ fn row_092_the_longest_datagram_is_taken_whole_by_default() {
 fn row_092_a_longer_datagram_is_dispatched_and_known_to_be_truncated() {
     let folder = folder();
     let path = folder.path().join("server");
-    let udp = UdpServer::builder().max_packet_size(100).bind("127.0.0.1:0", datagram_fn(length));
+    let udp = UdpServer::builder()
+        .socket_options(SocketOptions::default().max_packet_size(100))
+        .bind("127.0.0.1:0", datagram_fn(length));
     let udp = udp.unwrap().serve_in_background().unwrap();
     let client = client_of(inet(&*udp));
     assert_eq!(ask(&client, &[b'a'; 100]), b"100 false");
@@ -189,7 +191,8 @@ fn row_092_a_longer_datagram_is_dispatched_and_known_to_be_truncated() {
     assert_eq!(ask(&client, &[b'a'; 40_000]), b"100 true");
     assert_eq!(ask(&client, &[b'a'; 99]), b"99 false");
 
-    let unix = UnixDatagramServer::builder().max_packet_size(100);
+    let unix =
+        UnixDatagramServer::builder().socket_options(SocketOptions::default().max_packet_size(100));
     let unix =
         unix.bind(path.as_path(), datagram_fn(length)).unwrap().serve_in_background().unwrap();
     let client = UnixDatagram::bind(folder.path().join("client")).unwrap();
@@ -439,7 +442,7 @@ fn row_097_a_unix_reply_that_is_too_long_is_an_error_as_well() {
         let server = UnixDatagramServer::builder()
             .mixin(mixin)
             .hooks(reports)
-            .send_buffer_bytes(8_192)
+            .socket_options(SocketOptions::default().send_buffer_bytes(8_192))
             .bind(path.as_path(), datagram_fn(long_answer))
             .unwrap();
         let _serving = server.serve_in_background().unwrap();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::{Outbox, ThreadingTcpServer, stream_fn};
+use socketserver::{Outbox, SocketOptions, ThreadingTcpServer, stream_fn};
 
 use super::patient;
 use super::runs::is_spinning;
@@ -55,7 +55,7 @@ fn what_others_send_while_the_handler_writes_needs_no_further_help() {
     let place = Place::default();
     let inside = Arc::clone(&place);
     let server = ThreadingTcpServer::builder()
-        .send_buffer_bytes(4 * 1024)
+        .socket_options(SocketOptions::default().send_buffer_bytes(4 * 1024))
         .limits(patient().outbox_bytes(OWN + 2 * OTHERS))
         .bind(
             "127.0.0.1:0",
@@ -88,7 +88,7 @@ fn a_closed_outbox_with_bytes_in_it_keeps_nobody_busy() {
         let (release, released) = channel::<()>();
         let (inside, released) = (Arc::clone(&place), Mutex::new(released));
         let server = ThreadingTcpServer::builder()
-            .send_buffer_bytes(16 * 1024)
+            .socket_options(SocketOptions::default().send_buffer_bytes(16 * 1024))
             .limits(patient().outbox_bytes(16 * 1024 * 1024))
             .bind(
                 "127.0.0.1:0",
@@ -153,7 +153,7 @@ fn a_slow_but_steady_reader_never_times_out_a_write_with_an_outbox() {
     let (told, result) = channel();
     let told = Mutex::new(told);
     let server = ThreadingTcpServer::builder()
-        .send_buffer_bytes(64 * 1024)
+        .socket_options(SocketOptions::default().send_buffer_bytes(64 * 1024))
         .limits(patient().write(limit))
         .bind(
             "127.0.0.1:0",

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::monitor::Turn;
-use socketserver::{Address, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer};
+use socketserver::{
+    Address, SocketOptions, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer,
+};
 
 use super::{LOCAL, getsockname, serve_one};
 use crate::handlers::{OneLine, Silent};
@@ -54,7 +56,8 @@ fn row_012_from_a_bound_unix_listener() {
     let folder = folder();
     let path = folder.path().join("s");
     let listener = unix::UnixListener::bind(&path).unwrap();
-    let builder = UnixStreamServer::builder().unlink_on_close(true);
+    let builder =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = builder.from_fd(listener, || OneLine).unwrap();
     assert_eq!(server.server_address(), Address::Unix(path.clone()));
     assert_eq!(serve_one(&server, connect_any(&server.server_address())), "hello\n");

@@ -10,7 +10,8 @@ use std::sync::mpsc::channel;
 use socket2::SockRef;
 use socketserver::monitor::Turn;
 use socketserver::{
-    BaseServer, ServerHooks, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer, stream_fn,
+    BaseServer, ServerHooks, SocketOptions, TcpServer, UdpServer, UnixDatagramServer,
+    UnixStreamServer, stream_fn,
 };
 
 use super::{LOCAL, has_ipv6, serve_one};
@@ -25,7 +26,10 @@ fn reuses_address(server: &impl BaseServer) -> bool {
 #[test]
 fn row_006_reuse_address_is_on_by_default_and_can_be_off() {
     assert!(reuses_address(&TcpServer::bind(LOCAL, || Silent).unwrap()));
-    let off = TcpServer::builder().allow_reuse_address(false).bind(LOCAL, || Silent).unwrap();
+    let off = TcpServer::builder()
+        .socket_options(SocketOptions::default().allow_reuse_address(false))
+        .bind(LOCAL, || Silent)
+        .unwrap();
     assert!(!reuses_address(&off));
     // On UDP it would let two servers share a port.
     assert!(!reuses_address(&UdpServer::bind(LOCAL, || Silent).unwrap()));
@@ -55,7 +59,8 @@ fn row_006_a_restarted_server_takes_its_port_at_once() {
     assert!(read_to_end(&mut client).is_empty());
     drop(server);
 
-    let strict = TcpServer::builder().allow_reuse_address(false);
+    let strict =
+        TcpServer::builder().socket_options(SocketOptions::default().allow_reuse_address(false));
     assert!(strict.bind(address, || Silent).unwrap_err().is_address_in_use());
     assert_eq!(inet(&TcpServer::bind(address, || Silent).unwrap()), address);
 }
@@ -64,22 +69,28 @@ fn row_006_a_restarted_server_takes_its_port_at_once() {
 fn row_007_reuse_port_is_off_by_default() {
     let tcp = TcpServer::bind(LOCAL, || Silent).unwrap();
     assert!(!SockRef::from(&*tcp.fileno().unwrap()).reuse_port().unwrap());
-    let again = TcpServer::builder().allow_reuse_port(true).bind(inet(&tcp), || Silent);
+    let again = TcpServer::builder()
+        .socket_options(SocketOptions::default().allow_reuse_port(true))
+        .bind(inet(&tcp), || Silent);
     assert!(again.unwrap_err().is_address_in_use());
 
     let udp = UdpServer::bind(LOCAL, || Silent).unwrap();
-    let again = UdpServer::builder().allow_reuse_port(true).bind(inet(&udp), || Silent);
+    let again = UdpServer::builder()
+        .socket_options(SocketOptions::default().allow_reuse_port(true))
+        .bind(inet(&udp), || Silent);
     assert!(again.unwrap_err().is_address_in_use());
 }
 
 #[test]
 fn row_007_with_reuse_port_two_servers_share_one_port() {
-    let shared = || TcpServer::builder().allow_reuse_port(true);
+    let shared =
+        || TcpServer::builder().socket_options(SocketOptions::default().allow_reuse_port(true));
     let first = shared().bind(LOCAL, || Silent).unwrap();
     let second = shared().bind(inet(&first), || Silent).unwrap();
     assert_eq!(first.server_address(), second.server_address());
 
-    let shared = || UdpServer::builder().allow_reuse_port(true);
+    let shared =
+        || UdpServer::builder().socket_options(SocketOptions::default().allow_reuse_port(true));
     let first = shared().bind(LOCAL, || Silent).unwrap();
     let second = shared().bind(inet(&first), || Silent).unwrap();
     assert_eq!(first.server_address(), second.server_address());
@@ -88,10 +99,12 @@ fn row_007_with_reuse_port_two_servers_share_one_port() {
 #[test]
 fn row_008_reuse_port_is_ignored_on_unix_sockets() {
     let folder = folder();
-    let stream = UnixStreamServer::builder().allow_reuse_port(true);
+    let stream =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().allow_reuse_port(true));
     let stream = stream.bind(folder.path().join("s"), || OneLine).unwrap();
     assert_eq!(serve_one(&stream, connect_any(&stream.server_address())), "hello\n");
-    let datagram = UnixDatagramServer::builder().allow_reuse_port(true);
+    let datagram = UnixDatagramServer::builder()
+        .socket_options(SocketOptions::default().allow_reuse_port(true));
     datagram.bind(folder.path().join("d"), || Silent).unwrap();
 }
 
@@ -142,11 +155,17 @@ fn row_010_the_backlog_is_the_systems_maximum_by_default() {
 #[test]
 #[cfg(target_os = "linux")]
 fn row_010_the_kernel_sees_the_request_queue_size() {
-    let server = TcpServer::builder().request_queue_size(7).bind(LOCAL, || Silent).unwrap();
+    let server = TcpServer::builder()
+        .socket_options(SocketOptions::default().request_queue_size(7))
+        .bind(LOCAL, || Silent)
+        .unwrap();
     assert_eq!(kernels_backlog(server.fileno().unwrap().as_fd()), 7);
     // A socket that comes from elsewhere gets this server's as well.
     let listener = TcpListener::bind(LOCAL).unwrap();
-    let server = TcpServer::builder().request_queue_size(9).from_fd(listener, || Silent).unwrap();
+    let server = TcpServer::builder()
+        .socket_options(SocketOptions::default().request_queue_size(9))
+        .from_fd(listener, || Silent)
+        .unwrap();
     assert_eq!(kernels_backlog(server.fileno().unwrap().as_fd()), 9);
 }
 
@@ -155,7 +174,8 @@ fn row_010_the_kernel_sees_the_request_queue_size() {
 fn row_010_the_request_queue_of_a_unix_socket_is_bounded() {
     let folder = folder();
     let path = folder.path().join("s");
-    let builder = UnixStreamServer::builder().request_queue_size(3);
+    let builder =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().request_queue_size(3));
     let _server = builder.bind(&path, || Silent).unwrap();
     let mut waiting = Vec::new();
     let full = loop {
@@ -200,11 +220,17 @@ fn row_011_a_server_of_ipv6_only() {
         return;
     }
     let only = |fd: Arc<OwnedFd>| SockRef::from(&*fd).only_v6().unwrap();
-    let tcp = TcpServer::builder().only_v6(true).bind("[::]:0", || OneLine).unwrap();
+    let tcp = TcpServer::builder()
+        .socket_options(SocketOptions::default().only_v6(true))
+        .bind("[::]:0", || OneLine)
+        .unwrap();
     assert!(only(tcp.fileno().unwrap()));
     let client = connect((Ipv6Addr::LOCALHOST, inet(&tcp).port()).into());
     assert_eq!(serve_one(&tcp, client), "hello\n");
-    let udp = UdpServer::builder().only_v6(true).bind("[::]:0", || Silent).unwrap();
+    let udp = UdpServer::builder()
+        .socket_options(SocketOptions::default().only_v6(true))
+        .bind("[::]:0", || Silent)
+        .unwrap();
     assert!(only(udp.fileno().unwrap()));
 }
 
@@ -218,7 +244,10 @@ fn row_011_a_dual_stack_server_takes_both_and_shows_ipv4_as_ipv4() {
         peers.send(request.client_address().to_string())?;
         Ok(())
     });
-    let server = TcpServer::builder().only_v6(false).bind("[::]:0", handler).unwrap();
+    let server = TcpServer::builder()
+        .socket_options(SocketOptions::default().only_v6(false))
+        .bind("[::]:0", handler)
+        .unwrap();
     for host in ["127.0.0.1", "[::1]"] {
         let client = connect(format!("{host}:{}", inet(&server).port()).parse().unwrap());
         assert_eq!(server.handle_request().unwrap(), Turn::Handled);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Barrier;
 
 use socketserver::monitor::Turn;
-use socketserver::{UnixDatagramServer, UnixStreamServer};
+use socketserver::{SocketOptions, UnixDatagramServer, UnixStreamServer};
 
 use super::serve_one;
 use crate::handlers::{Echo, OneLine, Silent};
@@ -34,12 +34,14 @@ fn row_014_the_path_stays_by_default() {
 fn row_014_unlink_on_close_removes_the_path() {
     let folder = folder();
     let (stream, datagram) = (folder.path().join("s"), folder.path().join("d"));
-    let server = UnixStreamServer::builder().unlink_on_close(true);
+    let server =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = server.bind(&stream, || Silent).unwrap();
     assert!(stream.exists());
     server.server_close();
     assert!(!stream.exists());
-    let server = UnixDatagramServer::builder().unlink_on_close(true);
+    let server = UnixDatagramServer::builder()
+        .socket_options(SocketOptions::default().unlink_on_close(true));
     drop(server.bind(&datagram, || Silent).unwrap());
     assert!(!datagram.exists());
 }
@@ -48,7 +50,8 @@ fn row_014_unlink_on_close_removes_the_path() {
 fn row_014_unlink_on_close_leaves_what_is_somebody_elses() {
     let folder = folder();
     let path = folder.path().join("s");
-    let server = UnixStreamServer::builder().unlink_on_close(true);
+    let server =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = server.bind(&path, || Silent).unwrap();
     fs::remove_file(&path).unwrap();
     let other = unix::UnixListener::bind(&path).unwrap();
@@ -56,7 +59,8 @@ fn row_014_unlink_on_close_leaves_what_is_somebody_elses() {
     assert!(path.exists());
     drop(other);
     // And when it is gone altogether, that is no trouble.
-    let server = UnixStreamServer::builder().unlink_on_close(true);
+    let server =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = server.bind(&path, || Silent).unwrap();
     fs::remove_file(&path).unwrap();
     server.server_close();
@@ -69,7 +73,8 @@ fn row_014_a_closing_server_leaves_its_successors_path() {
     let restart = |path: &Path| {
         let mut served = 0;
         while served < 200 {
-            let server = UnixStreamServer::builder().unlink_on_close(true);
+            let server = UnixStreamServer::builder()
+                .socket_options(SocketOptions::default().unlink_on_close(true));
             match server.bind(path, || Silent) {
                 Ok(_server) => {
                     unix::UnixStream::connect(path).expect("a live server has its path");
@@ -105,7 +110,8 @@ fn row_014_replacing_can_be_forbidden() {
     let path = folder.path().join("s");
     leave_stale(&path);
     let before = fs::symlink_metadata(&path).unwrap().ino();
-    let server = UnixStreamServer::builder().replace_stale(false);
+    let server =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().replace_stale(false));
     assert!(server.bind(&path, || Silent).unwrap_err().is_address_in_use());
     assert_eq!(fs::symlink_metadata(&path).unwrap().ino(), before);
 }
@@ -139,7 +145,8 @@ fn row_014_a_live_datagram_server_is_not_replaced() {
 fn row_014_a_server_with_a_full_queue_is_alive() {
     let folder = folder();
     let path = folder.path().join("s");
-    let busy = UnixStreamServer::builder().request_queue_size(0);
+    let busy =
+        UnixStreamServer::builder().socket_options(SocketOptions::default().request_queue_size(0));
     let _busy = busy.bind(&path, || Silent).unwrap();
     let _fills = unix::UnixStream::connect(&path).unwrap();
     let other = path.clone();
@@ -232,11 +239,16 @@ fn row_014_the_mode_is_applied() {
     for mode in [0o600, 0o666] {
         let mode_of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let path = folder.path().join(format!("s{mode:o}"));
-        let _stream = UnixStreamServer::builder().unix_mode(mode).bind(&path, || Silent).unwrap();
+        let _stream = UnixStreamServer::builder()
+            .socket_options(SocketOptions::default().unix_mode(mode))
+            .bind(&path, || Silent)
+            .unwrap();
         assert_eq!(mode_of(&path), mode);
         let path = folder.path().join(format!("d{mode:o}"));
-        let _datagram =
-            UnixDatagramServer::builder().unix_mode(mode).bind(&path, || Silent).unwrap();
+        let _datagram = UnixDatagramServer::builder()
+            .socket_options(SocketOptions::default().unix_mode(mode))
+            .bind(&path, || Silent)
+            .unwrap();
         assert_eq!(mode_of(&path), mode);
     }
 }

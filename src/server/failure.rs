@@ -1,0 +1,237 @@
+//! What the hooks that report are given: a [`Failure`] of a request, an [`AcceptFailure`] of the listener.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use super::error_owner::Whose;
+use crate::address::Address;
+use crate::console::Console;
+use crate::context::ServerContext;
+use crate::error::{HandlerError, chain};
+use crate::transport::AcceptAction;
+
+/// The step in which a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The hook `verify_request`.
+    Verify,
+    /// The start of a worker.
+    Start,
+    /// The transport's `make_request`.
+    Make,
+    /// The hook `wrap_request`.
+    Wrap,
+    /// The closure that makes the handler, or the handler's `setup`.
+    Setup,
+    /// The handler's `handle`.
+    Handle,
+    /// The handler's `finish`, or its drop.
+    Finish,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Verify => "verify_request",
+            Self::Start => "starting a worker",
+            Self::Make => "make_request",
+            Self::Wrap => "wrap_request",
+            Self::Setup => "setup",
+            Self::Handle => "handle",
+            Self::Finish => "finish",
+        })
+    }
+}
+
+/// The side that a failure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The peer: it went away, was too slow, or sent what it must not.
+    Peer,
+    /// The machine: threads, descriptors or memory ran out.
+    Resource,
+    /// The handler or the hook itself.
+    Handler,
+}
+
+/// A request that failed: what failed, in which step, and for which client. The argument of
+/// [`handle_error`](crate::ServerHooks::handle_error). Its `Display` is the text of the default report.
+pub struct Failure<'a> {
+    pub(super) phase: Phase,
+    pub(super) error: &'a HandlerError,
+    pub(super) whose: Whose,
+    pub(super) client_address: &'a Address,
+    pub(super) handler: &'static str,
+}
+
+impl Failure<'_> {
+    /// The step in which it failed.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The error itself. A panic is a [`Panicked`](crate::hooks::Panicked).
+    #[must_use]
+    pub fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &**self.error
+    }
+
+    /// The client of the request.
+    #[must_use]
+    pub fn client_address(&self) -> &Address {
+        self.client_address
+    }
+
+    /// The type name of the handler.
+    #[must_use]
+    pub fn handler(&self) -> &'static str {
+        self.handler
+    }
+
+    /// Whether the request's own peer has gone away. An upstream of the handler that has gone is something else: only
+    /// errors of this request's own reads and writes count. See [`PeerFault`](crate::request::PeerFault).
+    #[must_use]
+    pub fn is_disconnect(&self) -> bool {
+        self.whose.is_disconnect(self.error())
+    }
+
+    /// Whether it is an everyday event, which [`report`](Self::report) does not print: the peer has gone away, has
+    /// sent bytes that cannot be read, or has not completed its handshake. A line above its limit
+    /// ([`LineTooLong`](crate::request::LineTooLong)) and a time limit ([`TimedOut`](crate::request::TimedOut)) are the
+    /// peer's fault and are printed, except in a handshake: the limit may be too low.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let error = self.error();
+        self.is_disconnect()
+            || self.whose.is_garbled(error)
+            || (self.phase == Phase::Wrap && self.whose.is_peers(error))
+    }
+
+    /// The side that it comes from, as far as the error tells.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        if self.phase == Phase::Start {
+            return Fault::Resource;
+        }
+        if self.whose.is_peers(self.error()) { Fault::Peer } else { Fault::Handler }
+    }
+
+    /// The default of [`handle_error`](crate::ServerHooks::handle_error): [`print`](Self::print) unless
+    /// it [is quiet](Self::is_quiet).
+    pub fn report(&self) {
+        if !self.is_quiet() {
+            self.print();
+        }
+    }
+
+    /// Writes the report to stderr: one block in one write, so that the blocks of several
+    /// threads do not mix. It never waits for a reader: see [`Console`].
+    pub fn print(&self) {
+        Console::Stderr.tell(&format!("{RULE}\n{self}\n{RULE}\n"));
+    }
+}
+
+const RULE: &str = "----------------------------------------";
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_address, phase, handler, .. } = self;
+        match phase {
+            Phase::Start => writeln!(f, "no worker for {client_address} (handler {handler}):")?,
+            _ => writeln!(f, "{phase} failed for {client_address} (handler {handler}):")?,
+        }
+        f.write_str(&chain(self.error()))
+    }
+}
+
+impl fmt::Debug for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Failure({self})")
+    }
+}
+
+/// An error of accept and what the server does about it. The argument of
+/// [`accept_error`](crate::ServerHooks::accept_error). Its `Display` is the text of the default report.
+pub struct AcceptFailure<'a> {
+    pub(super) error: &'a io::Error,
+    pub(super) action: AcceptAction,
+    pub(super) server: &'a ServerContext,
+    pub(super) in_a_row: u64,
+    pub(super) pause: Duration,
+    pub(super) is_first_or_due: bool,
+}
+
+impl AcceptFailure<'_> {
+    /// The error.
+    #[must_use]
+    pub fn error(&self) -> &io::Error {
+        self.error
+    }
+
+    /// What the server does about it.
+    #[must_use]
+    pub fn action(&self) -> AcceptAction {
+        self.action
+    }
+
+    /// The server.
+    #[must_use]
+    pub fn server(&self) -> &ServerContext {
+        self.server
+    }
+
+    /// How many times in a row resources have run out, this time included.
+    #[must_use]
+    pub fn in_a_row(&self) -> u64 {
+        self.in_a_row
+    }
+
+    /// How long the loop pauses now.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// Whether it is time for a report: this failure is the first since the loop began, or ten
+    /// seconds have passed since the last one that was due. Each `handle_request` is a loop of its own. False for an error
+    /// that is skipped without a pause: it has cost one client, and is only counted.
+    #[must_use]
+    pub fn is_first_or_due(&self) -> bool {
+        self.is_first_or_due
+    }
+
+    /// The default of [`accept_error`](crate::ServerHooks::accept_error): [`print`](Self::print) if
+    /// it [is due](Self::is_first_or_due).
+    pub fn report(&self) {
+        if self.is_first_or_due {
+            self.print();
+        }
+    }
+
+    /// Writes one line to stderr, also when descriptors have run out. It never waits for a reader: see [`Console`].
+    pub fn print(&self) {
+        Console::Stderr.tell(&format!("{self}\n"));
+    }
+}
+
+impl fmt::Display for AcceptFailure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.server.server_address();
+        write!(f, "cannot accept at {address}: {}; trying again in {:?}", self.error, self.pause)?;
+        if self.in_a_row > 1 {
+            write!(f, " ({} times in a row)", self.in_a_row)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AcceptFailure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AcceptFailure({self})")
+    }
+}
