@@ -1,21 +1,8 @@
-//! Network servers: write the handler once, in blocking style; choose how it runs by one word in the
+//! Network servers: write the handler once, in blocking style, and choose how it runs by one word in the
 //! server's type.
 //!
-//! This is Python's [`socketserver`](https://docs.python.org/3/library/socketserver.html) for Rust. It has
-//! the same three axes, the same verbs and the same order of events; whoever has read one source can read
-//! the other.
-//!
-//! ```text
-//!    transport                  mixin                       handler
-//!    what requests come by      where a request runs        what it does
-//!
-//!    Tcp           ─┐           Inline     in the loop      StreamRequestHandler
-//!    UnixStream    ─┴─ stream   Threading  a thread each    DatagramRequestHandler
-//!    Udp           ─┐           Pool       fixed threads    stream_fn, datagram_fn
-//!    UnixDatagram  ─┴─ datagram Forking    a process each
-//!
-//!    Server<Tcp, Threading>  =  ThreadingTcpServer,  bound with  || Echo
-//! ```
+//! This is Python's [`socketserver`](https://docs.python.org/3/library/socketserver.html) for Rust, with the same
+//! three axes, the same verbs and the same order of events.
 //!
 //! # Hello world
 //!
@@ -45,14 +32,14 @@
 //! `ThreadingTcpServer` by `TcpServer`, `PoolTcpServer` or `ThreadingUnixStreamServer` (and the address by a
 //! path), and nothing else changes.
 //!
-//! [`run`](Server::run) serves until Ctrl-C or SIGTERM, and then stops in order; it also raises the process's
-//! limit of descriptors as far as it may. [`serve_forever`](Server::serve_forever) is for a server that is a
-//! part of something larger: it serves until it is told to stop by `shutdown`, and leaves signals and limits
-//! to the program. A handler that has something to do before or after implements `setup` and `finish` as
-//! well. One that wants its server to stop says `request.server().shutdown_handle().shutdown()`.
+//! [`run`](Server::run) serves until Ctrl-C or SIGTERM and then stops in order. It also raises the process's
+//! limit of descriptors as far as the process may. [`serve_forever`](Server::serve_forever) is for a server inside a
+//! larger program: it serves until `shutdown`, and leaves signals and process limits alone.
 //!
-//! A datagram is as short, here with a function for a handler. ([The guide](_documentation::guide#5-a-program-of-your-own-a-key-value-store-over-udp)
-//! has a longer one, with its client.)
+//! A handler can also implement `setup` and `finish`, which run before and after `handle`. A handler stops its
+//! server with `request.server().shutdown_handle().shutdown()`.
+//!
+//! A function is a handler too. This server answers datagrams:
 //!
 //! ```no_run
 //! use socketserver::{datagram_fn, UdpServer};
@@ -67,12 +54,37 @@
 //! # }
 //! ```
 //!
+//! # Three axes
+//!
+//! ```text
+//!    transport                  mixin                       handler
+//!    how requests arrive        where a request runs        what it does
+//!
+//!    Tcp           ─┐           Inline     in the loop      StreamRequestHandler
+//!    UnixStream    ─┴─ stream   Threading  a thread each    DatagramRequestHandler
+//!    Udp           ─┐           Pool       fixed threads    stream_fn, datagram_fn
+//!    UnixDatagram  ─┴─ datagram Forking    a process each
+//!
+//!    Server<Tcp, Threading>  =  ThreadingTcpServer,  bound with  || Echo
+//! ```
+//!
+//! | Your handler | take | because |
+//! |---|---|---|
+//! | answers at once and never waits for its client | [`Inline`] | nothing is handed to another thread |
+//! | waits: for its client, a database, a file | [`Threading`] | a slow client delays no other one |
+//! | computes, uses something scarce, or serves datagrams that take time | [`Pool`] | a fixed number runs at once, the rest in order |
+//! | may crash, leak, or change its user | [`Forking`] | a process each: nothing is left of it when it ends, and no change in memory is seen by others |
+//!
+//! Each of the four transports has an alias for each of the four mixins: [`TcpServer`], [`ThreadingTcpServer`],
+//! [`PoolTcpServer`], [`ForkingTcpServer`], and the same for `UdpServer`, `UnixStreamServer` and
+//! `UnixDatagramServer`.
+//!
 //! # State
 //!
-//! A new handler is made for every request, in the worker that runs it, by the closure that `bind` is given.
-//! So the state of one connection is a field of the handler; the state of all is an [`Arc`](std::sync::Arc)
-//! that the closure has captured. (Not under [`Forking`]: there each request has a copy of the process's memory, and what
-//! it changes, nobody else sees. This counter would say 1 to everybody.)
+//! The closure given to `bind` makes a new handler for every request, in the worker that runs it. So the state
+//! of one connection is a field of the handler, and the state that all share is an [`Arc`](std::sync::Arc)
+//! that the closure has captured. (Not under [`Forking`], where each request runs on a copy of the memory: this
+//! counter would say 1 to everybody.)
 //!
 //! ```
 //! use std::io::Write;
@@ -104,52 +116,43 @@
 //! # }
 //! ```
 //!
-//! # Which mixin?
+//! # What the crate takes care of
 //!
-//! | Your handler | take | because |
-//! |---|---|---|
-//! | answers at once and never waits for its client | [`Inline`] | nothing is handed to another thread |
-//! | waits: for its client, a database, a file | [`Threading`] | a slow client keeps nobody waiting |
-//! | computes, or uses something that is scarce; serves datagrams that take time | [`Pool`] | never more than so many at once, the rest in order |
-//! | may crash, leak, or change its user | [`Forking`] | a process each; nothing of it is left when it has ended, nor of what it has changed in memory |
-//!
-//! All servers: [`TcpServer`], [`ThreadingTcpServer`], [`PoolTcpServer`], [`UdpServer`],
-//! [`ThreadingUdpServer`], [`PoolUdpServer`], [`UnixStreamServer`], [`ThreadingUnixStreamServer`],
-//! [`PoolUnixStreamServer`], [`UnixDatagramServer`], [`ThreadingUnixDatagramServer`],
-//! [`PoolUnixDatagramServer`], [`ForkingTcpServer`], [`ForkingUdpServer`], [`ForkingUnixStreamServer`],
-//! [`ForkingUnixDatagramServer`].
-//!
-//! # What it takes care of
-//!
-//! - **Limits**: the number of live requests, the length of lines and packets, the silence of peers, the duration of
-//!   reads, writes and handshakes: all finite by default, in one struct, [`Limits`]. It also has those that have no
-//!   default which suits every server, and are off until you set them: one peer's share of the live requests, the rate
-//!   of new ones, of all and of one peer, and the duration of a whole request.
-//! - **Stopping**: [`Server::run`] serves until Ctrl-C or SIGTERM and then closes with a grace period;
-//!   [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
+//! - **Limits**: live requests, lengths of lines and packets, silent peers, the time of reads, writes and
+//!   handshakes. All are finite by default, in one struct, [`Limits`], which also has limits that are off until you
+//!   set them: the share and the rate of one peer, the rate of all, the time of a whole request.
+//! - **Stopping**: [`Server::run`] handles signals and closes with a grace period; [`ShutdownHandle`] stops a
+//!   server from anywhere; [`DrainReport`] says what was still open.
 //! - **Errors**: a handler's error or panic ends its own request and is reported
-//!   ([`ServerHooks::handle_error`]); a process that runs out of descriptors sheds clients, waits a little
-//!   and goes on; [`Fatal`] ends the server.
-//! - **Being watched**: an observer ([`Builder::observer`]) is told of every start and end, with the reason
-//!   ([`CloseReason`]); [`ServerContext`] has the counts and the list of live requests, and can end one.
+//!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
+//!   goes on. [`Fatal`] ends the server.
+//! - **Observation**: an observer ([`Builder::observer`]) is told of every start and end, with the
+//!   [`CloseReason`]. [`ServerContext`] has the counts and the list of live requests, and can end one.
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
-//! - **Small things**: one `writeln!` is one packet, without Nagle's delay; replies to datagrams leave from
-//!   the address that was asked; a Unix socket's stale file is replaced and nobody's living one is.
+//! - **Details**: one `writeln!` is one packet, without Nagle's delay; replies to datagrams leave from
+//!   the address that was asked; a stale file of a Unix socket is replaced, one in use never is.
 //!
-//! # Limits of this crate
+//! # What it does not do
 //!
 //! It runs on Unix; Linux is where it is tested. It does not encrypt by itself
-//! ([`ServerHooks::wrap_request`] is where TLS goes), and it is no async runtime: a thread per connection is
-//! its scale, some ten thousand of them.
+//! ([`ServerHooks::wrap_request`] is the place for TLS). It is no async runtime: with a thread for each connection it
+//! scales to some ten thousand of them.
 //!
-//! # Further
+//! # Modules
+//!
+//! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`],
+//! [`hooks`], [`monitor`] and [`command`] for details, and [`transport`], [`mixin`] and [`park`] for those who
+//! write one of their own.
+//!
+//! # Further reading
 //!
 //! - [From a network to a server](_documentation::guide) ([中文](_documentation::guide_zh)): the socket calls one
-//!   by one, each with a program that shows it; the example programs; a key-value store of one's own.
-//! - [Coming from Python](_documentation::porting): every public name of the module with ours.
-//! - [The design](_documentation::design): the life of a request, the layers, why it is as it is, and in
-//!   which order to read the source.
+//!   by one, each with a program that shows it; the example programs; a key-value store of your own.
+//! - [Coming from Python](_documentation::porting): a Python server beside its port, and every public name of the
+//!   module with ours.
+//! - [The design](_documentation::design): the life of a request, the layers, the reasons, and an order
+//!   in which to read the source.
 
 // Only here: in the modules of a program or a test, `pub` has no outside to be seen from.
 #![warn(unreachable_pub)]
@@ -207,13 +210,14 @@ pub use shutdown::ShutdownHandle;
 #[doc(inline)]
 pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
 
-/// What [`ServerHooks`] are given: a request that has come, and what has failed.
+/// The arguments of [`ServerHooks`]: a request that has arrived, a request that failed, an accept that failed.
 pub mod hooks {
     pub use crate::error::Panicked;
     pub use crate::server::{AcceptFailure, Failure, Fault, Incoming, Phase};
 }
 
-/// Watching a server: its live requests, its counts, and reports that do not wait for a reader.
+/// Watching a server: its live requests and counts ([`ServerContext`]), the limits that were reached, and
+/// [`Console`](monitor::Console), which prints without waiting for a reader.
 pub mod monitor {
     pub use crate::console::Console;
     pub use crate::events::{Counts, Limit};
@@ -221,7 +225,7 @@ pub mod monitor {
     pub use crate::server::Turn;
 }
 
-/// For handlers that start other programs.
+/// For handlers that start other programs: what a child process inherits.
 pub mod command {
     pub use crate::server::{inherit_only_stdio, restore_limits};
 }

@@ -1,4 +1,74 @@
-//! Waiting, for mixins that run many requests on one thread.
+//! Waiting. Everything that a server or a request waits for goes through one function of this crate; this module
+//! replaces it.
+//!
+//! On a plain thread, a wait blocks the thread. A mixin that runs many requests on one thread, as coroutines, implements
+//! [`Parker`] and [`install`]s it on its threads. From then on every read, write, accept and [`sleep`] that
+//! would block calls [`Parker::park`], which suspends the coroutine. Handlers and transports stay as they are.
+//!
+//! ```text
+//!   handler          this crate                     the mixin's Parker             its loop
+//!   read()      →    recv: would block         →    park(fd, until)
+//!                                                   registers fd, switches    →    resumes others
+//!                                                                                  flush(), epoll_wait
+//!                                                   returns                   ←    fd is ready
+//!               ←    recv: data                ←
+//! ```
+//!
+//! # Writing a parker
+//!
+//! 1. [`install`] it on each thread that runs requests. The guard removes it.
+//! 2. [`park`](Parker::park) suspends the caller until one of the [`Waiting`] descriptors is ready or the deadline has
+//!    passed. Returning early is allowed: the caller tries again. It is never called during a panic.
+//! 3. A connection has a [`Slot`], in which the parker may note that it is registered. When the descriptor is about to be
+//!    closed, [`forget`](Parker::forget) is called if the slot is not zero. Descriptors without a slot are listeners
+//!    and events that several threads wait for: register them for one wait only.
+//! 4. Before the thread itself waits, it calls [`flush`]: replies to datagrams are held back until then, so
+//!    that one system call sends many.
+//!
+//! The smallest parker has no coroutines: it waits in its own way and returns.
+//!
+//! ```
+//! use std::io;
+//! use std::os::fd::BorrowedFd;
+//! use std::rc::Rc;
+//! use std::time::{Duration, Instant};
+//! use socketserver::park::{self, Parker, Slot, Waiting};
+//!
+//! /// Polls every millisecond. A real one switches to another coroutine here.
+//! struct Polling;
+//!
+//! impl Parker for Polling {
+//!     fn park(&self, _waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
+//!         park::flush();
+//!         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+//!         std::thread::sleep(left.unwrap_or(Duration::MAX).min(Duration::from_millis(1)));
+//!         Ok(())
+//!     }
+//!
+//!     fn forget(&self, _fd: BorrowedFd<'_>, _slot: &Slot) {}
+//! }
+//!
+//! let _installed = park::install(Rc::new(Polling));
+//! park::sleep(Duration::from_millis(5));
+//! ```
+//!
+//! A mixin installs its parker around the loop, in [`Mixin::serve`](crate::mixin::Mixin::serve), and starts a
+//! coroutine for each job in `process_request`. `tests/it/coroutines.rs` in the repository is a complete one, on epoll.
+//!
+//! # For handlers
+//!
+//! [`sleep`] and [`offload`] are for handlers that may run as coroutines. On a plain thread they are
+//! `std::thread::sleep` and a plain call.
+//!
+//! # For transports and mixins
+//!
+//! [`Event`] is a descriptor that one side makes readable and another waits for: what a transport without a
+//! socket returns from `fileno`, and a mixin from `event_fd`.
+//!
+//! # Stability
+//!
+//! As the rest of the crate: [`Interest`] and [`Waiting`] may get more values and fields, [`Parker`] may get methods with
+//! a default. Nothing in this crate uses a parker yet, so a new need of one may still change its two methods before 1.0.
 
 pub use crate::wait::{
     Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep,
