@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::peer_fault::{MOST_CAUSES, Owned, Owner, find};
+use crate::peer_fault::{MOST_CAUSES, Owned, RequestId, find};
 
 /// The result of what a server does.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -262,19 +262,19 @@ impl fmt::Display for Timeout {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the {which} of {after:?} has passed")]
 pub struct TimedOut {
-    owner: Owner,
+    owner: RequestId,
     which: Timeout,
     after: Duration,
 }
 
 impl Owned for TimedOut {
-    fn owner(&self) -> Owner {
+    fn owner(&self) -> RequestId {
         self.owner
     }
 }
 
 impl TimedOut {
-    pub(crate) fn error(owner: Owner, which: Timeout, after: Duration) -> io::Error {
+    pub(crate) fn error(owner: RequestId, which: Timeout, after: Duration) -> io::Error {
         io::Error::new(io::ErrorKind::TimedOut, Self { owner, which, after })
     }
 
@@ -306,17 +306,17 @@ impl TimedOut {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is stopping")]
 pub struct Stopping {
-    owner: Owner,
+    owner: RequestId,
 }
 
 impl Owned for Stopping {
-    fn owner(&self) -> Owner {
+    fn owner(&self) -> RequestId {
         self.owner
     }
 }
 
 impl Stopping {
-    pub(crate) fn error(owner: Owner) -> io::Error {
+    pub(crate) fn error(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionAborted, Self { owner })
     }
 
@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_limit_in_time_is_called_by_the_name_of_its_setter() {
-        let owner = Owner { server: 1, request: 1 };
+        let owner = RequestId { server: 1, request: 1 };
         for (which, says) in [
             (Timeout::Idle, "the idle timeout of 200ms has passed"),
             (Timeout::Read, "the read timeout of 200ms has passed"),

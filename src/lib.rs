@@ -222,7 +222,7 @@ pub mod monitor {
     pub use crate::console::Console;
     pub use crate::events::{Counts, Limit};
     pub use crate::live::{Activity, Cut, LiveRequest};
-    pub use crate::server::Turn;
+    pub use crate::server::AcceptOutcome;
 }
 
 /// For handlers that start other programs: what a child process inherits.

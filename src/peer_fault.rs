@@ -1,7 +1,7 @@
 //! Whose an error is. A handler passes on errors of files, of upstreams, of other requests; only what its *own*
 //! request's reads and writes have returned says anything about its peer.
 //!
-//! So each error that a request makes carries the request that it is of ([`Owner`]), and what the system says of
+//! So each error that a request makes carries the request that it is of ([`RequestId`]), and what the system says of
 //! the connection is wrapped in a [`PeerFault`] that does. They are found along any chain of causes: through
 //! `BufReader`, `io::copy`, and every error that names its source. Where an error has only taken over the kind
 //! (`io::Error::new(error.kind(), text)`), the request's memory of how its connection failed has to do; a bare
@@ -13,14 +13,14 @@ use std::io;
 
 /// Which request an error is of. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub(crate) struct RequestId {
     pub(crate) server: u64,
     pub(crate) request: u64,
 }
 
 /// An error that knows which request it is of.
 pub(crate) trait Owned: StdError + 'static {
-    fn owner(&self) -> Owner;
+    fn owner(&self) -> RequestId;
 }
 
 /// The peer's doing, met by the request's own reads and writes: it went away, or sent what cannot be read. It is
@@ -49,7 +49,7 @@ pub(crate) trait Owned: StdError + 'static {
 /// [`Disconnected`](crate::CloseReason::Disconnected) or [`Garbled`](crate::CloseReason::Garbled).
 #[derive(Debug)]
 pub struct PeerFault {
-    owner: Owner,
+    owner: RequestId,
     how: How,
 }
 
@@ -62,19 +62,19 @@ enum How {
 
 impl PeerFault {
     /// The connection has failed. The kind stays.
-    pub(crate) fn gone(owner: Owner, error: io::Error) -> io::Error {
+    pub(crate) fn gone(owner: RequestId, error: io::Error) -> io::Error {
         let kind = error.kind();
         io::Error::new(kind, Self { owner, how: How::Gone(error) })
     }
 
     /// The peer has ended its input in the middle of what it had to send.
-    pub(crate) fn ended_early(owner: Owner) -> io::Error {
+    pub(crate) fn ended_early(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how: How::EndedEarly })
     }
 
     /// The peer has sent what cannot be read.
     pub(crate) fn garbled(
-        owner: Owner,
+        owner: RequestId,
         error: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> io::Error {
         let how = How::Garbled(error.into());
@@ -82,7 +82,7 @@ impl PeerFault {
     }
 
     /// The peer has sent a datagram that has less in it than what is read of it.
-    pub(crate) fn too_short(owner: Owner) -> io::Error {
+    pub(crate) fn too_short(owner: RequestId) -> io::Error {
         let how = How::Garbled("the datagram is too short".into());
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how })
     }
@@ -101,7 +101,7 @@ impl PeerFault {
 }
 
 impl Owned for PeerFault {
-    fn owner(&self) -> Owner {
+    fn owner(&self) -> RequestId {
         self.owner
     }
 }
@@ -179,7 +179,7 @@ pub(crate) fn find<'a, E: StdError + 'static>(
 
 /// Finds an error of type `E` along a chain of causes, if it is of this request.
 pub(crate) fn find_of<'a, E: Owned>(
-    owner: Owner,
+    owner: RequestId,
     error: &'a (dyn StdError + 'static),
 ) -> Option<&'a E> {
     causes(error).filter_map(|error| error.downcast_ref()).find(|found: &&E| found.owner() == owner)

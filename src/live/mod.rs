@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::address::Address;
 use crate::events::Limit;
 use crate::limits::Limits;
-use crate::peer_fault::Owner;
+use crate::peer_fault::RequestId;
 
 use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;
@@ -196,7 +196,7 @@ impl LiveList {
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
         let now = RequestCounters::new(slots.rows.as_ref(), slot);
-        let owner = Owner { server: self.number, request: id };
+        let owner = RequestId { server: self.number, request: id };
         let entry = Arc::new(Entry::new(owner, peer, handler, accepted, connection, idle, now));
         if slot == slots.entries.len() {
             slots.entries.push(None);

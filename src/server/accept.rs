@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Server;
 use super::accept_failure::Backoff;
 use super::job::{TypedJob, Verdict};
-use super::server_permit::Admitted;
+use super::server_permit::ServerPermit;
 use crate::error::{Error, Result};
 use crate::events::Limit;
 use crate::mixin::{Job, Mixin};
@@ -18,7 +18,7 @@ use crate::wait::{self, FlushPromise, Interest, Waiting};
 /// What `handle_request` has done. Python does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Turn {
+pub enum AcceptOutcome {
     /// A request was given to its worker; under `Inline`, served.
     Handled,
     /// `verify_request` turned a request away.
@@ -35,7 +35,7 @@ pub enum Turn {
 #[derive(Debug)]
 pub(super) enum Attempt {
     /// A request was taken, or lost.
-    Done(Turn),
+    Done(AcceptOutcome),
     /// Nothing happened, and nothing is wrong: try again at once.
     Again,
     /// There is no request.
@@ -110,7 +110,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// The loop of `handle_request`, until a request or the timeout.
-    pub(super) fn accept_one(&self) -> Result<Turn> {
+    pub(super) fn accept_one(&self) -> Result<AcceptOutcome> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -120,7 +120,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.mixin.service_actions();
             let wait_until = match attempt {
                 Attempt::Done(turn) => return Ok(turn),
-                Attempt::Pause(_) => return Ok(Turn::AcceptFailed),
+                Attempt::Pause(_) => return Ok(AcceptOutcome::AcceptFailed),
                 Attempt::Again => continue,
                 Attempt::TooFast(until) => {
                     self.pause(earlier(Some(until), deadline))?;
@@ -131,7 +131,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             };
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.core.hooks.handle_timeout();
-                return Ok(Turn::TimedOut);
+                return Ok(AcceptOutcome::TimedOut);
             }
             if let Some(wait_until) = wait_until {
                 self.wait(wait_until, deadline)?;
@@ -139,14 +139,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         runs.report_stop();
         self.serve_backlog()?;
-        Ok(Turn::Stopped)
+        Ok(AcceptOutcome::Stopped)
     }
 
     /// Takes one request, if there is room and there is one, and never waits. Python's `_handle_request_noblock`.
     fn handle_request_noblock(&self, backoff: &mut Backoff) -> Result<Attempt> {
         // Room first: a client without room stays in the kernel's queue, where it costs nothing.
         let core = &self.core;
-        let room = if self.mixin.ready() { Admitted::try_enter(core) } else { None };
+        let room = if self.mixin.ready() { ServerPermit::try_enter(core) } else { None };
         let Some(admitted) = room else {
             backoff.reached(Limit::Live, core);
             return Ok(Attempt::NoRoom);
@@ -159,9 +159,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         match take_request(admitted) {
             Ok(taken) => {
                 backoff.reset();
-                let Some(job) = taken else { return Ok(Attempt::Done(Turn::Rejected)) };
+                let Some(job) = taken else { return Ok(Attempt::Done(AcceptOutcome::Rejected)) };
                 self.mixin.process_request(job);
-                Ok(Attempt::Done(Turn::Handled))
+                Ok(Attempt::Done(AcceptOutcome::Handled))
             }
             Err(error) => self.accept_failed(&error, backoff),
         }
@@ -220,14 +220,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 /// Takes a request for which there is room. None: it was turned away.
-pub(super) fn take_request<T: Transport>(admitted: Admitted<T>) -> io::Result<Option<Job>> {
+pub(super) fn take_request<T: Transport>(admitted: ServerPermit<T>) -> io::Result<Option<Job>> {
     let job = accept(admitted)?;
     job.announce();
     Ok(verify(job))
 }
 
 /// Takes a request. No hook is called and no event is sent yet.
-pub(super) fn accept<T: Transport>(admitted: Admitted<T>) -> io::Result<TypedJob<T>> {
+pub(super) fn accept<T: Transport>(admitted: ServerPermit<T>) -> io::Result<TypedJob<T>> {
     let (raw, peer) = admitted.transport.get_request()?;
     Ok(TypedJob::enter(admitted, raw, peer))
 }

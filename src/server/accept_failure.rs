@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::accept::{Attempt, Turn};
-use super::catch_panic::caught;
+use super::accept::{AcceptOutcome, Attempt};
+use super::catch_panic::catch_panic;
 use super::failure::AcceptFailure;
 use super::{Core, Server};
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let is_first_or_due = !(skip && pause.is_zero()) && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
         if skip && pause.is_zero() {
-            return Ok(Attempt::Done(Turn::AcceptFailed));
+            return Ok(Attempt::Done(AcceptOutcome::AcceptFailed));
         }
         if action == AcceptAction::Shed {
             core.context.counters.shed(core.transport.shed() as u64);
@@ -84,7 +84,7 @@ impl<T: Transport> Core<T> {
         self.tell(&ServerEvent::AcceptFailed { error });
         let server = &self.context;
         let failure = AcceptFailure { error, action, server, in_a_row, pause, is_first_or_due };
-        drop(caught(|| {
+        drop(catch_panic(|| {
             self.hooks.accept_error(&failure);
             Ok(())
         }));

@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::accept::{accept, verify};
 use super::job::TypedJob;
-use super::server_permit::Admitted;
+use super::server_permit::ServerPermit;
 use super::{Core, Server};
 use crate::error::Result;
 use crate::limits::Limits;
@@ -123,7 +123,7 @@ impl<T: Transport> Core<T> {
     ) {
         let until = Instant::now() + HANDSHAKE;
         while self.context.rate.wait_until().is_none() {
-            let Some(admitted) = Admitted::try_enter(self) else { return };
+            let Some(admitted) = ServerPermit::try_enter(self) else { return };
             match accept(admitted) {
                 Ok(job) => jobs.push_back(job),
                 Err(error) => match self.transport.accept_action(&error) {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DrainReport, Server, Turn};
+use super::{AcceptOutcome, DrainReport, Server};
 use crate::address::Address;
 use crate::context::ServerContext;
 use crate::error::Result;
@@ -43,7 +43,7 @@ pub trait BaseServer: Send + Sync {
     /// # Errors
     ///
     /// As there.
-    fn handle_request(&self) -> Result<Turn>;
+    fn handle_request(&self) -> Result<AcceptOutcome>;
 
     /// See [`Server::shutdown`].
     fn shutdown(&self);
@@ -75,7 +75,7 @@ impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
         self.serve_forever()
     }
 
-    fn handle_request(&self) -> Result<Turn> {
+    fn handle_request(&self) -> Result<AcceptOutcome> {
         self.handle_request()
     }
 
@@ -119,7 +119,7 @@ macro_rules! hand_on {
                 (**self).serve_forever()
             }
 
-            fn handle_request(&self) -> Result<Turn> {
+            fn handle_request(&self) -> Result<AcceptOutcome> {
                 (**self).handle_request()
             }
 

@@ -1,4 +1,4 @@
-//! Where a panic of what belongs to the user ends, and nowhere else: [`caught`].
+//! Where a panic of what belongs to the user ends, and nowhere else: [`catch_panic`].
 
 use std::panic::{self, AssertUnwindSafe};
 
@@ -8,7 +8,9 @@ use crate::error::{HandlerError, HandlerResult, Panicked};
 ///
 /// Unwind safety: what a panic may have left half-changed is the handler, which is dropped, and the
 /// request, of which only `finish` and the close are left to see anything.
-pub(super) fn caught<R>(run: impl FnOnce() -> Result<R, HandlerError>) -> Result<R, HandlerError> {
+pub(super) fn catch_panic<R>(
+    run: impl FnOnce() -> Result<R, HandlerError>,
+) -> Result<R, HandlerError> {
     match panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result,
         Err(payload) => {
@@ -24,8 +26,8 @@ pub(super) fn caught<R>(run: impl FnOnce() -> Result<R, HandlerError>) -> Result
 }
 
 /// Drops what belongs to the user: that runs code of his as well.
-pub(super) fn caught_drop<V>(value: V) -> HandlerResult {
-    caught(|| {
+pub(super) fn drop_catching<V>(value: V) -> HandlerResult {
+    catch_panic(|| {
         drop(value);
         Ok(())
     })

@@ -1,6 +1,6 @@
 //! How a request has ended: by what was done to it from here, or by what its handler has failed with.
 
-use super::error_owner::Whose;
+use super::error_owner::ErrorOwner;
 use crate::error::{HandlerError, Panicked, Stopping, TimedOut, Timeout};
 use crate::events::CloseReason;
 use crate::live::{Cut, Entry};
@@ -21,7 +21,7 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
 /// How a request has ended whose handler has failed. Only what is of the request itself explains its end.
 pub(super) fn reason_of(
     error: &HandlerError,
-    whose: Whose,
+    whose: ErrorOwner,
     from_here: Option<CloseReason>,
 ) -> CloseReason {
     // What we have done ourselves explains whatever the handler has met of it.

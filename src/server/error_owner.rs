@@ -5,18 +5,18 @@ use std::io;
 
 use crate::error::{Stopping, TimedOut};
 use crate::live::Entry;
-use crate::peer_fault::{Owned, Owner, PeerFault, causes, find, find_of};
+use crate::peer_fault::{Owned, PeerFault, RequestId, causes, find, find_of};
 use crate::request::{LineTooLong, OutboxError};
 
 /// A request, as far as it takes to know which errors are its own.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Whose {
-    owner: Owner,
+pub(super) struct ErrorOwner {
+    owner: RequestId,
     /// How its connection has failed, if it has.
     lost: Option<io::ErrorKind>,
 }
 
-impl Whose {
+impl ErrorOwner {
     pub(super) fn of(entry: &Entry) -> Self {
         Self { owner: entry.owner(), lost: entry.loss() }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use super::error_owner::Whose;
+use super::error_owner::ErrorOwner;
 use crate::address::Address;
 use crate::console::Console;
 use crate::context::ServerContext;
@@ -63,7 +63,7 @@ pub enum Fault {
 pub struct Failure<'a> {
     pub(super) phase: Phase,
     pub(super) error: &'a HandlerError,
-    pub(super) whose: Whose,
+    pub(super) whose: ErrorOwner,
     pub(super) client_address: &'a Address,
     pub(super) handler: &'static str,
 }

@@ -21,13 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
-use super::catch_panic::{caught, caught_drop};
+use super::catch_panic::{catch_panic, drop_catching};
 use super::close_reason::{ended_from_here, may_be_early, reason_of};
-use super::error_owner::Whose;
+use super::error_owner::ErrorOwner;
 use super::failure::{Failure, Phase};
 use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
-use super::server_permit::Admitted;
+use super::server_permit::ServerPermit;
 use super::serving::Serving;
 use crate::address::Address;
 use crate::error::{Error, Fatal, HandlerError, HandlerResult, Timeout};
@@ -45,7 +45,7 @@ pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its permit is given back.
     pub(super) raw: T::Raw,
     pub(super) ticket: Ticket,
-    pub(super) core: Admitted<T>,
+    pub(super) core: ServerPermit<T>,
 }
 
 /// Whether a request is to be served.
@@ -56,7 +56,7 @@ pub(super) enum Verdict {
 
 impl<T: Transport> TypedJob<T> {
     /// Enters a request into the live list. No code of the user's runs here.
-    pub(super) fn enter(core: Admitted<T>, raw: T::Raw, peer: Address) -> Self {
+    pub(super) fn enter(core: ServerPermit<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
         let registration = core.context.live.enter(peer, core.handler_name, received, connection);
@@ -99,7 +99,7 @@ impl<T: Transport> TypedJob<T> {
         if core.loop_hooks.are_default() {
             return Verdict::Serve;
         }
-        let asked = caught(|| {
+        let asked = catch_panic(|| {
             let connection = T::connection(&self.raw);
             let connection = connection.as_ref().map(std::os::fd::AsFd::as_fd);
             let incoming = Incoming::new(&self.ticket, connection);
@@ -114,7 +114,7 @@ impl<T: Transport> TypedJob<T> {
             Err(error) => {
                 let entry = self.ticket.entry();
                 handle_error(&self.core, entry, Phase::Verify, &error);
-                if let Err(panicked) = caught_drop(error) {
+                if let Err(panicked) = drop_catching(error) {
                     handle_error(&self.core, entry, Phase::Verify, &panicked);
                 }
                 Verdict::Reject
@@ -148,7 +148,7 @@ impl<T: Transport> TypedJob<T> {
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
         let result = match &mut request {
-            Some(request) => match caught(|| open.wrap_request(request, handshake, whole)) {
+            Some(request) => match catch_panic(|| open.wrap_request(request, handshake, whole)) {
                 Ok(()) => open.finish_request(request),
                 Err(error) => Err((Phase::Wrap, error)),
             },
@@ -165,7 +165,7 @@ impl<T: Transport> TypedJob<T> {
     fn make_request(self, place: &mut Option<T::Request>) -> (HandlerResult, OpenRequest<T>) {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
-        let made = caught(|| {
+        let made = catch_panic(|| {
             *place = Some(core.transport.make_request(raw, ticket));
             Ok(())
         });
@@ -188,7 +188,7 @@ impl<T: Transport> Work for TypedJob<T> {
             let error = Error::io("start a worker for", peer, error);
             handle_error(&open.core, &open.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
-            drop(caught(|| {
+            drop(catch_panic(|| {
                 // Zero: the hook must not wait for the peer. What the socket's buffer does not take is lost.
                 request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
                 drop(open.core.hooks.overflow(request, &why));
@@ -202,7 +202,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let _serving = Serving::start(&self.core.context);
         let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
-        drop(caught_drop((raw, ticket)));
+        drop(drop_catching((raw, ticket)));
         core.context.counters.ended(CloseReason::Released);
         core.tell_of_end(&entry, CloseReason::Released);
     }
@@ -227,7 +227,7 @@ impl<T: Transport> Core<T> {
         if self.context.role().is_child() {
             return;
         }
-        drop(caught(|| {
+        drop(catch_panic(|| {
             observer(event);
             Ok(())
         }));
@@ -263,7 +263,7 @@ impl<T: Transport> Core<T> {
 
 /// A job whose request has been made: what it takes to run and to end it.
 struct OpenRequest<T: Transport> {
-    core: Admitted<T>,
+    core: ServerPermit<T>,
     entry: Arc<Entry>,
 }
 
@@ -290,7 +290,7 @@ impl<T: Transport> OpenRequest<T> {
                 let handshake = Deadline::after(Timeout::Handshake, handshake);
                 request.set_server_deadline(Deadline::earlier(handshake, whole));
             }
-            wrapped = caught(|| self.core.hooks.wrap_request(request));
+            wrapped = catch_panic(|| self.core.hooks.wrap_request(request));
             self.entry.end_preface();
             // A deadline that the hook has set ends with the hook.
             request.set_deadline(None);
@@ -304,7 +304,7 @@ impl<T: Transport> OpenRequest<T> {
     fn finish_request(&self, request: &mut T::Request) -> Result<(), (Phase, HandlerError)> {
         let mut ran = None;
         let factory = &self.core.factory;
-        let made = caught(|| {
+        let made = catch_panic(|| {
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });
@@ -318,8 +318,8 @@ impl<T: Transport> OpenRequest<T> {
         let Err((phase, error)) = result else {
             return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
         };
-        let judged = caught(|| Ok(self.judge(phase, &error)));
-        let dropped = caught_drop(error);
+        let judged = catch_panic(|| Ok(self.judge(phase, &error)));
+        let dropped = drop_catching(error);
         match (judged, dropped) {
             // The server is ending with it already.
             (Ok(CloseReason::Fatal), _) => CloseReason::Fatal,
@@ -337,7 +337,7 @@ impl<T: Transport> OpenRequest<T> {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
-        let reason = reason_of(error, Whose::of(&self.entry), ended_from_here(&self.entry));
+        let reason = reason_of(error, ErrorOwner::of(&self.entry), ended_from_here(&self.entry));
         // The server itself has ended these.
         if !matches!(
             reason,
@@ -353,7 +353,7 @@ impl<T: Transport> OpenRequest<T> {
 
     /// `shutdown_request` and `close_request`; tells the observer, and only then gives back the permit.
     fn end_request(self, request: &mut Option<T::Request>, reason: CloseReason) {
-        drop(caught(|| {
+        drop(catch_panic(|| {
             if let Some(mut request) = request.take() {
                 if may_be_early(reason) {
                     request.expect_more_input();
@@ -376,13 +376,13 @@ fn run_handler<R>(
     handler: &mut dyn BaseRequestHandler<R>,
     request: &mut R,
 ) -> Result<(), (Phase, HandlerError)> {
-    caught(|| handler.setup(request)).map_err(|error| (Phase::Setup, error))?;
-    let handled = caught(|| handler.handle(request)).map_err(|error| (Phase::Handle, error));
-    let finished = caught(|| handler.finish(request)).map_err(|error| (Phase::Finish, error));
+    catch_panic(|| handler.setup(request)).map_err(|error| (Phase::Setup, error))?;
+    let handled = catch_panic(|| handler.handle(request)).map_err(|error| (Phase::Handle, error));
+    let finished = catch_panic(|| handler.finish(request)).map_err(|error| (Phase::Finish, error));
     match handled {
         Ok(()) => finished,
         Err(earlier) => {
-            drop(caught_drop(finished));
+            drop(drop_catching(finished));
             Err(earlier)
         }
     }
@@ -390,9 +390,9 @@ fn run_handler<R>(
 
 /// Calls the hook. An error or a panic of the hook ends here, and the request is closed all the same.
 fn handle_error<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
-    let (whose, client_address) = (Whose::of(entry), entry.client_address());
+    let (whose, client_address) = (ErrorOwner::of(entry), entry.client_address());
     let failure = Failure { phase, error, whose, client_address, handler: core.handler_name };
-    drop(caught(|| {
+    drop(catch_panic(|| {
         core.hooks.handle_error(&failure);
         Ok(())
     }));

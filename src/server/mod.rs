@@ -42,7 +42,7 @@ use crate::mixin::Mixin;
 use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::transport::{Bind, Transport};
 
-pub use accept::Turn;
+pub use accept::AcceptOutcome;
 pub use background::BackgroundServer;
 pub use base_server::BaseServer;
 pub use builder::Builder;
@@ -224,8 +224,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever).
-    pub fn handle_request(&self) -> Result<Turn> {
-        let turn = Mutex::new(Turn::Stopped);
+    pub fn handle_request(&self) -> Result<AcceptOutcome> {
+        let turn = Mutex::new(AcceptOutcome::Stopped);
         self.in_a_run(RunKind::OneRequest, || {
             *turn.lock() = self.accept_one()?;
             Ok(())

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::catch_panic::caught;
+use super::catch_panic::catch_panic;
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::transport::Transport;
@@ -22,7 +22,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
-        drop(caught(|| {
+        drop(catch_panic(|| {
             self.hooks.stopping(&self.context);
             Ok(())
         }));

@@ -1,4 +1,4 @@
-//! [`Admitted`]: the server, as a request holds it that has a place in it.
+//! [`ServerPermit`]: the server, as a request holds it that has a place in it.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use crate::transport::Transport;
 
 /// A place among `Limits::live`, and the server that it is in: one pointer for both. It is given back when
 /// this is dropped.
-pub(super) struct Admitted<T: Transport> {
+pub(super) struct ServerPermit<T: Transport> {
     core: Arc<Core<T>>,
 }
 
-impl<T: Transport> Admitted<T> {
+impl<T: Transport> ServerPermit<T> {
     /// Takes a place, if there is one.
     pub(super) fn try_enter(core: &Arc<Core<T>>) -> Option<Self> {
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
@@ -24,7 +24,7 @@ impl<T: Transport> Admitted<T> {
     }
 }
 
-impl<T: Transport> Deref for Admitted<T> {
+impl<T: Transport> Deref for ServerPermit<T> {
     type Target = Core<T>;
 
     fn deref(&self) -> &Core<T> {
@@ -32,7 +32,7 @@ impl<T: Transport> Deref for Admitted<T> {
     }
 }
 
-impl<T: Transport> Drop for Admitted<T> {
+impl<T: Transport> Drop for ServerPermit<T> {
     fn drop(&mut self) {
         self.core.context.gate.leave();
     }

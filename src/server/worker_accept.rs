@@ -29,9 +29,9 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Core;
 use super::accept::take_request;
 use super::accept_failure::WOKEN_AT_ONCE;
-use super::catch_panic::caught;
+use super::catch_panic::catch_panic;
 use super::run_events::Accepting;
-use super::server_permit::Admitted;
+use super::server_permit::ServerPermit;
 use crate::mixin::{Accepted, WorkerAccept};
 use crate::process::OwnerProcess;
 use crate::sys::exclusive_epoll::ExclusiveEpoll;
@@ -159,7 +159,7 @@ impl<T: Transport> Core<T> {
             return self.leave_to_loop(point);
         }
         let mut failures = point.failures.lock();
-        let Some(admitted) = Admitted::try_enter(self).filter(|_| room()) else {
+        let Some(admitted) = ServerPermit::try_enter(self).filter(|_| room()) else {
             return self.leave_to_loop(point);
         };
         let taken = take_request(admitted);
@@ -200,7 +200,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
             return Accepted::Leave;
         }
         let mut accepted = None;
-        drop(caught(|| {
+        drop(catch_panic(|| {
             accepted = Some(self.accept_in_worker(point, room));
             Ok(())
         }));

@@ -467,7 +467,7 @@ fn a_panic_on_a_coroutine_harms_only_its_own_request() {
 fn handle_request_on_coroutines_returns_when_the_request_has_ended() {
     let server: Server<Tcp, Coroutines> = builder::<Tcp>().bind("127.0.0.1:0", || Sleeper).unwrap();
     let mut client = connect(inet(&server));
-    assert_eq!(server.handle_request().unwrap(), socketserver::monitor::Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), socketserver::monitor::AcceptOutcome::Handled);
     assert_eq!(server.context().live_count(), 0);
     assert_eq!(read_to_end(&mut client), b"awake\n");
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use socketserver::hooks::Failure;
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::transport::Bind;
 use socketserver::{
@@ -514,7 +514,7 @@ fn a_wait_of_any_length_ends_with_what_it_waits_for() {
         });
         let server = TcpServer::builder().timeout(time).bind("127.0.0.1:0", handler).unwrap();
         let mut client = connect(inet(&server));
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled, "{value}");
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled, "{value}");
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "hi", "{value}");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::transport::Transport;
 use socketserver::{
     Address, Builder, DatagramRequest, DatagramRequestHandler, Forking, ForkingTcpServer,
@@ -194,7 +194,7 @@ fn forks<T: Transport>(
     for number in 0..3 {
         let mut client = connect(&server.server_address(), folder);
         client.send(&format!("request {number}"));
-        assert_eq!(server.handle_request().expect("a request"), Turn::Handled);
+        assert_eq!(server.handle_request().expect("a request"), AcceptOutcome::Handled);
         let (child, text) = client.receive();
         assert_eq!(text, format!("request {number}"));
         assert_ne!(child.expect("a child has answered"), process::id());
@@ -248,7 +248,7 @@ fn a_drain_of_children(folder: &Folder) {
         ForkingTcpServer::builder().timeout(SOON).bind("127.0.0.1:0", || Echo).expect("a server");
     let mut client = Client::tcp(&server.server_address(), folder);
     client.send("hello");
-    assert_eq!(server.handle_request().expect("a request"), Turn::Handled);
+    assert_eq!(server.handle_request().expect("a request"), AcceptOutcome::Handled);
     assert_eq!(client.receive().1, "hello");
     let began = Instant::now();
     let report = server.server_close_within(SOON);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use socketserver::hooks::{AcceptFailure, Failure, Incoming};
 use socketserver::mixin::{Job, Mixin};
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{
     BaseServer, Builder, HandlerError, HandlerResult, Inline, Result, Server, ServerHooks,
     StreamRequest, TcpServer, UdpServer, UnixStreamServer, stream_fn,
@@ -74,7 +74,7 @@ impl Mixin for Watched {
 }
 
 /// One `handle_request` in a thread.
-fn turn<S: BaseServer + 'static>(server: &Arc<S>) -> Receiver<Result<Turn>> {
+fn turn<S: BaseServer + 'static>(server: &Arc<S>) -> Receiver<Result<AcceptOutcome>> {
     let (done, result) = channel();
     let server = Arc::clone(server);
     thread::spawn(move || {
@@ -95,7 +95,7 @@ fn row_033_handle_request_serves_exactly_one_pending_request() {
     }
     for (index, client) in clients.iter_mut().enumerate() {
         assert_eq!(server.context().counts().accepted, index as u64);
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
         assert_eq!(server.context().counts().accepted, index as u64 + 1);
         assert_eq!(read_to_end(&mut **client), b"hello\n");
     }
@@ -109,7 +109,7 @@ fn row_033_a_batch_of_datagrams_is_served_one_by_one() {
         client.send_to(b"hello", inet(&server)).unwrap();
     }
     for served in 1..=3 {
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
         assert_eq!(server.context().counts().completed, served);
     }
 }
@@ -129,7 +129,7 @@ fn row_034_without_a_timeout_handle_request_waits_until_a_request_comes() {
     let mut client = connect_any(&server.server_address());
     client.write_all(b"hello\n").unwrap();
     assert_eq!(read_line(&mut *client), "hello\n");
-    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), Turn::Handled);
+    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::Handled);
     assert_eq!(diary.lines(), ["verify_request"]);
 }
 
@@ -139,7 +139,7 @@ fn row_034_handle_request_waits_for_the_servers_timeout() {
     let server = TcpServer::builder().timeout(timeout).bind("127.0.0.1:0", || Silent).unwrap();
     let began = Instant::now();
     let result = turn(&Arc::new(server));
-    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), Turn::TimedOut);
+    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::TimedOut);
     assert!(began.elapsed() >= timeout, "{:?}", began.elapsed());
 }
 
@@ -152,7 +152,7 @@ fn row_034_a_request_within_the_timeout_is_served() {
     let result = turn(&server);
     waiting.recv_timeout(SOON).unwrap();
     connect_any(&server.server_address()).write_all(b"hello\n").unwrap();
-    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), Turn::Handled);
+    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::Handled);
 }
 
 // Row 35.
@@ -165,9 +165,9 @@ fn row_035_on_expiry_handle_timeout_is_called_once_and_nothing_else() {
         .poll_interval(Duration::from_millis(1))
         .timeout(Duration::from_millis(30));
     let server = Arc::new(server.bind("127.0.0.1:0", || Silent).unwrap());
-    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), Turn::TimedOut);
+    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(diary.lines(), ["handle_timeout"]);
-    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), Turn::TimedOut);
+    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(diary.lines(), ["handle_timeout", "handle_timeout"]);
 }
 
@@ -180,12 +180,12 @@ fn row_036_a_timeout_of_zero_only_looks() {
     let server = UnixStreamServer::builder().mixin(Watched { waits });
     let server = server.hooks(Notes::in_diary(&diary)).timeout(Duration::ZERO);
     let server = Arc::new(server.bind(folder.path().join("s"), || OneLine).unwrap());
-    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), Turn::TimedOut);
+    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(diary.lines(), ["handle_timeout"]);
     // What is pending is served, before any thought of time.
     let mut client = connect_any(&server.server_address());
     client.write_all(b"hello\n").unwrap();
-    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), Turn::Handled);
+    assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::Handled);
     assert_eq!(read_line(&mut *client), "hello\n");
     assert!(waiting.try_recv().is_err(), "it has waited");
 }
@@ -211,7 +211,7 @@ fn row_037_a_signal_neither_shortens_the_wait_nor_is_an_error() {
         thread::sleep(Duration::from_millis(5));
     }
     let (result, elapsed) = waiter.join().unwrap();
-    assert_eq!(result.unwrap(), Turn::TimedOut);
+    assert_eq!(result.unwrap(), AcceptOutcome::TimedOut);
     assert!(elapsed >= timeout, "{elapsed:?}");
     assert!(caught.load(Ordering::SeqCst));
     signal_hook::low_level::unregister(id);
@@ -228,8 +228,8 @@ fn row_038_handle_request_does_not_call_service_actions() {
         .timeout(Duration::from_millis(20));
     let server = server.bind(folder.path().join("s"), || Silent).unwrap();
     let _client = connect_any(&server.server_address());
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
-    assert_eq!(server.handle_request().unwrap(), Turn::TimedOut);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(diary.lines(), ["verify_request", "handle_timeout"]);
 }
 
@@ -240,7 +240,7 @@ fn row_039_handled() {
     let memory = Memory::new();
     let server = over_memory(&memory, &Diary::default());
     let _client = memory.connect();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
 }
 
 fn over_memory(memory: &Memory, diary: &Diary) -> Server<Memory, Inline> {
@@ -255,7 +255,7 @@ fn row_039_rejected() {
     let server = UnixStreamServer::builder().hooks(hooks);
     let server = server.bind(folder.path().join("s"), || OneLine).unwrap();
     let mut client = connect_any(&server.server_address());
-    assert_eq!(server.handle_request().unwrap(), Turn::Rejected);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Rejected);
     assert!(read_to_end(&mut *client).is_empty());
     assert_eq!(diary.lines(), ["verify_request"]);
 }
@@ -267,11 +267,11 @@ fn row_039_accept_failed() {
         let (memory, diary) = (Memory::new(), Diary::default());
         let server = over_memory(&memory, &diary);
         memory.fail(std::io::Error::from_raw_os_error(errno));
-        assert_eq!(server.handle_request().unwrap(), Turn::AcceptFailed, "{errno}");
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::AcceptFailed, "{errno}");
         assert_eq!(diary.lines(), ["accept_error"]);
         assert_eq!(server.context().counts().accept_errors, 1);
         let _client = memory.connect();
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     }
 }
 
@@ -282,7 +282,7 @@ fn row_039_an_interrupted_accept_is_nothing_to_speak_of() {
     memory.fail(std::io::ErrorKind::WouldBlock.into());
     memory.fail(std::io::Error::from_raw_os_error(libc::EINTR));
     let _client = memory.connect();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(diary.lines(), ["verify_request"]);
 }
 
@@ -301,9 +301,9 @@ fn row_039_stopped() {
     let server = over_memory(&memory, &Diary::default());
     let mut client = memory.connect();
     server.shutdown_handle().shutdown();
-    assert_eq!(server.handle_request().unwrap(), Turn::Stopped);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Stopped);
     // That was for one turn; and what was pending is still there.
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert!(read_to_end(&mut client).is_empty());
 }
 
@@ -317,7 +317,7 @@ fn row_039_stopped_while_it_waits() {
     waiting.recv_timeout(SOON).unwrap();
     let stopping = Arc::clone(&server);
     soon("a shutdown", move || stopping.shutdown());
-    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), Turn::Stopped);
+    assert_eq!(result.recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::Stopped);
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn row_039_one_run_at_a_time() {
     let error = turn(&server).recv_timeout(SOON).unwrap().unwrap_err();
     assert!(error.to_string().contains("is serving already"), "{error}");
     server.shutdown_handle().shutdown();
-    assert_eq!(first.recv_timeout(SOON).unwrap().unwrap(), Turn::Stopped);
+    assert_eq!(first.recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::Stopped);
 }
 
 #[test]
@@ -349,6 +349,6 @@ fn a_shutdown_while_a_request_is_handled_ends_the_next_wait() {
     });
     let server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
     let _client = connect(inet(&server));
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
-    assert_eq!(server.handle_request().unwrap(), Turn::Stopped);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Stopped);
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
-use socketserver::monitor::{Counts, Turn};
+use socketserver::monitor::{AcceptOutcome, Counts};
 use socketserver::{
     BaseServer, Builder, Inline, Limits, Pool, PoolTcpServer, Server, ServerHooks, ShutdownHandle,
     TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, UdpServer, UnixStream,
@@ -221,7 +221,7 @@ fn row_043_when_shutdown_has_returned_the_next_run_can_begin() {
         assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
         handle.shutdown();
         assert!(handle.wait_timeout(SOON));
-        assert_eq!(server.handle_request().unwrap(), Turn::TimedOut);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::TimedOut);
         ended(&run).unwrap();
     }
 }
@@ -628,7 +628,7 @@ fn row_053_leaving_the_scope_waits_for_no_request() {
     let server = ThreadingTcpServer::bind(LOCAL, move || handler.clone()).unwrap();
     let listener = Arc::downgrade(&server.fileno().unwrap());
     let mut client = connect(inet(&server));
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     holder.started.recv_timeout(SOON).unwrap();
     soon("the end of its scope", move || drop(server));
     assert!(listener.upgrade().is_none());

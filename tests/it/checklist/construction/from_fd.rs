@@ -8,7 +8,7 @@ use std::os::unix::net as unix;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{
     Address, SocketOptions, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer,
 };
@@ -30,11 +30,11 @@ fn row_012_from_a_bound_tcp_listener() {
     let server = Arc::new(server);
     let looks = Arc::clone(&server);
     let turn = soon("a look at an empty queue", move || looks.handle_request());
-    assert_eq!(turn.unwrap(), Turn::TimedOut);
+    assert_eq!(turn.unwrap(), AcceptOutcome::TimedOut);
     let mut client = connect(address);
     client.write_all(b"hello\n").unwrap();
     crate::support::eventually("the request is taken", || {
-        server.handle_request().unwrap() == Turn::Handled
+        server.handle_request().unwrap() == AcceptOutcome::Handled
     });
     assert_eq!(read_line(&mut client), "hello\n");
 }
@@ -47,7 +47,7 @@ fn row_012_from_a_bound_udp_socket() {
     assert_eq!(inet(&server), address);
     let client = udp_client();
     client.send_to(b"hello", address).unwrap();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(receive_from(&client), (b"hello".to_vec(), address));
 }
 
@@ -75,7 +75,7 @@ fn row_012_from_a_bound_unix_datagram_socket() {
     let client = unix::UnixDatagram::bind(folder.path().join("c")).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send_to(b"hello", folder.path().join("d")).unwrap();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(receive(&client).len(), 5);
 }
 
@@ -136,7 +136,7 @@ fn row_012_a_datagram_socket_that_nobody_can_send_to_is_refused() {
     let (ours, theirs) = unix::UnixDatagram::pair().unwrap();
     let server = UnixDatagramServer::builder().from_fd(ours, || Silent).unwrap();
     theirs.send(b"hello").unwrap();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use socket2::SockRef;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{Address, BaseServer};
 
 use crate::support::{read_line, skip};
@@ -46,6 +46,6 @@ fn has_ipv6() -> bool {
 /// Serves one request of a client that sends a line, and gives the client the answer.
 fn serve_one(server: &impl BaseServer, mut client: impl Read + Write) -> String {
     client.write_all(b"hello\n").unwrap();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     read_line(&mut client)
 }

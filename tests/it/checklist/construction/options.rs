@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use socket2::SockRef;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{
     BaseServer, ServerHooks, SocketOptions, TcpServer, UdpServer, UnixDatagramServer,
     UnixStreamServer, stream_fn,
@@ -210,7 +210,7 @@ fn row_011_ipv6_needs_no_naming_of_the_family() {
     let client = UdpSocket::bind("[::1]:0").unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send_to(b"hello", inet(&udp)).unwrap();
-    assert_eq!(udp.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(udp.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(receive_from(&client), (b"hello".to_vec(), inet(&udp)));
 }
 
@@ -250,7 +250,7 @@ fn row_011_a_dual_stack_server_takes_both_and_shows_ipv4_as_ipv4() {
         .unwrap();
     for host in ["127.0.0.1", "[::1]"] {
         let client = connect(format!("{host}:{}", inet(&server).port()).parse().unwrap());
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
         assert_eq!(seen.recv_timeout(SOON).unwrap(), client.local_addr().unwrap().to_string());
     }
 }
@@ -288,7 +288,7 @@ fn row_013_accepted_connections_are_close_on_exec() {
     let servers: [&dyn BaseServer; 2] = [&tcp, &unix];
     for server in servers {
         let _client = connect_any(&server.server_address());
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
         assert!(seen.recv_timeout(SOON).unwrap(), "{}", server.server_address());
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net as unix;
 use std::path::Path;
 
 use socket2::SockRef;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{
     ServerContext, ServerHooks, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer,
 };
@@ -37,7 +37,7 @@ fn row_001_port_0_becomes_the_real_port_udp() {
     assert_ne!(inet(&server).port(), 0);
     let client = udp_client();
     client.send_to(b"hello", inet(&server)).unwrap();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(receive_from(&client), (b"hello".to_vec(), inet(&server)));
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Barrier;
 
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{SocketOptions, UnixDatagramServer, UnixStreamServer};
 
 use super::serve_one;
@@ -137,7 +137,7 @@ fn row_014_a_live_datagram_server_is_not_replaced() {
     let client = unix::UnixDatagram::bind(folder.path().join("c")).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.send_to(b"hello", &path).unwrap();
-    assert_eq!(live.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(live.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(receive(&client).len(), 5);
 }
 

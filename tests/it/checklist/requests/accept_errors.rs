@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use socketserver::hooks::AcceptFailure;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::transport::{AcceptAction, accept_action};
 use socketserver::{Builder, Inline, Server, ServerHooks, StreamRequest};
 
@@ -133,7 +133,7 @@ fn row_025_only_a_lack_of_descriptors_of_its_own_makes_the_server_shed() {
         let injected = Injected::default();
         injected.queue.lock().unwrap().push_back(errno);
         let (server, _told) = meets(&injected);
-        assert_eq!(server.handle_request().unwrap(), Turn::AcceptFailed);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::AcceptFailed);
         assert_eq!(server.context().counts().shed, shed);
     }
 }
@@ -161,7 +161,7 @@ fn row_025_what_is_no_trouble_is_no_trouble_of_the_hook() {
     let (server, told) = meets(&injected);
     let mut client = connect(inet(&server));
     client.write_all(b"hello\n").unwrap();
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert_eq!(read_line(&mut client), "hello\n");
     assert_eq!(told.try_iter().count(), 0);
     assert_eq!(server.context().counts().accept_errors, 0);

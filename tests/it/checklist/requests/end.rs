@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::monitor::{Activity, Turn};
+use socketserver::monitor::{AcceptOutcome, Activity};
 use socketserver::{Builder, Inline, TcpServer, stream_fn};
 
 use super::{Noted, reset};
@@ -24,7 +24,7 @@ fn row_026_shutdown_request_ends_the_servers_direction_only() {
         .with_transport(transport, || Silent)
         .unwrap();
     let mut client = connect(inet(&server));
-    assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     // The request is not closed, and still the client sees its end, and is heard.
     assert_eq!(read_to_end(&mut client), b"");
     client.write_all(b"heard\n").unwrap();

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::{Job, Mixin};
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::transport::{Bind, Transport};
 use socketserver::{
     Address, BackgroundServer, Builder, HandlerError, ServerHooks, SocketOptions, StreamRequest,
@@ -131,7 +131,7 @@ impl Mixin for NotedMixin {
 fn life<H: StreamRequestHandler + 'static>(
     wanted: bool,
     make: impl Fn(Diary) -> H + Send + Sync + 'static,
-) -> (Diary, Turn) {
+) -> (Diary, AcceptOutcome) {
     let diary = Diary::default();
     let making = diary.clone();
     let server = Builder::<Noted, _>::new(NotedMixin { diary: diary.clone() })

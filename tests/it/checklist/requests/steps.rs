@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, TcpServer};
 
 use super::life;
@@ -13,7 +13,7 @@ use crate::support::{connect, inet, read_line};
 /// The same, for a handler that fails in some of its steps.
 fn life_that_fails_in(fail_in: &'static [&'static str]) -> String {
     let (diary, turn) = life(true, move |diary| Steps { diary, fail_in });
-    assert_eq!(turn, Turn::Handled);
+    assert_eq!(turn, AcceptOutcome::Handled);
     let text = diary.text();
     let begin = "get_request verify_request process_request finish_request ";
     text.strip_prefix(begin).expect("the same beginning for all").to_owned()
@@ -22,7 +22,7 @@ fn life_that_fails_in(fail_in: &'static [&'static str]) -> String {
 #[test]
 fn row_015_the_steps_of_a_request_come_in_pythons_order() {
     let (diary, turn) = life(true, |diary| Steps { diary, fail_in: &[] });
-    assert_eq!(turn, Turn::Handled);
+    assert_eq!(turn, AcceptOutcome::Handled);
     assert_eq!(
         diary.text(),
         "get_request verify_request process_request finish_request setup handle finish \

@@ -7,7 +7,7 @@ use std::thread::{self, ThreadId};
 
 use socketserver::hooks::{Failure, Incoming, Phase};
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Turn;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::{
     Address, HandlerError, Inline, Pool, ServerHooks, StreamRequest, TcpServer, Threading,
     stream_fn,
@@ -21,7 +21,7 @@ use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end};
 #[test]
 fn row_020_a_rejected_request_is_closed_once_and_never_processed() {
     let (diary, turn) = life(false, |diary| Steps { diary, fail_in: &[] });
-    assert_eq!(turn, Turn::Rejected);
+    assert_eq!(turn, AcceptOutcome::Rejected);
     assert_eq!(diary.text(), "get_request verify_request shutdown_request close_request");
 }
 
@@ -76,7 +76,7 @@ fn row_021_verify_request_runs_in_the_loop_and_not_in_the_worker() {
             .bind("127.0.0.1:0", handler)
             .unwrap();
         let client = connect(inet(&server));
-        assert_eq!(server.handle_request().unwrap(), Turn::Handled);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
         let here = thread::current().id();
         let me = client.local_addr().unwrap().into();
         assert_eq!(verified.recv_timeout(SOON).unwrap(), (here, me, true));

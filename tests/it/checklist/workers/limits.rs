@@ -10,7 +10,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use socketserver::mixin::{Mixin, Refused};
-use socketserver::monitor::{Activity, Turn};
+use socketserver::monitor::{AcceptOutcome, Activity};
 use socketserver::{
     HandlerResult, Pool, ServerHooks, StreamRequest, TcpServer, Threading, WhenFull, stream_fn,
 };
@@ -83,11 +83,11 @@ fn third_has_to_wait<M: Mixin + 'static>(mixin: M) {
         .bind("127.0.0.1:0", move || held.clone())
         .unwrap();
     let mut clients: Vec<TcpStream> = (0..3).map(|_| connect(inet(&server))).collect();
-    let next_is_taken = || server.handle_request().unwrap() == Turn::Handled;
+    let next_is_taken = || server.handle_request().unwrap() == AcceptOutcome::Handled;
     eventually("the first is taken", next_is_taken);
     eventually("the second is taken", next_is_taken);
     // The third is there, and stays in the kernel's queue.
-    assert_eq!(server.handle_request().unwrap(), Turn::TimedOut);
+    assert_eq!(server.handle_request().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(server.context().counts().accepted, 2);
     holder.release.send(()).unwrap();
     eventually("the third is taken", next_is_taken);
