@@ -1,5 +1,5 @@
-//! The part of a server that does not depend on its types: what a handler sees as
-//! [`request.server()`](crate::StreamRequest::server), and what workers share.
+//! [`ServerContext`]: the part of a server that does not depend on its types. Handlers get it from
+//! [`request.server()`](crate::StreamRequest::server), and workers share it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

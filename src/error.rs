@@ -1,5 +1,4 @@
-//! What can go wrong: the server's own [`Error`], the handler's [`HandlerError`], and [`Fatal`],
-//! by which a handler ends its server.
+//! The server's own [`Error`], the handler's [`HandlerError`], and [`Fatal`], by which a handler ends its server.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,24 +8,32 @@ use std::time::Duration;
 
 use crate::peer_fault::{MOST_CAUSES, Owned, RequestId, find};
 
-/// The result of what a server does.
+/// The result of a server's methods: the error is this crate's [`Error`] where none is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a handler failed: any error at all, so that `?` takes every error a handler meets.
+/// Why a handler failed: any error type, so that `?` works on all of them.
 ///
-/// An enum would have to know the errors of its users. The server only reports it and asks three
-/// questions of it: is it [`Fatal`], is it a timeout ([`TimedOut`]), has the peer just gone away?
+/// The server reports it, and looks along its chain of causes for three things: a [`Fatal`], a limit of time
+/// ([`TimedOut`](crate::request::TimedOut)), and a peer that has gone ([`PeerFault`](crate::request::PeerFault)).
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
-/// What `setup`, `handle` and `finish` return.
+/// The result of `setup`, `handle` and `finish`.
 pub type HandlerResult = Result<(), HandlerError>;
 
 /// Why a server could not be made, or why it ended.
 ///
-/// It names the operation, the object and the cause: `cannot bind 127.0.0.1:80: Permission denied
-/// (os error 13)`. The kinds are private, so that new ones break nobody; ask by the predicates. The
-/// cause is also behind [`source`](StdError::source). `Debug` prints the same sentence, because
-/// that is what a `main` that returns this error shows.
+/// Its text names the operation, the object and the cause: `cannot bind 127.0.0.1:80: Permission denied
+/// (os error 13)`. `Debug` prints the same sentence, because a `main` that returns this error shows `Debug`. The
+/// cause is also its [`source`](StdError::source). The kinds are private, so that new ones break no program: ask with
+/// the methods.
+///
+/// ```
+/// use socketserver::{TcpServer, stream_fn};
+///
+/// let error = TcpServer::bind("no address", stream_fn(|_request| Ok(()))).unwrap_err();
+/// assert!(error.is_bad_address());
+/// assert!(error.to_string().starts_with("cannot understand the address \"no address\""));
+/// ```
 pub struct Error {
     kind: Box<ErrorKind>,
 }
@@ -39,8 +46,10 @@ enum ErrorKind {
     Address { text: String, why: String },
     #[error("the handler stopped the server: {source}")]
     Fatal { source: Fatal },
+    #[error("the server {address} is closed")]
+    Closed { address: String },
     #[error("the server {address} {why}")]
-    State { address: String, why: &'static str, closed: bool },
+    State { address: String, why: &'static str },
     #[error("{source}")]
     Other { source: io::Error },
 }
@@ -63,12 +72,11 @@ impl Error {
     }
 
     pub(crate) fn closed(address: impl fmt::Display) -> Self {
-        let why = "is closed";
-        ErrorKind::State { address: address.to_string(), why, closed: true }.into()
+        ErrorKind::Closed { address: address.to_string() }.into()
     }
 
     pub(crate) fn state(address: impl fmt::Display, why: &'static str) -> Self {
-        ErrorKind::State { address: address.to_string(), why, closed: false }.into()
+        ErrorKind::State { address: address.to_string(), why }.into()
     }
 
     /// The kind of the operating system's error behind this one, if there is one.
@@ -80,29 +88,29 @@ impl Error {
         }
     }
 
-    /// Whether the address is taken: another server listens there; or, of a path for a Unix socket, something is there
-    /// that is no socket (a link, say), and then the [`io_kind`](Self::io_kind) is `AlreadyExists`.
+    /// Whether the address is taken: another server listens there, or the path for a Unix socket is something other than
+    /// a socket (then [`io_kind`](Self::io_kind) is `AlreadyExists`).
     #[must_use]
     pub fn is_address_in_use(&self) -> bool {
         matches!(self.io_kind(), Some(io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists))
     }
 
-    /// Whether the operating system forbids it, as it does for ports below 1024.
+    /// Whether the operating system forbids it, as for ports below 1024.
     #[must_use]
     pub fn is_permission_denied(&self) -> bool {
         self.io_kind() == Some(io::ErrorKind::PermissionDenied)
     }
 
-    /// Whether the text given as an address cannot be one.
+    /// Whether the text of the address cannot be understood.
     #[must_use]
     pub fn is_bad_address(&self) -> bool {
         matches!(&*self.kind, ErrorKind::Address { .. })
     }
 
-    /// Whether the server had been closed before.
+    /// Whether the server was closed before the call.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(&*self.kind, ErrorKind::State { closed: true, .. })
+        matches!(&*self.kind, ErrorKind::Closed { .. })
     }
 
     /// Whether descriptors or memory ran out.
@@ -127,8 +135,8 @@ impl Error {
     }
 }
 
-/// An error of the program's own, by `?` in a `main` that returns this crate's [`Result`]. It says what the other one says;
-/// this crate's own errors name the operation and the object as well.
+/// Converts an error of the program, for `?` in a `main` that returns this crate's [`Result`]. The text is that of the
+/// `io::Error`.
 impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
         ErrorKind::Other { source }.into()
@@ -161,9 +169,9 @@ impl StdError for Error {
 
 /// An error by which a handler ends its server: Python's `SystemExit`.
 ///
-/// Return it from `setup`, `handle` or `finish`, alone or as the source of another error: the
+/// Return it from `setup`, `handle` or `finish`, alone or as the source of another error. The
 /// request is closed, `handle_error` is not called, and `serve_forever` returns this error, under
-/// every mixin. (CPython lets a threading server live on.)
+/// every mixin. (In CPython a threading server goes on.)
 ///
 /// ```
 /// use socketserver::{Fatal, HandlerResult, StreamRequest};
@@ -174,12 +182,12 @@ impl StdError for Error {
 /// ```
 #[derive(Clone)]
 pub struct Fatal {
-    // Shared, because the worker that met it and the loop that ends with it may be two threads.
+    // Shared: the worker that returns it and the loop that ends with it may be two threads.
     error: Arc<HandlerError>,
 }
 
 impl Fatal {
-    /// Wraps the reason, which [`Error::as_fatal`] gives back.
+    /// Wraps the reason: a text or an error. [`Error::as_fatal`] returns it.
     pub fn new(error: impl Into<HandlerError>) -> Self {
         Self { error: Arc::new(error.into()) }
     }
@@ -214,25 +222,22 @@ impl StdError for Fatal {
     }
 }
 
-/// Which limit ended a wait. A timeout that does not say which of these fired sends its
-/// reader to the wrong one.
+/// The limit that ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {
-    /// `Limits::idle`: the peer sent nothing, with nothing of a request outstanding. A quiet end:
-    /// the connection is closed and nothing is reported.
+    /// `Limits::idle`: the peer sent nothing, between two requests. The connection is closed and nothing is
+    /// reported.
     Idle,
-    /// `Limits::read`, or what [`set_timeout`](crate::StreamRequest::set_timeout) has put in its place: the peer stopped in
-    /// the middle.
+    /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the middle.
     Read,
-    /// `Limits::write`, or what [`set_timeout`](crate::StreamRequest::set_timeout) has put in its place: the peer takes
-    /// nothing.
+    /// `Limits::write`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer reads nothing.
     Write,
     /// `Limits::request`: the whole request took too long, however busy the peer was.
     Request,
-    /// `Limits::handshake`: `wrap_request` did not come to an end.
+    /// `Limits::handshake`: `wrap_request` did not end in time.
     Handshake,
-    /// The handler's own bound of a whole, by [`deadline_in`](crate::StreamRequest::deadline_in).
+    /// The handler's own deadline, from [`deadline_in`](crate::StreamRequest::deadline_in).
     Deadline,
 }
 
@@ -297,12 +302,11 @@ impl TimedOut {
     }
 }
 
-/// The server is stopping, and this read would have waited, or was cut off: the payload of an
-/// [`io::Error`] of kind `ConnectionAborted`.
+/// The server is stopping, and this read would have waited or was interrupted: the payload of an
+/// [`io::Error`] of kind `ConnectionAborted`. It is not reported.
 ///
-/// It is an error and not an end of input, because a handler that takes the end of input for the end of
-/// what its peer had to say (the end of an upload, of a list of numbers) would answer half of it as if it
-/// were the whole. It is not reported.
+/// It is an error and not an end of input: a handler that reads to the end of an upload would take half of
+/// it for the whole.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is stopping")]
 pub struct Stopping {
@@ -327,8 +331,8 @@ impl Stopping {
     }
 }
 
-/// A panic of anything that a request runs for its user, as an error: of its handler, or of a hook, a transport of one's own
-/// or the drop of an error. What `handle_error` is given then; the [`phase`](crate::hooks::Failure::phase) says where it was.
+/// A panic in a handler, a hook, a transport or the drop of an error, as an error. `handle_error` is called with it;
+/// the [`phase`](crate::hooks::Failure::phase) says where it was.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("a panic: {message}")]
 pub struct Panicked {
@@ -345,17 +349,17 @@ impl Panicked {
         Self { message }
     }
 
-    /// What the panic said.
+    /// The text of the panic.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 }
 
-/// The whole chain of causes in one line, outermost first, as an operator reads it.
+/// The whole chain of causes in one line, outermost first.
 ///
-/// Control characters are escaped: a peer's bytes may be part of an error, and must not steer the
-/// terminal on which it is shown. A cause that only repeats the sentence before it is left out.
+/// Control characters are escaped: a peer's bytes may be part of an error, and must not control the
+/// operator's terminal. A cause that only repeats the sentence before it is left out.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     // A cause may lead back to an earlier one.

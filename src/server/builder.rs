@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::backlog::Backlog;
 use super::hooks::{DefaultHooks, ServerHooks};
-use super::overridden_hooks::LoopHooks;
+use super::overridden_hooks::OverriddenHooks;
 use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
 use crate::address::BindAddress;
@@ -41,9 +41,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 pub struct Builder<T: Transport, M> {
     mixin: M,
     hooks: Box<dyn ServerHooks<T::Request>>,
-    /// Whether the hooks are the user's.
-    hooked: bool,
-    loop_hooks: LoopHooks,
+    overridden_hooks: OverriddenHooks,
     workers_accept: bool,
     observer: Option<super::Observer>,
     limits: Limits,
@@ -61,8 +59,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         Self {
             mixin,
             hooks: Box::new(DefaultHooks),
-            hooked: false,
-            loop_hooks: LoopHooks::none_of::<DefaultHooks>(),
+            overridden_hooks: OverriddenHooks::of::<DefaultHooks>(),
             workers_accept: true,
             observer: None,
             limits: Limits::default(),
@@ -76,13 +73,12 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// an option of the command line, say.
     #[must_use]
     pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
-        let Self { hooks, hooked, loop_hooks, workers_accept, observer, .. } = self;
+        let Self { hooks, overridden_hooks, workers_accept, observer, .. } = self;
         let Self { limits, timeout, poll_interval, options, .. } = self;
         Builder {
             mixin,
             hooks,
-            hooked,
-            loop_hooks,
+            overridden_hooks,
             workers_accept,
             observer,
             limits,
@@ -96,8 +92,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     #[must_use]
     pub fn hooks<H: ServerHooks<T::Request>>(mut self, hooks: H) -> Self {
         self.hooks = Box::new(hooks);
-        self.hooked = true;
-        self.loop_hooks = LoopHooks::of::<H>();
+        self.overridden_hooks = OverriddenHooks::of::<H>();
         self
     }
 
@@ -197,7 +192,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         transport: T,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        let Self { mixin, hooks, hooked, loop_hooks, workers_accept, observer, .. } = self;
+        let Self { mixin, hooks, overridden_hooks, workers_accept, observer, .. } = self;
         let Self { limits, timeout, poll_interval, .. } = self;
         mixin.check()?;
         let address = transport.server_address();
@@ -210,8 +205,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             handler_name: handler.handler_name(),
             factory: handler::boxed(handler),
             hooks,
-            hooked,
-            loop_hooks,
+            overridden_hooks,
             stop_is_told: AtomicBool::new(false),
             observer,
             context: Arc::new(context),

@@ -1,13 +1,13 @@
-//! Where a panic of what belongs to the user ends, and nowhere else: [`catch_panic`].
+//! The only place where panics of the program's own code end: [`catch_panic`].
 
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::error::{HandlerError, HandlerResult, Panicked};
 
-/// Runs what belongs to the user. A panic becomes an error.
+/// Runs code of the program: a handler, a hook, a drop. A panic becomes a [`Panicked`].
 ///
-/// Unwind safety: what a panic may have left half-changed is the handler, which is dropped, and the
-/// request, of which only `finish` and the close are left to see anything.
+/// Unwind safety: a panic may leave the handler and the request half-changed. The handler is dropped, and only
+/// `finish` and the close see the request again.
 pub(super) fn catch_panic<R>(
     run: impl FnOnce() -> Result<R, HandlerError>,
 ) -> Result<R, HandlerError> {
@@ -15,8 +15,7 @@ pub(super) fn catch_panic<R>(
         Ok(result) => result,
         Err(payload) => {
             let panicked = Panicked::new(&*payload);
-            // A value that a panic was given may panic in its turn when it is dropped, and so may that one's:
-            // the second is kept for good.
+            // The drop of a panic's value may panic as well, with another value: that one is leaked.
             if let Err(next) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
                 std::mem::forget(next);
             }
@@ -25,7 +24,7 @@ pub(super) fn catch_panic<R>(
     }
 }
 
-/// Drops what belongs to the user: that runs code of his as well.
+/// Drops a value of the program: its drop is code of the program.
 pub(super) fn drop_catching<V>(value: V) -> HandlerResult {
     catch_panic(|| {
         drop(value);

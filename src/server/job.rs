@@ -96,7 +96,7 @@ impl<T: Transport> TypedJob<T> {
     /// Asks the hook. If it fails or panics, that is reported, and the request is rejected.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
-        if core.loop_hooks.are_default() {
+        if core.overridden_hooks.are_default() {
             return Verdict::Serve;
         }
         let asked = catch_panic(|| {
@@ -104,7 +104,7 @@ impl<T: Transport> TypedJob<T> {
             let connection = connection.as_ref().map(std::os::fd::AsFd::as_fd);
             let incoming = Incoming::new(&self.ticket, connection);
             let verify = || core.hooks.verify_request(&incoming);
-            let asked = core.loop_hooks.call(LoopHook::VerifyRequest, verify);
+            let asked = core.overridden_hooks.call(LoopHook::VerifyRequest, verify);
             self.ticket.extension = incoming.into_extension();
             asked
         });
@@ -285,7 +285,7 @@ impl<T: Transport> OpenRequest<T> {
     ) -> HandlerResult {
         let mut wrapped = Ok(());
         // Without hooks there is nothing to bound, and no look at the clock.
-        if self.core.hooked {
+        if self.core.overridden_hooks.are_given() {
             if !request.is_whole() {
                 let handshake = Deadline::after(Timeout::Handshake, handshake);
                 request.set_server_deadline(Deadline::earlier(handshake, whole));

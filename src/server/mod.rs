@@ -54,7 +54,7 @@ pub use incoming::Incoming;
 pub use run::run_all;
 
 use backlog::Backlog;
-use overridden_hooks::{LoopHook, LoopHooks};
+use overridden_hooks::{LoopHook, OverriddenHooks};
 use run_events::{Accepting, Run};
 use worker_accept::WorkerAcceptor;
 
@@ -88,10 +88,7 @@ pub(crate) struct Core<T: Transport> {
     factory: Box<dyn MakeHandler<T::Request>>,
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
-    /// The hooks are the user's, and not those that do nothing.
-    hooked: bool,
-    /// What is known of those that the loop calls.
-    loop_hooks: LoopHooks,
+    overridden_hooks: OverriddenHooks,
     /// That it stops has been told, which is done once.
     stop_is_told: AtomicBool,
     observer: Option<Observer>,
@@ -116,7 +113,7 @@ impl<T: Transport> Drop for Core<T> {
 
 impl<T: Transport> Core<T> {
     fn service_actions(&self) {
-        self.loop_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
+        self.overridden_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
     }
 
     /// Nobody can come any more, and nothing of ours keeps the address.

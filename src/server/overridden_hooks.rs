@@ -1,20 +1,31 @@
-//! Which of the hooks that the loop calls are overridden: [`LoopHooks`].
+//! Which hooks of the loop a program has overridden: [`OverriddenHooks`].
 //!
-//! A hook that only the loop calls has every request accepted by the loop: a worker that accepts by itself would have to
-//! call it as well, or to leave it out. So the server has to know whether such a hook is there, and nobody is to
-//! declare what he has just written. It finds out by calling them, as it does in any case: a method that is not overridden
-//! is the default one of *this* type, and says so.
+//! Two hooks run in the loop for each request, [`LoopHook`]. A worker that accepts by itself would skip them, so the
+//! server lets workers accept only if neither is overridden. Rust cannot ask that of a trait object. The server finds
+//! out by calling them, which it does anyway:
+//!
+//! ```text
+//!   call(VerifyRequest, || hooks.verify_request(..))
+//!     RAN = none
+//!     the override runs            or   the default runs, and sets RAN = its own type
+//!     RAN == the type of the hooks?     then the hook is not overridden: noted for good
+//! ```
+//!
+//! An override that calls the default of another type (a wrapper around other hooks) leaves that other type in `RAN`, and
+//! counts as an override.
 
 use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What has been found out about the hooks of one server.
+use super::hooks::DefaultHooks;
+
+/// What is known of the hooks of one server.
 #[derive(Debug)]
-pub(super) struct LoopHooks {
-    /// The type of the hooks. A default that runs for another one was called by an override that hands on.
+pub(super) struct OverriddenHooks {
+    /// The type of the hooks.
     hooks: TypeId,
-    /// Those that are known not to be overridden.
+    /// The hooks that are known to be defaults, a bit each.
     default: AtomicU8,
 }
 
@@ -29,26 +40,27 @@ pub(super) enum LoopHook {
 const ALL: u8 = 3;
 
 thread_local! {
-    /// The type for which a default ran last in this thread.
+    /// The type whose default ran last in this thread.
     static RAN: Cell<Option<TypeId>> = const { Cell::new(None) };
 }
 
-/// Said by the default of a hook.
+/// Called by the default of each [`LoopHook`].
 pub(super) fn is_default<H: ?Sized + 'static>() {
     RAN.set(Some(TypeId::of::<H>()));
 }
 
-impl LoopHooks {
+impl OverriddenHooks {
     pub(super) fn of<H: 'static>() -> Self {
-        Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(0) }
+        let known = if is_none::<H>() { ALL } else { 0 };
+        Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(known) }
     }
 
-    /// Of a type that is known to override none.
-    pub(super) fn none_of<H: 'static>() -> Self {
-        Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(ALL) }
+    /// Whether the program has given any hooks at all.
+    pub(super) fn are_given(&self) -> bool {
+        self.hooks != TypeId::of::<DefaultHooks>()
     }
 
-    /// Calls a hook, and notes whether that was its default.
+    /// Calls a hook, and notes whether its default ran.
     pub(super) fn call<R>(&self, hook: LoopHook, call: impl FnOnce() -> R) -> R {
         if self.are_default() {
             return call();
@@ -61,10 +73,14 @@ impl LoopHooks {
         result
     }
 
-    /// Whether none of them is overridden, as far as is known. The first request tells.
+    /// Whether both are known to be defaults. The first request decides it.
     pub(super) fn are_default(&self) -> bool {
         self.default.load(Ordering::Relaxed) == ALL
     }
+}
+
+fn is_none<H: 'static>() -> bool {
+    TypeId::of::<H>() == TypeId::of::<DefaultHooks>()
 }
 
 #[cfg(test)]
@@ -76,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_override_that_hands_on_to_another_default_is_an_override() {
-        let hooks = LoopHooks::of::<Outer>();
+        let hooks = OverriddenHooks::of::<Outer>();
         hooks.call(LoopHook::VerifyRequest, is_default::<Inner>);
         hooks.call(LoopHook::ServiceActions, is_default::<Outer>);
         assert!(!hooks.are_default());
@@ -85,10 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_before_says_nothing_of_the_next_one() {
-        let hooks = LoopHooks::of::<Outer>();
+    fn a_default_that_ran_before_says_nothing_of_the_next_hook() {
+        let hooks = OverriddenHooks::of::<Outer>();
         hooks.call(LoopHook::VerifyRequest, is_default::<Outer>);
         hooks.call(LoopHook::ServiceActions, || ());
         assert!(!hooks.are_default());
+    }
+
+    #[test]
+    fn a_server_without_hooks_has_only_defaults() {
+        let hooks = OverriddenHooks::of::<DefaultHooks>();
+        assert!(hooks.are_default() && !hooks.are_given());
+        assert!(OverriddenHooks::of::<Outer>().are_given());
     }
 }

@@ -1,4 +1,4 @@
-//! [`ServerPermit`]: the server, as a request holds it that has a place in it.
+//! [`ServerPermit`]: a request's hold on its server.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 use super::Core;
 use crate::transport::Transport;
 
-/// A place among `Limits::live`, and the server that it is in: one pointer for both. It is given back when
-/// this is dropped.
+/// A permit among `Limits::live` and a reference to the server that gave it, in one pointer. A request has one from
+/// before it is accepted until after it is closed. Dropping it returns the permit.
 pub(super) struct ServerPermit<T: Transport> {
     core: Arc<Core<T>>,
 }
 
 impl<T: Transport> ServerPermit<T> {
-    /// Takes a place, if there is one.
+    /// Takes a permit, if there is one.
     pub(super) fn try_enter(core: &Arc<Core<T>>) -> Option<Self> {
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
     }
 
-    /// The server without the place.
+    /// The server without the permit.
     pub(super) fn share(&self) -> Arc<Core<T>> {
         Arc::clone(&self.core)
     }

@@ -120,7 +120,7 @@ impl<T: Transport> Core<T> {
     /// overridden, or on a thread that runs several requests at once. Makes the accept point if there is none yet.
     pub(super) fn workers_may_accept(&self) -> bool {
         self.worker_acceptor.allowed
-            && self.loop_hooks.are_default()
+            && self.overridden_hooks.are_default()
             && self.transport.waits_first()
             && !wait::is_parked_here()
             && self.accept_point().is_some()
