@@ -1,4 +1,17 @@
-//! [`Server`]: a transport, a mixin and a handler put together, and the loop that runs them.
+//! [`Server`]: a transport, a mixin and a handler, put together.
+//!
+//! ```text
+//!   Builder ─→ Server ── serve_forever, handle_request      accept.rs: the loop
+//!                │         run, run_all, background         run.rs, background.rs
+//!                │         server_close                     drain.rs, backlog.rs
+//!                │
+//!              Core ──── transport, hooks, factory          shared with the requests
+//!                │
+//!            TypedJob ── verify, make, wrap, handle, close  job.rs: the life of a request
+//! ```
+//!
+//! A request holds the core by a [`ServerPermit`](server_permit::ServerPermit), so that the core outlives
+//! the server while requests run.
 
 mod accept;
 mod accept_failure;
@@ -58,50 +71,49 @@ use overridden_hooks::{LoopHook, OverriddenHooks};
 use run_events::{Accepting, Run};
 use worker_accept::WorkerAcceptor;
 
-/// A server: what requests come by, where they run, and what handles them.
+/// A server: a transport, a mixin and a handler.
 ///
-/// The transport and the mixin are its type, usually by an alias: `ThreadingTcpServer` is
-/// `Server<Tcp, Threading>`. The handler is what it is bound with, and not part of the type, so that a
-/// server can be a field of anything.
+/// The transport and the mixin are part of its type, usually by an alias: `ThreadingTcpServer` is
+/// `Server<Tcp, Threading>`. The handler is not, so that a server can be a field of any struct.
 ///
-/// All methods take `&self`: a server is shared, not passed around. Dropping it closes the listener and
-/// waits for nothing.
+/// All methods take `&self`, so a server can be shared in an `Arc`. Dropping it closes the listener and
+/// waits for nothing; [`server_close`](Self::server_close) waits for requests.
 ///
-/// A server may be bound before a `fork` and served in the child, in its parent's place or beside it: each process takes
-/// from the same listener, has its own limits, is stopped by itself, and closes its own copy. The fork comes before
+/// A server may be bound before a `fork` and served in the child, in the parent, or in both: the processes accept
+/// from one listener, and each has its own limits, is stopped separately and closes its own copy. Fork before
 /// the first request, unless the mixin has no threads.
 pub struct Server<T: Transport, M: Mixin> {
     core: Arc<Core<T>>,
     mixin: M,
-    /// How long `handle_request` waits; `serve_forever` ignores it, as in Python.
+    /// The longest wait of `handle_request`; `serve_forever` ignores it, as in Python.
     timeout: Option<Duration>,
-    /// The longest time between two `service_actions`; none asks for no tick.
+    /// The longest time between two `service_actions`; with none they run only after requests.
     poll_interval: Option<Duration>,
 }
 
-/// Who is told of everything that happens.
+/// Is called with every event.
 type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 
-/// What a server shares with the requests that it has taken.
+/// The part of a server that its requests share. It lives until the server and the last request are gone.
 pub(crate) struct Core<T: Transport> {
     transport: T,
     factory: Box<dyn MakeHandler<T::Request>>,
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
     overridden_hooks: OverriddenHooks,
-    /// That it stops has been told, which is done once.
+    /// `stopping` has been called, which is done once.
     stop_is_told: AtomicBool,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
-    /// Lets a worker accept beside the loop.
+    /// Lets an idle worker accept beside the loop.
     worker_acceptor: WorkerAcceptor,
-    /// Those that are taken out of the listener's queue when it closes.
+    /// Connections taken out of the accept queue at a close, and not yet served.
     backlog: Backlog<T>,
-    /// The user has borrowed the listener, and may have given it to another process.
+    /// The program has borrowed the listener's descriptor, and may have passed it to another process.
     lent: AtomicBool,
-    /// Who drains closes the transport at the end: requests need it until then.
+    /// The drain closes the transport when the requests have ended: they need it until then. The last loop does not.
     closed_late: AtomicBool,
-    /// The mixin is to be closed by who closes without a wait, or by the last loop, whichever comes later.
+    /// The mixin is closed by the close that does not wait or by the last loop, by the later of the two.
     mixin_closed_late: AtomicBool,
 }
 
@@ -116,13 +128,13 @@ impl<T: Transport> Core<T> {
         self.overridden_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
     }
 
-    /// Nobody can come any more, and nothing of ours keeps the address.
+    /// Closes the listener and frees the address.
     fn close_listener(&self) {
         self.worker_acceptor.close_listener();
         self.transport.server_close();
     }
 
-    /// The last loop has ended, and the server is to close.
+    /// Called when the last loop has ended and the server is closing.
     fn loops_have_ended(&self) {
         if !self.closed_late.load(Ordering::SeqCst) {
             self.close_listener();
@@ -135,17 +147,18 @@ impl<T: Transport> Core<T> {
 }
 
 impl<T: Bind, M: Mixin + Default> Server<T, M> {
-    /// Makes a server, binds it and begins to listen. Requests are served from `serve_forever` or
-    /// `handle_request` on; until then they wait in the kernel's queue.
+    /// Makes a server, binds it and begins to listen. Clients wait in the kernel's accept queue until
+    /// `serve_forever`, `run` or `handle_request` is called.
     ///
-    /// `address`: see [`BindAddress`]. `handler`: a closure that makes a handler (`|| Echo`), or a
-    /// function by [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn). Where the compiler says "type
-    /// annotations needed" (E0282) at a closure that takes the request, it wants to be wrapped as well:
-    /// `stream_fn(|request| ..)`.
+    /// - `address`: `"127.0.0.1:9999"`, a path for Unix sockets, or another [`BindAddress`]. Port 0 is any free one;
+    ///   [`server_address`](Self::server_address) tells which.
+    /// - `handler`: a closure that makes a handler (`|| Echo`), or a function or closure wrapped by
+    ///   [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn). If the compiler says "type annotations
+    ///   needed" (E0282) at a closure that takes the request, wrap it: `stream_fn(|request| ..)`.
     ///
     /// # Errors
     ///
-    /// If the address cannot be understood or cannot be had. No descriptor is left over.
+    /// If the address cannot be understood or is not available. No descriptor is left open.
     pub fn bind<How: 'static>(
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, How>,
@@ -153,7 +166,7 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
         Self::builder().bind(address, handler)
     }
 
-    /// Settings for a server that is not made yet.
+    /// Settings for a server: [`Builder`].
     #[must_use]
     pub fn builder() -> Builder<T, M> {
         Builder::new(M::default())
@@ -161,11 +174,11 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
 }
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Binds to the address. Only for a server from `build_unbound`; `bind` has done it.
+    /// Binds to the address. Only for a server from [`build_unbound`](Builder::build_unbound); the others are bound.
     ///
     /// # Errors
     ///
-    /// If the address cannot be had. The socket is then closed.
+    /// If the address is not available. The socket is then closed.
     pub fn server_bind(&self) -> Result<()> {
         let core = &self.core;
         let bound = core.transport.server_bind(&|socket| core.hooks.before_bind(socket));
@@ -173,7 +186,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         bound.inspect_err(|_| core.close_listener())
     }
 
-    /// Begins to listen. Only for a server from `build_unbound`; `bind` has done it.
+    /// Begins to listen. Only for a server from [`build_unbound`](Builder::build_unbound); the others listen.
     ///
     /// # Errors
     ///
