@@ -1,4 +1,4 @@
-//! [`BaseServer`]: what every server can do, whatever its types.
+//! [`BaseServer`]: a server without its types.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::mixin::Mixin;
 use crate::shutdown::ShutdownHandle;
 use crate::transport::Transport;
 
-/// What every server can do, without its types: for a `Vec<Box<dyn BaseServer>>` of different ones.
+/// A server without its types, for a `Vec<Box<dyn BaseServer>>` of different servers.
 ///
-/// The methods are those of [`Server`], which has them without this trait. An [`Arc`] or a [`Box`] of a server is one as
-/// well, so that a server may be run beside others and still be asked by whoever has a clone of it:
+/// The methods are those of [`Server`], which has them without this trait. An [`Arc`] or a [`Box`] of a server is a
+/// `BaseServer` as well, so that a program can keep a clone of a server that runs beside others:
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -66,7 +66,7 @@ pub trait BaseServer: Send + Sync {
     /// See [`Server::context`].
     fn context(&self) -> &ServerContext;
 
-    /// Whether its mixin forks, so that it has to run in a process with one thread.
+    /// Whether its mixin forks, so that it has to run in a process with a single thread.
     fn forks(&self) -> bool;
 }
 
@@ -112,7 +112,8 @@ impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
     }
 }
 
-macro_rules! hand_on {
+/// Passes every method on to the server inside.
+macro_rules! pass_on {
     ($($pointer:ident),*) => {$(
         impl<S: BaseServer + ?Sized> BaseServer for $pointer<S> {
             fn serve_forever(&self) -> Result<()> {
@@ -158,4 +159,4 @@ macro_rules! hand_on {
     )*};
 }
 
-hand_on!(Arc, Box);
+pass_on!(Arc, Box);

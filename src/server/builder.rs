@@ -1,4 +1,4 @@
-//! The settings of a server that is not made yet: [`Builder`].
+//! [`Builder`]: the settings of a server.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -23,7 +23,16 @@ use crate::process::Role;
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
 
-/// Settings for a server. Each has a default, so that `builder().bind(..)` is `bind(..)`.
+/// Settings for a server. Each has a default: `builder().bind(..)` is `bind(..)`.
+///
+/// | setting | default |
+/// |---|---|
+/// | [`mixin`](Self::mixin) | that of the alias, with its own defaults |
+/// | [`limits`](Self::limits) | [`Limits::default`] |
+/// | [`hooks`](Self::hooks), [`observer`](Self::observer) | none |
+/// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
+/// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
+/// | [`workers_accept`](Self::workers_accept) | true |
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -54,7 +63,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Settings for a server with this mixin; `Server::builder` is the shorter way.
     #[must_use]
     pub fn new(mixin: M) -> Self {
-        // Before there is a gate or a socket that could take their numbers.
+        // Before there is an event or a socket that could take their numbers.
         sys::fill_standard_descriptors();
         Self {
             mixin,
@@ -69,8 +78,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         }
     }
 
-    /// Where requests run. It may be of another type than the alias says: a `Box<dyn Mixin>` chosen by
-    /// an option of the command line, say.
+    /// Sets where requests run. The mixin may be of another type than the alias says, for example a `Box<dyn Mixin>`
+    /// chosen by a command line option.
     #[must_use]
     pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
         let Self { hooks, overridden_hooks, workers_accept, observer, .. } = self;
@@ -88,7 +97,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         }
     }
 
-    /// What is overridden.
+    /// Overrides steps of the server: see [`ServerHooks`]. Default: none.
     #[must_use]
     pub fn hooks<H: ServerHooks<T::Request>>(mut self, hooks: H) -> Self {
         self.hooks = Box::new(hooks);
@@ -96,23 +105,22 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Whether a worker that has no request may accept the next one by itself, instead of being woken by the loop,
-    /// which saves a fifth of a short connection. Default: true, where the mixin
-    /// [allows it](Mixin::workers_accept) and no [hook](ServerHooks::verify_request) keeps it to the loop.
+    /// Whether an idle worker may accept the next request by itself, instead of being woken by the loop. That saves a
+    /// fifth of the time of a short connection. Default: true, if the mixin
+    /// [allows it](Mixin::workers_accept) and no [hook](ServerHooks::verify_request) has to run in the loop.
     ///
-    /// It rests on the order in which Linux wakes those who wait for one listener (`EPOLLEXCLUSIVE`): on a kernel that
-    /// does it otherwise no client is lost, but some wait for the detour. False has the loop alone accept.
+    /// It relies on the order in which Linux wakes the waiters of one listener (`EPOLLEXCLUSIVE`). On a kernel with
+    /// another order no client is lost, but some are accepted later.
     #[must_use]
     pub fn workers_accept(mut self, allow: bool) -> Self {
         self.workers_accept = allow;
         self
     }
 
-    /// Is told of everything that happens: see [`ServerEvent`]. Default: nobody is.
+    /// Calls a function with every [`ServerEvent`]. Default: none.
     ///
-    /// It is called where things happen, in the loop or in a worker, and whoever calls it waits for it: it
-    /// has to be quick. Under `Forking` the parent tells of everything; what happens inside a child stays
-    /// there.
+    /// It is called in the loop or in a worker, which waits for it, so it has to be quick. Under `Forking` it is
+    /// called in the parent; it is not called in a child.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -138,27 +146,26 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// The limits.
+    /// Sets the limits. Default: [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Python's `timeout`: how long `handle_request` waits for a request; zero only looks. Default: for
-    /// ever. `serve_forever` ignores it.
+    /// Python's `timeout`: how long `handle_request` waits for a request. Zero does not wait. Default: no
+    /// timeout. `serve_forever` ignores it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Python's `poll_interval`: the longest time between two `service_actions`. Default: none, they run
-    /// after every request only, and an idle server sleeps. It has nothing to do with how fast a
-    /// shutdown is.
+    /// Python's `poll_interval`: the longest time between two `service_actions`, at least 1 ms. Default: none; they run
+    /// only after requests, and an idle server sleeps. A shutdown is noticed at once in any case.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        // Python spins with zero; a loop that does nothing else is what nobody wants of it.
+        // With zero, Python uses a whole processor.
         self.poll_interval = Some(interval.max(Duration::from_millis(1)));
         self
     }
@@ -171,7 +178,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// A server over a transport of one's own, bound and activated.
+    /// Makes the server over a transport of your own, binds it and begins to listen.
     ///
     /// # Errors
     ///
@@ -226,8 +233,8 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// If the address cannot be understood or cannot be had, or a setting is one that nothing can be made of; the error
-    /// names it. No descriptor is left over.
+    /// If the address cannot be understood or is not available, or a setting is out of range, which the error then
+    /// names. No descriptor is left open.
     pub fn bind<How: 'static>(
         self,
         address: impl Into<BindAddress>,
@@ -255,14 +262,13 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         self.make(transport, handler)
     }
 
-    /// Makes the server over a socket that is bound already: a `std` listener, or a descriptor that
-    /// another process has handed over. It becomes the server's own; its mode becomes non-blocking,
-    /// and its timeouts and its backlog are set.
+    /// Makes the server over a socket that is bound already: a `std` listener, or a descriptor from
+    /// another process. The server owns it, makes it non-blocking, and sets its timeouts and backlog.
     ///
     /// # Errors
     ///
-    /// If it is not a socket of this transport's kind and family, if it cannot listen, or if it is one of datagrams that is
-    /// bound to no address. (A TCP socket that is not bound is given a port by the system.)
+    /// If it is not a socket of this transport's kind and family, if it cannot listen, or if it is a datagram socket
+    /// without an address. (A TCP socket that is not bound is given a port by the system.)
     pub fn from_fd<How: 'static>(
         self,
         fd: impl Into<OwnedFd>,

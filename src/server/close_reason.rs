@@ -1,4 +1,4 @@
-//! How a request has ended: by what was done to it from here, or by what its handler has failed with.
+//! Finds the [`CloseReason`] of a request: from a cut by the server, or from the error of its handler.
 
 use super::error_owner::ErrorOwner;
 use crate::error::{HandlerError, Panicked, Stopping, TimedOut, Timeout};
@@ -6,25 +6,26 @@ use crate::events::CloseReason;
 use crate::live::{Cut, Entry};
 use crate::request::LineTooLong;
 
-/// How a request has ended that was ended from here, whatever its handler has made of that.
+/// The reason of a request that the server ended, whatever its handler has returned.
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),
-        // Its handler may have come to its end without a word of these.
+        // The handler may have ended without noticing either.
         Some(Cut::Drained | Cut::Silent) | None => {
             entry.is_stopped().then_some(CloseReason::Stopped)
         }
     }
 }
 
-/// How a request has ended whose handler has failed. Only what is of the request itself explains its end.
+/// The reason of a request whose handler has failed. Only errors of the request itself count: an error of an upstream
+/// is `Failed`.
 pub(super) fn reason_of(
     error: &HandlerError,
     whose: ErrorOwner,
     from_here: Option<CloseReason>,
 ) -> CloseReason {
-    // What we have done ourselves explains whatever the handler has met of it.
+    // The cut is the cause of the handler's error.
     if let Some(reason @ (CloseReason::Forced | CloseReason::ClosedHere)) = from_here {
         return reason;
     }
@@ -50,7 +51,7 @@ pub(super) fn reason_of(
     }
 }
 
-/// Whether what was sent may have been an answer to something that the peer was still about to send.
+/// Whether the peer may still be sending, because the handler may have answered before it had read everything.
 pub(super) fn may_be_early(reason: CloseReason) -> bool {
     matches!(
         reason,

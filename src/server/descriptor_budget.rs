@@ -1,4 +1,10 @@
-//! The budget of descriptors: no more requests at once than there are descriptors for.
+//! The budget of descriptors: `Limits::live` is lowered to the number of requests that the process has descriptors for.
+//!
+//! ```text
+//!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 64
+//!   ────────────────────────────────────────  =  ─────────────────────  = 904 requests
+//!           descriptors per request                        1
+//! ```
 
 use super::Server;
 use crate::lingering_close;
@@ -6,12 +12,12 @@ use crate::mixin::Mixin;
 use crate::sys;
 use crate::transport::Transport;
 
-/// Descriptors that requests are not to use up: for handlers' own files, events, logs.
+/// Descriptors left for files of handlers, events and logs.
 const SPARE_DESCRIPTORS: u64 = 32;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Allows no more live requests than there are descriptors for: better that clients wait in the
-    /// kernel's queue than that handlers fail to open their files.
+    /// Lowers the limit of live requests to the budget, and warns: it is better that clients wait in the accept
+    /// queue than that handlers cannot open files.
     pub(super) fn budget_descriptors(&self) {
         let each = self.core.transport.descriptors_per_request();
         let Some((allowed, open)) = sys::descriptors() else { return };
@@ -28,10 +34,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 per_peer.filter(|most| *most < limits.per_peer).map_or(String::new(), |most| {
                     format!(" (of one peer {most}, not {})", limits.per_peer)
                 });
-            // The warning shows the arithmetic.
+            // Show the arithmetic.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
             let floor = if room > 0 { "" } else { " (one request is served in any case)" };
-            // Whoever serves by `run` has the most that the process may give itself.
+            // `run` has raised the soft limit to the hard limit already.
             let is_raised = self.core.context.runs.is_served_by_run();
             let raise = if is_raised {
                 "a higher hard limit (ulimit -Hn) allows more"

@@ -1,4 +1,5 @@
-//! Whose an error is that a request has failed with: its peer's, if the request's own reads and writes say so.
+//! [`ErrorOwner`]: decides whether an error comes from the request's own peer. It does if the request's own reads and
+//! writes returned it.
 
 use std::error::Error as StdError;
 use std::io;
@@ -8,11 +9,11 @@ use crate::live::Entry;
 use crate::peer_fault::{Owned, PeerFault, RequestId, causes, find, find_of};
 use crate::request::{LineTooLong, OutboxError};
 
-/// A request, as far as it takes to know which errors are its own.
+/// Identifies the errors of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorOwner {
     owner: RequestId,
-    /// How its connection has failed, if it has.
+    /// The way in which its connection has failed, if it has.
     lost: Option<io::ErrorKind>,
 }
 
@@ -25,19 +26,23 @@ impl ErrorOwner {
         find_of(self.owner, error)
     }
 
-    /// Whether the request's own peer has gone away, by the error's word.
+    /// Whether the error says that the request's own peer has gone away.
     ///
-    /// An error that somebody has made of another one by its kind, or an outbox's, does not say whose it is: there
-    /// it has to be the way in which this request's connection has failed. A bare error of the system's is never
-    /// this request's: those are all wrapped.
+    /// Three cases:
+    ///
+    /// 1. The error carries a [`PeerFault`] of this request: it says so itself.
+    /// 2. It carries a payload of another request: false.
+    /// 3. It carries none: an `io::Error` made from the kind of another error, or an error of an outbox. True if this
+    ///    request's connection has failed in the same way. A bare error of the system (with an errno) is never of
+    ///    this request, whose errors are all wrapped.
     pub(super) fn is_disconnect(self, error: &(dyn StdError + 'static)) -> bool {
         if let Some(fault) = self.find::<PeerFault>(error) {
             return fault.is_gone();
         }
-        let says_whose = find::<PeerFault>(error).is_some()
+        let names_a_request = find::<PeerFault>(error).is_some()
             || find::<Stopping>(error).is_some()
             || TimedOut::find(error).is_some();
-        let Some(lost) = self.lost.filter(|_| !says_whose) else { return false };
+        let Some(lost) = self.lost.filter(|_| !names_a_request) else { return false };
         causes(error).any(|error| {
             let by_its_kind = error
                 .downcast_ref::<io::Error>()
@@ -46,12 +51,12 @@ impl ErrorOwner {
         })
     }
 
-    /// Whether the request's own peer has sent what cannot be read.
+    /// Whether the request's own peer has sent bytes that cannot be read.
     pub(super) fn is_garbled(self, error: &(dyn StdError + 'static)) -> bool {
         self.find::<PeerFault>(error).is_some_and(|fault| !fault.is_gone())
     }
 
-    /// Whether it is the peer's in any way: it went away, was too slow, or sent what it must not.
+    /// Whether the peer caused it in any way: it went away, was too slow, or sent something invalid.
     pub(super) fn is_peers(self, error: &(dyn StdError + 'static)) -> bool {
         self.is_disconnect(error)
             || self.is_garbled(error)

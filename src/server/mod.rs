@@ -205,42 +205,42 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// ```text
     /// until shutdown:
-    ///     room?             no: wait for some, the listener is left alone
+    ///     room?             no: wait for room; clients wait in the accept queue
     ///     get_request       none: wait for one; an error: skip, back off, shed or end
-    ///     verify_request    no: shutdown_request, close_request
-    ///     process_request   the mixin's: here, or in a worker; then
+    ///     verify_request    false: shutdown_request, close_request
+    ///     process_request   the mixin's: here or in a worker
     ///                           finish_request  (setup, handle, finish)
     ///                           handle_error    if one of them failed
     ///                           shutdown_request, close_request
     ///     service_actions
     /// ```
     ///
-    /// While nothing happens it makes no system call. The listener stays open when it returns: a later
-    /// run serves what has come meanwhile.
+    /// An idle server makes no system call. The listener stays open after the return, and a later run serves the
+    /// clients that have come meanwhile.
     ///
     /// # Errors
     ///
-    /// If the listener is broken, if a handler has ended the server by a [`Fatal`](crate::Fatal), if
-    /// the server is closed, or if it is serving already. Not if it was asked to stop: that is `Ok`.
+    /// If the listener is broken, if a handler has returned a [`Fatal`](crate::Fatal), if the server is closed, or if
+    /// it is serving already. A shutdown is no error.
     pub fn serve_forever(&self) -> Result<()> {
         self.in_a_run(RunKind::Forever, || self.accept_loop())
     }
 
-    /// Serves one request: waits for it, for the server's `timeout` at most, and returns when it has
-    /// been given to its worker. For programs with a loop of their own.
+    /// Serves one request: waits for it, at most for the server's [`timeout`](Builder::timeout), and returns when the
+    /// request has been given to its worker. For programs with a loop of their own.
     ///
-    /// A [`shutdown`](Self::shutdown) that comes before or during the wait ends it.
+    /// A [`shutdown`](Self::shutdown) before or during the wait ends it.
     ///
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever).
     pub fn handle_request(&self) -> Result<AcceptOutcome> {
-        let turn = Mutex::new(AcceptOutcome::Stopped);
+        let outcome = Mutex::new(AcceptOutcome::Stopped);
         self.in_a_run(RunKind::OneRequest, || {
-            *turn.lock() = self.accept_one()?;
+            *outcome.lock() = self.accept_one()?;
             Ok(())
         })?;
-        Ok(turn.into_inner())
+        Ok(outcome.into_inner())
     }
 
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
@@ -264,13 +264,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // A close may have taken the backlog just after the last loop had ended.
         let served = served.and_then(|()| self.serve_backlog());
         self.core.release_backlog();
-        // What ended the server comes before what followed from it.
+        // The error that ended the run comes before the errors that followed from it.
         begun.end().and(served)
     }
 
-    /// Stops accepting, and returns when the run has ended. Requests that are running go on; the
-    /// listener stays open. Python's `shutdown`, without its traps: called before a run, it makes that
-    /// run return at once; called by the thread that serves, it does not wait for itself.
+    /// Stops accepting, and returns when the run has ended. Running requests go on, and the
+    /// listener stays open. Unlike Python's, it can be called before a run, which then returns at once, and by the
+    /// thread that serves, where it does not wait.
     pub fn shutdown(&self) {
         let handle = self.shutdown_handle();
         handle.shutdown();
@@ -289,21 +289,22 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.core.context.server_address()
     }
 
-    /// The listener's descriptor; none once it is closed. Whoever keeps it keeps the port. From here on the listener counts as
-    /// one that other processes may have as well: at a close those that wait to be accepted are left to them.
+    /// The listener's descriptor; none once it is closed. The address stays in use as long as it is kept. After this
+    /// call the listener counts as shared with other processes: a close leaves clients in the accept queue to
+    /// them.
     #[must_use]
     pub fn fileno(&self) -> Option<Arc<OwnedFd>> {
         self.core.lent.store(true, Ordering::SeqCst);
         self.core.transport.fileno()
     }
 
-    /// What handlers see as `request.server()`: address, limits, live list, counters.
+    /// The server as handlers see it: address, limits, live requests, counts.
     #[must_use]
     pub fn context(&self) -> &ServerContext {
         &self.core.context
     }
 
-    /// The mixin, for what it alone knows.
+    /// The mixin.
     #[must_use]
     pub fn mixin(&self) -> &M {
         &self.mixin
@@ -316,12 +317,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 }
 
-/// Closes the listener, and waits for nobody: requests that run go on.
+/// Closes the listener and waits for nothing: running requests go on.
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {
     fn drop(&mut self) {
         let context = &self.core.context;
         context.runs.close();
-        // Nobody would end them later.
+        // Nothing else would end these waits later.
         context.runs.end_first_reads();
         context.live.tell_of_stop();
         self.core.close_listener();
