@@ -1,6 +1,6 @@
-//! What happens in a server, told as it happens: [`ServerEvent`]; and the counts of it.
+//! What happens in a server: [`ServerEvent`], [`CloseReason`] and [`Counts`].
 //!
-//! The library itself logs nothing. An observer may: it is where a log, a metric or a test goes in.
+//! The library itself does not log. An observer may: it is the place for a log, a metric or a test.
 
 use std::fmt;
 use std::io;
@@ -9,23 +9,22 @@ use std::time::Duration;
 
 use crate::address::Address;
 
-/// Something that has happened in a server. It prints as one line.
+/// Something that has happened in a server, for an [observer](crate::Builder::observer). It prints as one line.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerEvent<'a> {
-    /// A run has begun, and nothing is served yet: see [`ServerHooks::ready`](crate::ServerHooks::ready).
+    /// A run has begun and nothing is served yet: see [`ServerHooks::ready`](crate::ServerHooks::ready).
     Ready {
         /// Where the server listens.
         server_address: &'a Address,
     },
-    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping), also for the ends that
-    /// are not told.
+    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping), also for the closes
+    /// without this event.
     Stopping {
         /// Where it listened.
         server_address: &'a Address,
     },
-    /// A request has been taken from the transport. Each is followed by exactly one `RequestEnded` with the
-    /// same number.
+    /// A request has been taken from the transport. Exactly one `RequestEnded` with the same number follows.
     RequestStarted {
         /// Its number, unique within the server.
         id: u64,
@@ -34,7 +33,7 @@ pub enum ServerEvent<'a> {
         /// The type name of its handler.
         handler: &'static str,
     },
-    /// A request has ended, and is closed.
+    /// A request has ended and is closed.
     RequestEnded {
         /// Its number, unique within the server.
         id: u64,
@@ -53,18 +52,18 @@ pub enum ServerEvent<'a> {
     },
     /// Accepting has failed.
     AcceptFailed {
-        /// With which error.
+        /// The error.
         error: &'a io::Error,
     },
-    /// A limit has been reached. Told once when it is, and again when it has been left meanwhile;
-    /// those for a peer for every request that is refused by them.
+    /// A limit has been reached. Sent once when it is reached, and again if it was left meanwhile. The limits
+    /// of one peer: sent for every request that they refuse.
     LimitReached {
-        /// Which.
+        /// Which limit.
         limit: Limit,
     },
 }
 
-/// A limit that holds back or turns away.
+/// A limit that holds requests back or refuses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
@@ -110,7 +109,10 @@ impl fmt::Display for ServerEvent<'_> {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident, $count:ident, $text:literal;)*) => {
-        /// How a request ended. Every request ends in exactly one of these ways.
+        /// How a request ended. Every request has exactly one reason, whatever transport, mixin or handler it had.
+        ///
+        /// [`Job::run`](crate::mixin::Job::run), [`ServerEvent::RequestEnded`] and [`Counts`](crate::monitor::Counts)
+        /// use it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum CloseReason {
@@ -123,8 +125,8 @@ macro_rules! reasons {
             }
         }
 
-        /// What a server has counted since it was made. `accepted` is the sum of all ends and of the
-        /// requests that are alive.
+        /// The counts of a server since it was made. `accepted` is the number of requests that have ended, for all
+        /// reasons, and of those that are alive.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counts {
@@ -134,8 +136,7 @@ macro_rules! reasons {
             pub accept_errors: u64,
             /// Connections closed unanswered because descriptors had run out.
             pub shed: u64,
-            /// Of `stopped`, those that had sent nothing of a request: a drain has ended them when `Limits::first_read`
-            /// had passed.
+            /// The part of `stopped` that had sent nothing of a request: a drain ended them after `Limits::first_read`.
             pub unheard: u64,
             $(
                 #[doc = concat!("Requests that ended as [`CloseReason::", stringify!($reason), "`].")]
@@ -144,14 +145,14 @@ macro_rules! reasons {
         }
 
         impl Counts {
-            /// How many requests have ended, in whatever way.
+            /// How many requests have ended, for all reasons.
             #[must_use]
             pub fn ended(&self) -> u64 {
                 0 $(+ self.$count)*
             }
         }
 
-        /// What nothing else counts: how many were accepted, the live list knows.
+        /// The counters behind [`Counts`]. The number of accepted requests is in the live list.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             accept_errors: AtomicU64,
@@ -184,15 +185,15 @@ macro_rules! reasons {
 reasons! {
     /// Its handler returned without an error.
     Completed, completed, "completed";
-    /// Its handler failed, in none of the ways below.
+    /// Its handler failed, for none of the reasons below.
     Failed, failed, "its handler failed";
-    /// Its handler panicked, or something else of the user's that it ran: a hook, or the drop of an error.
+    /// Its handler panicked, or a hook or the drop of an error did.
     Panicked, panicked, "it panicked";
-    /// Its handler ended the server by a `Fatal`.
+    /// Its handler ended the server with a [`Fatal`](crate::Fatal).
     Fatal, fatal, "its handler ended the server";
-    /// Its peer went away before the handler had done with it.
+    /// Its peer went away before the handler had finished.
     Disconnected, disconnected, "the peer went away";
-    /// Its peer sent what cannot be read: no TLS where TLS is spoken, or bytes that are not UTF-8 where text is read.
+    /// Its peer sent bytes that cannot be read: no TLS where TLS is expected, or no UTF-8 where text is read.
     Garbled, garbled, "the peer sent what cannot be read";
     /// Its peer was silent for `Limits::idle`.
     Idle, idle, "the peer was idle";
@@ -206,11 +207,11 @@ reasons! {
     Forced, forced, "it was cut off at the deadline of the drain";
     /// An operator ended it, by `ServerContext::close_live`.
     ClosedHere, closed_here, "it was closed from this side";
-    /// `verify_request` turned it away.
+    /// `verify_request` returned false.
     Rejected, rejected, "it was rejected";
-    /// No worker could take it, or its peer had too many.
+    /// No worker was free, or its peer had too many requests.
     Refused, refused, "it was refused";
-    /// It was handed to another process, whose word of it never came; or a mixin dropped it.
+    /// It was passed to another process that has not reported its end, or a mixin dropped it.
     Released, released, "it was released";
     /// The process that served it was killed.
     Killed, killed, "its process was killed";

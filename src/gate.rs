@@ -1,4 +1,18 @@
-//! [`Gate`], which keeps a count at or below a limit, and [`RateGate`], which does the same for a rate.
+//! [`Gate`], which keeps a count at or below a maximum, and [`RateGate`], which does the same for a rate.
+//!
+//! A loop that finds a gate closed waits for its event. No wake-up may be lost between the two, and no system call is
+//! made while nothing waits:
+//!
+//! ```text
+//!   the loop: is_open                        a worker: leave
+//!   count < max?  yes: true
+//!   waiting = true            (1)            count -= 1                  (3)
+//!   count < max?  yes: true   (2)            waiting?  no: done          (4)
+//!   false: wait for the event                waiting = false, notify the event, notified = true
+//! ```
+//!
+//! All accesses are `SeqCst`. If (4) reads false, it came before (1), so (3) came before (2), and the loop sees the room
+//! at (2). Otherwise the worker notifies. The event stays readable until [`settle`](Gate::settle) clears it, in the loop.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,10 +25,12 @@ use parking_lot::Mutex;
 use crate::limits::Rate;
 use crate::wait::Event;
 
-/// A bucket of tokens: it fills at the rate, up to the burst, and each thing that happens takes one.
+/// A token bucket: it fills at the rate, up to the burst, and each request takes a token.
+///
+/// Only the accept loop takes tokens; any thread may set another rate.
 #[derive(Debug)]
 pub(crate) struct RateGate {
-    /// Whether there is a bucket: most servers have none, and are spared the lock.
+    /// Whether there is a bucket. Most servers have none, and then take no lock.
     limits: AtomicBool,
     bucket: Mutex<Option<Bucket>>,
 }
@@ -33,8 +49,8 @@ impl RateGate {
         gate
     }
 
-    /// A new rate begins with a full bucket. The same one goes on with what is in it: whoever changes another
-    /// limit, again and again, must not lift this one.
+    /// Sets the rate. Another rate begins with a full bucket. The same rate keeps its tokens, so that a program that sets
+    /// other limits again and again does not lift this one.
     pub(crate) fn set(&self, rate: Option<Rate>) {
         let at_least_one =
             |rate: Rate| Rate::per_second(rate.per_second.max(1)).burst(rate.burst.max(1));
@@ -53,7 +69,7 @@ impl RateGate {
         self.limits.load(Ordering::Acquire)
     }
 
-    /// None if one may pass now, and otherwise when the next one may.
+    /// None if a request may pass now, otherwise the moment at which the next one may.
     pub(crate) fn wait_until(&self) -> Option<Instant> {
         if !self.is_on() {
             return None;
@@ -71,7 +87,7 @@ impl RateGate {
         Some(now + Duration::from_secs_f64((1.0 - *tokens) / per_second))
     }
 
-    /// One has passed.
+    /// Takes the token of a request that has passed.
     pub(crate) fn pass(&self) {
         if !self.is_on() {
             return;
@@ -82,21 +98,38 @@ impl RateGate {
     }
 }
 
-/// Keeps a count at or below a maximum, and tells a loop that waits at the maximum when it falls.
+/// Keeps a count at or below a maximum, and wakes a loop that waits for room.
 ///
-/// The count is taken before the thing that it counts (before accepting, say), so that the maximum is
-/// exact and the rest waits where it costs nothing. Nobody is woken unless somebody waits.
+/// A permit is taken before the counted action (before accepting, for example), so that the maximum is
+/// exact. For mixins: [`ready`](crate::mixin::Mixin::ready) is [`is_open`](Self::is_open),
+/// [`event_fd`](crate::mixin::Mixin::event_fd) is [`event_fd`](Self::event_fd), and
+/// [`service_actions`](crate::mixin::Mixin::service_actions) calls [`settle`](Self::settle).
+///
+/// ```
+/// use socketserver::mixin::Gate;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let gate = Gate::new(1)?;
+/// let permit = gate.try_enter().expect("there is room");
+/// assert!(!gate.is_open() && gate.try_enter().is_none());
+/// drop(permit);
+/// assert!(gate.is_open());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Gate {
     count: AtomicUsize,
     max: AtomicUsize,
+    /// A loop has found the gate closed, and is about to wait or waits.
     waiting: AtomicBool,
+    /// The event is readable.
     notified: AtomicBool,
     event: Event,
 }
 
 impl Gate {
-    /// A gate for at most `max` at once.
+    /// A gate for at most `max` permits at once. With zero it is always closed.
     ///
     /// # Errors
     ///
@@ -105,7 +138,7 @@ impl Gate {
         Ok(Arc::new(Self::unshared(max)?))
     }
 
-    /// A gate that is part of something else, which is shared in its place.
+    /// A gate inside something that is itself shared.
     pub(crate) fn unshared(max: usize) -> io::Result<Self> {
         Ok(Self {
             count: AtomicUsize::new(0),
@@ -116,7 +149,7 @@ impl Gate {
         })
     }
 
-    /// How many are in now.
+    /// How many permits are taken now.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
@@ -128,19 +161,19 @@ impl Gate {
         self.max.load(Ordering::SeqCst)
     }
 
-    /// Changes the maximum. Who is in stays in, also when that is now more than the maximum.
+    /// Changes the maximum. Permits that are taken stay valid, even if they are now more than the maximum.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::SeqCst);
         self.wake();
     }
 
-    /// Enters, if there is room; the permit's drop leaves.
+    /// Takes a permit, if there is room. Dropping it gives it back.
     #[must_use]
     pub fn try_enter(self: &Arc<Self>) -> Option<Permit> {
         self.enter().then(|| Permit { gate: Arc::clone(self) })
     }
 
-    /// Enters, if there is room, as somebody who has the gate anyway, and who will [`leave`](Self::leave).
+    /// Counts one more, if there is room. The caller holds the gate anyway, and will [`leave`](Self::leave).
     pub(crate) fn enter(&self) -> bool {
         let max = self.max();
         let enter = |count: usize| (count < max).then_some(count + 1);
@@ -149,34 +182,33 @@ impl Gate {
 
     pub(crate) fn leave(&self) {
         if self.count.fetch_sub(1, Ordering::SeqCst) == 0 {
-            // Somebody from before a fork, whom this process does not count.
+            // A permit from before a fork, which this process does not count.
             self.count.fetch_add(1, Ordering::SeqCst);
         }
         self.wake();
     }
 
-    /// Whether there is room. A false answer promises that [`event_fd`](Self::event_fd) becomes
-    /// readable as soon as there is: ask, and then wait for it.
+    /// Whether there is room. After a false answer, [`event_fd`](Self::event_fd) becomes
+    /// readable as soon as there is.
     #[must_use]
     pub fn is_open(&self) -> bool {
         if self.count() < self.max() {
             return true;
         }
         self.event.own_if_noted();
-        // Announce the wait first and look again after it: a permit that is dropped in between sees
-        // the announcement, or is seen by the second look.
+        // First announce the wait, then check again: see the diagram above.
         self.settle();
         self.waiting.store(true, Ordering::SeqCst);
         self.count() < self.max()
     }
 
-    /// Becomes readable when room is made after [`is_open`](Self::is_open) said that there is none.
+    /// Becomes readable when there is room again after [`is_open`](Self::is_open) has returned false.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
         self.event.waiting().fd
     }
 
-    /// In a forked child that goes on for itself: those that are in are its parent's.
+    /// In a forked child that goes on for itself: forgets the permits, which are the parent's.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         if self.event.is_of_noted_process() {
             return Ok(());
@@ -187,8 +219,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Makes the event unreadable again, if it is readable. A mixin with a gate does so in its
-    /// `service_actions`, because the loop comes back from every wait at once until somebody does.
+    /// Makes the event unreadable again. A mixin with a gate calls it in its `service_actions`; until then every wait of
+    /// the loop returns at once.
     pub fn settle(&self) {
         if self.notified.swap(false, Ordering::SeqCst) {
             self.event.clear();
@@ -196,17 +228,17 @@ impl Gate {
     }
 
     fn wake(&self) {
-        // Looked at before it is taken: mostly nobody waits, and a look costs less.
+        // Mostly nothing waits, and a load costs less than a swap.
         if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
-            // In this order: the other one could leave an event that is readable and that nobody
-            // knows to clear.
+            // In this order: the reverse could leave the event readable with `notified` false, and `settle` would not
+            // clear it.
             self.event.notify();
             self.notified.store(true, Ordering::SeqCst);
         }
     }
 }
 
-/// One place behind a [`Gate`], given back when it is dropped.
+/// One of the permits of a [`Gate`], given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     gate: Arc<Gate>,
@@ -223,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gate_admits_exactly_its_maximum_and_wakes_who_waits() {
+    fn a_gate_admits_exactly_its_maximum_and_wakes_a_waiting_loop() {
         let gate = Gate::new(2).unwrap();
         let first = gate.try_enter().unwrap();
         let _second = gate.try_enter().unwrap();
@@ -236,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn who_entered_before_a_fork_does_not_close_the_gate_by_leaving() {
+    fn a_permit_from_before_a_fork_does_not_close_the_gate_when_it_is_dropped() {
         let gate = Gate::new(1).unwrap();
         let early = gate.try_enter().unwrap();
         // As `enter_process` does.
@@ -273,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_woken_when_nobody_waits() {
+    fn the_event_is_not_notified_when_nothing_waits() {
         let gate = Gate::new(1).unwrap();
         drop(gate.try_enter());
         assert!(!gate.event.is_set());

@@ -1,51 +1,61 @@
-//! Whose an error is. A handler passes on errors of files, of upstreams, of other requests; only what its *own*
-//! request's reads and writes have returned says anything about its peer.
+//! [`PeerFault`]: an error that the request's own peer has caused.
 //!
-//! So each error that a request makes carries the request that it is of ([`RequestId`]), and what the system says of
-//! the connection is wrapped in a [`PeerFault`] that does. They are found along any chain of causes: through
-//! `BufReader`, `io::copy`, and every error that names its source. Where an error has only taken over the kind
-//! (`io::Error::new(error.kind(), text)`), the request's memory of how its connection failed has to do; a bare
-//! error of the system is never taken for the peer's so.
+//! A handler returns errors of files, upstreams and other requests as well. Only errors of its own request's reads and
+//! writes say anything about its peer. So each error that a request makes carries its [`RequestId`], and errors of the
+//! system about the connection are wrapped in a [`PeerFault`]:
+//!
+//! ```text
+//!   recv: ECONNRESET  →  io::Error(ConnectionReset, PeerFault { request 7, Gone(ECONNRESET) })
+//!                        │ through BufReader, io::copy, an error of the program with source()
+//!   handle returns    →  find_of(request 7, error): Some  →  CloseReason::Disconnected, not reported
+//! ```
+//!
+//! An error that has only copied the kind (`io::Error::new(error.kind(), text)`) has no payload. For those the
+//! request remembers how its connection failed: see `server/error_owner.rs`.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-/// Which request an error is of. Unique within the process.
+/// The request that an error belongs to. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId {
     pub(crate) server: u64,
     pub(crate) request: u64,
 }
 
-/// An error that knows which request it is of.
+/// An error that carries its [`RequestId`].
 pub(crate) trait Owned: StdError + 'static {
     fn owner(&self) -> RequestId;
 }
 
-/// The peer's doing, met by the request's own reads and writes: it went away, or sent what cannot be read. It is
-/// the payload of the [`io::Error`]s in which a request says so, whose kind is the system's (`ConnectionReset`,
-/// `BrokenPipe`, ..), `UnexpectedEof` for an end in the middle of something, and `InvalidData` for what cannot be read:
-/// bytes that are not UTF-8 where a `String` is read (`next_line`, `read_line`, `lines`, `read_to_string`), or what
-/// [`garbled`](crate::StreamRequest::garbled) says. An adapter that decodes by itself (`BufReader`, `Take`) makes such an
-/// error of its own, which does not say whose bytes those were.
+/// The peer of this request went away, or sent bytes that cannot be read. It is the payload of the [`io::Error`]s of the
+/// request's own reads and writes:
 ///
-/// A line above its limit ([`LineTooLong`](crate::request::LineTooLong)) and a limit in time ([`TimedOut`](crate::request::TimedOut)) are
-/// the peer's as well, and have payloads of their own. Both are reported, since a limit may be too small; only
-/// `Limits::idle` ends a request without a word.
+/// | kind of the error | cause |
+/// |---|---|
+/// | `ConnectionReset`, `BrokenPipe` and others of the system | the peer has gone |
+/// | `UnexpectedEof` | the input ended in the middle of something |
+/// | `InvalidData` | no UTF-8 where a `String` is read, or [`garbled`](crate::StreamRequest::garbled) |
 ///
-/// A handler that talks to others as well, a proxy, tells by it whose connection has failed:
+/// An adapter that decodes by itself (`BufReader`, `Take`) makes an `InvalidData` of its own, without this payload.
+///
+/// A line above its limit ([`LineTooLong`](crate::request::LineTooLong)) and a time limit
+/// ([`TimedOut`](crate::request::TimedOut)) are the peer's fault too, with payloads of their own. Both are reported,
+/// because the limit may be too low, except for `Limits::idle`.
+///
+/// With it a proxy tells a failure of its client from one of its upstream:
 ///
 /// ```
 /// # use socketserver::request::PeerFault;
 /// # fn f(error: std::io::Error) {
 /// if PeerFault::find(&error).is_some_and(PeerFault::is_gone) {
-///     // the client has gone away; an upstream's reset has no such payload
+///     // the client has gone; a reset by the upstream has no such payload
 /// }
 /// # }
 /// ```
 ///
-/// A request that ends with one of its own is reported to nobody on stderr: it ends as
+/// A request that fails with one is not reported on stderr. It ends as
 /// [`Disconnected`](crate::CloseReason::Disconnected) or [`Garbled`](crate::CloseReason::Garbled).
 #[derive(Debug)]
 pub struct PeerFault {
@@ -61,18 +71,18 @@ enum How {
 }
 
 impl PeerFault {
-    /// The connection has failed. The kind stays.
+    /// The connection has failed. The kind of the error stays.
     pub(crate) fn gone(owner: RequestId, error: io::Error) -> io::Error {
         let kind = error.kind();
         io::Error::new(kind, Self { owner, how: How::Gone(error) })
     }
 
-    /// The peer has ended its input in the middle of what it had to send.
+    /// The peer has ended its input in the middle of a message.
     pub(crate) fn ended_early(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how: How::EndedEarly })
     }
 
-    /// The peer has sent what cannot be read.
+    /// The peer has sent bytes that cannot be read.
     pub(crate) fn garbled(
         owner: RequestId,
         error: impl Into<Box<dyn StdError + Send + Sync>>,
@@ -81,7 +91,7 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, how })
     }
 
-    /// The peer has sent a datagram that has less in it than what is read of it.
+    /// The peer has sent a datagram that is shorter than what is read from it.
     pub(crate) fn too_short(owner: RequestId) -> io::Error {
         let how = How::Garbled("the datagram is too short".into());
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how })
@@ -93,7 +103,7 @@ impl PeerFault {
         find(error)
     }
 
-    /// Whether the peer has gone away, or takes no datagram; otherwise it has sent what cannot be read.
+    /// Whether the peer has gone away or accepts no datagram. Otherwise it has sent bytes that cannot be read.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         !matches!(self.how, How::Garbled(_))
@@ -128,7 +138,7 @@ impl StdError for PeerFault {
     }
 }
 
-/// The kinds of errors by which the system says that a connection is gone.
+/// The kinds of the system's errors that mean: the connection is gone.
 pub(crate) const LOSSES: [io::ErrorKind; 9] = [
     io::ErrorKind::BrokenPipe,
     io::ErrorKind::ConnectionReset,
@@ -138,14 +148,14 @@ pub(crate) const LOSSES: [io::ErrorKind; 9] = [
     io::ErrorKind::HostUnreachable,
     io::ErrorKind::NetworkUnreachable,
     io::ErrorKind::NetworkDown,
-    // The kernel has sent again and again, and nobody has answered.
+    // The kernel has retransmitted without an answer.
     io::ErrorKind::TimedOut,
 ];
 
-/// Whether an error of a connection says that the connection is gone. What the machine lacks (memory, say) and what
-/// a program does wrong is something else.
+/// Whether an error of a connection means that the connection is gone. A lack of memory or a mistake of the
+/// program does not.
 pub(crate) fn is_loss(error: &io::Error) -> bool {
-    // A limit of ours has no number; it says that the peer is slow, and not that it is gone.
+    // A time limit of this crate has no errno. It means that the peer is slow, not gone.
     let is_limit = error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
     !is_limit && LOSSES.contains(&error.kind())
 }
@@ -160,7 +170,8 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), |error| cause(*error)).take(MOST_CAUSES)
 }
 
-/// How many errors of a chain are looked at. Real chains have a handful; one whose `source` leads in a circle has no end.
+/// The most errors of a chain that are looked at. Real chains have a handful; a chain whose `source` is a circle has no
+/// end.
 pub(crate) const MOST_CAUSES: usize = 64;
 
 fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {

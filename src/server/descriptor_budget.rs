@@ -1,8 +1,8 @@
 //! The budget of descriptors: `Limits::live` is lowered to the number of requests that the process has descriptors for.
 //!
 //! ```text
-//!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 64
-//!   ────────────────────────────────────────  =  ─────────────────────  = 904 requests
+//!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 256
+//!   ────────────────────────────────────────  =  ──────────────────────  = 712 requests
 //!           descriptors per request                        1
 //! ```
 
