@@ -29,9 +29,9 @@ pub struct ServerContext {
     address: RwLock<Address>,
     started: Instant,
     role: CurrentRole,
-    /// A close of this server waits for its requests.
+    /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
     waits_at_close: bool,
-    /// How many requests the process has descriptors for.
+    /// The number of requests that the process has descriptors for.
     descriptors: AtomicUsize,
 }
 
@@ -59,8 +59,8 @@ impl ServerContext {
         })
     }
 
-    /// Never more live requests than there are descriptors for, whatever `Limits::live` says. Gives the
-    /// number to which it had to be lowered, if it had to, and with it that for one peer, if there is one.
+    /// Keeps the number of live requests at or below `descriptors`, whatever `Limits::live` says. If that lowers the limit,
+    /// returns the lowered limit and the lowered limit of one peer, if there is one.
     pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<(usize, Option<usize>)> {
         self.descriptors.store(descriptors, Ordering::SeqCst);
         let wanted = self.limits().live;
@@ -78,12 +78,12 @@ impl ServerContext {
         self.role.get()
     }
 
-    /// From here on this process is a child that serves one request.
+    /// From now on this process is a child that serves one request.
     pub(crate) fn enter_child(&self) {
         self.role.enter_child();
     }
 
-    /// Who reads on for a peer that has not read its answer yet.
+    /// Where a lingering close of this process runs.
     pub(crate) fn lingering(&self) -> Lingering {
         if crate::wait::is_parked_here() || self.role().is_child() {
             Lingering::Here
@@ -94,12 +94,12 @@ impl ServerContext {
         }
     }
 
-    /// Whether somebody else ends a request whose peer is silent for longer than this; see `idle_reaper.rs`.
+    /// Whether the idle reaper ends a request whose peer is silent for this long: see `idle_reaper.rs`.
     pub(crate) fn reaps_idle(&self, idle: Duration) -> bool {
         self.lingering() == Lingering::Elsewhere && self.idle_reaper.covers(idle)
     }
 
-    /// Where the server listens. A server that was bound to port 0 shows its real port here.
+    /// Where the server listens, with the real port if it was bound to port 0.
     #[must_use]
     pub fn server_address(&self) -> Address {
         self.address.read().clone()
@@ -115,7 +115,7 @@ impl ServerContext {
         self.live.limits()
     }
 
-    /// Changes the limits of the live server. Requests that run already keep theirs.
+    /// Changes the limits of the live server. New requests get them; running ones keep theirs.
     pub fn set_limits(&self, limits: Limits) {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
@@ -123,12 +123,12 @@ impl ServerContext {
         self.idle_reaper.look_again();
     }
 
-    /// The requests that are alive now, in no particular order. Takes a lock that accepting takes as
-    /// well: ask at a human pace.
+    /// The requests that are alive now, in no particular order. It takes a lock that accepting takes as
+    /// well, so do not call it for every request.
     ///
-    /// An operator's thread beside the server lists them at each line that is typed, and closes the oldest at `close`.
-    /// ([`Forking`](crate::Forking) allows no thread beside the server: there a loop of your own around
-    /// [`handle_request`](crate::Server::handle_request) may list and close them between two requests.)
+    /// In this program an operator lists the requests with Enter, and closes the oldest with `close`.
+    /// ([`Forking`](crate::Forking) allows no other thread: there a loop around
+    /// [`handle_request`](crate::Server::handle_request) can list and close requests.)
     ///
     /// ```no_run
     /// use std::cmp::Reverse;
@@ -174,9 +174,9 @@ impl ServerContext {
         self.live.len()
     }
 
-    /// Ends one live connection, by the number that [`live`](Self::live) gave it: its handler's reads
-    /// and writes return at once. Under [`Forking`](crate::Forking) the child that serves it is killed. False if
-    /// it has ended already, or has no connection of its own.
+    /// Ends one live connection, by its [`id`](crate::monitor::LiveRequest::id): its handler's reads
+    /// and writes fail at once. Under [`Forking`](crate::Forking) the child that serves it is killed. False if
+    /// it has ended already, or has no connection of its own (a datagram).
     pub fn close_live(&self, id: u64) -> bool {
         self.live.close(id)
     }
@@ -193,8 +193,7 @@ impl ServerContext {
         self.started
     }
 
-    /// Whether a drain has begun: the server takes nothing new, and a long handler should come to
-    /// its end.
+    /// Whether a drain has begun: the server accepts nothing new, and a long handler should end.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.runs.is_draining()
@@ -207,13 +206,13 @@ impl ServerContext {
     }
 }
 
-/// Who reads on for a peer that has not read its answer yet: see `lingering_close.rs`.
+/// The thread that reads on for a peer that has not read its answer yet: see `lingering_close.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingering {
-    /// The worker: it is a coroutine, or a child that has nothing else to do.
+    /// The worker itself: it is a coroutine, or a child with a single request.
     Here,
-    /// A thread for all.
+    /// The thread `linger`, for all connections of the process.
     Elsewhere,
-    /// It is the parent of forked children: it must start no thread, and has no time.
+    /// None: the parent of forked children must start no thread, and its loop must not wait. Closed at once.
     Nobody,
 }

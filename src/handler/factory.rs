@@ -1,4 +1,4 @@
-//! [`MakeHandler`]: what makes the handlers of a server. A closure does (`|| Echo`), and so does a function wrapped by
+//! [`MakeHandler`]: makes the handlers of a server. Closures implement it (`|| Echo`), and functions wrapped by
 //! [`stream_fn`] or [`datagram_fn`].
 
 use std::any::type_name;
@@ -71,7 +71,7 @@ pub trait HandlerClosure<How>: Send + Sync + 'static {
     fn make(&self) -> Self::Handler;
 }
 
-/// Marker for everything that makes handlers.
+/// Marker for every real implementation.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ByCall(());
@@ -128,14 +128,14 @@ impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
     }
 }
 
-/// Stores anything that makes handlers as a server does.
+/// Boxes anything that makes handlers, for the server.
 pub(crate) fn boxed<R: 'static, How: 'static>(
     handler: impl MakeHandler<R, How>,
 ) -> Box<dyn MakeHandler<R>> {
     Box::new(Stored { handler, how: PhantomData::<fn() -> How> })
 }
 
-/// Without its `How`, which `dyn MakeHandler<R>` does not know.
+/// Implements `MakeHandler<R>` for anything with another `How`.
 struct Stored<F, How> {
     handler: F,
     how: PhantomData<fn() -> How>,
@@ -153,8 +153,8 @@ impl<R, How: 'static, F: MakeHandler<R, How>> MakeHandler<R> for Stored<F, How> 
 
 /// Makes a handler of connections from a function or a closure.
 ///
-/// It serves as it is, the same closure for every request; or inside a closure that makes it, where every
-/// request is to have one of its own: `|| stream_fn(..)`.
+/// All requests call the same function. If every request needs a closure of its own, with state that it
+/// changes, return one from a closure: `|| stream_fn(..)`.
 ///
 /// ```no_run
 /// use std::io::Write;
@@ -196,13 +196,13 @@ where
     DatagramFn { function }
 }
 
-/// A function as a handler of connections: see [`stream_fn`].
+/// The handler that [`stream_fn`] makes of a function.
 #[derive(Clone)]
 pub struct StreamFn<F> {
     function: F,
 }
 
-/// A function as a handler of datagrams: see [`datagram_fn`].
+/// The handler that [`datagram_fn`] makes of a function.
 #[derive(Clone)]
 pub struct DatagramFn<F> {
     function: F,

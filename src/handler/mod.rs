@@ -1,5 +1,8 @@
-//! What users write: [`StreamRequestHandler`] for connections, [`DatagramRequestHandler`] for packets,
-//! and [`BaseRequestHandler`], which the server calls.
+//! What a program writes: [`StreamRequestHandler`] for connections, [`DatagramRequestHandler`] for packets, and what
+//! makes them, [`MakeHandler`].
+//!
+//! A server calls [`BaseRequestHandler`], which every handler of the first two kinds implements. Implement it directly
+//! only for a request type of your own, which only a [transport](crate::transport) of your own has.
 
 mod factory;
 
@@ -13,7 +16,7 @@ pub use factory::MakeHandler;
 pub(crate) use factory::boxed;
 pub use factory::{DatagramFn, StreamFn, datagram_fn, stream_fn};
 
-/// Serves one connection: what most users implement.
+/// Serves one connection: Python's `StreamRequestHandler`.
 ///
 /// ```
 /// use std::io::Write;
@@ -34,16 +37,15 @@ pub use factory::{DatagramFn, StreamFn, datagram_fn, stream_fn};
 ///
 /// The server makes a new handler for every request, in the worker that runs it, and calls:
 ///
-/// 1. `setup`; if it fails, nothing more is called;
+/// 1. `setup`; if it fails, neither `handle` nor `finish` is called;
 /// 2. `handle`;
-/// 3. `finish`, also when `handle` has failed or panicked.
+/// 3. `finish`, also after a `handle` that failed or panicked.
 ///
-/// Then it reports what failed (to `handle_error`), ends the connection in order, and closes it. A handler
-/// never closes anything itself.
+/// Then the server reports an error to `handle_error`, shuts the connection down in order and closes it. A handler
+/// closes nothing itself.
 ///
-/// State of one connection is a field of the handler; state of all of them is an `Arc` that the closure
-/// which makes handlers has captured. A handler is made and dropped in the worker that runs it, and need
-/// not be `Send`.
+/// The state of one connection is a field of the handler. State that all share is an `Arc` that the closure
+/// has captured. A handler is made and dropped in the worker that runs it, and need not be `Send`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle connections",
     label = "not a handler of streams",
@@ -61,18 +63,16 @@ pub trait StreamRequestHandler {
         Ok(())
     }
 
-    /// Serves the connection, from its first byte to its last. The connection is closed when it
-    /// returns.
+    /// Serves the connection, from its first byte to its last. The connection is closed after it.
     ///
     /// # Errors
     ///
-    /// Any: it is reported to `handle_error`, unless the peer has been idle for too long; that the peer has just gone
-    /// away is told and not printed ([`PeerFault`](crate::request::PeerFault) says how that is known). A
-    /// [`Fatal`](crate::Fatal) ends the server.
+    /// Any. It is reported to `handle_error`, except the idle limit. A peer that has gone away
+    /// ([`PeerFault`](crate::request::PeerFault)) is reported but not printed. A [`Fatal`](crate::Fatal) ends the server.
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult;
 
-    /// Runs last, also after a `handle` that failed or panicked. Default: nothing. What is still held
-    /// back by `wbufsize` is sent after it.
+    /// Runs last, also after a `handle` that failed or panicked. Default: nothing. Output still buffered by
+    /// `wbufsize` is sent after it.
     ///
     /// # Errors
     ///
@@ -82,33 +82,33 @@ pub trait StreamRequestHandler {
         Ok(())
     }
 
-    /// Python's `timeout`: how long one read or write may take, instead of the server's idle, read and
-    /// write limits. Default: none, the server's limits hold.
+    /// Python's `timeout`: how long one read or write may take, in place of the server's idle, read and
+    /// write limits. Default: none, and the server's limits apply. Zero: no read or write waits. `Duration::MAX`: no limit.
     fn timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// Python's `rbufsize`: bytes to ask the connection for at once, 16 MiB at the most. Default: none, which is 8,192.
+    /// Python's `rbufsize`: the bytes of one receive, at most 16 MiB. Default: none, which is 8,192.
     fn rbufsize(&self) -> Option<usize> {
         None
     }
 
-    /// Python's `wbufsize`: bytes of output to hold back at most. Default: 0, nothing is held back.
+    /// Python's `wbufsize`: the bytes of output that are buffered. Default: 0, nothing is buffered.
     ///
-    /// Worth setting for a handler that answers once and returns: see
+    /// It is worth setting for a handler that writes one answer in pieces and returns: see
     /// [`StreamRequest::set_wbufsize`].
     fn wbufsize(&self) -> usize {
         0
     }
 
     /// Python's `disable_nagle_algorithm`, for TCP. Default: true (Python: false), because Nagle's
-    /// algorithm together with delayed acknowledgements costs 40 ms for every second small write.
+    /// algorithm with delayed acknowledgements delays every second small write by 40 ms.
     fn disable_nagle_algorithm(&self) -> bool {
         true
     }
 }
 
-/// Serves one datagram.
+/// Serves one datagram: Python's `DatagramRequestHandler`.
 ///
 /// ```
 /// use socketserver::{DatagramRequest, DatagramRequestHandler, HandlerResult};
@@ -140,13 +140,13 @@ pub trait DatagramRequestHandler {
         Ok(())
     }
 
-    /// Serves the packet. Replies leave at once; what is written leaves when it has returned without
-    /// an error.
+    /// Serves the packet. `reply` sends at once. Output of `write` is one datagram, which is sent after `finish` if
+    /// there was no error.
     ///
     /// # Errors
     ///
-    /// Any: it is reported to `handle_error`, and what was written is not sent. A
-    /// [`Fatal`](crate::Fatal) ends the server.
+    /// Any. It is reported to `handle_error`, and written output is not sent. A [`Fatal`](crate::Fatal) ends the
+    /// server.
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult;
 
     /// Runs last, also after a `handle` that failed or panicked. Default: nothing.
@@ -160,8 +160,10 @@ pub trait DatagramRequestHandler {
     }
 }
 
-/// What a server calls. It is implemented for every [`StreamRequestHandler`] and every
-/// [`DatagramRequestHandler`]; implement it directly only for a request type of one's own.
+/// The interface that a server calls. It is implemented for every [`StreamRequestHandler`] and every
+/// [`DatagramRequestHandler`]; implement it directly only for a request type of your own.
+///
+/// `R` is the type of the requests. The order of the calls is that of [`StreamRequestHandler`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle a `{R}`",
     label = "not a handler of this server's requests",
@@ -169,21 +171,21 @@ pub trait DatagramRequestHandler {
             `DatagramRequestHandler` for UDP and Unix datagram servers"
 )]
 pub trait BaseRequestHandler<R> {
-    /// See [`StreamRequestHandler`] for the order of the three.
+    /// Runs before `handle`.
     ///
     /// # Errors
     ///
     /// Those of the handler.
     fn setup(&mut self, request: &mut R) -> HandlerResult;
 
-    /// See [`StreamRequestHandler`] for the order of the three.
+    /// Serves the request.
     ///
     /// # Errors
     ///
     /// Those of the handler.
     fn handle(&mut self, request: &mut R) -> HandlerResult;
 
-    /// See [`StreamRequestHandler`] for the order of the three.
+    /// Runs after `handle`, whatever that returned.
     ///
     /// # Errors
     ///
@@ -198,7 +200,7 @@ impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
         if let Some(bytes) = self.rbufsize() {
             request.set_rbufsize(bytes);
         }
-        // On is how the transport hands connections over.
+        // The transport has set TCP_NODELAY already.
         if !self.disable_nagle_algorithm() {
             request.set_nodelay(false)?;
         }

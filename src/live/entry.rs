@@ -30,13 +30,13 @@ use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
 use super::{Activity, Cut, FirstReads, LiveRequest};
 use crate::address::Address;
-use crate::peer_fault::{LOSSES, Owner, PeerFault};
+use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 use crate::sys;
 
 /// A request's line in the list.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    owner: Owner,
+    owner: RequestId,
     peer: Address,
     handler: &'static str,
     accepted: Instant,
@@ -75,7 +75,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(super) fn new(
-        owner: Owner,
+        owner: RequestId,
         peer: Address,
         handler: &'static str,
         accepted: Instant,
@@ -119,7 +119,7 @@ impl Entry {
     }
 
     /// The mark by which its errors are told from those of other requests.
-    pub(crate) fn owner(&self) -> Owner {
+    pub(crate) fn owner(&self) -> RequestId {
         self.owner
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::str::Utf8Error;
 
-use crate::peer_fault::{Owned, Owner, PeerFault, find};
+use crate::peer_fault::{Owned, PeerFault, RequestId, find};
 
 /// What a line can be read into: a `String`, if it is text, or a `Vec<u8>`, if it may be anything.
 pub trait Line: sealed::Sealed {
@@ -57,7 +57,7 @@ impl Line for String {
 }
 
 /// Appends bytes of a request's peer to a text, if they are text. If not, it is the peer that has sent them.
-pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: Owner) -> io::Result<()> {
+pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: RequestId) -> io::Result<()> {
     let more = String::from_utf8(bytes)
         .map_err(|error| PeerFault::garbled(owner, NotText(error.utf8_error())))?;
     if text.is_empty() {
@@ -72,7 +72,7 @@ pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: Owner) -> io
 pub(crate) fn read_to_string(
     from: &mut impl io::Read,
     text: &mut String,
-    owner: Owner,
+    owner: RequestId,
 ) -> io::Result<usize> {
     let mut bytes = Vec::new();
     let read = from.read_to_end(&mut bytes);
@@ -97,18 +97,18 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {
-    owner: Owner,
+    owner: RequestId,
     limit_bytes: usize,
 }
 
 impl Owned for LineTooLong {
-    fn owner(&self) -> Owner {
+    fn owner(&self) -> RequestId {
         self.owner
     }
 }
 
 impl LineTooLong {
-    pub(crate) fn error(owner: Owner, limit_bytes: usize) -> io::Error {
+    pub(crate) fn error(owner: RequestId, limit_bytes: usize) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, limit_bytes })
     }
 

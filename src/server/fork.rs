@@ -32,9 +32,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Core;
-use super::catch_panic::{caught, caught_drop};
+use super::catch_panic::{catch_panic, drop_catching};
 use super::job::TypedJob;
-use super::server_permit::Admitted;
+use super::server_permit::ServerPermit;
 use crate::context::ServerContext;
 use crate::error::{Error, Fatal, Result};
 use crate::events::CloseReason;
@@ -108,7 +108,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         wait::flush();
         let stop = context.runs.stop_requested();
         // A failure is always followed by a request to stop. Without one its lock is not written to.
-        let fatal = caught(|| {
+        let fatal = catch_panic(|| {
             let failure = if stop { context.runs.take_failure() } else { None };
             Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
         });
@@ -118,7 +118,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
         let Self { raw, ticket, core } = *self;
-        drop(caught_drop(raw));
+        drop(drop_catching(raw));
         let reason = CloseReason::Released;
         let entry = Arc::clone(ticket.entry());
         entry.hand_over(child);
@@ -131,7 +131,7 @@ struct ParentSide<T: Transport> {
     // None only at the very end, when the live list has been left.
     ticket: Option<Ticket>,
     entry: Arc<Entry>,
-    core: Admitted<T>,
+    core: ServerPermit<T>,
     /// How it has ended, as far as is known.
     reason: CloseReason,
 }
@@ -157,7 +157,7 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
 impl<T: Transport> Drop for ParentSide<T> {
     fn drop(&mut self) {
         // The extension that a hook has left in it is the user's.
-        drop(caught_drop(self.ticket.take()));
+        drop(drop_catching(self.ticket.take()));
         self.core.count(&self.entry, self.reason);
         self.core.tell_of_end(&self.entry, self.reason);
     }
