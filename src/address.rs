@@ -24,9 +24,9 @@ pub enum Address {
     Unix(PathBuf),
     /// A Unix socket with an abstract name (Linux): no file, and so no permissions.
     Abstract(Vec<u8>),
-    /// A Unix socket without a name: what most clients are.
+    /// A Unix socket without a name, as most clients have.
     Unnamed,
-    /// Anything else, as a transport of one's own names it.
+    /// Any other address, as a transport outside this crate names it.
     Other(String),
 }
 
@@ -98,8 +98,8 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// So that a client may be told the address of a server as it is: `TcpStream::connect(server.server_address())`. One that
-/// is not of the internet is an error of kind `InvalidInput`.
+/// So that a client can connect with `TcpStream::connect(server.server_address())`. An address that is no internet address
+/// is an error of kind `InvalidInput`.
 impl ToSocketAddrs for Address {
     type Iter = std::option::IntoIter<SocketAddr>;
 
@@ -123,7 +123,8 @@ impl fmt::Display for Address {
     }
 }
 
-/// A client chooses the path of its own socket, and what prints it may be a log that is read at a terminal.
+/// A client chooses the path of its own socket, and may choose one with control sequences for the terminal at which a log
+/// is read.
 fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
     for character in path.display().to_string().chars() {
         if character.is_control() {
@@ -135,9 +136,9 @@ fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
     Ok(())
 }
 
-/// What `bind` takes: text, a pair of host and port, an address, or a path.
+/// The argument of `bind`: text, a pair of host and port, an address, or a path.
 ///
-/// Which of them a server understands depends on its transport: TCP and UDP take `"host:port"`,
+/// Which of them a server accepts depends on its transport: TCP and UDP take `"host:port"`,
 /// `("host", port)` and the address types of `std::net`; Unix sockets take a path, or `"@name"` for
 /// an abstract name. As in Python, an empty host of a pair means every interface; text has to name one.
 #[derive(Clone, Debug)]
@@ -154,7 +155,7 @@ enum Kind {
 }
 
 impl BindAddress {
-    /// The internet addresses it stands for. A host name may have several, which are tried in order.
+    /// The internet addresses that it means. A host name may have several, which a server tries in order.
     ///
     /// # Errors
     ///
@@ -187,7 +188,7 @@ impl BindAddress {
         Ok(found)
     }
 
-    /// The path or abstract name it stands for.
+    /// The path or abstract name that it means.
     ///
     /// # Errors
     ///
@@ -197,7 +198,7 @@ impl BindAddress {
         let address = match &self.kind {
             Kind::Text(text) => match text.strip_prefix('@') {
                 Some(name) => Address::Abstract(name.as_bytes().to_owned()),
-                // It would make a file of that name, and nobody would reach the server.
+                // The server would listen at a file of that name, and no client would find it.
                 None if text.parse::<SocketAddr>().is_ok() => {
                     let why = format!("a Unix socket takes a path; if it is one, write ./{text}");
                     return Err(Error::address(text, why));
@@ -237,7 +238,8 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     if host.is_empty() { Err("name a host; 0.0.0.0 means all of IPv4") } else { Ok((host, port)) }
 }
 
-/// Says what a host of a pair has too much of: it is known by that before anybody looks for a host of that name.
+/// Finds the usual mistakes in the host of a pair (brackets, a port, a scheme), so that the message is better than that
+/// of a failed lookup.
 fn host_alone(host: &str) -> Result<(), String> {
     if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return Err(format!("in a pair, IPv6 has no brackets; write (\"{inner}\", PORT)"));

@@ -1,4 +1,4 @@
-//! What a server says to its operator, without ever waiting for a reader: [`Console`].
+//! Messages to the operator that never wait for their reader: [`Console`].
 
 use std::borrow::Cow;
 use std::io;
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::{self, Common};
 
-/// Standard output or standard error, as a server should write to it: now or not at all.
+/// Standard output or standard error, written to at once or not at all.
 ///
 /// A stream that nobody reads (a pager, a terminal after Ctrl-S, a log collector that hangs) is full after some
-/// kilobytes, and from then on every `eprintln!` waits: a worker with its request, and a loop with all of them. So
-/// the reports of this crate go this way, and those of hooks and handlers may as well. What does not fit at once is
-/// lost; how many texts were, stands in front of the next one that fits. A server that forks counts what its children
-/// have lost as well.
+/// kilobytes, and from then on every `eprintln!` waits: a worker with its request, or the loop with all of them. So the
+/// reports of this crate are written by this type, and hooks and handlers can use it as well. A text that does not fit at
+/// once is lost; the next one that fits begins with the number of lost ones. A forking server counts those of its children
+/// as well.
 ///
-/// Nothing is buffered and no thread is needed. A regular file takes everything. The mode of the descriptor, which a
-/// shell may share, stays as it is. Where standard error is a terminal, one descriptor is kept for it (Linux), which
-/// says what there is to say when descriptors have run out.
+/// Nothing is buffered, and there is no thread for it. A regular file takes everything. The mode of the descriptor, which
+/// a shell may share, stays as it is. If standard error is a terminal, one descriptor of it is kept open (Linux), so that
+/// it can be written to when the process is out of descriptors.
 ///
 /// ```
 /// use socketserver::monitor::Console;
@@ -26,8 +26,8 @@ use crate::sys::{self, Common};
 /// Console::Stderr.tell("the disk is nearly full\n");
 /// ```
 ///
-/// One thing is left that waits: the message by which the standard library announces a panic, which a server catches
-/// and reports as well. A program whose stderr may be unread says it this way instead:
+/// One message still waits: the one by which the standard library announces a panic, which a server catches and reports
+/// as well. A program whose standard error may be unread replaces it:
 ///
 /// ```
 /// # use socketserver::monitor::Console;
@@ -39,30 +39,30 @@ use crate::sys::{self, Common};
 pub enum Console {
     /// Standard output.
     Stdout,
-    /// Standard error: where the crate's own reports go.
+    /// Standard error, which the crate's own reports are written to.
     Stderr,
 }
 
-/// What one stream owes its reader: [`LOST`] and [`TORN`].
-type Debt = [AtomicU64; 2];
+/// The losses of one stream, which the next text has to tell: [`LOST`] and [`TORN`].
+type Losses = [AtomicU64; 2];
 
-/// Texts that did not fit, or not as a whole.
+/// How many texts did not fit, or not as a whole.
 const LOST: usize = 0;
-/// One if the last text that was written is cut off in the middle of a line.
+/// One if the last text was cut off in the middle of a line.
 const TORN: usize = 1;
 
-const fn nothing() -> Debt {
+const fn none_lost() -> Losses {
     [const { AtomicU64::new(0) }; 2]
 }
 
-/// By the number of the stream.
-static OWN: [Debt; 2] = [const { nothing() }; 2];
+/// Of this process; by the number of the stream.
+static OWN: [Losses; 2] = [const { none_lost() }; 2];
 
-/// In place of [`OWN`], for a process and the children that it forks: what a child has lost, its parent or the next
-/// child says.
+/// In place of [`OWN`], for a process and the children that it forks: the parent or the next child tells of a child's
+/// losses.
 static SHARED: OnceLock<Common<2>> = OnceLock::new();
 
-/// From here on children that are forked count together with this process. Without memory for it each counts for itself.
+/// From here on this process and the children that it forks count together. Without shared memory each counts alone.
 pub(crate) fn share_with_children() {
     if SHARED.get().is_none() {
         if let Ok(shared) = Common::new(OWN.len()) {
@@ -71,34 +71,34 @@ pub(crate) fn share_with_children() {
     }
 }
 
-/// Before descriptors may run out: has a terminal at hand for what there is to say then.
+/// Opens and keeps a descriptor of the terminal, before descriptors may run out.
 pub(crate) fn prepare() {
     sys::write_now(io::stderr().as_fd(), b"");
 }
 
-fn debt(stream: usize) -> &'static Debt {
+fn losses(stream: usize) -> &'static Losses {
     SHARED.get().map_or(&OWN[stream], |shared| &shared.rows()[stream])
 }
 
 impl Console {
-    /// Writes a text, one line or several with their newlines, by one write if it is no longer than a pipe takes at
-    /// once (4,096 bytes), so that the texts of several threads do not mix. It never waits, also not for the lock
-    /// of [`std::io::stderr`]. False: it was lost, at least in part, and is counted.
+    /// Writes a text: one or more lines, each with its newline. A text of at most 4,096 bytes, which a pipe takes at once,
+    /// is one write, so that texts of several threads do not mix. It never waits, not even for the lock of
+    /// [`std::io::stderr`]. Returns whether the whole text was written; if not, it is counted as lost.
     pub fn tell(self, text: &str) -> bool {
         match self {
             Self::Stdout => {
-                tell(debt(0), text, |bytes| sys::write_now(io::stdout().as_fd(), bytes))
+                tell(losses(0), text, |bytes| sys::write_now(io::stdout().as_fd(), bytes))
             }
             Self::Stderr => {
-                tell(debt(1), text, |bytes| sys::write_now(io::stderr().as_fd(), bytes))
+                tell(losses(1), text, |bytes| sys::write_now(io::stderr().as_fd(), bytes))
             }
         }
     }
 }
 
-fn tell(debt: &Debt, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
-    let lost = debt[LOST].swap(0, Ordering::Relaxed);
-    let torn = debt[TORN].swap(0, Ordering::Relaxed) != 0;
+fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
+    let lost = losses[LOST].swap(0, Ordering::Relaxed);
+    let torn = losses[TORN].swap(0, Ordering::Relaxed) != 0;
     let before = match (torn, lost) {
         (false, 0) => String::new(),
         (true, 0) => "\n".to_owned(),
@@ -113,12 +113,12 @@ fn tell(debt: &Debt, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
     if count == whole.len() {
         return true;
     }
-    // What was said of the loss is said, if it was said to its end.
+    // The losses have been told if that part was written to its end.
     let still = if count < before.len() { lost } else { 0 };
-    debt[LOST].fetch_add(still + 1, Ordering::Relaxed);
+    losses[LOST].fetch_add(still + 1, Ordering::Relaxed);
     let ends_a_line = if count == 0 { !torn } else { whole.as_bytes()[count - 1] == b'\n' };
     if !ends_a_line {
-        debt[TORN].store(1, Ordering::Relaxed);
+        losses[TORN].store(1, Ordering::Relaxed);
     }
     false
 }
@@ -137,9 +137,9 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     /// Tells to something that takes `room` bytes, and gives what has arrived.
-    fn told(debt: &Debt, text: &str, room: usize) -> (bool, String) {
+    fn told(losses: &Losses, text: &str, room: usize) -> (bool, String) {
         let arrived = RefCell::new(Vec::new());
-        let whole = tell(debt, text, |bytes| {
+        let whole = tell(losses, text, |bytes| {
             arrived.borrow_mut().extend_from_slice(&bytes[..room.min(bytes.len())]);
             room.min(bytes.len())
         });
@@ -148,29 +148,29 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_counted_and_the_count_is_told_once() {
-        let debt = nothing();
-        assert_eq!(told(&debt, "a\n", 99), (true, "a\n".into()));
-        assert_eq!(told(&debt, "b\n", 0), (false, String::new()));
-        assert_eq!(told(&debt, "c\n", 0), (false, String::new()));
-        let (whole, arrived) = told(&debt, "d\n", 999);
+        let losses = none_lost();
+        assert_eq!(told(&losses, "a\n", 99), (true, "a\n".into()));
+        assert_eq!(told(&losses, "b\n", 0), (false, String::new()));
+        assert_eq!(told(&losses, "c\n", 0), (false, String::new()));
+        let (whole, arrived) = told(&losses, "d\n", 999);
         assert!(whole && arrived.starts_with("(2 texts before") && arrived.ends_with("\nd\n"));
-        assert_eq!(told(&debt, "e\n", 999), (true, "e\n".into()));
+        assert_eq!(told(&losses, "e\n", 999), (true, "e\n".into()));
     }
 
     #[test]
     fn a_text_that_was_cut_off_is_lost_and_the_next_one_begins_a_line() {
-        let debt = nothing();
-        assert_eq!(told(&debt, "abcdef\n", 3), (false, "abc".into()));
-        let (whole, arrived) = told(&debt, "g\n", 999);
+        let losses = none_lost();
+        assert_eq!(told(&losses, "abcdef\n", 3), (false, "abc".into()));
+        let (whole, arrived) = told(&losses, "g\n", 999);
         assert!(whole && arrived.starts_with("\n(one text before") && arrived.ends_with("\ng\n"));
     }
 
     #[test]
     fn a_count_that_does_not_fit_itself_is_kept() {
-        let debt = nothing();
-        assert!(!told(&debt, "a\n", 0).0 && !told(&debt, "b\n", 5).0);
-        assert_eq!(debt[LOST].load(Ordering::Relaxed), 2);
-        assert!(told(&debt, "c\n", 999).1.contains("\n(2 texts"));
+        let losses = none_lost();
+        assert!(!told(&losses, "a\n", 0).0 && !told(&losses, "b\n", 5).0);
+        assert_eq!(losses[LOST].load(Ordering::Relaxed), 2);
+        assert!(told(&losses, "c\n", 999).1.contains("\n(2 texts"));
     }
 
     /// Writes until nothing more fits, which must not take a reader; then everything that was taken can be read.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_takes_everything_and_what_cannot_be_written_to_nothing() {
+    fn a_file_takes_everything_and_what_cannot_be_written_to_none_lost() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(sys::write_now(file.as_fd(), &[b'x'; 100_000]), 100_000);
         assert_eq!(file.metadata().unwrap().len(), 100_000);

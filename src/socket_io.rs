@@ -1,4 +1,13 @@
-//! A connection's descriptor: received from and sent to within a bound, however its request is run.
+//! Receiving from and sending to a connection, within a timeout, on a thread and in a coroutine alike: [`SocketIo`].
+//!
+//! | | a thread | a coroutine (under a parker) |
+//! |---|---|---|
+//! | receive | blocks in recv(2); SO_RCVTIMEO or the idle reaper bounds it | never blocks: tries, parks, tries again |
+//! | send | never blocks: tries; without room, waits in `write_stall.rs` | the same; the wait parks |
+//!
+//! SO_RCVTIMEO bounds one call and starts anew with the next, so every return is compared with the deadline, and the rest
+//! is set again only if what is set differs too much. In the usual case (one receive, data within the timeout, the timeout
+//! as before) a receive is one system call, and no clock is read.
 
 use std::cell::Cell;
 use std::io;
@@ -14,20 +23,20 @@ use crate::write_stall::{SendTimeout, WriteStall};
 /// How long a receive may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecvTimeout {
-    /// So long from its beginning. The usual one: the clock is not looked at unless the call has waited in
-    /// vain, because the kernel counts for us, and most calls have nothing to wait for.
+    /// This long from the beginning of the call. The usual one: the kernel counts, and the clock is read only after a call
+    /// that has waited in vain.
     For(Duration),
-    /// Until then.
+    /// Until this moment.
     Until(Instant),
     /// For ever.
     Never,
 }
 
 impl RecvTimeout {
-    /// One that does not wait at all.
+    /// Does not wait at all.
     pub(crate) const NOW: Self = Self::For(Duration::ZERO);
 
-    /// The bound of so much from the beginning of the call.
+    /// This long from the beginning of the call.
     pub(crate) fn lasting(duration: Duration) -> Self {
         if duration >= LONGEST { Self::Never } else { Self::For(duration) }
     }
@@ -40,8 +49,8 @@ impl RecvTimeout {
         }
     }
 
-    /// What is left of it when a call has waited for so long already: a moment, from here on, so that
-    /// several waits of one call are bounded together.
+    /// The rest of it, when the call has waited for `waited` already. It is a moment from then on, so that all waits of
+    /// one call are bounded together.
     fn after(self, waited: Duration) -> Self {
         match self {
             Self::For(duration) => Instant::now()
@@ -60,24 +69,22 @@ impl RecvTimeout {
     }
 }
 
-/// What lasts longer, 68 years, lasts for ever: a number that every kernel takes.
+/// A timeout beyond this, 68 years, is for ever. Every kernel takes this many seconds.
 const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 
-/// A connection's descriptor, with what is known of it.
+/// A connection's descriptor, in blocking mode, and the timeout that is set on it.
 ///
-/// The descriptor is made in blocking mode. Each receive says whether it may block: on a thread it does, and
-/// `SO_RCVTIMEO` bounds it, or the reaper (`idle_reaper.rs`), which costs no call more per request than a hand-written
-/// thread has; under a parker it does not, and the coroutine parks. A send never blocks: one that finds no room
-/// waits in `write_stall.rs`.
+/// Where the idle reaper (`idle_reaper.rs`) bounds the waits, `SO_RCVTIMEO` is never set, and a request takes no system
+/// call more than under a hand-written thread.
 #[derive(Debug)]
 pub(crate) struct SocketIo {
-    // Shared with the live list alone, which may shut it down but never closes it.
+    /// Shared with the live list alone, which may shut it down but never closes it.
     fd: SharedFd,
     slot: Slot,
-    /// What SO_RCVTIMEO is set to; zero is for ever.
+    /// The value of SO_RCVTIMEO; zero is for ever.
     armed: Cell<Duration>,
-    /// Somebody else may have the descriptor, and with it its mode and its timeouts: they are left alone and not
-    /// relied on.
+    /// The user's code may have a copy of the descriptor, and change its mode and its timeouts. They are neither set nor
+    /// relied on from then on.
     is_lent: Cell<bool>,
 }
 
@@ -88,17 +95,17 @@ impl SocketIo {
         Self { fd, slot: Slot::default(), armed, is_lent }
     }
 
-    /// The descriptor, for whoever is to close it later than this does.
+    /// A share of the descriptor, which keeps it open longer than this does.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
         self.fd.share()
     }
 
-    /// The descriptor, for somebody who may keep a copy of it. A copy is the same socket: a timeout that we had set
-    /// would end its reads, and what its owner sets would lift our bounds. So from here on there are no timeouts of
-    /// ours on it, and we rely neither on that nor on the mode: a receive waits by `poll`.
+    /// The descriptor, for a caller that may keep a copy of it. A copy is the same socket: a timeout set here would end its
+    /// reads, and one set there would lift our bounds. So the timeout is removed, and from then on a receive waits by
+    /// poll(2) and relies on neither timeout nor mode.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
         if !self.is_lent.replace(true) && !self.armed.take().is_zero() {
-            // It fails only if this is no socket any more, and every other call then fails as well.
+            // It fails only if this is no socket any more, and then every other call fails as well.
             let _ = sys::set_receive_timeout(self.as_fd(), None);
         }
         self.as_fd()
@@ -108,12 +115,11 @@ impl SocketIo {
         sys::shutdown(self.as_fd(), how)
     }
 
-    /// Receives once: makes the call until it is done, fails, or the bound has passed (TimedOut). A bound in the
-    /// past still tries once, without blocking.
+    /// Receives once: repeats the call until it has received, fails, or the timeout has passed (`TimedOut`). With a
+    /// timeout in the past it still tries once, without blocking.
     ///
-    /// Nearly always there is nothing to do but the call itself. What else there may be is kept out of its way
-    /// (`recv_again`), and this is a part of its callers: who waits has little of its stack in use then. Among a
-    /// thousand threads each line of it has to be brought near again for each request.
+    /// The usual case is the call alone. It is inlined into its callers, and everything else is in `recv_again`, so that
+    /// a waiting thread uses little of its stack: with a thousand threads each cache line of it is a miss per request.
     #[inline(always)]
     pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
@@ -126,7 +132,7 @@ impl SocketIo {
         self.recv_again(room, bound, failed)
     }
 
-    /// `failed`: how the first call has ended already.
+    /// The other cases. `failed` is the error of the first call, if that was made.
     #[cold]
     fn recv_again(
         &self,
@@ -135,7 +141,7 @@ impl SocketIo {
         mut failed: Option<io::Error>,
     ) -> io::Result<usize> {
         let may_block = wait::may_block();
-        let mut came_back_early = false;
+        let mut fit = Fit::Near;
         loop {
             let left = bound.left();
             let over = left == Some(Duration::ZERO);
@@ -145,7 +151,7 @@ impl SocketIo {
                 Some(error) => Err(error),
                 None => {
                     if block {
-                        self.arm(left, came_back_early)?;
+                        self.arm(left, fit)?;
                     }
                     room.recv(self.fd.as_fd(), mode)
                 }
@@ -156,13 +162,13 @@ impl SocketIo {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    came_back_early = true;
+                    fit = Fit::Exact;
                     if block { self.waited_in_vain() } else { Duration::ZERO }
                 }
                 result => return result,
             };
             bound = bound.after(waited);
-            if came_back_early && !block {
+            if fit == Fit::Exact && !block {
                 let interest = Interest::Read;
                 let peer = Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) };
                 wait::any(&[peer], bound.at())?;
@@ -170,46 +176,46 @@ impl SocketIo {
         }
     }
 
-    /// How long a call has waited that may block, and has come back with nothing.
+    /// How long a blocking call has waited that has returned `WouldBlock`.
     fn waited_in_vain(&self) -> Duration {
         let armed = self.armed.get();
         if armed.is_zero() {
-            // It was to wait for ever. Somebody else has set a mode or a timeout, on our socket or on the listener
-            // that it comes from.
+            // Without a timeout it cannot return so. The user's code has set a mode or a timeout on the socket, or on the
+            // listener that it comes from.
             self.is_lent.set(true);
         }
         armed
     }
 
-    /// Sends what there is room for, a byte at least. It waits for room for as long as the timeout allows, and then
-    /// fails (TimedOut).
+    /// Sends as much as there is room for, one byte at least. It waits for room for as long as the timeout allows, and then
+    /// fails (`TimedOut`).
     #[inline(always)]
     pub(crate) fn send(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-        self.push(timeout, || sys::send(self.fd.as_fd(), buf))
+        self.send_by(timeout, || sys::send(self.fd.as_fd(), buf))
     }
 
-    /// The last that is sent: the end of the output has to follow at once.
+    /// Sends the last bytes of a connection: the caller has to end the output next.
     pub(crate) fn send_before_end(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-        self.push(timeout, || sys::send_before_end(self.fd.as_fd(), buf))
+        self.send_by(timeout, || sys::send_before_end(self.fd.as_fd(), buf))
     }
 
-    /// Most sends find room, and then there is nothing to do but the call. What this thread holds back for others leaves
-    /// before it, as before every call that may have to wait: a handler that only writes has no other one.
+    /// Most sends find room, and are the call alone. Before it, as before every call that may wait, gathered replies of this
+    /// thread leave (`wait::may_block`).
     #[inline(always)]
-    fn push(
+    fn send_by(
         &self,
         timeout: SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
         let _ = wait::may_block();
         match call() {
-            Err(error) if is_in_vain(&error) => self.push_again(timeout, call),
+            Err(error) if is_to_repeat(&error) => self.send_by_again(timeout, call),
             result => result,
         }
     }
 
     #[cold]
-    fn push_again(
+    fn send_by_again(
         &self,
         timeout: SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
@@ -218,13 +224,13 @@ impl SocketIo {
         loop {
             stall.wait(self.as_fd(), Some(&self.slot))?;
             match call() {
-                Err(error) if is_in_vain(&error) => {}
+                Err(error) if is_to_repeat(&error) => {}
                 result => return result,
             }
         }
     }
 
-    /// Whether the kernel's timeout is the bound itself, as it nearly always is.
+    /// Whether the kernel's timeout is this very one, as is usual.
     #[inline]
     fn is_armed_with(&self, bound: RecvTimeout) -> bool {
         let armed = self.armed.get();
@@ -236,17 +242,15 @@ impl SocketIo {
         is_armed && !self.is_lent.get()
     }
 
-    /// Sets the kernel's timeout for the next blocking call, if what is set will not do.
+    /// Sets the kernel's timeout for the next blocking call, which has `left`; none is for ever.
     ///
-    /// The kernel starts its timeout anew with every call, so it can only be a bound on one call: the
-    /// caller compares each return with the deadline. Setting it costs a system call; so it stays
-    /// as it is while it is neither clearly longer than what is left (by more than an eighth: the
-    /// deadline would be noticed late) nor less than half of it (the call would return for nothing).
-    fn arm(&self, left: Option<Duration>, exact: bool) -> io::Result<()> {
+    /// Setting it costs a system call. So one that is set stays with [`Fit::Near`]: if it is at most an eighth longer than
+    /// `left` (or the deadline would be noticed late) and at least half of it (or the call would return too early).
+    fn arm(&self, left: Option<Duration>, fit: Fit) -> io::Result<()> {
         let now = self.armed.get();
         let fits = match left {
             None => now.is_zero(),
-            Some(left) if exact => now == left,
+            Some(left) if fit == Fit::Exact => now == left,
             Some(left) => !now.is_zero() && now <= left.saturating_add(left / 8) && now >= left / 2,
         };
         if fits {
@@ -259,9 +263,17 @@ impl SocketIo {
     }
 }
 
-/// Whether a send has found no room.
+/// How close SO_RCVTIMEO has to be to the time that is left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Near,
+    /// After a call that has returned too early.
+    Exact,
+}
+
+/// Whether a send is to be made again: it has found no room, or a signal has interrupted it.
 #[inline]
-fn is_in_vain(error: &io::Error) -> bool {
+fn is_to_repeat(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 

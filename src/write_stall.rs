@@ -1,9 +1,18 @@
-//! A send that has to wait: for how long its peer may take nothing.
+//! A send that has to wait for room, and how long its peer may take nothing: [`WriteStall`].
 //!
-//! A call that is bounded by the kernel (`SO_SNDTIMEO`) cannot tell a peer that takes a little from one that takes
-//! nothing: its bound is on the call, and a call that has waited in vain for the whole of it says how much it could
-//! leave in the buffer at its beginning. So a send never blocks. If there is no room it waits here, and looks, some
-//! times for each limit, whether the peer's system has acknowledged anything.
+//! `SO_SNDTIMEO` cannot tell a peer that takes a little from one that takes nothing: it bounds one call, and a call that
+//! has timed out returns the bytes that fitted into the buffer at its beginning. So a send never blocks. Without room it
+//! waits here:
+//!
+//! ```text
+//! send: EAGAIN -> begin(now, unacknowledged) -> wait: poll(POLLOUT) until the next look
+//!                                                 | room: send again
+//!                                                 | look: SIOCOUTQ differs from the last one -> progress, the stall begins anew
+//!                                                 | no progress for `stall`, or `until` has passed -> TimedOut
+//! ```
+//!
+//! A look is one system call. The looks are 1/128 of the limit apart at first and twice as far each time, up to an eighth
+//! of it, so with 60 s: after 0.5 s, 1.4 s, 3.3 s, 7 s, 14.5 s, and then each 7.5 s.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,73 +24,73 @@ use crate::wait::{self, Interest, Slot, Waiting};
 /// How long a send may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SendTimeout {
-    /// So long without any progress. [`Duration::MAX`] is for ever; zero does not wait at all.
+    /// How long without any progress. [`Duration::MAX`] is for ever; zero does not wait at all.
     pub(crate) stall: Duration,
-    /// Until then in any case.
+    /// Until this moment, however much progress there is; none is for ever.
     pub(crate) until: Option<Instant>,
 }
 
 impl SendTimeout {
-    /// None at all: what cannot be sent at once is not sent.
+    /// Does not wait: bytes without room are not sent.
     pub(crate) const NONE: Self = Self { stall: Duration::ZERO, until: None };
 
-    /// One without a limit of its own.
+    /// However little the peer takes, until a moment.
     pub(crate) fn until(until: Option<Instant>) -> Self {
         Self { stall: Duration::MAX, until }
     }
 
-    /// When a call that begins now and makes no progress has to end; none is never.
+    /// The moment at which a call that begins now and makes no progress fails; none is never.
     pub(crate) fn at(&self) -> Option<Instant> {
         earlier(Instant::now().checked_add(self.stall), self.until)
     }
 }
 
-/// How often a wait looks, within its limit, for progress that the system alone has seen: at first a sixteenth of
-/// that apart, because what is on its way when the buffer is full arrives at once, and then twice as far each time.
-/// What is over is noticed on time, and progress an eighth of the limit late at most.
-const LOOKS: u32 = 8;
-const FIRST_LOOK: u32 = LOOKS * 16;
+/// The longest pause between two looks is this part of the limit: progress is noticed so late at most, and a timeout on
+/// time.
+const LONGEST_PAUSE: u32 = 8;
+/// The first pause is this part of the limit: bytes that are on their way when the buffer is full are acknowledged soon.
+const FIRST_PAUSE: u32 = LONGEST_PAUSE * 16;
 
 /// A send that waits for room.
 #[derive(Debug)]
 pub(crate) struct WriteStall {
     timeout: SendTimeout,
-    /// When something was last taken, as far as is known.
+    /// When the peer last took something, as far as is known.
     since: Instant,
-    /// What the peer's system had not acknowledged then, in bytes; none where the system does not tell.
+    /// How many bytes its system had not acknowledged then; none where the system does not tell.
     unacknowledged: Option<usize>,
-    /// When to look again at that; none is never.
+    /// When to look again; none is never.
     look_at: Option<Instant>,
-    /// How long before that the last look was.
+    /// The pause between the last look and that one.
     pause: Duration,
 }
 
 impl WriteStall {
-    /// Begins: nothing could be sent just now.
+    /// Begins after a send that has found no room.
     pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
         let (since, unacknowledged) = (Instant::now(), tcp_info::unacknowledged(fd).ok());
-        let pause = timeout.stall / FIRST_LOOK;
+        let pause = timeout.stall / FIRST_PAUSE;
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
 
-    /// Goes on with a wait that was given up. Nothing may have been taken since, and then its time still counts.
+    /// Goes on with a wait that was given up: if the peer has taken nothing since, that time counts as well.
     pub(crate) fn resume(self, timeout: SendTimeout) -> Self {
         Self { timeout, look_at: Some(self.since), ..self }
     }
 
-    /// Something could be sent meanwhile.
+    /// Begins anew, after a send that has found room.
     pub(crate) fn progress(&mut self, fd: BorrowedFd<'_>) {
         *self = Self::begin(fd, self.timeout);
     }
 
-    /// Waits for room; it may come back before there is any, and is then called again.
+    /// Waits for room. It may return before there is any; the caller then sends in vain and calls it again.
     ///
-    /// A little room, which a send would find and the wait does not announce, counts as what it is: as bytes that
-    /// the peer's system has acknowledged. (Linux announces a third of the buffer.)
+    /// Linux reports a socket as writable only when a third of its buffer is free. Less room than that is noticed as
+    /// progress: as bytes that the peer's system has acknowledged.
     ///
     /// # Errors
     ///
-    /// `TimedOut`, when nothing has been taken for too long or the moment has come.
+    /// `TimedOut`, if the peer has taken nothing for too long, or if `until` has passed.
     pub(crate) fn wait(&mut self, fd: BorrowedFd<'_>, slot: Option<&Slot>) -> io::Result<()> {
         let SendTimeout { stall, until } = self.timeout;
         loop {
@@ -105,12 +114,12 @@ impl WriteStall {
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
-        self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LOOKS);
+        self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LONGEST_PAUSE);
         self.look_at = now.checked_add(self.pause);
     }
 }
 
-/// The earlier of two moments, of which none is never.
+/// The earlier of two moments; none is never.
 pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -137,7 +146,7 @@ mod tests {
 
     fn fill(mut stream: &TcpStream) {
         let mut quiet = 0;
-        // The system moves what it holds from one end to the other for a while.
+        // For a while the system still moves bytes from the one buffer to the other.
         while quiet < 5 {
             match stream.write(&[0; 65_536]) {
                 Ok(_) => quiet = 0,

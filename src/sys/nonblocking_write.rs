@@ -5,14 +5,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::{PollFd, check, check_len, poll};
 
-/// What a pipe takes as a whole or not at all (PIPE_BUF of Linux and the BSDs' pipes; POSIX asks for 512). Where a
-/// descriptor says that it is writable, it takes as much without a wait.
+/// The longest write that a pipe takes as a whole or not at all: PIPE_BUF, 4,096 on Linux, and 512 at least by POSIX. A pipe
+/// that poll(2) reports as writable takes as much without a wait.
 const PIECE: usize =
     if cfg!(any(target_os = "linux", target_os = "android")) { 4_096 } else { 512 };
 
-/// Writes as much as fits now, and says how many bytes that were. A regular file always takes everything.
+/// Writes as much as fits at once, and returns how many bytes that were. A regular file always takes everything.
 ///
-/// The descriptor's mode is left as it is: other processes share it, a shell for one.
+/// O_NONBLOCK is a flag of the open file description, which other processes share (a shell, for one), so it is not set.
+/// The kind of file decides how to avoid a wait:
+///
+/// | file | how |
+/// |---|---|
+/// | it has O_NONBLOCK | plain writes |
+/// | regular | plain writes, which never wait for a reader |
+/// | socket | MSG_DONTWAIT |
+/// | pipe, terminal | opened once more by `/proc/self/fd`, which makes a description of our own with O_NONBLOCK |
+/// | others, and where that fails | poll(2) before each piece |
 pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     // SAFETY: no pointers.
     let mode = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
@@ -24,26 +33,29 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
         _ if mode & libc::O_NONBLOCK != 0 => in_pieces(bytes, PIECE, |piece| write(fd, piece)),
         libc::S_IFREG => in_pieces(bytes, bytes.len(), |piece| write(fd, piece)),
         libc::S_IFSOCK => in_pieces(bytes, bytes.len(), |piece| super::send(fd, piece)),
-        libc::S_IFIFO | libc::S_IFCHR => match own::description(fd) {
+        libc::S_IFIFO | libc::S_IFCHR => match own_description::open(fd) {
             Ok(own) => {
                 let done = in_pieces(bytes, PIECE, |piece| write(own.as_fd(), piece));
                 if fd.is_terminal() {
-                    own::keep(own, file);
+                    own_description::keep(own, file);
                 }
                 done
             }
-            // A named pipe that nobody has open for reading.
+            // A named pipe without a reader.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => 0,
-            // One that is ready promises room for a byte, and a write of more waits for the rest.
-            Err(_) if own::MAY_BE_HAD && fd.is_terminal() => own::kept(file)
-                .map_or(0, |own| in_pieces(bytes, PIECE, |piece| write((*own).as_fd(), piece))),
+            // Out of descriptors. A terminal that is ready has room for one byte, and a longer write would wait for
+            // the rest; so poll(2) does not help here.
+            Err(_) if own_description::IS_POSSIBLE && fd.is_terminal() => {
+                own_description::kept(file)
+                    .map_or(0, |own| in_pieces(bytes, PIECE, |piece| write((*own).as_fd(), piece)))
+            }
             Err(_) => in_pieces(bytes, PIECE, |piece| write_if_ready(fd, piece)),
         },
         _ => in_pieces(bytes, PIECE, |piece| write_if_ready(fd, piece)),
     }
 }
 
-/// Writes piece by piece until one does not fit. A piece ends with a line, if one ends in it.
+/// Writes piece by piece until one does not fit. A piece ends at the end of a line, if it has one.
 fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usize>) -> usize {
     let mut done = 0;
     while done < bytes.len() {
@@ -69,14 +81,13 @@ fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     check_len(unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
 }
 
-/// Where no description of our own is to be had: asks first. Another process that writes to the same pipe in the
-/// moment between may still have us wait.
+/// Asks poll(2) first. The write may still wait if another process fills the same pipe in between.
 fn write_if_ready(fd: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
     let now = Some(std::time::Instant::now());
     if poll(&mut [PollFd::writable(fd)], now)? { write(fd, piece) } else { Ok(0) }
 }
 
-/// Which file it is; none if that cannot be known.
+/// The file behind a descriptor; none if the system does not tell.
 fn stat(fd: BorrowedFd<'_>) -> Option<libc::stat> {
     // SAFETY: all zeros is a valid `stat`, and the pointer is to a live one.
     unsafe {
@@ -86,7 +97,7 @@ fn stat(fd: BorrowedFd<'_>) -> Option<libc::stat> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod own {
+mod own_description {
     use super::{AsRawFd, BorrowedFd, io};
     use std::fs::{File, OpenOptions};
     use std::os::unix::fs::OpenOptionsExt;
@@ -94,11 +105,11 @@ mod own {
 
     use parking_lot::Mutex;
 
-    pub(super) const MAY_BE_HAD: bool = true;
+    pub(super) const IS_POSSIBLE: bool = true;
 
-    /// The last description of a terminal, and which terminal it is. When descriptors have run out there is something
-    /// to say, and none to be opened. The lock is never waited for: in a forked child nobody may be left to release it.
-    static KEPT: Mutex<Option<(Which, Arc<File>)>> = Mutex::new(None);
+    /// The last description of a terminal, and which terminal it is: when the process is out of descriptors it can still
+    /// report that. The lock is only tried: in a forked child its holder may not exist.
+    static TERMINAL: Mutex<Option<(Which, Arc<File>)>> = Mutex::new(None);
 
     type Which = (libc::dev_t, libc::ino_t, libc::dev_t);
 
@@ -108,32 +119,32 @@ mod own {
 
     pub(super) fn keep(own: File, file: Option<libc::stat>) {
         let now = file.map(|file| (which(&file), Arc::new(own)));
-        let before = KEPT.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
-        // Closed when the lock is released.
+        let before = TERMINAL.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
+        // Closed after the lock is released.
         drop(before);
     }
 
-    /// The description that is kept, if it is of this terminal: another one may stand behind the number by now.
+    /// The description that is kept, if it is of this terminal: the number may belong to another file by now.
     pub(super) fn kept(file: Option<libc::stat>) -> Option<Arc<File>> {
-        let kept = KEPT.try_lock()?;
+        let kept = TERMINAL.try_lock()?;
         let (of, own) = kept.as_ref()?;
         (*of == which(&file?)).then(|| Arc::clone(own))
     }
 
-    /// The same pipe or terminal once more, with a mode of its own, in which nothing waits.
-    pub(super) fn description(fd: BorrowedFd<'_>) -> io::Result<File> {
+    /// The same pipe or terminal, opened once more in non-blocking mode.
+    pub(super) fn open(fd: BorrowedFd<'_>) -> io::Result<File> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
     }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-mod own {
+mod own_description {
     use super::{BorrowedFd, io};
     use std::fs::File;
     use std::sync::Arc;
 
-    pub(super) const MAY_BE_HAD: bool = false;
+    pub(super) const IS_POSSIBLE: bool = false;
 
     pub(super) fn keep(_own: File, _file: Option<libc::stat>) {}
 
@@ -141,8 +152,8 @@ mod own {
         None
     }
 
-    /// Other systems duplicate the descriptor in this place, with the mode that it has.
-    pub(super) fn description(_fd: BorrowedFd<'_>) -> io::Result<File> {
+    /// Other systems duplicate the descriptor instead, with its mode.
+    pub(super) fn open(_fd: BorrowedFd<'_>) -> io::Result<File> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }

@@ -7,8 +7,8 @@ use socket2::{SockAddr, SockAddrStorage};
 
 use super::socket::socklen;
 
-/// Who has sent a datagram, as the kernel names it, so that a reply finds its way without a conversion.
-/// Small for those that a busy server has: the kernel's room for a name is 128 bytes.
+/// The sender of a datagram, as the kernel names it, so that a reply needs no conversion. Internet addresses take 28 bytes
+/// at the most; the kernel's buffer for any name has 128.
 #[derive(Clone, Debug)]
 pub(crate) enum PeerName {
     V4(libc::sockaddr_in),
@@ -19,8 +19,8 @@ pub(crate) enum PeerName {
 impl PeerName {
     pub(super) fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
         let name = ptr::from_ref(name);
-        // SAFETY: a storage has room for every kind of address and the alignment that it needs, any bytes
-        // are valid in one, and its family says which one the kernel has written, of the length `len`.
+        // SAFETY: a storage has the size and the alignment of every kind of address, any bytes are a valid one, and its
+        // family says which kind the kernel has written. `len` is the length that the kernel has written with it.
         unsafe {
             match libc::c_int::from((*name).ss_family) {
                 libc::AF_INET => Self::V4(*name.cast()),
@@ -44,12 +44,12 @@ impl PeerName {
         match self {
             Self::V4(_) => socklen::<libc::sockaddr_in>(),
             Self::V6(_) => socklen::<libc::sockaddr_in6>(),
-            // Linux says one more of a name that takes all of the room, and does not take it back like that.
+            // Linux reports one byte too many for a name that fills the structure, and does not accept that length.
             Self::Other(name) => name.len().min(socklen::<libc::sockaddr_un>()),
         }
     }
 
-    /// Whether it is the same, as far as that costs little to say: another kind than the two never is.
+    /// Whether both are the same internet address. False for other kinds, which are not compared.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::V4(one), Self::V4(other)) => {
@@ -70,7 +70,7 @@ impl PeerName {
         }
     }
 
-    /// The internet address, or what it is otherwise.
+    /// The internet address, or else the name as it is.
     pub(crate) fn to_inet(&self) -> Result<SocketAddr, &SockAddr> {
         match self {
             Self::V4(name) => {

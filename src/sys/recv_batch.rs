@@ -1,8 +1,7 @@
 //! Receiving datagrams by the batch: `recvmmsg`, with the local address of each datagram.
 //!
-//! The local address is what std cannot tell: on a socket bound to every interface, a reply that
-//! leaves by the route's own choice of address may come from one that the client never asked, and is
-//! then thrown away by it.
+//! std does not tell the local address. A server that is bound to every interface needs it: the route may choose another
+//! address for a reply than the one that the client has sent to, and the client then drops the reply.
 
 use std::io;
 use std::iter;
@@ -18,7 +17,7 @@ use super::socket::socklen;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use libc::mmsghdr;
 
-/// Where the system knows no batches, a header of one is our own.
+/// Other systems have no batches, and no such structure.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 struct mmsghdr {
     msg_hdr: libc::msghdr,
@@ -29,23 +28,23 @@ struct mmsghdr {
 pub(crate) struct Received<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) peer: PeerName,
-    /// Where it was sent to, if the kernel tells.
+    /// The address that it was sent to, if the kernel tells.
     pub(crate) destination: Destination,
-    /// The datagram was longer than the buffer, and its end is lost.
+    /// It was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
 }
 
-/// The longest datagram that a [`RecvBatch`] takes whole: what is longer, nothing sends. A sender of Unix datagrams
-/// would need a send buffer as large, for which the system's usual limit (`net.core.wmem_max`) is a fiftieth of this.
+/// The longest datagram that a [`RecvBatch`] receives whole. A sender of longer ones would need a send buffer as large, and
+/// the system's usual limit of those (`net.core.wmem_max`) is less than a fiftieth of this.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 16 * 1024 * 1024;
 
-/// The memory of all slots at the most, if there is more than one: what 64 datagrams of 65,535 bytes take.
+/// The most memory of all slots, if there is more than one: that of 64 datagrams of 65,535 bytes.
 const BATCH_BYTES: usize = 64 * stride(65_535);
 
-/// Room for the control messages of one datagram. The address that is asked for stands behind what the options of
-/// every socket bring, and before those of IP itself, which may have any length. Of the first there are at the most: a
-/// time (32 bytes), times of the hardware (64) with their interface (32), and six numbers (drops, mark, priority,
-/// wireless status, cell, length of a burst; 24 each). The address takes 40.
+/// Room for the control messages of one datagram. The kernel writes those of SOL_SOCKET first, then the address that is
+/// asked for, and then the other ones of IP, which may have any length and may be cut off. Before the address there can
+/// be a time (32 bytes), hardware times (64) with their interface (32), and six numbers (drops, mark, priority, wireless
+/// status, cell, length of a burst; 24 each). With the address (40): 32 + 64 + 32 + 6 x 24 + 40 = 312.
 const CONTROL_BYTES: usize = 320;
 
 /// Whether the kernel says where each datagram was sent to.
@@ -57,17 +56,17 @@ pub(crate) enum Destinations {
     Unknown,
 }
 
-/// Buffers for a batch of datagrams, made once and used for every batch, and the batch that is in them.
+/// Buffers for a batch of datagrams, made once and used for every batch, and the batch that they hold.
 pub(crate) struct RecvBatch {
-    // The kernel writes into these through the raw pointers of a call that is over when `receive`
-    // returns; no pointer is kept.
+    // The kernel writes into these by the pointers of one call, which has returned when `receive` returns. No pointer
+    // is kept.
     buffers: Vec<u8>,
     names: Vec<libc::sockaddr_storage>,
-    /// None where no address is asked for. The kernel then brings no messages, and what else a sender may have passed
-    /// with a datagram, open descriptors above all, it throws away.
+    /// Empty where no address is asked for. The kernel then writes no control messages, and closes descriptors that a
+    /// sender has passed with a datagram.
     controls: Vec<[u8; CONTROL_BYTES]>,
     size: usize,
-    /// What the kernel has said of each datagram of the batch.
+    /// The facts that the kernel has told about each datagram of the batch.
     batch: Vec<ReceivedInfo>,
     /// How many of them have been taken.
     taken: usize,
@@ -82,8 +81,8 @@ struct ReceivedInfo {
 }
 
 impl RecvBatch {
-    /// Room for `count` datagrams of `size` bytes, at most [`MAX_DATAGRAM_BYTES`]; for fewer if they are long. The pages are not
-    /// touched before they are used.
+    /// Buffers for `count` datagrams of `size` bytes, at most [`MAX_DATAGRAM_BYTES`]; for fewer if they are long. Pages take
+    /// memory only when they are used.
     pub(crate) fn new(count: usize, size: usize, destinations: Destinations) -> Self {
         let size = size.clamp(1, MAX_DATAGRAM_BYTES);
         let count = count.min(BATCH_BYTES / stride(size)).max(1);
@@ -121,10 +120,14 @@ impl RecvBatch {
         })
     }
 
-    /// Receives what is there, without blocking. WouldBlock if there is nothing. All of the batch before has
-    /// to be taken.
+    /// Receives the datagrams that have arrived, without blocking; `WouldBlock` if there are none. The batch before must
+    /// have been taken to its end.
     pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        debug_assert_eq!(self.len(), 0, "what is received twice is lost once");
+        debug_assert_eq!(
+            self.len(),
+            0,
+            "a receive would overwrite datagrams that nobody has taken"
+        );
         self.batch.clear();
         self.taken = 0;
         let size = self.size;
@@ -164,9 +167,8 @@ impl RecvBatch {
     }
 }
 
-/// From the beginning of one slot to the next one's: whole lines of the cache, and three more. Slots that
-/// are a power of two apart compete for the same few places in it, and thus would those of the usual
-/// 65,535 bytes.
+/// The distance from one slot to the next: whole cache lines, and three more. Slots at a distance of a power of two, as
+/// those of 65,535 bytes would be, compete for the same few sets of the cache.
 const fn stride(size: usize) -> usize {
     const LINE: usize = 64;
     size.next_multiple_of(LINE) + 3 * LINE
@@ -195,12 +197,12 @@ fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usiz
     }
 }
 
-/// Where the system knows no batches, a batch is one datagram.
+/// Other systems have no batches: a batch is one datagram.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     let Some(header) = headers.first_mut() else { return Ok(0) };
     loop {
-        // SAFETY: the header points to live buffers of the lengths it names.
+        // SAFETY: the header points to live buffers of the lengths it names, and none of them overlaps another.
         let received =
             unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header.msg_hdr, libc::MSG_DONTWAIT) };
         match super::check_len(received) {

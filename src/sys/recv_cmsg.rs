@@ -1,7 +1,7 @@
-//! The control messages that the kernel hands over with a datagram, read without trust in what they say of their own
-//! lengths: a message for which the room was too small has been cut short, and says so in its length alone.
+//! Control messages that come with a datagram. Every length in them is checked: the kernel cuts a message short if the
+//! buffer is too small, and only its length tells that.
 //!
-//! It needs nothing of the crate, so that the fuzz target `control` reads it as it stands here.
+//! This file uses nothing of the crate, so that the fuzz target `control` can include it.
 
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,21 +14,21 @@ pub(crate) struct LocalAddress {
     pub(crate) interface: u32,
 }
 
-/// Where a datagram was sent to, as far as it is known.
+/// The address that a datagram was sent to, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// Ours, if it is one of ours.
+    /// The address, if it is this machine's.
     pub(crate) local: Option<LocalAddress>,
-    /// A group of which others are members as well.
+    /// It was sent to a multicast group, which may have other members.
     pub(crate) group: bool,
 }
 
-/// Where a datagram with these control messages was sent to.
+/// The destination of a datagram with these control messages.
 pub(crate) fn destination(control: &[u8]) -> Destination {
     ControlMessages { rest: control }.find_map(|message| message.destination()).unwrap_or_default()
 }
 
-/// One control message, or what has been left of it.
+/// One control message, which may have been cut short.
 struct ControlMessage<'a> {
     level: libc::c_int,
     kind: libc::c_int,
@@ -50,7 +50,7 @@ impl ControlMessage<'_> {
                 let ip: [u8; 16] = self.field(offset_of!(libc::in6_pktinfo, ipi6_addr))?;
                 let interface = self.field(offset_of!(libc::in6_pktinfo, ipi6_ifindex))?;
                 let (ip, interface) = (Ipv6Addr::from(ip), u32::from_ne_bytes(interface));
-                // A group is not an address that a reply could come from.
+                // A reply cannot leave from a group's address.
                 let group = ip.is_multicast();
                 let interface = if ip.is_unicast_link_local() { interface } else { 0 };
                 let local = (!group).then_some(LocalAddress { ip: ip.into(), interface });
@@ -66,18 +66,18 @@ impl ControlMessage<'_> {
     }
 }
 
-/// The messages of one datagram, one after the other. What cannot be a message ends them.
+/// The messages of one datagram, one after the other, up to the first bytes that cannot be a message.
 struct ControlMessages<'a> {
     rest: &'a [u8],
 }
 
-/// Where the data of a message begins, and what it is filled up to where another one follows.
+/// The offset of a message's data, and the alignment of the next message.
 // SAFETY: they compute with their arguments and touch no memory.
 const DATA: usize = unsafe { libc::CMSG_SPACE(0) } as usize;
 // SAFETY: as above.
 const ALIGNMENT: usize = unsafe { libc::CMSG_SPACE(1) } as usize - DATA;
 
-/// Where the numbers of its header stand, the length before these two. How large that is, is not the same everywhere.
+/// The offsets of the two numbers in its header. The length before them has 4 or 8 bytes, depending on the system.
 const LEVEL: usize = offset_of!(libc::cmsghdr, cmsg_level);
 const KIND: usize = offset_of!(libc::cmsghdr, cmsg_type);
 
@@ -91,7 +91,7 @@ impl<'a> Iterator for ControlMessages<'a> {
             [a, b, c, d] => usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?,
             ref len => usize::from_ne_bytes(len.try_into().ok()?),
         };
-        // Neither shorter than its own header nor longer than what there is.
+        // Neither shorter than its header nor longer than the rest.
         let data = self.rest.get(DATA..len)?;
         let next = len.checked_next_multiple_of(ALIGNMENT);
         self.rest = next.and_then(|next| self.rest.get(next..)).unwrap_or_default();

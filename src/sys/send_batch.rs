@@ -13,7 +13,7 @@ use super::recv_cmsg::LocalAddress;
 use super::send_cmsg::ControlBuf;
 use super::socket::{SEND_FLAGS, socklen};
 
-/// One datagram to send: to whom, from which local address, and what.
+/// One datagram to send: its receiver, the local address that it leaves from, and its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) peer: &'a PeerName,
@@ -45,7 +45,8 @@ impl Outgoing<'_> {
         libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
     }
 
-    /// A header that points to the peer's name, to `part` and to `control`; the kernel reads them only.
+    /// A header that points to the peer's name, to `part` and to `control`. The kernel only reads them. The header must not
+    /// be used longer than all three live.
     fn header(&self, part: &mut libc::iovec, control: &mut ControlBuf) -> libc::msghdr {
         // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
         let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
@@ -60,17 +61,16 @@ impl Outgoing<'_> {
     }
 }
 
-/// The longest burst, in datagrams and in bytes: the kernel takes no more of them at once, and makes the
-/// burst as one datagram first, which could not be longer.
+/// The longest burst: the kernel takes no more datagrams at once (UDP_MAX_SEGMENTS), and builds the burst as one datagram
+/// first, which cannot be longer than 65,507 bytes.
 const BURST: usize = 64;
 const BURST_BYTES: usize = 60_000;
 
-/// Datagrams that are to leave together. Their bytes stand one behind the other, in memory that serves the
-/// next batch as well.
+/// Datagrams that leave together. Their bytes are in one buffer, one behind the other, which the next batch uses again.
 #[derive(Debug, Default)]
 pub(crate) struct SendBatch {
     bytes: Vec<u8>,
-    /// To whom, from where, and where the bytes of each end.
+    /// For each: its receiver, the local address that it leaves from, and where its bytes end.
     heads: Vec<(PeerName, Option<LocalAddress>, usize)>,
 }
 
@@ -93,7 +93,7 @@ impl SendBatch {
     ///
     /// # Panics
     ///
-    /// If there are not so many.
+    /// If there are fewer.
     pub(crate) fn get(&self, index: usize) -> Outgoing<'_> {
         let start = index.checked_sub(1).map_or(0, |before| self.heads[before].2);
         let (peer, local, end) = &self.heads[index];
@@ -109,7 +109,7 @@ impl SendBatch {
             let next = self.get(*next);
             next.bytes.len() == len && next.local == one.local && next.peer.is_same(one.peer)
         };
-        // Nothing can be cut into pieces of no length.
+        // Empty datagrams cannot be a burst.
         let most = match gso {
             Gso::On => BURST_BYTES.checked_div(len).unwrap_or(1).min(BURST),
             Gso::Off => 1,
@@ -148,7 +148,7 @@ pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
     if asked.is_ok() { Gso::On } else { Gso::Off }
 }
 
-/// Other systems have nothing of the kind.
+/// Other systems do not have it.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
     Gso::Off
@@ -158,7 +158,10 @@ pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
 /// [`Gso::On`] those that go the same way one behind the other leave as one message, which spares the
 /// kernel most of its work for all but the first.
 ///
-/// An error is that of the first datagram, or of its burst: those behind it were not tried.
+/// # Errors
+///
+/// That of the first datagram, or of its burst; those behind it were not tried.
+///
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn send_batch(
@@ -185,8 +188,8 @@ pub(crate) fn send_batch(
         headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
     }
     loop {
-        // SAFETY: every header points to its own part and control, and to a name in the batch, and every
-        // part to bytes of the batch, all alive.
+        // SAFETY: every header points to its own part and control, and to a name in the batch; every part points to bytes
+        // of the batch. All of them outlive the call, and the vectors are not changed after the pointers were taken.
         let sent = unsafe {
             libc::sendmmsg(
                 fd.as_raw_fd(),
@@ -205,7 +208,7 @@ pub(crate) fn send_batch(
     }
 }
 
-/// Where the system knows no batches, a batch is one message.
+/// Other systems have no batches: one message is sent.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn send_batch(
     fd: BorrowedFd<'_>,

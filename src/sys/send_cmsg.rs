@@ -1,5 +1,5 @@
-//! ControlBuf messages: what goes with a datagram beside its bytes, on its way out. Those that come in are read in
-//! `recv_cmsg.rs`.
+//! Control messages that are sent with a datagram: the address that it leaves from, and the length of a burst's datagrams.
+//! `recv_cmsg.rs` reads those that are received.
 
 use std::io;
 use std::mem;
@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef};
 use super::recv_cmsg::LocalAddress;
 use super::socket::set_int_option;
 
-/// Asks the kernel to tell with each datagram where it was sent to.
+/// Asks the kernel to tell with each datagram the address that it was sent to.
 ///
 /// A dual-stack IPv6 socket tells it for IPv4 as well, as a mapped address.
 pub(crate) fn tell_local_address(fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -28,7 +28,7 @@ fn tell_local_ipv4(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
 }
 
-/// Elsewhere the reply leaves from the address that the route chooses.
+/// On other systems a reply leaves from the address that the route chooses.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
@@ -73,7 +73,7 @@ impl ControlBuf {
         }
     }
 
-    /// Has the kernel cut what is sent into datagrams of `len` bytes each; see [`Gso`](super::send_batch::Gso).
+    /// Has the kernel cut the bytes that are sent into datagrams of `len` bytes each; see [`Gso`](super::send_batch::Gso).
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn cut(&mut self, len: u16, header: &mut libc::msghdr) {
         self.push(header, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
@@ -89,8 +89,8 @@ impl ControlBuf {
         };
         let room = &mut self.0[used..used + space as usize];
         let message = room.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: the room is as large as the message with its header. It is aligned, because the whole is,
-        // and `CMSG_SPACE` gives whole steps of the alignment.
+        // SAFETY: `room` is as large as the message with its header (it is a checked slice). It is aligned, because the whole
+        // is, and `CMSG_SPACE` returns multiples of the alignment.
         unsafe {
             (*message).cmsg_level = level;
             (*message).cmsg_type = kind;
@@ -102,9 +102,20 @@ impl ControlBuf {
     }
 }
 
-/// The bytes of a plain C structure without padding.
-fn bytes_of<T>(value: &T) -> &[u8] {
-    // SAFETY: `in_pktinfo` (three 4-byte fields) and `in6_pktinfo` (16 bytes and 4) have no padding,
-    // so that every byte is initialised; the slice borrows from `value`.
+/// Structures of the system's whose bytes can be sent as they are.
+///
+/// # Safety
+///
+/// An implementor has no padding, so that each of its bytes is initialised.
+unsafe trait NoPadding {}
+
+// SAFETY: three fields of 4 bytes, which are 12.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+unsafe impl NoPadding for libc::in_pktinfo {}
+// SAFETY: fields of 16 and 4 bytes with an alignment of 4, which are 20.
+unsafe impl NoPadding for libc::in6_pktinfo {}
+
+fn bytes_of<T: NoPadding>(value: &T) -> &[u8] {
+    // SAFETY: every byte of `value` is initialised (`NoPadding`), and the slice borrows from it.
     unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }
 }
