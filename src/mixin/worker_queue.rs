@@ -1,4 +1,4 @@
-//! [`WorkerQueue`]: jobs, the threads that run them, and as few wake-ups as that takes.
+//! [`WorkerQueue`]: jobs, the threads that run them, and as few wake-ups as possible.
 //!
 //! [`Threading`](super::Threading) and [`Pool`](super::Pool) are two [`Size`]s of it.
 //!
@@ -15,7 +15,7 @@
 //!    wake --- one is idle? -- wake_pending = true ---- unpark ------> returns from park
 //!          |- one accepts? -- wake_pending = true --- interrupt ----> returns from accept
 //!          |- may start one?  starting += 1 ---------- spawn -------> runs on_thread_start
-//!          `- else: every worker runs a job and looks into the queue after it
+//!          `- else: all workers run jobs, and look into the queue after them
 //!                                                                     wake_pending = false, or starting -= 1
 //!                                                                     take a job
 //!                                                                     wake, if there are more
@@ -23,12 +23,17 @@
 //!                                                                     none in the queue: accept, or else park
 //! ```
 //!
-//! *Invariant when unlocked*: the queue is empty, or a wake-up is pending, or a thread is starting (as many threads as
-//! there are jobs, if `on_thread_start` may take its time), or no thread may be started and every worker runs a job.
+//! *Invariant when unlocked*: at least one of these holds.
 //!
-//! *Who may call*: the accept loops call [`process_request`](WorkerQueue::process_request), and anything may call
-//! [`close`](WorkerQueue::close). All else runs on the workers' own threads. No code of the user's runs under the lock,
-//! and no thread waits under it.
+//! 1. The queue is empty.
+//! 2. `wake_pending`: a worker was woken and has not come yet.
+//! 3. `starting >= 1`: a new thread has not come yet. With `on_thread_start`, which may take its time: `starting >=
+//!    queue.len()`.
+//! 4. All workers run jobs, and no thread may be started. The next one to finish takes a job.
+//!
+//! *Calls*: accept loops call [`process_request`](WorkerQueue::process_request); any thread may call
+//! [`close`](WorkerQueue::close), at any time. All else runs on the workers' own threads. User code never runs under the
+//! lock, and no thread waits under it.
 
 use std::fmt;
 use std::io;
@@ -47,10 +52,10 @@ use crate::gate::{Gate, Permit};
 /// How many workers there are.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Size {
-    /// So many, which start with the first job. Jobs are run in the order in which they came.
+    /// This many, which all start with the first job. Jobs run in the order in which they were accepted.
     Fixed(usize),
-    /// One for each job at once, up to `max`. One that has had no job for `keep` leaves, unless it is the last; with
-    /// zero it leaves after its first job.
+    /// One for each job that runs, up to `max`. A worker that has had no job for `keep` leaves, unless it is the last.
+    /// With a `keep` of zero it leaves after its first job.
     Growing { max: usize, keep: Duration },
 }
 
@@ -64,32 +69,35 @@ pub(super) struct QueueSettings {
     pub(super) threads: ThreadOptions,
 }
 
-/// A job and its place within the gate's limit. Without a place is one that an accept loop has brought although another
-/// loop, or a worker, has taken the last place meanwhile: at most one for each loop.
+/// A job and its place within the gate's limit.
+///
+/// A loop asks for room before it accepts. If a worker or another loop takes the last place in between, the job is queued
+/// without one (at most one job for each loop), and gets the place of the job that ends before it runs.
 struct QueuedJob {
     job: Job,
     permit: Option<Permit>,
 }
 
+/// The queue and its workers. Shared by the mixin and the workers' threads.
 pub(super) struct WorkerQueue {
     settings: QueueSettings,
     pub(super) group: Arc<ThreadGroup>,
-    /// First in, first out. Used under the lock, so that its length is exact. (Workers do not wait in `recv`: it yields
-    /// the processor many times before it sleeps, and on one core a connection took 39 microseconds in place of 21.
-    /// Unlike a deque it frees its memory when a rush is over.)
+    /// First in, first out. Jobs are sent and taken under the lock, so that the invariant is exact. Unlike a deque the
+    /// channel frees its memory when a rush is over. Workers do not wait in `recv`: it yields the processor many times
+    /// before it sleeps, and on one core a connection took 39 microseconds in place of 21.
     sender: Sender<QueuedJob>,
     receiver: Receiver<QueuedJob>,
     state: Mutex<State>,
 }
 
-/// See the invariant above.
+/// The state behind the lock; see the invariant above.
 struct State {
     phase: Phase,
-    /// The name of the handler, for those of new threads.
+    /// The type name of the handler. New threads are named after it.
     label: &'static str,
     /// Workers that were started and have not ended.
     workers: usize,
-    /// Those of them that have not come to the queue yet.
+    /// Workers that were started and have not come to the queue yet.
     starting: usize,
     /// A worker was called from `idle` or `accept_slot`, and has not come yet.
     wake_pending: bool,
@@ -128,7 +136,7 @@ impl WorkerQueue {
         Self { settings, group, sender, receiver, state }
     }
 
-    /// Queues a job and sees to it that a worker comes for it, or refuses it.
+    /// Queues a job and wakes a worker for it if that is necessary, or refuses it.
     pub(super) fn process_request(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
         state.label = job.label();
@@ -198,7 +206,7 @@ impl WorkerQueue {
         })
     }
 
-    /// Makes the invariant true before the lock is released: wakes or starts workers as long as it takes.
+    /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, State>) {
         while !self.receiver.is_empty() && !state.wake_pending {
             if let Some(idle) = state.idle.call() {
@@ -210,8 +218,8 @@ impl WorkerQueue {
                 state.wake_pending = true;
                 return;
             }
-            // The hook may take its time, to connect to a database, say. One thread after the other would keep a rush
-            // waiting.
+            // The hook may take its time, to connect to a database, say. Threads that start one after the other would keep
+            // a rush waiting.
             let is_slow = self.settings.threads.on_start.is_some();
             let most_starting = if is_slow { self.receiver.len() } else { 1 };
             if state.starting >= most_starting || !self.may_grow(&state) {
@@ -235,7 +243,7 @@ impl WorkerQueue {
         matches!(self.settings.size, Size::Growing { max, .. } if state.workers < max)
     }
 
-    /// The thread that was started for a job will not come: refuses the job.
+    /// Refuses the first job, because the thread that was started for it will not come.
     fn refuse_next<'q>(
         &'q self,
         state: MutexGuard<'q, State>,
@@ -248,7 +256,7 @@ impl WorkerQueue {
         self.state.lock()
     }
 
-    /// A worker has ended, and another one may have to come in its place.
+    /// Takes a worker out of the count, and wakes or starts another one if the queue needs it.
     fn worker_ended(self: &Arc<Self>, has_come: bool) {
         let mut state = self.state.lock();
         state.workers -= 1;
@@ -304,7 +312,7 @@ impl WorkerQueue {
         }
     }
 
-    /// Refuses new jobs from here on, and has the workers end when the queue is empty.
+    /// From now on new jobs are refused. Workers end when the queue is empty.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Closed;
@@ -328,12 +336,12 @@ struct Worker {
     queue: Arc<WorkerQueue>,
     /// False while it is one of `State::starting`.
     has_come: bool,
-    /// The place of the job that it runs.
+    /// The place of the job that it runs, or has just run.
     permit: Option<Permit>,
 }
 
 impl Worker {
-    /// Its life, from when it comes to the queue for the first time.
+    /// Comes to the queue for the first time, and runs jobs until it is time to leave.
     fn work(mut self) {
         let queue = Arc::clone(&self.queue);
         let me = IdleWorker::of_this_thread();
@@ -346,7 +354,6 @@ impl Worker {
             while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
                 queue.wake(state);
                 let server = job.worker_accept();
-                // A job without a place takes over that of the job before it.
                 self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
                 self.run(job);
                 if ends_after_job {
@@ -367,6 +374,7 @@ impl Worker {
 
     fn run(&mut self, job: Job) {
         job.run();
+        // If there are jobs, the first may be one without a place. It then takes this one over.
         if self.queue.receiver.is_empty() {
             self.permit = None;
         }
@@ -411,7 +419,7 @@ impl Worker {
         state
     }
 
-    /// Takes a place for a request that is about to be accepted. In a queue of a fixed size it must not overtake a job.
+    /// Takes a place for a request that is about to be accepted. With a fixed size the request must not overtake a job.
     fn has_room(&mut self) -> bool {
         let QueueSettings { size, gate, .. } = &self.queue.settings;
         self.permit = self.queue.try_enter();

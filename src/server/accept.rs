@@ -147,7 +147,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // Room first: a client without room stays in the kernel's queue, where it costs nothing.
         let core = &self.core;
         let room = if self.mixin.ready() { ServerPermit::try_enter(core) } else { None };
-        let Some(admitted) = room else {
+        let Some(permit) = room else {
             backoff.reached(Limit::Live, core);
             return Ok(Attempt::NoRoom);
         };
@@ -156,7 +156,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             return Ok(Attempt::TooFast(until));
         }
         let _exclusive = core.worker_acceptor.lock();
-        match take_request(admitted) {
+        match take_request(permit) {
             Ok(taken) => {
                 backoff.reset();
                 let Some(job) = taken else { return Ok(Attempt::Done(AcceptOutcome::Rejected)) };
@@ -220,16 +220,16 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 /// Takes a request for which there is room. None: it was turned away.
-pub(super) fn take_request<T: Transport>(admitted: ServerPermit<T>) -> io::Result<Option<Job>> {
-    let job = accept(admitted)?;
+pub(super) fn take_request<T: Transport>(permit: ServerPermit<T>) -> io::Result<Option<Job>> {
+    let job = accept(permit)?;
     job.announce();
     Ok(verify(job))
 }
 
 /// Takes a request. No hook is called and no event is sent yet.
-pub(super) fn accept<T: Transport>(admitted: ServerPermit<T>) -> io::Result<TypedJob<T>> {
-    let (raw, peer) = admitted.transport.get_request()?;
-    Ok(TypedJob::enter(admitted, raw, peer))
+pub(super) fn accept<T: Transport>(permit: ServerPermit<T>) -> io::Result<TypedJob<T>> {
+    let (raw, peer) = permit.transport.get_request()?;
+    Ok(TypedJob::enter(permit, raw, peer))
 }
 
 /// Turns a request away if its peer is beyond a limit, or if `verify_request` says so.

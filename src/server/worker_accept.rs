@@ -159,10 +159,10 @@ impl<T: Transport> Core<T> {
             return self.leave_to_loop(point);
         }
         let mut failures = point.failures.lock();
-        let Some(admitted) = ServerPermit::try_enter(self).filter(|_| room()) else {
+        let Some(permit) = ServerPermit::try_enter(self).filter(|_| room()) else {
             return self.leave_to_loop(point);
         };
-        let taken = take_request(admitted);
+        let taken = take_request(permit);
         *failures = if taken.is_ok() { 0 } else { failures.saturating_add(1) };
         match taken {
             Ok(Some(job)) => Accepted::Request(job),
