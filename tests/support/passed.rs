@@ -30,7 +30,7 @@ impl Passed {
         Self { read }
     }
 
-    /// Waits until nobody holds them.
+    /// Waits until they are closed in all processes.
     #[track_caller]
     pub fn are_closed(mut self) {
         let (done, end) = channel();

@@ -18,7 +18,7 @@ pub struct Process {
     err: Receiver<String>,
 }
 
-/// A process that has ended by itself: its status, and what it has said and nobody has read.
+/// A process that has ended by itself: its status, and its unread output.
 #[derive(Debug)]
 pub struct Ended {
     /// How it has ended.
@@ -92,7 +92,7 @@ impl Process {
         self.end_within(SOON)
     }
 
-    /// Waits so long for its end.
+    /// Waits for its end, at most for this time.
     pub fn end_within(self, time: Duration) -> Ended {
         let deadline = Instant::now() + time;
         let err = rest(&self.err, deadline, "");

@@ -83,7 +83,7 @@ pub fn wrong_use_ends_with_2(program: Program<'_>) {
 /// A client that finds no server says so in one line, over each transport.
 pub fn connecting_to_nobody_says_so_in_one_line(program: Program<'_>) {
     let folder = folder();
-    // Bound and not listening: nobody else can come to listen there meanwhile.
+    // Bound and not listening, so that no other process can listen there meanwhile.
     let tcp = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     tcp.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let nobody = [

@@ -22,8 +22,8 @@ fn a_member_that_reads_nothing_delays_nobody_and_is_dropped() {
     alice.sees("* stalled has joined");
     bob.sees("* stalled has joined");
     let line = "x".repeat(8_000);
-    // As many as fit into the kernel's buffers and the outbox, and some. Each of them is heard by who
-    // reads, whatever becomes of the one who does not.
+    // More lines than fit into the kernel's buffers and the outbox. The member that reads receives each of them, whatever
+    // happens to the one that does not.
     let dropped = "* stalled was dropped: it does not take what is sent to it";
     let mut lines = 0;
     loop {
@@ -50,7 +50,7 @@ fn a_member_that_reads_nothing_delays_nobody_and_is_dropped() {
 fn a_line_without_end_is_cut_off_and_its_member_told() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
-    // Once by a member, and once by somebody who has not joined.
+    // Once by a member, and once by a client that has not joined.
     let mut endless = Member::join(address, "endless");
     endless.send(&[b'x'; 8_194]);
     let told = endless.rest();
@@ -91,7 +91,7 @@ fn nothing_that_controls_a_terminal_is_passed_on() {
     mallory.say("/quit");
     let told = mallory.rest();
     assert!(!told.chars().any(|one| one.is_control() && one != '\n'), "{told:?}");
-    // Nobody can pass for the server, nor for somebody else.
+    // No member can pass for the server or for another member.
     let mallory = Member::join(address, "mallory");
     mallory.say("* alice has left");
     assert_eq!(alice.hears(), "mallory: * alice has left");
@@ -152,7 +152,7 @@ fn silent_connections_keep_nobody_out() {
     let (server, address) = open_room(&["--max-clients", "200", "--max-per-peer", "100"]);
     // As many as there is room for, from one address, again and again whenever some are ended.
     let silent: Vec<TcpStream> = (0..600).map(|_| test_support::connect(address)).collect();
-    // Whoever comes from elsewhere is served at once; whoever comes from there, when half of them have had to go.
+    // A client of another address is served at once, and one of the same address after half of the silent ones were ended.
     let mut alice = Member::of(connect_from([127, 0, 0, 2], address));
     alice.say("/nick alice");
     assert_eq!(alice.line(), "* you are alice; there are 0 others");
@@ -251,7 +251,7 @@ fn a_first_word_has_a_time_however_many_bytes_come_before_it() {
     alice.sees("alice -> alice: still here");
 }
 
-/// Whether nobody but alice and bob is in, and whoever asks.
+/// Whether only alice, bob and the asking client are in the room.
 fn alice_is_alone(address: SocketAddr) -> bool {
     let mut carol = Member::connect(address);
     carol.say("");

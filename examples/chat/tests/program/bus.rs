@@ -31,7 +31,7 @@ fn sees_beginning(server: &Process, beginning: &str) {
 
 const LOST: &str = "* the other servers cannot be reached: redis://";
 const JOINED: &str = "* joined with the other servers at redis://";
-/// What members see of it, who have no business with Redis.
+/// The members' news of the bus, without any word of Redis.
 const LOST_TO_MEMBERS: &str = "* the other servers cannot be reached";
 const JOINED_TO_MEMBERS: &str = "* joined with the other servers; this one is called one";
 
@@ -102,7 +102,7 @@ fn who_and_private_lines_reach_across_servers() {
     alice.say("@BOB@TWO in capitals");
     alice.say("for all");
     assert_eq!(bob.hears(), "alice@one -> bob: between us");
-    // Nothing that is for one alone goes to somebody who only happens to be called so.
+    // A private line never goes to a member of another server by guess.
     assert_eq!(bob.hears(), "alice@one -> BOB: in capitals");
     assert_eq!(operator_hears(&two), "alice@one -> operator: good evening");
     for member in [&mut bob, &mut carol] {
@@ -207,7 +207,7 @@ fn a_line_that_was_written_twice_is_heard_once() {
     let mut bob = Member::join(at_two, "bob");
     say(&alice, 0..1);
     hears(&mut bob, "alice@one", 0..1);
-    // What was written, and nobody knows whether it was, is written again.
+    // An entry whose write was not confirmed is written again.
     let mut connection = redis.connect();
     let entries: Vec<(String, Vec<(String, String)>)> =
         ::redis::cmd("XRANGE").arg("chat:room").arg("-").arg("+").query(&mut connection).unwrap();

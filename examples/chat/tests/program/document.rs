@@ -61,7 +61,7 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     says(&guest, "and?", &mut alice);
     server.ask("the answer");
     assert_eq!(hears(&guest), ["alice: one", "operator: two", "operator: the answer"]);
-    // Who comes and goes is no answer.
+    // Joins and leaves are not an answer.
     says(&guest, "anybody?", &mut alice);
     Member::join(address, "bob").leave();
     alice.sees("* bob has left");

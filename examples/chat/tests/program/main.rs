@@ -81,7 +81,7 @@ struct Member {
 }
 
 impl Member {
-    /// Joins under a name that nobody has.
+    /// Joins under a free name.
     fn join(address: SocketAddr, name: &str) -> Self {
         let mut member = Self::connect(address);
         member.say(&format!("/nick {name}"));
@@ -113,7 +113,7 @@ impl Member {
         line.trim_end_matches('\n').to_owned()
     }
 
-    /// The next line that somebody has said: no joins and leaves.
+    /// The next line of another member: no joins and leaves.
     fn hears(&mut self) -> String {
         loop {
             let line = self.line();

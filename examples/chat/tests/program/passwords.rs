@@ -11,7 +11,7 @@ use test_support::process::{Ended, Process};
 use test_support::program::*;
 use test_support::{SOON, folder, skip_if};
 
-/// Ends at once: the port is one that nobody may use, should everything else be right.
+/// A command that fails at once: if everything else is right, by its port, which needs privileges.
 fn ends(args: &[&str], bus: Option<&str>) -> Ended {
     let mut command = CHAT.command(args);
     command.env_remove("CHAT_BUS").envs(bus.map(|bus| ("CHAT_BUS", bus)));

@@ -25,7 +25,7 @@ fn a_line_goes_to_all_others_and_a_pool_says_how_many_it_serves() {
             assert_eq!(member.hears(), "alice: hello, 世界");
         }
         assert_eq!(operator_hears(&server), "alice: hello, 世界");
-        // What alice hears first is somebody else's.
+        // The first line that alice receives is another member's.
         bob.say("hi");
         assert_eq!(alice.hears(), "bob: hi");
         assert_eq!(operator_hears(&server), "bob: hi");
@@ -144,12 +144,12 @@ fn names_are_unique_bounded_and_checked() {
         ("a:b", "a name has 1 to 32 letters"),
         ("*", "a name has 1 to 32 letters"),
         (&long, "a name has 1 to 32 letters"),
-        // Letters that nobody sees.
+        // Invisible letters.
         ("operator\u{3164}", "a name has 1 to 32 letters"),
         ("\u{1160}\u{ffa0}", "a name has 1 to 32 letters"),
         ("operator\u{13441}", "a name has 1 to 32 letters"),
         ("0perator", "the name 0perator would pass for the operator's"),
-        // What looks like somebody who is there, or is the same in another form.
+        // Names that look like a member's, or are the same in another form.
         ("a1ice", "the name a1ice looks like Alice, which is taken"),
         ("ＡＬＩＣＥ", "the name ＡＬＩＣＥ is taken"),
         ("Jose\u{301}", "the name José is taken"),
@@ -163,7 +163,7 @@ fn names_are_unique_bounded_and_checked() {
         other.leave();
     }
     let bob = Member::join(address, "bob");
-    // One's own name in another spelling is free, and so is a name that somebody has given up.
+    // A member's own name in another spelling is free, and so is a name that was given up.
     alice.say("/nick ALICE");
     alice.say("/nick ALICE");
     alice.sees("* Alice is now called ALICE");
@@ -222,7 +222,7 @@ fn the_operators_quit_ends_the_server_in_order() {
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
-    // Nobody is left to hear who leaves.
+    // No member is left for the news.
     assert_eq!(ended.out, "* alice has joined\n");
 }
 

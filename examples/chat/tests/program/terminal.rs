@@ -186,7 +186,7 @@ fn after_a_stop_the_line_is_edited_as_before() {
         screen.types(&["-l", "half of a line"]);
         screen.ends_with(&["> half of a line"]);
         for number in 0..3 {
-            // By the key, and by somebody else, in the middle of the line.
+            // By the key, and by another process, in the middle of the line.
             if name == "bob" {
                 screen.types(&["C-z"]);
             } else {
@@ -223,7 +223,7 @@ fn a_stop_that_nobody_would_end_is_none() {
     if skip_if(no_tmux()) {
         return;
     }
-    // Without a shell: there is nobody who could bring it back.
+    // Without a shell that could continue it.
     let (operator, address) = room_on_a_screen();
     operator.types(&["half of"]);
     operator.ends_with(&["> half of"]);

@@ -1,4 +1,4 @@
-//! A stdout and a stderr that nobody reads stop no server.
+//! A server whose stdout and stderr have no reader goes on serving.
 
 #![allow(clippy::incompatible_msrv, reason = "tests may need a newer Rust than the library does")]
 

@@ -235,7 +235,7 @@ fn a_command_inherits_nothing_of_what_the_servers_starter_has_made() {
         assert_eq!(signals.lines().count(), 2);
         for line in signals.lines() {
             let set = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
-            // But for two that the C library keeps for itself, and lets nobody change.
+            // Except for two that the C library keeps for itself.
             assert_eq!(set & !(0b11 << 31), 0, "{mixin}: {signals}");
         }
         // Ctrl-C ends it, though the server itself does not mind.

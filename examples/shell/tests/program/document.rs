@@ -95,7 +95,7 @@ fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
         &["x / HTTP/1.1\r\n", &fields, &body],
         &["\r\n\r\nQUERY /;", &path, " HTTP/1.1\r\n\r\n", &body],
         &["post /;", path_begins, path_ends, " HTTP/1.1\r\n\r\n"],
-        // The path can be so long that its end comes later, or not at all.
+        // A path so long that its end arrives later, or not at all.
         &["GET /;", &path],
         &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &body],
         &["GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", &body],
@@ -119,7 +119,7 @@ fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
     assert!(!file.exists());
 }
 
-/// A command of exactly so many bytes, whose every beginning does something else.
+/// A command of this length, each beginning of which does something else.
 fn of_length(length: usize, ends: &str) -> Vec<u8> {
     let (begins, ends) = (b": ".to_vec(), format!("; {ends}").into_bytes());
     let padding = vec![b'x'; length - begins.len() - ends.len()];

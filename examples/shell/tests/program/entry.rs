@@ -1,4 +1,4 @@
-//! Who is let in, who is not, and what that costs.
+//! Logins: valid ones, invalid ones, and their penalty.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -180,7 +180,7 @@ fn a_login_that_breaks_off_anywhere_harms_nobody() {
         let mut client = socket(&server);
         client.write_all(&recording[..length]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        // What is cut off behind the HELLO is a recording, whose delay nobody waits for here.
+        // A stream that is cut after the HELLO is a recording, whose penalty this test does not wait for.
         if length < 55 {
             assert_eq!(read_to_end(&mut client), b"");
         }
@@ -284,7 +284,7 @@ fn one_address_cannot_take_all_places() {
     assert!(answer.ends_with(b"and not 9"), "{answer:?}");
 }
 
-/// A process whose stderr is nobody's; it ends with the test.
+/// A process whose stderr has no reader; it ends with the test.
 struct Ends(std::process::Child);
 
 impl Drop for Ends {

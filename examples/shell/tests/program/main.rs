@@ -75,7 +75,7 @@ impl Server {
         self.client_of(&self.address, arguments)
     }
 
-    /// The same, by way of somebody in between.
+    /// The same, through another address.
     fn client_of(&self, address: &str, arguments: &[&str]) -> Process {
         Process::start(shell(self.folder.path(), &["connect", address]).args(arguments))
     }
@@ -105,7 +105,7 @@ fn shell(state: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Whether a process of this number is there and runs: one that has ended and that nobody has waited for yet
+/// Whether a process of this number runs: a zombie, which has ended and was not reaped,
 /// is not counted.
 fn is_running(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

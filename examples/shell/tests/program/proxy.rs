@@ -1,4 +1,4 @@
-//! Somebody between a client and its server, who records what they say, and may change it.
+//! A proxy between a client and its server, which records their bytes and may change them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -326,7 +326,7 @@ fn what_is_announced_and_never_comes_keeps_nobody_out() {
         assert!(server.line().contains("was refused"));
         assert!(server.line().contains("broke off"));
         assert_eq!(other.store("b", &[2; 900]), "b");
-        // Now there is no room for the rest of it, and what there is stays, also for who begins anew.
+        // Now there is no room for the rest of it. The part stays, even if another client begins anew.
         for resume in [true, false] {
             other.put(&[b"a"], &[1; 1000], resume);
             other.expect_refusal(Code::TooMuch);
@@ -377,7 +377,7 @@ fn clients_beyond_what_memory_is_for_have_to_wait() {
 
 #[test]
 fn a_name_stays_open_however_many_have_taken_it() {
-    // Many, one behind the other; and those that whoever knows where is looked would take.
+    // Many, one after the other; and those that an attacker who knows the algorithm would take.
     let many: Vec<u32> = (0..10_001).collect();
     let clever: Vec<u32> = [0].into_iter().chain((0..32).map(|power| 1 << power)).collect();
     for (numbers, next) in [(many, Some("a-10001.txt")), (clever, None)] {

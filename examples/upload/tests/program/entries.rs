@@ -1,4 +1,4 @@
-//! What is met in folders, on both sides: whatever it is, it costs itself and nothing else.
+//! Entries of folders, on both sides: one that cannot be sent or stored does not stop the others.
 
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,7 @@ use std::process::Command;
 use super::*;
 use test_support::{folder, skip};
 
-/// The program as a user who may not read everything, from a folder that he can reach.
+/// The program, run by a user without all rights, from a folder that this user can reach.
 fn as_nobody(folder: &Path, arguments: &[&str]) -> Option<Command> {
     let program = folder.join("upload");
     fs::copy(UPLOAD.path(), &program).unwrap();

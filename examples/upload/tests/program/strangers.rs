@@ -1,4 +1,4 @@
-//! Strangers who say nothing, and an operator who reads nothing: neither keeps anybody out.
+//! Silent clients, and a log without a reader: neither keeps other clients out.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 

@@ -275,7 +275,7 @@ fn what_is_no_upload_server_is_told() {
     let ended = send(folder.path(), &address, &["a"]);
     assert_fails_in_one_line(&ended, 1, &[&address, "does not answer as an upload server"]);
     answering.join().unwrap();
-    // And nobody at all.
+    // And no server at all.
     let ended = send(folder.path(), &address, &["a"]);
     assert_fails_in_one_line(&ended, 1, &[&address, "is the server running?"]);
 }
@@ -332,7 +332,7 @@ fn a_client_does_not_hold_back_what_is_small() {
     assert!(trace.contains("TCP_NODELAY, [1]"), "{trace}");
 }
 
-/// The order of what the kernel is asked for; what a power failure would show cannot be tested otherwise.
+/// The order of the system calls: a power failure cannot be tested otherwise.
 #[test]
 fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told() {
     let folder = folder();

@@ -66,7 +66,7 @@ fn nothing_outside_is_reached_by_any_spelling_of_dots() {
     let outside = std::env::temp_dir();
     assert_eq!(get(address, &format!("/{}", outside.display()), "").status, 404);
     assert_eq!(get(address, "/sub/file.txt", "").text(), "public");
-    // Not even to what is inside: such a path is nobody's.
+    // Not even if it leads inside: such a path is always refused.
     assert_eq!(get(address, "/sub/../sub/file.txt", "").status, 404);
 }
 

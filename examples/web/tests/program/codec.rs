@@ -1,4 +1,4 @@
-//! The reader of requests by itself: whatever the bytes are, and however they are cut.
+//! The decoder by itself: with any bytes, cut anywhere.
 
 use proptest::prelude::*;
 

@@ -116,7 +116,7 @@ fn a_folder_asked_for_as_a_file_is_moved_there() {
 fn what_is_not_there_is_not_found() {
     let (folder, _server, address) = site(|path| {
         digits(path);
-        // Nobody writes into it: opening it to read would wait for ever.
+        // A pipe without a writer: to open it for reading would wait for ever.
         let status = std::process::Command::new("mkfifo").arg(path.join("pipe")).status();
         assert!(status.unwrap().success());
     });
@@ -133,7 +133,7 @@ fn what_is_not_there_is_not_found() {
     // The page names what was asked for, as text.
     let page = get(address, "/%3Cscript%3E%1B%5B31m&\"", "");
     assert!(page.text().contains("/&lt;script&gt;\u{241b}[31m&amp;&quot;"), "{}", page.text());
-    // And without a body for who asks for a head.
+    // And without a body for HEAD.
     let mut client = Client::new(address);
     client.send("HEAD /none HTTP/1.1\r\nHost: here\r\n\r\n");
     let head = client.head();
@@ -324,7 +324,7 @@ fn a_large_file_is_sent_whole_and_never_held_whole() {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let most: usize = line.split_whitespace().next().unwrap().parse().unwrap();
     assert!(most < SIZE / 1024 / 2, "the server has used {most} KiB");
-    // A client that goes away in the middle harms nobody.
+    // A client that leaves in the middle does not disturb others.
     let mut gone = Client::new(address);
     gone.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
     gone.head();
