@@ -1,7 +1,7 @@
 //! The shared parts of the programs: the command line, the choice of transport and mixin, the log, and the client's side of a
 //! connection.
 //!
-//! A program implements [`Program`], which says how its handlers are made, and calls [`serve`] with the
+//! A program implements [`Program`], which says how its handlers are made, and calls [`serve()`] with the
 //! [`ServeOptions`] of its command line. `main` is [`exit`] around that:
 //!
 //! ```no_run
