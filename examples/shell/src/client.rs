@@ -99,7 +99,9 @@ impl Client {
         let server = self.server.clone();
         let failed = |why: &str| Leave::Failed(Failure::Other(format!("{server} {why}")));
         let other_secret = match secret_file {
-            Some(path) => format!("has not the secret of {}: copy the server's", path.display()),
+            Some(path) => {
+                format!("does not have the secret in {}: copy the server's", path.display())
+            }
             None => "ended the connection during the login".to_owned(),
         };
         let asked = Instant::now();
@@ -113,7 +115,7 @@ impl Client {
                 return Err(failed(&format!("refuses: {}", printable(&why))));
             }
             (Some(_), _) => {
-                return Err(failed("speaks another language: is it a server of this program?"));
+                return Err(failed("speaks another protocol: is it a server of this program?"));
             }
             // The server delays this end after a wrong secret.
             (None, _) if asked.elapsed() < AT_ONCE => {
@@ -154,7 +156,9 @@ impl Client {
                         screen.finish().map_err(|error| cannot_show(&error))?;
                         return Ok(ended);
                     }
-                    Some(_) => return Err(self.failed("sent what is no answer to a command")),
+                    Some(_) => {
+                        return Err(self.failed("sent a message that does not answer a command"));
+                    }
                     None => break,
                 }
             }
@@ -240,7 +244,8 @@ impl Client {
             return Ok(None);
         };
         let body = self.seal.open(body);
-        let body = body.map_err(|_| self.failed("sent what is not of this session"))?;
+        let body =
+            body.map_err(|_| self.failed("sent bytes that do not belong to this session"))?;
         let message = Message::from_body(&body);
         message.map(Some).map_err(|error| self.failed(&format!("sent {error}")))
     }

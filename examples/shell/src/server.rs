@@ -77,7 +77,7 @@ fn entry(options: &EntryOptions, endpoints: &[Endpoint]) -> Result<Entry, Failur
         }
         let me = rustix::process::geteuid().as_raw();
         common::warn(&format!(
-            "warning: --no-auth: whoever can connect on this machine may run commands as user {me}"
+            "warning: --no-auth: every user of this machine who can connect may run commands as user {me}"
         ));
         return Ok(Entry::Anyone);
     }

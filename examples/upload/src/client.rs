@@ -261,7 +261,7 @@ impl Client {
         let why = match last {
             Some(Message::Refused(refusal)) => refusal.to_string(),
             _ if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                format!("the server has not moved for {} s", PATIENCE.as_secs())
+                format!("the server neither read nor sent for {} s", PATIENCE.as_secs())
             }
             _ => error.to_string(),
         };
@@ -269,7 +269,7 @@ impl Client {
     }
 
     fn confused(&self) -> Trouble {
-        Trouble::Broken(format!("{} answers what was not asked", self.endpoint))
+        Trouble::Broken(format!("{} sent an answer that was not asked for", self.endpoint))
     }
 }
 

@@ -87,7 +87,7 @@ impl Wire {
 
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if !self.is_open || !self.stream.buffer().is_empty() {
-            return Err(no_redis("it says what nobody has asked for"));
+            return Err(no_redis("it sends an answer that was not asked for"));
         }
         let until = Instant::now() + WHOLE;
         while !bytes.is_empty() {
@@ -106,7 +106,7 @@ impl Wire {
         let line = self.line(bounds)?;
         let text = || String::from_utf8_lossy(line.get(1..).unwrap_or_default());
         let number =
-            || text().parse::<i64>().map_err(|_| no_redis("it says no number where one belongs"));
+            || text().parse::<i64>().map_err(|_| no_redis("it sends no number where one belongs"));
         match line.first() {
             Some(b'+') if &*text() == "OK" => Ok(Value::Okay),
             Some(b'+') => Ok(Value::SimpleString(text().into_owned())),

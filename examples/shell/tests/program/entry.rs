@@ -112,7 +112,7 @@ fn a_wrong_secret_is_refused_after_a_delay_and_logged() {
         // The one worker of `inline` is free while the other one waits.
         assert_ends(&server.run("true"), 0);
         let ended = client.end();
-        assert_fails_in_one_line(&ended, 1, &["has not the secret of", "wrong"]);
+        assert_fails_in_one_line(&ended, 1, &["does not have the secret in", "wrong"]);
         assert!(began.elapsed() >= Duration::from_secs(2), "{mixin}");
         let logged = server.process.err_line();
         assert!(logged.starts_with("refused 127.0.0.1:"), "{logged}");
@@ -358,7 +358,7 @@ fn without_a_login_there_is_only_this_machine() {
     let ended = refused(&["serve", "--wire", "document"]);
     assert_fails_in_one_line(&ended, 2, &["needs --no-auth"]);
     let server = Server::start(&["--no-auth"]);
-    assert!(server.process.err_line().contains("whoever can connect on this machine"));
+    assert!(server.process.err_line().contains("every user of this machine who can connect"));
     assert!(!server.secret().exists(), "no secret is needed");
     let ended = server.client(&["--no-auth", "--", "echo in; exit 3"]).end();
     assert_ends(&ended, 3);

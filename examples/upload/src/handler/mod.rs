@@ -89,7 +89,7 @@ impl StreamRequestHandler for Upload {
         self.first_word.expect(request);
         // Each new connection removes old partial files. A failure of this refuses nothing.
         if let Err(error) = self.store.sweep() {
-            say(&format!("cannot look for what broken uploads have left: {error}"));
+            say(&format!("cannot remove old parts of uploads: {error}"));
         }
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Upload {
                     return Err(error);
                 }
                 let text = format!(
-                    "nothing came for {} s; what has come is kept: go on with --resume",
+                    "no data arrived for {} s; the part so far is kept: go on with --resume",
                     self.idle.as_secs_f64()
                 );
                 refuse(request, Refusal::new(Code::Idle, text))?;
@@ -250,7 +250,7 @@ impl Upload {
                     return if digest == partial.digest() {
                         Ok(())
                     } else {
-                        let text = "the digest is wrong: other bytes have come than were sent";
+                        let text = "the digest is wrong: the received bytes are not the ones that were sent";
                         Err(Refusal::new(Code::BadDigest, text).into())
                     };
                 }
@@ -334,8 +334,8 @@ fn next(request: &mut StreamRequest) -> Result<Message, Trouble> {
 
 fn unexpected(message: &Message) -> Trouble {
     let text = match message {
-        Message::Data(_) => "more bytes came than the file was said to have",
-        Message::End(_) => "the file ended before all its bytes had come",
+        Message::Data(_) => "the file has more bytes than were announced",
+        Message::End(_) => "the file has fewer bytes than were announced",
         _ => "another message was expected",
     };
     Refusal::new(Code::Protocol, text).into()

@@ -56,7 +56,7 @@ impl Method {
             "GET" => Ok(Self::Get),
             "HEAD" => Ok(Self::Head),
             "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "CONNECT" | "TRACE" => {
-                let why = "Here things are only looked at: GET and HEAD.";
+                let why = "This server answers GET and HEAD only.";
                 Err(refusal(Status::MethodNotAllowed, why))
             }
             _ => Err(refusal(Status::NotImplemented, "This method is not known.")),
