@@ -150,11 +150,12 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
     /// Makes a server, binds it and begins to listen. Clients wait in the kernel's accept queue until
     /// `serve_forever`, `run` or `handle_request` is called.
     ///
-    /// - `address`: `"127.0.0.1:9999"`, a path for Unix sockets, or another [`BindAddress`]. Port 0 is any free one;
-    ///   [`server_address`](Self::server_address) tells which.
+    /// - `address`: `"127.0.0.1:9999"`, `("localhost", 9999)`, a path for Unix sockets, or another [`BindAddress`]. Port 0 is
+    ///   any free one; [`server_address`](Self::server_address) tells which.
     /// - `handler`: a closure that makes a handler (`|| Echo`), or a function or closure wrapped by
     ///   [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn). If the compiler says "type annotations
-    ///   needed" (E0282) at a closure that takes the request, wrap it: `stream_fn(|request| ..)`.
+    ///   needed" (E0282) at a closure that takes the request, wrap it: `stream_fn(|request| ..)`. If it says "this closure
+    ///   only implements `FnOnce`" (E0525), hand out a clone: `move || Echo { all: Arc::clone(&all) }`.
     ///
     /// # Errors
     ///
