@@ -59,7 +59,7 @@ impl ServerContext {
         })
     }
 
-    /// Keeps the number of live requests at or below `descriptors`, whatever `Limits::live` says. If that lowers the limit,
+    /// Keeps the number of live requests at or below `descriptors`, even if `Limits::live` is higher. If that lowers the limit,
     /// returns the lowered limit and the lowered limit of one peer, if there is one.
     pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<(usize, Option<usize>)> {
         self.descriptors.store(descriptors, Ordering::SeqCst);
@@ -73,7 +73,7 @@ impl ServerContext {
         self.waits_at_close
     }
 
-    /// What this process is to the server: see [`Role`].
+    /// The role of this process for the server.
     pub(crate) fn role(&self) -> Role {
         self.role.get()
     }

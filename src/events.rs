@@ -1,4 +1,4 @@
-//! What happens in a server: [`ServerEvent`], [`CloseReason`] and [`Counts`].
+//! Events of a server: [`ServerEvent`], [`CloseReason`] and [`Counts`].
 //!
 //! The library itself does not log. An observer may: it is the place for a log, a metric or a test.
 
@@ -28,7 +28,7 @@ pub enum ServerEvent<'a> {
     RequestStarted {
         /// Its number, unique within the server.
         id: u64,
-        /// Who sent it.
+        /// The client.
         client_address: &'a Address,
         /// The type name of its handler.
         handler: &'static str,
@@ -37,7 +37,7 @@ pub enum ServerEvent<'a> {
     RequestEnded {
         /// Its number, unique within the server.
         id: u64,
-        /// Who sent it.
+        /// The client.
         client_address: &'a Address,
         /// The type name of its handler.
         handler: &'static str,
@@ -109,7 +109,7 @@ impl fmt::Display for ServerEvent<'_> {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident, $count:ident, $text:literal;)*) => {
-        /// How a request ended. Every request has exactly one reason, whatever transport, mixin or handler it had.
+        /// How a request ended. Every request has exactly one reason, under every transport and every mixin.
         ///
         /// [`Job::run`](crate::mixin::Job::run), [`ServerEvent::RequestEnded`] and [`Counts`](crate::monitor::Counts)
         /// use it.

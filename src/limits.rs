@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a server allows. Each default is finite, or the field says why it is not.
+/// The limits of a server. Each default is finite, or the field says why it is not.
 ///
 /// ```
 /// use std::time::Duration;
@@ -88,8 +88,8 @@ pub struct Limits {
     /// How long `wrap_request` (a TLS handshake, for example) may take. Default 10 s: several round trips of the
     /// slowest network.
     pub handshake: Duration,
-    /// How long a connection stays open at its end so that a peer that is still sending can read the answer. What it
-    /// sends meanwhile is discarded. It applies when the peer has sent more than was read, or more than 8 KiB without
+    /// How long a connection stays open at its end so that a peer that is still sending can read the answer. Its
+    /// further input is discarded. It applies when the peer has sent more than was read, or more than 8 KiB without
     /// an end, when a read has ended in the middle, when the handler has failed, when the request is refused, and when
     /// the handler [asks for it](crate::StreamRequest::expect_more_input). Default 2 s: several round trips. Zero closes
     /// at once.

@@ -47,7 +47,7 @@ pub trait MakeHandler<R, How = ByCall>: Send + Sync + 'static {
     fn handler_name(&self) -> &'static str;
 
     /// Makes a handler and lends it to `run`, exactly once: Python's `finish_request`. Lending instead of
-    /// returning lets the handler stay on the worker's stack, whatever its type.
+    /// returning lets a handler of any type stay on the worker's stack.
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>));
 }
 

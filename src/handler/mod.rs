@@ -1,5 +1,5 @@
-//! What a program writes: [`StreamRequestHandler`] for connections, [`DatagramRequestHandler`] for packets, and what
-//! makes them, [`MakeHandler`].
+//! Handlers: [`StreamRequestHandler`] for connections and [`DatagramRequestHandler`] for packets, which a program
+//! implements, and [`MakeHandler`], which makes them.
 //!
 //! A server calls [`BaseRequestHandler`], which every handler of the first two kinds implements. Implement it directly
 //! only for a request type of your own, which only a [transport](crate::transport) of your own has.
@@ -185,7 +185,7 @@ pub trait BaseRequestHandler<R> {
     /// Those of the handler.
     fn handle(&mut self, request: &mut R) -> HandlerResult;
 
-    /// Runs after `handle`, whatever that returned.
+    /// Runs after `handle`, also if that failed.
     ///
     /// # Errors
     ///

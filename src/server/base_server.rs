@@ -70,93 +70,59 @@ pub trait BaseServer: Send + Sync {
     fn forks(&self) -> bool;
 }
 
-impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
-    fn serve_forever(&self) -> Result<()> {
-        self.serve_forever()
-    }
-
-    fn handle_request(&self) -> Result<AcceptOutcome> {
-        self.handle_request()
-    }
-
-    fn shutdown(&self) {
-        self.shutdown();
-    }
-
-    fn server_close(&self) -> DrainReport {
-        self.server_close()
-    }
-
-    fn server_close_within(&self, grace: Duration) -> DrainReport {
-        self.server_close_within(grace)
-    }
-
-    fn server_address(&self) -> Address {
-        self.server_address()
-    }
-
-    fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        self.fileno()
-    }
-
-    fn shutdown_handle(&self) -> ShutdownHandle {
-        self.shutdown_handle()
-    }
-
-    fn context(&self) -> &ServerContext {
-        self.context()
-    }
-
-    fn forks(&self) -> bool {
-        self.mixin().forks()
-    }
-}
-
-/// Passes every method on to the server inside.
+/// Passes every method on to a server.
 macro_rules! pass_on {
-    ($($pointer:ident),*) => {$(
-        impl<S: BaseServer + ?Sized> BaseServer for $pointer<S> {
-            fn serve_forever(&self) -> Result<()> {
-                (**self).serve_forever()
-            }
-
-            fn handle_request(&self) -> Result<AcceptOutcome> {
-                (**self).handle_request()
-            }
-
-            fn shutdown(&self) {
-                (**self).shutdown();
-            }
-
-            fn server_close(&self) -> DrainReport {
-                (**self).server_close()
-            }
-
-            fn server_close_within(&self, grace: Duration) -> DrainReport {
-                (**self).server_close_within(grace)
-            }
-
-            fn server_address(&self) -> Address {
-                (**self).server_address()
-            }
-
-            fn fileno(&self) -> Option<Arc<OwnedFd>> {
-                (**self).fileno()
-            }
-
-            fn shutdown_handle(&self) -> ShutdownHandle {
-                (**self).shutdown_handle()
-            }
-
-            fn context(&self) -> &ServerContext {
-                (**self).context()
-            }
-
-            fn forks(&self) -> bool {
-                (**self).forks()
-            }
+    ($this:ident => $server:expr, $forks:expr) => {
+        fn serve_forever(&$this) -> Result<()> {
+            $server.serve_forever()
         }
-    )*};
+
+        fn handle_request(&$this) -> Result<AcceptOutcome> {
+            $server.handle_request()
+        }
+
+        fn shutdown(&$this) {
+            $server.shutdown();
+        }
+
+        fn server_close(&$this) -> DrainReport {
+            $server.server_close()
+        }
+
+        fn server_close_within(&$this, grace: Duration) -> DrainReport {
+            $server.server_close_within(grace)
+        }
+
+        fn server_address(&$this) -> Address {
+            $server.server_address()
+        }
+
+        fn fileno(&$this) -> Option<Arc<OwnedFd>> {
+            $server.fileno()
+        }
+
+        fn shutdown_handle(&$this) -> ShutdownHandle {
+            $server.shutdown_handle()
+        }
+
+        fn context(&$this) -> &ServerContext {
+            $server.context()
+        }
+
+        fn forks(&$this) -> bool {
+            $forks
+        }
+    };
 }
 
-pass_on!(Arc, Box);
+impl<T: Transport, M: Mixin> BaseServer for Server<T, M> {
+    pass_on!(self => self, self.mixin().forks());
+}
+
+impl<S: BaseServer + ?Sized> BaseServer for Arc<S> {
+    pass_on!(self => (**self), (**self).forks());
+}
+
+impl<S: BaseServer + ?Sized> BaseServer for Box<S> {
+    pass_on!(self => (**self), (**self).forks());
+}

@@ -6,7 +6,7 @@ use crate::events::CloseReason;
 use crate::live::{Cut, Entry};
 use crate::request::LineTooLong;
 
-/// The reason of a request that the server ended, whatever its handler has returned.
+/// The reason of a request that the server ended. The result of its handler does not matter then.
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),

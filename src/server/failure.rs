@@ -1,4 +1,4 @@
-//! What the hooks that report are given: a [`Failure`] of a request, an [`AcceptFailure`] of the listener.
+//! The arguments of the hooks that report: a [`Failure`] of a request, an [`AcceptFailure`] of the listener.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -173,7 +173,7 @@ impl AcceptFailure<'_> {
         self.error
     }
 
-    /// What the server does about it.
+    /// The reaction of the server.
     #[must_use]
     pub fn action(&self) -> AcceptAction {
         self.action

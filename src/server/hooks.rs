@@ -1,4 +1,4 @@
-//! What a program may override about a server without writing a transport or a mixin: [`ServerHooks`].
+//! [`ServerHooks`]: the steps of a server that a program may override without writing a transport or a mixin.
 
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -1,11 +1,11 @@
-//! Compile errors are part of the interface: what goes wrong most often is answered by a sentence that
-//! says what to write instead.
+//! Compile errors are part of the interface: the most frequent mistakes are answered by a sentence that says what to
+//! write instead.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-/// Each wrong program and what the compiler has to say about it, beside much that is its own business.
+/// Each wrong program, and the sentences that the compiler's message must have.
 const SENTENCES: [(&str, &[&str]); 9] = [
     (
         "datagram_handler_on_tcp",
@@ -40,7 +40,7 @@ const SENTENCES: [(&str, &[&str]); 9] = [
             "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`",
         ],
     ),
-    // The compiler asks for the type first, and has no place for a word of ours; `bind` says what its number means.
+    // The compiler asks for the type first and prints no sentence of this crate. The docs of `bind` explain the number.
     ("closure_without_a_type", &["error[E0282]", "giving this closure parameter an explicit type"]),
     (
         "closure_without_stream_fn",
@@ -62,14 +62,14 @@ const SENTENCES: [(&str, &[&str]); 9] = [
     ),
 ];
 
-/// The compiler whose whole output stands in the `.stderr` files.
+/// The compiler whose whole output is in the `.stderr` files.
 const PINNED: &str = "rustc 1.95.0 ";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A wrong program, from the project's folder: the compiler's words contain this path.
+/// The path of a wrong program from the project's folder. It is part of the compiler's message.
 fn program(name: &str) -> PathBuf {
     format!("tests/compile_fail/{name}.rs").into()
 }
@@ -90,7 +90,7 @@ fn library() -> PathBuf {
     files.filter(is_library).max_by_key(|path| age(path).unwrap_or(SystemTime::UNIX_EPOCH)).unwrap()
 }
 
-/// Compiles a program as a user of the library, and gives the compiler's words if it will not.
+/// Compiles a program as a user of the library does. Returns the compiler's message if it fails.
 fn compile(program: &Path) -> Result<(), String> {
     let library = library();
     let folder = crate::support::folder();
@@ -133,8 +133,8 @@ fn what_the_documentation_shows_compiles() {
     }
 }
 
-/// The whole output, as people see it. It changes with the compiler, and so only one of them is asked;
-/// every other one is held to the sentences above. `OVERWRITE=1` writes the files anew.
+/// The whole message, as people see it. It changes with the compiler, so only one version is compared; the sentences
+/// above hold for every version. `OVERWRITE=1` writes the files anew.
 #[test]
 fn the_whole_error_reads_well() {
     let version = String::from_utf8(rustc().arg("--version").output().unwrap().stdout).unwrap();
@@ -171,8 +171,8 @@ fn each_wrong_program_is_asked() {
     assert_eq!(names, asked);
 }
 
-/// The compiler's words without what changes with every edit of the library: the folder, the line numbers of `src`, and
-/// the width of the margin, which is that of the longest number.
+/// The compiler's message without the parts that change with every edit of the library: the folder, the line numbers of
+/// `src`, and the width of the margin.
 fn without_places(said: &str) -> String {
     let said = said.replace(&format!("{}/", root().display()), "");
     let mut in_src = false;
@@ -185,7 +185,7 @@ fn without_places(said: &str) -> String {
         let left_out = [
             "error: aborting due",
             "For more information about this error",
-            // The name of a file that is another one each time.
+            // The name of a temporary file.
             "= note: the full name for the type has been written to",
             "= note: consider using `--verbose` to print the full type name",
         ];
