@@ -1,4 +1,4 @@
-//! Where a server listens and who talks to it: [`Address`], and what `bind` takes ([`BindAddress`]).
+//! Addresses of servers and peers ([`Address`]), and the argument of `bind` ([`BindAddress`]).
 
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
@@ -225,7 +225,7 @@ impl BindAddress {
     }
 }
 
-/// The parts of `HOST:PORT`, or what is wrong with it. Host names are not looked up.
+/// The parts of `HOST:PORT`, or its mistake in words. Host names are not looked up.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };

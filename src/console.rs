@@ -136,7 +136,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    /// Tells to something that takes `room` bytes, and gives what has arrived.
+    /// Tells a text to a stream that takes `room` bytes, and returns the bytes that have arrived.
     fn told(losses: &Losses, text: &str, room: usize) -> (bool, String) {
         let arrived = RefCell::new(Vec::new());
         let whole = tell(losses, text, |bytes| {

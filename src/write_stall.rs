@@ -31,7 +31,7 @@ pub(crate) struct SendTimeout {
 }
 
 impl SendTimeout {
-    /// Does not wait: bytes without room are not sent.
+    /// Does not wait: a send without room fails at once.
     pub(crate) const NONE: Self = Self { stall: Duration::ZERO, until: None };
 
     /// However little the peer takes, until a moment.
@@ -47,9 +47,9 @@ impl SendTimeout {
 
 /// The longest pause between two looks is this part of the limit: progress is noticed so late at most, and a timeout on
 /// time.
-const LONGEST_PAUSE: u32 = 8;
+const LONGEST_LOOK_PAUSE: u32 = 8;
 /// The first pause is this part of the limit: bytes that are on their way when the buffer is full are acknowledged soon.
-const FIRST_PAUSE: u32 = LONGEST_PAUSE * 16;
+const FIRST_LOOK_PAUSE: u32 = LONGEST_LOOK_PAUSE * 16;
 
 /// A send that waits for room.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl WriteStall {
     /// Begins after a send that has found no room.
     pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
         let (since, unacknowledged) = (Instant::now(), tcp_info::unacknowledged(fd).ok());
-        let pause = timeout.stall / FIRST_PAUSE;
+        let pause = timeout.stall / FIRST_LOOK_PAUSE;
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
 
@@ -114,7 +114,7 @@ impl WriteStall {
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
-        self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LONGEST_PAUSE);
+        self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LONGEST_LOOK_PAUSE);
         self.look_at = now.checked_add(self.pause);
     }
 }

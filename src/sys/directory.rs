@@ -84,7 +84,7 @@ pub(crate) fn set_mode_of_socket_file(
     fs::set_permissions(name, Permissions::from_mode(mode))
 }
 
-/// What chmod can set; the rest of a mode says what kind of file it is.
+/// The bits that chmod can set; the others of a mode are the kind of file.
 pub(crate) const MODE_BITS: u32 = 0o7777;
 
 fn is_file_of_socket(fd: BorrowedFd<'_>, found: &Metadata) -> io::Result<bool> {

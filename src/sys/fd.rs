@@ -1,4 +1,4 @@
-//! Descriptors as numbers, and what the other files of this folder make of a system call's result.
+//! Descriptors as numbers, and results of system calls as errors.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -24,12 +24,12 @@ pub(crate) fn number(fd: &impl AsFd) -> RawFd {
     fd.as_fd().as_raw_fd()
 }
 
-/// Makes the number of `old` stand for what `new` is, in this process alone: a forked child gives up its parent's
-/// descriptor, and everything that holds the number keeps it.
+/// Makes the number of `old` a descriptor of `new`'s file, in this process alone: a forked child replaces a descriptor
+/// that it shares with its parent, and everything that holds the number goes on with the new one.
 /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup3.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
-    // SAFETY: no pointers. The number stays open, and its owner's.
+    // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) })?;
     drop(new);
     Ok(())
@@ -38,7 +38,7 @@ pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
 /// See the Linux form. In the moment before the flag is set a program that another thread starts inherits the number.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
-    // SAFETY: no pointers. The number stays open, and its owner's.
+    // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     check(unsafe { libc::dup2(new.as_raw_fd(), number(old)) })?;
     socket2::SockRef::from(old).set_cloexec(true)
 }

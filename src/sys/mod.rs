@@ -1,24 +1,24 @@
 //! The operating system, as safe functions named for what they do. One noun is one file:
 //!
-//! | file | what it has |
+//! | file | content |
 //! |---|---|
 //! | `fd` | descriptors as numbers; errors of system calls |
 //! | `poll`, `epoll`, `event` | waiting for descriptors, and the one that is made ready by `notify` |
 //! | `exclusive_epoll` | waiting for a listener, in several threads, so that one connection wakes one of them |
-//! | `late_input` | waiting for what arrives after the input has been shut down |
+//! | `late_input` | waiting for input that arrives after `shutdown(Read)` |
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
-//! | `recv_buf` | memory to receive into that nobody has to clear |
-//! | `tcp_info` | what the peer's system has acknowledged |
-//! | `error_queue`, `refuse_clients` | the queue of errors of a socket; the end of a listener's accept queue |
+//! | `recv_buf` | memory to receive into, which need not be cleared |
+//! | `tcp_info` | how many bytes the peer's system has acknowledged |
+//! | `error_queue`, `refuse_clients` | the error queue of a socket; the end of a listener's accept queue |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
 //! | `recv_batch`, `send_batch` | datagrams by the batch |
-//! | `recv_cmsg`, `send_cmsg`, `peer_name` | what goes with a datagram: control messages, and its sender's name |
+//! | `recv_cmsg`, `send_cmsg`, `peer_name` | control messages of datagrams, and their senders' names |
 //! | `directory` | a directory that is held open; modes and locks of files |
 //! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
 //! | `fork`, `fork_count` | forking, in a process of one thread; whether others may have a descriptor |
 //! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, hearing of it, and processes that a child leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
-//! | `signal` | what signals do to this process |
+//! | `signal` | actions of signals |
 //! | `stdio` | the three standard descriptors |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //!
@@ -26,9 +26,10 @@
 //! has a SAFETY comment whose reason holds for every value that safe code can pass: a function whose soundness
 //! depends on its caller is `pub(super)` at the most.
 //!
-//! **Other systems.** No `cfg` stands outside this folder, and none inside a function's body. A file here is the form for
-//! Linux (and Android); the form for every other Unix has the same name and the same functions in `portable/`. Where
-//! only one function of a file differs, its two forms stand one below the other.
+//! **Other systems.** No `cfg` of a system stands outside this folder. A file here is the form for Linux (and Android); the
+//! form for every other Unix has the same name and the same functions in `portable/`. Where only one function of a file
+//! differs, its two forms stand one below the other. Inside a function's body there is no `cfg`, except for arms of a
+//! `match` in the two files of control messages, which name constants that some systems lack.
 
 #[cfg_attr(
     not(any(target_os = "linux", target_os = "android")),

@@ -34,7 +34,7 @@ impl<'a> RecvBuf<'a> {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), count) }
     }
 
-    /// All of it as bytes, for [`Read::read`](std::io::Read::read): clears what has not been written.
+    /// All of it as bytes, for [`Read::read`](std::io::Read::read): clears the bytes that have not been written.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         for byte in &mut self.memory[self.written..] {
             byte.write(0);

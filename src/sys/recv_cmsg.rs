@@ -172,7 +172,7 @@ mod tests {
         let whole = info_message("fe80::a", 3);
         let data = info("fe80::a", 3);
         for len in 0..DATA + data.len() {
-            // As the kernel writes it: the length says how much there was room for.
+            // As the kernel cuts it: the length is that of the buffer.
             let cut = message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data, len);
             assert_eq!(destination(&cut), Destination::default(), "the length is {len}");
             // And with a length that goes beyond the end.

@@ -102,7 +102,7 @@ impl ControlBuf {
     }
 }
 
-/// Structures of the system's whose bytes can be sent as they are.
+/// Structures of the system that can be sent byte by byte.
 ///
 /// # Safety
 ///

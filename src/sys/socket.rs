@@ -1,4 +1,5 @@
-//! What std cannot do to a socket: sends that never wait and never raise a signal, options, and what is unread.
+//! Calls on a socket that std does not have: sends that never wait and never raise a signal, options, and the number of
+//! unread bytes.
 
 use std::io;
 use std::mem;
@@ -22,12 +23,12 @@ const MORE: libc::c_int = libc::MSG_MORE;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const MORE: libc::c_int = 0;
 
-/// Whether a call may wait for what it asks for.
+/// Whether a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// It waits, as long as the descriptor's own mode and timeout allow.
     Block,
-    /// It takes what is there, and fails with `WouldBlock` if that is nothing, whatever the descriptor's mode.
+    /// It returns at once, with `WouldBlock` if there is nothing, whatever the descriptor's mode.
     Try,
 }
 

@@ -1,4 +1,4 @@
-//! What TCP and UDP have in common: the addresses that a server may bind to, and the options that both heed.
+//! The common part of TCP and UDP: the addresses that a server may bind to, and the options that both heed.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use super::socket_options::{SocketOptions, set_buffers};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 
-/// What a server was asked to bind to, and how its sockets are made.
+/// The addresses that a server was asked to bind to, and how its sockets are made.
 #[derive(Debug)]
 pub(super) struct InetName {
     /// The addresses of the host name, tried in order; none for a socket that came bound.

@@ -57,7 +57,7 @@ impl ServerSocket {
 /// Where a server's socket comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// This process has made it: until it forks, nobody else has it.
+    /// This process has made it: until it forks, no other process has it.
     Made,
     /// It was handed over, open and bound: others may have it as well, and its name is not ours to remove.
     Adopted,

@@ -66,7 +66,7 @@ impl SocketFile {
         }
         socket2::SockRef::from(&fd).bind(&address).map_err(|error| explain(error, &whole))?;
         if let Some(mode) = options.unix_mode {
-            // Adds what the umask took away; where the line above does nothing, sets all of it.
+            // Adds the permissions that the umask took away; where the line above does nothing, sets all of them.
             directory::set_mode_of_socket_file(fd, &entry.file(), mode)?;
         }
         if !options.unlink_on_close {
@@ -193,7 +193,7 @@ fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
     Ok(refused == Some(libc::ECONNREFUSED))
 }
 
-/// Says what is in the way of a bind. The system says `EADDRINUSE` of any file, and its reader would look for another
+/// Names the file that is in the way of a bind. The system says `EADDRINUSE` of any file, and its reader would look for another
 /// server. If the file has been replaced since, the message is wrong, and nothing else is.
 fn explain(error: io::Error, path: &Path) -> io::Error {
     // The link itself is in the way, wherever it leads, and is never replaced.

@@ -1,4 +1,4 @@
-//! What a server asks of its socket: [`SocketOptions`].
+//! The options of a server's socket: [`SocketOptions`].
 
 use std::fmt;
 use std::io;

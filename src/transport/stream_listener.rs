@@ -1,4 +1,4 @@
-//! A listening stream socket, TCP or Unix: accepting, shedding, and what accepted connections start with.
+//! A listening stream socket, TCP or Unix: accepting, shedding, and the end of its accept queue.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

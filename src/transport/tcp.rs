@@ -75,12 +75,12 @@ fn tcp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socke
     Ok(socket)
 }
 
-/// What connections inherit: no Nagle, which would delay small answers; an urgent byte in its place among the
-/// others; and keepalive if asked for.
+/// Sets the options that accepted connections inherit: TCP_NODELAY, so that small answers are not delayed; SO_OOBINLINE,
+/// so that an urgent byte keeps its place among the others; and keepalive, if asked for.
 fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    // Out of line, FIONREAD counts up to the urgent byte and not beyond, and the lingering close would
-    // take what stands there for nothing: the close becomes a reset. RFC 6093 asks for this as well.
+    // With an urgent byte out of line, FIONREAD counts only the bytes before it. The lingering close would then miss unread
+    // input, and the close would become a reset. RFC 6093 asks for this option as well.
     socket.set_out_of_band_inline(true)?;
     if let Some(silence) = options.keepalive {
         let set = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(whole_seconds(silence)));
@@ -89,9 +89,9 @@ fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// The nearest silence that the kernel counts, rounded up: TCP_KEEPIDLE of Linux ends at `MAX_TCP_KEEPIDLE`, 32,767.
+/// The nearest silence that the kernel can count, rounded up. Linux allows 1 to 32,767 seconds (`MAX_TCP_KEEPIDLE`).
 fn whole_seconds(silence: Duration) -> Duration {
-    const MOST: u64 = 32_767;
+    const MAX_KEEPIDLE: u64 = 32_767;
     let begun = u64::from(silence.subsec_nanos() > 0);
-    Duration::from_secs(silence.as_secs().saturating_add(begun).clamp(1, MOST))
+    Duration::from_secs(silence.as_secs().saturating_add(begun).clamp(1, MAX_KEEPIDLE))
 }
