@@ -13,7 +13,7 @@ use crate::transport::Transport;
 
 impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     /// Serves in a thread of its own, until the guard is stopped or dropped. For tests, and for
-    /// programs whose main thread has something else to do.
+    /// programs whose main thread has other work.
     ///
     /// # Errors
     ///
@@ -40,13 +40,13 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
 pub struct BackgroundServer<T: Transport, M: Mixin> {
     server: Arc<Server<T, M>>,
     thread: Option<JoinHandle<Result<()>>>,
-    /// Where the thread is.
+    /// The process that has the thread.
     owner: OwnerProcess,
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
-    /// The thread to be waited for; none in a forked child, whose parent has it, and none where it would wait for
-    /// itself: it ends when this call has returned.
+    /// The thread to be joined. None in a forked child, whose parent has it, and none on this thread itself: it ends when
+    /// this call has returned.
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
         if !self.owner.is_this_process() {
@@ -63,15 +63,15 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Errors
     ///
-    /// That with which `serve_forever` has returned, or a [`Fatal`](crate::Fatal) that a handler has returned since.
+    /// The error of `serve_forever`, or a [`Fatal`](crate::Fatal) that a handler has returned since.
     ///
     /// # Panics
     ///
-    /// If the loop has panicked, which is to say, a hook or a mixin.
+    /// If the loop has panicked: a hook or a mixin has.
     pub fn stop(mut self) -> Result<DrainReport> {
         let report = self.server.server_close();
         match self.thread().map(JoinHandle::join) {
-            // The close was faster than the beginning of the run: stopped, all the same.
+            // The close came before the beginning of the run, which is no failure of this call.
             Some(Ok(Err(error))) if error.is_closed() => {}
             Some(Ok(result)) => result?,
             Some(Err(payload)) => std::panic::resume_unwind(payload),
@@ -84,7 +84,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Errors
     ///
-    /// That with which it has returned.
+    /// The error with which it has returned.
     ///
     /// # Panics
     ///
@@ -110,7 +110,7 @@ impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
     fn drop(&mut self) {
         self.server.server_close();
         if let Some(thread) = self.thread() {
-            // Its error has nobody to go to, and its panic has been told by the panic hook.
+            // A drop returns no error, and a panic has been printed by the panic hook.
             let _ = thread.join();
         }
     }

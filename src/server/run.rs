@@ -1,4 +1,16 @@
-//! The paved path of a program: serve until Ctrl-C or SIGTERM, then close with a grace period.
+//! `run`: serves until Ctrl-C or SIGTERM, then closes within a grace period.
+//!
+//! ```text
+//! the calling thread                  thread "close"             a signal's action
+//! claim, prepare_process
+//! serve_forever                       wait_for_stop
+//!   ..                                  .. <------------------- handle.shutdown()
+//!   the loop ends                     server_close: drains
+//! notifies `over` ------------------> (closes, if it has not begun)
+//! joins <---------------------------- DrainReport
+//! ```
+//!
+//! A server that forks has one thread, and closes when its loop has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,15 +32,15 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// [`restore_limits`](super::restore_limits). A second signal ends the process at once, with status 128 + its number.
     /// Children of [`Forking`](crate::Forking) then go on by their own limits, unless the process group gets it.
     ///
-    /// What the process has inherited from its starter is taken as a shell's user expects it:
+    /// The state that the process inherits is treated as the user of a shell expects:
     ///
     /// - A signal of the two that is *ignored* stays ignored, also by the children of `Forking`: a script that starts
     ///   `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server.
-    /// - One that is *blocked* is let through to this thread until `run` returns. One that has come before stops the server
-    ///   in order. (A program that takes signals by a thread of its own serves by `serve_forever`.)
-    /// - SIGCHLD, if it is ignored, is not any more: nobody could learn how the programs and children of handlers end.
-    /// - SIGXFSZ, if it does what it does by default, does not end the process any more: under `ulimit -f` a write that would make
-    ///   a file too long fails with EFBIG, as in Python. Programs that handlers start have the default.
+    /// - One that is *blocked* is let through to this thread until `run` returns. If it has been sent before, it stops the
+    ///   server in order. (A program that takes signals by a thread of its own serves by `serve_forever`.)
+    /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost.
+    /// - SIGXFSZ does not end the process, unless the program handles it: under `ulimit -f` a write that would make a file too
+    ///   long fails with EFBIG, as in Python. Programs that handlers start have the default.
     /// - Of standard input, output and error, those that are closed become `/dev/null`, as when a server is made: no
     ///   connection gets a number that `println!` writes to.
     ///
@@ -45,7 +57,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever), after the close, which may meet a [`Fatal`](crate::Fatal) as well;
-    /// and if signals cannot be handled. If somebody else serves already, that is the error, and nothing is changed and
+    /// and if signals cannot be handled. If another thread serves already, that is the error, and nothing is changed and
     /// nothing is closed.
     #[doc(alias("KeyboardInterrupt", "SIGINT", "SIGTERM"))]
     pub fn run(&self) -> Result<DrainReport> {
@@ -60,13 +72,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// one Ctrl-C for all. When one of them ends with an error, all end. A single one runs in this thread.
 ///
 /// `ready` is called when signals are taken, and before anything is served: the moment to say that the
-/// program listens, because from here on whoever has read it can stop the program in order.
+/// program listens, because from here on a signal stops it in order.
 ///
 /// # Errors
 ///
 /// The first server's that ended with one, after all are closed; if signals cannot be handled or threads
 /// cannot be started; and if one of several forks, which takes a process with one thread. If one of them is served by
-/// somebody else already, or is there twice, that is the error, and nothing is begun and nothing is closed.
+/// another thread already, or is listed twice, that is the error, and nothing is begun and nothing is closed.
 pub fn run_all(
     servers: &[Box<dyn BaseServer>],
     grace: Duration,
@@ -117,29 +129,27 @@ pub fn run_all(
     })
 }
 
-/// Before anything else: a server that is not ours to run is not ours to close.
+/// Before anything else: a server that this call may not run it must not close.
 fn claim(server: &dyn BaseServer) -> Result<Claim> {
     // In a forked child the run that goes on is the parent's.
     fork::enter_process(server.context())?;
     server.shutdown_handle().runs().claim(&server.server_address())
 }
 
-/// Serves and closes. What a handler says at the very end, when the run is over and the server drains, is the
-/// end of the run as well.
+/// Serves and closes. A `Fatal` of a handler that comes in the drain, after the run, is the error of the run as well.
 fn serve_and_close(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
     let (served, report) = serve_until_closed(server, close);
-    let said_late = server.shutdown_handle().runs().take_failure();
-    (served.and(said_late.map_or(Ok(()), Err)), report)
+    let late_failure = server.shutdown_handle().runs().take_failure();
+    (served.and(late_failure.map_or(Ok(()), Err)), report)
 }
 
 /// Serves, and closes when a stop is asked for.
 ///
-/// The closing is a thread's of its own, because the loop may not be there to do it: under `Inline` it is
-/// inside a handler, which may be waiting for a silent client, and has to be told. A server that forks has
-/// one thread, and its loop is never away.
+/// A thread of its own closes, because the loop may be busy: under `Inline` it is inside a handler, which may wait for a
+/// silent client, and has to be told. A server that forks has one thread, and its loop is never busy for long.
 fn serve_until_closed(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
@@ -162,14 +172,14 @@ fn serve_until_closed(
             Ok(thread) => {
                 thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
             }
-            // Without a thread for it, it is done late rather than never.
+            // Without a thread the server is closed late.
             Err(_) => close(),
         };
         (served, report)
     })
 }
 
-/// Has the closing begin when serving is over, also by a panic: it is waited for.
+/// Makes the thread that closes begin when serving is over, also by a panic: it is joined.
 struct NotifyAtEnd<'a>(&'a Event);
 
 impl Drop for NotifyAtEnd<'_> {
@@ -181,7 +191,7 @@ impl Drop for NotifyAtEnd<'_> {
 /// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. And the process may
 /// have as many descriptors as it is allowed to: the usual lower limit is for programs that use `select`.
 fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
-    // What cannot be raised is budgeted.
+    // If the limit stays low, `descriptor_budget.rs` lowers the number of requests.
     let _ = sys::raise_descriptors();
     sys::keep_statuses();
     sys::keep_from_file_size_signal();
@@ -195,9 +205,9 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
     let on = |signal: libc::c_int, name: &str| {
         let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));
         let owner = Arc::clone(&owner);
-        // An atomic, a write for each server, and `_exit`: all that a signal's handler may do.
+        // An atomic, a write for each server, and `_exit`: a signal's handler may do these.
         sys::on_signal(signal, move || {
-            // A forked child inherits this, and has its own way of taking the signal.
+            // A forked child inherits this action, and takes the signal by its own (`fork.rs`).
             if !owner.is_this_process() {
                 return;
             }
@@ -216,12 +226,12 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
             taken.push(on(signal, name)?);
         }
     }
-    // Not before there is somebody to take them: one that has been sent already stops the server in order.
+    // Not before the actions are registered: a signal that is pending already stops the server in order.
     let let_through = sys::LetThrough::new(&[libc::SIGINT, libc::SIGTERM]);
     Ok(Signals { _let_through: let_through, _taken: taken })
 }
 
-/// What `run` does with signals for as long as it serves.
+/// The actions of the signals, as long as `run` serves.
 struct Signals {
     _let_through: sys::LetThrough,
     _taken: Vec<SignalGuard>,

@@ -1,5 +1,4 @@
-//! What has a beginning and has to end, whatever ends it: a run, and a loop within it. And what is told of a beginning
-//! and an end.
+//! Guards for a run and for a loop within it, which end also by a panic; and the hooks and events of both.
 
 use std::sync::atomic::Ordering;
 
@@ -10,13 +9,13 @@ use crate::events::ServerEvent;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// A run begins. A hook that panics ends it before it serves anybody.
+    /// A run begins. A hook that panics ends it before it serves a request.
     pub(super) fn tell_of_ready(&self) {
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         self.hooks.ready(&self.context);
     }
 
-    /// The close begins; told once. A forked child closes nothing, and its parent tells.
+    /// The close begins, which is told once, and not by a forked child.
     pub(super) fn tell_of_stopping(&self) {
         if self.context.role().is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
             return;
@@ -29,7 +28,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-/// A run that has begun and has to end, also when a panic of a mixin or a hook ends it.
+/// A run. Dropped by a panic of a mixin or a hook, it ends as well.
 pub(super) struct Run<'a, T: Transport> {
     core: &'a Core<T>,
     ended: bool,
@@ -50,13 +49,13 @@ impl<T: Transport> Drop for Run<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
             self.core.release_backlog();
-            // The panic goes on and says more than an error could.
+            // The panic goes on, and tells more than the error.
             let _ = self.core.context.runs.end(|| self.core.loops_have_ended());
         }
     }
 }
 
-/// A loop that accepts, from its beginning to its end, whatever ends it.
+/// A loop that accepts. It ends when this is dropped.
 pub(super) struct Accepting<'a, T: Transport> {
     core: &'a Core<T>,
 }
@@ -67,7 +66,7 @@ impl<'a, T: Transport> Accepting<'a, T> {
         Self { core }
     }
 
-    /// Of a worker that accepts as well; none, if there is no loop that does.
+    /// Of a worker that accepts beside the loop. None, if no loop accepts.
     pub(super) fn beside_loop(core: &'a Core<T>) -> Option<Self> {
         core.context.runs.enter_worker().then_some(Self { core })
     }

@@ -5,18 +5,17 @@ use std::io;
 
 use super::check;
 
-/// How a child is.
+/// The state of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
     Running,
     Exited(i32),
     Killed(i32),
-    /// Somebody else has waited for it.
+    /// Another part of the program has waited for it, or the kernel has.
     Gone,
 }
 
-/// Looks at one child, and reaps it if it has ended. Never at any other: waiting for all children would
-/// steal those of `std::process::Command`.
+/// Reaps a child, if it has ended. [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html)
 pub(crate) fn reap(child: i32) -> ChildState {
     let mut status = 0;
     loop {
@@ -33,7 +32,7 @@ pub(crate) fn reap(child: i32) -> ChildState {
     }
 }
 
-/// A child that has ended, ours or not: it can still be reaped. None, if there is none.
+/// A child that has ended, this server's or a foreign one; it is not reaped by this. None, if there is none.
 /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), WNOWAIT
 pub(crate) fn ended_child() -> Option<i32> {
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
@@ -47,8 +46,7 @@ pub(crate) fn ended_child() -> Option<i32> {
     (pid != 0).then_some(pid)
 }
 
-/// Sends a signal to a child. False if it has ended: who has been reaped has lost its number, which may be a
-/// stranger's now.
+/// Sends a signal to a child. False if it has ended: the number of a child that has been reaped may be a stranger's.
 pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
     is_running(child) && {
         // SAFETY: no pointers.

@@ -9,17 +9,27 @@ use super::signal::change_mask;
 use super::{check, event};
 use crate::process::OwnerProcess;
 
-/// Makes all of a set of children one descriptor, which is readable while one of them has ended and is
-/// watched still.
+/// A descriptor that is readable while one of the watched children has ended.
 ///
-/// A child is watched by a pidfd, which says exactly who has ended. Where there is none to be had (before Linux 5.3, in
-/// a container whose filter refuses the call, or without a descriptor left) SIGCHLD rings a bell in the same set.
+/// It is an epoll set. A child is watched by a pidfd in it, which says exactly which child has ended. Where there is no
+/// pidfd (before Linux 5.3, in a container whose filter refuses the call, or without a descriptor left) SIGCHLD notifies
+/// an event in the same set:
+///
+/// ```text
+/// pidfd of child 1 --+
+/// pidfd of child 2 --+--> epoll set --> readable: `ended` names the children, or says that a signal came
+/// event <- SIGCHLD --+
+/// ```
+///
+/// From the first child on that has no pidfd the signal is taken for all. The event is cleared before the caller looks
+/// for ended children, so that a child that ends after the look notifies it again.
 #[derive(Debug)]
 pub(crate) struct ExitWatch {
     set: Epoll,
-    bell: Arc<event::Ends>,
+    sigchld_event: Arc<event::Ends>,
     sigchld: OnceLock<Sigchld>,
-    /// Whose children they are; the others that SIGCHLD tells this of are those of children.
+    /// The process whose children they are. A forked child inherits the action of SIGCHLD, and must not notify its parent's
+    /// event.
     owner: Arc<OwnerProcess>,
 }
 
@@ -27,35 +37,40 @@ pub(crate) struct ExitWatch {
 #[derive(Debug)]
 pub(crate) enum Watched {
     ByDescriptor(OwnedFd),
-    /// SIGCHLD says that somebody has ended, and not who.
+    /// SIGCHLD says that a child has ended, and not which one.
     BySignal,
 }
 
-/// The number of the bell in the set; no process has it.
-const BELL: u64 = 0;
+/// The number of the event in the set; no process has it.
+const SIGCHLD_EVENT: u64 = 0;
 
 impl ExitWatch {
     pub(crate) fn new() -> io::Result<Self> {
-        let (set, bell) = (Epoll::new()?, Arc::new(event::new()?));
-        set.add(event::reader(&bell), libc::EPOLLIN, BELL)?;
+        let (set, sigchld_event) = (Epoll::new()?, Arc::new(event::new()?));
+        set.add(event::reader(&sigchld_event), libc::EPOLLIN, SIGCHLD_EVENT)?;
         Ok(Self {
             set,
-            bell,
+            sigchld_event,
             sigchld: OnceLock::new(),
             owner: Arc::new(OwnerProcess::this_process()),
         })
     }
 
-    /// In a forked child that goes on for itself: makes it one of its own, which watches nobody yet.
+    /// In a forked child that goes on for itself: makes it one of its own, which watches no child yet.
     pub(crate) fn renew(&self) -> io::Result<()> {
-        event::renew(&self.bell)?;
+        event::renew(&self.sigchld_event)?;
         self.set.renew()?;
-        self.set.add(event::reader(&self.bell), libc::EPOLLIN, BELL)?;
+        self.set.add(event::reader(&self.sigchld_event), libc::EPOLLIN, SIGCHLD_EVENT)?;
         self.owner.become_noted();
         Ok(())
     }
 
-    /// Watches a child. Whether it has ended before has to be looked at afterwards.
+    /// Watches a child. If it has ended before, only a look at it tells: call [`reap`](super::child_process::reap)
+    /// afterwards.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH, if it is a child no longer; and if SIGCHLD cannot be taken.
     pub(crate) fn add(&self, child: i32) -> io::Result<Watched> {
         match self.add_descriptor(child) {
             Ok(pidfd) => Ok(Watched::ByDescriptor(pidfd)),
@@ -70,45 +85,49 @@ impl ExitWatch {
         // SAFETY: no pointers; a descriptor or -1 comes back.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) };
         let pidfd = super::owned(check(libc::c_int::try_from(fd).unwrap_or(-1))?);
-        self.set.add(pidfd.as_fd(), libc::EPOLLIN, u64::try_from(child).unwrap_or(BELL))?;
+        self.set.add(
+            pidfd.as_fd(),
+            libc::EPOLLIN,
+            u64::try_from(child).unwrap_or(SIGCHLD_EVENT),
+        )?;
         Ok(pidfd)
     }
 
-    /// Has each child's end ring the bell from here on, also that of a foreign one.
+    /// From here on each SIGCHLD notifies, whether the child is one of the watched or not.
     pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
         if self.sigchld.get().is_none() {
-            let sigchld = Sigchld::ring(Arc::clone(&self.bell), Arc::clone(&self.owner))?;
+            let sigchld =
+                Sigchld::notify(Arc::clone(&self.sigchld_event), Arc::clone(&self.owner))?;
             let _ = self.sigchld.set(sigchld);
         }
         Ok(())
     }
 
-    /// Whether each child's end rings the bell.
+    /// Whether SIGCHLD notifies.
     pub(crate) fn watches_by_signal(&self) -> bool {
         self.sigchld.get().is_some()
     }
 
-    /// Whether children whose end rings the bell leave no status behind, and have to be asked for one by one.
+    /// Whether children leave no status behind, because SIGCHLD is ignored: they have to be looked at one by one.
     pub(crate) fn are_reaped_by_the_kernel(&self) -> bool {
         self.sigchld.get().is_some_and(|sigchld| sigchld.reaped_by_the_kernel)
     }
 
-    /// Ends a watch. Closing alone would not: children that were forked meanwhile have a copy of the
-    /// descriptor, and the kernel would go on reporting it.
+    /// Ends a watch. To close the pidfd would not end it: children that were forked meanwhile have copies, and the kernel
+    /// would go on reporting it.
     pub(crate) fn remove(&self, watched: Watched) {
         if let Watched::ByDescriptor(pidfd) = watched {
             self.set.remove(pidfd.as_fd());
         }
     }
 
-    /// Some of those that have ended.
+    /// Some of the children that have ended, at most [`AT_ONCE`]; the others leave the descriptor readable.
     pub(crate) fn ended(&self) -> Ended {
         let mut ended = Ended { signalled: false, children: [0; AT_ONCE] };
         let found = self.set.wait::<AT_ONCE>(super::Mode::Try).into_iter().flatten();
         for (place, number) in ended.children.iter_mut().zip(found) {
-            if number == BELL {
-                // Before anybody looks, so that the end that comes after the look rings it again.
-                event::clear(&self.bell);
+            if number == SIGCHLD_EVENT {
+                event::clear(&self.sigchld_event);
                 ended.signalled = true;
             } else {
                 *place = i32::try_from(number).unwrap_or(0);
@@ -118,16 +137,16 @@ impl ExitWatch {
     }
 }
 
-/// What an [`ExitWatch`] has heard.
+/// The answer of [`ExitWatch::ended`].
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// The bell has signalled: somebody has ended, perhaps one that is not watched by a descriptor.
+    /// SIGCHLD has come: a child has ended, perhaps one that is not watched by a descriptor.
     pub(crate) signalled: bool,
     children: [i32; AT_ONCE],
 }
 
 impl Ended {
-    /// Those that are watched by a descriptor.
+    /// Children that are watched by a descriptor.
     pub(crate) fn children(&self) -> impl Iterator<Item = i32> + use<> {
         self.children.into_iter().filter(|child| *child != 0)
     }
@@ -142,7 +161,7 @@ impl AsFd for ExitWatch {
     }
 }
 
-/// SIGCHLD rings a bell, beside what it did before, until this is dropped.
+/// SIGCHLD notifies an event, beside what it did before, until this is dropped.
 #[derive(Debug)]
 struct Sigchld {
     id: signal_hook::SigId,
@@ -150,17 +169,17 @@ struct Sigchld {
 }
 
 impl Sigchld {
-    fn ring(bell: Arc<event::Ends>, owner: Arc<OwnerProcess>) -> io::Result<Self> {
+    fn notify(sigchld_event: Arc<event::Ends>, owner: Arc<OwnerProcess>) -> io::Result<Self> {
         let action = move || {
             // A forked child inherits this, and must not wake its parent.
             if owner.is_this_process() {
-                event::notify(&bell);
+                event::notify(&sigchld_event);
             }
         };
         let before = sigchld_action()?;
         // SAFETY: the action asks for a number and writes to a descriptor.
         let id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, action) }?;
-        // Ignoring the signal has the kernel reap, and that is not ours to change.
+        // While the signal is ignored the kernel reaps, and it goes on doing so.
         let ignored = before.sa_sigaction == libc::SIG_IGN;
         let mut keep = before.sa_flags & (libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP);
         if ignored {
@@ -173,7 +192,7 @@ impl Sigchld {
         unsafe {
             check(libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut()))?;
         }
-        // Whoever has started us may have blocked it, and then nothing would ring.
+        // The program that has started this one may have blocked it.
         change_mask(libc::SIG_UNBLOCK, &[libc::SIGCHLD]);
         Ok(Self { id, reaped_by_the_kernel: keep & libc::SA_NOCLDWAIT != 0 })
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use super::check;
 use super::signal::change_mask;
 
-/// Which of the two a process is after a fork.
+/// Which of the two processes this is after a fork.
 pub(crate) enum Forked {
     Parent { child: i32 },
     Child,
@@ -15,12 +15,12 @@ pub(crate) enum Forked {
 
 /// Forks, in a process that has one thread.
 ///
-/// The child of a process with several threads has one, and whatever the others held locked stays locked
-/// in it for ever, the memory allocator's locks among it. So this refuses, and names the threads.
+/// The child of a process with several threads has one thread, and the locks that the others held stay locked in it for
+/// ever, those of the memory allocator among them. So a process with several threads is refused.
 ///
 /// # Errors
 ///
-/// If there is another thread, and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
+/// If there is another thread, by [`no_other_threads`], and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
@@ -31,12 +31,12 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Holds back SIGTERM and SIGINT until it is dropped. Around a fork: a child that is sent one before it has
-/// its own way of taking it would take it as its parent does.
+/// Holds back SIGTERM and SIGINT until it is dropped. It is held across a fork: a child that is signalled before it has
+/// noted its request would take the signal as its parent does.
 pub(crate) struct SignalsHeld {
     before: libc::sigset_t,
-    /// What a child has in its place. It is made before the fork: a call into one more page of the C library would be
-    /// one more page that each child has to map.
+    /// The mask of a child. It is made before the fork, because a call into one more page of the C library is one more
+    /// page that each child has to map.
     in_child: libc::sigset_t,
 }
 
@@ -49,7 +49,7 @@ impl SignalsHeld {
         Self { before, in_child }
     }
 
-    /// In the child: SIGTERM comes through, also if the parent blocks it. It is how the parent says that it drains.
+    /// In the child: lets SIGTERM through, also if the parent blocks it. By it the parent tells of a drain.
     pub(crate) fn release_in_child(mut self) {
         self.before = self.in_child;
     }
@@ -64,11 +64,11 @@ impl Drop for SignalsHeld {
     }
 }
 
-/// Whether a process may fork that is as this one is now.
+/// Whether this process may fork: whether it has one thread.
 ///
 /// # Errors
 ///
-/// If there is another thread. They are named, and what to do in their place.
+/// If there is another thread. The error names all threads, and what to use in their place.
 pub(crate) fn no_other_threads() -> io::Result<()> {
     let Some(names) = other_threads()? else { return Ok(()) };
     Err(io::Error::other(format!(
@@ -77,10 +77,10 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
     )))
 }
 
-/// The names of the process's threads, if there is more than this one.
+/// The names of the process's threads, if there is another one than this.
 fn other_threads() -> io::Result<Option<String>> {
-    // A folder has one link for each folder in it, its own entry and its parent's: with one thread,
-    // three. Where the first question may not be asked, that is the second one.
+    // A directory has a link for each directory in it, and two more: with one thread, three. This is asked where a
+    // filter refuses the first call.
     if has_one_thread() || fs::metadata("/proc/self/task")?.nlink() == 3 {
         return Ok(None);
     }
@@ -99,10 +99,10 @@ fn other_threads() -> io::Result<Option<String>> {
     Ok(Some(names.join(", ")))
 }
 
-/// Whether there is no other thread. A no may also mean that it cannot be known.
+/// Whether there is no other thread. False also where a filter refuses the call.
 ///
 /// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html) does nothing at all for a process with one
-/// thread that asks it to part its threads, and fails for one that has more: the cheapest way to ask.
+/// thread that is to part its threads, and fails for one that has more: the cheapest way to ask.
 fn has_one_thread() -> bool {
     // SAFETY: no pointers, and nothing changes.
     unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }

@@ -1,4 +1,4 @@
-//! How often this process has forked: whether another one may have its descriptors.
+//! How often this process has forked: whether another process may have its descriptors.
 
 use std::cell::Cell;
 use std::sync::Once;
@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// This process, and how often it has forked since somebody first asked. A descriptor that was made at one moment is in no
-/// other process at another by a fork, if this is the same at both.
+/// This process, and how often it has forked since the first question. If it is the same at two moments, a descriptor that
+/// was made at the first is in no other process at the second by a fork.
 ///
-/// Programs that are started by
-/// [posix_spawn(3)](https://man7.org/linux/man-pages/man3/posix_spawn.3.html) do not count, as `std::process::Command`
-/// mostly does it: what is close-on-exec they do not get.
+/// Programs that are started by [posix_spawn(3)](https://man7.org/linux/man-pages/man3/posix_spawn.3.html), as
+/// `std::process::Command` mostly does, do not count: they do not inherit descriptors that are close-on-exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     process: u32,
@@ -37,11 +36,11 @@ extern "C" fn count() {
 }
 
 thread_local! {
-    /// This thread is about to fork a child that closes what it is not to have.
+    /// This thread is about to fork a child that closes the descriptors that are not for it.
     static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a fork that does not count. The count is not even written to: its page would be copied each time.
+/// Runs a fork that does not count. The count is not written to, because each write copies its page.
 pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     UNCOUNTED.set(true);
     let forked = fork();

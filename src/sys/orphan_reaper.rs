@@ -1,10 +1,10 @@
 //! Orphans: processes that this one has not started and has to wait for all the same, because it is the first of a
-//! container, or has made itself a subreaper.
+//! container, or a subreaper.
 //!
-//! Nothing in the system tells an adopted process from a child of one's own, and to wait for a child of
-//! `std::process::Command` would be to steal its status. So whatever a request's process starts is marked by something
-//! that every descendant inherits, also across `exec`, and that is still to be seen when it has ended: a limit of its
-//! own for file locks, which Linux has not heeded since 2.4.25.
+//! The system does not tell an adopted process from a child of one's own, and to wait for a child of
+//! `std::process::Command` would be to steal its status. So the children that serve requests carry a mark that all
+//! their descendants inherit, also across `exec`, and that can be read when they have ended: a limit for file locks
+//! (`RLIMIT_LOCKS`), which Linux has not enforced since 2.4.25.
 
 use std::fs;
 use std::io;
@@ -13,20 +13,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::check;
 use super::child_process::{ChildState, reap};
 
-/// What marks the descendants of the children of one server.
+/// The mark of the descendants of one server's children.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OrphanMark {
     locks: u64,
 }
 
-/// Any number that nobody sets: what matters is that it differs from that of this process, and of its other servers.
+/// A number that no program sets. It has to differ from the limit of this process, and from the marks of its other servers.
 const FIRST: u64 = 0x5350_0000;
 
-/// How many marks there have been: another server of this process must not wait for the children of this one.
+/// How many marks there have been.
 static MARKS: AtomicU64 = AtomicU64::new(0);
 
 impl OrphanMark {
-    /// One that nobody else has. None, if this process adopts nobody: then there is nothing to mark.
+    /// A new mark. None, if this process adopts no orphans: then there is nothing to mark.
     pub(crate) fn if_orphans_come() -> Option<Self> {
         if std::process::id() != 1 && !is_subreaper() {
             return None;
@@ -38,12 +38,12 @@ impl OrphanMark {
         Some(Self { locks: if locks == own { locks + 0x1_0000 } else { locks } })
     }
 
-    /// What it is known by; never zero.
+    /// Its number; never zero.
     pub(crate) fn number(self) -> u64 {
         self.locks
     }
 
-    /// The one of a number.
+    /// The mark with this number; none for zero.
     pub(crate) fn of_number(number: u64) -> Option<Self> {
         (number != 0).then_some(Self { locks: number })
     }
@@ -52,12 +52,12 @@ impl OrphanMark {
     pub(crate) fn put(self) {
         let Ok(mut limit) = limit_of(0) else { return };
         limit.rlim_cur = self.locks as libc::rlim_t;
-        // Without the mark its orphans are not waited for.
+        // A failure leaves it unmarked, and its orphans are not waited for.
         // SAFETY: the pointer is to a live structure.
         unsafe { libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit) };
     }
 
-    /// Waits for this process, if it is marked and has ended. Says whether that is so.
+    /// Reaps a process, if it is marked and has ended. Says whether that is so.
     pub(crate) fn reap(self, orphan: i32) -> bool {
         let is_marked =
             limit_of(orphan).is_ok_and(|limit| limit.rlim_cur == self.locks as libc::rlim_t);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::check;
 
-/// The limit with which this process began, and what it was first raised to; none while it has not been.
+/// The limit with which this process began, and that to which it was raised first; none before that.
 static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
 
 #[derive(Clone, Copy)]
@@ -19,8 +19,7 @@ struct Raised {
     to: libc::rlim_t,
 }
 
-/// Raises the number of descriptors that this process may have to what it may raise it to. Says what it
-/// is then. [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
+/// Raises the soft limit of descriptors to the hard one, and gives it. [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
 pub(crate) fn raise_descriptors() -> io::Result<u64> {
     let mut limit = descriptor_limit()?;
     if limit.rlim_cur < limit.rlim_max {
@@ -32,7 +31,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
     Ok(limit.rlim_cur as u64)
 }
 
-/// How many descriptors this process may have, and how many it has; none where that cannot be known.
+/// How many descriptors this process may have, and how many it has; none without `/proc`.
 pub(crate) fn descriptors() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
@@ -46,7 +45,7 @@ pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// A descriptor kept open only to be given up when there is no other: the reserve of `transport/listener.rs`.
+/// A descriptor that is open only to be closed when there is no other left: the reserve of `transport/listener.rs`.
 pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }
@@ -56,7 +55,7 @@ fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const *limit) }).map(drop)
 }
 
-/// Has a program begin with the limit that [`raise_descriptors`] has found, if the process still has the raised one.
+/// Has a program begin with the limit from before [`raise_descriptors`], if the process still has the raised one.
 pub(crate) fn restore_descriptors(command: &mut Command) {
     let Some(Raised { from, to }) = *RAISED.lock() else { return };
     let restore = move || {

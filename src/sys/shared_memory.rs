@@ -7,17 +7,17 @@ use std::sync::atomic::AtomicU64;
 
 use libc::{MAP_ANON, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
 
-/// Rows of numbers, all zero at first. A fork copies all other memory of a process; these stay the same in the
-/// children that are forked from here on, and what one writes the others see.
+/// Rows of numbers, zero at first, that this process and the children that are forked from here on share: a number that
+/// one writes the others see. (All other memory is copied by a fork.)
 ///
-/// Rows that nobody has touched take no memory.
+/// Rows that have never been written to take no memory.
 #[derive(Debug)]
 pub(crate) struct Common<const NUMBERS: usize> {
     rows: NonNull<[AtomicU64; NUMBERS]>,
     count: usize,
 }
 
-// SAFETY: it owns its memory, and all that can be had of that are shared references to atomics.
+// SAFETY: it owns its memory, and gives only shared references to atomics.
 unsafe impl<const NUMBERS: usize> Send for Common<NUMBERS> {}
 // SAFETY: as above.
 unsafe impl<const NUMBERS: usize> Sync for Common<NUMBERS> {}
@@ -49,7 +49,7 @@ impl<const NUMBERS: usize> Common<NUMBERS> {
 
 impl<const NUMBERS: usize> Drop for Common<NUMBERS> {
     fn drop(&mut self) {
-        // SAFETY: it is what `new` has mapped, and nobody has a reference into it any more.
+        // SAFETY: it is the mapping that `new` has made, and no reference into it is left, since `rows` borrows this.
         unsafe { libc::munmap(self.rows.as_ptr().cast(), Self::bytes(self.count)) };
     }
 }

@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 
 use super::check;
 
-/// Runs `action` whenever the process is sent `signal`, beside what ran before. When no guard is left, the
-/// signal does again what it did by default, if that is what it did.
+/// Runs `action` whenever the process gets `signal`, beside the handler that was there before. While there is a guard, of
+/// any signal, no signal does its default.
 ///
-/// `action` runs in the signal's handler: it may do nothing but store to atomics, write to or shut down a
-/// descriptor, try a lock, and end the process.
+/// `action` runs in the signal's handler: it may only store to atomics, write to or shut down a descriptor, try a lock,
+/// and end the process.
 pub(crate) fn on_signal(
     signal: libc::c_int,
     action: impl Fn() + Send + Sync + 'static,
@@ -25,11 +25,11 @@ pub(crate) fn on_signal(
     Ok(SignalGuard { id })
 }
 
-/// As [`on_signal`], for as long as the process lives, and for its children: the action runs in this process as well,
-/// where it is to do nothing. While `takes` says no, the signal does what it did by default.
+/// As [`on_signal`], for as long as the process lives, and for its children. The action runs in this process as well,
+/// and has to do nothing there. While there is no guard and `takes` says no, the signal does its default.
 ///
-/// `takes` runs in the signal's handler, and is the same function for all signals. The answer is its own and not one
-/// more guard, because a child would have to write to the count of guards.
+/// `takes` runs in the signal's handler, and is the same function for all signals. It stands in the place of a guard,
+/// because a child would have to write to the count of guards.
 pub(crate) fn on_signal_in_children(
     signal: libc::c_int,
     takes: fn() -> bool,
@@ -44,11 +44,11 @@ pub(crate) fn on_signal_in_children(
 /// Whether this process is a child that takes its signals.
 static CHILD_TAKES: OnceLock<fn() -> bool> = OnceLock::new();
 
-/// How many actions keep their signals from what they do by default.
+/// How many guards there are.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// A signal that signal-hook has once taken stays taken when its last action is gone, and is then ignored. So
-/// one action is registered for good, before the first one: without others it does what the system would.
+/// signal-hook never gives a signal back: when its last action is gone, the signal is ignored. So one action is
+/// registered for good, before the first one, and does the signal's default while there is no guard.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
     let mut taken = TAKEN.lock();
@@ -58,8 +58,8 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     let before = action_of(signal)?;
     if before.sa_sigaction == libc::SIG_DFL {
         let default = move || {
-            // The first process of a container is not ended by a signal that it does not take: the kernel ignores it,
-            // and whoever tried to end by it would come to what is meant for a signal that has failed to end.
+            // The first process of a container is not ended by a signal that it does not take: the kernel ignores it, and
+            // the emulation would abort the process when the signal has not ended it.
             let is_taken = || CHILD_TAKES.get().is_some_and(|takes| takes());
             if GUARDS.load(Ordering::SeqCst) == 0 && !is_taken() && std::process::id() != 1 {
                 // The signals that are used here end the process, so that it does not return.
@@ -82,12 +82,12 @@ fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
     }
 }
 
-/// Whether the process ignores a signal: its starter has said so, or somebody here has.
+/// Whether the process ignores a signal, since its start or by a call of its own.
 pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     action_of(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Has the kernel keep the statuses of children again, if SIGCHLD is ignored.
+/// Sets SIGCHLD to its default, if it is ignored: the kernel would keep no statuses of children.
 pub(crate) fn keep_statuses() {
     if is_ignored(libc::SIGCHLD) {
         // SAFETY: no handler is installed.
@@ -95,9 +95,10 @@ pub(crate) fn keep_statuses() {
     }
 }
 
-/// A write beyond the process's limit of a file's size (`ulimit -f`) fails with EFBIG from here on, if it would have ended the
-/// process. By a handler that does nothing, and not by ignoring the signal: programs that are started get back what it
-/// does by default from exec itself, where they would inherit that it is ignored.
+/// From here on a write beyond the limit of a file's size (`ulimit -f`) fails with EFBIG and does not end the process.
+///
+/// SIGXFSZ gets a handler that does nothing. It is not ignored, because programs that this process starts would inherit
+/// that; exec gives them back the default in place of a handler.
 pub(crate) fn keep_from_file_size_signal() {
     extern "C" fn nothing(_signal: libc::c_int) {}
     let is_default = |action: libc::sigaction| action.sa_sigaction == libc::SIG_DFL;
@@ -113,10 +114,10 @@ pub(crate) fn keep_from_file_size_signal() {
     }
 }
 
-/// Lets signals through to this thread that it blocks, until this is dropped, in the same thread.
+/// Lets signals that this thread blocks through to it, until this is dropped, in the same thread.
 #[derive(Debug)]
 pub(crate) struct LetThrough {
-    /// Those that it has blocked.
+    /// The signals that were blocked before.
     blocked: Vec<libc::c_int>,
 }
 
@@ -136,7 +137,7 @@ impl Drop for LetThrough {
     }
 }
 
-/// Changes what this thread blocks, and says what it was. [sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html)
+/// Changes the mask of this thread, and gives the one before. [sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html)
 pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> libc::sigset_t {
     // SAFETY: all zeros is a valid sigset_t, which sigemptyset then makes an empty one; all pointers are to live locals.
     unsafe {
@@ -151,7 +152,7 @@ pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> libc::si
     }
 }
 
-/// Forgets a signal's action when dropped.
+/// Removes a signal's action when dropped.
 #[derive(Debug)]
 pub(crate) struct SignalGuard {
     id: signal_hook::SigId,

@@ -6,14 +6,14 @@ use std::process::Command;
 
 use super::rlimit::descriptor_limit;
 
-/// Has a program begin with no descriptor of this process but its first three.
+/// Has a program begin with the first three descriptors of this process and no other.
 pub(crate) fn inherit_only_stdio(command: &mut Command) {
-    // SAFETY: the closure makes system calls alone. It closes nothing, but marks what is to be closed by the exec, in a
-    // child that has its own table of descriptors and comes to nothing else than that exec.
+    // SAFETY: the closure only makes system calls. It closes nothing, but marks descriptors to be closed by the exec, in a
+    // child that has its own table of descriptors and does nothing else before that exec.
     unsafe { command.pre_exec(close_on_exec_from_3) };
 }
 
-/// The first descriptor that no program expects.
+/// The first descriptor after the standard ones.
 const FIRST: libc::c_int = 3;
 
 /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html), where there is one (Linux 5.11).
@@ -31,10 +31,9 @@ fn close_on_exec_from_3() -> io::Result<()> {
     mark_each()
 }
 
-/// One after the other, as far as the limit says that there may be any. One from before a limit that was lowered
-/// since is not met.
+/// One after the other, up to the limit. A descriptor above a limit that has been lowered since is not marked.
 fn mark_each() -> io::Result<()> {
-    /// More than any process has that has not raised its limit for the sake of it.
+    /// A bound on the time that this takes, where the limit is hardly one.
     const MOST: libc::rlim_t = 1 << 20;
     let limit = descriptor_limit()?.rlim_cur.min(MOST);
     for fd in FIRST..libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX) {
@@ -44,21 +43,21 @@ fn mark_each() -> io::Result<()> {
     Ok(())
 }
 
-/// Opens what is closed of standard input, output and error, as std does when a program starts: a listener or a connection
-/// that took one of these numbers would be written to by every `println!`. A program may have closed them since, to become
-/// a daemon.
+/// Opens `/dev/null` for each of standard input, output and error that is closed, as std does when a program starts: every
+/// `println!` would write to a listener or a connection that took one of these numbers. A program may have closed them
+/// since, to become a daemon.
 pub(crate) fn fill_standard_descriptors() {
     for number in 0..3 {
         // SAFETY: no pointers.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
             continue;
         }
-        // It takes the lowest number that is free: those below are not. Without the file they stay closed. They stay
-        // open across `exec`, as these three do.
+        // It takes the lowest free number, which is this one. It stays open across `exec`, as the standard descriptors do.
+        // Where there is no such file they stay closed.
         // SAFETY: the path is a string with a NUL at its end.
         let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
         if fd > 2 {
-            // Somebody else was faster, or has freed a lower one.
+            // Another thread has taken the number meanwhile.
             drop(super::owned(fd));
         }
     }

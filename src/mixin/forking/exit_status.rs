@@ -1,16 +1,16 @@
-//! What a forked child leaves with: how its request has ended, as an exit status.
+//! The exit status of a child: how its request has ended.
 
 use super::ChildEnd;
 use crate::events::CloseReason;
 
-/// The statuses of a child that others know as well. 101 is that of a Rust program that has panicked.
+/// The statuses that other programs use as well. 101 is that of a Rust program that has panicked.
 const COMPLETED: i32 = 0;
 const FAILED: i32 = 1;
 pub(super) const PANICKED: i32 = 101;
 
-/// All else that a child can say of its end has a status from here on: two for each of [`ENDS`], and of the two the
-/// second if the handler has asked its server to stop. A handler is unlikely to leave the process with one of them by
-/// itself: programs stay below, and shells use what is just above 128.
+/// The other ends have statuses from here on, two for each of [`ENDS`]: the second one if the handler has requested a stop
+/// of its server as well. A handler is unlikely to call `exit` with one of them: programs stay below, and shells use the
+/// numbers just above 128.
 const FIRST_OF_OURS: u8 = 160;
 const ENDS: [CloseReason; 12] = [
     CloseReason::Completed,
@@ -27,17 +27,17 @@ const ENDS: [CloseReason; 12] = [
     CloseReason::Garbled,
 ];
 
-/// What a child leaves with.
+/// The status for an end.
 pub(super) fn status(end: &ChildEnd) -> i32 {
     match (end.reason, end.stop) {
         (CloseReason::Completed, false) => COMPLETED,
         (CloseReason::Failed, false) => FAILED,
         (CloseReason::Panicked, false) => PANICKED,
         (reason, stop) => {
-            let place =
+            let status_of =
                 |reason| (FIRST_OF_OURS..).step_by(2).zip(ENDS).find(|(_, end)| *end == reason);
             // No other reason comes from a child.
-            let found = place(reason).or_else(|| place(CloseReason::Failed));
+            let found = status_of(reason).or_else(|| status_of(CloseReason::Failed));
             found.map_or(FAILED, |(status, _)| i32::from(status) + i32::from(stop))
         }
     }
@@ -48,14 +48,14 @@ pub(super) fn ended_otherwise(reason: CloseReason, cut_off: bool) -> ChildEnd {
     ChildEnd { reason, fatal: None, stop: false, cut_off }
 }
 
-/// What a status says, and whether the server is asked to stop.
+/// The end for a status, and whether the handler has requested a stop.
 pub(super) fn end_of(status: i32) -> (CloseReason, bool) {
     let ours = usize::try_from(status - i32::from(FIRST_OF_OURS)).ok();
     match (status, ours) {
         (COMPLETED, _) => (CloseReason::Completed, false),
         (PANICKED, _) => (CloseReason::Panicked, false),
         (_, Some(ours)) if ours / 2 < ENDS.len() => (ENDS[ours / 2], ours % 2 == 1),
-        // `FAILED`, and whatever a handler has left the process with by itself.
+        // `FAILED`, and a status by which a handler has left the process itself.
         _ => (CloseReason::Failed, false),
     }
 }

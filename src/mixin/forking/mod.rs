@@ -18,15 +18,16 @@ use crate::sys::fork::{self, Forked, SignalsHeld};
 use crate::wait;
 
 /// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
-/// left when it has ended. What it changes in memory, nobody else sees.
+/// left when it has ended. Changes to memory are seen by no other request.
 ///
 /// Forking is only right in a process with one thread, so the server has to run in the main thread of a
-/// program that has started no other. A program that has is refused, and the threads are named. What another thread
-/// would do beside the server, [`ServerHooks::service_actions`](crate::ServerHooks::service_actions) does in its loop.
+/// program that has started no other thread. Otherwise `serve_forever` fails, and the error names the threads. The work of
+/// another thread beside the server can be done by the hook
+/// [`ServerHooks::service_actions`](crate::ServerHooks::service_actions), in the loop.
 ///
 /// The child closes its copy of the listener, runs the request, and leaves by `_exit` with status 0, 1 if the
-/// handler failed, 101 if it panicked, and others for what else a request can come to: the parent's observer and
-/// counts know it. A [`Fatal`](crate::Fatal) reaches the parent with its words.
+/// handler failed, 101 if it panicked, and others for the other ends of a request: the parent's observer and
+/// counts know it. A [`Fatal`](crate::Fatal) reaches the parent with its text.
 ///
 /// ```
 /// use socketserver::Forking;
@@ -35,17 +36,17 @@ use crate::wait;
 /// # let _ = mixin;
 /// ```
 ///
-/// As the first process of a container (PID 1), or as a subreaper, the server's process is who has to wait for what the
-/// handlers' programs leave behind. It does, at once, and tells those from the children of
-/// [`std::process::Command`] that the program waits for itself. (Under the other mixins nobody does: start the container
-/// with an init, as by `docker run --init`.)
+/// As the first process of a container (PID 1), or as a subreaper, the server's process has to wait for the orphans of
+/// the handlers' programs. It does, at once, and tells them from the children of [`std::process::Command`] that the
+/// program waits for itself. (The other mixins wait for no orphans: start the container with an init, as by `docker run
+/// --init`.)
 ///
-/// A child outlives its parent if that is ended by a second signal or by SIGKILL. Nobody forces it after `Limits::drain`
-/// any more, and it ends by its request's own limits. Send the signal to the process group to end all; systemd does
+/// A child outlives its parent if that is ended by a second signal or by SIGKILL. It is then not forced after
+/// `Limits::drain`, and ends by its request's own limits. Send the signal to the process group to end all; systemd does
 /// (`KillMode=control-group`, its default).
 ///
 /// A handler that fails or panics is reported by its child, in the child. A child that is ended by a signal (a crash,
-/// `abort`, `kill -9`) can report nothing, and no hook is called for it in the server's process either: there it is an
+/// `abort`, `kill -9`) reports nothing, and no hook is called for it in the server's process either: there it is an
 /// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::monitor::Counts::killed). An observer prints it:
 ///
 /// ```
@@ -64,7 +65,7 @@ pub struct Forking {
     children: Children,
 }
 
-/// As many as Python has: what a machine of 1990 could run, and enough for what processes are taken for.
+/// Python's default.
 const MAX_CHILDREN: usize = 40;
 
 impl Default for Forking {
@@ -109,7 +110,7 @@ impl Forking {
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
         job.prepare_fork();
-        // Both processes would print what is left in the buffer, and send what this thread holds back.
+        // Otherwise both processes would print the rest of the buffer, and send the replies that this thread gathers.
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
@@ -229,7 +230,7 @@ pub(crate) struct ChildEnd {
     pub(crate) cut_off: bool,
 }
 
-/// See [`ServeInChild`]. A job that has been taken already has nothing to do in either process.
+/// Forks with the job: see `ServeInChild`. A job that has been taken already has nothing to do in either process.
 impl Job {
     fn prepare_fork(&self) {
         if let Some(work) = &self.work {
