@@ -1,4 +1,14 @@
 //! Workers without a job, and when they leave.
+//!
+//! ```text
+//! list:   A    B    C        `call` takes C, the last one in
+//!         |    `----`------- park without a timeout
+//!         `----------------- the next to leave, parks with a timeout
+//!
+//! A leaves, or is called: `give_timeout` wakes B, which parks with a timeout now
+//! ```
+//!
+//! The timeout of a worker counts from its own `enter`, so that B may leave at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +19,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct IdleWorker {
     thread: Thread,
-    /// Taken off the list, to come to the queue. It tells a call from an `unpark` by somebody else.
+    /// It was taken off the list to come to the queue. Other code may unpark a thread as well, and does not set this.
     called: AtomicBool,
     /// It waits with a timeout. Only the next to leave does: a timer for each wait of a busy worker would cost 5 % of a
     /// short request.

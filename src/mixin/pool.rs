@@ -24,7 +24,7 @@ pub struct Pool {
     count: usize,
 }
 
-/// How many requests wait at most: a burst of a second for handlers of a millisecond.
+/// How many requests wait at most: as many as one worker serves in a second if a handler takes a millisecond.
 const QUEUE: usize = 1_024;
 
 impl Pool {
@@ -57,7 +57,7 @@ impl Pool {
         self
     }
 
-    /// What happens when the queue is full. Default: wait.
+    /// Whether requests wait or are refused when the queue is full. Default: they wait, in the kernel's queue.
     #[must_use]
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.workers.settings.when_full = when_full;

@@ -16,7 +16,7 @@ use crate::sys;
 
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
-/// How a mixin's threads are made.
+/// Settings for the threads of a mixin.
 #[derive(Clone, Default)]
 pub(super) struct ThreadOptions {
     pub(super) name: Option<String>,
@@ -25,7 +25,8 @@ pub(super) struct ThreadOptions {
     pub(super) on_stop: Option<Hook>,
 }
 
-/// What the calls from the beginning of a thread to its handler need in any build, and some calls within the handler.
+/// Enough, in any build, for the calls between the beginning of a thread and its handler, and for some calls within the
+/// handler.
 pub(super) const LEAST_STACK: usize = 64 * 1024;
 
 impl ThreadOptions {

@@ -26,7 +26,7 @@ pub struct Threading {
     workers: Workers,
 }
 
-/// What happens to a request for which no worker is free.
+/// The fate of a request for which no worker is free. [`Threading::when_full`], [`Pool::when_full`](crate::Pool::when_full).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -77,7 +77,7 @@ impl Threading {
         self
     }
 
-    /// What happens at the maximum. Default: wait.
+    /// Whether requests wait or are refused at the maximum. Default: they wait.
     #[must_use]
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.workers.settings.when_full = when_full;

@@ -1,5 +1,4 @@
-//! A worker without a request accepts the next one itself: what a server and the workers of its mixin say to each
-//! other about it.
+//! A worker without a request accepts the next one itself: the interface between a server and the workers of its mixin.
 //!
 //! ```text
 //! worker                                 the others, under the lock of the mixin's queue
@@ -20,7 +19,7 @@ use super::Job;
 /// Accepts requests on the thread of a worker. The server implements it, with its types erased.
 pub(crate) trait WorkerAccept: Send + Sync {
     /// Waits for a request, on one thread at a time. `room` is called before a request is taken, and may reserve a
-    /// place for it. If there is no room the accept loop is woken, which knows what to do then.
+    /// place for it. Without room the accept loop is woken, which refuses or waits.
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted;
 
     /// Makes `accept` return, now or when it is called the next time.
@@ -30,7 +29,7 @@ pub(crate) trait WorkerAccept: Send + Sync {
     fn clear_interrupt(&self);
 }
 
-/// What [`WorkerAccept::accept`] returns.
+/// The result of [`WorkerAccept::accept`].
 pub(crate) enum Accepted {
     /// The worker runs it.
     Request(Job),

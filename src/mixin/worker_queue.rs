@@ -59,7 +59,7 @@ pub(super) enum Size {
     Growing { max: usize, keep: Duration },
 }
 
-/// What the setters of a mixin set, before its first job.
+/// The settings of a mixin, complete before its first job.
 #[derive(Clone, Debug)]
 pub(super) struct QueueSettings {
     pub(super) size: Size,

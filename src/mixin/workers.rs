@@ -1,4 +1,4 @@
-//! [`Workers`]: what [`Threading`](super::Threading) and [`Pool`](super::Pool) have in common.
+//! [`Workers`]: the common part of [`Threading`](super::Threading) and [`Pool`](super::Pool).
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -115,7 +115,7 @@ macro_rules! thread_setters {
         }
 
         /// The size of each thread's stack, in bytes. Default: std's, which is 2 MiB of addresses;
-        /// memory is taken only for what is touched. Less than 64 KiB is raised to 64 KiB, which is little for a
+        /// memory is taken only for pages that are touched. Less than 64 KiB is raised to 64 KiB, which is little for a
         /// handler. With a size that the system does not give, `bind` fails.
         #[must_use]
         pub fn stack_size(mut self, bytes: usize) -> Self {

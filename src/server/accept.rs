@@ -1,4 +1,4 @@
-//! The accept loop: room, request, verdict, worker; and the waits in between.
+//! The accept loop: room, request, verdict, worker; and the waits in between. [`Server::serve_forever`] shows the sequence.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use crate::sys;
 use crate::transport::Transport;
 use crate::wait::{self, FlushPromise, Interest, Waiting};
 
-/// What `handle_request` has done. Python does not tell.
+/// The result of [`handle_request`](Server::handle_request). Python's returns nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptOutcome {
@@ -31,7 +31,7 @@ pub enum AcceptOutcome {
     Stopped,
 }
 
-/// What one attempt to accept came to.
+/// The result of one attempt to accept.
 #[derive(Debug)]
 pub(super) enum Attempt {
     /// A request was taken, or lost.
@@ -48,7 +48,7 @@ pub(super) enum Attempt {
     Pause(Instant),
 }
 
-/// What the loop waits for, beside a stop and the mixin's event.
+/// The reason for which the loop waits. A stop and the mixin's event end the wait in any case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitUntil {
     Request,
@@ -167,8 +167,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
-    /// Waits for a stop, for what `until` says, and for what the mixin waits for. Returns whether a request may have
-    /// come or there is room again.
+    /// Waits for a request or for room, for a stop, and for the mixin's event. Returns whether a request may have come or
+    /// there may be room.
     fn wait(&self, until: WaitUntil, deadline: Option<Instant>) -> Result<bool> {
         let context = &self.core.context;
         let for_room = until == WaitUntil::Room;

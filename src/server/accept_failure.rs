@@ -1,4 +1,4 @@
-//! What follows when accepting fails: skip, try again, back off, shed, or end the run.
+//! Accept failures: try again, skip the client, back off, shed, or end the run.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// | action | then |
     /// |---|---|
-    /// | `Wait` | wait; if the listener was said to be readable in vain too often, pause for up to 10 ms |
+    /// | `Wait` | there is no client: wait; after 16 fruitless wake-ups in a row, pause for up to 10 ms |
     /// | `Retry` | try again at once |
     /// | `Skip` | a client is lost: report, and try again; after 16 in a row pause for up to a second |
     /// | `BackOff` | report, and pause for 10 ms to a second |

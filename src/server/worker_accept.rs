@@ -38,7 +38,7 @@ use crate::sys::exclusive_epoll::ExclusiveEpoll;
 use crate::transport::{AcceptAction, Transport};
 use crate::wait::{self, Event};
 
-/// What a server has for its workers to accept with. A part of its `Core`.
+/// The part of a server's `Core` that lets workers accept.
 #[derive(Debug, Default)]
 pub(super) struct WorkerAcceptor {
     /// The mixin and the builder allow it.
@@ -74,7 +74,7 @@ impl WorkerAcceptor {
         Self { allowed, ..Self::default() }
     }
 
-    /// What the loop waits for in place of the listener. None: for the listener itself.
+    /// The descriptor that the loop waits for in place of the listener. None: the listener itself.
     pub(super) fn loop_fd(&self) -> Option<BorrowedFd<'_>> {
         self.point().map(|point| point.epoll.loop_fd())
     }

@@ -66,7 +66,7 @@ impl ExclusiveEpoll {
         }
     }
 
-    /// What the loop waits for. Readable when there may be a client for which no worker was woken.
+    /// The descriptor that the loop waits for. Readable when there may be a client for which no worker was woken.
     pub(crate) fn loop_fd(&self) -> BorrowedFd<'_> {
         self.accept_loop.as_fd()
     }

@@ -323,7 +323,7 @@ fn a_server_that_is_dropped_sends_away_the_worker_that_accepts() {
     assert!(std::net::TcpStream::connect(address).is_err(), "and nothing keeps the port");
 }
 
-/// What goes wrong once, when a worker accepts.
+/// A failure that happens once, when a worker accepts.
 #[derive(Clone, Copy)]
 enum Trouble {
     Error(i32),

@@ -1,4 +1,4 @@
-//! A queue without a server: which worker runs what, which start, which leave.
+//! A queue without a server: which worker runs which job, which workers start, which leave.
 
 use std::thread::ThreadId;
 use std::time::Instant;
