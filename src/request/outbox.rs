@@ -1,4 +1,19 @@
-//! Sending to a connection from elsewhere: what a chat room, a broadcaster or a timer holds of its members.
+//! [`Outbox`]: sending to a connection from other threads, as a chat room, a broadcaster or a timer does.
+//!
+//! ```text
+//! sender (any thread)        outbox_queue.rs              outbox_writer.rs
+//!   send ------------------>   appends; nothing waits
+//!                              newly listed?  ---------->   this thread's list
+//!   waits, or returns  --------------------------------->   flush: the list goes to the writer, one thread
+//!                              send_listed  <------------     tries each; what is left waits for room
+//! the handler
+//!   write_all ------------->   appends; waits until sent
+//!   returns: finish ------->   Ending; waits until sent; Closed
+//! ```
+//!
+//! Invariant, while the queue is unlocked: if bytes are due, the outbox is on a list (`listed`) or a thread waits in
+//! `wait_until_sent`. Bytes are sent under the lock, by `send` with `MSG_DONTWAIT`, so that they stay in order and
+//! nobody waits with the lock held.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,19 +27,18 @@ use super::{StreamRequest, outbox_writer};
 use crate::live::{Cut, Entry};
 use crate::write_stall::SendTimeout;
 
-/// A way to send to a connection from anywhere: another handler, another thread, a timer. Clones are ways to
-/// the same one.
+/// Sends to a connection from anywhere: another handler, another thread, a timer. Clones send to the same connection.
 ///
-/// [`send`](Self::send) only appends to what is due to the connection, and never waits for its peer, so that
-/// a slow member of a room delays nobody. What has been sent leaves at the latest when the sender next waits
-/// or returns, and at once beyond 64 KiB; so lines that are due to one member together leave together. What
-/// the socket will not take waits for room without anybody's help.
+/// [`send`](Self::send) only appends to a queue and never waits for the peer, so that a slow member of a room delays
+/// nobody. The bytes leave when the sender next waits or returns, and at once beyond 64 KiB; so lines that are due to
+/// one member leave together. If the socket has no room, a thread of the library waits for it.
 ///
-/// A server that forks must start no thread in its own process, where of all that has a request only the hook
-/// `overflow` runs: there the sender writes by itself, never waits, and what the socket does not take by the end
-/// of the hook is lost. In a child everything is as elsewhere.
+/// A forking server must start no thread in its own process, where the hook `overflow` runs. There the sender writes
+/// by itself and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
+/// everything is as elsewhere.
 ///
-/// Lines are never torn: what the handler itself writes goes through the same queue.
+/// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
+/// `Limits::outbox_bytes`.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -43,7 +57,7 @@ use crate::write_stall::SendTimeout;
 ///         let mut line = String::new();
 ///         while let Some(text) = request.next_line(&mut line)? {
 ///             for (id, outbox) in self.room.lock().unwrap().iter() {
-///                 // Who does not take his lines is shown the door.
+///                 // A member that does not read is disconnected.
 ///                 if *id != request.id() && outbox.send(format!("{text}\n")).is_err() {
 ///                     outbox.close();
 ///                 }
@@ -63,18 +77,18 @@ pub struct Outbox {
     shared: Arc<OutboxQueue>,
 }
 
-/// Why [`Outbox::send`] has not taken a message. Nothing of it is sent.
+/// Why [`Outbox::send`] has not taken a message. No part of the message is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxError {
-    /// The peer does not take what is due to it: as much waits already as may.
+    /// The peer is too slow: with this message more than `Limits::outbox_bytes` would wait.
     #[error("the outbox is full: its peer is too slow")]
     Full,
     /// The connection has ended.
     #[error("the connection has ended")]
     Closed,
-    /// The connection was wrapped ([`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream)) after this way to
-    /// it had been made: what it sent would go in the open, past the wrapper.
+    /// The connection was wrapped ([`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream)) after this
+    /// outbox was made. Its messages would bypass the wrapper, unencrypted.
     #[error("the connection was wrapped, and this outbox sends in the open")]
     Wrapped,
 }
@@ -89,12 +103,12 @@ impl Outbox {
         Self { shared: Arc::new(OutboxQueue::new(fd, entry, capacity, writer)) }
     }
 
-    /// Has a message sent, whole or not at all.
+    /// Queues a message, whole or not at all. It does not wait, and does not say whether the peer gets it.
     ///
     /// # Errors
     ///
-    /// If so much waits already that it does not fit (`Limits::outbox_bytes`), or the connection has ended, or has been
-    /// wrapped meanwhile.
+    /// If the message does not fit (`Limits::outbox_bytes`), or the connection has ended or been wrapped: see
+    /// [`OutboxError`].
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), OutboxError> {
         let message = message.as_ref();
         let (newly_listed, large) = {
@@ -120,24 +134,24 @@ impl Outbox {
         Ok(())
     }
 
-    /// Has everything that is due leave now, as far as the socket takes it: for a sender that computes for
-    /// long before it waits again.
+    /// Sends what is due now, as far as the socket takes it: for a sender that computes for long before it waits
+    /// again.
     pub fn flush(&self) {
         self.shared.send_due();
         outbox_writer::look_after(&self.shared);
     }
 
-    /// How many bytes wait to be taken by the peer.
+    /// How many bytes wait for the peer.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.shared.state.lock().waiting_bytes()
     }
 
-    /// Ends the connection. Its handler's reads and writes fail, and it leaves.
+    /// Ends the connection. The handler's reads and writes fail, and it returns.
     ///
-    /// What is due is sent before, as far as the socket takes it at once: a word of farewell reaches whoever
-    /// reads. A peer that does not read has its connection reset: the system would otherwise keep what it has
-    /// taken, megabytes of it, for as long as it has hope.
+    /// What is due is sent before, as far as the socket takes it at once: a farewell reaches a peer that reads. If the
+    /// peer does not read, its connection is reset, because the system would otherwise keep megabytes for it for
+    /// minutes.
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
@@ -154,7 +168,7 @@ impl Outbox {
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
-    /// What the handler itself writes: behind what is due, and waited for.
+    /// Sends what the handler itself writes, behind what is due, and waits for it.
     pub(super) fn write_all(&self, bytes: &[u8], timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -166,7 +180,7 @@ impl Outbox {
         self.wait_until_sent(mark, timeout)
     }
 
-    /// The end of the request: nothing more is taken, and what is due is waited for.
+    /// The end of the request: takes no more messages, and waits until what is due has been sent.
     pub(super) fn finish(&self, timeout: SendTimeout) {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -179,8 +193,8 @@ impl Outbox {
         self.let_go(OutboxPhase::Closed);
     }
 
-    /// The connection is about to be wrapped: nothing more is taken, and what is due leaves in the open. If it does
-    /// not, everything is as before.
+    /// The connection is about to be wrapped: takes no more messages, and sends what is due, unwrapped. If that fails,
+    /// everything is as before.
     pub(super) fn retire(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -216,22 +230,22 @@ impl Outbox {
 
     fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         let result = self.shared.wait_until_sent(mark, timeout);
-        // What is left is due to somebody else's messages, or to a wait that was given up: it is nobody's
-        // to send any more, if it is on no list.
+        // Others' messages, or the rest of a wait that was given up, may be left: if no list has this outbox, the
+        // writer gets it.
         outbox_writer::look_after(&self.shared);
         result
     }
 }
 
 impl StreamRequest {
-    /// A way for others to send to this connection: see [`Outbox`]. Every call gives a way to the same one. In
-    /// the hook `overflow` nobody waits for room: what the socket does not take by the end of the hook is lost.
+    /// An [`Outbox`], by which others send to this connection. Every call gives one to the same queue. In the hook
+    /// `overflow` nothing waits for room: bytes that the socket does not take by the end of the hook are lost.
     ///
     /// # Errors
     ///
-    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that was
-    /// made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
-    /// [`OutboxError::Wrapped`](crate::request::OutboxError::Wrapped).
+    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that
+    /// was made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
+    /// [`OutboxError::Wrapped`](crate::OutboxError::Wrapped). And if what is held back cannot be sent.
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         self.flush()?;
         self.io.outbox()

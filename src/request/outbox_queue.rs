@@ -18,27 +18,27 @@ pub(super) struct OutboxQueue {
 }
 
 pub(super) struct OutboxState {
-    /// The connection, until its request ends: an outbox that somebody keeps does not keep it open.
+    /// The connection, until its request ends: an outbox that is kept longer does not keep it open.
     pub(super) fd: Option<Arc<OwnedFd>>,
-    /// Due, from `start` on.
+    /// What is due, from `start` on.
     bytes: Vec<u8>,
     start: usize,
-    /// How much has ever been due, and how much of it has been sent: who waits for his own bytes waits
-    /// for the second to reach what the first was.
+    /// How many bytes have ever been due, and how many of them have been sent. A writer that waits for its own bytes
+    /// waits until the second reaches what the first was.
     pub(super) due_total: u64,
     sent_total: u64,
-    /// How much of what is due the handler has written itself, and up to where in the total it goes: it
-    /// waits for that, and so it does not count against the capacity.
+    /// How much of it the handler has written itself, and up to which total. The handler waits for that, so it does
+    /// not count against the capacity.
     own_bytes: u64,
     own_mark: u64,
-    /// A wait that was given up, and what had been sent then: it goes on with the next one.
+    /// A wait that was given up, and how much had been sent then. The next wait goes on with it.
     pub(super) given_up: Option<(u64, WriteStall)>,
     /// On the list of a sender, or of the writer.
     pub(super) listed: bool,
     pub(super) phase: OutboxPhase,
 }
 
-/// Who writes what is due, when its sender does not wait for it.
+/// Who writes what is due while no handler waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
     /// The one thread for all outboxes.
@@ -80,7 +80,7 @@ impl OutboxState {
         self.bytes.len() - self.start
     }
 
-    /// What waits of others' messages.
+    /// How many of the waiting bytes are others' messages.
     pub(super) fn others_bytes(&self) -> usize {
         let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
         self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
@@ -113,7 +113,7 @@ impl OutboxState {
     }
 }
 
-/// So much leaves at once: waiting for more would gain nothing.
+/// So much leaves at once, because waiting for more gains nothing.
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
 impl OutboxQueue {
@@ -138,8 +138,8 @@ impl OutboxQueue {
         Self { entry, capacity, writer, state: Mutex::new(state) }
     }
 
-    /// Waits until so much of all that has ever been due is sent. What goes before, and what others send at the same
-    /// time, is progress as well.
+    /// Waits until so many bytes of all that have ever been due are sent. What others send meanwhile is progress as
+    /// well.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         let given_up = self.state.lock().given_up.take();
         let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
@@ -172,8 +172,7 @@ impl OutboxQueue {
         self.send_due_of(&mut self.state.lock());
     }
 
-    /// The same, by whoever has this outbox on his list: it stays there if something is left, which is what
-    /// the answer says.
+    /// The same, by the holder of a list. True: something is left, and it stays on the list.
     pub(super) fn send_listed(&self) -> bool {
         let mut state = self.state.lock();
         self.send_due_of(&mut state);
@@ -181,7 +180,7 @@ impl OutboxQueue {
         state.listed
     }
 
-    /// The same, by who does not come back to it: what is left waits for the next message.
+    /// The same, by a sender that does not come back: the rest waits for the next message.
     pub(super) fn send_unlisted(&self) {
         let mut state = self.state.lock();
         state.listed = false;
@@ -192,8 +191,7 @@ impl OutboxQueue {
         self.writer
     }
 
-    /// Notes this outbox as listed, if something is due and it is on no list. True: the caller has to
-    /// put it there.
+    /// Marks this outbox as listed, if something is due and no list has it. True: the caller has to put it on one.
     pub(super) fn needs_a_list(&self) -> bool {
         let mut state = self.state.lock();
         let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
@@ -206,7 +204,7 @@ impl OutboxQueue {
             if state.start == state.bytes.len() {
                 return;
             }
-            // Not a wait: the lock is held for the length of a system call.
+            // This never waits: the lock is held for one system call.
             match sys::send(fd.as_fd(), &state.bytes[state.start..]) {
                 Ok(count) => {
                     state.start += count;
@@ -215,7 +213,7 @@ impl OutboxQueue {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The peer is gone. Its handler learns it by itself.
+                // The peer is gone. The handler finds out by its own reads and writes.
                 Err(error) => {
                     self.entry.note_loss(error.kind());
                     state.drop_due(OutboxPhase::Closed);

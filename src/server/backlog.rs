@@ -1,11 +1,23 @@
-//! Those that stand in the listener's queue when a server begins to close: they are taken, and served within the grace of
-//! the drain, because their kernel has told them already that they are connected. Then the listener closes.
+//! The clients in the backlog when a server begins to close: they are accepted and served within the grace of the
+//! drain, because the kernel has told them that they are connected. Then the listener closes.
 //!
-//! Who closes takes them, since the loop may be away for as long as a request lasts, under `Inline`; the loop hands them
-//! to the mixin, as it does with all others, and tells of them.
+//! The thread that closes accepts them, because the loop may be away for as long as a request lasts (under `Inline`).
+//! The loop, at its end, hands them to the mixin, as all others, and tells the observer.
 //!
-//! Nothing of the user's runs while they are taken, and while it runs nothing is held that a call of the user's could wait
-//! for: a hook or an observer may close its server, from any place, and so may others meanwhile.
+//! ```text
+//! thread that closes              loop, at its end (serve_backlog)
+//!   Backlog::begin                  Backlog::begin: waits until the other has finished
+//!     runs.close -> wakes the loop
+//!     accepts, without blocking
+//!     closes the listener
+//!   BacklogTaker dropped      --->  process_request for each, until the deadline
+//! ```
+//!
+//! `Emptying` says which thread empties it; it goes from `NotBegun` to `By(thread)` to `Done`, or back if the taker
+//! gives up.
+//!
+//! No code of the user's runs while they are accepted, and no lock is held while it runs: a hook or an observer may
+//! close its server, and so may others meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,7 +39,7 @@ use crate::sys::{self, PollFd};
 use crate::transport::{AcceptAction, CloseWhen, Transport};
 use crate::wait::{self, Interest, Waiting};
 
-/// Those that have been taken and wait for the loop.
+/// The requests that have been accepted and wait for the loop.
 pub(super) struct Backlog<T: Transport> {
     state: Mutex<BacklogState<T>>,
     taken: Condvar,
@@ -53,8 +65,8 @@ impl<T: Transport> Default for Backlog<T> {
 }
 
 impl<T: Transport> Backlog<T> {
-    /// Has this thread take them, and nobody else. None: they have been taken, by another thread perhaps, which is waited
-    /// for. A transport that closes its server while it is asked for them does not wait for itself.
+    /// Makes this thread the one that empties the backlog. None: it has been emptied, by another thread perhaps, which
+    /// this waits for. A transport whose `get_request` closes its own server does not wait for itself.
     pub(super) fn begin(&self) -> Option<BacklogTaker<'_, T>> {
         let me = thread::current().id();
         let mut state = self.state.lock();
@@ -74,7 +86,7 @@ impl<T: Transport> Backlog<T> {
     }
 }
 
-/// The taker, by one thread, from its beginning to its end, whatever ends it. It holds no lock.
+/// One thread's work on the backlog, until it is dropped, by a panic too. It holds no lock.
 pub(super) struct BacklogTaker<'a, T: Transport> {
     backlog: &'a Backlog<T>,
     jobs: VecDeque<TypedJob<T>>,
@@ -90,16 +102,16 @@ impl<T: Transport> Drop for BacklogTaker<'_, T> {
     }
 }
 
-/// How long to wait for those whose handshake is going on: a way there and back in a house, and in it the time of a busy
-/// processor. Others are further away, and are refused.
+/// How long to wait for clients whose TCP handshake is under way: a round trip in a local network, with a busy
+/// processor at its end. Clients further away are refused.
 const HANDSHAKE: Duration = Duration::from_millis(2);
 
 impl<T: Transport> Core<T> {
-    /// Nobody new comes from here on, and those that have come are taken. Says how many.
+    /// Stops listening, after accepting the backlog. Gives the number of requests accepted.
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
         taker.ends_as = Emptying::Done;
         let mut skipped = Vec::new();
-        // Somebody else may have the listener as well, and those that wait are then theirs.
+        // If another process may have the listener, the backlog is for that one.
         if !self.is_lent() && self.transport.refuse_new() {
             self.take_backlog(&mut taker.jobs, &mut skipped);
         }
@@ -114,8 +126,8 @@ impl<T: Transport> Core<T> {
         count
     }
 
-    /// As many as there is room for; the close turns the others away. Not in turn with the loop and its workers: who has
-    /// the turn may be in a hook of the user's, and what was taken before is served before in any case.
+    /// Accepts as many as there is room for; the close turns the others away. It takes no accept lock: the thread that
+    /// has it may be in a hook, and accepted before in any case.
     fn take_backlog(
         self: &Arc<Self>,
         jobs: &mut VecDeque<TypedJob<T>>,
@@ -136,16 +148,16 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Waits for one more. False: it is time to close.
+    /// Waits for one more client. False: it is time to close.
     fn comes_one(&self, until: Instant) -> bool {
-        // A socket of datagrams is readable by what is not to be taken any more.
+        // A datagram socket may be readable, but no more datagrams are received.
         let listens = self.transport.close_when() == CloseWhen::AtOnce;
         let Some(listener) = self.transport.fileno().filter(|_| listens) else { return false };
         let mut listener = [PollFd::readable(listener.as_fd())];
         Instant::now() < until && sys::poll(&mut listener, Some(until)).is_ok_and(|comes| comes)
     }
 
-    /// Lets go of those that nobody will serve: the run has ended by an error, or by a panic.
+    /// Releases the requests that will not be served: the run has ended by an error, or by a panic.
     pub(super) fn release_backlog(&self) {
         while let Some(job) = self.backlog.next() {
             job.announce();
@@ -155,8 +167,8 @@ impl<T: Transport> Core<T> {
 }
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Serves those that have been taken at the end: each when there is room for it, until the deadline of the drain.
-    /// Nothing, if the listener stays open.
+    /// Serves the accepted backlog: each when there is room, until the deadline of the drain. If the listener stays
+    /// open, there is none.
     pub(super) fn serve_backlog(&self) -> Result<()> {
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
@@ -170,7 +182,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let until = Instant::now().checked_add(time);
         while let Some(job) = self.core.backlog.next() {
             let room = self.wait_for_room(until)?;
-            // Under `Inline` those before it have had their time here.
+            // Under `Inline` the requests before it have taken their time here.
             let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);
             job.announce();
             match verify(job) {
@@ -183,10 +195,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         Ok(())
     }
 
-    /// Says whether there is any.
+    /// Waits until the mixin has room. False: it will not have any in time.
     fn wait_for_room(&self, until: Option<Instant>) -> Result<bool> {
         if self.core.context.role().is_parent() && !self.mixin.ready() {
-            // Those that are idle make room.
+            // Children that are idle make room.
             self.mixin.drain(Instant::now());
         }
         while !self.mixin.ready() {

@@ -1,4 +1,22 @@
-//! The end of a server: stop accepting, tell the handlers, wait, force, join; and the report of it.
+//! The end of a server, and the report of it.
+//!
+//! Any thread may call `server_close`, several at once, from a hook or a handler too. It holds no lock while it waits
+//! or while code of the user's runs.
+//!
+//! ```text
+//! server_close                             handlers                    loop and workers
+//!   hook `stopping`
+//!   backlog.begin                                                        a loop that ends waits for it
+//!   runs.close, stop tokens                  is_stopping is true         no more accepts
+//!   takes the backlog, closes the listener                               the loop serves the backlog
+//!   ends idle waits                          Stopping
+//!   waits: half of the grace at most
+//!   ends first reads                         Stopping
+//!   waits until the deadline
+//!   forces: cuts connections, SIGKILL        reads and writes fail
+//!   waits AFTER_FORCE
+//!   mixin.server_close: joins threads
+//! ```
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,34 +40,33 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.server_close_within(self.limits().drain)
     }
 
-    /// Closes the server within a time, in this order (the hook [`stopping`](crate::ServerHooks::stopping) comes before all of
-    /// it):
+    /// Closes the server within `grace`, in this order (after the hook [`stopping`](crate::ServerHooks::stopping)):
     ///
-    /// 1. it stops accepting, and the listener is closed at once, also while the loop is away (under `Inline`, within a
-    ///    request). Those that have come before are taken out of its queue first, and served within the grace: as many
-    ///    as `Limits` allow, and only if the listener is this process's alone. A socket of datagrams is needed for
-    ///    replies, and closed after 5;
-    /// 2. handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
-    ///    with [`Stopping`](crate::request::Stopping), which is not reported. One that waits for the first request of its
-    ///    connection does so when [`Limits::first_read`](crate::Limits::first_read) has passed as well;
-    /// 3. running requests are waited for;
-    /// 4. at the deadline the connections of those that are left are shut down, and their reads fail as in 2;
-    /// 5. what the mixin has started is joined.
+    /// 1. It stops accepting, and the listener is closed at once, also while the loop is away (under `Inline`, within
+    ///    a request). Clients in the backlog are accepted before that, as many as `Limits` allow, and served within
+    ///    the grace; but only if no other process has the listener. A datagram socket is needed for replies, and is
+    ///    closed after step 5.
+    /// 2. Handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
+    ///    with [`Stopping`](crate::request::Stopping), which is not reported. One that waits for the first request of
+    ///    its connection fails when [`Limits::first_read`](crate::Limits::first_read) has passed as well.
+    /// 3. Running requests have until the deadline.
+    /// 4. At the deadline the connections of those that are left are shut down, and their reads fail as in step 2.
+    /// 5. The mixin's threads are joined.
     ///
-    /// With a mixin whose `block_on_close` is off, only the first two (and a child of
-    /// [`Forking`](crate::Forking) has no time for a first read). Called by the thread that serves,
-    /// or by a handler of the server itself, it waits for nothing: it would wait for itself. In a forked child it asks
-    /// the parent to stop, as a shutdown does. May be called more than once.
+    /// A mixin whose `block_on_close` is off has steps 1 and 2 only (and a child of [`Forking`](crate::Forking) has no
+    /// time for a first read). So has a call by the thread that serves, or by a handler of the server itself, because
+    /// it would wait for itself. In a forked child it asks the parent to stop, as a shutdown does. It may be called
+    /// more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
         let began = Instant::now();
         let deadline = wait::moment_after(began, grace);
         let context = &self.core.context;
         let mut report = DrainReport::new(self.server_address(), grace);
-        // Without descriptors it is closed as far as it can be.
+        // If there are no descriptors for it, the server is closed as far as possible.
         let _ = self.core.enter_process();
         if context.role().is_child() {
-            // All that there is here is a copy of the parent's, which hears of this at the child's end.
+            // A child has copies of the parent's state. The parent hears of this at the child's end.
             context.runs.close();
             context.live.tell_of_stop();
             return report;
@@ -136,7 +153,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         forced
     }
 
-    /// The mixin's part of a close that waits for nothing: not before the loop has handed to it what stood in the queue.
+    /// Closes the mixin after a close that waits for nothing: only when the loop has handed it the backlog.
     pub(super) fn close_mixin_after_loops(&self) {
         let due = self.core.mixin_closed_late.load(Ordering::SeqCst);
         if due && !self.core.context.runs.is_accepting() {
@@ -158,7 +175,7 @@ impl ServerContext {
         self.live.end_input_of_idle(FirstReads::Over);
     }
 
-    /// The same at a moment that nobody waits for: by a thread, where one may be started and there is anything to end.
+    /// The same, later: on a thread, if one may be started and there are first reads to end.
     fn end_first_reads_at(self: &Arc<Self>, when: Instant) {
         let context = Arc::clone(self);
         let end = move || {
@@ -180,32 +197,30 @@ enum WaitFor {
     Nothing,
 }
 
-/// How long forced handlers may take to notice that their connections are gone, and killed children to end. It
-/// counts after the deadline, which is to be met to within 100 ms; a handler that computes on is left behind.
+/// How long forced handlers may take to notice that their connections are gone, and killed children to end. It comes
+/// on top of the deadline. A handler that goes on computing is left behind.
 const AFTER_FORCE: Duration = Duration::from_millis(75);
 
-/// How a server came to its end. Print it: it is made to be read by whoever operates the server.
+/// How a server has ended. Print it: the text is for its operator.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// Where the server listened.
+    /// The address of the server.
     pub server_address: Address,
-    /// How long it was to wait at the most.
+    /// The time that requests had, at most.
     pub grace: Duration,
     /// How long it has taken.
     pub took: Duration,
-    /// How many requests were alive when it began, those among them that still stood in the listener's queue and were
-    /// taken out of it.
+    /// How many requests were alive when it began, with those accepted out of the backlog.
     pub open_at_start: usize,
-    /// How many were ended while they waited for the beginning of a request, at once or as soon as they did. Nothing that
-    /// their peers have been told is lost by it.
+    /// How many were ended while they waited for the beginning of a request. Nothing of an answer is lost by it.
     pub stopped: usize,
-    /// Of these, how many had sent nothing of a request, not even in the time of
-    /// [`Limits::first_read`](crate::Limits::first_read). One that was about to has got an end for an answer.
+    /// How many of those had sent nothing of a request, within [`Limits::first_read`](crate::Limits::first_read)
+    /// either. A peer that was about to send has got an end for an answer.
     pub unheard: usize,
-    /// Those whose connections were shut down at the deadline, as they were then.
+    /// The requests whose connections were shut down at the deadline, as they were then.
     pub forced: Vec<LiveRequest>,
-    /// Those that were still alive when the close returned.
+    /// The requests that were still alive when the close returned.
     pub left_running: Vec<LiveRequest>,
 }
 
@@ -223,7 +238,7 @@ impl DrainReport {
         }
     }
 
-    /// Whether no request was cut off in its middle: each came to its end by itself, or waited for the beginning of one.
+    /// Whether no request was cut off in the middle: each has ended by itself, or waited for the beginning of one.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.forced.is_empty() && self.left_running.is_empty()
@@ -257,7 +272,7 @@ impl fmt::Display for DrainReport {
 }
 
 impl DrainReport {
-    /// What became of those that were not forced.
+    /// The ends of the requests that were not forced.
     fn tell_of_ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { open_at_start, stopped, unheard, .. } = *self;
         let left = stopped + self.forced.len().max(self.left_running.len());
@@ -286,7 +301,7 @@ fn themselves(count: usize) -> &'static str {
     if count == 1 { "itself" } else { "themselves" }
 }
 
-/// At most this many lines: a report is read by a person, the rest is in the fields.
+/// At most this many lines: a report is read by a person, and all requests are in the fields.
 const LISTED: usize = 20;
 
 fn list(f: &mut fmt::Formatter<'_>, requests: &[LiveRequest]) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! Which servers' requests a thread runs, so that a handler that closes its own server does not wait for itself.
+//! The servers whose requests a thread runs: a handler that closes its own server must not wait for itself.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::context::ServerContext;
 
 thread_local! {
-    /// The servers whose requests this thread runs at the moment, by the addresses of their contexts.
+    /// By the addresses of their contexts.
     static SERVING: RefCell<Vec<*const ServerContext>> = const { RefCell::new(Vec::new()) };
 }
 
