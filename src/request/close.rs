@@ -1,4 +1,13 @@
-//! The end of a connection: what is held back leaves, the peer sees the end, and has the time to read the answer.
+//! The end of a connection.
+//!
+//! ```text
+//! finish_output       the handler has ended: sends what is held back, unless the end can carry it
+//! shutdown_request    send_last: the rest, in one packet with the end; the outbox; shutdown(Write)
+//! peer_is_sending?    is more to come? then a close would be a reset, and the peer loses the answer
+//! close_request       closes at once, or hands the connection to lingering_close.rs
+//! ```
+//!
+//! [`BoundedIo::end_request`] does both with fewer system calls where nobody else has the descriptor.
 
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
@@ -17,13 +26,12 @@ use crate::socket_io::SocketIo;
 use crate::sys::{self, RecvBuf};
 use crate::write_stall::{SendTimeout, earlier};
 
-/// A request is short that has sent no more than this: a block of the read buffer. With a longer one the peer is asked
-/// for its end, because it may be sending a stream.
+/// A request of at most this length is short: a block of the read buffer. After a longer one the peer may be sending a
+/// stream, so it is asked whether it has ended.
 const SHORT: u64 = 8 * 1024;
 
 impl BoundedIo {
-    /// The handler has ended, and what is held back has to leave: now, or with the end of the connection, if
-    /// that is a plain socket.
+    /// The handler has ended: sends what is held back, unless it can leave with the end of the connection.
     pub(super) fn finish_output(&mut self) {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
@@ -32,13 +40,13 @@ impl BoundedIo {
         }
     }
 
-    /// A socket that nobody else sends to.
+    /// A plain socket, to which nobody else sends.
     fn is_plain(&self) -> bool {
         self.connection.is_socket() && self.outbox.is_none()
     }
 
-    /// Sends what is still held back, when the end follows at once: both leave in one packet, which saves a
-    /// sixth of what a short connection costs.
+    /// Sends what is still held back, just before the end: both leave in one packet, which saves a sixth of a short
+    /// connection.
     fn send_last(&mut self) {
         let Connection::Socket(socket) = &self.connection else { return };
         if self.output.is_empty() || !self.is_plain() {
@@ -54,8 +62,8 @@ impl BoundedIo {
         self.output.clear();
     }
 
-    /// For what is due by the outbox when the handler has ended: so long as a drain lasts, and not longer than a write
-    /// may make no progress.
+    /// The time for what is due in the outbox when the handler has ended: that of a drain, and no longer without
+    /// progress than a write has.
     fn last_timeout(&self) -> SendTimeout {
         let limits = self.ticket.limits();
         let whole = self.deadline().map(|whole| whole.at);
@@ -63,8 +71,8 @@ impl BoundedIo {
         SendTimeout { stall: limits.write, until }
     }
 
-    /// The orderly end, before the close: the peer sees the end of what was sent, also where somebody
-    /// still holds a duplicate of the descriptor. `unread`: the handler has left something of the input.
+    /// The orderly end, before the close: the peer sees the end of the output, also if a copy of the descriptor is
+    /// still open. `input`: what the handler has left unread.
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
@@ -79,8 +87,8 @@ impl BoundedIo {
         }
     }
 
-    /// `shutdown_request` and `close_request` in one. Where nobody else can have the descriptor, and nothing was
-    /// held back, the close alone ends the connection as well, which saves a system call.
+    /// `shutdown_request` and `close_request` in one. If nobody else has the descriptor and nothing was held back, the
+    /// close alone ends the connection, which saves a system call.
     pub(super) fn end_request(mut self, input: &ReadBuffer) {
         if !self.is_plain()
             || self.ticket.entry().is_lent()
@@ -89,9 +97,8 @@ impl BoundedIo {
             self.shutdown_request(input);
             return self.close_request();
         }
-        // The close alone would be a reset if anything came in the moment before it, and with a reset the
-        // kernel throws away what it has not sent yet (measured: one answer in two thousand, to clients that
-        // talk on).
+        // If anything has come since the last read, the close alone is a reset, and with a reset the kernel drops what
+        // it has not sent yet. (Measured: one answer in two thousand, to clients that go on sending.)
         let ended = !self.output.is_empty() && !self.saw_end;
         self.send_last();
         if ended {
@@ -99,7 +106,7 @@ impl BoundedIo {
         }
         if self.peer_is_sending(input) {
             self.lingers = true;
-            // It sees the end of its answer now, and not at the end of the lingering.
+            // The peer sees the end of its answer now, and not when the lingering is over.
             if !ended {
                 self.end_output();
             }
@@ -112,11 +119,10 @@ impl BoundedIo {
         self.connection.shutdown(Shutdown::Write, timeout).is_ok()
     }
 
-    /// Whether the peer goes on sending, for all that can be seen. What stands unread in the socket would turn
-    /// the close into a reset; if something does, or in our own buffer, more may be on its way. So it may be when much
-    /// has come, when a read has ended in the middle, or when the handler says so. A peer that has sent a line, is
-    /// answered, and only then goes on cannot be told from one that waits for its answer, which most do: to keep the
-    /// connections of those would cost each short request two calls and a detour by another thread.
+    /// Whether the peer goes on sending, as far as can be seen. Bytes that are unread, in the socket or in the read
+    /// buffer, say so. So do a long request, a read that has ended in the middle, and the handler's word. A peer that
+    /// sends a line, is answered, and only then goes on looks like one that waits for its answer, as most do; to
+    /// linger for all of those would cost each short request two system calls and another thread.
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
@@ -128,14 +134,14 @@ impl BoundedIo {
         let (bytes_in, bytes_out) = self.ticket.entry().bytes();
         let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT);
         match sys::unread(fd) {
-            // Nothing has come, or the end has: who expects more has to know which.
+            // Zero bytes: either nothing has come, or the end.
             Ok(0) => (left || goes_on) && is_more_to_come(fd),
             Ok(_) => true,
             Err(_) => false,
         }
     }
 
-    /// Closes, at once or when the peer has had the time to read the answer.
+    /// Closes the connection, at once or after the peer has had time to read the answer.
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
         let bound =
@@ -156,15 +162,14 @@ impl BoundedIo {
 }
 
 impl StreamRequest {
-    /// Says that the peer may still be sending when this request ends, so that its connection stays open for a while
-    /// ([`Limits::linger`](crate::Limits::linger)) and the peer can read the answer.
+    /// Says that the peer may still be sending when this request ends. Its connection then stays open for a while
+    /// ([`Limits::linger`](crate::Limits::linger)), so that the peer can read the answer.
     ///
-    /// A system that receives something for a closed connection answers with a reset, and a reset makes the peer's
-    /// system throw away what its program has not read yet. So an answer is lost that is given before the peer has sent
-    /// everything: "too large" to an upload, of which nothing has come yet but the line that announces it. The server
-    /// sees by itself that more has come than was read, that much has come, that a read has ended in the middle, that
-    /// the handler has failed, and that a request is refused. What it cannot see without a system call more for every
-    /// short request is a peer that has paused; a handler that answers early knows of it:
+    /// A system that receives bytes for a closed connection answers with a reset, and a reset makes the peer's system
+    /// drop what its program has not read yet. So an early answer may be lost: "too large" to an upload of which only
+    /// the first line has come. The server lingers by itself if more has come than was read, if much has come, if a
+    /// read has ended in the middle, if the handler has failed, and if the request is refused. It cannot see a peer
+    /// that has only paused, unless by a system call more for every short request. A handler that answers early knows:
     ///
     /// ```
     /// use std::io::Write;
@@ -188,7 +193,7 @@ impl StreamRequest {
     }
 }
 
-/// Whether the peer has not ended its output: there is nothing to receive, and no end either.
+/// Whether the peer may send more: it has not ended its output.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
     let received = RecvBuf::new(&mut memory).recv(fd, sys::Mode::Try);

@@ -1,4 +1,4 @@
-//! What a connection's bytes come from and go to: a socket, or what stands in for one.
+//! [`Connection`]: the socket of a request, or what stands in for one; and [`Stream`], the interface for that.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -11,28 +11,27 @@ use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::SendTimeout;
 
-/// What bytes come from and go to: a socket, or what a transport or
-/// [`wrap_stream`](crate::StreamRequest::wrap_stream) puts in its place (TLS, memory, a decompressor).
+/// A source and sink of bytes that takes the place of a socket: TLS, memory, a decompressor. A transport makes one, or
+/// a hook by [`wrap_stream`](crate::StreamRequest::wrap_stream).
 ///
-/// Implement it to serve over something else. `read` and `write` obey the last deadline: when it has
-/// passed they return an error of kind `TimedOut`. A deadline in the past still tries once without
-/// waiting.
+/// Implement it to serve over something that is no socket. `read` and `write` keep to the last deadline: after it they
+/// return an error of kind `TimedOut`. With a deadline in the past they still try once, without waiting.
 ///
-/// A wrapper reads from and writes to the raw stream as from a socket in blocking mode, and need not do more:
+/// A wrapper reads from and writes to the raw stream as from a socket in blocking mode. The rules:
 ///
-/// - The raw stream keeps the limits of the request by itself. Its errors (a limit has passed, the server is stopping, the
-///   peer has gone) are passed on; whatever the wrapper makes of them, the request knows which it was. A wrapper whose
-///   calls can be made again after an error goes on where it was; one that loses what it has read of a message is broken
-///   by a limit that a handler survives.
-/// - An end of input that its protocol does not allow is an error, of kind `UnexpectedEof`; what of the peer's cannot be
-///   read is one of kind `InvalidData`. Both are then the peer's fault. An allowed end is `Ok(0)`.
-/// - `shutdown(Write)` is the moment for a farewell (TLS's close_notify), and passes the call on. It is called at every end
-///   in order, also when a drain or `close_live` ends the connection, and may take as long as a write; in the latter
-///   case, and at a drain's deadline, it is sent if it does not have to wait.
-/// - The raw stream is kept for as long as the connection is the wrapper's. If the wrapper drops it, the connection is
-///   taken to be in other hands, and the server does not end it.
+/// - The raw stream keeps the limits of the request by itself. The wrapper passes its errors on (a limit has passed,
+///   the server is stopping, the peer has gone); even if it makes other errors of them, the request knows the cause.
+///   If a call can be repeated after an error, the wrapper goes on where it was; one that loses a part of a message is
+///   broken by a limit that its handler survives.
+/// - An end of input that the wrapper's protocol does not allow is an error of kind `UnexpectedEof`; bytes that it
+///   cannot read are one of kind `InvalidData`. Both are then the peer's fault. An allowed end is `Ok(0)`.
+/// - `shutdown(Write)` sends the farewell (TLS's close_notify) and passes the call on. It is called at every orderly
+///   end, and also when a drain or `close_live` ends the connection. It may take as long as a write; after
+///   `close_live` and at a drain's deadline, it must not wait.
+/// - The wrapper keeps the raw stream for as long as it has the connection. If it drops the raw stream, others have
+///   the connection, and the server does not end it.
 pub trait Stream: Read + Write + Send {
-    /// Bounds every read and write from here on; none lets them wait for ever.
+    /// Bounds every read and write from here on. None: they may wait for ever.
     fn set_deadline(&mut self, deadline: Option<Instant>);
 
     /// Ends one or both directions, as [`std::net::TcpStream::shutdown`] does.
@@ -72,14 +71,14 @@ pub(super) enum Direction {
 /// A plain socket stands in the request itself: the usual case costs no box and no indirection.
 pub(super) enum Connection {
     Socket(SocketIo),
-    /// What a transport of somebody's own has made.
+    /// A stream of a user's transport.
     Other(Box<dyn Stream>),
     Wrapped {
         stream: Box<dyn Stream>,
-        /// To the raw stream below it.
+        /// Shared with the raw stream below it.
         status: Arc<RawStatus>,
     },
-    /// Its stream is in the hands of a wrapper that failed with it.
+    /// A wrapper has taken the stream, and failed.
     Gone(Option<Arc<RawStatus>>),
 }
 
@@ -88,12 +87,12 @@ impl Connection {
         matches!(self, Self::Socket(_))
     }
 
-    /// Whether its bytes are counted below it, as they go over the wire.
+    /// Whether the raw stream counts its bytes, as they go over the wire.
     pub(super) fn counts_itself(&self) -> bool {
         matches!(self, Self::Wrapped { .. })
     }
 
-    /// One receive within the bound.
+    /// One receive, within the timeout.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -108,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// One send, for as long as the patience lasts.
+    /// One send, within the timeout.
     #[inline]
     pub(super) fn send(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
@@ -117,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// Has everything leave that a stream holds back.
+    /// Flushes a stream that holds bytes back.
     pub(super) fn flush(&mut self, timeout: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(_) | Self::Gone(_) => Ok(()),
@@ -127,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// A call of what is not a socket of ours, and may be interrupted as one of a socket never is.
+    /// A call of a stream that is no socket of this crate. It may be interrupted by a signal, and is then repeated.
     #[inline(never)]
     fn within(
         &mut self,
@@ -137,7 +136,7 @@ impl Connection {
     ) -> io::Result<usize> {
         let (stream, status) = match self {
             Self::Other(stream) => (stream, None),
-            // What the wrapper makes of a deadline is its own affair: the raw stream keeps the patience.
+            // A wrapper may do anything with a deadline, so the raw stream keeps the timeout.
             Self::Wrapped { stream, status } => (stream, Some(status)),
             Self::Socket(_) | Self::Gone(_) => return Err(gone()),
         };
@@ -179,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// The descriptor, as far as there is one: what is asked of it, or of the socket below it.
+    /// The descriptor, if there is one: the stream's, or that of the socket below it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
@@ -191,7 +190,7 @@ impl Connection {
         }
     }
 
-    /// The same, for somebody who may keep a copy of it.
+    /// The same, for code that may keep a copy of it.
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.lend()),
@@ -199,7 +198,7 @@ impl Connection {
         }
     }
 
-    /// The socket that has to be ended in the end, if it is this request's.
+    /// The socket, if it is this request's to end.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
@@ -209,7 +208,7 @@ impl Connection {
         }
     }
 
-    /// The same, for whoever is to close it later than this does.
+    /// The same, with shared ownership, for a later close.
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Socket(socket) => Some(socket.share()),
@@ -219,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// To the raw stream below a wrapper.
+    /// What the raw stream below a wrapper has noted.
     pub(super) fn raw_status(&self) -> Option<&Arc<RawStatus>> {
         match self {
             Self::Wrapped { status, .. } | Self::Gone(Some(status)) => Some(status),

@@ -1,4 +1,4 @@
-//! What a hook hands to the handler of the same request: [`Extension`].
+//! [`Extension`]: one value that a hook gives to the handler of the same request.
 
 use std::any::Any;
 
@@ -25,8 +25,8 @@ impl Extension {
 /// The methods of a request that has a ticket.
 macro_rules! extension_of {
     ($($ticket:ident).+) => {
-        /// What a hook has left for the handler, or an earlier step of the handler for a later one, if it is of this
-        /// type: see [`Incoming::set_extension`](crate::hooks::Incoming::set_extension).
+        /// The value that a hook, or an earlier step of the handler, has set, if it is of this type: see
+        /// [`Incoming::set_extension`](crate::hooks::Incoming::set_extension).
         #[must_use]
         pub fn extension<E: std::any::Any>(&self) -> Option<&E> {
             self.$($ticket).+.extension.get()
@@ -38,13 +38,13 @@ macro_rules! extension_of {
             self.$($ticket).+.extension.get_mut()
         }
 
-        /// Leaves something for what comes later: a hook that wraps a request for its handler, `setup` for `handle`. A
-        /// request has one such place, and it costs nothing while it is empty.
+        /// Sets the value, in place of an earlier one: for a hook that wraps a request for its handler, or in `setup`
+        /// for `handle`. A request has one, of any type; an empty one costs nothing.
         pub fn set_extension<E: std::any::Any + Send + Sync>(&mut self, value: E) {
             self.$($ticket).+.extension.set(value);
         }
 
-        /// For what else it says of its request, in other files.
+        /// The ticket, for other files of this module.
         pub(in crate::request) fn ticket(&self) -> &crate::request::Ticket {
             &self.$($ticket).+
         }

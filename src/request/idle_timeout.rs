@@ -1,7 +1,8 @@
-//! Whether a silent peer is an idle one: one that takes what it is sent is not, whoever has sent it.
+//! Receives that `Limits::idle` bounds and the idle reaper does not: of short limits, forked children, coroutines,
+//! wrapped connections, and requests with a deadline.
 //!
-//! Most waits for a request are the reaper's to bound (`idle_reaper.rs`), which looks at the same. These are the others: short
-//! limits, forked children, coroutines, wrapped connections, and requests that are bounded as a whole.
+//! A silent peer that takes what it is sent is not idle, by the handler, an outbox or a copy of the descriptor. So a
+//! wait that may be over looks for progress first, as the reaper does (`live/idle_check.rs`).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::write_stall::earlier;
 const LOOKS: u32 = 8;
 
 impl BoundedIo {
-    /// A receive that `Limits::idle` bounds, and no moment before it.
+    /// A receive that only `Limits::idle` bounds.
     pub(super) fn receive_unless_idle(
         &mut self,
         buf: &mut RecvBuf<'_>,
@@ -29,7 +30,7 @@ impl BoundedIo {
             return self.receive_while_it_moves(buf, idle, idle);
         }
         match self.receive_within(buf, timeout) {
-            // Nobody has counted what was taken of it meanwhile: so it has a last look.
+            // The peer may have taken bytes meanwhile: one more look.
             Err(error) if self.has_waited_in_vain(&error) && self.is_still_due() => {
                 self.receive_while_it_moves(buf, idle, idle / LOOKS)
             }
@@ -37,7 +38,7 @@ impl BoundedIo {
         }
     }
 
-    /// Waits until nothing has moved in either direction for as long as `idle`; at first only for `first`.
+    /// Waits until no bytes have moved in either direction for as long as `idle`; at first only for `first`.
     #[cold]
     fn receive_while_it_moves(
         &mut self,
@@ -69,7 +70,7 @@ impl BoundedIo {
         }
     }
 
-    /// The bound has passed, and nobody has ended the wait.
+    /// The timeout has passed, and the reaper has not ended the wait.
     fn has_waited_in_vain(&self, error: &io::Error) -> bool {
         is_no_more_for_now(error) && !self.ticket.entry().is_silent()
     }
@@ -82,7 +83,7 @@ impl BoundedIo {
         Progress::of(self.ticket.entry().bytes(), self.connection.socket())
     }
 
-    /// Whether something that has been sent waits for the peer.
+    /// Whether sent bytes still wait for the peer.
     fn is_still_due(&self) -> bool {
         self.connection
             .socket()

@@ -1,4 +1,4 @@
-//! What an error of a connection says: which limit has passed, and whose doing it is.
+//! The errors of a connection: which limit has passed, and whose fault it is.
 
 use std::io;
 use std::net::Shutdown;
@@ -12,7 +12,7 @@ use crate::error::{HandlerError, Stopping, TimedOut, Timeout};
 use crate::peer_fault::{PeerFault, find, is_loss};
 
 impl BoundedIo {
-    /// Says which limit it was, and how long that is, if it was one; and whose error it is.
+    /// The error with the limit that has passed, if one has, or with this request's mark.
     #[cold]
     pub(super) fn explain(&self, error: io::Error, limit: Timeout, after: Duration) -> io::Error {
         if is_no_more_for_now(&error) {
@@ -21,7 +21,7 @@ impl BoundedIo {
         self.own(error)
     }
 
-    /// Says which of the two has ended a write.
+    /// The same for a write, which two limits bound.
     #[cold]
     pub(super) fn explain_write(&self, error: io::Error) -> io::Error {
         match self.deadline() {
@@ -32,8 +32,8 @@ impl BoundedIo {
         }
     }
 
-    /// An error of this connection. If the connection is lost by it, the error says whose it was; a handler that
-    /// writes behind its own end, or reads what a failed wrapper has taken along, has nobody but itself to blame.
+    /// An error of this connection. If the connection is lost, the error gets this request's mark. It does not if the
+    /// handler writes after its own end, or reads after a failed wrapper: both are the handler's fault.
     #[cold]
     pub(super) fn own(&self, error: io::Error) -> io::Error {
         let blames_nobody = match error.kind() {
@@ -48,7 +48,7 @@ impl BoundedIo {
         self.ticket.entry().lose(error)
     }
 
-    /// Tells the peer that nothing more will be written.
+    /// Ends the output.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         self.ended_output = true;
         let patience = self.write_timeout();
@@ -56,11 +56,10 @@ impl BoundedIo {
     }
 }
 
-/// What a handler or a hook says of its peer, where only its protocol tells.
+/// Errors of the peer that only its protocol shows.
 impl StreamRequest {
-    /// An error that says that the peer has sent what cannot be read: a header that is none, a protocol that is
-    /// another one. A request that fails with it ends as [`Garbled`](crate::CloseReason::Garbled), which is the peer's
-    /// fault and printed nowhere.
+    /// An error that says: the peer has sent bytes that its protocol does not allow. A request that fails with it ends
+    /// as [`Garbled`](crate::CloseReason::Garbled), which is the peer's fault and is not printed.
     ///
     /// ```
     /// use socketserver::{HandlerResult, StreamRequest};
@@ -79,8 +78,8 @@ impl StreamRequest {
         PeerFault::garbled(self.io.ticket.entry().owner(), error)
     }
 
-    /// An error that says that the peer has ended its input in the middle of what it had to send, as
-    /// [`read_exact`](io::Read::read_exact) does. A request that fails with it ends as
+    /// An error that says: the peer has ended its input in the middle of a message.
+    /// ([`read_exact`](io::Read::read_exact) gives the same.) A request that fails with it ends as
     /// [`Disconnected`](crate::CloseReason::Disconnected).
     #[must_use]
     pub fn ended_early(&self) -> io::Error {
@@ -88,7 +87,8 @@ impl StreamRequest {
     }
 }
 
-/// A bound of ours has passed. (The kernel's ETIMEDOUT is a peer that has not answered it for minutes.)
+/// A timeout of this crate has passed. (The kernel's ETIMEDOUT says that the peer's system has not answered for
+/// minutes.)
 pub(super) fn is_no_more_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) && !is_loss(error)
 }

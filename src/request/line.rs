@@ -1,4 +1,4 @@
-//! Lines and text: what a line is read into, and what is wrong with one.
+//! Lines and text: where a line is read into, and the errors of one.
 
 use std::io;
 use std::mem;
@@ -6,13 +6,14 @@ use std::str::Utf8Error;
 
 use crate::peer_fault::{Owned, PeerFault, RequestId, find};
 
-/// What a line can be read into: a `String`, if it is text, or a `Vec<u8>`, if it may be anything.
+/// A place for a line: a `String`, if the line has to be UTF-8, or a `Vec<u8>`, if it may be anything. It is emptied
+/// by each [`next_line`](crate::StreamRequest::next_line), and its memory used again. Other types cannot implement it.
 pub trait Line: sealed::Sealed {
     /// The line without its newline, borrowed.
     type Text: ?Sized;
 
-    /// Empties it, has `read` append a line, and lends the line; none if `read` says that there is no
-    /// more. A line that it cannot hold is the error that `garbled` makes.
+    /// Empties it, calls `read` to append a line, and lends the line; none if `read` says that there is no more.
+    /// `garbled` makes the error of a line that it cannot hold.
     #[doc(hidden)]
     fn fill(
         &mut self,
@@ -56,7 +57,7 @@ impl Line for String {
     }
 }
 
-/// Appends bytes of a request's peer to a text, if they are text. If not, it is the peer that has sent them.
+/// Appends the peer's bytes to a text. If they are not UTF-8, that is the peer's fault.
 pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: RequestId) -> io::Result<()> {
     let more = String::from_utf8(bytes)
         .map_err(|error| PeerFault::garbled(owner, NotText(error.utf8_error())))?;
@@ -68,7 +69,7 @@ pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: RequestId) -
     Ok(())
 }
 
-/// What `Read::read_to_string` is for a request: std's own would not say whose bytes those were.
+/// `Read::read_to_string` of a request. Std's own error would not say that the peer is at fault.
 pub(crate) fn read_to_string(
     from: &mut impl io::Read,
     text: &mut String,
@@ -76,24 +77,24 @@ pub(crate) fn read_to_string(
 ) -> io::Result<usize> {
     let mut bytes = Vec::new();
     let read = from.read_to_end(&mut bytes);
-    // As std's: what has come before an error is there, if it is text.
+    // As with std, text that came before an error is kept.
     match append_text(text, bytes, owner) {
         Ok(()) => read,
         Err(garbled) => read.and(Err(garbled)),
     }
 }
 
-/// What the peer has sent was to be text and is not.
+/// The peer has sent bytes that are not UTF-8.
 #[derive(Debug, thiserror::Error)]
 #[error("not UTF-8: {0}")]
 pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 
-/// A line was longer than `Limits::line_bytes`: the payload of an [`io::Error`] of kind
-/// `InvalidData`. Its beginning has been taken from the stream and its rest has not, so that the usual
-/// answer is to say so and to close.
+/// A line was longer than `Limits::line_bytes`: the payload of an [`io::Error`] of kind `InvalidData`. Its beginning
+/// has been read and its rest has not, so the usual answer is to say so and to close.
 ///
-/// It is the peer's ([`Fault::Peer`](crate::hooks::Fault::Peer), [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but
-/// no [`PeerFault`] and not quiet: the limit may be what is wrong.
+/// It is the peer's fault ([`Fault::Peer`](crate::hooks::Fault::Peer),
+/// [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but no [`PeerFault`], and it is reported: the limit
+/// may be wrong.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {

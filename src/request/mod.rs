@@ -47,48 +47,49 @@ pub use stop_token::StopToken;
 #[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub use stream::StreamRequest;
 
-/// What every kind of request has, for servers and hooks that do not care which it is.
+/// The methods that every kind of request has, for servers and hooks that do not care which it is.
 ///
-/// A transport of one's own may bring a request type of its own: handlers then implement
+/// A transport of your own may bring a request type of its own: its handlers implement
 /// [`BaseRequestHandler`](crate::handler::BaseRequestHandler) for it.
 pub trait Request {
-    /// Who sent it.
+    /// The address of the peer.
     fn client_address(&self) -> &Address;
 
-    /// The server that it came to.
+    /// The server that has accepted it.
     fn server(&self) -> &ServerContext;
 
-    /// The handler's own bound on every wait from here on, beside the server's: the earlier of the two holds. None
-    /// takes this one away, and leaves the server's as it is.
+    /// The handler's own deadline for every wait from here on, beside the server's: the earlier of the two holds. None
+    /// takes this one away, and leaves the server's.
     fn set_deadline(&mut self, deadline: Option<Deadline>);
 
-    /// The server's bound: that of `wrap_request` (`Limits::handshake`), then that of the whole request
-    /// (`Limits::request`). The server calls it. A handler that has to outlast `Limits::request` says so by calling it
-    /// with none, or with a later moment: nothing else lifts that limit.
+    /// The server's deadline: for `wrap_request` that of `Limits::handshake`, then that of `Limits::request`. The
+    /// server calls it. A handler that has to outlast `Limits::request` calls it with none, or with a later moment;
+    /// nothing else lifts that limit.
     ///
-    /// A request type that knows one bound only leaves this as it is, and has that one set.
+    /// A request type with one deadline only keeps this default, which sets that one.
     fn set_server_deadline(&mut self, deadline: Option<Deadline>) {
         self.set_deadline(deadline);
     }
 
-    /// The peer may still be sending when the request ends, and has to have time to read its answer: see
-    /// [`StreamRequest::expect_more_input`]. The server calls it for requests that have failed or are refused. Without a
-    /// connection there is nothing to do.
+    /// The peer may still be sending when the request ends, and needs time to read its answer: see
+    /// [`StreamRequest::expect_more_input`]. The server calls it for requests that have failed or are refused. A
+    /// request without a connection does nothing.
     fn expect_more_input(&mut self) {}
 
-    /// Whether all of it has come already, so that there is no wait to bound: true for datagrams. It
-    /// spares each of them a look at the clock.
+    /// Whether all of it has come already, so that no wait has to be bounded: true for datagrams. It saves each of
+    /// them a look at the clock.
     fn is_whole(&self) -> bool {
         false
     }
 }
 
-/// What a server gives a transport to make a request with: the request's place in the live list, its
-/// server and its limits.
+/// A request's registration with its server: its line in the live list, its limits, its server. The server gives it to
+/// [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to its end: when
+/// it is dropped, the request leaves the live list.
 pub struct Ticket {
     registration: Registration,
     context: Arc<ServerContext>,
-    /// What a hook has left for the handler.
+    /// The value that a hook has set for the handler.
     pub(crate) extension: Extension,
 }
 
@@ -97,13 +98,13 @@ impl Ticket {
         Self { registration, context, extension: Extension::default() }
     }
 
-    /// Who sent the request, as `get_request` said.
+    /// The address of the peer, as `get_request` gave it.
     #[must_use]
     pub fn client_address(&self) -> &Address {
         self.registration.entry.client_address()
     }
 
-    /// The server that it came to.
+    /// The server that has accepted it.
     #[must_use]
     pub fn server(&self) -> &ServerContext {
         &self.context
@@ -115,7 +116,7 @@ impl Ticket {
         &self.registration.limits
     }
 
-    /// The request's line in the live list, for whoever has to tell of its end.
+    /// The request's line in the live list.
     pub(crate) fn entry(&self) -> &Arc<Entry> {
         &self.registration.entry
     }
@@ -125,12 +126,13 @@ impl Ticket {
         self.registration.beyond
     }
 
-    /// Whether the server drains, so that no next request is waited for; and the first one only for a while.
+    /// Whether the server drains, so that a next request is not waited for; and a first one only until first reads are
+    /// over.
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
     }
 
-    /// The error by which a handler is told that its server is stopping.
+    /// The error that tells a handler that its server is stopping.
     #[cold]
     fn stop(&self) -> io::Error {
         stop(&self.registration.entry)
@@ -152,8 +154,8 @@ fn stop(entry: &Entry) -> io::Error {
     Stopping::error(entry.owner())
 }
 
-/// The request leaves the live list when it lets go of its ticket. In a forked child the list is a copy that
-/// nobody looks at any more: the parent's request leaves the parent's when the child has ended.
+/// The request leaves the live list. In a forked child the list is a copy that nobody reads: the parent's request
+/// leaves the parent's list when the child has ended.
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.context.role().is_child() {

@@ -1,9 +1,8 @@
-//! The connection below a wrapper: raw bytes, under the limits of the request all the same.
+//! [`RawStream`]: the connection below a wrapper. It keeps the request's limits, whatever the wrapper does.
 //!
-//! A wrapper (TLS, say) is somebody else's code, and sees a [`Stream`] that behaves like a socket in blocking mode.
-//! What the request knows of its peer, it knows from below the wrapper: how many bytes have come and gone, that the
-//! peer has left, that a limit has passed, that the server is stopping. So the [`RawStream`] stream and the request share a
-//! [`RawStatus`], and the request asks that, whatever the wrapper has made of it.
+//! A wrapper (TLS, say) is a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
+//! stream counts the bytes, looks at deadlines, drain and cuts, and notes what it has met in a [`RawStatus`]. The
+//! request reads that when the wrapper's call has returned: see `raw_status.rs`.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -25,25 +24,25 @@ use crate::write_stall::{SendTimeout, earlier};
 /// What is below the wrapper.
 enum Below {
     Socket(SocketIo),
-    /// A stream of a transport of somebody's own.
+    /// A stream of a user's transport.
     Stream(Box<dyn Stream>),
-    /// Another wrapper, whose own raw stream has the status to look after.
+    /// Another wrapper. Its own raw stream keeps the limits.
     Wrapper(Box<dyn Stream>),
 }
 
-/// The connection, as a wrapper has it.
+/// The connection, as a wrapper sees it.
 pub(super) struct RawStream {
     below: Below,
-    /// What the request had read ahead: the wrapper's first input.
+    /// Bytes that the request had read ahead: the wrapper's first input.
     ahead: Chunk,
-    /// The wrapper's own bound. None is set for it: those of the request stand in the status, and end with what they are
-    /// of, whether or not the wrapper passes on the deadlines that follow.
+    /// A deadline that the wrapper has set. The request sets none here: its own are in the status and end with its
+    /// call, whether or not the wrapper passes them on.
     deadline: Option<Instant>,
     status: Arc<RawStatus>,
 }
 
 impl RawStream {
-    /// Takes a connection for a wrapper that is to be made until then at most. None: there is none to take.
+    /// Takes a connection for a wrapper that has to be made until then. None: there is no connection.
     pub(super) fn take(
         connection: &mut Connection,
         ahead: Chunk,
@@ -59,8 +58,8 @@ impl RawStream {
                 (Below::Stream(stream), Arc::new(RawStatus::new(ticket, None)))
             }
             Connection::Wrapped { mut stream, status } => {
-                // The deadline of the last call is none of the next wrapper's. A stream that has let go of the raw one
-                // has nothing else to bound it.
+                // The deadline of the last call does not hold for the next wrapper. A stream without its raw stream
+                // has no other bound.
                 stream.set_deadline(if status.has_raw() { None } else { until });
                 (Below::Wrapper(stream), status)
             }
@@ -70,7 +69,7 @@ impl RawStream {
             }
         };
         status.begin_handshake(ahead.len(), until);
-        // If the wrapper fails, by a panic too, this is what ends the connection.
+        // If the wrapper fails, by a panic too, this ends the connection.
         *connection = Connection::Gone(Some(Arc::clone(&status)));
         let raw = Self { below, ahead, deadline: None, status: Arc::clone(&status) };
         Some((raw, status))
@@ -112,7 +111,7 @@ impl RawStream {
         count
     }
 
-    /// A receive that has come to nothing: the peer has ended its output, or we have ended ours.
+    /// No bytes have come: the peer has ended its output, or this side has ended the input.
     fn receive_nothing(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.status.entry.cut() {
             None => {
@@ -169,8 +168,8 @@ impl RawStream {
         self.status.sent(result)
     }
 
-    /// A write that has to wait for room. That it waits is said before it is looked whether the connection has been cut
-    /// off: whoever cuts it off asks for it afterwards, and ends the wait.
+    /// A write that has to wait for room. It says so before it looks for a cut, and the other side stores the cut
+    /// before it asks: see `live/entry.rs`.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let timeout = self.timeout();
         self.status.entry.begin_write_wait();
@@ -179,7 +178,7 @@ impl RawStream {
         result
     }
 
-    /// What has been cut off sends nothing more but its farewell.
+    /// After a cut only the farewell is sent.
     fn transmit_if_allowed(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         if !self.status.may_send() {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -204,7 +203,7 @@ impl Read for RawStream {
         let result = if must_not_wait {
             self.receive_at_once(buf)
         } else {
-            // In the middle of a write, or of a farewell, a wrapper may read as well: as long as those may stand still.
+            // A wrapper may read in the middle of a write or of its farewell: then for as long as those may wait.
             let until = self.timeout().at();
             self.receive(buf, until)
         };
@@ -237,7 +236,7 @@ impl Write for RawStream {
 }
 
 impl Stream for RawStream {
-    /// The wrapper's own bound. Those of the request hold in any case.
+    /// A deadline of the wrapper's own. Those of the request hold in any case.
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
         if let Below::Wrapper(stream) = &mut self.below {

@@ -8,21 +8,20 @@ use std::ops::Deref;
 use super::block_pool::{Block, LARGE, SMALL, give_block, take_block};
 use crate::sys::RecvBuf;
 
-/// The most that `rbufsize` asks for: no socket has more to give at once, and a block that cannot be had would be the end
-/// of the process.
+/// The most that `rbufsize` gives: no socket has more at once, and a failed allocation would end the process.
 const MOST: usize = 16 * 1024 * 1024;
 
-/// A wait is made with so much room, on the stack of whoever waits: a silent connection then holds no block.
-/// Most requests are shorter; what is longer is asked for with a block by the next receive. With twice as much
-/// a waiting thread would reach into one more page of its stack, which a thousand threads feel (5 %).
+/// A receive that may wait has this much room, on the stack, so that a silent connection holds no block. Most requests
+/// are shorter; the rest comes with the next receive, into a block. With twice as much a waiting thread would touch
+/// one more page of its stack, which costs 5 % with a thousand threads.
 const FIRST: usize = 512;
 
-/// How much is asked for by one receive: little until the peer turns out to send much.
+/// How much one receive asks for: little, until the peer sends much.
 pub(crate) struct Appetite {
     /// The size of a block.
     size: usize,
-    /// So many receives from here on wait with a block in their hand, because the peer has sent more than
-    /// [`FIRST`] at once. Two: what is left over after the first one may be little, and is no sign.
+    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST`]. Two: the one
+    /// after a large one may find only its rest.
     much: u8,
 }
 
@@ -39,7 +38,7 @@ impl Appetite {
         self.size = bytes.clamp(1, MOST);
     }
 
-    /// Receives, and gives the bytes that have come; none at the end of input.
+    /// Receives. The chunk is empty at the end of input.
     #[inline]
     fn receive(
         &mut self,
@@ -68,7 +67,7 @@ impl Appetite {
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
         let mut chunk = Chunk { block: take_block(self.size), start: 0, end: 0 };
-        // No more than was asked for, though the block may be longer.
+        // The block may be longer than `rbufsize`.
         chunk.end = receive(&mut RecvBuf::from(&mut chunk.block[..self.size]))?;
         let is_much = chunk.end == self.size || chunk.end > FIRST;
         self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
@@ -76,7 +75,7 @@ impl Appetite {
     }
 }
 
-/// What has been received and not yet taken by the handler. It owns memory only while it holds bytes.
+/// Bytes that were received and not yet taken by the handler. It owns memory only while it holds bytes.
 #[derive(Default)]
 pub(crate) struct ReadBuffer {
     held: Chunk,
@@ -98,8 +97,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Fills the empty buffer with what one `receive` gives. Says how many bytes came; zero is the end of
-    /// input.
+    /// Fills the empty buffer by one `receive`. Gives the number of bytes; zero is the end of input.
     pub(crate) fn fill(
         &mut self,
         appetite: &mut Appetite,
@@ -120,10 +118,11 @@ impl ReadBuffer {
     }
 }
 
-/// Bytes as they came, lent by [`StreamRequest::chunk`](crate::StreamRequest::chunk).
+/// Bytes as they have come, from [`StreamRequest::chunk`](crate::StreamRequest::chunk). It derefs to `[u8]` and is
+/// never empty.
 ///
-/// It owns its bytes, so that the request can be written to while it lives; its memory goes back to
-/// a pool when it is dropped.
+/// It owns its bytes, so that the request can be written to while it lives. Its memory goes back to a pool when it is
+/// dropped, so do not collect many of them.
 #[derive(Default)]
 pub struct Chunk {
     block: Block,
@@ -137,8 +136,7 @@ impl Chunk {
         self.start = (self.start + count).min(self.end);
     }
 
-    /// A chunk of what one `receive` gives. A peer that fills a block sends a stream: fewer and larger
-    /// receives from there on.
+    /// A chunk, by one `receive`. A peer that fills a block sends a stream: from then on blocks are larger.
     #[inline]
     pub(crate) fn receive(
         appetite: &mut Appetite,

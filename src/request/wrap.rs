@@ -1,4 +1,4 @@
-//! Putting a wrapper between the connection and the handler, and ending one in order.
+//! Wrapping a connection (TLS, say), and ending a wrapped one.
 
 use std::io;
 use std::net::Shutdown;
@@ -11,25 +11,26 @@ use super::{Deadline, StreamRequest};
 use crate::error::Timeout;
 
 impl StreamRequest {
-    /// Puts something between the connection and the handler: TLS, say. For
-    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request), which runs in the worker; or for a handler whose
-    /// protocol begins in the open (STARTTLS). `wrap` gets the raw stream, makes its handshake, and gives what is to be
-    /// read from and written to from here on; see [`Stream`] for what a wrapper has to keep to.
+    /// Puts a wrapper between the connection and the handler: TLS, say.
+    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request) calls it, in the worker, or a handler whose
+    /// protocol begins unencrypted (STARTTLS). `wrap` gets the raw stream, makes its handshake, and gives the stream
+    /// that the request reads from and writes to from then on; [`Stream`] has the rules for it.
     ///
-    /// What belongs in the open leaves before: what `wbufsize` holds back, and what is due by an
-    /// [`outbox`](Self::outbox), which takes nothing more from here on. What has been read ahead, by a hook that reads a
-    /// PROXY header, say, was sent to the wrapper or by somebody who wants it to pass for what comes through it: it is
-    /// the first that the wrapper reads, and nobody else ever sees it.
+    /// Bytes that were written before leave first, unencrypted: those that `wbufsize` holds back, and those that are
+    /// due in an [`outbox`](Self::outbox), which takes no more messages. Bytes that were read ahead (after a PROXY
+    /// header, say) are the first that the wrapper reads, and nobody else sees them: an attacker could have sent them
+    /// to pass for encrypted ones.
     ///
-    /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and never more than the request has. A drain
-    /// cuts it off, as a wait between two requests.
+    /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and no more than the request has left. A
+    /// drain ends it, like a wait between two requests.
     ///
     /// # Errors
     ///
-    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`](crate::request::PeerFault)) if it has left in
-    /// the middle of the handshake, or if they are of kind `InvalidData` and it has sent something; `TimedOut` and
-    /// [`Stopping`](crate::request::Stopping) if that is what has ended it; and otherwise the wrapper's own: a failure, that is
-    /// reported. Before `wrap` is called: those of what has to leave in the open, and the connection is as it was.
+    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`](crate::request::PeerFault)) if
+    /// it has left in the middle of the handshake, or if they are of kind `InvalidData` and it has sent something.
+    /// They are `TimedOut` or [`Stopping`](crate::request::Stopping) if a limit or a drain has ended it. All others
+    /// are the wrapper's own, and are reported as a failure. Before `wrap` is called: those of sending what was
+    /// written before; the connection is then as it was.
     #[doc(alias("ssl", "wrap_socket", "STARTTLS"))]
     pub fn wrap_stream(
         &mut self,
@@ -41,8 +42,8 @@ impl StreamRequest {
 }
 
 impl BoundedIo {
-    /// Sends what belongs in the open: what is held back, and what others have put into an outbox, which takes nothing
-    /// more from here on.
+    /// Sends what was written before the wrapper: what is held back, and what is due in an outbox, which takes no more
+    /// messages.
     pub(super) fn end_the_open(&mut self) -> io::Result<()> {
         self.flush()?;
         let timeout = self.write_timeout();
@@ -53,8 +54,7 @@ impl BoundedIo {
         Ok(())
     }
 
-    /// Has a wrapper made, within the limit of a handshake. `ahead` has been read already, and is the first that the
-    /// wrapper reads.
+    /// Makes a wrapper, within the limit of a handshake. `ahead` has been read already: the wrapper reads it first.
     pub(super) fn wrap(
         &mut self,
         ahead: Chunk,
@@ -83,14 +83,14 @@ impl BoundedIo {
         }
     }
 
-    /// The bound of the whole request, or of a handshake that begins now, whichever is earlier.
+    /// The deadline of the whole request, or of a handshake that begins now, whichever is earlier.
     fn handshake_deadline(&self) -> Option<Deadline> {
         let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
         Deadline::earlier(self.deadline(), own)
     }
 
-    /// The end of a connection that is or was to be wrapped: the wrapper says goodbye, and the peer sees the end.
-    /// False: there is none to be seen.
+    /// Ends a connection that is wrapped, or whose wrapper failed: the wrapper's farewell, then the end of the output.
+    /// False: there is no connection to end.
     pub(super) fn end_wrapped(&mut self) -> bool {
         if !self.output.is_empty() {
             self.finish_output();
@@ -100,7 +100,7 @@ impl BoundedIo {
             Connection::Wrapped { stream, status } => {
                 status.begin_farewell(timeout);
                 stream.set_deadline(timeout.until);
-                // Without its words the peer is told that the end is none of ours; it is one all the same.
+                // Without a farewell the peer takes the end for an attacker's; the connection ends all the same.
                 let _ = stream.shutdown(Shutdown::Write);
                 status.end_output().is_ok()
             }
