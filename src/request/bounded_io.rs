@@ -40,29 +40,28 @@ use crate::sys::late_input::LateInput;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::{SendTimeout, earlier};
 
-/// What a [`StreamRequest`](super::StreamRequest) reads from and writes to.
+/// The connection of a [`StreamRequest`](super::StreamRequest), with its limits.
 pub(super) struct BoundedIo {
     pub(super) connection: Connection,
     pub(super) ticket: Ticket,
-    /// Others send to this connection as well, and all writes go through it.
+    /// If others send to this connection as well: all writes go through it.
     pub(super) outbox: Option<Outbox>,
-    /// What `set_wbufsize` holds back; empty without it.
+    /// Output that `set_wbufsize` holds back; empty without it.
     pub(super) output: Vec<u8>,
     wbufsize: usize,
-    /// The handler's own timeout, which goes before the server's idle, read and write limits.
+    /// The handler's own timeout, in place of the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
-    /// The bounds of the whole request, or of its handshake.
+    /// The deadlines of the whole request, or of its handshake.
     pub(super) deadlines: Deadlines,
-    /// What comes next is the beginning of a request: true before the first byte, and when the handler
-    /// says so.
+    /// The next byte begins a request: before the first byte, and when the handler says so.
     pub(super) at_boundary: bool,
     /// Who keeps `Limits::idle`.
     idle_bounded_by: BoundedBy,
-    /// The end of input has been seen: the peer sends nothing more.
+    /// The peer has ended its output.
     pub(super) saw_end: bool,
     /// The handler has ended the output.
     pub(super) ended_output: bool,
-    /// The peer may still be sending when the request ends, although nothing of it is to be seen.
+    /// The peer may still be sending when the request ends, although nothing shows it.
     pub(super) expects_more: bool,
     /// The peer was still sending when the answer ended: see `lingering_close.rs`.
     pub(super) lingers: bool,
@@ -104,7 +103,7 @@ impl BoundedIo {
         self.deadlines.earlier()
     }
 
-    /// The way for others to send; made when it is first asked for.
+    /// The outbox; made when it is first asked for.
     pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());
@@ -121,9 +120,8 @@ impl BoundedIo {
         Ok(self.outbox.insert(outbox).clone())
     }
 
-    /// One receive, after everything that goes before one: held-back output leaves if it would wait,
-    /// and once the server drains, there is no waiting for a next request. `started`: since when a read
-    /// has been going on that needs more.
+    /// One receive. Before it: held-back output leaves if the receive would wait, and in a drain no next request is
+    /// waited for. `started`: when a read began that needs more.
     pub(super) fn receive(
         &mut self,
         buf: &mut RecvBuf<'_>,
@@ -187,7 +185,7 @@ impl BoundedIo {
             return self.receive_unless_idle(buf, timeout, after);
         }
         let result = self.receive_within(buf, timeout);
-        // It has stopped in the middle, and may go on when it is answered.
+        // The peer has stopped in the middle, and may go on when it is answered.
         self.expects_more |= started.is_some() && result.is_err();
         result.map_err(|error| self.explain(error, limit, after))
     }
@@ -282,7 +280,7 @@ impl BoundedIo {
         if started.is_none() && !self.deadlines.any() {
             return ReadTimeout { timeout: RecvTimeout::lasting(after), limit, after };
         }
-        // A limit beyond what the clock can count is none.
+        // A limit that the clock cannot count is none.
         let at = started.unwrap_or_else(Instant::now).checked_add(after);
         match self.deadline() {
             Some(whole) if at.is_none_or(|at| whole.at <= at) => {
@@ -338,8 +336,8 @@ impl BoundedIo {
         let output = std::mem::take(&mut self.output);
         let result = self.send_all(&output);
         if result.is_ok() {
-            // Its memory serves the next buffer as well. After an error it is gone: what a second
-            // flush would send is torn.
+            // Keeps the memory for the next output. After an error it is dropped: a second flush would send torn
+            // output.
             self.output = output;
             self.output.clear();
         }
@@ -350,8 +348,8 @@ impl BoundedIo {
         until_all_is_taken(bytes, |rest| self.send_once(rest))
     }
 
-    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not
-    /// stalled; the bound of the whole request is for those.
+    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not stalled.
+    /// `Limits::request` bounds those.
     #[inline(always)]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.entry().show_activity(Activity::Sending);
@@ -364,7 +362,7 @@ impl BoundedIo {
         result.map_err(|error| self.explain_write(error))
     }
 
-    /// A send within the bound of the whole request, or behind what others send.
+    /// A send within the deadline of the whole request, or behind what others send.
     #[inline(never)]
     fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let timeout = self.write_timeout();
@@ -383,14 +381,14 @@ impl BoundedIo {
         Ok(count)
     }
 
-    /// The descriptor, lent to somebody who may duplicate it.
+    /// The descriptor, lent to code that may duplicate it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.ticket.entry().lend();
         self.connection.lend()
     }
 }
 
-/// Hands on what is left of `bytes` until nothing is.
+/// Calls `take` with the rest of `bytes` until there is none.
 pub(super) fn until_all_is_taken(
     mut bytes: &[u8],
     mut take: impl FnMut(&[u8]) -> io::Result<usize>,
@@ -404,7 +402,7 @@ pub(super) fn until_all_is_taken(
     Ok(())
 }
 
-/// Who ends a wait that has lasted too long.
+/// What ends a wait that has lasted too long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum BoundedBy {
     /// The server's idle reaper, by `Limits::idle`.

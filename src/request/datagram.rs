@@ -1,4 +1,4 @@
-//! A packet, as its handler holds it.
+//! [`DatagramRequest`]: a packet, for its handler.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -13,8 +13,8 @@ use crate::peer_fault::{PeerFault, is_loss};
 
 /// How a transport sends the answer to one datagram.
 pub trait Reply {
-    /// Sends one datagram back to the sender. False if there is nobody to send it to: the sender is a
-    /// Unix socket without a name, or with a relative one.
+    /// Sends one datagram back to the sender. False if the sender has no address to send to: it is a Unix socket
+    /// without a name, or with a relative one.
     ///
     /// # Errors
     ///
@@ -29,18 +29,18 @@ pub trait Reply {
 
 /// A datagram and the way back to its sender: Python's `DatagramRequestHandler`.
 ///
-/// - [`packet`](Self::packet) is what came; [`Read`] reads the same. A packet that is shorter than a `read_exact` of it, or
-///   not UTF-8 for a `read_to_string`, is its sender's fault ([`PeerFault`]).
+/// - [`packet`](Self::packet) gives its bytes; [`Read`] reads the same. A packet that is shorter than a `read_exact`
+///   of it, or not UTF-8 for a `read_to_string`, is its sender's fault ([`PeerFault`]).
 /// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
-/// - What is written ([`Write`]) is gathered into one datagram, which leaves when the handler has
-///   returned without an error. Nothing written, nothing sent (Python sends an empty datagram).
+/// - [`Write`] gathers one datagram, which leaves when the handler has returned without an error. If nothing was
+///   written, nothing is sent (Python sends an empty datagram).
 pub struct DatagramRequest {
     packet: Vec<u8>,
     read: usize,
     truncated: bool,
-    /// What was written; none, if nothing was, which is not the same as an empty reply.
+    /// The bytes written; none is not the same as an empty reply.
     written: Option<Vec<u8>>,
-    /// `handle` has returned without an error, so that what was written is a whole answer.
+    /// `handle` has returned without an error: the reply is whole.
     complete: bool,
     local: Address,
     reply: Box<dyn Reply>,
@@ -48,7 +48,7 @@ pub struct DatagramRequest {
 }
 
 impl DatagramRequest {
-    /// A request made of a packet: for transports of one's own.
+    /// Makes a request of a packet: for transports of your own.
     #[must_use]
     pub fn new(
         packet: Vec<u8>,
@@ -75,14 +75,13 @@ impl DatagramRequest {
         self.truncated
     }
 
-    /// Who sent it.
+    /// The address of the sender. Over UDP it can be forged.
     #[must_use]
     pub fn client_address(&self) -> Address {
         self.ticket.client_address().clone()
     }
 
-    /// Where it was sent to, which on a server of several addresses is the one that was asked, and
-    /// the one that a reply leaves from.
+    /// The address that it was sent to, which replies leave from. A server may have several.
     #[must_use]
     pub fn local_address(&self) -> Address {
         self.local.clone()
@@ -108,16 +107,15 @@ impl DatagramRequest {
         self.reply.fileno()
     }
 
-    /// Sends one datagram back to the sender; an empty one, too. False if the sender has no address
-    /// (a Unix socket without a name, or with a relative one, which is a name in its own folder), so that nothing could be
-    /// sent. To whom a reply may go that the sender does not want for itself: see [`Udp`](crate::Udp) and
+    /// Sends one datagram back to the sender, at once or with others of the same batch. It may be empty. False if the
+    /// sender has no address (a Unix socket without a name, or with a relative one, which is a name in the sender's
+    /// folder). A forged sender makes a reply an attack on somebody else: see [`Udp`](crate::Udp) and
     /// [`UnixDatagram`](crate::UnixDatagram).
     ///
     /// # Errors
     ///
-    /// If it is too long for a datagram, or the system will not send it. If the sender is gone it is a
-    /// [`PeerFault`]; so it is for a Unix socket whose sender does not read what it is sent
-    /// (`WouldBlock`), because nothing is waited for there.
+    /// If it is too long for a datagram, or the system does not send it. It is a [`PeerFault`] if the sender is gone,
+    /// or is a Unix socket that does not read (`WouldBlock`), because this does not wait.
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes).map_err(|error| {
@@ -129,8 +127,8 @@ impl DatagramRequest {
         Ok(sent)
     }
 
-    /// Whether it is the sender's doing that it cannot be sent to: it is gone, a Unix socket with its file; or it does
-    /// not read, which over Unix sockets alone is said so.
+    /// Whether the sender is at fault: it is gone (a Unix socket with its file), or does not read (which only Unix
+    /// sockets say).
     #[cold]
     fn is_of_peer(&self, error: &io::Error) -> bool {
         match error.kind() {
@@ -142,12 +140,12 @@ impl DatagramRequest {
         }
     }
 
-    /// Says that what was written is a whole answer.
+    /// The handler has returned without an error.
     pub(crate) fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// Sends what was written, if anything was, unless the handler has failed: half an answer is none.
+    /// Sends the reply that was written, if there is one and the handler has not failed.
     pub(crate) fn send_written(&mut self) -> io::Result<()> {
         match self.written.take() {
             Some(written) if self.complete => self.reply(&written).map(|_sent| ()),
@@ -165,7 +163,7 @@ impl Request for DatagramRequest {
         self.ticket.server()
     }
 
-    /// A packet is there as a whole, and a reply is not waited for: there is nothing to bound.
+    /// A packet has come as a whole, and a reply does not wait: there is nothing to bound.
     fn set_deadline(&mut self, _deadline: Option<Deadline>) {}
 
     fn is_whole(&self) -> bool {
@@ -186,7 +184,7 @@ impl Read for DatagramRequest {
         line::read_to_string(self, text, owner)
     }
 
-    /// Like std's. A datagram that is shorter than what is read of it is a [`PeerFault`].
+    /// Like std's. A datagram that is too short is a [`PeerFault`].
     fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
         let left = &self.packet[self.read..];
         if left.len() < buf.len() {
@@ -205,7 +203,7 @@ impl Write for DatagramRequest {
         Ok(bytes.len())
     }
 
-    /// Does nothing: what is written leaves as one datagram, when the handler has returned.
+    /// Does nothing: the reply leaves as one datagram, when the handler has returned.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

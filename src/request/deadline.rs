@@ -1,17 +1,18 @@
-//! The moments by which a request as a whole has to be over: the server's, and the handler's own.
+//! The deadlines of a request as a whole: the server's, and the handler's own; and the handler's timeout for one read
+//! or write.
 
 use std::time::{Duration, Instant};
 
 use super::StreamRequest;
 use crate::error::Timeout;
 
-/// A bound in time, and which limit it comes from, so that the error of a wait that it ends can say so.
+/// A moment at which all waits end, and the limit that it comes from, so that the error can name it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Deadline {
-    /// When.
+    /// The moment.
     pub at: Instant,
-    /// Which limit.
+    /// The limit that it comes from.
     pub limit: Timeout,
     /// The length of that limit, for the message.
     pub after: Duration,
@@ -30,7 +31,7 @@ impl Deadline {
         Some(Self::new(Instant::now().checked_add(after)?, limit, after))
     }
 
-    /// The earlier of two, of which none is never.
+    /// The earlier of two. None is never.
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(one), Some(other)) => Some(if other.at < one.at { other } else { one }),
@@ -40,28 +41,28 @@ impl Deadline {
 }
 
 impl StreamRequest {
-    /// Python's `timeout`: how long one read or write may take, instead of the server's idle, read and
-    /// write limits. None brings those back. When it fires, the error is of kind `TimedOut`.
+    /// Python's `timeout`: how long one read or write may take, in place of the server's idle, read and write limits.
+    /// None brings those back. After it a call fails with an error of kind `TimedOut`.
     ///
-    /// A whole line is one read, and so is an exact number of bytes: a peer that sends a byte a second has
-    /// no more time than others. A write has so long without progress, as with [`Limits::write`](crate::Limits::write).
-    /// [`Duration::MAX`] is for ever; zero takes or sends what can be at once, and does not wait. What has several
-    /// reads, a login say, is bounded as a whole by [`deadline_in`](Self::deadline_in).
+    /// A line is one read, and so is an exact number of bytes: a peer that sends a byte a second gets no more time. A
+    /// write gets this time without progress, as with [`Limits::write`](crate::Limits::write). [`Duration::MAX`] means
+    /// for ever; zero means not to wait at all. Several reads together, a login say, are bounded by
+    /// [`deadline_in`](Self::deadline_in).
     #[doc(alias = "settimeout")]
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.io.timeout = timeout;
     }
 
-    /// Bounds all that follows together, however many reads and writes that are: so long from now. None takes the
-    /// bound away again. When it fires, the error is of kind `TimedOut`, and says
-    /// [`Timeout::Deadline`]; so does every wait after it, until there is another bound.
+    /// Bounds all reads and writes that follow, together: they end so long from now. None removes the deadline. After
+    /// it each call that would wait fails with an error of kind `TimedOut`, which names [`Timeout::Deadline`], until
+    /// there is another deadline.
     ///
-    /// The server's limits hold beside it, and the earlier moment counts: nothing is lifted by a long one, and
-    /// [`Limits::request`](crate::Limits::request) goes on when it is taken away.
-    /// ([`set_server_deadline`](super::Request::set_server_deadline) lifts that.) [`Duration::MAX`] is no bound; with zero nothing
-    /// waits. A bound that `wrap_request` has set ends with it.
+    /// The server's limits hold beside it, and the earlier moment counts: a long deadline lifts no limit, and
+    /// [`Limits::request`](crate::Limits::request) still holds when this one is removed.
+    /// ([`set_server_deadline`](super::Request::set_server_deadline) lifts it.) [`Duration::MAX`] is no deadline; with
+    /// zero nothing waits. A deadline that `wrap_request` sets ends with that hook.
     ///
-    /// A login is several reads, and a peer that takes its time for each is bounded by it so:
+    /// A login is several reads:
     ///
     /// ```
     /// use std::io::Write;
@@ -75,16 +76,15 @@ impl StreamRequest {
     ///     let Some(_name) = request.next_line(&mut name)? else { return Ok(()) };
     ///     write!(request, "password: ")?;
     ///     let Some(_password) = request.next_line(&mut password)? else { return Ok(()) };
-    ///     // Who is in has the server's limits.
+    ///     // From here on the server's limits hold.
     ///     request.deadline_in(None);
     ///     Ok(())
     /// }
     /// # let _handler = stream_fn(handle);
     /// ```
     ///
-    /// The `?` makes a failure of every client that stays silent, and
-    /// [`handle_error`](crate::ServerHooks::handle_error) prints each on stderr. A handler that takes them for a part of
-    /// life looks at the error first, and ends quietly:
+    /// With `?` every client that stays silent is a failure, which [`handle_error`](crate::ServerHooks::handle_error)
+    /// prints on stderr. A handler that expects silent clients looks at the error first:
     ///
     /// ```
     /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
@@ -110,7 +110,7 @@ impl StreamRequest {
     }
 }
 
-/// The two of them. Few requests have one, and what each receive looks at is kept together: so they are boxed.
+/// Both deadlines, boxed: few requests have one, and the fields that each receive reads stay together.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     both: Option<Box<Both>>,
@@ -123,20 +123,20 @@ struct Both {
 }
 
 impl Deadlines {
-    /// Whether there is any.
+    /// Whether there is a deadline.
     #[inline]
     pub(super) fn any(&self) -> bool {
         self.both.is_some()
     }
 
-    /// The one that holds: the earlier.
+    /// The deadline that holds: the earlier one.
     pub(super) fn earlier(&self) -> Option<Deadline> {
         self.both.as_deref().and_then(|both| Deadline::earlier(both.server, both.handler))
     }
 
     #[inline]
     pub(super) fn set_server(&mut self, server: Option<Deadline>) {
-        // Each request begins with it, and nearly none has one.
+        // Each request begins with this call, and nearly none has a deadline.
         if server.is_none() && !self.any() {
             return;
         }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_deadlines_the_earlier_holds_whoever_has_set_it_and_whenever() {
+    fn of_two_deadlines_the_earlier_holds_in_any_order_of_setting() {
         let after = |limit, seconds| Deadline::after(limit, Duration::from_secs(seconds));
         let mut deadlines = Deadlines::default();
         let holds = |deadlines: &Deadlines| deadlines.earlier().map(|earlier| earlier.limit);

@@ -1,4 +1,4 @@
-//! [`StopToken`]: how those hear of a stop who work for a request and do not read from its peer.
+//! [`StopToken`]: how code that works for a request, and does not read from its peer, hears of a stop.
 
 use std::fmt;
 use std::io;
@@ -11,22 +11,23 @@ use crate::live::{Entry, StopEvents};
 use crate::shutdown::ShutdownHandle;
 use crate::wait::{self, Event};
 
-/// Says whether a request is to come to its end: to a helper thread, to a computation, to whoever waits for something else
-/// than the peer. Clones are tokens of the same request, and may be taken anywhere.
+/// Says whether a request should end: for helper threads, for computations, and for event loops that wait for
+/// something other than the peer. Clones are tokens of the same request, and may be used on any thread.
 ///
-/// A read of the request fails when its server stops. What does not read has to ask, or to wait:
+/// A read of the request fails when its server stops. Code that does not read asks a token, or waits for it:
 ///
 /// | | is true when |
 /// |---|---|
-/// | [`is_shutdown`](Self::is_shutdown) | the server accepts nothing more |
-/// | [`is_stopping`](Self::is_stopping) | it drains, and a long request should come to its end; or the request is over |
+/// | [`is_shutdown`](Self::is_shutdown) | the server accepts no more clients |
+/// | [`is_stopping`](Self::is_stopping) | the server drains, and a long request should end; or the request is over |
 /// | [`is_closed`](Self::is_closed) | the request is over: cut off at the deadline of the drain, closed by [`close_live`](crate::ServerContext::close_live), or ended |
 ///
 /// Its descriptor ([`AsFd`]) is readable from `is_stopping` on, for poll(2) and the like, and
-/// [`closed_fd`](Self::closed_fd) is from `is_closed` on. Both stay so; nobody reads from them. They cost two
-/// descriptors, from the first token of a request until the request has ended and its last token is dropped.
+/// [`closed_fd`](Self::closed_fd) from `is_closed` on. They stay readable; do not read from them. The tokens of one
+/// request use two descriptors, until the request has ended and the last token is dropped.
 ///
-/// A child of [`Forking`](crate::Forking) hears of the drain by it, and is killed at the deadline and by `close_live`.
+/// In a child of [`Forking`](crate::Forking) a token tells of the drain; at the deadline, and by `close_live`, the
+/// child is killed.
 ///
 /// ```
 /// use std::thread;
@@ -37,7 +38,7 @@ use crate::wait::{self, Event};
 ///     let stop = request.stop_token()?;
 ///     let ticker = thread::spawn(move || {
 ///         let mut ticks = 0;
-///         // Waits for a second, or until it is to end.
+///         // Waits for a second, or until the request should end.
 ///         while !stop.wait(Some(Duration::from_secs(1))) {
 ///             ticks += 1;
 ///         }
@@ -66,7 +67,8 @@ impl StopToken {
         Ok(token)
     }
 
-    /// Whether the server accepts nothing more: after a shutdown, which lets requests go on, until the next run; or a close.
+    /// Whether the server accepts no more clients: after a close; or after a shutdown, until the next run (requests go
+    /// on).
     #[must_use]
     pub fn is_shutdown(&self) -> bool {
         self.server.runs().accepts_no_more()
@@ -78,21 +80,21 @@ impl StopToken {
         self.server.runs().is_draining() || self.is_closed()
     }
 
-    /// Whether the request is over: whatever is still done for it reaches nobody.
+    /// Whether the request is over: nothing can reach its peer any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.entry.is_closed()
     }
 
-    /// Waits until the request is to come to its end, but no longer than the timeout; None waits for as long as it takes.
-    /// True if the request is to come to its end, false if the time has passed.
+    /// Waits until the request should end, or the timeout has passed; None is no timeout. True: it should end. False:
+    /// the timeout has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(|stop_events| &stop_events.stopping, timeout);
         self.is_stopping()
     }
 
-    /// Waits until the request is over, but no longer than the timeout; None waits for as long as it takes. True if the
-    /// request is over, false if the time has passed.
+    /// Waits until the request is over, or the timeout has passed; None is no timeout. True: it is over. False: the
+    /// timeout has passed.
     pub fn wait_closed(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(|stop_events| &stop_events.closed, timeout);
         self.is_closed()
@@ -129,7 +131,7 @@ impl StopToken {
     }
 }
 
-/// Readable when the request is to come to its end.
+/// Readable when the request should end.
 impl AsFd for StopToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.made().stopping.as_fd()
@@ -147,28 +149,29 @@ impl fmt::Debug for StopToken {
 }
 
 impl Ticket {
-    /// What tells others of the end of this request: for request types of a transport of one's own.
+    /// A [`StopToken`] of this request: for request types of your own transport.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor for it.
+    /// If the process has no descriptors left for its two events.
     pub fn stop_token(&self) -> io::Result<StopToken> {
         StopToken::new(self)
     }
 }
 
 impl StreamRequest {
-    /// What tells others that this request is to come to its end: see [`StopToken`].
+    /// A [`StopToken`], by which other threads hear that this request should end.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor for it.
+    /// If the process has no descriptors left for its two events.
     pub fn stop_token(&self) -> io::Result<StopToken> {
         self.ticket().stop_token()
     }
 
-    /// Whether the connection was ended from this side: at the deadline of a drain, or by
-    /// [`close_live`](crate::ServerContext::close_live). For handlers that compute; a read or a write finds out by itself.
+    /// Whether this side has ended the connection: at the deadline of a drain, or by
+    /// [`close_live`](crate::ServerContext::close_live). For handlers that compute; reads and writes fail by
+    /// themselves.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.ticket().entry().is_closed()
@@ -176,16 +179,16 @@ impl StreamRequest {
 }
 
 impl DatagramRequest {
-    /// What tells others that this request is to come to its end: see [`StopToken`].
+    /// A [`StopToken`], by which other threads hear that this request should end.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor for it.
+    /// If the process has no descriptors left for its two events.
     pub fn stop_token(&self) -> io::Result<StopToken> {
         self.ticket().stop_token()
     }
 
-    /// Whether nobody waits for this request any more: the deadline of a drain has passed.
+    /// Whether the deadline of a drain has passed: nothing waits for this request any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.ticket().entry().is_closed()

@@ -1,4 +1,4 @@
-//! A connection, as its handler holds it.
+//! [`StreamRequest`]: a connection, for its handler.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -25,29 +25,29 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// - Reading is buffered ([`Read`], [`BufRead`], [`next_line`](Self::next_line),
 ///   [`chunk`](Self::chunk)), and every read is bounded: in size, and in time by the server's
 ///   [`Limits`](crate::Limits).
-/// - Writing ([`Write`]) is not buffered: what is written is sent, and one `writeln!` is one send. With
-///   [`set_wbufsize`](Self::set_wbufsize) it is, and then leaves on `flush`, at the end, and before a
-///   read that would block.
+/// - Writing ([`Write`]) is not buffered: each write is a send, and one `writeln!` is one send. With
+///   [`set_wbufsize`](Self::set_wbufsize) it is buffered, and leaves on `flush`, at the end, and before a read that
+///   would block.
 /// - The end of input does not end writing: a peer that has closed its sending side still gets its
 ///   answer. [`shutdown_write`](Self::shutdown_write) is the same in the other direction.
 /// - The server ends and closes the connection when the handler returns.
 ///
 /// Once a drain has begun, a read that would wait for the beginning of a request fails at once, with
-/// [`Stopping`](crate::request::Stopping), so that the usual loop comes to its end by itself and quietly. Such a
-/// read is any for the beginning of a line, and the one after [`between_requests`](Self::between_requests). The first
-/// one of a connection fails when [`Limits::first_read`](crate::Limits::first_read) has passed as well, because its peer
-/// may be about to send. Others go on until the deadline of the drain.
+/// [`Stopping`](crate::request::Stopping), so that the usual loop ends without a report. That is a read for the
+/// beginning of a line, and the one after [`between_requests`](Self::between_requests). The first one of a connection
+/// has until [`Limits::first_read`](crate::Limits::first_read) as well, because its peer may be about to send. All
+/// others have until the deadline of the drain.
 #[repr(align(64))]
 pub struct StreamRequest {
     pub(super) io: BoundedIo,
     pub(super) input: ReadBuffer,
     appetite: Appetite,
-    /// None for a socket, which is asked when somebody wants to know: few handlers do.
+    /// None for a socket, which is asked when it is needed: few handlers do.
     local: Option<Box<Address>>,
 }
 
 impl StreamRequest {
-    /// A request over a stream that is not a socket of this process: for transports of one's own.
+    /// Makes a request over a stream that is not a socket of this process: for transports of your own.
     #[must_use]
     pub fn new(stream: Box<dyn Stream>, local: Address, ticket: Ticket) -> Self {
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
@@ -62,7 +62,7 @@ impl StreamRequest {
         Self { io, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
 
-    /// Who is at the other end.
+    /// The address of the peer.
     #[must_use]
     #[doc(alias = "getpeername")]
     pub fn client_address(&self) -> Address {
@@ -93,7 +93,7 @@ impl StreamRequest {
         self.io.ticket.entry().id()
     }
 
-    /// Whether a drain has begun: a long handler should come to its end.
+    /// Whether a drain has begun: a long handler should end.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.server().is_stopping()
@@ -101,17 +101,18 @@ impl StreamRequest {
 
     /// The connection's descriptor, borrowed, for options this crate does not know. None if the stream has none.
     ///
-    /// Whoever reads or writes through it, or through a copy of it, goes past the buffers and the limits, and is ended
-    /// with the connection: by the idle limit, the end of the request, a drain. A copy is the same socket. So from this
-    /// call on there is no timeout of ours on it that would end a copy's reads, and the request's own limits do not rest
-    /// on what a copy's owner may change: a read timeout, a write timeout, non-blocking mode. The price is a system call
-    /// or two more for each read of the request that has to wait.
+    /// Code that reads or writes through it, or through a copy, bypasses buffers and limits. The idle limit, the end
+    /// of the request and a drain end it with the connection, because a copy is the same socket. So from this call on
+    /// the request puts no timeout of its own on the socket, and does not rely on the socket's timeouts and its mode,
+    /// which the owner of a copy may change. That costs one or two system calls more for each read of the request that
+    /// has to wait.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.io.fileno()
     }
 
-    /// Who is at the other end of a Unix socket, by the kernel's word.
+    /// The process, user and group at the other end of a Unix socket, from the kernel (Linux's SO_PEERCRED): as they
+    /// were when it connected.
     ///
     /// # Errors
     ///
@@ -124,39 +125,39 @@ impl StreamRequest {
 
     extension_of!(io.ticket);
 
-    /// Says that what comes next begins a new request, so that a drain may end the connection here. For
-    /// handlers that do not read lines, whose boundaries only they know.
+    /// Says that the next byte begins a new request, so that a drain may end the connection here. For handlers that do
+    /// not read lines, and whose boundaries only they know.
     pub fn between_requests(&mut self) {
         self.io.at_boundary = true;
     }
 
-    /// How many bytes have been sent so far. After a write that failed this is where it stopped.
+    /// How many bytes have been sent so far. After a failed write it says how far the write has come.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
         self.io.ticket.entry().bytes().1
     }
 
-    /// Python's `wbufsize`: how many bytes of output to hold back at most; zero, the default, none.
+    /// Python's `wbufsize`: how many bytes of output to hold back at most. Zero, the default, holds back none.
     ///
-    /// A handler that answers once and returns does well to hold its answer back: it then leaves together with
-    /// the end of the connection, in one packet (on Linux). That saves a sixth of all that a short
-    /// connection costs the server, and the client is woken once and not twice.
+    /// A handler that answers once and returns should hold its answer back: the answer then leaves together with the
+    /// end of the connection, in one packet (on Linux). That saves a sixth of a short connection's cost, and wakes the
+    /// client once and not twice.
     ///
     /// # Errors
     ///
-    /// Those of the flush, when what is held back already is more than that.
+    /// Those of a flush, if more than that is held back already.
     pub fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.io.set_wbufsize(bytes)
     }
 
-    /// Python's `rbufsize`: how many bytes to ask the connection for at once. At least one, and at most 16 MiB, which is
-    /// more than a socket has. Default 8,192.
+    /// Python's `rbufsize`: how many bytes one receive asks for. At least 1, at most 16 MiB, by default 8,192. Larger
+    /// ones serve uploads; the memory is only used while bytes wait in it.
     pub fn set_rbufsize(&mut self, bytes: usize) {
         self.appetite.set_size(bytes);
     }
 
-    /// Turns Nagle's algorithm on or off. It is off unless a handler asks for it, because it delays
-    /// small answers by up to 40 ms. Ignored where the connection is not TCP.
+    /// Turns Nagle's algorithm off (`true`) or on. It is off by default, because it delays small answers by up to 40
+    /// ms. Connections that are not TCP ignore this.
     ///
     /// # Errors
     ///
@@ -171,24 +172,25 @@ impl StreamRequest {
         }
     }
 
-    /// Tells the peer that nothing more will be written. Reading goes on.
+    /// Ends the output: the peer sees the end after what was written. Reading goes on.
     ///
     /// # Errors
     ///
-    /// Those of sending what is held back, or that the peer is gone.
+    /// Those of sending what is held back; or that the peer is gone.
     #[doc(alias = "SHUT_WR")]
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
         self.io.shutdown_write()
     }
 
-    /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of
-    /// input. A last line without a newline is a line.
+    /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of input. A last
+    /// line without a newline is a line. The whole line has the time of one read.
     ///
     /// # Errors
     ///
-    /// `InvalidData` if it is longer than `Limits::line_bytes` (with [`LineTooLong`] inside), or is to
-    /// be a `String` and is not UTF-8 (a [`PeerFault`]; a `Vec<u8>` takes any); `TimedOut` if the peer is silent for too long.
+    /// `InvalidData` if the line is longer than `Limits::line_bytes` (the error holds a [`LineTooLong`]), or is not
+    /// UTF-8 and has to be a `String` (a [`PeerFault`]); `TimedOut` if the peer is silent for too long; `Stopping` in
+    /// a drain.
     #[doc(alias("readline", "readlines"))]
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
         let owner = self.io.ticket.entry().owner();
@@ -207,7 +209,7 @@ impl StreamRequest {
         line.fill(read, |error| PeerFault::garbled(owner, NotText(error)))
     }
 
-    /// The bytes that come next, as many as one receive gives; none at the end of input.
+    /// The next bytes, as many as one receive gives; none at the end of input.
     ///
     /// The chunk owns its bytes, so that the request can be written to while it lives: the fastest way
     /// to handle a stream that has no lines.
@@ -224,8 +226,8 @@ impl StreamRequest {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
-    /// Appends to `bytes` up to and with `delimiter`, or to the end of input; bounded by the limit on
-    /// lines. Says how many bytes were taken.
+    /// Appends to `bytes` up to and including `delimiter`, or to the end of input, within the limit on lines. Gives
+    /// the number of bytes appended.
     fn append_until(&mut self, delimiter: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
         let limit = self.io.ticket.limits().line_bytes;
         let begun = bytes.len();
@@ -236,7 +238,7 @@ impl StreamRequest {
             let have = self.input.bytes();
             let found = have.iter().position(|byte| *byte == delimiter);
             let count = found.map_or(have.len(), |at| at + 1);
-            // The limit is about the text: the `\r` of an ending does not count.
+            // The limit counts the text: the `\r` of an ending does not count.
             let text = &have[..found.unwrap_or(count)];
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
@@ -257,8 +259,7 @@ impl StreamRequest {
         }
     }
 
-    /// Receives into the buffer; zero is the end of input. `started`: since when a read has been
-    /// going on that needs more.
+    /// Receives into the empty buffer; zero is the end of input. `started`: when a read began that needs more.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
         self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
     }
@@ -271,7 +272,7 @@ impl StreamRequest {
         count
     }
 
-    /// The end of the handler.
+    /// The handler has ended.
     pub(crate) fn finish_output(&mut self) {
         self.io.finish_output();
     }
@@ -281,12 +282,12 @@ impl StreamRequest {
         self.io.shutdown_request(&self.input);
     }
 
-    /// Both in one, which costs less.
+    /// `shutdown_request` and `close_request` in one, which costs less.
     pub(crate) fn end_request(self) {
         self.io.end_request(&self.input);
     }
 
-    /// The close, at once or when the peer has had the time to read the answer.
+    /// The close, at once or after a lingering.
     pub(crate) fn close_request(self) {
         self.io.close_request();
     }
@@ -319,7 +320,7 @@ impl Read for StreamRequest {
         if buf.is_empty() {
             return Ok(0);
         }
-        // A large read goes past the buffer: no copy.
+        // A large read bypasses the buffer, and copies nothing.
         if self.input.is_empty() && buf.len() >= self.appetite.size() {
             return self.io.receive(&mut RecvBuf::from(buf), None);
         }
@@ -397,8 +398,8 @@ impl Write for StreamRequest {
         self.io.write_all(bytes)
     }
 
-    /// One send for the whole text, where `Write`'s own sends every piece by itself; with Nagle's
-    /// algorithm and delayed acknowledgements that costs 44 ms a line.
+    /// One send for the whole text. `Write`'s own method sends each piece by itself, which costs 44 ms a line with
+    /// Nagle's algorithm and delayed acknowledgements.
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
         // Text without arguments is already there.
         if let Some(text) = arguments.as_str() {
