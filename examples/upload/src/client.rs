@@ -74,7 +74,7 @@ impl Client {
         };
         let text = format!(
             "{endpoint} does not answer as an upload server ({why}); is the address right? \
-             The document's server needs --wire document"
+             The tutorial's server needs --wire document"
         );
         Err(Failure::Other(text))
     }

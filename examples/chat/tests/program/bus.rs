@@ -75,7 +75,7 @@ fn a_line_that_is_said_at_one_server_is_heard_at_all_of_them_once() {
     alice.sees("* alice@three has left");
     say(&alice, 0..100);
     hears(&mut bob, "alice@one", 0..100);
-    // Nothing of its own has come back.
+    // It does not receive its own lines.
     say(&bob, 0..100);
     hears(&mut alice, "bob@two", 0..100);
 }
@@ -131,7 +131,7 @@ fn redis_is_killed_and_comes_back(store: Store) {
     let mut bob = Member::join(at_two, "bob");
     let mut carol = Member::join(at_one, "carol");
     if store == Store::Nothing {
-        // As after a clock that was set back: the new store's entries come before what was read last.
+        // As after a clock that was set back: the new store's entries are before the last one that was read.
         let late =
             ::redis::cmd("XADD").arg("chat:room").arg("9999999999999-0").arg(&["a", "b"]).clone();
         late.exec(&mut redis.connect()).unwrap();
@@ -157,7 +157,7 @@ fn redis_is_killed_and_comes_back(store: Store) {
         sees_beginning(&two, JOINED);
         said += 60;
     }
-    // Nothing comes twice, later.
+    // No line arrives a second time.
     alice.say("the end");
     assert_eq!(bob.hears(), "alice@one: the end");
     bob.say("the end");
@@ -217,7 +217,7 @@ fn a_line_that_was_written_twice_is_heard_once() {
     }
     say(&alice, 1..2);
     hears(&mut bob, "alice@one", 1..2);
-    // So it is by itself when Redis hangs: its socket takes a line, and the answer does not come in time.
+    // The same happens when Redis hangs: its socket accepts a line, and the answer does not arrive in time.
     redis.send_signal(libc::SIGSTOP);
     say(&alice, 2..3);
     sees_beginning(&one, LOST);
@@ -271,7 +271,7 @@ fn a_stream_that_begins_anew_under_a_connection_is_heard() {
     }
     let redis = Redis::start(Store::Nothing);
     let mut connection = redis.connect();
-    // As by a clock that was ahead: what comes into a new stream is before all that was read.
+    // As after a clock that was ahead: the entries of a new stream are before all that were read.
     let late = ["chat:room", "9999999999999-0", "a", "b"];
     ::redis::cmd("XADD").arg(&late).exec(&mut connection).unwrap();
     let (_one, at_one) = server(&redis, "one", &[]);
@@ -311,12 +311,12 @@ fn a_sender_is_told_when_redis_stays_away() {
     alice.sees(told);
     one.ask("nor this");
     operator_sees(&one, told);
-    // What cannot wait any more is told at once.
+    // The author of a line that cannot wait any longer is told at once.
     for number in 0..1_002 {
         bob.say(&number.to_string());
     }
     bob.sees("* this line did not reach the other servers: too many wait for Redis already");
-    // When it comes back, so do the others.
+    // When it comes back, the other servers do as well.
     redis.restart();
     sees_beginning(&one, JOINED);
     let (_two, at_two) = server(&redis, "two", &[]);

@@ -1,4 +1,4 @@
-//! Clients that know of no lines, as the document's: they send a message without an end, read once, and ask
+//! Clients without lines, as the tutorial's: they send a message without an end, read once, and ask
 //! their user again.
 
 use std::net::SocketAddr;
@@ -49,11 +49,11 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    // Neither its own words nor the greeting alone: it would stop listening.
+    // Neither its own lines nor the greeting alone are sent: it would stop listening.
     says(&guest, "hello", &mut alice);
     server.ask("welcome");
     assert_eq!(hears(&guest), ["* you are guest-2; there is 1 other", "operator: welcome"]);
-    // What was said while its user thought comes with what is said after the question, and not instead of it.
+    // Lines from before its message are sent together with a line after it, and not instead of that.
     alice.say("one");
     while operator_hears(&server) != "alice: one" {}
     server.ask("two");
@@ -84,7 +84,7 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
         guest.ask(question);
         assert_eq!(hears(&guest).last().unwrap(), answer);
     }
-    // The document's word for leaving.
+    // The tutorial's word for leaving.
     guest.ask("q");
     assert_ends(&guest.end(), 0);
     alice.sees("* carol has left");
@@ -197,7 +197,7 @@ fn a_newline_makes_a_client_one_that_knows_lines() {
     assert_eq!(bob.hears(), "alice: good");
 }
 
-/// One of the document's own programs, with the port of our server in it. None where the document is not
+/// One of the tutorial's own programs, with the port of our server in it. None where the document is not
 /// there, which is no fault of the machine: it is no part of this project.
 fn original(name: &str, port: &str, address: SocketAddr) -> Option<(tempfile::TempDir, Process)> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/document");

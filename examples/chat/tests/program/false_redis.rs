@@ -65,7 +65,7 @@ fn what_a_false_redis_says_is_bounded_and_the_room_goes_on() {
         });
         let (server, address) = open_room(&["--bus", &bus]);
         let mut alice = Member::join(address, "alice");
-        // It reads and writes, each by a connection of its own, and comes again.
+        // It reads and writes, each over a connection of its own, and connects again.
         let what = of_answer.0;
         eventually(what, || refused.load(Ordering::SeqCst) >= 3);
         let most = system::status_of(server.id(), "VmHWM");

@@ -134,7 +134,7 @@ impl Member {
         }
     }
 
-    /// What it has sent before has been dealt with when the answer comes. Gives the answer.
+    /// Returns the answer, after which all its earlier messages have been handled.
     fn asks_who(&mut self) -> String {
         self.say("/who");
         loop {
@@ -152,7 +152,7 @@ impl Member {
         rest
     }
 
-    /// The same of one that sends on, and so may lose what it was told to a reset.
+    /// The same for a member that sends on, and so may lose the last lines to a reset.
     fn rest_before_reset(&mut self) -> String {
         let mut rest = String::new();
         while matches!(self.stream.read_line(&mut rest), Ok(1..)) {}

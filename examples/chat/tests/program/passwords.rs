@@ -135,7 +135,7 @@ fn a_redis_that_repeats_the_password_does_not_have_it_shown() {
     assert!(heard.recv_timeout(SOON).unwrap().contains("s3cr@t"));
     assert!(line.contains("unknown command") && line.contains("***"), "{line}");
     assert!(!line.contains("s3cr"), "{line}");
-    // Members are not told where it is, be they there before or after.
+    // Members do not learn its address, whether they joined before or after.
     let mut alice = Member::join(address, "alice");
     alice.say("/who");
     server.send_signal(libc::SIGTERM);

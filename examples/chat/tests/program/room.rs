@@ -199,7 +199,7 @@ fn what_a_member_had_sent_before_it_was_kicked_is_not_said_any_more() {
     let (server, address) = open_room(&["--members", "2", "--pace", "100"]);
     let mut alice = Member::join(address, "alice");
     let mallory = Member::join(address, "mallory");
-    // They come at once, and are said at the pace that is allowed.
+    // They arrive at once, and are said at the allowed pace.
     let lines: String = (0..300).map(|number| format!("operator: {number}\n")).collect();
     mallory.send(lines.as_bytes());
     alice.sees("mallory: operator: 0");

@@ -130,7 +130,7 @@ fn a_line_that_is_typed_is_not_torn_by_those_that_come_in() {
     let mut alice = Member::join(address, "alice");
     let bob = Screen::run(&format!("connect {address} --name bob"));
     alice.sees("* bob has joined");
-    // Each line that comes in goes above the one that is being typed, which stays as it is.
+    // Each incoming line is shown above the one that is being typed, which stays as it is.
     for screen in [&operator, &bob] {
         screen.types(&["half of"]);
         screen.ends_with(&["> half of"]);
@@ -204,7 +204,7 @@ fn after_a_stop_the_line_is_edited_as_before() {
             screen.ends_with(&[&format!("alice: {said}"), "> half of a line"]);
             test_support::eventually("the line is edited", || screen.is_edited());
         }
-        // Keys are the editor's, and what comes in tears nothing.
+        // Keys go to the editor, and incoming lines do not tear the edited one.
         screen.types(&["C-a"]);
         screen.types(&["-l", "the second "]);
         screen.ends_with(&["> the second half of a line"]);
@@ -277,7 +277,7 @@ fn a_terminal_is_as_it_was_when_the_other_side_ends() {
         operator.types(&["/kick bob", "Enter"]);
         bob.shows("status 1");
         bob.ends_with(&[" icanon"]);
-        // Its last words were shown, and before what the program says itself.
+        // The server's last line was shown, before the program's own.
         let lines = bob.lines();
         let at = |beginning: &str| lines.iter().position(|line| line.starts_with(beginning));
         let last_words = at("* you: was kicked by the operator");

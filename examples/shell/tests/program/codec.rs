@@ -1,4 +1,4 @@
-//! The frames and messages, and the answers of the document's wire: what is encoded, and cut anywhere, is
+//! The frames and messages, and the answers of the tutorial's wire: encoded, and cut anywhere, they are
 //! decoded; and nothing that is made up does any harm.
 
 #[path = "../../src/answer.rs"]

@@ -1,4 +1,4 @@
-//! What is run, and what comes back.
+//! Commands and their output.
 
 use std::fs;
 use std::io::Write;
@@ -47,7 +47,7 @@ fn output_comes_as_it_is_printed_and_both_kinds_in_their_order() {
 fn many_clients_run_commands_at_once() {
     let server = Server::start(&[]);
     let path = server.folder.path().display().to_string();
-    // Each waits until all others have come as well.
+    // Each waits for all the others.
     let meet =
         "touch $D/$N; while test $(ls $D | grep -c ^here) -lt 5; do sleep 0.01; done; echo $N";
     let clients: Vec<_> = (0..5)
@@ -187,9 +187,9 @@ fn output_in_another_encoding_is_shown_as_utf_8() {
     let line = r"printf '\304\343'; sleep 0.05; printf '\272'; sleep 0.05; printf '\303\n'";
     let ended = server.client(&["--encoding", "gbk", "--", line]).end();
     assert_ends(&ended, 0);
-    // Also where a character comes in two pieces.
+    // Also if a character arrives in two pieces.
     assert_eq!(ended.out, "你好\n");
-    // What is cut off is told from nothing.
+    // An incomplete character is visible.
     let ended = server.client(&["--encoding", "gbk", "--", r"printf '\304'"]).end();
     assert_eq!(ended.out, "\u{fffd}");
     let ended = server.client(&["--encoding", "no such", "--", "true"]).end();

@@ -1,4 +1,4 @@
-//! The document's wire: our server with its client, our client with its server, and both with each other.
+//! The tutorial's wire: our server with its client, our client with its server, and both with each other.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -65,7 +65,7 @@ fn the_length_comes_by_itself_and_then_the_output() {
     }
 }
 
-/// Sends these pieces, each after the one before has been sent, and takes what comes until the end.
+/// Sends these pieces, one after the other, and reads up to the end.
 fn send_pieces(server: &Server, pieces: &[&[u8]]) -> Vec<u8> {
     let mut stream = connect(server.address.parse().unwrap());
     stream.set_nodelay(true).unwrap();
@@ -258,7 +258,7 @@ fn our_client_speaks_to_our_server_over_the_documents_wire() {
     assert_fails_in_one_line(&server.client(&single).end(), 2, &["1024 bytes"]);
 }
 
-/// A server of the document's kind in a few lines: everything in one piece, as it may well arrive.
+/// A server of the tutorial's kind in a few lines: everything in one piece, as it may well arrive.
 const PEER: &str = "import socket, subprocess
 s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
 print('listening on 127.0.0.1:%d' % s.getsockname()[1], flush=True)
@@ -291,7 +291,7 @@ fn typed_to(address: &str, text: &str) -> Ended {
     client.end()
 }
 
-/// The document's own programs, where they are at hand.
+/// The tutorial's own programs, where they are at hand.
 fn documents(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SOCKETSERVER_DOCUMENT").map(PathBuf::from);
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/document");

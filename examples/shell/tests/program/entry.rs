@@ -130,7 +130,7 @@ fn a_thousand_wrong_logins_delay_nobody_else() {
         assert_eq!(ended.out, "served\n");
         drop(guessers);
     }
-    // One that waits is told nothing and not let go, while many others are served.
+    // A failed login stays silent and connected, while many others are served.
     let mut guesser = guess(&server);
     let began = Instant::now();
     let mut others = 0;
@@ -234,7 +234,7 @@ fn a_login_has_one_time_limit_however_slowly_it_comes() {
     let server = Server::start(&[]);
     let (silent, mut slow) = (socket(&server), socket(&server));
     slow.write_all(&512_u32.to_be_bytes()).unwrap();
-    // Every byte comes long before any pause would be one too many.
+    // Each byte arrives long before any pause would be too long.
     let began = Instant::now();
     while slow.write_all(&[1]).is_ok() && began.elapsed() < test_support::SOON {
         std::thread::sleep(Duration::from_millis(50));
@@ -268,7 +268,7 @@ fn one_address_cannot_take_all_places() {
     let _silent: Vec<TcpStream> = (0..10).map(|_| socket(&server)).collect();
     let mut one_more = socket(&server);
     assert!(matches!(one_more.read(&mut [0]), Ok(0) | Err(_)));
-    // A client of this program is told what it is, and not that it has another secret.
+    // The message names the cause, and does not say that the secret is another.
     assert_fails_in_one_line(&server.run("true"), 1, &["at once", "too many clients"]);
     let from = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let other = "127.0.0.2:0".parse::<std::net::SocketAddr>().unwrap();

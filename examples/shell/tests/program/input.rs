@@ -135,7 +135,7 @@ fn input_that_the_documents_wire_cannot_carry_is_refused_aloud() {
     // An empty one, and one that is open and silent, have nothing that could be lost.
     assert_ends(&run(&options, File::open("/dev/null").unwrap().into()), 0);
     assert_ends(&client(&server, &[&options[..], &["--", "true"]].concat()).end(), 0);
-    // Input that comes later than the question is told of later.
+    // Input that arrives after the question is reported later.
     let mut late = client(
         &server,
         &[&options[..], &["--", &format!("touch {}-2; sleep 0.5", ran.display())]].concat(),

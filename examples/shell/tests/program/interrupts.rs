@@ -85,7 +85,7 @@ fn at_a_terminal_ctrl_c_ends_the_command_and_at_the_prompt_it_clears_the_line() 
         return skip("python3 is not installed");
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/terminal.py");
-    // The document's wire has no status, and no way to end a command alone.
+    // The tutorial's wire has no status, and no way to end a command alone.
     for (options, status) in [(&[][..], 1), (&["--no-auth", "--wire", "document"], 0)] {
         let server = Server::start(options);
         let mut command = Command::new("python3");

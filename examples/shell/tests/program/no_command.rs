@@ -1,4 +1,4 @@
-//! What is no command on the document's wire, by its form.
+//! Beginnings of other protocols, which are refused on the tutorial's wire by their form.
 
 #[path = "../../src/foreign.rs"]
 mod foreign;

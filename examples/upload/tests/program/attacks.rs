@@ -66,7 +66,7 @@ fn bad_names_are_refused_and_write_nothing() {
     }
     assert_eq!(stored(folder.path()).len(), 8);
     assert_eq!(contents(folder.path()).len(), 8, "something was written elsewhere");
-    // None of it reaches the operator's terminal as it came.
+    // None of it reaches the operator's terminal unescaped.
     server.send_signal(libc::SIGTERM);
     drop(peer);
     let ended = server.end();
@@ -542,7 +542,7 @@ fn clients_that_leave_leave_nothing_behind() {
         let mut peer = Peer::connect(&address);
         peer.put(&[b"a"], &[0; 10], false);
     }
-    // No byte of them came: there is nothing to go on with.
+    // No byte of them arrived: there is no part to resume.
     eventually("all have left", || partial_files(folder.path()).is_empty());
     let mut silent = connect(address.parse().unwrap());
     silent.shutdown(std::net::Shutdown::Write).unwrap();

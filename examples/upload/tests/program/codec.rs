@@ -1,4 +1,4 @@
-//! The codecs: what is encoded, and comes in pieces, is decoded; and nothing else does harm.
+//! The codecs: encoded messages that arrive in pieces are decoded, and other bytes do no harm.
 
 use std::io::{self, Read};
 
@@ -181,7 +181,7 @@ fn a_documents_header_is_read_in_the_most_sensible_way() {
         Found::Header(header) => Some((header.size, bytes.len() - header.length)),
         _ => None,
     };
-    // By itself: all digits are the size, as the document's server takes them.
+    // By itself: all digits are the size, as the tutorial's server takes them.
     assert_eq!(read(b"post|a|12"), Some((12, 0)));
     // With the beginning of a file.
     assert_eq!(read(b"post|a|12xy"), Some((12, 2)));

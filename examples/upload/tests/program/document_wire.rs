@@ -1,4 +1,4 @@
-//! The document's wire: `post|name|size` and the bytes, in both directions.
+//! The tutorial's wire: `post|name|size` and the bytes, in both directions.
 
 use std::net::{Shutdown, TcpListener};
 use std::process::Command;
@@ -29,7 +29,7 @@ fn several_files_come_over_one_connection_without_an_answer() {
         {
             stream.write_all(&document::header(name, content.len() as u64)).unwrap();
             stream.write_all(content).unwrap();
-            // The next header comes by itself, as it does from a person at a prompt.
+            // The next header arrives by itself, as from a person at a prompt.
             let is_there = |name: &str| {
                 stored(folder.path()).get(name).is_some_and(|stored| stored == content)
             };

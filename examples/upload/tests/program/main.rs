@@ -119,7 +119,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A client that says what it is told to, whether it makes sense or not.
+/// A client that sends any message, valid or not.
 struct Peer {
     stream: TcpStream,
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 use super::*;
 use test_support::folder;
 
-/// Whether the server has ended a connection without a word, or does so soon.
+/// Whether the server has ended a connection without sending anything, or does so soon.
 fn is_ended(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(count) => count == 0,

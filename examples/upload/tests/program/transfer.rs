@@ -209,7 +209,7 @@ fn all_files_together_are_limited_with_what_is_on_its_way() {
             serve_in(folder.path(), &["--max-total", "1000", "--mixin", mixin]);
         let mut peer = Peer::connect(&address);
         peer.store("a", &[1; 300]);
-        // Nothing of it has come yet.
+        // None of it has arrived yet.
         peer.put(&[b"b"], &[2; 600], false);
         peer.data(&[2; 1]);
         eventually("it is on its way", || partial_files(folder.path()).len() == 1);

@@ -326,7 +326,7 @@ fn a_request_cannot_be_hidden_behind_another() {
         assert_refused(address, format!("{start}{body}{hidden}"), 400);
     }
     assert_refused(address, format!("GET / HTTP/1.0\r\n{chunked}\r\n0\r\n\r\n{hidden}"), 400);
-    // After a refusal nothing that follows is looked at, in whichever pieces it comes.
+    // After a refusal the following bytes are ignored, however they are cut.
     let mut client = Client::new(address);
     assert_eq!(
         client.ask(format!("{GET}BOGUS / HTTP/1.1\r\nHost: here\r\n\r\n{hidden}")).status,

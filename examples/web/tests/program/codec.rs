@@ -8,7 +8,7 @@ mod protocol;
 
 use protocol::{Decoder, Step};
 
-/// All that a connection is told, in words, when it gets the bytes in these pieces.
+/// All results of the decoder, as text, when the bytes arrive in these pieces.
 fn told(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut decoder = Decoder::default();
     let mut told = Vec::new();

@@ -106,13 +106,13 @@ fn a_request_that_ends_in_its_middle_is_told_so() {
 #[test]
 fn a_request_that_takes_too_long_is_told_so() {
     let (_server, address) = web(&["--header-timeout", "0.3"]);
-    // A silent one takes the place of another, and is not worth a word.
+    // A silent connection keeps another one waiting, and its end is not logged.
     Client::new(address).assert_closed();
     for beginning in [
         "GET / HTTP/1.1\r\nHost: here\r\nA: ",
         "GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n",
     ] {
-        // Silent, after a request that came in time.
+        // Silent, after a request that arrived in time.
         let mut client = Client::new(address);
         client.assert_open();
         assert_eq!(client.ask(beginning).status, 408);

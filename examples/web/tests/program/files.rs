@@ -339,7 +339,7 @@ fn a_file_that_grows_shorter_ends_the_connection() {
         site(|path| File::create(path.join("large")).unwrap().set_len(SIZE).unwrap());
     let mut client = Client::new(address);
     client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
-    // More is still to come than sockets hold.
+    // The rest of the answer is more than sockets hold.
     assert_eq!(client.head().header("Content-Length"), Some(&*SIZE.to_string()));
     File::create(folder.path().join("large")).unwrap();
     let mut body = Vec::new();

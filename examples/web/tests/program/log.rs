@@ -85,7 +85,7 @@ fn a_log_that_nobody_reads_keeps_nobody_waiting() {
         for _ in 0..1_000 {
             assert_eq!(client.get(&target, "").status, 200, "{mixin}");
         }
-        // The reader is back, and is told what it has missed.
+        // The reader is back, and learns how many lines it has missed.
         drop(client);
         let mut told = String::new();
         // As many lines as there can be: those that were not lost, and one for each request from here on.

@@ -50,7 +50,7 @@ fn a_body_that_nobody_wants_is_thrown_away() {
     for request in requests {
         let mut client = Client::new(address);
         let head_only = request.starts_with("HEAD");
-        // The other way round is how an answer that comes too early would be seen.
+        // The other order would show an answer that is sent too early.
         client.send(&request);
         let answer = if head_only { client.head() } else { client.answer() };
         assert_eq!(answer.status, 200, "{request}");
@@ -258,7 +258,7 @@ fn framing_is_judged_before_the_method() {
             assert_refused(address, request, status);
         }
     }
-    // What is clear, and only too large or not wanted, is told by what the method is.
+    // A valid head with a body that is too large or not served is refused by its method.
     for (method, status) in [("GET", 413), ("POST", 405), ("BREW", 501)] {
         let request = format!("{method} / HTTP/1.1\r\nHost: here\r\nContent-Length: 65537\r\n\r\n");
         assert_refused(address, request, status);
