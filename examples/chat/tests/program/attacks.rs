@@ -63,7 +63,7 @@ fn a_line_without_end_is_cut_off_and_its_member_told() {
     while sent < 1 << 30 && stream.write_all(&block).is_ok() {
         sent += block.len();
     }
-    // Some lines are discarded while the server waits until its last line is read.
+    // Some input is discarded while the server waits until its last line is read.
     assert!(sent < 64 << 20, "the server has taken {sent} bytes");
     // The longest line that is allowed passes whole, with either ending.
     let bob = Member::join(address, "bob");

@@ -198,7 +198,7 @@ fn a_command_that_stops_its_supervisor_and_itself_ends_all_the_same() {
 fn a_command_without_its_supervisor_ends_with_its_session() {
     for (then, why) in [
         ("kill -KILL $PPID; sleep 1000", "its supervisor was killed"),
-        // The command stops it whenever it gets a message.
+        // The command stops its supervisor again and again, so that it reads no message.
         ("while :; do kill -STOP $PPID; done", "it ran for longer than 1 s"),
     ] {
         let server = Server::start(&["--timeout", "1"]);
