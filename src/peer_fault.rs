@@ -60,11 +60,11 @@ pub(crate) trait Owned: StdError + 'static {
 #[derive(Debug)]
 pub struct PeerFault {
     owner: RequestId,
-    how: How,
+    kind: FaultKind,
 }
 
 #[derive(Debug)]
-enum How {
+enum FaultKind {
     Gone(io::Error),
     EndedEarly,
     Garbled(Box<dyn StdError + Send + Sync>),
@@ -74,12 +74,12 @@ impl PeerFault {
     /// The connection has failed. The kind of the error stays.
     pub(crate) fn gone(owner: RequestId, error: io::Error) -> io::Error {
         let kind = error.kind();
-        io::Error::new(kind, Self { owner, how: How::Gone(error) })
+        io::Error::new(kind, Self { owner, kind: FaultKind::Gone(error) })
     }
 
     /// The peer has ended its input in the middle of a message.
     pub(crate) fn ended_early(owner: RequestId) -> io::Error {
-        io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how: How::EndedEarly })
+        io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind: FaultKind::EndedEarly })
     }
 
     /// The peer has sent bytes that cannot be read.
@@ -87,14 +87,14 @@ impl PeerFault {
         owner: RequestId,
         error: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> io::Error {
-        let how = How::Garbled(error.into());
-        io::Error::new(io::ErrorKind::InvalidData, Self { owner, how })
+        let kind = FaultKind::Garbled(error.into());
+        io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
     /// The peer has sent a datagram that is shorter than what is read from it.
     pub(crate) fn too_short(owner: RequestId) -> io::Error {
-        let how = How::Garbled("the datagram is too short".into());
-        io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, how })
+        let kind = FaultKind::Garbled("the datagram is too short".into());
+        io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind })
     }
 
     /// Finds it along an error's chain of causes.
@@ -106,7 +106,7 @@ impl PeerFault {
     /// Whether the peer has gone away or accepts no datagram. Otherwise it has sent bytes that cannot be read.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        !matches!(self.how, How::Garbled(_))
+        !matches!(self.kind, FaultKind::Garbled(_))
     }
 }
 
@@ -118,22 +118,22 @@ impl Owned for PeerFault {
 
 impl fmt::Display for PeerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.how {
-            How::Gone(error) => error.fmt(f),
-            How::EndedEarly => {
+        match &self.kind {
+            FaultKind::Gone(error) => error.fmt(f),
+            FaultKind::EndedEarly => {
                 f.write_str("the peer ended the connection in the middle of a message")
             }
-            How::Garbled(error) => write!(f, "the peer sent what cannot be read: {error}"),
+            FaultKind::Garbled(error) => write!(f, "the peer sent what cannot be read: {error}"),
         }
     }
 }
 
 impl StdError for PeerFault {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.how {
-            How::Gone(error) => Some(error),
-            How::EndedEarly => None,
-            How::Garbled(error) => Some(&**error),
+        match &self.kind {
+            FaultKind::Gone(error) => Some(error),
+            FaultKind::EndedEarly => None,
+            FaultKind::Garbled(error) => Some(&**error),
         }
     }
 }

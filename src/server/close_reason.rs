@@ -22,7 +22,7 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
 /// is `Failed`.
 pub(super) fn reason_of(
     error: &HandlerError,
-    whose: ErrorOwner,
+    owner: ErrorOwner,
     from_here: Option<CloseReason>,
 ) -> CloseReason {
     // The cut is the cause of the handler's error.
@@ -30,21 +30,21 @@ pub(super) fn reason_of(
         return reason;
     }
     let error = &**error;
-    if whose.find::<Stopping>(error).is_some() {
+    if owner.find::<Stopping>(error).is_some() {
         return CloseReason::Stopped;
     }
-    match whose.find(error).map(TimedOut::which) {
+    match owner.find(error).map(TimedOut::which) {
         Some(Timeout::Idle) => return CloseReason::Idle,
         Some(_) => return CloseReason::TimedOut,
         None => {}
     }
     if error.is::<Panicked>() {
         CloseReason::Panicked
-    } else if whose.find::<LineTooLong>(error).is_some() {
+    } else if owner.find::<LineTooLong>(error).is_some() {
         CloseReason::LineTooLong
-    } else if whose.is_garbled(error) {
+    } else if owner.is_garbled(error) {
         CloseReason::Garbled
-    } else if whose.is_disconnect(error) {
+    } else if owner.is_disconnect(error) {
         CloseReason::Disconnected
     } else {
         CloseReason::Failed

@@ -63,7 +63,7 @@ pub enum Fault {
 pub struct Failure<'a> {
     pub(super) phase: Phase,
     pub(super) error: &'a HandlerError,
-    pub(super) whose: ErrorOwner,
+    pub(super) owner: ErrorOwner,
     pub(super) client_address: &'a Address,
     pub(super) handler: &'static str,
 }
@@ -97,7 +97,7 @@ impl Failure<'_> {
     /// errors of this request's own reads and writes count. See [`PeerFault`](crate::request::PeerFault).
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
-        self.whose.is_disconnect(self.error())
+        self.owner.is_disconnect(self.error())
     }
 
     /// Whether it is an everyday event, which [`report`](Self::report) does not print: the peer has gone away, has
@@ -108,8 +108,8 @@ impl Failure<'_> {
     pub fn is_quiet(&self) -> bool {
         let error = self.error();
         self.is_disconnect()
-            || self.whose.is_garbled(error)
-            || (self.phase == Phase::Wrap && self.whose.is_peers(error))
+            || self.owner.is_garbled(error)
+            || (self.phase == Phase::Wrap && self.owner.is_peers(error))
     }
 
     /// The side that it comes from, as far as the error tells.
@@ -118,7 +118,7 @@ impl Failure<'_> {
         if self.phase == Phase::Start {
             return Fault::Resource;
         }
-        if self.whose.is_peers(self.error()) { Fault::Peer } else { Fault::Handler }
+        if self.owner.is_peers(self.error()) { Fault::Peer } else { Fault::Handler }
     }
 
     /// The default of [`handle_error`](crate::ServerHooks::handle_error): [`print`](Self::print) unless

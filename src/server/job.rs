@@ -390,8 +390,8 @@ fn run_handler<R>(
 
 /// Calls the hook. An error or a panic of the hook ends here, and the request is closed all the same.
 fn handle_error<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
-    let (whose, client_address) = (ErrorOwner::of(entry), entry.client_address());
-    let failure = Failure { phase, error, whose, client_address, handler: core.handler_name };
+    let (owner, client_address) = (ErrorOwner::of(entry), entry.client_address());
+    let failure = Failure { phase, error, owner, client_address, handler: core.handler_name };
     drop(catch_panic(|| {
         core.hooks.handle_error(&failure);
         Ok(())
