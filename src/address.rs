@@ -14,6 +14,15 @@ use crate::error::{Error, Result};
 ///
 /// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`; control characters
 /// in a name that a peer has chosen are escaped.
+///
+/// ```
+/// use socketserver::Address;
+///
+/// let mapped: std::net::SocketAddr = "[::ffff:127.0.0.1]:9999".parse().unwrap();
+/// let address = Address::from(mapped);
+/// assert_eq!(address.to_string(), "127.0.0.1:9999");
+/// assert!(address.is_local());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
@@ -71,6 +80,7 @@ impl Address {
         }
     }
 
+    /// The address in a structure of the system. One of another family than those above is [`Unnamed`](Self::Unnamed).
     pub(crate) fn from_socket(address: &socket2::SockAddr) -> Self {
         if let Some(inet) = address.as_socket() {
             return inet.into();

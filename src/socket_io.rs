@@ -41,6 +41,7 @@ impl RecvTimeout {
         if duration >= LONGEST { Self::Never } else { Self::For(duration) }
     }
 
+    /// The time that is left of it; none is for ever.
     fn left(self) -> Option<Duration> {
         match self {
             Self::For(duration) => Some(duration),
@@ -111,6 +112,7 @@ impl SocketIo {
         self.as_fd()
     }
 
+    /// Ends one direction, or both.
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         sys::shutdown(self.as_fd(), how)
     }

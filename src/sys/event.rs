@@ -8,6 +8,7 @@ use super::check;
 
 pub(crate) type Ends = OwnedFd;
 
+/// One that is not notified.
 pub(crate) fn new() -> io::Result<Ends> {
     // SAFETY: no pointers; a descriptor or -1 comes back.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;

@@ -17,6 +17,7 @@ pub(crate) enum PeerName {
 }
 
 impl PeerName {
+    /// The name that the kernel has written, in `len` bytes.
     pub(super) fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
         let name = ptr::from_ref(name);
         // SAFETY: a storage has the size and the alignment of every kind of address, any bytes are a valid one, and its
@@ -32,6 +33,7 @@ impl PeerName {
         }
     }
 
+    /// For a call of the system, with [`len`](Self::len). Valid as long as `self` is neither moved nor dropped.
     pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
         match self {
             Self::V4(name) => ptr::from_ref(name).cast(),

@@ -75,15 +75,18 @@ pub(crate) struct SendBatch {
 }
 
 impl SendBatch {
+    /// Adds a datagram.
     pub(crate) fn push(&mut self, peer: PeerName, local: Option<LocalAddress>, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.heads.push((peer, local, self.bytes.len()));
     }
 
+    /// How many datagrams it has.
     pub(crate) fn len(&self) -> usize {
         self.heads.len()
     }
 
+    /// Forgets them, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.heads.clear();

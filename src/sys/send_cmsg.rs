@@ -47,6 +47,7 @@ impl ControlBuf {
             + libc::CMSG_SPACE(mem::size_of::<u16>() as libc::c_uint)
     } as usize;
 
+    /// Without a message.
     pub(super) fn new() -> Self {
         Self([0; Self::LEN])
     }

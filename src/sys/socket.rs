@@ -33,6 +33,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    /// The flag of recv(2).
     pub(super) fn flag(self) -> libc::c_int {
         match self {
             Self::Block => 0,
@@ -106,8 +107,9 @@ fn set_option<T: Copy>(
     Ok(())
 }
 
+/// The size of a C structure, as the calls on sockets take it.
 pub(super) fn socklen<T>() -> libc::socklen_t {
-    // Sizes of C structures are far below four thousand million.
+    // Every such structure is far smaller than 4 GiB.
     mem::size_of::<T>() as libc::socklen_t
 }
 

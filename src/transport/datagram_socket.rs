@@ -362,6 +362,7 @@ impl DatagramSocket {
         !self.queue.lock().is_empty()
     }
 
+    /// Sends gathered replies and closes the socket.
     pub(super) fn server_close(&self) {
         self.flush();
         self.socket.close();

@@ -41,6 +41,7 @@ impl InetName {
         Self { candidates: Vec::new(), options: options.clone(), make }
     }
 
+    /// A new socket for one of the addresses, not bound yet.
     fn socket(&self, address: &SocketAddr) -> Result<Socket> {
         (self.make)(address, &self.options)
             .map_err(|error| Error::io("make a socket for", address, error))

@@ -33,6 +33,7 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 const MAX_ANSWERS: usize = 1_024;
 
 impl ReplyLoopGuard {
+    /// For a socket that is bound to `name`.
     pub(super) fn new(name: Option<SockAddr>) -> Self {
         let address = name.as_ref().map_or(Address::Unnamed, Address::from_socket);
         let (ip, port) = match address.as_inet() {

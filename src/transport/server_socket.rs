@@ -27,10 +27,12 @@ impl ServerSocket {
         *self.fd.write() = Some(Arc::new(socket.into()));
     }
 
+    /// A share of the descriptor, which keeps it open; none if the socket is closed.
     pub(super) fn fileno(&self) -> Option<Arc<OwnedFd>> {
         self.fd.read().clone()
     }
 
+    /// Closes it. A call that has a share of it goes on until it returns.
     pub(super) fn close(&self) {
         self.fd.write().take();
     }

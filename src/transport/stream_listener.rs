@@ -18,6 +18,10 @@ pub struct AcceptedConnection {
     pub(super) fd: Arc<OwnedFd>,
 }
 
+/// A listening socket: the part of [`Tcp`](super::Tcp) and [`UnixStream`](super::UnixStream) that is the same.
+///
+/// Several threads may call [`get_request`](Self::get_request) at the same time, and one may call
+/// [`server_close`](Self::server_close) meanwhile: the descriptor stays open until the last call has returned.
 #[derive(Debug)]
 pub(super) struct StreamListener {
     pub(super) socket: ServerSocket,
@@ -47,6 +51,7 @@ impl StreamListener {
         }
     }
 
+    /// Listens, in non-blocking mode.
     pub(super) fn server_activate(&self) -> Result<()> {
         let listen = self.socket.with(|fd| {
             let socket = SockRef::from(fd);
@@ -63,6 +68,7 @@ impl StreamListener {
         })
     }
 
+    /// Accepts one connection; `WouldBlock` if there is none.
     pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         // The same call sets close-on-exec: a fork between two calls would leak the connection.
         let (connection, peer) = self.socket.with(|fd| SockRef::from(fd).accept())?;
@@ -73,6 +79,7 @@ impl StreamListener {
         Ok((AcceptedConnection { fd }, Address::from_socket(&peer)))
     }
 
+    /// Accepts and closes the clients of the accept queue, by means of the reserve. Returns how many.
     pub(super) fn shed(&self) -> usize {
         let mut reserve = self.reserve.lock();
         if reserve.take().is_none() {
@@ -99,6 +106,7 @@ impl StreamListener {
         is_ours && self.socket.with(refuse).is_ok()
     }
 
+    /// Closes the listener and the reserve. The second call does nothing.
     pub(super) fn server_close(&self) {
         self.socket.close();
         self.reserve.lock().take();

@@ -17,6 +17,21 @@ use crate::error::{Error, Result};
 use crate::request::StreamRequest;
 
 /// TCP connections.
+///
+/// A host name with several addresses is bound at the first one that can be had. Accepted connections have TCP_NODELAY,
+/// because a handler's small answers would wait for the peer's acknowledgements otherwise, and
+/// [keepalive](SocketOptions::keepalive) only if it is asked for.
+///
+/// ```
+/// use socketserver::{SocketOptions, TcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let server = TcpServer::builder()
+///     .socket_options(SocketOptions::default().request_queue_size(512))
+///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tcp {
     listener: StreamListener,
@@ -66,6 +81,7 @@ impl Transport for Tcp {
     }
 }
 
+/// A socket that is not bound yet, with all its options.
 fn tcp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     let socket = inet_socket(address, (Type::STREAM, Protocol::TCP), options)?;
     if options.allow_reuse_address {

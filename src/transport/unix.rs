@@ -20,6 +20,17 @@ use crate::request::{DatagramRequest, StreamRequest, Ticket};
 
 /// Connections over a Unix socket, at a path or with an abstract name.
 ///
+/// ```
+/// use socketserver::{ThreadingUnixStreamServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// // An abstract name (Linux) has no file, and so neither permissions nor a stale file.
+/// let name = format!("@example.{}", std::process::id());
+/// let server = ThreadingUnixStreamServer::bind(name, stream_fn(|_request| Ok(())))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
+///
 /// A relative path starts at the working directory of the moment of the bind; `server_address` is the absolute path. Where
 /// that is too long for a socket (more than 107 bytes), a relative path can be bound all the same, and clients need the
 /// same working directory to connect.
@@ -127,6 +138,7 @@ fn abstract_address(name: &[u8]) -> io::Result<SockAddr> {
     })
 }
 
+/// A socket that is not bound yet, with its options.
 fn unix_socket(kind: Type, address: &Address, options: &SocketOptions) -> Result<Socket> {
     let make = || {
         let socket = Socket::new(Domain::UNIX, kind, None)?;
