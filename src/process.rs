@@ -6,7 +6,7 @@
 //! | in a child | that goes on for itself | that serves one request ([`Role::Child`]) |
 //! |---|---|---|
 //! | an event | gets a descriptor of its own, under the same number | is its parent's: `notify` and `clear` do nothing |
-//! | the live list, a gate | forgets those of the parent | stays as it was, and nobody looks |
+//! | the live list, a gate | forgets those of the parent | stays as it was, and is not read |
 //! | a run | none goes on; a requested stop stays requested | none is begun, none ends |
 //! | threads of the library | are started again when they are needed | likewise, for this one request |
 //! | threads of a mixin | make it refuse to serve | there are none |

@@ -121,10 +121,10 @@ impl ExitWatch {
         }
     }
 
-    /// Some of the children that have ended, at most [`AT_ONCE`]; the others leave the descriptor readable.
+    /// Some of the children that have ended, at most [`ENDS_AT_ONCE`]; the others leave the descriptor readable.
     pub(crate) fn ended(&self) -> Ended {
-        let mut ended = Ended { signalled: false, children: [0; AT_ONCE] };
-        let found = self.set.wait::<AT_ONCE>(super::Mode::Try).into_iter().flatten();
+        let mut ended = Ended { signalled: false, children: [0; ENDS_AT_ONCE] };
+        let found = self.set.wait::<ENDS_AT_ONCE>(super::Mode::Try).into_iter().flatten();
         for (place, number) in ended.children.iter_mut().zip(found) {
             if number == SIGCHLD_EVENT {
                 event::clear(&self.sigchld_event);
@@ -142,7 +142,7 @@ impl ExitWatch {
 pub(crate) struct Ended {
     /// SIGCHLD has come: a child has ended, perhaps one that is not watched by a descriptor.
     pub(crate) signalled: bool,
-    children: [i32; AT_ONCE],
+    children: [i32; ENDS_AT_ONCE],
 }
 
 impl Ended {
@@ -153,7 +153,7 @@ impl Ended {
 }
 
 /// How many ends are looked for at once. A loop that forks looks after each fork, and seldom finds two.
-const AT_ONCE: usize = 8;
+const ENDS_AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {

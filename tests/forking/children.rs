@@ -90,12 +90,12 @@ fn row_078_no_zombie_is_left_without_a_poll() {
     for _ in 0..5 {
         assert_eq!(server.connect().ask("echo hi"), "hi");
     }
-    // Nobody connects any more: the loop hears of the ends by themselves.
+    // No client connects any more: the ends themselves wake the loop.
     eventually("no child is left", || server.children().is_empty());
 }
 
 fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
-    // By itself; beside a foreign child that has ended and that nobody has waited for; and with children that
+    // By itself; beside a foreign child that has ended and has not been reaped; and with children that
     // the kernel reaps.
     let cases =
         [("", "completed"), ("foreign-child", "completed"), ("ignore-sigchld-later", "released")];
@@ -111,7 +111,7 @@ fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
         for client in &mut waiting {
             client.send("refuse");
         }
-        // All of them stand in the queue: the loop has no reason to wait for a client before it has met the last.
+        // All of them are in the accept queue: the loop does not wait for a client before it has accepted the last.
         server.signal(libc::SIGCONT);
         for client in &mut waiting {
             assert_eq!(client.receive(), "no, thank you");

@@ -48,14 +48,14 @@ fn a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent() {
 }
 
 fn a_child_that_has_crashed_is_not_taken_for_one_that_was_closed() {
-    // It waits for its peer, as far as anybody can see, when it crashes; and its parent hears late of it.
+    // It seems to wait for its peer when it crashes, and its parent learns of that late.
     let mut server = Server::tcp(&["events", "admin"]);
     let mut client = server.connect();
     let pid: u32 = client.ask("pid").parse().unwrap();
     server.signal(libc::SIGSTOP);
     kill(pid, libc::SIGABRT);
     eventually("it has ended", || state(pid) == Some('Z'));
-    // The next client, with whom the parent looks after the others.
+    // With the next client the parent collects the others.
     let mut next = server.connect();
     next.send("echo hi");
     server.signal(libc::SIGCONT);
@@ -78,7 +78,7 @@ fn a_close_that_waits_for_nobody_tells_the_children_all_the_same() {
 }
 
 fn row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended() {
-    // After four turns the server waits for nobody, and so its program can.
+    // After four requests the server waits for no client, so that its program can wait.
     let mut server = Server::tcp(&["one-by-one", "turns=4", "statuses"]);
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     let pids: Vec<_> = clients.iter_mut().map(|client| client.ask("pid")).collect();
@@ -104,7 +104,7 @@ fn row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs() {
     eventually("the first Ctrl-C has been taken", || !is_pending(child, libc::SIGINT));
     kill(child, libc::SIGINT);
     assert_eq!(interrupted.receive(), "");
-    // The last two: one is told to end, and one asks for the end of the server.
+    // The last two: one is signalled to end, and one requests a stop of the server.
     let mut idle = server.connect();
     assert_eq!(idle.ask("echo hi"), "hi");
     server.connect().send("stop");
@@ -127,7 +127,7 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
     eventually("it stands still", || state(server.pid()) == Some('T'));
     let mut one_more = server.connect();
     one_more.send("counts");
-    // From here until it sleeps it looks at all that it waits for: a client it would have taken by then.
+    // From here until it sleeps it looks at all that it waits for, and would have accepted a client.
     server.signal(libc::SIGCONT);
     eventually("it sleeps", || state(server.pid()) == Some('S'));
     assert_eq!(server.children().len(), 40);
@@ -138,12 +138,12 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
 }
 
 fn active_children_are_those_that_the_system_knows() {
-    // One turn more than the test has: a server that closes would end them.
+    // One request more than the test sends: a server that closes would end the children.
     let server = Server::tcp(&["one-by-one", "turns=5"]);
     let mut expected: Vec<u32> = Vec::new();
     let mut clients = Vec::new();
     for turn in 0..4 {
-        // Before the last turn one ends, by itself, and is not remembered.
+        // Before the last request a child ends by itself, and is not remembered.
         if turn == 3 {
             let gone = expected.remove(0);
             drop(clients.remove(0));
@@ -167,7 +167,7 @@ fn active_children_are_those_that_the_system_knows() {
 fn an_outbox_works_in_a_child() {
     let mut server = Server::tcp(&[]);
     let (mut stays, mut leaves) = (server.connect(), server.connect());
-    // What is due leaves when the child waits for its next line, and when it ends.
+    // Gathered output leaves when the child waits for its next line, and when it ends.
     stays.send("outbox");
     leaves.send("outbox and leave");
     for number in 0..1_000 {
@@ -176,7 +176,7 @@ fn an_outbox_works_in_a_child() {
     }
     assert_eq!(leaves.receive(), "");
     assert_eq!(stays.ask("echo after it"), "after it");
-    // Whatever thread it takes is the child's: the parent can still fork.
+    // A thread that this takes is the child's: the parent can still fork.
     assert_eq!(server.connect().ask("echo and new"), "and new");
     server.stop();
     assert_eq!(stays.receive(), "");
@@ -200,7 +200,7 @@ fn ask_until_the_end(address: &str, client: usize, answers: &Answers) {
     for connection in 0.. {
         let Ok(stream) = TcpStream::connect(address) else { return };
         stream.set_read_timeout(Some(SOON)).unwrap();
-        // The second part of a request is not to wait for word of the first.
+        // The second part of a request must not wait for an acknowledgement of the first.
         stream.set_nodelay(true).unwrap();
         let mut stream = BufReader::new(stream);
         for request in 0..5 {
@@ -246,7 +246,7 @@ fn a_stop_under_load(round: usize) {
         })
         .collect();
     let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
-    // Not before the first answer: until it runs, the server takes no signals.
+    // After the first answer: until it runs, the server takes no signals.
     eventually("some are served", || count(&answers.whole) > round * 29 % 60);
     server.signal(libc::SIGTERM);
     assert!(server.wait().success());

@@ -266,7 +266,7 @@ fn children_and_their_parent_serve_one_listener_and_each_stops_alone() {
         let all = |rest: &[u32]| -> BTreeSet<u32> {
             rest.iter().copied().chain([server.pid()]).collect()
         };
-        // Each has room for one, so that as many clients at once are served by as many processes.
+        // Each process has room for one request, so that as many clients at once are served by as many processes.
         let asked = |count: usize| -> BTreeSet<u32> {
             let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
             clients.iter_mut().for_each(|client| client.send("who"));
@@ -315,7 +315,7 @@ fn a_child_serves_in_the_background() {
 }
 
 fn a_server_that_has_served_goes_on_in_a_child() {
-    // One that forks has a child still when it is forked, and that is none of its child's.
+    // A server that forks still has a child when its process is forked, which is not a child of the new process.
     for (name, keeps) in [("inline", false), ("forking", true)] {
         let options = ["serve-before=1", "children=1"];
         let mut server = Server::start(&format!("forked-{name}"), "127.0.0.1:0", &options);

@@ -13,7 +13,7 @@ use socketserver::{
 
 use crate::system;
 
-/// Answers those who are refused, where the request is one that can be.
+/// Answers refused requests, where they can be answered.
 pub trait Refusable: Request {
     fn refuse(&mut self) -> HandlerResult {
         Ok(())
@@ -36,7 +36,7 @@ impl Refusable for DatagramRequest {
 
 /// Shows on stderr what happens to the parent.
 pub struct Told {
-    /// With each new client it lists the others, and closes those that wait for nothing but their peers.
+    /// With each new client it lists the others, and closes those that only wait for their peers.
     pub is_admin: bool,
     /// With the first client, so that `run` does not know of it.
     pub ignores_sigchld: bool,
@@ -103,13 +103,13 @@ pub fn show_counts(context: &ServerContext) {
     eprintln!("balance: {} accepted, {} ended", counts.accepted, counts.ended());
 }
 
-/// Says that something of this process's comes to its end, and in which process it does.
+/// Shows that a value of the parent is dropped, and in which process.
 pub struct LastWords {
     pub of: &'static str,
 }
 
 impl LastWords {
-    /// Has the process end with those of an exit function, of a thread's own value, and of a value in `main`.
+    /// Registers one for an exit function, one for a thread's own value, and one for a value in `main`.
     pub fn leave() -> Self {
         extern "C" fn at_exit() {
             drop(LastWords { of: "an exit function" });

@@ -32,7 +32,7 @@ fn a_signal_that_has_come_before_the_run_stops_it_in_order() {
 }
 
 fn children_hear_of_a_drain_though_their_parent_blocks_the_signal() {
-    // It serves one request by `handle_request`, takes no signals, and closes then.
+    // It serves one request by `handle_request`, without signals, and then closes.
     let options = ["block-signals", "one-by-one", "turns=1", "grace=600000"];
     let mut server = Server::tcp(&options);
     let mut client = server.connect();
@@ -92,7 +92,7 @@ fn closed_standard_descriptors_become_no_sockets() {
     let none = "/dev/null /dev/null /dev/null";
     let mut server = Server::tcp(&["closed-at-bind"]);
     assert_eq!(server.told("at bind: "), format!("at bind: {none}"));
-    // Not before it takes signals.
+    // When it takes signals.
     assert_eq!(server.connect().ask("echo hi"), "hi");
     server.stop();
     // A daemon closes them when it has bound.

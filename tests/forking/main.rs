@@ -1,7 +1,7 @@
 //! Forking servers, each in a process of its own that has one thread: this program without arguments is the
 //! test run, and with `serve` it is the server.
 
-/// The list of a file's tests. Nothing else tells the harness of them; the compiler complains about a test that is in no list.
+/// The list of a file's tests, from which the harness takes them. The compiler complains about a test that is in no list.
 macro_rules! tests {
     ($($name:ident,)*) => {
         pub fn all() -> Vec<(&'static str, fn())> {
@@ -34,7 +34,7 @@ fn main() -> std::process::ExitCode {
     if arguments.first().is_some_and(|first| first == "serve") {
         return server::main(&arguments[1..]);
     }
-    // Whoever runs the tests in the background has SIGINT ignored, and that is inherited.
+    // Tests that run in the background inherit an ignored SIGINT.
     system::take_signals_as_usual();
     let trial = |(name, test): (&'static str, fn())| {
         Trial::test(name, move || {

@@ -64,7 +64,7 @@ fn every_limit_may_be_the_largest_and_the_smallest_number_of_children() {
         let mut server = Server::tcp(&["most", max]);
         let mut client = server.connect();
         assert_eq!(client.ask("echo hello world"), "hello world");
-        // It waits, for the next line, by the limit that is none.
+        // It waits for the next line, without a limit.
         assert_eq!(client.ask("echo again"), "again");
         drop(client);
         server.stop();
@@ -78,7 +78,7 @@ fn descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child() {
     let client = UnixDatagram::bind(folder.path().join("c")).unwrap();
     client.connect(&path).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
-    // Its child lives on, and would keep what it had inherited.
+    // Its child lives on, and would keep the listener if it had inherited it.
     let passed = Passed::with("stubborn", client.as_fd());
     assert_eq!(receive(&client).len(), 4);
     passed.are_closed();

@@ -22,7 +22,7 @@ impl StreamRequestHandler for Obey {
             let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
             match word {
                 "echo" => writeln!(request, "{rest}")?,
-                // What CPython's tests say, and want to hear.
+                // The line of CPython's tests, and the answer that they expect.
                 "hello" => writeln!(request, "{text}")?,
                 "pid" => writeln!(request, "{}", std::process::id())?,
                 "exit" => std::process::exit(rest.parse()?),
@@ -63,7 +63,7 @@ impl StreamRequestHandler for Obey {
                 "compute" => {
                     let token = request.stop_token()?;
                     writeln!(request, "computing")?;
-                    // Somebody else waits, and this one only asks.
+                    // Another thread waits for the stop, and this one only requests it.
                     let helper = token.clone();
                     let told =
                         std::thread::spawn(move || helper.wait(Some(Duration::from_secs(60))));
@@ -102,7 +102,7 @@ impl StreamRequestHandler for Obey {
                     }
                 }
                 "refuse" => {
-                    // Whatever else the client sends.
+                    // Everything that the client sends then is ignored.
                     writeln!(request, "no, thank you")?;
                     return Ok(());
                 }
@@ -167,7 +167,7 @@ impl std::error::Error for BadCause {
     }
 }
 
-/// Closes the server, in whichever process.
+/// Closes the server, in the parent or in a child.
 pub static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::OnceLock::new();
 
 static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);

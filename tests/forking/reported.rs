@@ -71,7 +71,7 @@ fn what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there() {
     let mut client = server.connect();
     assert_eq!(client.ask("echo hello"), "hello");
     let pid: u32 = client.ask("pid").parse().unwrap();
-    // It may not wait for its peer yet when the next client comes.
+    // When the next client comes, it may not wait for its peer yet.
     eventually("it is closed", || {
         server.connect().ask("echo next");
         state(pid).is_none()
@@ -99,7 +99,7 @@ fn a_report_says_how_far_a_child_was() {
     server.signal(libc::SIGINT);
     assert!(server.wait().success());
     let report = server.all_told("").join("\n");
-    // What has been sent is counted after it has gone: the last answer may be here before.
+    // Bytes are counted after the send: the last answer may arrive before it is counted.
     let counted = |bytes_out| format!("17 bytes in, {bytes_out} bytes out, process ");
     assert!(report.contains(&counted(3)) || report.contains(&counted(8)), "{report}");
 }

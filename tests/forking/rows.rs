@@ -128,7 +128,7 @@ fn a_close_in_a_child_stops_the_parent_and_keeps_no_other_child_from_it() {
     let pid: u32 = brief.ask("pid").parse().unwrap();
     let mut client = server.connect();
     assert_eq!(client.ask("echo hi"), "hi");
-    // The end of the other child is there to be heard of, and nobody has listened yet.
+    // The other child has ended, and has not been collected yet.
     server.signal(libc::SIGSTOP);
     drop(brief);
     eventually("it has ended", || state(pid) == Some('Z'));
@@ -157,7 +157,7 @@ fn row_081_a_process_with_threads_is_refused_and_the_threads_are_named() {
     assert_eq!(server.wait().code(), Some(1));
     let ended = server.told("ended: ");
     assert!(ended.contains("bystander"), "{ended}");
-    // And what to do in their place.
+    // And says what to do in their place.
     for way in ["service_actions", "another process", "Threading"] {
         assert!(ended.contains(way), "{ended}");
     }
@@ -241,7 +241,7 @@ fn what_the_parent_replies_to_datagrams_arrives_once() {
     let (one, other) = (from("127.0.0.1"), from("127.0.0.2"));
     one.send(b"stubborn").unwrap();
     assert_eq!(receive_text(&one), "here");
-    // All of these come at once: the parent answers some, and forks for the last.
+    // All of these arrive at once: the parent answers some, and forks for the last.
     server.signal(libc::SIGSTOP);
     eventually("it stands still", || state(server.pid()) == Some('T'));
     for _ in 0..3 {

@@ -18,7 +18,7 @@ use crate::hooks::{LastWords, Refusable, Told, show_counts, tell};
 use crate::obey::{CLOSE, Obey, standard_descriptors};
 use crate::system;
 
-/// TCP that panics in a child, before anything of the request's own runs.
+/// TCP that panics in a child, before any code of the request runs.
 struct BadClose(Tcp);
 
 impl Bind for BadClose {
@@ -201,7 +201,7 @@ where
     result
 }
 
-/// Servers of the same process, of every kind, that are bound and not served. Their addresses are told.
+/// Servers of the same process, of every kind, that are bound and not served. Prints their addresses.
 fn siblings(folder: &str) -> (TcpServer, UdpServer, UnixStreamServer, UnixDatagramServer) {
     let (stream, datagram) = (format!("{folder}/stream"), format!("{folder}/datagram"));
     let all = (
@@ -214,7 +214,7 @@ fn siblings(folder: &str) -> (TcpServer, UdpServer, UnixStreamServer, UnixDatagr
     all
 }
 
-/// Shows on stderr which process comes to the end of what the parent has begun.
+/// Shows on stderr which process drops a value of the parent.
 struct Leaves;
 
 impl Drop for Leaves {

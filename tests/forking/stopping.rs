@@ -1,4 +1,4 @@
-//! Signals and drains: what a child hears of them.
+//! Signals and drains, and how they reach children.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -48,7 +48,7 @@ fn a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain() {
     let mut client = server.connect();
     eventually("it is forked", || server.children().len() == 1);
     let child = server.children()[0].0;
-    // What the parent says to all of them, and a supervisor as well.
+    // The signal of the parent to all children, which a supervisor sends as well.
     kill(child, libc::SIGTERM);
     eventually("it has been taken", || !is_pending(child, libc::SIGTERM));
     assert_eq!(client.ask("echo late"), "late");
@@ -85,7 +85,7 @@ fn the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room() {
         client.send("echo queued");
     }
     server.signal(libc::SIGTERM);
-    // It makes room, and each of the others when it has been answered.
+    // Its end makes room, as does that of each of the others when it has been answered.
     assert_eq!(idle.receive(), "");
     for client in &mut queue {
         assert_eq!(client.receive(), "queued");
@@ -111,7 +111,7 @@ fn ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish() {
     let mut busy = server.connect();
     let child: u32 = busy.ask("pid").parse().unwrap();
     assert_eq!(busy.ask("upload 4"), "ready");
-    // A terminal sends it to the whole group: to the child as well, which the parent then tells again.
+    // A terminal signals the whole group: also the child, which the parent then signals again.
     kill(child, libc::SIGINT);
     server.signal(libc::SIGINT);
     busy.send_bytes(b"half");

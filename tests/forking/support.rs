@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use test_support::{receive_text, udp_client};
 
-/// How long anything may take that is expected to happen.
+/// The longest time to wait for anything that is expected.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// A server process, killed at the end of its test if it is still there.
@@ -37,7 +37,7 @@ impl Server {
         Self::start_by(&[], transport, address, options)
     }
 
-    /// Started by another program, which is given the server's command line.
+    /// Started by another program, which gets the server's command line.
     pub fn start_by(by: &[&str], transport: &str, address: &str, options: &[&str]) -> Self {
         let own = std::env::current_exe().unwrap();
         let words: Vec<&str> = by.iter().copied().chain([own.to_str().unwrap()]).collect();
@@ -57,7 +57,7 @@ impl Server {
         let mut server = Self { process, address: String::new(), stdout, stderr };
         server.address = match server.stdout.recv_timeout(SOON) {
             Ok(first) => first.strip_prefix("listening on ").expect("its address").to_owned(),
-            // It has ended before it listened: its test asks how.
+            // It has ended before it listened, and its test looks how.
             Err(_) => String::new(),
         };
         server
@@ -161,7 +161,7 @@ pub fn state(pid: u32) -> Option<char> {
     stat[stat.rfind(')')? + 2..].chars().next()
 }
 
-/// Whether a signal has been sent to a process that it has not taken yet. Two of them would be one.
+/// Whether a signal is pending at a process. A second one would be merged with it.
 pub fn is_pending(pid: u32, signal: libc::c_int) -> bool {
     is_in(pid, &["SigPnd", "ShdPnd"], signal)
 }
@@ -210,7 +210,7 @@ impl Client {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
-    /// False: the server takes nothing more.
+    /// False: the server receives no more.
     pub fn try_send_bytes(&mut self, bytes: &[u8]) -> bool {
         self.stream.get_mut().write_all(bytes).is_ok()
     }
@@ -230,7 +230,7 @@ impl Client {
         }
     }
 
-    /// How much still comes before an end in order.
+    /// How many bytes arrive before an orderly end.
     pub fn receive_end(&mut self) -> usize {
         self.stream.read_to_end(&mut Vec::new()).expect("the end, and no reset")
     }

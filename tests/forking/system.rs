@@ -1,4 +1,4 @@
-//! What a server of these tests does to its own process: std has no safe form of it.
+//! Changes of a server to its own process for which std has no safe form.
 
 #![allow(unsafe_code)]
 
@@ -28,7 +28,7 @@ pub fn refuse_pidfds(error: &str) {
 }
 
 pub fn ignore(signal: libc::c_int) {
-    // SAFETY: no handler is installed, so that nothing of ours runs in one.
+    // SAFETY: no handler is installed.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
@@ -58,7 +58,7 @@ pub fn count_sigchld() {
 
 /// Forks, in a process with one thread. None: this is the child.
 pub fn fork() -> Option<u32> {
-    // SAFETY: the process has one thread, or the test is about what becomes of those that it has.
+    // SAFETY: the process has one thread, or the test is about a fork with others.
     match unsafe { libc::fork() } {
         0 => None,
         child => Some(u32::try_from(child).expect("a child")),
@@ -81,14 +81,14 @@ pub fn leave_at_once() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Has the orphans of this process's descendants come to it, as they come to the first process of a container.
+/// Makes this process adopt the orphans of its descendants, as the first process of a container does.
 pub fn become_subreaper() {
     // SAFETY: no pointers.
     let result = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Undoes what this process may have inherited: signals that are ignored or blocked.
+/// Sets signals that this process has inherited as ignored or blocked to their defaults.
 pub fn take_signals_as_usual() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGCHLD] {
         // SAFETY: no handler is installed.
@@ -105,7 +105,7 @@ pub fn take_signals_as_usual() {
 /// Closes standard input, output and error, and keeps copies of them elsewhere.
 pub fn close_standard_descriptors() -> [libc::c_int; 3] {
     [0, 1, 2].map(|number| {
-        // SAFETY: no pointers; what is closed belongs to nobody.
+        // SAFETY: no pointers; no value owns the descriptor that is closed.
         unsafe {
             let copy = libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 100);
             assert_ne!(copy, -1);
@@ -118,7 +118,7 @@ pub fn close_standard_descriptors() -> [libc::c_int; 3] {
 /// Brings them back.
 pub fn restore_standard_descriptors(copies: [libc::c_int; 3]) {
     for (number, copy) in (0..).zip(copies) {
-        // SAFETY: no pointers; what is replaced belongs to nobody.
+        // SAFETY: no pointers; no value owns the descriptor that is replaced.
         unsafe { libc::dup2(copy, number) };
     }
 }
@@ -135,7 +135,7 @@ pub fn at_exit(function: extern "C" fn()) {
     assert_eq!(unsafe { libc::atexit(function) }, 0);
 }
 
-/// Waits for a child in the place of its server, and tells what it has left with: none, if a signal ended it.
+/// Reaps a child in place of its server, and gives its exit status: none, if a signal ended it.
 pub fn status_of(child: i32) -> Option<i32> {
     let mut status = 0;
     // SAFETY: the pointer is to a live int.

@@ -11,7 +11,7 @@ tests![
     without_pidfds_a_foreign_child_keeps_its_status_and_its_handler,
 ];
 
-/// Why there are none, and what else may be so at the same time.
+/// Why there are no pidfds, and the state of SIGCHLD.
 fn each(test: impl Fn(&[&str])) {
     for errno in ["no-pidfds=EPERM", "no-pidfds=ENOSYS", "no-pidfds=EMFILE"] {
         for state in ["", "ignore-sigchld-later", "block-sigchld", "foreign-child"] {
@@ -50,7 +50,7 @@ fn without_pidfds_a_server_at_its_maximum_goes_on_when_a_child_ends() {
 
 fn without_pidfds_a_close_ends_when_the_last_child_does() {
     each(|options| {
-        // The grace is much longer than a test waits.
+        // The grace is much longer than the test's own wait.
         let mut server = Server::tcp(&with(options, &["grace=600000"]));
         let mut client = server.connect();
         assert_eq!(client.ask("upload 4"), "ready");

@@ -1,4 +1,4 @@
-//! A connection that is wrapped in a child: it is bounded and ended there as elsewhere.
+//! A connection that is wrapped in a child is bounded and ended as elsewhere.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -9,7 +9,7 @@ use socketserver::{HandlerResult, StreamRequest};
 
 use crate::support::{Server, eventually};
 
-/// Turns all that is said into capitals, and says goodbye.
+/// A wrapper that turns every letter into a capital, and ends with a goodbye.
 struct Loud(Box<dyn Stream>);
 
 impl Read for Loud {
@@ -61,7 +61,7 @@ fn a_wrapped_answer_lingers_in_a_child() {
     for _ in 0..5 {
         let mut client = server.connect();
         assert_eq!(client.ask("wrap"), "WRAPPED");
-        // In one piece with what nobody will read.
+        // In one piece with bytes that are never read.
         client.send_bytes(&[&b"refuse\n"[..], &[b'x'; 30_000]].concat());
         assert_eq!(
             (client.receive(), client.receive()),
