@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a handler failed: any error type, so that `?` works on all of them.
 ///
 /// The server reports it, and looks along its chain of causes for three things: a [`Fatal`], a limit of time
-/// ([`TimedOut`](crate::request::TimedOut)), and a peer that has gone ([`PeerFault`](crate::request::PeerFault)).
+/// ([`TimedOut`]), and a peer that has gone ([`PeerFault`](crate::request::PeerFault)).
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
 /// The result of `setup`, `handle` and `finish`.

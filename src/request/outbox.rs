@@ -245,7 +245,7 @@ impl StreamRequest {
     ///
     /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that
     /// was made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
-    /// [`OutboxError::Wrapped`](crate::request::OutboxError::Wrapped). And if what is held back cannot be sent.
+    /// [`OutboxError::Wrapped`]. And if what is held back cannot be sent.
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         self.flush()?;
         self.io.outbox()

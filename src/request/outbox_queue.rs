@@ -56,7 +56,7 @@ pub(super) enum Writer {
 /// | `Wrapping` | `Wrapped` | it has been sent |
 /// | `Open` | `Ending` | the handler has returned |
 /// | `Ending` | `Closed` | what is due has been sent, or was given up |
-/// | any but `Wrapped` | `Closed` | [`Outbox::close`], or the connection has failed |
+/// | any but `Wrapped` | `Closed` | [`Outbox::close`](crate::Outbox::close), or the connection has failed |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OutboxPhase {
     Open,
