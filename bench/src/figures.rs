@@ -1,4 +1,4 @@
-//! What a measurement gives, medians of it, and the histogram behind its percentiles.
+//! The figures of a measurement, their medians, and the histogram behind the percentiles.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

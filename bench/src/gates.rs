@@ -1,22 +1,22 @@
-//! What must hold, and what we are after, of the figures beside each other.
+//! Gates, which must hold, and goals, between the figures of our servers and of their peers.
 
 use crate::figures::Figure;
 use crate::load::Load;
 
-/// What one of our servers is held to in one load.
+/// A bound and a goal for one of our servers in one load.
 #[derive(Debug)]
 pub struct Gate {
     pub load: Load,
     pub ours: &'static str,
     pub against: Against,
     pub figure: Figure,
-    /// What must hold.
+    /// The ratio that must hold.
     pub gate: f64,
-    /// What we are after.
+    /// The ratio to reach.
     pub goal: f64,
 }
 
-/// What a figure is held against.
+/// The figure that ours is compared with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Against {
     /// The same figure of this peer, in the same round.

@@ -32,7 +32,7 @@ enum Command {
     Peer {
         /// Which
         peer: peer::Peer,
-        /// What it does
+        /// The server's mode
         mode: peer::Mode,
     },
 }

@@ -35,7 +35,7 @@ impl Group {
     fn end(&mut self) -> io::Result<ExitStatus> {
         if !self.over {
             self.over = true;
-            // Before the wait: from then on the number may be somebody else's.
+            // Before the wait, after which the number may belong to another process.
             sys::kill_group(self.child.id());
         }
         self.child.wait()
@@ -44,7 +44,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // There is nobody to tell, and nothing else to try.
+        // A failure cannot be reported here, and nothing else can be tried.
         let _ = self.end();
     }
 }
@@ -118,15 +118,14 @@ fn first_line_of(stdout: ChildStdout) -> Option<(String, BufReader<ChildStdout>)
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
         if stdout.read_line(&mut line).is_ok() {
-            // Nobody waits any more when it took too long.
+            // The receiver may have given up.
             let _ = sender.send((line, stdout));
         }
     });
     receiver.recv_timeout(START).ok()
 }
 
-/// What it means that a server did not say its address. Status 2 says that it does not have what was
-/// asked for.
+/// Why a server did not print its address. Status 2 means that it does not have the mode that was asked for.
 fn no_address(group: &mut Group, stderr: &File, line: &str) -> Trouble {
     let begin = Instant::now();
     while !usage::has_ended(group.child.id()) && begin.elapsed() < Duration::from_secs(1) {
@@ -140,7 +139,7 @@ fn no_address(group: &mut Group, stderr: &File, line: &str) -> Trouble {
     }
 }
 
-/// The first line of what a server said on stderr.
+/// The first line of a server's stderr.
 fn first_words(stderr: &File) -> String {
     let mut bytes = [0; 1024];
     let count = stderr.read_at(&mut bytes, 0).unwrap_or(0);

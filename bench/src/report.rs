@@ -74,7 +74,7 @@ pub fn trouble(trouble: &Trouble) -> String {
     }
 }
 
-/// The machine, and how quiet it was before the run.
+/// The machine, and its load before the run.
 pub fn machine() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let model = read("/proc/cpuinfo")
@@ -198,7 +198,7 @@ fn write_gate(rows: &mut String, gate: &Gate, value: f64, (low, high): (f64, f64
     );
 }
 
-/// What gave no figure, or not in every round; the loads of one reason in one line.
+/// Measurements without a figure in some round; the loads of one reason in one line.
 fn write_troubles(text: &mut String, results: &Results) {
     let mut rows: Vec<(&str, String, Vec<String>)> = Vec::new();
     for (load, server, why) in &results.troubles {

@@ -25,7 +25,7 @@ pub struct Options {
     /// Servers by name, e.g. Threading,"std threads". Default: all
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
-    /// Only what the gates compare, each server of ours right before its peer. With many short rounds
+    /// Only the pairs of the gates, each server of ours right before its peer. With many short rounds
     /// (--rounds 30 --seconds 0.5) the ratios are the sharpest that can be had
     #[arg(long)]
     gates: bool,
@@ -49,7 +49,7 @@ pub struct Options {
 /// How long a process may take from its first closed connection to its end.
 const DYING: Duration = Duration::from_millis(200);
 
-/// What was measured of one server in one load, by round.
+/// The measurements of one server in one load, by round.
 #[derive(Debug, Default)]
 pub struct Samples(BTreeMap<u32, Figures>);
 
@@ -79,12 +79,12 @@ impl Samples {
 pub struct Results {
     pub loads: Vec<Load>,
     samples: BTreeMap<(String, &'static str), Samples>,
-    /// What did not give a figure, and why; each once.
+    /// Measurements without a figure, and why; each once.
     pub troubles: Vec<(Load, &'static str, Trouble)>,
 }
 
 impl Results {
-    /// What was measured of a server in a load.
+    /// The measurements of a server in a load.
     pub fn of(&self, load: Load, server: &str) -> Option<&Samples> {
         let server = SERVERS.iter().find(|known| known.name == server)?.name;
         self.samples.get(&(load.to_string(), server))
@@ -115,7 +115,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             break;
         }
     }
-    // What there is is worth showing, too.
+    // An incomplete report is worth showing, too.
     let machine = format!("{machine}; other programs used {:.2} of a processor", others.share());
     let text = report::write(options, &machine, &results);
     print!("{text}");
@@ -189,7 +189,7 @@ impl Options {
     }
 }
 
-/// What holds for all measurements.
+/// Settings of all measurements.
 struct Bench {
     plan: Plan,
     rounds: u32,
@@ -247,7 +247,7 @@ impl Bench {
                     }
                 }
             }
-            // Whoever could not do it is not asked again; the first goes last.
+            // A server that could not do it is not tried again; the first goes last.
             servers = next;
             if !servers.is_empty() {
                 servers.rotate_left(1);
@@ -260,7 +260,7 @@ impl Bench {
         let mut process = Process::start(server.command(load)?, self.processor)?;
         let result = load.measure(&process, self.plan);
         if result.is_err() {
-            // A dying process closes its connections first: what we saw may be the beginning of it.
+            // A dying process closes its connections first: the error may be the beginning of its end.
             thread::sleep(DYING);
         }
         let death = process.death();

@@ -1,4 +1,4 @@
-//! The servers that are compared: what starts them, and which loads they can take.
+//! The servers that are compared: how they are started, and which loads they can take.
 
 use std::env;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode:
 const ALL: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram];
 const WITH_WEB: &[Mode] =
     &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram, Mode::Web, Mode::Store];
-/// What a process for each connection can do: its members could not see each other.
+/// The loads for a process for each connection, in which chat members could not see each other.
 const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink];
 
 const fn ours(
@@ -107,7 +107,7 @@ impl Server {
         self.modes.contains(&load.mode()) && load.at_once() <= self.at_once
     }
 
-    /// What starts it.
+    /// The command that starts it.
     pub fn command(&self, load: Load) -> Result<Command, Trouble> {
         let skipped = |why: &str| Trouble::Skipped(why.to_owned());
         let mode = load.mode();

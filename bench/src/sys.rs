@@ -20,17 +20,17 @@ pub const ENDED: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u
 /// Report changes only.
 pub const EDGE: u32 = libc::EPOLLET as u32;
 
-/// What a call that returns -1 on failure gave.
+/// The result of a call that returns -1 on failure.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// An epoll set. What is watched is named by a number of the caller's.
+/// An epoll set. Each watched descriptor has a number of the caller's.
 pub struct Epoll(OwnedFd);
 
 impl Epoll {
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; the descriptor, if there is one, is new and nobody else's.
+        // SAFETY: no pointers; the descriptor, if there is one, is new and has no other owner.
         unsafe {
             let fd = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
             Ok(Self(OwnedFd::from_raw_fd(fd)))
@@ -42,7 +42,7 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
     }
 
-    /// Changes what `fd` is watched for.
+    /// Changes the events that `fd` is watched for.
     pub fn modify(&self, fd: &impl AsFd, events: u32, token: usize) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, events, token)
     }
@@ -146,7 +146,7 @@ pub fn ticks() -> f64 {
     (unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).max(1) as f64
 }
 
-/// Raises the number of descriptors to what is allowed, and says what that is.
+/// Raises the limit of descriptors as far as it may, and returns it.
 pub fn raise_descriptors() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are to a local that lives through the calls.
@@ -199,7 +199,7 @@ impl Batch {
         }
     }
 
-    /// Receives what is there. From a socket without a peer, `named` keeps the senders' addresses.
+    /// Receives all available datagrams. From a socket without a peer, `named` keeps the senders' addresses.
     pub fn receive(&mut self, fd: &impl AsFd, named: bool, flags: i32) -> io::Result<usize> {
         self.aim(BATCH, |_| PACKET);
         let name = if named { size_of::<libc::sockaddr_storage>() } else { 0 };
@@ -249,9 +249,9 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// A file in memory, without a path. What a server says to stderr goes here, where it never blocks it.
+/// A file in memory, without a path, for a server's stderr: writing to it never blocks.
 pub fn memory_file() -> io::Result<std::fs::File> {
-    // SAFETY: the name is a string that ends; the descriptor is new and nobody else's.
+    // SAFETY: the name ends with a zero; the descriptor is new and has no other owner.
     unsafe {
         let fd = check(libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC))?;
         Ok(OwnedFd::from_raw_fd(fd).into())

@@ -1,5 +1,5 @@
-//! What the processes of a server use, read from /proc. They are those of its process group, so that
-//! children count, and those too whose parent has ended.
+//! The resources that the processes of a server use, read from /proc. All processes of its group count: children, and
+//! also orphans.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ fn processes(group: u32) -> Vec<Process> {
         .collect()
 }
 
-/// Whether a process has ended, and nobody has waited for it yet.
+/// Whether a process has ended without having been waited for.
 pub fn has_ended(pid: u32) -> bool {
     Process::read(pid).is_none_or(|process| process.state == 'Z')
 }
@@ -73,7 +73,7 @@ pub fn kernel() -> u64 {
     field("/proc/meminfo", &["Slab:", "KernelStack:", "PageTables:", "Percpu:"])
 }
 
-/// What other programs used since a moment: what says whether figures are to be trusted.
+/// The processor time of other programs since a moment, which tells whether figures can be trusted.
 pub struct Others {
     begin: Instant,
     before: f64,
@@ -94,7 +94,7 @@ impl Others {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let times = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
         let times: Vec<f64> = times.filter_map(|time| time.parse().ok()).collect();
-        // user nice system idle iowait irq softirq steal; the rest is contained in these.
+        // user nice system idle iowait irq softirq steal; the other columns are contained in these.
         let busy = times.iter().take(8).sum::<f64>() - times.iter().skip(3).take(2).sum::<f64>();
         let own = Process::read(std::process::id()).map_or(0.0, |own| own.own + own.reaped);
         busy / sys::ticks() - own

@@ -1,4 +1,4 @@
-//! How children end, how many there are meanwhile, and what reaches their clients until then.
+//! The ends of children, their number until then, and the answers that their clients receive.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
@@ -132,7 +132,7 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
     eventually("it sleeps", || state(server.pid()) == Some('S'));
     assert_eq!(server.children().len(), 40);
     drop(clients.pop());
-    // A child knows what its parent knew when it was forked.
+    // A child has the parent's counts of the moment of the fork.
     assert_eq!(one_more.receive(), "41 accepted, 1 ended");
     assert_eq!(server.children().len(), 40);
 }
@@ -187,7 +187,7 @@ pub fn answer(number: &str) -> String {
     format!("{number} {}", number.repeat(3_000))
 }
 
-/// What clients have seen of their requests.
+/// The outcomes of the clients' requests.
 #[derive(Default)]
 struct Answers {
     whole: AtomicUsize,
@@ -227,7 +227,7 @@ fn ask_until_the_end(address: &str, client: usize, answers: &Answers) {
 }
 
 /// Each request that a child has taken is answered in whole, whenever the stop comes.
-/// Some at a time: a client that comes in the moment of a stop is refused only when it has tried again, a second later.
+/// Several at a time, because a client that connects during a stop is refused only when it tries again, a second later.
 fn a_hundred_stops_under_load_lose_no_answer() {
     std::thread::scope(|scope| {
         for lane in 0..10 {

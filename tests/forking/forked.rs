@@ -1,5 +1,5 @@
-//! Servers that are bound before a fork: by a daemon whose parent has gone, and by a parent that shares its listener with
-//! several children and may go on serving as well.
+//! Servers that are bound before a fork: by a daemon whose parent has ended, and by a parent that shares its listener
+//! with several children and may serve as well.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ tests![
 const MIXINS: [&str; 6] =
     ["inline", "threading", "pool", "forking", "with-own-gate", "with-own-event"];
 
-/// A thread for each request, and one at a time, by what the crate gives to mixins.
+/// A mixin of one's own: a thread for each request, one at a time.
 struct WithOwnGate(Arc<Gate>);
 
 impl Mixin for WithOwnGate {

@@ -34,11 +34,11 @@ impl Refusable for DatagramRequest {
     }
 }
 
-/// Shows on stderr what happens to the parent.
+/// Prints the parent's hooks on stderr.
 pub struct Told {
     /// With each new client it lists the others, and closes those that only wait for their peers.
     pub is_admin: bool,
-    /// With the first client, so that `run` does not know of it.
+    /// From the first client on, so that `run` does not see it.
     pub ignores_sigchld: bool,
 }
 
@@ -80,7 +80,7 @@ impl<R: Refusable> ServerHooks<R> for Told {
     }
 }
 
-/// Shows on stderr what the observer is told, and in which process.
+/// An observer that prints each event and its process on stderr.
 pub fn tell(event: &ServerEvent<'_>) {
     let what = match event {
         ServerEvent::RequestStarted { id, client_address, .. } => {

@@ -1,4 +1,4 @@
-//! What a server's starter has left in it: signals that are ignored or blocked, and descriptors that are closed.
+//! A server's inheritance from the process that started it: ignored or blocked signals, and closed descriptors.
 
 use crate::support::{Server, kill};
 
@@ -60,7 +60,7 @@ fn a_sigint_that_was_ignored_at_the_start_stays_ignored() {
 }
 
 fn the_server_of_a_script_in_the_background_ignores_sigint() {
-    // A shell without job control does so for what it starts by `&`.
+    // A shell without job control does so for programs that it starts by `&`.
     let script = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"];
     assert_ignores_sigint(&mut Server::start_by(&script, "tcp", "127.0.0.1:0", &[]));
 }

@@ -1,5 +1,5 @@
-//! What a forking server's process has beside its children: other servers, orphans that come to it, and, as the first
-//! process of a container, signals that do not end it.
+//! A forking server's process beside its children: other servers, orphans that it adopts, and, for the first process of a
+//! container, signals that do not end it.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};

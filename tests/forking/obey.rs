@@ -10,7 +10,7 @@ use socketserver::{
 
 use crate::{ends, system, wrapped};
 
-/// What a request does, by the first word of what it is sent.
+/// Obeys the first word of each line or datagram.
 pub struct Obey {
     pub name: String,
 }
@@ -78,7 +78,7 @@ impl StreamRequestHandler for Obey {
                 "upload" | "hurry" => {
                     let timeout = (word == "hurry").then_some(Duration::from_millis(100));
                     request.set_timeout(timeout);
-                    // Half a request: the drain has to wait for the rest.
+                    // Half a request: the drain has to wait for the other half.
                     let mut bytes = vec![0; rest.parse()?];
                     writeln!(request, "ready")?;
                     request.read_exact(&mut bytes)?;
@@ -106,7 +106,7 @@ impl StreamRequestHandler for Obey {
                     writeln!(request, "no, thank you")?;
                     return Ok(());
                 }
-                // A program that leaves another one behind, which ends when the request has.
+                // A program that leaves a second one behind, which ends after the request.
                 "orphan" => {
                     let mut shell = std::process::Command::new("sh");
                     shell.args(["-c", "(sleep 0.1; exec sleep 0.1) >/dev/null 2>&1 &"]).status()?;
@@ -172,7 +172,7 @@ pub static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::
 
 static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// What the numbers of standard input, output and error stand for.
+/// The files behind standard input, output and error.
 pub fn standard_descriptors() -> String {
     let found = (0..3).map(|number| match std::fs::read_link(format!("/proc/self/fd/{number}")) {
         Ok(file) => file.display().to_string(),

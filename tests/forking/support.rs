@@ -91,7 +91,7 @@ impl Server {
         }
     }
 
-    /// What is left of stderr, once the server has ended: the lines that begin like this.
+    /// The unread lines of stderr that begin like this, once the server has ended.
     pub fn all_told(&self, beginning: &str) -> Vec<String> {
         let mut told = Vec::new();
         while let Ok(line) = self.stderr.recv_timeout(SOON) {
@@ -100,7 +100,7 @@ impl Server {
         told
     }
 
-    /// What is left of stdout, once the server has ended.
+    /// The unread lines of stdout, once the server has ended.
     pub fn printed(&self) -> Vec<String> {
         let mut printed = Vec::new();
         while let Ok(line) = self.stdout.recv_timeout(SOON) {

@@ -144,7 +144,7 @@ pub fn status_of(child: i32) -> Option<i32> {
     libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status))
 }
 
-/// As another user, with no more processes to be had: root is not bound by the limit.
+/// Becomes another user that may start no process: the limit does not bind root.
 pub fn become_nobody() {
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live structure; the rest are numbers.

@@ -1,5 +1,5 @@
-//! The ends of children where the kernel gives no descriptor of a process: before Linux 5.3, in a container whose filter
-//! refuses the call, and without a descriptor left.
+//! The ends of children on systems without pidfds: before Linux 5.3, in a container whose filter refuses the call, and
+//! when descriptors run out.
 
 use crate::support::{Server, eventually};
 

@@ -39,7 +39,7 @@ impl Stream for Loud {
     }
 }
 
-/// What the server does at `wrap`.
+/// Handles `wrap`.
 pub fn wrap(request: &mut StreamRequest) -> HandlerResult {
     request.wrap_stream(|inner| Ok(Box::new(Loud(inner))))?;
     Ok(writeln!(request, "wrapped")?)

@@ -1,5 +1,5 @@
-//! Code of the user's that panics where nobody thinks of running it: an error that is looked at or dropped, the
-//! value of a panic, a transport. Its request ends as panicked, and the server serves the next one.
+//! User code that panics in unusual places: when an error is inspected or dropped, in the value of a panic, in a
+//! transport. The request ends as panicked, and the server serves the next one.
 
 use std::error::Error;
 use std::fmt;
@@ -24,7 +24,7 @@ use crate::support::{
     SOON, StopOnPanic, connect, eventually, exchange, inet, read_line, read_to_end,
 };
 
-/// Panics when it is dropped: an error, or what a panic is given.
+/// Panics when it is dropped; used as an error and as the value of a panic.
 #[derive(Debug)]
 struct BadDrop;
 
@@ -42,7 +42,7 @@ impl Drop for BadDrop {
     }
 }
 
-/// Panics when it is asked for its cause.
+/// Panics in `source`.
 #[derive(Debug)]
 struct BadCause;
 
@@ -58,7 +58,7 @@ impl Error for BadCause {
     }
 }
 
-/// Fails as its client wants it.
+/// Fails in the way that its client names.
 fn fail(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     while let Some(text) = request.next_line(&mut line)? {
@@ -72,7 +72,7 @@ fn fail(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-/// Tells the test of each panic that `handle_error` is told of.
+/// Sends the test each panic that `handle_error` receives.
 struct Told {
     panics: Mutex<Sender<(Phase, String)>>,
 }
@@ -114,7 +114,7 @@ impl Seen {
     }
 }
 
-/// All of them have panicked and left their places; there are more of them than workers, and one more is served.
+/// All requests have panicked and given back their permits. They were more than the workers, and one more is served.
 fn assert_lives_on<T: Transport, M: Mixin>(server: &Server<T, M>, seen: &Seen, panics: usize) {
     assert_eq!(exchange(&mut connect(inet(server)), "still here"), "still here\n");
     eventually("all have ended", || server.context().live_count() == 0);
@@ -164,7 +164,7 @@ fn an_error_that_panics_ends_its_request_and_nothing_else_pool() {
     all_end_as_panicked(|| Pool::new(2));
 }
 
-/// Errors of the hooks that nobody is given: they are dropped all the same.
+/// Errors of hooks that are dropped without being reported.
 struct BadHooks {
     verified: AtomicUsize,
 }
@@ -275,7 +275,7 @@ fn a_transport_that_cannot_make_a_request_loses_that_one_alone() {
     a_request_that_cannot_be_made(Pool::new(2));
 }
 
-/// Says that it is in, and ends the server when nothing is accepted any more and the server drains.
+/// Greets its client, and ends the server by a `Fatal` once the server drains.
 fn end_late(request: &mut StreamRequest) -> HandlerResult {
     writeln!(request, "in")?;
     request.server().shutdown_handle().wait();

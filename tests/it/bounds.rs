@@ -1,5 +1,5 @@
-//! Every bound in time is the one that is documented: what counts as progress, which of two bounds holds, and what
-//! the largest and the smallest of them mean.
+//! Every time limit works as documented: what counts as progress, which of two limits holds, and the meaning of the
+//! largest and the smallest values.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -22,9 +22,9 @@ enum Way {
     Plain,
     /// Through a stream that stands before the socket.
     Wrapped,
-    /// The same, by a wrapper that takes all it is given and then has it leave, as sessions do.
+    /// The same, by a wrapper that accepts all bytes before it sends them, as TLS sessions do.
     Session,
-    /// Behind what others send.
+    /// After bytes that others have sent.
     Outbox,
 }
 
@@ -82,7 +82,7 @@ impl ServerHooks<StreamRequest> for WrapIf {
         Ok(())
     }
 
-    /// The test sees it by other means.
+    /// The test learns of failures in another way.
     fn handle_error(&self, _failure: &socketserver::hooks::Failure<'_>) {}
 }
 
@@ -110,7 +110,7 @@ fn much() -> &'static [u8] {
 /// How a write has ended, and after how long.
 type Ended = (Option<Timeout>, Duration);
 
-/// A server whose handler writes more than its peer takes, and how that has ended.
+/// A server whose handler writes more than its peer takes, and the result of that write.
 fn write_much(way: Way, limits: Limits) -> (BackgroundServer<Tcp, Threading>, Receiver<Ended>) {
     let (tell, told) = channel();
     let server = serve(way, limits, move |request| {
@@ -149,7 +149,7 @@ fn for_each_way(test: impl Fn(Way) + Sync) {
     });
 }
 
-/// Long beside what a busy machine needs to notice it.
+/// Long compared with the delays of a busy machine.
 const LIMIT: Duration = Duration::from_secs(3);
 
 #[test]
@@ -186,7 +186,7 @@ fn a_slow_peer_has_until_the_bound_of_the_whole_and_not_longer() {
     });
 }
 
-/// What a timeout said: which, and how long it was to be.
+/// The limit that a timeout names, and its duration.
 fn told(error: &io::Error) -> Option<(Timeout, Duration)> {
     TimedOut::find(error).map(|found| (found.which(), found.after()))
 }
@@ -194,7 +194,7 @@ fn told(error: &io::Error) -> Option<(Timeout, Duration)> {
 const MOMENT: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A server whose handler does something first and then reads bytes that never come; how that has ended.
+/// A server whose handler does something and then reads bytes that never come, and the result of that read.
 fn read_in_vain(
     limits: Limits,
     prepare: impl Fn(&mut StreamRequest) + Send + Sync + 'static,
@@ -228,7 +228,7 @@ fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
     let nothing = Some((Timeout::Deadline, Duration::ZERO));
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::ZERO)), nothing);
 
-    // It says so, and has the limit lifted.
+    // It answers, and lifts the limit.
     let limits = Limits::default().request(MOMENT).idle(3 * MOMENT);
     let lift = |request: &mut StreamRequest| request.set_server_deadline(None);
     assert_eq!(read_in_vain(limits, lift), Some((Timeout::Idle, 3 * MOMENT)));
@@ -249,7 +249,7 @@ fn a_bound_of_a_whole_counts_all_reads_and_writes_together() {
             }
         };
         let _ = tell.send((told(&error), began.elapsed()));
-        // What can be sent at once still is, and the rest of the request has its limits again.
+        // Bytes that fit into the buffer are still sent, and the usual limits hold again afterwards.
         request.write_all(b"too late\n")?;
         request.deadline_in(None);
         request.next_line(&mut line)?;
@@ -310,11 +310,11 @@ fn a_handshake_has_the_time_of_the_whole_request_at_most_and_leaves_no_bound_beh
 #[derive(Clone, Copy, Debug)]
 enum Feed {
     Outbox,
-    /// A copy of the descriptor, as the other half of a tunnel has it.
+    /// A duplicate of the descriptor, as in the other half of a tunnel.
     Copy,
 }
 
-/// A server whose handler waits for a line of its client, while somebody else sends to that; how the wait has ended.
+/// A server whose handler waits for a line while others send to its client, and the result of that wait.
 fn fed(
     feed: Feed,
     idle: Duration,
@@ -380,7 +380,7 @@ fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
         Ok(())
     });
     let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    // What its own system holds it need not take from ours.
+    // Bytes in the client's own buffers are no longer in ours.
     client.set_recv_buffer_size(64 << 10).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.connect(&inet(&*server).into()).unwrap();
@@ -399,7 +399,7 @@ fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
     }
 }
 
-/// How much time of the processor this thread has had, as the system counts it: in hundredths of a second.
+/// The processor time of this thread, in the system's unit: hundredths of a second.
 fn ticks_of_this_thread() -> u64 {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -436,7 +436,7 @@ fn what_the_owner_of_a_copy_sets_lifts_no_limit_and_costs_no_spin() {
             let began = ticks_of_this_thread();
             assert_eq!(request.next_line(&mut line)?, Some("said"));
             let _ = tell.send((ticks, ticks_of_this_thread() - began));
-            // And a write that finds no room waits for it.
+            // A write without room waits.
             request.write_all(&much()[..16 << 20])?;
             Ok(())
         });
@@ -565,7 +565,7 @@ fn never_is_a_wait_that_neither_ends_nor_spins() {
         .first_read(never)
         .linger(never)
         .drain(never);
-    // What only just is none, and what is the longest that the kernel is told.
+    // The shortest time that counts as no limit, and the longest that is passed to the kernel.
     let longest = Duration::from_secs(i32::MAX as u64);
     let times = [None, Some(never), Some(longest), Some(longest - Duration::from_secs(1))];
     for (way, timeout) in WAYS.iter().flat_map(|way| times.map(|time| (*way, time))) {

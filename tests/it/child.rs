@@ -1,4 +1,4 @@
-//! Runs a test of this binary once more, in a process of its own, and reads its output.
+//! Runs a test of this binary in a process of its own, and reads its output.
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -43,13 +43,12 @@ pub fn waited(mut child: Child, patience: Duration) -> ExitStatus {
     }
 }
 
-/// What a child writes to stderr, each `write` of it by itself: its stderr is a socket that keeps the
-/// bounds of what is sent.
+/// The writes of a child to stderr, one by one: its stderr is a socket that keeps the boundaries of messages.
 pub fn writes_to_stderr(mut command: Command) -> (Output, Vec<String>) {
     let (mut ours, theirs) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
     ours.set_read_timeout(Some(SOON)).unwrap();
     let child = command.stderr(OwnedFd::from(theirs)).spawn().unwrap();
-    // With the command goes our copy of the child's end.
+    // This closes our copy of the child's end.
     drop(command);
     let reading = thread::spawn(move || {
         let mut writes = Vec::new();

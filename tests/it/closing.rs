@@ -1,5 +1,5 @@
-//! A server that is closed from within, by a hook, an observer or a handler, or by several at once; and what becomes of
-//! those that it has taken.
+//! A server is closed by its own hook, observer or handler, or by several threads at once; and the fate of the requests
+//! that it has accepted.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -37,7 +37,7 @@ enum Place {
     Handler,
 }
 
-/// TCP that loses a client when it is told to.
+/// TCP that can lose a client while accepting it.
 struct Losing {
     inner: Tcp,
     loses: Arc<AtomicBool>,
@@ -188,7 +188,7 @@ fn closes_at<M: Mixin + 'static>(mixin: M, place: Place) {
     closes.armed.store(true, Ordering::SeqCst);
     let loses_one = matches!(place, Place::AcceptError | Place::AcceptFailed);
     loses.store(loses_one, Ordering::SeqCst);
-    // Those that come after the close are refused.
+    // Clients that connect after the close are refused.
     let mut clients: Vec<_> = (0..5).filter_map(|_| TcpStream::connect(address).ok()).collect();
     for client in &mut clients {
         let _ = client.write_all(b"fail\n");
@@ -234,7 +234,7 @@ fn a_server_may_be_closed_wherever_code_of_its_user_runs_pool() {
     closes_at_every_place(|| Pool::new(4));
 }
 
-/// The hook may wait for the thread that closes: it holds nothing that a close needs.
+/// The hook may wait for the closing thread: no lock that a close needs is held meanwhile.
 #[test]
 fn a_close_returns_while_the_loop_is_in_a_hook() {
     let (begins, begun) = mpsc::channel();
@@ -316,7 +316,7 @@ fn a_handler_that_closes_as_well_takes_no_reply_from_a_close_that_waits() {
     assert!(UdpSocket::bind(inet(&*server)).is_ok(), "its port is free");
 }
 
-/// Those that were cut off at the deadline are not served after it, when nobody can hear the answer.
+/// Requests that are cut off at the deadline are not served later, when their clients cannot receive the answer.
 #[test]
 fn no_handler_begins_when_the_close_has_cut_its_request_off() {
     let (begun, goes_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -338,7 +338,7 @@ fn no_handler_begins_when_the_close_has_cut_its_request_off() {
     assert_eq!(server.context().counts().refused, 9);
 }
 
-/// The close waits for nothing, because it would wait for itself; those in the queue are served all the same.
+/// The close does not wait, because it would wait for itself; clients in the accept queue are still served.
 fn a_handler_closes<M: Mixin + 'static>(mixin: M) {
     let own: Arc<OnceLock<Weak<Server<Tcp, M>>>> = Arc::default();
     let closer = Arc::clone(&own);
@@ -383,7 +383,7 @@ fn the_queue_of_a_server_that_its_handler_closes_is_served_pool() {
     a_handler_closes(Pool::new(1).queue(0));
 }
 
-/// The guard of a server in the background, in the hands of its handler, which ends it as its client says.
+/// A handler that owns the guard of its own server, and ends it in the way that its client names.
 fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
     let place: Arc<Mutex<Option<BackgroundServer<Tcp, M>>>> = Arc::default();
     let inside = Arc::clone(&place);
@@ -408,7 +408,7 @@ fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
     let mut client = connect(address);
     writeln!(client, "end").unwrap();
     let said = has_ended.recv_timeout(SOON);
-    // A sender that is gone is a handler that has panicked.
+    // The sender is dropped only if the handler has panicked.
     assert_eq!(said.is_ok(), how != "panic", "{how}: {said:?}");
     eventually("nobody listens any more", || TcpStream::connect(address).is_err());
 }

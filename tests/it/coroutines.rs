@@ -1,6 +1,5 @@
-//! The seam on which coroutines rest, proven by a small mixin that runs every request as a stackful
-//! coroutine on the thread of the accept loop: the same handlers, the same transports, another
-//! [`Parker`]. It is made to be short, not fast.
+//! The interface for coroutines, tested by a small mixin that runs every request as a stackful coroutine on the thread
+//! of the accept loop. Handlers and transports stay the same; the [`Parker`] is another. It is short rather than fast.
 
 #![allow(unsafe_code, reason = "epoll, and switching between stacks")]
 
@@ -62,7 +61,7 @@ thread_local! {
 
 type Body = Box<dyn FnOnce()>;
 
-/// A coroutine, and what it waits for.
+/// A coroutine, and the descriptors or the time it waits for.
 struct Task {
     coroutine: Option<Coroutine<(), (), ()>>,
     wakes_at: Option<Instant>,
@@ -87,7 +86,7 @@ impl Worker {
             return Err(io::Error::last_os_error());
         }
         Ok(Self {
-            // SAFETY: the descriptor is new and nobody else's.
+            // SAFETY: the descriptor is new and has no other owner.
             epoll: unsafe { OwnedFd::from_raw_fd(fd) },
             tasks: RefCell::default(),
             ready: RefCell::default(),
@@ -118,7 +117,7 @@ impl Worker {
     }
 
     fn resume(&self, id: usize) {
-        // Taken out for the time of its run, in which it may spawn others.
+        // Taken out while it runs, because it may spawn others.
         let taken = self.tasks.borrow_mut()[id].as_mut().and_then(|task| task.coroutine.take());
         let Some(mut coroutine) = taken else { return };
         let result = coroutine.resume(());
@@ -162,7 +161,7 @@ impl Worker {
         let events = u32::try_from(events).expect("flags");
         let mut event = libc::epoll_event { events, u64: id as u64 };
         // SAFETY: the pointer is to a live event. A descriptor that is not registered is an error
-        // that says so and does nothing.
+        // a wake-up without effect.
         unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), what, fd, &raw mut event) };
     }
 }
@@ -336,7 +335,7 @@ fn the_timeout_of_a_coroutine_says_which_limit_it_was() {
     assert_eq!(diary.lines(), ["timed out"]);
 }
 
-/// Sleeps, and then says so.
+/// Sleeps, and then answers.
 struct Sleeper;
 
 impl StreamRequestHandler for Sleeper {
@@ -356,7 +355,7 @@ fn two_hundred_sleeps_on_one_thread_take_as_long_as_one() {
     for client in &mut clients {
         assert_eq!(read_to_end(client), b"awake\n");
     }
-    // One after the other they would take forty seconds.
+    // In sequence they would take forty seconds.
     assert!(began.elapsed() < SOON);
 }
 

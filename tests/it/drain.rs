@@ -115,7 +115,7 @@ fn two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline() {
         assert!(text.contains("\n  and 180 more"), "{text}");
         for client in &mut clients {
             let mut rest = Vec::new();
-            // What was on its way may come back as a reset; nobody is thanked for a half.
+            // Bytes under way may cause a reset; half a request gets no answer.
             let _ = client.read_to_end(&mut rest);
             assert_eq!(rest, b"");
         }
@@ -125,7 +125,7 @@ fn two_hundred_in_the_middle_of_a_request_are_cut_off_at_the_deadline() {
     });
 }
 
-/// What a client has seen of its requests.
+/// The outcomes of a client's requests.
 #[derive(Default)]
 struct Answers {
     whole: AtomicUsize,
@@ -133,7 +133,7 @@ struct Answers {
     wrong: AtomicUsize,
 }
 
-/// The answer to a request: its number, and so much that it does not fit into one segment.
+/// The answer to a request: its number, and more bytes than fit into one segment.
 fn answer(number: &str) -> String {
     format!("{number} {}\n", number.repeat(3_000))
 }
@@ -147,7 +147,7 @@ fn ask_until_the_end(address: SocketAddr, client: usize, answers: &Answers) {
         stream.set_nodelay(true).unwrap();
         for request in 0..5 {
             let number = format!("{client}{connection:04}{request}");
-            // In two parts, so that the end may come between them.
+            // In two parts, so that the stop can come between them.
             let (one, other) = number.split_at(3);
             let sent = stream.write_all(one.as_bytes());
             if sent.and_then(|()| stream.write_all(format!("{other}\n").as_bytes())).is_err() {
@@ -194,7 +194,7 @@ impl Random {
     }
 }
 
-/// Some at a time: a client that comes in the moment of a stop is refused only when it has tried again, a second later.
+/// Several at a time, because a client that connects during a stop is refused only when it tries again, a second later.
 fn stops_under_load<M: Mixin + 'static>(rounds: u64, mixin: impl Fn() -> M + Sync) {
     thread::scope(|scope| {
         for lane in 0..10 {

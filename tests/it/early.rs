@@ -1,4 +1,4 @@
-//! An answer that is given before its peer has sent everything arrives, whatever the peer goes on to send.
+//! An answer arrives although its peer has not sent everything yet, and goes on sending.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -20,11 +20,11 @@ fn patient() -> Limits {
 
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// What a client hears that sends something, and goes on when its request has ended on the other side.
+/// The answer that a client receives if it goes on sending after its request has ended on the server.
 fn heard(mut client: TcpStream, first: &[u8], has_ended: impl Fn() -> bool) -> io::Result<String> {
     client.write_all(first)?;
     eventually("the request has ended", has_ended);
-    // A system that knows no such connection any more resets it, and this fails or what follows does.
+    // If the system has forgotten the connection it sends a reset, and this call or the next one fails.
     client.write_all(&vec![b'x'; 3 << 20])?;
     client.shutdown(std::net::Shutdown::Write)?;
     let mut answer = String::new();

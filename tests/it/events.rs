@@ -1,4 +1,4 @@
-//! What a server tells of itself: a beginning and an end of every request, counts that add up, and the live
+//! Observing a server: a beginning and an end of every request, counts that add up, and the live
 //! list.
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ fn patient() -> Limits {
     Limits::default().idle(HOUR).read(HOUR).write(HOUR)
 }
 
-/// One event, as it was told.
+/// One event, as the observer received it.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Started { id: u64, peer: String, handler: &'static str },
@@ -137,7 +137,7 @@ fn counted(counts: &Counts) -> HashMap<CloseReason, u64> {
     all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
-/// Hooks that let everybody in or nobody, answer those who are refused, and print nothing.
+/// Hooks that accept all requests or none, answer refused ones, and print nothing.
 struct Quiet {
     admits: bool,
 }
@@ -154,7 +154,7 @@ impl<R: Write> ServerHooks<R> for Quiet {
     fn handle_error(&self, _failure: &Failure<'_>) {}
 }
 
-/// Does what it is told, a line at a time.
+/// Obeys its client, one line at a time.
 fn obey(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     while let Some(text) = request.next_line(&mut line)? {
@@ -253,7 +253,7 @@ fn disconnected() {
 fn disconnected_by_an_end_in_the_middle() {
     ends_as(CloseReason::Disconnected, Threading::new(), patient(), |client, _| {
         assert_eq!(exchange(client, "half"), "go on\n");
-        // An orderly end, and only half of what was announced.
+        // An orderly end after half of the announced bytes.
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(read_to_end(client).is_empty());
     });
@@ -310,7 +310,7 @@ fn rejected() {
     ends_as(CloseReason::Rejected, Threading::new(), patient(), say(""));
 }
 
-/// Has no room for anybody.
+/// Is always full.
 struct Full;
 
 impl Mixin for Full {
@@ -328,7 +328,7 @@ fn refused() {
 
 #[test]
 fn released() {
-    /// Takes every request for somebody else's.
+    /// Releases every request, as if another process served it.
     struct Lets;
     impl Mixin for Lets {
         fn process_request(&self, job: Job) {
@@ -346,7 +346,7 @@ fn counts_add_up(mixin: impl Mixin + 'static) {
         thread::spawn(move || {
             for round in 0..40 {
                 let mut client = connect(address);
-                // Who is refused may find that out at any point of this.
+                // A refused client may find out at any point of this.
                 let _ = match (number + round) % 6 {
                     0 => client.write_all(b"fail\n"),
                     1 => client.write_all(b"panic\n"),
@@ -422,7 +422,7 @@ fn bytes_are_counted_both_ways_whoever_sends_them() {
     let log = Log::default();
     let handler = stream_fn(|request| {
         let mut line = String::new();
-        // Text, a large block, what is held back, and what goes through an outbox.
+        // Text, a large block, held-back output, and bytes through an outbox.
         request.next_line(&mut line)?;
         writeln!(request, "{line}")?;
         request.write_all(&vec![b'x'; 3_000_000])?;
@@ -602,7 +602,7 @@ fn an_observer_that_panics_harms_nobody_pool() {
 
 #[test]
 fn an_end_is_told_when_the_connection_is_closed_and_its_handler_is_gone() {
-    /// Says when it is dropped.
+    /// Notes its drop.
     struct Leaves {
         order: Arc<Mutex<Vec<&'static str>>>,
     }

@@ -1,4 +1,4 @@
-//! What a hook finds out reaches the handler of the same request, and no other.
+//! A value that a hook sets reaches the handler of the same request, and no other.
 
 use std::io::Write;
 use std::net::UdpSocket;
@@ -17,7 +17,7 @@ use socketserver::{
 
 use crate::support::{SOON, connect, eventually, folder, inet, read_to_end, receive_text};
 
-/// Who a client is, by its port; counts how many there are.
+/// A client's identity, by its port; counts its instances.
 struct Visitor {
     port: u16,
     alive: Arc<AtomicUsize>,
@@ -29,7 +29,7 @@ impl Drop for Visitor {
     }
 }
 
-/// Lets in whoever has an odd port, and leaves who that is.
+/// Accepts clients with odd ports, and sets their identity.
 #[derive(Clone, Default)]
 struct Visitors {
     alive: Arc<AtomicUsize>,
@@ -137,7 +137,7 @@ fn a_later_step_has_what_an_earlier_one_has_left() {
     assert_eq!(read_to_end(&mut connect(inet(&*server))), b"wrap_request, setup\n");
 }
 
-/// Lets in this user alone, whom the kernel names.
+/// Accepts only the current user, by the kernel's credentials.
 struct SameUser;
 
 impl ServerHooks<StreamRequest> for SameUser {

@@ -1,4 +1,4 @@
-//! A connection that is open and has sent nothing yet when its server begins to stop: it has a part of the grace.
+//! A connection that has sent nothing yet when its server begins to stop gets a part of the grace period.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::support::{
     read_to_end,
 };
 
-/// So long that a test would not live to see it.
+/// Longer than any test runs.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn limits(first_read: Duration) -> Limits {
@@ -44,7 +44,7 @@ fn echo(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-/// Closes a server beside what its client does meanwhile, once handlers have been told.
+/// Closes a server, and calls `meanwhile` once the drain has begun.
 fn while_it_closes<T: Transport, M: Mixin + 'static>(
     server: &BackgroundServer<T, M>,
     meanwhile: impl FnOnce(),
@@ -134,7 +134,7 @@ fn the_drain_bounds_the_time_for_a_first_read() {
     assert!(read_to_end(&mut client).is_empty());
 }
 
-/// A pool whose worker is busy with another: the second has not even begun to read.
+/// The pool's only worker is busy with another request; the handler of the second has not begun to read.
 #[test]
 fn one_that_waited_for_a_worker_has_its_time_as_well() {
     let server = bind::<Tcp, _>("127.0.0.1:0", Pool::new(1), HOUR, stream_fn(echo));
@@ -148,7 +148,7 @@ fn one_that_waited_for_a_worker_has_its_time_as_well() {
     assert_eq!((report.open_at_start, report.stopped, report.unheard), (2, 2, 0), "{report}");
 }
 
-/// Nobody waits at the close, and the time is over all the same.
+/// The time for the first read ends also when no close is waiting.
 #[test]
 fn a_close_that_waits_for_nobody_ends_first_reads_as_well() {
     let first_read = Duration::from_millis(100);
@@ -192,7 +192,7 @@ fn what_comes_before_the_first_request_is_none() {
     assert_eq!((report.stopped, report.unheard), (1, 0), "{report}");
 }
 
-/// A handler may make of `Stopping` what it likes: how its request ended is not its to say.
+/// A handler may turn `Stopping` into success, and the request still counts as stopped.
 #[test]
 fn a_request_that_a_drain_ended_is_not_completed() {
     let reasons = Arc::new(parking_lot::Mutex::new(Vec::new()));

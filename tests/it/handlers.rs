@@ -91,7 +91,7 @@ impl DatagramRequestHandler for Silent {
     }
 }
 
-/// Tells the test that it runs, and waits until the test lets it end.
+/// Announces that it runs, and blocks until the test releases it.
 #[derive(Clone)]
 pub struct Held {
     started: Sender<std::thread::ThreadId>,
@@ -101,11 +101,11 @@ pub struct Held {
 /// The test's side of [`Held`].
 pub struct Holder {
     pub started: Receiver<std::thread::ThreadId>,
-    /// One message lets one handler end; dropping it, all of them.
+    /// One message releases one handler; dropping the sender releases all of them.
     pub release: Sender<()>,
 }
 
-/// A handler that the test holds, and what it is held by.
+/// A handler that blocks until the test releases it, and the test's side of it.
 pub fn held() -> (Held, Holder) {
     let (started, starts) = channel();
     let (release, releases) = channel();
@@ -137,7 +137,7 @@ impl DatagramRequestHandler for Held {
     }
 }
 
-/// Writes down what happens, in order, from wherever it happens.
+/// A log of steps in their order, from any thread.
 #[derive(Clone, Default)]
 pub struct Diary {
     lines: Arc<Mutex<Vec<String>>>,
@@ -166,7 +166,7 @@ impl Diary {
     }
 }
 
-/// Notes its steps in a diary, and fails in those it is told to.
+/// Notes its steps in a diary, and fails in some of them.
 pub struct Steps {
     pub diary: Diary,
     pub fail_in: &'static [&'static str],

@@ -1,4 +1,4 @@
-//! What a server inherits from its starter, and what the programs inherit that its handlers start.
+//! A server's inheritance from the process that started it, and the inheritance of programs that its handlers start.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +11,7 @@ use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 use crate::support::system::{descriptor_limits, set_descriptor_limits};
 use crate::support::{StopOnPanic, alone, connect, exchange, inet, skip};
 
-/// Each line is what a shell says of its limit, of its signals, or both.
+/// Answers each line with a shell's report of its limit, its signals, or both.
 fn asks_a_shell(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     while let Some(text) = request.next_line(&mut line)? {
@@ -19,7 +19,7 @@ fn asks_a_shell(request: &mut StreamRequest) -> HandlerResult {
         match text {
             "as it is" => command.args(["-c", "ulimit -Sn"]),
             "restored" => restore_limits(command.args(["-c", "ulimit -Sn"])),
-            // A shell that waits for its grep blocks signals; this one becomes it.
+            // A shell blocks signals while it waits for its grep; with `exec` it becomes grep.
             "signals" => command.args(["-c", "exec grep -E 'Sig(Blk|Ign)' /proc/self/status"]),
             _ => return Err("what?".into()),
         };
@@ -57,7 +57,7 @@ fn programs_of_handlers_get_back_the_limit_that_run_has_raised() {
         let answers = ask_while_it_runs(&["as it is", "restored"]);
         let hard = String::from_utf8(before.stdout).unwrap().lines().last().unwrap().to_owned();
         assert_eq!(answers, [hard, "777".to_owned()]);
-        // Another limit that somebody has set since is left alone, and one that nobody has raised as well.
+        // A limit that was set since then stays, and so does one that was never raised.
         set_descriptor_limits(888, descriptor_limits().1);
         let mut command = Command::new("sh");
         let said = restore_limits(command.args(["-c", "ulimit -Sn"])).output().unwrap().stdout;
@@ -102,7 +102,7 @@ fn a_file_size_limit_fails_a_write_and_ends_only_the_programs_of_handlers() {
         let mut line = String::new();
         while let Some(text) = request.next_line(&mut line)? {
             let said = if text == "a program" {
-                // It would be alive if it had inherited that the signal is ignored or blocked.
+                // With an inherited ignored or blocked signal it would still be alive.
                 let status = Command::new("sh").args(["-c", "kill -XFSZ $$; exit 7"]).status()?;
                 format!("{:?}", status.signal())
             } else {
@@ -130,7 +130,7 @@ fn a_file_size_limit_fails_a_write_and_ends_only_the_programs_of_handlers() {
 
 #[test]
 fn a_program_has_no_descriptor_that_this_process_was_started_with() {
-    // As one that was there at the start: it is not closed by an exec.
+    // Like a descriptor from the start of the process, it is not closed by an exec.
     let lock = rustix::io::dup(tempfile::tempfile().unwrap()).unwrap();
     let number = std::os::fd::AsRawFd::as_raw_fd(&lock);
     let list = || {

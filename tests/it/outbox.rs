@@ -19,7 +19,7 @@ use crate::support::{SOON, alone, connect, eventually, inet, read_line, read_to_
 
 type Members = Arc<Mutex<HashMap<u64, Outbox>>>;
 
-/// Puts itself into the room, says so, and tells every line to all others.
+/// Joins the room, announces it, and sends every line to all others.
 struct Member {
     members: Members,
 }
@@ -52,7 +52,7 @@ fn room<M: Mixin + 'static>(mixin: M) -> (BackgroundServer<Tcp, M>, Members, Dia
     let diary = Diary::default();
     let (inside, ends) = (Arc::clone(&members), diary.clone());
     let mut options = SocketOptions::default();
-    // So that a member who reads nothing is behind before megabytes have been said.
+    // Small, so that a member that reads nothing falls behind before megabytes have been sent.
     options.send_buffer_bytes = Some(64 * 1024);
     let server = Builder::<Tcp, _>::new(mixin)
         .socket_options(options)
@@ -135,7 +135,7 @@ fn a_silent_member_of(size: usize) {
     let mut listeners: Vec<_> = (2..size).map(|_| join(&server)).collect();
     assert_eq!(members.lock().unwrap().len(), size);
     let text = "x".repeat(1_000);
-    // How many lines all others have had while one member's waited for room, and since it was dropped.
+    // The lines that all others received while one member's waited for room, and after it was dropped.
     let (mut meanwhile, mut since) = (0, 0);
     for number in 0..20_000 {
         let line = format!("{number} {text}\n");
@@ -160,7 +160,7 @@ fn a_silent_member_of(size: usize) {
     assert!(meanwhile >= 100, "it was never behind: {meanwhile}");
     assert_eq!(since, 20, "the silent member is dropped, and the others go on");
     eventually("its request ends", || diary.contains(&CloseReason::ClosedHere.to_string()));
-    // What it had been sent before is still there to read, in whole lines but for the last one.
+    // The bytes sent before that can still be read, in whole lines but for the last one.
     let mut rest = Vec::new();
     let ended = silent.read_to_end(&mut rest);
     let kind = ended.expect_err("the system keeps nothing for it").kind();
@@ -279,7 +279,7 @@ fn an_outbox_that_is_full_takes_nothing_of_a_message() {
     assert_eq!(outbox.send("fits\n"), Ok(()));
 }
 
-/// Sends the first one that it refuses more than fits anywhere, and the next ones a word.
+/// Answers the first refused client by more bytes than any buffer holds, and the next ones by a word.
 struct Farewell {
     refused: AtomicUsize,
 }
@@ -334,7 +334,7 @@ fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
             }
             // Its own connection has no outbox, and room for this.
             writeln!(request, "done")?;
-            // By other means than this crate's it waits for what the listener has heard.
+            // Waits for the listener's message by a channel, and not by the crate.
             told.lock().unwrap().recv()?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What a path of a Unix socket means: the file that was made, wherever the process and its names have gone since.
+//! The path of a Unix socket stays that of the file that was created, after a `chdir` and after renames.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use crate::handlers::{Echo, OneLine, Silent};
 use crate::support::process::in_a_process;
 use crate::support::{connect_any, exchange, folder};
 
-/// Goes to another folder of this process, for good: for tests in a process of their own.
+/// Changes the working directory of the process: only for tests in a process of their own.
 fn go_to(folder: &Path) {
     std::env::set_current_dir(folder).unwrap();
 }
@@ -33,7 +33,7 @@ fn a_relative_path_means_the_same_when_the_process_has_gone_elsewhere() {
             .socket_options(SocketOptions::default().unlink_on_close(true));
         let datagram = datagram.bind("./datagram", || OneLine).unwrap();
         go_to(elsewhere.path());
-        // What has the same name there is somebody else's.
+        // Files of the same names here are not the server's.
         let others = ["stream", "datagram"];
         others.iter().for_each(|name| fs::write(name, "precious").unwrap());
         assert_eq!(path_of(&*stream), here.path().join("stream"));
@@ -68,7 +68,7 @@ fn a_short_name_in_a_folder_with_a_long_one_can_be_bound() {
         assert_eq!(path_of(&*server), long.join("s"));
         let mut client = connect_any(&Address::Unix("s".into()));
         assert_eq!(exchange(&mut *client, "hello"), "hello\n");
-        // It is looked for by the long name, and found alive.
+        // It is found alive by the long name.
         assert!(UnixStreamServer::bind("s", || Silent).unwrap_err().is_address_in_use());
         go_to(folder.path());
         server.stop().unwrap();
@@ -96,7 +96,7 @@ fn the_path_of_a_server_that_is_about_to_listen_is_not_stale() {
     others_are_refused(&path);
     let stream = stream.serve_in_background().unwrap();
     assert_eq!(exchange(&mut *connect_any(&stream.server_address()), "hello"), "hello\n");
-    // Those who have asked have not come in for that.
+    // A process that tests for a living server is no client.
     assert_eq!(stream.context().counts().accepted, 1);
 
     let path = folder.path().join("datagram");
@@ -123,7 +123,7 @@ fn a_file_is_removed_where_it_was_made_also_when_its_folder_has_another_name() {
     assert_eq!(fs::read_to_string(was.join("s")).unwrap(), "precious");
 }
 
-/// The hook comes right before the bind: what somebody does to the folder between two looks at it.
+/// The hook runs right before the bind, and changes the folder between two inspections.
 struct Exchanges<F>(F);
 
 impl<R: socketserver::request::Request, F: Fn() + Send + Sync + 'static>
@@ -147,7 +147,7 @@ fn a_socket_in_a_place_that_a_link_leads_to_gets_its_mode_and_nothing_else_does(
     let secret = folder.path().join("secret");
     fs::write(&secret, "").unwrap();
     fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    // A link to a folder is a way like others; a link in the place of the file is not replaced, nor what it points to.
+    // A link to a folder is followed. A link in place of the socket's file is not replaced, nor is its target.
     let server = UnixStreamServer::builder()
         .socket_options(SocketOptions::default().unix_mode(0o666))
         .bind(link.join("s"), || Silent);

@@ -1,5 +1,4 @@
-//! Clients that others have written, first of all CPython's own tests: whoever speaks to Python's
-//! `socketserver` speaks to this one.
+//! Foreign clients, first of all CPython's own tests: a client of Python's `socketserver` works with this one.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -100,7 +99,7 @@ impl Servers {
         }
     }
 
-    /// Has CPython's clients speak to all of them.
+    /// Runs CPython's clients against all of them.
     fn examine(self, family: &str, examine: &str) {
         let lines = self.addresses.iter().map(|address| format!("{family} {examine} {address}\n"));
         let ended = client("python3", &["-c", CLIENTS], &lines.collect::<String>());

@@ -1,4 +1,4 @@
-//! Those that stand in the queue of a server when it begins to stop, and those that come after.
+//! Clients in the accept queue of a server that begins to stop, and clients that connect later.
 
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
@@ -21,7 +21,7 @@ use crate::support::{
     read_to_end, receive, udp_client,
 };
 
-/// So long that a test would not live to see it.
+/// Longer than any test runs.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn limits() -> Limits {
@@ -66,8 +66,8 @@ fn is_refused(address: &Address) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Closes a server beside what goes on meanwhile, once nobody is let in any more. Says how many were let in until then, to
-/// find that out.
+/// Closes a server, and calls `meanwhile` once new clients are refused. Also returns the number of clients that were
+/// accepted while this was tried out.
 fn while_it_closes<T: Transport, M: Mixin + 'static>(
     server: &BackgroundServer<T, M>,
     meanwhile: impl FnOnce(),
@@ -106,7 +106,7 @@ fn new_clients_are_refused_in_the_middle_of_a_request_unix() {
     refuses_at_once::<UnixStream>(folder.path().join("s").to_str().unwrap());
 }
 
-/// They have been told that they are connected, and the loop is away.
+/// The kernel has completed their connections, and the loop is busy with a request.
 fn serves_the_queue<T: Bind<Request = StreamRequest>>(address: &str) {
     let (server, mut first) = busy::<T>(address, limits());
     let mut queue: Vec<_> = (0..20).map(|_| connect_any(&server.server_address())).collect();
@@ -156,7 +156,7 @@ fn those_for_whom_there_is_no_room_are_turned_away() {
     assert_eq!(report.open_at_start, 3, "{report}");
 }
 
-/// A request that nobody serves in time does not keep the close: it is cut off at the deadline with the others.
+/// A request that gets no worker in time does not delay the close: it is cut off at the deadline with the others.
 #[test]
 fn the_queue_is_forced_at_the_deadline_as_all_are() {
     let (server, mut first) = busy::<Tcp>("127.0.0.1:0", limits());
@@ -170,7 +170,7 @@ fn the_queue_is_forced_at_the_deadline_as_all_are() {
     }
 }
 
-/// Somebody else has it as well, and those that wait are theirs.
+/// Another owner shares the listener, and the waiting clients are left to it.
 #[test]
 fn the_queue_of_a_listener_that_others_have_is_left_to_them() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -209,7 +209,7 @@ fn is_left_to_others(server: &BackgroundServer<Tcp, Inline>, listener: &TcpListe
     });
 }
 
-/// Connects and asks until nobody is let in any more: whoever was let in has to be answered.
+/// Connects and asks until connections are refused: every accepted client has to be answered.
 fn ask_until_refused(address: SocketAddr, answered: &AtomicUsize, lost: &AtomicUsize) {
     loop {
         let mut stream = match TcpStream::connect_timeout(&address, SOON) {
@@ -260,7 +260,7 @@ fn eight_stops_turn_away_nobody_that_was_let_in_inline() {
     loses_nobody(|| Inline);
 }
 
-/// Those that have been received in one go wait in the server, and not in its socket.
+/// Datagrams of one batch wait in the server, and not in its socket.
 #[test]
 fn datagrams_that_were_received_are_answered() {
     let stops = Arc::new(AtomicBool::new(false));
@@ -294,7 +294,7 @@ fn datagrams_that_were_received_are_answered() {
 fn a_datagram_that_is_being_served_is_answered_in_the_drain() {
     let handler = datagram_fn(|request: &mut DatagramRequest| {
         eventually("the server stops", || request.is_stopping());
-        // As long as it takes a loop to end.
+        // Longer than the loop needs to end.
         thread::sleep(Duration::from_millis(50));
         request.reply(b"yes")?;
         Ok(())

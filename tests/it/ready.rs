@@ -15,7 +15,7 @@ use socketserver::{
 use crate::handlers::Diary;
 use crate::support::{StopOnPanic, alone, connect, exchange, inet, read_to_end, system};
 
-/// Writes down what it is told, and stops its own process by a signal when it is ready, if it is to.
+/// Notes the hooks that are called, and can stop its own process by a signal in `ready`.
 struct Moments {
     diary: Diary,
     signals: bool,
@@ -109,7 +109,7 @@ fn a_server_runs_beside_others_and_is_still_asked() {
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| {
                 let _stop = servers.iter().map(|server| StopOnPanic(&**server)).collect::<Vec<_>>();
-                // An address is what a client takes.
+                // A client connects to the server's address as it is.
                 let mut client = TcpStream::connect(server.server_address()).unwrap();
                 assert_eq!(exchange(&mut client, "hello"), "hello\n");
                 handles.iter().for_each(socketserver::ShutdownHandle::shutdown);

@@ -8,7 +8,7 @@ use socketserver::hooks::{Failure, Fault, Panicked, Phase};
 use socketserver::request::{LineTooLong, TimedOut, Timeout};
 use socketserver::{Address, ServerHooks};
 
-/// A failure, as `handle_error` was told of it.
+/// A failure, as `handle_error` received it.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub phase: Phase,

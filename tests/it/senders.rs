@@ -1,5 +1,5 @@
-//! What a sender may try by what goes with its bytes: descriptors that nobody has asked for, names that lead elsewhere,
-//! and addresses that are not its own.
+//! Attacks by the things that come with a sender's bytes: descriptors that were not asked for, names that lead to other
+//! files, and forged addresses.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -19,8 +19,8 @@ use crate::support::passed::Passed;
 use crate::support::process::in_a_process;
 use crate::support::{SOON, folder, has_ipv6, inet, receive, serve, skip_if};
 
-/// A handler that says that it runs, and then waits to be told to end: what its request came with has to be closed
-/// before that.
+/// A handler announces that it runs, and then waits for the test: the descriptors that came with its request have to be
+/// closed before that.
 fn gates() -> (Sender<()>, Receiver<()>, impl Fn() + Send + Sync + 'static) {
     let ((runs, ran), (end, ends)) = (channel(), channel());
     let (runs, ends) = (parking_lot::Mutex::new(runs), parking_lot::Mutex::new(ends));
@@ -122,12 +122,12 @@ fn what_nobody_reads_is_closed_with_its_connection() {
     let client = UnixStream::connect(&path).unwrap();
     let passed = Passed::with("take these\n", client.as_fd());
     let _server = server.serve_in_background().unwrap();
-    // The client stays, so that it is the server's end alone.
+    // The client stays connected, so that only the server's end is closed.
     passed.are_closed();
     drop(client);
 }
 
-/// Says of each datagram where it came from and whether its answer left.
+/// Reports for each datagram its sender, and whether the answer was sent.
 fn tell(told: Sender<(String, bool)>) -> impl Fn(&mut DatagramRequest) -> HandlerResult {
     move |request| {
         let answered = request.reply(b"yes?")?;
@@ -157,7 +157,7 @@ fn a_sender_with_a_relative_name_gets_no_answer_and_neither_does_who_has_it_here
                 let nothing = socket.recv(&mut [0; 9]).unwrap_err();
                 assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
             }
-            // By a whole name it gets one, and so it does by a name that is no file's.
+            // A sender with an absolute path gets an answer, and so does one with an abstract name.
             let whole = UnixDatagram::bind(ours.path().join("client")).unwrap();
             whole.send_to(b"absolute", &path).unwrap();
             assert_eq!(answers.recv_timeout(SOON).unwrap(), ("absolute".to_owned(), true));
@@ -182,7 +182,7 @@ fn a_name_as_long_as_names_can_be_is_answered() {
     let path = folder.path().join("server");
     let server = UnixDatagramServer::bind(&path, datagram_fn(tell(told))).unwrap();
     let server = server.serve_in_background().unwrap();
-    // std wants room for a NUL behind it, which the system does not.
+    // std needs room for a NUL at the end, and the system does not.
     let client =
         rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, None)
             .unwrap();
@@ -204,8 +204,8 @@ fn other_own_address() -> Option<IpAddr> {
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
 }
 
-/// A server that answers everything, with a second hold on its socket: what is sent by that comes from the server's own
-/// address.
+/// A server that answers everything, and a duplicate of its socket: datagrams sent by the duplicate come from the server's
+/// own address.
 fn answering(
     address: &str,
 ) -> (std::sync::Arc<dyn BaseServer>, UdpSocket, Receiver<(String, bool)>) {
@@ -227,7 +227,7 @@ fn what_comes_from_the_servers_own_address_is_dropped() {
     if has_ipv6() {
         ways.push(("[::1]:0", std::net::Ipv6Addr::LOCALHOST.into()));
         ways.push(("[::]:0", std::net::Ipv6Addr::LOCALHOST.into()));
-        // Of IPv4, as the kernel writes it for a socket of IPv6.
+        // An IPv4 address in the form that an IPv6 socket shows.
         ways.push(("[::]:0", Ipv4Addr::LOCALHOST.to_ipv6_mapped().into()));
         let mapped = other_own_address().map(|ip| match ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped().into(),
@@ -238,7 +238,7 @@ fn what_comes_from_the_servers_own_address_is_dropped() {
     for (address, ip) in ways {
         let (server, own, answers) = answering(address);
         let to = SocketAddr::new(ip, inet(&*server).port());
-        // More than a batch, so that one is whole of them.
+        // More than a batch, so that one batch has nothing else.
         (0..100).for_each(|_| assert_eq!(own.send_to(b"own", to).unwrap(), 3));
         let client = UdpSocket::bind((ip, 0)).unwrap();
         client.send_to(b"client", to).unwrap();
@@ -268,7 +268,7 @@ fn another_address_with_the_servers_port_is_a_client_like_others() {
     running.recv_timeout(SOON).unwrap().unwrap();
 }
 
-/// Several members of a group may share address and port, and hear each other by way of the group.
+/// Members of a multicast group may share address and port, and receive each other's datagrams.
 #[test]
 fn what_is_sent_to_a_group_is_heard_from_the_own_address_as_well() {
     let (server, own, answers) = answering("0.0.0.0:0");
@@ -286,11 +286,11 @@ fn what_is_sent_to_a_group_is_heard_from_the_own_address_as_well() {
     assert_eq!(answers.recv_timeout(SOON).unwrap().0, "to all");
     server.shutdown();
     running.recv_timeout(SOON).unwrap().unwrap();
-    // The answer to it came to the server itself, which does not answer that.
+    // The answer to it reached the server itself, and was dropped.
     assert_eq!(answers.try_iter().count(), 0);
 }
 
-/// A peer that puts a link to the server in the place of its own name has its answers sent there.
+/// A peer may replace its own path by a link to the server, so that answers go there.
 #[test]
 fn a_server_does_not_answer_itself_over_unix_sockets_either() {
     fn check(address: BindAddress) {
@@ -311,8 +311,8 @@ fn a_server_does_not_answer_itself_over_unix_sockets_either() {
     check(format!("@senders-own-{}", std::process::id()).into());
 }
 
-/// What a socket may be told to say of each datagram, beside the address that it was sent to: by whoever has made it, or
-/// by a hook.
+/// Options by which a socket adds control messages to each datagram, beside the one with the address that was asked. The
+/// maker of the socket or a hook may set them.
 #[cfg(target_os = "linux")]
 const TOLD: [(i32, i32, i32); 15] = [
     (libc::SOL_SOCKET, libc::SO_TIMESTAMP, 1),

@@ -1,5 +1,5 @@
 //! Every size, count and duration that a user can give, at nothing, at one, at its largest value and at the powers of two
-//! between: over each transport a server with it is bound and serves one request, or `bind` says what is wrong with it.
+//! between: over each transport a server with it is bound and serves one request, or `bind` fails and names it.
 //!
 //! The last test finds those that are not swept here.
 
@@ -88,11 +88,11 @@ struct Settings {
     handler: Handler,
     /// One long datagram is sent as well.
     long: bool,
-    /// What is said to an operator is not to be said here.
+    /// Prints nothing for operators.
     quiet: bool,
 }
 
-/// What the handler of connections sets of its request.
+/// The settings that a connection's handler makes on its request.
 #[derive(Clone, Copy, Default)]
 struct Handler {
     rbufsize: Option<usize>,
@@ -119,7 +119,7 @@ impl Settings {
     }
 }
 
-/// One number: what it is called, its values, and how it is set. What may come of it beside an answer:
+/// One number: its name, its values, and how it is set. A result other than an answer is in `or`.
 struct Knob {
     name: &'static str,
     values: Vec<Value>,
@@ -131,9 +131,9 @@ struct Knob {
 enum Or {
     /// Nothing.
     Nothing,
-    /// `bind` says no, and names it and its value.
+    /// `bind` fails, and names it and its value.
     Error,
-    /// A limit that is reached by so little: below this value the request may end by it.
+    /// A limit that such a value reaches: below it the request may end.
     Reached(Value, &'static [CloseReason]),
 }
 
@@ -164,7 +164,7 @@ impl Or {
     }
 }
 
-/// A limit of time may be reached while a machine is busy, if it is shorter than anything else is waited for.
+/// A time limit that a busy machine may reach, if it is shorter than the tests' patience.
 const LATE: Or = Or::Reached(
     Value::Time(SOON),
     &[CloseReason::TimedOut, CloseReason::Idle, CloseReason::Failed, CloseReason::Stopped],
@@ -183,7 +183,7 @@ macro_rules! knobs {
 
 fn knobs() -> Vec<Knob> {
     let all = || counts(usize::MAX);
-    // More workers than these a test does not start; what is too many for all is refused.
+    // A test starts no more workers than these; larger numbers are tested only where they are refused.
     let workers = || {
         let is_tried = |value: &Value| value.count() <= 64 || value.count() > 65_536;
         all().into_iter().filter(is_tried).collect::<Vec<_>>()
@@ -286,7 +286,7 @@ impl<R: Request> ServerHooks<R> for Quiet {
 
 type Stop = Box<dyn FnOnce() -> socketserver::Result<()>>;
 
-/// Binds a server, and has it serve.
+/// Binds a server, and serves.
 fn serve<T: Bind, H: MakeHandler<T::Request>>(
     settings: Settings,
     address: String,
@@ -295,7 +295,7 @@ fn serve<T: Bind, H: MakeHandler<T::Request>>(
 ) -> socketserver::Result<(Address, Stop)> {
     let observe = move |event: &ServerEvent<'_>| {
         if let ServerEvent::RequestEnded { reason, .. } = event {
-            // Nobody asks any more when the server is stopped.
+            // The server is stopped, and no request comes any more.
             let _ = ends.send(*reason);
         }
     };
@@ -325,7 +325,7 @@ struct Way {
     longest: Option<usize>,
 }
 
-/// Binds a server with each value, asks it, and gives all that was wrong.
+/// Binds a server with each value, asks it, and returns all errors.
 fn sweep(way: &Way) -> Vec<String> {
     let folder = folder();
     let mut wrong = Vec::new();
@@ -336,7 +336,7 @@ fn sweep(way: &Way) -> Vec<String> {
             settings.quiet = knob.or != Or::Nothing || knob.name == "live";
             let mode = settings.options.unix_mode;
             if mode.is_some_and(|mode| mode & 0o200 == 0) && !rustix::process::geteuid().is_root() {
-                // Such a socket is nobody's.
+                // Such a socket belongs to no program.
                 continue;
             }
             let (most, is_long) = (settings.options.max_packet_size.max(1), settings.long);
@@ -449,7 +449,7 @@ fn over_unix_datagrams() {
             client.send_to(&vec![7; length], address.as_path().unwrap()).unwrap();
             receive_text(&client)
         },
-        // Beyond what is received by batches of 64.
+        // Larger than packets that are received in batches of 64.
         longest: Some(150_000),
     }));
 }
@@ -537,7 +537,7 @@ fn limits_of_a_live_server_take_any_value() {
         for value in [knob.values[0], *knob.values.last().unwrap()] {
             let mut settings = Settings::new(false);
             (knob.set)(&mut settings, value);
-            // What one limit has counted is not for the next one.
+            // Each limit begins with fresh counts.
             server.context().set_limits(Limits::default());
             eventually("the request before has ended", || server.context().live_count() == 0);
             server.context().set_limits(settings.limits);
@@ -560,14 +560,14 @@ const ELSEWHERE: [&str; 16] = [
     "wait",
     "wait_closed",
     "wait_timeout",
-    // Each is two knobs: what `Rate` is made of.
+    // Each is two knobs, the parts of a `Rate`.
     "accept_rate",
     "peer_rate",
     "per_second",
     "burst",
     // A forking server has a process of its own: tests/forking.
     "max_children",
-    // The value of a `Slot` is its user's own, as is what a gate counts.
+    // The value of a `Slot` and the count of a gate are their user's own.
     "set",
     "set_max",
     // Waits of the caller's own thread, which end at no other time.

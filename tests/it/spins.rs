@@ -41,7 +41,7 @@ impl<R> ServerHooks<R> for QueuesErrors {
 fn a_queue_of_errors_does_not_have_the_loop_spin() {
     alone("spins::a_queue_of_errors_does_not_have_the_loop_spin", || {
         let handler = datagram_fn(|request: &mut DatagramRequest| {
-            // Its sender is gone by then.
+            // Its sender has ended by then.
             thread::sleep(Duration::from_millis(20));
             request.reply(b"late")?;
             Ok(())
@@ -60,7 +60,7 @@ fn a_queue_of_errors_does_not_have_the_loop_spin() {
     });
 }
 
-/// Each acknowledgement leaves a timestamp in the connection's queue of errors, and nobody fetches them.
+/// Each acknowledgement leaves a timestamp in the connection's error queue, and the handler reads none.
 fn leaves_timestamps(request: &StreamRequest) {
     const TX_SCHED_AND_ACK: i32 = 1 << 8 | 1 << 9;
     const SOFTWARE_IDS_WITHOUT_DATA: i32 = 1 << 4 | 1 << 7 | 1 << 11;
@@ -184,7 +184,7 @@ fn a_client_that_is_not_taken_rests<M: Mixin + 'static>(mixin: M, workers_accept
         !workers_accept || accepted.first() != accepted.last()
     });
     eventually("all have ended", || server.context().live_count() == 0);
-    // Whoever is to wait for the next one does.
+    // The thread that waits for the next request does so by now.
     thread::sleep(Duration::from_millis(200));
     shy.store(true, Ordering::SeqCst);
     let mut waits = connect(inet(&*server));

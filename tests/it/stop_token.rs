@@ -1,4 +1,4 @@
-//! What hears of a stop beside the reads of a request, and what the live list says of it.
+//! Stop tokens, which report a stop to code that does not read, and the live list's entry for it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,14 +21,14 @@ use crate::support::{
     SOON, StopOnPanic, connect, eventually, inet, read_to_end, receive, skip, soon, udp_client,
 };
 
-/// So long that a test would not live to see it.
+/// Longer than any test runs.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn limits(drain: Duration) -> Limits {
     Limits::default().idle(HOUR).read(HOUR).write(HOUR).drain(drain)
 }
 
-/// A server whose handler never reads: it hands its token out and computes until it hears of an end.
+/// A server whose handler never reads: it gives its token to the test and computes until the token reports a stop.
 fn computes<M: Mixin + 'static>(
     mixin: M,
     drain: Duration,
@@ -53,7 +53,7 @@ fn is_readable(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
 }
 
-/// What is true of a token, in the order in which it comes true; each descriptor says the same as its question.
+/// The states of a token in the order in which they become true; each descriptor agrees with its method.
 fn is(token: &StopToken) -> (bool, bool, bool) {
     assert_eq!(is_readable(token.as_fd()), token.is_stopping());
     assert_eq!(is_readable(token.closed_fd()), token.is_closed());
@@ -195,7 +195,7 @@ fn event_number(descriptor: &str) -> Option<u64> {
     number.trim().parse().ok()
 }
 
-/// One that is asked for in the drain, or when all is over, knows it from the beginning.
+/// A token that is made during the drain, or after the end, is set from the beginning.
 #[test]
 fn a_token_that_comes_late_says_so_at_once() {
     let reasons = Arc::new(Mutex::new(Vec::new()));
@@ -240,7 +240,7 @@ fn a_datagram_has_a_token_as_well() {
     assert_eq!(is(&token), (true, true, true));
 }
 
-/// Whoever only drops the server has told its requests as well.
+/// Dropping the server tells its requests as well.
 #[test]
 fn dropping_the_server_is_told() {
     let (tell, told) = channel();

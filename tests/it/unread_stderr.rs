@@ -1,4 +1,4 @@
-//! A standard error that nobody reads stops no server: reports are lost, counted, and never waited for.
+//! A server with an unread standard error goes on: reports are dropped, counted, and never waited for.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,7 +16,7 @@ use socketserver::{Pool, StreamRequest, TcpServer, Threading, stream_fn};
 use crate::support::system::{limit_descriptors, terminal};
 use crate::support::{SOON, alone, connect, eventually, exchange, fill, inet, read_to_end, soon};
 
-/// Has a server fail and warn with a standard error that is full, and then reads what is there.
+/// Makes a server fail and warn while its standard error is full, and then reads that.
 fn nothing_waits<M: Mixin + 'static>(
     mixin: M,
     ours: impl Into<OwnedFd>,
@@ -27,7 +27,7 @@ fn nothing_waits<M: Mixin + 'static>(
     let filled = fill(&ours);
     let mode = fcntl_getfl(&ours).unwrap();
     dup2_stderr(&ours).unwrap();
-    // Whoever prints waits inside this lock; a report does not ask for it.
+    // A thread that prints waits inside this lock; a report does not take it.
     let held = io::stderr().lock();
     soon("a server whose stderr is full serves", move || {
         let server = TcpServer::builder()

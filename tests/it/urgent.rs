@@ -1,4 +1,4 @@
-//! Urgent bytes: telnet's Ctrl-C, FTP's ABOR. They are bytes like others, and no end becomes a reset by them.
+//! Urgent bytes: telnet's Ctrl-C, FTP's ABOR. They are received like other bytes, and turn no end into a reset.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ use socketserver::{
 use crate::handlers::Echo;
 use crate::support::{SOON, connect, folder, inet, read_line, read_to_end, skip};
 
-/// How often each end is tried: without the option hardly one of them is orderly.
+/// How often each end is tried: without SO_OOBINLINE nearly all of them are resets.
 const TIMES: usize = 20;
 
 fn send_urgent(stream: &impl AsFd, bytes: &[u8]) -> std::io::Result<()> {

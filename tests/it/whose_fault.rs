@@ -1,5 +1,5 @@
-//! Whose an error is: the peer's only what the request's own reads and writes have returned; what an upstream, a
-//! file or another request has met is a failure, and is printed.
+//! An error is the peer's fault only if the request's own reads or writes returned it. An error of an upstream, a file
+//! or another request is a failure, and is printed.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ use socketserver::{
 
 use crate::support::{SOON, connect, eventually, folder, inet, read_line};
 
-/// How a request has ended, and what was told of it.
+/// How a request has ended, and its report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct End {
     reason: CloseReason,
@@ -31,7 +31,7 @@ const GONE: End = End { reason: CloseReason::Disconnected, fault: Some(Fault::Pe
 const GARBLED: End = End { reason: CloseReason::Garbled, fault: Some(Fault::Peer), quiet: true };
 const FAILED: End = End { reason: CloseReason::Failed, fault: Some(Fault::Handler), quiet: false };
 
-/// Notes what `handle_error` is told, and how the request ends.
+/// Notes the arguments of `handle_error`, and how the request ends.
 #[derive(Clone, Default)]
 struct Ends {
     told: Arc<Mutex<Option<(Fault, bool)>>>,
@@ -95,11 +95,11 @@ fn reset(stream: TcpStream) {
 
 fn half_close(stream: TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
-    // What comes of it is waited for by the other side.
+    // The other side waits for the result.
     std::mem::forget(stream);
 }
 
-/// An error of somebody's own, with its cause.
+/// A handler's own error type, with a cause.
 #[derive(Debug)]
 struct Wrapped(io::Error);
 
@@ -206,7 +206,7 @@ fn an_own_error_keeps_its_kind_and_its_words() {
     assert_eq!(met.recv().unwrap(), (io::ErrorKind::ConnectionReset, expected, true));
 }
 
-/// A connection to an upstream that treats it in its way.
+/// A connection to an upstream that misbehaves in the given way.
 fn upstream(treat: impl FnOnce(TcpStream) + Send + 'static) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -217,7 +217,7 @@ fn upstream(treat: impl FnOnce(TcpStream) + Send + 'static) -> TcpStream {
     stream
 }
 
-/// What fails while the client is well, and goes on to wait.
+/// Operations that fail while the client is well and still waiting.
 fn others_fault(fail: impl Fn() -> HandlerResult + Send + Sync + 'static) {
     let (done, wait) = channel::<()>();
     let end = end_of(
@@ -302,7 +302,7 @@ enum Then {
     Stop,
 }
 
-/// Another server's request, which hands its own error to whoever asks for it.
+/// Another server's request, whose error is given to the test.
 fn error_of_another(
     limits: Limits,
     handle: impl Fn(&mut StreamRequest) -> io::Result<()> + Send + Sync + 'static,
@@ -437,7 +437,7 @@ const TEXT_OF_A_STREAM: [(&str, Reads<StreamRequest>); 8] = [
     ("io::read_to_string", |r| io::read_to_string(r).map(|text| text.len())),
 ];
 
-/// Says that the error of a read is the peer's, and hands it on.
+/// Asserts that the error of a read is the peer's, and returns it.
 fn peers(name: &str, read: io::Result<usize>, kind: io::ErrorKind) -> HandlerResult {
     let error = read.expect_err(name);
     assert_eq!(error.kind(), kind, "{name}");

@@ -1,4 +1,4 @@
-//! A worker without a request accepts the next one itself. It takes what the loop would have taken, and nothing else.
+//! An idle worker accepts the next request itself: those that the loop would have accepted, and no others.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -166,7 +166,7 @@ impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
     }
 }
 
-/// Whether workers accept. If so they do it sooner or later.
+/// Waits until a worker accepts; false if none does.
 fn workers_accept(
     set: impl FnOnce(Builder<Tcp, Threading>) -> Builder<Tcp, Threading>,
     accept: bool,
@@ -359,7 +359,7 @@ impl Transport for Touchy {
     }
 }
 
-/// Counts the errors that it is told of.
+/// Counts the errors of accepting.
 struct Counts(Arc<AtomicUsize>);
 
 impl ServerHooks<StreamRequest> for Counts {
@@ -444,7 +444,7 @@ fn a_mixin_that_is_chosen_at_run_time_has_workers_that_accept_as_well() {
     a_worker_takes_requests_itself(mixin);
 }
 
-/// Takes clients from another TCP listener, and brings several of them at once to its server, which is woken once.
+/// Accepts clients by another TCP listener, and passes several of them at once to its server, which is woken once.
 struct Courier {
     inner: Tcp,
     brought: Arc<Brought>,

@@ -1,5 +1,5 @@
-//! What the tests of the library and of the programs share: clients with deadlines, scratch folders, processes, and
-//! looks at this process from outside.
+//! Shared by the tests of the library and of the programs: clients with deadlines, scratch folders, processes, and
+//! measurements of this process.
 
 pub mod datagrams;
 pub mod passed;
@@ -18,8 +18,8 @@ use socketserver::{Address, BaseServer};
 
 pub use datagrams::{receive, receive_from, receive_text, udp_client, uninterrupted};
 
-/// How long anything may take that is expected to happen. Long: no test may fail because the machine is
-/// slow. What is expected *not* to happen is shown by an event that comes after it.
+/// The longest that an expected event may take. It is long, so that no test fails on a slow machine. That something does
+/// *not* happen is shown by a later event.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// The internet address of a server.
@@ -77,7 +77,7 @@ pub fn exchange(stream: &mut (impl Read + Write + ?Sized), line: &str) -> String
     read_line(stream)
 }
 
-/// Waits until something holds, for conditions that nothing announces.
+/// Polls until a condition holds that nothing announces.
 pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -97,11 +97,11 @@ pub fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Runs what is expected to return, and fails if it does not.
+/// Runs a function in a thread, and fails if it does not return in time.
 pub fn soon<R: Send + 'static>(what: &str, run: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        // Nobody is left to tell when the test has given up.
+        // The test may have given up.
         let _ = done.send(run());
     });
     result.recv_timeout(SOON).unwrap_or_else(|error| panic!("in vain: {what}: {error}"))
@@ -141,8 +141,8 @@ pub fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
-/// Runs a part of a test in a process of its own, which other tests do not disturb: this binary once
-/// more, with this test alone. `test` is the test's whole name, without the crate.
+/// Runs the body of a test in a process of its own, which other tests do not disturb: it starts this binary again with
+/// this test alone. `test` is the whole path of the test, without the crate.
 pub fn alone(test: &str, run: impl FnOnce()) {
     const ALONE: &str = "SOCKETSERVER_ALONE";
     if std::env::var_os(ALONE).is_some_and(|name| name == test) {
@@ -155,7 +155,7 @@ pub fn alone(test: &str, run: impl FnOnce()) {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // Read while it runs: what a pipe does not hold would keep it from ending.
+    // Read while it runs: a full pipe would keep it from ending.
     let mut stdout = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || {
         let mut output = String::new();
@@ -182,7 +182,7 @@ pub fn fill(fd: &std::os::fd::OwnedFd) -> usize {
     let mode = rustix::fs::fcntl_getfl(fd).unwrap();
     rustix::fs::fcntl_setfl(fd, mode | rustix::fs::OFlags::NONBLOCK).unwrap();
     let mut filled = 0;
-    // The last bytes as well: what is told is shorter than a page.
+    // The last bytes as well: a message is shorter than a page.
     for size in [4_096, 1] {
         while let Ok(count) = rustix::io::write(fd, &vec![b'.'; size]) {
             filled += count;

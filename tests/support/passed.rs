@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// One end of a pair of sockets, a dozen of which have been passed on: when nobody has any of them any more, the other end
-/// is at its end.
+/// One end of a pair of sockets. A dozen copies of the other end were passed on; when all of them are closed, this end
+/// reads the end of input.
 #[derive(Debug)]
 pub struct Passed {
     read: UnixStream,

@@ -23,9 +23,9 @@ pub struct Process {
 pub struct Ended {
     /// How it has ended.
     pub status: ExitStatus,
-    /// The unread rest of its stdout.
+    /// The unread lines of its stdout.
     pub out: String,
-    /// The unread rest of its stderr.
+    /// The unread lines of its stderr.
     pub err: String,
 }
 
@@ -145,7 +145,7 @@ fn rest(lines: &Receiver<String>, deadline: Instant, context: &str) -> String {
 }
 
 const CHILD: &str = "SOCKETSERVER_TEST_CHILD";
-/// What tells a child's answers from what the harness prints.
+/// Begins a child's answers, to tell them from the output of the harness.
 const ANSWER: &str = "answer: ";
 
 /// Whether this process was started by [`child`] to run this test.
@@ -153,8 +153,8 @@ pub fn is_child(name: &str) -> bool {
     std::env::var(CHILD).is_ok_and(|child| child == name)
 }
 
-/// This binary once more, with this one test alone (`name` with its path): for what concerns a whole
-/// process, as its descriptors and its memory. The test asks [`is_child`] which of the two it is.
+/// Starts this binary again with one test alone (`name` is its path), for measurements of a whole process, such as its
+/// descriptors and its memory. The test asks [`is_child`] which of the two processes it is in.
 pub fn child(name: &str) -> Process {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, name);
@@ -178,8 +178,7 @@ impl Process {
     }
 }
 
-/// Runs the body of a test in a process of its own and gives, in the parent, what it has returned and
-/// what it has said on stderr.
+/// Runs the body of a test in a process of its own. In the parent it returns the body's result and its stderr.
 pub fn in_a_process(name: &str, body: impl FnOnce() -> String) -> Option<Ended> {
     if is_child(name) {
         answer(body());

@@ -1,4 +1,4 @@
-//! What the command line and the client of each program promise, as tests that each program calls with itself.
+//! Promises of the command line and the client of every program, as tests that each program calls for itself.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -32,7 +32,7 @@ fn an_address_of_each_kind(folder: &Path) -> Vec<String> {
     addresses
 }
 
-/// Serves each kind of address, all in one process, and sees a client of each served: `check` gets what the client shows.
+/// Serves each kind of address, all in one process, with a client of each: `check` gets the client's output.
 pub fn every_transport_under(program: Program<'_>, mixin: &str, input: &str, check: impl Fn(&str)) {
     let folder = folder();
     let addresses = an_address_of_each_kind(folder.path());
@@ -164,7 +164,7 @@ pub fn a_client_that_cannot_write_says_so_and_does_not_blame_the_connection(
 /// Which side of a connection speaks first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpeaksFirst {
-    /// The client sends what is typed.
+    /// The client sends its standard input.
     Client,
     /// The server sends unasked.
     Server,

@@ -28,7 +28,7 @@ pub fn send_without_checksums(fd: &impl AsFd) {
     check(result, "setsockopt");
 }
 
-/// Makes a terminal: what its user has of it, and what a program has.
+/// Makes a terminal: its user's end and its program's end.
 pub fn terminal() -> (OwnedFd, OwnedFd) {
     let (mut user, mut program) = (-1, -1);
     let none = std::ptr::null_mut::<libc::c_void>();
@@ -37,7 +37,7 @@ pub fn terminal() -> (OwnedFd, OwnedFd) {
         libc::openpty(&raw mut user, &raw mut program, none.cast(), none.cast(), none.cast())
     };
     check(made, "openpty");
-    // SAFETY: both were just made, and are nobody else's.
+    // SAFETY: both were just made, and have no other owner.
     unsafe { (OwnedFd::from_raw_fd(user), OwnedFd::from_raw_fd(program)) }
 }
 
@@ -62,11 +62,10 @@ pub fn set_descriptor_limits(soft: u64, hard: u64) {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, "setrlimit");
 }
 
-/// Makes the number of `fd` stand for what `other` is. What it stood for is closed, while its owner
-/// still believes in it.
+/// Makes the number of `fd` a duplicate of `other`. The old file is closed without its owner's knowledge.
 pub fn replace(fd: &impl AsFd, other: &impl AsFd) {
     let (fd, other) = (fd.as_fd().as_raw_fd(), other.as_fd().as_raw_fd());
-    // SAFETY: no pointers. The number stays open, so that its owner closes nobody else's.
+    // SAFETY: no pointers. The number stays open, so that its owner closes no other file.
     check(unsafe { libc::dup2(other, fd) }, "dup2");
 }
 
@@ -126,8 +125,8 @@ pub fn set_option(fd: &impl AsFd, level: i32, name: i32, value: i32) -> io::Resu
     }
 }
 
-/// Has the programs that tests start take signals as in the foreground of a terminal, whatever the tests were started by:
-/// the shell of a script has what it starts in the background ignore SIGINT, and that is inherited.
+/// Resets ignored signals, so that programs take them as in the foreground of a terminal: a script's shell makes programs
+/// in the background ignore SIGINT, and the programs of the tests would inherit that.
 pub fn undo_ignored_signals() {
     for signal in [libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; no handler is installed, and none

@@ -20,7 +20,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Sends SIGTERM and waits for the end; `what` says in a failure which server this is.
+    /// Sends SIGTERM and waits for the end; `what` names the server in a failure.
     pub fn stop(mut self, what: &str) {
         system::send_signal(self.0.id(), libc::SIGTERM);
         let began = Instant::now();

@@ -1,13 +1,12 @@
-//! Members of a chat, with some lines outstanding among all of them, dealt out in turn. A line is done, and
-//! said again by its member, when it has reached all the others. What one member has to send after a turn goes
-//! in one write.
+//! Members of a chat, with some lines outstanding among all of them, dealt out in turn. A line is done when it has
+//! reached all other members; its member then sends it again. All lines that one member has to send after a wait go in
+//! one write.
 //!
-//! A server may put who has said it in front of a line, and may say more than its members do (who has joined,
-//! say): such lines are read and not counted. Each member begins with an empty line, because a server may wait for
-//! its first word.
+//! A server may put a name in front of a line, and may send lines of its own (about members that join, say): these are
+//! read and not counted. Each member begins with an empty line, because a server may wait for a first line.
 //!
-//! There may be one more member that reads nothing. What is said to it is not counted; when the server drops it,
-//! it comes again, so that there always is one.
+//! There may be one more member that reads nothing. Lines to it are not counted. When the server drops it, it connects
+//! again, so that there is always one.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,8 +23,8 @@ use crate::sys::{ENDED, Epoll, Event, READABLE, WRITABLE, events};
 const LINE: usize = 64;
 /// Digits of the number.
 const DIGITS: usize = 8;
-/// What stands unread before a member that reads nothing has no room left. Less has the kernel throw away what
-/// it has received, which costs more than it shows.
+/// The receive buffer of the member that reads nothing. With a smaller one the kernel drops received packets, which
+/// costs time that no figure shows.
 const ROOM: usize = 65_536;
 /// Until all members are in: nothing tells a client when it is.
 const JOIN: Duration = Duration::from_millis(500);
@@ -46,7 +45,7 @@ pub struct Chat {
 /// One that reads nothing.
 struct Stalled {
     address: SocketAddr,
-    // Kept open; nobody looks at what comes.
+    // Kept open and never read.
     _stream: TcpStream,
 }
 
@@ -92,7 +91,7 @@ impl Chat {
     /// Lets one more come that reads nothing.
     pub fn stall(&mut self, address: SocketAddr) -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        // What the kernel would let it grow to takes ten seconds to fill.
+        // A buffer of the kernel's largest size takes ten seconds to fill.
         socket.set_recv_buffer_size(ROOM)?;
         socket.connect(&address.into())?;
         let mut stream = TcpStream::from(socket);
@@ -116,7 +115,7 @@ impl Chat {
         outgoing.push(b'\n');
     }
 
-    /// Sends what the members have to say, or what goes of it.
+    /// Sends the members' pending lines, as far as the sockets accept them.
     fn flush(&mut self) -> io::Result<()> {
         for number in std::mem::take(&mut self.senders) {
             self.write(number)?;

@@ -65,7 +65,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads what is there; whether that was all.
+    /// Reads the available bytes, and returns whether the connection has ended.
     fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 256];
         loop {

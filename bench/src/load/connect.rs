@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::interrupt;
 
-/// Connections between two questions whether the server has them all: below the shortest queue that
-/// any of the servers gives to `listen`, because what does not fit into it is lost silently.
+/// Connections between two checks that the server has accepted all of them. It is below the shortest backlog of any
+/// of the servers, because connections beyond the backlog are lost silently.
 const WAVE: usize = 64;
 /// How long the answer may take: it includes starting a thread for each of the wave.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ pub fn is_there() -> bool {
     Command::new("wrk").arg("--version").output().is_ok()
 }
 
-/// What makes wrk send several requests at once.
+/// The script that makes wrk send several requests at once.
 const PIPELINE: &str = "
 init = function(args)
   local all = {}
@@ -53,7 +53,7 @@ pub fn measure(
     read(&String::from_utf8_lossy(&output.stdout), cpu)
 }
 
-/// Reads what wrk says. Errors of its connections, and answers other than 200, make it worthless.
+/// Parses the output of wrk. Connection errors and answers other than 200 invalidate it.
 fn read(text: &str, cpu: Duration) -> io::Result<Figures> {
     let after = |word: &str| text.lines().find_map(|line| line.trim().strip_prefix(word));
     if let Some(line) = after("Socket errors:").or_else(|| after("Non-2xx or 3xx responses:")) {

@@ -1,4 +1,4 @@
-//! Connections that say nothing: what they cost in memory and threads.
+//! Silent connections: their cost in memory and threads.
 
 use std::io;
 use std::thread;

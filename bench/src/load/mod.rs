@@ -1,4 +1,4 @@
-//! The loads: what is done to a server, and what is counted meanwhile.
+//! The loads: each does something to a server, and counts operations.
 
 mod chat;
 mod churn;
@@ -45,7 +45,7 @@ pub enum Load {
     Http(usize, usize),
 }
 
-/// What holds for all measurements of a run.
+/// Settings of all measurements of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub warm_up: Duration,
@@ -93,7 +93,7 @@ impl Load {
         }
     }
 
-    /// What the server has to do.
+    /// The server's job.
     pub fn mode(self) -> Mode {
         match self {
             Self::Pingpong(_) | Self::Idle(_) => Mode::Echo,
@@ -119,7 +119,7 @@ impl Load {
         }
     }
 
-    /// What one operation is, in the plural.
+    /// The name of an operation, in the plural.
     pub fn operations(self) -> &'static str {
         match self {
             Self::Pingpong(_) | Self::Http(..) => "requests",

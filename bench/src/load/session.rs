@@ -16,16 +16,16 @@ const STUCK: Duration = Duration::from_secs(5);
 
 /// A load that is ready to run.
 pub trait Session {
-    /// Waits for events once, [`TURN`] at most, and does what they ask for.
+    /// Waits for events once, [`TURN`] at most, and handles them.
     fn turn(&mut self) -> io::Result<()>;
 
     /// Operations so far.
     fn done(&self) -> u64;
 
-    /// Forgets what was counted beside the operations.
+    /// Resets the counts other than operations.
     fn reset(&mut self) {}
 
-    /// What was counted beside the operations.
+    /// The counts other than operations.
     fn report(&self, figures: &mut Figures) {
         let _ = figures;
     }

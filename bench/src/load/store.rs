@@ -27,7 +27,7 @@ struct Files(PathBuf);
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // There is nobody to tell, and nothing else to try.
+        // A failure cannot be reported here, and nothing else can be tried.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

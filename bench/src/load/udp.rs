@@ -9,7 +9,7 @@ use super::session::{Session, TURN};
 use crate::figures::{Figure, Figures};
 use crate::sys::{Batch, Epoll, Event, READABLE, events};
 
-/// After so long without an answer what is outstanding is lost.
+/// Outstanding datagrams without an answer count as lost after this time.
 const LOST: Duration = Duration::from_millis(200);
 
 pub struct Udp {
@@ -53,7 +53,7 @@ impl Udp {
         Ok(load)
     }
 
-    /// Gives up on what has not come, and sends anew.
+    /// Counts missing answers as lost, and sends anew.
     fn look(&mut self, now: Instant) -> io::Result<()> {
         self.looked = now;
         for flow in &mut self.flows {
@@ -77,14 +77,14 @@ impl Flow {
             batch.put(place, &[self.generation; 64]);
         }
         self.outstanding += match batch.send(&self.socket, count) {
-            // What the socket does not take now is made up for at the next look.
+            // Datagrams that the socket does not accept now are sent after the next wait.
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             sent => sent?,
         };
         Ok(())
     }
 
-    /// Takes what has come, and says how many of them were waited for.
+    /// Receives all available datagrams, and returns how many of them were outstanding.
     fn receive(&mut self, batch: &mut Batch) -> io::Result<usize> {
         let count = match batch.receive(&self.socket, false, libc::MSG_DONTWAIT) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

@@ -1,4 +1,4 @@
-//! A loop over epoll on one thread, edge-triggered: what a server can do at best with these calls.
+//! An edge-triggered epoll loop on one thread: the best that a server can do with these calls.
 //! A connection is read straight after accept, and registered only when there is nothing yet.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,7 +9,7 @@ use super::{Mode, announce, unsupported};
 use crate::sys::{EDGE, ENDED, Epoll, READABLE, WRITABLE, accept, events};
 
 const LISTENER: usize = usize::MAX;
-/// Connections taken in one turn, so that those who are in are not starved by those who come.
+/// Connections accepted in one turn, so that new ones do not starve those that are open.
 const ACCEPTS: usize = 64;
 
 pub fn serve(mode: Mode) -> io::Result<()> {
@@ -40,7 +40,7 @@ struct Connection {
     /// means that nothing is left.
     ended: bool,
     registered: bool,
-    /// The beginning of a line, or what the socket did not take.
+    /// The beginning of a line, or bytes that the socket did not accept.
     kept: Vec<u8>,
     /// The beginning of a head.
     head: Vec<u8>,
@@ -103,8 +103,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Registers a connection, or adds the wish to write. Whoever wrote once in parts stays registered
-    /// for both.
+    /// Registers a connection, or adds writing to its events. After the first partial write it stays registered for both.
     fn watch(&self, connection: &mut Connection, token: usize) -> io::Result<()> {
         let events = READABLE | ENDED | EDGE | if connection.writing { WRITABLE } else { 0 };
         if connection.registered {
@@ -174,7 +173,7 @@ impl Connection {
         }
     }
 
-    /// Writes, and keeps what the socket does not take; whether all of it went.
+    /// Writes, keeps the bytes that the socket does not accept, and returns whether there were none.
     fn send(&mut self, bytes: &[u8]) -> io::Result<bool> {
         if bytes.is_empty() {
             return Ok(true);
@@ -188,7 +187,7 @@ impl Connection {
         Ok(!self.writing)
     }
 
-    /// Writes what was kept; whether all of it went.
+    /// Writes the kept bytes, and returns whether the socket accepted all of them.
     fn flush(&mut self) -> io::Result<bool> {
         while !self.kept.is_empty() {
             match self.stream.write(&self.kept) {

@@ -1,5 +1,4 @@
-//! A process for each connection: fork, serve, exit; the parent reaps whoever has ended after each
-//! accept.
+//! A process for each connection: fork, serve, exit; the parent reaps ended children after each accept.
 
 use std::io;
 use std::net::TcpListener;
@@ -19,7 +18,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         match unsafe { libc::fork() } {
             0 => {
                 let failed = line(&stream).is_err();
-                // SAFETY: ends the child at once, without what the parent would do at its end; the
+                // SAFETY: no preconditions. It ends the child at once, without the parent's exit functions; the
                 // connection closes with it.
                 unsafe { libc::_exit(failed.into()) }
             }

@@ -11,7 +11,7 @@ const HEADERS: usize = 16;
 pub struct Http {
     second: u64,
     answer: Vec<u8>,
-    /// The answers to what has been taken.
+    /// The answers to the requests so far.
     pub out: Vec<u8>,
 }
 

@@ -39,7 +39,7 @@ async fn connection(stream: TcpStream) {
     let service = service_fn(answer);
     let connection =
         http1::Builder::new().pipeline_flush(true).serve_connection(TokioIo::new(stream), service);
-    // A peer that resets its connection harms nobody else.
+    // A peer that resets its connection harms no other.
     let _ = connection.await;
 }
 

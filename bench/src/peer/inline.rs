@@ -13,7 +13,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     announce(listener.local_addr()?)?;
     for stream in listener.incoming() {
-        // A peer that resets its connection harms nobody else.
+        // A peer that resets its connection harms no other.
         let _ = line(&stream?);
     }
     Ok(())

@@ -20,7 +20,7 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 
-/// What a server is to do; the words are those of our own program's `--mode`.
+/// A server's job; the words are those of our own program's `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Send back every byte as it comes
@@ -91,7 +91,7 @@ fn announce(address: impl fmt::Display) -> io::Result<()> {
     stdout.flush()
 }
 
-/// What a peer says to a mode that it does not have.
+/// The error of a peer for a mode that it does not have.
 fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this peer does not have this mode"))
 }

@@ -47,7 +47,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    // It has read everything, and is killed in the end, which leaves nobody to tidy up.
+    // It has read everything by now, and is killed in the end, so that it removes no file itself.
     fs::remove_dir_all(&folder)?;
     announce(address)?;
     nginx.wait().map(drop)

@@ -18,7 +18,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     let work = || -> io::Result<()> {
         loop {
             let (stream, _) = listener.accept()?;
-            // A peer that resets its connection harms nobody else.
+            // A peer that resets its connection harms no other.
             let _ = line(&stream);
         }
     };

@@ -20,7 +20,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         let stream = stream?;
         let room = Arc::clone(&room);
         thread::spawn(move || {
-            // A peer that resets its connection harms nobody else.
+            // A peer that resets its connection harms no other.
             let _ = match mode {
                 Mode::Echo => echo(stream),
                 Mode::Line => line(&stream),
@@ -77,7 +77,7 @@ fn web(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Who is in, by number; each line is written to all the others under the lock.
+/// The members by number; each line is written to all the others under the lock.
 #[derive(Default)]
 struct Room(Mutex<HashMap<usize, TcpStream>>);
 

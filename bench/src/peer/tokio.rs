@@ -33,7 +33,7 @@ async fn streams(mode: Mode) -> io::Result<()> {
     let room = Arc::new(Room::default());
     for number in 0.. {
         let (stream, _) = listener.accept().await?;
-        // A peer that resets its connection harms nobody else.
+        // A peer that resets its connection harms no other.
         match mode {
             Mode::Echo => drop(tokio::spawn(echo(stream))),
             Mode::Line => drop(tokio::spawn(line(stream))),
@@ -85,7 +85,7 @@ async fn datagrams() -> io::Result<()> {
 
 type Line = Arc<[u8]>;
 
-/// Who is in, by number.
+/// The members by number.
 #[derive(Default)]
 struct Room(Mutex<HashMap<usize, UnboundedSender<Line>>>);
 

@@ -61,7 +61,7 @@ fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
     serves_on(server);
 }
 
-/// A server whose one request blocks, what it is held by, and its client.
+/// A server whose only request blocks, the test's hold on it, and its client.
 fn with_one_blocked(mixin: impl Mixin + 'static) -> (Running, Holder, TcpStream) {
     let (held, holder) = held();
     let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));

@@ -13,7 +13,7 @@ use crate::support::process::in_a_process;
 use crate::support::system::own_status;
 use crate::support::{connect, eventually, inet, open_descriptors, read_to_end};
 
-/// What may be left over for good by requests, and must not be.
+/// Resources that requests must not leak.
 #[derive(Debug)]
 struct Footprint {
     threads: usize,

@@ -27,7 +27,7 @@ fn mixins() -> [Box<dyn Mixin>; 3] {
     [Box::new(Inline), Box::new(Threading::new()), Box::new(Pool::new(4))]
 }
 
-/// What `handle_error` was told.
+/// A failure, as `handle_error` received it.
 #[derive(Debug)]
 struct Told {
     text: String,

@@ -26,7 +26,7 @@ fn a_peer_that_says_nothing_is_ended_quietly() {
             assert_eq!(read_to_end(&mut client(&server)), b"");
             eventually("it is counted", || server.context().counts().idle == number);
         }
-        // It is nobody's failure.
+        // It is no failure.
         assert!(told.try_recv().is_err());
         server.context().set_limits(Limits::default());
         serves_on(server);
@@ -110,7 +110,7 @@ fn resets_harm_nobody_else() {
         let (told, telling) = channel();
         let builder = Builder::<Tcp, _>::new(mixin).hooks(Tell { told });
         let server = builder.bind("127.0.0.1:0", || Echo).unwrap();
-        // Before anybody accepts them.
+        // Before they are accepted.
         for bytes in [&b""[..], b"a line\n"] {
             let mut early = connect(inet(&server));
             early.write_all(bytes).unwrap();
@@ -150,7 +150,7 @@ fn a_peer_that_has_ended_its_side_still_gets_its_answers() {
     }
 }
 
-/// How much memory may grow, in kibibytes: far less than what is sent, more than what allocators keep.
+/// The allowed growth of memory, in KiB: far less than the bytes sent, more than allocators keep.
 const MEMORY_KIB: usize = 8 * 1024;
 
 #[test]

@@ -36,8 +36,7 @@ fn breaks<T: Bind>(
 
         let listener = server.fileno().unwrap();
         replace(&*listener, &std::fs::File::open("/dev/null").unwrap());
-        // The loop may still wait at the old file, which lives until that wait ends, and may not: then
-        // there is nobody to knock for.
+        // If the loop still waits for the old file, a connection wakes it; if not, there is nothing to connect to.
         let _ = knock(&server.server_address());
         assert!(server.shutdown_handle().wait_timeout(SOON), "it goes on without a listener");
         let error = server.join().unwrap_err().to_string();
@@ -75,7 +74,7 @@ fn a_listener_that_breaks_ends_the_loop_with_an_error() {
 /// How many connections a server out of descriptors can have, at the least and at the most.
 const ROOM: std::ops::RangeInclusive<usize> = 12..=24;
 
-/// The process that runs out: it echoes, under a low limit, and answers what the parent asks.
+/// The process that runs out of descriptors: an echo server under a low limit, which also answers its parent's questions.
 fn server_short_of_descriptors() {
     let errors = Arc::new(AcceptErrors::default());
     struct Hooks(Arc<AcceptErrors>);
@@ -130,7 +129,7 @@ pub fn counts(server: &Process) -> [u64; 3] {
 /// Whether a new client is served; if not, it was closed unanswered.
 fn is_served(client: &mut TcpStream) -> bool {
     let mut back = [0; 6];
-    // Closed before or after what it has sent has come.
+    // Closed before or after its bytes have arrived.
     let sent = client.write_all(b"hello\n");
     match sent.and_then(|()| client.read_exact(&mut back)) {
         Ok(()) => back == *b"hello\n",

@@ -17,7 +17,7 @@ use socketserver::{
 use crate::handlers::{Diary, announced, held};
 use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end, soon};
 
-/// Answers the first line and reads nothing of what follows it.
+/// Answers the first line and reads no more.
 fn refuse_the_rest(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     request.next_line(&mut line)?;
@@ -102,8 +102,8 @@ fn row_028_who_lingers_takes_no_place_among_the_live() {
         lingering.push(client);
     }
     eventually("none is live", || server.context().live_count() == 0);
-    // Each is still read from, though all that it had sent at the end of its request was in the server's
-    // own buffer: a connection that was closed would refuse what is sent to it.
+    // The server still reads from each, although its request had ended with all bytes in the server's own buffer: a closed
+    // connection would answer more bytes by a reset.
     for client in &mut lingering {
         client.write_all(&vec![b'x'; 10_000_000]).unwrap();
     }
@@ -259,7 +259,7 @@ fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
     eventually("all threads are gone", || threads.are_gone());
     assert_eq!(ends.lines(), [CloseReason::Forced.to_string().as_str(); 4]);
     for client in &mut clients {
-        // What is on its way to a connection that is gone may come back as a reset.
+        // Bytes for a connection that is closed may cause a reset.
         assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
     }
 }

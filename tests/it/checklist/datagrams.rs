@@ -89,8 +89,8 @@ fn row_091_every_reply_is_a_datagram_of_its_own() {
     assert_eq!(receive(&client), b"three");
 }
 
-/// What two clients have sent before a server looks is one batch, and each gets its own back: in order,
-/// whether what is alike stands together or not, and nothing of it may be glued to anything else.
+/// Two clients send before the server looks, so that it receives one batch. Each gets its own datagrams back, in order
+/// and separate, whether or not neighbours are of the same length.
 fn a_batch_is_echoed(server: UdpServer) {
     let sent = ["aa", "bb", "cc", "longer", "dd", "", "", "ee", "ff"];
     let address = match inet(&server) {
@@ -217,7 +217,7 @@ fn row_093_an_empty_datagram_is_dispatched() {
     under_every_mixin!(check);
 }
 
-/// Does what the packet says.
+/// Obeys the packet.
 struct Obeys;
 
 impl DatagramRequestHandler for Obeys {
@@ -258,8 +258,8 @@ fn obedient<M: Mixin + 'static>(
     (server.serve_in_background().unwrap(), reported)
 }
 
-/// Sends something that has no answer, and shows that it has none: the answer to what is sent after its
-/// request has ended is the first to come.
+/// Sends a question without an answer, and shows that there is none: the first reply to arrive is that to a second
+/// question, sent after the request of the first has ended.
 fn sends_nothing<M: Mixin>(server: &Server<Udp, M>, client: &UdpSocket, question: &[u8]) {
     let ended = || {
         let counts = server.context().counts();

@@ -182,7 +182,7 @@ fn row_036_a_timeout_of_zero_only_looks() {
     let server = Arc::new(server.bind(folder.path().join("s"), || OneLine).unwrap());
     assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(diary.lines(), ["handle_timeout"]);
-    // What is pending is served, before any thought of time.
+    // A pending request is served whatever the timeout.
     let mut client = connect_any(&server.server_address());
     client.write_all(b"hello\n").unwrap();
     assert_eq!(turn(&server).recv_timeout(SOON).unwrap().unwrap(), AcceptOutcome::Handled);
@@ -302,7 +302,7 @@ fn row_039_stopped() {
     let mut client = memory.connect();
     server.shutdown_handle().shutdown();
     assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Stopped);
-    // That was for one turn; and what was pending is still there.
+    // The stop was for one turn, and the pending request is still there.
     assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     assert!(read_to_end(&mut client).is_empty());
 }

@@ -1,5 +1,5 @@
-//! The behaviours that the crate must show, a test for each row of `README.md` beside this file. A test
-//! of row N is named `row_NNN_` and what it pins.
+//! The promised behaviours, with a test for each row of `README.md` beside this file. The name of a test of row N begins
+//! with `row_NNN_` and says the behaviour.
 
 mod closing;
 mod construction;

@@ -1,4 +1,4 @@
-//! Rows 40 to 51, and 53: the loop, how it stops, and what it costs when nothing happens.
+//! Rows 40 to 51, and 53: the loop, how it stops, and its cost when nothing happens.
 
 use std::fs;
 use std::io::Write;
@@ -199,7 +199,7 @@ fn row_043_shutdown_returns_when_the_loop_has_ended() {
     });
     let handle = server.shutdown_handle();
     eventually("the stop is asked for", || handle.is_shutdown());
-    // The handler runs in the loop. Nothing announces that somebody goes on waiting.
+    // The handler runs in the loop. Nothing announces that the wait goes on.
     assert!(returns.recv_timeout(Duration::from_millis(100)).is_err());
     assert!(!handle.wait_timeout(Duration::ZERO));
     assert!(run.try_recv().is_err());
@@ -343,7 +343,7 @@ fn switches(thread: &Path) -> String {
     status.lines().filter(|line| line.contains("ctxt_switches")).collect()
 }
 
-/// The threads of a server that has served somebody and now has nothing to do.
+/// The threads of a server that has served a client and is now idle.
 #[cfg(target_os = "linux")]
 fn idle_threads<T, M>(
     builder: Builder<T, M>,

@@ -45,7 +45,7 @@ fn the_gate_of_live_holds(mixin: impl Mixin + 'static) {
     eventually("it says so of the new limit", || told.reached(Limit::Live) == 3);
     assert_eq!((server.context().counts().accepted, server.context().live_count()), (5, 4));
 
-    // Fewer: who is in stays in, and the next one enters when all but none have left.
+    // Fewer: running requests stay, and the next one is accepted when all of them have left.
     change(&server, |limits| limits.live = 1);
     for left in [3, 2, 1] {
         holder.release.send(()).unwrap();
@@ -123,7 +123,7 @@ fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
     assert_eq!(told.reached(Limit::PerPeer), 1);
     inside.push(from(2));
     starts();
-    // Whoever was refused has left no trace in the count.
+    // Refused clients are not counted.
     refused(1);
     eventually("who was refused has left", || server.context().live_count() == 3);
 
@@ -158,7 +158,7 @@ fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
     assert_eq!(told.ended(CloseReason::Refused), 5);
 }
 
-/// TCP whose peers seem to come from where the test says.
+/// TCP whose peers appear to have the addresses that the test sets.
 struct Disguised {
     inner: Tcp,
     from: Arc<Mutex<&'static str>>,
@@ -201,7 +201,7 @@ fn per_peer_takes_an_ipv6_network_of_64_bits_for_one_peer() {
         ("[2001:db8:0:1::1]:1000", true),
         ("[2001:db8:0:1:ffff:ffff:ffff:ffff]:2000", true),
         ("[2001:db8:0:1:1234::]:3000", false),
-        // Its neighbour, and somebody whose address ends alike.
+        // Its neighbour, and a peer whose address ends alike.
         ("[2001:db8:0:2::1]:1000", true),
         ("[2001:db8:1:1::1]:1000", true),
         ("[2001:db8:0:1::1]:4000", false),
@@ -269,7 +269,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         assert!((1..50).contains(&allowed), "{warning}");
         assert!(warning.contains("not 5000"), "{warning}");
         assert_eq!(number_before(" descriptors"), limit, "{warning}");
-        // Whoever reads it can reckon.
+        // The warning shows the arithmetic.
         let others = [" are open", " are kept", " for connections"].map(number_before);
         assert_eq!(limit - others.iter().sum::<u64>(), allowed, "{warning}");
         assert!(warning.contains("serve by `run`"), "{warning}");

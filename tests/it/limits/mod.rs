@@ -98,7 +98,7 @@ fn every_default_is_the_documented_one() {
     let server = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(()))).unwrap();
     assert_eq!(server.limits(), documented);
 
-    // What has private fields, or may get more, is whole only as text.
+    // Types with private fields are compared as text.
     let options = "SocketOptions { allow_reuse_address: true, allow_reuse_port: false, \
                    request_queue_size: 2147483647, only_v6: None, keepalive: None, \
                    recv_buffer_bytes: None, send_buffer_bytes: None, max_packet_size: 65535, \
@@ -122,7 +122,7 @@ fn assert_shows(mixin: &dyn std::fmt::Debug, fields: &[&str]) {
     }
 }
 
-/// What a failure was, as far as limits go.
+/// The limit that a failure was about.
 #[derive(Debug, PartialEq)]
 enum Broken {
     Time(Timeout, Duration),

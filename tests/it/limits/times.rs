@@ -93,7 +93,7 @@ fn a_long_idle_limit_that_was_longer_is_kept() {
     assert_eq!(exchange(&mut old, "still here"), "still here\n");
 }
 
-/// And does not end who goes on talking.
+/// It does not end a client that goes on sending.
 fn a_long_idle_limit_spares_who_talks() {
     let told = Told::default();
     let server = ThreadingTcpServer::builder()
@@ -125,7 +125,7 @@ fn a_long_idle_limit_is_kept_under_every_mixin_and_spares_who_talks() {
 
 #[test]
 fn read_write_and_request_hold_from_the_next_request_on() {
-    /// Reads what is not all sent, or writes what is not taken.
+    /// Reads more than is sent, or writes more than is taken.
     fn stall(request: &mut StreamRequest) -> HandlerResult {
         let mut word = [0];
         request.read_exact(&mut word)?;

@@ -13,7 +13,7 @@ use socketserver::{
 use crate::handlers::Diary;
 use crate::support::{SOON, eventually, folder, inet, receive, receive_text, skip, udp_client};
 
-/// Acknowledges, does what takes long, and says that it is done.
+/// Acknowledges, works for a long time, and reports the end of it.
 #[derive(Clone)]
 struct Slow {
     step: Arc<Mutex<Receiver<()>>>,
@@ -54,7 +54,7 @@ fn a_datagram_is_acknowledged_before_the_slow_step_that_follows_threading() {
     a_reply_leaves_at_once(Threading::new());
 }
 
-/// Replies, and notes what came of it.
+/// Replies, and notes the result.
 #[derive(Clone)]
 struct Noting {
     replies: Diary,

@@ -10,7 +10,7 @@ use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 use super::runs::Phases;
 use crate::support::{SOON, connect, eventually, inet, serve};
 
-/// An error whose causes lead in a circle.
+/// An error whose causes form a circle.
 #[derive(Debug)]
 struct Circle;
 

@@ -1,4 +1,4 @@
-//! Defects that were found by using the crate, each shown by what its user saw.
+//! Defects that were found in use, each tested by what its user saw.
 
 mod datagrams;
 mod handlers;

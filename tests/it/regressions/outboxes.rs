@@ -40,7 +40,7 @@ fn connect_with_room(bytes: usize, server: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What an outbox of this server's only connection is found in.
+/// Where the outbox of the server's only connection is put for the test.
 type Place = Arc<Mutex<Option<Outbox>>>;
 
 fn outbox_in(place: &Place) -> Outbox {
@@ -76,7 +76,7 @@ fn what_others_send_while_the_handler_writes_needs_no_further_help() {
     client.read_exact(&mut bytes).expect("everything that was sent");
     assert!(bytes[..OWN].iter().all(|byte| *byte == b'h'));
     assert!(bytes[OWN..].iter().all(|byte| *byte == b'o'));
-    // And what comes later finds somebody who sends it.
+    // Later lines are sent as well.
     outbox.send("later\n").unwrap();
     assert_eq!(read_line(&mut client), "later\n");
 }
@@ -133,7 +133,7 @@ fn an_outbox_that_is_kept_does_not_keep_its_connection_open() {
                 assert_eq!(read_to_end(&mut connect(inet(&*server))), b"welcome\n");
                 eventually("it has ended", || server.context().live_count() == 0);
             };
-            // The first one starts what is started once for all.
+            // The first one starts the threads that all of them share.
             come_and_go();
             let before = open_descriptors();
             for _ in 0..30 {
@@ -148,7 +148,7 @@ fn an_outbox_that_is_kept_does_not_keep_its_connection_open() {
 #[test]
 fn a_slow_but_steady_reader_never_times_out_a_write_with_an_outbox() {
     const BYTES: usize = 8 * 1024 * 1024;
-    // Less than the whole write takes, and many times what any step of it takes.
+    // Shorter than the whole write, and many times longer than any step of it.
     let (limit, step) = (Duration::from_millis(1_000), Duration::from_millis(50));
     let (told, result) = channel();
     let told = Mutex::new(told);

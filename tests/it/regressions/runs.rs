@@ -85,7 +85,7 @@ fn a_shutdown_that_crosses_the_end_of_a_run_leaves_no_spinning_run() {
                 }
                 assert!(!is_spinning());
                 over.store(true, Ordering::SeqCst);
-                // A second run knows nothing of a stop that came before it: so again and again.
+                // A second run does not see an earlier stop, so the stop is repeated.
                 eventually("the last run ends", || {
                     handle.shutdown();
                     runs.is_finished()
@@ -172,7 +172,7 @@ fn a_connection_is_closed_when_its_end_is_told() {
             let _client = connect(inet(&*server));
             counts.recv_timeout(SOON).expect("it is told")
         };
-        // With the first one the server makes what it needs for all.
+        // The first request makes the server create everything that all requests share.
         let first = open_at_end_of_next();
         assert!(first <= open_sockets() + 1, "a connection is open after its end");
         for _ in 0..5 {
@@ -288,7 +288,7 @@ fn a_pool_whose_workers_have_all_failed_to_start_refuses_and_says_so() {
         .hooks(Phases { to })
         .bind("127.0.0.1:0", || Echo);
     let server = server.unwrap().serve_in_background().unwrap();
-    // Whoever comes before the last of them has failed is let go without a word.
+    // A request that comes before the last of them has failed is released without an answer.
     let began = Instant::now();
     let phase = loop {
         assert!(read_to_end(&mut connect(inet(&*server))).is_empty());

@@ -7,8 +7,8 @@ use super::{
     Source, assert_none, closing_brace, line_of, read, root, sources, without_tests, words,
 };
 
-/// The tests that may have `unsafe` in them: they switch stacks, send signals, and do to descriptors and
-/// processes what nobody should. In the library that is `src/sys/`, and DESIGN.md names its files.
+/// The tests that may contain `unsafe`: they switch stacks, send signals, and break descriptors and processes on
+/// purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
 const UNSAFE_TESTS: [&str; 8] = [
     "tests/forking/support.rs",
     "tests/forking/system.rs",
@@ -80,7 +80,7 @@ fn nothing_is_left_for_later() {
     files.extend(sources(&["examples", "tests"], "toml"));
     let mut wrong = Vec::new();
     for name in ["README.md", "DESIGN.md", "CHANGELOG.md", "Cargo.toml", ".ci/run"] {
-        // What is packed for others lacks some of them.
+        // A package of the crate lacks some of them.
         let Ok(text) = fs::read_to_string(root().join(name)) else { continue };
         files.push(Source { name: name.into(), text, code: String::new() });
     }

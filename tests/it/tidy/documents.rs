@@ -80,11 +80,11 @@ fn the_guide_has_the_same_code_in_both_languages() {
     assert_eq!(one.len(), other.len(), "blocks of {GUIDES:?}");
 }
 
-/// What a project needs for a block of the guide, beside std; the guide has it added by `cargo add`.
+/// The crates that the guide's programs need; the guide adds them by `cargo add`.
 const OF_THE_GUIDE: [&str; 2] = ["socketserver", "socket2"];
 
 /// That each block compiles is for `cargo test --doc` to see, with all that this crate's tests have at hand. A reader's
-/// project has only what the guide says.
+/// project has only the crates that the guide names.
 #[test]
 fn a_block_of_the_guide_is_a_program_that_needs_no_more_than_its_instructions_add() {
     let mut wrong = Vec::new();
@@ -129,7 +129,7 @@ fn prose(text: &str) -> String {
     kept
 }
 
-/// What a text links to, and in which line.
+/// The links of a text, with their lines.
 fn links(text: &str) -> Vec<(usize, String)> {
     let prose = prose(text);
     let links = prose.match_indices("](").filter_map(|(at, open)| {
@@ -139,7 +139,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
     links.collect()
 }
 
-/// What a heading is called in a link: small letters, without marks, with hyphens for blanks.
+/// The anchors of a text's headings: small letters, without marks, with hyphens for blanks.
 fn anchors(text: &str) -> BTreeSet<String> {
     let slug = |heading: &str| -> String {
         let heading = heading.trim_start_matches('#').trim().to_lowercase();

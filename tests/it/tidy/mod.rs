@@ -79,7 +79,7 @@ fn length_of_blank(rest: &[u8], in_a_word: bool) -> usize {
         [b'/', b'/', ..] => until(b"\n", 0) - 1,
         [b'/', b'*', ..] => until(b"*/", 2),
         [b'"', ..] => length_of_string(rest),
-        // r"..", r#".."#; what comes before may have been the b of a byte string.
+        // r"..", r#".."#; the byte before may be the b of a byte string.
         [b'r', b'"' | b'#', ..] if !in_a_word => {
             let hashes = rest[1..].iter().take_while(|byte| **byte == b'#').count();
             if rest.get(1 + hashes) != Some(&b'"') {
@@ -175,11 +175,10 @@ fn the_root_has_few_names() {
     assert!(names.len() <= 45, "{} names at the root: {names:?}", names.len());
 }
 
-/// What each fuzz target does with an input stands in a `seeds.rs`, beside a folder of the inputs that `cargo test` replays
-/// by it.
+/// Each fuzz target has a `seeds.rs`, which runs one input, beside the folder of inputs that `cargo test` replays.
 #[test]
 fn every_fuzz_target_is_replayed() {
-    // What is packed for others has no fuzzers.
+    // A package of the crate has no fuzzers.
     let Ok(manifest) = fs::read_to_string(root().join("fuzz/Cargo.toml")) else { return };
     let target = |line: &str| {
         let path = line.strip_prefix("path = \"")?.strip_suffix("\"")?;

@@ -1,4 +1,4 @@
-//! Wrappers that do not pass deadlines on: a bound of the request holds for as long as what it is of, and no longer.
+//! Wrappers that do not pass deadlines on: each limit still holds, and only for the step it belongs to.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

@@ -9,7 +9,7 @@ use socketserver::request::Stream;
 
 const HELLO: &[u8; 4] = b"KEY1";
 const WELCOME: &[u8; 2] = b"OK";
-/// What is said to who speaks something else.
+/// The answer to a client that speaks another protocol.
 pub const ALERT: &[u8; 6] = b"ALERT!";
 /// So much goes into one record.
 const RECORD: usize = 16 * 1024;
@@ -22,7 +22,7 @@ pub struct Framed<S> {
     /// Of a record that has, from here on.
     plain: Vec<u8>,
     at: usize,
-    /// What is to be sent.
+    /// Bytes that wait to be sent.
     output: Vec<u8>,
     ended: bool,
 }

@@ -1,5 +1,5 @@
-//! Wrapped connections: what goes in the open and what does not, whose fault a handshake is that fails, and the rows
-//! that bound a plain stream, over a wrapped one as well.
+//! Wrapped connections: which bytes are sent in the open, who is at fault when a handshake fails, and the limits of a
+//! plain stream over a wrapped one.
 
 mod deaf;
 pub mod framed;
@@ -46,7 +46,7 @@ fn wrap(request: &mut StreamRequest) -> HandlerResult {
     Ok(request.wrap_stream(|inner| Ok(Box::new(Framed::accept(inner)?)))?)
 }
 
-/// How a request has ended, and what was told of it.
+/// How a request has ended, and its report.
 #[derive(Clone, Debug, PartialEq)]
 struct End {
     reason: CloseReason,
@@ -58,7 +58,7 @@ struct End {
 
 type Wrap = Box<dyn Fn(&mut StreamRequest) -> HandlerResult + Send + Sync>;
 
-/// Hooks that wrap, and note what comes of it.
+/// Hooks that wrap, and note how requests end.
 #[derive(Clone)]
 struct Wraps {
     wrap: Arc<Wrap>,

@@ -1,4 +1,4 @@
-//! What goes in the open, and whose fault it is if a wrapper cannot be made.
+//! Which bytes are sent in the open, and who is at fault when a wrapper cannot be made.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -125,7 +125,7 @@ fn an_outbox_from_before_sends_nothing_past_the_wrapper() {
     assert_eq!(outbox.send("a secret\n"), Err(OutboxError::Wrapped));
     outbox.flush();
     assert_eq!(outbox.waiting_bytes(), 0);
-    // What came past the wrapper would be no record.
+    // Bytes that bypass the wrapper would form no record.
     assert_eq!(exchange(&mut client, "hello"), "hello\n");
     assert_eq!(read_to_end(&mut client), b"");
     assert_eq!(outbox.send("too late\n"), Err(OutboxError::Wrapped));
@@ -168,7 +168,7 @@ fn what_does_not_leave_in_the_open_keeps_the_connection_as_it_was() {
     served.end();
 }
 
-/// How a request ends whose wrapper is made so, for a client that does so.
+/// The end of a request, given how its wrapper is made and how its client behaves.
 fn handshake(
     limits: Limits,
     make: impl Fn(Box<dyn Stream>) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
@@ -266,7 +266,7 @@ fn a_fault_of_the_hook_itself_is_a_failure() {
         let hello = |client: &mut TcpStream| client.write_all(b"KEY1").unwrap();
         assert_eq!(end_of(handshake(patient(), make, hello)), failed, "{kind:?}");
     }
-    // After that: what is wrong is not what has come.
+    // After that the error is no longer about received bytes.
     let make = |mut inner: Box<dyn Stream>| {
         inner.read_exact(&mut [0; 4])?;
         Err(io::Error::other("no certificate for it"))
@@ -298,7 +298,7 @@ fn a_header_that_is_none_is_said_to_be_the_peers() {
 
 #[test]
 fn a_drain_cuts_a_handshake_off() {
-    // What has begun is cut off at once, and a connection that has sent nothing when first reads are over.
+    // A handshake that has begun is cut off at once; a connection that has sent nothing, when the time for first reads ends.
     for (first_read, sent) in [(HOUR, &b"KE"[..]), (Duration::ZERO, b"")] {
         let (errors, error) = channel();
         let errors = Mutex::new(errors);

@@ -1,4 +1,4 @@
-//! What bounds and ends a plain connection bounds and ends a wrapped one as well: each row in every way.
+//! The limits and ends of a plain connection hold for a wrapped one as well, however it is wrapped.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -31,7 +31,7 @@ fn lines_of_any_length_and_an_end_in_order() {
         assert_eq!(exchange(&mut client, "hello"), "hello\n");
         let long = "x".repeat(60_000);
         assert_eq!(exchange(&mut client, &long), format!("{long}\n"));
-        // The peer ends its side; what it has not been answered yet, it is still answered.
+        // The peer ends its side, and still gets the answers that are due.
         client.write_all(b"last\n").unwrap();
         client.end();
         assert_eq!(read_to_end(&mut client), b"last\n", "{way:?}");
@@ -63,7 +63,7 @@ fn bytes_are_counted_as_they_go_over_the_wire() {
     }
 }
 
-/// A limit that ends a request whose handler does this, for a client that does that.
+/// Asserts which limit ends a request, given its handler and its client.
 fn ends_by(
     limits: Limits,
     expected: (CloseReason, Option<Timeout>),
@@ -120,7 +120,7 @@ fn a_byte_now_and_then_does_not_extend_a_read() {
     let read = patient().read(2 * MOMENT);
     ends_by(read, (CloseReason::TimedOut, Some(Timeout::Read)), echo, |client| {
         for _ in 0..40 {
-            // Its pace is what is tested: a tenth of the limit for each.
+            // The pace is the point: a tenth of the limit for each byte.
             if client.write_all(b"x").is_err() {
                 break;
             }
@@ -161,7 +161,7 @@ fn a_peer_that_goes_away() {
         socket2::SockRef::from(&client.bare).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         served.assert_ends_as(CloseReason::Disconnected);
-        // In the middle of what was announced.
+        // In the middle of the announced bytes.
         let served = serve(way, patient(), |request| {
             writeln!(request, "here")?;
             Ok(request.read_exact(&mut [0; 100])?)
@@ -283,7 +283,7 @@ fn an_operator_ends_a_write_that_waits() {
         let live = served.live();
         let context = served.server.context();
         let sent = || context.live().first().map_or(0, |live| live.bytes_out);
-        // It fills what there is of buffers, and then stands.
+        // It fills all buffers, and then waits.
         eventually("it waits for room", || {
             let before = sent();
             std::thread::sleep(MOMENT / 2);
@@ -373,8 +373,8 @@ fn a_line_that_is_too_long_says_so_through_a_wrapper() {
 
 #[test]
 fn a_write_that_stands_still_is_waited_for_once() {
-    // A wrapper takes what it is given before it has sent it, and at the end there is a farewell as well: each of them
-    // could wait for as long once more.
+    // A wrapper accepts bytes before it has sent them, and sends a farewell at the end: each of these could wait for the
+    // limit once more.
     let limit = 30 * MOMENT;
     let stand_still = |way| {
         let served = serve(way, patient().write(limit), |request| {

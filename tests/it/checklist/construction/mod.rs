@@ -16,7 +16,7 @@ use crate::support::{read_line, skip};
 
 const LOCAL: &str = "127.0.0.1:0";
 
-/// What the kernel says that a server's socket is bound to.
+/// The address of a server's socket, according to the kernel.
 fn getsockname(server: &impl BaseServer) -> Address {
     let fd = server.fileno().expect("an open socket");
     let name = SockRef::from(&*fd).local_addr().unwrap();

@@ -116,7 +116,7 @@ fn row_003_1024_failures_leak_no_descriptor() {
         let before = open_descriptors();
         for _ in 0..256 {
             assert!(TcpServer::bind(taken, || Silent).is_err());
-            // An address of the documentation's, which is nobody's.
+            // An address reserved for documentation.
             assert!(UdpServer::bind("192.0.2.1:0", || Silent).is_err());
             assert!(UnixStreamServer::bind(&file, || Silent).is_err());
             assert!(UnixDatagramServer::bind(&file, || Silent).is_err());
@@ -163,7 +163,7 @@ fn row_004_build_unbound_datagrams() {
     assert_ne!(inet(&server).port(), 0);
 }
 
-/// Notes when the hooks of construction run, and what the socket is by then.
+/// Notes when the hooks of construction run, and the state of the socket at that time.
 struct Construction {
     diary: Diary,
 }

@@ -13,7 +13,7 @@ use super::serve_one;
 use crate::handlers::{Echo, OneLine, Silent};
 use crate::support::{SOON, connect_any, exchange, folder, receive, soon};
 
-/// A socket file that nobody listens at, as a server leaves it that was killed.
+/// Leaves a stale socket file, as a killed server does.
 fn leave_stale(path: &Path) {
     drop(unix::UnixListener::bind(path).unwrap());
     assert!(fs::symlink_metadata(path).unwrap().file_type().is_socket());
@@ -181,7 +181,7 @@ fn row_014_of_servers_that_start_at_once_one_wins() {
             }
         }
         assert_eq!(winners.len(), 1);
-        // The losers have knocked to see whether somebody is there, and gone.
+        // The other servers have connected to test for a living one, and closed that connection.
         let server = winners.pop().unwrap().serve_in_background().unwrap();
         assert_eq!(exchange(&mut *connect_any(&server.server_address()), "hello"), "hello\n");
     }
@@ -194,7 +194,7 @@ fn row_014_anything_but_a_socket_is_never_removed() {
     fs::write(&file, "precious").unwrap();
     let sub = folder.path().join("folder");
     fs::create_dir(&sub).unwrap();
-    // A link is not what it points to.
+    // A link is not its target.
     let (stale, link) = (folder.path().join("stale"), folder.path().join("link"));
     leave_stale(&stale);
     std::os::unix::fs::symlink(&stale, &link).unwrap();

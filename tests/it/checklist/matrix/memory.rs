@@ -22,7 +22,7 @@ use crate::support::{SOON, read_to_end, soon};
 /// One end of a connection in memory.
 pub struct MemoryStream {
     input: Receiver<Vec<u8>>,
-    /// What has come and not been read yet.
+    /// Bytes that have arrived and were not read yet.
     rest: VecDeque<u8>,
     output: Option<Sender<Vec<u8>>>,
     deadline: Option<Instant>,

@@ -51,7 +51,7 @@ fn over_unix_datagrams(server: &Address, folder: &Path) -> Vec<u8> {
     receive(&client)
 }
 
-/// One client after the other, and then a stop that nobody has to be forced to.
+/// Serves one client after the other, and then stops without forcing anything.
 fn three_echoes<T: Transport, M: Mixin + 'static>(
     server: Server<T, M>,
     folder: &Path,

@@ -18,8 +18,8 @@ use crate::handlers::{Echo, OneLine};
 use crate::over_tcp::leave_to_inner_stream;
 use crate::support::{SOON, connect, exchange, inet, read_to_end, soon};
 
-/// A cipher that stands for TLS: what the client sends first is the key, and everything after it, in
-/// both directions, is combined with it.
+/// A cipher in place of TLS: the client first sends the key, with which everything after it is combined, in both
+/// directions.
 struct Xor {
     inner: Box<dyn Stream>,
     key: u8,
@@ -92,7 +92,7 @@ impl Write for XorClient {
     }
 }
 
-/// What `handle_error` was told.
+/// A failure, as `handle_error` received it.
 #[derive(Debug, PartialEq)]
 struct Told {
     phase: Phase,
@@ -240,7 +240,7 @@ fn row_100_a_byte_now_and_then_does_not_extend_the_handshake() {
         if slow.write_all(&[1]).is_err() {
             break;
         }
-        // Its pace is what is tested: five times the limit for the whole, a tenth for each byte.
+        // The pace is the point: five times the limit for the whole, a tenth of it for each byte.
         thread::sleep(Duration::from_millis(20));
     }
     let told = watch.told.recv_timeout(SOON).unwrap();
@@ -302,8 +302,8 @@ fn row_100_the_handshake_limit_ends_with_the_handshake() {
     soon("a stop", move || server.stop()).unwrap();
     let seen: Vec<_> = seen.iter().collect();
     assert!(seen.len() >= 2, "one for the read and one for the write: {seen:?}");
-    // What bounds them is the limit on reading or writing, and not that on the handshake. (That on writing, which is
-    // about progress, the stream below keeps by itself.)
+    // They are bounded by the limits on reading and writing, and not by that on the handshake. (The stream below keeps
+    // the limit on writing, which is about progress, by itself.)
     assert!(seen.iter().any(|at| at.is_some_and(|at| at >= began + HOUR)), "{seen:?}");
     assert!(seen.iter().all(|at| at.is_none_or(|at| at >= began + HOUR)), "{seen:?}");
 }

@@ -31,8 +31,8 @@ const SKIPPED: [i32; 12] = [
     libc::EPERM,
 ];
 
-/// What `accept_error` was told: the error's number, what follows, how often, for how long, and whether it is to be
-/// reported.
+/// A call of `accept_error`: the error's number, the action that follows, how often in a row, the pause, and whether a
+/// report is due.
 type Told = (i32, AcceptAction, u64, Duration, bool);
 
 struct AcceptErrors {
@@ -47,7 +47,7 @@ impl ServerHooks<StreamRequest> for AcceptErrors {
     }
 }
 
-/// An inline echo server whose accept meets errors, and what its hook is told of them.
+/// An inline echo server whose accept fails, and the calls of its hook.
 fn meets(injected: &Injected) -> (Server<Noted, Inline>, Receiver<Told>) {
     let (to, told) = channel();
     let server = Builder::<Noted, _>::new(Inline)
@@ -92,7 +92,7 @@ fn row_025_the_table_says_what_follows_from_each_error() {
         (libc::ENOTSOCK, Fatal),
         (libc::EINVAL, Fatal),
         (libc::EFAULT, Fatal),
-        // One that nobody has thought of: neither a spin nor the end.
+        // An unknown error causes neither a spin nor the end.
         (libc::EXDEV, BackOff),
     ]);
     for (errno, expected) in table {

@@ -1,4 +1,4 @@
-//! Rows 31 and 32: what is printed about a failure, and what `handle_error` is told.
+//! Rows 31 and 32: the printed report of a failure, and the arguments of `handle_error`.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Sender, channel};
@@ -99,7 +99,7 @@ fn row_032_handle_error_gets_the_handlers_own_error() {
     assert_eq!(ordered.recv_timeout(SOON).unwrap(), expected);
 }
 
-/// The report of one request, whose handler is `handle` and whose client is `client`.
+/// The report of one request, given its handler and its client.
 fn reported_of(
     limits: Limits,
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,

@@ -98,7 +98,7 @@ impl Transport for Noted {
     }
 }
 
-/// Hooks that note what is asked of them.
+/// Hooks that note their calls.
 struct NotedHooks {
     diary: Diary,
     wanted: bool,
@@ -149,7 +149,7 @@ fn life<H: StreamRequestHandler + 'static>(
     (diary, turn)
 }
 
-/// Starts the server and gives what `serve_forever` has returned by itself, in time.
+/// Waits for the run to end by itself, and returns the result of `serve_forever`.
 pub fn joined<T: Transport, M: Mixin + 'static>(
     server: BackgroundServer<T, M>,
 ) -> socketserver::Result<()> {
@@ -164,7 +164,7 @@ pub fn reset(client: std::net::TcpStream) {
     drop(client);
 }
 
-/// A server that is ended by what its only handler returns; gives the error it ends with.
+/// Runs a server that is ended by the error of its only handler, and returns the error of the run.
 pub fn ended_by<M: Mixin + 'static>(
     mixin: M,
     end: impl Fn() -> HandlerError + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! Rows 15 to 19: the steps of a request, their order, and what a failure in each leads to.
+//! Rows 15 to 19: the steps of a request, their order, and the consequences of a failure in each.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ fn row_015_the_steps_of_a_request_come_in_pythons_order() {
     );
 }
 
-/// Counts what it has served: always one, because every request has its own.
+/// Counts the requests of one handler: always one, because every request has its own.
 struct Tally {
     number: usize,
     served: usize,

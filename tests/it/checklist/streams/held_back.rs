@@ -16,7 +16,7 @@ use super::{Traffic, counting, patient};
 use crate::reports::reports;
 use crate::support::{SOON, connect, eventually, folder, inet, read_line, read_to_end};
 
-/// Holds its output back, and does what it is made with.
+/// Holds its output back, and runs a function.
 struct Buffered<F> {
     wbufsize: usize,
     run: F,
@@ -32,7 +32,7 @@ impl<F: FnMut(&mut StreamRequest) -> HandlerResult> StreamRequestHandler for Buf
     }
 }
 
-/// A server whose handler holds up to 64 bytes back, and what it sends.
+/// A server whose handler holds up to 64 bytes back, and its traffic.
 fn serve_buffered(
     run: impl Fn(&mut StreamRequest, &Traffic) -> HandlerResult + Send + Sync + 'static,
 ) -> (BackgroundServer<Tcp, Inline>, Arc<Traffic>) {
@@ -178,7 +178,7 @@ fn row_086_input_that_is_there_does_not_make_output_leave() {
         };
         let server = TcpServer::builder().hooks(hooks).limits(patient()).bind("127.0.0.1:0", make);
         let server = server.unwrap();
-        // What comes before the server runs is there when it does.
+        // These bytes arrive before the server runs.
         let mut client = connect(inet(&server));
         client.write_all(b"one\ntwo\nthree\n").unwrap();
         let _serving = server.serve_in_background().unwrap();

@@ -1,4 +1,4 @@
-//! Lines and ends of input: their bounds, and what a drain does to them.
+//! Lines and ends of input: their limits, and their behaviour in a drain.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,7 +16,7 @@ use crate::support::{
     SOON, StopOnPanic, connect, eventually, exchange, inet, read_line, read_to_end,
 };
 
-/// Reads lines, and tells the test of each and of what ends them.
+/// Reads lines, and sends each of them and the end to the test.
 fn lines_to(
     rbufsize: usize,
     to: Sender<io::Result<Option<String>>>,

@@ -22,13 +22,13 @@ use crate::over_tcp::leave_to_inner_stream;
 use crate::reports::{Report, reports};
 use crate::support::SOON;
 
-/// What a [`Counting`] stream has seen.
+/// The calls that a [`Counting`] stream has seen.
 #[derive(Default)]
 struct Traffic {
     receives: AtomicUsize,
     /// How many bytes were asked for at once, at the most.
     asked: AtomicUsize,
-    /// What each send took.
+    /// The bytes that each send accepted.
     sends: Mutex<Vec<Vec<u8>>>,
 }
 

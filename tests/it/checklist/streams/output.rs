@@ -1,4 +1,4 @@
-//! Rows 83 to 85 and 88: what is written arrives, whole and at once; the descriptor and its options.
+//! Rows 83 to 85 and 88: output arrives whole and at once; the descriptor and its options.
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn row_083_input_is_buffered() {
         Ok(writeln!(request, "done")?)
     });
     let server = TcpServer::builder().hooks(hooks).bind("127.0.0.1:0", handler).unwrap();
-    // What comes before the server runs comes as one.
+    // Bytes that arrive before the server runs are received together.
     let mut client = connect(inet(&server));
     client.write_all(b"abcdef\nlast line\n").unwrap();
     let _serving = server.serve_in_background().unwrap();
@@ -77,7 +77,7 @@ fn row_083_input_is_buffered() {
     assert_eq!(traffic.receives.load(Ordering::SeqCst), 1);
 }
 
-/// What the server's end of a connection has for TCP_NODELAY.
+/// The value of TCP_NODELAY at the server's end of a connection.
 fn nodelay(request: &StreamRequest) -> io::Result<bool> {
     let fd = request.fileno().expect("a descriptor");
     socket2::SockRef::from(&fd).tcp_nodelay()
@@ -122,7 +122,7 @@ fn row_084_write_all_writes_everything_through_signals() {
     let writer = thread.recv_timeout(SOON).unwrap();
     let (mut received, mut block) = (Vec::new(), vec![0; 64 * 1024]);
     loop {
-        // The writer is mostly asleep, because nobody reads while the signal is sent.
+        // The writer is mostly asleep, because this thread does not read while it sends the signal.
         signal(writer);
         let count = uninterrupted(|| client.read(&mut block)).unwrap();
         if count == 0 {

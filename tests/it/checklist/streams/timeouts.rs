@@ -17,8 +17,7 @@ use crate::child::{child, is_child, writes_to_stderr};
 use crate::reports::{Report, Reports, reports};
 use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};
 
-/// What ends a request whose handler is `handle`, and whose client says `hello` without a newline, and
-/// then waits.
+/// The report of a request whose handler is `handle`, and whose client sends `hello` without a newline and then waits.
 fn ended_by(
     limits: Limits,
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
@@ -27,7 +26,7 @@ fn ended_by(
     let mut client = connect(inet(&*server));
     client.write_all(b"hello").unwrap();
     let report = reported.recv_timeout(SOON).unwrap();
-    // What was sent is not wanted here: only that it ends.
+    // Only the end matters here, not the bytes.
     while client.read(&mut [0; 65_536]).unwrap_or(0) > 0 {}
     assert_eq!(report.fault, Fault::Peer);
     assert!(!report.is_disconnect);

@@ -14,7 +14,7 @@ use crate::child::{child, is_child, waited};
 use crate::handlers::{Echo, Holder, held};
 use crate::support::{SOON, StopOnPanic, connect, eventually, inet, read_line, read_to_end};
 
-/// A server whose two requests are held, what they are held by, and their clients.
+/// A server with two blocked requests, the test's hold on them, and their clients.
 fn with_two_held<M: Mixin + 'static>(
     mixin: M,
 ) -> (BackgroundServer<Tcp, M>, Holder, Vec<TcpStream>) {
@@ -29,8 +29,7 @@ fn with_two_held<M: Mixin + 'static>(
     (server, holder, clients)
 }
 
-/// Closes a server whose two requests are held until the close has returned; gives the report and what
-/// the clients read.
+/// Closes a server whose two requests block until the close has returned. Returns the report, and the answers.
 fn closed_with_two_held(mixin: impl Mixin + 'static) -> (DrainReport, Vec<String>) {
     let (server, holder, mut clients) = with_two_held(mixin);
     let report = server.server_close_within(SOON);

@@ -1,4 +1,4 @@
-//! Rows 55, 56, 62 and 63: what fails in a thread, and threads that cannot be started.
+//! Rows 55, 56, 62 and 63: failures in threads, and threads that cannot be started.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
@@ -145,8 +145,7 @@ fn row_062_a_thread_that_cannot_be_started_is_reported_and_the_request_is_closed
     server.stop().unwrap();
 }
 
-/// A mixin whose settings nobody looks at before it is used: as if what it needs had been there when the server was made,
-/// and has gone since.
+/// A mixin without `check`: its resources are not tried out when the server is made, as if they were lost later.
 struct Unchecked<M>(M);
 
 impl<M: Mixin> Mixin for Unchecked<M> {

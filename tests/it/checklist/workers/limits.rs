@@ -35,7 +35,7 @@ impl Peak {
     }
 }
 
-/// Hurls requests at the server from six threads, and says how many were handled at once at the most.
+/// Sends requests from six threads, and returns the largest number that were handled at once.
 fn peak_under_load<M: Mixin + 'static>(mixin: M) -> usize {
     const CLIENTS: usize = 6;
     const EACH: usize = 40;
@@ -74,7 +74,7 @@ fn row_064_never_more_than_the_maximum_run_at_once() {
     assert!(peak_under_load(Pool::new(2)) <= 2);
 }
 
-/// A server without room for a third request, whose two clients are held.
+/// Asserts that a server with two blocked requests has no room for a third.
 fn third_has_to_wait<M: Mixin + 'static>(mixin: M) {
     let (held, holder) = held();
     let server = TcpServer::builder()
