@@ -9,7 +9,6 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::check;
 use super::peer_name::PeerName;
 use super::recv_cmsg::{self, Destination};
 use super::socket::socklen;
@@ -189,7 +188,7 @@ fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usiz
                 ptr::null_mut(),
             )
         };
-        match check(received) {
+        match super::check(received) {
             Ok(count) => return Ok(count as usize),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

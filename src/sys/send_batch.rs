@@ -7,11 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use libc::mmsghdr;
 
-use super::check;
 use super::peer_name::PeerName;
 use super::recv_cmsg::LocalAddress;
 use super::send_cmsg::ControlBuf;
-use super::socket::{SEND_FLAGS, socklen};
+use super::socket::SEND_FLAGS;
 
 /// One datagram to send: its receiver, the local address that it leaves from, and its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -137,9 +136,9 @@ pub(crate) enum Gso {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
     let mut value: libc::c_int = 0;
-    let mut len = socklen::<libc::c_int>();
+    let mut len = super::socket::socklen::<libc::c_int>();
     // SAFETY: `value` and `len` are live and of the length that is said.
-    let asked = check(unsafe {
+    let asked = super::check(unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
             libc::SOL_UDP,
@@ -201,7 +200,7 @@ pub(crate) fn send_batch(
                 (SEND_FLAGS | libc::MSG_DONTWAIT) as _,
             )
         };
-        match check(sent) {
+        match super::check(sent) {
             Ok(sent) => {
                 return Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum());
             }

@@ -1,7 +1,6 @@
 //! How far a connection has got, as the system counts it: bytes of every process and thread that has the socket.
 
 use std::io;
-use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// How many bytes the peer's system has acknowledged plus how many it has sent, since the connection began. None if it is
@@ -26,7 +25,7 @@ pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
             &raw mut len,
         )
     });
-    let has_both = len as usize >= (RECEIVED + 1) * mem::size_of::<u64>();
+    let has_both = len as usize >= (RECEIVED + 1) * size_of::<u64>();
     (told.is_ok() && has_both).then(|| info[ACKNOWLEDGED].wrapping_add(info[RECEIVED]))
 }
 
