@@ -15,7 +15,7 @@
 //! it.
 //!
 //! All code of the user's that one request runs (hooks, handler, observer, a transport's own `make_request`, the drop of
-//! an error) runs in `caught`, which turns a panic into an error.
+//! an error) runs in `catch_panic`, which turns a panic into an error.
 
 use std::sync::Arc;
 use std::time::Duration;
