@@ -107,9 +107,9 @@ mod tests {
     use std::time::Duration;
 
     #[derive(Default)]
-    struct Counted(AtomicUsize);
+    struct CountedFlush(AtomicUsize);
 
-    impl Flush for Counted {
+    impl Flush for CountedFlush {
         fn flush(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_request_in_the_loop_defers_beyond_its_own_end() {
-        let counted = Arc::new(Counted::default());
+        let counted = Arc::new(CountedFlush::default());
         let flush: Arc<dyn Flush> = Arc::clone(&counted) as _;
         let flushed = || counted.0.load(Ordering::SeqCst);
         assert!(!flush_before_waiting(&flush), "this thread has made no promise");
