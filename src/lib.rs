@@ -165,7 +165,6 @@ compile_error!(
 
 mod address;
 mod console;
-mod context;
 mod error;
 mod events;
 mod gate;
@@ -180,6 +179,7 @@ mod peer_fault;
 mod process;
 pub mod request;
 mod server;
+mod server_context;
 mod shutdown;
 mod socket_io;
 #[allow(unsafe_code)]
@@ -189,7 +189,6 @@ mod wait;
 mod write_stall;
 
 pub use address::Address;
-pub use context::ServerContext;
 #[doc(alias = "SystemExit")]
 pub use error::Fatal;
 pub use error::{Error, HandlerError, HandlerResult, Result};
@@ -206,6 +205,7 @@ pub use request::{DatagramRequest, Outbox, StreamRequest};
 pub use server::{
     BackgroundServer, BaseServer, Builder, DrainReport, Server, ServerHooks, run_all,
 };
+pub use server_context::ServerContext;
 pub use shutdown::ShutdownHandle;
 #[doc(inline)]
 pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};

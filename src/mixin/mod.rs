@@ -81,10 +81,10 @@ mod forking;
 mod idle_workers;
 mod pool;
 mod thread_group;
+mod threaded;
 mod threading;
 mod worker_accept;
 mod worker_queue;
-mod workers;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;

@@ -1,8 +1,8 @@
 //! A fixed number of threads, first come first served.
 
 use super::thread_group::ThreadOptions;
+use super::threaded::{Workers, thread_setters};
 use super::worker_queue::{QueueSettings, Size};
-use super::workers::{Workers, thread_setters};
 use super::{Mixin, WhenFull, pass_on};
 use crate::gate::Gate;
 

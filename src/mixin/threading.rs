@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::thread_group::ThreadOptions;
+use super::threaded::{Workers, thread_setters};
 use super::worker_queue::{QueueSettings, Size};
-use super::workers::{Workers, thread_setters};
 use super::{Mixin, pass_on};
 use crate::gate::Gate;
 

@@ -8,8 +8,8 @@ use super::extension::extension_of;
 use super::line;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
-use crate::context::ServerContext;
 use crate::peer_fault::{PeerFault, is_loss};
+use crate::server_context::ServerContext;
 
 /// How a transport sends the answer to one datagram.
 pub trait Reply {

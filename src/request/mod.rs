@@ -25,11 +25,11 @@ use std::io;
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::context::ServerContext;
 pub use crate::error::Stopping;
 use crate::events::Limit;
 use crate::limits::Limits;
 use crate::live::{Entry, Registration};
+use crate::server_context::ServerContext;
 
 pub use crate::error::{TimedOut, Timeout};
 pub use crate::peer_fault::PeerFault;

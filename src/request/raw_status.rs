@@ -28,11 +28,11 @@ use parking_lot::Mutex;
 use super::connection::Direction;
 use super::io_error::is_no_more_for_now;
 use super::{Ticket, is_to_end, stop};
-use crate::context::ServerContext;
 use crate::error::Stopping;
 use crate::limits::Limits;
 use crate::live::{Activity, Entry};
 use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::server_context::ServerContext;
 use crate::sys;
 use crate::write_stall::SendTimeout;
 

@@ -15,8 +15,8 @@ use super::line::{self, Line, LineTooLong, NotText};
 use super::read_buffer::{Appetite, Chunk, ReadBuffer};
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
-use crate::context::ServerContext;
 use crate::peer_fault::PeerFault;
+use crate::server_context::ServerContext;
 use crate::socket_io::SocketIo;
 use crate::sys::{self, Credentials, RecvBuf};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::{AcceptOutcome, DrainReport, Server};
 use crate::address::Address;
-use crate::context::ServerContext;
 use crate::error::Result;
 use crate::mixin::Mixin;
+use crate::server_context::ServerContext;
 use crate::shutdown::ShutdownHandle;
 use crate::transport::Transport;
 

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::backlog::Backlog;
+use super::drain_backlog::Backlog;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::OverriddenHooks;
 use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
 use crate::address::BindAddress;
 use crate::console;
-use crate::context::ServerContext;
 use crate::error::{Error, Result};
 use crate::events::ServerEvent;
 use crate::handler::{self, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::process::Role;
+use crate::server_context::ServerContext;
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
 

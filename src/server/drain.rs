@@ -25,11 +25,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Server;
-use super::serving::is_serving;
+use super::served_by_thread::is_serving;
 use crate::address::Address;
-use crate::context::ServerContext;
 use crate::live::{FirstReads, LiveRequest};
 use crate::mixin::Mixin;
+use crate::server_context::ServerContext;
 use crate::shutdown::Closer;
 use crate::transport::{CloseWhen, Transport};
 use crate::wait;

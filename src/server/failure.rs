@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::error_owner::ErrorOwner;
 use crate::address::Address;
 use crate::console::Console;
-use crate::context::ServerContext;
 use crate::error::{HandlerError, chain};
+use crate::server_context::ServerContext;
 use crate::transport::AcceptAction;
 
 /// The step in which a request failed.

@@ -7,10 +7,10 @@ use super::failure::{AcceptFailure, Failure};
 use super::incoming::Incoming;
 use super::overridden_hooks::is_default;
 use crate::console::Console;
-use crate::context::ServerContext;
 use crate::error::{HandlerError, HandlerResult};
 use crate::mixin::Refused;
 use crate::request::StreamRequest;
+use crate::server_context::ServerContext;
 
 /// The steps of a server's work that may be overridden, with Python's names where Python has them. Each
 /// has a default. Give an implementation to `builder().hooks(..)`.

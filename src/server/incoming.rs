@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::address::Address;
-use crate::context::ServerContext;
 use crate::request::{Extension, Ticket};
+use crate::server_context::ServerContext;
 use crate::sys::{self, Credentials};
 
 /// A request that was accepted and is not with a worker yet. [`verify_request`](crate::ServerHooks::verify_request)

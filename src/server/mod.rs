@@ -16,14 +16,13 @@
 mod accept;
 mod accept_failure;
 mod background;
-mod backlog;
 mod base_server;
 mod builder;
 mod catch_panic;
 mod close_reason;
-mod command;
 mod descriptor_budget;
 mod drain;
+mod drain_backlog;
 mod error_owner;
 mod failure;
 mod fork;
@@ -33,8 +32,9 @@ mod job;
 mod overridden_hooks;
 mod run;
 mod run_events;
+mod served_by_thread;
 mod server_permit;
-mod serving;
+mod spawned_programs;
 mod worker_accept;
 
 use std::fmt;
@@ -46,12 +46,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::address::{Address, BindAddress};
-use crate::context::ServerContext;
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
+use crate::server_context::ServerContext;
 use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::transport::{Bind, Transport};
 
@@ -59,14 +59,14 @@ pub use accept::AcceptOutcome;
 pub use background::BackgroundServer;
 pub use base_server::BaseServer;
 pub use builder::Builder;
-pub use command::{inherit_only_stdio, restore_limits};
 pub use drain::DrainReport;
 pub use failure::{AcceptFailure, Failure, Fault, Phase};
 pub use hooks::ServerHooks;
 pub use incoming::Incoming;
 pub use run::run_all;
+pub use spawned_programs::{inherit_only_stdio, restore_limits};
 
-use backlog::Backlog;
+use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
 use run_events::{Accepting, Run};
 use worker_accept::WorkerAcceptor;

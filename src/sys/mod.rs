@@ -9,7 +9,7 @@
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
 //! | `recv_buf` | memory to receive into, which need not be cleared |
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
-//! | `error_queue`, `refuse_clients` | the error queue of a socket; the end of a listener's accept queue |
+//! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
 //! | `recv_batch`, `send_batch` | datagrams by the batch |
 //! | `recv_cmsg`, `send_cmsg`, `peer_name` | control messages of datagrams, and their senders' names |
@@ -70,9 +70,9 @@ mod recv_buf;
 pub(crate) mod recv_cmsg;
 #[cfg_attr(
     not(any(target_os = "linux", target_os = "android")),
-    path = "portable/refuse_clients.rs"
+    path = "portable/refuse_new_clients.rs"
 )]
-mod refuse_clients;
+mod refuse_new_clients;
 mod rlimit;
 pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;
@@ -91,7 +91,7 @@ pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::credentials;
 pub(crate) use poll::{PollFd, is_readable, poll};
 pub(crate) use recv_buf::RecvBuf;
-pub(crate) use refuse_clients::refuse_clients;
+pub(crate) use refuse_new_clients::refuse_clients;
 pub(crate) use rlimit::{descriptors, raise_descriptors, restore_descriptors, spare_descriptor};
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;

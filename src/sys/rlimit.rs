@@ -45,7 +45,7 @@ pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// A descriptor that is open only to be closed when there is no other left: the reserve of `transport/listener.rs`.
+/// A descriptor that is open only to be closed when there is no other left: the reserve of `transport/stream_listener.rs`.
 pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }

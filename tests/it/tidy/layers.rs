@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait"]),
     (
-        "context",
+        "server_context",
         &[
             "address",
             "events",
@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "request",
         &[
             "address",
-            "context",
+            "server_context",
             "error",
             "events",
             "peer_fault",

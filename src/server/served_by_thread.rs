@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use crate::context::ServerContext;
+use crate::server_context::ServerContext;
 
 thread_local! {
     /// By the addresses of their contexts.
