@@ -99,8 +99,8 @@ pub fn write(options: &Options, machine: &str, results: &Results) -> String {
     let (rounds, seconds) = (options.rounds, options.seconds);
     let _ = writeln!(
         text,
-        "{machine}; {place}; medians of {rounds} rounds of {seconds} s. What the columns mean, and what \
-         they cannot tell, is in the [README](README.md). Ratios are medians of the ratios within a round.\n"
+        "{machine}; {place}; medians of {rounds} rounds of {seconds} s. The [README](README.md) explains \
+         the columns, and what they cannot tell. Ratios are medians of the ratios within a round.\n"
     );
     write_gates(&mut text, results);
     for &load in &results.loads {
