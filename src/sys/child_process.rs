@@ -8,15 +8,21 @@ use super::check;
 /// The state of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
+    /// It has not ended, or is stopped.
     Running,
+    /// It has ended by itself, with this status (0 to 255).
     Exited(i32),
+    /// A signal, of this number, has ended it.
     Killed(i32),
     /// Another part of the program has waited for it, or the kernel has.
+    ///
+    /// There is no such child (ECHILD).
     Gone,
 }
 
 /// Reaps a child, if it has ended. [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html)
 pub(crate) fn reap(child: i32) -> ChildState {
+    // WNOHANG: the accept loop calls this, and must not wait for a child.
     let mut status = 0;
     loop {
         // SAFETY: the pointer is to a live int.
@@ -34,6 +40,8 @@ pub(crate) fn reap(child: i32) -> ChildState {
 
 /// A child that has ended, this server's or a foreign one; it is not reaped by this. None, if there is none.
 /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), WNOWAIT
+///
+/// The answer is the same until that child is reaped, so a caller that leaves it alone must not ask again in a loop.
 pub(crate) fn ended_child() -> Option<i32> {
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves
@@ -43,10 +51,14 @@ pub(crate) fn ended_child() -> Option<i32> {
         check(libc::waitid(libc::P_ALL, 0, &raw mut info, how)).ok()?;
         info.si_pid()
     };
+    // With WNOHANG the call succeeds also if no child has ended, and leaves the number zero.
     (pid != 0).then_some(pid)
 }
 
 /// Sends a signal to a child. False if it has ended: the number of a child that has been reaped may be a stranger's.
+///
+/// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html). A child keeps its number until it is reaped, also
+/// when it ends between the look and the signal.
 pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
     is_running(child) && {
         // SAFETY: no pointers.
@@ -55,6 +67,8 @@ pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
 }
 
 /// Whether it is a child that has not ended.
+///
+/// WNOWAIT leaves a child that has ended to [`reap`], and a number that is no child's is an error (ECHILD).
 fn is_running(child: i32) -> bool {
     let Ok(id) = libc::id_t::try_from(child) else { return false };
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 /// A directory. Where it cannot be held open, it is looked up by its name each time.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    /// As it was given. Used where `opened` is none.
     name: PathBuf,
+    /// Opened by O_PATH, and only if `/proc` names it: a path by way of it is all that it is for.
     opened: Option<File>,
 }
 
@@ -28,18 +30,26 @@ impl Directory {
     }
 
     /// Opened to be locked.
+    ///
+    /// flock(2) refuses a descriptor by O_PATH; so this opens it once more, which takes the right to read it.
     pub(crate) fn open(&self) -> io::Result<File> {
         File::open(self.file(OsStr::new(".")))
     }
 }
 
 /// The name that the system has for an open file.
+///
+/// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html): a link of `/proc/self/fd` leads to the open file
+/// itself, whatever its name is by now. The path holds as long as `file` is open.
 fn of_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Sets the permissions of a socket that is not bound yet, so that the file its `bind` makes never
 /// has more of them, not even for a moment. Linux only: elsewhere the file's mode follows at once.
+///
+/// [bind(2)](https://man7.org/linux/man-pages/man2/bind.2.html) on Linux gives the file the mode of the socket's own
+/// inode, less the umask.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn set_mode_before_bind(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     // SAFETY: no pointers.
@@ -55,6 +65,9 @@ pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Resul
 
 /// Tries to take an exclusive lock on an open file or directory, until it is closed.
 /// [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html)
+///
+/// `WouldBlock` if another open file description has the lock. Copies of the descriptor, also those in forked
+/// children, share the lock, and the last one to be closed releases it.
 pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     // SAFETY: no pointers.
     super::check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;
@@ -69,6 +82,7 @@ pub(crate) fn set_mode_of_socket_file(
     path: &Path,
     mode: u32,
 ) -> io::Result<()> {
+    // An O_PATH descriptor pins the inode: the file that is checked is the one that is changed.
     let file = open_path::file(path);
     let found = match &file {
         Ok(file) => file.metadata()?,
@@ -80,6 +94,7 @@ pub(crate) fn set_mode_of_socket_file(
     if found.permissions().mode() & MODE_BITS == mode {
         return Ok(());
     }
+    // fchmod(2) refuses a descriptor by O_PATH; chmod(2) of its link in /proc changes the same inode.
     let name = file.as_ref().map_or_else(|_| path.to_owned(), of_descriptor);
     fs::set_permissions(name, Permissions::from_mode(mode))
 }
@@ -87,7 +102,10 @@ pub(crate) fn set_mode_of_socket_file(
 /// The bits that chmod can set; the others of a mode are the kind of file.
 pub(crate) const MODE_BITS: u32 = 0o7777;
 
+/// Whether a file may be the one that this socket's `bind` has made. The inode of the file is not the socket's, and
+/// no call tells the one from the other; so the kind, the number of names and the owner have to do.
 fn is_file_of_socket(fd: BorrowedFd<'_>, found: &Metadata) -> io::Result<bool> {
+    // fstat(2) of a socket names the user that has made it.
     let socket = File::from(fd.try_clone_to_owned()?).metadata()?;
     Ok(found.file_type().is_socket() && found.nlink() == 1 && found.uid() == socket.uid())
 }
@@ -110,11 +128,13 @@ mod open_path {
         open(path, libc::O_NOFOLLOW)
     }
 
+    /// std asks for a mode of access; with O_PATH the kernel ignores it.
     fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
         OpenOptions::new().read(true).custom_flags(libc::O_PATH | flags).open(path)
     }
 }
 
+/// Other systems cannot: the functions above then go by the name.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod open_path {
     use std::fs::File;

@@ -14,6 +14,7 @@ pub(super) struct Epoll {
 }
 
 impl Epoll {
+    /// An empty set, which is closed by exec and shared by a fork.
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: no pointers; a descriptor or -1 comes back.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
@@ -27,6 +28,9 @@ impl Epoll {
     }
 
     /// Adds a descriptor; [`wait`](Self::wait) returns `number` when it is ready.
+    ///
+    /// `events` are those of epoll_ctl(2), such as EPOLLIN. EPOLLERR and EPOLLHUP are reported in any case. Fails for
+    /// a descriptor that is in the set already (EEXIST), and for regular files (EPERM).
     pub(super) fn add(
         &self,
         fd: BorrowedFd<'_>,
@@ -48,6 +52,9 @@ impl Epoll {
 
     /// Waits until one is ready ([`Mode::Block`]), or only looks. Returns the numbers of those that are, `MOST` at the
     /// most.
+    ///
+    /// A signal ends the wait with `Interrupted`. A set with more ready descriptors than `MOST` reports the others by
+    /// the next calls.
     pub(super) fn wait<const MOST: usize>(
         &self,
         mode: Mode,

@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 use socket2::SockRef;
 
 /// How many errors one call takes. The next wait finds the others.
+///
+/// A peer that goes on causing errors must not hold the thread here.
 const MAX_ERRORS: usize = 64;
 
 /// Empties it.

@@ -6,11 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::check;
 
+/// The descriptors behind an event: on Linux one, whose counter is above zero while the event is notified.
 pub(crate) type Ends = OwnedFd;
 
 /// One that is not notified.
 pub(crate) fn new() -> io::Result<Ends> {
     // SAFETY: no pointers; a descriptor or -1 comes back.
+    // EFD_NONBLOCK: neither `notify` nor `clear` may ever wait.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
     Ok(super::owned(fd))
 }
@@ -29,6 +31,7 @@ pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
 pub(crate) fn notify(ends: &Ends) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: eight readable bytes. A full counter (EAGAIN) is readable all the same.
+    // The result is ignored: a signal's action has no caller to tell.
     unsafe { libc::write(ends.as_raw_fd(), one.as_ptr().cast(), one.len()) };
 }
 
@@ -36,5 +39,6 @@ pub(crate) fn notify(ends: &Ends) {
 pub(crate) fn clear(ends: &Ends) {
     let mut count = [0u8; 8];
     // SAFETY: eight writable bytes. An empty counter (EAGAIN) is clear already.
+    // One read takes the whole counter, however often it was notified.
     unsafe { libc::read(ends.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
 }

@@ -15,7 +15,9 @@ use super::epoll::Epoll;
 /// thread that does not wait misses nothing: the listener stays readable for both as long as there is a client.
 #[derive(Debug)]
 pub(crate) struct ExclusiveEpoll {
+    /// Has the listener first, and the interrupts.
     worker: Epoll,
+    /// Has the listener only: a loop hears of its other events by the poll(2) that this set's descriptor is part of.
     accept_loop: Epoll,
 }
 
@@ -36,6 +38,7 @@ impl ExclusiveEpoll {
         Ok(sets)
     }
 
+    /// The order is the contract: the listener goes into the worker's set first, so that the worker is woken first.
     fn fill(&self, listener: BorrowedFd<'_>, interrupts: [BorrowedFd<'_>; 2]) -> io::Result<()> {
         self.worker.add(listener, CLIENTS, 0)?;
         for interrupt in interrupts {
@@ -72,6 +75,9 @@ impl ExclusiveEpoll {
     }
 
     /// For a worker that was woken for a client and cannot take it: wakes the loop, if the client is still there.
+    ///
+    /// An exclusive wake-up is spent once a thread has returned with it. Without this the client would wait until the
+    /// next one comes.
     pub(crate) fn wake_loop(&self, listener: BorrowedFd<'_>) {
         self.accept_loop.remove(listener);
         // The kernel looks at a descriptor that is added to a set. This cannot fail: there was room for it before.

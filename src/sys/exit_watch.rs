@@ -25,8 +25,11 @@ use crate::process::OwnerProcess;
 /// for ended children, so that a child that ends after the look notifies it again.
 #[derive(Debug)]
 pub(crate) struct ExitWatch {
+    /// Numbered by the child's process number, or [`SIGCHLD_EVENT`].
     set: Epoll,
+    /// In the set from the beginning, and notified only once `sigchld` is there.
     sigchld_event: Arc<event::Ends>,
+    /// Set by [`watch_by_signal`](Self::watch_by_signal), and for good.
     sigchld: OnceLock<Sigchld>,
     /// The process whose children they are. A forked child inherits the action of SIGCHLD, and must not notify its parent's
     /// event.
@@ -36,6 +39,7 @@ pub(crate) struct ExitWatch {
 /// How one child is watched.
 #[derive(Debug)]
 pub(crate) enum Watched {
+    /// Its pidfd, which is readable from its end on. It says nothing about the status.
     ByDescriptor(OwnedFd),
     /// SIGCHLD says that a child has ended, and not which one.
     BySignal,
@@ -45,6 +49,7 @@ pub(crate) enum Watched {
 const SIGCHLD_EVENT: u64 = 0;
 
 impl ExitWatch {
+    /// Watches nothing yet, and leaves SIGCHLD alone.
     pub(crate) fn new() -> io::Result<Self> {
         let (set, sigchld_event) = (Epoll::new()?, Arc::new(event::new()?));
         set.add(event::reader(&sigchld_event), libc::EPOLLIN, SIGCHLD_EVENT)?;
@@ -57,6 +62,8 @@ impl ExitWatch {
     }
 
     /// In a forked child that goes on for itself: makes it one of its own, which watches no child yet.
+    ///
+    /// The action of SIGCHLD that was inherited writes to the same number, which is the new event from here on.
     pub(crate) fn renew(&self) -> io::Result<()> {
         event::renew(&self.sigchld_event)?;
         self.set.renew()?;
@@ -83,6 +90,7 @@ impl ExitWatch {
     /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
     fn add_descriptor(&self, child: i32) -> io::Result<OwnedFd> {
         // SAFETY: no pointers; a descriptor or -1 comes back.
+        // glibc has a function for it since 2.36 only. The kernel makes it close-on-exec.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) };
         let pidfd = super::owned(check(libc::c_int::try_from(fd).unwrap_or(-1))?);
         self.set.add(
@@ -94,6 +102,8 @@ impl ExitWatch {
     }
 
     /// From here on each SIGCHLD notifies, whether the child is one of the watched or not.
+    ///
+    /// Called on one thread at a time, that of the loop. Fails if the system refuses the action.
     pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
         if self.sigchld.get().is_none() {
             let sigchld =
@@ -122,10 +132,13 @@ impl ExitWatch {
     }
 
     /// Some of the children that have ended, at most [`ENDS_AT_ONCE`]; the others leave the descriptor readable.
+    ///
+    /// Never waits, and takes no memory. A set that cannot be asked has no ends to report.
     pub(crate) fn ended(&self) -> Ended {
         let mut ended = Ended { signalled: false, children: [0; ENDS_AT_ONCE] };
         let found = self.set.wait::<ENDS_AT_ONCE>(super::Mode::Try).into_iter().flatten();
         for (place, number) in ended.children.iter_mut().zip(found) {
+            // Cleared before the caller looks at its children: an end after the look notifies it again.
             if number == SIGCHLD_EVENT {
                 event::clear(&self.sigchld_event);
                 ended.signalled = true;
@@ -142,6 +155,7 @@ impl ExitWatch {
 pub(crate) struct Ended {
     /// SIGCHLD has come: a child has ended, perhaps one that is not watched by a descriptor.
     pub(crate) signalled: bool,
+    /// Zero where there is none: no process has this number.
     children: [i32; ENDS_AT_ONCE],
 }
 
@@ -164,11 +178,15 @@ impl AsFd for ExitWatch {
 /// SIGCHLD notifies an event, beside what it did before, until this is dropped.
 #[derive(Debug)]
 struct Sigchld {
+    /// For the removal.
     id: signal_hook::SigId,
+    /// SIGCHLD was ignored, or had SA_NOCLDWAIT, before this: waitpid(2) then finds no child.
     reaped_by_the_kernel: bool,
 }
 
 impl Sigchld {
+    /// Adds the action, and keeps what the program has decided about its children: see sigaction(2), SA_NOCLDWAIT and
+    /// SA_NOCLDSTOP, which signal-hook does not pass on.
     fn notify(sigchld_event: Arc<event::Ends>, owner: Arc<OwnerProcess>) -> io::Result<Self> {
         let action = move || {
             // A forked child inherits this, and must not wake its parent.
@@ -204,6 +222,7 @@ impl Drop for Sigchld {
     }
 }
 
+/// The action of SIGCHLD as it is now. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
 fn sigchld_action() -> io::Result<libc::sigaction> {
     // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
     unsafe {

@@ -30,6 +30,7 @@ pub(crate) fn number(fd: &impl AsFd) -> RawFd {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.
+    // The old file is closed and the number given its new one in one step: no other thread can take it in between.
     check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) })?;
     drop(new);
     Ok(())

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use super::check;
 use super::signal::change_mask;
 
-/// Which of the two processes this is after a fork.
+/// Which of the two processes this is after a fork. The child has its number until it is reaped.
 pub(crate) enum Forked {
     Parent { child: i32 },
     Child,
@@ -34,6 +34,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
 /// Holds back SIGTERM and SIGINT until it is dropped. It is held across a fork: a child that is signalled before it has
 /// noted its request would take the signal as its parent does.
 pub(crate) struct SignalsHeld {
+    /// The mask to return to: that of the thread before, or in a child `in_child`.
     before: libc::sigset_t,
     /// The mask of a child. It is made before the fork, because a call into one more page of the C library is one more
     /// page that each child has to map.
@@ -41,10 +42,12 @@ pub(crate) struct SignalsHeld {
 }
 
 impl SignalsHeld {
+    /// Called before the fork, by the thread that forks: a mask is a thread's own, and the child inherits it.
     pub(crate) fn hold() -> Self {
         let before = change_mask(libc::SIG_BLOCK, &[libc::SIGTERM, libc::SIGINT]);
         let mut in_child = before;
         // SAFETY: the set is one that the system has given.
+        // SIGINT is as it was before this guard: a child blocks it if its parent does.
         unsafe { libc::sigdelset(&raw mut in_child, libc::SIGTERM) };
         Self { before, in_child }
     }
@@ -81,6 +84,7 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
 fn other_threads() -> io::Result<Option<String>> {
     // A directory has a link for each directory in it, and two more: with one thread, three. This is asked where a
     // filter refuses the first call.
+    // Both in this order: the first is one system call, the second several, and needs /proc.
     if has_one_thread() || fs::metadata("/proc/self/task")?.nlink() == 3 {
         return Ok(None);
     }
@@ -94,6 +98,7 @@ fn other_threads() -> io::Result<Option<String>> {
     if names.len() < 2 {
         return Ok(None);
     }
+    // Threads of a pool often have one name, which the message then has once.
     names.sort();
     names.dedup();
     Ok(Some(names.join(", ")))

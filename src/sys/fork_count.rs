@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Forks of this process that count, since [`Moment::now`] was called first.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// This process, and how often it has forked since the first question. If it is the same at two moments, a descriptor that
@@ -13,11 +14,15 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 /// `std::process::Command` mostly does, do not count: they do not inherit descriptors that are close-on-exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
+    /// A child begins with its parent's count, and differs by its number.
     process: u32,
     forks: u64,
 }
 
 impl Moment {
+    /// The first call registers the handler by
+    /// [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html), which fork(3) runs.
+    /// posix_spawn(3) does not run it, nor does a bare clone(2).
     pub(crate) fn now() -> Self {
         static COUNTS: Once = Once::new();
         COUNTS.call_once(|| {
@@ -29,6 +34,7 @@ impl Moment {
     }
 }
 
+/// Runs in the parent after each fork, on the thread that has forked.
 extern "C" fn count() {
     if !UNCOUNTED.get() {
         FORKS.fetch_add(1, Ordering::SeqCst);

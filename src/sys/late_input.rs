@@ -11,10 +11,13 @@ use super::socket::Mode;
 /// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) reports only new input.
 #[derive(Debug)]
 pub(crate) struct LateInput {
+    /// Has the connection only.
     set: Epoll,
 }
 
 impl LateInput {
+    /// Takes one descriptor. Adding a connection reports its present state once; [`clear`](Self::clear) takes that
+    /// away.
     pub(crate) fn new(connection: BorrowedFd<'_>) -> io::Result<Self> {
         let set = Epoll::new()?;
         set.add(connection, libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET, 0)?;

@@ -24,6 +24,7 @@ const PIECE: usize =
 /// | others, and where that fails | poll(2) before each piece |
 pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     // SAFETY: no pointers.
+    // A stream that is closed, or open for reading only, takes nothing; the write would be an error.
     let mode = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
     if mode == -1 || mode & libc::O_ACCMODE == libc::O_RDONLY {
         return 0;
@@ -76,6 +77,7 @@ fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usiz
     done
 }
 
+/// [write(2)](https://man7.org/linux/man-pages/man2/write.2.html), once; possibly not all of it.
 fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of one live slice.
     check_len(unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
@@ -105,18 +107,21 @@ mod own_description {
 
     use parking_lot::Mutex;
 
+    /// Whether `open` can work at all on this system.
     pub(super) const IS_POSSIBLE: bool = true;
 
     /// The last description of a terminal, and which terminal it is: when the process is out of descriptors it can still
     /// report that. The lock is only tried: in a forked child its holder may not exist.
     static TERMINAL: Mutex<Option<(Which, Arc<File>)>> = Mutex::new(None);
 
+    /// Device, inode and, for a terminal, the number of the terminal: equal for two descriptors of one terminal.
     type Which = (libc::dev_t, libc::ino_t, libc::dev_t);
 
     fn which(file: &libc::stat) -> Which {
         (file.st_dev, file.st_ino, file.st_rdev)
     }
 
+    /// Keeps a description for [`kept`] in place of the one before. Does nothing while another thread is in here.
     pub(super) fn keep(own: File, file: Option<libc::stat>) {
         let now = file.map(|file| (which(&file), Arc::new(own)));
         let before = TERMINAL.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
@@ -132,6 +137,10 @@ mod own_description {
     }
 
     /// The same pipe or terminal, opened once more in non-blocking mode.
+    ///
+    /// [open(2)](https://man7.org/linux/man-pages/man2/open.2.html), O_NONBLOCK: a named pipe without a reader is
+    /// refused with ENXIO and not waited for. O_NOCTTY: a terminal does not become the one that controls this
+    /// process.
     pub(super) fn open(fd: BorrowedFd<'_>) -> io::Result<File> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)

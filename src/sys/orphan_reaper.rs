@@ -16,6 +16,7 @@ use super::child_process::{ChildState, reap};
 /// The mark of the descendants of one server's children.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OrphanMark {
+    /// The soft limit of RLIMIT_LOCKS that its processes have.
     locks: u64,
 }
 
@@ -49,6 +50,8 @@ impl OrphanMark {
     }
 
     /// Marks this process and all that it starts from here on.
+    ///
+    /// Called in the child, before it runs anything: a limit is inherited by fork and kept by exec.
     pub(crate) fn put(self) {
         let Ok(mut limit) = limit_of(0) else { return };
         limit.rlim_cur = self.locks as libc::rlim_t;
@@ -58,6 +61,9 @@ impl OrphanMark {
     }
 
     /// Reaps a process, if it is marked and has ended. Says whether that is so.
+    ///
+    /// The mark is read first, and the process reaped only then: a process without it may be a child of
+    /// `std::process::Command`.
     pub(crate) fn reap(self, orphan: i32) -> bool {
         let is_marked =
             limit_of(orphan).is_ok_and(|limit| limit.rlim_cur == self.locks as libc::rlim_t);
@@ -74,6 +80,9 @@ fn limit_of(process: i32) -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
+/// Whether orphans among its descendants become its children:
+/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html), PR_GET_CHILD_SUBREAPER. False where it cannot be
+/// asked.
 fn is_subreaper() -> bool {
     let mut is: libc::c_int = 0;
     // SAFETY: the call writes an int, and the pointer is to a live one.
@@ -82,6 +91,9 @@ fn is_subreaper() -> bool {
 }
 
 /// The children of this thread: of the process, if there is no other.
+///
+/// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html). Empty where the kernel was built without the list
+/// (CONFIG_PROC_CHILDREN). Those that have ended and are not reaped are in it.
 pub(crate) fn children() -> Vec<i32> {
     let listed = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     listed.split_whitespace().filter_map(|number| number.parse().ok()).collect()

@@ -8,6 +8,8 @@ use super::check;
 /// The process at the other end of a Unix socket, as the kernel recorded it at `connect`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+/// They are those of the process that has connected, also when it has passed the socket on or changed its user since.
+/// The number of a process that has ended may be another one's by now.
 pub struct Credentials {
     /// The process, where the system tells it (Linux does).
     pub pid: Option<i32>,

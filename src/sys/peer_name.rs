@@ -11,8 +11,11 @@ use super::socket::socklen;
 /// at the most; the kernel's buffer for any name has 128.
 #[derive(Clone, Debug)]
 pub(crate) enum PeerName {
+    /// 16 bytes, as they were received.
     V4(libc::sockaddr_in),
+    /// 28 bytes, with the flow and the interface that a reply needs.
     V6(libc::sockaddr_in6),
+    /// A Unix socket's name, or no name at all. In a box, because it is long and rare.
     Other(Box<SockAddr>),
 }
 
@@ -42,6 +45,7 @@ impl PeerName {
         }
     }
 
+    /// The length of the name, as a send takes it.
     pub(super) fn len(&self) -> libc::socklen_t {
         match self {
             Self::V4(_) => socklen::<libc::sockaddr_in>(),
@@ -73,6 +77,8 @@ impl PeerName {
     }
 
     /// The internet address, or else the name as it is.
+    ///
+    /// A Unix socket's name, for one, is no internet address.
     pub(crate) fn to_inet(&self) -> Result<SocketAddr, &SockAddr> {
         match self {
             Self::V4(name) => {

@@ -12,6 +12,7 @@ use super::{check, error_queue};
 /// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
 pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
+        // Computed anew in each round: a signal has used up a part of the time.
         let timeout = match deadline {
             None => -1,
             // Rounded up: a wait that ends early would make its caller spin for the rest.
@@ -25,6 +26,7 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
         // SAFETY: the pointer and the length are those of one live slice, and `PollFd` is a
         // `pollfd` (repr(transparent)).
         match check(unsafe { libc::poll(fds.as_mut_ptr().cast(), count, timeout) }) {
+            // 25 days have passed, the longest wait of one call, and not the deadline.
             Ok(0) if timeout == libc::c_int::MAX => {}
             Ok(ready) => {
                 fds.iter().for_each(PollFd::forget_queued_errors);
@@ -37,6 +39,8 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
 }
 
 /// Whether a descriptor is readable now.
+///
+/// Also true at the end of the input, and for a pending error. It never waits.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::readable(fd)];
     // SAFETY: one live `pollfd`, as above.
@@ -77,6 +81,8 @@ impl PollFd {
     }
 
     /// Whether the last poll has found it ready, or in error.
+    ///
+    /// In error counts, because the call that follows reports which error it is.
     pub(crate) fn is_ready(&self) -> bool {
         self.0.revents != 0
     }

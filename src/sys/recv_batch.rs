@@ -25,6 +25,7 @@ struct mmsghdr {
 
 /// One datagram of a [`RecvBatch`].
 pub(crate) struct Received<'a> {
+    /// At most the batch's size; the buffer is used again by the next batch.
     pub(crate) bytes: &'a [u8],
     pub(crate) peer: PeerName,
     /// The address that it was sent to, if the kernel tells.
@@ -59,11 +60,13 @@ pub(crate) enum Destinations {
 pub(crate) struct RecvBatch {
     // The kernel writes into these by the pointers of one call, which has returned when `receive` returns. No pointer
     // is kept.
+    /// One slot of [`stride`] bytes for each datagram.
     buffers: Vec<u8>,
     names: Vec<libc::sockaddr_storage>,
     /// Empty where no address is asked for. The kernel then writes no control messages, and closes descriptors that a
     /// sender has passed with a datagram.
     controls: Vec<[u8; CONTROL_BYTES]>,
+    /// How many bytes of a slot a datagram may use.
     size: usize,
     /// The facts that the kernel has told about each datagram of the batch.
     batch: Vec<ReceivedInfo>,
@@ -73,7 +76,9 @@ pub(crate) struct RecvBatch {
 
 #[derive(Clone, Copy)]
 struct ReceivedInfo {
+    /// How many bytes it has, after the cut.
     len: usize,
+    /// The length of the sender's name, as the kernel has written it.
     name_len: libc::socklen_t,
     destination: Destination,
     truncated: bool,
@@ -107,6 +112,7 @@ impl RecvBatch {
 
     /// The next datagram of the batch.
     pub(crate) fn take(&mut self) -> Option<Received<'_>> {
+        // In the order of their arrival: number `taken` is in the slot of the same number.
         let said = *self.batch.get(self.taken)?;
         let start = self.taken * stride(self.size);
         let name = &self.names[self.taken];
@@ -131,6 +137,7 @@ impl RecvBatch {
         self.taken = 0;
         let size = self.size;
         let slots = self.buffers.chunks_exact_mut(stride(size)).map(|slot| &mut slot[..size]);
+        // Made for each call and not kept: headers hold pointers, and the buffers may move with their owner.
         let mut parts: Vec<libc::iovec> = slots
             .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
             .collect();
@@ -149,12 +156,14 @@ impl RecvBatch {
             }
             headers.push(header);
         }
+        // The kernel has shortened the lengths in the first `count` headers to those that it has used.
         let count = receive_batch(fd, &mut headers)?;
         let controls = self.controls.iter().map(Some).chain(iter::repeat(None));
         self.batch.extend(headers[..count].iter().zip(controls).map(|(header, control)| {
             ReceivedInfo {
                 len: (header.msg_len as usize).min(size),
                 name_len: header.msg_hdr.msg_namelen,
+                // No peer can cause a longer length than the buffer's; `min` makes a panic impossible all the same.
                 destination: control.map_or_else(Destination::default, |control| {
                     let filled: usize = header.msg_hdr.msg_controllen as _;
                     recv_cmsg::destination(&control[..filled.min(control.len())])

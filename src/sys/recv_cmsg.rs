@@ -30,16 +30,24 @@ pub(crate) fn destination(control: &[u8]) -> Destination {
 
 /// One control message, which may have been cut short.
 struct ControlMessage<'a> {
+    /// The protocol that it belongs to, such as IPPROTO_IP.
     level: libc::c_int,
+    /// The message's number within its protocol, such as IP_PKTINFO.
     kind: libc::c_int,
+    /// The bytes behind the header, without the padding.
     data: &'a [u8],
 }
 
 impl ControlMessage<'_> {
+    /// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html), IP_PKTINFO, and
+    /// [ipv6(7)](https://man7.org/linux/man-pages/man7/ipv6.7.html), IPV6_PKTINFO. None for any other message, and
+    /// for one that is too short.
     fn destination(&self) -> Option<Destination> {
         match (self.level, self.kind) {
             #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // The kernel sets `ipi_spec_dst` to the address to reply from, also for a datagram to a group;
+                // `ipi_addr` is the destination as the header had it.
                 let ip: [u8; 4] = self.field(offset_of!(libc::in_pktinfo, ipi_spec_dst))?;
                 let header: [u8; 4] = self.field(offset_of!(libc::in_pktinfo, ipi_addr))?;
                 let local = LocalAddress { ip: Ipv4Addr::from(ip).into(), interface: 0 };
@@ -52,6 +60,7 @@ impl ControlMessage<'_> {
                 let (ip, interface) = (Ipv6Addr::from(ip), u32::from_ne_bytes(interface));
                 // A reply cannot leave from a group's address.
                 let group = ip.is_multicast();
+                // No other address needs an interface: the route chooses it.
                 let interface = if ip.is_unicast_link_local() { interface } else { 0 };
                 let local = (!group).then_some(LocalAddress { ip: ip.into(), interface });
                 Some(Destination { local, group })
@@ -99,6 +108,7 @@ impl<'a> Iterator for ControlMessages<'a> {
     }
 }
 
+/// An int of a header; none if the header ends before it.
 fn number(header: &[u8], at: usize) -> Option<libc::c_int> {
     header.get(at..)?.first_chunk().copied().map(libc::c_int::from_ne_bytes)
 }

@@ -15,7 +15,9 @@ static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
 
 #[derive(Clone, Copy)]
 struct Raised {
+    /// The soft limit that programs get back.
     from: libc::rlim_t,
+    /// The limit of [`raise_descriptors`]: another one by now is the program's own decision, and stays.
     to: libc::rlim_t,
 }
 
@@ -26,6 +28,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
         let raised = Raised { from: limit.rlim_cur, to: limit.rlim_max };
         limit.rlim_cur = limit.rlim_max;
         set_descriptor_limit(&limit)?;
+        // The first one counts: a second call would take the raised limit for the one that the process began with.
         RAISED.lock().get_or_insert(raised);
     }
     Ok(limit.rlim_cur as u64)
@@ -34,10 +37,13 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
 /// How many descriptors this process may have, and how many it has; none without `/proc`.
 pub(crate) fn descriptors() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
+    // One more than there are: the folder itself is open meanwhile.
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     Some((limit.rlim_cur as u64, open as u64))
 }
 
+/// The soft and the hard limit of RLIMIT_NOFILE. It takes no lock and no memory, so that it may run between fork and
+/// exec.
 pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live structure.
@@ -57,6 +63,7 @@ fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
 
 /// Has a program begin with the limit from before [`raise_descriptors`], if the process still has the raised one.
 pub(crate) fn restore_descriptors(command: &mut Command) {
+    // Copied out of the lock here: the closure runs in the child, where another thread may have held it for ever.
     let Some(Raised { from, to }) = *RAISED.lock() else { return };
     let restore = move || {
         let mut limit = descriptor_limit()?;

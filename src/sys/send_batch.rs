@@ -15,8 +15,11 @@ use super::socket::SEND_FLAGS;
 /// One datagram to send: its receiver, the local address that it leaves from, and its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing<'a> {
+    /// Its receiver.
     pub(crate) peer: &'a PeerName,
+    /// None leaves the address to the route.
     pub(crate) local: Option<LocalAddress>,
+    /// All of it; a datagram is sent whole or not at all.
     pub(crate) bytes: &'a [u8],
 }
 
@@ -40,6 +43,7 @@ impl Outgoing<'_> {
         }
     }
 
+    /// Points to the bytes, which the kernel only reads.
     fn part(&self) -> libc::iovec {
         libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
     }
@@ -97,6 +101,7 @@ impl SendBatch {
     ///
     /// If there are fewer.
     pub(crate) fn get(&self, index: usize) -> Outgoing<'_> {
+        // It begins where the one before it ends.
         let start = index.checked_sub(1).map_or(0, |before| self.heads[before].2);
         let (peer, local, end) = &self.heads[index];
         Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
@@ -127,7 +132,9 @@ impl SendBatch {
 /// apart as late as it can. [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html), UDP_SEGMENT
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gso {
+    /// The kernel cuts bursts.
     On,
+    /// One message is one datagram.
     Off,
 }
 
@@ -172,6 +179,7 @@ pub(crate) fn send_batch(
     first: usize,
     gso: Gso,
 ) -> io::Result<usize> {
+    // All messages first: `parts` and `controls` have their final length before a header points into them.
     let mut messages = Vec::with_capacity(batch.len() - first);
     let mut next = first;
     while next < batch.len() {
@@ -201,6 +209,7 @@ pub(crate) fn send_batch(
             )
         };
         match super::check(sent) {
+            // The kernel counts messages, the caller datagrams. A burst is taken whole or not at all.
             Ok(sent) => {
                 return Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum());
             }

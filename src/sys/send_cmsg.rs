@@ -24,6 +24,7 @@ pub(crate) fn tell_local_address(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+/// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html), IP_PKTINFO
 fn tell_local_ipv4(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
 }
@@ -59,6 +60,7 @@ impl ControlBuf {
             IpAddr::V4(ip) => {
                 // SAFETY: all zeros is a valid in_pktinfo.
                 let mut info = unsafe { mem::zeroed::<libc::in_pktinfo>() };
+                // The source address, by ip(7). The interface stays zero: the route chooses it.
                 info.ipi_spec_dst.s_addr = u32::from(ip).to_be();
                 self.push(header, libc::IPPROTO_IP, libc::IP_PKTINFO, bytes_of(&info));
             }
@@ -98,6 +100,7 @@ impl ControlBuf {
             (*message).cmsg_len = len as _;
             ptr::copy_nonoverlapping(bytes.as_ptr(), libc::CMSG_DATA(message), bytes.len());
         }
+        // Set again for each message: the first one makes it valid.
         header.msg_control = self.0.as_mut_ptr().cast();
         header.msg_controllen = (used + space as usize) as _;
     }
@@ -116,6 +119,7 @@ unsafe impl NoPadding for libc::in_pktinfo {}
 // SAFETY: fields of 16 and 4 bytes with an alignment of 4, which are 20.
 unsafe impl NoPadding for libc::in6_pktinfo {}
 
+/// A structure as it is sent.
 fn bytes_of<T: NoPadding>(value: &T) -> &[u8] {
     // SAFETY: every byte of `value` is initialised (`NoPadding`), and the slice borrows from it.
     unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }

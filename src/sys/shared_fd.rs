@@ -7,6 +7,7 @@ use std::sync::Arc;
 /// would be one more cache miss for each call on a connection.
 #[derive(Debug)]
 pub(crate) struct SharedFd {
+    /// That of `owned`, which never changes: sys/fd.rs replaces the file behind a number, and not the number.
     number: RawFd,
     owned: Arc<OwnedFd>,
 }

@@ -13,6 +13,7 @@ use libc::{MAP_ANON, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
 /// Rows that have never been written to take no memory.
 #[derive(Debug)]
 pub(crate) struct Common<const NUMBERS: usize> {
+    /// The first of `count` rows, at the beginning of the mapping.
     rows: NonNull<[AtomicU64; NUMBERS]>,
     count: usize,
 }
@@ -35,11 +36,13 @@ impl<const NUMBERS: usize> Common<NUMBERS> {
         }
     }
 
+    /// The length of the mapping.
     fn bytes(count: usize) -> usize {
         count * size_of::<[AtomicU64; NUMBERS]>()
     }
 
     #[inline]
+    /// All rows. Processes that write to one at the same time agree by the atomics alone.
     pub(crate) fn rows(&self) -> &[[AtomicU64; NUMBERS]] {
         // SAFETY: the memory holds so many rows, begins at a page, is zero at first, which is a valid atomic,
         // and is unmapped when this is dropped.

@@ -21,6 +21,7 @@ pub(crate) fn on_signal(
     bring_back_default(signal)?;
     // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above allows.
     let id = unsafe { signal_hook::low_level::register(signal, action) }?;
+    // After the registration, so that a failure leaves the count as it was. A signal in between does its default.
     GUARDS.fetch_add(1, Ordering::SeqCst);
     Ok(SignalGuard { id })
 }
@@ -51,11 +52,14 @@ static GUARDS: AtomicUsize = AtomicUsize::new(0);
 /// registered for good, before the first one, and does the signal's default while there is no guard.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
+    // Once for each signal: a second action for the default would do it twice.
     let mut taken = TAKEN.lock();
     if taken.contains(&signal) {
         return Ok(());
     }
     let before = action_of(signal)?;
+    // A handler of the program's runs as before: signal-hook calls it. An ignored signal is for the callers to leave
+    // alone.
     if before.sa_sigaction == libc::SIG_DFL {
         let default = move || {
             // The first process of a container is not ended by a signal that it does not take: the kernel ignores it, and
@@ -73,6 +77,7 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
+/// The action of a signal as it is now. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
 fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
     // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
     unsafe {
@@ -83,6 +88,8 @@ fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
 }
 
 /// Whether the process ignores a signal, since its start or by a call of its own.
+///
+/// False if the system does not tell.
 pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     action_of(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }
@@ -108,6 +115,7 @@ pub(crate) fn keep_from_file_size_signal() {
         unsafe {
             let mut action = mem::zeroed::<libc::sigaction>();
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            // SA_RESTART: calls go on after it. SA_ONSTACK: it runs on the alternate stack of a thread that has one.
             action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
             libc::sigaction(libc::SIGXFSZ, &raw const action, std::ptr::null_mut());
         }
@@ -125,6 +133,7 @@ impl LetThrough {
     pub(crate) fn new(signals: &[libc::c_int]) -> Self {
         let before = change_mask(libc::SIG_UNBLOCK, signals);
         // SAFETY: the set is one that the system has given.
+        // Only those are blocked again at the end: the others were let through before.
         let is_in =
             |signal: &libc::c_int| unsafe { libc::sigismember(&raw const before, *signal) == 1 };
         Self { blocked: signals.iter().copied().filter(is_in).collect() }
@@ -138,6 +147,8 @@ impl Drop for LetThrough {
 }
 
 /// Changes the mask of this thread, and gives the one before. [sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html)
+///
+/// pthread_sigmask(3) fails only for a `how` that it does not know.
 pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> libc::sigset_t {
     // SAFETY: all zeros is a valid sigset_t, which sigemptyset then makes an empty one; all pointers are to live locals.
     unsafe {
@@ -166,6 +177,8 @@ impl Drop for SignalGuard {
 }
 
 /// Ends the process at once: no destructors, no exit handlers. For signal handlers.
+///
+/// [_exit(2)](https://man7.org/linux/man-pages/man2/_exit.2.html). Buffers of standard output are lost.
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: `_exit` may be called anywhere, a signal's handler included.
     unsafe { libc::_exit(status) }

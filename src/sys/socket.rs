@@ -54,6 +54,8 @@ pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usiz
     send_with(fd, buf, MORE)
 }
 
+/// [send(2)](https://man7.org/linux/man-pages/man2/send.2.html). `WouldBlock` if nothing fits, and EPIPE or
+/// ECONNRESET if the peer is gone.
 fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
     let flags = SEND_FLAGS | libc::MSG_DONTWAIT | flags;
     // SAFETY: the pointer and the length are those of one live slice.
@@ -70,6 +72,9 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Ends one direction of a connection, or both.
+///
+/// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html): it holds for every process and thread that
+/// has the connection, and wakes those that wait for input. ENOTCONN if it is connected no longer.
 pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
     let how = match how {
         Shutdown::Read => libc::SHUT_RD,
@@ -121,6 +126,7 @@ pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();
     let value = libc::timeval {
+        // Less than a microsecond becomes zero, which is for ever; see SHORTEST_TIMEOUT.
         tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_usec: timeout.subsec_micros() as libc::suseconds_t,
     };

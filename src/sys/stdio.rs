@@ -20,6 +20,7 @@ const FIRST: libc::c_int = 3;
 #[cfg(target_os = "linux")]
 fn close_on_exec_from_3() -> io::Result<()> {
     // SAFETY: three numbers; nothing is closed now.
+    // A kernel without the call or without the flag, or a filter, refuses: then by the slow way.
     let marked = unsafe {
         libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
@@ -49,6 +50,7 @@ fn mark_each() -> io::Result<()> {
 pub(crate) fn fill_standard_descriptors() {
     for number in 0..3 {
         // SAFETY: no pointers.
+        // It fails for a closed descriptor alone (EBADF).
         if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
             continue;
         }

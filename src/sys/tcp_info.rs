@@ -25,6 +25,7 @@ pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
             &raw mut len,
         )
     });
+    // The kernel sets the length to that of its own structure, if that is shorter.
     let has_both = len as usize >= (RECEIVED + 1) * size_of::<u64>();
     (told.is_ok() && has_both).then(|| info[ACKNOWLEDGED].wrapping_add(info[RECEIVED]))
 }

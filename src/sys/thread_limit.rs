@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 /// process (vm.max_map_count, 65,530 by default). An eighth is kept for everything else: 57,339 / 4 = 14,334 threads.
 ///
 /// Elsewhere there is no such bound.
+///
+/// Asked once: the limit of a running machine hardly ever changes, and each thread's start asks.
 pub(crate) fn most_threads() -> usize {
     static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| {
@@ -15,6 +17,7 @@ pub(crate) fn most_threads() -> usize {
     })
 }
 
+/// See [`most_threads`] for the arithmetic.
 fn threads_of(mappings: usize) -> usize {
     (mappings - mappings / 8) / 4
 }

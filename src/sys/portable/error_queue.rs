@@ -2,4 +2,5 @@
 
 use std::os::fd::BorrowedFd;
 
+/// Nothing to do.
 pub(super) fn empty(_fd: BorrowedFd<'_>) {}

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 /// The reader's end and the writer's.
 pub(crate) type Ends = (UnixStream, UnixStream);
 
+/// See the Linux form. Neither end ever waits.
 pub(crate) fn new() -> io::Result<Ends> {
     let ends = UnixStream::pair()?;
     ends.0.set_nonblocking(true)?;
@@ -14,6 +15,7 @@ pub(crate) fn new() -> io::Result<Ends> {
     Ok(ends)
 }
 
+/// See the Linux form.
 pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
     let (reader, writer) = new()?;
     super::replace(&ends.0, reader.into())?;
@@ -24,10 +26,12 @@ pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
     ends.0.as_fd()
 }
 
+/// See the Linux form. std's write is one system call here as well.
 pub(crate) fn notify(ends: &Ends) {
     let _full_is_readable_too = (&ends.1).write(&[1]);
 }
 
+/// See the Linux form. A pair holds a byte for each `notify`: reads until one comes back short.
 pub(crate) fn clear(ends: &Ends) {
     let mut bytes = [0u8; 64];
     while matches!((&ends.0).read(&mut bytes), Ok(64)) {}

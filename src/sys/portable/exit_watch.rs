@@ -18,6 +18,7 @@ pub(crate) enum Watched {
 }
 
 impl ExitWatch {
+    /// Always fails, so that the other methods are never called.
     pub(crate) fn new() -> io::Result<Self> {
         Err(unsupported())
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 #[derive(Debug)]
+/// See the Linux form. It is never made.
 pub(crate) enum LateInput {}
 
 impl LateInput {
