@@ -16,6 +16,7 @@ pub(super) type Rows = Common<3>;
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct RequestCounters {
+    /// In this process's memory: the usual case.
     own: Row,
     /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
     common: Option<(Arc<Rows>, usize)>,
@@ -37,6 +38,7 @@ impl RequestCounters {
         now
     }
 
+    /// The counters that are in use.
     #[inline]
     fn row(&self) -> &Row {
         match &self.common {
@@ -45,11 +47,13 @@ impl RequestCounters {
         }
     }
 
+    /// How many bytes were received from the peer.
     #[inline]
     pub(super) fn bytes_in(&self) -> &AtomicU64 {
         &self.row()[0]
     }
 
+    /// How many bytes were sent to the peer.
     #[inline]
     pub(super) fn bytes_out(&self) -> &AtomicU64 {
         &self.row()[1]

@@ -14,7 +14,9 @@
 //!   activity = Idle                        draining = true (Runs)
 //!   is the server draining?                is the activity Idle?   -> shutdown(Read)
 //!
-//! waits_to_write = true cut = Forced is there a cut? -> no send waits_to_write? -> shutdown(Both), or Read ```
+//!   waits_to_write = true                  cut = Forced
+//!   is there a cut?  -> no send            waits_to_write?         -> shutdown(Both), or Read
+//! ```
 
 use std::io;
 use std::net::Shutdown;
@@ -36,10 +38,14 @@ use crate::sys;
 /// A request's line in the list.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// Its number, and that of its list.
     owner: RequestId,
     peer: Address,
+    /// The type name of its handler, for messages and the list.
     handler: &'static str,
+    /// When it was taken from the transport; its age counts from here.
     accepted: Instant,
+    /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
     pub(super) counters: RequestCounters,
     /// `Limits::idle`.
     pub(super) idle: Duration,
@@ -74,6 +80,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// A request that is accepted and not run yet. `connection`: none for a datagram.
     pub(super) fn new(
         owner: RequestId,
         peer: Address,
@@ -106,14 +113,17 @@ impl Entry {
         }
     }
 
+    /// `Limits::idle` as it was when the request entered.
     pub(super) fn idle_limit(&self) -> Duration {
         self.idle
     }
 
+    /// The peer, as `get_request` gave it.
     pub(crate) fn client_address(&self) -> &Address {
         &self.peer
     }
 
+    /// Its number, unique within its list.
     pub(crate) fn id(&self) -> u64 {
         self.owner.request
     }
@@ -144,6 +154,7 @@ impl Entry {
         place.checked_sub(1).and_then(|at| LOSSES.get(at)).copied()
     }
 
+    /// The type name of its handler.
     pub(crate) fn handler(&self) -> &'static str {
         self.handler
     }
@@ -163,6 +174,7 @@ impl Entry {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
 
+    /// What it is doing. Sequentially consistent, because a drain acts on it.
     pub(crate) fn activity(&self) -> Activity {
         match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,
@@ -183,14 +195,19 @@ impl Entry {
         self.bytes().0 == self.preface.load(Ordering::Relaxed)
     }
 
+    /// Counts received bytes. Only the worker receives.
     pub(crate) fn add_bytes_in(&self, count: usize) {
         add(self.counters.bytes_in(), count);
     }
 
+    /// Counts sent bytes. The worker calls it, or the holder of the lock of its outbox, through which all writes then
+    /// go.
     pub(crate) fn add_bytes_out(&self, count: usize) {
         add(self.counters.bytes_out(), count);
     }
 
+    /// The line that operators see. Its parts are loaded one after the other, so they may be of slightly different
+    /// moments.
     pub(super) fn view(&self) -> LiveRequest {
         let (bytes_in, bytes_out) = self.bytes();
         LiveRequest {
@@ -201,6 +218,8 @@ impl Entry {
             activity: self.activity(),
             bytes_in,
             bytes_out,
+            // A handler may have been told of the drain without a `shutdown`: it was about to wait, and saw the drain
+            // itself.
             cut: self.cut().or(self.is_stopped().then_some(Cut::Drained)),
             process: u32::try_from(self.process.load(Ordering::Relaxed)).ok().filter(|it| *it > 0),
         }
@@ -242,10 +261,12 @@ impl Entry {
         self.ended.load(Ordering::SeqCst) || self.is_cut_off()
     }
 
+    /// The time since it was accepted.
     pub(crate) fn age(&self) -> Duration {
         self.accepted.elapsed()
     }
 
+    /// How many bytes were received and sent.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
@@ -264,6 +285,7 @@ impl Entry {
         closed
     }
 
+    /// From here on an end from outside leaves the output to the worker, for the wrapper's farewell.
     pub(crate) fn set_wrapped(&self) {
         self.wrapped.store(true, Ordering::SeqCst);
     }
@@ -273,6 +295,7 @@ impl Entry {
         self.waits_to_write.store(true, Ordering::SeqCst);
     }
 
+    /// The wait is over: from here on the worker finds a cut by itself.
     pub(crate) fn end_write_wait(&self) {
         self.waits_to_write.store(false, Ordering::SeqCst);
     }
@@ -282,14 +305,18 @@ impl Entry {
     /// worker waits in a write.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.cut.store(why as u8, Ordering::SeqCst);
+        // After the store of the cut: see the second diagram at the top of the file.
         let is_left_to_worker =
             self.wrapped.load(Ordering::SeqCst) && !self.waits_to_write.load(Ordering::SeqCst);
         self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
+        // Last, so that code that a token wakes finds the connection ended.
         if self.is_closed() {
             self.tell_of_close();
         }
     }
 
+    /// Ends one or both directions of the connection, if the list still has it. The lock keeps the descriptor's number
+    /// from being used again meanwhile.
     pub(super) fn shut_connection(&self, how: Shutdown) {
         if let Some(fd) = &*self.connection.lock() {
             // It fails only if the peer has ended the connection already.
@@ -302,6 +329,7 @@ impl Entry {
         self.is_lent.store(true, Ordering::Relaxed);
     }
 
+    /// Whether others may have a copy of the descriptor, and so may send and receive unseen by this request.
     pub(crate) fn is_lent(&self) -> bool {
         self.is_lent.load(Ordering::Relaxed)
     }
@@ -335,12 +363,14 @@ impl Entry {
     /// It has left the list.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
+        // After the store: a token that is made at this moment either is notified here or sees the end itself.
         self.tell_of_close();
         self.forget_connection();
     }
 
     /// Lets go of the connection.
     pub(super) fn forget_connection(&self) {
+        // Datagrams, of which there are many a second, take no lock.
         if !self.has_connection {
             return;
         }

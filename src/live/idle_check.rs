@@ -29,14 +29,18 @@ pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 pub(super) struct LastLook {
     /// Since when no bytes have moved.
     since: Instant,
+    /// How many bytes had been received: the mark of the wait, because a wait ends only when bytes have come.
     bytes_in: u64,
+    /// How many had been sent at the last look.
     bytes_out: u64,
     /// Whether bytes may move although none are received. None before the second look.
     may_move: Option<bool>,
+    /// What the system said at the last look at which it was asked.
     moved: Option<Progress>,
 }
 
 impl LastLook {
+    /// A wait that is seen for the first time.
     fn new(since: Instant, bytes_in: u64, bytes_out: u64) -> Self {
         Self { since, bytes_in, bytes_out, may_move: None, moved: None }
     }
@@ -54,12 +58,14 @@ impl LiveList {
         for entry in slots.live() {
             entry.end_if_silent(now);
         }
+        // Shorter limits are kept by the waits themselves.
         let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
         let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_reaped).min();
         let Some(shortest) = shortest else {
             leave();
             return None;
         };
+        // A request that enters before the next look may have a shorter limit than all that are alive.
         let next = Some(slots.limits.idle).filter(is_reaped);
         Some(next.map_or(shortest, |next| next.min(shortest)))
     }
@@ -70,6 +76,7 @@ impl Entry {
     /// many bytes as before mean the same wait as before.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.seen.lock();
+        // Not waiting, or waiting with a timeout of its own.
         if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
             *seen = None;
             return;

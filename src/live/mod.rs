@@ -44,6 +44,7 @@ pub(crate) struct LiveList {
     /// The number of this list within the process.
     number: u64,
     slots: Mutex<Slots>,
+    /// Notified when the last request leaves; only a drain waits for it.
     emptied: Condvar,
 }
 
@@ -54,9 +55,13 @@ static LISTS: AtomicU64 = AtomicU64::new(0);
 /// written.
 const ROWS: usize = 4_096;
 
+/// Everything that is under the lock of the list.
 #[derive(Debug)]
 struct Slots {
+    /// A slot is free while it is none. The list never shrinks: it is as long as the most requests that were alive at
+    /// once.
     entries: Vec<Option<Arc<Entry>>>,
+    /// The slots that are free, and all of them while no request is alive. The last one freed is used first.
     free: Vec<usize>,
     /// How many requests have ever entered: the number of the last one.
     entered: u64,
@@ -72,13 +77,18 @@ struct Slots {
     rows: Option<Arc<Rows>>,
 }
 
+/// How many live requests each peer has. A peer without one is not in the map, so that it is never larger than the
+/// list.
 #[derive(Debug)]
 struct Peers {
+    /// `Limits::per_peer`, as far as it is below the limit on all.
     max: usize,
+    /// Peers over Unix sockets have no key and are not counted.
     counts: HashMap<PeerKey, usize>,
 }
 
 impl Slots {
+    /// The requests that are alive, in the order of their slots.
     fn live(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.iter().flatten()
     }
@@ -105,6 +115,7 @@ impl Slots {
         if self.peers.is_none() && self.rates.is_none() {
             return None;
         }
+        // Both are asked, so that a request that one limit refuses counts for the other as well.
         let key = PeerKey::of(peer)?;
         let is_too_fast = self.rates.as_mut().is_some_and(|rates| !rates.admit(key, now));
         let is_one_too_many = self.peers.as_mut().is_some_and(|peers| {
@@ -112,6 +123,7 @@ impl Slots {
             *count += 1;
             *count > peers.max
         });
+        // A request that is refused has been counted like any other, and `leave` takes it away again.
         match (is_one_too_many, is_too_fast) {
             (true, _) => Some(Limit::PerPeer),
             (false, true) => Some(Limit::PeerRate),
@@ -121,6 +133,7 @@ impl Slots {
 }
 
 impl LiveList {
+    /// An empty list. Until [`set_budget`](Self::set_budget) is called, descriptors limit nothing.
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
         let (shared, peers, rates, rows) = (Arc::clone(&limits), None, None, None);
@@ -149,6 +162,8 @@ impl LiveList {
         if slots.rows.is_some() {
             slots.rows = Some(Arc::new(Rows::new(ROWS)?));
         }
+        // The parent serves them. A copy that stays open here would keep a peer waiting after the parent has closed
+        // its own.
         for entry in slots.entries.drain(..).flatten() {
             entry.forget_connection();
         }
@@ -159,6 +174,7 @@ impl LiveList {
         Ok(())
     }
 
+    /// The limits that the next request gets.
     pub(crate) fn limits(&self) -> Limits {
         *self.slots.lock().limits
     }
@@ -191,10 +207,13 @@ impl LiveList {
         connection: Option<Arc<OwnedFd>>,
     ) -> Registration {
         let mut slots = self.slots.lock();
+        // Before its number is given: a request beyond its limit enters all the same, because its refusal is a request
+        // with an end of its own.
         let beyond = slots.count_peer(&peer, accepted);
         slots.entered += 1;
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
+        // The slot is also the row of the shared counters, which the last request of this slot has left.
         let now = RequestCounters::new(slots.rows.as_ref(), slot);
         let owner = RequestId { server: self.number, request: id };
         let entry = Arc::new(Entry::new(owner, peer, handler, accepted, connection, idle, now));
@@ -205,6 +224,7 @@ impl LiveList {
         Registration { entry, slot, limits: Arc::clone(&slots.limits), beyond }
     }
 
+    /// The request is over. Wakes a drain if it was the last one.
     pub(crate) fn leave(&self, registration: &Registration) {
         // Others may hold the entry a little longer; the connection must not stay open for it.
         registration.entry.end();
@@ -239,10 +259,12 @@ impl LiveList {
         self.slots.lock().entered
     }
 
+    /// The requests as operators see them. The lock is held while the lines are made, so accepting waits for it.
     pub(crate) fn view(&self) -> Vec<LiveRequest> {
         self.slots.lock().live().map(|entry| entry.view()).collect()
     }
 
+    /// How many requests are alive.
     pub(crate) fn len(&self) -> usize {
         let slots = self.slots.lock();
         slots.entries.len() - slots.free.len()
@@ -251,6 +273,7 @@ impl LiveList {
     /// Ends one connection. False if there is no such request, or nothing to end.
     pub(crate) fn close(&self, id: u64) -> bool {
         let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();
+        // Without the lock: to end a connection may take a system call, or a signal to a child.
         found.is_some_and(|entry| entry.close())
     }
 
@@ -282,6 +305,7 @@ impl LiveList {
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut slots = self.slots.lock();
         while !slots.is_empty() {
+            // The last request may have left at that very moment.
             if self.emptied.wait_until(&mut slots, deadline).timed_out() {
                 return slots.is_empty();
             }
@@ -295,13 +319,16 @@ impl LiveList {
 pub(crate) enum FirstReads {
     /// `Limits::first_read` has not passed: the peer may be about to send.
     Awaited,
+    /// It has passed, or the drain does not wait for it: connections that have sent nothing are ended as well.
     Over,
 }
 
 /// A request's slot in the list, and the limits that it got when it entered.
 #[derive(Debug)]
 pub(crate) struct Registration {
+    /// Shared with the list, with threads that end the request, and with its stop tokens, which may outlive it.
     pub(crate) entry: Arc<Entry>,
+    /// Its index in `Slots::entries`. Another request has it after `leave`, which therefore compares the entries.
     slot: usize,
     /// They hold to its end, whatever is set later.
     pub(crate) limits: Arc<Limits>,

@@ -28,6 +28,7 @@ impl PeerKey {
         })
     }
 
+    /// The key of an IPv6 address, with the exceptions above; the first rule that applies holds.
     fn of_v6(address: &SocketAddrV6) -> Self {
         let ip = *address.ip();
         if let IpAddr::V4(v4) = ip.to_canonical() {

@@ -17,6 +17,7 @@ pub(crate) struct StopEvents {
 }
 
 impl StopEvents {
+    /// Two events, each with its descriptor.
     fn new() -> io::Result<Self> {
         Ok(Self { stopping: Event::new()?, closed: Event::new()? })
     }
@@ -33,6 +34,7 @@ impl Entry {
         let made = match self.stop_events.get() {
             Some(stop_events) => stop_events,
             None => {
+                // Two tokens may be made at once. The events of the slower one are dropped, and nobody has seen them.
                 let made = Box::new(StopEvents::new()?);
                 self.stop_events.get_or_init(|| made)
             }

@@ -9,6 +9,7 @@ use crate::limits::Rate;
 /// The buckets of the peers that have connected lately.
 #[derive(Debug)]
 pub(super) struct TokenBuckets<K> {
+    /// `Limits::peer_rate`. Another rate gets another table.
     rate: Rate,
     /// `SETS` sets of `WAYS` places each. The hash of a peer chooses its set.
     places: Box<[Option<PeerBucket<K>>]>,
@@ -23,23 +24,28 @@ const WAYS: usize = 8;
 
 #[derive(Debug)]
 struct PeerBucket<K> {
+    /// The peer itself, and not its hash: two peers of one hash have two buckets.
     peer: K,
     /// When the bucket is full again. How far away that is says how many tokens are missing.
     full_at: Instant,
 }
 
 impl<K: Hash + Eq> TokenBuckets<K> {
+    /// An empty table, in which every peer has a full bucket.
     pub(super) fn new(rate: Rate) -> Self {
         let places = (0..SETS * WAYS).map(|_| None).collect();
         Self { rate, places, hasher: RandomState::new() }
     }
 
+    /// The rate that the buckets fill at.
     pub(super) fn rate(&self) -> Rate {
         self.rate
     }
 
     /// Takes a token from the peer's bucket. False: it is empty, and nothing has changed.
     pub(super) fn admit(&mut self, peer: K, now: Instant) -> bool {
+        // With 10 per second and a burst of 3, a token is worth 100 ms. A bucket that is full only after more than 200
+        // ms has none left.
         let each = Duration::from_secs(1) / self.rate.per_second.max(1);
         let most = each.saturating_mul(self.rate.burst.max(1) - 1);
         let set = self.hasher.hash_one(&peer) as usize % SETS;
@@ -59,6 +65,7 @@ impl<K: Hash + Eq> TokenBuckets<K> {
             },
         };
         let bucket = place.get_or_insert(PeerBucket { peer, full_at: now });
+        // A bucket whose moment has passed is full.
         let full_at = bucket.full_at.max(now);
         let has_one = full_at.duration_since(now) <= most;
         if has_one {

@@ -24,15 +24,20 @@ static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: 
 /// Free blocks of one size. The first one is in the shelf itself: a forked child, which takes one block and gives it
 /// back, writes to one page less, and each page that it writes to is copied.
 struct Shelf {
+    /// Taken first and filled first.
     first: Option<Block>,
+    /// The others. The one given back last is taken first.
     more: Vec<Block>,
 }
 
 impl Shelf {
+    /// A free block; none if all are in use.
     fn take(&mut self) -> Option<Block> {
         self.first.take().or_else(|| self.more.pop())
     }
 
+    /// Keeps a block. Beyond `kept` of them it is freed, so that a burst of requests does not hold its memory for
+    /// ever.
     fn give(&mut self, block: Block, kept: usize) {
         if self.first.is_none() {
             self.first = Some(block);
@@ -46,9 +51,12 @@ impl Shelf {
 pub(super) type Block = Box<[u8]>;
 
 /// A block of `size` or more.
+/// Its bytes may be those of an earlier use: a caller reads only what it has written. A larger one than [`LARGE`], by
+/// `rbufsize`, comes from the allocator each time.
 pub(super) fn take_block(size: usize) -> Block {
     let class = usize::from(size > SMALL);
     if size <= LARGE {
+        // A pool that is locked is as good as an empty one.
         if let Some(block) = POOL.try_lock().and_then(|mut pool| pool[class].take()) {
             return block;
         }
@@ -56,6 +64,7 @@ pub(super) fn take_block(size: usize) -> Block {
     new_block([SMALL, LARGE][class].max(size))
 }
 
+/// A block from the allocator, zeroed, so that safe code may read all of it.
 fn new_block(size: usize) -> Block {
     vec![0; size].into_boxed_slice()
 }
@@ -67,6 +76,7 @@ pub(super) fn give_block(block: Block) {
         LARGE => 1,
         _ => return,
     };
+    // Without the lock the block is freed: nobody waits here either.
     if let Some(mut pool) = POOL.try_lock() {
         pool[class].give(block, KEPT[class]);
     }

@@ -64,15 +64,19 @@ impl Stream for Box<dyn Stream> {
 /// Which way a call moves bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
+    /// It receives. Zero bytes then mean the end of input.
     In,
+    /// It sends, flushes, or ends the output.
     Out,
 }
 
 /// A plain socket stands in the request itself: the usual case costs no box and no indirection.
 pub(super) enum Connection {
+    /// A plain socket of this process.
     Socket(SocketIo),
     /// A stream of a user's transport.
     Other(Box<dyn Stream>),
+    /// A user's stream above the connection, by `wrap_stream`.
     Wrapped {
         stream: Box<dyn Stream>,
         /// Shared with the raw stream below it.
@@ -83,6 +87,7 @@ pub(super) enum Connection {
 }
 
 impl Connection {
+    /// Whether it is a plain socket: its waits can be left to the idle reaper, and it holds no output back.
     pub(super) fn is_socket(&self) -> bool {
         matches!(self, Self::Socket(_))
     }
@@ -144,8 +149,11 @@ impl Connection {
         if let Some(status) = &raw {
             status.begin_call(timeout);
         }
+        // Above a raw stream only the moment of the whole: the raw stream keeps the stall. A stream without one gets
+        // both in one moment.
         let deadline = if raw.is_some() { timeout.until } else { timeout.at() };
         loop {
+            // The same moment each time, so that signals do not extend it.
             stream.set_deadline(deadline);
             match call(&mut **stream) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -155,6 +163,7 @@ impl Connection {
                         None => error,
                     });
                 }
+                // A wrapper may take the end of input that a drain or a limit has made for the peer's own.
                 Ok(0) if direction == Direction::In => {
                     return raw.and_then(|status| status.interruption()).map_or(Ok(0), Err);
                 }
@@ -184,6 +193,7 @@ impl Connection {
             Self::Socket(socket) => Some(socket.as_fd()),
             Self::Other(stream) => stream.fileno(),
             Self::Wrapped { stream, status } => {
+                // First the socket's own: a wrapper need not know its descriptor.
                 status.own_fd().map(AsFd::as_fd).or_else(|| stream.fileno())
             }
             Self::Gone(_) => None,
@@ -227,6 +237,7 @@ impl Connection {
     }
 }
 
+/// The error of every call after a wrapper has taken the connection and failed.
 fn gone() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }

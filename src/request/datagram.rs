@@ -35,20 +35,27 @@ pub trait Reply {
 /// - [`Write`] gathers one datagram, which leaves when the handler has returned without an error. If nothing was
 ///   written, nothing is sent (Python sends an empty datagram).
 pub struct DatagramRequest {
+    /// The bytes as received; cut off at the end if `truncated`.
     packet: Vec<u8>,
+    /// How many of them [`Read`] has given.
     read: usize,
     truncated: bool,
     /// The bytes written; none is not the same as an empty reply.
     written: Option<Vec<u8>>,
     /// `handle` has returned without an error: the reply is whole.
     complete: bool,
+    /// The address that the packet was sent to.
     local: Address,
+    /// The way back: the transport's.
     reply: Box<dyn Reply>,
     ticket: Ticket,
 }
 
 impl DatagramRequest {
     /// Makes a request of a packet: for transports of your own.
+    ///
+    /// `truncated` says that the packet was longer than the buffer of the transport. `local` is the address that it
+    /// was sent to, and `reply` the way back to its sender. The bytes count as received.
     #[must_use]
     pub fn new(
         packet: Vec<u8>,
@@ -141,11 +148,13 @@ impl DatagramRequest {
     }
 
     /// The handler has returned without an error.
+    /// Without this call a written reply is dropped: a part of an answer is worse than none.
     pub(crate) fn complete(&mut self) {
         self.complete = true;
     }
 
     /// Sends the reply that was written, if there is one and the handler has not failed.
+    /// Called after `finish`, so that `finish` can still add to it. A second call sends nothing.
     pub(crate) fn send_written(&mut self) -> io::Result<()> {
         match self.written.take() {
             Some(written) if self.complete => self.reply(&written).map(|_sent| ()),
@@ -188,6 +197,7 @@ impl Read for DatagramRequest {
     fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
         let left = &self.packet[self.read..];
         if left.len() < buf.len() {
+            // The rest is taken, as by std's `read_exact` of a slice.
             self.read = self.packet.len();
             return Err(PeerFault::too_short(self.ticket.entry().owner()));
         }

@@ -116,9 +116,12 @@ pub(super) struct Deadlines {
     both: Option<Box<Both>>,
 }
 
+/// Kept apart, so that a handler that removes its own does not lift the server's.
 #[derive(Clone, Copy, Debug, Default)]
 struct Both {
+    /// Of `Limits::handshake`, then of `Limits::request`.
     server: Option<Deadline>,
+    /// Of [`StreamRequest::deadline_in`] or [`Request::set_deadline`](super::Request::set_deadline).
     handler: Option<Deadline>,
 }
 
@@ -143,10 +146,13 @@ impl Deadlines {
         self.set(|both| both.server = server);
     }
 
+    /// Sets the handler's deadline, or removes it.
     pub(super) fn set_handler(&mut self, handler: Option<Deadline>) {
         self.set(|both| both.handler = handler);
     }
 
+    /// Changes one of them. When both are gone the box is freed, so that [`any`](Self::any) stays a look at one
+    /// pointer.
     fn set(&mut self, set: impl FnOnce(&mut Both)) {
         let mut both = self.both.as_deref().copied().unwrap_or_default();
         set(&mut both);

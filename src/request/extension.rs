@@ -5,18 +5,22 @@ use std::any::Any;
 /// One value of any type, or none. It is a pointer wide, because every request has one and few use it.
 #[derive(Debug, Default)]
 pub(crate) struct Extension {
+    /// The outer box makes one pointer of the two that a box of a trait object has.
     value: Option<Box<Box<dyn Any + Send + Sync>>>,
 }
 
 impl Extension {
+    /// Puts a value in the place of the one that is there, of whatever type.
     pub(crate) fn set<E: Any + Send + Sync>(&mut self, value: E) {
         self.value = Some(Box::new(Box::new(value)));
     }
 
+    /// The value, if it is of this very type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
         self.value.as_deref()?.downcast_ref()
     }
 
+    /// The same, to be changed.
     pub(super) fn get_mut<E: Any>(&mut self) -> Option<&mut E> {
         self.value.as_deref_mut()?.downcast_mut()
     }

@@ -46,10 +46,12 @@ impl BoundedIo {
         idle: Duration,
         first: Duration,
     ) -> io::Result<usize> {
+        // `over`: when the wait ends unless something moves until then. `seen`: what had moved at the last look.
         let mut over = Instant::now().checked_add(first);
         let mut seen = self.moved();
         loop {
             let whole = self.deadline();
+            // The next look, or the end of the wait or of the whole request, whichever is first.
             let look = earlier(Instant::now().checked_add(idle / LOOKS), over);
             let until = earlier(look, whole.map(|whole| whole.at));
             let error = match self
@@ -59,9 +61,11 @@ impl BoundedIo {
                 result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
             };
             let (now, moved) = (Instant::now(), self.moved());
+            // The deadline of the whole request holds even while bytes move.
             if let Some(whole) = whole.filter(|whole| now >= whole.at) {
                 return Err(self.explain(error, whole.limit, whole.after));
             }
+            // The peer is there: the limit begins anew.
             if moved != seen {
                 (seen, over) = (moved, now.checked_add(idle));
             } else if over.is_some_and(|over| now >= over) {
@@ -75,15 +79,20 @@ impl BoundedIo {
         is_no_more_for_now(error) && !self.ticket.entry().is_silent()
     }
 
+    /// Whether bytes may move that this worker does not send: by an outbox, or by a copy of the descriptor. Such a
+    /// wait looks for progress from its beginning.
     fn others_may_send(&self) -> bool {
         self.outbox.is_some() || self.ticket.entry().is_lent()
     }
 
+    /// What has moved so far, to compare with later.
     fn moved(&self) -> Progress {
         Progress::of(self.ticket.entry().bytes(), self.connection.socket())
     }
 
     /// Whether sent bytes still wait for the peer.
+    /// Asked once, at the end of the limit, because it is a system call. Where the system does not tell, nothing is
+    /// due.
     fn is_still_due(&self) -> bool {
         self.connection
             .socket()

@@ -36,10 +36,12 @@ impl BoundedIo {
     /// handler writes after its own end, or reads after a failed wrapper: both are the handler's fault.
     #[cold]
     pub(super) fn own(&self, error: io::Error) -> io::Error {
+        // EPIPE after an own `shutdown_write` is a mistake of the handler.
         let blames_nobody = match error.kind() {
             io::ErrorKind::BrokenPipe => self.ended_output,
             _ => matches!(self.connection, Connection::Gone(_)),
         };
+        // The raw stream below a wrapper has marked its errors by itself.
         let says_it_already =
             find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some();
         if blames_nobody || says_it_already || !is_loss(&error) {

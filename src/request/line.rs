@@ -49,6 +49,7 @@ impl Line for String {
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<bool>,
         garbled: impl FnOnce(Utf8Error) -> io::Error,
     ) -> io::Result<Option<&str>> {
+        // The memory is used again, and the whole line is checked at once. After an error the string is empty.
         let mut bytes = mem::take(self).into_bytes();
         bytes.clear();
         let more = read(&mut bytes)?;
@@ -59,6 +60,7 @@ impl Line for String {
 
 /// Appends the peer's bytes to a text. If they are not UTF-8, that is the peer's fault.
 pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: RequestId) -> io::Result<()> {
+    // The vector becomes the string, without a copy.
     let more = String::from_utf8(bytes)
         .map_err(|error| PeerFault::garbled(owner, NotText(error.utf8_error())))?;
     if text.is_empty() {
@@ -98,6 +100,7 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {
+    /// By it a handler's report tells this line from one of another request, a client's own for example.
     owner: RequestId,
     limit_bytes: usize,
 }

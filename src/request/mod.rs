@@ -87,13 +87,16 @@ pub trait Request {
 /// [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to its end: when
 /// it is dropped, the request leaves the live list.
 pub struct Ticket {
+    /// The slot in the live list, which the drop gives back, and the limits.
     registration: Registration,
+    /// The server's, shared by all its requests.
     context: Arc<ServerContext>,
     /// The value that a hook has set for the handler.
     pub(crate) extension: Extension,
 }
 
 impl Ticket {
+    /// A ticket for a request that has entered the list.
     pub(crate) fn new(registration: Registration, context: Arc<ServerContext>) -> Self {
         Self { registration, context, extension: Extension::default() }
     }
@@ -144,11 +147,14 @@ impl Ticket {
     }
 }
 
+/// The same for the raw stream below a wrapper, which has no ticket.
 fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
+    // A connection that has sent nothing yet may be about to: it has until first reads are over.
     let runs = &context.runs;
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }
 
+/// Notes that the handler is told of the stop, and makes the error that tells it.
 fn stop(entry: &Entry) -> io::Error {
     entry.stop();
     Stopping::error(entry.owner())
