@@ -169,16 +169,16 @@ impl<T: Transport> Drop for ParentSide<T> {
 // request it serves: a child that registered its own would write to pages of memory that it shares with its parent. For
 // the same reason all that a child has to note stands in one static.
 
-/// What a signal's action has to know. It is changed while signals are held back, or by a parent, in which the action
-/// does nothing: so an action finds it locked by no one but another action.
-static SIGNALLED: Mutex<Signalled> =
-    Mutex::new(Signalled { server_of_children: Weak::new(), served: None });
+/// One static, because a child writes to it: see above.
+static SIGNALLED: Signalled =
+    Signalled { server_of_children: Mutex::new(Weak::new()), served: Mutex::new(None) };
 
 struct Signalled {
-    /// The server whose requests are forked next.
-    server_of_children: Weak<ServerContext>,
-    /// The request that this process serves, if it is a child.
-    served: Option<ServedHere>,
+    /// The server whose requests are forked next. No action looks at it, so that a signal may come while it is locked.
+    server_of_children: Mutex<Weak<ServerContext>>,
+    /// The request that this process serves, if it is a child. It is changed while signals are held back: so an action
+    /// finds it locked by no one but another action.
+    served: Mutex<Option<ServedHere>>,
 }
 
 struct ServedHere {
@@ -208,9 +208,9 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| register(libc::SIGINT));
     }
-    let mut signalled = SIGNALLED.lock();
-    if !std::ptr::eq(signalled.server_of_children.as_ptr(), Arc::as_ptr(context)) {
-        signalled.server_of_children = Arc::downgrade(context);
+    let mut server = SIGNALLED.server_of_children.lock();
+    if !std::ptr::eq(server.as_ptr(), Arc::as_ptr(context)) {
+        *server = Arc::downgrade(context);
     }
 }
 
@@ -221,15 +221,14 @@ fn take_signals(context: &ServerContext, ticket: &Ticket) {
     // A parent that does not wait sends no second signal.
     let waits = context.waits_at_close();
     let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };
-    let mut signalled = SIGNALLED.lock();
-    let server = std::mem::take(&mut signalled.server_of_children);
+    let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());
     let served = ServedHere { server, entry, first_read, drained: None, interrupted: false };
-    signalled.served = Some(served);
+    *SIGNALLED.served.lock() = Some(served);
 }
 
 /// Whether this process is a child that serves a request. A signal's action asks it.
 fn serves_a_request() -> bool {
-    SIGNALLED.try_lock().is_none_or(|signalled| signalled.served.is_some())
+    SIGNALLED.served.try_lock().is_none_or(|served| served.is_some())
 }
 
 /// A signal's action: atomic stores, locks that are only tried, the clock, and shutdown(2). In this order: a request
@@ -239,8 +238,8 @@ fn serves_a_request() -> bool {
 /// supervisor signals all processes that it has started. So this looks at the clock, and is content with half of the
 /// time, because the parent's began before this process was signalled first.
 fn drain(signal: libc::c_int) {
-    let Some(mut signalled) = SIGNALLED.try_lock() else { return };
-    let Some(served) = &mut signalled.served else { return };
+    let Some(mut served) = SIGNALLED.served.try_lock() else { return };
+    let Some(served) = &mut *served else { return };
     // A second Ctrl-C is meant for all as well.
     if signal == libc::SIGINT && std::mem::replace(&mut served.interrupted, true) {
         sys::exit_now(128 + signal);
@@ -311,5 +310,16 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
         }
         // The last reference would drop what is the parent's.
         std::mem::forget(server);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_that_notes_its_server_takes_no_signal_meanwhile() {
+        let _noting = SIGNALLED.server_of_children.lock();
+        assert!(!serves_a_request(), "SIGTERM would be lost");
     }
 }
