@@ -16,6 +16,7 @@ tests![
     an_outbox_works_in_a_child,
     a_hundred_stops_under_load_lose_no_answer,
     a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_parent,
+    a_child_that_would_serve_by_the_server_of_its_parent_is_told_that_it_serves_already,
     a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent,
     a_child_that_has_crashed_is_not_taken_for_one_that_was_closed,
     a_close_that_waits_for_nobody_tells_the_children_all_the_same,
@@ -37,6 +38,19 @@ fn a_stop_or_a_close_from_a_thread_of_a_child_waits_for_nobody_and_stops_the_par
         assert!(server.wait().success());
         assert_eq!(server.told("children: "), "children: 0", "{how}");
     }
+}
+
+fn a_child_that_would_serve_by_the_server_of_its_parent_is_told_that_it_serves_already() {
+    let mut server = Server::tcp(&[]);
+    let mut client = server.connect();
+    for how in ["forever", "one", "run"] {
+        let answer = client.ask(&format!("serve {how}"));
+        assert!(answer.ends_with("is serving already"), "{how}: {answer}");
+    }
+    assert_eq!(client.ask("echo hi"), "hi");
+    drop(client);
+    assert_eq!(server.connect().ask("echo still here"), "still here");
+    server.stop();
 }
 
 fn a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent() {

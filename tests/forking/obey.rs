@@ -39,6 +39,10 @@ impl StreamRequestHandler for Obey {
                     return Err(Fatal::new("said in the drain").into());
                 }
                 "stop" => request.server().shutdown_handle().shutdown(),
+                "serve" => {
+                    let error = SERVE.get().expect("it is set before it serves")(rest);
+                    writeln!(request, "{}", error.unwrap_or_else(|| "served".to_owned()))?;
+                }
                 "close" => CLOSE.get().expect("it is set before it serves")(),
                 "close-in-thread" => {
                     std::thread::spawn(|| CLOSE.get().expect("it is set before it serves")())
@@ -166,6 +170,10 @@ impl std::error::Error for BadCause {
         panic!("asked for the cause")
     }
 }
+
+/// Serves by the server of the parent, in a child. Gives the error.
+pub static SERVE: std::sync::OnceLock<Box<dyn Fn(&str) -> Option<String> + Send + Sync>> =
+    std::sync::OnceLock::new();
 
 /// Closes the server, in the parent or in a child.
 pub static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::OnceLock::new();

@@ -15,7 +15,7 @@ use socketserver::{
 
 use crate::forked;
 use crate::hooks::{LastWords, Refusable, Told, show_counts, tell};
-use crate::obey::{CLOSE, Obey, standard_descriptors};
+use crate::obey::{CLOSE, Obey, SERVE, standard_descriptors};
 use crate::system;
 
 /// TCP that panics in a child, before any code of the request runs.
@@ -106,6 +106,16 @@ where
         system::restore_standard_descriptors(copies);
         eprintln!("at bind: {at_bind}");
     }
+    let same = std::sync::Arc::clone(&server);
+    let serve_again = move |how: &str| {
+        let served = match how {
+            "forever" => same.serve_forever(),
+            "one" => same.handle_request().map(drop),
+            _ => same.run().map(drop),
+        };
+        served.err().map(|error| error.to_string())
+    };
+    let _ = SERVE.set(Box::new(serve_again));
     let same = std::sync::Arc::clone(&server);
     let _ = CLOSE.set(Box::new(move || drop(BaseServer::server_close(&*same))));
     let _leaves = Leaves;
