@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 /// A worker without a job. Its flags are changed under the lock that guards the list.
 #[derive(Debug)]
 pub(super) struct IdleWorker {
+    /// The thread to unpark.
     thread: Thread,
     /// It was taken off the list to come to the queue. Other code may unpark a thread as well, and does not set this.
     called: AtomicBool,
@@ -41,10 +42,13 @@ impl IdleWorker {
         }
     }
 
+    /// Ends a `park` of this worker, or makes its next one return at once. Called without the lock, so that the
+    /// worker does not wake only to wait for it.
     pub(super) fn unpark(&self) {
         self.thread.unpark();
     }
 
+    /// Read under the lock, after each `park`. True: the worker is off the list.
     pub(super) fn is_called(&self) -> bool {
         self.called.load(Ordering::Relaxed)
     }
@@ -54,6 +58,7 @@ impl IdleWorker {
 /// then idle for long enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
 #[derive(Debug)]
 pub(super) struct IdleWorkers {
+    /// In the order of their coming: the first has waited longest.
     list: Vec<Arc<IdleWorker>>,
     /// How long a worker stays. None: for good.
     keep: Option<Duration>,
@@ -78,12 +83,14 @@ impl IdleWorkers {
         Some(worker)
     }
 
+    /// Takes a worker off the list that has not been called. No effect if it is not there.
     pub(super) fn leave(&mut self, worker: &Arc<IdleWorker>) {
         self.list.retain(|other| !Arc::ptr_eq(other, worker));
     }
 
     /// The first worker of the list leaves next. One worker stays: the last of the list, unless another one `accepts`.
     fn next_to_leave(&self, accepts: bool) -> Option<&Arc<IdleWorker>> {
+        // Without this the next request would pay for a new thread, in a server that gets one every few seconds.
         let may_leave = self.keep.is_some() && (accepts || self.list.len() > 1);
         self.list.first().filter(|_| may_leave)
     }
@@ -105,6 +112,8 @@ impl IdleWorkers {
     }
 
     /// Takes all off the list and wakes them.
+    ///
+    /// They are not called: each sees by the queue's phase why it was woken.
     pub(super) fn dismiss(&mut self) {
         for worker in self.list.drain(..) {
             worker.thread.unpark();

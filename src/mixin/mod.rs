@@ -269,15 +269,22 @@ pub struct Job {
 
 /// A job with its types erased. The server implements it; see the methods of [`Job`].
 pub(crate) trait Work: ServeInChild + Send {
+    /// See [`Job::run`]. It catches all panics of the request.
     fn run(self: Box<Self>) -> CloseReason;
+    /// See [`Job::refuse`]. It may run the `overflow` hook, so no lock is held.
     fn refuse(self: Box<Self>, why: Refused);
+    /// See [`Job::release`].
     fn release(self: Box<Self>);
+    /// See [`Job::worker_accept`].
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
+    /// See [`Job::label`].
     fn label(&self) -> &'static str;
+    /// See [`Job::peer`].
     fn peer(&self) -> &Address;
 }
 
 impl Job {
+    /// Made by a server for each request that it does not reject.
     pub(crate) fn new(work: Box<dyn Work>) -> Self {
         Self { work: Some(work) }
     }

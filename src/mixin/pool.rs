@@ -20,7 +20,9 @@ use crate::gate::Gate;
 /// ```
 #[derive(Debug)]
 pub struct Pool {
+    /// Its gate bounds the running and the waiting requests together.
     workers: Workers,
+    /// The number of threads: the queue's length is the gate's maximum less this.
     count: usize,
 }
 

@@ -14,14 +14,19 @@ use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
 use crate::sys;
 
+/// Shared by all threads of the mixin, which may run it at the same time.
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
 /// Settings for the threads of a mixin.
 #[derive(Clone, Default)]
 pub(super) struct ThreadOptions {
+    /// The beginning of the names; none: after the handler.
     pub(super) name: Option<String>,
+    /// At least [`LEAST_STACK`]; none: std's default.
     pub(super) stack_bytes: Option<usize>,
+    /// Runs on each thread before its first job.
     pub(super) on_start: Option<Hook>,
+    /// Runs on each thread after its last job, and not after a panic.
     pub(super) on_stop: Option<Hook>,
 }
 
@@ -51,8 +56,11 @@ impl fmt::Debug for ThreadOptions {
 /// Starts threads and counts those that are alive.
 #[derive(Debug, Default)]
 pub(super) struct ThreadGroup {
+    /// How many threads have been started and have not ended.
     alive: Mutex<usize>,
+    /// Notified by each thread that ends.
     ended: Condvar,
+    /// How many there have been: the number in the next name.
     started: AtomicU64,
     /// The process in which the last thread was started.
     owner: OwnerProcess,
@@ -76,6 +84,7 @@ impl ThreadGroup {
         if let Some(bytes) = options.stack_bytes {
             builder = builder.stack_size(bytes);
         }
+        // Before the thread is there: it must never look like one that a parent has.
         self.owner.become_noted();
         // Moved into the thread, and dropped with the closure if it cannot be started: the count is right in any case,
         // also after a panic.
@@ -122,6 +131,7 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 impl AliveThread {
     /// Fails if the process has as many as it can have. One more would abort it.
     fn new(group: Arc<ThreadGroup>) -> io::Result<Self> {
+        // Over all groups, because the limit is the process's.
         let most = sys::most_threads();
         let one_more = |count: usize| (count < most).then_some(count + 1);
         if THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
@@ -138,6 +148,7 @@ impl Drop for AliveThread {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
         *self.group.alive.lock() -= 1;
+        // All: several closes may wait at once.
         self.group.ended.notify_all();
     }
 }

@@ -12,9 +12,12 @@ use crate::error::{Error, Result};
 /// Settings, and a [`WorkerQueue`] made of them with the first request.
 #[derive(Debug)]
 pub(super) struct Workers {
+    /// Changed by the setters, before the queue is made.
     pub(super) settings: QueueSettings,
+    /// Python's two settings: a close waits if this is true and the next one is not.
     pub(super) block_on_close: bool,
     pub(super) daemon_threads: bool,
+    /// Not made by the setters, whose values it copies, nor by a server that never gets a request.
     queue: OnceLock<Arc<WorkerQueue>>,
 }
 
@@ -26,6 +29,7 @@ impl Workers {
         Self { settings, block_on_close: true, daemon_threads: false, queue: OnceLock::new() }
     }
 
+    /// Makes the queue at the first call. From then on the settings are fixed.
     pub(super) fn queue(&self) -> &Arc<WorkerQueue> {
         self.queue.get_or_init(|| Arc::new(WorkerQueue::new(self.settings.clone())))
     }
@@ -44,6 +48,7 @@ impl Mixin for Workers {
 
     /// A forked child makes the gate its own. It cannot go on if the threads are its parent's.
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        // Threads do not survive a fork, and a queue would wait for them for ever.
         let cannot = |error| Error::io("go on in", "a forked child", error);
         if self.queue.get().is_some_and(|queue| queue.group.is_left_behind()) {
             let why = "the threads that serve requests have stayed in the process that has forked this one, and so has \
@@ -86,6 +91,7 @@ impl Mixin for Workers {
     }
 
     fn server_close(&self, deadline: Instant) {
+        // Makes one if there has been no request: later jobs are then refused as well.
         let queue = self.queue();
         queue.close();
         if self.block_on_close() {

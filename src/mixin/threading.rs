@@ -72,6 +72,7 @@ impl Threading {
         settings.gate =
             Some(Gate::new(max.max(1)).expect("a descriptor for the gate of max_threads"));
         if let Size::Growing { max: most, .. } = &mut settings.size {
+            // The gate bounds the requests, and this the threads.
             *most = max.max(1);
         }
         self

@@ -44,6 +44,7 @@ pub(crate) enum Accepted {
 pub(super) struct AcceptSlot {
     /// Where the worker accepts; none while no worker does.
     server: Option<Arc<dyn WorkerAccept>>,
+    /// The worker was called back, and has not left the slot yet.
     interrupted: bool,
 }
 
@@ -54,6 +55,7 @@ impl fmt::Debug for AcceptSlot {
 }
 
 impl AcceptSlot {
+    /// Whether a worker accepts, or is about to.
     pub(super) fn is_taken(&self) -> bool {
         self.server.is_some()
     }
@@ -67,6 +69,7 @@ impl AcceptSlot {
     pub(super) fn interrupt(&mut self) -> bool {
         match &self.server {
             Some(server) if !self.interrupted => {
+                // Under the queue's lock, where it may not wait: it is one write to an event.
                 server.interrupt();
                 self.interrupted = true;
                 true

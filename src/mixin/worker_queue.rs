@@ -65,7 +65,9 @@ pub(super) struct QueueSettings {
     pub(super) size: Size,
     /// Bounds the jobs that run and wait.
     pub(super) gate: Option<Arc<Gate>>,
+    /// Means nothing without a gate.
     pub(super) when_full: WhenFull,
+    /// Those of every worker.
     pub(super) threads: ThreadOptions,
 }
 
@@ -81,6 +83,8 @@ struct QueuedJob {
 /// The queue and its workers. Shared by the mixin and the workers' threads.
 pub(super) struct WorkerQueue {
     settings: QueueSettings,
+    /// Its threads, for the close to wait for. A thread outlives its place in `State::workers` by its
+    /// `on_thread_stop`.
     pub(super) group: Arc<ThreadGroup>,
     /// First in, first out. Jobs are sent and taken under the lock, so that the invariant is exact. Unlike a deque the
     /// channel frees its memory when a rush is over. Workers do not wait in `recv`: it yields the processor many times
@@ -92,6 +96,7 @@ pub(super) struct WorkerQueue {
 
 /// The state behind the lock; see the invariant above.
 struct State {
+    /// Only grows, in the order of its variants.
     phase: Phase,
     /// The type name of the handler. New threads are named after it.
     label: &'static str,
@@ -101,7 +106,9 @@ struct State {
     starting: usize,
     /// A worker was called from `idle` or `accept_slot`, and has not come yet.
     wake_pending: bool,
+    /// Workers that wait without a job.
     idle: IdleWorkers,
+    /// The worker that waits for the server's listener, if one does.
     accept_slot: AcceptSlot,
 }
 
@@ -117,6 +124,7 @@ enum Phase {
 }
 
 impl WorkerQueue {
+    /// No thread yet: the first job starts them.
     pub(super) fn new(settings: QueueSettings) -> Self {
         let (sender, receiver) = unbounded();
         let keep = match settings.size {
@@ -172,6 +180,7 @@ impl WorkerQueue {
         Ok(permit)
     }
 
+    /// A place within the gate's limit. None at the limit, and without a gate.
     fn try_enter(&self) -> Option<Permit> {
         self.settings.gate.as_ref().and_then(Gate::try_enter)
     }
@@ -191,9 +200,12 @@ impl WorkerQueue {
         Ok(())
     }
 
+    /// Starts a thread for a worker, which the caller has counted or counts under the lock that it holds. If the
+    /// thread starts, the worker's own end takes it out of the count.
     fn spawn(self: &Arc<Self>, label: &str) -> io::Result<()> {
         let queue = Arc::clone(self);
         self.group.spawn(&self.settings.threads, label, move || {
+            // Before the hook: a hook that panics drops the worker, which takes it out of the count.
             let worker = Worker { queue: Arc::clone(&queue), has_come: false, permit: None };
             let ThreadOptions { on_start, on_stop, .. } = &queue.settings.threads;
             if let Some(hook) = on_start {
@@ -209,6 +221,7 @@ impl WorkerQueue {
     /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, State>) {
         while !self.receiver.is_empty() && !state.wake_pending {
+            // An idle worker first: one that accepts is of use where it is.
             if let Some(idle) = state.idle.call() {
                 state.wake_pending = true;
                 drop(state);
@@ -234,11 +247,13 @@ impl WorkerQueue {
             if let Err(error) = spawned {
                 state.workers -= 1;
                 state.starting -= 1;
+                // One job less, and perhaps others behind it: look again.
                 state = self.refuse_next(state, error);
             }
         }
     }
 
+    /// Always false with a fixed size, whose workers start together.
     fn may_grow(&self, state: &State) -> bool {
         matches!(self.settings.size, Size::Growing { max, .. } if state.workers < max)
     }
@@ -249,6 +264,7 @@ impl WorkerQueue {
         state: MutexGuard<'q, State>,
         error: io::Error,
     ) -> MutexGuard<'q, State> {
+        // Another worker may have taken it meanwhile, and then nothing is lost.
         let Ok(QueuedJob { job, permit }) = self.receiver.try_recv() else { return state };
         drop(state);
         job.refuse(Refused::CannotStart(error));
@@ -274,6 +290,7 @@ impl WorkerQueue {
                 state.phase = Phase::AllEnded;
             }
             drop(state);
+            // Nobody else takes them: the phase lets no job in, and there is no worker.
             while let Ok(queued) = self.receiver.try_recv() {
                 queued.job.refuse(all_ended());
             }
@@ -295,6 +312,7 @@ impl WorkerQueue {
             if leaves {
                 state.idle.leave(me);
             }
+            // The list or the slot may have changed, and with them the worker that leaves next.
             state.idle.give_timeout(accepts);
             if leaves {
                 return None;
@@ -306,6 +324,7 @@ impl WorkerQueue {
                 state.wake_pending = false;
                 return Some(state);
             }
+            // Dismissed and not called: `wake_pending` is not its own to clear.
             if state.phase == Phase::Closed {
                 return Some(state);
             }
@@ -316,6 +335,7 @@ impl WorkerQueue {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Closed;
+        // The worker that accepts comes to the queue, and sees the phase there.
         state.accept_slot.interrupt();
         state.idle.dismiss();
     }
@@ -327,12 +347,14 @@ impl fmt::Debug for WorkerQueue {
     }
 }
 
+/// The refusal after the last worker of a fixed size has ended.
 fn all_ended() -> Refused {
     Refused::CannotStart(io::Error::other("all workers of the pool have ended"))
 }
 
 /// A worker, on its own thread. Its drop takes it out of the count, also when a hook or a job has panicked.
 struct Worker {
+    /// Kept alive by its workers, also when the mixin is dropped.
     queue: Arc<WorkerQueue>,
     /// False while it is one of `State::starting`.
     has_come: bool,
@@ -344,6 +366,7 @@ impl Worker {
     /// Comes to the queue for the first time, and runs jobs until it is time to leave.
     fn work(mut self) {
         let queue = Arc::clone(&self.queue);
+        // One allocation for each thread, and none for each wait.
         let me = IdleWorker::of_this_thread();
         let ends_after_job =
             matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
@@ -354,11 +377,13 @@ impl Worker {
             while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
                 queue.wake(state);
                 let server = job.worker_accept();
+                // A job without a place takes over that of the job before it, or asks again.
                 self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
                 self.run(job);
                 if ends_after_job {
                     return;
                 }
+                // A worker accepts for the server whose job it has just run, and for no other.
                 state = self.accept_requests(&queue, server);
             }
             self.permit = None;
@@ -372,6 +397,8 @@ impl Worker {
         }
     }
 
+    /// Runs a job, and gives its place back unless another job may be waiting for it. A job does not panic: the
+    /// server catches that.
     fn run(&mut self, job: Job) {
         job.run();
         // If there are jobs, the first may be one without a place. It then takes this one over.
@@ -394,9 +421,11 @@ impl Worker {
             && !state.accept_slot.is_taken()
         {
             state.accept_slot.enter(&server);
+            // While this one accepts, all idle workers may leave: the last of them too.
             state.idle.give_timeout(true);
             drop(state);
             self.permit = None;
+            // Without the lock: it waits, and runs hooks.
             let accepted = Arc::clone(&server).accept(&mut || self.has_room());
             if !matches!(accepted, Accepted::Request(_)) {
                 self.permit = None;

@@ -44,6 +44,7 @@ pub(crate) use self::runs::{Claim, Closer, Runs};
 /// outlives its server does nothing.
 #[derive(Clone, Debug)]
 pub struct ShutdownHandle {
+    /// Shared with the server and its requests.
     runs: Arc<Runs>,
 }
 
@@ -52,6 +53,7 @@ impl ShutdownHandle {
         Self { runs }
     }
 
+    /// For `run` and `run_all`, which claim the runs of servers whose types are erased.
     pub(crate) fn runs(&self) -> &Arc<Runs> {
         &self.runs
     }

@@ -23,6 +23,7 @@ pub(crate) struct Runs {
     drain: AtomicU8,
     /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
     served_by_run: AtomicBool,
+    /// Not for a signal's action: the thread that it interrupts may hold the lock.
     state: Mutex<RunsState>,
     /// Notified when accepting ends, when the last loop leaves, and when a run ends.
     changed: Condvar,
@@ -30,7 +31,9 @@ pub(crate) struct Runs {
 
 #[derive(Debug, Default)]
 struct RunsState {
+    /// Its doc has the table of its transitions.
     run: RunState,
+    /// Decides in `begin` about a stop that was requested before.
     between_runs: StopBetweenRuns,
     /// The threads that accept for the run that goes on.
     loops: Vec<ThreadId>,
@@ -52,6 +55,7 @@ pub(crate) enum Closer {
 }
 
 impl Runs {
+    /// No run, no stop, no drain. Fails if there is no descriptor for the stop's event.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             stop: StopLatch::new()?,
@@ -66,6 +70,7 @@ impl Runs {
     /// requested. Not within a loop, which the fork has copied as well.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut state = self.state.lock();
+        // The other threads of the parent, and so its other loops, do not exist here.
         if !state.loops.contains(&thread::current().id()) {
             if state.run.kind().is_some() {
                 state.run = RunState::Idle;
@@ -92,6 +97,7 @@ impl Runs {
         self.stop.settle();
     }
 
+    /// One atomic load: loops ask before each request.
     pub(crate) fn stop_requested(&self) -> bool {
         self.stop.is_requested()
     }
@@ -119,6 +125,7 @@ impl Runs {
                 if self.is_accepting() {
                     return;
                 }
+                // The stop keeps the latch readable, so that a wait for both would spin.
                 let _ = wait::any(&[over.waiting()], None);
             }
             self.settle();
@@ -135,10 +142,12 @@ impl Runs {
         self.drain.fetch_max(DrainPhase::FirstReadsOver as u8, Ordering::SeqCst);
     }
 
+    /// Whether `is_stopping` is true for handlers.
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReads as u8
     }
 
+    /// Whether a connection that has sent nothing is ended instead of waited for.
     pub(crate) fn first_reads_are_over(&self) -> bool {
         self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReadsOver as u8
     }
@@ -153,6 +162,11 @@ impl Runs {
     }
 
     /// Starts a run, as soon as the last one has ended.
+    ///
+    /// # Errors
+    ///
+    /// The server is closed, serves already, or belongs to another thread's `run`; or a handler's `Fatal` came after
+    /// the last run.
     pub(crate) fn begin(&self, address: &dyn Display, kind: RunKind) -> Result<()> {
         let mut state = self.wait_while_finishing();
         if state.closing {
@@ -188,12 +202,16 @@ impl Runs {
     }
 
     /// Notes that this thread accepts for the run that goes on.
+    ///
+    /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic.
     pub(crate) fn enter_loop(&self) {
         self.state.lock().loops.push(thread::current().id());
     }
 
     /// Notes that this thread, a worker's, accepts beside the loop, if there is a loop that accepts until a stop. It
     /// counts as a loop, so that accepting ends with the last of all.
+    ///
+    /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
     pub(crate) fn enter_worker(&self) -> bool {
         let mut state = self.state.lock();
         let may = state.run.kind() == Some(RunKind::Forever)
@@ -227,6 +245,7 @@ impl Runs {
     /// seen afterwards.
     fn end_accepting(&self, state: &mut MutexGuard<'_, RunsState>, close_listener: impl Fn()) {
         let mut closed = false;
+        // Once: the condition is looked at again, because the lock was released.
         while state.run.is_accepting() && state.closing && !closed {
             MutexGuard::unlocked(state, &close_listener);
             closed = true;
@@ -249,6 +268,7 @@ impl Runs {
             }
         }
         self.end_accepting(&mut state, close_listener);
+        // It ends this run, and the next one begins without it.
         let failure = state.failure.take();
         let kind = state.run.kind();
         if !state.closing && (kind != Some(RunKind::OneRequest) || failure.is_some()) {
@@ -270,6 +290,9 @@ impl Runs {
     }
 
     /// Ends the run that goes on with an error. The first one counts.
+    ///
+    /// Called by any thread, for a `Fatal`. After the end of a run it is the next one that fails, or `take_failure`
+    /// fetches it.
     pub(crate) fn fail(&self, error: Error) {
         self.state.lock().failure.get_or_insert(error);
         self.request_stop();
@@ -282,9 +305,12 @@ impl Runs {
     }
 
     /// Begins the end of the server: no run begins after this, and the current one stops.
+    ///
+    /// The caller closes the listener if the answer is [`Closer::Caller`]. May be called again.
     pub(crate) fn close(&self) -> Closer {
         let mut state = self.state.lock();
         state.closing = true;
+        // All under the lock: a loop that ends meanwhile finds `closing`, or has ended before it was set.
         self.begin_drain();
         self.request_stop();
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
@@ -316,6 +342,8 @@ impl Runs {
     }
 
     /// Whether the current thread accepts for the run that goes on.
+    ///
+    /// Such a thread must not wait for the end of the run.
     pub(crate) fn is_loop_thread(&self) -> bool {
         self.state.lock().loops.contains(&thread::current().id())
     }
@@ -348,6 +376,7 @@ fn serving_already(address: &dyn Display) -> Error {
 /// The runs of a server are for one thread, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
+    /// Those that are claimed.
     runs: Arc<Runs>,
 }
 

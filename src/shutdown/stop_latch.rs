@@ -26,7 +26,9 @@ use crate::wait::{Event, Waiting};
 /// **Async-signal-safe** are [`request`](Self::request) and [`is_requested`](Self::is_requested).
 #[derive(Debug)]
 pub(super) struct StopLatch {
+    /// The truth about the stop; the event is there to wake.
     requested: AtomicBool,
+    /// Part of every wait of a loop.
     event: Event,
     /// The event has been notified since it was cleared last. It spares `settle` a system call.
     is_set: AtomicBool,
@@ -41,6 +43,7 @@ impl StopLatch {
         })
     }
 
+    /// The flag before the event: a loop that is woken finds the request.
     pub(super) fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         self.event.notify();
@@ -51,6 +54,7 @@ impl StopLatch {
         self.requested.load(Ordering::SeqCst)
     }
 
+    /// Ready from a request on. [`settle`](Self::settle) follows the wait.
     pub(super) fn waiting(&self) -> Waiting<'_> {
         self.event.waiting()
     }
@@ -63,6 +67,7 @@ impl StopLatch {
         // Loaded before it is swapped: this runs after every wait, and the flag is hardly ever set.
         if self.is_set.swap(false, Ordering::SeqCst) {
             self.event.clear();
+            // A request came between the first look and the clear, and its notification may be lost.
             if self.is_requested() {
                 self.request();
             }
@@ -70,6 +75,8 @@ impl StopLatch {
     }
 
     /// The stop has been obeyed, or was requested between two runs.
+    ///
+    /// Only while no loop of the run is left: another one would miss the stop.
     pub(super) fn forget(&self) {
         self.requested.store(false, Ordering::SeqCst);
         self.is_set.store(false, Ordering::SeqCst);

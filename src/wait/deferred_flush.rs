@@ -23,6 +23,7 @@ thread_local! {
 
 /// Something that a thread has deferred and that has to leave before it waits.
 pub(crate) trait Flush: Send + Sync {
+    /// Sends it. There is nobody to return an error to: the code that has deferred it has gone on.
     fn flush(&self);
 }
 
@@ -44,6 +45,7 @@ impl FlushPromise {
         promise
     }
 
+    /// The promise of a request. Within that of a loop it adds nothing.
     pub(crate) fn start() -> Self {
         let outermost = DEFERRED.with(|deferred| {
             let mut deferred = deferred.borrow_mut();
@@ -62,6 +64,7 @@ impl Drop for FlushPromise {
         }
         if self.outermost {
             flush();
+            // At the end of a thread the list may be gone already.
             let _ = DEFERRED.try_with(RefCell::take);
         }
     }
@@ -93,6 +96,7 @@ pub fn flush() {
         return;
     }
     note(|here| here.holds_back = false);
+    // Taken out first: a flush may defer something, which needs the list.
     let list = DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
     for what in list.into_iter().flatten() {
         what.flush();

@@ -20,6 +20,7 @@ use crate::sys;
 /// parent's, and a child must not wake its parent: there `notify` and `clear` do nothing.
 #[derive(Debug)]
 pub struct Event {
+    /// Keep their numbers for as long as the event lives.
     ends: sys::event::Ends,
     /// The process that its descriptor belongs to.
     owner: OwnerProcess,
@@ -63,6 +64,7 @@ impl Event {
     /// In a forked child that goes on for itself: gives this process an event of its own, not notified. A wait that
     /// has begun before still waits for the parent's.
     pub(crate) fn own(&self) -> io::Result<()> {
+        // Two threads that renew at once would notify two different descriptors.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock();
         process::note();

@@ -58,12 +58,14 @@ thread_local! {
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
 
+/// Changes the state of this thread.
 fn note(change: impl FnOnce(&mut ThreadState)) {
     let mut here = HERE.get();
     change(&mut here);
     HERE.set(here);
 }
 
+/// Whether this thread runs coroutines, and so must not block.
 pub(crate) fn is_parked_here() -> bool {
     HERE.get().parked
 }
@@ -75,6 +77,7 @@ pub(crate) fn may_block() -> bool {
     nothing_special || may_block_after_flush()
 }
 
+/// Out of line: the usual case stays short.
 #[cold]
 fn may_block_after_flush() -> bool {
     let may_block = !is_parked_here();
@@ -89,8 +92,15 @@ pub(crate) const MOST: usize = 4;
 
 /// Waits until one of `waiting` (at most [`MOST`]) is ready or the deadline has passed; it may come back early. True:
 /// the first of them may be ready.
+///
+/// Without descriptors it is a sleep until the deadline. A signal does not end it.
+///
+/// # Panics
+///
+/// On a plain thread, with more than [`MOST`] descriptors.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
+    // Cloned out of its thread-local: no borrow is held across the wait.
     let Some(parker) = parker() else {
         let poll_fd = |waiting: &Waiting<'_>| match waiting.interest {
             Interest::Read => sys::PollFd::readable(waiting.fd),
@@ -103,6 +113,7 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
         sys::poll(fds, deadline)?;
         return Ok(fds.first().is_some_and(sys::PollFd::is_ready));
     };
+    // `Parker::park` promises its implementor not to be called then.
     if thread::panicking() {
         return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
     }
@@ -140,6 +151,7 @@ pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
     now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
 }
 
+/// The end of a sleep that is longer than the clock can count.
 fn park_for_ever() {
     loop {
         // After an error there is only the thread to wait with.
@@ -173,6 +185,7 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
         let _signal = signal;
         work()
     })?;
+    // A parker may come back early: look again. The event stays set, so the order of the two does not matter.
     while !worker.is_finished() {
         any(&[Waiting { fd: done.as_fd(), interest: Interest::Read, slot: None }], None)?;
         if done.is_set() {
@@ -183,6 +196,8 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
 }
 
 /// Tells the waiting coroutine that its work has ended, by a panic too.
+///
+/// Held by the thread that does the work, and dropped when the work has ended.
 struct NotifyOnDrop(Arc<Event>);
 
 impl Drop for NotifyOnDrop {

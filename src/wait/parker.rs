@@ -36,6 +36,7 @@ pub struct Waiting<'a> {
 /// as zero, and only the worker that runs the request uses it.
 #[derive(Debug, Default)]
 pub struct Slot {
+    /// Not atomic: only the worker that runs the request uses it.
     value: Cell<usize>,
 }
 
@@ -91,6 +92,7 @@ pub fn install(parker: Rc<dyn Parker>) -> Installed {
 /// Keeps a [`Parker`] installed on this thread. The previous one is back when this is dropped.
 #[must_use = "the parker is removed when this is dropped"]
 pub struct Installed {
+    /// The parker from before, if installs are nested.
     before: Option<Rc<dyn Parker>>,
 }
 

@@ -36,6 +36,7 @@ use crate::wait::{self, Interest, Waiting};
 
 #[derive(Debug, Default)]
 pub(super) struct Children {
+    /// Searched from its beginning: `max_children` keeps it short.
     table: Mutex<Vec<Child>>,
     /// Made when the first run begins: a mixin alone needs no descriptors.
     reports: OnceLock<Reports>,
@@ -43,13 +44,16 @@ pub(super) struct Children {
 
 /// A child that has not been reaped.
 struct Child {
+    /// Reaped by `collect_one` alone.
     pid: i32,
+    /// Ended when the child is reaped. None for a job that was taken before.
     request: Option<Box<dyn RequestOfChild>>,
     /// None until the loop first waits: to watch costs more than to look.
     watched: Option<Watched>,
 }
 
 impl Child {
+    /// Whether the watch names it when it ends.
     fn is_watched_by_descriptor(&self) -> bool {
         matches!(self.watched, Some(Watched::ByDescriptor(_)))
     }
@@ -64,7 +68,9 @@ impl std::fmt::Debug for Child {
 /// By what the parent learns of its children's ends.
 #[derive(Debug)]
 pub(super) struct Reports {
+    /// Readable while a watched child has ended.
     exits: ExitWatch,
+    /// The texts of `Fatal`s. Children write to it.
     fatal: FatalPipe,
     /// The process whose children they are.
     owner: OwnerProcess,
@@ -81,6 +87,7 @@ fn report_orphans(exits: &ExitWatch) -> io::Result<u64> {
 }
 
 impl Reports {
+    /// The mark that each child puts on itself; none if no orphans come.
     pub(super) fn orphan_mark(&self) -> Option<OrphanMark> {
         OrphanMark::of_number(self.mark.load(Ordering::Relaxed))
     }
@@ -102,23 +109,28 @@ impl Reports {
 }
 
 impl Children {
+    /// A copy: nothing is called with the table locked.
     pub(super) fn pids(&self) -> Vec<i32> {
         self.table.lock().iter().map(|child| child.pid).collect()
     }
 
+    /// Those that are known to run, and those whose end has not been noticed yet.
     pub(super) fn len(&self) -> usize {
         self.table.lock().len()
     }
 
+    /// Right after the fork. The child may have ended already.
     pub(super) fn add(&self, pid: i32, request: Option<Box<dyn RequestOfChild>>) {
         self.table.lock().push(Child { pid, request, watched: None });
     }
 
+    /// Makes the reports at the first call, which takes four descriptors.
     pub(super) fn reports(&self) -> io::Result<&Reports> {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
         let (exits, fatal, owner) = (ExitWatch::new()?, FatalPipe::new()?, OwnerProcess::noted());
+        // Before the first fork: the memory that is shared has to be there then.
         console::share_with_children();
         let mark = AtomicU64::new(report_orphans(&exits)?);
         Ok(self.reports.get_or_init(|| Reports { exits, fatal, owner, mark }))
@@ -134,6 +146,7 @@ impl Children {
             // Neither its watch nor its permit is this process's to give back.
             std::mem::forget(child);
         }
+        // The owner last: if one of these fails, the next run tries all of them again.
         reports.exits.renew()?;
         reports.fatal.renew()?;
         reports.mark.store(report_orphans(&reports.exits)?, Ordering::SeqCst);
@@ -152,6 +165,7 @@ impl Children {
         let Some(reports) = self.reports.get() else { return };
         let mut new = Vec::new();
         for child in self.table.lock().iter_mut().filter(|child| child.watched.is_none()) {
+            // A child that cannot be watched stays unwatched, and `collect` asks for it after each request.
             child.watched = reports.exits.add(child.pid).ok();
             new.push(child.pid);
         }
@@ -167,12 +181,14 @@ impl Children {
             let is_it = |child: &Child| child.is_watched_by_descriptor() == by_descriptor;
             self.table.lock().iter().any(is_it)
         };
+        // Without a watched child the set has nothing to tell, and the call is spared.
         let asks_watch = is_any(true) || reports.exits.watches_by_signal();
         let ended = asks_watch.then(|| reports.exits.ended());
         for pid in ended.iter().flat_map(Ended::children) {
             self.collect_one(reports, pid);
         }
         let signalled = ended.is_some_and(|ended| ended.signalled);
+        // Such children are never found by the loop below: they leave nothing to wait for.
         if signalled && reports.exits.are_reaped_by_the_kernel() {
             self.collect_each(reports);
         }
@@ -181,6 +197,7 @@ impl Children {
         // One call asks for all of them. If it names a foreign child, which hides ours until it is reaped, each is asked
         // for.
         while mark.is_some() || is_any(false) {
+            // None: no child has ended, this server's or another's.
             let Some(pid) = child_process::ended_child() else { return };
             if self.collect_one(reports, pid) || reap_orphan(pid) {
                 continue;
@@ -195,6 +212,7 @@ impl Children {
         }
     }
 
+    /// Looks at each child by its number, which costs a system call for each.
     fn collect_each(&self, reports: &Reports) {
         for pid in self.pids() {
             self.collect_one(reports, pid);
@@ -203,6 +221,7 @@ impl Children {
 
     /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so.
     fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
+        // The table decides: a foreign child's status is not this server's to take.
         let index_of = |table: &[Child]| table.iter().position(|child| child.pid == pid);
         if index_of(&self.table.lock()).is_none() {
             return false;

@@ -9,7 +9,9 @@ use crate::sys;
 /// reaped a child whose status says that there is one.
 #[derive(Debug)]
 pub(super) struct FatalPipe {
+    /// The parent's end. Children have copies, and never read.
     reader: UnixStream,
+    /// The children's end. The parent keeps it open, so that the reader never meets an end of input.
     writer: UnixStream,
 }
 
@@ -17,6 +19,7 @@ pub(super) struct FatalPipe {
 const LONGEST_TEXT: usize = 2_048;
 
 impl FatalPipe {
+    /// Takes two descriptors, which are close-on-exec: programs of the handlers have neither.
     pub(super) fn new() -> io::Result<Self> {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
@@ -35,7 +38,9 @@ impl FatalPipe {
     pub(super) fn send(&self, text: &str) {
         let mut message = format!("{} {text}", std::process::id()).into_bytes();
         message.truncate(LONGEST_TEXT);
+        // Ends the message: a text may have any length and any line breaks.
         message.push(0);
+        // Without the text the parent still ends: the status says that there was a `Fatal`.
         let _ = (&self.writer).write_all(&message);
     }
 

@@ -60,6 +60,7 @@ use crate::wait;
 /// ```
 #[derive(Debug)]
 pub struct Forking {
+    /// At least one.
     max_children: usize,
     block_on_close: bool,
     children: Children,
@@ -114,16 +115,19 @@ impl Forking {
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
+        // From here until the child has noted its request: a signal in between would be taken as the parent's.
         let held = SignalsHeld::hold();
         match fork::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
+                // First: from here on no panic leaves this function.
                 let _leaves = ExitOnPanic;
                 if let Some(mark) = mark {
                     mark.put();
                 }
                 let end = job.run_in_child(held);
                 let _ = io::stdout().flush();
+                // The text before the status: the parent reads it when it has reaped this child.
                 reports.send_fatal(&end);
                 sys::exit_now(status(&end));
             }
@@ -144,6 +148,7 @@ impl Mixin for Forking {
     }
 
     fn ready(&self) -> bool {
+        // At the maximum only: a child that has ended is found by the watch's own look, and makes room at once.
         let is_room = || self.children.len() < self.max_children;
         is_room() || {
             self.children.watch();
@@ -215,12 +220,15 @@ pub(crate) trait ServeInChild {
 
 /// A request that a child serves, in its parent.
 pub(crate) trait RequestOfChild: Send {
+    /// Called once, when the child is reaped, and without a lock. Dropped without it, the request counts as
+    /// `Released`.
     fn ended(self: Box<Self>, end: ChildEnd);
 }
 
 /// How a request ended in a child.
 #[derive(Clone, Debug)]
 pub(crate) struct ChildEnd {
+    /// As the child has told by its status, or the signal that ended it.
     pub(crate) reason: CloseReason,
     /// The text of a `Fatal`.
     pub(crate) fatal: Option<String>,
