@@ -42,12 +42,15 @@ use crate::write_stall::{SendTimeout, earlier};
 
 /// The connection of a [`StreamRequest`](super::StreamRequest), with its limits.
 pub(super) struct BoundedIo {
+    /// The socket or stream; `Gone` after a wrapper has failed.
     pub(super) connection: Connection,
+    /// Its server, its limits and its entry in the live list.
     pub(super) ticket: Ticket,
     /// If others send to this connection as well: all writes go through it.
     pub(super) outbox: Option<Outbox>,
     /// Output that `set_wbufsize` holds back; empty without it.
     pub(super) output: Vec<u8>,
+    /// The most that `output` holds; zero, the usual value, sends each write by itself.
     wbufsize: usize,
     /// The handler's own timeout, in place of the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
@@ -75,6 +78,7 @@ impl BoundedIo {
             BoundedBy::Timeout
         };
         if ticket.entry().is_lent() {
+            // A hook has had the descriptor before there was a request.
             connection.lend();
         }
         Self {
@@ -94,11 +98,13 @@ impl BoundedIo {
         }
     }
 
+    /// Sends what is held back if it is more than the new size.
     pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.wbufsize = bytes;
         if self.output.len() > bytes { self.send_output() } else { Ok(()) }
     }
 
+    /// The earlier of the server's and the handler's deadline.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         self.deadlines.earlier()
     }
@@ -127,18 +133,22 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         started: Option<Instant>,
     ) -> io::Result<usize> {
+        // The peer may be waiting for this output, so no receive waits while it is held back. If input is there
+        // already, more output may gather.
         if !self.output.is_empty() {
             if let Some(count) = self.receive_at_once(buf)? {
                 return Ok(count);
             }
             self.send_output()?;
         }
+        // A read that has begun is no wait between two requests.
         let idle = self.at_boundary && started.is_none();
         let bounded_by =
             if started.is_none() { self.next_wait_bounded_by() } else { BoundedBy::Timeout };
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
         // In this order: see the diagram above.
         if idle && self.ticket.is_to_end() {
+            // No wait any more, so that the drain lets what has come be read.
             self.ticket.entry().set_activity(Activity::Running);
             return self.receive_at_once(buf)?.ok_or_else(|| self.ticket.stop());
         }
@@ -226,10 +236,12 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
+        // The callers make the idle timeout of it.
         if self.ticket.entry().is_silent() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         if self.ticket.entry().cut().is_some() {
+            // Nothing of a request has come, so nothing is lost.
             if self.at_boundary {
                 return Err(self.ticket.stop());
             }
@@ -248,6 +260,7 @@ impl BoundedIo {
         let late = self.connection.fileno().and_then(|fd| LateInput::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
         {
+            // Before the receive: bytes that come after it set the event again.
             late.iter().for_each(LateInput::clear);
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
@@ -295,18 +308,22 @@ impl BoundedIo {
         }
     }
 
+    /// How long a write may make no progress.
     pub(super) fn write_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
+    /// Both bounds of a write that begins now.
     pub(super) fn write_timeout(&self) -> SendTimeout {
         SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
 
+    /// Takes bytes: holds them back if they fit into `wbufsize`, or sends what there is room for.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.output.len() + bytes.len() > self.wbufsize && !self.output.is_empty() {
             self.send_output()?;
         }
+        // To hold back a full buffer would only copy it.
         if bytes.len() >= self.wbufsize {
             return self.send_once(bytes);
         }
@@ -321,6 +338,7 @@ impl BoundedIo {
         until_all_is_taken(bytes, |rest| self.write(rest))
     }
 
+    /// Sends what is held back, here and in the wrapper.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
             self.send_output()?;
@@ -332,6 +350,7 @@ impl BoundedIo {
         self.connection.flush(timeout).map_err(|error| self.explain_write(error))
     }
 
+    /// Sends what is held back, all of it.
     fn send_output(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
         let result = self.send_all(&output);

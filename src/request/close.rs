@@ -54,6 +54,7 @@ impl BoundedIo {
         }
         self.ticket.entry().show_activity(Activity::Sending);
         let timeout = self.write_timeout();
+        // An error here is no failure of the handler, which has returned.
         let _ = until_all_is_taken(&self.output, |rest| {
             let count = socket.send_before_end(rest, timeout)?;
             self.ticket.entry().add_bytes_out(count);
@@ -78,11 +79,13 @@ impl BoundedIo {
         if let Some(outbox) = self.outbox.take() {
             outbox.finish(self.last_timeout());
         }
+        // After the outbox, whose messages are output as well.
         let ended = match self.connection.raw_status() {
             Some(_) => self.end_wrapped(),
             None => self.end_output(),
         };
         if ended {
+            // Without an orderly end the connection is broken, and nobody reads an answer.
             self.lingers = self.peer_is_sending(input);
         }
     }
@@ -95,6 +98,7 @@ impl BoundedIo {
             || self.ticket.server().role().is_child()
         {
             self.shutdown_request(input);
+            // Others may have the descriptor, and then a close here does not end the connection.
             return self.close_request();
         }
         // If anything has come since the last read, the close alone is a reset, and with a reset the kernel drops what
@@ -114,6 +118,7 @@ impl BoundedIo {
         self.close_request();
     }
 
+    /// Ends the output. False: the connection is broken already.
     fn end_output(&mut self) -> bool {
         let timeout = self.write_timeout();
         self.connection.shutdown(Shutdown::Write, timeout).is_ok()
@@ -126,10 +131,13 @@ impl BoundedIo {
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
+        // A peer that has ended its output sends nothing more. A connection that this side has ended is not waited
+        // for.
         let saw_end = self.saw_end || status.is_some_and(|status| status.has_ended());
         if saw_end || self.ticket.entry().cut().is_some() {
             return false;
         }
+        // Bytes that the handler has left in the buffers of the request; the socket's own are counted below.
         let left = !input.is_empty() || status.is_some_and(|status| status.has_ahead());
         let (bytes_in, bytes_out) = self.ticket.entry().bytes();
         let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT);
@@ -150,6 +158,7 @@ impl BoundedIo {
         if !self.lingers || bound.time.is_zero() {
             return;
         }
+        // In the background the share keeps the connection open. In all other cases the drop of `self` closes it.
         match (self.ticket.server().lingering(), &self.connection) {
             (Lingering::Here, Connection::Socket(socket)) => {
                 lingering_close::in_this_thread(socket, bound);

@@ -74,6 +74,7 @@ use crate::write_stall::SendTimeout;
 /// ```
 #[derive(Clone)]
 pub struct Outbox {
+    /// What all clones, the handler and the writer share.
     shared: Arc<OutboxQueue>,
 }
 
@@ -118,6 +119,8 @@ impl Outbox {
                 OutboxPhase::Wrapping | OutboxPhase::Wrapped => return Err(OutboxError::Wrapped),
                 OutboxPhase::Ending | OutboxPhase::Closed => return Err(OutboxError::Closed),
             }
+            // Before anything is appended: a message is taken whole or not at all. The handler's own bytes do not
+            // count, because it waits for them.
             if state.others_bytes() + message.len() > self.shared.capacity {
                 return Err(OutboxError::Full);
             }
@@ -125,9 +128,11 @@ impl Outbox {
             let newly_listed = !std::mem::replace(&mut state.listed, true);
             (newly_listed, state.waiting_bytes() >= AT_ONCE)
         };
+        // After the lock: a list that cannot wait is handed over at once, and that takes the lock again.
         if newly_listed {
             outbox_writer::list(&self.shared);
         }
+        // To wait for more would only make the peer wait.
         if large {
             self.flush();
         }
@@ -142,6 +147,8 @@ impl Outbox {
     }
 
     /// How many bytes wait for the peer.
+    /// Those of the handler's own writes count as well. The number is out of date at once: for statistics, or to slow
+    /// down before [`OutboxError::Full`].
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.shared.state.lock().waiting_bytes()
@@ -155,6 +162,7 @@ impl Outbox {
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
+            // The farewell, as far as it goes without waiting.
             self.shared.send_due_of(&mut state);
             if let (Some(fd), 1..) = (&state.fd, state.waiting_bytes()) {
                 // It takes effect when the connection is closed. A Unix socket knows no resets.
@@ -165,6 +173,7 @@ impl Outbox {
                 state.drop_due(OutboxPhase::Closed);
             }
         }
+        // Without the lock: it takes the lock of the entry, and may wake the handler.
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
@@ -184,11 +193,13 @@ impl Outbox {
     pub(super) fn finish(&self, timeout: SendTimeout) {
         let mark = {
             let mut state = self.shared.state.lock();
+            // One that was closed meanwhile stays so.
             if state.phase == OutboxPhase::Open {
                 state.phase = OutboxPhase::Ending;
             }
             state.due_total
         };
+        // As with every last output, a peer that does not take it is no failure of the handler.
         let _ = self.wait_until_sent(mark, timeout);
         self.let_go(OutboxPhase::Closed);
     }
@@ -205,6 +216,7 @@ impl Outbox {
         };
         if let Err(error) = self.wait_until_sent(mark, timeout) {
             let mut state = self.shared.state.lock();
+            // A `close` of meanwhile stays: then the connection is ended, and not as before.
             if state.phase == OutboxPhase::Wrapping {
                 state.phase = OutboxPhase::Open;
             }
@@ -219,6 +231,7 @@ impl Outbox {
         let listed = {
             let mut state = self.shared.state.lock();
             state.drop_due(phase);
+            // Clones of this outbox may live on. They must not keep the connection open.
             state.fd = None;
             state.listed
         };
@@ -228,6 +241,7 @@ impl Outbox {
         }
     }
 
+    /// Waits until the total of all sent bytes has reached `mark`. Called by the handler's thread only.
     fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         let result = self.shared.wait_until_sent(mark, timeout);
         // Others' messages, or the rest of a wait that was given up, may be left: if no list has this outbox, the

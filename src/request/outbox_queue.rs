@@ -10,22 +10,30 @@ use crate::live::Entry;
 use crate::sys;
 use crate::write_stall::{SendTimeout, WriteStall};
 
+/// One queue per connection, shared by all clones of its outbox, the handler and the writer.
 pub(super) struct OutboxQueue {
+    /// Counts the bytes, notes a loss, and carries the cut of `Outbox::close`.
     pub(super) entry: Arc<Entry>,
+    /// `Limits::outbox_bytes`: the most of others' messages that may wait.
     pub(super) capacity: usize,
+    /// Fixed when the outbox is made, by the role of the process.
     writer: Writer,
+    /// Never locked across a wait.
     pub(super) state: Mutex<OutboxState>,
 }
 
+/// The queue itself, and how far its connection is.
 pub(super) struct OutboxState {
     /// The connection, until its request ends: an outbox that is kept longer does not keep it open.
     pub(super) fd: Option<Arc<OwnedFd>>,
     /// What is due, from `start` on.
     bytes: Vec<u8>,
+    /// How many of `bytes` have been sent. They are removed later, many at once.
     start: usize,
     /// How many bytes have ever been due, and how many of them have been sent. A writer that waits for its own bytes
     /// waits until the second reaches what the first was.
     pub(super) due_total: u64,
+    /// Never more than `due_total`; the difference is what waits, until it is dropped.
     sent_total: u64,
     /// How much of it the handler has written itself, and up to which total. The handler waits for that, so it does
     /// not count against the capacity.
@@ -70,18 +78,22 @@ pub(super) enum OutboxPhase {
 }
 
 impl OutboxPhase {
+    /// Whether what is due may still be sent.
     pub(super) fn sends(self) -> bool {
         matches!(self, Self::Open | Self::Wrapping | Self::Ending)
     }
 }
 
 impl OutboxState {
+    /// How many bytes wait, the handler's own among them.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.bytes.len() - self.start
     }
 
     /// How many of the waiting bytes are others' messages.
     pub(super) fn others_bytes(&self) -> usize {
+        // The handler's own bytes are the last ones before `own_mark`. What is not sent up to there is theirs, up to
+        // their number.
         let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
         self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
     }
@@ -93,6 +105,8 @@ impl OutboxState {
         self.start = 0;
     }
 
+    /// Appends a message. What was sent is removed first: at no cost if nothing waits, otherwise only when it is so
+    /// much that moving the rest is worth it.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         if self.start == self.bytes.len() {
             self.bytes.clear();
@@ -123,6 +137,7 @@ impl OutboxQueue {
         capacity: usize,
         writer: Writer,
     ) -> Self {
+        // Nothing is due, and no list has it.
         let state = OutboxState {
             fd: Some(fd),
             bytes: Vec::new(),
@@ -141,10 +156,12 @@ impl OutboxQueue {
     /// Waits until so many bytes of all that have ever been due are sent. What others send meanwhile is progress as
     /// well.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
+        // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.
         let given_up = self.state.lock().given_up.take();
         let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
         loop {
             self.send_due();
+            // A share of the descriptor, so that the wait needs no lock and the number is not used again meanwhile.
             let (sent, fd) = {
                 let state = self.state.lock();
                 if state.sent_total >= mark {
@@ -152,10 +169,12 @@ impl OutboxQueue {
                 }
                 (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
             };
+            // Closed by others, or the connection has failed.
             let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
             let fd = fd.as_fd();
             let (seen, stall) =
                 waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, timeout)));
+            // The peer takes something: the limit begins anew.
             if *seen != sent {
                 *seen = sent;
                 stall.progress(fd);
@@ -187,6 +206,7 @@ impl OutboxQueue {
         self.send_due_of(&mut state);
     }
 
+    /// The party that sends what nobody waits for.
     pub(super) fn writer(&self) -> Writer {
         self.writer
     }
@@ -199,6 +219,7 @@ impl OutboxQueue {
         needs
     }
 
+    /// Sends under the lock, so that messages of several senders stay whole and in order.
     pub(super) fn send_due_of(&self, state: &mut OutboxState) {
         while let (Some(fd), true) = (&state.fd, state.phase.sends()) {
             if state.start == state.bytes.len() {
@@ -222,6 +243,7 @@ impl OutboxQueue {
         }
     }
 
+    /// A share of the descriptor; none after the end of the request.
     pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().fd.clone()
     }

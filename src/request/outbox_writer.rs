@@ -41,9 +41,11 @@ pub(super) fn list(outbox: &Arc<OutboxQueue>) {
         listed.push(Arc::clone(outbox));
         listed.len() == 1
     });
+    // One promise holds for the whole list, until it is flushed.
     if first {
         static LIST: OnceLock<Arc<dyn Flush>> = OnceLock::new();
         let list = LIST.get_or_init(|| Arc::new(ThisThreadsList));
+        // This thread has made no promise, so nothing would flush the list later.
         if !wait::flush_before_waiting(list) {
             ThisThreadsList.flush();
         }
@@ -65,14 +67,17 @@ pub(super) fn look_again() {
     }
 }
 
+/// The promise of a thread: one value for all threads, because the list is the thread's own.
 struct ThisThreadsList;
 
 impl Flush for ThisThreadsList {
     fn flush(&self) {
+        // Taken out first: what follows may list outboxes again.
         let listed = LISTED.with(RefCell::take);
         if listed.is_empty() {
             return;
         }
+        // A coroutine's thread flushes after each batch of events, so its lines are together already.
         let full = if wait::is_parked_here() {
             listed.into_iter().filter(|outbox| outbox.send_listed()).collect()
         } else {
@@ -85,8 +90,11 @@ impl Flush for ThisThreadsList {
 /// The lists that the writer has not looked at yet; none while there is no thread.
 static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
 
+/// What senders and the writer share. All of it is under the lock of [`THREAD`].
 struct WriterInbox {
+    /// Ends the writer's poll.
     wake_up: Arc<Event>,
+    /// Handed over, and not taken yet.
     handed: Vec<Arc<OutboxQueue>>,
     /// It waits, and has to be woken.
     sleeps: bool,
@@ -97,7 +105,9 @@ struct WriterInbox {
 /// How long the thread stays without work.
 const KEEP: Duration = Duration::from_secs(5);
 
+/// Gives outboxes that are marked as listed to the writer, and starts it if there is none.
 fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
+    // A process that must start no thread sends by itself, and what does not fit waits for the next message.
     outboxes.retain(|outbox| {
         let has_thread = outbox.writer() == Writer::Thread;
         if !has_thread {
@@ -109,6 +119,7 @@ fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
         return;
     }
     let mut thread = THREAD.lock();
+    // None yet, or a forked child has the copy of its parent's inbox, whose thread it has not.
     if thread.as_ref().is_none_or(|inbox| !inbox.owner.is_noted()) {
         *thread = start();
     }
@@ -121,6 +132,7 @@ fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
         }
         // Without a thread, the sender writes by itself.
         None => {
+            // The sends below are system calls, which other senders need not wait for.
             drop(thread);
             for outbox in outboxes {
                 outbox.send_unlisted();
@@ -129,6 +141,7 @@ fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     }
 }
 
+/// Starts the thread. None: there is no descriptor or no thread for it.
 fn start() -> Option<WriterInbox> {
     let wake_up = Arc::new(Event::new().ok()?);
     let awaited = Arc::clone(&wake_up);
@@ -145,6 +158,8 @@ fn run(wake_up: &Event) {
         thread::yield_now();
         let handed = match &mut *THREAD.lock() {
             Some(inbox) => {
+                // Under the same lock as a hand-over: a list comes either before this, and is taken, or after it, and
+                // wakes.
                 inbox.sleeps = inbox.handed.is_empty();
                 std::mem::take(&mut inbox.handed)
             }
@@ -158,10 +173,14 @@ fn run(wake_up: &Event) {
         if full.is_empty() && Instant::now() >= leave_at && leave() {
             return;
         }
+        // Shares of the descriptors: a request that ends meanwhile does not free a number that this thread polls.
+        // Outboxes that have ended have none, and leave below.
         let open: Vec<_> = full.iter().filter_map(|outbox| outbox.fd()).collect();
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(open.iter().map(|fd| PollFd::writable(fd.as_fd())));
         let until = full.is_empty().then_some(leave_at);
+        // An error is as good as an early return: all are tried again. With full sockets there is no end by time,
+        // because the writer has work.
         let _ = sys::poll(&mut fds, until);
         drop((fds, open));
         wake_up.clear();

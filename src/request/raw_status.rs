@@ -81,6 +81,8 @@ enum WrapPhase {
     Farewell,
 }
 
+/// A note of one thread for itself or for the thread after it. Relaxed: a wrapper that moves the raw stream to another
+/// thread orders the accesses by what it moves it with.
 #[derive(Default)]
 struct Flag(AtomicBool);
 
@@ -100,6 +102,7 @@ impl Flag {
 
 /// For the request.
 impl RawStatus {
+    /// The status of a connection that is about to be wrapped. `fd`: the socket, if the request has one to end.
     pub(super) fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Self {
         Self {
             entry: Arc::clone(ticket.entry()),
@@ -120,10 +123,12 @@ impl RawStatus {
         }
     }
 
+    /// Whether the wrapper is that far.
     fn is_in(&self, phase: WrapPhase) -> bool {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
+    /// The wrapper is now that far.
     fn enter(&self, phase: WrapPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -132,6 +137,7 @@ impl RawStatus {
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
+        // Of this wrapper. What an earlier one has read says nothing about this one's errors.
         self.heard.clear();
         self.enter(WrapPhase::Handshake);
     }
@@ -140,6 +146,7 @@ impl RawStatus {
     pub(super) fn end_handshake(&self) {
         self.enter(WrapPhase::InPlace);
         self.entry.show_activity(Activity::Running);
+        // From here on a cut leaves the end of the output to the worker.
         self.entry.set_wrapped();
     }
 
@@ -159,12 +166,16 @@ impl RawStatus {
     /// The error of a wrapper's call, with its cause if that is known here.
     pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
         let reads = direction == Direction::In;
+        // The wrapper has passed the error on, which says its cause.
         if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
             error
+        // A limit or a drain, whatever the wrapper has made of it.
         } else if let Some(interruption) = self.interruption() {
             interruption
+        // The peer is gone, or has ended its output where the wrapper needed more.
         } else if self.lost.is_set() || (reads && self.ended.is_set()) {
             self.entry.lose(error)
+        // Before the peer has sent anything, bad data is the wrapper's own.
         } else if reads && self.heard.is_set() && error.kind() == io::ErrorKind::InvalidData {
             PeerFault::garbled(self.entry.owner(), error)
         } else {
@@ -199,6 +210,7 @@ impl RawStatus {
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         let at_once = self.is_cut_off() || self.is_stuck();
         self.begin_call(if at_once { SendTimeout::NONE } else { timeout });
+        // What was concealed must not fail the farewell in place of a write.
         self.concealed.clear();
         self.enter(WrapPhase::Farewell);
     }
@@ -222,6 +234,7 @@ impl RawStatus {
         !self.dropped.is_set()
     }
 
+    /// Whether the raw stream has met the end of the peer's output.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.is_set()
     }
@@ -234,6 +247,7 @@ impl RawStatus {
 
 /// For the raw stream.
 impl RawStatus {
+    /// Whether this side has ended both directions.
     pub(super) fn is_cut_off(&self) -> bool {
         self.entry.is_cut_off()
     }
@@ -251,6 +265,7 @@ impl RawStatus {
         self.entry.activity() == Activity::Idle && is_to_end(&self.context, &self.entry)
     }
 
+    /// Bytes have come from the peer.
     pub(super) fn received(&self, count: usize) {
         self.entry.add_bytes_in(count);
         self.heard.set();
@@ -268,6 +283,7 @@ impl RawStatus {
         self.ahead.store(left, Ordering::Relaxed);
     }
 
+    /// A receive has met the end of the peer's output.
     pub(super) fn peer_has_ended(&self) {
         self.ended.set();
     }
@@ -286,6 +302,7 @@ impl RawStatus {
 
     /// A write has ended.
     pub(super) fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
+        // Each write decides anew: one that finds room says that the peer takes bytes again.
         self.stuck.0.store(result.as_ref().is_err_and(is_no_more_for_now), Ordering::Relaxed);
         let count = result.map_err(|error| self.fail(error))?;
         self.entry.add_bytes_out(count);
@@ -304,16 +321,19 @@ impl RawStatus {
         self.entry.lose(error)
     }
 
+    /// Notes that a limit has ended the call, and makes an error for the wrapper. The request names the limit.
     pub(super) fn time_out(&self) -> io::Error {
         self.timed_out.set();
         io::ErrorKind::TimedOut.into()
     }
 
+    /// Notes that a drain or a cut has ended the call, and makes an error for the wrapper.
     pub(super) fn stop(&self) -> io::Error {
         self.stopped.set();
         stop(&self.entry)
     }
 
+    /// The wrapper has let go of the connection.
     pub(super) fn raw_dropped(&self) {
         self.dropped.set();
     }

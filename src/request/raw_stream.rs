@@ -23,6 +23,7 @@ use crate::write_stall::{SendTimeout, earlier};
 
 /// What is below the wrapper.
 enum Below {
+    /// The usual case.
     Socket(SocketIo),
     /// A stream of a user's transport.
     Stream(Box<dyn Stream>),
@@ -32,12 +33,14 @@ enum Below {
 
 /// The connection, as a wrapper sees it.
 pub(super) struct RawStream {
+    /// The connection as it was before the wrapper.
     below: Below,
     /// Bytes that the request had read ahead: the wrapper's first input.
     ahead: Chunk,
     /// A deadline that the wrapper has set. The request sets none here: its own are in the status and end with its
     /// call, whether or not the wrapper passes them on.
     deadline: Option<Instant>,
+    /// Where the request finds what this stream has met.
     status: Arc<RawStatus>,
 }
 
@@ -49,6 +52,7 @@ impl RawStream {
         ticket: &Ticket,
         until: Option<Instant>,
     ) -> Option<(Self, Arc<RawStatus>)> {
+        // `Gone` stands in for the connection while it is taken apart.
         let (below, status) = match std::mem::replace(connection, Connection::Gone(None)) {
             Connection::Socket(socket) => {
                 let status = RawStatus::new(ticket, Some(socket.share()));
@@ -75,14 +79,18 @@ impl RawStream {
         Some((raw, status))
     }
 
+    /// The bounds of the request's present call, and of the wrapper's own deadline. Below another wrapper they are not
+    /// used: its raw stream has them.
     fn timeout(&self) -> SendTimeout {
         let timeout = *self.status.timeout.lock();
         SendTimeout { until: earlier(timeout.until, self.deadline), ..timeout }
     }
 
+    /// One receive, without a look at drain or cut. `until` bounds it; none is for ever.
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(socket) => {
+                // Somebody has got the descriptor since: from then on the socket's own timeout is not used.
                 if self.status.entry.is_lent() {
                     socket.lend();
                 }
@@ -99,10 +107,12 @@ impl RawStream {
         }
     }
 
+    /// Takes what is there, without waiting. Without anything the error is `TimedOut`.
     fn receive_at_once(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.receive(buf, Some(Instant::now()))
     }
 
+    /// Gives bytes that the request had read before the wrapper came: no system call, and no limit.
     fn read_ahead(&mut self, buf: &mut [u8]) -> usize {
         let count = self.ahead.len().min(buf.len());
         buf[..count].copy_from_slice(&self.ahead[..count]);
@@ -114,11 +124,13 @@ impl RawStream {
     /// No bytes have come: the peer has ended its output, or this side has ended the input.
     fn receive_nothing(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.status.entry.cut() {
+            // Nobody on this side has ended the input.
             None => {
                 self.status.peer_has_ended();
                 Ok(0)
             }
             Some(Cut::Silent) => Err(self.status.time_out()),
+            // In the middle of something: its rest may still come, although the input is shut down.
             Some(Cut::Drained) if self.status.entry.activity() == Activity::Receiving => {
                 self.receive_late(buf)
             }
@@ -133,6 +145,7 @@ impl RawStream {
             if own.is_some_and(|own| Instant::now() >= own) {
                 return Err(self.status.time_out());
             }
+            // The input is shut down, so poll(2) would always say that it is readable.
             wait::sleep(Duration::from_millis(1));
             let count = self.receive_at_once(buf)?;
             if count > 0 {
@@ -143,6 +156,7 @@ impl RawStream {
         Err(self.status.stop())
     }
 
+    /// One send, within both bounds of the timeout.
     fn transmit(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(socket) => socket.send(buf, timeout),
@@ -154,16 +168,20 @@ impl RawStream {
         }
     }
 
+    /// A write, tried without waiting first, as most find room.
     fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.status.has_waited_in_vain() {
+            // A wrapper that goes on after a failed write would otherwise wait the whole limit once more.
             return Err(self.status.time_out());
         }
+        // The wrapper may write in the middle of a read (a new handshake), and then goes on waiting for the peer.
         let before = self.status.entry.activity();
         self.status.entry.show_activity(Activity::Sending);
         let result = match self.transmit_if_allowed(buf, SendTimeout::NONE) {
             Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
             result => result,
         };
+        // Ordered, because it may be `Idle`, which a drain acts on.
         self.status.entry.set_activity(before);
         self.status.sent(result)
     }
@@ -193,11 +211,14 @@ impl Read for RawStream {
             return Ok(0);
         }
         if !self.ahead.is_empty() {
+            // These come before anything that is still in the socket.
             return Ok(self.read_ahead(buf));
         }
         if matches!(self.below, Below::Wrapper(_)) {
+            // The raw stream below that wrapper looks at limits and drain.
             return self.receive(buf, None);
         }
+        // In this order: see the diagram in `bounded_io.rs`.
         self.status.begin_wait();
         let must_not_wait = self.status.must_not_wait();
         let result = if must_not_wait {
@@ -254,6 +275,7 @@ impl Stream for RawStream {
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match &self.below {
             Below::Socket(socket) => {
+                // The caller may copy it and move bytes that nobody counts here.
                 self.status.entry.lend();
                 Some(socket.lend())
             }
@@ -262,6 +284,7 @@ impl Stream for RawStream {
     }
 }
 
+/// Tells the request that the connection is no longer its own, unless another raw stream below still has it.
 impl Drop for RawStream {
     fn drop(&mut self) {
         if !matches!(self.below, Below::Wrapper(_)) {

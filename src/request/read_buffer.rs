@@ -26,14 +26,17 @@ pub(crate) struct Appetite {
 }
 
 impl Appetite {
+    /// Small receives, into 8 KiB.
     pub(crate) fn new() -> Self {
         Self { size: SMALL, much: 0 }
     }
 
+    /// The size of a block: `rbufsize`, or [`LARGE`] for a peer that sends a stream.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
 
+    /// Sets `rbufsize`, within what is possible.
     pub(crate) fn set_size(&mut self, bytes: usize) {
         self.size = bytes.clamp(1, MOST);
     }
@@ -47,20 +50,24 @@ impl Appetite {
         if self.much > 0 || self.size <= FIRST {
             return self.receive_into_block(receive);
         }
+        // Not initialised: the kernel writes it, and only what it has written is read.
         let mut memory = [MaybeUninit::uninit(); FIRST];
         let mut buf = RecvBuf::new(&mut memory);
         let count = receive(&mut buf)?;
         if count == 0 {
             return Ok(Chunk::default());
         }
+        // The receive was full, so more is probably there.
         if count == FIRST {
             self.much = 2;
         }
+        // The bytes have come, so a block is needed now; the copy is of at most 512 bytes.
         let mut block = take_block(self.size);
         block[..count].copy_from_slice(buf.received(count));
         Ok(Chunk { block, start: 0, end: count })
     }
 
+    /// A receive into a block at once. Without bytes the block goes back with the chunk.
     #[inline(never)]
     fn receive_into_block(
         &mut self,
@@ -78,18 +85,22 @@ impl Appetite {
 /// Bytes that were received and not yet taken by the handler. It owns memory only while it holds bytes.
 #[derive(Default)]
 pub(crate) struct ReadBuffer {
+    /// What is left of the last receive.
     held: Chunk,
 }
 
 impl ReadBuffer {
+    /// Whether the next read has to receive.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.start == self.held.end
     }
 
+    /// The bytes, which stay here until they are consumed.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.held
     }
 
+    /// Gives up the first bytes; more than there are means all. When all are gone the block goes back to the pool.
     pub(crate) fn consume(&mut self, count: usize) {
         self.held.consume(count);
         if self.is_empty() {
@@ -125,8 +136,11 @@ impl ReadBuffer {
 /// dropped, so do not collect many of them.
 #[derive(Default)]
 pub struct Chunk {
+    /// Memory from the pool; empty in a chunk without bytes.
     block: Block,
+    /// The first byte that is not consumed.
     start: usize,
+    /// One behind the last byte that was received.
     end: usize,
 }
 
@@ -165,6 +179,7 @@ impl AsRef<[u8]> for Chunk {
     }
 }
 
+/// Gives the block back to the pool.
 impl Drop for Chunk {
     fn drop(&mut self) {
         give_block(mem::take(&mut self.block));

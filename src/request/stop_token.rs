@@ -55,11 +55,14 @@ use crate::wait::{self, Event};
 /// ```
 #[derive(Clone)]
 pub struct StopToken {
+    /// Says whether the server drains or accepts no more.
     server: ShutdownHandle,
+    /// Says whether the request is over, and holds the events. It outlives the request.
     entry: Arc<Entry>,
 }
 
 impl StopToken {
+    /// Makes the two events with the first token, so that a lack of descriptors is an error here and nowhere later.
     fn new(ticket: &Ticket) -> io::Result<Self> {
         let token =
             Self { server: ticket.server().shutdown_handle(), entry: Arc::clone(ticket.entry()) };
@@ -100,7 +103,9 @@ impl StopToken {
         self.is_closed()
     }
 
+    /// Waits for one of the events, or until the timeout has passed. The callers ask the state itself afterwards.
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
+        // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let Ok(stop_events) = self.stop_events() else { return };
         let event = which(stop_events);
@@ -122,10 +127,12 @@ impl StopToken {
         self.made().closed.as_fd()
     }
 
+    /// The events, which [`new`](Self::new) has made.
     fn made(&self) -> &StopEvents {
         self.stop_events().expect("made with the first token of the request")
     }
 
+    /// The events; made by the first call.
     fn stop_events(&self) -> io::Result<&StopEvents> {
         self.entry.stop_events(|| self.server.runs().is_draining())
     }

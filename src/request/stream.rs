@@ -39,8 +39,11 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// others have until the deadline of the drain.
 #[repr(align(64))]
 pub struct StreamRequest {
+    /// The connection, its limits and its output.
     pub(super) io: BoundedIo,
+    /// Bytes that were received and not yet read.
     pub(super) input: ReadBuffer,
+    /// How much the next receive asks for.
     appetite: Appetite,
     /// None for a socket, which is asked when it is needed: few handlers do.
     local: Option<Box<Address>>,
@@ -231,7 +234,9 @@ impl StreamRequest {
     fn append_until(&mut self, delimiter: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
         let limit = self.io.ticket.limits().line_bytes;
         let begun = bytes.len();
+        // The time of a read counts from its first byte; before it the peer is idle.
         let mut started = None;
+        // A line begins a request, unless its beginning has been read with the line before.
         self.io.at_boundary |= self.input.is_empty();
         loop {
             let taken = bytes.len() - begun;
@@ -253,6 +258,7 @@ impl StreamRequest {
             if bytes.len() > begun {
                 started.get_or_insert_with(Instant::now);
             }
+            // The end of input ends a last line as well.
             if self.fill_input(started)? == 0 {
                 return Ok(bytes.len() - begun);
             }
@@ -264,6 +270,7 @@ impl StreamRequest {
         self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
     }
 
+    /// Copies what is buffered, as much as fits.
     fn read_buffered(&mut self, buf: &mut [u8]) -> usize {
         let have = self.input.bytes();
         let count = have.len().min(buf.len());
@@ -338,6 +345,7 @@ impl Read for StreamRequest {
 
     /// One deadline for the whole, so that a byte a second does not extend it.
     fn read_exact(&mut self, mut buf: &mut [u8]) -> io::Result<()> {
+        // With buffered bytes the read is in the middle of something from the start.
         let mut started = (!self.input.is_empty()).then(Instant::now);
         while !buf.is_empty() {
             let count = if self.input.is_empty() && buf.len() >= self.appetite.size() {
@@ -409,6 +417,7 @@ impl Write for StreamRequest {
         let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
         bytes.clear();
         let result = bytes.write_fmt(arguments).and_then(|()| self.write_all(&bytes));
+        // One long text must not keep its memory with the thread. During the end of a thread there is none to keep.
         if bytes.capacity() <= LARGE {
             let _ = SCRATCH.try_with(|scratch| scratch.replace(bytes));
         }

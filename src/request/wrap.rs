@@ -50,6 +50,7 @@ impl BoundedIo {
         if let Some(outbox) = &self.outbox {
             outbox.retire(timeout).map_err(|error| self.explain_write(error))?;
         }
+        // A later `outbox` fails, because the connection is no plain socket then.
         self.outbox = None;
         Ok(())
     }
@@ -74,6 +75,7 @@ impl BoundedIo {
             }
             Err(error) => {
                 status.fail_handshake();
+                // First the cause that the raw stream has met, then the limit in whose time that was.
                 let error = status.explain(error, Direction::In);
                 Err(match deadline {
                     Some(Deadline { limit, after, .. }) => self.explain(error, limit, after),
@@ -92,6 +94,7 @@ impl BoundedIo {
     /// Ends a connection that is wrapped, or whose wrapper failed: the wrapper's farewell, then the end of the output.
     /// False: there is no connection to end.
     pub(super) fn end_wrapped(&mut self) -> bool {
+        // What the handler has written goes before the farewell.
         if !self.output.is_empty() {
             self.finish_output();
         }
