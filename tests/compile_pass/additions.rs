@@ -248,7 +248,7 @@ fn others(
     known
 }
 
-/// What is read and never made by a program: new fields change nothing.
+/// Values that a program reads and never makes: new fields change nothing.
 fn reads(counts: Counts, live: &LiveRequest, report: &DrainReport, who: Credentials) -> String {
     let Credentials { pid, uid, gid, .. } = who;
     format!("{} {} {report} {pid:?} {uid} {gid}", counts.accepted, live.id)

@@ -1,4 +1,4 @@
-//! What the documentation shows, and its nearest relatives: all of it compiles as it is written.
+//! The programs of the documentation, and their nearest relatives: all of it compiles as it is written.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let program = Program { server: ThreadingTcpServer::bind("127.0.0.1:0", || Echo)? };
     let udp = UdpServer::bind(("127.0.0.1", 0), || Echo)?;
 
-    // What all handlers share is captured by the closure that makes them.
+    // The closure that makes handlers captures the state that all of them share.
     let count = Arc::new(AtomicU64::new(0));
     let visitors = move || Visitors { count: Arc::clone(&count), greeting: "welcome".into() };
     let pool = PoolTcpServer::bind("127.0.0.1:0", visitors)?;

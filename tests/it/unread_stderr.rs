@@ -137,7 +137,7 @@ fn a_terminal_that_nobody_reads_is_not_waited_for_out_of_descriptors_and_takes_w
             }
             thread::sleep(std::time::Duration::from_millis(10));
         }
-        // Whatever a test says from here on is to be seen.
+        // Output of a test is visible from here on.
         dup2_stderr(&before).unwrap();
         assert!(told.iter().all(Result::is_ok), "a text waits for the reader");
         assert!(told.contains(&Ok(false)), "everything fits");

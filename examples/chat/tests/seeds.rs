@@ -1,4 +1,4 @@
-//! What members of a chat send: however it is cut, it gives the same messages, and none that a terminal would
+//! Bytes from members of a chat: however it is cut, it gives the same messages, and none that a terminal would
 //! obey; and what waits for a client without lines is sent whole, in pieces that one read takes.
 
 #[allow(dead_code)]

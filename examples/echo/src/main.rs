@@ -42,7 +42,7 @@ enum Command {
         /// How long a client may be silent, from its first moment on, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
         idle: Duration,
-        /// What to do with a connection
+        /// How a connection is answered
         #[arg(long, value_enum, default_value_t = Mode::Echo)]
         mode: Mode,
     },

@@ -9,7 +9,7 @@
 /// As long as the longest path of Linux (`PATH_MAX`).
 const LONGEST_PATH: usize = 4_096;
 
-/// What these bytes are, if they are not a command, as the end of the sentence "it sent ..".
+/// The protocol that these bytes belong to if they are no command, as the end of the sentence "it sent ..".
 pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     if sent.starts_with(b"\x16\x03") {
         return Some("a hello of TLS, which no user types");

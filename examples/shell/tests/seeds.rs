@@ -1,4 +1,4 @@
-//! What a peer of the shell program sends: in any pieces, it is messages or an error, and what is understood is
+//! Bytes from a peer of the shell program: in any pieces, it is messages or an error, and what is understood is
 //! encoded as the same.
 
 #[path = "../src/answer.rs"]

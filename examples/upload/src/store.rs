@@ -18,7 +18,7 @@ use crate::partial::{self, Left, Partial};
 use crate::protocol::{Code, FINGERPRINT_BYTES, Put, Refusal, shown};
 use crate::total::Total;
 
-/// What to do with a file whose name is taken.
+/// The action for a file whose name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Conflict {
     /// Keep the old one, and do not take the new one

@@ -1,4 +1,4 @@
-//! What the upload program reads from its peers: no bytes panic, every message is encoded as it was read, and
+//! Bytes that the upload program reads from its peers: no bytes panic, every message is encoded as it was read, and
 //! no name that is taken for good leads out of its folder.
 #![allow(dead_code, reason = "only what reads is run here")]
 

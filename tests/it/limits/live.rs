@@ -275,7 +275,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         assert!(warning.contains("serve by `run`"), "{warning}");
 
         eventually("as many live as may", || server.context().live_count() as u64 == allowed);
-        // Whatever the limits are changed to.
+        // The limits change at random.
         change(&server, |limits| limits.live = 4_000);
         for client in &mut clients {
             client.write_all(b"x\n").unwrap();

@@ -197,7 +197,7 @@ fn in_two_halves(request: &mut StreamRequest, cut: &AtomicUsize) -> HandlerResul
     }
 }
 
-/// Asks until the server takes no more. Whatever it has begun to answer is a whole answer.
+/// Asks until the server takes no more. An answer that it has begun is complete.
 fn ask_in_two_halves(address: SocketAddr, after: Duration) {
     let mut stream = connect(address);
     stream.set_nodelay(true).unwrap();

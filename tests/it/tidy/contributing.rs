@@ -63,7 +63,7 @@ fn is_named_only_where_the_table_says(what: &str, own: &[(&str, &str)]) {
         if found != expected {
             wrong.push(format!("{name}: {found:?} in place of {expected:?}"));
         }
-        // Also as a part of a server's name. What forks has a process of its own for each test.
+        // Also as a part of a server's name. Each test that forks has a process of its own.
         let forked = |file: &str| *name == "Forking" && file == "tests/it/checklist/matrix/mod.rs";
         let untested = tested.iter().filter(|file| !forked(file) && !read(file).contains(name));
         wrong.extend(untested.map(|file| format!("{name} is not tested by {file}")));

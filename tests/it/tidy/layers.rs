@@ -6,7 +6,7 @@ use super::{
     Source, assert_none, closing_brace, code_of, line_of, read, sources, without_tests, words,
 };
 
-/// What each part of the library may use: only parts that stand before it
+/// The parts that each part of the library may use: only parts that stand before it
 /// here, and of those only these.
 const LAYERS: &[(&str, &[&str])] = &[
     ("process", &[]),

@@ -1,4 +1,4 @@
-//! What members do to each other and to the server.
+//! Members that harm each other and the server.
 
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};

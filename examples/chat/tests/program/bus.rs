@@ -238,7 +238,7 @@ fn what_redis_has_confirmed_and_lost_is_written_again() {
     let (two, at_two) = server(&redis, "two", &[]);
     let alice = Member::join(at_one, "alice");
     let mut bob = Member::join(at_two, "bob");
-    // The other server hangs. What it waits for is in its socket with the first line; the second one is
+    // The other server hangs. The bytes that it waits for are in its socket with the first line; the second one is
     // nowhere but in Redis.
     two.send_signal(libc::SIGSTOP);
     for number in 0..2 {

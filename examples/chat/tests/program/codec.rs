@@ -363,7 +363,7 @@ fn runs_of_what_is_not_seen_are_short() {
     }
     let piled = format!("a{}b", "\u{301}".repeat(1_000));
     assert_eq!(clean(piled.as_bytes()).chars().count(), 10);
-    // What people write stays.
+    // Text that people write stays.
     for text in ["        fn main() {}", "👨‍👩‍👧‍👦 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿", "नमस्ते  दुनिया", "你好　世界", "نیک‌نام"]
     {
         assert_eq!(clean(text.as_bytes()), text);

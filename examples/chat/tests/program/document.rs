@@ -27,7 +27,7 @@ fn one_answer_client(address: SocketAddr) -> Process {
     python(&program, &[address.ip().to_string(), address.port().to_string()])
 }
 
-/// What it is sent next, line by line.
+/// The lines that it is sent next.
 fn hears(client: &Process) -> Vec<String> {
     let answer = client.line();
     let (length, text) = answer.split_once(' ').unwrap();
@@ -71,7 +71,7 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     assert_eq!(alice.hears(), "guest-2 -> alice: 你好");
     alice.say("@guest-2 between us");
     assert_eq!(hears(&guest), ["alice -> guest-2: between us"]);
-    // What it asks the server for, the server answers.
+    // The server answers its requests.
     for (question, answer) in [
         ("/who", "* 2 here: alice, guest-2"),
         ("@nobody hello", "* nobody here is called nobody"),

@@ -1,4 +1,4 @@
-//! What listens where Redis should be may say anything: nothing of it is kept without a bound, and the room goes on.
+//! A program that listens in the place of Redis may say anything: nothing of it is kept without a bound, and the room goes on.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::thread;
 use super::{Member, open_room};
 use test_support::{eventually, system};
 
-/// What it answers to each command: once this, and then that for as long as it is taken.
+/// The answer to each command: once this, and then that for as long as it is taken.
 type Answer = (&'static str, &'static [u8], fn() -> Vec<u8>);
 
 const ANSWERS: &[Answer] = &[

@@ -60,7 +60,7 @@ fn open_room(options: &[&str]) -> (Process, SocketAddr) {
     (server, address)
 }
 
-/// What the operator sees next of a conversation: no joins and leaves.
+/// The next line of a conversation that the operator sees: no joins and leaves.
 fn operator_hears(server: &Process) -> String {
     loop {
         let line = server.line();
@@ -70,7 +70,7 @@ fn operator_hears(server: &Process) -> String {
     }
 }
 
-/// What the operator sees, up to this line.
+/// The lines that the operator sees, up to this one.
 fn operator_sees(server: &Process, line: &str) {
     while server.line() != line {}
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use test_support::process::Process;
 use test_support::{eventually, folder};
 
-/// What is left of the data when it is killed.
+/// The data that is left when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     Nothing,

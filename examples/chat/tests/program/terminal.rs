@@ -1,4 +1,4 @@
-//! What people type and see, on a real terminal: tmux is one that can be asked what it shows.
+//! Typing and reading on a real terminal: tmux is one that can be asked what it shows.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};

@@ -94,7 +94,7 @@ fn several_arguments_reach_the_program_as_they_are() {
     assert_ends(&server.run("-x"), 127);
 }
 
-/// What a client prints that is given these bytes for its input, and these arguments.
+/// The output of a client with these arguments and this input.
 fn given(server: &Server, input: &[u8], arguments: &[&std::ffi::OsStr]) -> Vec<u8> {
     let mut command = super::shell(server.folder.path(), &["connect", &server.address]);
     let mut client = command.args(arguments).stdin(Stdio::piped()).spawn().unwrap();

@@ -37,7 +37,7 @@ fn ask(stream: &mut TcpStream, line: &str, output: &[u8]) {
     assert!(answer == expected, "{:?}", String::from_utf8_lossy(&answer));
 }
 
-/// What depends on how soon a client reads, on a machine that may be busy: it need not succeed each time.
+/// For assertions that depend on how soon a client reads, on a machine that may be busy: it need not succeed each time.
 fn at_last(what: &str, succeeds: impl Fn() -> bool) {
     assert!((0..10).any(|_| succeeds()), "never in ten times: {what}");
 }

@@ -90,7 +90,7 @@ fn a_command_ends_at_its_output_limit() {
     // Both kinds count.
     let ended = server.run("head -c 600 /dev/zero; head -c 600 /dev/zero >&2; sleep 1000");
     assert!(ended.err.contains(says), "{ended:?}");
-    // What is exactly as long as allowed is not too long.
+    // Input of exactly the greatest length is not too long.
     let ended = server.run("head -c 1024 /dev/zero");
     assert_ends(&ended, 0);
     assert_eq!(ended.out.len(), 1_024);

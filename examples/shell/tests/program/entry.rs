@@ -14,7 +14,7 @@ use test_support::process::Process;
 use test_support::program::*;
 use test_support::{connect, folder, read_to_end, skip};
 
-/// What a HELLO with a secret begins with: 51 bytes of body, its kind, the version, and the kind of proof.
+/// The beginning of a HELLO with a secret: 51 bytes of body, its kind, the version, and the kind of proof.
 const HELLO: [u8; 7] = [0, 0, 0, 51, 1, 1, 1];
 
 fn socket(server: &Server) -> TcpStream {
@@ -149,7 +149,7 @@ fn a_thousand_wrong_logins_delay_nobody_else() {
     assert!(began.elapsed() >= Duration::from_millis(1_900));
 }
 
-/// What a client sends that logs in and runs a command which writes a file, and how far it is the login.
+/// The bytes of a client that logs in and runs a command which writes a file, and the length of the login in them.
 fn recorded(server: &Server, line: &str) -> Vec<u8> {
     let proxy = Proxy::start(&server.address, |_, _, byte| byte);
     assert_ends(&server.client_of(&proxy.address, &["--", line]).end(), 0);

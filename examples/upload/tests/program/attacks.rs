@@ -1,4 +1,4 @@
-//! What a peer may send, and what a disk may do, without harm to anything.
+//! Bytes from peers and faults of disks that must do no harm.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;

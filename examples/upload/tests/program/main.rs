@@ -100,12 +100,12 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// What has been stored.
+/// The stored files.
 fn stored(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     contents(&folder.join("model"))
 }
 
-/// What is on its way, or was left.
+/// Partial files, on their way or left behind.
 fn partial_files(folder: &Path) -> Vec<std::path::PathBuf> {
     let model = folder.join("model");
     let names = stored(folder).into_keys().filter(|name| name.ends_with(".part"));

@@ -89,7 +89,7 @@ fn without_resume_an_upload_begins_anew() {
     assert_eq!(stored(folder.path()).keys().collect::<Vec<_>>(), ["file"]);
 }
 
-/// What is offered of a file to a client that goes on: each offset, and what the client answers.
+/// The part of a file that is offered to a client that goes on: each offset, and what the client answers.
 fn answer_offers(peer: &mut Peer, takes: impl Fn(u64) -> bool) -> Vec<u64> {
     let mut offered = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! What arrives, under which name, and what both sides say about it.
+//! Files that arrive, their names, and the words of both sides about them.
 
 use std::process::Command;
 

@@ -23,7 +23,7 @@ fn chromium() -> Option<&'static str> {
     found
 }
 
-/// What a page has become once its scripts have run.
+/// The page after its scripts have run.
 fn dump(browser: &str, url: &str, options: &[&str]) -> String {
     let profile = folder();
     let mut command = Command::new(browser);
@@ -77,7 +77,7 @@ fn a_listing_is_good_to_look_at_in_a_browser() {
             );
         }
         assert_eq!(number("rows"), 6.0);
-        // What WCAG asks of text.
+        // The contrast that WCAG asks of text.
         assert!(number("contrast of links") >= 4.5);
         assert!(number("contrast of headings") >= 4.5);
         assert!(number("contrast of details") >= 4.5);

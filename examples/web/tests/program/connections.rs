@@ -38,7 +38,7 @@ fn pipelined_requests_are_answered_in_order_and_by_one_send() {
     client.write_all(GET.as_bytes()).unwrap();
     let mut buffer = vec![0; 65_536];
     let length = client.read(&mut buffer).unwrap();
-    // What is sent by one call arrives at once; of several calls some would be seen by themselves.
+    // Bytes of one call arrive together; of several calls some would be seen by themselves.
     for _ in 0..200 {
         client.write_all(GET.repeat(16).as_bytes()).unwrap();
         assert_eq!(client.read(&mut buffer).unwrap(), 16 * length);

@@ -99,7 +99,7 @@ fn a_folder_asked_for_as_a_file_is_moved_there() {
         ("/a%20b?c=d&e", "/a%20b/?c=d&e"),
         ("/a%20b/%C3%A4%22%3C", "/a%20b/%C3%A4%22%3C/"),
         ("/a%20b?\u{e4}", "/a%20b/?%C3%A4"),
-        // What two slashes begin would be another server.
+        // Two slashes would begin the name of another server.
         ("//evil.example", "/evil.example/"),
         ("/%2Fevil.example", "/evil.example/"),
         ("http://elsewhere//evil.example", "/evil.example/"),
@@ -208,7 +208,7 @@ fn a_part_of_a_file_is_sent_as_asked_for() {
         assert_eq!((answer.status, answer.text()), (206, text), "{range}");
         assert_eq!(answer.header("Content-Range"), Some(content_range));
     }
-    // What cannot be read, or is more than one range, is as good as nothing.
+    // A range that cannot be read, or more than one, is ignored.
     for range in ["lines=1-2", "bytes=5-3", "bytes=-", "bytes=+1-2", "bytes=0-1,3-4", "bytes", ""] {
         let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
         assert_eq!((answer.status, answer.text()), (200, "0123456789"), "{range}");
@@ -462,7 +462,7 @@ fn a_link_that_names_the_folder_may_be_exchanged() {
     fs::rename(outside.path().join("next"), &link).unwrap();
     assert_eq!(get(address, "/page.txt", "").text(), "2");
     assert!(get(address, "/", "").text().contains("page.txt"));
-    // What was inside before is outside now.
+    // A file that was inside before is outside now.
     std::os::unix::fs::symlink(outside.path().join("1/page.txt"), outside.path().join("2/old"))
         .unwrap();
     assert_eq!(get(address, "/old", "").status, 404);
@@ -510,7 +510,7 @@ fn a_large_folder_is_sorted_as_a_whole_and_has_pages() {
     let first_file = shown(newest.text()).into_iter().find(|name| name.starts_with('f'));
     assert_eq!(first_file, Some("f10000"));
     assert!(newest.text().contains("href=\"?sort=modified&amp;order=desc&amp;page=2\""));
-    // What is beyond, and what is none.
+    // Ranges beyond the end, and ranges that are none.
     for (page, number) in
         [("12", 11), ("99999999999999999999999", 1), ("0", 1), ("-1", 1), ("x", 1)]
     {

@@ -59,7 +59,7 @@ fn an_answer_that_is_broken_off_is_in_the_log() {
     let mut client = Client::new(address);
     client.send("GET /large HTTP/1.1\r\nHost: here\r\n\r\n");
     assert_eq!(client.head().status, 200);
-    // What is not read makes a reset of it.
+    // Unread bytes turn the close into a reset.
     drop(client);
     let line = server.line();
     let sent = line.rsplit(' ').next().unwrap();
