@@ -51,7 +51,7 @@ pub(crate) struct Entry {
     pub(super) idle: Duration,
     /// How many bytes had come when its handler began (a PROXY header, a handshake). They are no part of a request.
     preface: AtomicU64,
-    /// What the reaper has seen of its present wait.
+    /// The reaper's notes on its present wait.
     pub(super) seen: Mutex<Option<LastLook>>,
     /// The descriptor was lent: others may send and receive by it.
     is_lent: AtomicBool,
@@ -174,7 +174,7 @@ impl Entry {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
 
-    /// What it is doing. Sequentially consistent, because a drain acts on it.
+    /// Its present activity. Sequentially consistent, because a drain acts on it.
     pub(crate) fn activity(&self) -> Activity {
         match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,

@@ -24,7 +24,7 @@ use crate::sys;
 /// The shortest `Limits::idle` that the reaper keeps. For a shorter one it would have to look too often.
 pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 
-/// What the reaper saw when it last looked at a wait.
+/// The reaper's last look at a wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
     /// Since when no bytes have moved.
@@ -35,7 +35,7 @@ pub(super) struct LastLook {
     bytes_out: u64,
     /// Whether bytes may move although none are received. None before the second look.
     may_move: Option<bool>,
-    /// What the system said at the last look at which it was asked.
+    /// The system's answer at the last look at which it was asked.
     moved: Option<Progress>,
 }
 

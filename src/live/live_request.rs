@@ -1,11 +1,11 @@
-//! What `ServerContext::live` and `DrainReport` show of a request: [`LiveRequest`].
+//! The public view of a request in `ServerContext::live` and `DrainReport`: [`LiveRequest`].
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::address::Address;
 
-/// What a live request is doing.
+/// The present activity of a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activity {
@@ -45,7 +45,7 @@ pub struct LiveRequest {
     pub age: Duration,
     /// The type name of its handler.
     pub handler: &'static str,
-    /// What it is doing.
+    /// Its present activity.
     pub activity: Activity,
     /// Bytes received from the peer so far.
     pub bytes_in: u64,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::address::Address;
 
-/// What the limits per peer count by.
+/// The key by which the limits per peer count.
 ///
 /// Over IPv4 a peer is an address. Over IPv6 it is a network of 64 bits, because one customer is given that much.
 /// There are three exceptions, where a network holds peers that have nothing to do with each other: each link-local

@@ -25,7 +25,7 @@ impl Progress {
         match fd.map(|fd| (tcp_info::bytes_transferred(fd), fd)) {
             Some((Some(taken), _)) => Self { bytes_in, taken, waits: 0 },
             Some((None, fd)) => {
-                // What still waits for the peer shrinks as the peer takes it, even if nothing more is sent.
+                // Bytes that still wait for the peer become fewer as the peer takes them, even if nothing more is sent.
                 let waits = tcp_info::unacknowledged(fd).unwrap_or(0);
                 Self { bytes_in, taken: bytes_out, waits }
             }

@@ -58,7 +58,7 @@ pub(super) struct BoundedIo {
     pub(super) deadlines: Deadlines,
     /// The next byte begins a request: before the first byte, and when the handler says so.
     pub(super) at_boundary: bool,
-    /// Who keeps `Limits::idle`.
+    /// The keeper of `Limits::idle`.
     idle_bounded_by: BoundedBy,
     /// The peer has ended its output.
     pub(super) saw_end: bool,
@@ -421,7 +421,7 @@ pub(super) fn until_all_is_taken(
     Ok(())
 }
 
-/// What ends a wait that has lasted too long.
+/// The bound that ends a wait which has lasted too long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum BoundedBy {
     /// The server's idle reaper, by `Limits::idle`.

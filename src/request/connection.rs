@@ -228,7 +228,7 @@ impl Connection {
         }
     }
 
-    /// What the raw stream below a wrapper has noted.
+    /// The notes of the raw stream below a wrapper.
     pub(super) fn raw_status(&self) -> Option<&Arc<RawStatus>> {
         match self {
             Self::Wrapped { status, .. } | Self::Gone(Some(status)) => Some(status),

@@ -85,7 +85,7 @@ impl BoundedIo {
         self.outbox.is_some() || self.ticket.entry().is_lent()
     }
 
-    /// What has moved so far, to compare with later.
+    /// The progress so far, to compare with later.
     fn moved(&self) -> Progress {
         Progress::of(self.ticket.entry().bytes(), self.connection.socket())
     }

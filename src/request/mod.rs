@@ -1,4 +1,4 @@
-//! What a handler holds: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
+//! The request that a handler is given: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 
 mod block_pool;
 mod bounded_io;

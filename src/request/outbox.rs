@@ -156,7 +156,7 @@ impl Outbox {
 
     /// Ends the connection. The handler's reads and writes fail, and it returns.
     ///
-    /// What is due is sent before, as far as the socket takes it at once: a farewell reaches a peer that reads. If the
+    /// Due bytes are sent before, as far as the socket takes them at once: a farewell reaches a peer that reads. If the
     /// peer does not read, its connection is reset, because the system would otherwise keep megabytes for it for
     /// minutes.
     pub fn close(&self) {
@@ -168,7 +168,7 @@ impl Outbox {
                 // It takes effect when the connection is closed. A Unix socket knows no resets.
                 let _ = socket2::SockRef::from(&**fd).set_linger(Some(Duration::ZERO));
             }
-            // What is left would keep the writer busy: a connection that is shut down is always writable.
+            // The remaining bytes would keep the writer busy: a connection that is shut down is always writable.
             if state.phase != OutboxPhase::Wrapped {
                 state.drop_due(OutboxPhase::Closed);
             }

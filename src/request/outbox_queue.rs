@@ -1,4 +1,4 @@
-//! What is due to a connection, and how far it has been sent.
+//! Bytes that are due to a connection, and how far they have been sent.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,7 @@ pub(super) struct OutboxQueue {
 pub(super) struct OutboxState {
     /// The connection, until its request ends: an outbox that is kept longer does not keep it open.
     pub(super) fd: Option<Arc<OwnedFd>>,
-    /// What is due, from `start` on.
+    /// The bytes that are due, from `start` on.
     bytes: Vec<u8>,
     /// How many of `bytes` have been sent. They are removed later, many at once.
     start: usize,
@@ -46,7 +46,7 @@ pub(super) struct OutboxState {
     pub(super) phase: OutboxPhase,
 }
 
-/// Who writes what is due while no handler waits for it.
+/// The writer of due bytes while no handler waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
     /// The one thread for all outboxes.
@@ -55,7 +55,7 @@ pub(super) enum Writer {
     Sender,
 }
 
-/// What an outbox takes and sends.
+/// The bytes that an outbox takes and sends.
 ///
 /// | from | to | when |
 /// |---|---|---|
@@ -153,8 +153,7 @@ impl OutboxQueue {
         Self { entry, capacity, writer, state: Mutex::new(state) }
     }
 
-    /// Waits until so many bytes of all that have ever been due are sent. What others send meanwhile is progress as
-    /// well.
+    /// Waits until so many bytes of all that have ever been due are sent. Bytes that others send meanwhile are progress as well.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.
         let given_up = self.state.lock().given_up.take();

@@ -1,4 +1,4 @@
-//! What has happened below a wrapper, for the request above it.
+//! Events below a wrapper, for the request above it.
 //!
 //! The [`RawStream`](super::raw_stream::RawStream) notes what it meets; the request asks for it when the wrapper's call
 //! has returned, whatever the wrapper has made of it:
@@ -36,7 +36,7 @@ use crate::server_context::ServerContext;
 use crate::sys;
 use crate::write_stall::SendTimeout;
 
-/// What a request and the raw stream below its wrapper have in common.
+/// The state that a request shares with the raw stream below its wrapper.
 pub(super) struct RawStatus {
     pub(super) entry: Arc<Entry>,
     context: Arc<ServerContext>,
@@ -183,7 +183,7 @@ impl RawStatus {
         }
     }
 
-    /// What has ended the present call, though the wrapper takes it for an end of input.
+    /// The cause that has ended the present call, though the wrapper takes it for an end of input.
     pub(super) fn interruption(&self) -> Option<io::Error> {
         if self.stopped.is_set() {
             Some(stop(&self.entry))
@@ -288,7 +288,7 @@ impl RawStatus {
         self.ended.set();
     }
 
-    /// What was cut off from this side sends nothing more but the wrapper's farewell.
+    /// A connection that was cut off from this side sends nothing more but the wrapper's farewell.
     pub(super) fn may_send(&self) -> bool {
         !self.is_cut_off() || self.is_in(WrapPhase::Farewell)
     }

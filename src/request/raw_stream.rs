@@ -21,7 +21,7 @@ use crate::sys::RecvBuf;
 use crate::wait;
 use crate::write_stall::{SendTimeout, earlier};
 
-/// What is below the wrapper.
+/// The connection below the wrapper.
 enum Below {
     /// The usual case.
     Socket(SocketIo),

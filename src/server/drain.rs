@@ -190,7 +190,7 @@ impl ServerContext {
     }
 }
 
-/// What a close waits for.
+/// The requests that a close waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitFor {
     Requests,
@@ -256,14 +256,16 @@ impl fmt::Display for DrainReport {
         }
         self.tell_of_ends(f)?;
         if !forced.is_empty() {
-            let within = grace.as_secs_f64();
-            write!(f, "; {} did not end within {within:.1} s and were cut off:", forced.len())?;
+            let (within, count) = (grace.as_secs_f64(), forced.len());
+            write!(f, "; {count} did not end within {within:.1} s and {} cut off:", were(count))?;
             list(f, forced)?;
         }
         if !left_running.is_empty() {
+            // On a line of its own behind a list.
+            let before = if forced.is_empty() { "; " } else { "\n" };
             match left_running.len() {
-                1 => f.write_str("; 1 is still running:")?,
-                count => write!(f, "; {count} are still running:")?,
+                1 => write!(f, "{before}1 is still running:")?,
+                count => write!(f, "{before}{count} are still running:")?,
             }
             list(f, left_running)?;
         }

@@ -1,4 +1,4 @@
-//! What a fork means to a server. Nothing else in `server/` acts on one.
+//! The effects of a fork on a server. Nothing else in `server/` acts on one.
 //!
 //! A process may be forked for two reasons, and the two children have nothing in common:
 //!

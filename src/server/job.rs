@@ -189,7 +189,7 @@ impl<T: Transport> Work for TypedJob<T> {
             handle_error(&open.core, &open.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
             drop(catch_panic(|| {
-                // Zero: the hook must not wait for the peer. What the socket's buffer does not take is lost.
+                // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
                 request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
                 drop(open.core.hooks.overflow(request, &why));
                 Ok(())

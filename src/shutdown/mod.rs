@@ -17,7 +17,7 @@
 //!                                   end: forgets the stop, takes the failure
 //! ```
 //!
-//! Who may call what:
+//! Permitted callers:
 //!
 //! - **A signal's action**: `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
 //!   `first_reads_are_over`. They store to atomics and write to an event. All others take the lock of the state, which

@@ -102,7 +102,7 @@ impl Runs {
         self.stop.is_requested()
     }
 
-    /// What a loop waits for beside the listener. The wait is followed by [`settle`](Self::settle).
+    /// The event that a loop waits for beside the listener. The wait is followed by [`settle`](Self::settle).
     pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
         self.stop.waiting()
     }

@@ -1,4 +1,4 @@
-//! What signals do to this process, beside what they did before.
+//! Actions of signals in this process, added to those that were there before.
 
 use std::io;
 use std::mem;

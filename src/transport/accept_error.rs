@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// What the loop does after an error of [`get_request`](super::Transport::get_request).
+/// The loop's action after an error of [`get_request`](super::Transport::get_request).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcceptAction {

@@ -207,7 +207,7 @@ pub trait Transport: Send + Sync + 'static {
         false
     }
 
-    /// What the loop does after an error of `get_request`. Default: the table of [`accept_action`].
+    /// The loop's action after an error of `get_request`. Default: the table of [`accept_action`].
     fn accept_action(&self, error: &io::Error) -> AcceptAction {
         accept_action(error)
     }

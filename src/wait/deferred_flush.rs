@@ -1,4 +1,4 @@
-//! What a thread defers until it waits: replies to datagrams, and its list of outboxes.
+//! Work that a thread defers until it waits: replies to datagrams, and its list of outboxes.
 //!
 //! One system call then sends many. A thread may defer only while it promises to flush, by a [`FlushPromise`]; without
 //! one [`flush_before_waiting`] says so, and the caller sends at once. Everything deferred leaves by [`flush`], which
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::{HERE, is_in_loop, leave_loop, note};
 
 thread_local! {
-    /// What this thread has deferred; none while it has made no [`FlushPromise`].
+    /// The work that this thread has deferred; none while it has made no [`FlushPromise`].
     static DEFERRED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
 }
 

@@ -25,7 +25,7 @@ pub enum Interest {
 pub struct Waiting<'a> {
     /// The descriptor.
     pub fd: BorrowedFd<'a>,
-    /// What to wait for.
+    /// The descriptor and the events to wait for.
     pub interest: Interest,
     /// Where a parker notes that it has registered this descriptor. None for listeners and events, which several
     /// workers may wait for at once.

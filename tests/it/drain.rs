@@ -334,7 +334,7 @@ fn run_cuts_a_request_off_in_its_middle_when_its_only_thread_serves_it() {
             client.write_all(b"2\nx").unwrap();
             assert_eq!(read_line(client), "go on\n");
         });
-        assert!(report.contains("1 did not end within 0.3 s and were cut off"), "{report}");
+        assert!(report.contains("1 did not end within 0.3 s and was cut off"), "{report}");
         assert!(took >= grace, "{took:?}");
     });
 }

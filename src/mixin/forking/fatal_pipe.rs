@@ -15,7 +15,7 @@ pub(super) struct FatalPipe {
     writer: UnixStream,
 }
 
-/// What one write puts into a socket's buffer as a whole; longer texts are cut.
+/// The most that one write puts into a socket's buffer as a whole; longer texts are cut.
 const LONGEST_TEXT: usize = 2_048;
 
 impl FatalPipe {
