@@ -1,4 +1,4 @@
-//! What an attacker tries first, by curl and by bytes.
+//! The first tries of an attacker, by curl and by bytes.
 
 use std::ffi::OsStr;
 use std::fs;
