@@ -74,7 +74,7 @@ use crate::write_stall::SendTimeout;
 /// ```
 #[derive(Clone)]
 pub struct Outbox {
-    /// What all clones, the handler and the writer share.
+    /// The state that all clones, the handler and the writer share.
     shared: Arc<OutboxQueue>,
 }
 

@@ -92,8 +92,7 @@ impl OutboxState {
 
     /// How many of the waiting bytes are others' messages.
     pub(super) fn others_bytes(&self) -> usize {
-        // The handler's own bytes are the last ones before `own_mark`. What is not sent up to there is theirs, up to
-        // their number.
+        // The handler's own bytes are the last ones before `own_mark`. Bytes up to there that are not sent are theirs, up to their number.
         let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
         self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
     }
@@ -105,7 +104,7 @@ impl OutboxState {
         self.start = 0;
     }
 
-    /// Appends a message. What was sent is removed first: at no cost if nothing waits, otherwise only when it is so
+    /// Appends a message. Sent bytes are removed first: at no cost if nothing waits, otherwise only when it is so
     /// much that moving the rest is worth it.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         if self.start == self.bytes.len() {

@@ -90,7 +90,7 @@ impl Flush for ThisThreadsList {
 /// The lists that the writer has not looked at yet; none while there is no thread.
 static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
 
-/// What senders and the writer share. All of it is under the lock of [`THREAD`].
+/// The state that senders and the writer share. All of it is under the lock of [`THREAD`].
 struct WriterInbox {
     /// Ends the writer's poll.
     wake_up: Arc<Event>,

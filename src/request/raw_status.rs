@@ -137,7 +137,7 @@ impl RawStatus {
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
-        // Of this wrapper. What an earlier one has read says nothing about this one's errors.
+        // Of this wrapper. Bytes that an earlier call has read say nothing about the errors of this one.
         self.heard.clear();
         self.enter(WrapPhase::Handshake);
     }
@@ -210,7 +210,7 @@ impl RawStatus {
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         let at_once = self.is_cut_off() || self.is_stuck();
         self.begin_call(if at_once { SendTimeout::NONE } else { timeout });
-        // What was concealed must not fail the farewell in place of a write.
+        // An error that was concealed must not fail the farewell in place of a write.
         self.concealed.clear();
         self.enter(WrapPhase::Farewell);
     }

@@ -85,7 +85,7 @@ impl Appetite {
 /// Bytes that were received and not yet taken by the handler. It owns memory only while it holds bytes.
 #[derive(Default)]
 pub(crate) struct ReadBuffer {
-    /// What is left of the last receive.
+    /// The rest of the last receive.
     held: Chunk,
 }
 
