@@ -94,7 +94,7 @@ impl BoundedIo {
     /// Ends a connection that is wrapped, or whose wrapper failed: the wrapper's farewell, then the end of the output.
     /// False: there is no connection to end.
     pub(super) fn end_wrapped(&mut self) -> bool {
-        // What the handler has written goes before the farewell.
+        // The handler's output goes before the farewell.
         if !self.output.is_empty() {
             self.finish_output();
         }
