@@ -1,5 +1,5 @@
-//! Network servers: write the handler once, in blocking style, and choose how it runs by one word in the
-//! server's type.
+//! Network servers: write the handler once, in blocking style, and choose how it runs with one word in the server's
+//! type.
 //!
 //! This is Python's [`socketserver`](https://docs.python.org/3/library/socketserver.html) for Rust, with the same
 //! three axes, the same verbs and the same order of events.
@@ -28,12 +28,12 @@
 //! }
 //! ```
 //!
-//! Put it into `src/main.rs`, `cargo run`, and talk to it with `nc 127.0.0.1 9999`. Replace
-//! `ThreadingTcpServer` by `TcpServer`, `PoolTcpServer` or `ThreadingUnixStreamServer` (and the address by a
-//! path), and nothing else changes.
+//! Put this into `src/main.rs`, run `cargo run`, and talk to the server with `nc 127.0.0.1 9999`. Replace
+//! `ThreadingTcpServer` with `TcpServer` or `PoolTcpServer`, or with `ThreadingUnixStreamServer` and the address with a
+//! path; nothing else changes.
 //!
-//! [`run`](Server::run) serves until Ctrl-C or SIGTERM and then stops in order. It also raises the process's
-//! limit of descriptors as far as the process may. [`serve_forever`](Server::serve_forever) is for a server inside a
+//! [`run`](Server::run) serves until Ctrl-C or SIGTERM and then stops in order. It also raises the process's limit on
+//! file descriptors to the highest allowed value. [`serve_forever`](Server::serve_forever) is for a server inside a
 //! larger program: it serves until `shutdown`, and leaves signals and process limits alone.
 //!
 //! A handler can also implement `setup` and `finish`, which run before and after `handle`. A handler stops its
@@ -71,9 +71,9 @@
 //! | Your handler | take | because |
 //! |---|---|---|
 //! | answers at once and never waits for its client | [`Inline`] | nothing is handed to another thread |
-//! | waits: for its client, a database, a file | [`Threading`] | a slow client delays no other one |
-//! | computes, uses something scarce, or serves datagrams that take time | [`Pool`] | a fixed number runs at once, the rest in order |
-//! | may crash, leak, or change its user | [`Forking`] | a process each: nothing is left of it when it ends, and no change in memory is seen by others |
+//! | waits for its client, a database or a file | [`Threading`] | a slow client delays no other one |
+//! | computes, uses something scarce, or serves datagrams that take time | [`Pool`] | a fixed number of requests runs at once; the others wait in order |
+//! | may crash, leak, or change its user | [`Forking`] | each request has a process: when the process ends nothing is left of it, and other requests see no change in its memory |
 //!
 //! Each of the four transports has an alias for each of the four mixins: [`TcpServer`], [`ThreadingTcpServer`],
 //! [`PoolTcpServer`], [`ForkingTcpServer`], and the same for `UdpServer`, `UnixStreamServer` and
@@ -81,10 +81,10 @@
 //!
 //! # State
 //!
-//! The closure given to `bind` makes a new handler for every request, in the worker that runs it. So the state
-//! of one connection is a field of the handler, and the state that all share is an [`Arc`](std::sync::Arc)
-//! that the closure has captured. (Not under [`Forking`], where each request runs on a copy of the memory: this
-//! counter would say 1 to everybody.)
+//! The closure given to `bind` makes a new handler for every request, in the worker that runs it. So the state of one
+//! connection is a field of the handler, and state shared by all connections is an [`Arc`](std::sync::Arc) that the
+//! closure captures. (State is not shared under [`Forking`], where each request runs on a copy of the memory: there
+//! this counter would say 1 to every client.)
 //!
 //! ```
 //! use std::io::Write;
@@ -118,39 +118,49 @@
 //!
 //! # What the crate takes care of
 //!
-//! - **Limits**: live requests, lengths of lines and packets, silent peers, the time of reads, writes and
-//!   handshakes. All are finite by default, in one struct, [`Limits`], which also has limits that are off until you
-//!   set them: the share and the rate of one peer, the rate of all, the time of a whole request.
-//! - **Stopping**: [`Server::run`] handles signals and closes with a grace period; [`ShutdownHandle`] stops a
-//!   server from anywhere; [`DrainReport`] says what was still open.
+//! - **Limits**: live requests, lengths of lines and packets, silent peers, the time of reads, writes and handshakes.
+//!   One struct, [`Limits`], has them all, and these are finite by default. Other limits are off until you set them:
+//!   the share and the rate of one peer, the rate of all peers, the time of a whole request. The [table
+//!   below](#too-many-clients) says what happens to clients beyond a limit.
+//! - **Stopping**: [`Server::run`] returns after a signal or after `shutdown()`, and closes with a grace period
+//!   ([`Limits::drain`]). An idle client is ended at once; a client in the middle of a line can hold the stop for the
+//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
 //! - **Errors**: a handler's error or panic ends its own request and is reported
 //!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
 //!   goes on. [`Fatal`] ends the server.
-//! - **Observation**: an observer ([`Builder::observer`]) is told of every start and end, with the
-//!   [`CloseReason`]. [`ServerContext`] has the counts and the list of live requests, and can end one.
+//! - **Observation**: an observer ([`Builder::observer`]) is told when each request starts and ends, and why it ended
+//!   ([`CloseReason`]). [`ServerContext`] has the counts and the list of live requests, and can end a request.
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
-//! - **Details**: one `writeln!` is one packet, without Nagle's delay; replies to datagrams leave from
-//!   the address that was asked; a stale file of a Unix socket is replaced, one in use never is.
+//! - **Details**: one `writeln!` is one packet, without Nagle's delay; a reply to a datagram leaves from the address
+//!   that the client used; a stale Unix socket file is replaced, and a file in use never is.
+//!
+//! ## Too many clients
+//!
+//! | A client beyond the limit should | use |
+//! |---|---|
+//! | wait in the kernel's accept queue | [`Limits::live`](field@Limits::live), or [`Threading::max_threads`]; a [`Pool`] waits by default |
+//! | be refused | `when_full(WhenFull::Refuse)` of [`Threading`](Threading::when_full) or [`Pool`](Pool::when_full) |
+//! | be refused with a text | the same, and the hook [`ServerHooks::overflow`], which writes the text |
 //!
 //! # What it does not do
 //!
-//! It runs on Unix; Linux is where it is tested. It does not encrypt by itself
-//! ([`ServerHooks::wrap_request`] is the place for TLS). It is no async runtime: with a thread for each connection it
-//! scales to some ten thousand of them.
+//! The crate runs on Unix and is tested on Linux. It does not encrypt by itself (add TLS in
+//! [`ServerHooks::wrap_request`]). It is not an async runtime: with a thread for each connection it scales to about ten
+//! thousand connections.
 //!
 //! # Modules
 //!
-//! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`],
-//! [`hooks`], [`monitor`] and [`command`] for details, and [`transport`], [`mixin`] and [`park`] for those who
-//! write one of their own.
+//! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`], [`hooks`],
+//! [`monitor`] and [`command`] for details, and [`transport`], [`mixin`] and [`park`] for authors of custom transports,
+//! mixins and parkers.
 //!
 //! # Further reading
 //!
 //! - [From a network to a server](_documentation::guide) ([中文](_documentation::guide_zh)): the socket calls one
 //!   by one, each with a program that shows it; the example programs; a key-value store of your own.
-//! - [Coming from Python](_documentation::porting): a Python server beside its port, and every public name of the
-//!   module with ours.
+//! - [Coming from Python](_documentation::porting): a Python server beside its port, and each public name of the Python
+//!   module with its counterpart here.
 //! - [The design](_documentation::design): the life of a request, the layers, the reasons, and an order
 //!   in which to read the source.
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The limits of a server. Each default is finite, or the field says why it is not.
+/// The limits of a server. Each default is finite, or its field says why it is not.
 ///
 /// ```
 /// use std::time::Duration;
@@ -19,17 +19,17 @@ use std::time::Duration;
 /// [`ServerContext::set_limits`](crate::ServerContext::set_limits): new requests get the new limits, running
 /// ones keep theirs.
 ///
-/// Durations: [`Duration::MAX`], and any time longer than the clock can count, means never. Zero does not wait at
-/// all.
+/// A duration of [`Duration::MAX`], or one longer than the clock can count, means no limit. With zero the server does
+/// not wait at all.
 ///
 /// An observer is told of each limit that is reached:
 ///
-/// - `live`, `per_peer`, `accept_rate` and `peer_rate` hold requests back or refuse them. They are told as
+/// - `live`, `per_peer`, `accept_rate` and `peer_rate` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::ServerEvent::LimitReached).
 /// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `drain` and `first_read` end a request. They are
 ///   the [`CloseReason`](crate::CloseReason) of its end.
-/// - `outbox_bytes` is an error of the call that sends.
-/// - `linger` and `linger_bytes` are not told: the request has ended by then.
+/// - Exceeding `outbox_bytes` makes the send fail.
+/// - `linger` and `linger_bytes` are not reported: the request has already ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -38,73 +38,76 @@ pub struct Limits {
     /// ordinary machine allow.
     pub live: usize,
     /// Requests alive at once from one peer. A peer is an IPv4 address, a /64 network of IPv6 (which is what one
-    /// customer is given), or a single IPv6 address if that is link-local or `::1`. Unix sockets have no such peers.
-    /// A request beyond the limit is refused, and the `overflow` hook may answer it. Zero counts as one. Default
-    /// 10,000 as for `live`, so that it is no limit of its own: many users may be behind one proxy.
+    /// customer is given), or a single IPv6 address if that is link-local or `::1`. Clients of Unix sockets are not
+    /// counted. A request beyond the limit is refused, and the `overflow` hook may answer it. Zero counts as one.
+    /// Default 10,000, the same as `live`, so that by default only `live` limits a peer: many users may be behind one
+    /// proxy.
     ///
-    /// Where the process has descriptors for fewer requests than `live`, this limit is lowered in proportion.
+    /// If the process has too few descriptors for `live` requests, this limit is lowered in proportion.
     pub per_peer: usize,
-    /// How fast requests are accepted: a token bucket. Requests beyond it wait in the kernel's accept queue. Those
-    /// that `per_peer` or `peer_rate` refuses are not counted. None by default: what is too fast depends on what a
-    /// request costs.
+    /// How fast requests are accepted: a token bucket. Requests beyond the rate wait in the kernel's accept queue.
+    /// Requests that `per_peer` or `peer_rate` refuses are not counted. None by default: the right rate depends on the
+    /// cost of a request.
     pub accept_rate: Option<Rate>,
-    /// How fast requests of one peer (as for `per_peer`) are accepted, so that one busy client cannot use up the
-    /// rate of all. A request beyond it is refused, not left in the queue, because everybody behind it would
-    /// have to wait too. The buckets of 8,192 peers are kept, in about 400 KiB; when there are more, the least busy
-    /// peers begin anew. None by default, because many users may be behind one proxy.
+    /// How fast requests of one peer (as for `per_peer`) are accepted, so that one busy client cannot use up
+    /// `accept_rate`. A request beyond the rate is refused and not left in the queue, where it would make all later
+    /// clients wait. The server keeps the buckets of 8,192 peers, in about 400 KiB; if there are more peers, the least
+    /// busy peers are forgotten and start with a full bucket. None by default, because many users may be behind one
+    /// proxy.
     pub peer_rate: Option<Rate>,
-    /// Bytes of one line in `next_line`, without its newline. `usize::MAX` is no limit. Default 65,536: what Python's
-    /// `http.server` and most line protocols allow.
+    /// Bytes of one line in `next_line`, without its newline. `usize::MAX` is no limit. Default 65,536, as in Python's
+    /// `http.server` and most line protocols.
     pub line_bytes: usize,
-    /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not read them. A send beyond it
-    /// fails. Default 65,536: several hundred lines of chat; a peer further behind is not reading.
+    /// Bytes that may wait in an [`Outbox`](crate::Outbox) for a peer that does not read them. A send that would exceed
+    /// the limit fails. Default 65,536, several hundred lines of chat: a peer that is further behind is not reading.
     pub outbox_bytes: usize,
-    /// How long nothing may move in either direction while a handler waits for its peer to begin something: a line, a
-    /// request. (`read` applies once it has begun.) The connection then ends without a report. Default 60 s: longer
-    /// than a person thinks, shorter than an outage.
+    /// How long a connection may be silent in both directions while a handler waits for the beginning of a line or a
+    /// request. (`read` applies once the line or request has begun.) After that time the connection ends without a
+    /// report. Default 60 s: longer than a person thinks, shorter than an outage.
     ///
     /// A peer that receives is not idle, even if it sends nothing: the end of a long answer, the lines of an
-    /// [`Outbox`](crate::Outbox) and output through a copy of the descriptor all count. On Linux, for TCP, what counts
-    /// is what the peer's system acknowledges. Elsewhere it is what the request's own calls and its outbox
-    /// have sent, and copies are not seen.
+    /// [`Outbox`](crate::Outbox) and output through a copy of the descriptor all count. For TCP on Linux, the bytes
+    /// that the peer's system acknowledges count. Elsewhere only the bytes that the request and its outbox have sent
+    /// count; output through copies does not.
     ///
-    /// From 8 s on, the limit is noticed up to an eighth late, a quarter if output is still waiting for the
-    /// peer, and the connection cannot be read from again. A handler that wants to go on after a silence sets a
-    /// [timeout of its own](crate::StreamRequest::set_timeout), which counts only what is received.
+    /// An idle limit of 8 s or more ends the connection up to an eighth late (a quarter if output is still waiting for
+    /// the peer), and the connection cannot be read from again. A handler that wants to continue after a silence sets
+    /// [its own timeout](crate::StreamRequest::set_timeout), which counts only received bytes.
     pub idle: Duration,
-    /// How long a read that has begun may take: the rest of a line, an exact number of bytes. It is one deadline
-    /// for the whole, so that a byte each second does not extend it. Default 60 s.
+    /// How long a read that has begun may take, such as the rest of a line or an exact number of bytes. The read has
+    /// one deadline, which a byte each second does not extend. Default 60 s.
     pub read: Duration,
-    /// How long a write may make no progress because the peer reads nothing. Progress is that the peer's
-    /// system acknowledges bytes (on Linux), or that there is room for more of the output. A peer that reads one byte
-    /// at a time acknowledges nothing for long; one that reads a little again and again is slow and not stalled, and
-    /// only [`request`](field@Self::request) ends it. The limit is noticed up to an eighth late. Default 60 s.
+    /// How long a write may make no progress because the peer reads nothing. Progress means that the peer's system
+    /// acknowledges bytes (on Linux), or that there is room for more of the output. A peer that reads one byte at a
+    /// time acknowledges nothing for a long time. A peer that reads a little again and again is slow but not stalled,
+    /// and only [`request`](field@Self::request) ends its connection. The limit is noticed up to an eighth late.
+    /// Default 60 s.
     pub write: Duration,
-    /// How long one request may take in all, however busy it is. After that its reads and writes fail at once; a
+    /// How long one request may take in all, however busy it is. After that time its reads and writes fail at once; a
     /// handler that only computes notices nothing. Only
-    /// [`set_server_deadline`](crate::request::Request::set_server_deadline) lifts it. None by default: an upload or a chat may
-    /// rightly last for hours.
+    /// [`set_server_deadline`](crate::request::Request::set_server_deadline) lifts it. None by default: an upload or a
+    /// chat may rightly last for hours.
     pub request: Option<Duration>,
     /// How long `wrap_request` (a TLS handshake, for example) may take. Default 10 s: several round trips of the
     /// slowest network.
     pub handshake: Duration,
-    /// How long a connection stays open at its end so that a peer that is still sending can read the answer. Its
-    /// further input is discarded. It applies when the peer has sent more than was read, or more than 8 KiB without
-    /// an end, when a read has ended in the middle, when the handler has failed, when the request is refused, and when
-    /// the handler [asks for it](crate::StreamRequest::expect_more_input). Default 2 s: several round trips. Zero closes
-    /// at once.
+    /// How long a connection stays open after its request has ended, so that a peer that is still sending can read the
+    /// answer. Further input is discarded. The server lingers when the peer has sent more than was read, or more than 8
+    /// KiB without an end; when a read has ended in the middle; when the handler has failed; when the request is
+    /// refused; and when the handler [asks for it](crate::StreamRequest::expect_more_input). Default 2 s: several round
+    /// trips. Zero closes at once.
     pub linger: Duration,
-    /// How many bytes are discarded during `linger`. Default 16 MiB: a peer that sends more without reading an
-    /// answer will not read this one.
+    /// How many bytes are discarded during `linger`. Default 16 MiB: a peer that sends more than that without reading
+    /// the answer will not read it later.
     pub linger_bytes: usize,
     /// How long `server_close` waits for running requests before it forces them to end. Default 10 s, the grace that
     /// process managers commonly give.
     pub drain: Duration,
     /// How long a drain waits for the first bytes of a connection that has sent nothing yet: its client is about to
-    /// send a request, and may not be able to send it to another server. A connection between two requests is
-    /// not waited for, because its peer knows that it may end at any time. This is a part of `drain`, and never more than
-    /// half of it. Zero ends such connections at once, and with them requests that are on their way. Default 1 s:
-    /// several round trips and a busy machine.
+    /// send a request, and may have no other server to send it to. The drain does not wait for a connection between two
+    /// requests, because its peer knows that the connection may end at any time. This time is a part of `drain`, and
+    /// never more than half of it. Zero ends such connections at once, together with requests that are on their way.
+    /// Default 1 s: several round trips and a busy machine.
     pub first_read: Duration,
 }
 
@@ -191,7 +194,7 @@ setters! {
 }
 
 impl Limits {
-    /// How many requests one peer may have if there are descriptors for so many in all: the same part of them as
+    /// How many requests one peer may have if there are descriptors for `descriptors` requests in all: the share that
     /// `per_peer` is of `live`. None if one peer may have all of them.
     pub(crate) fn per_peer_within(&self, descriptors: usize) -> Option<usize> {
         let (live, per_peer) = (self.live.max(1), self.per_peer.max(1));
@@ -205,7 +208,7 @@ impl Limits {
     }
 }
 
-/// A rate with bursts: a number of requests each second on average, and a number at once.
+/// A rate with bursts: an average number of requests each second, and a number of requests at once.
 ///
 /// ```
 /// use socketserver::Rate;
@@ -223,7 +226,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// A rate of so many requests each second, and as many at once.
+    /// A rate of `requests` each second, and as many at once.
     #[must_use]
     pub const fn per_second(requests: u32) -> Self {
         Self { per_second: requests, burst: requests }

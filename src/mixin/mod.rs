@@ -7,15 +7,15 @@
 //! | [`Pool`] | in one of a fixed number of threads, first come first served | many short requests |
 //! | [`Forking`] | in a child process | handlers that must not share memory |
 //!
-//! A mixin knows a request only as a [`Job`]. It knows neither the transport nor the handler, and so each mixin works with
-//! all of them.
+//! A mixin sees a request only as a [`Job`], which hides the transport and the handler. So each mixin works with all
+//! transports and handlers.
 //!
 //! # Writing one
 //!
-//! Most servers that override `process_request` in Python want a semaphore, a pool or a queue. Those are
-//! [`Threading::max_threads`] and [`Pool`], and need no mixin of their own. A new mixin is for another *place* where
-//! requests run. Only [`process_request`](Mixin::process_request) is required. A job given to it is run, refused or
-//! released once, on any thread. This one starts a thread for each request, a hundred at most:
+//! Most servers that override `process_request` in Python want a semaphore, a pool or a queue.
+//! [`Threading::max_threads`] and [`Pool`] do this without a new mixin. Write a mixin to run requests in another
+//! *place*. Only [`process_request`](Mixin::process_request) is required. It gets a job, which must be run, refused or
+//! released once, on any thread. This mixin starts a thread for each request, a hundred at most:
 //!
 //! ```
 //! use std::os::fd::BorrowedFd;
@@ -47,7 +47,7 @@
 //!         Some(self.gate.event_fd())
 //!     }
 //!
-//!     // Makes `event_fd` unreadable again, or the loop would never wait.
+//!     // Makes `event_fd` unreadable again; otherwise the loop would never wait.
 //!     fn service_actions(&self) {
 //!         self.gate.settle();
 //!     }
@@ -66,14 +66,15 @@
 //! # }
 //! ```
 //!
-//! A mixin around another one passes all methods on that the other one overrides. `examples/own_mixin.rs` is one made of
-//! two pools. `tests/it/coroutines.rs` is one that runs handlers as coroutines; it needs [`park`](crate::park) as well.
+//! A mixin around another one must forward every method that the inner mixin overrides. `examples/own_mixin.rs`
+//! combines two pools into one mixin. The mixin in `tests/it/coroutines.rs` runs handlers as coroutines, and uses
+//! [`park`](crate::park) as well.
 //!
 //! # Stability
 //!
-//! Methods may be added to [`Mixin`], with a default that keeps the mixins of others working. A mixin that passes calls on
-//! to another one has to pass on new methods too, so look at the changelog before you raise the version. New values may be
-//! added to [`Refused`] and [`WhenFull`].
+//! Methods may be added to [`Mixin`], with a default that keeps existing mixins working. A mixin around another one has
+//! to forward the new methods too, so read the changelog before you update. New values may be added to [`Refused`] and
+//! [`WhenFull`].
 
 #[cfg(test)]
 mod fake_job;
@@ -107,23 +108,23 @@ pub use threading::Threading;
 pub use threading::WhenFull;
 pub(crate) use worker_accept::{Accepted, WorkerAccept};
 
-/// Where and when requests run. The [module](self) shows how to write one.
+/// Where and when requests run. The [module](self) shows how to write a mixin.
 ///
-/// A server calls it in this order, after [`check`](Self::check) when it is made:
+/// A server calls [`check`](Self::check) when the server is made, and then these methods, in this order:
 ///
-/// 1. [`serve`](Self::serve), once for each run; it calls the accept loop, once or more often.
-/// 2. Before every accept: [`ready`](Self::ready). If it is false, the loop stops accepting
-///    and waits for [`event_fd`](Self::event_fd).
-/// 3. For every request: [`process_request`](Self::process_request). (For 2 and 3 see
-///    [`workers_accept`](Self::workers_accept).)
+/// 1. [`serve`](Self::serve), once for each run. It calls the accept loop at least once.
+/// 2. Before every accept: [`ready`](Self::ready). If it returns false, the loop stops accepting and waits for
+///    [`event_fd`](Self::event_fd).
+/// 3. For every request: [`process_request`](Self::process_request). ([`workers_accept`](Self::workers_accept) changes
+///    steps 2 and 3.)
 /// 4. After every request and at every tick: [`service_actions`](Self::service_actions).
 /// 5. With [`block_on_close`](Self::block_on_close), when the server closes: [`drain`](Self::drain), and
 ///    [`force`](Self::force) at the deadline.
-/// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or
-///    have been forced to; again at every further close, and never for a server that is just dropped.
+/// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or were forced to
+///    end; again at every further close, and never for a server that is only dropped.
 pub trait Mixin: Send + Sync {
-    /// Checks the settings. Called once, when a server is made with it, so that `bind` fails and not each request. A mixin
-    /// around another passes it on. Default: no error.
+    /// Checks the settings. Called once, when a server is made with this mixin, so that `bind` fails and not each
+    /// request. A mixin around another one forwards the call. Default: no error.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ pub trait Mixin: Send + Sync {
         Ok(())
     }
 
-    /// Runs the accept loop: here, on several threads, or in several processes.
+    /// Runs the accept loop: in the calling thread, on several threads, or in several processes.
     ///
     /// # Errors
     ///
@@ -145,15 +146,15 @@ pub trait Mixin: Send + Sync {
     #[doc(alias = "process_request_thread")]
     fn process_request(&self, job: Job);
 
-    /// Whether there is room for another request. A false answer promises that
-    /// [`event_fd`](Self::event_fd) becomes readable as soon as there is.
+    /// Whether there is room for another request. If it returns false, [`event_fd`](Self::event_fd) must become
+    /// readable as soon as there is room. Default: true.
     fn ready(&self) -> bool {
         true
     }
 
-    /// A descriptor that the loop waits for beside the listener. It is readable when there is room for a request, say, or
-    /// when a child has ended. The loop waits for it in every wait, so [`service_actions`](Self::service_actions) has to
-    /// make it unreadable again. Default: none.
+    /// A descriptor that the loop polls together with the listener. It becomes readable when there is room for a
+    /// request, for example, or when a child has ended. The loop polls it in every wait, so
+    /// [`service_actions`](Self::service_actions) has to make it unreadable again. Default: none.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -167,29 +168,30 @@ pub trait Mixin: Send + Sync {
         true
     }
 
-    /// Whether it forks, and so must run in a process with one thread: `serve_in_background` and
-    /// `run_all` of several servers then fail. A mixin around another passes it on. Default: no.
+    /// Whether the mixin forks, and so needs a process with one thread: `serve_in_background`, and `run_all` with
+    /// several servers, then fail. A mixin around another one forwards the call. Default: no.
     fn forks(&self) -> bool {
         false
     }
 
-    /// Whether a worker without a request may accept the next one itself, so that the loop need not wake it.
+    /// Whether a worker without a request may accept the next one itself, so that the loop need not wake the worker.
     /// Neither [`ready`](Self::ready) nor [`process_request`](Self::process_request) is called for such a request. So a
-    /// mixin that counts, chooses or holds back requests before it passes them on to another one keeps the default: no.
+    /// mixin that counts, selects or holds back requests before it forwards them to another mixin keeps the default:
+    /// no.
     fn workers_accept(&self) -> bool {
         false
     }
 
-    /// Helps running requests to their end, until the deadline at most. Called when the server closes, before it waits
-    /// until its live list is empty. For mixins whose requests end only if a thread sees to it: children that are
-    /// reaped, coroutines that are resumed. Called first with the end of `Limits::first_read`, then with the deadline, and
-    /// once more after [`force`](Self::force), with a moment that is near. Default: nothing.
+    /// Helps running requests to end, until the deadline at most. Called when the server closes, before the server
+    /// waits until its live list is empty. For mixins whose requests end only with the help of a thread: it reaps
+    /// children, or resumes coroutines. Called first with the end of `Limits::first_read`, then with the deadline, and
+    /// once more after [`force`](Self::force), with a deadline a moment away. Default: nothing.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }
 
-    /// Ends the requests that are left at the deadline, beyond shutting down their connections, which the
-    /// server does. Default: nothing.
+    /// Ends the requests that are left at the deadline. The server itself shuts down their connections. Default:
+    /// nothing.
     fn force(&self) {}
 
     /// Ends the threads or processes that the mixin has started. With [`block_on_close`](Self::block_on_close) it waits
@@ -199,7 +201,7 @@ pub trait Mixin: Send + Sync {
     }
 }
 
-/// All methods of [`Mixin`], passed on to another mixin.
+/// Forwards all methods of [`Mixin`] to another mixin.
 macro_rules! pass_on {
     ($this:ident => $to:expr) => {
         fn check(&$this) -> $crate::Result<()> {
@@ -253,15 +255,15 @@ macro_rules! pass_on {
 }
 use pass_on;
 
-/// A mixin that is chosen at run time, by an option of a command line, say, works like any other.
+/// A mixin chosen at run time, for example by a command-line option, works like any other.
 impl<M: Mixin + ?Sized> Mixin for Box<M> {
     pass_on!(self => (**self));
 }
 
-/// One request, ready to run. It owns everything it needs, and may be taken to another thread.
+/// One request, ready to run. It owns everything it needs, and may be sent to another thread.
 ///
-/// Exactly one of [`run`](Self::run), [`refuse`](Self::refuse) and [`release`](Self::release) ends it;
-/// dropping it is releasing it.
+/// Exactly one of [`run`](Self::run), [`refuse`](Self::refuse) and [`release`](Self::release) ends the job; dropping a
+/// job releases it.
 pub struct Job {
     // None only while one of the three runs.
     work: Option<Box<dyn Work>>,
@@ -289,8 +291,8 @@ impl Job {
         Self { work: Some(work) }
     }
 
-    /// Runs the request to its end: `setup`, `handle`, `finish`, the report of what failed, the orderly
-    /// close. Panics of the handler end here.
+    /// Runs the request to its end: `setup`, `handle`, `finish`, the report of a failure, the orderly close. A panic of
+    /// the handler does not leave this call.
     pub fn run(mut self) -> CloseReason {
         match self.work.take() {
             Some(work) => work.run(),
@@ -298,23 +300,23 @@ impl Job {
         }
     }
 
-    /// Ends the request without running it: the `overflow` hook may answer, or `handle_error` is told,
-    /// and the connection is closed in order.
+    /// Ends the request without running it: the `overflow` hook may answer, or `handle_error` gets the reason, and the
+    /// connection is closed in order.
     pub fn refuse(mut self, why: Refused) {
         if let Some(work) = self.work.take() {
             work.refuse(why);
         }
     }
 
-    /// Closes this process's copy of the connection and does no more: for a parent whose child serves the request.
+    /// Only closes this process's copy of the connection: for a parent whose child serves the request.
     pub fn release(mut self) {
         if let Some(work) = self.work.take() {
             work.release();
         }
     }
 
-    /// The server, for a worker that has run this request and accepts the next one itself. None if the server lets no
-    /// worker accept.
+    /// The server, for a worker that has run this request and accepts the next one itself. None if workers of this
+    /// server do not accept.
     pub(crate) fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
         self.work.as_ref()?.worker_accept()
     }
@@ -350,15 +352,15 @@ impl fmt::Debug for Job {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Refused {
-    /// As many run as may. Python has no such limit. The `overflow` hook may answer.
+    /// The maximum number of requests is already running. Python has no such limit. The `overflow` hook may answer.
     Busy,
-    /// Its peer has as many live requests as `Limits::per_peer` allows.
+    /// The peer already has as many live requests as `Limits::per_peer` allows.
     TooManyFromPeer,
-    /// Its peer has connected more often than `Limits::peer_rate` allows.
+    /// The peer sends requests faster than `Limits::peer_rate` allows.
     TooFastFromPeer,
     /// The server is closing.
     Closing,
-    /// No worker could be started for it; `handle_error` is told.
+    /// No worker could be started for the request. `handle_error` gets this error.
     CannotStart(std::io::Error),
 }
 
@@ -376,8 +378,8 @@ impl fmt::Display for Refused {
 
 /// Runs each request in the loop itself, one after the other: Python's plain `TCPServer`.
 ///
-/// The loop does not accept while a handler runs, so one slow client keeps all others waiting. For
-/// short requests from well-behaved clients it is the fastest of all.
+/// The loop does not accept while a handler runs, so one slow client keeps all others waiting. For short requests from
+/// well-behaved clients `Inline` is the fastest mixin.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inline;
 

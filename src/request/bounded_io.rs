@@ -195,7 +195,7 @@ impl BoundedIo {
             return self.receive_unless_idle(buf, timeout, after);
         }
         let result = self.receive_within(buf, timeout);
-        // The peer has stopped in the middle, and may go on when it is answered.
+        // The peer stopped in the middle of what was being read, and may send the rest after our answer.
         self.expects_more |= started.is_some() && result.is_err();
         result.map_err(|error| self.explain(error, limit, after))
     }

@@ -101,8 +101,8 @@ impl BoundedIo {
             // Others may have the descriptor, and then a close here does not end the connection.
             return self.close_request();
         }
-        // If anything has come since the last read, the close alone is a reset, and with a reset the kernel drops what
-        // it has not sent yet. (Measured: one answer in two thousand, to clients that go on sending.)
+        // If input has come since the last read, a bare close would send a reset, and then the kernel drops output that
+        // it has not sent. (Measured: one answer in two thousand, to clients that go on sending.)
         let ended = !self.output.is_empty() && !self.saw_end;
         self.send_last();
         if ended {

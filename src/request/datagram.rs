@@ -13,8 +13,8 @@ use crate::server_context::ServerContext;
 
 /// How a transport sends the answer to one datagram.
 pub trait Reply {
-    /// Sends one datagram back to the sender. False if the sender has no address to send to: it is a Unix socket
-    /// without a name, or with a relative one.
+    /// Sends one datagram back to the sender. Returns false if the sender has no address to send to: a Unix socket
+    /// without a name or with a relative path.
     ///
     /// # Errors
     ///
@@ -29,18 +29,18 @@ pub trait Reply {
 
 /// A datagram and the way back to its sender: Python's `DatagramRequestHandler`.
 ///
-/// - [`packet`](Self::packet) gives its bytes; [`Read`] reads the same. A packet that is shorter than a `read_exact`
-///   of it, or not UTF-8 for a `read_to_string`, is its sender's fault ([`PeerFault`]).
+/// - [`packet`](Self::packet) returns its bytes; [`Read`] reads the same bytes. If a packet is too short for a
+///   `read_exact`, or is not UTF-8 in a `read_to_string`, the sender is at fault ([`PeerFault`]).
 /// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
-/// - [`Write`] gathers one datagram, which leaves when the handler has returned without an error. If nothing was
+/// - [`Write`] gathers one datagram, which is sent when the handler has returned without an error. If nothing was
 ///   written, nothing is sent (Python sends an empty datagram).
 pub struct DatagramRequest {
-    /// The bytes as received; cut off at the end if `truncated`.
+    /// The received bytes; the end is missing if `truncated`.
     packet: Vec<u8>,
     /// How many of them [`Read`] has given.
     read: usize,
     truncated: bool,
-    /// The bytes written; none is not the same as an empty reply.
+    /// The bytes written; `None` sends nothing, and is not an empty reply.
     written: Option<Vec<u8>>,
     /// `handle` has returned without an error: the reply is whole.
     complete: bool,
@@ -52,10 +52,10 @@ pub struct DatagramRequest {
 }
 
 impl DatagramRequest {
-    /// Makes a request of a packet: for transports of your own.
+    /// Makes a request from a packet: for custom transports.
     ///
-    /// `truncated` says that the packet was longer than the buffer of the transport. `local` is the address that it
-    /// was sent to, and `reply` the way back to its sender. The bytes count as received.
+    /// `truncated` says that the packet was longer than the buffer of the transport. `local` is the address that the
+    /// packet was sent to, and `reply` sends answers to its sender. The bytes count as received.
     #[must_use]
     pub fn new(
         packet: Vec<u8>,

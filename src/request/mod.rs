@@ -47,10 +47,10 @@ pub use stop_token::StopToken;
 #[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub use stream::StreamRequest;
 
-/// The methods that every kind of request has, for servers and hooks that do not care which it is.
+/// The methods that every kind of request has, for servers and hooks that work with any kind.
 ///
-/// A transport of your own may bring a request type of its own: its handlers implement
-/// [`BaseRequestHandler`](crate::handler::BaseRequestHandler) for it.
+/// A custom transport may define its own request type; handlers of that type implement
+/// [`BaseRequestHandler`](crate::handler::BaseRequestHandler).
 pub trait Request {
     /// The address of the peer.
     fn client_address(&self) -> &Address;
@@ -58,38 +58,38 @@ pub trait Request {
     /// The server that has accepted it.
     fn server(&self) -> &ServerContext;
 
-    /// The handler's own deadline for every wait from here on, beside the server's: the earlier of the two holds. None
-    /// takes this one away, and leaves the server's.
+    /// Sets the handler's own deadline for every wait from now on. The server has a deadline too, and the earlier of
+    /// the two applies. `None` removes the handler's deadline and leaves the server's.
     fn set_deadline(&mut self, deadline: Option<Deadline>);
 
-    /// The server's deadline: for `wrap_request` that of `Limits::handshake`, then that of `Limits::request`. The
-    /// server calls it. A handler that has to outlast `Limits::request` calls it with none, or with a later moment;
-    /// nothing else lifts that limit.
+    /// Sets the server's deadline: first that of `Limits::handshake`, for `wrap_request`, then that of
+    /// `Limits::request`. The server calls this method. A handler that has to outlast `Limits::request` calls it with
+    /// `None` or with a later moment; nothing else lifts that limit.
     ///
-    /// A request type with one deadline only keeps this default, which sets that one.
+    /// A request type with only one deadline keeps this default, which sets that deadline.
     fn set_server_deadline(&mut self, deadline: Option<Deadline>) {
         self.set_deadline(deadline);
     }
 
-    /// The peer may still be sending when the request ends, and needs time to read its answer: see
-    /// [`StreamRequest::expect_more_input`]. The server calls it for requests that have failed or are refused. A
-    /// request without a connection does nothing.
+    /// Says that the peer may still be sending when the request ends, and needs time to read its answer: see
+    /// [`StreamRequest::expect_more_input`]. The server calls this method for requests that have failed or are refused.
+    /// For a request without a connection it does nothing.
     fn expect_more_input(&mut self) {}
 
-    /// Whether all of it has come already, so that no wait has to be bounded: true for datagrams. It saves each of
-    /// them a look at the clock.
+    /// Whether the whole request has already arrived, so that no wait has to be bounded: true for datagrams. This saves
+    /// a look at the clock for each datagram.
     fn is_whole(&self) -> bool {
         false
     }
 }
 
-/// A request's registration with its server: its line in the live list, its limits, its server. The server gives it to
-/// [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to its end: when
-/// it is dropped, the request leaves the live list.
+/// A request's registration with its server: its entry in the live list, its limits, its server. The server passes the
+/// ticket to [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to the
+/// end: when the ticket is dropped, the request leaves the live list.
 pub struct Ticket {
     /// The slot in the live list, which the drop gives back, and the limits.
     registration: Registration,
-    /// The server's, shared by all its requests.
+    /// The server's context, shared by all its requests.
     context: Arc<ServerContext>,
     /// The value that a hook has set for the handler.
     pub(crate) extension: Extension,
@@ -113,24 +113,24 @@ impl Ticket {
         &self.context
     }
 
-    /// The limits that hold for this request to its end.
+    /// The limits of this request; they never change.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.registration.limits
     }
 
-    /// The request's line in the live list.
+    /// The request's entry in the live list.
     pub(crate) fn entry(&self) -> &Arc<Entry> {
         &self.registration.entry
     }
 
-    /// The limit for one peer that this request is beyond, if it is.
+    /// The limit for one peer that this request exceeds, if any.
     pub(crate) fn beyond(&self) -> Option<Limit> {
         self.registration.beyond
     }
 
-    /// Whether the server drains, so that a next request is not waited for; and a first one only until first reads are
-    /// over.
+    /// Whether the connection is to end instead of waiting: in a drain no next request is waited for, and a first
+    /// request only until first reads are over.
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
     }
@@ -147,14 +147,14 @@ impl Ticket {
     }
 }
 
-/// The same for the raw stream below a wrapper, which has no ticket.
+/// Like `Ticket::is_to_end`, for the raw stream below a wrapper, which has no ticket.
 fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
-    // A connection that has sent nothing yet may be about to: it has until first reads are over.
+    // A connection that has sent nothing yet may be about to send: it has until first reads are over.
     let runs = &context.runs;
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }
 
-/// Notes that the handler is told of the stop, and makes the error that tells it.
+/// Notes that the handler learns of the stop, and makes the error that says so.
 fn stop(entry: &Entry) -> io::Error {
     entry.stop();
     Stopping::error(entry.owner())

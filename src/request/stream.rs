@@ -20,23 +20,23 @@ use crate::server_context::ServerContext;
 use crate::socket_io::SocketIo;
 use crate::sys::{self, Credentials, RecvBuf};
 
-/// A connection: Python's `StreamRequestHandler` with its `rfile` and `wfile` in one.
+/// A connection. It replaces the `rfile` and `wfile` of Python's `StreamRequestHandler`.
 ///
 /// - Reading is buffered ([`Read`], [`BufRead`], [`next_line`](Self::next_line),
 ///   [`chunk`](Self::chunk)), and every read is bounded: in size, and in time by the server's
 ///   [`Limits`](crate::Limits).
 /// - Writing ([`Write`]) is not buffered: each write is a send, and one `writeln!` is one send. With
-///   [`set_wbufsize`](Self::set_wbufsize) it is buffered, and leaves on `flush`, at the end, and before a read that
-///   would block.
-/// - The end of input does not end writing: a peer that has closed its sending side still gets its
-///   answer. [`shutdown_write`](Self::shutdown_write) is the same in the other direction.
+///   [`set_wbufsize`](Self::set_wbufsize) output is buffered, and is sent on `flush`, at the end, and before a read
+///   that would block.
+/// - The end of input does not end writing: a peer that has closed its sending side still gets its answer.
+///   [`shutdown_write`](Self::shutdown_write) ends the output and leaves the input open.
 /// - The server ends and closes the connection when the handler returns.
 ///
 /// Once a drain has begun, a read that would wait for the beginning of a request fails at once, with
-/// [`Stopping`](crate::request::Stopping), so that the usual loop ends without a report. That is a read for the
-/// beginning of a line, and the one after [`between_requests`](Self::between_requests). The first one of a connection
-/// has until [`Limits::first_read`](crate::Limits::first_read) as well, because its peer may be about to send. All
-/// others have until the deadline of the drain.
+/// [`Stopping`](crate::request::Stopping), so that the usual loop ends without a report. Reads for the beginning of a
+/// line fail so, and the read after [`between_requests`](Self::between_requests). The first read of a connection may
+/// still wait for [`Limits::first_read`](crate::Limits::first_read), because its peer may be about to send. All other
+/// reads may wait until the deadline of the drain.
 #[repr(align(64))]
 pub struct StreamRequest {
     /// The connection, its limits and its output.
@@ -45,12 +45,12 @@ pub struct StreamRequest {
     pub(super) input: ReadBuffer,
     /// How much the next receive asks for.
     appetite: Appetite,
-    /// None for a socket, which is asked when it is needed: few handlers do.
+    /// None for a socket: the system is asked when a handler needs the address, and few handlers do.
     local: Option<Box<Address>>,
 }
 
 impl StreamRequest {
-    /// Makes a request over a stream that is not a socket of this process: for transports of your own.
+    /// Makes a request over a stream that is not a socket of this process: for custom transports.
     #[must_use]
     pub fn new(stream: Box<dyn Stream>, local: Address, ticket: Ticket) -> Self {
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
@@ -72,7 +72,7 @@ impl StreamRequest {
         self.io.ticket.client_address().clone()
     }
 
-    /// The address of this end: which of the server's addresses the peer has reached.
+    /// The address of this end: the one of the server's addresses that the peer connected to.
     #[must_use]
     #[doc(alias = "getsockname")]
     pub fn local_address(&self) -> Address {
@@ -102,20 +102,20 @@ impl StreamRequest {
         self.server().is_stopping()
     }
 
-    /// The connection's descriptor, borrowed, for options this crate does not know. None if the stream has none.
+    /// The connection's descriptor, borrowed, for options that this crate does not know. None if the stream has no
+    /// descriptor.
     ///
-    /// Code that reads or writes through it, or through a copy, bypasses buffers and limits. The idle limit, the end
-    /// of the request and a drain end it with the connection, because a copy is the same socket. So from this call on
-    /// the request puts no timeout of its own on the socket, and does not rely on the socket's timeouts and its mode,
-    /// which the owner of a copy may change. That costs one or two system calls more for each read of the request that
-    /// has to wait.
+    /// Code that reads or writes through it, or through a copy, bypasses buffers and limits. Because a copy is the same
+    /// socket, the idle limit, the end of the request and a drain end the copy with the connection. The owner of a copy
+    /// may change the socket's timeouts and mode. So from this call on the request neither sets nor relies on them.
+    /// Each read of the request that has to wait then costs one or two extra system calls.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.io.fileno()
     }
 
-    /// The process, user and group at the other end of a Unix socket, from the kernel (Linux's SO_PEERCRED): as they
-    /// were when it connected.
+    /// The process, user and group at the other end of a Unix socket, from the kernel (Linux's SO_PEERCRED), as they
+    /// were when the peer connected.
     ///
     /// # Errors
     ///
@@ -129,12 +129,12 @@ impl StreamRequest {
     extension_of!(io.ticket);
 
     /// Says that the next byte begins a new request, so that a drain may end the connection here. For handlers that do
-    /// not read lines, and whose boundaries only they know.
+    /// not read lines: only they know where a request begins.
     pub fn between_requests(&mut self) {
         self.io.at_boundary = true;
     }
 
-    /// How many bytes have been sent so far. After a failed write it says how far the write has come.
+    /// How many bytes have been sent so far. After a failed write this shows how much of it was sent.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
         self.io.ticket.entry().bytes().1
@@ -148,13 +148,13 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// Those of a flush, if more than that is held back already.
+    /// The errors of a flush, if more than `bytes` bytes are already held back.
     pub fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.io.set_wbufsize(bytes)
     }
 
-    /// Python's `rbufsize`: how many bytes one receive asks for. At least 1, at most 16 MiB, by default 8,192. Larger
-    /// ones serve uploads; the memory is only used while bytes wait in it.
+    /// Python's `rbufsize`: how many bytes one receive asks for. At least 1, at most 16 MiB, by default 8,192. Use a
+    /// larger value for uploads; the buffer takes memory only while bytes wait in it.
     pub fn set_rbufsize(&mut self, bytes: usize) {
         self.appetite.set_size(bytes);
     }
@@ -175,11 +175,11 @@ impl StreamRequest {
         }
     }
 
-    /// Ends the output: the peer sees the end after what was written. Reading goes on.
+    /// Ends the output: the peer reads what was written, and then the end. Reading goes on.
     ///
     /// # Errors
     ///
-    /// Those of sending what is held back; or that the peer is gone.
+    /// If output that was held back cannot be sent, or the peer is gone.
     #[doc(alias = "SHUT_WR")]
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         self.flush()?;
@@ -187,13 +187,13 @@ impl StreamRequest {
     }
 
     /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of input. A last
-    /// line without a newline is a line. The whole line has the time of one read.
+    /// line without a newline is a line. [`Limits::read`](field@crate::Limits::read) applies to the line as a whole.
     ///
     /// # Errors
     ///
-    /// `InvalidData` if the line is longer than `Limits::line_bytes` (the error holds a [`LineTooLong`]), or is not
-    /// UTF-8 and has to be a `String` (a [`PeerFault`]); `TimedOut` if the peer is silent for too long; `Stopping` in
-    /// a drain.
+    /// `InvalidData` if the line is longer than `Limits::line_bytes` (the error holds a [`LineTooLong`]), or if it is
+    /// read into a `String` and is not UTF-8 (a [`PeerFault`]); `TimedOut` if the peer is silent for too long;
+    /// `Stopping` in a drain.
     #[doc(alias("readline", "readlines"))]
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
         let owner = self.io.ticket.entry().owner();
@@ -212,10 +212,10 @@ impl StreamRequest {
         line.fill(read, |error| PeerFault::garbled(owner, NotText(error)))
     }
 
-    /// The next bytes, as many as one receive gives; none at the end of input.
+    /// The next bytes, as many as one receive returns; `None` at the end of input.
     ///
-    /// The chunk owns its bytes, so that the request can be written to while it lives: the fastest way
-    /// to handle a stream that has no lines.
+    /// The chunk owns its bytes, so the handler can write to the request while it holds the chunk. This is the fastest
+    /// way to read a stream without lines.
     ///
     /// # Errors
     ///
@@ -229,8 +229,8 @@ impl StreamRequest {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
-    /// Appends to `bytes` up to and including `delimiter`, or to the end of input, within the limit on lines. Gives
-    /// the number of bytes appended.
+    /// Appends input to `bytes`, up to and including `delimiter` or up to the end of input, within the limit on lines.
+    /// Returns the number of appended bytes.
     fn append_until(&mut self, delimiter: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
         let limit = self.io.ticket.limits().line_bytes;
         let begun = bytes.len();
@@ -265,7 +265,8 @@ impl StreamRequest {
         }
     }
 
-    /// Receives into the empty buffer; zero is the end of input. `started`: when a read began that needs more.
+    /// Receives into the empty buffer; returns zero at the end of input. `started`: when the read began, if it needs
+    /// more bytes.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
         self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
     }
@@ -343,7 +344,7 @@ impl Read for StreamRequest {
         line::read_to_string(self, text, owner)
     }
 
-    /// One deadline for the whole, so that a byte a second does not extend it.
+    /// The whole read has one deadline, which a byte each second does not extend.
     fn read_exact(&mut self, mut buf: &mut [u8]) -> io::Result<()> {
         // With buffered bytes the read is in the middle of something from the start.
         let mut started = (!self.input.is_empty()).then(Instant::now);
@@ -406,14 +407,14 @@ impl Write for StreamRequest {
         self.io.write_all(bytes)
     }
 
-    /// One send for the whole text. `Write`'s own method sends each piece by itself, which costs 44 ms a line with
+    /// Sends the whole text at once. `Write`'s own method sends each piece separately, which costs 44 ms a line with
     /// Nagle's algorithm and delayed acknowledgements.
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
-        // Text without arguments is already there.
+        // Text without arguments needs no formatting.
         if let Some(text) = arguments.as_str() {
             return self.write_all(text.as_bytes());
         }
-        // Taken out, not borrowed: the write may suspend this coroutine, and the next one formats as well.
+        // Taken out, not borrowed: the write may suspend this coroutine, and the next coroutine uses `SCRATCH` too.
         let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
         bytes.clear();
         let result = bytes.write_fmt(arguments).and_then(|()| self.write_all(&bytes));

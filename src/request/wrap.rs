@@ -103,7 +103,8 @@ impl BoundedIo {
             Connection::Wrapped { stream, status } => {
                 status.begin_farewell(timeout);
                 stream.set_deadline(timeout.until);
-                // Without a farewell the peer takes the end for an attacker's; the connection ends all the same.
+                // Without a farewell the peer may think that an attacker cut the connection. If it cannot be sent, the
+                // connection still ends.
                 let _ = stream.shutdown(Shutdown::Write);
                 status.end_output().is_ok()
             }

@@ -45,8 +45,8 @@ pub struct BackgroundServer<T: Transport, M: Mixin> {
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
-    /// The thread to be joined. None in a forked child, whose parent has it, and none on this thread itself: it ends when
-    /// this call has returned.
+    /// The thread to join. None in a forked child, because its parent has the thread, and none on the loop's own
+    /// thread, which cannot join itself.
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
         if !self.owner.is_this_process() {
@@ -57,9 +57,9 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
         (!is_here).then_some(thread)
     }
 
-    /// Shuts the server down, closes it, and says how both went. Called in the thread of the loop itself (by a handler under
-    /// `Inline`, or by a hook of the loop) it does not wait for that thread, whose result is lost then; so do
-    /// [`join`](Self::join) and a drop.
+    /// Shuts the server down, closes it, and returns the report of the close. On the loop's own thread (in a handler
+    /// under `Inline`, or in a hook of the loop) it does not wait, so the loop's result is lost. [`join`](Self::join)
+    /// and drop behave the same.
     ///
     /// # Errors
     ///

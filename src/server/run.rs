@@ -27,21 +27,22 @@ use crate::transport::Transport;
 use crate::wait::Event;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Serves until Ctrl-C (SIGINT) or SIGTERM, then closes within `Limits::drain` and reports. It raises the
-    /// process's limit of descriptors as far as it may; programs that handlers start get the old one back by
-    /// [`restore_limits`](super::restore_limits). A second signal ends the process at once, with status 128 + its number.
-    /// Children of [`Forking`](crate::Forking) then go on by their own limits, unless the process group gets it.
+    /// Serves until Ctrl-C (SIGINT), SIGTERM or `shutdown()`, then closes within `Limits::drain` and reports. `run`
+    /// raises the process's limit on file descriptors to the highest allowed value;
+    /// [`restore_limits`](super::restore_limits) gives programs that handlers start the old limit. A second signal ends
+    /// the process at once, with status 128 + its number. Children of [`Forking`](crate::Forking) then continue within
+    /// their own limits, unless the signal was sent to the whole process group.
     ///
-    /// The state that the process inherits is treated as the user of a shell expects:
+    /// `run` treats the state that the process inherits as the user of a shell expects:
     ///
-    /// - A signal of the two that is *ignored* stays ignored, also by the children of `Forking`: a script that starts
-    ///   `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server.
-    /// - One that is *blocked* is let through to this thread until `run` returns. If it has been sent before, it stops the
-    ///   server in order. (A program that takes signals by a thread of its own serves by `serve_forever`.)
+    /// - If one of the two signals is *ignored*, it stays ignored, also in the children of `Forking`: a script that
+    ///   starts `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server.
+    /// - If one of them is *blocked*, `run` unblocks it in this thread until `run` returns. A signal that was sent
+    ///   earlier stops the server in order. (A program with its own signal thread uses `serve_forever`.)
     /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost.
     /// - SIGXFSZ does not end the process, unless the program handles it: under `ulimit -f` a write that would make a file too
     ///   long fails with EFBIG, as in Python. Programs that handlers start have the default.
-    /// - Of standard input, output and error, those that are closed become `/dev/null`, as when a server is made: no
+    /// - If standard input, output or error is closed, it becomes `/dev/null`, as it does when a server is made: no
     ///   connection gets a number that `println!` writes to.
     ///
     /// ```no_run
@@ -56,9 +57,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// As [`serve_forever`](Self::serve_forever), after the close, which may meet a [`Fatal`](crate::Fatal) as well;
-    /// and if signals cannot be handled. If another thread serves already, that is the error, and nothing is changed and
-    /// nothing is closed.
+    /// The errors of [`serve_forever`](Self::serve_forever), returned after the close, during which a handler may
+    /// return a [`Fatal`](crate::Fatal) as well; also if signals cannot be handled. If another thread already serves,
+    /// `run` fails, and changes and closes nothing.
     #[doc(alias("KeyboardInterrupt", "SIGINT", "SIGTERM"))]
     pub fn run(&self) -> Result<DrainReport> {
         let _claim = claim(self)?;

@@ -9,10 +9,11 @@ use super::epoll::Epoll;
 
 /// Two epoll sets with the same listener in them: one that a worker waits for, one that the accept loop waits for.
 ///
-/// With [EPOLLEXCLUSIVE](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html) (Linux 4.5) the kernel, when a client
-/// comes, goes through the sets in the order in which the listener was added to them, and stops at the first that a
-/// thread waits for. The worker's is the first. So a client wakes the worker, and the loop only if no worker waits. A
-/// thread that does not wait misses nothing: the listener stays readable for both as long as there is a client.
+/// With [EPOLLEXCLUSIVE](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html) (Linux 4.5) the kernel goes through
+/// the sets when a client connects, in the order in which the listener was added to them, and stops at the first set
+/// that a thread waits for. The worker's set is the first. So a client wakes the worker, and wakes the loop only if no
+/// worker waits. A thread that does not wait misses nothing: the listener stays readable for both as long as a client
+/// is waiting.
 #[derive(Debug)]
 pub(crate) struct ExclusiveEpoll {
     /// Has the listener first, and the interrupts.
@@ -24,8 +25,8 @@ pub(crate) struct ExclusiveEpoll {
 impl ExclusiveEpoll {
     /// `interrupts`: events that wake the worker as well.
     ///
-    /// Fails for a descriptor that is no listening socket. The kernel wakes a thread for each client of such a socket;
-    /// the owner of an event may notify it once for many requests, and the worker would take only one of them.
+    /// The descriptor must be a listening socket: for one, the kernel wakes a thread per client. An event may be
+    /// notified once for many requests, and the worker would take only one of them.
     pub(crate) fn new(
         listener: BorrowedFd<'_>,
         interrupts: [BorrowedFd<'_>; 2],

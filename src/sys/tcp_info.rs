@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// How many bytes the peer's system has acknowledged plus how many it has sent, since the connection began. None if it is
-/// no TCP connection, or the system does not count.
+/// How many bytes the peer's system has acknowledged plus how many it has sent, since the connection began. `None` if
+/// the socket is not TCP or the system does not keep these counts.
 ///
 /// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: versions of the system have appended fields to the
 /// structure and never moved one, so it is read as words. Linux has had the two numbers since 4.1.

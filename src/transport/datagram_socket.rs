@@ -279,9 +279,9 @@ impl DatagramSocket {
         self.bound.get_or_init(|| self.socket.local_address().unwrap_or(Address::Unnamed))
     }
 
-    /// Sends a reply, or gathers it to be sent with others. It is gathered only in the loop, only while more datagrams of
-    /// the same batch are to be handled there, and only if it is surely not too long: that error has to reach the
-    /// handler.
+    /// Sends a reply, or gathers it to send it with others. A reply is gathered only in the loop, only while more
+    /// datagrams of the same batch are waiting to be handled there, and only if it certainly fits, because a "too long"
+    /// error must be returned to the handler.
     fn reply(
         self: &Arc<Self>,
         peer: &PeerName,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// The options of a server's socket. Each says which transports heed it; the others ignore it.
+/// The options of a server's socket. Each option names the transports that use it; the others ignore it.
 ///
 /// ```
 /// use socketserver::{SocketOptions, UnixStreamServer, stream_fn};
@@ -22,38 +22,40 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SocketOptions {
-    /// SO_REUSEADDR, set before bind: a restarted server can bind its port at once, although connections of the one
-    /// before still linger. TCP. Default: true, as in std (Python: false). UDP servers ignore it, because there it would
-    /// let two of them share a port.
+    /// SO_REUSEADDR, set before bind: a restarted server can bind its port at once, although connections of the
+    /// previous server still linger. TCP. Default: true, as in std (Python: false). UDP servers ignore the option,
+    /// because with it two UDP servers could share a port.
     pub allow_reuse_address: bool,
     /// SO_REUSEPORT: several servers may bind one port, and the kernel distributes connections among them.
     /// TCP and UDP. Default: false.
     pub allow_reuse_port: bool,
-    /// The length of the accept queue: the argument of [listen(2)](https://man7.org/linux/man-pages/man2/listen.2.html).
-    /// TCP and Unix streams. The system lowers a longer one to what it allows (`net.core.somaxconn`), and takes a negative
-    /// one for that as well; with zero one connection may wait. Default: as long as it allows (Python before 3.15: 5).
+    /// The length of the accept queue: the argument of
+    /// [listen(2)](https://man7.org/linux/man-pages/man2/listen.2.html). TCP and Unix streams. The system lowers a
+    /// larger value to its maximum (`net.core.somaxconn`), and treats a negative value as the maximum; with zero, one
+    /// connection may wait. Default: the maximum (Python before 3.15: 5).
     pub request_queue_size: i32,
-    /// IPV6_V6ONLY: whether a server on an IPv6 address takes IPv6 only. TCP and UDP on IPv6. Default: none, which leaves
-    /// it to the system; on Linux `[::]` then takes IPv4 as well.
+    /// IPV6_V6ONLY: whether a server on an IPv6 address takes IPv6 only. TCP and UDP on IPv6. Default: none, the
+    /// system's choice; on Linux `[::]` then takes IPv4 as well.
     pub only_v6: Option<bool>,
-    /// TCP_KEEPIDLE: after how much silence the kernel probes whether the peer is still there. TCP. It counts whole
-    /// seconds, from 1 to 32,767 on Linux: fractions are rounded up, and the nearest of these is taken. Default: none; the
-    /// [idle limit](crate::Limits::idle) ends silent connections first.
+    /// TCP_KEEPIDLE, for TCP: how long the peer may be silent before the kernel checks that it is still there. The
+    /// kernel counts whole seconds, from 1 to 32,767 on Linux: fractions are rounded up, and a value outside this range
+    /// counts as the nearest one inside it. Default: none; the [idle limit](crate::Limits::idle) ends silent
+    /// connections first.
     pub keepalive: Option<Duration>,
-    /// SO_RCVBUF, in bytes, for the socket and for accepted ones. The system takes the nearest size that it allows (on
-    /// Linux from about 2 KiB to `net.core.rmem_max`), or refuses it, and then `bind` fails. Default: the system's.
+    /// SO_RCVBUF, in bytes, for the socket and for accepted ones. The system takes the nearest allowed size (on Linux
+    /// from about 2 KiB to `net.core.rmem_max`), or refuses the size, and then `bind` fails. Default: the system's.
     pub recv_buffer_bytes: Option<usize>,
     /// SO_SNDBUF, in bytes, for the socket and for accepted ones, as
     /// [`recv_buffer_bytes`](Self::recv_buffer_bytes) (`net.core.wmem_max`). Default: the system's.
     pub send_buffer_bytes: Option<usize>,
     /// The longest datagram that is received whole, in bytes; the end of a longer one is lost. UDP and Unix datagrams.
-    /// Default: 65,535, more than UDP can carry (Python: 8,192). Zero is taken as one, and more than is possible as the
-    /// most that is: 65,535 over UDP, and 16 MiB over Unix sockets, where the sender's buffer bounds it
-    /// (`net.core.wmem_max`, usually 208 KiB). The server reserves address space for 64 such datagrams (4 MiB by
-    /// default), and for fewer longer ones; only pages that are used take memory.
+    /// Default: 65,535, more than UDP can carry (Python: 8,192). Zero counts as one; a larger value than possible
+    /// counts as the maximum: 65,535 over UDP, and 16 MiB over Unix sockets, where the sender's buffer bounds a
+    /// datagram (`net.core.wmem_max`, usually 208 KiB). The server reserves address space for 64 such datagrams (4 MiB
+    /// by default), and for fewer longer ones; only pages that are used take memory.
     pub max_packet_size: usize,
-    /// The permissions of a Unix socket's file, as for chmod; `bind` fails beyond `0o7777`. Default: none, which leaves
-    /// them to the process's umask.
+    /// The permissions of a Unix socket's file, as for chmod; `bind` fails beyond `0o7777`. Default: none; the
+    /// process's umask decides.
     pub unix_mode: Option<u32>,
     /// Whether `bind` replaces a stale file of a Unix socket, to which no socket is bound any more. It never replaces
     /// another kind of file, nor the file of a server that listens or is about to. Default: true.

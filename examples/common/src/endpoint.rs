@@ -136,7 +136,7 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self {
-            // A host may have the name of a scheme.
+            // A host may be called `udp`; the prefix keeps it from being read as a scheme.
             Self::Tcp(text) if with_scheme(text).is_some() => "tcp:",
             Self::Tcp(_) => "",
             Self::Udp(_) => "udp:",
