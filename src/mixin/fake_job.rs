@@ -146,4 +146,8 @@ impl WorkerAccept for FakeServer {
     fn clear_interrupt(&self) {
         self.state.lock().interrupted = false;
     }
+
+    fn let_go(self: Arc<Self>) -> bool {
+        Arc::into_inner(self).is_some()
+    }
 }

@@ -27,6 +27,10 @@ pub(crate) trait WorkerAccept: Send + Sync {
 
     /// Takes `interrupt` back, when `accept` has returned.
     fn clear_interrupt(&self);
+
+    /// Drops a reference. True: it was the last, and the user's hooks and handlers have been dropped with it, so that no lock
+    /// may be held. A panic of theirs ends here.
+    fn let_go(self: Arc<Self>) -> bool;
 }
 
 /// The result of [`WorkerAccept::accept`].

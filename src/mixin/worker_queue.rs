@@ -303,6 +303,7 @@ impl WorkerQueue {
         &'q self,
         mut state: MutexGuard<'q, State>,
         me: &Arc<IdleWorker>,
+        server: &mut Option<Arc<dyn WorkerAccept>>,
     ) -> Option<MutexGuard<'q, State>> {
         let leave_at = state.idle.enter(me);
         loop {
@@ -319,7 +320,10 @@ impl WorkerQueue {
                 return None;
             }
             drop(state);
-            me.park(leave_at);
+            // The user's code may have taken an unpark of this thread: look once more.
+            if !let_go(server) {
+                me.park(leave_at);
+            }
             state = self.state.lock();
             if me.is_called() {
                 state.wake_pending = false;
@@ -348,6 +352,11 @@ impl fmt::Debug for WorkerQueue {
     }
 }
 
+/// Without the lock. True: the user's code has run.
+fn let_go(server: &mut Option<Arc<dyn WorkerAccept>>) -> bool {
+    server.take().is_some_and(WorkerAccept::let_go)
+}
+
 /// The refusal after the last worker of a fixed size has ended.
 fn all_ended() -> Refused {
     Refused::CannotStart(io::Error::other("all workers of the pool have ended"))
@@ -371,13 +380,15 @@ impl Worker {
         let me = IdleWorker::of_this_thread();
         let ends_after_job =
             matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
+        let mut server = None;
         let mut state = queue.state.lock();
         state.starting -= 1;
         self.has_come = true;
         loop {
             while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
                 queue.wake(state);
-                let server = job.worker_accept();
+                let_go(&mut server);
+                server = job.worker_accept();
                 // A job without a place takes over that of the job before it, or asks again.
                 self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
                 self.run(job);
@@ -385,13 +396,13 @@ impl Worker {
                     return;
                 }
                 // A worker accepts for the server whose job it has just run, and for no other.
-                state = self.accept_requests(&queue, server);
+                state = self.accept_requests(&queue, server.as_ref());
             }
             self.permit = None;
             if state.phase == Phase::Closed {
                 return;
             }
-            match queue.wait(state, &me) {
+            match queue.wait(state, &me, &mut server) {
                 Some(woken) => state = woken,
                 None => return,
             }
@@ -413,7 +424,7 @@ impl Worker {
     fn accept_requests<'q>(
         &mut self,
         queue: &'q Arc<WorkerQueue>,
-        server: Option<Arc<dyn WorkerAccept>>,
+        server: Option<&Arc<dyn WorkerAccept>>,
     ) -> MutexGuard<'q, State> {
         let mut state = queue.state.lock();
         let Some(server) = server else { return state };
@@ -421,13 +432,13 @@ impl Worker {
             && state.phase == Phase::Open
             && !state.accept_slot.is_taken()
         {
-            state.accept_slot.enter(&server);
+            state.accept_slot.enter(server);
             // While this one accepts, all idle workers may leave: the last of them too.
             state.idle.give_timeout(true);
             drop(state);
             self.permit = None;
             // Without the lock: it waits, and runs hooks.
-            let accepted = Arc::clone(&server).accept(&mut || self.has_room());
+            let accepted = Arc::clone(server).accept(&mut || self.has_room());
             if !matches!(accepted, Accepted::Request(_)) {
                 self.permit = None;
             }

@@ -29,7 +29,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Core;
 use super::accept::take_request;
 use super::accept_failure::WOKEN_AT_ONCE;
-use super::catch_panic::catch_panic;
+use super::catch_panic::{catch_panic, drop_catching};
 use super::run_events::Accepting;
 use super::server_permit::ServerPermit;
 use crate::mixin::{Accepted, WorkerAccept};
@@ -222,5 +222,9 @@ impl<T: Transport> WorkerAccept for Core<T> {
         if let Some(point) = self.worker_acceptor.point() {
             point.interrupt.clear();
         }
+    }
+
+    fn let_go(self: Arc<Self>) -> bool {
+        Arc::into_inner(self).map(|last| drop(drop_catching(last))).is_some()
     }
 }

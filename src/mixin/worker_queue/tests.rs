@@ -212,6 +212,10 @@ impl WorkerAccept for ClientGone {
     fn interrupt(&self) {}
 
     fn clear_interrupt(&self) {}
+
+    fn let_go(self: Arc<Self>) -> bool {
+        Arc::into_inner(self).is_some()
+    }
 }
 
 #[test]
@@ -228,4 +232,43 @@ fn a_request_gets_the_place_that_a_worker_has_taken_for_a_client_that_is_gone() 
     goes.send(()).unwrap();
     jobs.ran.recv_timeout(SOON).expect("it runs, though no other client comes");
     jobs.ends.send(()).unwrap();
+}
+
+/// A server that nothing but its worker has any more.
+struct LastOfServer {
+    queue: Arc<WorkerQueue>,
+    found_free: Sender<bool>,
+}
+
+impl WorkerAccept for LastOfServer {
+    fn accept(self: Arc<Self>, _room: &mut dyn FnMut() -> bool) -> Accepted {
+        Accepted::Leave
+    }
+
+    fn interrupt(&self) {}
+
+    fn clear_interrupt(&self) {}
+
+    fn let_go(self: Arc<Self>) -> bool {
+        Arc::into_inner(self).is_some()
+    }
+}
+
+impl Drop for LastOfServer {
+    fn drop(&mut self) {
+        // With it go the user's hooks and handlers, whose drops may wait for a thread that closes the queue.
+        self.found_free.send(self.queue.state.try_lock().is_some()).unwrap();
+    }
+}
+
+#[test]
+fn the_last_reference_to_a_server_is_not_dropped_under_the_lock() {
+    let (queue, (found_free, is_free)) = (queue(SOON), unbounded());
+    let jobs = FakeJobs::new();
+    let server = Arc::new(LastOfServer { queue: Arc::clone(&queue), found_free });
+    queue.process_request(jobs.job_of(Some(server)));
+    jobs.ran.recv_timeout(SOON).unwrap();
+    jobs.ends.send(()).unwrap();
+    assert!(is_free.recv_timeout(SOON).expect("an idle worker keeps no server"));
+    queue.close();
 }
