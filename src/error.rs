@@ -1,4 +1,4 @@
-//! The server's own [`Error`], the handler's [`HandlerError`], and [`Fatal`], by which a handler ends its server.
+//! The server's own [`Error`], the handler's [`HandlerError`], and [`Fatal`], with which a handler ends its server.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use crate::peer_fault::{MOST_CAUSES, Owned, RequestId, find};
 
-/// The result of a server's methods: the error is this crate's [`Error`] where none is named.
+/// The result of a server's methods: the error type is this crate's [`Error`] unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a handler failed: any error type, so that `?` works on all of them.
 ///
-/// The server reports it, and looks along its chain of causes for three things: a [`Fatal`], a limit of time
-/// ([`TimedOut`]), and a peer that has gone ([`PeerFault`](crate::request::PeerFault)).
+/// The server reports the error, and searches its chain of causes for three things: a [`Fatal`], a time limit
+/// ([`TimedOut`]), and a fault of the peer ([`PeerFault`](crate::request::PeerFault)).
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
 /// The result of `setup`, `handle` and `finish`.
@@ -22,10 +22,10 @@ pub type HandlerResult = Result<(), HandlerError>;
 
 /// Why a server could not be made, or why it ended.
 ///
-/// Its text names the operation, the object and the cause: `cannot bind 127.0.0.1:80: Permission denied
-/// (os error 13)`. `Debug` prints the same sentence, because a `main` that returns this error shows `Debug`. The
-/// cause is also its [`source`](StdError::source). The kinds are private, so that new ones break no program: ask with
-/// the methods.
+/// Its text names the operation, the object and the cause: `cannot bind 127.0.0.1:80: Permission denied (os error 13)`.
+/// `Debug` prints the same sentence, because a `main` that returns this error shows `Debug`. The cause is also its
+/// [`source`](StdError::source). The kinds are private, so that a new kind breaks no program: use the methods to find
+/// out the kind.
 ///
 /// ```
 /// use socketserver::{TcpServer, stream_fn};
@@ -95,7 +95,7 @@ impl Error {
         matches!(self.io_kind(), Some(io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists))
     }
 
-    /// Whether the operating system forbids it, as for ports below 1024.
+    /// Whether the operating system denies permission, as for ports below 1024.
     #[must_use]
     pub fn is_permission_denied(&self) -> bool {
         self.io_kind() == Some(io::ErrorKind::PermissionDenied)
@@ -125,7 +125,7 @@ impl Error {
         }
     }
 
-    /// The [`Fatal`] by which a handler stopped the server, if that is what happened.
+    /// The [`Fatal`] with which a handler stopped the server, if this error is one.
     #[must_use]
     pub fn as_fatal(&self) -> Option<&Fatal> {
         match &*self.kind {
@@ -135,8 +135,8 @@ impl Error {
     }
 }
 
-/// Converts an error of the program, for `?` in a `main` that returns this crate's [`Result`]. The text is that of the
-/// `io::Error`.
+/// Converts an error of the program, for `?` in a `main` that returns this crate's [`Result`]. The text is the same as
+/// that of the `io::Error`.
 impl From<io::Error> for Error {
     fn from(source: io::Error) -> Self {
         ErrorKind::Other { source }.into()
@@ -167,11 +167,11 @@ impl StdError for Error {
     }
 }
 
-/// An error by which a handler ends its server: Python's `SystemExit`.
+/// An error with which a handler ends its server: Python's `SystemExit`.
 ///
-/// Return it from `setup`, `handle` or `finish`, alone or as the source of another error. The
-/// request is closed, `handle_error` is not called, and `serve_forever` returns this error, under
-/// every mixin. (In CPython a threading server goes on.)
+/// Return it from `setup`, `handle` or `finish`, alone or as the source of another error. The request is closed,
+/// `handle_error` is not called, and `serve_forever` returns this error, under every mixin. (In CPython a threading
+/// server continues to serve.)
 ///
 /// ```
 /// use socketserver::{Fatal, HandlerResult, StreamRequest};
@@ -182,7 +182,7 @@ impl StdError for Error {
 /// ```
 #[derive(Clone)]
 pub struct Fatal {
-    // Shared: the worker that returns it and the loop that ends with it may be two threads.
+    // In an `Arc`, because a worker may return the `Fatal` in one thread and the loop in another.
     error: Arc<HandlerError>,
 }
 
@@ -226,8 +226,7 @@ impl StdError for Fatal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {
-    /// `Limits::idle`: the peer sent nothing, between two requests. The connection is closed and nothing is
-    /// reported.
+    /// `Limits::idle`: the connection was silent between two requests. It is closed, and nothing is reported.
     Idle,
     /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the middle.
     Read,
@@ -283,13 +282,13 @@ impl TimedOut {
         io::Error::new(io::ErrorKind::TimedOut, Self { owner, which, after })
     }
 
-    /// Which limit it was.
+    /// The limit that was reached.
     #[must_use]
     pub fn which(&self) -> Timeout {
         self.which
     }
 
-    /// The length of that limit, as it was set.
+    /// The length of the limit, as it was set.
     #[must_use]
     pub fn after(&self) -> Duration {
         self.after
@@ -302,11 +301,11 @@ impl TimedOut {
     }
 }
 
-/// The server is stopping, and this read would have waited or was interrupted: the payload of an
-/// [`io::Error`] of kind `ConnectionAborted`. It is not reported.
+/// The server is stopping, and this read would have waited or was interrupted. `Stopping` is the payload of an
+/// [`io::Error`] of kind `ConnectionAborted`, and is not reported.
 ///
-/// It is an error and not an end of input: a handler that reads to the end of an upload would take half of
-/// it for the whole.
+/// A stop is an error and not an end of input, because a handler that reads an upload to its end would otherwise take
+/// half of it for the whole.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is stopping")]
 pub struct Stopping {
@@ -331,8 +330,8 @@ impl Stopping {
     }
 }
 
-/// A panic in a handler, a hook, a transport or the drop of an error, as an error. `handle_error` is called with it;
-/// the [`phase`](crate::hooks::Failure::phase) says where it was.
+/// A panic in a handler, a hook, a transport or the drop of an error, as an error. `handle_error` gets the panic, and
+/// [`phase`](crate::hooks::Failure::phase) says where it happened.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("a panic: {message}")]
 pub struct Panicked {
@@ -358,11 +357,11 @@ impl Panicked {
 
 /// The whole chain of causes in one line, outermost first.
 ///
-/// Control characters are escaped: a peer's bytes may be part of an error, and must not control the
-/// operator's terminal. A cause that only repeats the sentence before it is left out.
+/// Control characters are escaped: a peer's bytes may be part of an error, and must not control the operator's
+/// terminal. A cause that only repeats the text before it is left out.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
-    // A cause may lead back to an earlier one.
+    // A chain of causes may be a cycle.
     for error in std::iter::successors(error.source(), |&error| error.source()).take(MOST_CAUSES) {
         let next = error.to_string();
         if !text.ends_with(&next) {

@@ -2,7 +2,7 @@
 //! implements, and [`MakeHandler`], which makes them.
 //!
 //! A server calls [`BaseRequestHandler`], which every handler of the first two kinds implements. Implement it directly
-//! only for a request type of your own, which only a [transport](crate::transport) of your own has.
+//! only for a custom request type, which only a custom [transport](crate::transport) has.
 
 mod factory;
 
@@ -44,8 +44,8 @@ pub use factory::{DatagramFn, StreamFn, datagram_fn, stream_fn};
 /// Then the server reports an error to `handle_error`, shuts the connection down in order and closes it. A handler
 /// closes nothing itself.
 ///
-/// The state of one connection is a field of the handler. State that all share is an `Arc` that the closure
-/// has captured. A handler is made and dropped in the worker that runs it, and need not be `Send`.
+/// The state of one connection is a field of the handler. State shared by all connections is an `Arc` that the closure
+/// captures. A handler is made and dropped in the worker that runs it, and need not be `Send`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle connections",
     label = "not a handler of streams",
@@ -63,16 +63,17 @@ pub trait StreamRequestHandler {
         Ok(())
     }
 
-    /// Serves the connection, from its first byte to its last. The connection is closed after it.
+    /// Serves the connection, from its first byte to its last. The server closes the connection afterwards.
     ///
     /// # Errors
     ///
-    /// Any. It is reported to `handle_error`, except the idle limit. A peer that has gone away
-    /// ([`PeerFault`](crate::request::PeerFault)) is reported but not printed. A [`Fatal`](crate::Fatal) ends the server.
+    /// Any. Every error but the idle limit is passed to `handle_error`. If the peer has gone away
+    /// ([`PeerFault`](crate::request::PeerFault)), the default of `handle_error` prints nothing. A
+    /// [`Fatal`](crate::Fatal) ends the server.
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult;
 
-    /// Runs last, also after a `handle` that failed or panicked. Default: nothing. Output still buffered by
-    /// `wbufsize` is sent after it.
+    /// Runs last, also after a `handle` that failed or panicked. Default: nothing. Output that `wbufsize` still holds
+    /// back is sent after `finish`.
     ///
     /// # Errors
     ///
@@ -82,21 +83,20 @@ pub trait StreamRequestHandler {
         Ok(())
     }
 
-    /// Python's `timeout`: how long one read or write may take, in place of the server's idle, read and
-    /// write limits. Default: none, and the server's limits apply. Zero: no read or write waits. `Duration::MAX`: no limit.
+    /// Python's `timeout`: how long one read or write may take, instead of the server's idle, read and write limits.
+    /// Default: none; the server's limits apply. Zero: no read or write waits. `Duration::MAX`: no limit.
     fn timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// Python's `rbufsize`: the bytes of one receive, at most 16 MiB. Default: none, which is 8,192.
+    /// Python's `rbufsize`: how many bytes one receive asks for, at most 16 MiB. Default: none, which means 8,192.
     fn rbufsize(&self) -> Option<usize> {
         None
     }
 
-    /// Python's `wbufsize`: the bytes of output that are buffered. Default: 0, nothing is buffered.
+    /// Python's `wbufsize`: how many bytes of output to hold back at most. Default: 0, which holds back nothing.
     ///
-    /// It is worth setting for a handler that writes one answer in pieces and returns: see
-    /// [`StreamRequest::set_wbufsize`].
+    /// Set it for a handler that writes one answer in pieces and returns: see [`StreamRequest::set_wbufsize`].
     fn wbufsize(&self) -> usize {
         0
     }
@@ -161,9 +161,9 @@ pub trait DatagramRequestHandler {
 }
 
 /// The interface that a server calls. It is implemented for every [`StreamRequestHandler`] and every
-/// [`DatagramRequestHandler`]; implement it directly only for a request type of your own.
+/// [`DatagramRequestHandler`]; implement it directly only for a custom request type.
 ///
-/// `R` is the type of the requests. The order of the calls is that of [`StreamRequestHandler`].
+/// `R` is the type of the requests. The server makes the calls in the same order as for [`StreamRequestHandler`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle a `{R}`",
     label = "not a handler of this server's requests",
@@ -185,7 +185,7 @@ pub trait BaseRequestHandler<R> {
     /// Those of the handler.
     fn handle(&mut self, request: &mut R) -> HandlerResult;
 
-    /// Runs after `handle`, also if that failed.
+    /// Runs after `handle`, even if `handle` failed.
     ///
     /// # Errors
     ///

@@ -88,7 +88,7 @@ impl DatagramRequest {
         self.ticket.client_address().clone()
     }
 
-    /// The address that it was sent to, which replies leave from. A server may have several.
+    /// The address that the packet was sent to. Replies leave from it. A server may have several addresses.
     #[must_use]
     pub fn local_address(&self) -> Address {
         self.local.clone()
@@ -114,15 +114,15 @@ impl DatagramRequest {
         self.reply.fileno()
     }
 
-    /// Sends one datagram back to the sender, at once or with others of the same batch. It may be empty. False if the
-    /// sender has no address (a Unix socket without a name, or with a relative one, which is a name in the sender's
-    /// folder). A forged sender makes a reply an attack on somebody else: see [`Udp`](crate::Udp) and
-    /// [`UnixDatagram`](crate::UnixDatagram).
+    /// Sends one datagram back to the sender, at once or with others of the same batch. The datagram may be empty.
+    /// Returns false if the sender has no address: a Unix socket without a name, or with a relative path, which is
+    /// relative to the sender's folder. If the sender's address is forged, the reply attacks a third party: see
+    /// [`Udp`](crate::Udp) and [`UnixDatagram`](crate::UnixDatagram).
     ///
     /// # Errors
     ///
-    /// If it is too long for a datagram, or the system does not send it. It is a [`PeerFault`] if the sender is gone,
-    /// or is a Unix socket that does not read (`WouldBlock`), because this does not wait.
+    /// If the reply is too long for a datagram, or the system does not send it. The error is a [`PeerFault`] if the
+    /// sender is gone, or is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait).
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = self.reply.reply(bytes).map_err(|error| {
@@ -134,8 +134,8 @@ impl DatagramRequest {
         Ok(sent)
     }
 
-    /// Whether the sender is at fault: it is gone (a Unix socket with its file), or does not read (which only Unix
-    /// sockets say).
+    /// Whether the sender is at fault: it is gone (for a Unix socket, its file may be gone), or it does not read (only
+    /// Unix sockets report this).
     #[cold]
     fn is_of_peer(&self, error: &io::Error) -> bool {
         match error.kind() {
@@ -153,8 +153,8 @@ impl DatagramRequest {
         self.complete = true;
     }
 
-    /// Sends the reply that was written, if there is one and the handler has not failed.
-    /// Called after `finish`, so that `finish` can still add to it. A second call sends nothing.
+    /// Sends the written reply, if there is one and the handler has not failed. Called after `finish`, so that `finish`
+    /// can still add to the reply. A second call sends nothing.
     pub(crate) fn send_written(&mut self) -> io::Result<()> {
         match self.written.take() {
             Some(written) if self.complete => self.reply(&written).map(|_sent| ()),

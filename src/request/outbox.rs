@@ -30,12 +30,12 @@ use crate::write_stall::SendTimeout;
 /// Sends to a connection from anywhere: another handler, another thread, a timer. Clones send to the same connection.
 ///
 /// [`send`](Self::send) only appends to a queue and never waits for the peer, so that a slow member of a room delays
-/// nobody. The bytes leave when the sender next waits or returns, and at once beyond 64 KiB; so lines that are due to
-/// one member leave together. If the socket has no room, a thread of the library waits for it.
+/// nobody. The bytes are sent when the sending thread next waits or returns, or at once if more than 64 KiB wait; so
+/// lines for one member are sent together. If the socket has no room, a thread of the library waits for it.
 ///
-/// A forking server must start no thread in its own process, where the hook `overflow` runs. There the sender writes
-/// by itself and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
-/// everything is as elsewhere.
+/// A forking server must start no thread in its own process, where the hook `overflow` runs. In that hook the sender
+/// itself writes and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
+/// an outbox works as under other mixins.
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
 /// `Limits::outbox_bytes`.
@@ -78,7 +78,7 @@ pub struct Outbox {
     shared: Arc<OutboxQueue>,
 }
 
-/// Why [`Outbox::send`] has not taken a message. No part of the message is sent.
+/// Why [`Outbox::send`] did not take a message. No part of the message is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboxError {
@@ -139,8 +139,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends what is due now, as far as the socket takes it: for a sender that computes for long before it waits
-    /// again.
+    /// Sends the waiting bytes now, as far as the socket takes them. For a sender that computes for a long time before
+    /// it waits again.
     pub fn flush(&self) {
         self.shared.send_due();
         outbox_writer::look_after(&self.shared);
@@ -156,16 +156,16 @@ impl Outbox {
 
     /// Ends the connection. The handler's reads and writes fail, and it returns.
     ///
-    /// Due bytes are sent before, as far as the socket takes them at once: a farewell reaches a peer that reads. If the
-    /// peer does not read, its connection is reset, because the system would otherwise keep megabytes for it for
-    /// minutes.
+    /// Bytes that are due are sent first, as far as the socket takes them at once: a farewell reaches a peer that
+    /// reads. If the peer does not read, its connection is reset, because the system could otherwise keep megabytes of
+    /// unread data for minutes.
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
             // The farewell, as far as it goes without waiting.
             self.shared.send_due_of(&mut state);
             if let (Some(fd), 1..) = (&state.fd, state.waiting_bytes()) {
-                // It takes effect when the connection is closed. A Unix socket knows no resets.
+                // The option takes effect when the connection is closed. Unix sockets have no resets.
                 let _ = socket2::SockRef::from(&**fd).set_linger(Some(Duration::ZERO));
             }
             // The remaining bytes would keep the writer busy: a connection that is shut down is always writable.
@@ -177,7 +177,7 @@ impl Outbox {
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
-    /// Sends what the handler itself writes, behind what is due, and waits for it.
+    /// Sends the handler's own output after the waiting bytes, and waits until it is sent.
     pub(super) fn write_all(&self, bytes: &[u8], timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -189,7 +189,7 @@ impl Outbox {
         self.wait_until_sent(mark, timeout)
     }
 
-    /// The end of the request: takes no more messages, and waits until what is due has been sent.
+    /// The end of the request: takes no more messages, and waits until the queued bytes are sent.
     pub(super) fn finish(&self, timeout: SendTimeout) {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -204,8 +204,8 @@ impl Outbox {
         self.let_go(OutboxPhase::Closed);
     }
 
-    /// The connection is about to be wrapped: takes no more messages, and sends what is due, unwrapped. If that fails,
-    /// everything is as before.
+    /// The connection is about to be wrapped: takes no more messages, and sends the queued bytes unwrapped. If sending
+    /// fails, the outbox is open again.
     pub(super) fn retire(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -236,7 +236,7 @@ impl Outbox {
             state.listed
         };
         if listed {
-            // The writer may wait for room in the socket, and holds it open as well.
+            // The writer may be waiting for room in the socket, and then keeps it open too.
             outbox_writer::look_again();
         }
     }
@@ -244,8 +244,8 @@ impl Outbox {
     /// Waits until the total of all sent bytes has reached `mark`. Called by the handler's thread only.
     fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         let result = self.shared.wait_until_sent(mark, timeout);
-        // Others' messages, or the rest of a wait that was given up, may be left: if no list has this outbox, the
-        // writer gets it.
+        // Messages of other threads, or the rest of a write that timed out, may be left. If the outbox is on no list,
+        // the writer takes it over.
         outbox_writer::look_after(&self.shared);
         result
     }

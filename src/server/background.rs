@@ -17,7 +17,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// If no thread can be started, or if the mixin forks: that takes a process with one thread.
+    /// If no thread can be started, or if the mixin forks: forking needs a process with one thread.
     pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
         if self.mixin.forks() {
             let why = "forks, which a process with another thread must not: it cannot serve in the \
@@ -35,8 +35,8 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     }
 }
 
-/// A server that runs in a thread of its own. It can be used like the server itself. Dropping it shuts
-/// the server down and closes it, within `Limits::drain`.
+/// A server that runs in its own thread. It can be used like the server itself. Dropping a `BackgroundServer` shuts the
+/// server down and closes it, within `Limits::drain`.
 pub struct BackgroundServer<T: Transport, M: Mixin> {
     server: Arc<Server<T, M>>,
     thread: Option<JoinHandle<Result<()>>>,
@@ -67,11 +67,11 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Panics
     ///
-    /// If the loop has panicked: a hook or a mixin has.
+    /// If the loop has panicked, in a hook or in the mixin.
     pub fn stop(mut self) -> Result<DrainReport> {
         let report = self.server.server_close();
         match self.thread().map(JoinHandle::join) {
-            // The close came before the beginning of the run, which is no failure of this call.
+            // The server was closed before the run began; for this call that is not a failure.
             Some(Ok(Err(error))) if error.is_closed() => {}
             Some(Ok(result)) => result?,
             Some(Err(payload)) => std::panic::resume_unwind(payload),
@@ -80,15 +80,15 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
         self.server.core.context.runs.take_failure().map_or(Ok(report), Err)
     }
 
-    /// Waits until `serve_forever` has returned by itself, and gives its result.
+    /// Waits until `serve_forever` has returned by itself, and returns its result.
     ///
     /// # Errors
     ///
-    /// The error with which it has returned.
+    /// The error of `serve_forever`.
     ///
     /// # Panics
     ///
-    /// As [`stop`](Self::stop).
+    /// The same as for [`stop`](Self::stop).
     pub fn join(mut self) -> Result<()> {
         match self.thread().map(JoinHandle::join) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),

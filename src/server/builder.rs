@@ -78,8 +78,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         }
     }
 
-    /// Sets where requests run. The mixin may be of another type than the alias says, for example a `Box<dyn Mixin>`
-    /// chosen by a command line option.
+    /// Sets where requests run. The type of the mixin may differ from the alias, for example a `Box<dyn Mixin>` chosen
+    /// by a command-line option.
     #[must_use]
     pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
         let Self { hooks, overridden_hooks, workers_accept, observer, .. } = self;
@@ -105,12 +105,12 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Whether an idle worker may accept the next request by itself, instead of being woken by the loop. That saves a
-    /// fifth of the time of a short connection. Default: true, if the mixin
-    /// [allows it](Mixin::workers_accept) and no [hook](ServerHooks::verify_request) has to run in the loop.
+    /// Whether an idle worker may accept the next request by itself, instead of being woken by the loop. This saves a
+    /// fifth of the time of a short connection. Default: true, if the mixin [allows it](Mixin::workers_accept) and no
+    /// [hook](ServerHooks::verify_request) has to run in the loop.
     ///
-    /// It relies on the order in which Linux wakes the waiters of one listener (`EPOLLEXCLUSIVE`). On a kernel with
-    /// another order no client is lost, but some are accepted later.
+    /// This relies on the order in which Linux wakes the waiters of one listener (`EPOLLEXCLUSIVE`). On a kernel with a
+    /// different order no client is lost, but some are accepted later.
     #[must_use]
     pub fn workers_accept(mut self, allow: bool) -> Self {
         self.workers_accept = allow;
@@ -119,8 +119,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// Calls a function with every [`ServerEvent`]. Default: none.
     ///
-    /// It is called in the loop or in a worker, which waits for it, so it has to be quick. Under `Forking` it is
-    /// called in the parent; it is not called in a child.
+    /// The loop or a worker calls the function and waits for it, so it has to be quick. Under `Forking` it is called in
+    /// the parent and never in a child.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -161,8 +161,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Python's `poll_interval`: the longest time between two `service_actions`, at least 1 ms. Default: none; they run
-    /// only after requests, and an idle server sleeps. A shutdown is noticed at once in any case.
+    /// Python's `poll_interval`: the longest time between two `service_actions`, at least 1 ms. Default: none;
+    /// `service_actions` then runs only after requests, and an idle server sleeps. A shutdown is noticed at once in any
+    /// case.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         // With zero, Python uses a whole processor.
@@ -178,11 +179,11 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Makes the server over a transport of your own, binds it and begins to listen.
+    /// Makes the server over a custom transport, binds it and begins to listen.
     ///
     /// # Errors
     ///
-    /// Those of the transport.
+    /// The errors of the transport.
     pub fn with_transport<How: 'static>(
         self,
         transport: T,
@@ -233,8 +234,8 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// If the address cannot be understood or is not available, or a setting is out of range, which the error then
-    /// names. No descriptor is left open.
+    /// If the address cannot be understood or is not available, or if a setting is out of range; the error names that
+    /// setting. No descriptor is left open.
     pub fn bind<How: 'static>(
         self,
         address: impl Into<BindAddress>,
@@ -262,13 +263,13 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         self.make(transport, handler)
     }
 
-    /// Makes the server over a socket that is bound already: a `std` listener, or a descriptor from
-    /// another process. The server owns it, makes it non-blocking, and sets its timeouts and backlog.
+    /// Makes the server over a socket that is already bound: a `std` listener, or a descriptor from another process.
+    /// The server owns it, makes it non-blocking, and sets its timeouts and backlog.
     ///
     /// # Errors
     ///
-    /// If it is not a socket of this transport's kind and family, if it cannot listen, or if it is a datagram socket
-    /// without an address. (A TCP socket that is not bound is given a port by the system.)
+    /// If the descriptor is not a socket of this transport's kind and family, if it cannot listen, or if it is a
+    /// datagram socket without an address. (If a TCP socket is not bound, the system gives it a port.)
     pub fn from_fd<How: 'static>(
         self,
         fd: impl Into<OwnedFd>,

@@ -50,7 +50,7 @@ impl fmt::Display for Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The peer: it went away, was too slow, or sent what it must not.
+    /// The peer: it went away, was too slow, or sent invalid data.
     Peer,
     /// The machine: threads, descriptors or memory ran out.
     Resource,
@@ -58,7 +58,7 @@ pub enum Fault {
     Handler,
 }
 
-/// A request that failed: what failed, in which step, and for which client. The argument of
+/// A request that failed: the error, the step and the client. The argument of
 /// [`handle_error`](crate::ServerHooks::handle_error). Its `Display` is the text of the default report.
 pub struct Failure<'a> {
     pub(super) phase: Phase,
@@ -69,7 +69,7 @@ pub struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// The step in which it failed.
+    /// The step in which the request failed.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
@@ -93,17 +93,17 @@ impl Failure<'_> {
         self.handler
     }
 
-    /// Whether the request's own peer has gone away. An upstream of the handler that has gone is something else: only
-    /// errors of this request's own reads and writes count. See [`PeerFault`](crate::request::PeerFault).
+    /// Whether the request's own peer has gone away. Only errors of this request's own reads and writes count, not
+    /// those of another connection that the handler uses. See [`PeerFault`](crate::request::PeerFault).
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         self.owner.is_disconnect(self.error())
     }
 
-    /// Whether it is an everyday event, which [`report`](Self::report) does not print: the peer has gone away, has
-    /// sent bytes that cannot be read, or has not completed its handshake. A line above its limit
+    /// Whether the failure is an everyday event, which [`report`](Self::report) does not print: the peer has gone away,
+    /// has sent bytes that cannot be decoded, or has not completed its handshake. A line above its limit
     /// ([`LineTooLong`](crate::request::LineTooLong)) and a time limit ([`TimedOut`](crate::request::TimedOut)) are the
-    /// peer's fault and are printed, except in a handshake: the limit may be too low.
+    /// peer's fault, but are printed (except in a handshake), because the limit may be too low.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let error = self.error();
@@ -112,7 +112,7 @@ impl Failure<'_> {
             || (self.phase == Phase::Wrap && self.owner.is_peers(error))
     }
 
-    /// The side that it comes from, as far as the error tells.
+    /// The side that caused the failure, as far as the error shows.
     #[must_use]
     pub fn fault(&self) -> Fault {
         if self.phase == Phase::Start {
@@ -185,7 +185,7 @@ impl AcceptFailure<'_> {
         self.server
     }
 
-    /// How many times in a row resources have run out, this time included.
+    /// How many times in a row resources have run out, including this time.
     #[must_use]
     pub fn in_a_row(&self) -> u64 {
         self.in_a_row
@@ -197,9 +197,9 @@ impl AcceptFailure<'_> {
         self.pause
     }
 
-    /// Whether it is time for a report: this failure is the first since the loop began, or ten
-    /// seconds have passed since the last one that was due. Each `handle_request` is a loop of its own. False for an error
-    /// that is skipped without a pause: it has cost one client, and is only counted.
+    /// Whether it is time for a report: this failure is the first since the loop began, or ten seconds have passed
+    /// since the last one that was due. Each `handle_request` counts as a new loop. False for an error that is skipped
+    /// without a pause: such an error has cost one client, and is only counted.
     #[must_use]
     pub fn is_first_or_due(&self) -> bool {
         self.is_first_or_due

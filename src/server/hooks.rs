@@ -12,8 +12,8 @@ use crate::mixin::Refused;
 use crate::request::StreamRequest;
 use crate::server_context::ServerContext;
 
-/// The steps of a server's work that may be overridden, with Python's names where Python has them. Each
-/// has a default. Give an implementation to `builder().hooks(..)`.
+/// The steps of a server that a program may override, with Python's names where Python has them. Each step has a
+/// default. Pass an implementation to `builder().hooks(..)`.
 ///
 /// `R` is the type of the requests: [`StreamRequest`] (the default) for TCP and Unix streams,
 /// [`DatagramRequest`](crate::DatagramRequest) for datagrams.
@@ -61,44 +61,44 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Any; `bind` fails with it.
+    /// Any; `bind` then fails with the error.
     fn before_bind(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let _ = socket;
         Ok(())
     }
 
-    /// Runs when the server listens: the moment to give up privileges. [`ready`](Self::ready) is later.
+    /// Runs when the server listens: a good moment to give up privileges. [`ready`](Self::ready) is later.
     fn server_activated(&self, server: &ServerContext) {
         let _ = server;
     }
 
     /// Runs at the beginning of every `serve_forever`, `run`, `run_all` and `serve_in_background` (not of
-    /// `handle_request`), in the thread of the loop and before anything is served: the place to tell a service
-    /// manager. It also runs if an earlier `shutdown` ends that run at once. Under `run`, signals are handled
-    /// by then, so that the service manager may stop the program in order. An observer is told as
+    /// `handle_request`), in the thread of the loop and before anything is served: the place to notify a service
+    /// manager. It also runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled
+    /// then, so the service manager can stop the program in order. An observer gets
     /// [`ServerEvent::Ready`](crate::ServerEvent::Ready).
     fn ready(&self, server: &ServerContext) {
         let _ = server;
     }
 
     /// Runs once, when the server begins to close, in the thread that closes it; under `run`, as soon as a signal has
-    /// come. New clients are still accepted and the grace period has not begun: both wait for this hook. An
-    /// observer is told as [`ServerEvent::Stopping`](crate::ServerEvent::Stopping).
+    /// come. New clients are still accepted and the grace period has not begun: both wait for this hook. An observer
+    /// gets [`ServerEvent::Stopping`](crate::ServerEvent::Stopping).
     ///
-    /// A close is a [`server_close`](crate::Server::server_close), which `run`, `run_all` and
-    /// [`BackgroundServer`](crate::BackgroundServer) call by themselves. A server that is only dropped does not
-    /// call this hook, even after a `shutdown`. A server that is closed before its first run calls `stopping`
-    /// without `ready`.
+    /// A close means [`server_close`](crate::Server::server_close), which `run`, `run_all` and
+    /// [`BackgroundServer`](crate::BackgroundServer) call by themselves. A server that is only dropped does not call
+    /// this hook, even after a `shutdown`. A server that is closed before its first run calls `stopping` without
+    /// `ready`.
     fn stopping(&self, server: &ServerContext) {
         let _ = server;
     }
 
-    /// Says whether a request is to be served. It runs in the loop, before a worker is chosen; nothing is accepted
-    /// meanwhile, so it has to be quick. Default: true.
+    /// Says whether a request is to be served. The hook runs in the loop, before a worker is chosen. Nothing is
+    /// accepted until it returns, so it has to be quick. Default: true.
     ///
-    /// A server that overrides this hook or [`service_actions`](Self::service_actions) accepts in its loop alone, and
-    /// each short connection takes some microseconds longer. No other hook has that cost. The server
-    /// detects the override by itself.
+    /// A server that overrides this hook or [`service_actions`](Self::service_actions) accepts only in its loop, and
+    /// each short connection takes some microseconds longer. No other hook has that cost. The server detects the
+    /// override by itself.
     ///
     /// # Errors
     ///
@@ -109,9 +109,9 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Runs in the worker, before the handler is made, within `Limits::handshake`: the place for a
-    /// TLS handshake, with [`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream). A client
-    /// that stalls here delays no other one, except under `Inline`.
+    /// Runs in the worker, before the handler is made, within `Limits::handshake`: the place for a TLS handshake, with
+    /// [`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream). A client that stalls here delays no other
+    /// client, except under `Inline`.
     ///
     /// # Errors
     ///
@@ -121,27 +121,27 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Reports what failed, in the thread where it failed. Default: [`Failure::report`], which an override may
-    /// call as well: one block on stderr, and nothing for a [quiet](Failure::is_quiet) failure.
+    /// Reports a failure, in the thread where it happened. Default: [`Failure::report`], which prints one block on
+    /// stderr, and nothing for a [quiet](Failure::is_quiet) failure. An override may call `report` as well.
     ///
-    /// It is not called for a peer that was silent for the idle limit, for a request that a drain ended, or for a
+    /// The hook is not called if the peer was silent for the idle limit, if a drain ended the request, or for a
     /// [`Fatal`](crate::Fatal).
     fn handle_error(&self, failure: &Failure<'_>) {
         failure.report();
     }
 
-    /// Runs when `handle_request` has waited for the server's timeout without a request.
+    /// Runs when no request has arrived within the server's timeout for `handle_request`.
     fn handle_timeout(&self) {}
 
-    /// Runs in the loop after every request, and with a `poll_interval` at least that often. An override costs
-    /// as much as one of [`verify_request`](Self::verify_request).
+    /// Runs in the loop after every request, and at least once in every `poll_interval`, if one is set. To override
+    /// this hook costs as much as to override [`verify_request`](Self::verify_request).
     fn service_actions(&self) {
         is_default::<Self>();
     }
 
-    /// Reports that accepting failed, before the server does what follows from it. It runs in the loop, or in a
-    /// worker that [accepts by itself](crate::Builder::workers_accept). Default: [`AcceptFailure::report`], which an
-    /// override may call as well: a line on stderr, at most one every ten seconds.
+    /// Reports that accepting failed, before the server reacts. The hook runs in the loop, or in a worker that [accepts
+    /// by itself](crate::Builder::workers_accept). Default: [`AcceptFailure::report`], which prints a line on stderr,
+    /// at most one every ten seconds. An override may call `report` as well.
     ///
     /// ```
     /// use socketserver::hooks::AcceptFailure;
@@ -160,15 +160,15 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         failure.report();
     }
 
-    /// Tells an operator something in words: that there are fewer descriptors than `Limits::live` needs, for example.
-    /// Default: a line on stderr, with [`Console`].
+    /// Shows a message to the operator, for example that there are fewer descriptors than `Limits::live` needs.
+    /// Default: a line on stderr, through [`Console`].
     fn warning(&self, text: &str) {
         Console::Stderr.tell(&format!("warning: {text}\n"));
     }
 
-    /// Runs for a request that is refused: no worker is free, or its peer has too many. It may write an
-    /// answer ("busy, come again in a minute") before the request is closed. It runs where the request was
-    /// accepted, so no write of it waits: what does not fit into the socket's buffer is lost.
+    /// Runs for a request that is refused because no worker is free or because its peer exceeds a limit. The hook may
+    /// write an answer ("busy, come again in a minute") before the request is closed. It runs in the thread that
+    /// accepted the request, so its writes never wait: output that does not fit into the socket's buffer is lost.
     ///
     /// # Errors
     ///
@@ -179,7 +179,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 }
 
-/// The hooks of a server that was given none.
+/// The hooks of a server without hooks of its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DefaultHooks;
 

@@ -10,8 +10,8 @@
 //!            TypedJob ── verify, make, wrap, handle, close  job.rs: the life of a request
 //! ```
 //!
-//! A request holds the core by a [`ServerPermit`](server_permit::ServerPermit), so that the core outlives
-//! the server while requests run.
+//! Each request holds a [`ServerPermit`](server_permit::ServerPermit), which keeps the core alive while requests run,
+//! even if the server is dropped.
 
 mod accept;
 mod accept_failure;
@@ -73,21 +73,21 @@ use worker_accept::WorkerAcceptor;
 
 /// A server: a transport, a mixin and a handler.
 ///
-/// The transport and the mixin are part of its type, usually by an alias: `ThreadingTcpServer` is
-/// `Server<Tcp, Threading>`. The handler is not, so that a server can be a field of any struct.
+/// The transport and the mixin are part of the type, usually through an alias: `ThreadingTcpServer` is `Server<Tcp,
+/// Threading>`. The handler is not part of the type, so that a server can be a field of any struct.
 ///
-/// All methods take `&self`, so a server can be shared in an `Arc`. Dropping it closes the listener and
-/// waits for nothing; [`server_close`](Self::server_close) waits for requests.
+/// All methods take `&self`, so a server can be shared in an `Arc`. Dropping a server closes its listener and waits for
+/// nothing; [`server_close`](Self::server_close) waits for requests.
 ///
-/// A server may be bound before a `fork` and served in the child, in the parent, or in both: the processes accept
-/// from one listener, and each has its own limits, is stopped separately and closes its own copy. Fork before
-/// the first request, unless the mixin has no threads.
+/// A server may be bound before a `fork` and served in the child, in the parent, or in both: the processes accept from
+/// one listener, but each has its own limits, stops separately and closes its own copy of the listener. Fork before the
+/// first request, unless the mixin has no threads.
 pub struct Server<T: Transport, M: Mixin> {
     core: Arc<Core<T>>,
     mixin: M,
-    /// The longest wait of `handle_request`; `serve_forever` ignores it, as in Python.
+    /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
     timeout: Option<Duration>,
-    /// The longest time between two `service_actions`; with none they run only after requests.
+    /// The longest time between two `service_actions`; with `None` they run only after requests.
     poll_interval: Option<Duration>,
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Core<T: Transport> {
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
     overridden_hooks: OverriddenHooks,
-    /// `stopping` has been called, which is done once.
+    /// The hook `stopping` has been called; it is called only once.
     stop_is_told: AtomicBool,
     observer: Option<Observer>,
     context: Arc<ServerContext>,
@@ -111,9 +111,9 @@ pub(crate) struct Core<T: Transport> {
     backlog: Backlog<T>,
     /// The program has borrowed the listener's descriptor, and may have passed it to another process.
     lent: AtomicBool,
-    /// The drain closes the transport when the requests have ended: they need it until then. The last loop does not.
+    /// The drain, and not the last loop, closes the transport, because requests need the transport until they end.
     closed_late: AtomicBool,
-    /// The mixin is closed by the close that does not wait or by the last loop, by the later of the two.
+    /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
     mixin_closed_late: AtomicBool,
 }
 
@@ -150,12 +150,13 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
     /// Makes a server, binds it and begins to listen. Clients wait in the kernel's accept queue until
     /// `serve_forever`, `run` or `handle_request` is called.
     ///
-    /// - `address`: `"127.0.0.1:9999"`, `("localhost", 9999)`, a path for Unix sockets, or another [`BindAddress`]. Port 0 is
-    ///   any free one; [`server_address`](Self::server_address) tells which.
+    /// - `address`: `"127.0.0.1:9999"`, `("localhost", 9999)`, a path for Unix sockets, or another [`BindAddress`].
+    ///   Port 0 means any free port; [`server_address`](Self::server_address) returns the port that was chosen.
     /// - `handler`: a closure that makes a handler (`|| Echo`), or a function or closure wrapped by
     ///   [`stream_fn`](crate::stream_fn) or [`datagram_fn`](crate::datagram_fn). If the compiler says "type annotations
-    ///   needed" (E0282) at a closure that takes the request, wrap it: `stream_fn(|request| ..)`. If it says "this closure
-    ///   only implements `FnOnce`" (E0525), hand out a clone: `move || Echo { all: Arc::clone(&all) }`.
+    ///   needed" (E0282) at a closure that takes the request, wrap it: `stream_fn(|request| ..)`. If it says "this
+    ///   closure only implements `FnOnce`" (E0525), give each handler a clone: `move || Echo { all: Arc::clone(&all)
+    ///   }`.
     ///
     /// # Errors
     ///
@@ -175,7 +176,8 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
 }
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Binds to the address. Only for a server from [`build_unbound`](Builder::build_unbound); the others are bound.
+    /// Binds to the address. Only for a server from [`build_unbound`](Builder::build_unbound); other servers are
+    /// already bound.
     ///
     /// # Errors
     ///
@@ -187,7 +189,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         bound.inspect_err(|_| core.close_listener())
     }
 
-    /// Begins to listen. Only for a server from [`build_unbound`](Builder::build_unbound); the others listen.
+    /// Begins to listen. Only for a server from [`build_unbound`](Builder::build_unbound); other servers already
+    /// listen.
     ///
     /// # Errors
     ///
@@ -196,7 +199,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let core = &self.core;
         let activated = core.transport.server_activate();
         activated.inspect_err(|_| core.close_listener())?;
-        // The system gives a TCP socket that was not bound its address only when it listens.
+        // A TCP socket that was not bound gets its address from the system only when it begins to listen.
         core.context.set_address(core.transport.server_address());
         core.hooks.server_activated(&core.context);
         Ok(())
@@ -217,18 +220,18 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// ```
     ///
     /// An idle server makes no system call. The listener stays open after the return, and a later run serves the
-    /// clients that have come meanwhile.
+    /// clients that have connected in between.
     ///
     /// # Errors
     ///
     /// If the listener is broken, if a handler has returned a [`Fatal`](crate::Fatal), if the server is closed, or if
-    /// it is serving already. A shutdown is no error.
+    /// it is already serving. A shutdown is not an error.
     pub fn serve_forever(&self) -> Result<()> {
         self.in_a_run(RunKind::Forever, || self.accept_loop())
     }
 
-    /// Serves one request: waits for it, at most for the server's [`timeout`](Builder::timeout), and returns when the
-    /// request has been given to its worker. For programs with a loop of their own.
+    /// Serves one request: waits for a request, at most for the server's [`timeout`](Builder::timeout), and returns
+    /// when the request has been given to a worker. For programs with their own loop.
     ///
     /// A [`shutdown`](Self::shutdown) before or during the wait ends it.
     ///
@@ -265,13 +268,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // A close may have taken the backlog just after the last loop had ended.
         let served = served.and_then(|()| self.serve_backlog());
         self.core.release_backlog();
-        // The error that ended the run comes before the errors that followed from it.
+        // The first error is returned: it ended the run and may have caused the later ones.
         begun.end().and(served)
     }
 
-    /// Stops accepting, and returns when the run has ended. Running requests go on, and the
-    /// listener stays open. Unlike Python's, it can be called before a run, which then returns at once, and by the
-    /// thread that serves, where it does not wait.
+    /// Stops accepting, and returns when the run has ended. Running requests go on, and the listener stays open. Unlike
+    /// Python's `shutdown`, it can be called before a run, which then returns at once, and by the thread that serves,
+    /// where it does not wait.
     pub fn shutdown(&self) {
         let handle = self.shutdown_handle();
         handle.shutdown();
@@ -284,15 +287,15 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.core.context.shutdown_handle()
     }
 
-    /// Where the server listens, with the real port.
+    /// The address at which the server listens, with the real port.
     #[must_use]
     pub fn server_address(&self) -> Address {
         self.core.context.server_address()
     }
 
-    /// The listener's descriptor; none once it is closed. The address stays in use as long as it is kept. After this
-    /// call the listener counts as shared with other processes: a close leaves clients in the accept queue to
-    /// them.
+    /// The listener's descriptor; `None` after the listener is closed. The address stays in use as long as the caller
+    /// keeps the descriptor. After this call the listener counts as shared with other processes: a close leaves the
+    /// clients in the accept queue to those processes.
     #[must_use]
     pub fn fileno(&self) -> Option<Arc<OwnedFd>> {
         self.core.lent.store(true, Ordering::SeqCst);
