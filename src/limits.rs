@@ -133,64 +133,66 @@ impl Default for Limits {
     }
 }
 
+/// One setter for each field, named as its field, which explains it.
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident: $limit:ty;)*) => {
-        /// One setter for each limit, named as its field, which explains it.
-        impl Limits {
+    ($owner:ident: $($(#[$attribute:meta])* $name:ident($value:ident: $type:ty);)*) => {
+        impl $owner {
             $(
-                $(#[$doc])*
+                $(#[$attribute])*
                 #[must_use]
-                pub fn $name(mut self, limit: $limit) -> Self {
-                    self.$name = limit.into();
+                pub fn $name(mut self, $value: $type) -> Self {
+                    self.$name = $value.into();
                     self
                 }
             )*
         }
     };
 }
+pub(crate) use setters;
 
 setters! {
+    Limits:
     /// Sets [`live`](field@Self::live), in requests. Default 10,000. Zero counts as one; `usize::MAX` is no limit.
-    live: usize;
+    live(limit: usize);
     /// Sets [`per_peer`](field@Self::per_peer), in requests. Default 10,000. Zero counts as one; `live` or more is no
     /// limit.
-    per_peer: usize;
+    per_peer(limit: usize);
     /// Sets [`accept_rate`](field@Self::accept_rate). Default and no limit: `None`.
-    accept_rate: impl Into<Option<Rate>>;
+    accept_rate(limit: impl Into<Option<Rate>>);
     /// Sets [`peer_rate`](field@Self::peer_rate). Default and no limit: `None`.
-    peer_rate: impl Into<Option<Rate>>;
+    peer_rate(limit: impl Into<Option<Rate>>);
     /// Sets [`line_bytes`](field@Self::line_bytes), in bytes. Default 65,536. Zero allows only empty lines;
     /// `usize::MAX` is no limit.
-    line_bytes: usize;
+    line_bytes(limit: usize);
     /// Sets [`outbox_bytes`](field@Self::outbox_bytes), in bytes. Default 65,536. With zero every send fails;
     /// `usize::MAX` is no limit.
-    outbox_bytes: usize;
+    outbox_bytes(limit: usize);
     /// Sets [`idle`](field@Self::idle). Default 60 s. With zero a read that would wait fails; `Duration::MAX` is no
     /// limit.
-    idle: Duration;
+    idle(limit: Duration);
     /// Sets [`read`](field@Self::read). Default 60 s. With zero a read that would wait fails; `Duration::MAX` is no
     /// limit.
-    read: Duration;
+    read(limit: Duration);
     /// Sets [`write`](field@Self::write). Default 60 s. With zero a write that would wait fails; `Duration::MAX` is no
     /// limit.
-    write: Duration;
+    write(limit: Duration);
     /// Sets [`request`](field@Self::request). Default and no limit: `None`; `Duration::MAX` is no limit either. With
     /// zero no read or write waits.
-    request: impl Into<Option<Duration>>;
+    request(limit: impl Into<Option<Duration>>);
     /// Sets [`handshake`](field@Self::handshake). Default 10 s. With zero no handshake may wait; `Duration::MAX` is no
     /// limit.
-    handshake: Duration;
+    handshake(limit: Duration);
     /// Sets [`linger`](field@Self::linger). Default 2 s. Zero closes at once; `Duration::MAX` is no limit.
-    linger: Duration;
+    linger(limit: Duration);
     /// Sets [`linger_bytes`](field@Self::linger_bytes), in bytes. Default 16 MiB. Zero closes at once; `usize::MAX` is
     /// no limit.
-    linger_bytes: usize;
+    linger_bytes(limit: usize);
     /// Sets [`drain`](field@Self::drain). Default 10 s. Zero forces running requests at once; `Duration::MAX` waits for
     /// them without limit.
-    drain: Duration;
+    drain(limit: Duration);
     /// Sets [`first_read`](field@Self::first_read). Default 1 s. Zero waits for no first bytes; half of `drain` is the
     /// most.
-    first_read: Duration;
+    first_read(limit: Duration);
 }
 
 impl Limits {

@@ -113,11 +113,6 @@ impl Entry {
         }
     }
 
-    /// `Limits::idle` as it was when the request entered.
-    pub(super) fn idle_limit(&self) -> Duration {
-        self.idle
-    }
-
     /// The peer, as `get_request` gave it.
     pub(crate) fn client_address(&self) -> &Address {
         &self.peer

@@ -60,7 +60,7 @@ impl LiveList {
         }
         // Shorter limits are kept by the waits themselves.
         let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
-        let shortest = slots.live().map(|entry| entry.idle_limit()).filter(is_reaped).min();
+        let shortest = slots.live().map(|entry| entry.idle).filter(is_reaped).min();
         let Some(shortest) = shortest else {
             leave();
             return None;

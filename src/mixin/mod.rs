@@ -309,10 +309,8 @@ impl Job {
     }
 
     /// Only closes this process's copy of the connection: for a parent whose child serves the request.
-    pub fn release(mut self) {
-        if let Some(work) = self.work.take() {
-            work.release();
-        }
+    pub fn release(self) {
+        drop(self);
     }
 
     /// The server, for a worker that has run this request and accepts the next one itself. None if workers of this

@@ -72,7 +72,8 @@ pub(super) struct BoundedIo {
 
 impl BoundedIo {
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
-        let idle_bounded_by = if connection.is_socket() && ticket.has_reaper() {
+        let has_reaper = || ticket.server().reaps_idle(ticket.limits().idle);
+        let idle_bounded_by = if connection.is_socket() && has_reaper() {
             BoundedBy::Reaper
         } else {
             BoundedBy::Timeout

@@ -133,7 +133,7 @@ impl BoundedIo {
         let status = self.connection.raw_status();
         // A peer that has ended its output sends nothing more. A connection that this side has ended is not waited
         // for.
-        let saw_end = self.saw_end || status.is_some_and(|status| status.has_ended());
+        let saw_end = self.saw_end || status.is_some_and(|status| status.ended.is_set());
         if saw_end || self.ticket.entry().cut().is_some() {
             return false;
         }

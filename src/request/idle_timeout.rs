@@ -26,7 +26,8 @@ impl BoundedIo {
         timeout: RecvTimeout,
         idle: Duration,
     ) -> io::Result<usize> {
-        if self.others_may_send() {
+        // Bytes may move that this worker does not send: by an outbox, or by a copy of the descriptor.
+        if self.outbox.is_some() || self.ticket.entry().is_lent() {
             return self.receive_while_it_moves(buf, idle, idle);
         }
         match self.receive_within(buf, timeout) {
@@ -77,12 +78,6 @@ impl BoundedIo {
     /// The timeout has passed, and the reaper has not ended the wait.
     fn has_waited_in_vain(&self, error: &io::Error) -> bool {
         is_no_more_for_now(error) && !self.ticket.entry().is_silent()
-    }
-
-    /// Whether bytes may move that this worker does not send: by an outbox, or by a copy of the descriptor. Such a
-    /// wait looks for progress from its beginning.
-    fn others_may_send(&self) -> bool {
-        self.outbox.is_some() || self.ticket.entry().is_lent()
     }
 
     /// The progress so far, to compare with later.

@@ -140,11 +140,6 @@ impl Ticket {
     fn stop(&self) -> io::Error {
         stop(&self.registration.entry)
     }
-
-    /// Whether the reaper ends this request's waits when `Limits::idle` is over.
-    fn has_reaper(&self) -> bool {
-        self.context.reaps_idle(self.limits().idle)
-    }
 }
 
 /// Like `Ticket::is_to_end`, for the raw stream below a wrapper, which has no ticket.

@@ -17,12 +17,13 @@ pub(super) struct OutboxQueue {
     /// `Limits::outbox_bytes`: the most of others' messages that may wait.
     pub(super) capacity: usize,
     /// Fixed when the outbox is made, by the role of the process.
-    writer: Writer,
+    pub(super) writer: Writer,
     /// Never locked across a wait.
     pub(super) state: Mutex<OutboxState>,
 }
 
 /// The queue itself, and how far its connection is.
+#[derive(Default)]
 pub(super) struct OutboxState {
     /// The connection, until its request ends: an outbox that is kept longer does not keep it open.
     pub(super) fd: Option<Arc<OwnedFd>>,
@@ -65,8 +66,9 @@ pub(super) enum Writer {
 /// | `Open` | `Ending` | the handler has returned |
 /// | `Ending` | `Closed` | what is due has been sent, or was given up |
 /// | any but `Wrapped` | `Closed` | [`Outbox::close`](crate::Outbox::close), or the connection has failed |
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum OutboxPhase {
+    #[default]
     Open,
     /// It takes no more messages, and sends what is due.
     Wrapping,
@@ -137,18 +139,7 @@ impl OutboxQueue {
         writer: Writer,
     ) -> Self {
         // Nothing is due, and no list has it.
-        let state = OutboxState {
-            fd: Some(fd),
-            bytes: Vec::new(),
-            start: 0,
-            due_total: 0,
-            sent_total: 0,
-            own_bytes: 0,
-            own_mark: 0,
-            given_up: None,
-            listed: false,
-            phase: OutboxPhase::Open,
-        };
+        let state = OutboxState { fd: Some(fd), ..OutboxState::default() };
         Self { entry, capacity, writer, state: Mutex::new(state) }
     }
 
@@ -202,11 +193,6 @@ impl OutboxQueue {
         let mut state = self.state.lock();
         state.listed = false;
         self.send_due_of(&mut state);
-    }
-
-    /// The party that sends what nobody waits for.
-    pub(super) fn writer(&self) -> Writer {
-        self.writer
     }
 
     /// Marks this outbox as listed, if something is due and no list has it. True: the caller has to put it on one.

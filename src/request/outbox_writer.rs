@@ -109,7 +109,7 @@ const KEEP: Duration = Duration::from_secs(5);
 fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     // A process that must start no thread sends by itself, and what does not fit waits for the next message.
     outboxes.retain(|outbox| {
-        let has_thread = outbox.writer() == Writer::Thread;
+        let has_thread = outbox.writer == Writer::Thread;
         if !has_thread {
             outbox.send_unlisted();
         }

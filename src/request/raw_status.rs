@@ -53,7 +53,7 @@ pub(super) struct RawStatus {
     /// The wrapper has been given something of the peer's.
     heard: Flag,
     /// The peer has ended its output.
-    ended: Flag,
+    pub(super) ended: Flag,
     /// The connection is lost.
     lost: Flag,
     /// The present call has been ended by a limit.
@@ -65,7 +65,7 @@ pub(super) struct RawStatus {
     /// A write of the request has waited in vain, and the wrapper has kept that to itself.
     concealed: Flag,
     /// The raw stream has been dropped.
-    dropped: Flag,
+    pub(super) dropped: Flag,
 }
 
 /// How far a wrapper is.
@@ -84,14 +84,14 @@ enum WrapPhase {
 /// A note of one thread for itself or for the thread after it. Relaxed: a wrapper that moves the raw stream to another
 /// thread orders the accesses by what it moves it with.
 #[derive(Default)]
-struct Flag(AtomicBool);
+pub(super) struct Flag(AtomicBool);
 
 impl Flag {
-    fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn set(&self) {
+    pub(super) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -234,11 +234,6 @@ impl RawStatus {
         !self.dropped.is_set()
     }
 
-    /// Whether the raw stream has met the end of the peer's output.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.is_set()
-    }
-
     /// Whether the wrapper has left something of what the request had read ahead.
     pub(super) fn has_ahead(&self) -> bool {
         self.ahead.load(Ordering::Relaxed) > 0
@@ -281,11 +276,6 @@ impl RawStatus {
     pub(super) fn read_ahead(&self, left: usize) {
         self.heard.set();
         self.ahead.store(left, Ordering::Relaxed);
-    }
-
-    /// A receive has met the end of the peer's output.
-    pub(super) fn peer_has_ended(&self) {
-        self.ended.set();
     }
 
     /// A connection that was cut off from this side sends nothing more but the wrapper's farewell.
@@ -331,10 +321,5 @@ impl RawStatus {
     pub(super) fn stop(&self) -> io::Error {
         self.stopped.set();
         stop(&self.entry)
-    }
-
-    /// The wrapper has let go of the connection.
-    pub(super) fn raw_dropped(&self) {
-        self.dropped.set();
     }
 }

@@ -126,7 +126,7 @@ impl RawStream {
         match self.status.entry.cut() {
             // Nobody on this side has ended the input.
             None => {
-                self.status.peer_has_ended();
+                self.status.ended.set();
                 Ok(0)
             }
             Some(Cut::Silent) => Err(self.status.time_out()),
@@ -288,7 +288,7 @@ impl Stream for RawStream {
 impl Drop for RawStream {
     fn drop(&mut self) {
         if !matches!(self.below, Below::Wrapper(_)) {
-            self.status.raw_dropped();
+            self.status.dropped.set();
         }
     }
 }

@@ -61,7 +61,9 @@ impl BoundedIo {
         ahead: Chunk,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
-        let deadline = self.handshake_deadline();
+        // The deadline of the whole request, or of a handshake that begins now, whichever is earlier.
+        let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
+        let deadline = Deadline::earlier(self.deadline(), own);
         let until = deadline.map(|deadline| deadline.at);
         let Some((raw, status)) = RawStream::take(&mut self.connection, ahead, &self.ticket, until)
         else {
@@ -83,12 +85,6 @@ impl BoundedIo {
                 })
             }
         }
-    }
-
-    /// The deadline of the whole request, or of a handshake that begins now, whichever is earlier.
-    fn handshake_deadline(&self) -> Option<Deadline> {
-        let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
-        Deadline::earlier(self.deadline(), own)
     }
 
     /// Ends a connection that is wrapped, or whose wrapper failed: the wrapper's farewell, then the end of the output.

@@ -17,17 +17,12 @@ pub struct Incoming<'a> {
     ticket: &'a Ticket,
     connection: Option<BorrowedFd<'a>>,
     /// Goes to the request if it is served.
-    extension: RefCell<Extension>,
+    pub(super) extension: RefCell<Extension>,
 }
 
 impl<'a> Incoming<'a> {
     pub(super) fn new(ticket: &'a Ticket, connection: Option<BorrowedFd<'a>>) -> Self {
         Self { ticket, connection, extension: RefCell::default() }
-    }
-
-    /// The value that the hook has left for the handler.
-    pub(super) fn into_extension(self) -> Extension {
-        self.extension.into_inner()
     }
 
     /// The address of its sender.

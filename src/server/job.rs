@@ -105,7 +105,7 @@ impl<T: Transport> TypedJob<T> {
             let incoming = Incoming::new(&self.ticket, connection);
             let verify = || core.hooks.verify_request(&incoming);
             let asked = core.overridden_hooks.call(LoopHook::VerifyRequest, verify);
-            self.ticket.extension = incoming.into_extension();
+            self.ticket.extension = incoming.extension.into_inner();
             asked
         });
         match asked {

@@ -38,7 +38,7 @@ pub(super) struct SocketFile {
     /// Device and inode: a file at the path with another identity is another server's.
     identity: (u64, u64),
     /// The process that has made it.
-    owner: OwnerProcess,
+    pub(super) owner: OwnerProcess,
 }
 
 impl SocketFile {
@@ -75,11 +75,6 @@ impl SocketFile {
         let found = fs::symlink_metadata(entry.file())?;
         let identity = (found.dev(), found.ino());
         Ok((Some(Self { entry, identity, owner: OwnerProcess::this_process() }), whole))
-    }
-
-    /// Whether this process has made it, and not the one that has forked this one.
-    pub(super) fn is_this_processes(&self) -> bool {
-        self.owner.is_this_process()
     }
 
     /// Removes the file, if it is still ours.

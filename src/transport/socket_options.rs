@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::limits::setters;
+
 /// The options of a server's socket. Each option names the transports that use it; the others ignore it.
 ///
 /// ```
@@ -83,92 +85,39 @@ impl Default for SocketOptions {
     }
 }
 
-impl SocketOptions {
+setters! {
+    SocketOptions:
     /// Sets [`allow_reuse_address`](Self#structfield.allow_reuse_address).
-    #[must_use]
     #[doc(alias = "SO_REUSEADDR")]
-    pub fn allow_reuse_address(mut self, allow: bool) -> Self {
-        self.allow_reuse_address = allow;
-        self
-    }
-
+    allow_reuse_address(allow: bool);
     /// Sets [`allow_reuse_port`](Self#structfield.allow_reuse_port).
-    #[must_use]
     #[doc(alias = "SO_REUSEPORT")]
-    pub fn allow_reuse_port(mut self, allow: bool) -> Self {
-        self.allow_reuse_port = allow;
-        self
-    }
-
+    allow_reuse_port(allow: bool);
     /// Sets [`request_queue_size`](Self#structfield.request_queue_size).
-    #[must_use]
     #[doc(alias("backlog", "listen"))]
-    pub fn request_queue_size(mut self, connections: i32) -> Self {
-        self.request_queue_size = connections;
-        self
-    }
-
+    request_queue_size(connections: i32);
     /// Sets [`only_v6`](Self#structfield.only_v6).
-    #[must_use]
     #[doc(alias = "IPV6_V6ONLY")]
-    pub fn only_v6(mut self, only: bool) -> Self {
-        self.only_v6 = Some(only);
-        self
-    }
-
+    only_v6(only: bool);
     /// Sets [`keepalive`](Self#structfield.keepalive).
-    #[must_use]
     #[doc(alias = "SO_KEEPALIVE")]
-    pub fn keepalive(mut self, silence: Duration) -> Self {
-        self.keepalive = Some(silence);
-        self
-    }
-
+    keepalive(silence: Duration);
     /// Sets [`recv_buffer_bytes`](Self#structfield.recv_buffer_bytes).
-    #[must_use]
     #[doc(alias = "SO_RCVBUF")]
-    pub fn recv_buffer_bytes(mut self, bytes: usize) -> Self {
-        self.recv_buffer_bytes = Some(bytes);
-        self
-    }
-
+    recv_buffer_bytes(bytes: usize);
     /// Sets [`send_buffer_bytes`](Self#structfield.send_buffer_bytes).
-    #[must_use]
     #[doc(alias = "SO_SNDBUF")]
-    pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
-        self.send_buffer_bytes = Some(bytes);
-        self
-    }
-
+    send_buffer_bytes(bytes: usize);
     /// Sets [`max_packet_size`](Self#structfield.max_packet_size).
-    #[must_use]
-    pub fn max_packet_size(mut self, bytes: usize) -> Self {
-        self.max_packet_size = bytes;
-        self
-    }
-
+    max_packet_size(bytes: usize);
     /// Sets [`unix_mode`](Self#structfield.unix_mode).
-    #[must_use]
     #[doc(alias = "chmod")]
-    pub fn unix_mode(mut self, mode: u32) -> Self {
-        self.unix_mode = Some(mode);
-        self
-    }
-
+    unix_mode(mode: u32);
     /// Sets [`replace_stale`](Self#structfield.replace_stale).
-    #[must_use]
-    pub fn replace_stale(mut self, replace: bool) -> Self {
-        self.replace_stale = replace;
-        self
-    }
-
+    replace_stale(replace: bool);
     /// Sets [`unlink_on_close`](Self#structfield.unlink_on_close).
-    #[must_use]
     #[doc(alias = "unlink")]
-    pub fn unlink_on_close(mut self, unlink: bool) -> Self {
-        self.unlink_on_close = unlink;
-        self
-    }
+    unlink_on_close(unlink: bool);
 }
 
 /// Sets the buffer sizes: before `listen`, or accepted connections do not get them.

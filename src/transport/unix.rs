@@ -114,7 +114,7 @@ impl UnixName {
     fn server_close(&self, close_socket: impl FnOnce()) {
         let file = self.file.lock().take();
         let (ours, shared) = match file {
-            Some(file) if file.is_this_processes() => (Some(file), None),
+            Some(file) if file.owner.is_this_process() => (Some(file), None),
             other => (None, other),
         };
         if let Some(file) = ours {

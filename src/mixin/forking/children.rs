@@ -52,13 +52,6 @@ struct Child {
     watched: Option<Watched>,
 }
 
-impl Child {
-    /// Whether the watch names it when it ends.
-    fn is_watched_by_descriptor(&self) -> bool {
-        matches!(self.watched, Some(Watched::ByDescriptor(_)))
-    }
-}
-
 impl std::fmt::Debug for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Child").field("pid", &self.pid).finish_non_exhaustive()
@@ -178,8 +171,9 @@ impl Children {
     pub(super) fn collect(&self) {
         let Some(reports) = self.reports.get() else { return };
         let is_any = |by_descriptor| {
-            let is_it = |child: &Child| child.is_watched_by_descriptor() == by_descriptor;
-            self.table.lock().iter().any(is_it)
+            let is_watched =
+                |child: &Child| matches!(child.watched, Some(Watched::ByDescriptor(_)));
+            self.table.lock().iter().any(|child| is_watched(child) == by_descriptor)
         };
         // Without a watched child the set has nothing to tell, and the call is spared.
         let asks_watch = is_any(true) || reports.exits.watches_by_signal();
