@@ -63,11 +63,14 @@ pub struct PeerFault {
     kind: FaultKind,
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum FaultKind {
-    Gone(io::Error),
+    #[error("{0}")]
+    Gone(#[source] io::Error),
+    #[error("the peer ended the connection in the middle of a message")]
     EndedEarly,
-    Garbled(Box<dyn StdError + Send + Sync>),
+    #[error("the peer sent what cannot be read: {0}")]
+    Garbled(#[source] Box<dyn StdError + Send + Sync>),
 }
 
 impl PeerFault {
@@ -118,23 +121,13 @@ impl Owned for PeerFault {
 
 impl fmt::Display for PeerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            FaultKind::Gone(error) => error.fmt(f),
-            FaultKind::EndedEarly => {
-                f.write_str("the peer ended the connection in the middle of a message")
-            }
-            FaultKind::Garbled(error) => write!(f, "the peer sent what cannot be read: {error}"),
-        }
+        self.kind.fmt(f)
     }
 }
 
 impl StdError for PeerFault {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.kind {
-            FaultKind::Gone(error) => Some(error),
-            FaultKind::EndedEarly => None,
-            FaultKind::Garbled(error) => Some(&**error),
-        }
+        self.kind.source()
     }
 }
 

@@ -347,31 +347,24 @@ impl fmt::Debug for Job {
 }
 
 /// Why a mixin does not run a request.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
     /// The maximum number of requests is already running. Python has no such limit. The `overflow` hook may answer.
+    #[error("the server is busy")]
     Busy,
     /// The peer already has as many live requests as `Limits::per_peer` allows.
+    #[error("this client has too many requests at once")]
     TooManyFromPeer,
     /// The peer sends requests faster than `Limits::peer_rate` allows.
+    #[error("this client comes too often")]
     TooFastFromPeer,
     /// The server is closing.
+    #[error("the server is closing")]
     Closing,
     /// No worker could be started for the request. `handle_error` gets this error.
+    #[error("no worker could be started: {0}")]
     CannotStart(std::io::Error),
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Busy => f.write_str("the server is busy"),
-            Self::TooManyFromPeer => f.write_str("this client has too many requests at once"),
-            Self::TooFastFromPeer => f.write_str("this client comes too often"),
-            Self::Closing => f.write_str("the server is closing"),
-            Self::CannotStart(error) => write!(f, "no worker could be started: {error}"),
-        }
-    }
 }
 
 /// Runs each request in the loop itself, one after the other: Python's plain `TCPServer`.

@@ -1,7 +1,7 @@
 //! A fixed number of threads, first come first served.
 
 use super::thread_group::ThreadOptions;
-use super::threaded::{Workers, thread_setters};
+use super::threaded::{Workers, worker_setters};
 use super::worker_queue::{QueueSettings, Size};
 use super::{Mixin, WhenFull, pass_on};
 use crate::gate::Gate;
@@ -59,28 +59,13 @@ impl Pool {
         self
     }
 
-    /// Whether requests wait or are refused when the queue is full. Default: they wait, in the kernel's queue.
-    #[must_use]
-    pub fn when_full(mut self, when_full: WhenFull) -> Self {
-        self.workers.settings.when_full = when_full;
-        self
-    }
-
-    /// Python's `block_on_close`: whether `server_close` waits until the queue is empty and the
-    /// workers have ended. Default: true.
-    #[must_use]
-    pub fn block_on_close(mut self, block: bool) -> Self {
-        self.workers.block_on_close = block;
-        self
-    }
-
     /// How many requests it serves at once.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.count
     }
 
-    thread_setters!();
+    worker_setters!();
 }
 
 /// As many workers as the machine has processors, and at least four, because workers wait for

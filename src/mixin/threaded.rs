@@ -110,8 +110,24 @@ impl Drop for Workers {
 }
 
 /// The setters that every mixin with threads has.
-macro_rules! thread_setters {
+macro_rules! worker_setters {
     () => {
+        /// Whether requests wait, in the kernel's queue, or are refused when there is no room for more. Default: they
+        /// wait.
+        #[must_use]
+        pub fn when_full(mut self, when_full: crate::mixin::WhenFull) -> Self {
+            self.workers.settings.when_full = when_full;
+            self
+        }
+
+        /// Python's `block_on_close`: whether `server_close` waits until no request is queued or running and the
+        /// workers have ended. Default: true.
+        #[must_use]
+        pub fn block_on_close(mut self, block: bool) -> Self {
+            self.workers.block_on_close = block;
+            self
+        }
+
         /// The beginning of the threads' names; a number follows. Default: the handler's type name.
         /// Linux shows the first 15 bytes.
         #[must_use]
@@ -148,4 +164,4 @@ macro_rules! thread_setters {
         }
     };
 }
-pub(super) use thread_setters;
+pub(super) use worker_setters;

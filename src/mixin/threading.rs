@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::thread_group::ThreadOptions;
-use super::threaded::{Workers, thread_setters};
+use super::threaded::{Workers, worker_setters};
 use super::worker_queue::{QueueSettings, Size};
 use super::{Mixin, pass_on};
 use crate::gate::Gate;
@@ -78,13 +78,6 @@ impl Threading {
         self
     }
 
-    /// Whether requests wait or are refused at the maximum. Default: they wait.
-    #[must_use]
-    pub fn when_full(mut self, when_full: WhenFull) -> Self {
-        self.workers.settings.when_full = when_full;
-        self
-    }
-
     /// How long a thread is kept for its next request; the last one without a request stays. Default: 5 s.
     /// Zero: each request has a new one.
     #[must_use]
@@ -92,13 +85,6 @@ impl Threading {
         if let Size::Growing { keep, .. } = &mut self.workers.settings.size {
             *keep = time;
         }
-        self
-    }
-
-    /// Python's `block_on_close`: whether `server_close` waits for running requests. Default: true.
-    #[must_use]
-    pub fn block_on_close(mut self, block: bool) -> Self {
-        self.workers.block_on_close = block;
         self
     }
 
@@ -110,7 +96,7 @@ impl Threading {
         self
     }
 
-    thread_setters!();
+    worker_setters!();
 }
 
 impl Mixin for Threading {

@@ -14,6 +14,7 @@ use crate::mixin::{Job, Mixin};
 use crate::sys;
 use crate::transport::Transport;
 use crate::wait::{self, FlushPromise, Interest, Waiting};
+use crate::write_stall::earlier;
 
 /// The result of [`handle_request`](Server::handle_request). Python's returns nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -244,12 +245,5 @@ pub(super) fn verify<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
             job.reject();
             None
         }
-    }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }

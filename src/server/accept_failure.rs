@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::accept::{AcceptOutcome, Attempt};
-use super::catch_panic::catch_panic;
+use super::catch_panic::run_catching;
 use super::failure::AcceptFailure;
 use super::{Core, Server};
 use crate::error::{Error, Result};
@@ -84,10 +84,7 @@ impl<T: Transport> Core<T> {
         self.tell(&ServerEvent::AcceptFailed { error });
         let server = &self.context;
         let failure = AcceptFailure { error, action, server, in_a_row, pause, is_first_or_due };
-        drop(catch_panic(|| {
-            self.hooks.accept_error(&failure);
-            Ok(())
-        }));
+        run_catching(|| self.hooks.accept_error(&failure));
     }
 }
 

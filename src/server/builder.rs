@@ -49,6 +49,11 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// ```
 pub struct Builder<T: Transport, M> {
     mixin: M,
+    settings: Settings<T>,
+}
+
+/// All settings but the mixin, whose type may change.
+struct Settings<T: Transport> {
     hooks: Box<dyn ServerHooks<T::Request>>,
     overridden_hooks: OverriddenHooks,
     workers_accept: bool,
@@ -65,8 +70,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     pub fn new(mixin: M) -> Self {
         // Before there is an event or a socket that could take their numbers.
         sys::fill_standard_descriptors();
-        Self {
-            mixin,
+        let settings = Settings {
             hooks: Box::new(DefaultHooks),
             overridden_hooks: OverriddenHooks::of::<DefaultHooks>(),
             workers_accept: true,
@@ -75,33 +79,22 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             timeout: None,
             poll_interval: None,
             options: SocketOptions::default(),
-        }
+        };
+        Self { mixin, settings }
     }
 
     /// Sets where requests run. The type of the mixin may differ from the alias, for example a `Box<dyn Mixin>` chosen
     /// by a command-line option.
     #[must_use]
     pub fn mixin<N: Mixin>(self, mixin: N) -> Builder<T, N> {
-        let Self { hooks, overridden_hooks, workers_accept, observer, .. } = self;
-        let Self { limits, timeout, poll_interval, options, .. } = self;
-        Builder {
-            mixin,
-            hooks,
-            overridden_hooks,
-            workers_accept,
-            observer,
-            limits,
-            timeout,
-            poll_interval,
-            options,
-        }
+        Builder { mixin, settings: self.settings }
     }
 
     /// Overrides steps of the server: see [`ServerHooks`]. Default: none.
     #[must_use]
     pub fn hooks<H: ServerHooks<T::Request>>(mut self, hooks: H) -> Self {
-        self.hooks = Box::new(hooks);
-        self.overridden_hooks = OverriddenHooks::of::<H>();
+        self.settings.hooks = Box::new(hooks);
+        self.settings.overridden_hooks = OverriddenHooks::of::<H>();
         self
     }
 
@@ -113,7 +106,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// different order no client is lost, but some are accepted later.
     #[must_use]
     pub fn workers_accept(mut self, allow: bool) -> Self {
-        self.workers_accept = allow;
+        self.settings.workers_accept = allow;
         self
     }
 
@@ -142,14 +135,14 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// ```
     #[must_use]
     pub fn observer(mut self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Box::new(observer));
+        self.settings.observer = Some(Box::new(observer));
         self
     }
 
     /// Sets the limits. Default: [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.settings.limits = limits;
         self
     }
 
@@ -157,7 +150,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// timeout. `serve_forever` ignores it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
+        self.settings.timeout = Some(timeout);
         self
     }
 
@@ -167,7 +160,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         // With zero, Python uses a whole processor.
-        self.poll_interval = Some(interval.max(Duration::from_millis(1)));
+        self.settings.poll_interval = Some(interval.max(Duration::from_millis(1)));
         self
     }
 
@@ -175,7 +168,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// [`SocketOptions`] has a setter for each.
     #[must_use]
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
-        self.options = options;
+        self.settings.options = options;
         self
     }
 
@@ -200,14 +193,15 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         transport: T,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        let Self { mixin, hooks, overridden_hooks, workers_accept, observer, .. } = self;
-        let Self { limits, timeout, poll_interval, .. } = self;
+        let Self { mixin, settings } = self;
+        let Settings { hooks, overridden_hooks, observer, limits, timeout, .. } = settings;
         mixin.check()?;
         let address = transport.server_address();
         let role = if mixin.forks() { Role::Parent } else { Role::Alone };
         let context = ServerContext::new(address.clone(), limits, role, mixin.block_on_close())
             .map_err(|error| Error::io("make the events of", address, error))?;
-        let worker_acceptor = WorkerAcceptor::new(mixin.workers_accept() && workers_accept);
+        let worker_acceptor =
+            WorkerAcceptor::new(mixin.workers_accept() && settings.workers_accept);
         let core = Arc::new(Core {
             transport,
             handler_name: handler.handler_name(),
@@ -225,7 +219,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         });
         fork::register(&core);
         console::prepare();
-        Ok(Server { core, mixin, timeout, poll_interval })
+        Ok(Server { core, mixin, timeout, poll_interval: settings.poll_interval })
     }
 }
 
@@ -242,7 +236,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         sys::fill_standard_descriptors();
-        let transport = T::unbound(&address.into(), &self.options)?;
+        let transport = T::unbound(&address.into(), &self.settings.options)?;
         self.with_transport(transport, handler)
     }
 
@@ -259,7 +253,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         sys::fill_standard_descriptors();
-        let transport = T::unbound(&address.into(), &self.options)?;
+        let transport = T::unbound(&address.into(), &self.settings.options)?;
         self.make(transport, handler)
     }
 
@@ -275,7 +269,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         fd: impl Into<OwnedFd>,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        let transport = T::from_fd(fd.into(), &self.options)?;
+        let transport = T::from_fd(fd.into(), &self.settings.options)?;
         let server = self.make(transport, handler)?;
         server.core.context.set_address(server.core.transport.server_address());
         server.server_activate()?;
@@ -287,8 +281,8 @@ impl<T: Transport, M: fmt::Debug> fmt::Debug for Builder<T, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("mixin", &self.mixin)
-            .field("limits", &self.limits)
-            .field("options", &self.options)
+            .field("limits", &self.settings.limits)
+            .field("options", &self.settings.options)
             .finish_non_exhaustive()
     }
 }

@@ -24,6 +24,14 @@ pub(super) fn catch_panic<R>(
     }
 }
 
+/// Runs code of the program that has no result. A panic in it ends nothing else.
+pub(super) fn run_catching(run: impl FnOnce()) {
+    drop(catch_panic(|| {
+        run();
+        Ok(())
+    }));
+}
+
 /// Drops a value of the program: its drop is code of the program.
 pub(super) fn drop_catching<V>(value: V) -> HandlerResult {
     catch_panic(|| {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
-use super::catch_panic::{catch_panic, drop_catching};
+use super::catch_panic::{catch_panic, drop_catching, run_catching};
 use super::close_reason::{ended_from_here, may_be_early, reason_of};
 use super::error_owner::ErrorOwner;
 use super::failure::{Failure, Phase};
@@ -188,12 +188,11 @@ impl<T: Transport> Work for TypedJob<T> {
             let error = Error::io("start a worker for", peer, error);
             handle_error(&open.core, &open.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
-            drop(catch_panic(|| {
+            run_catching(|| {
                 // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
                 request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
                 drop(open.core.hooks.overflow(request, &why));
-                Ok(())
-            }));
+            });
         }
         open.end_request(&mut request, CloseReason::Refused);
     }
@@ -227,10 +226,7 @@ impl<T: Transport> Core<T> {
         if self.context.role().is_child() {
             return;
         }
-        drop(catch_panic(|| {
-            observer(event);
-            Ok(())
-        }));
+        run_catching(|| observer(event));
     }
 
     /// Counts the end of a request that was served. In a forked child nothing reads the counts, and the parent counts.
@@ -353,15 +349,14 @@ impl<T: Transport> OpenRequest<T> {
 
     /// `shutdown_request` and `close_request`; tells the observer, and only then gives back the permit.
     fn end_request(self, request: &mut Option<T::Request>, reason: CloseReason) {
-        drop(catch_panic(|| {
+        run_catching(|| {
             if let Some(mut request) = request.take() {
                 if may_be_early(reason) {
                     request.expect_more_input();
                 }
                 self.core.transport.end_request(request);
             }
-            Ok(())
-        }));
+        });
         self.core.tell_of_end(&self.entry, reason);
         if self.core.context.role().is_child() {
             // The parent counts. To give the permit back here would write to a page that is shared with the parent, and
@@ -392,8 +387,5 @@ fn run_handler<R>(
 fn handle_error<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
     let (owner, client_address) = (ErrorOwner::of(entry), entry.client_address());
     let failure = Failure { phase, error, owner, client_address, handler: core.handler_name };
-    drop(catch_panic(|| {
-        core.hooks.handle_error(&failure);
-        Ok(())
-    }));
+    run_catching(|| core.hooks.handle_error(&failure));
 }

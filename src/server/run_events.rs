@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::catch_panic::catch_panic;
+use super::catch_panic::run_catching;
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::transport::Transport;
@@ -21,10 +21,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
-        drop(catch_panic(|| {
-            self.hooks.stopping(&self.context);
-            Ok(())
-        }));
+        run_catching(|| self.hooks.stopping(&self.context));
     }
 }
 

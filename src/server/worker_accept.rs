@@ -29,7 +29,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Core;
 use super::accept::take_request;
 use super::accept_failure::WOKEN_AT_ONCE;
-use super::catch_panic::{catch_panic, drop_catching};
+use super::catch_panic::{drop_catching, run_catching};
 use super::run_events::Accepting;
 use super::server_permit::ServerPermit;
 use crate::mixin::{Accepted, WorkerAccept};
@@ -200,10 +200,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
             return Accepted::Leave;
         }
         let mut accepted = None;
-        drop(catch_panic(|| {
-            accepted = Some(self.accept_in_worker(point, room));
-            Ok(())
-        }));
+        run_catching(|| accepted = Some(self.accept_in_worker(point, room)));
         // A transport that has panicked here does so once more in the loop, where the panic ends the run.
         let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
         if matches!(accepted, Accepted::TryAgain) {

@@ -39,20 +39,10 @@ pub(crate) fn reap(child: i32) -> ChildState {
 }
 
 /// A child that has ended, this server's or a foreign one; it is not reaped by this. None, if there is none.
-/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), WNOWAIT
 ///
 /// The answer is the same until that child is reaped, so a caller that leaves it alone must not ask again in a loop.
 pub(crate) fn ended_child() -> Option<i32> {
-    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves
-    // otherwise; the pointer is to a live one.
-    let pid = unsafe {
-        let mut info = std::mem::zeroed::<libc::siginfo_t>();
-        check(libc::waitid(libc::P_ALL, 0, &raw mut info, how)).ok()?;
-        info.si_pid()
-    };
-    // With WNOHANG the call succeeds also if no child has ended, and leaves the number zero.
-    (pid != 0).then_some(pid)
+    ended(libc::P_ALL, 0).ok().filter(|pid| *pid != 0)
 }
 
 /// Sends a signal to a child. False if it has ended: the number of a child that has been reaped may be a stranger's.
@@ -60,22 +50,25 @@ pub(crate) fn ended_child() -> Option<i32> {
 /// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html). A child keeps its number until it is reaped, also
 /// when it ends between the look and the signal.
 pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
-    is_running(child) && {
+    let is_running = |id| ended(libc::P_PID, id).is_ok_and(|pid| pid == 0);
+    libc::id_t::try_from(child).is_ok_and(is_running) && {
         // SAFETY: no pointers.
         unsafe { libc::kill(child, signal) == 0 }
     }
 }
 
-/// Whether it is a child that has not ended.
+/// The number of an ended child among those that are asked for; zero if all run.
+/// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html)
 ///
-/// WNOWAIT leaves a child that has ended to [`reap`], and a number that is no child's is an error (ECHILD).
-fn is_running(child: i32) -> bool {
-    let Ok(id) = libc::id_t::try_from(child) else { return false };
+/// WNOWAIT leaves a child that has ended to [`reap`], WNOHANG leaves the number zero if none has. If there are no such
+/// children, it is an error (ECHILD).
+fn ended(of: libc::idtype_t, id: libc::id_t) -> io::Result<i32> {
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if the child has ended, and leaves otherwise;
-    // the pointer is to a live one.
+    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves
+    // otherwise; the pointer is to a live one.
     unsafe {
         let mut info = std::mem::zeroed::<libc::siginfo_t>();
-        libc::waitid(libc::P_PID, id, &raw mut info, how) == 0 && info.si_pid() == 0
+        check(libc::waitid(of, id, &raw mut info, how))?;
+        Ok(info.si_pid())
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use super::epoll::Epoll;
-use super::signal::change_mask;
+use super::signal::{action_of, change_mask};
 use super::{check, event};
 use crate::process::OwnerProcess;
 
@@ -194,7 +194,7 @@ impl Sigchld {
                 event::notify(&sigchld_event);
             }
         };
-        let before = sigchld_action()?;
+        let before = action_of(libc::SIGCHLD)?;
         // SAFETY: the action asks for a number and writes to a descriptor.
         let id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, action) }?;
         // While the signal is ignored the kernel reaps, and it goes on doing so.
@@ -203,7 +203,7 @@ impl Sigchld {
         if ignored {
             keep |= libc::SA_NOCLDWAIT;
         }
-        let mut action = sigchld_action()?;
+        let mut action = action_of(libc::SIGCHLD)?;
         action.sa_flags |= keep;
         // SAFETY: the action is the one that has just been installed, with flags that change nothing for its handler;
         // and the pointer to it is to a live local.
@@ -219,15 +219,5 @@ impl Sigchld {
 impl Drop for Sigchld {
     fn drop(&mut self) {
         signal_hook::low_level::unregister(self.id);
-    }
-}
-
-/// The action of SIGCHLD as it is now. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
-fn sigchld_action() -> io::Result<libc::sigaction> {
-    // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
-    unsafe {
-        let mut action = std::mem::zeroed::<libc::sigaction>();
-        check(libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action))?;
-        Ok(action)
     }
 }

@@ -78,7 +78,7 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
 }
 
 /// The action of a signal as it is now. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
-fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
+pub(super) fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
     // SAFETY: all zeros is a valid sigaction, and the pointer is to a live one; nothing is set.
     unsafe {
         let mut action = mem::zeroed::<libc::sigaction>();

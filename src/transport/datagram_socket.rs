@@ -417,6 +417,17 @@ impl fmt::Debug for DatagramSocket {
 /// field `datagrams`, an `Arc<DatagramSocket>`.
 macro_rules! datagram_methods {
     () => {
+        type Raw = Box<$crate::transport::datagram_socket::IncomingDatagram>;
+        type Request = crate::request::DatagramRequest;
+
+        fn server_bind(&self, before_bind: crate::transport::BeforeBind<'_>) -> crate::Result<()> {
+            self.name.server_bind(&self.datagrams.socket, before_bind)
+        }
+
+        fn server_address(&self) -> crate::address::Address {
+            self.name.server_address(&self.datagrams.socket)
+        }
+
         fn fileno(&self) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
             self.datagrams.socket.fileno()
         }

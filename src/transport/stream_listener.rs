@@ -117,6 +117,17 @@ impl StreamListener {
 /// field `listener`, a [`StreamListener`].
 macro_rules! listener_methods {
     () => {
+        type Raw = $crate::transport::stream_listener::AcceptedConnection;
+        type Request = crate::request::StreamRequest;
+
+        fn server_bind(&self, before_bind: crate::transport::BeforeBind<'_>) -> crate::Result<()> {
+            self.name.server_bind(&self.listener.socket, before_bind)
+        }
+
+        fn server_address(&self) -> crate::address::Address {
+            self.name.server_address(&self.listener.socket)
+        }
+
         fn server_activate(&self) -> crate::error::Result<()> {
             self.listener.server_activate()
         }

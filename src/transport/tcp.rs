@@ -11,10 +11,9 @@ use super::inet::{InetName, inet_socket};
 use super::server_socket::{Origin, adopt};
 use super::socket_options::{SocketOptions, name_option};
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
-use super::{BeforeBind, Bind, Transport};
+use super::{Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
-use crate::request::StreamRequest;
 
 /// TCP connections.
 ///
@@ -55,18 +54,7 @@ impl Bind for Tcp {
 }
 
 impl Transport for Tcp {
-    type Raw = AcceptedConnection;
-    type Request = StreamRequest;
-
     listener_methods!();
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.listener.socket, before_bind)
-    }
-
-    fn server_address(&self) -> Address {
-        self.name.server_address(&self.listener.socket)
-    }
 
     fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         let (accepted, peer) = self.listener.get_request()?;

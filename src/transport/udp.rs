@@ -11,8 +11,8 @@ use super::datagram_socket::{DatagramSocket, IncomingDatagram, datagram_methods}
 use super::inet::{InetName, inet_socket};
 use super::server_socket::adopt;
 use super::socket_options::SocketOptions;
-use super::{BeforeBind, Bind, Transport};
-use crate::address::{Address, BindAddress};
+use super::{Bind, Transport};
+use crate::address::BindAddress;
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 use crate::sys::send_cmsg::tell_local_address;
@@ -65,14 +65,7 @@ fn udp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socke
 }
 
 impl Transport for Udp {
-    type Raw = Box<IncomingDatagram>;
-    type Request = DatagramRequest;
-
     datagram_methods!();
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.datagrams.socket, before_bind)
-    }
 
     /// On a server that is bound to every interface: has the kernel tell where each datagram was sent to.
     fn server_activate(&self) -> Result<()> {
@@ -84,10 +77,6 @@ impl Transport for Udp {
             .socket
             .with(|fd| tell_local_address(fd.as_fd()))
             .map_err(|error| Error::io("ask for the addresses of", address, error))
-    }
-
-    fn server_address(&self) -> Address {
-        self.name.server_address(&self.datagrams.socket)
     }
 
     fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {

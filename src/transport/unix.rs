@@ -16,7 +16,7 @@ use super::stream_listener::{AcceptedConnection, StreamListener, listener_method
 use super::{BeforeBind, Bind, Transport};
 use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
-use crate::request::{DatagramRequest, StreamRequest, Ticket};
+use crate::request::{DatagramRequest, Ticket};
 
 /// Connections over a Unix socket, at a path or with an abstract name.
 ///
@@ -83,8 +83,8 @@ impl UnixName {
         Self { asked: address, bound: OnceLock::new(), origin, options, file }
     }
 
-    fn address(&self) -> &Address {
-        self.bound.get().unwrap_or(&self.asked)
+    fn server_address(&self, _socket: &ServerSocket) -> Address {
+        self.bound.get().unwrap_or(&self.asked).clone()
     }
 
     fn server_bind(&self, socket: &ServerSocket, before_bind: BeforeBind<'_>) -> Result<()> {
@@ -164,18 +164,7 @@ impl Bind for UnixStream {
 }
 
 impl Transport for UnixStream {
-    type Raw = AcceptedConnection;
-    type Request = StreamRequest;
-
     listener_methods!();
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.listener.socket, before_bind)
-    }
-
-    fn server_address(&self) -> Address {
-        self.name.address().clone()
-    }
 
     fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         self.listener.get_request()
@@ -202,25 +191,14 @@ impl Bind for UnixDatagram {
 }
 
 impl Transport for UnixDatagram {
-    type Raw = Box<IncomingDatagram>;
-    type Request = DatagramRequest;
-
     datagram_methods!();
-
-    fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
-        self.name.server_bind(&self.datagrams.socket, before_bind)
-    }
 
     fn server_activate(&self) -> Result<()> {
         Ok(())
     }
 
-    fn server_address(&self) -> Address {
-        self.name.address().clone()
-    }
-
     fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {
-        raw.into_request(self.name.address().clone(), ticket)
+        raw.into_request(self.server_address(), ticket)
     }
 
     fn server_close(&self) {
