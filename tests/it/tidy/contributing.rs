@@ -109,7 +109,7 @@ fn a_limit_has_a_setter_and_is_kept_and_tested() {
     let tests = row("limit").columns.remove(2);
     let mut wrong = Vec::new();
     for limit in &limits {
-        if !setters.contains(&format!("\n    {limit}: ")) {
+        if !setters.contains(&format!("\n    {limit}(limit: ")) {
             wrong.push(format!("{limit} has no setter"));
         }
         let keepers = all.iter().filter(|source| source.name != "src/limits.rs");

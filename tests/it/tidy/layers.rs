@@ -61,7 +61,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("handler", &["error", "request"]),
     ("mixin", &["address", "console", "error", "events", "gate", "process", "sys", "wait"]),
-    ("transport", &["address", "error", "process", "request", "sys", "wait"]),
+    ("transport", &["address", "error", "limits", "process", "request", "sys", "wait"]),
     // The one room that knows all of them.
     ("server", &["*"]),
 ];
