@@ -208,7 +208,7 @@ pub struct DatagramFn<F> {
     function: F,
 }
 
-/// What a function needs to be a handler of one kind of request, and to make it.
+/// Makes a function a handler of one kind of request, and the maker of that handler.
 macro_rules! function_handler {
     ($maker:literal, $handler:ident: $handles:ident, $request:ty) => {
         impl<F> $handles for $handler<F>
