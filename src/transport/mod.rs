@@ -7,25 +7,26 @@
 //! | [`UnixStream`] | `UnixStreamServer` | a connection |
 //! | [`UnixDatagram`] | `UnixDatagramServer` | a datagram |
 //!
-//! All of them heed [`SocketOptions`].
+//! All of them use [`SocketOptions`].
 //!
 //! # A transport of your own
 //!
-//! It is one type with one `impl Transport`, and works with every mixin and with every handler of its type of request. Four
-//! things have to be right:
+//! A transport is one type with one `impl Transport`. It works with every mixin and with every handler for its type of
+//! request. Four things have to be right:
 //!
-//! 1. **Readiness.** [`get_request`](Transport::get_request) never waits. When it returns `WouldBlock`, the loop sleeps until
-//!    [`fileno`](Transport::fileno) is readable. So that descriptor is readable as long as there is a request:
-//!    a listening socket, or an [`Event`](crate::park::Event) that is notified for each request and cleared when none is
-//!    left.
+//! 1. **Readiness.** [`get_request`](Transport::get_request) never waits. When it returns `WouldBlock`, the loop sleeps
+//!    until [`fileno`](Transport::fileno) is readable. So the descriptor must be readable as long as there is a
+//!    request: a listening socket, or an [`Event`](crate::park::Event) that is notified for each request and cleared
+//!    when none is left.
 //! 2. **Two steps.** `get_request` runs in the loop and returns a cheap [`Raw`](Transport::Raw) value;
-//!    [`make_request`](Transport::make_request) makes the request of it in the worker. Work that takes time belongs there.
+//!    [`make_request`](Transport::make_request) makes the request from it in the worker. Slow work belongs in
+//!    `make_request`.
 //! 3. **The end.** Dropping a `Raw` or a request closes it and does nothing else: a forking parent drops its copy while the
 //!    child serves the request. The orderly end, which the client sees, is
 //!    [`shutdown_request`](Transport::shutdown_request).
 //! 4. **The close.** [`server_close`](Transport::server_close) may be called twice, and `fileno` is `None` from then on.
 //!
-//! This one serves messages that other threads of the same program put into a queue:
+//! This transport serves messages that other threads of the same program put into a queue:
 //!
 //! ```
 //! use std::collections::VecDeque;
@@ -112,14 +113,15 @@
 //! # }
 //! ```
 //!
-//! A transport that can be made from an address alone implements [`Bind`] as well; `Server::bind` and `from_fd` then work
-//! for it. One that changes little of another one holds it and passes every method on, also those that have a default.
+//! A transport that can be made from an address alone implements [`Bind`] as well; `Server::bind` and `from_fd` then
+//! work for it. A transport that changes only a little of another one holds that one and must forward every method,
+//! including those with a default.
 //!
 //! # Stability
 //!
-//! The required methods of [`Transport`] and [`Bind`] and the order of their calls are stable: they are Python's. A minor
-//! version may add a method with a default, an [`AcceptAction`] or a [`CloseWhen`]; a transport that passes on to another
-//! one should look at the list of changes then.
+//! The required methods of [`Transport`] and [`Bind`] and the order of their calls are stable: they are Python's. A
+//! minor version may add a method with a default, an [`AcceptAction`] or a [`CloseWhen`]; the author of a transport
+//! that forwards to another one should then read the changelog.
 
 mod accept_error;
 mod datagram_socket;
@@ -151,58 +153,59 @@ pub use tcp::Tcp;
 pub use udp::Udp;
 pub use unix::{UnixDatagram, UnixStream};
 
-/// The way by which requests arrive. The [module](self) shows how to write one.
+/// The way in which requests arrive. The [module](self) shows how to write a transport.
 ///
-/// A server calls it in this order, which is Python's:
+/// A server calls the methods in this order, which is Python's:
 ///
 /// 1. [`server_bind`](Self::server_bind) and [`server_activate`](Self::server_activate), once each;
-/// 2. for every request [`get_request`](Self::get_request), in the loop or in a worker that accepts; when that returns
-///    `WouldBlock`, its caller waits until [`fileno`](Self::fileno) is readable;
-/// 3. [`make_request`](Self::make_request), in the worker that runs it;
-/// 4. [`end_request`](Self::end_request), at its end: [`shutdown_request`](Self::shutdown_request) and
-///    [`close_request`](Self::close_request). If a forked child serves the request, its parent only drops the raw value;
+/// 2. for every request [`get_request`](Self::get_request), in the loop or in a worker that accepts; when `get_request`
+///    returns `WouldBlock`, its caller waits until [`fileno`](Self::fileno) is readable;
+/// 3. [`make_request`](Self::make_request), in the worker that runs the request;
+/// 4. [`end_request`](Self::end_request), when the request has ended: it calls
+///    [`shutdown_request`](Self::shutdown_request) and [`close_request`](Self::close_request). If a forked child serves
+///    the request, its parent only drops the raw value;
 /// 5. when the server closes: [`refuse_new`](Self::refuse_new), and [`server_close`](Self::server_close), once or more
 ///    often.
 pub trait Transport: Send + Sync + 'static {
-    /// The value that `get_request` returns, of which a request is made in another thread. Dropping it closes it
-    /// and does nothing else.
+    /// The value that `get_request` returns, from which a worker makes the request. Dropping the value closes it and
+    /// does nothing else.
     type Raw: Send + 'static;
 
     /// The request that handlers hold: [`StreamRequest`](crate::StreamRequest),
     /// [`DatagramRequest`](crate::DatagramRequest), or a type of your own.
     type Request: Request + 'static;
 
-    /// Binds to the address. It calls `before_bind`, the hook of that name, with the socket, if there is one, before the
-    /// address is bound.
+    /// Binds to the address. If there is a socket, it calls `before_bind`, the hook of that name, with the socket
+    /// before the bind.
     ///
     /// # Errors
     ///
     /// If the address cannot be bound.
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()>;
 
-    /// Begins to listen, where that is a step of its own.
+    /// Begins to listen, if that is a separate step.
     ///
     /// # Errors
     ///
     /// If it cannot listen.
     fn server_activate(&self) -> Result<()>;
 
-    /// The address at which it listens: after `server_bind` the real one, with the port that the system has chosen.
+    /// The address at which the transport listens; after `server_bind` it has the port that the system has chosen.
     fn server_address(&self) -> Address;
 
-    /// The descriptor that is readable when there may be a request: the socket, or an [`Event`](crate::park::Event) of the
-    /// transport's own. The same one from `server_activate` on, and none once it is closed.
+    /// The descriptor that is readable when there may be a request: the socket, or an [`Event`](crate::park::Event) of
+    /// the transport's own. It stays the same from `server_activate` on, and is `None` after `server_close`.
     fn fileno(&self) -> Option<Arc<OwnedFd>>;
 
-    /// Takes the next request, without waiting for one.
+    /// Takes the next request, and never waits for one.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there is none. For other errors [`accept_action`](Self::accept_action) says what the loop does.
     fn get_request(&self) -> io::Result<(Self::Raw, Address)>;
 
-    /// Whether a `get_request` that finds none costs more than a wait: the loop then waits before each request, and not
-    /// only after a `WouldBlock`. `fileno` then has to be readable whenever there is a request. Default: false.
+    /// Whether a `get_request` that finds no request costs more than a wait: the loop then waits before each request,
+    /// and not only after a `WouldBlock`. `fileno` then has to be readable whenever there is a request. Default: false.
     fn waits_first(&self) -> bool {
         false
     }
@@ -212,33 +215,34 @@ pub trait Transport: Send + Sync + 'static {
         accept_action(error)
     }
 
-    /// Closes waiting clients unanswered, by means of a spare descriptor, when this process has no other one left.
-    /// Returns how many. Default: none.
+    /// Closes waiting clients unanswered, by means of a spare descriptor, when this process has no other descriptor
+    /// left. Returns the number of closed clients. Default: none.
     fn shed(&self) -> usize {
         0
     }
 
-    /// The connection of a request, if it has one of its own: the server shuts it down to end the request from
-    /// outside. Default: none.
+    /// The connection of a request, if the request has its own: the server shuts the connection down to end the request
+    /// from outside. Default: none.
     fn connection(raw: &Self::Raw) -> Option<Arc<OwnedFd>> {
         let _ = raw;
         None
     }
 
-    /// When a request arrived, for its age. Default: now, which is right after `get_request` has returned it.
+    /// When a request arrived, for its age. Default: the time of the call, right after `get_request` has returned the
+    /// value.
     fn received(raw: &Self::Raw) -> Instant {
         let _ = raw;
         Instant::now()
     }
 
-    /// How many descriptors a live request holds. The server accepts no more requests than this process may have
+    /// How many descriptors a live request holds. The server accepts only as many requests as this process may have
     /// descriptors for. Default: none.
     fn descriptors_per_request(&self) -> usize {
         0
     }
 
-    /// Makes the request that a handler holds. Called in the worker. `ticket` is the request's place in the live list, and
-    /// goes into the request.
+    /// Makes the request that a handler holds. Called in the worker. `ticket` is the request's entry in the live list;
+    /// the request has to keep it.
     fn make_request(&self, raw: Self::Raw, ticket: Ticket) -> Self::Request;
 
     /// Ends a request in order: the client sees the end of the answer. Default: nothing.
@@ -256,21 +260,21 @@ pub trait Transport: Send + Sync + 'static {
     /// datagrams do.
     fn close_in_child(&self) {}
 
-    /// The same in a child that another server of the process has forked, which needs no socket of this one.
-    /// Default: [`close_in_child`](Self::close_in_child).
+    /// Like `close_in_child`, in a child that another server of the process has forked. Such a child needs no socket of
+    /// this server. Default: [`close_in_child`](Self::close_in_child).
     fn close_in_others_child(&self) {
         self.close_in_child();
     }
 
-    /// Ends and closes a request. Default: `shutdown_request` and then `close_request`. Override it where both together
-    /// take fewer system calls.
+    /// Ends and closes a request. Default: `shutdown_request` and then `close_request`. Override it if both steps
+    /// together take fewer system calls.
     fn end_request(&self, mut request: Self::Request) {
         self.shutdown_request(&mut request);
         self.close_request(request);
     }
 
     /// Refuses new clients, if no other process has the listener. Called when the server begins to close, while another
-    /// thread may be in [`get_request`](Self::get_request). Says whether requests that arrived before are left:
+    /// thread may be in [`get_request`](Self::get_request). Returns whether requests that arrived earlier are left:
     /// `get_request` is then called until it fails. Default: false.
     fn refuse_new(&self) -> bool {
         false
@@ -289,10 +293,10 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseWhen {
-    /// At the beginning of a close, by the thread that closes, even while another one is in `get_request`. Clients are
-    /// refused from then on.
+    /// At the beginning of a close, in the thread that closes, even while another thread is in `get_request`. Clients
+    /// are refused from then on.
     AtOnce,
-    /// When the loop has ended, by its thread.
+    /// When the loop has ended, in the loop's thread.
     LoopHasEnded,
     /// When the requests have ended or the grace period is over, because they need the server's own socket. A close that
     /// does not wait for requests (without `block_on_close`, or called by the loop or by a handler) calls it when the loop
@@ -310,13 +314,14 @@ pub trait Bind: Transport + Sized {
     ///
     /// # Errors
     ///
-    /// If the address is none of this transport's, or the process is out of descriptors.
+    /// If the address is not of this transport's kind, or the process is out of descriptors.
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self>;
 
-    /// A transport over a socket that is bound already. It belongs to the server from then on, and closes with it.
+    /// A transport over a socket that is already bound. From then on the socket belongs to the server, and is closed
+    /// with it.
     ///
     /// # Errors
     ///
-    /// If it is not a socket of this transport's kind.
+    /// If the descriptor is not a socket of this transport's kind.
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self>;
 }
