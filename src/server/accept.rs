@@ -52,22 +52,30 @@ pub(super) enum Attempt {
 /// The reason for which the loop waits. A stop and the mixin's event end the wait in any case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitUntil {
+    /// The listener has a client, or the transport cannot say.
     Request,
+    /// The gate of `Limits::live` is open, and the mixin is ready. The listener is not waited for.
     Room,
 }
 
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// The loop of `serve_forever`, until a stop.
+    ///
+    /// # Errors
+    ///
+    /// Those of a wait, and an error of accept that is `Fatal`. Then the backlog is not served.
     pub(super) fn accept_loop(&self) -> Result<()> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
         let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
+        // A fruitless accept costs more than a poll(2) that finds a client: see DESIGN.md, section 7.
         let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
             let attempt = self.handle_request_noblock(&mut backoff)?;
             let held_back =
                 matches!(attempt, Attempt::NoRoom | Attempt::TooFast(_) | Attempt::Pause(_));
+            // Before the wait: a worker must not take the client that the loop holds back.
             self.core.worker_acceptor.suspend(held_back);
             match attempt {
                 Attempt::Done(_) => {
@@ -90,6 +98,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Waits until there may be a request, and does the housekeeping meanwhile.
+    ///
+    /// An error of the wait ends the run. A tick and the mixin's event do not end the wait.
     fn wait_for_request(&self, tick: &mut Option<Instant>) -> Result<()> {
         let runs = &self.core.context.runs;
         while !self.wait(WaitUntil::Request, *tick)? && !runs.stop_requested() {
@@ -111,6 +121,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// The loop of `handle_request`, until a request or the timeout.
+    ///
+    /// The same steps with a deadline in place of ticks. It ends at an error that would make the other loop pause:
+    /// the program's own loop decides what is next.
     pub(super) fn accept_one(&self) -> Result<AcceptOutcome> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
@@ -118,6 +131,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let mut backoff = Backoff::default();
         while !runs.stop_requested() {
             let attempt = self.handle_request_noblock(&mut backoff)?;
+            // Before the outcome is looked at: the mixin's event has to be made unreadable in any case.
             self.mixin.service_actions();
             let wait_until = match attempt {
                 Attempt::Done(turn) => return Ok(turn),
@@ -130,6 +144,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 Attempt::NoRequest => Some(WaitUntil::Request),
                 Attempt::NoRoom => Some(WaitUntil::Room),
             };
+            // After the attempt, so that a timeout of zero takes a request that is there.
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.core.hooks.handle_timeout();
                 return Ok(AcceptOutcome::TimedOut);
@@ -138,6 +153,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 self.wait(wait_until, deadline)?;
             }
         }
+        // The caller is told, so the stop ends with this call.
         runs.report_stop();
         self.serve_backlog()?;
         Ok(AcceptOutcome::Stopped)
@@ -152,10 +168,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             backoff.reached(Limit::Live, core);
             return Ok(Attempt::NoRoom);
         };
+        // Room is held meanwhile, and given back by the permit's drop.
         if let Some(until) = core.context.rate.wait_until() {
             backoff.reached(Limit::AcceptRate, core);
             return Ok(Attempt::TooFast(until));
         }
+        // Until the request is with the mixin: a worker must not overtake it.
         let _exclusive = core.worker_acceptor.lock();
         match take_request(permit) {
             Ok(taken) => {
@@ -208,6 +226,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Waits until a moment, or for a stop.
+    ///
+    /// The mixin's event does not end it. (It is short, and `service_actions` follows.)
     fn pause(&self, until: Option<Instant>) -> Result<()> {
         let runs = &self.core.context.runs;
         let waited = wait::any(&[runs.stop_waiting()], until);
@@ -215,12 +235,15 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.waited(waited).map(|_stopped| ())
     }
 
+    /// Names the listener in the error of a wait.
     pub(super) fn waited(&self, result: io::Result<bool>) -> Result<bool> {
         result.map_err(|error| Error::io("wait for requests at", self.server_address(), error))
     }
 }
 
 /// Takes a request for which there is room. None: it was turned away.
+///
+/// Runs hooks, and on the thread of a worker too. The permit goes back with an error or a rejection.
 pub(super) fn take_request<T: Transport>(permit: ServerPermit<T>) -> io::Result<Option<Job>> {
     let job = accept(permit)?;
     job.announce();
@@ -234,6 +257,8 @@ pub(super) fn accept<T: Transport>(permit: ServerPermit<T>) -> io::Result<TypedJ
 }
 
 /// Turns a request away if its peer is beyond a limit, or if `verify_request` says so.
+///
+/// The limits of one peer come first; the hook sees only requests within them.
 pub(super) fn verify<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
     if let Some(why) = job.is_beyond() {
         Job::new(Box::new(job)).refuse(why);

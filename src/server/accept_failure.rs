@@ -33,6 +33,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             // The listener may have been closed on purpose.
             return Ok(Attempt::Again);
         }
+        // The transport knows its errors, and the table above is all that the loop knows of them.
         let action = core.transport.accept_action(error);
         match action {
             AcceptAction::Wait => {
@@ -51,16 +52,19 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
         let is_first_or_due = !(skip && pause.is_zero()) && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
+        // As after a request: `service_actions` runs, and there is no pause.
         if skip && pause.is_zero() {
             return Ok(Attempt::Done(AcceptOutcome::AcceptFailed));
         }
         if action == AcceptAction::Shed {
+            // After the report, which says why these clients are turned away.
             core.context.counters.shed(core.transport.shed() as u64);
         }
         Ok(pause_for(pause))
     }
 }
 
+/// A pause from now on.
 fn pause_for(time: Duration) -> Attempt {
     Attempt::Pause(Instant::now() + time)
 }
@@ -94,6 +98,7 @@ impl<T: Transport> Core<T> {
 /// ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second is enough.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
+    /// How often in a row resources were short.
     in_a_row: u64,
     /// How many clients in a row were lost.
     skipped: u32,
@@ -105,6 +110,7 @@ pub(super) struct Backoff {
     held_by: Option<Limit>,
 }
 
+/// See [`Backoff`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// So many lost clients in a row are bad luck, and cost no pause. More of them would keep a processor busy with nothing
@@ -120,18 +126,22 @@ const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 impl Backoff {
+    /// The next pause while resources are short.
     fn next_pause(&mut self) -> Duration {
+        // Ten doublings are beyond the longest pause.
         let doublings = u32::try_from(self.in_a_row.min(10)).unwrap_or(10);
         self.in_a_row += 1;
         (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
     }
 
+    /// The pause after one more lost client; zero for the first [`SKIPPED_AT_ONCE`] of them.
     fn pause_after_skip(&mut self) -> Duration {
         self.skipped = self.skipped.saturating_add(1);
         doubled(self.skipped, SKIPPED_AT_ONCE)
             .map_or(Duration::ZERO, |pause| pause.min(LONGEST_PAUSE))
     }
 
+    /// The pause after one more fruitless wake-up; none for the first [`WOKEN_AT_ONCE`] of them.
     fn woken_in_vain(&mut self) -> Option<Duration> {
         self.in_vain = self.in_vain.saturating_add(1);
         Some(doubled(self.in_vain, WOKEN_AT_ONCE)?.min(LONGEST_SHORT_PAUSE))

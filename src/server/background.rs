@@ -38,7 +38,9 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
 /// A server that runs in its own thread. It can be used like the server itself. Dropping a `BackgroundServer` shuts the
 /// server down and closes it, within `Limits::drain`.
 pub struct BackgroundServer<T: Transport, M: Mixin> {
+    /// Shared with the thread, so that the server outlives a drop that does not wait for it.
     server: Arc<Server<T, M>>,
+    /// None once it has been taken to be joined.
     thread: Option<JoinHandle<Result<()>>>,
     /// The process that has the thread.
     owner: OwnerProcess,
@@ -50,6 +52,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
         if !self.owner.is_this_process() {
+            // Its drop would detach a thread that does not exist in this process.
             std::mem::forget(thread);
             return None;
         }
@@ -69,6 +72,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// If the loop has panicked, in a hook or in the mixin.
     pub fn stop(mut self) -> Result<DrainReport> {
+        // The close stops the loop, so that the join below ends.
         let report = self.server.server_close();
         match self.thread().map(JoinHandle::join) {
             // The server was closed before the run began; for this call that is not a failure.

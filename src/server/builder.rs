@@ -48,6 +48,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// # }
 /// ```
 pub struct Builder<T: Transport, M> {
+    /// Checked when the server is made, not by its setter.
     mixin: M,
     settings: Settings<T>,
 }
@@ -55,12 +56,15 @@ pub struct Builder<T: Transport, M> {
 /// All settings but the mixin, whose type may change.
 struct Settings<T: Transport> {
     hooks: Box<dyn ServerHooks<T::Request>>,
+    /// Taken from the type of the hooks while it is known: the box has none.
     overridden_hooks: OverriddenHooks,
+    /// Holds only if the mixin allows it too.
     workers_accept: bool,
     observer: Option<super::Observer>,
     limits: Limits,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
+    /// For `T::unbound` and `T::from_fd`; `with_transport` does not look at them.
     options: SocketOptions,
 }
 
@@ -188,6 +192,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         Ok(server)
     }
 
+    /// Puts the parts together. It binds nothing, and does not listen yet.
     fn make<How: 'static>(
         self,
         transport: T,
@@ -195,6 +200,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let Self { mixin, settings } = self;
         let Settings { hooks, overridden_hooks, observer, limits, timeout, .. } = settings;
+        // Before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
         let role = if mixin.forks() { Role::Parent } else { Role::Alone };
@@ -217,6 +223,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             closed_late: AtomicBool::new(false),
             mixin_closed_late: AtomicBool::new(false),
         });
+        // From here on a child that another server forks closes this one's sockets.
         fork::register(&core);
         console::prepare();
         Ok(Server { core, mixin, timeout, poll_interval: settings.poll_interval })

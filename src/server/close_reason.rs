@@ -7,6 +7,8 @@ use crate::live::{Cut, Entry};
 use crate::request::LineTooLong;
 
 /// The reason of a request that the server ended. The result of its handler does not matter then.
+///
+/// None: its end is its own, and the handler's result says which.
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
@@ -26,6 +28,7 @@ pub(super) fn reason_of(
     from_here: Option<CloseReason>,
 ) -> CloseReason {
     // The cut is the cause of the handler's error.
+    // `Stopped` is not here: a handler may fail for a reason of its own while its server stops.
     if let Some(reason @ (CloseReason::Forced | CloseReason::ClosedHere)) = from_here {
         return reason;
     }
@@ -52,6 +55,9 @@ pub(super) fn reason_of(
 }
 
 /// Whether the peer may still be sending, because the handler may have answered before it had read everything.
+///
+/// If so, the close lingers, because closing a socket with unread input resets the connection, and the peer may lose
+/// the answer.
 pub(super) fn may_be_early(reason: CloseReason) -> bool {
     matches!(
         reason,

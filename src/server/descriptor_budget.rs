@@ -18,7 +18,11 @@ const SPARE_DESCRIPTORS: u64 = 32;
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Lowers the limit of live requests to the budget, and warns: it is better that clients wait in the accept
     /// queue than that handlers cannot open files.
+    ///
+    /// Called at the beginning of each `serve_forever`, when the limit has been raised if it will be. Without `/proc`
+    /// nothing is known, and nothing lowered.
     pub(super) fn budget_descriptors(&self) {
+        // Zero: datagrams share one socket.
         let each = self.core.transport.descriptors_per_request();
         let Some((allowed, open)) = sys::descriptors() else { return };
         if each == 0 {

@@ -59,6 +59,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
+        // After the hook: the grace begins when it has returned.
         let began = Instant::now();
         let deadline = wait::moment_after(began, grace);
         let context = &self.core.context;
@@ -71,6 +72,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             context.live.tell_of_stop();
             return report;
         }
+        // The report is about this close: the counts before are taken off at the end.
         let counted = context.counts();
         report.open_at_start = context.live.len();
         let wait_for = self.close_waits_for();
@@ -82,6 +84,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         match wait_for {
             WaitFor::Requests => report.forced = self.wait_and_force(first_reads, deadline),
             WaitFor::Nothing => {
+                // This call returns at once, so another thread has to do it.
                 context.end_first_reads_at(first_reads);
                 self.core.mixin_closed_late.store(true, Ordering::SeqCst);
                 self.close_mixin_after_loops();
@@ -117,9 +120,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             // Never cleared: another close, which waits for nothing, must not close the socket before this one.
             core.closed_late.store(true, Ordering::SeqCst);
         }
+        // From here on no loop accepts a further request.
         let closer = core.context.runs.close();
         core.context.live.tell_of_stop();
         match closer {
+            // The loop may be away: this thread closes the listener, and the loop serves what is taken here.
             Closer::Loop => taker.map_or(0, |taker| core.stop_listening(taker)),
             Closer::Caller => {
                 core.loops_have_ended();
@@ -132,6 +137,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn wait_and_force(&self, first_reads: Instant, deadline: Instant) -> Vec<LiveRequest> {
         let context = &self.core.context;
         let mut forced = Vec::new();
+        // Twice, because the mixin tells its children by the second call that first reads are over.
         self.drain_until(first_reads);
         context.end_first_reads();
         let last = if self.drain_until(deadline) {
@@ -140,11 +146,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             // One short wait for all that is left to do.
             let last = Instant::now() + AFTER_FORCE;
             forced = context.live.view();
+            // The cut is noted before a child is killed: its parent tells by it that the end was forced.
             context.live.force();
             self.mixin.force();
             self.drain_until(last);
             last
         };
+        // The loops first: a closed mixin refuses the jobs that they still bring.
         context.runs.wait_until_ended(Some(last));
         if self.core.closed_late.load(Ordering::SeqCst) {
             self.core.close_listener();
@@ -162,6 +170,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Waits until no request is left, or the deadline has passed. True: none is left.
+    ///
+    /// The mixin first: it reaps and resumes, without which the list does not get empty.
     fn drain_until(&self, deadline: Instant) -> bool {
         self.mixin.drain(deadline);
         self.core.context.live.wait_until_empty(deadline)
@@ -182,6 +192,7 @@ impl ServerContext {
             wait::sleep(when.saturating_duration_since(Instant::now()));
             context.end_first_reads();
         };
+        // Where no thread can be started they end now, which is early.
         let nobody = self.live.len() == 0 || self.runs.first_reads_are_over();
         let later = !nobody && self.role().may_start_threads();
         if !later || thread::Builder::new().name("first reads".into()).spawn(end).is_err() {
@@ -193,7 +204,9 @@ impl ServerContext {
 /// The requests that a close waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitFor {
+    /// For running requests, and the mixin's threads.
     Requests,
+    /// For nothing: the caller could be waiting for itself, or the mixin's `block_on_close` is off.
     Nothing,
 }
 
@@ -225,6 +238,7 @@ pub struct DrainReport {
 }
 
 impl DrainReport {
+    /// Of a close that has just begun.
     fn new(server_address: Address, grace: Duration) -> Self {
         Self {
             server_address,
@@ -277,6 +291,7 @@ impl DrainReport {
     /// The ends of the requests that were not forced.
     fn tell_of_ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { open_at_start, stopped, unheard, .. } = *self;
+        // A request may be in both lists: the longer one counts it once.
         let left = stopped + self.forced.len().max(self.left_running.len());
         match open_at_start.saturating_sub(left) {
             0 => {}
@@ -306,6 +321,7 @@ fn themselves(count: usize) -> &'static str {
 /// At most this many lines: a report is read by a person, and all requests are in the fields.
 const LISTED: usize = 20;
 
+/// A line for each, up to [`LISTED`].
 fn list(f: &mut fmt::Formatter<'_>, requests: &[LiveRequest]) -> fmt::Result {
     for request in requests.iter().take(LISTED) {
         write!(f, "\n  {request}")?;

@@ -41,19 +41,25 @@ use crate::wait::{self, Interest, Waiting};
 
 /// The requests that have been accepted and wait for the loop.
 pub(super) struct Backlog<T: Transport> {
+    /// Held for moments, and never while user code runs.
     state: Mutex<BacklogState<T>>,
+    /// Notified when the thread that empties the backlog has finished.
     taken: Condvar,
 }
 
 struct BacklogState<T: Transport> {
     emptying: Emptying,
+    /// In the order of the accept queue.
     jobs: VecDeque<TypedJob<T>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Emptying {
+    /// The server is not closing, or the thread that had begun gave up.
     NotBegun,
+    /// This thread empties it; others wait.
     By(ThreadId),
+    /// Final: the requests in `jobs` are all that there are.
     Done,
 }
 
@@ -81,6 +87,7 @@ impl<T: Transport> Backlog<T> {
         Some(BacklogTaker { backlog: self, jobs: VecDeque::new(), ends_as: Emptying::NotBegun })
     }
 
+    /// The next one to be served or released; each is taken by one thread.
     fn next(&self) -> Option<TypedJob<T>> {
         self.state.lock().jobs.pop_front()
     }
@@ -90,6 +97,7 @@ impl<T: Transport> Backlog<T> {
 pub(super) struct BacklogTaker<'a, T: Transport> {
     backlog: &'a Backlog<T>,
     jobs: VecDeque<TypedJob<T>>,
+    /// `NotBegun` until `stop_listening` begins: before that the taker may give up.
     ends_as: Emptying,
 }
 
@@ -109,6 +117,7 @@ const HANDSHAKE: Duration = Duration::from_millis(2);
 impl<T: Transport> Core<T> {
     /// Stops listening, after accepting the backlog. Gives the number of requests accepted.
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
+        // Before the work: a transport that panics in it is not asked once more.
         taker.ends_as = Emptying::Done;
         let mut skipped = Vec::new();
         // If another process may have the listener, the backlog is for that one.
@@ -119,6 +128,7 @@ impl<T: Transport> Core<T> {
             self.close_listener();
         }
         let count = taker.jobs.len();
+        // Hooks run below, and no thread may wait for them: the backlog is free from here on.
         drop(taker);
         for error in &skipped {
             self.accept_skipped(error);
@@ -133,6 +143,7 @@ impl<T: Transport> Core<T> {
         jobs: &mut VecDeque<TypedJob<T>>,
         skipped: &mut Vec<io::Error>,
     ) {
+        // For all of them together, so that clients without end cannot keep the close.
         let until = Instant::now() + HANDSHAKE;
         while self.context.rate.wait_until().is_none() {
             let Some(admitted) = ServerPermit::try_enter(self) else { return };
@@ -142,6 +153,7 @@ impl<T: Transport> Core<T> {
                     AcceptAction::Retry => {}
                     AcceptAction::Skip => skipped.push(error),
                     AcceptAction::Wait if self.comes_one(until) => {}
+                    // Nobody is left, or resources are short.
                     _ => return,
                 },
             }
@@ -149,6 +161,8 @@ impl<T: Transport> Core<T> {
     }
 
     /// Waits for one more client. False: it is time to close.
+    ///
+    /// Blocks the thread for [`HANDSHAKE`] at most.
     fn comes_one(&self, until: Instant) -> bool {
         // A datagram socket may be readable, but no more datagrams are received.
         let listens = self.transport.close_when() == CloseWhen::AtOnce;
@@ -170,6 +184,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Serves the accepted backlog: each when there is room, until the deadline of the drain. If the listener stays
     /// open, there is none.
     pub(super) fn serve_backlog(&self) -> Result<()> {
+        // After a `shutdown` alone the clients stay in the accept queue, for the next run.
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
         }
@@ -181,6 +196,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let time = if self.core.context.role().is_parent() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);
         while let Some(job) = self.core.backlog.next() {
+            // Without room in time the request is refused, and not dropped: its client has connected.
             let room = self.wait_for_room(until)?;
             // Under `Inline` the requests before it have taken their time here.
             let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);

@@ -12,16 +12,20 @@ use crate::request::{LineTooLong, OutboxError};
 /// Identifies the errors of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorOwner {
+    /// Marks the errors of the request's own reads and writes.
     owner: RequestId,
     /// The way in which its connection has failed, if it has.
     lost: Option<io::ErrorKind>,
 }
 
 impl ErrorOwner {
+    /// As of now: a connection that fails later does not change it.
     pub(super) fn of(entry: &Entry) -> Self {
         Self { owner: entry.owner(), lost: entry.loss() }
     }
 
+    /// The error of this kind in the chain, if it is this request's own. That of another request, an upstream's for
+    /// one, is not found.
     pub(super) fn find<'a, E: Owned>(self, error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
         find_of(self.owner, error)
     }
@@ -39,6 +43,7 @@ impl ErrorOwner {
         if let Some(fault) = self.find::<PeerFault>(error) {
             return fault.is_gone();
         }
+        // A payload that `find` did not return belongs to another request.
         let names_a_request = find::<PeerFault>(error).is_some()
             || find::<Stopping>(error).is_some()
             || TimedOut::find(error).is_some();

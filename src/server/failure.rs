@@ -63,8 +63,10 @@ pub enum Fault {
 pub struct Failure<'a> {
     pub(super) phase: Phase,
     pub(super) error: &'a HandlerError,
+    /// Decides whether the error is the request's own peer's.
     pub(super) owner: ErrorOwner,
     pub(super) client_address: &'a Address,
+    /// Also of a request that failed before its handler was made.
     pub(super) handler: &'static str,
 }
 
@@ -115,6 +117,7 @@ impl Failure<'_> {
     /// The side that caused the failure, as far as the error shows.
     #[must_use]
     pub fn fault(&self) -> Fault {
+        // Its error is the system's, and says nothing of the peer.
         if self.phase == Phase::Start {
             return Fault::Resource;
         }
@@ -159,9 +162,11 @@ impl fmt::Debug for Failure<'_> {
 /// [`accept_error`](crate::ServerHooks::accept_error). Its `Display` is the text of the default report.
 pub struct AcceptFailure<'a> {
     pub(super) error: &'a io::Error,
+    /// As the transport has decided it.
     pub(super) action: AcceptAction,
     pub(super) server: &'a ServerContext,
     pub(super) in_a_row: u64,
+    /// Zero: the loop goes on at once.
     pub(super) pause: Duration,
     pub(super) is_first_or_due: bool,
 }

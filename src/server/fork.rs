@@ -52,6 +52,7 @@ impl<T: Transport> Core<T> {
     /// own. It costs one `getpid` for each run, and none for a request.
     pub(super) fn enter_process(&self) -> Result<()> {
         enter_process(&self.context)?;
+        // After the runs: its epoll set watches the stop's event, which is this process's own by then.
         let entered = self.worker_acceptor.enter_process(self.context.runs.stop_waiting().fd);
         entered.map_err(|error| cannot_go_on(&self.context, error))
     }
@@ -80,6 +81,7 @@ pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
     enter().map_err(|error| cannot_go_on(context, error))
 }
 
+/// Mostly a lack of descriptors: each event takes a new one before it gives the old one back.
 fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
     Error::io("go on in a forked child with", context.server_address(), error)
 }
@@ -95,10 +97,12 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
         let core = self.core.share();
         let context = &core.context;
+        // First the listeners, so that no port is held by a child that serves for long.
         core.transport.close_in_child();
         close_other_servers(&core);
         context.enter_child();
         wait::leave_loop();
+        // Before the signals are let through: one that is pending acts on this request.
         take_signals(context, &self.ticket);
         signals.release_in_child();
         // A stop that was requested before the fork is the parent's affair, and may be over when this ends.
@@ -118,9 +122,11 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
         let Self { raw, ticket, core } = *self;
+        // The child has its own copy. Only with the last copy's close the peer sees an end.
         drop(drop_catching(raw));
         let reason = CloseReason::Released;
         let entry = Arc::clone(ticket.entry());
+        // The entry stays in the live list: the child's request counts against `Limits::live`.
         entry.hand_over(child);
         Box::new(ParentSide { ticket: Some(ticket), entry, core, reason })
     }
@@ -130,6 +136,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
 struct ParentSide<T: Transport> {
     // None only at the very end, when the live list has been left.
     ticket: Option<Ticket>,
+    /// Shared with the ticket, and still there when that has been dropped.
     entry: Arc<Entry>,
     core: ServerPermit<T>,
     /// How it has ended, as far as is known.
@@ -144,6 +151,7 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
             runs.fail(Error::fatal(Fatal::new(text)));
         }
         if end.stop {
+            // The child's `shutdown` stopped its copy of the server and nothing here.
             runs.request_stop();
         }
         self.reason = match self.entry.cut() {
@@ -203,6 +211,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
         drop(sys::on_signal_in_children(signal, serves_a_request, move || drain(signal)));
     };
     SIGTERM.call_once(|| register(libc::SIGTERM));
+    // Without `run` a Ctrl-C ends the parent and all children, as it does any program.
     let is_taken = context.runs.is_served_by_run();
     // An ignored signal is not the parent's to take, nor the children's.
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
@@ -270,7 +279,9 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// A server with its types erased.
 trait AnyServer: Send + Sync {
+    /// Closes this process's copies of its sockets, in a child that another server has forked.
     fn close_in_others_child(&self);
+    /// Tells one server from another; never dereferenced.
     fn address(&self) -> *const ();
 }
 

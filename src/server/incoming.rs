@@ -14,7 +14,9 @@ use crate::sys::{self, Credentials};
 /// A request that was accepted and is not with a worker yet. [`verify_request`](crate::ServerHooks::verify_request)
 /// decides by it whether the request is served.
 pub struct Incoming<'a> {
+    /// Its slot in the live list, which it has before it is verified.
     ticket: &'a Ticket,
+    /// None for datagrams.
     connection: Option<BorrowedFd<'a>>,
     /// Goes to the request if it is served.
     pub(super) extension: RefCell<Extension>,

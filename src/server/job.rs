@@ -43,14 +43,18 @@ use crate::wait::FlushPromise;
 /// A request with everything that it takes to serve it.
 pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its permit is given back.
+    /// The connection or the datagram, as `get_request` gave it.
     pub(super) raw: T::Raw,
+    /// The slot in the live list. Its drop leaves the list.
     pub(super) ticket: Ticket,
     pub(super) core: ServerPermit<T>,
 }
 
 /// Whether a request is to be served.
 pub(super) enum Verdict {
+    /// Goes to the mixin.
     Serve,
+    /// Closed in order, without a handler.
     Reject,
 }
 
@@ -96,6 +100,7 @@ impl<T: Transport> TypedJob<T> {
     /// Asks the hook. If it fails or panics, that is reported, and the request is rejected.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
+        // From the first request on no call of a default is paid for.
         if core.overridden_hooks.are_default() {
             return Verdict::Serve;
         }
@@ -105,6 +110,7 @@ impl<T: Transport> TypedJob<T> {
             let incoming = Incoming::new(&self.ticket, connection);
             let verify = || core.hooks.verify_request(&incoming);
             let asked = core.overridden_hooks.call(LoopHook::VerifyRequest, verify);
+            // Kept also if the hook says no: it is dropped with the request.
             self.ticket.extension = incoming.extension.into_inner();
             asked
         });
@@ -144,6 +150,7 @@ impl<T: Transport> TypedJob<T> {
         let _serving = (!context.role().is_child()).then(|| Serving::start(context));
         self.ticket.entry().show_activity(Activity::Running);
         let &Limits { request: whole, handshake, .. } = self.ticket.limits();
+        // The time of the whole request begins before the handshake, which is a part of it.
         let whole = whole.and_then(|after| Deadline::after(Timeout::Request, after));
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
@@ -155,6 +162,7 @@ impl<T: Transport> TypedJob<T> {
             None => made.map_err(|panicked| (Phase::Make, panicked)),
         };
         let reason = open.conclude(result);
+        // Before the end: a client that has seen its connection end finds itself counted.
         open.core.count(&open.entry, reason);
         open.end_request(&mut request, reason);
         reason
@@ -183,6 +191,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
         open.refused(made, CloseReason::Refused);
+        // An operator has to know of this one; the others are limits at work.
         if let Refused::CannotStart(error) = why {
             let peer = open.entry.client_address();
             let error = Error::io("start a worker for", peer, error);
@@ -201,6 +210,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let _serving = Serving::start(&self.core.context);
         let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
+        // No orderly end: nothing here serves it.
         drop(drop_catching((raw, ticket)));
         core.context.counters.ended(CloseReason::Released);
         core.tell_of_end(&entry, CloseReason::Released);
@@ -259,6 +269,7 @@ impl<T: Transport> Core<T> {
 
 /// A job whose request has been made: what it takes to run and to end it.
 struct OpenRequest<T: Transport> {
+    /// Its drop gives the permit back.
     core: ServerPermit<T>,
     entry: Arc<Entry>,
 }
@@ -301,6 +312,7 @@ impl<T: Transport> OpenRequest<T> {
         let mut ran = None;
         let factory = &self.core.factory;
         let made = catch_panic(|| {
+            // The factory lends the handler, so that it stays on this stack, without an allocation.
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });
@@ -314,6 +326,7 @@ impl<T: Transport> OpenRequest<T> {
         let Err((phase, error)) = result else {
             return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
         };
+        // `judge` runs the error's `source` and `Display`, and the drop may panic as well: both are the user's code.
         let judged = catch_panic(|| Ok(self.judge(phase, &error)));
         let dropped = drop_catching(error);
         match (judged, dropped) {
@@ -329,6 +342,7 @@ impl<T: Transport> OpenRequest<T> {
 
     /// Says how a failed request has ended, reports it, and stops the server if the error is [`Fatal`].
     fn judge(&self, phase: Phase, error: &HandlerError) -> CloseReason {
+        // Before all else: it ends the run, whatever the request's own end was.
         if let Some(fatal) = Fatal::find(error) {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
@@ -351,6 +365,8 @@ impl<T: Transport> OpenRequest<T> {
     fn end_request(self, request: &mut Option<T::Request>, reason: CloseReason) {
         run_catching(|| {
             if let Some(mut request) = request.take() {
+                // The peer may still be sending: a plain close would reset the connection, and the answer could be
+                // lost.
                 if may_be_early(reason) {
                     request.expect_more_input();
                 }
@@ -372,11 +388,13 @@ fn run_handler<R>(
     request: &mut R,
 ) -> Result<(), (Phase, HandlerError)> {
     catch_panic(|| handler.setup(request)).map_err(|error| (Phase::Setup, error))?;
+    // `finish` runs in any case from here on: `setup` has succeeded.
     let handled = catch_panic(|| handler.handle(request)).map_err(|error| (Phase::Handle, error));
     let finished = catch_panic(|| handler.finish(request)).map_err(|error| (Phase::Finish, error));
     match handled {
         Ok(()) => finished,
         Err(earlier) => {
+            // The first error is the cause; this one may panic in its drop.
             drop(drop_catching(finished));
             Err(earlier)
         }

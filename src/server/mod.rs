@@ -83,6 +83,7 @@ use worker_accept::WorkerAcceptor;
 /// one listener, but each has its own limits, stops separately and closes its own copy of the listener. Fork before the
 /// first request, unless the mixin has no threads.
 pub struct Server<T: Transport, M: Mixin> {
+    /// Shared with every request that runs.
     core: Arc<Core<T>>,
     mixin: M,
     /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
@@ -96,14 +97,19 @@ type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 
 /// The part of a server that its requests share. It lives until the server and the last request are gone.
 pub(crate) struct Core<T: Transport> {
+    /// Called from the loop, from workers and from a thread that closes, at the same time.
     transport: T,
+    /// Makes a handler for each request, on the thread that serves it.
     factory: Box<dyn MakeHandler<T::Request>>,
+    /// Its type name, for reports, events and threads.
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
     overridden_hooks: OverriddenHooks,
     /// The hook `stopping` has been called; it is called only once.
     stop_is_told: AtomicBool,
+    /// Called by [`Core::tell`] alone, which catches its panics.
     observer: Option<Observer>,
+    /// The part that handlers see.
     context: Arc<ServerContext>,
     /// Lets an idle worker accept beside the loop.
     worker_acceptor: WorkerAcceptor,
@@ -124,12 +130,14 @@ impl<T: Transport> Drop for Core<T> {
 }
 
 impl<T: Transport> Core<T> {
+    /// The hook's, and not the mixin's. A panic ends the loop.
     fn service_actions(&self) {
         self.overridden_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
     }
 
     /// Closes the listener and frees the address.
     fn close_listener(&self) {
+        // The duplicate as well: the address is free only when the last descriptor is closed.
         self.worker_acceptor.close_listener();
         self.transport.server_close();
     }
@@ -141,6 +149,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// Whether the clients in the accept queue may be another process's.
     fn is_lent(&self) -> bool {
         self.lent.load(Ordering::SeqCst)
     }
@@ -249,18 +258,22 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
     fn in_a_run(&self, kind: RunKind, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
+        // Before the runs are looked at: in a forked child they may still be the parent's.
         self.core.enter_process()?;
         self.core.context.runs.begin(&self.server_address(), kind)?;
         if kind == RunKind::Forever {
             self.budget_descriptors();
         }
+        // From here on the run ends also by a panic or an error.
         let begun = Run::begun(&self.core);
         if kind == RunKind::Forever {
             self.core.tell_of_ready();
         }
         let served = self.mixin.serve(&|| {
+            // Once for each loop: a mixin may call this on several threads.
             let accepting = Accepting::new(&self.core);
             let served = run();
+            // Before the mixin is closed: it is the last loop's end that makes that due.
             drop(accepting);
             self.close_mixin_after_loops();
             served

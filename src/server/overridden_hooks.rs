@@ -37,6 +37,7 @@ pub(super) enum LoopHook {
     ServiceActions = 2,
 }
 
+/// Both bits of [`LoopHook`].
 const ALL: u8 = 3;
 
 thread_local! {
@@ -50,6 +51,7 @@ pub(super) fn is_default<H: ?Sized + 'static>() {
 }
 
 impl OverriddenHooks {
+    /// Called while the type of the hooks is known. Without hooks nothing is left to find out.
     pub(super) fn of<H: 'static>() -> Self {
         let known = if is_none::<H>() { ALL } else { 0 };
         Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(known) }
@@ -65,9 +67,11 @@ impl OverriddenHooks {
         if self.are_default() {
             return call();
         }
+        // A default that ran before on this thread must not count.
         RAN.set(None);
         let result = call();
         if RAN.get() == Some(self.hooks) {
+            // Relaxed: a thread that sees it late calls the hook once more, which does no harm.
             self.default.fetch_or(hook as u8, Ordering::Relaxed);
         }
         result
@@ -79,6 +83,7 @@ impl OverriddenHooks {
     }
 }
 
+/// Whether the program has given no hooks.
 fn is_none<H: 'static>() -> bool {
     TypeId::of::<H>() == TypeId::of::<DefaultHooks>()
 }

@@ -62,6 +62,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// `run` fails, and changes and closes nothing.
     #[doc(alias("KeyboardInterrupt", "SIGINT", "SIGTERM"))]
     pub fn run(&self) -> Result<DrainReport> {
+        // First: nothing of the process is changed for a run that cannot be.
         let _claim = claim(self)?;
         let _signals = prepare_process(vec![self.shutdown_handle()])?;
         let (served, report) = serve_and_close(self, || self.server_close());
@@ -88,6 +89,7 @@ pub fn run_all(
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let _signals = prepare_process(handles.clone())?;
+    // The signals are taken by now.
     ready();
     if let [server] = servers {
         let (served, report) = serve_and_close(&**server, || server.server_close_within(grace));
@@ -97,12 +99,14 @@ pub fn run_all(
         let why = "forks, and has to run alone in its process";
         return Err(Error::state(server.server_address(), why));
     }
+    // Each thread then closes its own server.
     let stop_all = || handles.iter().for_each(ShutdownHandle::shutdown);
     thread::scope(|scope| {
         let mut running = Vec::new();
         let mut result = Ok(());
         for (server, claim) in servers.iter().zip(&claims) {
             let serve = || {
+                // The claim was made by the calling thread, and the run begins on this one.
                 claim.take_over();
                 let close = || server.server_close_within(grace);
                 let (served, report) = serve_and_close(&**server, close);
@@ -123,6 +127,7 @@ pub fn run_all(
             let ended = thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
             match ended {
                 Ok(report) => reports.push(report),
+                // The first error is the answer. All threads are joined in any case.
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -143,6 +148,7 @@ fn serve_and_close(
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
     let (served, report) = serve_until_closed(server, close);
+    // After the close: until then a handler may still fail.
     let late_failure = server.shutdown_handle().runs().take_failure();
     (served.and(late_failure.map_or(Ok(()), Err)), report)
 }
@@ -197,6 +203,7 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
     sys::keep_statuses();
     sys::keep_from_file_size_signal();
     sys::fill_standard_descriptors();
+    // One for all servers and both signals: the second signal of either ends the process.
     let asked = Arc::new(AtomicBool::new(false));
     for handle in &handles {
         handle.runs().set_served_by_run();
@@ -212,6 +219,7 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
             if !owner.is_this_process() {
                 return;
             }
+            // 128 and the number: what a shell reports for a program that a signal has ended.
             if asked.swap(true, Ordering::SeqCst) {
                 sys::exit_now(128 + signal);
             }
@@ -223,6 +231,7 @@ fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
     };
     let mut taken = Vec::new();
     for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
+        // A script's shell ignores SIGINT for a program that it starts by `&`, and means it.
         if !sys::is_ignored(signal) {
             taken.push(on(signal, name)?);
         }

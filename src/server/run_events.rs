@@ -28,14 +28,17 @@ impl<T: Transport> Core<T> {
 /// A run. Dropped by a panic of a mixin or a hook, it ends as well.
 pub(super) struct Run<'a, T: Transport> {
     core: &'a Core<T>,
+    /// `end` has been called, and the drop does nothing.
     ended: bool,
 }
 
 impl<'a, T: Transport> Run<'a, T> {
+    /// Called when `Runs::begin` has succeeded.
     pub(super) fn begun(core: &'a Core<T>) -> Self {
         Self { core, ended: false }
     }
 
+    /// Ends the run in order. Returns the error of a handler or another thread that has ended it.
     pub(super) fn end(mut self) -> Result<()> {
         self.ended = true;
         self.core.context.runs.end(|| self.core.loops_have_ended())
@@ -58,6 +61,7 @@ pub(super) struct Accepting<'a, T: Transport> {
 }
 
 impl<'a, T: Transport> Accepting<'a, T> {
+    /// Of a loop, on its own thread.
     pub(super) fn new(core: &'a Core<T>) -> Self {
         core.context.runs.enter_loop();
         Self { core }

@@ -12,6 +12,7 @@ thread_local! {
 
 /// This thread runs a request of a server for as long as this lives.
 pub(super) struct Serving {
+    /// Compared, and never followed.
     server: *const ServerContext,
 }
 
@@ -26,6 +27,7 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         SERVING.with_borrow_mut(|serving| {
+            // Any of several equal entries will do.
             if let Some(at) = serving.iter().rposition(|server| *server == self.server) {
                 serving.swap_remove(at);
             }

@@ -9,12 +9,14 @@ use crate::transport::Transport;
 /// A permit among `Limits::live` and a reference to the server that gave it, in one pointer. A request has one from
 /// before it is accepted until after it is closed. Dropping it returns the permit.
 pub(super) struct ServerPermit<T: Transport> {
+    /// Has a permit taken from its gate.
     core: Arc<Core<T>>,
 }
 
 impl<T: Transport> ServerPermit<T> {
     /// Takes a permit, if there is one.
     pub(super) fn try_enter(core: &Arc<Core<T>>) -> Option<Self> {
+        // Only then is the reference counted: a refused attempt costs one look.
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
     }
 

@@ -54,12 +54,15 @@ pub(super) struct WorkerAcceptor {
 /// still wakes, and its accept fails.
 #[derive(Debug, Default)]
 struct ListenerCopy {
+    /// None before the first worker accepts, and once closed.
     fd: Option<OwnedFd>,
+    /// No copy is made from here on: it would keep the address.
     closed: bool,
 }
 
 #[derive(Debug)]
 struct AcceptPoint {
+    /// One set for the worker, one for the loop.
     epoll: ExclusiveEpoll,
     /// Makes the worker leave.
     interrupt: Event,
@@ -79,6 +82,7 @@ impl WorkerAcceptor {
         self.point().map(|point| point.epoll.loop_fd())
     }
 
+    /// The accept point, if a worker has accepted before. It makes none.
     fn point(&self) -> Option<&AcceptPoint> {
         self.point.get()?.as_ref()
     }
@@ -89,6 +93,7 @@ impl WorkerAcceptor {
         let (Some(point), Some(listener)) = (inherited, &self.listener.lock().fd) else {
             return Ok(());
         };
+        // The parent's loop was held back when it forked, and this process's is not.
         self.suspend(false);
         point.interrupt.own()?;
         point.epoll.renew(listener.as_fd(), [stop, point.interrupt.waiting().fd])?;
@@ -126,10 +131,12 @@ impl<T: Transport> Core<T> {
             && self.accept_point().is_some()
     }
 
+    /// Makes the accept point at the first call. A failure is for good: then the loop accepts alone.
     fn accept_point(&self) -> Option<&AcceptPoint> {
         let make = || {
             let fd = self.transport.fileno()?;
             let mut listener = self.worker_acceptor.listener.lock();
+            // A close that came first must not be undone by a new copy.
             if listener.closed {
                 return None;
             }
@@ -158,7 +165,9 @@ impl<T: Transport> Core<T> {
         if self.loop_decides() {
             return self.leave_to_loop(point);
         }
+        // Held until this returns, so that a pool serves in the order of the accepts.
         let mut failures = point.failures.lock();
+        // The server's room first, the mixin's after it; the permit goes back if there is none.
         let Some(permit) = ServerPermit::try_enter(self).filter(|_| room()) else {
             return self.leave_to_loop(point);
         };
@@ -181,6 +190,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// The client that has woken this worker is still in the queue: wakes the loop for it.
     fn leave_to_loop(&self, point: &AcceptPoint) -> Accepted {
         if let Some(listener) = &self.worker_acceptor.listener.lock().fd {
             point.epoll.wake_loop(listener.as_fd());
@@ -195,6 +205,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
             return Accepted::Leave;
         }
         let Some(point) = self.accept_point() else { return Accepted::Leave };
+        // Counted as a loop until this returns: the run does not end while a client is in this worker's hands.
         let Some(_accepting) = Accepting::beside_loop(&self) else { return Accepted::Leave };
         if wait::for_worker_accept(&point.epoll).is_err() || self.context.runs.stop_requested() {
             return Accepted::Leave;
@@ -203,6 +214,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
         run_catching(|| accepted = Some(self.accept_in_worker(point, room)));
         // A transport that has panicked here does so once more in the loop, where the panic ends the run.
         let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
+        // The next accept waits for the stop's event again: see `StopLatch`.
         if matches!(accepted, Accepted::TryAgain) {
             self.context.runs.settle();
         }
