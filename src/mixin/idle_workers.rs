@@ -65,6 +65,7 @@ pub(super) struct IdleWorkers {
 }
 
 impl IdleWorkers {
+    /// No worker yet.
     pub(super) fn new(keep: Option<Duration>) -> Self {
         Self { list: Vec::new(), keep }
     }

@@ -122,6 +122,7 @@ impl ThreadGroup {
 
 /// A thread that is counted until this is dropped.
 struct AliveThread {
+    /// Counts it.
     group: Arc<ThreadGroup>,
 }
 

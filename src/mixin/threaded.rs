@@ -25,6 +25,7 @@ pub(super) struct Workers {
 const MOST_WORKERS: usize = 65_536;
 
 impl Workers {
+    /// Starts no thread.
     pub(super) fn new(settings: QueueSettings) -> Self {
         Self { settings, block_on_close: true, daemon_threads: false, queue: OnceLock::new() }
     }
@@ -150,6 +151,19 @@ macro_rules! worker_setters {
         ///
         /// A panic in it ends the thread. [`Threading`](crate::Threading) then refuses the request for which the thread
         /// was started; [`Pool`](crate::Pool) refuses requests when all of its threads have ended so.
+        ///
+        /// ```
+        /// use std::cell::Cell;
+        /// use socketserver::{Pool, Threading};
+        ///
+        /// thread_local! {
+        ///     static SEED: Cell<u64> = const { Cell::new(0) };
+        /// }
+        ///
+        /// let pool = Pool::new(4).on_thread_start(|| SEED.set(7));
+        /// let threads = Threading::new().on_thread_start(|| SEED.set(7));
+        /// # let _ = (pool, threads);
+        /// ```
         #[must_use]
         pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
             self.workers.settings.threads.on_start = Some(std::sync::Arc::new(hook));
@@ -157,6 +171,9 @@ macro_rules! worker_setters {
         }
 
         /// Runs in each thread after its last request.
+        ///
+        /// It is not called in a thread that has ended by a panic, nor in one that is still running when the process
+        /// exits.
         #[must_use]
         pub fn on_thread_stop(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
             self.workers.settings.threads.on_stop = Some(std::sync::Arc::new(hook));

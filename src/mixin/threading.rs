@@ -23,6 +23,7 @@ use crate::gate::Gate;
 /// ```
 #[derive(Debug)]
 pub struct Threading {
+    /// Its size is always [`Size::Growing`].
     workers: Workers,
 }
 

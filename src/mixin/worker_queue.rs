@@ -76,12 +76,15 @@ pub(super) struct QueueSettings {
 /// A loop asks for room before it accepts. If a worker or another loop takes the last place in between, the job is queued
 /// without one (at most one job for each loop), and gets the place of the job that ends before it runs.
 struct QueuedJob {
+    /// The request.
     job: Job,
+    /// None without a gate, and for a job that came when the gate had just closed.
     permit: Option<Permit>,
 }
 
 /// The queue and its workers. Shared by the mixin and the workers' threads.
 pub(super) struct WorkerQueue {
+    /// Read without the lock: they do not change.
     settings: QueueSettings,
     /// Its threads, for the close to wait for. A thread outlives its place in `State::workers` by its
     /// `on_thread_stop`.
@@ -92,6 +95,7 @@ pub(super) struct WorkerQueue {
     /// microseconds instead of 21.
     sender: Sender<QueuedJob>,
     receiver: Receiver<QueuedJob>,
+    /// Held for moments. A thread start is outside of it, except for the first workers of a fixed size.
     state: Mutex<State>,
 }
 
@@ -113,6 +117,7 @@ struct State {
     accept_slot: AcceptSlot,
 }
 
+/// Where the queue is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The workers of a fixed size have not been started.

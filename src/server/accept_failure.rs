@@ -112,10 +112,12 @@ pub(super) struct Backoff {
 
 /// See [`Backoff`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Also that after lost clients.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// So many lost clients in a row are bad luck, and cost no pause. More of them would keep a processor busy with nothing
 /// else, so that pauses follow, which double from a millisecond on.
 const SKIPPED_AT_ONCE: u32 = 16;
+/// Doubled with each further one, after lost clients and after fruitless wake-ups.
 const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// Where several processes wait for one listener, another one may have been faster so often in a row. More often means that
 /// the descriptor is broken in some way. It is tried less often then, but at least each 10 ms, because clients may come

@@ -18,6 +18,23 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     /// # Errors
     ///
     /// If no thread can be started, or if the mixin forks: forking needs a process with one thread.
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::net::TcpStream;
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hello = stream_fn(|request| Ok(request.write_all(b"hello\n")?));
+    /// let server = ThreadingTcpServer::bind("127.0.0.1:0", hello)?.serve_in_background()?;
+    /// let address = server.server_address().as_inet().expect("a TCP server has one");
+    /// let mut answer = String::new();
+    /// TcpStream::connect(address)?.read_to_string(&mut answer)?;
+    /// assert_eq!(answer, "hello\n");
+    /// assert!(server.stop()?.is_clean());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
         if self.mixin.forks() {
             let why = "forks, which a process with another thread must not: it cannot serve in the \

@@ -215,6 +215,11 @@ enum WaitFor {
 const AFTER_FORCE: Duration = Duration::from_millis(75);
 
 /// How a server has ended. Print it: the text is for its operator.
+///
+/// ```text
+/// 127.0.0.1:9999: closed after 10.1 s, 3 requests were open; 2 ended by themselves; 1 did not end within 10.0 s and was cut off:
+///   (a line for each, up to twenty)
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DrainReport {
@@ -253,6 +258,8 @@ impl DrainReport {
     }
 
     /// Whether no request was cut off in the middle: each has ended by itself, or waited for the beginning of one.
+    ///
+    /// A supervisor's exit status, for example: `if report.is_clean() { 0 } else { 1 }`.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.forced.is_empty() && self.left_running.is_empty()

@@ -77,6 +77,18 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// manager. It also runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled
     /// then, so the service manager can stop the program in order. An observer gets
     /// [`ServerEvent::Ready`](crate::ServerEvent::Ready).
+    ///
+    /// ```
+    /// use socketserver::{ServerContext, ServerHooks, StreamRequest};
+    ///
+    /// struct Announced;
+    ///
+    /// impl ServerHooks<StreamRequest> for Announced {
+    ///     fn ready(&self, server: &ServerContext) {
+    ///         println!("serving at {}", server.server_address());
+    ///     }
+    /// }
+    /// ```
     fn ready(&self, server: &ServerContext) {
         let _ = server;
     }
@@ -126,15 +138,54 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     ///
     /// The hook is not called if the peer was silent for the idle limit, if a drain ended the request, or for a
     /// [`Fatal`](crate::Fatal).
+    ///
+    /// ```
+    /// use socketserver::hooks::Failure;
+    /// use socketserver::{ServerHooks, StreamRequest};
+    ///
+    /// struct Logged;
+    ///
+    /// impl ServerHooks<StreamRequest> for Logged {
+    ///     fn handle_error(&self, failure: &Failure<'_>) {
+    ///         if !failure.is_quiet() {
+    ///             println!("error phase={} client={}", failure.phase(), failure.client_address());
+    ///             failure.print();
+    ///         }
+    ///     }
+    /// }
+    /// ```
     fn handle_error(&self, failure: &Failure<'_>) {
         failure.report();
     }
 
     /// Runs when no request has arrived within the server's timeout for `handle_request`.
+    ///
+    /// In the thread that called, before `handle_request` returns
+    /// [`AcceptOutcome::TimedOut`](crate::monitor::AcceptOutcome::TimedOut). A panic ends the call.
     fn handle_timeout(&self) {}
 
     /// Runs in the loop after every request, and at least once in every `poll_interval`, if one is set. To override
     /// this hook costs as much as to override [`verify_request`](Self::verify_request).
+    ///
+    /// A clock needs a `poll_interval`, because an idle server calls nothing:
+    ///
+    /// ```
+    /// use std::sync::Mutex;
+    /// use std::time::{Duration, Instant};
+    /// use socketserver::{ServerHooks, StreamRequest};
+    ///
+    /// struct Hourly(Mutex<Instant>);
+    ///
+    /// impl ServerHooks<StreamRequest> for Hourly {
+    ///     fn service_actions(&self) {
+    ///         let mut last = self.0.lock().unwrap();
+    ///         if last.elapsed() >= Duration::from_secs(3_600) {
+    ///             *last = Instant::now();
+    ///             println!("an hour has passed");
+    ///         }
+    ///     }
+    /// }
+    /// ```
     fn service_actions(&self) {
         is_default::<Self>();
     }
@@ -173,6 +224,20 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// # Errors
     ///
     /// Any; they are ignored.
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use socketserver::mixin::Refused;
+    /// use socketserver::{HandlerResult, ServerHooks, StreamRequest};
+    ///
+    /// struct Polite;
+    ///
+    /// impl ServerHooks<StreamRequest> for Polite {
+    ///     fn overflow(&self, request: &mut StreamRequest, why: &Refused) -> HandlerResult {
+    ///         Ok(request.write_all(format!("sorry, {why}\n").as_bytes())?)
+    ///     }
+    /// }
+    /// ```
     fn overflow(&self, request: &mut R, why: &Refused) -> HandlerResult {
         let _ = (request, why);
         Ok(())

@@ -247,6 +247,23 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # Errors
     ///
     /// As [`serve_forever`](Self::serve_forever).
+    ///
+    /// ```no_run
+    /// use std::io::Write;
+    /// use std::time::Duration;
+    /// use socketserver::monitor::AcceptOutcome;
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let server = ThreadingTcpServer::builder()
+    ///     .timeout(Duration::from_secs(1))
+    ///     .bind("127.0.0.1:9999", stream_fn(|request| Ok(request.write_all(b"hello\n")?)))?;
+    /// while server.handle_request()? != AcceptOutcome::Stopped {
+    ///     println!("{} served so far", server.context().counts().completed);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn handle_request(&self) -> Result<AcceptOutcome> {
         let outcome = Mutex::new(AcceptOutcome::Stopped);
         self.in_a_run(RunKind::OneRequest, || {

@@ -42,6 +42,18 @@ pub(crate) use self::runs::{Claim, Closer, Runs};
 ///
 /// Clones are handles to the same server, and keep nothing of it alive but its state of running. A handle that
 /// outlives its server does nothing.
+///
+/// ```
+/// use socketserver::{ThreadingTcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let server = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+/// let handle = server.shutdown_handle();
+/// std::thread::spawn(move || handle.shutdown());
+/// server.serve_forever()?; // returns when the other thread has asked for it
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ShutdownHandle {
     /// Shared with the server and its requests.

@@ -37,6 +37,7 @@ pub(crate) enum RunKind {
 }
 
 impl RunState {
+    /// Whether a run goes on whose last loop has not ended.
     pub(super) fn is_accepting(self) -> bool {
         matches!(self, Self::Accepting(_))
     }

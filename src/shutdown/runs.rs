@@ -29,6 +29,7 @@ pub(crate) struct Runs {
     changed: Condvar,
 }
 
+/// The part of [`Runs`] that takes the lock.
 #[derive(Debug, Default)]
 struct RunsState {
     /// Its doc has the table of its transitions.
@@ -157,6 +158,7 @@ impl Runs {
         self.served_by_run.store(true, Ordering::SeqCst);
     }
 
+    /// Asked by warnings, which tell an operator what to do, and before the first fork.
     pub(crate) fn is_served_by_run(&self) -> bool {
         self.served_by_run.load(Ordering::SeqCst)
     }
@@ -369,6 +371,7 @@ impl Runs {
     }
 }
 
+/// The error of a second run at the same time.
 fn serving_already(address: &dyn Display) -> Error {
     Error::state(address, "is serving already")
 }

@@ -35,6 +35,7 @@ pub(super) struct StopLatch {
 }
 
 impl StopLatch {
+    /// Without a request. Takes one descriptor, on systems without eventfd two.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             requested: AtomicBool::new(false),
@@ -50,6 +51,7 @@ impl StopLatch {
         self.is_set.store(true, Ordering::SeqCst);
     }
 
+    /// One atomic load.
     pub(super) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }

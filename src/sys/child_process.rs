@@ -1,5 +1,9 @@
 //! Children of this process: how one has ended, and signals to one. None of these calls touches a child that it was not
 //! asked about, as `waitpid(-1)` would: the statuses of `std::process::Command` are for others.
+//!
+//! ```text
+//! runs -> has ended: WNOWAIT tells, as often as it is asked -> reaped: the number is free for another process
+//! ```
 
 use std::io;
 

@@ -1,4 +1,8 @@
 //! An epoll set: several descriptors that are waited for as one.
+//!
+//! A fork shares the set itself, not a copy: a change by one process holds for both. So a child that goes on for
+//! itself renews it before it adds or removes anything. A closed descriptor leaves the set only when its last copy is
+//! closed, in any process: so descriptors that may have been inherited are removed explicitly.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,6 +14,7 @@ use super::socket::Mode;
 /// [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
 #[derive(Debug)]
 pub(super) struct Epoll {
+    /// Its number stays, also after [`renew`](Self::renew).
     set: OwnedFd,
 }
 

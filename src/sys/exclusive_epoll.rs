@@ -1,4 +1,10 @@
 //! A worker and the accept loop wait for the same listener, and the kernel wakes the worker if it can.
+//!
+//! ```text
+//! listener --+-- added first ---> worker's set -------> the worker, in `wait`
+//!            `-- added second --> accept loop's set --> the loop, in poll(2) on `loop_fd`
+//! stop, interrupt --------------> worker's set
+//! ```
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,12 @@
 //! Forking, in a process that has one thread.
+//!
+//! ```text
+//! no_other_threads      before a run: `serve` fails with the names
+//! SignalsHeld::hold     a signal must not reach a child that does not know its request
+//! fork                  asks again: a thread may have been started since
+//!   parent: drop        the mask is as it was
+//!   child: release      SIGTERM comes through: the drain
+//! ```
 
 use std::fs;
 use std::io;

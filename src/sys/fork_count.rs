@@ -16,6 +16,7 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Moment {
     /// A child begins with its parent's count, and differs by its number.
     process: u32,
+    /// The value of [`FORKS`].
     forks: u64,
 }
 

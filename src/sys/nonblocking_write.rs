@@ -1,4 +1,7 @@
 //! Writing to a standard stream without ever waiting for its reader.
+//!
+//! A log reader that has stopped reading must not stop the server. The price is that text which does not fit is lost;
+//! `console.rs` counts what.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -117,6 +120,7 @@ mod own_description {
     /// Device, inode and, for a terminal, the number of the terminal: equal for two descriptors of one terminal.
     type Which = (libc::dev_t, libc::ino_t, libc::dev_t);
 
+    /// Names the terminal behind a descriptor.
     fn which(file: &libc::stat) -> Which {
         (file.st_dev, file.st_ino, file.st_rdev)
     }

@@ -5,6 +5,13 @@
 //! `std::process::Command` would be to steal its status. So the children that serve requests carry a mark that all
 //! their descendants inherit, also across `exec`, and that can be read when they have ended: a limit for file locks
 //! (`RLIMIT_LOCKS`), which Linux has not enforced since 2.4.25.
+//!
+//! ```text
+//! parent: if_orphans_come       a mark for each server, or none
+//! child: put                    before the handler runs; its descendants inherit it
+//! parent: SIGCHLD               ended_child, or children, names a process
+//!         reap                  marked: reaped; otherwise left to its own parent's code
+//! ```
 
 use std::fs;
 use std::io;

@@ -2,6 +2,16 @@
 //!
 //! std does not tell the local address. A server that is bound to every interface needs it: the route may choose another
 //! address for a reply than the one that the client has sent to, and the client then drops the reply.
+//!
+//! ```text
+//! headers   [h0][h1][h2] ..        made for each call; point to the three below
+//! names     [n0][n1][n2] ..        the senders
+//! controls  [c0][c1][c2] ..        the local addresses, if they were asked for
+//! buffers   [slot 0  ][slot 1  ]   a datagram each, `stride` bytes apart
+//! ```
+//!
+//! The kernel fills number 0 first. `take` gives them in this order, and borrows from the buffers until the next
+//! call.
 
 use std::io;
 use std::iter;
@@ -27,6 +37,7 @@ struct mmsghdr {
 pub(crate) struct Received<'a> {
     /// At most the batch's size; the buffer is used again by the next batch.
     pub(crate) bytes: &'a [u8],
+    /// Its sender: where a reply goes.
     pub(crate) peer: PeerName,
     /// The address that it was sent to, if the kernel tells.
     pub(crate) destination: Destination,
@@ -62,6 +73,7 @@ pub(crate) struct RecvBatch {
     // is kept.
     /// One slot of [`stride`] bytes for each datagram.
     buffers: Vec<u8>,
+    /// The senders' names, as the kernel writes them; 128 bytes each.
     names: Vec<libc::sockaddr_storage>,
     /// Empty where no address is asked for. The kernel then writes no control messages, and closes descriptors that a
     /// sender has passed with a datagram.
@@ -74,6 +86,7 @@ pub(crate) struct RecvBatch {
     taken: usize,
 }
 
+/// The facts about one datagram that `receive` keeps for `take`.
 #[derive(Clone, Copy)]
 struct ReceivedInfo {
     /// How many bytes it has, after the cut.

@@ -12,6 +12,7 @@ use super::socket::Mode;
 ///
 /// Invariant: the first `written` bytes of `memory` are initialised.
 pub(crate) struct RecvBuf<'a> {
+    /// The caller's; nothing is allocated here.
     memory: &'a mut [MaybeUninit<u8>],
     /// How many bytes, from the beginning, are known to have been written.
     written: usize,

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The local address that a datagram was sent to, and that its reply must come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LocalAddress {
+    /// One of this machine's addresses.
     pub(crate) ip: IpAddr,
     /// The interface, which a link-local address needs; 0 leaves it to the route.
     pub(crate) interface: u32,
@@ -77,6 +78,7 @@ impl ControlMessage<'_> {
 
 /// The messages of one datagram, one after the other, up to the first bytes that cannot be a message.
 struct ControlMessages<'a> {
+    /// Begins with the next message's header.
     rest: &'a [u8],
 }
 

@@ -1,4 +1,8 @@
 //! How many descriptors this process may have, and the programs that it starts.
+//!
+//! The soft limit is what a process may have, and it may raise that itself, up to the hard one. The two belong to the
+//! process, and programs inherit them by fork and exec; so a raised limit is taken back in programs that handlers
+//! start.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +17,7 @@ use super::check;
 /// The limit with which this process began, and that to which it was raised first; none before that.
 static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
 
+/// A raise of the soft limit.
 #[derive(Clone, Copy)]
 struct Raised {
     /// The soft limit that programs get back.
@@ -56,6 +61,8 @@ pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }
 
+/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). Any soft limit up to the hard one takes no
+/// privilege.
 fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
     // SAFETY: the pointer is to a live structure.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const *limit) }).map(drop)

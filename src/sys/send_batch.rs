@@ -1,4 +1,12 @@
 //! Sending datagrams by the batch: `sendmmsg`, from a local address, and as bursts where the kernel cuts them (GSO).
+//!
+//! ```text
+//! batch     A A A B A            A: datagrams of one length to one peer; B: another
+//! messages  [A A A] [B] [A]      with GSO: one message for datagrams that are alike and stand together
+//! sendmmsg  2                    messages taken, before one that does not fit: 4 datagrams
+//! ```
+//!
+//! The order of the datagrams stays as it was pushed.
 
 use std::io;
 use std::mem;
@@ -72,6 +80,7 @@ const BURST_BYTES: usize = 60_000;
 /// Datagrams that leave together. Their bytes are in one buffer, one behind the other, which the next batch uses again.
 #[derive(Debug, Default)]
 pub(crate) struct SendBatch {
+    /// Those of all datagrams, in the order of `heads`.
     bytes: Vec<u8>,
     /// For each: its receiver, the local address that it leaves from, and where its bytes end.
     heads: Vec<(PeerName, Option<LocalAddress>, usize)>,

@@ -9,10 +9,12 @@ use std::sync::Arc;
 pub(crate) struct SharedFd {
     /// That of `owned`, which never changes: sys/fd.rs replaces the file behind a number, and not the number.
     number: RawFd,
+    /// Closed with the last owner.
     owned: Arc<OwnedFd>,
 }
 
 impl SharedFd {
+    /// Reads the number once.
     pub(crate) fn new(owned: Arc<OwnedFd>) -> Self {
         Self { number: owned.as_raw_fd(), owned }
     }

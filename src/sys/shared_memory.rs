@@ -1,4 +1,7 @@
 //! Memory that a process and its children have in common.
+//!
+//! It is mapped before the first fork, and never grows: a mapping that is made later is the parent's or the child's
+//! alone.
 
 use std::io;
 use std::ptr::{self, NonNull};
@@ -15,6 +18,7 @@ use libc::{MAP_ANON, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
 pub(crate) struct Common<const NUMBERS: usize> {
     /// The first of `count` rows, at the beginning of the mapping.
     rows: NonNull<[AtomicU64; NUMBERS]>,
+    /// How many rows the mapping has.
     count: usize,
 }
 

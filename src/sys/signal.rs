@@ -1,4 +1,16 @@
 //! Actions of signals in this process, added to those that were there before.
+//!
+//! signal-hook runs all actions of a signal, in the order in which they were registered, after the handler that was
+//! there before. So a signal that this crate takes goes this way:
+//!
+//! ```text
+//! the kernel -> signal-hook's handler -> the program's own handler, if there was one
+//!                                     -> the default, if no guard is left (`bring_back_default`)
+//!                                     -> the action of each guard
+//! ```
+//!
+//! Actions interrupt a thread anywhere. They call functions that signal-safety(7) allows, and touch atomics; a lock
+//! is at most tried.
 
 use std::io;
 use std::mem;
@@ -130,6 +142,7 @@ pub(crate) struct LetThrough {
 }
 
 impl LetThrough {
+    /// A mask is a thread's own: signals to the process may reach another thread that does not block them.
     pub(crate) fn new(signals: &[libc::c_int]) -> Self {
         let before = change_mask(libc::SIG_UNBLOCK, signals);
         // SAFETY: the set is one that the system has given.

@@ -1,5 +1,8 @@
 //! Calls on a socket that std does not have: sends that never wait and never raise a signal, options, and the number of
 //! unread bytes.
+//!
+//! Connections stay in blocking mode, because the mode belongs to the open file description, which a program that was
+//! given a copy shares. Each call says by its own flag whether it may wait.
 
 use std::io;
 use std::mem;

@@ -18,6 +18,20 @@ use crate::sys;
 /// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next asks for it.
 /// Until then, and in the children of [`Forking`](crate::Forking), which serve one request each, the descriptor is the
 /// parent's, and a child must not wake its parent: there `notify` and `clear` do nothing.
+///
+/// ```
+/// use std::os::fd::AsFd;
+/// use socketserver::park::{Event, Interest};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let event = Event::new()?;
+/// event.notify();
+/// event.notify(); // nothing more: it is readable already
+/// event.clear();
+/// # let _ = (event.as_fd(), Interest::Read);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Event {
     /// Keep their numbers for as long as the event lives.

@@ -54,6 +54,7 @@ struct ThreadState {
 }
 
 thread_local! {
+    /// Its address is the thread's number, too: see [`number_of_thread`].
     static HERE: Cell<ThreadState> =
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
@@ -131,6 +132,19 @@ pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) ->
 /// Every mixin of this crate runs handlers on plain threads. A mixin of your own may run many on one thread, as
 /// coroutines (see [`Parker`]). Handlers that may run there use this instead of [`std::thread::sleep`], which would
 /// stop every request of the same thread.
+///
+/// ```
+/// use std::io::Write;
+/// use std::time::Duration;
+/// use socketserver::park::sleep;
+/// use socketserver::stream_fn;
+///
+/// let slow = stream_fn(|request| {
+///     sleep(Duration::from_millis(100));
+///     Ok(request.write_all(b"at last\n")?)
+/// });
+/// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", slow);
+/// ```
 pub fn sleep(duration: Duration) {
     if !is_parked_here() {
         flush();
@@ -147,6 +161,7 @@ pub fn sleep(duration: Duration) {
 
 /// The moment so much later. Where the clock cannot count that far, it is one that no process lives to see.
 pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
+    /// 136 years.
     const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
     now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
 }
@@ -174,6 +189,18 @@ fn park_for_ever() {
 /// # Panics
 ///
 /// If `work` panics, with the same payload.
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::park::offload;
+/// use socketserver::stream_fn;
+///
+/// let names = stream_fn(|request| {
+///     let text = offload(|| std::fs::read_to_string("/etc/hostname"))??;
+///     Ok(request.write_all(text.as_bytes())?)
+/// });
+/// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", names);
+/// ```
 pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
     if !is_parked_here() {
         flush();

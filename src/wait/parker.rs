@@ -79,6 +79,7 @@ pub trait Parker {
 }
 
 thread_local! {
+    /// Borrowed for moments only, never across a call of the parker.
     static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
 }
 

@@ -34,6 +34,8 @@ use crate::sys::exit_watch::{Ended, ExitWatch, Watched};
 use crate::sys::orphan_reaper::{self, OrphanMark};
 use crate::wait::{self, Interest, Waiting};
 
+/// The table and the reports of one mixin. Only the thread of the loop forks and reaps; `active_children` may be
+/// asked from any.
 #[derive(Debug, Default)]
 pub(super) struct Children {
     /// Searched from its beginning: `max_children` keeps it short.
@@ -260,6 +262,7 @@ impl Children {
         }
     }
 
+    /// Signals each child that has not ended. [`watch`](Self::watch) comes before, so that each number is a child's.
     pub(super) fn signal_all(&self, signal: libc::c_int) {
         for child in self.table.lock().iter() {
             child_process::signal(child.pid, signal);

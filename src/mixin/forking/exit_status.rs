@@ -12,6 +12,8 @@ pub(super) const PANICKED: i32 = 101;
 /// of its server as well. A handler is unlikely to call `exit` with one of them: programs stay below, and shells use the
 /// numbers just above 128.
 const FIRST_OF_OURS: u8 = 160;
+/// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else
+/// reads it. `Killed`, `Released`, `Refused` and `Rejected` are the parent's to say.
 const ENDS: [CloseReason; 12] = [
     CloseReason::Completed,
     CloseReason::Failed,

@@ -63,6 +63,7 @@ pub struct Forking {
     /// At least one.
     max_children: usize,
     block_on_close: bool,
+    /// Those that this process has forked and not reaped.
     children: Children,
 }
 
