@@ -21,6 +21,8 @@ pub(super) struct IdleWorker {
     /// The thread to unpark.
     thread: Thread,
     /// It was taken off the list to come to the queue. Other code may unpark a thread as well, and does not set this.
+    ///
+    /// Atomic only so that it can be reached through the `Arc`: the lock orders all accesses.
     called: AtomicBool,
     /// It waits with a timeout. Only the next to leave does: a timer for each wait of a busy worker would cost 5 % of a
     /// short request.
@@ -72,8 +74,10 @@ impl IdleWorkers {
 
     /// Puts a worker on the list. Returns when it may leave.
     pub(super) fn enter(&mut self, worker: &Arc<IdleWorker>) -> Option<Instant> {
+        // It may have been called before, in an earlier wait.
         worker.called.store(false, Ordering::Relaxed);
         self.list.push(Arc::clone(worker));
+        // A time that the clock cannot count to is as good as none.
         self.keep.and_then(|keep| Instant::now().checked_add(keep))
     }
 

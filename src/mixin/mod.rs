@@ -122,6 +122,14 @@ pub(crate) use worker_accept::{Accepted, WorkerAccept};
 ///    [`force`](Self::force) at the deadline.
 /// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or were forced to
 ///    end; again at every further close, and never for a server that is only dropped.
+///
+/// | method | on the thread |
+/// |---|---|
+/// | `check` | that makes the server |
+/// | `serve`, `ready`, `process_request`, `event_fd`, `service_actions` | of the loop |
+/// | `drain`, `force`, `server_close` | that closes the server, or of the last loop; several closes may overlap |
+///
+/// A panic in one of the loop's methods ends the run, and is not hidden.
 pub trait Mixin: Send + Sync {
     /// Checks the settings. Called once, when a server is made with this mixin, so that `bind` fails and not each
     /// request. A mixin around another one forwards the call. Default: no error.
@@ -138,16 +146,25 @@ pub trait Mixin: Send + Sync {
     /// # Errors
     ///
     /// Those of the loop, and those of starting it.
+    ///
+    /// `accept_loop` returns when the server stops. It may be called on several threads at the same time; the run has
+    /// ended accepting when all of them have returned.
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
         accept_loop()
     }
 
     /// Runs one request, now or later, here or elsewhere: Python's `process_request`.
+    ///
+    /// The loop accepts nothing until this returns, so it must not wait for anything but the job. A job that is
+    /// dropped is [released](Job::release).
     #[doc(alias = "process_request_thread")]
     fn process_request(&self, job: Job);
 
     /// Whether there is room for another request. If it returns false, [`event_fd`](Self::event_fd) must become
     /// readable as soon as there is room. Default: true.
+    ///
+    /// Asked before every accept, and once more before a wait. So it has to be cheap, and the answer may have changed
+    /// when the request comes: at most one more request for each loop.
     fn ready(&self) -> bool {
         true
     }
@@ -155,6 +172,8 @@ pub trait Mixin: Send + Sync {
     /// A descriptor that the loop polls together with the listener. It becomes readable when there is room for a
     /// request, for example, or when a child has ended. The loop polls it in every wait, so
     /// [`service_actions`](Self::service_actions) has to make it unreadable again. Default: none.
+    ///
+    /// Asked before each wait, so that a mixin may prepare for being woken only then.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -192,6 +211,8 @@ pub trait Mixin: Send + Sync {
 
     /// Ends the requests that are left at the deadline. The server itself shuts down their connections. Default:
     /// nothing.
+    ///
+    /// Called once for each close whose deadline passes with requests left.
     fn force(&self) {}
 
     /// Ends the threads or processes that the mixin has started. With [`block_on_close`](Self::block_on_close) it waits
@@ -264,6 +285,9 @@ impl<M: Mixin + ?Sized> Mixin for Box<M> {
 ///
 /// Exactly one of [`run`](Self::run), [`refuse`](Self::refuse) and [`release`](Self::release) ends the job; dropping a
 /// job releases it.
+///
+/// It has its permit of `Limits::live` and its slot in the live list from before the mixin gets it until it has
+/// ended. So a mixin that keeps jobs in a queue keeps the server's permits, too.
 pub struct Job {
     // None only while one of the three runs.
     work: Option<Box<dyn Work>>,
@@ -371,6 +395,9 @@ pub enum Refused {
 ///
 /// The loop does not accept while a handler runs, so one slow client keeps all others waiting. For short requests from
 /// well-behaved clients `Inline` is the fastest mixin.
+///
+/// A handler that closes its own server does not wait for itself: the close returns, and the loop ends after the
+/// request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inline;
 

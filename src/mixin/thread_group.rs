@@ -1,5 +1,14 @@
 //! The threads of a mixin: named, counted, and waited for at the end. There is no list of them, so nothing grows with the
 //! number of requests served.
+//!
+//! ```text
+//! the caller                        the new thread             a close
+//! spawn: AliveThread (+1)
+//!   cannot start: dropped (-1)
+//!   starts -----------------------> main
+//!                                   AliveThread dropped (-1)
+//!                                     notifies --------------> wait_until_gone returns at zero
+//! ```
 
 use std::fmt;
 use std::io;
@@ -112,6 +121,7 @@ impl ThreadGroup {
             return;
         }
         let mut alive = self.alive.lock();
+        // In a loop: a new thread may start, and the wait may end early.
         while *alive > 0 {
             if self.ended.wait_until(&mut alive, deadline).timed_out() {
                 return;
@@ -127,6 +137,8 @@ struct AliveThread {
 }
 
 /// The threads of all groups.
+///
+/// Relaxed: it is a count and guards nothing.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 impl AliveThread {
@@ -155,6 +167,8 @@ impl Drop for AliveThread {
 }
 
 /// `program::echo::Echo` is `Echo`: short enough for 15 bytes, and distinct.
+///
+/// A closure has the name of the function that it is written in. Generic arguments are cut off.
 fn short_name(label: &str) -> &str {
     let plain = label.split('<').next().unwrap_or(label);
     plain.rsplit("::").find(|part| !part.starts_with('{')).unwrap_or(plain)

@@ -67,6 +67,7 @@ impl Mixin for Workers {
         self.queue().process_request(job);
     }
 
+    // With `Refuse` the loop accepts at the limit too, so that clients hear of it.
     fn ready(&self) -> bool {
         let QueueSettings { gate, when_full, .. } = &self.settings;
         *when_full == WhenFull::Refuse || gate.as_ref().is_none_or(|gate| gate.is_open())

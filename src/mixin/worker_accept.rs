@@ -85,6 +85,7 @@ impl AcceptSlot {
     /// Vacates the slot. True if the worker was interrupted; it may have accepted a request all the same.
     pub(super) fn leave(&mut self) -> bool {
         let server = self.server.take();
+        // Taken back here and not by the worker's next `enter`, which may be at another server.
         let interrupted = std::mem::take(&mut self.interrupted);
         if let (Some(server), true) = (server, interrupted) {
             server.clear_interrupt();

@@ -151,6 +151,8 @@ impl WorkerQueue {
     }
 
     /// Queues a job and wakes a worker for it if that is necessary, or refuses it.
+    ///
+    /// It does not wait, apart from the start of a thread.
     pub(super) fn process_request(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
         state.label = job.label();
@@ -160,6 +162,7 @@ impl WorkerQueue {
                 let _ = self.sender.send(QueuedJob { job, permit });
                 self.wake(state);
             }
+            // A refusal runs the `overflow` hook, and so not under the lock.
             Err(why) => {
                 drop(state);
                 job.refuse(why);
@@ -175,6 +178,7 @@ impl WorkerQueue {
             Phase::NotStarted | Phase::Open => {}
         }
         let permit = self.try_enter();
+        // Without refusals a job past the limit is queued all the same: see `QueuedJob`.
         let is_full = permit.is_none() && self.settings.gate.is_some();
         if is_full && self.settings.when_full == WhenFull::Refuse {
             return Err(Refused::Busy);
@@ -200,6 +204,7 @@ impl WorkerQueue {
                     state.starting += 1;
                 }
                 Err(error) if state.workers == 0 => return Err(error),
+                // Fewer workers serve more slowly; that is better than no service.
                 Err(_) => break,
             }
         }
@@ -285,6 +290,7 @@ impl WorkerQueue {
         if !has_come {
             state.starting -= 1;
         }
+        // A worker of a fixed size is not replaced: it ends only by a close or by the panic of a hook.
         if let Size::Growing { .. } = self.settings.size {
             if !has_come {
                 let error = io::Error::other("the thread ended before its first request");
@@ -310,6 +316,7 @@ impl WorkerQueue {
         me: &Arc<IdleWorker>,
         server: &mut Option<Arc<dyn WorkerAccept>>,
     ) -> Option<MutexGuard<'q, State>> {
+        // Fixed at the beginning: the wait may be interrupted often, and the time counts from here.
         let leave_at = state.idle.enter(me);
         loop {
             let accepts = state.accept_slot.is_taken();
@@ -397,6 +404,7 @@ impl Worker {
                 // A job without a place takes over that of the job before it, or asks again.
                 self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
                 self.run(job);
+                // `keep` of zero: each request has a new thread.
                 if ends_after_job {
                     return;
                 }

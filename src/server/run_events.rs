@@ -48,6 +48,7 @@ impl<'a, T: Transport> Run<'a, T> {
 impl<T: Transport> Drop for Run<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
+            // As in an orderly end: requests that were accepted are accounted for.
             self.core.release_backlog();
             // The panic goes on, and tells more than the error.
             let _ = self.core.context.runs.end(|| self.core.loops_have_ended());

@@ -1,4 +1,6 @@
 //! The servers whose requests a thread runs: a handler that closes its own server must not wait for itself.
+//!
+//! A list and not one server: a handler may run a server of its own in its thread, and so on.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -216,6 +216,7 @@ impl Runs {
     /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
     pub(crate) fn enter_worker(&self) -> bool {
         let mut state = self.state.lock();
+        // Without a loop there is nothing to accept for; after a stop one more would only delay the end.
         let may = state.run.kind() == Some(RunKind::Forever)
             && !state.loops.is_empty()
             && !self.stop_requested();
@@ -230,6 +231,7 @@ impl Runs {
     pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
+        // Without a stop (after an error, or one request) `end` ends the accepting.
         let is_last = state.loops.iter().all(|id| *id == me) && self.stop_requested();
         if is_last {
             // Still one of the loops: the thread that ends the run waits for the close.
@@ -276,6 +278,7 @@ impl Runs {
         if !state.closing && (kind != Some(RunKind::OneRequest) || failure.is_some()) {
             self.stop.forget();
         }
+        // A `handle_request` leaves no `Over`: the program's own loop is about to call the next one.
         let is_forever = kind == Some(RunKind::Forever);
         state.run = if is_forever { RunState::Over } else { RunState::Idle };
         self.changed.notify_all();

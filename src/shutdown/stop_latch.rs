@@ -63,6 +63,7 @@ impl StopLatch {
 
     /// After each wait: clears an event that is readable without a requested stop.
     pub(super) fn settle(&self) {
+        // With a requested stop the event has to stay readable: every loop has to see it.
         if self.is_requested() || !self.is_set.load(Ordering::SeqCst) {
             return;
         }

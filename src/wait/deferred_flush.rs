@@ -82,6 +82,7 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
             if !list.iter().any(is_it) {
                 list.push(Arc::clone(what));
             }
+            // Lets `may_block` skip the list while there is nothing in it.
             note(|here| here.holds_back = true);
             true
         }
@@ -95,6 +96,7 @@ pub fn flush() {
     if !HERE.get().holds_back {
         return;
     }
+    // Before the list is taken: a flush that defers sets it again.
     note(|here| here.holds_back = false);
     // Taken out first: a flush may defer something, which needs the list.
     let list = DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));

@@ -124,6 +124,7 @@ impl Children {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
+        // All or nothing: a set without the other parts is dropped again.
         let (exits, fatal, owner) = (ExitWatch::new()?, FatalPipe::new()?, OwnerProcess::noted());
         // Before the first fork: the memory that is shared has to be there then.
         console::share_with_children();
@@ -222,6 +223,7 @@ impl Children {
         if index_of(&self.table.lock()).is_none() {
             return false;
         }
+        // Without the lock: it is a system call, and `active_children` may be asked meanwhile.
         let end = match child_process::reap(pid) {
             ChildState::Running => return false,
             ChildState::Exited(status) => reports.end(pid, status),
@@ -235,7 +237,9 @@ impl Children {
             let mut table = self.table.lock();
             index_of(&table).map(|index| table.swap_remove(index))
         };
+        // Another call has ended its request meanwhile.
         let Some(child) = child else { return false };
+        // Before the pidfd is closed by its drop: see `ExitWatch::remove`.
         if let Some(watched) = child.watched {
             reports.exits.remove(watched);
         }
