@@ -188,6 +188,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
         }
+        // None: the thread that closes has taken it, which this has waited for.
         if let Some(taker) = self.core.backlog.begin() {
             self.core.stop_listening(taker);
         }

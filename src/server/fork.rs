@@ -110,6 +110,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let reason = self.serve();
         // The handler may have gathered replies, and there will be no other wait to send them before.
         wait::flush();
+        // After the request: the handler may have requested it at its end.
         let stop = context.runs.stop_requested();
         // A failure is always followed by a request to stop. Without one its lock is not written to.
         let fatal = catch_panic(|| {
@@ -314,6 +315,7 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
     if COUNT.load(Ordering::SeqCst) < 2 {
         return;
     }
+    // Collected first: no lock is held while a transport closes, which may be the user's.
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
     for server in all {
         if !std::ptr::addr_eq(server.address(), core.address()) {

@@ -49,6 +49,7 @@ impl<'a> Incoming<'a> {
     /// copies of it.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        // From here on a copy of the descriptor may exist: see `StreamRequest::fileno`.
         self.ticket.entry().lend();
         self.connection
     }

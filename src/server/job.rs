@@ -190,6 +190,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let _serving = Serving::start(&self.core.context);
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
+        // Counted before the hook runs: the peer may hear of it by the hook.
         open.refused(made, CloseReason::Refused);
         // An operator has to know of this one; the others are limits at work.
         if let Refused::CannotStart(error) = why {

@@ -64,6 +64,7 @@ impl OverriddenHooks {
 
     /// Calls a hook, and notes whether its default ran.
     pub(super) fn call<R>(&self, hook: LoopHook, call: impl FnOnce() -> R) -> R {
+        // One load for each request, once the first one has decided it.
         if self.are_default() {
             return call();
         }

@@ -86,11 +86,13 @@ pub fn run_all(
     grace: Duration,
     ready: impl FnOnce(),
 ) -> Result<Vec<DrainReport>> {
+    // All claims first: if one fails, the others are given back, and nothing has begun.
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let _signals = prepare_process(handles.clone())?;
     // The signals are taken by now.
     ready();
+    // In this thread, so that a server that forks runs in the main thread.
     if let [server] = servers {
         let (served, report) = serve_and_close(&**server, || server.server_close_within(grace));
         return served.map(|()| vec![report]);

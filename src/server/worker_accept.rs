@@ -89,6 +89,7 @@ impl WorkerAcceptor {
 
     /// In a forked child that serves: gives it epoll sets of its own.
     pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
+        // The epoll sets are shared with the parent: see `sys/epoll.rs`.
         let inherited = self.point().filter(|point| !point.owner.is_noted());
         let (Some(point), Some(listener)) = (inherited, &self.listener.lock().fd) else {
             return Ok(());
@@ -140,6 +141,7 @@ impl<T: Transport> Core<T> {
             if listener.closed {
                 return None;
             }
+            // A copy: the transport may close its own descriptor while a worker waits.
             let fd = fd.try_clone().ok()?;
             let interrupt = Event::new().ok()?;
             let stop = self.context.runs.stop_waiting().fd;
@@ -172,6 +174,7 @@ impl<T: Transport> Core<T> {
             return self.leave_to_loop(point);
         };
         let taken = take_request(permit);
+        // A request that was turned away is no failure: the listener works.
         *failures = if taken.is_ok() { 0 } else { failures.saturating_add(1) };
         match taken {
             Ok(Some(job)) => Accepted::Request(job),

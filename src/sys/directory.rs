@@ -1,5 +1,8 @@
 //! A directory that is held open, so that it stays the same one when a name on the way to it, or the process's working
 //! directory, changes; and modes and locks of files.
+//!
+//! It serves the file of a Unix socket, from bind to close: the server may be started in a directory that is renamed
+//! or replaced, and must change and remove no file but its own.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};

@@ -1,4 +1,7 @@
 //! Waiting for input that arrives after this side has shut the input down (`shutdown(Read)`).
+//!
+//! It is for a drain that has ended the input of a connection whose request had begun just then: the request is still
+//! to be read, within the grace.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,7 @@
 //! Peer credentials of Unix sockets: [`Credentials`].
+//!
+//! They need no message of the peer: the kernel notes them at `connect`, and a program may decide by them whether to
+//! serve (`Incoming::peer_credentials`).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,4 +1,7 @@
 //! Standard input, output and error: open in this process, and all that a program inherits.
+//!
+//! The numbers 0 to 2 have a meaning to every program, and the system gives the lowest free number to whatever is
+//! opened next. So they are filled before the first socket is made.
 
 use std::io;
 use std::os::unix::process::CommandExt;

@@ -1,4 +1,7 @@
 //! How far a connection has got, as the system counts it: bytes of every process and thread that has the socket.
+//!
+//! A send buffer takes bytes for a peer that is gone; only its acknowledgements show that it is there. They are asked
+//! for by the idle reaper and by sends that wait for space.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

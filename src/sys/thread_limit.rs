@@ -1,4 +1,7 @@
 //! The number of threads that a process can have.
+//!
+//! `Threading` without `max_threads` could reach it in a rush of slow clients: such a request is refused, as one for
+//! which no thread can be started.
 
 use std::sync::OnceLock;
 
