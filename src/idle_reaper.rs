@@ -110,18 +110,8 @@ impl ReaperShared {
 
     /// Sleeps. Gives the reason if it was woken before its time.
     fn sleep(&self, pause: Duration) -> Option<Wakeup> {
-        let until = Instant::now().checked_add(pause);
         let mut call = self.call.lock();
-        while call.is_none() {
-            match until {
-                None => self.called.wait(&mut call),
-                Some(until) => {
-                    if self.called.wait_until(&mut call, until).timed_out() {
-                        break;
-                    }
-                }
-            }
-        }
+        self.called.wait_while_for(&mut call, |call| call.is_none(), pause);
         call.take()
     }
 

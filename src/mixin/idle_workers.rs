@@ -58,7 +58,7 @@ impl IdleWorker {
 
 /// A stack: the last worker in is the first one called, because its memory is in the caches, and because the others are
 /// then idle for long enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct IdleWorkers {
     /// In the order of their coming: the first has waited longest.
     list: Vec<Arc<IdleWorker>>,

@@ -121,12 +121,7 @@ impl ThreadGroup {
             return;
         }
         let mut alive = self.alive.lock();
-        // In a loop: a new thread may start, and the wait may end early.
-        while *alive > 0 {
-            if self.ended.wait_until(&mut alive, deadline).timed_out() {
-                return;
-            }
-        }
+        self.ended.wait_while_until(&mut alive, |alive| *alive > 0, deadline);
     }
 }
 

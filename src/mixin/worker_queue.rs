@@ -100,6 +100,7 @@ pub(super) struct WorkerQueue {
 }
 
 /// The state behind the lock; see the invariant above.
+#[derive(Default)]
 struct State {
     /// Only grows, in the order of its variants.
     phase: Phase,
@@ -118,9 +119,10 @@ struct State {
 }
 
 /// Where the queue is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     /// The workers of a fixed size have not been started.
+    #[default]
     NotStarted,
     Open,
     /// All workers of a fixed size have ended by panics, which only `on_thread_start` can raise.
@@ -137,15 +139,7 @@ impl WorkerQueue {
             Size::Fixed(_) => None,
             Size::Growing { keep, .. } => Some(keep),
         };
-        let state = State {
-            phase: Phase::NotStarted,
-            label: "",
-            workers: 0,
-            starting: 0,
-            wake_pending: false,
-            idle: IdleWorkers::new(keep),
-            accept_slot: AcceptSlot::default(),
-        };
+        let state = State { idle: IdleWorkers::new(keep), ..State::default() };
         let (group, state) = (Arc::default(), Mutex::new(state));
         Self { settings, group, sender, receiver, state }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
-use super::extension::extension_of;
+use super::extension::ticket_methods;
 use super::line;
 use super::{Deadline, Request, Ticket};
 use crate::address::Address;
@@ -94,19 +94,7 @@ impl DatagramRequest {
         self.local.clone()
     }
 
-    /// The server: its address, its limits, its live list, and the handle that stops it.
-    #[must_use]
-    pub fn server(&self) -> &ServerContext {
-        self.ticket.server()
-    }
-
-    /// Whether a drain has begun: a long handler should come to its end.
-    #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.server().is_stopping()
-    }
-
-    extension_of!(ticket);
+    ticket_methods!(ticket);
 
     /// The server's socket, borrowed. None if the transport has none.
     #[must_use]

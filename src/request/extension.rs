@@ -27,8 +27,29 @@ impl Extension {
 }
 
 /// The methods of a request that has a ticket.
-macro_rules! extension_of {
+macro_rules! ticket_methods {
     ($($ticket:ident).+) => {
+        /// The server: its address, its limits, its live list, and the handle that stops it.
+        #[must_use]
+        pub fn server(&self) -> &$crate::server_context::ServerContext {
+            self.$($ticket).+.server()
+        }
+
+        /// Whether a drain has begun: a long handler should end.
+        #[must_use]
+        pub fn is_stopping(&self) -> bool {
+            self.server().is_stopping()
+        }
+
+        /// A [`StopToken`](crate::request::StopToken), by which other threads hear that this request should end.
+        ///
+        /// # Errors
+        ///
+        /// If the process has no descriptors left for its two events.
+        pub fn stop_token(&self) -> std::io::Result<crate::request::StopToken> {
+            self.ticket().stop_token()
+        }
+
         /// The value that a hook, or an earlier step of the handler, has set, if it is of this type: see
         /// [`Incoming::set_extension`](crate::hooks::Incoming::set_extension).
         #[must_use]
@@ -55,4 +76,4 @@ macro_rules! extension_of {
     };
 }
 
-pub(super) use extension_of;
+pub(super) use ticket_methods;

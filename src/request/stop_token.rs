@@ -167,15 +167,6 @@ impl Ticket {
 }
 
 impl StreamRequest {
-    /// A [`StopToken`], by which other threads hear that this request should end.
-    ///
-    /// # Errors
-    ///
-    /// If the process has no descriptors left for its two events.
-    pub fn stop_token(&self) -> io::Result<StopToken> {
-        self.ticket().stop_token()
-    }
-
     /// Whether this side has ended the connection: at the deadline of a drain, or by
     /// [`close_live`](crate::ServerContext::close_live). For handlers that compute; reads and writes fail by
     /// themselves.
@@ -186,15 +177,6 @@ impl StreamRequest {
 }
 
 impl DatagramRequest {
-    /// A [`StopToken`], by which other threads hear that this request should end.
-    ///
-    /// # Errors
-    ///
-    /// If the process has no descriptors left for its two events.
-    pub fn stop_token(&self) -> io::Result<StopToken> {
-        self.ticket().stop_token()
-    }
-
     /// Whether the deadline of a drain has passed: nothing waits for this request any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::block_pool::LARGE;
 use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Stream};
-use super::extension::extension_of;
+use super::extension::ticket_methods;
 use super::line::{self, Line, LineTooLong, NotText};
 use super::read_buffer::{Appetite, Chunk, ReadBuffer};
 use super::{Deadline, Request, Ticket};
@@ -84,22 +84,10 @@ impl StreamRequest {
         address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
     }
 
-    /// The server: its address, its limits, its live list, and the handle that stops it.
-    #[must_use]
-    pub fn server(&self) -> &ServerContext {
-        self.io.ticket.server()
-    }
-
     /// The request's number in the [live list](ServerContext::live).
     #[must_use]
     pub fn id(&self) -> u64 {
         self.io.ticket.entry().id()
-    }
-
-    /// Whether a drain has begun: a long handler should end.
-    #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.server().is_stopping()
     }
 
     /// The connection's descriptor, borrowed, for options that this crate does not know. None if the stream has no
@@ -126,7 +114,7 @@ impl StreamRequest {
         self.io.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
     }
 
-    extension_of!(io.ticket);
+    ticket_methods!(io.ticket);
 
     /// Says that the next byte begins a new request, so that a drain may end the connection here. For handlers that do
     /// not read lines: only they know where a request begins.

@@ -121,7 +121,7 @@ impl Reply for IncomingDatagram {
         if self.reply_to == ReplyTo::Nobody {
             return Ok(false);
         }
-        self.socket.reply(&self.peer, self.local, bytes)?;
+        self.socket.reply(Outgoing { peer: &self.peer, local: self.local, bytes })?;
         Ok(true)
     }
 
@@ -282,18 +282,13 @@ impl DatagramSocket {
     /// Sends a reply, or gathers it to send it with others. A reply is gathered only in the loop, only while more
     /// datagrams of the same batch are waiting to be handled there, and only if it certainly fits, because a "too long"
     /// error must be returned to the handler.
-    fn reply(
-        self: &Arc<Self>,
-        peer: &PeerName,
-        local: Option<LocalAddress>,
-        bytes: &[u8],
-    ) -> io::Result<()> {
+    fn reply(self: &Arc<Self>, reply: Outgoing<'_>) -> io::Result<()> {
         if !wait::is_in_loop() {
-            return self.send(Outgoing { peer, local, bytes });
+            return self.send(reply);
         }
         let batch_has_more = self.batch_has_more.load(Ordering::Relaxed);
-        if bytes.len() <= GATHERED_BYTES && self.may_gather() {
-            if let Some(count) = self.gather(peer, local, bytes, batch_has_more) {
+        if reply.bytes.len() <= GATHERED_BYTES && self.may_gather() {
+            if let Some(count) = self.gather(reply, batch_has_more) {
                 if !batch_has_more || count >= BATCH {
                     self.flush();
                 }
@@ -302,17 +297,11 @@ impl DatagramSocket {
         }
         // Replies leave in their order.
         self.flush();
-        self.send(Outgoing { peer, local, bytes })
+        self.send(reply)
     }
 
     /// Gathers a reply, if this thread may and if another one will follow. Returns how many are gathered.
-    fn gather(
-        self: &Arc<Self>,
-        peer: &PeerName,
-        local: Option<LocalAddress>,
-        bytes: &[u8],
-        batch_has_more: bool,
-    ) -> Option<usize> {
+    fn gather(self: &Arc<Self>, reply: Outgoing<'_>, batch_has_more: bool) -> Option<usize> {
         let mut replies = self.replies.lock();
         if replies.gathered.len() == 0 && !batch_has_more {
             return None;
@@ -325,7 +314,7 @@ impl DatagramSocket {
         if replies.promised != Some(me) {
             return None;
         }
-        replies.gathered.push(peer.clone(), local, bytes);
+        replies.gathered.push(reply.peer.clone(), reply.local, reply.bytes);
         Some(replies.gathered.len())
     }
 
