@@ -151,16 +151,37 @@ fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
 /// Which of them a server accepts depends on its transport: TCP and UDP take `"host:port"`,
 /// `("host", port)` and the address types of `std::net`; Unix sockets take a path, or `"@name"` for
 /// an abstract name. As in Python, an empty host of a pair means every interface; text has to name one.
+/// ```
+/// use socketserver::{TcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// // Port 0 is any free one; `server_address` says which.
+/// let by_text = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+/// let by_pair = TcpServer::bind(("127.0.0.1", 0), stream_fn(|_request| Ok(())))?;
+/// assert_ne!(by_text.server_address(), by_pair.server_address());
+///
+/// // Text without a host is a mistake, and says what to write.
+/// let error = TcpServer::bind(":80", stream_fn(|_request| Ok(()))).unwrap_err();
+/// assert!(error.is_bad_address() && error.to_string().contains("0.0.0.0"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct BindAddress {
+    /// What was written. It is understood only by `to_inet` and `to_unix`, because the transport decides.
     kind: Kind,
 }
 
+/// The forms that a program can write.
 #[derive(Clone, Debug)]
 enum Kind {
+    /// Of any family: `HOST:PORT`, a path, or `@NAME`.
     Text(String),
+    /// Python's pair. An empty host is every interface.
     HostPort(String, u16),
+    /// Always a path, whatever it looks like.
     Path(PathBuf),
+    /// It needs no look-up.
     Address(Address),
 }
 
@@ -221,6 +242,7 @@ impl BindAddress {
                 return Err(Error::address(self.to_string(), "a Unix socket takes a path"));
             }
         };
+        // The checks below are of paths.
         let bytes = match &address {
             Address::Unix(path) => path.as_os_str().as_bytes(),
             _ => return Ok(address),
@@ -237,6 +259,7 @@ impl BindAddress {
 
 /// The parts of `HOST:PORT`, or its mistake in words. Host names are not looked up.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
+    // From the right: an IPv6 address in brackets contains colons as well.
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };
     let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
@@ -245,6 +268,7 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
         None if host.contains(':') => return Err("write IPv6 as [ADDRESS]:PORT"),
         None => host,
     };
+    // In text an empty host is more likely a slip than a wish to listen everywhere.
     if host.is_empty() { Err("name a host; 0.0.0.0 means all of IPv4") } else { Ok((host, port)) }
 }
 

@@ -73,9 +73,11 @@ pub(crate) fn share_with_children() {
 
 /// Opens and keeps a descriptor of the terminal, before descriptors may run out.
 pub(crate) fn prepare() {
+    // An empty text writes nothing; the first write opens the descriptor.
     sys::write_now(io::stderr().as_fd(), b"");
 }
 
+/// The losses of a stream: 0 is standard output, and 1 is standard error.
 fn losses(stream: usize) -> &'static Losses {
     SHARED.get().map_or(&OWN[stream], |shared| &shared.rows()[stream])
 }
@@ -96,7 +98,10 @@ impl Console {
     }
 }
 
+/// Writes the notice of earlier losses, if there are any, and the text, by one call of `write`, which gives the number
+/// of bytes that it has written.
 fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
+    // Taken before the write, so that of two threads only one tells of them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);
     let torn = losses[TORN].swap(0, Ordering::Relaxed) != 0;
     let before = match (torn, lost) {
@@ -116,6 +121,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     // The losses have been told if that part was written to its end.
     let still = if count < before.len() { lost } else { 0 };
     losses[LOST].fetch_add(still + 1, Ordering::Relaxed);
+    // Nothing written leaves the stream as it was.
     let ends_a_line = if count == 0 { !torn } else { whole.as_bytes()[count - 1] == b'\n' };
     if !ends_a_line {
         losses[TORN].store(1, Ordering::Relaxed);
@@ -123,6 +129,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     false
 }
 
+/// Ends a line that was cut off.
 fn newline(torn: bool) -> &'static str {
     if torn { "\n" } else { "" }
 }

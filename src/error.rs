@@ -35,21 +35,29 @@ pub type HandlerResult = Result<(), HandlerError>;
 /// assert!(error.to_string().starts_with("cannot understand the address \"no address\""));
 /// ```
 pub struct Error {
+    /// Boxed, so that a `Result` with this error is small.
     kind: Box<ErrorKind>,
 }
 
+/// Each kind has what its sentence needs. `source` is the cause, as in [`StdError::source`].
 #[derive(thiserror::Error, Debug)]
 enum ErrorKind {
+    /// A call of the system has failed. `operation` is a verb, for "cannot .. ".
     #[error("cannot {operation} {object}: {source}")]
     Io { operation: &'static str, object: String, source: io::Error },
+    /// The text of an address cannot be understood.
     #[error("cannot understand the address {text:?}: {why}")]
     Address { text: String, why: String },
+    /// A handler has ended the server.
     #[error("the handler stopped the server: {source}")]
     Fatal { source: Fatal },
+    /// A call after the close.
     #[error("the server {address} is closed")]
     Closed { address: String },
+    /// A call at the wrong time: `why` goes on after the address.
     #[error("the server {address} {why}")]
     State { address: String, why: &'static str },
+    /// An error of the program's own, by `?`.
     #[error("{source}")]
     Other { source: io::Error },
 }
@@ -223,6 +231,18 @@ impl StdError for Fatal {
 }
 
 /// The limit that ended a wait.
+/// ```
+/// use socketserver::request::{TimedOut, Timeout};
+///
+/// fn is_worth_a_report(error: &std::io::Error) -> bool {
+///     match TimedOut::find(error).map(TimedOut::which) {
+///         // Between two requests, or in a handshake: the peer has lost interest.
+///         Some(Timeout::Idle | Timeout::Handshake) => false,
+///         _ => true,
+///     }
+/// }
+/// # assert!(is_worth_a_report(&std::io::ErrorKind::NotFound.into()));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {
@@ -267,7 +287,9 @@ impl fmt::Display for Timeout {
 #[error("the {which} of {after:?} has passed")]
 pub struct TimedOut {
     owner: RequestId,
+    /// The limit, for a handler that treats them differently.
     which: Timeout,
+    /// Its length, for the message.
     after: Duration,
 }
 
@@ -364,6 +386,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     // A chain of causes may be a cycle.
     for error in std::iter::successors(error.source(), |&error| error.source()).take(MOST_CAUSES) {
         let next = error.to_string();
+        // Most wrappers print their cause as well.
         if !text.ends_with(&next) {
             text = format!("{text}: {next}");
         }

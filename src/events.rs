@@ -10,6 +10,22 @@ use std::time::Duration;
 use crate::address::Address;
 
 /// Something that has happened in a server, for an [observer](crate::Builder::observer). It prints as one line.
+/// ```
+/// use socketserver::{ServerEvent, UdpServer, datagram_fn};
+/// use socketserver::monitor::Console;
+///
+/// # fn main() -> socketserver::Result<()> {
+/// // A log that never waits: an observer that waits holds the server up.
+/// let server = UdpServer::builder()
+///     .observer(|event| {
+///         if let ServerEvent::AcceptFailed { .. } | ServerEvent::LimitReached { .. } = event {
+///             Console::Stderr.tell(&format!("{event}\n"));
+///         }
+///     })
+///     .bind("127.0.0.1:0", datagram_fn(|_request| Ok(())))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerEvent<'a> {
@@ -162,11 +178,13 @@ macro_rules! reasons {
         }
 
         impl Counters {
+            /// Counts the end of a request. Called once for each.
             pub(crate) fn ended(&self, reason: CloseReason) {
                 let counter = match reason { $(CloseReason::$reason => &self.$count,)* };
                 counter.fetch_add(1, Ordering::Relaxed);
             }
 
+            /// The counts now. Each is loaded by itself, so they may be of slightly different moments.
             pub(crate) fn read(&self, accepted: impl FnOnce() -> u64) -> Counts {
                 let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 Counts {
@@ -218,14 +236,17 @@ reasons! {
 }
 
 impl Counters {
+    /// Counts an error of `get_request`.
     pub(crate) fn accept_error(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a request that a drain has ended before it had sent anything.
     pub(crate) fn unheard(&self) {
         self.unheard.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts connections that were closed without an answer, for want of descriptors.
     pub(crate) fn shed(&self, connections: u64) {
         self.shed.fetch_add(connections, Ordering::Relaxed);
     }

@@ -37,12 +37,15 @@ pub(crate) struct RateGate {
 
 #[derive(Debug)]
 struct Bucket {
+    /// Both numbers are at least one: with zero per second there would be no next moment.
     rate: Rate,
+    /// Whole requests and the part of the next one that has been earned, as of `filled`.
     tokens: f64,
     filled: Instant,
 }
 
 impl RateGate {
+    /// A gate that begins with a full bucket; none lets everything pass.
     pub(crate) fn new(rate: Option<Rate>) -> Self {
         let gate = Self { limits: AtomicBool::new(false), bucket: Mutex::default() };
         gate.set(rate);
@@ -78,16 +81,19 @@ impl RateGate {
         let Bucket { rate, tokens, filled } = bucket.as_mut()?;
         let now = Instant::now();
         let per_second = f64::from(rate.per_second);
+        // With 10 per second, 50 ms earn half a token.
         let gained = now.saturating_duration_since(*filled).as_secs_f64() * per_second;
         *tokens = (*tokens + gained).min(f64::from(rate.burst));
         *filled = now;
         if *tokens >= 1.0 {
             return None;
         }
+        // The time in which the missing part of one token is earned.
         Some(now + Duration::from_secs_f64((1.0 - *tokens) / per_second))
     }
 
     /// Takes the token of a request that has passed.
+    /// Called by the accept loop after [`wait_until`](Self::wait_until) has let it pass.
     pub(crate) fn pass(&self) {
         if !self.is_on() {
             return;
@@ -119,12 +125,14 @@ impl RateGate {
 /// ```
 #[derive(Debug)]
 pub struct Gate {
+    /// The permits that are taken.
     count: AtomicUsize,
     max: AtomicUsize,
     /// A loop has found the gate closed, and is about to wait or waits.
     waiting: AtomicBool,
     /// The event is readable.
     notified: AtomicBool,
+    /// Wakes the loop. It is written to only while the loop waits.
     event: Event,
 }
 
@@ -164,6 +172,7 @@ impl Gate {
     /// Changes the maximum. Permits that are taken stay valid, even if they are now more than the maximum.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::SeqCst);
+        // A higher maximum makes room, as a permit that is given back does.
         self.wake();
     }
 
@@ -180,11 +189,13 @@ impl Gate {
         self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).is_ok()
     }
 
+    /// Gives back what [`enter`](Self::enter) has counted.
     pub(crate) fn leave(&self) {
         if self.count.fetch_sub(1, Ordering::SeqCst) == 0 {
             // A permit from before a fork, which this process does not count.
             self.count.fetch_add(1, Ordering::SeqCst);
         }
+        // After the count: see (3) and (4) in the diagram above.
         self.wake();
     }
 
@@ -195,6 +206,7 @@ impl Gate {
         if self.count() < self.max() {
             return true;
         }
+        // The first wait in a forked child: the event's descriptor is still shared with the parent.
         self.event.own_if_noted();
         // First announce the wait, then check again: see the diagram above.
         self.settle();
@@ -214,6 +226,7 @@ impl Gate {
             return Ok(());
         }
         self.event.own()?;
+        // The new descriptor is not readable.
         self.notified.store(false, Ordering::SeqCst);
         self.count.store(0, Ordering::SeqCst);
         Ok(())
@@ -227,6 +240,7 @@ impl Gate {
         }
     }
 
+    /// Wakes the loop if it waits. Any thread may call it.
     fn wake(&self) {
         // Mostly nothing waits, and a load costs less than a swap.
         if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
@@ -241,6 +255,7 @@ impl Gate {
 /// One of the permits of a [`Gate`], given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
+    /// The gate lives for as long as one of its permits does.
     gate: Arc<Gate>,
 }
 

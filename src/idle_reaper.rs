@@ -31,16 +31,19 @@ const LATE: u32 = 8;
 /// A server's idle reaper. The thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct IdleReaper {
+    /// Shared with the thread, which may outlive this for as long as one look takes.
     shared: Arc<ReaperShared>,
 }
 
 #[derive(Debug)]
 struct ReaperShared {
+    /// The list alone, and not the server: a server that is dropped is not kept alive by its reaper.
     list: Arc<LiveList>,
     /// The thread runs. Cleared under the lock of the list, when that is empty.
     is_on: AtomicBool,
     /// Two first requests at once start one thread.
     start: Mutex<()>,
+    /// Not taken by the thread yet. `Exit` is the last call, because it is made by the drop.
     call: Mutex<Option<Wakeup>>,
     called: Condvar,
 }
@@ -55,6 +58,7 @@ enum Wakeup {
 }
 
 impl IdleReaper {
+    /// No thread is started before a request needs it.
     pub(crate) fn new(list: Arc<LiveList>) -> Self {
         let (is_on, start) = (AtomicBool::new(false), Mutex::new(()));
         let (call, called) = (Mutex::new(None), Condvar::new());
@@ -68,6 +72,7 @@ impl IdleReaper {
     }
 
     /// The limits have changed.
+    /// Looks at once, and then as often as the new limits need.
     pub(crate) fn look_again(&self) {
         self.shared.call(Wakeup::LookAgain);
     }
@@ -77,6 +82,7 @@ impl IdleReaper {
         self.shared.is_on.store(false, Ordering::Release);
     }
 
+    /// Starts the thread, unless another request has. False: the system gives no thread.
     fn start(&self) -> bool {
         let _one_at_a_time = self.shared.start.lock();
         if !self.shared.is_on.load(Ordering::Acquire) {
@@ -98,8 +104,10 @@ impl Drop for IdleReaper {
 impl ReaperShared {
     /// The life of the thread.
     fn run(&self) {
+        // The limits are not known yet. The shortest possible pause is right for each of them.
         let mut pause = SHORTEST_REAPED / LATE;
         while self.sleep(pause) != Some(Wakeup::Exit) {
+            // Called under the lock of the list: the next request enters after it, and starts another thread.
             let leave = || self.is_on.store(false, Ordering::Release);
             match self.list.end_silent(Instant::now(), leave) {
                 Some(shortest) => pause = shortest / LATE,
@@ -115,6 +123,7 @@ impl ReaperShared {
         call.take()
     }
 
+    /// Wakes the thread. Without one the call waits for the next.
     fn call(&self, what: Wakeup) {
         *self.call.lock() = Some(what);
         self.called.notify_all();

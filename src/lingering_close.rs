@@ -43,7 +43,9 @@ pub(crate) struct LingerLimits {
 /// A connection whose answer is on its way. It closes when this is dropped.
 struct LingeringConnection {
     fd: Arc<OwnedFd>,
+    /// When `Limits::linger` is over.
     until: Instant,
+    /// What is left of `Limits::linger_bytes`.
     bytes_left: usize,
 }
 
@@ -70,6 +72,7 @@ struct Reaper {
     arriving: Vec<LingeringConnection>,
     /// How many the thread has taken and not closed.
     lingering: usize,
+    /// Asked once, when the thread starts.
     max_lingering: usize,
     /// The process that the thread belongs to. A forked child has a copy of this and no thread.
     owner: OwnerProcess,
@@ -80,6 +83,7 @@ struct Reaper {
 pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: LingerLimits) {
     let connection = LingeringConnection::new(fd, limits);
     let mut reaper = REAPER.lock();
+    // None yet, or the copy of a parent's thread that this process does not have.
     if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
         let Ok(wake_up) = Event::new() else { return };
         let wake_up = Arc::new(wake_up);
@@ -97,6 +101,7 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: LingerLimits) {
         });
     }
     if let Some(reaper) = &mut *reaper {
+        // Beyond the limit the drop of `connection` closes it.
         if reaper.arriving.len() + reaper.lingering < reaper.max_lingering {
             reaper.arriving.push(connection);
             reaper.wake_up.notify();
@@ -132,9 +137,11 @@ fn reap(wake_up: &Event) {
     let mut buf = RecvBuf::from(&mut *memory);
     let mut leave_at = Instant::now() + KEEP_THREAD;
     loop {
+        // A deadline of one of them, or the end of the thread, ends the poll.
         let next = connections.iter().map(|connection| connection.until).min();
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(connections.iter().map(|connection| PollFd::readable(connection.fd.as_fd())));
+        // After an error all are tried, as after an early return.
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         wake_up.clear();
@@ -155,6 +162,7 @@ fn reap(wake_up: &Event) {
 }
 
 impl LingeringConnection {
+    /// Both limits count from here.
     fn new(fd: Arc<OwnedFd>, limits: LingerLimits) -> Self {
         let until = wait::moment_after(Instant::now(), limits.time);
         Self { fd, until, bytes_left: limits.bytes }
@@ -166,6 +174,7 @@ impl LingeringConnection {
             match buf.recv(self.fd.as_fd(), Mode::Try) {
                 Ok(0) => return false,
                 Ok(count) => self.bytes_left = self.bytes_left.saturating_sub(count),
+                // Nothing more for now. Any other error means that the peer is gone, or has reset the connection.
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
         }

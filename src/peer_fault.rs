@@ -20,7 +20,9 @@ use std::io;
 /// The request that an error belongs to. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId {
+    /// The number of the server's live list.
     pub(crate) server: u64,
+    /// The number that the list has given it.
     pub(crate) request: u64,
 }
 
@@ -60,11 +62,13 @@ pub(crate) trait Owned: StdError + 'static {
 #[derive(Debug)]
 pub struct PeerFault {
     owner: RequestId,
+    /// How the peer is at fault.
     kind: FaultKind,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum FaultKind {
+    /// The connection has failed, with the system's error.
     #[error("{0}")]
     Gone(#[source] io::Error),
     #[error("the peer ended the connection in the middle of a message")]
@@ -167,6 +171,7 @@ pub(crate) fn causes<'a>(
 /// end.
 pub(crate) const MOST_CAUSES: usize = 64;
 
+/// The next error of a chain: the payload of an `io::Error`, and the source of any other.
 fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),

@@ -32,14 +32,17 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// Only a parent may not: a fork copies one thread, and locks that others hold stay locked in the child.
     pub(crate) fn may_start_threads(self) -> bool {
         self != Self::Parent
     }
 
+    /// Whether it forks a child for each request.
     pub(crate) fn is_parent(self) -> bool {
         self == Self::Parent
     }
 
+    /// Whether it serves one request and ends.
     pub(crate) fn is_child(self) -> bool {
         self == Self::Child
     }
@@ -48,7 +51,9 @@ impl Role {
 /// The role of this process, which changes once: in a child.
 #[derive(Debug)]
 pub(crate) struct CurrentRole {
+    /// As the mixin has said when the server was made.
     at_first: Role,
+    /// Set in the child, in its own copy of the memory.
     in_child: AtomicBool,
 }
 
@@ -57,6 +62,7 @@ impl CurrentRole {
         Self { at_first, in_child: AtomicBool::new(false) }
     }
 
+    /// The role of the process that asks.
     pub(crate) fn get(&self) -> Role {
         if self.in_child.load(Ordering::SeqCst) { Role::Child } else { self.at_first }
     }
@@ -80,6 +86,7 @@ pub(crate) fn note() -> u32 {
     process
 }
 
+/// The process that was noted last. In a child that has not noted itself yet it is the parent.
 fn noted() -> u32 {
     NOTED.load(Ordering::Relaxed)
 }
@@ -87,6 +94,7 @@ fn noted() -> u32 {
 /// The process that something belongs to: a descriptor, a thread, a file. By default none.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerProcess {
+    /// Its number; zero belongs to no process.
     process: AtomicU32,
 }
 

@@ -19,13 +19,17 @@ use crate::shutdown::{Runs, ShutdownHandle};
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
 #[derive(Debug)]
 pub struct ServerContext {
+    /// Runs, stops and the drain. Shared with every handle that stops the server.
     pub(crate) runs: Arc<Runs>,
+    /// All requests that are alive. Shared with the idle reaper.
     pub(crate) live: Arc<LiveList>,
     pub(crate) idle_reaper: IdleReaper,
+    /// `Limits::live`, or fewer if the process has fewer descriptors.
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
+    /// The asked one until the bind, and then the real one.
     address: RwLock<Address>,
     started: Instant,
     role: CurrentRole,
@@ -36,6 +40,9 @@ pub struct ServerContext {
 }
 
 impl ServerContext {
+    /// # Errors
+    ///
+    /// If there is no descriptor for its events, or no shared memory for the counters of children.
     pub(crate) fn new(
         address: Address,
         limits: Limits,
@@ -43,6 +50,7 @@ impl ServerContext {
         waits_at_close: bool,
     ) -> std::io::Result<Self> {
         let live = LiveList::new(limits);
+        // Children write the counters of their requests, so the parent's list needs memory that both have.
         let live = Arc::new(if role.is_parent() { live.for_children()? } else { live });
         Ok(Self {
             runs: Arc::new(Runs::new()?),
@@ -63,12 +71,14 @@ impl ServerContext {
     /// returns the lowered limit and the lowered limit of one peer, if there is one.
     pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<(usize, Option<usize>)> {
         self.descriptors.store(descriptors, Ordering::SeqCst);
+        // One request at least, or the server would never accept.
         let wanted = self.limits().live;
         self.gate.set_max(wanted.max(1).min(descriptors));
         let per_peer = self.live.set_budget(descriptors);
         (descriptors < wanted).then_some((descriptors, per_peer))
     }
 
+    /// As `Mixin::block_on_close` said when the server was made.
     pub(crate) fn waits_at_close(&self) -> bool {
         self.waits_at_close
     }
@@ -105,6 +115,7 @@ impl ServerContext {
         self.address.read().clone()
     }
 
+    /// Called after the bind, when the kernel has chosen the port.
     pub(crate) fn set_address(&self, address: Address) {
         *self.address.write() = address;
     }
@@ -120,6 +131,7 @@ impl ServerContext {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_limits(Arc::new(limits));
+        // Last, when the list has the new limits.
         self.idle_reaper.look_again();
     }
 

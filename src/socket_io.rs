@@ -81,6 +81,7 @@ const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 pub(crate) struct SocketIo {
     /// Shared with the live list alone, which may shut it down but never closes it.
     fd: SharedFd,
+    /// The parker's note of this descriptor; zero while there is none. The drop gives it back.
     slot: Slot,
     /// The value of SO_RCVTIMEO; zero is for ever.
     armed: Cell<Duration>,
@@ -90,6 +91,7 @@ pub(crate) struct SocketIo {
 }
 
 impl SocketIo {
+    /// A connection in blocking mode, without a timeout, as `get_request` gives it.
     pub(crate) fn new(fd: Arc<OwnedFd>) -> Self {
         let fd = SharedFd::new(fd);
         let (armed, is_lent) = (Cell::new(Duration::ZERO), Cell::new(false));
@@ -146,6 +148,7 @@ impl SocketIo {
         let mut fit = Fit::Near;
         loop {
             let left = bound.left();
+            // One more try without blocking: bytes that have come by the end of the time are received.
             let over = left == Some(Duration::ZERO);
             let block = may_block && !over && !self.is_lent.get();
             let mode = if block { Mode::Block } else { Mode::Try };
@@ -165,11 +168,14 @@ impl SocketIo {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     fit = Fit::Exact;
+                    // SO_RCVTIMEO has ended the call. What it has waited for counts, without a look at a clock.
                     if block { self.waited_in_vain() } else { Duration::ZERO }
                 }
                 result => return result,
             };
+            // From here on a moment, so that signals and early returns do not extend it.
             bound = bound.after(waited);
+            // A coroutine, or a thread that must rely on neither mode nor timeout of the socket, waits here.
             if fit == Fit::Exact && !block {
                 let interest = Interest::Read;
                 let peer = Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) };
@@ -209,6 +215,7 @@ impl SocketIo {
         timeout: SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
+        // Its answer does not matter: the send itself never blocks.
         let _ = wait::may_block();
         match call() {
             Err(error) if is_to_repeat(&error) => self.send_by_again(timeout, call),
@@ -216,6 +223,7 @@ impl SocketIo {
         }
     }
 
+    /// A send that has found no room. It waits, however often it is tried in vain, within one timeout.
     #[cold]
     fn send_by_again(
         &self,
@@ -258,6 +266,7 @@ impl SocketIo {
         if fits {
             return Ok(());
         }
+        // The kernel takes zero for ever.
         let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
         sys::set_receive_timeout(self.as_fd(), wanted)?;
         self.armed.set(wanted.unwrap_or_default());
@@ -287,6 +296,7 @@ impl AsFd for SocketIo {
 
 impl Drop for SocketIo {
     fn drop(&mut self) {
+        // No coroutine has waited for it.
         if self.slot.get() == 0 {
             return;
         }

@@ -98,6 +98,7 @@ impl WriteStall {
             if self.look_at.is_some_and(|look_at| now >= look_at) {
                 self.look(fd, now);
             }
+            // After the look: the peer may have taken something just before the end.
             let over = earlier(self.since.checked_add(stall), until);
             if over.is_some_and(|over| now >= over) {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -109,6 +110,8 @@ impl WriteStall {
         }
     }
 
+    /// Asks how much the peer's system has not acknowledged. Any change is progress: a smaller number was taken by the
+    /// peer, and a larger one found room.
     fn look(&mut self, fd: BorrowedFd<'_>, now: Instant) {
         let unacknowledged = tcp_info::unacknowledged(fd).ok();
         if unacknowledged != self.unacknowledged {

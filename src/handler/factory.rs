@@ -114,6 +114,7 @@ where
     }
 
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
+        // On the worker's stack, and dropped when `run` has returned.
         run(&mut self.make());
     }
 }
@@ -138,6 +139,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
 /// Implements `MakeHandler<R>` for anything with another `How`.
 struct Stored<F, How> {
     handler: F,
+    /// As the result of a function: it makes neither `Send` nor `Sync` depend on a marker.
     how: PhantomData<fn() -> How>,
 }
 

@@ -195,6 +195,7 @@ pub trait BaseRequestHandler<R> {
 
 impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        // Before the program's `setup`, which may already read and write, and may change them.
         request.set_timeout(self.timeout());
         request.set_wbufsize(self.wbufsize())?;
         if let Some(bytes) = self.rbufsize() {
@@ -213,6 +214,7 @@ impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
 
     fn finish(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let result = StreamRequestHandler::finish(self, request);
+        // After the program's `finish`, which may still write, and also if it has failed.
         request.finish_output();
         result
     }
@@ -224,6 +226,7 @@ impl<H: DatagramRequestHandler> BaseRequestHandler<DatagramRequest> for H {
     }
 
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        // A failed handler leaves the reply incomplete, and `finish` then sends nothing.
         DatagramRequestHandler::handle(self, request)?;
         request.complete();
         Ok(())

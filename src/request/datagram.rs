@@ -34,6 +34,22 @@ pub trait Reply {
 /// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
 /// - [`Write`] gathers one datagram, which is sent when the handler has returned without an error. If nothing was
 ///   written, nothing is sent (Python sends an empty datagram).
+/// ```
+/// use std::io::{Read, Write};
+/// use socketserver::{DatagramRequest, HandlerResult, datagram_fn};
+///
+/// /// Adds two numbers of one byte each. A shorter datagram gets no answer.
+/// fn add(request: &mut DatagramRequest) -> HandlerResult {
+///     let mut pair = [0; 2];
+///     request.read_exact(&mut pair)?;
+///     let [one, other] = pair.map(u16::from);
+///     // Two writes, and one datagram when the handler has returned.
+///     write!(request, "{one} + {other} = ")?;
+///     writeln!(request, "{}", one + other)?;
+///     Ok(())
+/// }
+/// # let _handler = datagram_fn(add);
+/// ```
 pub struct DatagramRequest {
     /// The received bytes; the end is missing if `truncated`.
     packet: Vec<u8>,

@@ -8,6 +8,18 @@ use crate::peer_fault::{Owned, PeerFault, RequestId, find};
 
 /// A place for a line: a `String`, if the line has to be UTF-8, or a `Vec<u8>`, if it may be anything. It is emptied
 /// by each [`next_line`](crate::StreamRequest::next_line), and its memory used again. Other types cannot implement it.
+/// ```
+/// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+///
+/// fn handle(request: &mut StreamRequest) -> HandlerResult {
+///     // The name is text: anything else is the peer's fault. The password may be any bytes.
+///     let (mut name, mut password) = (String::new(), Vec::new());
+///     let Some(_name) = request.next_line(&mut name)? else { return Ok(()) };
+///     let Some(_password) = request.next_line(&mut password)? else { return Ok(()) };
+///     Ok(())
+/// }
+/// # let _handler = stream_fn(handle);
+/// ```
 pub trait Line: sealed::Sealed {
     /// The line without its newline, borrowed.
     type Text: ?Sized;
@@ -97,6 +109,26 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 /// It is the peer's fault ([`Fault::Peer`](crate::hooks::Fault::Peer),
 /// [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but no [`PeerFault`], and it is reported: the limit
 /// may be wrong.
+/// ```
+/// use std::io::Write;
+/// use socketserver::request::LineTooLong;
+/// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+///
+/// fn handle(request: &mut StreamRequest) -> HandlerResult {
+///     let mut line = String::new();
+///     match request.next_line(&mut line) {
+///         Ok(_) => Ok(()),
+///         Err(error) => {
+///             if let Some(long) = LineTooLong::find(&error) {
+///                 writeln!(request, "a line has at most {} bytes", long.limit_bytes())?;
+///             }
+///             // Also ends the request: the rest of the line is still unread.
+///             Err(error.into())
+///         }
+///     }
+/// }
+/// # let _handler = stream_fn(handle);
+/// ```
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {

@@ -134,6 +134,19 @@ impl ReadBuffer {
 ///
 /// It owns its bytes, so that the request can be written to while it lives. Its memory goes back to a pool when it is
 /// dropped, so do not collect many of them.
+/// ```
+/// use std::io::Write;
+/// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+///
+/// /// Echoes whatever comes, without looking for lines.
+/// fn echo(request: &mut StreamRequest) -> HandlerResult {
+///     while let Some(chunk) = request.chunk()? {
+///         request.write_all(&chunk)?;
+///     }
+///     Ok(())
+/// }
+/// # let _handler = stream_fn(echo);
+/// ```
 #[derive(Default)]
 pub struct Chunk {
     /// Memory from the pool; empty in a chunk without bytes.

@@ -146,6 +146,7 @@ const UNGATHERED: u32 = 256;
 /// A datagram socket with its batches. No lock of it is held across a wait.
 pub(super) struct DatagramSocket {
     pub(super) socket: ServerSocket,
+    /// See [`bound_address`](Self::bound_address).
     bound: OnceLock<Address>,
     max_packet_size: usize,
     /// Received and not yet taken. It outlives a run: nothing that was received is lost.

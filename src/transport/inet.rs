@@ -17,7 +17,9 @@ use crate::error::{Error, Result};
 pub(super) struct InetName {
     /// The addresses of the host name, tried in order; none for a socket that came bound.
     candidates: Vec<SocketAddr>,
+    /// Kept for the sockets of later candidates, and for accepted ones where the system copies none.
     pub(super) options: SocketOptions,
+    /// TCP's or UDP's way to make a socket.
     make: MakeSocket,
 }
 
@@ -26,12 +28,17 @@ type MakeSocket = fn(&SocketAddr, &SocketOptions) -> io::Result<Socket>;
 
 impl InetName {
     /// The name, and the first socket for it, which is not bound yet.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood or looked up, or there is no socket for it.
     pub(super) fn unbound(
         address: &BindAddress,
         options: &SocketOptions,
         make: MakeSocket,
     ) -> Result<(Self, Socket)> {
         let name = Self { candidates: address.to_inet()?, options: options.clone(), make };
+        // `to_inet` gives one address at least.
         let socket = name.socket(&name.candidates[0])?;
         Ok((name, socket))
     }
@@ -56,10 +63,12 @@ impl InetName {
     ) -> Result<()> {
         let mut result = Ok(());
         for (index, address) in self.candidates.iter().enumerate() {
+            // A socket whose bind has failed may be of another family than this address.
             if index > 0 {
                 socket.replace(self.socket(address)?);
             }
             let bind = socket.with(|fd| {
+                // A program's own options count only before the bind.
                 before_bind(fd.as_fd())?;
                 SockRef::from(fd).bind(&(*address).into())
             });
@@ -73,6 +82,7 @@ impl InetName {
 
     /// The address that the kernel tells, or, before bind and after close, the one that was asked for.
     pub(super) fn server_address(&self, socket: &ServerSocket) -> Address {
+        // Port 0 is the one of a socket that is not bound yet.
         match (socket.local_address(), self.candidates.first()) {
             (Ok(address), _) if address.port() != Some(0) => address,
             (_, Some(asked)) => Address::Inet(*asked),
@@ -89,9 +99,11 @@ pub(super) fn inet_socket(
     options: &SocketOptions,
 ) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(*address), kind, Some(protocol))?;
+    // SO_REUSEADDR is not here: for UDP it would let two servers share a port.
     if options.allow_reuse_port {
         socket.set_reuse_port(true)?;
     }
+    // The system refuses this option on an IPv4 socket.
     if let (Some(only), true) = (options.only_v6, address.is_ipv6()) {
         socket.set_only_v6(only)?;
     }

@@ -17,13 +17,16 @@ use crate::sys::recv_batch::Received;
 
 /// The address of a socket, and which other addresses are known to be this machine's.
 pub(super) struct ReplyLoopGuard {
+    /// None over Unix sockets.
     port: Option<u16>,
+    /// Unspecified if the server is bound to every interface: then each address of the machine is its own.
     ip: IpAddr,
     /// The name of a Unix socket. No other socket can send from it, but a peer may have replaced the file of its own
     /// name by a link to ours, and the answer to that peer then comes here.
     name: Option<SockAddr>,
     /// Whether an address is one of this machine's, as found out since `since`.
     asked: HashMap<SocketAddr, bool>,
+    /// When the first of the answers was asked for; all of them end together.
     since: Option<Instant>,
 }
 
@@ -58,10 +61,13 @@ impl ReplyLoopGuard {
     /// For a client that has the server's port, which is rare.
     #[cold]
     fn is_from_self_inet(&mut self, received: &Received<'_>) -> bool {
+        // On a socket for both versions an IPv4 peer has a mapped address.
         let Ok(peer) = received.peer.to_inet().map(canonical) else { return false };
+        // See `is_from_self`.
         if received.destination.group {
             return false;
         }
+        // The usual case, without a look at the machine's addresses.
         if !self.ip.is_unspecified() {
             return peer.ip() == self.ip;
         }
@@ -71,6 +77,7 @@ impl ReplyLoopGuard {
         }
         let now = Instant::now();
         let is_fresh = self.since.is_some_and(|since| now - since < ANSWER_HOLDS);
+        // A sender that forges many addresses costs some system calls for each, and no more memory than this.
         if !is_fresh || self.asked.len() >= MAX_ANSWERS {
             self.asked.clear();
             self.since = Some(now);

@@ -14,10 +14,12 @@ use crate::error::{Error, Result};
 /// of them has dropped its share.
 #[derive(Debug)]
 pub(super) struct ServerSocket {
+    /// None after the close, which waits for the calls of [`with`](Self::with) that use the socket.
     fd: RwLock<Option<Arc<OwnedFd>>>,
 }
 
 impl ServerSocket {
+    /// Owns the socket from here on.
     pub(super) fn new(socket: socket2::Socket) -> Self {
         Self { fd: RwLock::new(Some(Arc::new(socket.into()))) }
     }
@@ -68,11 +70,13 @@ pub(super) enum Origin {
 /// Takes over a socket that is open already, if it is what the transport needs. `domain` is that of Unix sockets, or any
 /// other one for internet sockets of both versions.
 pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2::Socket, Address)> {
+    // There is no address to name yet.
     let what = || format!("descriptor {}", crate::sys::number(&fd));
     let cannot = |error| Error::io("serve on", what(), error);
     let socket = SockRef::from(&fd);
     let found = socket.r#type().map_err(cannot)?;
     let address = socket.local_addr().map_err(cannot)?;
+    // Both versions of IP serve a TCP or UDP server.
     let unix = domain == Domain::UNIX;
     let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
     if found != kind || !is_of_family {

@@ -34,6 +34,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// A socket file that this process has made.
 #[derive(Debug)]
 pub(super) struct SocketFile {
+    /// Where it is; the directory is held open, so that the program may change its working directory.
     entry: DirectoryEntry,
     /// Device and inode: a file at the path with another identity is another server's.
     identity: (u64, u64),
@@ -56,6 +57,7 @@ impl SocketFile {
         // First, so that a path that is too long fails before anything in the file system is touched.
         let (whole, address) = whole_path(path)?;
         let entry = DirectoryEntry::new(&whole);
+        // Until the bind: no other server takes the path between the look and the bind.
         let _lock = entry.lock();
         if options.replace_stale {
             entry.remove_if_stale()?;
@@ -72,6 +74,7 @@ impl SocketFile {
         if !options.unlink_on_close {
             return Ok((None, whole));
         }
+        // Under the lock still, so it is the file that the bind has made.
         let found = fs::symlink_metadata(entry.file())?;
         let identity = (found.dev(), found.ino());
         Ok((Some(Self { entry, identity, owner: OwnerProcess::this_process() }), whole))
@@ -94,6 +97,7 @@ impl SocketFile {
         }
     }
 
+    /// Whether the path still leads to this file. A link there, wherever it leads, is another file.
     fn is_there(&self) -> bool {
         let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == self.identity;
         fs::symlink_metadata(self.entry.file()).is_ok_and(is_it)
@@ -115,6 +119,7 @@ fn whole_path(path: &Path) -> io::Result<(PathBuf, SockAddr)> {
 /// A name in a directory.
 #[derive(Debug)]
 struct DirectoryEntry {
+    /// The folder, opened where the system can hold one open by path alone.
     directory: Directory,
     name: OsString,
 }
@@ -122,6 +127,7 @@ struct DirectoryEntry {
 impl DirectoryEntry {
     fn new(path: &Path) -> Self {
         let directory = match path.parent() {
+            // A bare name is in the working directory.
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
@@ -130,6 +136,7 @@ impl DirectoryEntry {
         Self { directory: Directory::new(directory), name }
     }
 
+    /// A path to the file by way of the open directory.
     fn file(&self) -> PathBuf {
         self.directory.file(&self.name)
     }
@@ -137,6 +144,7 @@ impl DirectoryEntry {
     /// Locks the directory against other servers that start there. None if it cannot be opened; the bind then fails and
     /// says why.
     fn lock(&self) -> Option<File> {
+        // flock(2) refuses the one that is held open, which is only a path.
         let directory = self.directory.open().ok()?;
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
@@ -160,6 +168,7 @@ impl DirectoryEntry {
     /// `EADDRINUSE`.
     fn remove_if_stale(&self) -> io::Result<()> {
         let file = self.file();
+        // The link itself: one that leads to a socket is never replaced.
         match fs::symlink_metadata(&file) {
             Ok(found) if found.file_type().is_socket() => {}
             _ => return Ok(()),

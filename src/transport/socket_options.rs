@@ -67,6 +67,7 @@ pub struct SocketOptions {
     pub unlink_on_close: bool,
 }
 
+/// The values that each field names.
 impl Default for SocketOptions {
     fn default() -> Self {
         Self {

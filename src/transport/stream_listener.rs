@@ -15,6 +15,7 @@ use crate::sys::{self, fork_count::Moment};
 /// A connection that has been accepted, and is no request yet. Dropping it closes it.
 #[derive(Debug)]
 pub struct AcceptedConnection {
+    /// Shared with the live list from the beginning of the request on.
     pub(super) fd: Arc<OwnedFd>,
 }
 
@@ -24,7 +25,9 @@ pub struct AcceptedConnection {
 /// [`server_close`](Self::server_close) meanwhile: the descriptor stays open until the last call has returned.
 #[derive(Debug)]
 pub(super) struct StreamListener {
+    /// The listening socket, which a close takes out.
     pub(super) socket: ServerSocket,
+    /// `SocketOptions::request_queue_size`, for `listen`.
     backlog: i32,
     /// When the socket was made, if it was made here: this process alone has it until it forks.
     made: Option<Moment>,
@@ -42,6 +45,7 @@ impl StreamListener {
     /// microseconds to 0.2, measured on Linux 6.18), because the kernel makes the new socket before it looks.
     pub(super) const WAITS_FIRST: bool = true;
 
+    /// A listener that does not listen yet. Without a descriptor for the reserve it has none, and can shed nothing.
     pub(super) fn new(socket: socket2::Socket, backlog: i32, origin: Origin) -> Self {
         Self {
             socket: ServerSocket::new(socket),
@@ -81,6 +85,7 @@ impl StreamListener {
 
     /// Accepts and closes the clients of the accept queue, by means of the reserve. Returns how many.
     pub(super) fn shed(&self) -> usize {
+        // One thread sheds at a time.
         let mut reserve = self.reserve.lock();
         if reserve.take().is_none() {
             // Nothing can be shed without a reserve. There may be a descriptor for one by now.
@@ -88,6 +93,7 @@ impl StreamListener {
             return 0;
         }
         let mut shed = 0;
+        // Each accepted connection closes here, and frees its descriptor for the next.
         while shed < MAX_SHED && self.get_request().is_ok() {
             shed += 1;
         }
@@ -98,6 +104,7 @@ impl StreamListener {
     /// Refuses new clients, if no other process has this listener. Says whether that is so, and those in the accept queue
     /// are therefore this server's.
     pub(super) fn refuse_new(&self) -> bool {
+        // No fork since it was made: no other process can have a copy.
         let is_ours = self.made.is_some_and(|made| made == Moment::now());
         let refuse = |fd: &OwnedFd| {
             sys::refuse_clients(fd.as_fd());

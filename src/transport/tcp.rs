@@ -33,7 +33,9 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct Tcp {
+    /// The socket and its accept queue.
     listener: StreamListener,
+    /// The addresses to bind to, and the options.
     name: InetName,
 }
 
@@ -46,6 +48,7 @@ impl Bind for Tcp {
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::IPV4, Type::STREAM)?;
+        // The options that connections inherit; those that count before the bind are the other program's affair.
         prepare_tcp(&socket, options)
             .map_err(|error| Error::io("set the options of", address, error))?;
         let listener = StreamListener::new(socket, options.request_queue_size, Origin::Adopted);
@@ -58,6 +61,7 @@ impl Transport for Tcp {
 
     fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         let (accepted, peer) = self.listener.get_request()?;
+        // On Linux it inherits them, and this costs no system call.
         if !crate::sys::ACCEPTED_INHERITS_OPTIONS {
             prepare_tcp(&socket2::SockRef::from(&*accepted.fd), &self.name.options)?;
         }
@@ -72,6 +76,7 @@ impl Transport for Tcp {
 /// A socket that is not bound yet, with all its options.
 fn tcp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     let socket = inet_socket(address, (Type::STREAM, Protocol::TCP), options)?;
+    // Before the bind, like all options of the address.
     if options.allow_reuse_address {
         socket.set_reuse_address(true)?;
     }

@@ -34,7 +34,9 @@ use crate::sys::send_cmsg::tell_local_address;
 ///   are not dropped, because several members of a group may share one address and port.
 #[derive(Debug)]
 pub struct Udp {
+    /// Shared with every datagram that is on its way to its handler.
     datagrams: Arc<DatagramSocket>,
+    /// The addresses to bind to, and the options.
     name: InetName,
 }
 
@@ -42,6 +44,7 @@ pub struct Udp {
 const MAX_UDP_BYTES: usize = 65_535;
 
 impl Udp {
+    /// A server's socket with its batches.
     fn new(socket: Socket, name: InetName) -> Self {
         let bytes = name.options.max_packet_size.min(MAX_UDP_BYTES);
         Self { datagrams: DatagramSocket::new(socket, bytes), name }
@@ -60,6 +63,7 @@ impl Bind for Udp {
     }
 }
 
+/// A socket that is not bound yet, with all its options.
 fn udp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     inet_socket(address, (Type::DGRAM, Protocol::UDP), options)
 }

@@ -39,6 +39,7 @@ use crate::request::{DatagramRequest, Ticket};
 /// read.
 #[derive(Debug)]
 pub struct UnixStream {
+    /// The socket and its accept queue.
     listener: StreamListener,
     name: UnixName,
 }
@@ -61,6 +62,7 @@ pub struct UnixStream {
 /// Descriptors that a sender passes (SCM_RIGHTS) are not received; the kernel closes them at once.
 #[derive(Debug)]
 pub struct UnixDatagram {
+    /// Shared with every datagram that is on its way to its handler.
     datagrams: Arc<DatagramSocket>,
     name: UnixName,
 }
@@ -72,21 +74,26 @@ struct UnixName {
     asked: Address,
     /// As it is bound: an absolute path.
     bound: OnceLock<Address>,
+    /// The file of an adopted socket belongs to the process that has made it.
     origin: Origin,
     options: SocketOptions,
+    /// Taken by the close, so that only the first one removes the file. None if it is to stay.
     file: Mutex<Option<SocketFile>>,
 }
 
 impl UnixName {
+    /// A name that is not bound yet, or that of a socket that came bound.
     fn new(address: Address, origin: Origin, options: &SocketOptions) -> Self {
         let (options, file) = (options.clone(), Mutex::default());
         Self { asked: address, bound: OnceLock::new(), origin, options, file }
     }
 
+    /// The bound name; the asked one before the bind.
     fn server_address(&self, _socket: &ServerSocket) -> Address {
         self.bound.get().unwrap_or(&self.asked).clone()
     }
 
+    /// Binds, with all that belongs to a socket's file. An adopted socket is bound already.
     fn server_bind(&self, socket: &ServerSocket, before_bind: BeforeBind<'_>) -> Result<()> {
         if self.origin == Origin::Adopted {
             return Ok(());
@@ -102,6 +109,7 @@ impl UnixName {
                     Ok(())
                 }
                 Address::Abstract(name) => SockRef::from(fd).bind(&abstract_address(name)?),
+                // `to_unix` gives no other address.
                 _ => Err(io::ErrorKind::InvalidInput.into()),
             }
         });
