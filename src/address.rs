@@ -168,7 +168,7 @@ fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
 /// ```
 #[derive(Clone, Debug)]
 pub struct BindAddress {
-    /// What was written. It is understood only by `to_inet` and `to_unix`, because the transport decides.
+    /// As the program has written it. It is understood only by `to_inet` and `to_unix`, because the transport decides.
     kind: Kind,
 }
 

@@ -45,7 +45,7 @@ struct LingeringConnection {
     fd: Arc<OwnedFd>,
     /// When `Limits::linger` is over.
     until: Instant,
-    /// What is left of `Limits::linger_bytes`.
+    /// The rest of `Limits::linger_bytes`.
     bytes_left: usize,
 }
 

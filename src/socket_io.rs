@@ -168,7 +168,7 @@ impl SocketIo {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     fit = Fit::Exact;
-                    // SO_RCVTIMEO has ended the call. What it has waited for counts, without a look at a clock.
+                    // SO_RCVTIMEO has ended the call. Its timeout is the time that it has waited, so no clock is read.
                     if block { self.waited_in_vain() } else { Duration::ZERO }
                 }
                 result => return result,

@@ -137,7 +137,7 @@ impl RawStatus {
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
-        // Of this wrapper. Bytes that an earlier call has read say nothing about the errors of this one.
+        // Of this wrapper. The reads of an earlier one say nothing about this one's errors.
         self.heard.clear();
         self.enter(WrapPhase::Handshake);
     }
@@ -210,7 +210,7 @@ impl RawStatus {
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         let at_once = self.is_cut_off() || self.is_stuck();
         self.begin_call(if at_once { SendTimeout::NONE } else { timeout });
-        // An error that was concealed must not fail the farewell in place of a write.
+        // A concealed error must not fail the farewell in place of a write.
         self.concealed.clear();
         self.enter(WrapPhase::Farewell);
     }
