@@ -74,6 +74,7 @@ impl Address {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
+            // A program may have made an address that is mapped; those of the system are not.
             Self::Inet(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) | Self::Abstract(_) | Self::Unnamed => true,
             Self::Other(_) => false,
@@ -99,6 +100,7 @@ impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         match address {
             // `to_canonical` of the whole address, so that scope and flow of real IPv6 stay.
+            // Limits per peer and messages then see one client, whichever socket it has reached.
             SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
                 Some(v4) => Self::Inet(SocketAddr::new(v4.into(), v6.port())),
                 None => Self::Inet(address),
@@ -136,6 +138,7 @@ impl fmt::Display for Address {
 /// A client chooses the path of its own socket, and may choose one with control sequences for the terminal at which a log
 /// is read.
 fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
+    // Only control characters: a name in any script stays readable.
     for character in path.display().to_string().chars() {
         if character.is_control() {
             write!(f, "{}", character.escape_default())?;
@@ -151,6 +154,15 @@ fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
 /// Which of them a server accepts depends on its transport: TCP and UDP take `"host:port"`,
 /// `("host", port)` and the address types of `std::net`; Unix sockets take a path, or `"@name"` for
 /// an abstract name. As in Python, an empty host of a pair means every interface; text has to name one.
+///
+/// | argument | TCP and UDP | Unix sockets |
+/// |---|---|---|
+/// | `"127.0.0.1:80"`, `"[::1]:80"` | this address | refused; `"./127.0.0.1:80"` is a file |
+/// | `"localhost:80"` | the first address of the host that can be had | a file of this name |
+/// | `("localhost", 80)`, `(ip, 80)`, `SocketAddr` | the same | refused |
+/// | `"@name"` | refused | an abstract name (Linux) |
+/// | `"/run/echo.sock"`, `Path`, `PathBuf` | refused | this path |
+///
 /// ```
 /// use socketserver::{TcpServer, stream_fn};
 ///
@@ -186,7 +198,8 @@ enum Kind {
 }
 
 impl BindAddress {
-    /// The internet addresses that it means. A host name may have several, which a server tries in order.
+    /// The internet addresses that it means. A host name may have several, which a server tries in order. The name is
+    /// looked up by the system's resolver, which may take seconds without a network; an address in numbers is not.
     ///
     /// # Errors
     ///
@@ -194,6 +207,7 @@ impl BindAddress {
     pub fn to_inet(&self) -> Result<Vec<SocketAddr>> {
         let found = match &self.kind {
             Kind::Text(text) => {
+                // A scheme is looked for only after a mistake, because a host may be called `tcp`.
                 let (host, port) = host_and_port(text).map_err(|why| match with_scheme(text) {
                     Some(_) => {
                         let why = "write HOST:PORT alone; the transport is the server's type";
@@ -230,6 +244,7 @@ impl BindAddress {
             Kind::Text(text) => match text.strip_prefix('@') {
                 Some(name) => Address::Abstract(name.as_bytes().to_owned()),
                 // The server would listen at a file of that name, and no client would find it.
+                // An address in numbers alone is surely a mistake; `host:80` may be a file.
                 None if text.parse::<SocketAddr>().is_ok() => {
                     let why = format!("a Unix socket takes a path; if it is one, write ./{text}");
                     return Err(Error::address(text, why));
@@ -275,6 +290,7 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
 /// Finds the usual mistakes in the host of a pair (brackets, a port, a scheme), so that the message is better than that
 /// of a failed lookup.
 fn host_alone(host: &str) -> Result<(), String> {
+    // The resolver would look for a host with brackets in its name.
     if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return Err(format!("in a pair, IPv6 has no brackets; write (\"{inner}\", PORT)"));
     }
@@ -294,6 +310,7 @@ fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if host.is_empty() {
         return Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into()]);
     }
+    // The resolver may wait for a name server.
     Ok((host, port).to_socket_addrs()?.collect())
 }
 

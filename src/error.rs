@@ -34,6 +34,23 @@ pub type HandlerResult = Result<(), HandlerError>;
 /// assert!(error.is_bad_address());
 /// assert!(error.to_string().starts_with("cannot understand the address \"no address\""));
 /// ```
+///
+/// A program can look for another port:
+///
+/// ```
+/// use socketserver::{Result, TcpServer, stream_fn};
+///
+/// fn bind_near(port: u16) -> Result<TcpServer> {
+///     match TcpServer::bind(("127.0.0.1", port), stream_fn(|_request| Ok(()))) {
+///         Err(error) if error.is_address_in_use() => {
+///             TcpServer::bind(("127.0.0.1", 0), stream_fn(|_request| Ok(())))
+///         }
+///         result => result,
+///     }
+/// }
+/// # let taken = bind_near(0).unwrap();
+/// # assert!(bind_near(taken.server_address().port().unwrap()).is_ok());
+/// ```
 pub struct Error {
     /// Boxed, so that a `Result` with this error is small.
     kind: Box<ErrorKind>,
@@ -100,6 +117,7 @@ impl Error {
     /// a socket (then [`io_kind`](Self::io_kind) is `AlreadyExists`).
     #[must_use]
     pub fn is_address_in_use(&self) -> bool {
+        // `AlreadyExists` is this crate's own error of a Unix socket's bind: see `transport/socket_file.rs`.
         matches!(self.io_kind(), Some(io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists))
     }
 
@@ -125,6 +143,7 @@ impl Error {
     #[must_use]
     pub fn is_resource_limit(&self) -> bool {
         match &*self.kind {
+            // EAGAIN is the system's answer to a fork, or a new thread, beyond the limit of processes.
             ErrorKind::Io { source, .. } | ErrorKind::Other { source } => matches!(
                 source.raw_os_error(),
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)
@@ -231,6 +250,7 @@ impl StdError for Fatal {
 }
 
 /// The limit that ended a wait.
+///
 /// ```
 /// use socketserver::request::{TimedOut, Timeout};
 ///
@@ -362,6 +382,7 @@ pub struct Panicked {
 
 impl Panicked {
     pub(crate) fn new(payload: &(dyn std::any::Any + Send)) -> Self {
+        // A panic with a constant text carries a `&str`, and one with arguments a `String`.
         let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
             (Some(text), _) => (*text).to_owned(),
             (_, Some(text)) => text.clone(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::address::Address;
 
 /// Something that has happened in a server, for an [observer](crate::Builder::observer). It prints as one line.
+///
 /// ```
 /// use socketserver::{ServerEvent, UdpServer, datagram_fn};
 /// use socketserver::monitor::Console;
@@ -143,6 +144,18 @@ macro_rules! reasons {
 
         /// The counts of a server since it was made. `accepted` is the number of requests that have ended, for all
         /// reasons, and of those that are alive.
+        ///
+        /// ```
+        /// use socketserver::{TcpServer, stream_fn};
+        ///
+        /// # fn main() -> socketserver::Result<()> {
+        /// let server = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+        /// let counts = server.context().counts();
+        /// println!("{} accepted, {} completed", counts.accepted, counts.completed);
+        /// assert_eq!(counts.ended(), 0);
+        /// # Ok(())
+        /// # }
+        /// ```
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Counts {
@@ -180,6 +193,7 @@ macro_rules! reasons {
         impl Counters {
             /// Counts the end of a request. Called once for each.
             pub(crate) fn ended(&self, reason: CloseReason) {
+                // Relaxed, here and below: the counts order nothing else.
                 let counter = match reason { $(CloseReason::$reason => &self.$count,)* };
                 counter.fetch_add(1, Ordering::Relaxed);
             }

@@ -55,6 +55,7 @@ impl RateGate {
     /// Sets the rate. Another rate begins with a full bucket. The same rate keeps its tokens, so that a program that sets
     /// other limits again and again does not lift this one.
     pub(crate) fn set(&self, rate: Option<Rate>) {
+        // A request must be able to pass at some time.
         let at_least_one =
             |rate: Rate| Rate::per_second(rate.per_second.max(1)).burst(rate.burst.max(1));
         let full =
@@ -64,6 +65,7 @@ impl RateGate {
         if bucket.as_ref().map(|bucket| bucket.rate) != rate {
             *bucket = rate.map(full);
         }
+        // After the bucket, so that a loop that sees it finds the bucket.
         self.limits.store(rate.is_some(), Ordering::Release);
     }
 

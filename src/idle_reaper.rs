@@ -110,6 +110,7 @@ impl ReaperShared {
             // Called under the lock of the list: the next request enters after it, and starts another thread.
             let leave = || self.is_on.store(false, Ordering::Release);
             match self.list.end_silent(Instant::now(), leave) {
+                // The shortest of all limits decides, so that none of them is kept later than by an eighth.
                 Some(shortest) => pause = shortest / LATE,
                 None => return,
             }

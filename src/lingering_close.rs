@@ -85,6 +85,7 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: LingerLimits) {
     let mut reaper = REAPER.lock();
     // None yet, or the copy of a parent's thread that this process does not have.
     if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
+        // Out of descriptors: the return drops the connection, and so frees one.
         let Ok(wake_up) = Event::new() else { return };
         let wake_up = Arc::new(wake_up);
         let woken = Arc::clone(&wake_up);
@@ -116,6 +117,7 @@ pub(crate) fn in_this_thread(socket: &SocketIo, limits: LingerLimits) {
     // On the stack it would cost every request its pages, and few linger.
     let mut memory = vec![0; BUF_BYTES];
     let mut buf = RecvBuf::from(&mut *memory);
+    // Both limits hold: a peer that sends for ever, and one that sends nothing, end alike.
     let mut left = limits.bytes;
     while left > 0 {
         match socket.recv(&mut buf, until) {

@@ -173,6 +173,7 @@ pub(crate) const MOST_CAUSES: usize = 64;
 
 /// The next error of a chain: the payload of an `io::Error`, and the source of any other.
 fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    // The payload itself is the cause, and not what its `source` gives.
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
         None => error.source(),

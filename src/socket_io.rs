@@ -107,6 +107,7 @@ impl SocketIo {
     /// reads, and one set there would lift our bounds. So the timeout is removed, and from then on a receive waits by
     /// poll(2) and relies on neither timeout nor mode.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
+        // Only the first time, and only if a timeout is set, because it is a system call.
         if !self.is_lent.replace(true) && !self.armed.take().is_zero() {
             // It fails only if this is no socket any more, and then every other call fails as well.
             let _ = sys::set_receive_timeout(self.as_fd(), None);
@@ -152,6 +153,7 @@ impl SocketIo {
             let over = left == Some(Duration::ZERO);
             let block = may_block && !over && !self.is_lent.get();
             let mode = if block { Mode::Block } else { Mode::Try };
+            // The first call has been made by `recv` already, in the usual case.
             let result = match failed.take() {
                 Some(error) => Err(error),
                 None => {
@@ -256,6 +258,9 @@ impl SocketIo {
     ///
     /// Setting it costs a system call. So one that is set stays with [`Fit::Near`]: if it is at most an eighth longer than
     /// `left` (or the deadline would be noticed late) and at least half of it (or the call would return too early).
+    ///
+    /// With 60 s set, a call that has 58 s left keeps them (65 s are near enough), and one that has 50 s left does not
+    /// (56 s are).
     fn arm(&self, left: Option<Duration>, fit: Fit) -> io::Result<()> {
         let now = self.armed.get();
         let fits = match left {

@@ -68,6 +68,7 @@ pub(crate) struct WriteStall {
 impl WriteStall {
     /// Begins after a send that has found no room.
     pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
+        // The mark that later looks compare with.
         let (since, unacknowledged) = (Instant::now(), tcp_info::unacknowledged(fd).ok());
         let pause = timeout.stall / FIRST_LOOK_PAUSE;
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
@@ -103,6 +104,7 @@ impl WriteStall {
             if over.is_some_and(|over| now >= over) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
+            // Room ends the wait. Otherwise a look is due, or the time is over, and the loop decides which.
             let room = Waiting { fd, interest: Interest::Write, slot };
             if wait::any(&[room], earlier(self.look_at, over))? {
                 return Ok(());

@@ -96,6 +96,7 @@ where
     }
 }
 
+// The compiler has to consider it, and so reports the missing trait and not the wrong closure.
 impl<F: Nothing + Send + Sync + 'static> HandlerClosure<ByNothing> for F {
     type Handler = std::convert::Infallible;
 
@@ -133,6 +134,7 @@ impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
 pub(crate) fn boxed<R: 'static, How: 'static>(
     handler: impl MakeHandler<R, How>,
 ) -> Box<dyn MakeHandler<R>> {
+    // The box has no `How` any more, so that servers need not name it.
     Box::new(Stored { handler, how: PhantomData::<fn() -> How> })
 }
 

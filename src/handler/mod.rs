@@ -233,6 +233,7 @@ impl<H: DatagramRequestHandler> BaseRequestHandler<DatagramRequest> for H {
     }
 
     fn finish(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        // A `finish` that fails holds the reply back as well.
         DatagramRequestHandler::finish(self, request)?;
         request.send_written()?;
         Ok(())

@@ -19,6 +19,7 @@ pub(super) struct RequestCounters {
     /// In this process's memory: the usual case.
     own: Row,
     /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
+    /// The number is that of the row: the request's slot in the list.
     common: Option<(Arc<Rows>, usize)>,
 }
 

@@ -130,7 +130,9 @@ impl Entry {
 
     /// Notes how the connection has failed. The worker calls it, and the writer of outboxes.
     pub(crate) fn note_loss(&self, kind: io::ErrorKind) {
+        // Kept as one byte, so that both threads that note it need no lock.
         let place = LOSSES.iter().position(|loss| *loss == kind).map(|at| u8::try_from(at + 1));
+        // Errors of another kind say nothing about the peer.
         if let Some(Ok(place)) = place {
             self.lost.store(place, Ordering::Relaxed);
         }
@@ -263,6 +265,7 @@ impl Entry {
 
     /// How many bytes were received and sent.
     pub(crate) fn bytes(&self) -> (u64, u64) {
+        // Relaxed: a reader that is late by a few bytes is late by one look.
         let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
@@ -272,6 +275,7 @@ impl Entry {
         // Without a connection nothing is ended, and no cut is stored: it would explain an end that it did not cause.
         let closed = match self.process.load(Ordering::Relaxed) {
             0 => self.connection.lock().is_some(),
+            // The child has the connection; its own handler cannot be reached. A kill ends both.
             child => sys::child_process::signal(child, libc::SIGKILL),
         };
         if closed {
@@ -350,12 +354,15 @@ impl Entry {
     }
 
     /// From here on a child serves it, and has the connection.
+    /// Called in the parent, after the fork. The parent keeps no copy of the connection, or the peer would not see its
+    /// end.
     pub(crate) fn hand_over(&self, child: i32) {
         self.process.store(child, Ordering::Relaxed);
         self.forget_connection();
     }
 
     /// It has left the list.
+    /// Called by the list, before the slot is free.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         // After the store: a token that is made at this moment either is notified here or sees the end itself.

@@ -103,6 +103,7 @@ impl Entry {
     /// Asks the system only about waits that have lasted from one look to the next, and only if bytes may move: some
     /// have been sent since, or wait for the peer, or others have the descriptor.
     fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
+        // Locked until the end, so that the descriptor stays open while the system is asked about it.
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;

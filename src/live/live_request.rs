@@ -8,6 +8,7 @@ use crate::address::Address;
 /// The present activity of a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+// An entry stores its number, in this order: see `Entry::activity`.
 pub enum Activity {
     /// Accepted, and not yet run: it waits for a worker.
     Queued,
@@ -34,6 +35,10 @@ impl fmt::Display for Activity {
 }
 
 /// One live request, as it was when [`live`](crate::ServerContext::live) was called. Print it for a line of text.
+///
+/// ```text
+/// 192.0.2.1:4711: request 7, my::Echo, receiving, 1.5 s old, 12 bytes in, 0 bytes out
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LiveRequest {
@@ -72,6 +77,7 @@ impl fmt::Display for LiveRequest {
 /// How this side has ended a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+// An entry stores its number; zero is no cut: see `Entry::cut`.
 pub enum Cut {
     /// A drain has ended it between two requests, or before the first one; its handler got
     /// [`Stopping`](crate::request::Stopping).

@@ -3,6 +3,14 @@
 //! A drain needs it, to end those that are idle and to force those that are left; `ServerContext::live` shows it to
 //! operators; the idle reaper and the limits per peer look at it. Its lock is held for a few loads and stores, and
 //! never across a wait or code of the user's.
+//!
+//! ```text
+//! accept loop        enter: a number, a slot, the limits in force; counts the peer     -> Registration, in the Ticket
+//! the worker         Entry: activity and bytes, without the lock
+//! drain, operators,  find entries, under the lock, and end them: a Cut, then a shutdown of the socket
+//! idle reaper
+//! drop of the Ticket leave: Entry::end, the slot is free, counts the peer off; the last one wakes the drain
+//! ```
 
 mod counters;
 mod entry;
@@ -101,6 +109,7 @@ impl Slots {
     fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();
+        // Counted anew from the list, which is right whatever was counted before.
         if max.is_some() {
             for key in self.live().filter_map(|entry| PeerKey::of(entry.client_address())) {
                 *counts.entry(key).or_default() += 1;
@@ -150,6 +159,9 @@ impl LiveList {
     /// # Errors
     ///
     /// If there is no such memory.
+    ///
+    /// Called once, when the server is made. The memory is mapped for [`ROWS`] requests, and shared by all forks that
+    /// follow.
     pub(crate) fn for_children(self) -> io::Result<Self> {
         self.slots.lock().rows = Some(Arc::new(Rows::new(ROWS)?));
         Ok(self)
@@ -168,6 +180,7 @@ impl LiveList {
             entry.forget_connection();
         }
         slots.free.clear();
+        // The peers' requests were the parent's as well.
         if let Some(peers) = &mut slots.peers {
             peers.counts.clear();
         }
@@ -188,6 +201,7 @@ impl LiveList {
             slots.rates = limits.peer_rate.map(TokenBuckets::new);
         }
         slots.limits = limits;
+        // A new limit for one peer, or none. Requests beyond it go on; the next ones are refused.
         slots.limit_peers();
     }
 
@@ -238,6 +252,7 @@ impl LiveList {
             // A request of the parent: its handler called `fork` and has returned in both processes.
             _ => return,
         }
+        // From here on another request may have the slot.
         slots.free.push(registration.slot);
         if let (Some(peers), Some(key)) =
             (&mut slots.peers, PeerKey::of(registration.entry.client_address()))
@@ -288,6 +303,7 @@ impl LiveList {
     }
 
     /// Notifies the stop tokens: the server drains.
+    /// Called when a drain begins. A token that is made later sees the drain itself.
     pub(crate) fn tell_of_stop(&self) {
         for entry in self.slots.lock().live() {
             entry.tell_of_stop();
@@ -295,6 +311,7 @@ impl LiveList {
     }
 
     /// Ends every connection. Reads and writes that wait return at once.
+    /// Called at the deadline of a drain.
     pub(crate) fn force(&self) {
         for entry in self.slots.lock().live() {
             entry.shut_down(Cut::Forced, Shutdown::Both);

@@ -10,6 +10,14 @@ use crate::address::Address;
 /// There are three exceptions, where a network holds peers that have nothing to do with each other: each link-local
 /// address is a peer (on its link, because another link may have the same address), each loopback address is, and so
 /// is each IPv4 address that a gateway has written as an IPv6 one.
+///
+/// | address | peer |
+/// |---|---|
+/// | `192.0.2.1` | itself |
+/// | `::ffff:192.0.2.1`, `64:ff9b::192.0.2.1` | the same: `192.0.2.1` |
+/// | `2001:db8:1:2::1` | the network `2001:db8:1:2::/64` |
+/// | `fe80::b` on link 3 | itself, on that link |
+/// | `::1` | itself |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PeerKey {
     V4(Ipv4Addr),

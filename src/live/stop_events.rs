@@ -39,6 +39,7 @@ impl Entry {
                 self.stop_events.get_or_init(|| made)
             }
         };
+        // A drain or an end from before the events were there has notified nobody.
         if draining() {
             self.tell_of_stop();
         }
@@ -58,6 +59,7 @@ impl Entry {
     /// The request is over.
     pub(super) fn tell_of_close(&self) {
         if let Some(stop_events) = self.stop_events.get() {
+            // A request that is over is one that should end as well.
             stop_events.stopping.notify();
             stop_events.closed.notify();
         }

@@ -1,4 +1,15 @@
 //! How often each peer may connect: a token bucket per peer, in a table of fixed size.
+//!
+//! A bucket is one moment: when it is full again. So nothing has to be filled as time goes by, and a bucket that nobody
+//! uses needs no memory. With 10 per second and a burst of 3, a token is worth 100 ms:
+//!
+//! | at | event | full at | tokens left |
+//! |---|---|---|---|
+//! | 0 ms | three requests pass | 300 ms | 0 |
+//! | 50 ms | one is refused: less than 100 ms are earned | 300 ms | 0 |
+//! | 100 ms | one passes | 400 ms | 0 |
+//! | 300 ms | none | 400 ms | 2 |
+//! | 1 s | none | long ago | 3 |
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};

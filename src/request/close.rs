@@ -68,6 +68,7 @@ impl BoundedIo {
     fn last_timeout(&self) -> SendTimeout {
         let limits = self.ticket.limits();
         let whole = self.deadline().map(|whole| whole.at);
+        // No longer than a drain waits: the worker is not free until the outbox is empty.
         let until = earlier(Instant::now().checked_add(limits.drain), whole);
         SendTimeout { stall: limits.write, until }
     }
@@ -154,6 +155,7 @@ impl BoundedIo {
         let limits = self.ticket.limits();
         let bound =
             lingering_close::LingerLimits { time: limits.linger, bytes: limits.linger_bytes };
+        // A user's own stream closes when it is dropped.
         let Some(fd) = self.connection.share_socket() else { return };
         if !self.lingers || bound.time.is_zero() {
             return;

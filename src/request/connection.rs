@@ -30,6 +30,58 @@ use crate::write_stall::SendTimeout;
 ///   `close_live` and at a drain's deadline, it must not wait.
 /// - The wrapper keeps the raw stream for as long as it has the connection. If it drops the raw stream, others have
 ///   the connection, and the server does not end it.
+///
+/// A wrapper in its smallest form, for [`wrap_stream`](crate::StreamRequest::wrap_stream):
+///
+/// ```
+/// use std::io::{self, Read, Write};
+/// use std::net::Shutdown;
+/// use std::time::Instant;
+/// use socketserver::request::Stream;
+/// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+///
+/// /// Inverts every byte.
+/// struct Inverted {
+///     below: Box<dyn Stream>,
+/// }
+///
+/// impl Read for Inverted {
+///     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+///         let count = self.below.read(buf)?;
+///         buf[..count].iter_mut().for_each(|byte| *byte = !*byte);
+///         Ok(count)
+///     }
+/// }
+///
+/// impl Write for Inverted {
+///     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+///         let inverted: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+///         // It holds nothing back: as many bytes are taken as are sent.
+///         self.below.write(&inverted)
+///     }
+///
+///     fn flush(&mut self) -> io::Result<()> {
+///         self.below.flush()
+///     }
+/// }
+///
+/// impl Stream for Inverted {
+///     fn set_deadline(&mut self, deadline: Option<Instant>) {
+///         self.below.set_deadline(deadline);
+///     }
+///
+///     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+///         self.below.shutdown(how)
+///     }
+/// }
+///
+/// fn handle(request: &mut StreamRequest) -> HandlerResult {
+///     request.wrap_stream(|below| Ok(Box::new(Inverted { below })))?;
+///     writeln!(request, "hello")?;
+///     Ok(())
+/// }
+/// # let _handler = stream_fn(handle);
+/// ```
 pub trait Stream: Read + Write + Send {
     /// Bounds every read and write from here on. None: they may wait for ever.
     fn set_deadline(&mut self, deadline: Option<Instant>);
@@ -47,6 +99,7 @@ pub trait Stream: Read + Write + Send {
     }
 }
 
+/// So that a wrapper over any stream takes a boxed one, too.
 impl Stream for Box<dyn Stream> {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         (**self).set_deadline(deadline);
@@ -145,6 +198,7 @@ impl Connection {
             Self::Wrapped { stream, status } => (stream, Some(status)),
             Self::Socket(_) | Self::Gone(_) => return Err(gone()),
         };
+        // A wrapper that has dropped the raw stream has its connection from elsewhere: no limits below it.
         let raw = status.filter(|status| status.has_raw());
         if let Some(status) = &raw {
             status.begin_call(timeout);
@@ -156,6 +210,7 @@ impl Connection {
             // The same moment each time, so that signals do not extend it.
             stream.set_deadline(deadline);
             match call(&mut **stream) {
+                // A user's stream may pass EINTR on, as std's do.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(match raw {
@@ -168,6 +223,7 @@ impl Connection {
                     return raw.and_then(|status| status.interruption()).map_or(Ok(0), Err);
                 }
                 done => {
+                    // A write may end well although its bytes did not leave: the wrapper holds them back.
                     if let Some(status) = raw.filter(|_| direction == Direction::Out) {
                         status.end_write();
                     }

@@ -34,6 +34,7 @@ pub trait Reply {
 /// - [`reply`](Self::reply) sends one datagram back, as often as it is called.
 /// - [`Write`] gathers one datagram, which is sent when the handler has returned without an error. If nothing was
 ///   written, nothing is sent (Python sends an empty datagram).
+///
 /// ```
 /// use std::io::{Read, Write};
 /// use socketserver::{DatagramRequest, HandlerResult, datagram_fn};
@@ -129,6 +130,7 @@ impl DatagramRequest {
     /// sender is gone, or is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait).
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
+        // An error of this peer carries the request's mark, so that it is told from those of other sockets.
         let sent = self.reply.reply(bytes).map_err(|error| {
             if self.is_of_peer(&error) { self.ticket.entry().lose(error) } else { error }
         })?;
@@ -145,6 +147,7 @@ impl DatagramRequest {
         match error.kind() {
             io::ErrorKind::NotFound => true,
             io::ErrorKind::WouldBlock => {
+                // Over UDP it is this machine's own send buffer that is full.
                 matches!(self.ticket.client_address(), Address::Unix(_) | Address::Abstract(_))
             }
             _ => is_loss(error),
@@ -161,6 +164,7 @@ impl DatagramRequest {
     /// can still add to the reply. A second call sends nothing.
     pub(crate) fn send_written(&mut self) -> io::Result<()> {
         match self.written.take() {
+            // It leaves by `reply`, and so counts as one.
             Some(written) if self.complete => self.reply(&written).map(|_sent| ()),
             _ => Ok(()),
         }
@@ -186,6 +190,7 @@ impl Request for DatagramRequest {
 
 impl Read for DatagramRequest {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        // Zero at the end of the packet, as at the end of a stream.
         let count = (&self.packet[self.read..]).read(buf)?;
         self.read += count;
         Ok(count)
@@ -213,6 +218,7 @@ impl Read for DatagramRequest {
 
 impl Write for DatagramRequest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A write of no bytes makes an empty datagram, which is not the same as no reply.
         self.written.get_or_insert_default().extend_from_slice(bytes);
         Ok(bytes.len())
     }

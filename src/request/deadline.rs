@@ -7,6 +7,18 @@ use super::StreamRequest;
 use crate::error::Timeout;
 
 /// A moment at which all waits end, and the limit that it comes from, so that the error can name it.
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::StreamRequest;
+/// use socketserver::request::{Deadline, Request, Timeout};
+///
+/// /// An upload may take an hour, whatever `Limits::request` says.
+/// fn allow_an_hour(request: &mut StreamRequest) {
+///     let hour = Duration::from_secs(3_600);
+///     request.set_server_deadline(Deadline::after(Timeout::Request, hour));
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Deadline {

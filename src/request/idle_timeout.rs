@@ -16,6 +16,9 @@ use crate::sys::{RecvBuf, tcp_info};
 use crate::write_stall::earlier;
 
 /// How often a wait looks for progress within its limit, as the reaper does.
+///
+/// With 60 s, a wait with nothing on its way to the peer ends after 60 s. If sent bytes still wait for the peer then,
+/// it goes on for 7.5 s, and ends if nothing has moved in them. From any progress on there are 60 s again.
 const LOOKS: u32 = 8;
 
 impl BoundedIo {

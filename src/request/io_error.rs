@@ -1,4 +1,12 @@
 //! The errors of a connection: which limit has passed, and whose fault it is.
+//!
+//! | the error | is given to the handler as |
+//! |---|---|
+//! | a timeout of this crate | [`TimedOut`], with the limit's name and length |
+//! | a loss that the system reports (ECONNRESET, say) | a [`PeerFault`] with the request's mark |
+//! | EPIPE after the handler's own `shutdown_write` | itself: the handler's fault |
+//! | any other of a connection whose wrapper has failed | itself: the handler reads on after an error |
+//! | a [`PeerFault`] or [`Stopping`] from below a wrapper | itself: it is marked already |
 
 use std::io;
 use std::net::Shutdown;

@@ -8,6 +8,7 @@ use crate::peer_fault::{Owned, PeerFault, RequestId, find};
 
 /// A place for a line: a `String`, if the line has to be UTF-8, or a `Vec<u8>`, if it may be anything. It is emptied
 /// by each [`next_line`](crate::StreamRequest::next_line), and its memory used again. Other types cannot implement it.
+///
 /// ```
 /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
 ///
@@ -89,6 +90,7 @@ pub(crate) fn read_to_string(
     text: &mut String,
     owner: RequestId,
 ) -> io::Result<usize> {
+    // Into bytes of its own, because `text` takes nothing but UTF-8.
     let mut bytes = Vec::new();
     let read = from.read_to_end(&mut bytes);
     // As with std, text that came before an error is kept.
@@ -109,6 +111,7 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 /// It is the peer's fault ([`Fault::Peer`](crate::hooks::Fault::Peer),
 /// [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but no [`PeerFault`], and it is reported: the limit
 /// may be wrong.
+///
 /// ```
 /// use std::io::Write;
 /// use socketserver::request::LineTooLong;

@@ -51,6 +51,15 @@ pub use stream::StreamRequest;
 ///
 /// A custom transport may define its own request type; handlers of that type implement
 /// [`BaseRequestHandler`](crate::handler::BaseRequestHandler).
+///
+/// ```
+/// use socketserver::request::Request;
+///
+/// /// A line for a log, for every kind of request.
+/// fn line(request: &impl Request) -> String {
+///     format!("{} at {}", request.client_address(), request.server().server_address())
+/// }
+/// ```
 pub trait Request {
     /// The address of the peer.
     fn client_address(&self) -> &Address;

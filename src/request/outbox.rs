@@ -184,6 +184,7 @@ impl Outbox {
             if !state.phase.sends() {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
+            // Behind all that is due, so that no message is torn.
             state.append_own(bytes)
         };
         self.wait_until_sent(mark, timeout)
@@ -261,6 +262,7 @@ impl StreamRequest {
     /// was made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
     /// [`OutboxError::Wrapped`]. And if what is held back cannot be sent.
     pub fn outbox(&mut self) -> io::Result<Outbox> {
+        // Bytes that `wbufsize` holds back were written before any message, and so leave first.
         self.flush()?;
         self.io.outbox()
     }

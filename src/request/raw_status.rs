@@ -188,6 +188,7 @@ impl RawStatus {
         if self.stopped.is_set() {
             Some(stop(&self.entry))
         } else {
+            // Without the length of the limit: the request knows it, and completes the error.
             self.timed_out.is_set().then(|| io::ErrorKind::TimedOut.into())
         }
     }
@@ -208,6 +209,7 @@ impl RawStatus {
     /// From here on the wrapper may only send its farewell. It has no time for that if the connection has been cut off
     /// from this side, or the peer has taken nothing for long enough already.
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
+        // An operator who closes a connection, and a drain at its deadline, wait for no peer.
         let at_once = self.is_cut_off() || self.is_stuck();
         self.begin_call(if at_once { SendTimeout::NONE } else { timeout });
         // A concealed error must not fail the farewell in place of a write.
@@ -225,6 +227,7 @@ impl RawStatus {
     /// The socket, if it is still the request's: a wrapper in place that drops the raw stream has given it away, and one
     /// that could not be made has not.
     pub(super) fn own_fd(&self) -> Option<&Arc<OwnedFd>> {
+        // Only a wrapper that has been made can give the connection away.
         let is_in_place = self.is_in(WrapPhase::InPlace) || self.is_in(WrapPhase::Farewell);
         self.fd.as_ref().filter(|_| !is_in_place || self.has_raw())
     }
@@ -251,6 +254,7 @@ impl RawStatus {
     /// cut it off.
     pub(super) fn begin_wait(&self) {
         if self.is_in(WrapPhase::Handshake) {
+            // A peer that stays silent in its handshake has sent no request, so a drain loses nothing by ending it.
             self.entry.set_activity(Activity::Idle);
         }
     }
@@ -280,6 +284,7 @@ impl RawStatus {
 
     /// A connection that was cut off from this side sends nothing more but the wrapper's farewell.
     pub(super) fn may_send(&self) -> bool {
+        // The farewell tells the peer that the end is no attack. It is sent even then, without waiting.
         !self.is_cut_off() || self.is_in(WrapPhase::Farewell)
     }
 

@@ -3,6 +3,16 @@
 //! A wrapper (TLS, say) is a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
 //! stream counts the bytes, looks at deadlines, drain and cuts, and notes what it has met in a [`RawStatus`]. The
 //! request reads that when the wrapper's call has returned: see `raw_status.rs`.
+//!
+//! A read goes through these steps, and each may end it:
+//!
+//! 1. Bytes that the request had read ahead are given first.
+//! 2. Above another wrapper nothing more is done here: the raw stream below that one keeps the limits.
+//! 3. The wait is shown in the live list, and then the drain is asked, in this order.
+//! 4. One receive, within the timeout of the request's call.
+//! 5. No bytes: the reason is a cut, or the peer's end.
+//!
+//! A write is tried without waiting. Only if there is no room is the wait announced, and the cut looked at again.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -64,6 +74,7 @@ impl RawStream {
             Connection::Wrapped { mut stream, status } => {
                 // The deadline of the last call does not hold for the next wrapper. A stream without its raw stream
                 // has no other bound.
+                // The raw stream at the bottom gets its bounds from the status.
                 stream.set_deadline(if status.has_raw() { None } else { until });
                 (Below::Wrapper(stream), status)
             }
@@ -122,6 +133,13 @@ impl RawStream {
     }
 
     /// No bytes have come: the peer has ended its output, or this side has ended the input.
+    ///
+    /// | the cut | the wrapper sees |
+    /// |---|---|
+    /// | none | the peer's end, zero bytes |
+    /// | `Silent` | an error of kind `TimedOut` |
+    /// | `Drained`, in the middle of something | the bytes that still come, and then the error `Stopping` |
+    /// | any other | the error `Stopping` |
     fn receive_nothing(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.status.entry.cut() {
             // Nobody on this side has ended the input.
@@ -164,6 +182,7 @@ impl RawStream {
                 stream.set_deadline(timeout.at());
                 stream.write(buf)
             }
+            // Not reached from `write`, which passes such bytes on at once.
             Below::Wrapper(stream) => stream.write(buf),
         }
     }
@@ -177,6 +196,7 @@ impl RawStream {
         // The wrapper may write in the middle of a read (a new handshake), and then goes on waiting for the peer.
         let before = self.status.entry.activity();
         self.status.entry.show_activity(Activity::Sending);
+        // Without waiting, and so without the announcement that a wait needs.
         let result = match self.transmit_if_allowed(buf, SendTimeout::NONE) {
             Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
             result => result,

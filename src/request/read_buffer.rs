@@ -1,4 +1,15 @@
 //! Bytes between the socket and the handler: the read buffer, and chunks of it.
+//!
+//! How a receive asks for bytes depends on what the peer has sent before ([`Appetite`]):
+//!
+//! ```text
+//! at first, and while the peer sends little   recv(512 bytes of the stack), then a copy into a block of 8 KiB
+//! for two receives after more than that       recv(a block of 8 KiB)
+//! once chunks have filled a block             recv(a block of 64 KiB)
+//! ```
+//!
+//! A connection whose peer is silent holds no block. A block goes back to the pool (`block_pool.rs`) when its last byte
+//! is consumed, or with the chunk.
 
 use std::fmt;
 use std::io;
@@ -76,6 +87,7 @@ impl Appetite {
         let mut chunk = Chunk { block: take_block(self.size), start: 0, end: 0 };
         // The block may be longer than `rbufsize`.
         chunk.end = receive(&mut RecvBuf::from(&mut chunk.block[..self.size]))?;
+        // A full block counts even if `rbufsize` is small.
         let is_much = chunk.end == self.size || chunk.end > FIRST;
         self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
         Ok(chunk)
@@ -134,6 +146,7 @@ impl ReadBuffer {
 ///
 /// It owns its bytes, so that the request can be written to while it lives. Its memory goes back to a pool when it is
 /// dropped, so do not collect many of them.
+///
 /// ```
 /// use std::io::Write;
 /// use socketserver::{HandlerResult, StreamRequest, stream_fn};

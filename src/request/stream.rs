@@ -80,6 +80,7 @@ impl StreamRequest {
             return Address::clone(local);
         }
         let fd = self.io.connection.fileno();
+        // A wrapped connection has the address of the socket below it.
         let address = fd.and_then(|fd| socket2::SockRef::from(&fd).local_addr().ok());
         address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
     }
@@ -156,6 +157,7 @@ impl StreamRequest {
     #[doc(alias = "TCP_NODELAY")]
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self.io.connection.fileno() {
+            // Unix sockets have no such option, and need none.
             Some(fd) if self.io.ticket.client_address().as_inet().is_some() => {
                 socket2::SockRef::from(&fd).set_tcp_nodelay(nodelay)
             }
@@ -211,6 +213,7 @@ impl StreamRequest {
     #[doc(alias = "recv")]
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
         if !self.input.is_empty() {
+            // Bytes that a read of a line has left come first.
             return Ok(Some(self.input.take()));
         }
         let chunk = Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))?;

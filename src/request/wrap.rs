@@ -36,6 +36,7 @@ impl StreamRequest {
         &mut self,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
+        // First what was written before, so that no byte of it goes through the wrapper.
         self.io.end_the_open()?;
         self.io.wrap(self.input.take(), wrap)
     }
@@ -65,6 +66,8 @@ impl BoundedIo {
         let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
         let deadline = Deadline::earlier(self.deadline(), own);
         let until = deadline.map(|deadline| deadline.at);
+        // From here on the connection is gone, unless the wrapper takes its place. A panic in `wrap` leaves it so as
+        // well.
         let Some((raw, status)) = RawStream::take(&mut self.connection, ahead, &self.ticket, until)
         else {
             return Err(io::ErrorKind::NotConnected.into());
@@ -97,6 +100,7 @@ impl BoundedIo {
         let timeout = self.write_timeout();
         match &mut self.connection {
             Connection::Wrapped { stream, status } => {
+                // Says first that the raw stream may send after a cut, and how long.
                 status.begin_farewell(timeout);
                 stream.set_deadline(timeout.until);
                 // Without a farewell the peer may think that an attacker cut the connection. If it cannot be sent, the

@@ -1,4 +1,11 @@
 //! The common part of TCP and UDP: the addresses that a server may bind to, and the options that both heed.
+//!
+//! ```text
+//! bind("localhost:80")  unbound: looks up [::1]:80 and 127.0.0.1:80, say; a socket for the first, with its options
+//! server_bind           binds it to [::1]:80; if that fails: a new socket, bound to 127.0.0.1:80
+//! ```
+//!
+//! The socket is there before the bind, so that a hook can set options that count only then.
 
 use std::io;
 use std::net::SocketAddr;

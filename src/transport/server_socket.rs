@@ -1,4 +1,10 @@
 //! A server's socket, of any of the four kinds: an owner that can close it while other threads use it.
+//!
+//! A thread that used a bare number could, after a close, meet a socket that has got the same number since. So each use
+//! is one of two:
+//!
+//! - [`ServerSocket::with`], for a call that does not wait: a close waits until it has returned.
+//! - [`ServerSocket::fileno`], a share, for a wait: the descriptor stays open until the share is dropped.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +31,8 @@ impl ServerSocket {
     }
 
     /// Replaces the socket by another one. The old one closes.
+    ///
+    /// For the next candidate of a bind; a server that listens is never replaced.
     pub(super) fn replace(&self, socket: socket2::Socket) {
         *self.fd.write() = Some(Arc::new(socket.into()));
     }

@@ -66,6 +66,7 @@ impl StreamListener {
             // over may have a timeout.
             socket.set_read_timeout(None)
         });
+        // An adopted socket need not be bound, and then `listen` may fail for that.
         listen.map_err(|error| match self.socket.local_address() {
             Ok(address) => Error::io("listen at", address, error),
             Err(_) => Error::io("listen on", "a socket that is not bound", error),
@@ -84,6 +85,16 @@ impl StreamListener {
     }
 
     /// Accepts and closes the clients of the accept queue, by means of the reserve. Returns how many.
+    ///
+    /// Called when accept has failed with EMFILE. Clients that stay in the queue would wait for an answer that does not
+    /// come, until a descriptor is free:
+    ///
+    /// ```text
+    /// close the reserve -> accept, close -> accept, close -> .. -> nothing to accept, or MAX_SHED -> open the reserve
+    /// ```
+    ///
+    /// Another thread may take the free descriptor in between. Then less is shed, or the reserve is missing until the
+    /// next call.
     pub(super) fn shed(&self) -> usize {
         // One thread sheds at a time.
         let mut reserve = self.reserve.lock();

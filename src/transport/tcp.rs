@@ -99,6 +99,7 @@ fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
 }
 
 /// The nearest silence that the kernel can count, rounded up. Linux allows 1 to 32,767 seconds (`MAX_TCP_KEEPIDLE`).
+/// So 1.2 s become 2 s, zero becomes 1 s, and a day becomes 32,767 s, which are nine hours.
 fn whole_seconds(silence: Duration) -> Duration {
     const MAX_KEEPIDLE: u64 = 32_767;
     let begun = u64::from(silence.subsec_nanos() > 0);

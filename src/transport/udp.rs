@@ -74,6 +74,7 @@ impl Transport for Udp {
     /// On a server that is bound to every interface: has the kernel tell where each datagram was sent to.
     fn server_activate(&self) -> Result<()> {
         let address = self.server_address();
+        // Bound to one address, every datagram was sent to it.
         if !address.ip().is_some_and(|ip| ip.is_unspecified()) {
             return Ok(());
         }

@@ -121,6 +121,7 @@ impl UnixName {
     /// process still listens.
     fn server_close(&self, close_socket: impl FnOnce()) {
         let file = self.file.lock().take();
+        // A file of the process that has forked this one is shared: that process may still listen.
         let (ours, shared) = match file {
             Some(file) if file.owner.is_this_process() => (Some(file), None),
             other => (None, other),
@@ -139,6 +140,7 @@ impl UnixName {
 fn abstract_address(name: &[u8]) -> io::Result<SockAddr> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
+    // See unix(7): the first byte of the path is NUL, and the name is not terminated.
     let bytes = [b"\0", name].concat();
     SockAddr::unix(OsStr::from_bytes(&bytes)).map_err(|_| {
         let text = "the name is too long for a Unix socket (107 bytes)";
