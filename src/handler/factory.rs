@@ -212,38 +212,58 @@ pub struct DatagramFn<F> {
     function: F,
 }
 
-/// Makes a function a handler of one kind of request, and the maker of that handler.
-macro_rules! function_handler {
-    ($maker:literal, $handler:ident: $handles:ident, $request:ty) => {
-        impl<F> $handles for $handler<F>
-        where
-            F: Fn(&mut $request) -> HandlerResult,
-        {
-            fn handle(&mut self, request: &mut $request) -> HandlerResult {
-                (self.function)(request)
-            }
-        }
-
-        impl<F> MakeHandler<$request> for $handler<F>
-        where
-            F: Fn(&mut $request) -> HandlerResult + Send + Sync + 'static,
-        {
-            fn handler_name(&self) -> &'static str {
-                type_name::<F>()
-            }
-
-            fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<$request>)) {
-                run(&mut $handler { function: &self.function });
-            }
-        }
-
-        impl<F> fmt::Debug for $handler<F> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($maker, "({})"), type_name::<F>())
-            }
-        }
-    };
+impl<F> StreamRequestHandler for StreamFn<F>
+where
+    F: Fn(&mut StreamRequest) -> HandlerResult,
+{
+    fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        (self.function)(request)
+    }
 }
 
-function_handler!("stream_fn", StreamFn: StreamRequestHandler, StreamRequest);
-function_handler!("datagram_fn", DatagramFn: DatagramRequestHandler, DatagramRequest);
+impl<F> DatagramRequestHandler for DatagramFn<F>
+where
+    F: Fn(&mut DatagramRequest) -> HandlerResult,
+{
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        (self.function)(request)
+    }
+}
+
+impl<F> MakeHandler<StreamRequest> for StreamFn<F>
+where
+    F: Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
+{
+    fn handler_name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<StreamRequest>)) {
+        run(&mut StreamFn { function: &self.function });
+    }
+}
+
+impl<F> MakeHandler<DatagramRequest> for DatagramFn<F>
+where
+    F: Fn(&mut DatagramRequest) -> HandlerResult + Send + Sync + 'static,
+{
+    fn handler_name(&self) -> &'static str {
+        type_name::<F>()
+    }
+
+    fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<DatagramRequest>)) {
+        run(&mut DatagramFn { function: &self.function });
+    }
+}
+
+impl<F> fmt::Debug for StreamFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream_fn({})", type_name::<F>())
+    }
+}
+
+impl<F> fmt::Debug for DatagramFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "datagram_fn({})", type_name::<F>())
+    }
+}
