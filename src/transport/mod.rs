@@ -124,6 +124,7 @@
 //! that forwards to another one should then read the changelog.
 
 mod accept_error;
+mod datagram_methods;
 mod datagram_socket;
 mod inet;
 mod reply_loop;

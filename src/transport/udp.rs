@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::datagram_socket::{DatagramSocket, IncomingDatagram, datagram_methods};
+use super::datagram_methods::datagram_methods;
+use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 use super::inet::{InetName, inet_socket};
 use super::server_socket::adopt;
 use super::socket_options::SocketOptions;

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::datagram_socket::{DatagramSocket, IncomingDatagram, datagram_methods};
+use super::datagram_methods::datagram_methods;
+use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 
 use super::server_socket::{Origin, ServerSocket, adopt};
 use super::socket_file::SocketFile;

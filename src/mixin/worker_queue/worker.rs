@@ -1,0 +1,132 @@
+//! [`Worker`]: a thread that takes jobs from the queue, accepts requests while there are none, and waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::{Phase, QueueSettings, QueuedJob, Size, State, WorkerQueue};
+use crate::gate::Permit;
+use crate::mixin::idle_workers::IdleWorker;
+use crate::mixin::worker_accept::WorkerAccept;
+use crate::mixin::{Accepted, Job};
+
+/// Without the lock. True: the user's code has run.
+pub(super) fn let_go(server: &mut Option<Arc<dyn WorkerAccept>>) -> bool {
+    server.take().is_some_and(WorkerAccept::let_go)
+}
+
+/// A worker, on its own thread. Its drop takes it out of the count, also when a hook or a job has panicked.
+pub(super) struct Worker {
+    /// Kept alive by its workers, also when the mixin is dropped.
+    pub(super) queue: Arc<WorkerQueue>,
+    /// False while it is one of `State::starting`.
+    pub(super) has_come: bool,
+    /// The place of the job that it runs, or has just run.
+    pub(super) permit: Option<Permit>,
+}
+
+impl Worker {
+    /// Comes to the queue for the first time, and runs jobs until it is time to leave.
+    pub(super) fn work(mut self) {
+        let queue = Arc::clone(&self.queue);
+        // One allocation for each thread, and none for each wait.
+        let me = IdleWorker::of_this_thread();
+        let ends_after_job =
+            matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
+        let mut server = None;
+        let mut state = queue.state.lock();
+        state.starting -= 1;
+        self.has_come = true;
+        loop {
+            while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
+                queue.wake(state);
+                let_go(&mut server);
+                server = job.worker_accept();
+                // A job without a place takes over that of the job before it, or asks again.
+                self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
+                self.run(job);
+                // `keep` of zero: each request has a new thread.
+                if ends_after_job {
+                    return;
+                }
+                // A worker accepts for the server whose job it has just run, and for no other.
+                state = self.accept_requests(&queue, server.as_ref());
+            }
+            self.permit = None;
+            if state.phase == Phase::Closed {
+                return;
+            }
+            match queue.wait(state, &me, &mut server) {
+                Some(woken) => state = woken,
+                None => return,
+            }
+        }
+    }
+
+    /// Runs a job, and gives its place back unless another job may be waiting for it. A job does not panic: the
+    /// server catches that.
+    fn run(&mut self, job: Job) {
+        job.run();
+        // If there are jobs, the first may be one without a place. It then takes this one over.
+        if self.queue.receiver.is_empty() {
+            self.permit = None;
+        }
+    }
+
+    /// Accepts requests of the server whose job this worker has run, and runs them, until there are jobs in the queue or
+    /// the server sends it away. Does nothing if another worker accepts.
+    fn accept_requests<'q>(
+        &mut self,
+        queue: &'q Arc<WorkerQueue>,
+        server: Option<&Arc<dyn WorkerAccept>>,
+    ) -> MutexGuard<'q, State> {
+        let mut state = queue.state.lock();
+        let Some(server) = server else { return state };
+        while queue.receiver.is_empty()
+            && state.phase == Phase::Open
+            && !state.accept_slot.is_taken()
+        {
+            state.accept_slot.enter(server);
+            // While this one accepts, all idle workers may leave: the last of them too.
+            state.idle.give_timeout(true);
+            drop(state);
+            self.permit = None;
+            // Without the lock: it waits, and runs hooks.
+            let accepted = Arc::clone(server).accept(&mut || self.has_room());
+            if !matches!(accepted, Accepted::Request(_)) {
+                self.permit = None;
+            }
+            state = queue.state.lock();
+            if state.accept_slot.leave() {
+                state.wake_pending = false;
+            }
+            match accepted {
+                Accepted::Request(job) => {
+                    // If it was interrupted all the same, the queue needs another worker.
+                    queue.wake(state);
+                    self.run(job);
+                    state = queue.state.lock();
+                }
+                Accepted::TryAgain => {}
+                Accepted::Leave => break,
+            }
+        }
+        state
+    }
+
+    /// Takes a place for a request that is about to be accepted. With a fixed size the request must not overtake a job.
+    fn has_room(&mut self) -> bool {
+        let QueueSettings { size, gate, .. } = &self.queue.settings;
+        self.permit = self.queue.try_enter();
+        let overtakes = matches!(size, Size::Fixed(_)) && !self.queue.receiver.is_empty();
+        (self.permit.is_some() || gate.is_none()) && !overtakes
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.permit = None;
+        self.queue.worker_ended(self.has_come);
+    }
+}
