@@ -4,6 +4,7 @@ use std::thread::ThreadId;
 use std::time::Instant;
 
 use super::*;
+use crate::mixin::Accepted;
 use crate::mixin::fake_job::{FakeJobs, FakeServer};
 
 const SOON: Duration = Duration::from_secs(10);
