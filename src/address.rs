@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// The address of one end of a connection, or of a server: Python's `client_address` and
 /// `server_address`.
 ///
-/// It prints as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`; control characters
-/// in a name that a peer has chosen are escaped.
+/// An address is printed as people write it: `127.0.0.1:9999`, `[::1]:9999`, `/run/echo.sock`, `@name`; control
+/// characters in a name that a peer has chosen are escaped.
 ///
 /// ```
 /// use socketserver::Address;
@@ -26,8 +26,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
-    /// TCP and UDP. A peer that reached a dual-stack socket over IPv4 is given as IPv4, not as the
-    /// `::ffff:` address that the kernel maps it to.
+    /// TCP and UDP. A peer that reached a dual-stack socket over IPv4 has an IPv4 address here, and not the `::ffff:`
+    /// address that the kernel maps it to.
     Inet(SocketAddr),
     /// A Unix socket at a path.
     Unix(PathBuf),
@@ -81,7 +81,7 @@ impl Address {
         }
     }
 
-    /// The address in a structure of the system. One of another family than those above is [`Unnamed`](Self::Unnamed).
+    /// Converts a system address. An address of an unknown family becomes [`Unnamed`](Self::Unnamed).
     pub(crate) fn from_socket(address: &socket2::SockAddr) -> Self {
         if let Some(inet) = address.as_socket() {
             return inet.into();
@@ -110,8 +110,8 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// So that a client can connect with `TcpStream::connect(server.server_address())`. An address that is no internet address
-/// is an error of kind `InvalidInput`.
+/// Lets a client connect with `TcpStream::connect(server.server_address())`. Any address but an internet address is an
+/// error of kind `InvalidInput`.
 impl ToSocketAddrs for Address {
     type Iter = std::option::IntoIter<SocketAddr>;
 
@@ -233,7 +233,7 @@ impl BindAddress {
         Ok(found)
     }
 
-    /// The path or abstract name that it means.
+    /// The path or abstract name that the argument means.
     ///
     /// # Errors
     ///

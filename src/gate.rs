@@ -52,8 +52,8 @@ impl RateGate {
         gate
     }
 
-    /// Sets the rate. Another rate begins with a full bucket. The same rate keeps its tokens, so that a program that sets
-    /// other limits again and again does not lift this one.
+    /// Sets the rate. A different rate begins with a full bucket. The same rate keeps its tokens, so that a program
+    /// that often sets other limits does not lift this one.
     pub(crate) fn set(&self, rate: Option<Rate>) {
         // A request must be able to pass at some time.
         let at_least_one =
@@ -148,7 +148,7 @@ impl Gate {
         Ok(Arc::new(Self::unshared(max)?))
     }
 
-    /// A gate inside something that is itself shared.
+    /// A gate inside a value that is itself shared.
     pub(crate) fn unshared(max: usize) -> io::Result<Self> {
         Ok(Self {
             count: AtomicUsize::new(0),
@@ -184,7 +184,8 @@ impl Gate {
         self.enter().then(|| Permit { gate: Arc::clone(self) })
     }
 
-    /// Counts one more, if there is room. The caller holds the gate anyway, and will [`leave`](Self::leave).
+    /// Adds one to the count, if there is room. The caller holds the gate anyway, and has to call
+    /// [`leave`](Self::leave).
     pub(crate) fn enter(&self) -> bool {
         let max = self.max();
         let enter = |count: usize| (count < max).then_some(count + 1);
@@ -201,8 +202,8 @@ impl Gate {
         self.wake();
     }
 
-    /// Whether there is room. After a false answer, [`event_fd`](Self::event_fd) becomes
-    /// readable as soon as there is.
+    /// Whether there is room. After it has returned false, [`event_fd`](Self::event_fd) becomes readable as soon as
+    /// there is room.
     #[must_use]
     pub fn is_open(&self) -> bool {
         if self.count() < self.max() {
@@ -244,7 +245,7 @@ impl Gate {
 
     /// Wakes the loop if it waits. Any thread may call it.
     fn wake(&self) {
-        // Mostly nothing waits, and a load costs less than a swap.
+        // Usually nothing waits, and a load costs less than a swap.
         if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
             // In this order: the reverse could leave the event readable with `notified` false, and `settle` would not
             // clear it.

@@ -25,7 +25,7 @@
 //! 4. Before the thread itself waits, it calls [`flush`]: replies to datagrams are held back until then, so
 //!    that one system call sends many.
 //!
-//! The smallest parker has no coroutines: it waits in its own way and returns.
+//! The smallest parker has no coroutines. It only waits, and returns:
 //!
 //! ```
 //! use std::io;
@@ -52,8 +52,8 @@
 //! park::sleep(Duration::from_millis(5));
 //! ```
 //!
-//! A mixin installs its parker around the loop, in [`Mixin::serve`](crate::mixin::Mixin::serve), and starts a
-//! coroutine for each job in `process_request`. `tests/it/coroutines.rs` in the repository is a complete one, on epoll.
+//! A mixin installs its parker around the loop, in [`Mixin::serve`](crate::mixin::Mixin::serve), and starts a coroutine
+//! for each job in `process_request`. `tests/it/coroutines.rs` in the repository is a complete parker, on epoll.
 //!
 //! # For handlers
 //!
@@ -67,8 +67,8 @@
 //!
 //! # Stability
 //!
-//! As the rest of the crate: [`Interest`] and [`Waiting`] may get more values and fields, [`Parker`] may get methods with
-//! a default. Nothing in this crate uses a parker yet, so a new need of one may still change its two methods before 1.0.
+//! As the rest of the crate: [`Interest`] and [`Waiting`] may get more values and fields, [`Parker`] may get methods
+//! with a default. Nothing in this crate implements a parker yet, so the two methods may still change before 1.0.
 
 pub use crate::wait::{
     Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep,

@@ -59,15 +59,14 @@ pub(crate) struct LiveList {
 /// How many lists there have been. A request's number is unique only within its list.
 static LISTS: AtomicU64 = AtomicU64::new(0);
 
-/// How many children can show their counters: more than anybody forks. The memory is used only as far as it is
-/// written.
+/// How many children can show their counters: more than any server forks. Only written pages take memory.
 const ROWS: usize = 4_096;
 
 /// Everything that is under the lock of the list.
 #[derive(Debug)]
 struct Slots {
-    /// A slot is free while it is none. The list never shrinks: it is as long as the most requests that were alive at
-    /// once.
+    /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests that
+    /// were alive at once.
     entries: Vec<Option<Arc<Entry>>>,
     /// The slots that are free, and all of them while no request is alive. The last one freed is used first.
     free: Vec<usize>,
@@ -167,8 +166,8 @@ impl LiveList {
         Ok(self)
     }
 
-    /// In a forked child that goes on for itself: forgets the requests, which are the parent's, and closes this
-    /// process's copies of their connections. Its own children get counters of their own.
+    /// In a forked child that continues as a separate server: forgets the requests, which belong to the parent, and
+    /// closes this process's copies of their connections. Its own children get counters of their own.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut slots = self.slots.lock();
         if slots.rows.is_some() {
@@ -249,7 +248,7 @@ impl LiveList {
             {
                 *slot = None;
             }
-            // A request of the parent: its handler called `fork` and has returned in both processes.
+            // This request belongs to the parent: its handler called `fork` and has returned in both processes.
             _ => return,
         }
         // From here on another request may have the slot.
@@ -345,11 +344,12 @@ pub(crate) enum FirstReads {
 pub(crate) struct Registration {
     /// Shared with the list, with threads that end the request, and with its stop tokens, which may outlive it.
     pub(crate) entry: Arc<Entry>,
-    /// Its index in `Slots::entries`. Another request has it after `leave`, which therefore compares the entries.
+    /// The index in `Slots::entries`. After `leave` another request may have the same index, so `leave` compares the
+    /// entries.
     slot: usize,
-    /// They hold to its end, whatever is set later.
+    /// The limits apply until the request ends, even if others are set later.
     pub(crate) limits: Arc<Limits>,
-    /// The limit for one peer that it is beyond, if any: it is then refused.
+    /// The limit for one peer that this request exceeds, if any: the request is then refused.
     pub(crate) beyond: Option<Limit>,
 }
 

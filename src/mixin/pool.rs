@@ -6,11 +6,11 @@ use super::worker_queue::{QueueSettings, Size};
 use super::{Mixin, WhenFull, pass_on};
 use crate::gate::Gate;
 
-/// Runs requests in a fixed number of threads. Those that come while all are busy wait in a queue, in
-/// the order in which they came; when that is full, the server stops accepting, or refuses.
+/// Runs requests in a fixed number of threads. Requests that come while all threads are busy wait in a queue, in the
+/// order in which they came. When the queue is full, the server stops accepting, or refuses requests.
 ///
-/// For requests that end by themselves before long. A client that keeps its connection keeps a thread:
-/// with as many idle clients as threads, no other client is served.
+/// For requests that end by themselves soon. A client that keeps its connection keeps a thread: with as many idle
+/// clients as threads, no other client is served.
 ///
 /// ```
 /// use socketserver::Pool;
@@ -30,12 +30,12 @@ pub struct Pool {
 const QUEUE: usize = 1_024;
 
 impl Pool {
-    /// A pool of `workers` threads, at least one. They start with the first request, as many of them as the system gives.
-    /// With more than 65,536 `bind` fails.
+    /// A pool of `workers` threads, at least one. They start with the first request, as many as the system allows. With
+    /// more than 65,536 workers `bind` fails.
     ///
     /// # Panics
     ///
-    /// If there is no descriptor for the event of its queue.
+    /// If there is no descriptor for the event of the queue.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         let count = workers.max(1);
@@ -59,7 +59,7 @@ impl Pool {
         self
     }
 
-    /// How many requests it serves at once.
+    /// How many requests the pool serves at once.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.count

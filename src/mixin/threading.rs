@@ -8,7 +8,7 @@ use super::worker_queue::{QueueSettings, Size};
 use super::{Mixin, pass_on};
 use crate::gate::Gate;
 
-/// Runs each request in a thread of its own, so that a slow client keeps no other one waiting.
+/// Runs each request in its own thread, so that a slow client keeps no other client waiting.
 ///
 /// A thread that has finished its request is kept for the next one for a while, which costs less than
 /// half of starting one (measured: 16 against 37 microseconds a connection). In a rush of short requests
@@ -55,13 +55,13 @@ impl Default for Threading {
 }
 
 impl Threading {
-    /// Threads without a limit of their own: `Limits::live` holds.
+    /// Threads without a separate limit: only `Limits::live` applies.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// At most this many requests at once. Default: no limit of its own.
+    /// At most this many requests at once. Default: no limit but `Limits::live`.
     ///
     /// # Panics
     ///
@@ -73,14 +73,14 @@ impl Threading {
         settings.gate =
             Some(Gate::new(max.max(1)).expect("a descriptor for the gate of max_threads"));
         if let Size::Growing { max: most, .. } = &mut settings.size {
-            // The gate bounds the requests, and this the threads.
+            // The gate limits the requests, and this setting limits the threads.
             *most = max.max(1);
         }
         self
     }
 
-    /// How long a thread is kept for its next request; the last one without a request stays. Default: 5 s.
-    /// Zero: each request has a new one.
+    /// How long a thread is kept for its next request; the last idle thread stays. Default: 5 s. Zero: each request
+    /// gets a new thread.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
         if let Size::Growing { keep, .. } = &mut self.workers.settings.size {

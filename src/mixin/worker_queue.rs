@@ -4,9 +4,9 @@
 //!
 //! # The protocol
 //!
-//! At most one worker is woken at a time. A worker that takes a job and leaves others in the queue wakes the next worker
-//! *before* it runs its own job. So a long job keeps no other one waiting, and in a rush of short ones the workers that
-//! are awake take most of them. (Go's scheduler keeps one searching thread for the same reason.)
+//! At most one worker is woken at a time. A worker that takes a job and leaves others in the queue wakes the next
+//! worker *before* it runs its own job. So a long job keeps no other job waiting, and in a burst of short jobs the
+//! workers that are awake take most of them. (Go's scheduler keeps one searching thread for the same reason.)
 //!
 //! ```text
 //! accept loop                 under the lock                          worker
@@ -55,10 +55,11 @@ use crate::gate::{Gate, Permit};
 /// How many workers there are.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Size {
-    /// This many, which all start with the first job. Jobs run in the order in which they were accepted.
+    /// A fixed number of workers, which all start with the first job. Jobs run in the order in which they were
+    /// accepted.
     Fixed(usize),
-    /// One for each job that runs, up to `max`. A worker that has had no job for `keep` leaves, unless it is the last.
-    /// With a `keep` of zero it leaves after its first job.
+    /// One worker for each running job, up to `max`. A worker that has had no job for `keep` leaves, unless it is the
+    /// last. With a `keep` of zero it leaves after its first job.
     Growing { max: usize, keep: Duration },
 }
 
@@ -68,7 +69,7 @@ pub(super) struct QueueSettings {
     pub(super) size: Size,
     /// Bounds the jobs that run and wait.
     pub(super) gate: Option<Arc<Gate>>,
-    /// Means nothing without a gate.
+    /// Has no effect without a gate.
     pub(super) when_full: WhenFull,
     /// Those of every worker.
     pub(super) threads: ThreadOptions,
@@ -155,7 +156,7 @@ impl WorkerQueue {
         state.label = job.label();
         match self.admit(&mut state) {
             Ok(permit) => {
-                // Cannot fail: the receiver stands beside the sender.
+                // Cannot fail: the receiver lives as long as the sender.
                 let _ = self.sender.send(QueuedJob { job, permit });
                 self.wake(state);
             }
@@ -229,7 +230,7 @@ impl WorkerQueue {
     /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, State>) {
         while !self.receiver.is_empty() && !state.wake_pending {
-            // An idle worker first: one that accepts is of use where it is.
+            // An idle worker first: a worker that accepts is useful there.
             if let Some(idle) = state.idle.call() {
                 state.wake_pending = true;
                 drop(state);
@@ -255,7 +256,7 @@ impl WorkerQueue {
             if let Err(error) = spawned {
                 state.workers -= 1;
                 state.starting -= 1;
-                // One job less, and perhaps others behind it: look again.
+                // One job has left the queue, and others may be behind it: look again.
                 state = self.refuse_next(state, error);
             }
         }
@@ -329,7 +330,7 @@ impl WorkerQueue {
                 return None;
             }
             drop(state);
-            // The user's code may have taken an unpark of this thread: look once more.
+            // User code may have consumed an unpark of this thread: look once more.
             if !let_go(server) {
                 me.park(leave_at);
             }

@@ -7,7 +7,8 @@
 //! close_request       closes at once, or hands the connection to lingering_close.rs
 //! ```
 //!
-//! [`BoundedIo::end_request`] does both with fewer system calls where nobody else has the descriptor.
+//! [`BoundedIo::end_request`] does `shutdown_request` and `close_request` with fewer system calls if nobody else has
+//! the descriptor.
 
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
@@ -125,10 +126,10 @@ impl BoundedIo {
         self.connection.shutdown(Shutdown::Write, timeout).is_ok()
     }
 
-    /// Whether the peer goes on sending, as far as can be seen. Bytes that are unread, in the socket or in the read
-    /// buffer, say so. So do a long request, a read that has ended in the middle, and the handler's word. A peer that
-    /// sends a line, is answered, and only then goes on looks like one that waits for its answer, as most do; to
-    /// linger for all of those would cost each short request two system calls and another thread.
+    /// Whether the peer goes on sending, as far as the server can see. Unread bytes in the socket or in the read buffer
+    /// are a sign of this. So are a long request, a read that ended in the middle, and a call of `expect_more_input`. A
+    /// peer that sends a line, is answered, and only then goes on looks like one that waits for its answer, as most do;
+    /// to linger for all of those would cost each short request two system calls and another thread.
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
@@ -179,8 +180,9 @@ impl StreamRequest {
     /// A system that receives bytes for a closed connection answers with a reset, and a reset makes the peer's system
     /// drop what its program has not read yet. So an early answer may be lost: "too large" to an upload of which only
     /// the first line has come. The server lingers by itself if more has come than was read, if much has come, if a
-    /// read has ended in the middle, if the handler has failed, and if the request is refused. It cannot see a peer
-    /// that has only paused, unless by a system call more for every short request. A handler that answers early knows:
+    /// read has ended in the middle, if the handler has failed, and if the request is refused. It cannot notice a peer
+    /// that has only paused, except with an extra system call for every short request. A handler that answers early
+    /// knows, and says so:
     ///
     /// ```
     /// use std::io::Write;

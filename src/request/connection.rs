@@ -14,8 +14,8 @@ use crate::write_stall::SendTimeout;
 /// A source and sink of bytes that takes the place of a socket: TLS, memory, a decompressor. A transport makes one, or
 /// a hook by [`wrap_stream`](crate::StreamRequest::wrap_stream).
 ///
-/// Implement it to serve over something that is no socket. `read` and `write` keep to the last deadline: after it they
-/// return an error of kind `TimedOut`. With a deadline in the past they still try once, without waiting.
+/// Implement this trait to serve over something other than a socket. `read` and `write` keep to the last deadline:
+/// after it they return an error of kind `TimedOut`. With a deadline in the past they still try once, without waiting.
 ///
 /// A wrapper reads from and writes to the raw stream as from a socket in blocking mode. The rules:
 ///

@@ -218,10 +218,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             waiting[count] = one;
             count += 1;
         }
-        // The rest of the array is the stop: one is enough.
+        // The rest of the array holds the stop's descriptors; one is enough.
         let waited = wait::any(&waiting[..=count], deadline);
         context.runs.settle();
-        // A transport without a descriptor cannot say when it has a request: try after any wake-up.
+        // A transport without a descriptor cannot announce a request, so the loop tries after any wake-up.
         Ok(self.waited(waited)? || listener.is_none())
     }
 

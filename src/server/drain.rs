@@ -1,7 +1,7 @@
 //! The end of a server, and the report of it.
 //!
-//! Any thread may call `server_close`, several at once, from a hook or a handler too. It holds no lock while it waits
-//! or while code of the user's runs.
+//! Any thread may call `server_close`, even several at once or from a hook or a handler. `server_close` holds no lock
+//! while it waits or while user code runs.
 //!
 //! ```text
 //! server_close                             handlers                    loop and workers
@@ -47,16 +47,16 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///    the grace; but only if no other process has the listener. A datagram socket is needed for replies, and is
     ///    closed after step 5.
     /// 2. Handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
-    ///    with [`Stopping`](crate::request::Stopping), which is not reported. One that waits for the first request of
-    ///    its connection fails when [`Limits::first_read`](crate::Limits::first_read) has passed as well.
+    ///    with [`Stopping`](crate::request::Stopping), which is not reported. A read that waits for the first request
+    ///    of its connection fails only when [`Limits::first_read`](crate::Limits::first_read) has passed.
     /// 3. Running requests have until the deadline.
-    /// 4. At the deadline the connections of those that are left are shut down, and their reads fail as in step 2.
+    /// 4. At the deadline the connections of the remaining requests are shut down, and their reads fail as in step 2.
     /// 5. The mixin's threads are joined.
     ///
     /// A mixin whose `block_on_close` is off has steps 1 and 2 only (and a child of [`Forking`](crate::Forking) has no
-    /// time for a first read). So has a call by the thread that serves, or by a handler of the server itself, because
-    /// it would wait for itself. In a forked child it asks the parent to stop, as a shutdown does. It may be called
-    /// more than once.
+    /// time for a first read). The same holds for a call by the thread that serves, or by a handler of the server
+    /// itself, because such a call would wait for itself. In a forked child the call asks the parent to stop, as a
+    /// shutdown does. `server_close` may be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
         // After the hook: the grace begins when it has returned.
@@ -225,16 +225,16 @@ const AFTER_FORCE: Duration = Duration::from_millis(75);
 pub struct DrainReport {
     /// The address of the server.
     pub server_address: Address,
-    /// The time that requests had, at most.
+    /// The longest time that requests had to end.
     pub grace: Duration,
-    /// How long it has taken.
+    /// How long the close has taken.
     pub took: Duration,
-    /// How many requests were alive when it began, with those accepted out of the backlog.
+    /// How many requests were alive when the close began, including those accepted out of the backlog.
     pub open_at_start: usize,
-    /// How many were ended while they waited for the beginning of a request. Nothing of an answer is lost by it.
+    /// How many requests were ended while they waited for the beginning of a request. No part of an answer is lost.
     pub stopped: usize,
     /// How many of those had sent nothing of a request, within [`Limits::first_read`](crate::Limits::first_read)
-    /// either. A peer that was about to send has got an end for an answer.
+    /// either. A peer that was about to send got no answer, only the end of the connection.
     pub unheard: usize,
     /// The requests whose connections were shut down at the deadline, as they were then.
     pub forced: Vec<LiveRequest>,

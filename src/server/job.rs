@@ -14,8 +14,8 @@
 //! [`refuse`](Work::refuse) if the mixin or a limit has no room for it, [`release`](Work::release) if nobody will serve
 //! it.
 //!
-//! All code of the user's that one request runs (hooks, handler, observer, a transport's own `make_request`, the drop of
-//! an error) runs in `catch_panic`, which turns a panic into an error.
+//! All user code of a request (hooks, handler, observer, the `make_request` of a custom transport, the drop of an
+//! error) runs in `catch_panic`, which turns a panic into an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ use crate::request::{Deadline, Request, Ticket};
 use crate::transport::Transport;
 use crate::wait::FlushPromise;
 
-/// A request with everything that it takes to serve it.
+/// A request with everything that is needed to serve it.
 pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its permit is given back.
     /// The connection or the datagram, as `get_request` gave it.
@@ -59,7 +59,7 @@ pub(super) enum Verdict {
 }
 
 impl<T: Transport> TypedJob<T> {
-    /// Enters a request into the live list. No code of the user's runs here.
+    /// Enters a request into the live list. No user code runs here.
     pub(super) fn enter(core: ServerPermit<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
@@ -168,8 +168,8 @@ impl<T: Transport> TypedJob<T> {
         reason
     }
 
-    /// Makes the request that handlers hold, in the place that the caller has for it: each copy would stand on the
-    /// stack of a waiting thread for as long as the request lasts.
+    /// Makes the request that handlers hold, directly in the caller's variable: a copy would stay on the stack of a
+    /// waiting thread as long as the request lasts.
     fn make_request(self, place: &mut Option<T::Request>) -> (HandlerResult, OpenRequest<T>) {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
@@ -268,7 +268,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-/// A job whose request has been made: what it takes to run and to end it.
+/// A job whose request has been made, with everything that is needed to run and to end it.
 struct OpenRequest<T: Transport> {
     /// Its drop gives the permit back.
     core: ServerPermit<T>,
@@ -322,7 +322,7 @@ impl<T: Transport> OpenRequest<T> {
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
     }
 
-    /// Says how the request has ended. The error is reported and dropped here, and may panic at both.
+    /// Returns how the request has ended. The error is reported and dropped here; both may panic.
     fn conclude(&self, result: Result<(), (Phase, HandlerError)>) -> CloseReason {
         let Err((phase, error)) = result else {
             return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
@@ -331,7 +331,7 @@ impl<T: Transport> OpenRequest<T> {
         let judged = catch_panic(|| Ok(self.judge(phase, &error)));
         let dropped = drop_catching(error);
         match (judged, dropped) {
-            // The server is ending with it already.
+            // The server is already ending with this error.
             (Ok(CloseReason::Fatal), _) => CloseReason::Fatal,
             (Ok(reason), Ok(())) => reason,
             (Err(panicked), _) | (Ok(_), Err(panicked)) => {
@@ -341,7 +341,7 @@ impl<T: Transport> OpenRequest<T> {
         }
     }
 
-    /// Says how a failed request has ended, reports it, and stops the server if the error is [`Fatal`].
+    /// Returns how a failed request has ended, reports the failure, and stops the server if the error is [`Fatal`].
     fn judge(&self, phase: Phase, error: &HandlerError) -> CloseReason {
         // Before all else: it ends the run, whatever the request's own end was.
         if let Some(fatal) = Fatal::find(error) {
@@ -349,7 +349,7 @@ impl<T: Transport> OpenRequest<T> {
             return CloseReason::Fatal;
         }
         let reason = reason_of(error, ErrorOwner::of(&self.entry), ended_from_here(&self.entry));
-        // The server itself has ended these.
+        // The server itself has ended these requests.
         if !matches!(
             reason,
             CloseReason::Idle

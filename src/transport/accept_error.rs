@@ -21,11 +21,11 @@ pub enum AcceptAction {
     Fatal,
 }
 
-/// The table of errors, by whose condition they are: the peer's, this process's, the system's, the listener's. After one
-/// that it does not know the loop backs off, so that it neither spins nor ends.
+/// The table of errors, grouped by cause: the peer, this process, the system, the listener. After an unknown error the
+/// loop backs off, so that it neither spins nor ends.
 ///
-/// Its rows are those of [accept(2)](https://man7.org/linux/man-pages/man2/accept.2.html) on Linux and the BSDs, and those
-/// that servers have met.
+/// The rows are the errors of [accept(2)](https://man7.org/linux/man-pages/man2/accept.2.html) on Linux and the BSDs,
+/// and other errors that servers have seen.
 #[must_use]
 pub fn accept_action(error: &io::Error) -> AcceptAction {
     use AcceptAction::{BackOff, Fatal, Retry, Shed, Skip, Wait};

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 
 /// TCP connections.
 ///
-/// A host name with several addresses is bound at the first one that can be had. Accepted connections have TCP_NODELAY,
-/// because a handler's small answers would wait for the peer's acknowledgements otherwise, and
+/// If a host name has several addresses, the first one that is available is bound. Accepted connections have
+/// TCP_NODELAY, because a handler's small answers would wait for the peer's acknowledgements otherwise, and
 /// [keepalive](SocketOptions::keepalive) only if it is asked for.
 ///
 /// ```

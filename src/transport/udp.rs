@@ -21,18 +21,19 @@ use crate::sys::send_cmsg::tell_local_address;
 /// UDP datagrams. A reply leaves from the address that its datagram was sent to, even if the server is bound to every
 /// interface.
 ///
-/// A sender's address proves nothing: anybody who can send with a forged address has the reply sent there. A protocol over
-/// UDP has to take care of that:
+/// A sender's address proves nothing: anybody who can send with a forged address has the reply sent there. A protocol
+/// over UDP has to guard against this:
 ///
 /// - **Amplification.** A reply that is longer than its request can be used to flood others. Answer with no more bytes than
 ///   were received, or only peers that have proved that they receive at their address (by sending back a number, say),
 ///   or limit replies per address.
-/// - **Loops.** Two servers that answer everything answer each other for ever, once one datagram tells one of them that it
-///   comes from the other. A protocol in which no answer is a request is safe from that. `echo` and `time` of the old
-///   internet are not, and are for closed networks.
-/// - Datagrams from the server's own address are dropped, so that it never answers itself: its own port, with the address
-///   that it is bound to, or with any address of the machine if that is every interface. Datagrams to a multicast group
-///   are not dropped, because several members of a group may share one address and port.
+/// - **Loops.** Two servers that answer everything answer each other for ever, once one datagram tells one of them that
+///   it comes from the other. A protocol in which no answer is a request is safe from such loops. The old internet
+///   protocols `echo` and `time` are not safe, and are for closed networks only.
+/// - Datagrams from the server's own address are dropped, so that it never answers itself: a datagram is dropped if it
+///   comes from the server's port and from the address that the server is bound to, or from any address of the machine
+///   if the server is bound to every interface. Datagrams to a multicast group are not dropped, because several members
+///   of a group may share one address and port.
 #[derive(Debug)]
 pub struct Udp {
     /// Shared with every datagram that is on its way to its handler.
@@ -72,7 +73,8 @@ fn udp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socke
 impl Transport for Udp {
     datagram_methods!();
 
-    /// On a server that is bound to every interface: has the kernel tell where each datagram was sent to.
+    /// For a server that is bound to every interface: makes the kernel report the address that each datagram was sent
+    /// to.
     fn server_activate(&self) -> Result<()> {
         let address = self.server_address();
         // Bound to one address, every datagram was sent to it.

@@ -32,9 +32,9 @@ use crate::request::{DatagramRequest, Ticket};
 /// # }
 /// ```
 ///
-/// A relative path starts at the working directory of the moment of the bind; `server_address` is the absolute path. Where
-/// that is too long for a socket (more than 107 bytes), a relative path can be bound all the same, and clients need the
-/// same working directory to connect.
+/// A relative path is resolved in the working directory at the time of the bind; `server_address` is the absolute path.
+/// If the absolute path is too long for a socket (more than 107 bytes), a relative path can still be bound, and clients
+/// need the same working directory to connect.
 ///
 /// Descriptors that a peer passes (SCM_RIGHTS) are not received; the kernel closes them when the bytes they came with are
 /// read.
@@ -48,10 +48,10 @@ pub struct UnixStream {
 /// Datagrams over a Unix socket, at a path or with an abstract name.
 ///
 /// A sender's address is the name that its socket is bound to, and a reply is sent to that name, with the rights of the
-/// server. A relative path gets no reply, because it means another file here. An absolute path gets one, and may lead to
-/// another socket by then: a client can replace the file by a link, and so have the reply delivered to a socket that it
-/// may not send to itself. So a server with more rights than its clients should answer over connections
-/// ([`UnixStream`]), or send only replies that harm no receiver.
+/// server. A relative path gets no reply, because in the server's directory it names a different file. An absolute path
+/// gets a reply, but may by then lead to another socket: a client can replace the file by a link, and so have the reply
+/// delivered to a socket that it may not send to itself. So a server with more rights than its clients should answer
+/// over connections ([`UnixStream`]), or send only replies that harm no receiver.
 ///
 /// A reply to a sender that does not read is lost, and its request ends as
 /// [`Disconnected`](crate::CloseReason::Disconnected), without a report. A sender that has connected its socket to the
@@ -117,9 +117,9 @@ impl UnixName {
         bind.map_err(|error| Error::io("bind", &self.asked, error))
     }
 
-    /// The process that has made the file removes it before the socket closes: until then no other server takes it for a
-    /// stale one, and its inode is not used again. A forked child closes its copy first, and then sees whether another
-    /// process still listens.
+    /// The process that has made the file removes it before the socket closes: until then no other server takes the
+    /// file for a stale one, and its inode is not reused. A forked child closes its copy first, and then sees whether
+    /// another process still listens.
     fn server_close(&self, close_socket: impl FnOnce()) {
         let file = self.file.lock().take();
         // A file of the process that has forked this one is shared: that process may still listen.
