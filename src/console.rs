@@ -11,10 +11,10 @@ use crate::sys::{self, Common};
 /// Standard output or standard error, written to at once or not at all.
 ///
 /// A stream that nobody reads (a pager, a terminal after Ctrl-S, a log collector that hangs) is full after some
-/// kilobytes, and from then on every `eprintln!` waits: a worker with its request, or the loop with all of them. So the
-/// reports of this crate are written by this type, and hooks and handlers can use it as well. A text that does not fit at
-/// once is lost; the next one that fits begins with the number of lost ones. A forking server counts those of its children
-/// as well.
+/// kilobytes, and from then on every `eprintln!` waits. It delays one request in a worker, and all requests in the
+/// loop. So this crate writes its reports through `Console`, and hooks and handlers can use it as well. A text that
+/// does not fit at once is lost; the next text that fits begins with the number of lost texts. A forking server also
+/// counts the lost texts of its children.
 ///
 /// Nothing is buffered, and there is no thread for it. A regular file takes everything. The mode of the descriptor, which
 /// a shell may share, stays as it is. If standard error is a terminal, one descriptor of it is kept open (Linux), so that
@@ -26,8 +26,8 @@ use crate::sys::{self, Common};
 /// Console::Stderr.tell("the disk is nearly full\n");
 /// ```
 ///
-/// One message still waits: the one by which the standard library announces a panic, which a server catches and reports
-/// as well. A program whose standard error may be unread replaces it:
+/// One message can still wait: the standard library's own report of a panic. (The server catches the panic and reports
+/// it as well.) If the standard error of a program may be unread, replace that report:
 ///
 /// ```
 /// # use socketserver::monitor::Console;
@@ -55,7 +55,7 @@ const fn none_lost() -> Losses {
     [const { AtomicU64::new(0) }; 2]
 }
 
-/// Of this process; by the number of the stream.
+/// The losses of this process, by the number of the stream.
 static OWN: [Losses; 2] = [const { none_lost() }; 2];
 
 /// In place of [`OWN`], for a process and the children that it forks: the parent or the next child tells of a child's

@@ -1,6 +1,6 @@
 //! Events of a server: [`ServerEvent`], [`CloseReason`] and [`Counts`].
 //!
-//! The library itself does not log. An observer may: it is the place for a log, a metric or a test.
+//! The library itself does not log. Use an observer for a log, a metric or a test.
 
 use std::fmt;
 use std::io;
@@ -72,8 +72,8 @@ pub enum ServerEvent<'a> {
         /// The error.
         error: &'a io::Error,
     },
-    /// A limit has been reached. Sent once when it is reached, and again if it was left meanwhile. The limits
-    /// of one peer: sent for every request that they refuse.
+    /// A limit has been reached. The event is sent once when the limit is reached, and again when it is reached anew.
+    /// For the limits of one peer it is sent for every request that they refuse.
     LimitReached {
         /// Which limit.
         limit: Limit,
@@ -217,7 +217,7 @@ macro_rules! reasons {
 reasons! {
     /// Its handler returned without an error.
     Completed, completed, "completed";
-    /// Its handler failed, for none of the reasons below.
+    /// Its handler failed for a reason that no other variant names.
     Failed, failed, "its handler failed";
     /// Its handler panicked, or a hook or the drop of an error did.
     Panicked, panicked, "it panicked";
@@ -225,7 +225,7 @@ reasons! {
     Fatal, fatal, "its handler ended the server";
     /// Its peer went away before the handler had finished.
     Disconnected, disconnected, "the peer went away";
-    /// Its peer sent bytes that cannot be read: no TLS where TLS is expected, or no UTF-8 where text is read.
+    /// Its peer sent bytes that cannot be decoded: not TLS where TLS is expected, or not UTF-8 where text is read.
     Garbled, garbled, "the peer sent what cannot be read";
     /// Its peer was silent for `Limits::idle`.
     Idle, idle, "the peer was idle";

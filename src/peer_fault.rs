@@ -10,7 +10,7 @@
 //!   handle returns    →  find_of(request 7, error): Some  →  CloseReason::Disconnected, not reported
 //! ```
 //!
-//! An error that has only copied the kind (`io::Error::new(error.kind(), text)`) has no payload. For those the
+//! A new error with only the same kind (`io::Error::new(error.kind(), text)`) has no payload. For such errors the
 //! request remembers how its connection failed: see `server/error_owner.rs`.
 
 use std::error::Error as StdError;
@@ -46,7 +46,7 @@ pub(crate) trait Owned: StdError + 'static {
 /// ([`TimedOut`](crate::request::TimedOut)) are the peer's fault too, with payloads of their own. Both are reported,
 /// because the limit may be too low, except for `Limits::idle`.
 ///
-/// With it a proxy tells a failure of its client from one of its upstream:
+/// A `PeerFault` lets a proxy distinguish a failure of its client from a failure of its upstream:
 ///
 /// ```
 /// # use socketserver::request::PeerFault;
@@ -57,7 +57,7 @@ pub(crate) trait Owned: StdError + 'static {
 /// # }
 /// ```
 ///
-/// A request that fails with one is not reported on stderr. It ends as
+/// A request that fails with a `PeerFault` is not reported on stderr. It ends as
 /// [`Disconnected`](crate::CloseReason::Disconnected) or [`Garbled`](crate::CloseReason::Garbled).
 #[derive(Debug)]
 pub struct PeerFault {
@@ -110,7 +110,7 @@ impl PeerFault {
         find(error)
     }
 
-    /// Whether the peer has gone away or accepts no datagram. Otherwise it has sent bytes that cannot be read.
+    /// Whether the peer has gone away or accepts no datagram. Otherwise the peer has sent bytes that cannot be decoded.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         !matches!(self.kind, FaultKind::Garbled(_))
@@ -159,8 +159,8 @@ pub(crate) fn is_loss(error: &io::Error) -> bool {
 
 /// An error and its causes, outermost first.
 ///
-/// `io::Error::source` skips the error that it wraps and gives that one's source, so a walk by
-/// `source` alone would miss whatever travelled inside an `io::Error`. At most [`MOST_CAUSES`].
+/// `io::Error::source` skips the wrapped error and returns the source of the wrapped error, so a walk that uses only
+/// `source` would miss every error wrapped in an `io::Error`. At most [`MOST_CAUSES`].
 pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

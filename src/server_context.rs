@@ -137,8 +137,8 @@ impl ServerContext {
         self.idle_reaper.look_again();
     }
 
-    /// The requests that are alive now, in no particular order. It takes a lock that accepting takes as
-    /// well, so do not call it for every request.
+    /// The requests that are alive now, in no particular order. The call takes a lock that is also needed to accept, so
+    /// do not call `live` for every request.
     ///
     /// In this program an operator lists the requests with Enter, and closes the oldest with `close`.
     /// ([`Forking`](crate::Forking) allows no other thread: there a loop around
@@ -188,9 +188,9 @@ impl ServerContext {
         self.live.len()
     }
 
-    /// Ends one live connection, by its [`id`](crate::monitor::LiveRequest::id): its handler's reads
-    /// and writes fail at once. Under [`Forking`](crate::Forking) the child that serves it is killed. False if
-    /// it has ended already, or has no connection of its own (a datagram).
+    /// Ends one live connection, by its [`id`](crate::monitor::LiveRequest::id): its handler's reads and writes fail at
+    /// once. Under [`Forking`](crate::Forking) the child that serves it is killed. Returns false if the request has
+    /// already ended, or has no connection of its own (a datagram).
     pub fn close_live(&self, id: u64) -> bool {
         self.live.close(id)
     }
@@ -220,7 +220,7 @@ impl ServerContext {
     }
 }
 
-/// The thread that reads on for a peer that has not read its answer yet: see `lingering_close.rs`.
+/// The thread that discards further input while a peer may not have read its answer yet: see `lingering_close.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingering {
     /// The worker itself: it is a coroutine, or a child with a single request.

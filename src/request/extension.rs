@@ -10,7 +10,7 @@ pub(crate) struct Extension {
 }
 
 impl Extension {
-    /// Puts a value in the place of the one that is there, of whatever type.
+    /// Stores a value and drops the previous one, whatever its type.
     pub(crate) fn set<E: Any + Send + Sync>(&mut self, value: E) {
         self.value = Some(Box::new(Box::new(value)));
     }

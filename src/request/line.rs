@@ -71,7 +71,7 @@ impl Line for String {
     }
 }
 
-/// Appends the peer's bytes to a text. If they are not UTF-8, that is the peer's fault.
+/// Appends the peer's bytes to a text. Bytes that are not UTF-8 are a [`PeerFault`].
 pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: RequestId) -> io::Result<()> {
     // The vector becomes the string, without a copy.
     let more = String::from_utf8(bytes)
@@ -105,8 +105,8 @@ pub(crate) fn read_to_string(
 #[error("not UTF-8: {0}")]
 pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 
-/// A line was longer than `Limits::line_bytes`: the payload of an [`io::Error`] of kind `InvalidData`. Its beginning
-/// has been read and its rest has not, so the usual answer is to say so and to close.
+/// A line was longer than `Limits::line_bytes`: the payload of an [`io::Error`] of kind `InvalidData`. The beginning of
+/// the line has been read but not the rest, so handlers usually answer with an error message and close.
 ///
 /// It is the peer's fault ([`Fault::Peer`](crate::hooks::Fault::Peer),
 /// [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but no [`PeerFault`], and it is reported: the limit
@@ -135,7 +135,8 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {
-    /// By it a handler's report tells this line from one of another request, a client's own for example.
+    /// The request that the line belongs to: a handler may also return the error of another request, for example of a
+    /// client connection of its own.
     owner: RequestId,
     limit_bytes: usize,
 }
@@ -157,7 +158,7 @@ impl LineTooLong {
         find(error)
     }
 
-    /// The limit that it was longer than.
+    /// The limit that the line exceeded.
     #[must_use]
     pub fn limit_bytes(&self) -> usize {
         self.limit_bytes

@@ -1,4 +1,4 @@
-//! [`StopToken`]: how code that works for a request, and does not read from its peer, hears of a stop.
+//! [`StopToken`]: tells code that works for a request, but does not read from its peer, of a stop.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use crate::wait::{self, Event};
 /// Says whether a request should end: for helper threads, for computations, and for event loops that wait for
 /// something other than the peer. Clones are tokens of the same request, and may be used on any thread.
 ///
-/// A read of the request fails when its server stops. Code that does not read asks a token, or waits for it:
+/// A read of the request fails when its server stops. Code that does not read can ask a token, or wait on it:
 ///
 /// | | is true when |
 /// |---|---|
@@ -26,7 +26,7 @@ use crate::wait::{self, Event};
 /// [`closed_fd`](Self::closed_fd) from `is_closed` on. They stay readable; do not read from them. The tokens of one
 /// request use two descriptors, until the request has ended and the last token is dropped.
 ///
-/// In a child of [`Forking`](crate::Forking) a token tells of the drain; at the deadline, and by `close_live`, the
+/// In a child of [`Forking`](crate::Forking) a token reports only the drain; at the deadline, or by `close_live`, the
 /// child is killed.
 ///
 /// ```
@@ -70,8 +70,8 @@ impl StopToken {
         Ok(token)
     }
 
-    /// Whether the server accepts no more clients: after a close; or after a shutdown, until the next run (requests go
-    /// on).
+    /// Whether the server accepts no more clients: after a close, or between a shutdown and the next run (running
+    /// requests continue).
     #[must_use]
     pub fn is_shutdown(&self) -> bool {
         self.server.runs().accepts_no_more()
