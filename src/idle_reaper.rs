@@ -104,6 +104,8 @@ impl Drop for IdleReaper {
 impl ReaperShared {
     /// The life of the thread.
     fn run(&self) {
+        // Not before `start` has noted that the thread runs: it would overwrite that the thread has left.
+        drop(self.start.lock());
         // The limits are not known yet. The shortest possible pause is right for each of them.
         let mut pause = SHORTEST_REAPED / LATE;
         while self.sleep(pause) != Some(Wakeup::Exit) {
