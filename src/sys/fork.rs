@@ -31,6 +31,9 @@ pub(crate) enum Forked {
 /// If there is another thread, by [`no_other_threads`], and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
+    // The processor's features are found out here, and not in each child again: to ask it takes many microseconds on a
+    // virtual machine.
+    super::registers::empty();
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
     // one; so the child is a whole copy, in which everything may be called.
     match check(super::fork_count::uncounted(|| unsafe { libc::fork() }))? {

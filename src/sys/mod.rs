@@ -21,6 +21,7 @@
 //! | `signal` | actions of signals |
 //! | `stdio` | the three standard descriptors |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
+//! | `registers` | processor state that makes a thread switch slow |
 //!
 //! **Unsafe code** stands in this folder and nowhere else in the library; DESIGN.md (section 6) names the files. Each block
 //! has a SAFETY comment whose reason holds for every value that safe code can pass: a function whose soundness
@@ -73,6 +74,7 @@ pub(crate) mod recv_cmsg;
     path = "portable/refuse_new_clients.rs"
 )]
 mod refuse_new_clients;
+mod registers;
 mod rlimit;
 pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;

@@ -52,6 +52,10 @@ impl<'a> RecvBuf<'a> {
     /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), from the beginning of the memory. Zero is the
     /// end of the input, or a memory of no bytes. A signal ends it with `Interrupted`.
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> io::Result<usize> {
+        if mode == Mode::Block {
+            // Most likely the thread is about to leave the processor.
+            super::registers::empty();
+        }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice; the kernel writes no more than `len`.
         let received = unsafe { libc::recv(fd.as_raw_fd(), into, len, mode.flag()) };
