@@ -20,7 +20,7 @@ impl Extension {
         self.value.as_deref()?.downcast_ref()
     }
 
-    /// The same, to be changed.
+    /// [`get`](Self::get), for a value that is to be changed.
     pub(super) fn get_mut<E: Any>(&mut self) -> Option<&mut E> {
         self.value.as_deref_mut()?.downcast_mut()
     }
@@ -57,7 +57,7 @@ macro_rules! ticket_methods {
             self.$($ticket).+.extension.get()
         }
 
-        /// The same, to be changed.
+        /// The value that a hook has left, to be changed; as [`extension`](Self::extension) otherwise.
         #[must_use]
         pub fn extension_mut<E: std::any::Any>(&mut self) -> Option<&mut E> {
             self.$($ticket).+.extension.get_mut()
