@@ -30,7 +30,7 @@ use super::connection::Connection;
 use super::deadline::Deadlines;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
-use super::outbox_queue::Writer;
+use super::outbox_queue::{OutboxQueue, Writer};
 use super::{Deadline, Ticket};
 use crate::error::Timeout;
 use crate::live::Activity;
@@ -123,7 +123,7 @@ impl BoundedIo {
         let entry = std::sync::Arc::clone(self.ticket.entry());
         let may_start_threads = self.ticket.server().role().may_start_threads();
         let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
-        let outbox = Outbox::new(socket.share(), entry, capacity, writer);
+        let outbox = Outbox::new(OutboxQueue::new(socket.share(), entry, capacity, writer));
         Ok(self.outbox.insert(outbox).clone())
     }
 

@@ -18,13 +18,12 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, Writer};
+use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue};
 use super::{StreamRequest, outbox_writer};
-use crate::live::{Cut, Entry};
+use crate::live::Cut;
 use crate::write_stall::SendTimeout;
 
 /// Sends to a connection from anywhere: another handler, another thread, a timer. Clones send to the same connection.
@@ -95,13 +94,8 @@ pub enum OutboxError {
 }
 
 impl Outbox {
-    pub(super) fn new(
-        fd: Arc<OwnedFd>,
-        entry: Arc<Entry>,
-        capacity: usize,
-        writer: Writer,
-    ) -> Self {
-        Self { shared: Arc::new(OutboxQueue::new(fd, entry, capacity, writer)) }
+    pub(super) fn new(queue: OutboxQueue) -> Self {
+        Self { shared: Arc::new(queue) }
     }
 
     /// Queues a message, whole or not at all. It does not wait, and does not say whether the peer gets it.

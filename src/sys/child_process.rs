@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::check;
+use super::{check, uninterrupted};
 
 /// The state of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +28,12 @@ pub(crate) enum ChildState {
 pub(crate) fn reap(child: i32) -> ChildState {
     // WNOHANG: the accept loop calls this, and must not wait for a child.
     let mut status = 0;
-    loop {
-        // SAFETY: the pointer is to a live int.
-        match check(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) }) {
-            Ok(0) => return ChildState::Running,
-            Ok(_) if libc::WIFEXITED(status) => {
-                return ChildState::Exited(libc::WEXITSTATUS(status));
-            }
-            Ok(_) => return ChildState::Killed(libc::WTERMSIG(status)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return ChildState::Gone,
-        }
+    // SAFETY: the pointer is to a live int.
+    match uninterrupted(|| check(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) })) {
+        Ok(0) => ChildState::Running,
+        Ok(_) if libc::WIFEXITED(status) => ChildState::Exited(libc::WEXITSTATUS(status)),
+        Ok(_) => ChildState::Killed(libc::WTERMSIG(status)),
+        Err(_) => ChildState::Gone,
     }
 }
 

@@ -68,12 +68,7 @@ impl ExclusiveEpoll {
     /// For the worker, on one thread at a time: waits until there may be a client, or until it is interrupted. Signals do
     /// not end it.
     pub(crate) fn wait(&self) -> io::Result<()> {
-        loop {
-            match self.worker.wait::<1>(super::Mode::Block) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                waited => return waited.map(drop),
-            }
-        }
+        super::uninterrupted(|| self.worker.wait::<1>(super::Mode::Block)).map(drop)
     }
 
     /// The descriptor that the loop waits for. Readable when there may be a client for which no worker was woken.

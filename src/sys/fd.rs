@@ -13,6 +13,18 @@ pub(super) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// Makes a system call again for as long as signals interrupt it. For calls without a timeout: one with a timeout has to
+/// count the time that has passed.
+#[inline]
+pub(super) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Owns a descriptor that a system call has just made.
 pub(super) fn owned(fd: libc::c_int) -> OwnedFd {
     // SAFETY: every caller has the number from a call that makes a new descriptor, and gives it to nobody else.

@@ -109,4 +109,4 @@ pub(crate) use stdio::{fill_standard_descriptors, inherit_only_stdio};
 pub(crate) use thread_limit::most_threads;
 
 // For the files of this folder.
-use fd::{check, check_len, owned};
+use fd::{check, check_len, owned, uninterrupted};

@@ -4,15 +4,14 @@
 //! serve (`Incoming::peer_credentials`).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-use super::check;
+use std::os::fd::BorrowedFd;
 
 /// The process at the other end of a Unix socket, as the kernel recorded it at `connect`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+///
 /// They are those of the process that has connected, also when it has passed the socket on or changed its user since.
 /// The number of a process that has ended may be another one's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Credentials {
     /// The process, where the system tells it (Linux does).
     pub pid: Option<i32>,
@@ -30,17 +29,7 @@ pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
         return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
     }
     let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
-    let mut len = super::socket::socklen::<libc::ucred>();
-    // SAFETY: the pointer and the length are those of `found`, which outlives the call.
-    check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut found).cast(),
-            &raw mut len,
-        )
-    })?;
+    super::socket::get_option(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut found)?;
     Ok(Credentials { pid: Some(found.pid), uid: found.uid, gid: found.gid })
 }
 
@@ -49,6 +38,8 @@ pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
 pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     let (mut uid, mut gid) = (0, 0);
     // SAFETY: both pointers are to live locals.
-    check(unsafe { libc::getpeereid(fd.as_raw_fd(), &raw mut uid, &raw mut gid) })?;
+    super::check(unsafe {
+        libc::getpeereid(std::os::fd::AsRawFd::as_raw_fd(&fd), &raw mut uid, &raw mut gid)
+    })?;
     Ok(Credentials { pid: None, uid, gid })
 }

@@ -198,41 +198,26 @@ const fn stride(size: usize) -> usize {
 /// [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
-    loop {
-        // SAFETY: every header points to live buffers of the lengths it names, and none of them
-        // overlaps another.
-        let received = unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                headers.as_mut_ptr(),
-                headers.len() as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
-            )
-        };
-        match super::check(received) {
-            Ok(count) => return Ok(count as usize),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    // SAFETY: every header points to live buffers of the lengths it names, and none of them overlaps another.
+    let mut receive = || unsafe {
+        libc::recvmmsg(
+            fd.as_raw_fd(),
+            headers.as_mut_ptr(),
+            headers.len() as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    };
+    super::uninterrupted(|| super::check(receive())).map(|count| count as usize)
 }
 
 /// Other systems have no batches: a batch is one datagram.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     let Some(header) = headers.first_mut() else { return Ok(0) };
-    loop {
-        // SAFETY: the header points to live buffers of the lengths it names, and none of them overlaps another.
-        let received =
-            unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header.msg_hdr, libc::MSG_DONTWAIT) };
-        match super::check_len(received) {
-            Ok(len) => {
-                header.msg_len = len as _;
-                return Ok(1);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    // SAFETY: the header points to live buffers of the lengths it names, and none of them overlaps another.
+    let mut receive =
+        || unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header.msg_hdr, libc::MSG_DONTWAIT) };
+    header.msg_len = super::uninterrupted(|| super::check_len(receive()))? as _;
+    Ok(1)
 }

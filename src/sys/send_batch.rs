@@ -38,17 +38,10 @@ impl Outgoing<'_> {
         let mut part = self.part();
         let header = self.header(&mut part, &mut control);
         let flags = SEND_FLAGS | libc::MSG_DONTWAIT;
-        loop {
-            // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes,
-            // which all outlive the call.
-            match super::check_len(unsafe {
-                libc::sendmsg(fd.as_raw_fd(), &raw const header, flags)
-            }) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        // SAFETY: the header points to the peer's name, `part` and `control`, and `part` to the bytes, which all outlive
+        // the call.
+        let send = || unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, flags) };
+        super::uninterrupted(|| super::check_len(send())).map(drop)
     }
 
     /// Points to the bytes, which the kernel only reads.
@@ -152,17 +145,7 @@ pub(crate) enum Gso {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
     let mut value: libc::c_int = 0;
-    let mut len = super::socket::socklen::<libc::c_int>();
-    // SAFETY: `value` and `len` are live and of the length that is said.
-    let asked = super::check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_UDP,
-            libc::UDP_SEGMENT,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    });
+    let asked = super::socket::get_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, &mut value);
     if asked.is_ok() { Gso::On } else { Gso::Off }
 }
 
@@ -206,26 +189,19 @@ pub(crate) fn send_batch(
         }
         headers.push(mmsghdr { msg_hdr: header, msg_len: 0 });
     }
-    loop {
-        // SAFETY: every header points to its own part and control, and to a name in the batch; every part points to bytes
-        // of the batch. All of them outlive the call, and the vectors are not changed after the pointers were taken.
-        let sent = unsafe {
-            libc::sendmmsg(
-                fd.as_raw_fd(),
-                headers.as_mut_ptr(),
-                headers.len() as libc::c_uint,
-                (SEND_FLAGS | libc::MSG_DONTWAIT) as _,
-            )
-        };
-        match super::check(sent) {
-            // The kernel counts messages, the caller datagrams. A burst is taken whole or not at all.
-            Ok(sent) => {
-                return Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum());
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    // SAFETY: every header points to its own part and control, and to a name in the batch; every part points to bytes of
+    // the batch. All of them outlive the call, and the vectors are not changed after the pointers were taken.
+    let mut send = || unsafe {
+        libc::sendmmsg(
+            fd.as_raw_fd(),
+            headers.as_mut_ptr(),
+            headers.len() as libc::c_uint,
+            (SEND_FLAGS | libc::MSG_DONTWAIT) as _,
+        )
+    };
+    let sent = super::uninterrupted(|| super::check(send()))?;
+    // The kernel counts messages, the caller datagrams. A burst is taken whole or not at all.
+    Ok(messages[..sent as usize].iter().map(|(_, count)| count).sum())
 }
 
 /// Other systems have no batches: one message is sent.

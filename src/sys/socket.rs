@@ -115,6 +115,22 @@ fn set_option<T: Copy>(
     Ok(())
 }
 
+/// Reads a socket option, and says how many bytes of the value the kernel has written: fewer, if its own is shorter.
+/// The value is a structure of the system's, without pointers, or numbers; any bytes are a value of it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn get_option<T: Copy>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut T,
+) -> io::Result<usize> {
+    let mut len = socklen::<T>();
+    let value = std::ptr::from_mut(value).cast();
+    // SAFETY: the pointer and the length are those of `value`, which outlives the call and takes any bytes.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value, &raw mut len) })?;
+    Ok(len as usize)
+}
+
 /// The size of a C structure, as the calls on sockets take it.
 pub(super) fn socklen<T>() -> libc::socklen_t {
     // Every such structure is far smaller than 4 GiB.

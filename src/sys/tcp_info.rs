@@ -17,20 +17,10 @@ pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
     const ACKNOWLEDGED: usize = 15;
     const RECEIVED: usize = 16;
     let mut info = [0u64; 32];
-    let mut len = super::socket::socklen::<[u64; 32]>();
-    // SAFETY: the pointer and the length are those of `info`, which outlives the call and takes any bytes.
-    let told = super::check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    });
-    // The kernel sets the length to that of its own structure, if that is shorter.
-    let has_both = len as usize >= (RECEIVED + 1) * size_of::<u64>();
-    (told.is_ok() && has_both).then(|| info[ACKNOWLEDGED].wrapping_add(info[RECEIVED]))
+    let len = super::socket::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    // The kernel's own structure may be shorter.
+    let has_both = len >= (RECEIVED + 1) * size_of::<u64>();
+    has_both.then(|| info[ACKNOWLEDGED].wrapping_add(info[RECEIVED]))
 }
 
 /// Other systems have other structures.

@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-#[derive(Debug)]
 /// See the Linux form. It is never made.
+#[derive(Debug)]
 pub(crate) enum LateInput {}
 
 impl LateInput {
