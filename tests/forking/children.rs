@@ -54,7 +54,12 @@ fn row_075_at_the_maximum_a_stop_is_prompt() {
 }
 
 fn row_076_a_close_waits_for_children() {
-    let mut server = Server::tcp(&[]);
+    a_close_waits_for_children(&[]);
+}
+
+/// A server that is stopped while a child is in the middle of a request ends after the child.
+pub(crate) fn a_close_waits_for_children(options: &[&str]) {
+    let mut server = Server::tcp(options);
     let mut client = server.connect();
     assert_eq!(client.ask("upload 4"), "ready");
     server.signal(libc::SIGTERM);

@@ -1,6 +1,7 @@
 //! The ends of children on systems without pidfds: before Linux 5.3, in a container whose filter refuses the call, and
 //! when descriptors run out.
 
+use crate::children::a_close_waits_for_children;
 use crate::support::{Server, eventually};
 
 tests![
@@ -51,14 +52,7 @@ fn without_pidfds_a_server_at_its_maximum_goes_on_when_a_child_ends() {
 fn without_pidfds_a_close_ends_when_the_last_child_does() {
     each(|options| {
         // The grace is much longer than the test's own wait.
-        let mut server = Server::tcp(&with(options, &["grace=600000"]));
-        let mut client = server.connect();
-        assert_eq!(client.ask("upload 4"), "ready");
-        server.signal(libc::SIGTERM);
-        client.send_bytes(b"half");
-        assert_eq!(client.receive(), "got 4");
-        assert!(server.wait().success());
-        assert_eq!(server.told("children: "), "children: 0");
+        a_close_waits_for_children(&with(options, &["grace=600000"]));
     });
 }
 
