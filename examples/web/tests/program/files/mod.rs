@@ -1,5 +1,8 @@
 //! A folder that is served: files, parts of them, listings, and what is not there.
 
+mod conditions;
+mod listings;
+
 use std::fs::{self, File, FileTimes};
 use std::io::Read;
 use std::path::Path;
@@ -65,27 +68,6 @@ fn files_come_with_their_type() {
     let head = client.head();
     assert_eq!((head.status, head.header("Content-Length")), (200, Some("5")));
     assert_eq!(client.get("/a.txt", "").text(), "a.txt");
-}
-
-#[test]
-fn a_folder_shows_its_index_or_a_listing() {
-    let (_folder, _server, address) = site(|path| {
-        for name in ["with", "old", "without", "both"] {
-            fs::create_dir(path.join(name)).unwrap();
-        }
-        fs::write(path.join("with/index.html"), "the index").unwrap();
-        fs::write(path.join("old/index.htm"), "the old index").unwrap();
-        fs::write(path.join("both/index.html"), "the index").unwrap();
-        fs::write(path.join("both/index.htm"), "the old index").unwrap();
-        // A folder of that name is none.
-        fs::create_dir(path.join("without/index.html")).unwrap();
-    });
-    assert_eq!(get(address, "/with/", "").text(), "the index");
-    assert_eq!(get(address, "/both/?x", "").text(), "the index");
-    assert_eq!(get(address, "/old/", "").text(), "the old index");
-    let listing = get(address, "/without/", "");
-    assert_eq!(listing.header("Content-Type"), Some("text/html; charset=utf-8"));
-    assert!(listing.text().contains("href=\"./index.html/\""));
 }
 
 #[test]
@@ -184,131 +166,6 @@ fn what_may_not_be_read_is_forbidden() {
     client.assert_open();
     // It is listed all the same.
     assert!(get(address, "/", "").text().contains("digits.txt"));
-}
-
-#[test]
-fn a_part_of_a_file_is_sent_as_asked_for() {
-    let (_folder, _server, address) = site(|path| {
-        digits(path);
-        fs::write(path.join("empty"), "").unwrap();
-    });
-    let parts = [
-        ("bytes=0-0", "0", "bytes 0-0/10"),
-        ("bytes=3-5", "345", "bytes 3-5/10"),
-        ("bytes=7-", "789", "bytes 7-9/10"),
-        ("bytes=-2", "89", "bytes 8-9/10"),
-        ("bytes=-99", "0123456789", "bytes 0-9/10"),
-        ("bytes=8-99", "89", "bytes 8-9/10"),
-        ("BYTES = 1 - 2 ", "12", "bytes 1-2/10"),
-        ("bytes=9-99999999999999999999999", "9", "bytes 9-9/10"),
-    ];
-    let mut client = Client::new(address);
-    for (range, text, content_range) in parts {
-        let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
-        assert_eq!((answer.status, answer.text()), (206, text), "{range}");
-        assert_eq!(answer.header("Content-Range"), Some(content_range));
-    }
-    // A range that cannot be read, or more than one, is ignored.
-    for range in ["lines=1-2", "bytes=5-3", "bytes=-", "bytes=+1-2", "bytes=0-1,3-4", "bytes", ""] {
-        let answer = client.get("/digits.txt", &format!("Range: {range}\r\n"));
-        assert_eq!((answer.status, answer.text()), (200, "0123456789"), "{range}");
-        assert_eq!(answer.header("Accept-Ranges"), Some("bytes"));
-    }
-    // A range is for GET alone.
-    client.send("HEAD /digits.txt HTTP/1.1\r\nHost: here\r\nRange: bytes=1-2\r\n\r\n");
-    let head = client.head();
-    assert_eq!((head.status, head.header("Content-Length")), (200, Some("10")));
-    let nothing = [
-        ("/digits.txt", "bytes=10-", "bytes */10"),
-        ("/digits.txt", "bytes=99999999999999999999999-", "bytes */10"),
-        ("/digits.txt", "bytes=-0", "bytes */10"),
-        ("/empty", "bytes=0-", "bytes */0"),
-        ("/empty", "bytes=-1", "bytes */0"),
-    ];
-    for (target, range, content_range) in nothing {
-        let answer = client.get(target, &format!("Range: {range}\r\n"));
-        assert_eq!(answer.status, 416, "{range}");
-        assert_eq!(answer.header("Content-Range"), Some(content_range));
-    }
-    client.assert_open();
-}
-
-#[test]
-fn a_part_is_sent_only_of_the_file_that_the_client_knows() {
-    let (_folder, _server, address) = site(digits);
-    let mut client = Client::new(address);
-    let whole = client.get("/digits.txt", "");
-    let (tag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
-    let cases = [
-        (tag.to_owned(), 206),
-        (date.to_owned(), 206),
-        (format!("W/{tag}"), 200),
-        ("\"another\"".to_owned(), 200),
-        ("Sun, 06 Nov 1994 08:49:37 GMT".to_owned(), 200),
-    ];
-    for (known, status) in cases {
-        let answer =
-            client.get("/digits.txt", &format!("Range: bytes=1-\r\nIf-Range: {known}\r\n"));
-        assert_eq!(answer.status, status, "{known}");
-    }
-}
-
-#[test]
-fn what_the_client_has_is_not_sent_again() {
-    let (folder, _server, address) = site(digits);
-    let mut client = Client::new(address);
-    let whole = client.get("/digits.txt", "");
-    let (tag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
-    let (old, new) = ("Sun, 06 Nov 1994 08:49:37 GMT", "Tue, 01 Jan 2999 00:00:00 GMT");
-    let cases = [
-        (format!("If-None-Match: {tag}"), 304),
-        (format!("If-None-Match: \"x\", W/{tag}"), 304),
-        ("If-None-Match: *".into(), 304),
-        ("If-None-Match: \"x\"".into(), 200),
-        (format!("If-Modified-Since: {date}"), 304),
-        (format!("If-Modified-Since: {new}"), 304),
-        (format!("If-Modified-Since: {old}"), 200),
-        ("If-Modified-Since: some day".into(), 200),
-        // The tag alone decides where there is one.
-        (format!("If-None-Match: \"x\"\r\nIf-Modified-Since: {date}"), 200),
-        (format!("If-None-Match: {tag}\r\nIf-Modified-Since: {old}"), 304),
-        (format!("If-None-Match: {tag}\r\nRange: bytes=0-1"), 304),
-    ];
-    for (header, status) in cases {
-        let answer = client.get("/digits.txt", &format!("{header}\r\n"));
-        assert_eq!(answer.status, status, "{header}");
-        if status == 304 {
-            assert_eq!(answer.header("ETag"), Some(tag));
-            for absent in ["Content-Length", "Content-Type"] {
-                assert_eq!(answer.header(absent), None);
-            }
-        }
-    }
-    // Another content, of the same size and in the same second.
-    let path = folder.path().join("digits.txt");
-    let modified = fs::metadata(&path).unwrap().modified().unwrap();
-    let file = File::options().write(true).open(&path).unwrap();
-    file.set_times(FileTimes::new().set_modified(modified + Duration::from_nanos(1))).unwrap();
-    assert_eq!(client.get("/digits.txt", &format!("If-None-Match: {tag}\r\n")).status, 200);
-}
-
-#[test]
-fn a_file_from_before_all_dates_is_served() {
-    // In memory, where there is such a folder: file systems of disks cannot count so far.
-    let memory = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm");
-    let folder = memory.unwrap_or_else(|_| folder());
-    for (name, time) in [
-        ("old.txt", UNIX_EPOCH - Duration::from_secs(1)),
-        ("new.txt", UNIX_EPOCH + Duration::from_secs(253_402_300_800)),
-    ] {
-        let file = File::create(folder.path().join(name)).unwrap();
-        file.set_times(FileTimes::new().set_modified(time)).unwrap();
-    }
-    let (_server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
-    for target in ["/old.txt", "/new.txt", "/"] {
-        assert_eq!(get(address, target, "").status, 200);
-    }
-    assert_eq!(get(address, "/old.txt", "").header("Last-Modified"), None);
 }
 
 #[test]
@@ -472,90 +329,4 @@ fn a_link_that_names_the_folder_may_be_exchanged() {
     assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")));
     std::os::unix::fs::symlink("1", &link).unwrap();
     assert_eq!(get(address, "/page.txt", "").text(), "1");
-}
-
-/// The names that a listing shows, in their order.
-fn shown(page: &str) -> Vec<&str> {
-    let names = page.match_indices("<bdi>").map(|(at, tag)| &page[at + tag.len()..]);
-    names.map(|rest| rest.split("</bdi>").next().unwrap()).collect()
-}
-
-#[test]
-fn a_large_folder_is_sorted_as_a_whole_and_has_pages() {
-    const FILES: usize = 10_001;
-    const FOLDERS: usize = 300;
-    let (_folder, _server, address) = site(|path| {
-        for number in 0..FILES {
-            let file = File::create(path.join(format!("f{number:05}"))).unwrap();
-            let time = UNIX_EPOCH + Duration::from_secs(1_000_000 + number as u64);
-            file.set_times(FileTimes::new().set_modified(time)).unwrap();
-        }
-        for number in 0..FOLDERS {
-            fs::create_dir(path.join(format!("d{number:03}"))).unwrap();
-        }
-    });
-    let expected: Vec<String> = (0..FOLDERS)
-        .map(|number| format!("d{number:03}/"))
-        .chain((0..FILES).map(|number| format!("f{number:05}")))
-        .collect();
-    let mut found = Vec::new();
-    for page in 1..=11 {
-        let answer = get(address, &format!("/?page={page}"), "");
-        assert!(answer.text().contains(&format!("Page {page} of 11")));
-        assert!(answer.text().contains("300 folders, 10001 files, "));
-        found.extend(shown(answer.text()).into_iter().map(str::to_owned));
-    }
-    assert_eq!(found, expected, "each entry is on one page, in order");
-    let newest = get(address, "/?sort=modified&order=desc", "");
-    let first_file = shown(newest.text()).into_iter().find(|name| name.starts_with('f'));
-    assert_eq!(first_file, Some("f10000"));
-    assert!(newest.text().contains("href=\"?sort=modified&amp;order=desc&amp;page=2\""));
-    // Ranges beyond the end, and ranges that are none.
-    for (page, number) in
-        [("12", 11), ("99999999999999999999999", 1), ("0", 1), ("-1", 1), ("x", 1)]
-    {
-        let answer = get(address, &format!("/?page={page}"), "");
-        assert!(answer.text().contains(&format!("Page {number} of 11")), "{page}");
-    }
-}
-
-#[test]
-fn listings_are_sorted_as_asked_for() {
-    let (_folder, _server, address) = site(|path| {
-        for (name, size, age) in [("b.txt", 30, 1), ("A.txt", 10, 2), ("c.txt", 20, 3)] {
-            let file = File::create(path.join(name)).unwrap();
-            file.set_len(size).unwrap();
-            let time = UNIX_EPOCH + Duration::from_secs(1_000_000 * age);
-            file.set_times(FileTimes::new().set_modified(time)).unwrap();
-        }
-        fs::create_dir(path.join("z")).unwrap();
-    });
-    let cases = [
-        ("", "zAbc"),
-        ("?sort=name&order=asc", "zAbc"),
-        ("?order=desc", "zcbA"),
-        ("?sort=size", "zAcb"),
-        ("?sort=size&order=desc", "zbcA"),
-        ("?sort=modified", "zbAc"),
-        ("?order=desc&sort=modified", "zcAb"),
-        ("?sort=<script>&order=\"", "zAbc"),
-    ];
-    for (query, names) in cases {
-        let answer = get(address, &format!("/{query}"), "");
-        let page = answer.text();
-        let shown: String = page
-            .match_indices("<bdi>")
-            .map(|(at, tag)| page[at + tag.len()..].chars().next().unwrap())
-            .collect();
-        assert_eq!(shown, names, "{query}");
-        assert_eq!(page.matches("aria-sort=\"").count(), 1);
-    }
-    let answer = get(address, "/?sort=size", "");
-    assert!(answer.text().contains("class=\"size\" aria-sort=\"ascending\""));
-    // An empty folder says so.
-    assert!(get(address, "/z/", "").text().contains("This folder is empty."));
-    // The way down keeps the order.
-    assert!(answer.text().contains("href=\"./z/?sort=size&amp;order=asc\""));
-    let answer = get(address, "/?sort=size&order=desc", "");
-    assert!(answer.text().contains("class=\"size\" aria-sort=\"descending\""));
 }
