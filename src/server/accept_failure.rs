@@ -50,10 +50,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let skip = action == AcceptAction::Skip;
         let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
-        let is_first_or_due = !(skip && pause.is_zero()) && backoff.is_due();
+        let goes_on = skip && pause.is_zero();
+        let is_first_or_due = !goes_on && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
         // As after a request: `service_actions` runs, and there is no pause.
-        if skip && pause.is_zero() {
+        if goes_on {
             return Ok(Attempt::Done(AcceptOutcome::AcceptFailed));
         }
         if action == AcceptAction::Shed {

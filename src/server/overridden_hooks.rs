@@ -53,8 +53,11 @@ pub(super) fn is_default<H: ?Sized + 'static>() {
 impl OverriddenHooks {
     /// Called while the type of the hooks is known. Without hooks nothing is left to find out.
     pub(super) fn of<H: 'static>() -> Self {
-        let known = if is_none::<H>() { ALL } else { 0 };
-        Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(known) }
+        let mut overridden = Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(0) };
+        if !overridden.are_given() {
+            *overridden.default.get_mut() = ALL;
+        }
+        overridden
     }
 
     /// Whether the program has given any hooks at all.
@@ -82,11 +85,6 @@ impl OverriddenHooks {
     pub(super) fn are_default(&self) -> bool {
         self.default.load(Ordering::Relaxed) == ALL
     }
-}
-
-/// Whether the program has given no hooks.
-fn is_none<H: 'static>() -> bool {
-    TypeId::of::<H>() == TypeId::of::<DefaultHooks>()
 }
 
 #[cfg(test)]
