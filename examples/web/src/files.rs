@@ -129,8 +129,8 @@ impl Exchange<'_, '_> {
             answer = answer.field("Last-Modified", date);
         }
         if status == Status::PartialContent {
-            let range = format_args!("bytes {}-{}/{size}", part.start, part.end - 1);
-            answer = answer.field("Content-Range", range);
+            let (first, last) = (part.start, part.end - 1);
+            answer = answer.field("Content-Range", format_args!("bytes {first}-{last}/{size}"));
         }
         answer.end();
         if self.head.method != Method::Get {
