@@ -13,6 +13,7 @@ mod line;
 mod outbox;
 mod outbox_queue;
 mod outbox_writer;
+mod preface;
 mod raw_status;
 mod raw_stream;
 mod read_buffer;
@@ -41,6 +42,7 @@ pub use deadline::Deadline;
 pub(crate) use extension::Extension;
 pub use line::{Line, LineTooLong};
 pub use outbox::{Outbox, OutboxError};
+pub(crate) use preface::{Prefaces, handshake_deadline};
 pub use read_buffer::Chunk;
 #[doc(alias = "threading.Event")]
 pub use stop_token::StopToken;
@@ -126,6 +128,11 @@ impl Ticket {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.registration.limits
+    }
+
+    /// The limits, for a step that runs when the request has the ticket.
+    pub(crate) fn share_limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.registration.limits)
     }
 
     /// The request's entry in the live list.

@@ -19,6 +19,7 @@ use crate::handler::{self, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::process::Role;
+use crate::request::Prefaces;
 use crate::server_context::ServerContext;
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
@@ -60,7 +61,8 @@ struct Settings<T: Transport> {
     overridden_hooks: OverriddenHooks,
     /// Holds only if the mixin allows it too.
     workers_accept: bool,
-    observer: Option<super::Observer>,
+    observers: Vec<super::Observer>,
+    prefaces: Prefaces<T::Request>,
     limits: Limits,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
@@ -78,7 +80,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             hooks: Box::new(DefaultHooks),
             overridden_hooks: OverriddenHooks::of::<DefaultHooks>(),
             workers_accept: true,
-            observer: None,
+            observers: Vec::new(),
+            prefaces: Prefaces::default(),
             limits: Limits::default(),
             timeout: None,
             poll_interval: None,
@@ -114,7 +117,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Calls a function with every [`ServerEvent`]. Default: none.
+    /// Calls a function with every [`ServerEvent`]. Default: none. Each call adds an observer; they are called in that
+    /// order.
     ///
     /// The loop or a worker calls the function and waits for it, so it has to be quick. Under `Forking` it is called in
     /// the parent and never in a child.
@@ -139,7 +143,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// ```
     #[must_use]
     pub fn observer(mut self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
-        self.settings.observer = Some(Box::new(observer));
+        self.settings.observers.push(Box::new(observer));
         self
     }
 
@@ -199,7 +203,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         let Self { mixin, settings } = self;
-        let Settings { hooks, overridden_hooks, observer, limits, timeout, .. } = settings;
+        let Settings { hooks, overridden_hooks, observers, prefaces, limits, timeout, .. } =
+            settings;
         // Before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
@@ -215,7 +220,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             hooks,
             overridden_hooks,
             stop_is_told: AtomicBool::new(false),
-            observer,
+            observers,
+            prefaces,
             context: Arc::new(context),
             worker_acceptor,
             backlog: Backlog::default(),

@@ -36,7 +36,7 @@ use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry};
 use crate::mixin::{Refused, Work, WorkerAccept};
-use crate::request::{Deadline, Request, Ticket};
+use crate::request::{Deadline, Request, Ticket, handshake_deadline};
 use crate::transport::Transport;
 use crate::wait::FlushPromise;
 
@@ -149,16 +149,20 @@ impl<T: Transport> TypedJob<T> {
         let context = &self.core.context;
         let _serving = (!context.role().is_child()).then(|| Serving::start(context));
         self.ticket.entry().show_activity(Activity::Running);
-        let &Limits { request: whole, handshake, .. } = self.ticket.limits();
+        // A count of a reference that most requests do not pay.
+        let limits = self.core.has_prefaces().then(|| self.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
-        let whole = whole.and_then(|after| Deadline::after(Timeout::Request, after));
+        let whole =
+            self.ticket.limits().request.and_then(|after| Deadline::after(Timeout::Request, after));
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
         let result = match &mut request {
-            Some(request) => match catch_panic(|| open.wrap_request(request, handshake, whole)) {
-                Ok(()) => open.finish_request(request),
-                Err(error) => Err((Phase::Wrap, error)),
-            },
+            Some(request) => {
+                match catch_panic(|| open.wrap_request(request, limits.as_deref(), whole)) {
+                    Ok(()) => open.finish_request(request),
+                    Err(error) => Err((Phase::Wrap, error)),
+                }
+            }
             None => made.map_err(|panicked| (Phase::Make, panicked)),
         };
         let reason = open.conclude(result);
@@ -231,13 +235,19 @@ impl<T: Transport> Work for TypedJob<T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Tells the observer, if there is one. A forked child leaves that to its parent.
+    /// Whether something may run between a connection and its handler.
+    fn has_prefaces(&self) -> bool {
+        self.overridden_hooks.are_given() || !self.prefaces.are_none()
+    }
+
+    /// Tells the observers. A forked child leaves that to its parent.
     pub(super) fn tell(&self, event: &ServerEvent<'_>) {
-        let Some(observer) = &self.observer else { return };
         if self.context.role().is_child() {
             return;
         }
-        run_catching(|| observer(event));
+        for observer in &self.observers {
+            run_catching(|| observer(event));
+        }
     }
 
     /// Counts the end of a request that was served. In a forked child nothing reads the counts, and the parent counts.
@@ -252,7 +262,7 @@ impl<T: Transport> Core<T> {
     }
 
     pub(super) fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
-        if self.observer.is_none() {
+        if self.observers.is_empty() {
             return;
         }
         let (bytes_in, bytes_out) = entry.bytes();
@@ -284,21 +294,28 @@ impl<T: Transport> OpenRequest<T> {
         }
     }
 
-    /// Calls the hook, within `Limits::handshake`, and sets the deadline of the whole request.
+    /// Takes the prefaces' steps, calls the hook, each within its limit, and sets the deadline of the whole request.
     fn wrap_request(
         &self,
         request: &mut T::Request,
-        handshake: Duration,
+        limits: Option<&Limits>,
         whole: Option<Deadline>,
     ) -> HandlerResult {
         let mut wrapped = Ok(());
-        // Without hooks there is nothing to bound, and no look at the clock.
-        if self.core.overridden_hooks.are_given() {
-            if !request.is_whole() {
-                let handshake = Deadline::after(Timeout::Handshake, handshake);
-                request.set_server_deadline(Deadline::earlier(handshake, whole));
-            }
-            wrapped = catch_panic(|| self.core.hooks.wrap_request(request));
+        // Without a step or a hook there is nothing to bound, and no look at the clock.
+        if let Some(limits) = limits {
+            wrapped = catch_panic(|| {
+                for step in self.core.prefaces.iter() {
+                    let own = step.deadline(limits);
+                    request.set_server_deadline(Deadline::earlier(own, whole));
+                    step.run(request)?;
+                }
+                if !request.is_whole() {
+                    let own = handshake_deadline(limits);
+                    request.set_server_deadline(Deadline::earlier(own, whole));
+                }
+                self.core.hooks.wrap_request(request)
+            });
             self.entry.end_preface();
             // A deadline that the hook has set ends with the hook.
             request.set_deadline(None);

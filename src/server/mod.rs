@@ -51,6 +51,7 @@ use crate::events::ServerEvent;
 use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
+use crate::request::Prefaces;
 use crate::server_context::ServerContext;
 use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::transport::{Bind, Transport};
@@ -108,9 +109,11 @@ pub(crate) struct Core<T: Transport> {
     /// The hook `stopping` has been called; it is called only once.
     stop_is_told: AtomicBool,
     /// Called by [`Core::tell`] alone, which catches its panics.
-    observer: Option<Observer>,
+    observers: Vec<Observer>,
     /// The part that handlers see.
     context: Arc<ServerContext>,
+    /// The steps between a connection and its handler.
+    prefaces: Prefaces<T::Request>,
     /// Lets an idle worker accept beside the loop.
     worker_acceptor: WorkerAcceptor,
     /// Connections taken out of the accept queue at a close, and not yet served.
