@@ -231,6 +231,7 @@ pub mod hooks {
 pub mod monitor {
     pub use crate::console::Console;
     pub use crate::events::{Counts, Limit};
+    pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
     pub use crate::server::AcceptOutcome;
 }

@@ -1,6 +1,10 @@
 //! Everything has a limit: [`Limits`], in one struct with finite defaults.
 
+mod by_name;
+
 use std::time::Duration;
+
+pub use by_name::LimitError;
 
 /// The limits of a server. Each default is finite, or its field says why it is not.
 ///
@@ -17,7 +21,8 @@ use std::time::Duration;
 ///
 /// Set them with `builder().limits(..)`, and change them on a live server with
 /// [`ServerContext::set_limits`](crate::ServerContext::set_limits): new requests get the new limits, running
-/// ones keep theirs.
+/// ones keep theirs. An operator changes one by its name: [`set`](Self::set), and
+/// [`ServerContext::set_limit`](crate::ServerContext::set_limit).
 ///
 /// A duration of [`Duration::MAX`], or one longer than the clock can count, means no limit. With zero the server does
 /// not wait at all.

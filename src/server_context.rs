@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
 use crate::gate::{Gate, RateGate};
 use crate::idle_reaper::IdleReaper;
-use crate::limits::Limits;
+use crate::limits::{LimitError, Limits};
 use crate::live::{LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
 use crate::shutdown::{Runs, ShutdownHandle};
@@ -37,6 +37,8 @@ pub struct ServerContext {
     waits_at_close: bool,
     /// The number of requests that the process has descriptors for.
     descriptors: AtomicUsize,
+    /// Held while limits change, so that of two changes at once neither is lost.
+    changing_limits: Mutex<()>,
 }
 
 impl ServerContext {
@@ -64,6 +66,7 @@ impl ServerContext {
             role: CurrentRole::new(role),
             waits_at_close,
             descriptors: AtomicUsize::new(usize::MAX),
+            changing_limits: Mutex::new(()),
         })
     }
 
@@ -130,6 +133,37 @@ impl ServerContext {
 
     /// Changes the limits of the live server. New requests get them; running ones keep theirs.
     pub fn set_limits(&self, limits: Limits) {
+        let _changing = self.changing_limits.lock();
+        self.apply_limits(limits);
+    }
+
+    /// Changes one limit of the live server by its name, and leaves the others as they are: for a control socket.
+    /// [`Limits::NAMES`] are the names, and [`Limits::set`] says how values are written.
+    ///
+    /// ```
+    /// use socketserver::{TcpServer, stream_fn};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+    /// server.context().set_limit("live", "500")?;
+    /// assert_eq!(server.limits().live, 500);
+    /// assert!(server.context().set_limit("live", "many").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Limits::set`]; nothing has changed then.
+    pub fn set_limit(&self, name: &str, value: &str) -> Result<(), LimitError> {
+        let _changing = self.changing_limits.lock();
+        let mut limits = self.limits();
+        limits.set(name, value)?;
+        self.apply_limits(limits);
+        Ok(())
+    }
+
+    fn apply_limits(&self, limits: Limits) {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
         self.live.set_limits(Arc::new(limits));

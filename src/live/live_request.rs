@@ -22,6 +22,12 @@ pub enum Activity {
     Sending,
 }
 
+impl Activity {
+    /// All activities, from a request's first to its last, for a table that has a place for each.
+    pub const ALL: &'static [Self] =
+        &[Self::Queued, Self::Running, Self::Idle, Self::Receiving, Self::Sending];
+}
+
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,0 +1,320 @@
+//! Limits by their names, as an operator reads and changes them: on a control socket, in a file, on a command line.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use super::{Limits, Rate};
+
+/// One line for each field of [`Limits`]. A test compares it with the struct.
+macro_rules! limits {
+    ($($name:ident $kind:ident)*) => {
+        impl Limits {
+            /// The names of all limits, which are those of the fields, in their order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)*];
+
+            /// The value of a limit by its name, as [`set`](Self::set) takes it. None if there is no such limit.
+            ///
+            /// ```
+            /// # use socketserver::Limits;
+            /// assert_eq!(Limits::default().get("idle").as_deref(), Some("60s"));
+            /// ```
+            #[must_use]
+            pub fn get(&self, name: &str) -> Option<String> {
+                match name {
+                    $(stringify!($name) => Some(self.$name.show()),)*
+                    _ => None,
+                }
+            }
+
+            /// Changes the limit of that name, for programs whose operators change limits by text. To change a limit of
+            /// a running server, use [`ServerContext::set_limit`](crate::ServerContext::set_limit).
+            ///
+            /// | limit | value |
+            /// |---|---|
+            /// | a number of requests | `500` |
+            /// | a number of bytes | `4096`, `64K`, `16M`, `1G` |
+            /// | a time | seconds (`60`, `0.5`), or with a unit: `500ms`, `60s`, `5m`, `2h` |
+            /// | a rate | requests each second (`100`), or those and the requests at once: `100/20` |
+            /// | none of these | `none` |
+            ///
+            /// ```
+            /// use std::time::Duration;
+            /// use socketserver::Limits;
+            ///
+            /// let mut limits = Limits::default();
+            /// limits.set("idle", "5m")?;
+            /// assert_eq!(limits.idle, Duration::from_secs(300));
+            /// let error = limits.set("idle", "soon").unwrap_err().to_string();
+            /// assert!(error.starts_with("the limit idle cannot be \"soon\": it takes "));
+            /// # Ok::<(), socketserver::monitor::LimitError>(())
+            /// ```
+            ///
+            /// # Errors
+            ///
+            /// If there is no such limit, or if the value is not of its kind. The error names the limit, the value and
+            /// what is allowed; nothing has changed.
+            pub fn set(&mut self, name: &str, value: &str) -> Result<(), LimitError> {
+                match name {
+                    $(stringify!($name) => {
+                        let read = Value::read(value, Kind::$kind);
+                        self.$name = read.ok_or_else(|| LimitError::bad(name, value, Kind::$kind))?;
+                    })*
+                    _ => return Err(LimitError::unknown(name)),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+limits! {
+    live Count
+    per_peer Count
+    accept_rate Rate
+    peer_rate Rate
+    line_bytes Bytes
+    outbox_bytes Bytes
+    idle Time
+    read Time
+    write Time
+    request Time
+    handshake Time
+    linger Time
+    linger_bytes Bytes
+    drain Time
+    first_read Time
+}
+
+/// A line for each limit: its name and its value, as [`Limits::set`] takes them.
+///
+/// ```
+/// # use socketserver::Limits;
+/// assert!(Limits::default().to_string().contains("\nidle 60s\n"));
+/// ```
+impl Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in Self::NAMES {
+            writeln!(f, "{name} {}", self.get(name).unwrap_or_default())?;
+        }
+        Ok(())
+    }
+}
+
+/// A limit that cannot be changed as asked: its name is unknown, or the value is not of its kind. Print it: the text
+/// names the limit, the value and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitError(String);
+
+impl LimitError {
+    fn unknown(name: &str) -> Self {
+        // The limit that was meant is named as well: each is a field of `Limits`.
+        Self(format!("there is no limit {name:?}; the limits are {}", Limits::NAMES.join(", ")))
+    }
+
+    fn bad(name: &str, value: &str, kind: Kind) -> Self {
+        Self(format!("the limit {name} cannot be {value:?}: it takes {}, or none", kind.allowed()))
+    }
+}
+
+impl Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LimitError {}
+
+/// The unit of a limit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Count,
+    Bytes,
+    Time,
+    Rate,
+}
+
+impl Kind {
+    fn allowed(self) -> &'static str {
+        match self {
+            Self::Count => "a number of requests (500)",
+            Self::Bytes => "a number of bytes (4096, 64K, 16M, 1G)",
+            Self::Time => "seconds (60, 0.5), or a time with its unit (500ms, 60s, 5m, 2h)",
+            Self::Rate => "requests each second (100), or those and the requests at once (100/20)",
+        }
+    }
+}
+
+/// The word for no limit.
+const NONE: &str = "none";
+
+/// The value of a field as text.
+trait Value: Sized {
+    fn show(&self) -> String;
+
+    /// None: the text is not a value of that kind.
+    fn read(text: &str, kind: Kind) -> Option<Self>;
+}
+
+impl Value for usize {
+    fn show(&self) -> String {
+        if *self == Self::MAX { NONE.to_owned() } else { self.to_string() }
+    }
+
+    fn read(text: &str, kind: Kind) -> Option<Self> {
+        if text == NONE {
+            return Some(Self::MAX);
+        }
+        let unit = text.as_bytes().last().filter(|_| kind == Kind::Bytes);
+        let shift = match unit.map(u8::to_ascii_uppercase) {
+            Some(b'K') => 10,
+            Some(b'M') => 20,
+            Some(b'G') => 30,
+            _ => return number(text),
+        };
+        // The unit is one byte.
+        number::<Self>(&text[..text.len() - 1])?.checked_mul(1 << shift)
+    }
+}
+
+impl Value for Duration {
+    fn show(&self) -> String {
+        if *self == Self::MAX { NONE.to_owned() } else { format!("{}s", self.as_secs_f64()) }
+    }
+
+    fn read(text: &str, _kind: Kind) -> Option<Self> {
+        if text == NONE {
+            return Some(Self::MAX);
+        }
+        let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
+        let seconds = match &text[digits.len()..] {
+            "ms" => 0.001,
+            "" | "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            _ => return None,
+        };
+        // `parse` would also take a sign and an exponent, which are no part of a time.
+        let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number: f64 = digits.parse().ok().filter(|_| is_plain)?;
+        Self::try_from_secs_f64(number * seconds).ok()
+    }
+}
+
+impl Value for Option<Duration> {
+    fn show(&self) -> String {
+        self.unwrap_or(Duration::MAX).show()
+    }
+
+    fn read(text: &str, kind: Kind) -> Option<Self> {
+        if text == NONE { Some(None) } else { Duration::read(text, kind).map(Some) }
+    }
+}
+
+impl Value for Option<Rate> {
+    fn show(&self) -> String {
+        match self {
+            None => NONE.to_owned(),
+            Some(Rate { per_second, burst }) => format!("{per_second}/{burst}"),
+        }
+    }
+
+    fn read(text: &str, _kind: Kind) -> Option<Self> {
+        if text == NONE {
+            return Some(None);
+        }
+        Some(Some(match text.split_once('/') {
+            None => Rate::per_second(number(text)?),
+            Some((per_second, burst)) => {
+                Rate::per_second(number(per_second)?).burst(number(burst)?)
+            }
+        }))
+    }
+}
+
+/// A number without a sign, which `parse` would take.
+fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_has_its_name_here() {
+        let printed = format!("{:#?}", Limits::default());
+        // A field of the struct is indented once.
+        let fields =
+            printed.lines().filter(|line| line.starts_with("    ") && !line.starts_with("     "));
+        let fields: Vec<_> = fields.filter_map(|line| line.trim().split_once(": ")).collect();
+        let names: Vec<_> = fields.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, Limits::NAMES);
+    }
+
+    #[test]
+    fn what_is_shown_is_read_back() {
+        let unusual = Limits::default()
+            .live(usize::MAX)
+            .accept_rate(Rate::per_second(3).burst(4))
+            .idle(Duration::from_millis(1_500))
+            .read(Duration::MAX)
+            .request(Duration::from_secs(86_400))
+            .drain(Duration::ZERO);
+        for limits in [Limits::default(), unusual] {
+            let mut read = Limits::default().line_bytes(1).peer_rate(Rate::per_second(9));
+            for line in limits.to_string().lines() {
+                let (name, value) = line.split_once(' ').unwrap();
+                read.set(name, value).unwrap();
+            }
+            assert_eq!(read, limits);
+        }
+    }
+
+    #[test]
+    fn values_are_read_with_their_units() {
+        let mut limits = Limits::default();
+        for (name, value, shown) in [
+            ("live", "5", "5"),
+            ("line_bytes", "64k", "65536"),
+            ("linger_bytes", "1G", "1073741824"),
+            ("idle", "500ms", "0.5s"),
+            ("idle", "90", "90s"),
+            ("read", "2h", "7200s"),
+            ("request", "5m", "300s"),
+            ("request", "none", "none"),
+            ("peer_rate", "10", "10/10"),
+            ("peer_rate", "10/50", "10/50"),
+        ] {
+            limits.set(name, value).unwrap();
+            assert_eq!(limits.get(name).unwrap(), shown);
+        }
+    }
+
+    #[test]
+    fn bad_values_change_nothing_and_are_told_with_what_is_allowed() {
+        let mut limits = Limits::default();
+        for (name, value, allowed) in [
+            ("live", "-1", "a number of requests"),
+            ("live", "64K", "a number of requests"),
+            ("live", "", "a number of requests"),
+            ("line_bytes", "99999999999999999999", "a number of bytes"),
+            ("line_bytes", "99999999999999G", "a number of bytes"),
+            ("line_bytes", "1é", "a number of bytes"),
+            ("idle", "-5", "seconds"),
+            ("idle", "inf", "seconds"),
+            ("idle", "1e9", "seconds"),
+            ("idle", "99999999999999999999", "seconds"),
+            ("idle", "5 s", "seconds"),
+            ("peer_rate", "10/", "requests each second"),
+            ("peer_rate", "+10", "requests each second"),
+        ] {
+            let error = limits.set(name, value).unwrap_err().to_string();
+            let says = format!("the limit {name} cannot be {value:?}: it takes {allowed}");
+            assert!(error.starts_with(&says), "{error}");
+        }
+        assert_eq!(limits, Limits::default());
+        let error = limits.set("idel", "5").unwrap_err().to_string();
+        assert!(error.contains("no limit \"idel\"; the limits are live, per_peer, "), "{error}");
+        assert_eq!(limits.get("idel"), None);
+    }
+}
