@@ -280,6 +280,26 @@ pub enum Timeout {
     Deadline,
 }
 
+impl Timeout {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Idle, Self::Read, Self::Write, Self::Request, Self::Handshake, Self::Deadline];
+
+    /// A name in one word, for a label or a log: `idle`, `read`, `write`, `request`, `handshake` or `deadline`. It never
+    /// changes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Request => "request",
+            Self::Handshake => "handshake",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 impl fmt::Display for Timeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -432,6 +452,13 @@ mod tests {
         let error = io::Error::other(Fatal::new("stop"));
         let error: HandlerError = Box::new(Error::io("read", "a file", error));
         assert_eq!(Fatal::find(&error).map(ToString::to_string).as_deref(), Some("stop"));
+    }
+
+    #[test]
+    fn the_list_of_time_limits_is_in_the_order_of_their_numbers() {
+        for (place, timeout) in Timeout::ALL.into_iter().enumerate() {
+            assert_eq!(timeout as usize, place);
+        }
     }
 
     #[test]

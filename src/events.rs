@@ -1,4 +1,4 @@
-//! Events of a server: [`ServerEvent`], [`CloseReason`] and [`Counts`].
+//! Events of a server: [`ServerEvent`], [`CloseReason`], [`RequestTimes`] and [`Counts`].
 //!
 //! The library itself does not log. Use an observer for a log, a metric or a test.
 
@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::error::Timeout;
+use crate::refused::Refused;
 
 /// Something that has happened in a server, for an [observer](crate::Builder::observer). It prints as one line.
 ///
@@ -41,7 +43,8 @@ pub enum ServerEvent<'a> {
         /// Where it listened.
         server_address: &'a Address,
     },
-    /// A request has been taken from the transport. Exactly one `RequestEnded` with the same number follows.
+    /// A request has been taken from the transport; whether it will be served is not decided yet. Exactly one
+    /// `RequestEnded` with the same number follows.
     RequestStarted {
         /// Its number, unique within the server.
         id: u64,
@@ -50,7 +53,9 @@ pub enum ServerEvent<'a> {
         /// The type name of its handler.
         handler: &'static str,
     },
-    /// A request has ended and is closed.
+    /// A request has ended and is closed. (While it runs, [`ServerContext::live`](crate::ServerContext::live) has its
+    /// activity, its age and its bytes.)
+    #[non_exhaustive]
     RequestEnded {
         /// Its number, unique within the server.
         id: u64,
@@ -58,10 +63,16 @@ pub enum ServerEvent<'a> {
         client_address: &'a Address,
         /// The type name of its handler.
         handler: &'static str,
-        /// How it ended.
+        /// How it ended. [`CloseReason::fault`] says whose doing that was.
         reason: CloseReason,
-        /// How long it lasted.
+        /// Why it was refused, if the reason is [`CloseReason::Refused`].
+        refused: Option<&'a Refused>,
+        /// The time limit that has ended it, if the reason is [`CloseReason::TimedOut`] or [`CloseReason::Idle`].
+        limit: Option<Timeout>,
+        /// How long it lasted, from its acceptance on.
         age: Duration,
+        /// The parts of its age, and its time in the kernel's accept queue.
+        times: RequestTimes,
         /// Bytes received from the peer.
         bytes_in: u64,
         /// Bytes sent to the peer.
@@ -78,6 +89,44 @@ pub enum ServerEvent<'a> {
         /// Which limit.
         limit: Limit,
     },
+}
+
+/// The times of a request, in the order in which they pass. A part is `None` if the request did not get that far.
+///
+/// ```text
+///  connected      accepted        a worker has it     the handler begins    it has returned
+///      |----------------|------------------|---------------------|---------------------|
+///        in_accept_queue      in_queue            handshake               handler
+/// ```
+///
+/// They are measured only for a server that has an observer, because each costs a look at the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestTimes {
+    /// How long a TCP connection waited in the kernel's accept queue, in the kernel's ticks (1 to 10 ms). Only with
+    /// [`Builder::time_accept_queue`](crate::Builder::time_accept_queue). It is not a part of the request's age.
+    pub in_accept_queue: Option<Duration>,
+    /// From its acceptance until a worker took it: in the queue of the mixin, in the hook `verify_request`, or until the
+    /// child was forked.
+    pub in_queue: Option<Duration>,
+    /// The steps before the handler: a TLS handshake, the hook `wrap_request`. `None` if there was nothing of the kind.
+    pub handshake: Option<Duration>,
+    /// The handler: `setup`, `handle` and `finish`.
+    pub handler: Option<Duration>,
+}
+
+/// The side that a failure or an end comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The peer: it went away, was too slow, or sent invalid data.
+    Peer,
+    /// The machine: threads, descriptors or memory ran out.
+    Resource,
+    /// The handler or the hook itself.
+    Handler,
+    /// The server's own limits: it had no room for the request, or its drain no more time.
+    Server,
 }
 
 /// A limit that holds requests back or refuses them.
@@ -111,12 +160,17 @@ impl fmt::Display for ServerEvent<'_> {
             Self::Ready { server_address } => write!(f, "ready at {server_address}"),
             Self::Stopping { server_address } => write!(f, "stopping at {server_address}"),
             Self::RequestStarted { id, client_address, handler } => {
-                write!(f, "request {id} from {client_address} started: {handler}")
+                write!(f, "request {id} from {client_address} has come: {handler}")
             }
             Self::RequestEnded { id, client_address, reason, age, bytes_in, bytes_out, .. } => {
                 let seconds = age.as_secs_f64();
-                write!(f, "request {id} from {client_address} ended: {reason}, {seconds:.3} s, ")?;
-                write!(f, "{bytes_in} bytes in, {bytes_out} bytes out")
+                write!(f, "request {id} from {client_address} ended: {reason}")?;
+                match self {
+                    Self::RequestEnded { limit: Some(limit), .. } => write!(f, " ({limit})")?,
+                    Self::RequestEnded { refused: Some(why), .. } => write!(f, " ({why})")?,
+                    _ => {}
+                }
+                write!(f, ", {seconds:.3} s, {bytes_in} bytes in, {bytes_out} bytes out")
             }
             Self::AcceptFailed { error } => write!(f, "accepting failed: {error}"),
             Self::LimitReached { limit } => write!(f, "{limit} has been reached"),
@@ -140,6 +194,19 @@ macro_rules! reasons {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$reason => $text,)* })
             }
+        }
+
+        impl CloseReason {
+            /// A name in one word, for a label or a log: `completed`, `line_too_long` and so on, as the field of
+            /// [`Counts`](crate::monitor::Counts). It never changes.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$reason => stringify!($count),)* }
+            }
+
+            /// All reasons.
+            #[cfg(test)]
+            const ALL: &'static [Self] = &[$(Self::$reason),*];
         }
 
         /// The counts of a server since it was made. `accepted` is the number of requests that have ended, for all
@@ -249,6 +316,48 @@ reasons! {
     Killed, killed, "its process was killed";
 }
 
+impl CloseReason {
+    /// The side that such an end comes from. Ends by the peer's fault say little about a server; the others are its
+    /// operator's concern.
+    /// `None`: nobody's, because the request ended well, or an operator or the program has ended it.
+    ///
+    /// | fault | reasons |
+    /// |---|---|
+    /// | `Peer` | `Disconnected`, `Garbled`, `Idle`, `TimedOut`, `LineTooLong` |
+    /// | `Handler` | `Failed`, `Panicked`, `Fatal`, `Killed` |
+    /// | `Server` | `Refused`, `Forced` |
+    /// | none | `Completed`, `Stopped`, `ClosedHere`, `Rejected`, `Released` |
+    ///
+    /// Two of them need a second look: a handler may be as slow as its peer (`TimedOut` by `Limits::request` or by its own
+    /// deadline), and a peer with too many requests is `Refused` as well. `RequestEnded` has the limit and why.
+    ///
+    /// ```
+    /// use socketserver::CloseReason;
+    /// use socketserver::hooks::Fault;
+    ///
+    /// assert_eq!(CloseReason::Garbled.fault(), Some(Fault::Peer));
+    /// assert_eq!(CloseReason::Panicked.fault(), Some(Fault::Handler));
+    /// assert_eq!(CloseReason::Completed.fault(), None);
+    /// ```
+    #[must_use]
+    pub fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Disconnected
+            | Self::Garbled
+            | Self::Idle
+            | Self::TimedOut
+            | Self::LineTooLong => Some(Fault::Peer),
+            Self::Failed | Self::Panicked | Self::Fatal | Self::Killed => Some(Fault::Handler),
+            Self::Refused | Self::Forced => Some(Fault::Server),
+            Self::Completed
+            | Self::Stopped
+            | Self::ClosedHere
+            | Self::Rejected
+            | Self::Released => None,
+        }
+    }
+}
+
 impl Counters {
     /// Counts an error of `get_request`.
     pub(crate) fn accept_error(&self) {
@@ -263,5 +372,19 @@ impl Counters {
     /// Counts connections that were closed without an answer, for want of descriptors.
     pub(crate) fn shed(&self, connections: u64) {
         self.shed.fetch_add(connections, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_name_of_its_own() {
+        let mut names: Vec<_> = CloseReason::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CloseReason::ALL.len());
+        assert_eq!(CloseReason::LineTooLong.name(), "line_too_long");
     }
 }

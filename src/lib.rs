@@ -187,6 +187,7 @@ pub mod mixin;
 pub mod park;
 mod peer_fault;
 mod process;
+mod refused;
 pub mod request;
 mod server;
 mod server_context;
@@ -223,14 +224,15 @@ pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
 /// The arguments of [`ServerHooks`]: a request that has arrived, a request that failed, an accept that failed.
 pub mod hooks {
     pub use crate::error::Panicked;
-    pub use crate::server::{AcceptFailure, Failure, Fault, Incoming, Phase};
+    pub use crate::events::Fault;
+    pub use crate::server::{AcceptFailure, Failure, Incoming, Phase};
 }
 
 /// Watching a server: its live requests and counts ([`ServerContext`]), the limits that were reached, and
 /// [`Console`](monitor::Console), which prints without waiting for a reader.
 pub mod monitor {
     pub use crate::console::Console;
-    pub use crate::events::{Counts, Limit};
+    pub use crate::events::{Counts, Limit, RequestTimes};
     pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
     pub use crate::server::AcceptOutcome;

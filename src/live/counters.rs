@@ -1,26 +1,42 @@
-//! [`RequestCounters`]: bytes and activity of a request, which change with each receive and each send.
+//! [`RequestCounters`]: bytes and activity of a request, which change with each receive and each send; and the moments of
+//! its steps, for an observer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::Common;
 
-/// Bytes received, bytes sent, activity.
-type Row = [AtomicU64; 3];
+/// How many numbers a row has: as many as a cache line, so that two children do not write to the same line.
+const NUMBERS: usize = 8;
+
+/// Bytes received, bytes sent, activity; then the numbers that are written only for an observer: the moment of each
+/// [`Step`], and the limit that has passed.
+type Row = [AtomicU64; NUMBERS];
 
 /// For requests that children serve: a row each, in memory that both processes write to.
-pub(super) type Rows = Common<3>;
+pub(super) type Rows = Common<NUMBERS>;
 
-/// The worker writes these with each receive and each send. They are in one cache line, so that among a thousand
-/// requests only one more line is loaded for each.
+/// The worker writes the first three with each receive and each send. They are in one cache line with `common`, so that
+/// among a thousand requests only one more line is loaded for each.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct RequestCounters {
-    /// In this process's memory: the usual case.
-    own: Row,
     /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
     /// The number is that of the row: the request's slot in the list.
     common: Option<(Arc<Rows>, usize)>,
+    /// In this process's memory: the usual case.
+    own: Row,
+}
+
+/// A step of a request whose moment is noted. Its number is its place in the row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// A worker has taken it.
+    Worker = 3,
+    /// Everything before the handler is done: a handshake, for one.
+    Handler = 4,
+    /// The handler has ended, or what came before it has failed.
+    End = 5,
 }
 
 impl RequestCounters {
@@ -29,8 +45,8 @@ impl RequestCounters {
     pub(super) fn new(rows: Option<&Arc<Rows>>, row: usize) -> Self {
         let common = rows.filter(|rows| row < rows.rows().len());
         let now = Self {
-            own: [const { AtomicU64::new(0) }; 3],
             common: common.map(|rows| (Arc::clone(rows), row)),
+            own: [const { AtomicU64::new(0) }; NUMBERS],
         };
         if now.common.is_some() {
             // The last request of this slot has left its numbers.
@@ -64,5 +80,16 @@ impl RequestCounters {
     #[inline]
     pub(super) fn activity(&self) -> &AtomicU64 {
         &self.row()[2]
+    }
+
+    /// When the step began, in nanoseconds after the request was accepted; zero if it has not begun.
+    pub(super) fn moment(&self, step: Step) -> &AtomicU64 {
+        &self.row()[step as usize]
+    }
+
+    /// The limit in time that has passed: its place in [`Timeout::ALL`](crate::error::Timeout::ALL), plus one; zero if
+    /// none has.
+    pub(super) fn limit(&self) -> &AtomicU64 {
+        &self.row()[6]
     }
 }

@@ -27,11 +27,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::counters::RequestCounters;
+use super::counters::{RequestCounters, Step};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
 use super::{Activity, Cut, FirstReads, LiveRequest};
 use crate::address::Address;
+use crate::error::Timeout;
+use crate::events::RequestTimes;
 use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 use crate::sys;
 
@@ -45,6 +47,8 @@ pub(crate) struct Entry {
     handler: &'static str,
     /// When it was taken from the transport; its age counts from here.
     accepted: Instant,
+    /// How long it waited in the kernel's accept queue, if anybody wants to know.
+    pub(super) in_accept_queue: Option<Duration>,
     /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
     pub(super) counters: RequestCounters,
     /// `Limits::idle`.
@@ -95,6 +99,7 @@ impl Entry {
             peer,
             handler,
             accepted,
+            in_accept_queue: None,
             counters,
             idle,
             preface: AtomicU64::new(0),
@@ -261,6 +266,50 @@ impl Entry {
     /// The time since it was accepted.
     pub(crate) fn age(&self) -> Duration {
         self.accepted.elapsed()
+    }
+
+    /// Notes that a step begins now. The worker calls it, if somebody wants to know.
+    pub(crate) fn begin_step(&self, step: Step) {
+        let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
+        // Zero is for a step that has not begun.
+        self.counters.moment(step).store(nanos.max(1), Ordering::Relaxed);
+    }
+
+    /// There is nothing before the handler: it begins when the worker does, without one more look at the clock.
+    pub(crate) fn begin_handler_at_once(&self) {
+        let worker = self.counters.moment(Step::Worker).load(Ordering::Relaxed);
+        self.counters.moment(Step::Handler).store(worker, Ordering::Relaxed);
+    }
+
+    /// Its times, as far as they were noted.
+    pub(crate) fn times(&self) -> RequestTimes {
+        let at = |step| match self.counters.moment(step).load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        };
+        let (worker, handler, end) = (at(Step::Worker), at(Step::Handler), at(Step::End));
+        let between = |from: Option<Duration>, to: Option<Duration>| {
+            from.zip(to).map(|(from, to)| to.saturating_sub(from))
+        };
+        // A handshake that has failed ends with the request.
+        let handshake = between(worker, handler.or(end)).filter(|_| handler != worker);
+        RequestTimes {
+            in_accept_queue: self.in_accept_queue,
+            in_queue: worker,
+            handshake,
+            handler: between(handler, end),
+        }
+    }
+
+    /// Notes the limit that has ended it.
+    pub(crate) fn note_limit(&self, limit: Timeout) {
+        self.counters.limit().store(limit as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// The limit that has ended it, if one has.
+    pub(crate) fn limit(&self) -> Option<Timeout> {
+        let place = self.counters.limit().load(Ordering::Relaxed).checked_sub(1)?;
+        Timeout::ALL.get(usize::try_from(place).ok()?).copied()
     }
 
     /// How many bytes were received and sent.

@@ -185,7 +185,7 @@ mod tests {
         let (theirs, _) = listener.accept().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
         let owner = Address::Unnamed;
-        let registration = list.enter(owner, "Test", Instant::now(), Some(fd));
+        let registration = list.enter(owner, "Test", Instant::now(), Some(fd), None);
         registration.entry.set_left_to_reaper(Activity::Idle);
         (registration, ours, theirs)
     }

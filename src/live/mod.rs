@@ -27,7 +27,7 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -36,6 +36,7 @@ use crate::events::Limit;
 use crate::limits::Limits;
 use crate::peer_fault::RequestId;
 
+pub(crate) use counters::Step;
 use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;
 pub(crate) use idle_check::SHORTEST_REAPED;
@@ -218,6 +219,7 @@ impl LiveList {
         handler: &'static str,
         accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
+        in_accept_queue: Option<Duration>,
     ) -> Registration {
         let mut slots = self.slots.lock();
         // Before its number is given: a request beyond its limit enters all the same, because its refusal is a request
@@ -229,7 +231,9 @@ impl LiveList {
         // The slot is also the row of the shared counters, which the last request of this slot has left.
         let now = RequestCounters::new(slots.rows.as_ref(), slot);
         let owner = RequestId { server: self.number, request: id };
-        let entry = Arc::new(Entry::new(owner, peer, handler, accepted, connection, idle, now));
+        let mut entry = Entry::new(owner, peer, handler, accepted, connection, idle, now);
+        entry.in_accept_queue = in_accept_queue;
+        let entry = Arc::new(entry);
         if slot == slots.entries.len() {
             slots.entries.push(None);
         }
@@ -362,7 +366,7 @@ mod tests {
     pub(super) fn request(list: &LiveList) -> (Registration, UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
-        let registration = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd));
+        let registration = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd), None);
         (registration, ours, theirs)
     }
 
@@ -386,7 +390,7 @@ mod tests {
     #[test]
     fn what_cannot_be_closed_is_not_marked_as_closed() {
         let list = LiveList::new(Limits::default());
-        let datagram = list.enter(Address::Unnamed, "Test", Instant::now(), None);
+        let datagram = list.enter(Address::Unnamed, "Test", Instant::now(), None, None);
         assert!(!list.close(datagram.entry.id()));
         assert_eq!(datagram.entry.cut(), None, "its own error explains its end");
         let (stream, ..) = request(&list);

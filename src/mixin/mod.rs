@@ -97,6 +97,7 @@ use crate::error::Result;
 use crate::events::CloseReason;
 
 pub use crate::gate::{Gate, Permit};
+pub use crate::refused::Refused;
 // Here and not at the types: rustdoc forgets the aliases of a type that is re-exported from a private module.
 #[doc(alias = "ForkingMixIn")]
 pub use forking::Forking;
@@ -368,27 +369,6 @@ impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Job({} for {})", self.label(), self.peer())
     }
-}
-
-/// Why a mixin does not run a request.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refused {
-    /// The maximum number of requests is already running. Python has no such limit. The `overflow` hook may answer.
-    #[error("the server is busy")]
-    Busy,
-    /// The peer already has as many live requests as `Limits::per_peer` allows.
-    #[error("this client has too many requests at once")]
-    TooManyFromPeer,
-    /// The peer sends requests faster than `Limits::peer_rate` allows.
-    #[error("this client comes too often")]
-    TooFastFromPeer,
-    /// The server is closing.
-    #[error("the server is closing")]
-    Closing,
-    /// No worker could be started for the request. `handle_error` gets this error.
-    #[error("no worker could be started: {0}")]
-    CannotStart(std::io::Error),
 }
 
 /// Runs each request in the loop itself, one after the other: Python's plain `TCPServer`.

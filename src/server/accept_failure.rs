@@ -44,7 +44,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             AcceptAction::Retry => return Ok(Attempt::Again),
             AcceptAction::Fatal => {
-                return Err(Error::io("accept at", self.server_address(), clone(error)));
+                return Err(Error::io("accept at", self.server_address(), clone_error(error)));
             }
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }
@@ -184,7 +184,7 @@ fn doubled(times: u32, at_once: u32) -> Option<Duration> {
 }
 
 /// `io::Error` has no `Clone`. An error of the system is its number.
-fn clone(error: &io::Error) -> io::Error {
+pub(super) fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::new(error.kind(), error.to_string()),

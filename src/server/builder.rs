@@ -31,6 +31,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// | [`mixin`](Self::mixin) | that of the alias, with its own defaults |
 /// | [`limits`](Self::limits) | [`Limits::default`] |
 /// | [`hooks`](Self::hooks), [`observer`](Self::observer) | none |
+/// | [`time_accept_queue`](Self::time_accept_queue) | false |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
 /// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
 /// | [`workers_accept`](Self::workers_accept) | true |
@@ -62,6 +63,7 @@ struct Settings<T: Transport> {
     /// Holds only if the mixin allows it too.
     workers_accept: bool,
     observers: Vec<super::Observer>,
+    times_accept_queue: bool,
     prefaces: Prefaces<T::Request>,
     limits: Limits,
     timeout: Option<Duration>,
@@ -81,6 +83,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             overridden_hooks: OverriddenHooks::of::<DefaultHooks>(),
             workers_accept: true,
             observers: Vec::new(),
+            times_accept_queue: false,
             prefaces: Prefaces::default(),
             limits: Limits::default(),
             timeout: None,
@@ -144,6 +147,16 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     #[must_use]
     pub fn observer(mut self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
         self.settings.observers.push(Box::new(observer));
+        self
+    }
+
+    /// Asks the kernel of each TCP connection how long it has waited to be accepted, for
+    /// [`RequestTimes::in_accept_queue`](crate::monitor::RequestTimes::in_accept_queue). It grows when the server holds
+    /// clients back (`Limits::live`, a full pool) or has too few processors. Default: false, because it costs a system
+    /// call for each connection. Linux alone tells it; other sockets than TCP have no such time.
+    #[must_use]
+    pub fn time_accept_queue(mut self, ask: bool) -> Self {
+        self.settings.times_accept_queue = ask;
         self
     }
 
@@ -221,6 +234,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             overridden_hooks,
             stop_is_told: AtomicBool::new(false),
             observers,
+            times_accept_queue: settings.times_accept_queue,
             prefaces,
             context: Arc::new(context),
             worker_acceptor,

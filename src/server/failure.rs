@@ -9,6 +9,7 @@ use super::error_owner::ErrorOwner;
 use crate::address::Address;
 use crate::console::Console;
 use crate::error::{HandlerError, chain};
+use crate::events::Fault;
 use crate::server_context::ServerContext;
 use crate::transport::AcceptAction;
 
@@ -44,18 +45,6 @@ impl fmt::Display for Phase {
             Self::Finish => "finish",
         })
     }
-}
-
-/// The side that a failure comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The peer: it went away, was too slow, or sent invalid data.
-    Peer,
-    /// The machine: threads, descriptors or memory ran out.
-    Resource,
-    /// The handler or the hook itself.
-    Handler,
 }
 
 /// A request that failed: the error, the step and the client. The argument of

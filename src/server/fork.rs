@@ -168,7 +168,7 @@ impl<T: Transport> Drop for ParentSide<T> {
         // The extension that a hook has left in it is the user's.
         drop(drop_catching(self.ticket.take()));
         self.core.count(&self.entry, self.reason);
-        self.core.tell_of_end(&self.entry, self.reason);
+        self.core.tell_of_end(&self.entry, self.reason, None);
     }
 }
 

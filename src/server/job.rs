@@ -17,10 +17,12 @@
 //! All user code of a request (hooks, handler, observer, the `make_request` of a custom transport, the drop of an
 //! error) runs in `catch_panic`, which turns a panic into an error.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
+use super::accept_failure::clone_error;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
 use super::close_reason::{ended_from_here, may_be_early, reason_of};
 use super::error_owner::ErrorOwner;
@@ -30,13 +32,15 @@ use super::overridden_hooks::LoopHook;
 use super::served_by_thread::Serving;
 use super::server_permit::ServerPermit;
 use crate::address::Address;
-use crate::error::{Error, Fatal, HandlerError, HandlerResult, Timeout};
+use crate::error::{Error, Fatal, HandlerError, HandlerResult, TimedOut, Timeout};
 use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry};
-use crate::mixin::{Refused, Work, WorkerAccept};
+use crate::live::{Activity, Cut, Entry, Step};
+use crate::mixin::{Work, WorkerAccept};
+use crate::refused::Refused;
 use crate::request::{Deadline, Request, Ticket, handshake_deadline};
+use crate::sys::tcp_info;
 use crate::transport::Transport;
 use crate::wait::FlushPromise;
 
@@ -63,7 +67,15 @@ impl<T: Transport> TypedJob<T> {
     pub(super) fn enter(core: ServerPermit<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
-        let registration = core.context.live.enter(peer, core.handler_name, received, connection);
+        // One system call, for those who have asked for it.
+        let in_accept_queue = match &connection {
+            Some(connection) if core.times_accept_queue => {
+                tcp_info::since_connected(connection.as_fd())
+            }
+            _ => None,
+        };
+        let (live, handler) = (&core.context.live, core.handler_name);
+        let registration = live.enter(peer, handler, received, connection, in_accept_queue);
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
         // A request beyond its peer's limits does not use up the rate of the server: a peer that connects again and
         // again would keep the others out.
@@ -106,7 +118,7 @@ impl<T: Transport> TypedJob<T> {
         }
         let asked = catch_panic(|| {
             let connection = T::connection(&self.raw);
-            let connection = connection.as_ref().map(std::os::fd::AsFd::as_fd);
+            let connection = connection.as_ref().map(AsFd::as_fd);
             let incoming = Incoming::new(&self.ticket, connection);
             let verify = || core.hooks.verify_request(&incoming);
             let asked = core.overridden_hooks.call(LoopHook::VerifyRequest, verify);
@@ -134,7 +146,7 @@ impl<T: Transport> TypedJob<T> {
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
         open.refused(made, CloseReason::Rejected);
-        open.end_request(&mut request, CloseReason::Rejected);
+        open.end_request(&mut request, CloseReason::Rejected, None);
     }
 
     /// Serves the request: Python's verbs, in their order.
@@ -149,6 +161,10 @@ impl<T: Transport> TypedJob<T> {
         let context = &self.core.context;
         let _serving = (!context.role().is_child()).then(|| Serving::start(context));
         self.ticket.entry().show_activity(Activity::Running);
+        let is_timed = self.core.is_observed();
+        if is_timed {
+            self.ticket.entry().begin_step(Step::Worker);
+        }
         // A count of a reference that most requests do not pay.
         let limits = self.core.has_prefaces().then(|| self.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
@@ -159,16 +175,26 @@ impl<T: Transport> TypedJob<T> {
         let result = match &mut request {
             Some(request) => {
                 match catch_panic(|| open.wrap_request(request, limits.as_deref(), whole)) {
-                    Ok(()) => open.finish_request(request),
+                    Ok(()) => {
+                        match limits {
+                            _ if !is_timed => {}
+                            Some(_) => open.entry.begin_step(Step::Handler),
+                            None => open.entry.begin_handler_at_once(),
+                        }
+                        open.finish_request(request)
+                    }
                     Err(error) => Err((Phase::Wrap, error)),
                 }
             }
             None => made.map_err(|panicked| (Phase::Make, panicked)),
         };
+        if is_timed {
+            open.entry.begin_step(Step::End);
+        }
         let reason = open.conclude(result);
         // Before the end: a client that has seen its connection end finds itself counted.
         open.core.count(&open.entry, reason);
-        open.end_request(&mut request, reason);
+        open.end_request(&mut request, reason, None);
         reason
     }
 
@@ -197,9 +223,9 @@ impl<T: Transport> Work for TypedJob<T> {
         // Counted before the hook runs: the peer may hear of it by the hook.
         open.refused(made, CloseReason::Refused);
         // An operator has to know of this one; the others are limits at work.
-        if let Refused::CannotStart(error) = why {
+        if let Refused::CannotStart(error) = &why {
             let peer = open.entry.client_address();
-            let error = Error::io("start a worker for", peer, error);
+            let error = Error::io("start a worker for", peer, clone_error(error));
             handle_error(&open.core, &open.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
             run_catching(|| {
@@ -208,7 +234,7 @@ impl<T: Transport> Work for TypedJob<T> {
                 drop(open.core.hooks.overflow(request, &why));
             });
         }
-        open.end_request(&mut request, CloseReason::Refused);
+        open.end_request(&mut request, CloseReason::Refused, Some(&why));
     }
 
     fn release(self: Box<Self>) {
@@ -218,7 +244,7 @@ impl<T: Transport> Work for TypedJob<T> {
         // No orderly end: nothing here serves it.
         drop(drop_catching((raw, ticket)));
         core.context.counters.ended(CloseReason::Released);
-        core.tell_of_end(&entry, CloseReason::Released);
+        core.tell_of_end(&entry, CloseReason::Released, None);
     }
 
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
@@ -261,8 +287,18 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    pub(super) fn tell_of_end(&self, entry: &Entry, reason: CloseReason) {
-        if self.observers.is_empty() {
+    /// Whether anybody is told of events, and so of the times of requests. Without an observer no clock is read for them.
+    pub(super) fn is_observed(&self) -> bool {
+        !self.observers.is_empty()
+    }
+
+    pub(super) fn tell_of_end(
+        &self,
+        entry: &Entry,
+        reason: CloseReason,
+        refused: Option<&Refused>,
+    ) {
+        if !self.is_observed() {
             return;
         }
         let (bytes_in, bytes_out) = entry.bytes();
@@ -271,7 +307,13 @@ impl<T: Transport> Core<T> {
             client_address: entry.client_address(),
             handler: self.handler_name,
             reason,
+            refused,
+            // A handler may have met a limit and ended in another way.
+            limit: entry
+                .limit()
+                .filter(|_| matches!(reason, CloseReason::TimedOut | CloseReason::Idle)),
             age: entry.age(),
+            times: entry.times(),
             bytes_in,
             bytes_out,
         });
@@ -365,7 +407,11 @@ impl<T: Transport> OpenRequest<T> {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
-        let reason = reason_of(error, ErrorOwner::of(&self.entry), ended_from_here(&self.entry));
+        let owner = ErrorOwner::of(&self.entry);
+        let reason = reason_of(error, owner, ended_from_here(&self.entry));
+        if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
+            self.entry.note_limit(timed_out.which());
+        }
         // The server itself has ended these requests.
         if !matches!(
             reason,
@@ -380,7 +426,12 @@ impl<T: Transport> OpenRequest<T> {
     }
 
     /// `shutdown_request` and `close_request`; tells the observer, and only then gives back the permit.
-    fn end_request(self, request: &mut Option<T::Request>, reason: CloseReason) {
+    fn end_request(
+        self,
+        request: &mut Option<T::Request>,
+        reason: CloseReason,
+        refused: Option<&Refused>,
+    ) {
         run_catching(|| {
             if let Some(mut request) = request.take() {
                 // The peer may still be sending: a plain close would reset the connection, and the answer could be
@@ -391,7 +442,7 @@ impl<T: Transport> OpenRequest<T> {
                 self.core.transport.end_request(request);
             }
         });
-        self.core.tell_of_end(&self.entry, reason);
+        self.core.tell_of_end(&self.entry, reason, refused);
         if self.core.context.role().is_child() {
             // The parent counts. To give the permit back here would write to a page that is shared with the parent, and
             // copy it, just before the process exits.

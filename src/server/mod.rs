@@ -61,7 +61,7 @@ pub use background::BackgroundServer;
 pub use base_server::BaseServer;
 pub use builder::Builder;
 pub use drain::DrainReport;
-pub use failure::{AcceptFailure, Failure, Fault, Phase};
+pub use failure::{AcceptFailure, Failure, Phase};
 pub use hooks::ServerHooks;
 pub use incoming::Incoming;
 pub use run::run_all;
@@ -110,6 +110,8 @@ pub(crate) struct Core<T: Transport> {
     stop_is_told: AtomicBool,
     /// Called by [`Core::tell`] alone, which catches its panics.
     observers: Vec<Observer>,
+    /// Whether the time in the kernel's accept queue is asked for: `Builder::time_accept_queue`.
+    times_accept_queue: bool,
     /// The part that handlers see.
     context: Arc<ServerContext>,
     /// The steps between a connection and its handler.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// How many bytes the peer's system has acknowledged plus how many it has sent, since the connection began. `None` if
 /// the socket is not TCP or the system does not keep these counts.
@@ -26,6 +27,27 @@ pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
 /// Other systems have other structures.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
+    None
+}
+
+/// How long ago a connection was established, if nothing has been sent over it: for one that has just been accepted, its
+/// time in the accept queue. `None` as above. The kernel counts in its own ticks, of 1 to 10 ms.
+///
+/// `tcpi_last_data_sent`: the kernel sets the moment of the last send when it makes the socket, at the last packet of
+/// TCP's handshake.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn since_connected(fd: BorrowedFd<'_>) -> Option<Duration> {
+    /// Its offset, in words of four bytes.
+    const LAST_DATA_SENT: usize = 11;
+    let mut info = [0u32; 26];
+    let len = super::socket::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    let has_it = len >= (LAST_DATA_SENT + 1) * size_of::<u32>();
+    has_it.then(|| Duration::from_millis(info[LAST_DATA_SENT].into()))
+}
+
+/// Other systems have other structures.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn since_connected(_fd: BorrowedFd<'_>) -> Option<Duration> {
     None
 }
 

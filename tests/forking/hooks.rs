@@ -88,6 +88,7 @@ pub fn tell(event: &ServerEvent<'_>) {
         }
         ServerEvent::RequestEnded { id, client_address, reason, bytes_in, bytes_out, .. } => {
             eprintln!("bytes of {id}: {bytes_in} in, {bytes_out} out");
+            show_times(event);
             format!("{id} of {client_address} ended {reason:?}")
         }
         _ => return,
@@ -95,6 +96,15 @@ pub fn tell(event: &ServerEvent<'_>) {
     // In one write: the children write to the same place.
     let line = format!("event in {}: {what}\n", std::process::id());
     std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+}
+
+/// Prints where the time of a request has gone, and the limit that has ended it.
+fn show_times(event: &ServerEvent<'_>) {
+    let ServerEvent::RequestEnded { id, limit, age, times, .. } = event else { return };
+    let millis = |time: Option<std::time::Duration>| time.map(|time| time.as_millis());
+    let (queue, handler) = (millis(times.in_queue), millis(times.handler));
+    let fits = times.in_queue.unwrap_or_default() + times.handler.unwrap_or_default() <= *age;
+    eprintln!("times of {id}: queue {queue:?}, handler {handler:?}, fits {fits}, limit {limit:?}");
 }
 
 pub fn show_counts(context: &ServerContext) {

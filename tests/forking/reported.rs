@@ -57,7 +57,23 @@ fn a_child_says_of_its_end_what_a_thread_would() {
     assert_eq!(late.receive(), "");
     eventually("all have ended", || server.children().is_empty());
     server.stop();
-    let told = server.all_told("event in ").join("\n");
+    let all = server.all_told("");
+    let of = |start: &str| {
+        let lines = all.iter().filter(|line| line.starts_with(start)).map(String::as_str);
+        lines.collect::<Vec<_>>()
+    };
+    // The child takes the times and knows the limit, and the parent tells of both.
+    for (id, limit) in (1..).zip(["Some(Idle)", "None", "None", "Some(Read)"]) {
+        let times = of(&format!("times of {id}: queue Some("));
+        let [times] = times[..] else { panic!("{id}: {all:#?}") };
+        let end = format!("), fits true, limit {limit}");
+        assert!(times.contains(", handler Some(") && times.ends_with(&end), "{times}");
+    }
+    let [idle] = of("times of 1: ")[..] else { panic!("{all:#?}") };
+    let (_, millis) = idle.split_once("handler Some(").unwrap();
+    let (millis, _) = millis.split_once(')').unwrap();
+    assert!(millis.parse::<u64>().unwrap() >= 300, "{idle}");
+    let told = of("event in ").join("\n");
     for (id, end) in (1..).zip(["Idle", "LineTooLong", "Disconnected", "TimedOut"]) {
         let line = told
             .lines()

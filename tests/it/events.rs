@@ -67,6 +67,7 @@ impl Log {
                     age,
                     bytes_in,
                     bytes_out,
+                    ..
                 } => {
                     let end = End {
                         reason: *reason,

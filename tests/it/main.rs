@@ -12,6 +12,7 @@ mod drain;
 mod early;
 mod events;
 mod extension;
+mod figures;
 mod first_read;
 mod handlers;
 mod helpers;

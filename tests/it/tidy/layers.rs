@@ -20,10 +20,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("peer_fault", &[]),
     ("error", &["peer_fault"]),
     ("address", &["error"]),
-    ("events", &["address"]),
+    ("refused", &[]),
+    ("events", &["address", "error", "refused"]),
     ("limits", &[]),
     ("gate", &["limits", "wait"]),
-    ("live", &["address", "events", "peer_fault", "limits", "sys", "wait"]),
+    ("live", &["address", "error", "events", "peer_fault", "limits", "sys", "wait"]),
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait"]),
     (
@@ -60,7 +61,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("handler", &["error", "request"]),
-    ("mixin", &["address", "console", "error", "events", "gate", "process", "sys", "wait"]),
+    (
+        "mixin",
+        &["address", "console", "error", "events", "gate", "process", "refused", "sys", "wait"],
+    ),
     ("transport", &["address", "error", "limits", "process", "request", "sys", "wait"]),
     // The one room that knows all of them.
     ("server", &["*"]),

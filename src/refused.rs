@@ -1,0 +1,37 @@
+//! [`Refused`]: why a request is not run.
+
+/// Why a request is refused, by a mixin or by a limit for one peer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The maximum number of requests is already running. Python has no such limit. The `overflow` hook may answer.
+    #[error("the server is busy")]
+    Busy,
+    /// The peer already has as many live requests as `Limits::per_peer` allows.
+    #[error("this client has too many requests at once")]
+    TooManyFromPeer,
+    /// The peer sends requests faster than `Limits::peer_rate` allows.
+    #[error("this client comes too often")]
+    TooFastFromPeer,
+    /// The server is closing.
+    #[error("the server is closing")]
+    Closing,
+    /// No worker could be started for the request. `handle_error` gets this error.
+    #[error("no worker could be started: {0}")]
+    CannotStart(std::io::Error),
+}
+
+impl Refused {
+    /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`, `closing` or
+    /// `cannot_start`. It never changes.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::TooManyFromPeer => "too_many_from_peer",
+            Self::TooFastFromPeer => "too_fast_from_peer",
+            Self::Closing => "closing",
+            Self::CannotStart(_) => "cannot_start",
+        }
+    }
+}

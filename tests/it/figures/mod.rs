@@ -1,0 +1,3 @@
+//! Figures for operators: what events tell of a request, figures of a server, and the facades that carry both.
+
+mod ends;
