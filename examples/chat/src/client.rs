@@ -7,33 +7,32 @@ use std::thread;
 
 use common::Endpoint;
 use parking_lot::Mutex;
-use socket2::Socket;
 
 use super::name::{NAME_CHARS, check_name};
 use super::protocol::{GOODBYE, LINE_BYTES, clean};
 use super::terminal::{Input, Output, Terminal, Typed};
-use common::client::{broke, connect};
+use common::client::{ClientTls, Connection, broke, open};
 use common::{Failure, warn};
 
 /// Takes part in a room until its user or its server ends it.
-pub fn run(endpoint: &Endpoint, name: Option<&str>) -> Result<(), Failure> {
+pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(), Failure> {
     if let Some(Err(why)) = name.map(check_name) {
         return Err(Failure::Usage(why));
     }
-    let socket = connect(endpoint)?;
+    let connection = open(endpoint, tls)?;
     let lost = |error: &io::Error| broke(endpoint, error);
     // The first line, even an empty one, tells the server that this client knows lines.
     let hello = name.map_or("\n".to_owned(), |name| format!("/nick {name}\n"));
-    (&socket).write_all(hello.as_bytes()).map_err(|error| lost(&error))?;
+    (&connection).write_all(hello.as_bytes()).map_err(|error| lost(&error))?;
     let Terminal { input, mut output, mode } = Terminal::open();
     let sending = Arc::new(Mutex::new(Sending::Goes));
     let typing = {
-        let (socket, sending) = (socket.try_clone()?, Arc::clone(&sending));
-        thread::spawn(move || send_what_is_typed(input, &socket, &sending))
+        let (connection, sending) = (connection.clone(), Arc::clone(&sending));
+        thread::spawn(move || send_what_is_typed(input, &connection, &sending))
     };
-    let result = show_what_comes(&socket, &mut output);
+    let result = show_what_comes(&connection, &mut output);
     // A line that the server no longer reads must not delay the end.
-    let _ = socket.shutdown(Shutdown::Both);
+    let _ = connection.shutdown(Shutdown::Both);
     // Before the screen is finished, which ends the input.
     let sent = std::mem::replace(&mut *sending.lock(), Sending::Goes);
     output.finish(typing);
@@ -75,7 +74,7 @@ enum Ended {
 }
 
 /// Sends what is typed, until the user leaves or the connection ends.
-fn send_what_is_typed(mut input: Input, mut socket: &Socket, sending: &Mutex<Sending>) {
+fn send_what_is_typed(mut input: Input, mut connection: &Connection, sending: &Mutex<Sending>) {
     loop {
         // One byte more shows that a line is too long. On a pipe a longer line arrives in parts.
         let text = match input.next(LINE_BYTES + 2) {
@@ -89,21 +88,21 @@ fn send_what_is_typed(mut input: Input, mut socket: &Socket, sending: &Mutex<Sen
         }
         // Locked before the error is taken from the socket: the other thread then sees an end, and looks here.
         let mut sending = sending.lock();
-        if let Err(error) = socket.write_all(format!("{text}\n").as_bytes()) {
+        if let Err(error) = connection.write_all(format!("{text}\n").as_bytes()) {
             *sending = Sending::Failed(error);
             return;
         }
     }
     *sending.lock() = Sending::HasLeft;
     // It fails if the connection is gone already.
-    let _ = socket.shutdown(Shutdown::Write);
+    let _ = connection.shutdown(Shutdown::Write);
 }
 
 /// Shows lines up to the end. Returns the last one.
-fn show_what_comes(socket: &Socket, output: &mut Output) -> Result<String, Ended> {
+fn show_what_comes(connection: &Connection, output: &mut Output) -> Result<String, Ended> {
     // A member's line with its name in front. Longer ones are cut, because the server may be any program.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
-    let mut reader = BufReader::new(socket);
+    let mut reader = BufReader::new(connection);
     let (mut line, mut last) = (Vec::new(), String::new());
     loop {
         match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {

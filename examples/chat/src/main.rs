@@ -45,6 +45,7 @@ use std::time::Duration;
 use bus::{Bus, BusAddress, VARIABLE};
 use clap::{Args, Parser, Subcommand};
 use common::Endpoint;
+use common::client::ClientTls;
 use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions};
 use hall::Hall;
 use handler::Chat;
@@ -74,6 +75,8 @@ enum Command {
         /// The name; without it the server chooses one
         #[arg(long)]
         name: Option<String>,
+        #[command(flatten)]
+        tls: ClientTls,
     },
 }
 
@@ -240,7 +243,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(options) => serve(&options),
-        Command::Connect { address, name } => client::run(&address, name.as_deref()),
+        Command::Connect { address, name, tls } => client::run(&address, &tls, name.as_deref()),
     };
     common::exit(result.map_err(|failure| match failure {
         Failure::Usage(text) => Failure::Usage(hide(&text, env::args_os())),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use common::Endpoint;
-use common::client::{ask, connect, copy_both_ways, show};
+use common::client::{ClientTls, ask, connect, copy_both_ways, open, show};
 use common::{Failure, MixinName, Program, ServeOptions};
 use handlers::{Echo, EchoPacket, Mode, Room};
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
@@ -51,6 +51,8 @@ enum Command {
         /// The server's address
         #[arg(value_name = "ADDR", default_value = EchoServer::DEFAULT_BIND)]
         address: Endpoint,
+        #[command(flatten)]
+        tls: ClientTls,
     },
 }
 
@@ -93,15 +95,15 @@ fn main() -> ExitCode {
         Command::Serve { options, idle, mode } => {
             common::serve(&EchoServer { mode, idle, room: Room::default() }, &options)
         }
-        Command::Connect { address } => run_client(&address),
+        Command::Connect { address, tls } => run_client(&address, &tls),
     })
 }
 
-fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
-    let socket = connect(endpoint)?;
-    if !endpoint.is_datagram() {
-        return copy_both_ways(&socket, endpoint);
+fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
+    if tls.tls || !endpoint.is_datagram() {
+        return copy_both_ways(&open(endpoint, tls)?, endpoint);
     }
+    let socket = connect(endpoint)?;
     // Bytes and not text: any input is sent as it is.
     for line in io::stdin().lock().split(b'\n') {
         let line = line.map_err(|error| Failure::Other(format!("cannot read stdin: {error}")))?;

@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use common::Endpoint;
-use common::client::{ask, broke, connect, show};
+use common::client::{ClientTls, ask, broke, connect, open, show};
 use common::{Failure, Program, ServeOptions};
 use socketserver::{
     DatagramRequest, HandlerResult, MakeHandler, StreamRequest, datagram_fn, stream_fn,
@@ -54,6 +54,8 @@ enum Command {
         /// The server's address
         #[arg(value_name = "ADDR", default_value = TimeServer::DEFAULT_BIND)]
         address: Endpoint,
+        #[command(flatten)]
+        tls: ClientTls,
     },
 }
 
@@ -78,17 +80,22 @@ impl Program for TimeServer {
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
         Command::Serve { options } => common::serve(&TimeServer, &options),
-        Command::Connect { address } => run_client(&address),
+        Command::Connect { address, tls } => run_client(&address, &tls),
     })
 }
 
-fn run_client(endpoint: &Endpoint) -> Result<(), Failure> {
-    let socket = connect(endpoint)?;
+fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
+    if endpoint.is_datagram() && !tls.tls {
+        return show(&ask(&connect(endpoint)?, endpoint, b"")?);
+    }
+    let connection = open(endpoint, tls)?;
     let mut text = Vec::new();
-    if endpoint.is_datagram() {
-        text = ask(&socket, endpoint, b"")?;
-    } else {
-        (&socket).read_to_end(&mut text).map_err(|error| broke(endpoint, &error))?;
+    (&connection).read_to_end(&mut text).map_err(|error| broke(endpoint, &error))?;
+    if text.is_empty() {
+        // So ends a server that waits for a handshake in vain.
+        let advice = if tls.tls { "" } else { "; if it speaks TLS, give --tls" };
+        let why = format!("{endpoint} has ended the connection without a word{advice}");
+        return Err(Failure::Other(why));
     }
     show(&text)
 }

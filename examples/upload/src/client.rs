@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use common::Endpoint;
-use socket2::Socket;
+use common::client::Connection;
 
 use crate::digest;
 use crate::protocol::{
@@ -24,7 +23,7 @@ const GREETING: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Client {
-    socket: Socket,
+    connection: Connection,
     endpoint: Endpoint,
     resume: bool,
     /// A frame, header and payload: both leave by one write.
@@ -55,14 +54,14 @@ impl Client {
     /// # Errors
     ///
     /// If it is not an upload server, or speaks another version.
-    pub fn new(socket: Socket, endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
-        socket.set_read_timeout(Some(GREETING))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        let client = Self { socket, endpoint: endpoint.clone(), resume, frame: Vec::new() };
+    pub fn new(connection: Connection, endpoint: &Endpoint, resume: bool) -> Result<Self, Failure> {
+        connection.set_read_timeout(Some(GREETING))?;
+        connection.set_write_timeout(Some(PATIENCE))?;
+        let client = Self { connection, endpoint: endpoint.clone(), resume, frame: Vec::new() };
         let answer = client.say(&Message::Hello { version: VERSION }).and_then(|()| client.hear());
         let why = match answer {
             Ok(Message::Hello { version: VERSION }) => {
-                client.socket.set_read_timeout(Some(PATIENCE))?;
+                client.connection.set_read_timeout(Some(PATIENCE))?;
                 return Ok(client);
             }
             Ok(Message::Refused(refusal)) => refusal.to_string(),
@@ -184,7 +183,8 @@ impl Client {
     ) -> Result<(), Trouble> {
         self.frame.resize(HEADER_BYTES + DATA_BYTES, 0);
         while left > 0 {
-            if self.has_answer() {
+            // The server has something to say before the end of the file.
+            if self.connection.has_input() {
                 return self.answer().and_then(|_| Err(self.confused()));
             }
             let count = DATA_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -197,7 +197,7 @@ impl Client {
                 _ => Trouble::File(format!("it cannot be read: {error}")),
             })?;
             hasher.update(&room[..count]);
-            let sent = (&self.socket).write_all(&self.frame[..HEADER_BYTES + count]);
+            let sent = (&self.connection).write_all(&self.frame[..HEADER_BYTES + count]);
             sent.map_err(|error| self.broken(&error))?;
             left -= count as u64;
             report.sent(count as u64);
@@ -230,19 +230,13 @@ impl Client {
         }
     }
 
-    /// Whether the server has sent something before the end of the file.
-    fn has_answer(&self) -> bool {
-        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        self.socket.recv_with_flags(&mut [MaybeUninit::uninit()], flags).is_ok()
-    }
-
     fn say(&self, message: &Message) -> io::Result<()> {
-        (&self.socket).write_all(&message.encode())
+        (&self.connection).write_all(&message.encode())
     }
 
     fn hear(&self) -> io::Result<Message> {
         loop {
-            match Message::read(&mut &self.socket)? {
+            match Message::read(&mut &self.connection)? {
                 Some(Message::Working) => {}
                 Some(message) => return Ok(message),
                 None => {
@@ -257,7 +251,7 @@ impl Client {
 
     /// The connection broke: the server may have sent the reason before.
     fn broken(&self, error: &io::Error) -> Trouble {
-        let last = if self.has_answer() { self.hear().ok() } else { None };
+        let last = if self.connection.has_input() { self.hear().ok() } else { None };
         let why = match last {
             Some(Message::Refused(refusal)) => refusal.to_string(),
             _ if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {

@@ -7,14 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use common::Endpoint;
-use socket2::Socket;
 
 use crate::document::header;
 use crate::protocol::shown;
 use crate::report::Report;
 use crate::sources::{Source, Sources};
 use common::Failure;
-use common::client::connect;
+use common::client::{ClientTls, Connection, open};
 
 /// How long the server may read nothing, and how long to wait for its end after the last file.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +27,12 @@ const BLOCK: usize = 256 * 1024;
 /// # Errors
 ///
 /// The first failure: the wire cannot go on after it.
-pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(), Failure> {
+pub fn send(
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    files: &[PathBuf],
+    pause: Duration,
+) -> Result<(), Failure> {
     let sources = Sources::find(files)?;
     for source in &sources.files {
         check(source)?;
@@ -37,16 +41,16 @@ pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(
         let text = format!("cannot send {}: the document's wire has no folders", shown(path));
         return Err(Failure::Other(text));
     }
-    let socket = connect(endpoint)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    let connection = open(endpoint, tls)?;
+    connection.set_write_timeout(Some(PATIENCE))?;
+    connection.set_read_timeout(Some(PATIENCE))?;
     let mut report = Report::new(&sources, "sent");
     for (number, source) in sources.files.iter().enumerate() {
         report.begin(&source.path);
         if number > 0 {
             thread::sleep(pause);
         }
-        match send_file(&socket, source, pause, &report) {
+        match send_file(&connection, source, pause, &report) {
             Ok(()) => report.stored(&source.path, &source.path),
             Err(error) => {
                 let why = format!("it could not be sent to {endpoint}: {error}");
@@ -57,8 +61,8 @@ pub fn send(endpoint: &Endpoint, files: &[PathBuf], pause: Duration) -> Result<(
     }
     // The end of the connection is the only sign that all has been read. The tutorial's server fails at it, which resets
     // the connection; this is not an error here.
-    if socket.shutdown(Shutdown::Write).is_ok() {
-        let _ = io::copy(&mut (&socket).take(BLOCK as u64), &mut io::sink());
+    if connection.shutdown(Shutdown::Write).is_ok() {
+        let _ = io::copy(&mut (&connection).take(BLOCK as u64), &mut io::sink());
     }
     report.end()
 }
@@ -79,11 +83,16 @@ fn check(source: &Source) -> Result<(), Failure> {
     }
 }
 
-fn send_file(socket: &Socket, source: &Source, pause: Duration, report: &Report) -> io::Result<()> {
+fn send_file(
+    connection: &Connection,
+    source: &Source,
+    pause: Duration,
+    report: &Report,
+) -> io::Result<()> {
     let mut file = source.open()?;
     let size = file.metadata()?.len();
     let name = source.path.last().map_or(Default::default(), |name| String::from_utf8_lossy(name));
-    (&mut &*socket).write_all(&header(&name, size))?;
+    (&mut &*connection).write_all(&header(&name, size))?;
     thread::sleep(pause);
     let mut buffer = vec![0; BLOCK];
     let mut left = size;
@@ -93,7 +102,7 @@ fn send_file(socket: &Socket, source: &Source, pause: Duration, report: &Report)
             io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it has become shorter"),
             _ => error,
         })?;
-        (&mut &*socket).write_all(&buffer[..count])?;
+        (&mut &*connection).write_all(&buffer[..count])?;
         left -= count as u64;
         report.sent(count as u64);
     }

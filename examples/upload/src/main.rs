@@ -47,7 +47,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{Client, Stored, Trouble};
 use common::Endpoint;
-use common::client::connect;
+use common::client::{ClientTls, open};
 use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions};
 use handler::Upload;
 use report::Report;
@@ -91,6 +91,8 @@ enum Command {
         /// server receives it by itself
         #[arg(long, value_name = "MILLISECONDS", default_value_t = 200, requires = "wire")]
         pause: u64,
+        #[command(flatten)]
+        tls: ClientTls,
     },
 }
 
@@ -160,11 +162,11 @@ impl Program for UploadServer {
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
         Command::Serve { options, rules } => run_server(&options, &rules),
-        Command::Connect { address, files, resume, wire, pause } => match wire {
+        Command::Connect { address, files, resume, wire, pause, tls } => match wire {
             Some(Wire::Document) => {
-                document_client::send(&address, &files, Duration::from_millis(pause))
+                document_client::send(&address, &tls, &files, Duration::from_millis(pause))
             }
-            Some(Wire::Own) | None => run_client(&address, &files, resume),
+            Some(Wire::Own) | None => run_client(&address, &tls, &files, resume),
         },
     })
 }
@@ -186,9 +188,14 @@ fn cannot_store(folder: &Path, error: &std::io::Error) -> Failure {
     Failure::Other(format!("cannot store files in {folder:?}: {error}; choose another --dir"))
 }
 
-fn run_client(endpoint: &Endpoint, files: &[PathBuf], resume: bool) -> Result<(), Failure> {
+fn run_client(
+    endpoint: &Endpoint,
+    tls: &ClientTls,
+    files: &[PathBuf],
+    resume: bool,
+) -> Result<(), Failure> {
     let sources = Sources::find(files)?;
-    let mut client = Client::new(connect(endpoint)?, endpoint, resume)?;
+    let mut client = Client::new(open(endpoint, tls)?, endpoint, resume)?;
     let mut report = Report::new(&sources, "stored");
     for path in &sources.folders {
         match client.make_folder(path) {

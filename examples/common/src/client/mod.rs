@@ -1,4 +1,10 @@
-//! The client's side: a stream or a datagram socket to an [`Endpoint`].
+//! The client's side: a connection, clear or with TLS, or a datagram socket to an [`Endpoint`].
+
+mod connection;
+mod session;
+mod tls;
+mod trouble;
+mod verifier;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, ToSocketAddrs};
@@ -10,12 +16,41 @@ use socketserver::transport::BindAddress;
 
 use crate::{Endpoint, Failure, KEEPALIVE};
 
+pub use connection::Connection;
+pub use tls::ClientTls;
+
+use session::Session;
+
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Connects to a server. The failure advises the user.
+/// Opens a connection to a server, with TLS if the options say so. The failure advises the user.
+pub fn open(endpoint: &Endpoint, tls: &ClientTls) -> Result<Connection, Failure> {
+    if !tls.tls {
+        return connect(endpoint).map(Connection::clear);
+    }
+    if endpoint.is_datagram() {
+        let why = format!("{endpoint} is for datagrams, and TLS needs a connection");
+        return Err(Failure::Usage(why));
+    }
+    // First the files of the command line: their faults have nothing to do with the server.
+    let session = tls.session(endpoint)?;
+    let socket = connect(endpoint)?;
+    socket.set_read_timeout(Some(CONNECT))?;
+    socket.set_write_timeout(Some(CONNECT))?;
+    let session = Session::begin(socket, session).map_err(|error| {
+        let why = trouble::of_handshake(&error);
+        Failure::Other(format!("cannot connect to {endpoint} with TLS: {why}"))
+    })?;
+    let connection = Connection::tls(session);
+    connection.set_read_timeout(None)?;
+    connection.set_write_timeout(None)?;
+    Ok(connection)
+}
+
+/// Opens a socket to a server. The failure advises the user.
 pub fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
-    open(endpoint).map_err(|error| {
+    try_connect(endpoint).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
                 "; is the server running? start it with `serve`"
@@ -26,7 +61,7 @@ pub fn connect(endpoint: &Endpoint) -> Result<Socket, Failure> {
     })
 }
 
-fn open(endpoint: &Endpoint) -> io::Result<Socket> {
+fn try_connect(endpoint: &Endpoint) -> io::Result<Socket> {
     let kind = if endpoint.is_datagram() { Type::DGRAM } else { Type::STREAM };
     let addresses: Vec<SockAddr> = match endpoint {
         Endpoint::Tcp(text) | Endpoint::Udp(text) => {
@@ -88,8 +123,8 @@ pub fn broke(endpoint: &Endpoint, error: &io::Error) -> Failure {
 
 /// Copies stdin to the connection and the connection to stdout, until the server ends it. At the end of stdin it ends its
 /// own direction of the connection, and the server may still answer.
-pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failure> {
-    let sending = socket.try_clone()?;
+pub fn copy_both_ways(connection: &Connection, endpoint: &Endpoint) -> Result<(), Failure> {
+    let sending = connection.clone();
     std::thread::spawn(move || {
         let mut buffer = [0; 8192];
         let mut stdin = io::stdin().lock();
@@ -101,9 +136,16 @@ pub fn copy_both_ways(socket: &Socket, endpoint: &Endpoint) -> Result<(), Failur
         // It fails if the server is gone already.
         let _ = sending.shutdown(Shutdown::Write);
     });
+    let result = show_all(connection, endpoint);
+    // The other thread may wait for its user, and does not end the connection. It fails if the server is gone.
+    let _ = connection.shutdown(Shutdown::Both);
+    result
+}
+
+fn show_all(mut connection: &Connection, endpoint: &Endpoint) -> Result<(), Failure> {
     let mut buffer = [0; 8192];
     loop {
-        let count = (&*socket).read(&mut buffer).map_err(|error| broke(endpoint, &error))?;
+        let count = connection.read(&mut buffer).map_err(|error| broke(endpoint, &error))?;
         if count == 0 {
             return Ok(());
         }

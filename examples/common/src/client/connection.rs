@@ -1,0 +1,101 @@
+//! [`Connection`]: a client's connection, clear or with TLS.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::{RecvFlags, recv};
+use socket2::Socket;
+
+use super::session::Session;
+use super::trouble::answers_with_tls;
+
+/// A connection to a server. Clones are the same connection; one thread may read while another one writes.
+#[derive(Clone, Debug)]
+pub struct Connection(Arc<Link>);
+
+#[derive(Debug)]
+enum Link {
+    Clear {
+        socket: Socket,
+        /// Something has been read.
+        heard: AtomicBool,
+    },
+    Tls(Box<Session>),
+}
+
+impl Connection {
+    pub(super) fn clear(socket: Socket) -> Self {
+        Self(Arc::new(Link::Clear { socket, heard: AtomicBool::new(false) }))
+    }
+
+    pub(super) fn tls(session: Session) -> Self {
+        Self(Arc::new(Link::Tls(Box::new(session))))
+    }
+
+    fn socket(&self) -> &Socket {
+        match &*self.0 {
+            Link::Clear { socket, .. } => socket,
+            Link::Tls(session) => session.socket(),
+        }
+    }
+
+    /// How long a read may wait; none is for ever. Then its error is `WouldBlock`.
+    pub fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket().set_read_timeout(time)
+    }
+
+    /// How long a write may wait; none is for ever. Then its error is `WouldBlock`.
+    pub fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket().set_write_timeout(time)
+    }
+
+    /// Whether a read would return something at once, or the end.
+    pub fn has_input(&self) -> bool {
+        match &*self.0 {
+            Link::Clear { socket, .. } => {
+                recv(socket, &mut [0_u8], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok()
+            }
+            Link::Tls(session) => session.has_input(),
+        }
+    }
+
+    /// Ends one direction or both, and tells a server that speaks TLS.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match &*self.0 {
+            Link::Clear { socket, .. } => socket.shutdown(how),
+            Link::Tls(session) => session.shutdown(how),
+        }
+    }
+}
+
+impl Read for &Connection {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &*self.0 {
+            Link::Clear { socket, heard } => {
+                let count = (&mut &*socket).read(buf)?;
+                let is_first = !heard.swap(true, Ordering::Relaxed);
+                if is_first {
+                    answers_with_tls(&buf[..count])?;
+                }
+                Ok(count)
+            }
+            Link::Tls(session) => session.read(buf),
+        }
+    }
+}
+
+impl Write for &Connection {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &*self.0 {
+            Link::Clear { socket, .. } => (&mut &*socket).write(buf),
+            Link::Tls(session) => session.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

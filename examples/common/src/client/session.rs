@@ -1,0 +1,280 @@
+//! [`Session`]: TLS over a socket, for a thread that reads and a thread that writes at the same time.
+//!
+//! rustls keeps both directions of a session in one value, which one thread at a time may use. A thread that waited for
+//! the socket with that value in its hands would keep the other one out: the client of an echo server would then send
+//! nothing while it waits for an answer. So there are three locks, and the one around rustls is never held across a wait:
+//!
+//! ```text
+//!   read:   receiving  ->  tls      decrypt what is there; nothing: unlock tls, wait for the socket
+//!   write:  sending    ->  tls      encrypt, take the records out;  unlock tls, wait for the socket
+//! ```
+//!
+//! *Records leave in the order in which they were encrypted*, because both happens under `sending`.
+//!
+//! *A read never waits for a write.* It may have something to send, such as the answer to a new key. If it waited for room,
+//! and the server waited until it is read, both would wait for ever. So it sends only what fits at once, and only if nobody
+//! is sending. If somebody is, that thread looks again after it has unlocked `sending`, so that nothing is left behind.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustls::ClientConnection;
+use socket2::Socket;
+
+use super::trouble::{explain, truncated};
+
+/// A TLS session after its handshake.
+#[derive(Debug)]
+pub(super) struct Session {
+    socket: Socket,
+    tls: Mutex<ClientConnection>,
+    receiving: Mutex<Inbox>,
+    sending: Mutex<Outbox>,
+}
+
+impl Session {
+    /// Makes the handshake. The timeouts of the socket bound it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the socket and, as rustls has them, those of the handshake.
+    pub(super) fn begin(socket: Socket, mut tls: ClientConnection) -> io::Result<Self> {
+        while tls.is_handshaking() || tls.wants_write() {
+            match tls.complete_io(&mut &socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => drop(result?),
+            }
+        }
+        let (receiving, sending) = (Mutex::default(), Mutex::default());
+        Ok(Self { socket, tls: Mutex::new(tls), receiving, sending })
+    }
+
+    /// The socket below, for its timeouts.
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Decrypts what comes. Zero bytes: the server has said that this is all.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` if the connection has ended and the server has not said so: something may be missing.
+    pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut inbox = lock(&self.receiving);
+        loop {
+            let (result, has_to_send) = {
+                let mut tls = lock(&self.tls);
+                let result = decrypt(&mut tls, &mut inbox, buf);
+                (result, tls.wants_write())
+            };
+            if has_to_send {
+                self.send_at_once();
+            }
+            match result {
+                Ok(None) => inbox.receive(&self.socket, RecvFlags::empty())?,
+                Ok(Some(count)) => return Ok(count),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether a read would not wait. The session's own messages, such as tickets, are no input.
+    pub(super) fn has_input(&self) -> bool {
+        // A thread that reads at this moment gets whatever comes.
+        let Ok(mut inbox) = self.receiving.try_lock() else { return false };
+        let has_input = loop {
+            {
+                let mut tls = lock(&self.tls);
+                match tls.process_new_packets() {
+                    // The read will tell.
+                    Err(_) => break true,
+                    Ok(state) if state.plaintext_bytes_to_read() > 0 => break true,
+                    Ok(state) if state.peer_has_closed() || inbox.is_over() => break true,
+                    Ok(_) => {}
+                }
+                if inbox.has_bytes() {
+                    if tls.read_tls(&mut *inbox).is_err() {
+                        break true;
+                    }
+                    continue;
+                }
+            }
+            // An error is left to the next write, which fails as well.
+            if inbox.receive(&self.socket, RecvFlags::DONTWAIT).is_err() {
+                break false;
+            }
+        };
+        drop(inbox);
+        self.send_at_once();
+        has_input
+    }
+
+    /// Encrypts and sends; waits for room.
+    pub(super) fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        let mut outbox = lock(&self.sending);
+        let count = {
+            let mut tls = lock(&self.tls);
+            let count = tls.writer().write(buf)?;
+            outbox.fill(&mut tls)?;
+            count
+        };
+        let sent = outbox.send(&self.socket, SendFlags::empty());
+        drop(outbox);
+        // See above: a reader that found `sending` locked relies on this.
+        self.send_at_once();
+        sent.map(|()| count)
+    }
+
+    /// Ends one direction or both. The server is told first, so that it does not take the end for an attack.
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how == Shutdown::Write {
+            let mut outbox = lock(&self.sending);
+            self.say_farewell(&mut outbox)?;
+            outbox.send(&self.socket, SendFlags::empty())?;
+        } else {
+            self.leave();
+        }
+        self.socket.shutdown(how)
+    }
+
+    /// Says the farewell without waiting for anything: a program is about to end.
+    fn leave(&self) {
+        // Somebody who is in the middle of a write is cut off, and no farewell could follow.
+        let Ok(mut outbox) = self.sending.try_lock() else { return };
+        if self.say_farewell(&mut outbox).is_ok() {
+            // The server may be gone.
+            let _ = outbox.send(&self.socket, SendFlags::DONTWAIT);
+        }
+    }
+
+    fn say_farewell(&self, outbox: &mut Outbox) -> io::Result<()> {
+        let mut tls = lock(&self.tls);
+        tls.send_close_notify();
+        outbox.fill(&mut tls)
+    }
+
+    /// Sends the session's own messages, as far as that is possible without waiting.
+    fn send_at_once(&self) {
+        while lock(&self.tls).wants_write() {
+            // The thread that is sending comes here afterwards.
+            let Ok(mut outbox) = self.sending.try_lock() else { return };
+            if outbox.fill(&mut lock(&self.tls)).is_err() {
+                return;
+            }
+            // Records that find no room go with the next write. A lost connection is told by the next call.
+            let _ = outbox.send(&self.socket, SendFlags::DONTWAIT);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Decrypts what was received. None: more has to be received first.
+fn decrypt(
+    tls: &mut ClientConnection,
+    inbox: &mut Inbox,
+    buf: &mut [u8],
+) -> io::Result<Option<usize>> {
+    loop {
+        tls.process_new_packets().map_err(|error| explain(&error))?;
+        match tls.reader().read(buf) {
+            Ok(count) => return Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(truncated()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Err(_) if !inbox.has_bytes() && !inbox.is_over() => return Ok(None),
+            // Only when nothing decrypted is left, because rustls takes no more before. At the end this tells it so.
+            Err(_) => drop(tls.read_tls(inbox)?),
+        }
+    }
+}
+
+/// Bytes that were received and not decrypted yet.
+#[derive(Debug, Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    taken: usize,
+    /// The server has ended its output.
+    ended: bool,
+}
+
+/// How much is received at a time: about one record of the largest size.
+const RECEIVED: usize = 16 * 1024;
+
+impl Inbox {
+    fn has_bytes(&self) -> bool {
+        self.taken < self.bytes.len()
+    }
+
+    /// Whether nothing is left, and nothing more will come.
+    fn is_over(&self) -> bool {
+        self.ended && !self.has_bytes()
+    }
+
+    /// Receives once. All that came before has been taken.
+    fn receive(&mut self, socket: &Socket, flags: RecvFlags) -> io::Result<()> {
+        self.bytes.resize(RECEIVED, 0);
+        let received = retry(|| recv(socket, &mut self.bytes[..], flags).map(|(count, _)| count));
+        self.taken = 0;
+        self.bytes.truncate(*received.as_ref().unwrap_or(&0));
+        self.ended |= received? == 0;
+        Ok(())
+    }
+}
+
+impl Read for Inbox {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.bytes[self.taken..]).read(buf)?;
+        self.taken += count;
+        Ok(count)
+    }
+}
+
+/// Records that were encrypted and not sent yet.
+#[derive(Debug, Default)]
+struct Outbox {
+    records: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    /// Takes what rustls has encrypted.
+    fn fill(&mut self, tls: &mut ClientConnection) -> io::Result<()> {
+        while tls.wants_write() {
+            tls.write_tls(&mut self.records)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all, or as much as the flags allow. The rest is sent by the next call.
+    fn send(&mut self, socket: &Socket, flags: SendFlags) -> io::Result<()> {
+        while self.sent < self.records.len() {
+            let left = &self.records[self.sent..];
+            self.sent += retry(|| send(socket, left, flags | SendFlags::NOSIGNAL))?;
+        }
+        self.records.clear();
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+/// Makes a system call again that a signal has interrupted.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(io::Error::from),
+        }
+    }
+}
+
+/// A thread that panicked has left nothing half done that another one could see.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
