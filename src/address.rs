@@ -162,6 +162,7 @@ fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
 /// | `("localhost", 80)`, `(ip, 80)`, `SocketAddr` | the same | refused |
 /// | `"@name"` | refused | an abstract name (Linux) |
 /// | `"/run/echo.sock"`, `Path`, `PathBuf` | refused | this path |
+/// | [`BindAddress::activated`]`("http")` | a socket that a service manager has opened | the same |
 ///
 /// ```
 /// use socketserver::{TcpServer, stream_fn};
@@ -195,9 +196,74 @@ enum Kind {
     Path(PathBuf),
     /// It needs no look-up.
     Address(Address),
+    /// A socket that is there already.
+    Activated(Activated),
+}
+
+/// Which of the sockets that a service manager has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Activated {
+    /// The one that fits the transport.
+    Only,
+    /// By its place.
+    Number(usize),
+    /// The first of this name that fits.
+    Name(String),
+}
+
+impl fmt::Display for Activated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only => f.write_str("the activated socket"),
+            Self::Number(number) => write!(f, "the activated socket {number}"),
+            Self::Name(name) => write!(f, "the activated socket {name:?}"),
+        }
+    }
 }
 
 impl BindAddress {
+    /// The socket that a service manager has passed under this name: systemd's socket activation. The name is
+    /// `FileDescriptorName=` of the `.socket` unit, or the unit's own name (`echo.socket`). Of several with this name it is
+    /// the first that fits the transport and that no other server of the process has.
+    ///
+    /// ```no_run
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    /// use socketserver::transport::BindAddress;
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let hello = stream_fn(|request| Ok(request.write_all(b"hello\n")?));
+    /// ThreadingTcpServer::bind(BindAddress::activated("http"), hello)?.run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    #[doc(alias("LISTEN_FDS", "LISTEN_FDNAMES", "systemd"))]
+    pub fn activated(name: impl Into<String>) -> Self {
+        Self { kind: Kind::Activated(Activated::Name(name.into())) }
+    }
+
+    /// The socket that a service manager has passed in this place, from 0 on: the order of the lines `Listen..=` in the
+    /// unit.
+    #[must_use]
+    pub fn activated_number(number: usize) -> Self {
+        Self { kind: Kind::Activated(Activated::Number(number)) }
+    }
+
+    /// The only socket that fits the transport, of those that a service manager has passed. With several the bind fails,
+    /// and lists them.
+    #[must_use]
+    pub fn activated_only() -> Self {
+        Self { kind: Kind::Activated(Activated::Only) }
+    }
+
+    /// Which activated socket it means, if it means one.
+    pub(crate) fn to_activated(&self) -> Option<&Activated> {
+        match &self.kind {
+            Kind::Activated(which) => Some(which),
+            _ => None,
+        }
+    }
+
     /// The internet addresses that it means. A host name may have several, which a server tries in order. The name is
     /// looked up by the system's resolver, which may take seconds without a network; an address in numbers is not.
     ///
@@ -222,7 +288,7 @@ impl BindAddress {
                 look_up(host, *port)
             }
             Kind::Address(Address::Inet(address)) => Ok(vec![*address]),
-            Kind::Address(_) | Kind::Path(_) => {
+            Kind::Address(_) | Kind::Path(_) | Kind::Activated(_) => {
                 return Err(Error::address(self.to_string(), "it is not HOST:PORT"));
             }
         };
@@ -253,7 +319,7 @@ impl BindAddress {
             },
             Kind::Path(path) => Address::Unix(path.clone()),
             Kind::Address(address @ (Address::Unix(_) | Address::Abstract(_))) => address.clone(),
-            Kind::HostPort(..) | Kind::Address(_) => {
+            Kind::HostPort(..) | Kind::Address(_) | Kind::Activated(_) => {
                 return Err(Error::address(self.to_string(), "a Unix socket takes a path"));
             }
         };
@@ -321,6 +387,7 @@ impl fmt::Display for BindAddress {
             Kind::HostPort(host, port) => write!(f, "{host}:{port}"),
             Kind::Path(path) => write!(f, "{}", path.display()),
             Kind::Address(address) => address.fmt(f),
+            Kind::Activated(which) => which.fmt(f),
         }
     }
 }

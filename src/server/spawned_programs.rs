@@ -12,6 +12,9 @@ use crate::sys;
 /// the 1,025th descriptor on, and one that closes every possible descriptor is busy for a while. So a handler passes its
 /// command through this before `spawn`, `output` or `status`.
 ///
+/// The program does not get the variables by which a service manager speaks to this process (`LISTEN_FDS`,
+/// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and the others of their kind), unless the command sets them itself.
+///
 /// Nothing is changed if the limit has not been raised by then, or if the program has set another one since. The rest that
 /// a program inherits is as std leaves it: SIGPIPE does what it does by default, a signal that the thread blocks is blocked
 /// in the program as well, and the signals that `run` takes do again what they did when this process was started.
@@ -32,6 +35,29 @@ use crate::sys;
 /// ```
 pub fn restore_limits(command: &mut Command) -> &mut Command {
     sys::restore_descriptors(command);
+    forget_service_manager(command)
+}
+
+/// The variables by which a service manager speaks to this process, and which mean nothing, or harm, in a program that it
+/// starts: that would take the server's descriptors for its own, or tell the manager that the server is ready or stops.
+const OF_THE_SERVICE_MANAGER: [&str; 6] = [
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
+/// Takes the variables out of the environment of a program, except for those that the command sets itself. (They cannot be
+/// taken out of this process's own: other threads may be reading it.)
+fn forget_service_manager(command: &mut Command) -> &mut Command {
+    for name in OF_THE_SERVICE_MANAGER {
+        let is_set = command.get_envs().any(|(set, value)| set == name && value.is_some());
+        if !is_set && std::env::var_os(name).is_some() {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -41,6 +67,8 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
 /// started with are not: a lock that its starter holds (`flock`, as cron jobs do), or the other end of a pipe; nor are those
 /// that another library has opened without `O_CLOEXEC`. A program that a handler starts for a client would have all of
 /// these, and would hold the lock for as long as it runs.
+///
+/// Nor does it get the variables by which a service manager speaks to this process, as with [`restore_limits`].
 ///
 /// To hand on a descriptor by its number, make it in a later `pre_exec` of the same command: what is opened there stays
 /// open.
@@ -56,5 +84,5 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
 /// ```
 pub fn inherit_only_stdio(command: &mut Command) -> &mut Command {
     sys::inherit_only_stdio(command);
-    command
+    forget_service_manager(command)
 }

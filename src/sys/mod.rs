@@ -19,7 +19,7 @@
 //! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, hearing of it, and processes that a child leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
 //! | `signal` | actions of signals |
-//! | `stdio` | the three standard descriptors |
+//! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `registers` | processor state that makes a thread switch slow |
 //!
@@ -32,6 +32,7 @@
 //! differs, its two forms stand one below the other. Inside a function's body there is no `cfg`, except for arms of a
 //! `match` in the two files of control messages, which name constants that some systems lack.
 
+mod activation;
 #[cfg_attr(
     not(any(target_os = "linux", target_os = "android")),
     path = "portable/child_process.rs"
@@ -86,6 +87,7 @@ mod stdio;
 pub(crate) mod tcp_info;
 mod thread_limit;
 
+pub(crate) use activation::take_passed;
 pub(crate) use directory::{set_mode_before_bind, try_lock};
 pub(crate) use fd::{number, replace};
 pub(crate) use nonblocking_write::write_now;

@@ -127,6 +127,7 @@ mod accept_error;
 mod datagram_methods;
 mod datagram_socket;
 mod inet;
+pub(crate) mod inherited;
 mod reply_loop;
 mod server_socket;
 mod socket_file;
@@ -149,6 +150,7 @@ use crate::request::Request;
 pub use crate::request::Ticket;
 
 pub use accept_error::{AcceptAction, accept_action};
+pub use inherited::{ActivatedSocket, SocketKind, activated_sockets};
 pub use socket_options::SocketOptions;
 pub use tcp::Tcp;
 pub use udp::Udp;

@@ -73,6 +73,9 @@ pub(super) enum Origin {
     Made,
     /// It was handed over, open and bound: others may have it as well, and its name is not ours to remove.
     Adopted,
+    /// As `Adopted`, by another process that has decided everything about it: it listens already, with a backlog of that
+    /// process's choice.
+    Inherited,
 }
 
 /// Takes over a socket that is open already, if it is what the transport needs. `domain` is that of Unix sockets, or any

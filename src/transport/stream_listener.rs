@@ -29,6 +29,8 @@ pub(super) struct StreamListener {
     pub(super) socket: ServerSocket,
     /// `SocketOptions::request_queue_size`, for `listen`.
     backlog: i32,
+    /// It listens already, and the length of its accept queue is the affair of the process that has made it.
+    listens: bool,
     /// When the socket was made, if it was made here: this process alone has it until it forks.
     made: Option<Moment>,
     /// A spare descriptor. A process that is out of descriptors closes it, and can then accept one client after the other
@@ -50,6 +52,7 @@ impl StreamListener {
         Self {
             socket: ServerSocket::new(socket),
             backlog,
+            listens: origin == Origin::Inherited,
             made: (origin == Origin::Made).then(Moment::now),
             reserve: Mutex::new(sys::spare_descriptor().ok()),
         }
@@ -59,7 +62,9 @@ impl StreamListener {
     pub(super) fn server_activate(&self) -> Result<()> {
         let listen = self.socket.with(|fd| {
             let socket = SockRef::from(fd);
-            socket.listen(self.backlog)?;
+            if !self.listens {
+                socket.listen(self.backlog)?;
+            }
             // An accept must never block: a client may leave between the wait and the accept.
             socket.set_nonblocking(true)?;
             // Accepted connections start with a copy of it, where the system copies options. A listener that was handed

@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::inet::{InetName, inet_socket};
+use super::inherited::{SocketKind, take};
 use super::server_socket::{Origin, adopt};
 use super::socket_options::{SocketOptions, name_option};
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
@@ -41,17 +42,27 @@ pub struct Tcp {
 
 impl Bind for Tcp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(which) = address.to_activated() {
+            return Self::over(take(which, SocketKind::TcpListener)?, options, Origin::Inherited);
+        }
         let (name, socket) = InetName::unbound(address, options, tcp_socket)?;
         let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
         Ok(Self { listener, name })
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        Self::over(fd, options, Origin::Adopted)
+    }
+}
+
+impl Tcp {
+    /// Over a socket that is bound already.
+    fn over(fd: OwnedFd, options: &SocketOptions, origin: Origin) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::IPV4, Type::STREAM)?;
         // The options that connections inherit; those that count before the bind are the other program's affair.
         prepare_tcp(&socket, options)
             .map_err(|error| Error::io("set the options of", address, error))?;
-        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Adopted);
+        let listener = StreamListener::new(socket, options.request_queue_size, origin);
         Ok(Self { listener, name: InetName::adopted(options, tcp_socket) })
     }
 }

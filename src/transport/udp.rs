@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 use super::inet::{InetName, inet_socket};
+use super::inherited::{SocketKind, take};
 use super::server_socket::adopt;
 use super::socket_options::SocketOptions;
 use super::{Bind, Transport};
@@ -55,6 +56,9 @@ impl Udp {
 
 impl Bind for Udp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(which) = address.to_activated() {
+            return Self::from_fd(take(which, SocketKind::UdpSocket)?, options);
+        }
         let (name, socket) = InetName::unbound(address, options, udp_socket)?;
         Ok(Self::new(socket, name))
     }

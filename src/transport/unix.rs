@@ -9,7 +9,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
-
+use super::inherited::{SocketKind, take};
 use super::server_socket::{Origin, ServerSocket, adopt};
 use super::socket_file::SocketFile;
 use super::socket_options::{SocketOptions, set_buffers};
@@ -96,7 +96,7 @@ impl UnixName {
 
     /// Binds, with all that belongs to a socket's file. An adopted socket is bound already.
     fn server_bind(&self, socket: &ServerSocket, before_bind: BeforeBind<'_>) -> Result<()> {
-        if self.origin == Origin::Adopted {
+        if self.origin != Origin::Made {
             return Ok(());
         }
         let bind = socket.with(|fd| {
@@ -161,6 +161,9 @@ fn unix_socket(kind: Type, address: &Address, options: &SocketOptions) -> Result
 
 impl Bind for UnixStream {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(which) = address.to_activated() {
+            return Self::over(take(which, SocketKind::UnixListener)?, options, Origin::Inherited);
+        }
         let address = address.to_unix()?;
         let socket = unix_socket(Type::STREAM, &address, options)?;
         let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
@@ -168,9 +171,16 @@ impl Bind for UnixStream {
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        Self::over(fd, options, Origin::Adopted)
+    }
+}
+
+impl UnixStream {
+    /// Over a socket that is bound already.
+    fn over(fd: OwnedFd, options: &SocketOptions, origin: Origin) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::UNIX, Type::STREAM)?;
-        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Adopted);
-        Ok(Self { listener, name: UnixName::new(address, Origin::Adopted, options) })
+        let listener = StreamListener::new(socket, options.request_queue_size, origin);
+        Ok(Self { listener, name: UnixName::new(address, origin, options) })
     }
 }
 
@@ -188,6 +198,9 @@ impl Transport for UnixStream {
 
 impl Bind for UnixDatagram {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(which) = address.to_activated() {
+            return Self::from_fd(take(which, SocketKind::UnixDatagram)?, options);
+        }
         let address = address.to_unix()?;
         let socket = unix_socket(Type::DGRAM, &address, options)?;
         let datagrams = DatagramSocket::new(socket, options.max_packet_size);

@@ -30,6 +30,7 @@ mod senders;
 mod sizes;
 mod spins;
 mod stop_token;
+mod systemd;
 mod tidy;
 mod unread_stderr;
 mod urgent;

@@ -1,6 +1,7 @@
 //! Shared by the tests of the library and of the programs: clients with deadlines, scratch folders, processes, and
 //! measurements of this process.
 
+pub mod activation;
 pub mod datagrams;
 pub mod passed;
 pub mod process;

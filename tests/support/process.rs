@@ -156,9 +156,14 @@ pub fn is_child(name: &str) -> bool {
 /// Starts this binary again with one test alone (`name` is its path), for measurements of a whole process, such as its
 /// descriptors and its memory. The test asks [`is_child`] which of the two processes it is in.
 pub fn child(name: &str) -> Process {
+    Process::start(child_command(name).stdin(Stdio::piped()).stdout(Stdio::piped()))
+}
+
+/// The command of [`child`], for a process that is started in another way.
+pub fn child_command(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, name);
-    Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
+    command
 }
 
 /// Tells the parent, in a child.

@@ -1,0 +1,45 @@
+//! Descriptors that a service manager has passed to this process at its start.
+//! [sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+
+use parking_lot::Mutex;
+
+use super::check;
+
+/// The number of the first one (`SD_LISTEN_FDS_START`); the others follow.
+const FIRST: RawFd = 3;
+
+/// Takes the next descriptors that were passed to this process, `count` of them from number 3 on, and closes them in
+/// programs that it starts. Gives the number of the first that cannot be taken with the error.
+///
+/// Such a descriptor has come through an exec, so it is not closed by one: that tells it from all that std and this crate
+/// have opened since. One that another part of the program has taken before, by the same protocol, is closed by an exec.
+pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Error)> {
+    // Two threads must not both take one.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _lock = ONE_AT_A_TIME.lock();
+    let end = FIRST.saturating_add(RawFd::try_from(count).unwrap_or(RawFd::MAX));
+    // All are looked at first, so that none is taken if one is wrong. `count` has no bound, but descriptors have.
+    for fd in FIRST..end {
+        is_passed(fd).map_err(|error| (fd, error))?;
+    }
+    let take = |fd| {
+        // SAFETY: a number alone.
+        check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).map_err(|e| (fd, e))?;
+        Ok(super::owned(fd))
+    };
+    (FIRST..end).map(take).collect()
+}
+
+/// Fails unless this number is a descriptor that was open when the process began, and that nothing has taken since.
+fn is_passed(fd: RawFd) -> io::Result<()> {
+    // SAFETY: a number alone; one that is no descriptor is an error.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    if flags & libc::FD_CLOEXEC == 0 {
+        return Ok(());
+    }
+    let why = "another part of this program has taken it, or it was opened later";
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+}

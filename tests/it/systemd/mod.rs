@@ -1,0 +1,3 @@
+//! Servers under a service manager: sockets that were opened before the program was started.
+
+mod activation;
