@@ -246,6 +246,18 @@ macro_rules! reasons {
             pub fn ended(&self) -> u64 {
                 0 $(+ self.$count)*
             }
+
+            /// Each count with its name, which is that of its field: for a table or a log.
+            #[must_use]
+            pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+                vec![
+                    ("accepted", self.accepted),
+                    ("accept_errors", self.accept_errors),
+                    ("shed", self.shed),
+                    ("unheard", self.unheard),
+                    $((stringify!($count), self.$count),)*
+                ]
+            }
         }
 
         /// The counters behind [`Counts`]. The number of accepted requests is in the live list.

@@ -42,15 +42,18 @@
 //! ```
 
 pub mod client;
+mod control;
 mod endpoint;
 mod failure;
 mod log;
 mod options;
 mod serve;
+pub mod status;
 
+pub use control::{ControlOptions, HELP, control};
 pub use endpoint::{BadEndpoint, Endpoint};
 pub use failure::{Failure, exit};
-pub use log::{say, warn};
+pub use log::{Level, level, say, set_level, warn};
 pub use options::{
     FirstWord, MixinName, ServeOptions, bytes, count, datagrams_too, seconds, streams,
 };

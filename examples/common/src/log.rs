@@ -14,7 +14,10 @@
 //! | `PLAINLY` | [`start`]; a client stays here | written, and may wait for a reader |
 //! | `QUEUED` | [`finish`] | put into the queue; under `forking`, which allows no thread, this state is left out |
 //! | `AT_ONCE` | the end | written at once or lost, by [`Console`] |
+//!
+//! Which lines there are depends on the [`Level`], which the operator may change while the program serves.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -24,7 +27,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, poll};
+use socketserver::ServerEvent;
 use socketserver::monitor::Console;
 
 /// How many bytes may wait for the reader of a stream, beside as many that its thread is writing: some thousands of
@@ -34,9 +39,58 @@ const QUEUE_BYTES: usize = 256 * 1024;
 /// How long the end of a program waits for the queues to be read.
 const AT_END: Duration = Duration::from_secs(1);
 
-/// Says a line on stdout, and adds its newline.
+/// How much a serving program says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// Warnings and failures alone, on stderr
+    Quiet,
+    /// Also the program's own lines on stdout
+    #[default]
+    Normal,
+    /// Also a line on stdout for each event: the start and the end of each request, limits that are reached
+    Verbose,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quiet => "quiet",
+            Self::Normal => "normal",
+            Self::Verbose => "verbose",
+        })
+    }
+}
+
+/// The present level, as its number. Under `forking` a child has that of its parent at its start.
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Normal as u8);
+
+/// How much is said at the moment.
+pub fn level() -> Level {
+    // Relaxed, here and below: the level orders nothing else.
+    match LEVEL.load(Ordering::Relaxed) {
+        0 => Level::Quiet,
+        1 => Level::Normal,
+        _ => Level::Verbose,
+    }
+}
+
+/// Changes how much is said from here on.
+pub fn set_level(level: Level) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+/// An observer of servers: it says each event at [`Level::Verbose`].
+pub(crate) fn observe(event: &ServerEvent<'_>) {
+    if level() == Level::Verbose {
+        say(&event.to_string());
+    }
+}
+
+/// Says a line on stdout, and adds its newline; nothing at [`Level::Quiet`].
 pub fn say(line: &str) {
-    tell(&STDOUT, Console::Stdout, line);
+    if level() != Level::Quiet {
+        tell(&STDOUT, Console::Stdout, line);
+    }
 }
 
 /// Says a line on stderr, and adds its newline.
@@ -59,7 +113,8 @@ pub(crate) fn start(first: &str, writers: Writers) {
     HOW.store(AT_ONCE, Ordering::SeqCst);
     // The server catches and reports a panic; before that std prints it, which would wait for a reader.
     panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
-    say(first);
+    // At every level: those who start the program learn from it where it listens.
+    tell(&STDOUT, Console::Stdout, first);
     let has_threads = writers == Writers::Threads
         && start_writer("stdout", &STDOUT, io::stdout())
         && start_writer("stderr", &STDERR, io::stderr());

@@ -1,6 +1,7 @@
 //! The options of the command lines.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, ValueEnum};
@@ -8,7 +9,7 @@ use socketserver::mixin::Mixin;
 use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
-use crate::{Endpoint, Program};
+use crate::{Endpoint, Level, Program};
 
 /// The mixins, by their words of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +81,12 @@ pub struct ServeOptions {
     /// are turned away. 0 is no limit
     #[arg(long, value_name = "COUNT", default_value = "0")]
     pub rate_per_peer: u32,
+    /// A socket where this user lists and ends requests, changes limits and stops the program, while it serves
+    #[arg(long, value_name = "unix:PATH", value_parser = crate::control::path)]
+    pub control: Option<PathBuf>,
+    /// How much is logged
+    #[arg(long, value_enum, default_value_t)]
+    pub log_level: Level,
 }
 
 impl ServeOptions {

@@ -1,15 +1,22 @@
 //! Serving: what a program has to say about itself, and what is done with it.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::handler::DatagramFn;
+use socketserver::mixin::Mixin;
+use socketserver::monitor::AcceptOutcome;
+use socketserver::transport::Transport;
 use socketserver::{
-    BaseServer, Builder, DatagramRequest, HandlerResult, Limits, MakeHandler, Pool, SocketOptions,
-    StreamRequest, Tcp, Udp, UnixDatagram, UnixStream, run_all,
+    Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
+    Pool, ServerContext, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp, UnixDatagram,
+    UnixStream, run_all,
 };
 
-use crate::{Endpoint, Failure, MixinName, ServeOptions, log, warn};
+use crate::control::{self, InTurn, Operator, TurnHook};
+use crate::{Endpoint, Failure, Level, MixinName, ServeOptions, log, status, warn};
 
 /// A program: its handlers, its limits, and what it refuses.
 pub trait Program {
@@ -57,16 +64,26 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         let why = "a forking server has to run alone in its process: give one --bind";
         return Err(Failure::Usage(why.to_owned()));
     }
-    let mut servers = Vec::new();
+    log::set_level(options.log_level);
+    let in_turn = Arc::new(InTurn::default());
+    let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
     let mut listening = String::new();
     for endpoint in &options.bind {
-        let server = bind(program, endpoint, options)?;
+        let server = bind(program, endpoint, options, &in_turn)?;
         let address = server.server_address();
         listening += &format!("listening on {}\n", endpoint.at(&address));
         if !address.is_local() {
             warn(&format!("{address} can be reached from other machines: {}", program.exposure()));
         }
         servers.push(server);
+    }
+    status::watch(&servers);
+    let operator = Arc::new(Operator::new(servers.clone()));
+    let control = options.control.as_ref();
+    let control = control.map(|path| control::Bound::new(path, options.mixin, &operator));
+    let control = control.transpose()?;
+    if let Some(path) = &options.control {
+        listening += &format!("controlled at unix:{}\n", path.display());
     }
     if options.mixin == MixinName::Pool {
         let workers = Pool::default().workers();
@@ -75,6 +92,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
             "a pool: each address serves {workers} at once, more have to wait; of one client's address {share} at most\n"
         );
     }
+    let mut controlled = None;
     let ready = || {
         // From here on no line waits for a reader.
         let writers = match options.mixin {
@@ -82,9 +100,16 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
             _ => log::Writers::Threads,
         };
         log::start(listening.trim_end(), writers);
+        controlled = control.and_then(|control| control.start(&in_turn, &operator));
         program.ready();
     };
-    let reports = run_all(&servers, options.grace, ready)?;
+    let servers: Vec<Box<dyn BaseServer>> =
+        servers.into_iter().map(|server| Box::new(WithinItsLimits(server)) as _).collect();
+    let reports = run_all(&servers, options.grace, ready);
+    // Not before: an operator may end the requests that keep the program from ending.
+    drop(controlled);
+    in_turn.end();
+    let reports = reports?;
     // At a terminal the report answers the Ctrl-C. In a log only a stop that cut something off is of interest.
     let is_watched = io::stderr().is_terminal();
     for report in reports.iter().filter(|report| is_watched || !report.is_clean()) {
@@ -93,11 +118,74 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     Ok(())
 }
 
+/// The observer of the log and the hook of the control socket, where the command line asks for them.
+fn operated<T: Transport, M: Mixin>(
+    mut builder: Builder<T, M>,
+    options: &ServeOptions,
+    in_turn: &Arc<InTurn>,
+) -> Builder<T, M> {
+    // Only an operator raises the level later; without one no event is made.
+    if options.control.is_some() || options.log_level == Level::Verbose {
+        builder = builder.observer(log::observe);
+    }
+    if options.control.is_some() && options.mixin == MixinName::Forking {
+        builder = builder.hooks(TurnHook(Arc::clone(in_turn))).poll_interval(control::EVERY);
+    }
+    builder
+}
+
+/// A server that closes within its own `Limits::drain`, which an operator may change, and not within the grace of
+/// `run_all`, which was fixed at the start.
+struct WithinItsLimits(Arc<dyn BaseServer>);
+
+impl BaseServer for WithinItsLimits {
+    fn serve_forever(&self) -> socketserver::Result<()> {
+        self.0.serve_forever()
+    }
+
+    fn handle_request(&self) -> socketserver::Result<AcceptOutcome> {
+        self.0.handle_request()
+    }
+
+    fn shutdown(&self) {
+        self.0.shutdown();
+    }
+
+    fn server_close(&self) -> DrainReport {
+        self.0.server_close()
+    }
+
+    fn server_close_within(&self, _grace: Duration) -> DrainReport {
+        self.0.server_close()
+    }
+
+    fn server_address(&self) -> Address {
+        self.0.server_address()
+    }
+
+    fn fileno(&self) -> Option<Arc<OwnedFd>> {
+        self.0.fileno()
+    }
+
+    fn shutdown_handle(&self) -> ShutdownHandle {
+        self.0.shutdown_handle()
+    }
+
+    fn context(&self) -> &ServerContext {
+        self.0.context()
+    }
+
+    fn forks(&self) -> bool {
+        self.0.forks()
+    }
+}
+
 fn bind<P: Program>(
     program: &P,
     endpoint: &Endpoint,
     options: &ServeOptions,
-) -> Result<Box<dyn BaseServer>, Failure> {
+    in_turn: &Arc<InTurn>,
+) -> Result<Arc<dyn BaseServer>, Failure> {
     let mixin = options.mixin.make();
     let limits = options.limits(endpoint, program.limits());
     let no_datagrams = || {
@@ -108,16 +196,17 @@ fn bind<P: Program>(
     let at = endpoint.address();
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
-            let builder = Builder::<Tcp, _>::new(mixin).limits(limits);
-            Box::new(
+            let builder = operated(Builder::<Tcp, _>::new(mixin), options, in_turn).limits(limits);
+            Arc::new(
                 builder
                     .socket_options(SocketOptions::default().keepalive(KEEPALIVE))
                     .bind(at, program.stream())?,
             )
         }
         Endpoint::Unix(_) => {
-            let builder = Builder::<UnixStream, _>::new(mixin).limits(limits);
-            Box::new(
+            let builder = operated(Builder::<UnixStream, _>::new(mixin), options, in_turn);
+            let builder = builder.limits(limits);
+            Arc::new(
                 builder
                     .socket_options(SocketOptions::default().unlink_on_close(true))
                     .bind(at, program.stream())?,
@@ -125,12 +214,14 @@ fn bind<P: Program>(
         }
         Endpoint::Udp(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
-            Box::new(Builder::<Udp, _>::new(mixin).limits(limits).bind(at, handler)?)
+            let builder = operated(Builder::<Udp, _>::new(mixin), options, in_turn);
+            Arc::new(builder.limits(limits).bind(at, handler)?)
         }
         Endpoint::Unixgram(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
-            let builder = Builder::<UnixDatagram, _>::new(mixin).limits(limits);
-            Box::new(
+            let builder = operated(Builder::<UnixDatagram, _>::new(mixin), options, in_turn);
+            let builder = builder.limits(limits);
+            Arc::new(
                 builder
                     .socket_options(SocketOptions::default().unlink_on_close(true))
                     .bind(at, handler)?,

@@ -54,6 +54,8 @@ enum Command {
         #[command(flatten)]
         tls: ClientTls,
     },
+    /// Ask a running server, or change it
+    Control(common::ControlOptions),
 }
 
 struct EchoServer {
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
             common::serve(&EchoServer { mode, idle, room: Room::default() }, &options)
         }
         Command::Connect { address, tls } => run_client(&address, &tls),
+        Command::Control(options) => common::control(&options),
     })
 }
 

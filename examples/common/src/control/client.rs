@@ -1,0 +1,219 @@
+//! The client's side of a control socket: `PROGRAM control PATH COMMAND`.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::{Failure, client};
+
+/// The options of `control`.
+#[derive(Clone, Debug, Args)]
+pub struct ControlOptions {
+    /// The control socket of a running program: the path that its --control has
+    #[arg(value_name = "PATH", value_parser = super::path)]
+    path: PathBuf,
+    /// A command and its words; `help` lists them. Without one, the lines of stdin are commands
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+/// How long an answer may take to come: a program that computes in its only thread answers late.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Sends a command to a running program, and shows the answer. A command that fails is a failure with status 1.
+pub fn control(options: &ControlOptions) -> Result<(), Failure> {
+    let mut socket = ControlSocket::connect(&options.path)?;
+    if options.command.is_empty() {
+        return socket.obey_stdin();
+    }
+    let answer = socket.ask(&options.command.join(" "))?;
+    client::show(answer.shown().as_bytes())?;
+    match answer.error {
+        Some(why) => Err(Failure::Other(why)),
+        None => Ok(()),
+    }
+}
+
+/// A connection to a running program.
+pub(super) struct ControlSocket {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+/// The answer to a command.
+pub(super) struct Reply {
+    /// Its lines, without the last one.
+    pub(super) lines: Vec<String>,
+    /// The text behind `ok`.
+    pub(super) note: String,
+    /// The text behind `error`.
+    pub(super) error: Option<String>,
+}
+
+impl ControlSocket {
+    pub(super) fn connect(path: &std::path::Path) -> Result<Self, Failure> {
+        let open = || {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            stream.set_write_timeout(Some(ANSWER))?;
+            Ok(stream)
+        };
+        let stream = open().map_err(|error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    "; is the program running with this --control?"
+                }
+                io::ErrorKind::PermissionDenied => "; only the program's own user may control it",
+                _ => "",
+            };
+            Failure::Other(format!("cannot connect to {}: {error}{advice}", path.display()))
+        })?;
+        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
+    }
+
+    /// Sends a command.
+    pub(super) fn send(&mut self, command: &str) -> Result<(), Failure> {
+        // A command is one line, whatever its words are.
+        let line = command.replace(['\n', '\r'], " ") + "\n";
+        let sent = self.stream.get_mut().write_all(line.as_bytes());
+        // One that was turned away has its answer already.
+        sent.or_else(
+            |error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) },
+        )
+        .map_err(|error| self.broke(&error))
+    }
+
+    /// Waits for an answer.
+    pub(super) fn receive(&mut self) -> Result<Reply, Failure> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            match self.stream.read_until(b'\n', &mut line) {
+                Ok(0) => return Err(Failure::Other(format!("{} has ended", self.path.display()))),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let why = format!(
+                        "no answer from {} within {} s",
+                        self.path.display(),
+                        ANSWER.as_secs()
+                    );
+                    return Err(Failure::Other(why));
+                }
+                Err(error) => return Err(self.broke(&error)),
+            }
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            let (mark, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            match mark {
+                "ok" => return Ok(Reply { lines, note: rest.to_owned(), error: None }),
+                "error" => {
+                    let error = Some(rest.to_owned());
+                    return Ok(Reply { lines, note: String::new(), error });
+                }
+                _ => lines.push(line),
+            }
+        }
+    }
+
+    pub(super) fn ask(&mut self, command: &str) -> Result<Reply, Failure> {
+        self.send(command)?;
+        self.receive()
+    }
+
+    fn broke(&self, error: &io::Error) -> Failure {
+        Failure::Other(format!("the connection to {} broke: {error}", self.path.display()))
+    }
+
+    /// Obeys an operator, or a script. A command that fails is told, and the next one is obeyed; the status is that of
+    /// the last one.
+    fn obey_stdin(&mut self) -> Result<(), Failure> {
+        let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+        let mut last = Ok(());
+        let mut lines = io::stdin().lock().lines();
+        loop {
+            if is_terminal {
+                client::show(b"> ")?;
+            }
+            let Some(line) = lines.next() else { return last };
+            let line =
+                line.map_err(|error| Failure::Other(format!("cannot read stdin: {error}")))?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            // A terminal's `watch` would need both directions at once.
+            if line.split_whitespace().next() == Some("watch") {
+                crate::warn("error: `watch` is a command of its own: PROGRAM control PATH watch");
+                continue;
+            }
+            if let Err(failure) = std::mem::replace(&mut last, Ok(())) {
+                crate::warn(&format!("error: {}", text_of(&failure)));
+            }
+            let reply = self.ask(&line)?;
+            client::show(reply.shown().as_bytes())?;
+            if let Some(why) = reply.error {
+                last = Err(Failure::Other(why));
+            }
+            if line.trim() == "quit" {
+                return last;
+            }
+        }
+    }
+}
+
+fn text_of(failure: &Failure) -> &str {
+    match failure {
+        Failure::Usage(text) | Failure::Other(text) => text,
+        Failure::Unread => "stdout has no reader",
+    }
+}
+
+impl Reply {
+    /// As a person reads it.
+    fn shown(&self) -> String {
+        let mut text = aligned(&self.lines);
+        if !self.note.is_empty() {
+            text += &self.note;
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Lines with tabs as a table: each column as wide as its widest value. Numbers are to the right.
+pub(super) fn aligned(lines: &[String]) -> String {
+    let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
+    let mut widths = Vec::new();
+    for row in &rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, value) in widths.iter_mut().zip(row) {
+            *width = value.chars().count().max(*width);
+        }
+    }
+    let is_number = |value: &str| value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    // Below a line of names.
+    let right: Vec<bool> = (0..widths.len())
+        .map(|column| {
+            let mut values = rows.iter().skip(1).filter_map(|row| row.get(column)).peekable();
+            values.peek().is_some() && values.all(|value| is_number(value))
+        })
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, value) in row.iter().enumerate() {
+            let width = widths[column];
+            if row.len() == 1 {
+                line += value;
+            } else if right[column] {
+                line += &format!("{value:>width$}  ");
+            } else {
+                line += &format!("{value:<width$}  ");
+            }
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}

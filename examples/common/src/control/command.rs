@@ -1,0 +1,234 @@
+//! The commands: one line in, one answer out. Nothing here waits for a peer.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use socketserver::Limits;
+use socketserver::monitor::Counts;
+
+use super::{HELP, Servers};
+use crate::log::{self, Level};
+use crate::status::{Status, clean, row};
+
+/// A program, for its operators' commands.
+pub(crate) struct Operator {
+    servers: Servers,
+}
+
+/// The answer to a command: the whole text, with its mark.
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) then: Then,
+}
+
+/// The next step of a connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It waits for the next command.
+    Next,
+    /// It sends the answer to `status` each time that so long has passed, until a line comes.
+    Watch(Duration),
+    /// It ends.
+    End,
+}
+
+impl From<Result<String, String>> for Answer {
+    /// The lines of an answer that went well, whose last one is what `ok` says; or the reason why it did not.
+    fn from(result: Result<String, String>) -> Self {
+        let text = match result {
+            Ok(lines) => {
+                let (before, last) = lines.rsplit_once('\n').unwrap_or(("", &lines));
+                let before = if before.is_empty() { String::new() } else { format!("{before}\n") };
+                format!("{before}ok {last}").trim_end().to_owned() + "\n"
+            }
+            Err(why) => format!("error {}\n", clean(&why)),
+        };
+        Self { text, then: Then::Next }
+    }
+}
+
+impl Operator {
+    pub(crate) fn new(servers: Servers) -> Self {
+        Self { servers }
+    }
+
+    /// Obeys a command.
+    pub(crate) fn obey(&self, line: &[u8]) -> Answer {
+        let line = String::from_utf8_lossy(line);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let result = match words[..] {
+            // Enter at a terminal.
+            [] => Ok(String::new()),
+            ["live"] => Ok(self.live(usize::MAX)),
+            ["live", count] => count
+                .parse()
+                .map(|count| self.live(count))
+                .map_err(|_| format!("cannot list {count:?}: write a number of requests")),
+            ["close", id] => self.close(id),
+            ["limits"] => Ok(self.limits()),
+            ["limit", name, value] => self.limit(name, value),
+            ["counts"] => Ok(self.counts()),
+            ["status"] => Ok(Status::now().lines()),
+            ["watch"] => return Self::watch("1"),
+            ["watch", seconds] => return Self::watch(seconds),
+            ["log"] => Ok(format!("the log is {}", log::level())),
+            ["log", level] => set_log(level),
+            ["drain"] => self.drain(None),
+            ["drain", seconds] => self.drain(Some(seconds)),
+            ["stop"] => self.stop(),
+            ["help"] => Ok(HELP.to_owned()),
+            ["quit"] => return Answer { text: "ok\n".to_owned(), then: Then::End },
+            [command, ..] => Err(misused(command)),
+        };
+        result.into()
+    }
+
+    /// The number of a request, for the operator: with that of its server if there are several.
+    fn id(&self, server: usize, request: u64) -> String {
+        if self.servers.len() == 1 {
+            request.to_string()
+        } else {
+            format!("{}:{request}", server + 1)
+        }
+    }
+
+    fn live(&self, count: usize) -> String {
+        let servers = self.servers.iter().enumerate();
+        let mut live: Vec<_> = servers
+            .flat_map(|(server, at)| {
+                at.context().live().into_iter().map(move |found| (server, found))
+            })
+            .collect();
+        let alive = live.len();
+        live.sort_by_key(|(_, request)| std::cmp::Reverse(request.age));
+        let mut text = "ID\tCLIENT\tAGE\tACTIVITY\tIN\tOUT\tHANDLER\n".to_owned();
+        for (server, request) in live.iter().take(count) {
+            text += &row(&self.id(*server, request.id), request);
+            text.push('\n');
+        }
+        text + &format!("{alive} live")
+    }
+
+    fn close(&self, id: &str) -> Result<String, String> {
+        let found = match id.split_once(':') {
+            None if self.servers.len() == 1 => Some(("1", id)),
+            None => None,
+            parts => parts,
+        };
+        let number = |text: &str| text.parse::<u64>().ok();
+        let found = found.and_then(|(server, request)| {
+            let server = usize::try_from(number(server)?).ok()?.checked_sub(1)?;
+            Some((self.servers.get(server)?, number(request)?))
+        });
+        let Some((server, request)) = found else {
+            return Err(format!("there is no request {id:?}: write an ID as `live` shows it"));
+        };
+        if server.context().close_live(request) {
+            return Ok(format!("request {id} is closed"));
+        }
+        Err(format!("request {id} is not closed: it has ended, or it is a datagram"))
+    }
+
+    /// A column for each server: their limits may differ, datagrams' and streams'.
+    fn limits(&self) -> String {
+        let mut text = "LIMIT".to_owned();
+        for server in &self.servers {
+            text += &format!("\t{}", clean(&server.server_address().to_string()));
+        }
+        for name in Limits::NAMES {
+            // Writing to memory cannot fail.
+            let _ = write!(text, "\n{name}");
+            for server in &self.servers {
+                let _ =
+                    write!(text, "\t{}", server.context().limits().get(name).unwrap_or_default());
+            }
+        }
+        text + "\n"
+    }
+
+    fn limit(&self, name: &str, value: &str) -> Result<String, String> {
+        // They have the same names and values, so that all of them take it or none.
+        for server in &self.servers {
+            server.context().set_limit(name, value).map_err(|error| error.to_string())?;
+        }
+        let now = self.servers.first().and_then(|server| server.context().limits().get(name));
+        Ok(format!("{name} is {} for new requests", now.unwrap_or_default()))
+    }
+
+    fn counts(&self) -> String {
+        let counts: Vec<_> = self.servers.iter().map(|server| server.context().counts()).collect();
+        let mut text = "COUNT".to_owned();
+        for server in &self.servers {
+            text += &format!("\t{}", clean(&server.server_address().to_string()));
+        }
+        let names = counts.first().map(Counts::by_name).unwrap_or_default();
+        for (place, (name, _)) in names.iter().enumerate() {
+            let _ = write!(text, "\n{name}");
+            for counts in &counts {
+                let _ = write!(text, "\t{}", counts.by_name()[place].1);
+            }
+        }
+        text + "\n"
+    }
+
+    fn watch(seconds: &str) -> Answer {
+        let every = crate::seconds(seconds).ok().filter(|every| WATCH.contains(every));
+        match every {
+            Some(every) => {
+                let first: Answer = Ok(Status::now().lines()).into();
+                Answer { then: Then::Watch(every), ..first }
+            }
+            None => Err(format!("cannot watch every {seconds:?}: write seconds, from 0.1 to 3600"))
+                .into(),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.servers.iter().any(|server| server.shutdown_handle().is_shutdown())
+    }
+
+    fn drain(&self, seconds: Option<&str>) -> Result<String, String> {
+        if self.is_stopping() {
+            return Err("it stops already: `stop` ends its requests at once".to_owned());
+        }
+        if let Some(seconds) = seconds {
+            self.limit("drain", seconds)?;
+        }
+        self.servers.iter().for_each(|server| server.shutdown_handle().shutdown());
+        let grace = self.servers.first().and_then(|server| server.context().limits().get("drain"));
+        Ok(format!("it stops; its requests may take {}", grace.unwrap_or_default()))
+    }
+
+    fn stop(&self) -> Result<String, String> {
+        let was_stopping = self.is_stopping();
+        self.limit("drain", "0")?;
+        self.servers.iter().for_each(|server| server.shutdown_handle().shutdown());
+        if was_stopping {
+            // The close that is under way keeps its deadline; this one has none.
+            for server in &self.servers {
+                server.server_close_within(Duration::ZERO);
+            }
+        }
+        Ok("it stops at once".to_owned())
+    }
+}
+
+/// The times that `watch` takes: a tenth of a second costs nothing, and an hour is as good as never.
+const WATCH: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3_600);
+
+fn set_log(level: &str) -> Result<String, String> {
+    let level = <Level as clap::ValueEnum>::from_str(level, true)
+        .map_err(|_| format!("the log cannot be {level:?}: write quiet, normal or verbose"))?;
+    log::set_level(level);
+    Ok(format!("the log is {level}"))
+}
+
+/// The error of a command that is unknown, or has other words than it takes.
+fn misused(command: &str) -> String {
+    let usage = HELP.lines().find(|line| line.split_whitespace().next() == Some(command));
+    match usage.and_then(|line| line.split("  ").next()) {
+        Some(usage) => format!("write: {usage}"),
+        None => format!("there is no command {command:?}; `help` lists them"),
+    }
+}

@@ -1,0 +1,223 @@
+//! The control socket under `forking`: the parent has one thread, which must not wait for an operator.
+//!
+//! The loop calls [`InTurn::turn`] ten times a second and after each request. It accepts and reads what has come, obeys
+//! whole lines, and sends what the kernel takes; everything else is left for the next turn. A forked child has copies of
+//! these connections and looks at none of them, so a connection is ended by `shutdown`, which no copy survives.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::{SocketFlags, accept_with};
+use socketserver::request::Request;
+use socketserver::{ServerHooks, UnixStreamServer};
+
+use super::{IDLE, LINE_BYTES, MOST, NOT_YOURS, Operator, Then, WRITE, may_control};
+use crate::status::Status;
+
+/// The control socket of a forking program, shared with the hook that looks at it. None before it is served and after
+/// its end.
+#[derive(Default)]
+pub(crate) struct InTurn(Mutex<Option<State>>);
+
+/// The time between two turns.
+pub(crate) const EVERY: Duration = Duration::from_millis(100);
+
+/// The hook of the program's server.
+pub(crate) struct TurnHook(pub(crate) Arc<InTurn>);
+
+impl<R: Request> ServerHooks<R> for TurnHook {
+    fn service_actions(&self) {
+        self.0.turn();
+    }
+}
+
+struct State {
+    /// Bound and never run: its connections are accepted here.
+    server: UnixStreamServer,
+    operator: Arc<Operator>,
+    connections: Vec<Connection>,
+    last_turn: Instant,
+}
+
+impl InTurn {
+    /// From here on turns have something to do.
+    pub(crate) fn start(&self, server: UnixStreamServer, operator: Arc<Operator>) {
+        let state = State { server, operator, connections: Vec::new(), last_turn: Instant::now() };
+        *self.lock() = Some(state);
+    }
+
+    /// Ends the connections and removes the file. The operator has the servers, and their hook has this: without this
+    /// call none of them would ever be dropped.
+    pub(crate) fn end(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at all connections, and waits for none.
+    fn turn(&self) {
+        let mut state = self.lock();
+        let Some(state) = &mut *state else { return };
+        // The hook is called after each request as well.
+        if state.last_turn.elapsed() >= EVERY / 2 {
+            state.last_turn = Instant::now();
+            state.accept();
+            let State { operator, connections, .. } = state;
+            connections.retain_mut(|connection| connection.turn(operator));
+        }
+    }
+}
+
+impl State {
+    fn accept(&mut self) {
+        // Asked for each time and given back at once: a child that is forked meanwhile closes the listener.
+        let Some(listener) = self.server.fileno() else { return };
+        for _ in 0..MOST {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            // Mostly there is nobody; other errors are those of this moment.
+            let Ok(fd) = accept_with(&listener, flags) else { return };
+            let mut connection = Connection::new(UnixStream::from(fd));
+            if rustix::net::sockopt::socket_peercred(&connection.stream)
+                .is_ok_and(|peer| may_control(peer.uid.as_raw()))
+            {
+                if self.connections.len() >= MOST {
+                    // The oldest that waits for a command, or else the oldest.
+                    let oldest = self.connections.iter().position(|other| other.watch.is_none());
+                    self.connections.remove(oldest.unwrap_or(0));
+                }
+            } else {
+                connection.say(NOT_YOURS.as_bytes());
+                connection.ends = true;
+            }
+            self.connections.push(connection);
+        }
+    }
+}
+
+/// One operator's connection.
+struct Connection {
+    stream: UnixStream,
+    /// Input that is not a whole line yet.
+    input: Vec<u8>,
+    /// Answers that the kernel has not taken yet.
+    output: Vec<u8>,
+    /// The time between two figures, and the time of the next ones.
+    watch: Option<(Duration, Instant)>,
+    /// No more is read: it ends when its output is sent.
+    ends: bool,
+    /// When something was last read or sent.
+    last: Instant,
+}
+
+impl Connection {
+    fn new(stream: UnixStream) -> Self {
+        let (input, output) = (Vec::new(), Vec::new());
+        Self { stream, input, output, watch: None, ends: false, last: Instant::now() }
+    }
+
+    fn say(&mut self, text: &[u8]) {
+        self.output.extend_from_slice(text);
+    }
+
+    /// Does what can be done without waiting. False: the connection is over.
+    fn turn(&mut self, operator: &Operator) -> bool {
+        // Output first: as long as some is left, no command is obeyed that would add to it.
+        let turned = self.send().and_then(|()| {
+            self.receive()?;
+            self.obey(operator);
+            self.show();
+            self.send()
+        });
+        let patience = if self.output.is_empty() { IDLE } else { WRITE };
+        let is_late = self.watch.is_none() || !self.output.is_empty();
+        turned.is_ok()
+            && !(self.ends && self.output.is_empty())
+            && !(is_late && self.last.elapsed() > patience)
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        if self.ends || !self.output.is_empty() || self.input.contains(&b'\n') {
+            return Ok(());
+        }
+        let mut bytes = [0; LINE_BYTES];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => self.ends = true,
+            Ok(count) => {
+                self.last = Instant::now();
+                self.input.extend_from_slice(&bytes[..count]);
+                self.watch = None;
+            }
+            Err(error) if may_be_later(&error) => {}
+            Err(error) => return Err(error),
+        }
+        // A last line may have no newline.
+        if self.ends && !self.input.is_empty() {
+            self.input.push(b'\n');
+        }
+        Ok(())
+    }
+
+    /// Obeys the lines that are whole, until one has an answer that has to be sent first.
+    fn obey(&mut self, operator: &Operator) {
+        while self.output.is_empty() && self.watch.is_none() {
+            let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else { break };
+            let answer = operator.obey(&self.input[..end]);
+            self.input.drain(..=end);
+            self.say(answer.text.as_bytes());
+            match answer.then {
+                Then::Next => {}
+                Then::End => self.ends = true,
+                Then::Watch(every) => self.watch = Some((every, Instant::now() + every)),
+            }
+            // Most answers are taken at once, and the next command is obeyed in the same turn.
+            if self.send().is_err() || self.ends {
+                break;
+            }
+        }
+        if self.input.len() > LINE_BYTES && !self.input.contains(&b'\n') {
+            self.say(format!("error a command has {LINE_BYTES} bytes at most\n").as_bytes());
+            self.ends = true;
+        }
+    }
+
+    /// The figures, if they are due. Those that were not taken in time are left out.
+    fn show(&mut self) {
+        let now = Instant::now();
+        if let Some((every, next)) = self.watch.filter(|(_, next)| now >= *next) {
+            if self.output.is_empty() {
+                self.say((Status::now().lines() + "ok\n").as_bytes());
+            }
+            self.watch = Some((every, (next + every).max(now)));
+        }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(count) => {
+                    self.last = Instant::now();
+                    self.output.drain(..count);
+                }
+                Err(error) if may_be_later(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The peer may have gone already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn may_be_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

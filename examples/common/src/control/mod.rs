@@ -1,0 +1,165 @@
+//! The control socket of a program: `--control unix:PATH`, where its operator lists and ends requests, reads and changes
+//! limits, and stops the program.
+//!
+//! # The protocol
+//!
+//! A command is a line of words. Its answer is any number of lines, and then one line that begins with `ok` or `error`;
+//! no other line does. So it can be typed (`nc -U PATH`, `socat - UNIX:PATH`), used by a script, and read by
+//! `PROGRAM control PATH COMMAND`. A table has a line of names first, and a tab between two columns.
+//!
+//! ```text
+//! $ printf 'limit idle soon\nlimit idle 5m\n' | socat - UNIX:/run/echo.ctl
+//! error the limit idle cannot be "soon": it takes seconds (60, 0.5), or a time with its unit (500ms, 60s, 5m, 2h), or none
+//! ok idle is 300s for new requests
+//! ```
+//!
+//! The commands are in [`HELP`].
+//!
+//! # Whose it is
+//!
+//! The file has the mode 0600, and the server asks the kernel for the user at the other end: it has to be the
+//! program's own, or root. A socket of an abstract name has no mode, and is not taken.
+//!
+//! # It holds nothing up
+//!
+//! ```text
+//! threads:   a server of its own in the thread "control", ThreadingUnixStreamServer   server.rs
+//! forking:   a few connections that never wait, looked at in the loop's own turn      in_turn.rs
+//! ```
+//!
+//! Both have [`MOST`] connections at most: one more ends the oldest that waits, so that forgotten terminals keep no
+//! operator out. A connection that takes nothing of its answers is ended after some seconds, and one that says
+//! nothing after ten minutes.
+
+mod client;
+mod command;
+mod in_turn;
+mod server;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socketserver::transport::BindAddress;
+use socketserver::{Address, BaseServer, Limits, SocketOptions, UnixStreamServer};
+
+pub use client::{ControlOptions, control};
+pub(crate) use command::Operator;
+use command::Then;
+pub(crate) use in_turn::{EVERY, InTurn, TurnHook};
+
+use crate::{Failure, MixinName, warn};
+
+/// The commands, for `help`.
+pub const HELP: &str = "\
+live [COUNT]        the live requests, the oldest first
+close ID            ends a live request
+limits              the limits
+limit NAME VALUE    changes a limit for new requests
+counts              how many requests were accepted, and how they ended
+status              figures of this moment
+watch [SECONDS]     the same again and again, until a line is sent
+log [LEVEL]         says or changes how much is logged: quiet, normal or verbose
+drain [SECONDS]     stops the program: requests have so long to end, or as the limit drain says
+stop                stops the program and ends its requests at once
+help                this list
+quit                ends this connection
+";
+
+/// How many connections there are at once: more operators than a program has.
+const MOST: usize = 16;
+
+/// How long a command may be. The longest has a limit's name and value.
+const LINE_BYTES: usize = 512;
+
+/// How long a connection may say nothing.
+const IDLE: Duration = Duration::from_secs(600);
+
+/// How long a connection may take nothing of its answer.
+const WRITE: Duration = Duration::from_secs(5);
+
+/// Reads the argument of `--control`: `unix:PATH`, or the path alone.
+pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
+    if ["tcp:", "udp:", "unixgram:"].iter().any(|scheme| text.starts_with(scheme)) {
+        return Err("it is a Unix stream socket: write unix:PATH".to_owned());
+    }
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    match BindAddress::from(path).to_unix() {
+        Ok(Address::Unix(path)) => Ok(path),
+        Ok(_) => {
+            Err("a control socket has a file, whose mode keeps others out: write unix:PATH".into())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The settings of the control socket, whichever way it is served.
+fn limits() -> Limits {
+    Limits::default().live(4 * MOST).line_bytes(LINE_BYTES).idle(IDLE).read(IDLE).write(WRITE)
+}
+
+fn socket_options() -> SocketOptions {
+    SocketOptions::default().unix_mode(0o600).unlink_on_close(true)
+}
+
+/// A control socket that is bound and not served yet.
+pub(crate) enum Bound {
+    Threads(server::Server),
+    InTurn(UnixStreamServer),
+}
+
+impl Bound {
+    /// Binds it, before the program's own addresses are announced. `operator` obeys its commands.
+    pub(crate) fn new(
+        path: &std::path::Path,
+        mixin: MixinName,
+        operator: &Arc<Operator>,
+    ) -> Result<Self, Failure> {
+        let bound = match mixin {
+            // Its parent has one thread.
+            MixinName::Forking => UnixStreamServer::builder()
+                .socket_options(socket_options())
+                .bind(path, socketserver::stream_fn(|_request| Ok(())))
+                .map(Self::InTurn),
+            _ => server::bind(path, operator).map(Self::Threads),
+        };
+        bound.map_err(|error| {
+            let advice = if error.is_address_in_use() {
+                "; another program listens there: choose another --control"
+            } else {
+                "; choose another --control"
+            };
+            Failure::Other(format!("the control socket: {error}{advice}"))
+        })
+    }
+}
+
+impl Bound {
+    /// Serves it: in a thread, until what is returned is dropped; or in turns.
+    pub(crate) fn start(
+        self,
+        in_turn: &InTurn,
+        operator: &Arc<Operator>,
+    ) -> Option<server::Running> {
+        match self {
+            Self::Threads(server) => server::Running::start(server)
+                .inspect_err(|error| warn(&format!("the control socket is not served: {error}")))
+                .ok(),
+            Self::InTurn(server) => {
+                in_turn.start(server, Arc::clone(operator));
+                None
+            }
+        }
+    }
+}
+
+/// Whether a user may control this process: the same user, or root, who may do anything in any case.
+fn may_control(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw() || uid == 0
+}
+
+/// The answer for another user.
+const NOT_YOURS: &str = "error this control socket is for the user of its program alone\n";
+
+/// The servers of a program, kept for its operator.
+pub(crate) type Servers = Vec<Arc<dyn BaseServer>>;

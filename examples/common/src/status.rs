@@ -1,0 +1,349 @@
+//! The figures of a program at a moment: those that the control socket tells, and that a page may show.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use socketserver::monitor::{Activity, Counts, LiveRequest};
+use socketserver::{Address, BaseServer, Limits};
+
+use crate::log;
+
+/// A program at a moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The name of the program.
+    pub program: String,
+    /// Its process number.
+    pub process: u32,
+    /// How long its servers have been there.
+    pub uptime: Duration,
+    /// How much it logs.
+    pub level: log::Level,
+    /// Its servers: one for each `--bind`.
+    pub servers: Vec<ServerStatus>,
+}
+
+/// A server at a moment.
+#[derive(Clone, Debug)]
+pub struct ServerStatus {
+    /// Where it listens.
+    pub address: Address,
+    /// `serving`, `stopping` or `stopped`.
+    pub state: &'static str,
+    /// How many requests are alive.
+    pub live: usize,
+    /// How many of them do what.
+    pub activities: Vec<(Activity, usize)>,
+    /// Requests a second, lately.
+    pub rates: Rates,
+    /// The counts since the start.
+    pub counts: Counts,
+    /// How much of its limits is used.
+    pub uses: Vec<Use>,
+    /// The requests that take longest: first those that do not just wait for their peer's next request.
+    pub slowest: Vec<LiveRequest>,
+}
+
+/// Requests a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// Requests that were accepted.
+    pub accepted: f64,
+    /// Requests that ended.
+    pub ended: f64,
+    /// Requests that ended by a failure of their handler or of this system.
+    pub failed: f64,
+    /// The time over which these are counted.
+    pub over: Duration,
+}
+
+/// A limit and how much of it is used.
+#[derive(Clone, Debug)]
+pub struct Use {
+    /// The name of the limit.
+    pub limit: &'static str,
+    /// How much is used.
+    pub used: f64,
+    /// How much there is.
+    pub max: f64,
+    /// By which peer or request, if it is one's own limit.
+    pub by: String,
+}
+
+impl Use {
+    /// The part that is used: 1 is all of it.
+    pub fn part(&self) -> f64 {
+        if self.max > 0.0 { self.used / self.max } else { 0.0 }
+    }
+}
+
+/// From this part on a limit is near its end.
+pub const NEAR: f64 = 0.8;
+
+/// How many of the slowest requests are shown.
+const SLOWEST: usize = 10;
+
+/// The servers of this program. Weak: the program's `main` owns them, and closes them at its end.
+static SERVERS: OnceLock<Vec<Weak<dyn BaseServer>>> = OnceLock::new();
+
+/// Makes the servers known to [`Status::now`].
+pub(crate) fn watch(servers: &[Arc<dyn BaseServer>]) {
+    // A program serves once.
+    let _ = SERVERS.set(servers.iter().map(Arc::downgrade).collect());
+}
+
+impl Status {
+    /// The figures of this moment. Under `forking` a child knows what its parent knew when it forked.
+    pub fn now() -> Self {
+        let servers = SERVERS.get().into_iter().flatten().filter_map(Weak::upgrade);
+        let servers: Vec<_> = servers.collect();
+        let mut samples = SAMPLES.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.resize_with(servers.len(), VecDeque::new);
+        let started = servers.iter().map(|server| server.context().started()).min();
+        let servers = servers.iter().zip(samples.iter_mut());
+        Self {
+            program: program_name(),
+            process: std::process::id(),
+            uptime: started.map_or(Duration::ZERO, |started| started.elapsed()),
+            level: log::level(),
+            servers: servers
+                .map(|(server, samples)| ServerStatus::of(&**server, samples))
+                .collect(),
+        }
+    }
+
+    /// The lines of the control socket's `status`: a key, and its values behind tabs. The lines of a server follow its
+    /// line `server`.
+    pub fn lines(&self) -> String {
+        let mut text = format!(
+            "program\t{}\t{}\nuptime\t{:.1}\nlog\t{}\n",
+            clean(&self.program),
+            self.process,
+            self.uptime.as_secs_f64(),
+            self.level
+        );
+        for (number, server) in (1..).zip(&self.servers) {
+            // Writing to memory cannot fail.
+            let _ = server.write_lines(number, &mut text);
+        }
+        text
+    }
+}
+
+impl ServerStatus {
+    fn of(server: &dyn BaseServer, samples: &mut VecDeque<Sample>) -> Self {
+        let context = server.context();
+        let (counts, limits) = (context.counts(), context.limits());
+        let mut live = context.live();
+        let count = |activity: &Activity| {
+            (*activity, live.iter().filter(|request| request.activity == *activity).count())
+        };
+        let activities = Activity::ALL.iter().map(count).collect();
+        let rates = Rates::lately(counts, context.started(), samples);
+        let uses = uses(&limits, &live, rates);
+        let state = match (context.is_stopping(), server.shutdown_handle().is_shutdown()) {
+            (true, _) if live.is_empty() => "stopped",
+            (true, _) | (_, true) => "stopping",
+            _ => "serving",
+        };
+        let alive = live.len();
+        live.sort_by_key(|request| {
+            (request.activity == Activity::Idle, std::cmp::Reverse(request.age))
+        });
+        live.truncate(SLOWEST);
+        let address = context.server_address();
+        Self { address, state, live: alive, activities, rates, counts, uses, slowest: live }
+    }
+
+    fn write_lines(&self, number: usize, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "server\t{number}\t{}\t{}", clean(&self.address.to_string()), self.state)?;
+        writeln!(text, "live\t{}", self.live)?;
+        for (activity, count) in &self.activities {
+            writeln!(text, "activity\t{}\t{count}", word(*activity))?;
+        }
+        let Rates { accepted, ended, failed, over } = self.rates;
+        let over = over.as_secs_f64();
+        writeln!(text, "per_second\t{accepted:.1}\t{ended:.1}\t{failed:.1}\t{over:.1}")?;
+        for (name, count) in self.counts.by_name() {
+            writeln!(text, "count\t{name}\t{count}")?;
+        }
+        for Use { limit, used, max, by } in &self.uses {
+            writeln!(text, "use\t{limit}\t{used:.0}\t{max:.0}\t{}", clean(by))?;
+        }
+        for request in &self.slowest {
+            writeln!(text, "slow\t{}", row(&request.id.to_string(), request))?;
+        }
+        Ok(())
+    }
+}
+
+/// An activity in one word.
+pub fn word(activity: Activity) -> String {
+    format!("{activity:?}").to_ascii_lowercase()
+}
+
+/// A live request as a row: its number, client, age, activity, bytes in and out, handler.
+pub(crate) fn row(id: &str, request: &LiveRequest) -> String {
+    format!(
+        "{id}\t{}\t{:.1}\t{}\t{}\t{}\t{}",
+        clean(&request.client_address.to_string()),
+        request.age.as_secs_f64(),
+        word(request.activity),
+        request.bytes_in,
+        request.bytes_out,
+        clean(request.handler)
+    )
+}
+
+/// A text that others have chosen, as one column of one line.
+pub(crate) fn clean(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            cleaned.extend(character.escape_default());
+        } else {
+            cleaned.push(character);
+        }
+    }
+    cleaned
+}
+
+/// The file name of the running program.
+fn program_name() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&path).file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// The counts at an earlier moment.
+struct Sample {
+    at: Instant,
+    accepted: u64,
+    ended: u64,
+    failed: u64,
+}
+
+/// For each server its samples, the oldest first. Each question for the status takes one; nobody samples while nobody
+/// asks.
+static SAMPLES: Mutex<Vec<VecDeque<Sample>>> = Mutex::new(Vec::new());
+
+/// Rates are over this time at least, as far as there are samples.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Two samples are not closer to each other, however often the status is asked for.
+const BETWEEN: Duration = Duration::from_millis(500);
+
+impl Rates {
+    /// The rates since the newest sample that is old enough, or since the oldest there is.
+    fn lately(counts: Counts, started: Instant, samples: &mut VecDeque<Sample>) -> Self {
+        let now = Sample {
+            at: Instant::now(),
+            accepted: counts.accepted,
+            ended: counts.ended(),
+            failed: counts.failed + counts.panicked + counts.killed,
+        };
+        // All but the last one that is as old as the window.
+        while samples.get(1).is_some_and(|sample| now.at - sample.at >= WINDOW) {
+            samples.pop_front();
+        }
+        let start = Sample { at: started, accepted: 0, ended: 0, failed: 0 };
+        let since = samples.front().unwrap_or(&start);
+        let over = now.at.saturating_duration_since(since.at);
+        let rate = |now: u64, then: u64| {
+            now.saturating_sub(then) as f64 / over.as_secs_f64().max(BETWEEN.as_secs_f64())
+        };
+        let rates = Self {
+            accepted: rate(now.accepted, since.accepted),
+            ended: rate(now.ended, since.ended),
+            failed: rate(now.failed, since.failed),
+            over,
+        };
+        if samples.back().is_none_or(|last| now.at - last.at >= BETWEEN) {
+            samples.push_back(now);
+        }
+        rates
+    }
+}
+
+/// How much of the limits is used, as far as it can be counted from outside.
+fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates) -> Vec<Use> {
+    let number = |count: usize| count as f64;
+    let mut uses = Vec::new();
+    if limits.live < usize::MAX {
+        let (used, max) = (number(live.len()), number(limits.live.max(1)));
+        uses.push(Use { limit: "live", used, max, by: String::new() });
+    }
+    if limits.per_peer < limits.live {
+        let mut peers: HashMap<String, usize> = HashMap::new();
+        for peer in live.iter().filter_map(|request| peer_of(&request.client_address)) {
+            *peers.entry(peer).or_default() += 1;
+        }
+        let busiest = peers.into_iter().max_by_key(|(_, count)| *count);
+        if let Some((by, count)) = busiest {
+            let (used, max) = (number(count), number(limits.per_peer.max(1)));
+            uses.push(Use { limit: "per_peer", used, max, by });
+        }
+    }
+    if let Some(rate) = limits.accept_rate {
+        let (used, max) = (rates.accepted, f64::from(rate.per_second.max(1)));
+        uses.push(Use { limit: "accept_rate", used, max, by: String::new() });
+    }
+    let oldest = live.iter().max_by_key(|request| request.age);
+    if let (Some(limit), Some(oldest)) = (limits.request, oldest) {
+        let (used, max) = (oldest.age.as_secs_f64(), limit.as_secs_f64());
+        uses.push(Use { limit: "request", used, max, by: format!("request {}", oldest.id) });
+    }
+    uses
+}
+
+/// The peer that `Limits::per_peer` counts: an IPv4 address, or a network of IPv6.
+fn peer_of(address: &Address) -> Option<String> {
+    Some(match address.as_inet()?.ip().to_canonical() {
+        IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => {
+            let [a, b, c, d, ..] = ip.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+        ip => ip.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_others_stay_in_their_column() {
+        assert_eq!(clean("a\tb\nc\x1b[2Jé"), "a\\tb\\nc\\u{1b}[2Jé");
+    }
+
+    #[test]
+    fn rates_are_those_of_the_last_seconds() {
+        let (mut samples, start) = (VecDeque::new(), Instant::now() - Duration::from_secs(100));
+        let counts = |accepted| {
+            let mut counts = Counts::default();
+            counts.accepted = accepted;
+            counts
+        };
+        let rates = Rates::lately(counts(1_000), start, &mut samples);
+        assert!((9.9..10.1).contains(&rates.accepted), "since the start: {rates:?}");
+        samples[0].at -= Duration::from_secs(10);
+        let rates = Rates::lately(counts(1_500), start, &mut samples);
+        assert!((49.0..50.1).contains(&rates.accepted), "since the sample: {rates:?}");
+        samples[1].at -= Duration::from_secs(6);
+        let rates = Rates::lately(counts(1_500), start, &mut samples);
+        assert!(rates.accepted == 0.0 && samples.len() == 2, "the older sample is gone: {rates:?}");
+    }
+
+    #[test]
+    fn a_peer_is_what_the_limit_counts() {
+        let peer = |text: &str| peer_of(&Address::Inet(text.parse().unwrap()));
+        assert_eq!(peer("192.0.2.1:80").as_deref(), Some("192.0.2.1"));
+        assert_eq!(peer("[2001:db8:1:2:3::4]:80").as_deref(), Some("2001:db8:1:2::/64"));
+        assert_eq!(peer("[::1]:80").as_deref(), Some("::1"));
+        assert_eq!(peer("[::ffff:192.0.2.1]:80").as_deref(), Some("192.0.2.1"));
+        assert_eq!(peer_of(&Address::Unnamed), None);
+    }
+}
