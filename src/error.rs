@@ -276,17 +276,26 @@ pub enum Timeout {
     Request,
     /// `Limits::handshake`: `wrap_request` did not end in time.
     Handshake,
+    /// `Limits::proxy_header`: the PROXY header of a trusted proxy did not come in time.
+    ProxyHeader,
     /// The handler's own deadline, from [`deadline_in`](crate::StreamRequest::deadline_in).
     Deadline,
 }
 
 impl Timeout {
     /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Idle, Self::Read, Self::Write, Self::Request, Self::Handshake, Self::Deadline];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::Read,
+        Self::Write,
+        Self::Request,
+        Self::Handshake,
+        Self::ProxyHeader,
+        Self::Deadline,
+    ];
 
-    /// A name in one word, for a label or a log: `idle`, `read`, `write`, `request`, `handshake` or `deadline`. It never
-    /// changes.
+    /// A name in one word, for a label or a log: `idle`, `read`, `write`, `request`, `handshake`, `proxy_header` or
+    /// `deadline`. It never changes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -295,6 +304,7 @@ impl Timeout {
             Self::Write => "write",
             Self::Request => "request",
             Self::Handshake => "handshake",
+            Self::ProxyHeader => "proxy_header",
             Self::Deadline => "deadline",
         }
     }
@@ -308,6 +318,7 @@ impl fmt::Display for Timeout {
             Self::Write => "write timeout",
             Self::Request => "whole request timeout",
             Self::Handshake => "handshake timeout",
+            Self::ProxyHeader => "PROXY header timeout",
             Self::Deadline => "handler's deadline",
         })
     }
@@ -391,6 +402,15 @@ impl Stopping {
         find(error)
     }
 }
+
+/// An error with which [`wrap_request`](crate::ServerHooks::wrap_request) turns a client away, as
+/// [`verify_request`](crate::ServerHooks::verify_request) does with `false`. The request ends as
+/// [`Rejected`](crate::CloseReason::Rejected), and nothing is reported.
+///
+/// By then a [proxy](crate::proxy_protocol) has named the client, which `verify_request` cannot know.
+#[derive(Clone, Copy, Debug, Default, thiserror::Error)]
+#[error("the client was turned away")]
+pub struct Rejected;
 
 /// A panic in a handler, a hook, a transport or the drop of an error, as an error. `handle_error` gets the panic, and
 /// [`phase`](crate::hooks::Failure::phase) says where it happened.

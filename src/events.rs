@@ -53,6 +53,15 @@ pub enum ServerEvent<'a> {
         /// The type name of its handler.
         handler: &'static str,
     },
+    /// A [proxy](crate::proxy_protocol) has named the client of a request. Until then the proxy counts as the client.
+    ClientKnown {
+        /// The request's number, unique within the server.
+        id: u64,
+        /// The client.
+        client_address: &'a Address,
+        /// The proxy: the client's address in `RequestStarted`.
+        proxy_address: &'a Address,
+    },
     /// A request has ended and is closed. (While it runs, [`ServerContext::live`](crate::ServerContext::live) has its
     /// activity, its age and its bytes.)
     #[non_exhaustive]
@@ -61,13 +70,16 @@ pub enum ServerEvent<'a> {
         id: u64,
         /// The client.
         client_address: &'a Address,
+        /// The [proxy](crate::proxy_protocol) that has named the client, if one has.
+        proxy_address: Option<&'a Address>,
         /// The type name of its handler.
         handler: &'static str,
         /// How it ended. [`CloseReason::fault`] says whose doing that was.
         reason: CloseReason,
         /// Why it was refused, if the reason is [`CloseReason::Refused`].
         refused: Option<&'a Refused>,
-        /// The time limit that has ended it, if the reason is [`CloseReason::TimedOut`] or [`CloseReason::Idle`].
+        /// The time limit that has ended it, if the reason is [`CloseReason::TimedOut`], [`CloseReason::Idle`] or
+        /// [`CloseReason::BadProxyHeader`].
         limit: Option<Timeout>,
         /// How long it lasted, from its acceptance on.
         age: Duration,
@@ -161,6 +173,9 @@ impl fmt::Display for ServerEvent<'_> {
             Self::Stopping { server_address } => write!(f, "stopping at {server_address}"),
             Self::RequestStarted { id, client_address, handler } => {
                 write!(f, "request {id} from {client_address} has come: {handler}")
+            }
+            Self::ClientKnown { id, client_address, proxy_address } => {
+                write!(f, "request {id} from {proxy_address} is of {client_address}")
             }
             Self::RequestEnded { id, client_address, reason, age, bytes_in, bytes_out, .. } => {
                 let seconds = age.as_secs_f64();
@@ -306,6 +321,8 @@ reasons! {
     Disconnected, disconnected, "the peer went away";
     /// Its peer sent bytes that cannot be decoded: not TLS where TLS is expected, or not UTF-8 where text is read.
     Garbled, garbled, "the peer sent what cannot be read";
+    /// It came from a [proxy](crate::proxy_protocol), and its PROXY header was wrong, cut short, late or missing.
+    BadProxyHeader, bad_proxy_header, "it brought no valid PROXY header";
     /// Its peer was silent for `Limits::idle`.
     Idle, idle, "the peer was idle";
     /// Another time limit was reached, or the handler's own timeout.
@@ -318,7 +335,8 @@ reasons! {
     Forced, forced, "it was cut off at the deadline of the drain";
     /// An operator ended it, by `ServerContext::close_live`.
     ClosedHere, closed_here, "it was closed from this side";
-    /// `verify_request` returned false.
+    /// `verify_request` returned false, `wrap_request` returned a [`Rejected`](crate::hooks::Rejected), or it did not
+    /// come from a [proxy](crate::proxy_protocol) although it had to.
     Rejected, rejected, "it was rejected";
     /// No worker was free, or its peer had too many requests.
     Refused, refused, "it was refused";
@@ -356,6 +374,7 @@ impl CloseReason {
         match self {
             Self::Disconnected
             | Self::Garbled
+            | Self::BadProxyHeader
             | Self::Idle
             | Self::TimedOut
             | Self::LineTooLong => Some(Fault::Peer),
@@ -367,6 +386,11 @@ impl CloseReason {
             | Self::Rejected
             | Self::Released => None,
         }
+    }
+
+    /// Whether a time limit may be the cause.
+    pub(crate) fn may_be_of_time(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Idle | Self::BadProxyHeader)
     }
 }
 

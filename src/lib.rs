@@ -187,6 +187,7 @@ pub mod mixin;
 pub mod park;
 mod peer_fault;
 mod process;
+pub mod proxy_protocol;
 mod refused;
 pub mod request;
 mod server;
@@ -223,7 +224,7 @@ pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
 
 /// The arguments of [`ServerHooks`]: a request that has arrived, a request that failed, an accept that failed.
 pub mod hooks {
-    pub use crate::error::Panicked;
+    pub use crate::error::{Panicked, Rejected};
     pub use crate::events::Fault;
     pub use crate::server::{AcceptFailure, Failure, Incoming, Phase};
 }

@@ -31,7 +31,7 @@ pub use by_name::LimitError;
 ///
 /// - `live`, `per_peer`, `accept_rate` and `peer_rate` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::ServerEvent::LimitReached).
-/// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `drain` and `first_read` end a request. They are
+/// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request. They are
 ///   the [`CloseReason`](crate::CloseReason) of its end.
 /// - Exceeding `outbox_bytes` makes the send fail.
 /// - `linger` and `linger_bytes` are not reported: the request has already ended.
@@ -96,6 +96,10 @@ pub struct Limits {
     /// How long `wrap_request` (a TLS handshake, for example) may take. Default 10 s: several round trips of the
     /// slowest network.
     pub handshake: Duration,
+    /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
+    /// worker has taken the connection. Default 5 s: a proxy sends its header with the connection, so that only a lost
+    /// packet delays it. Servers that read no such header do not look at this limit.
+    pub proxy_header: Duration,
     /// How long a connection stays open after its request has ended, so that a peer that is still sending can read the
     /// answer. Further input is discarded. The server lingers when the peer has sent more than was read, or more than 8
     /// KiB without an end; when a read has ended in the middle; when the handler has failed; when the request is
@@ -130,6 +134,7 @@ impl Default for Limits {
             write: Duration::from_secs(60),
             request: None,
             handshake: Duration::from_secs(10),
+            proxy_header: Duration::from_secs(5),
             linger: Duration::from_secs(2),
             linger_bytes: 16 * 1024 * 1024,
             drain: Duration::from_secs(10),
@@ -187,6 +192,9 @@ setters! {
     /// Sets [`handshake`](field@Self::handshake). Default 10 s. With zero no handshake may wait; `Duration::MAX` is no
     /// limit.
     handshake(limit: Duration);
+    /// Sets [`proxy_header`](field@Self::proxy_header). Default 5 s. With zero a header has to be there already;
+    /// `Duration::MAX` leaves the wait to `idle` and `read`.
+    proxy_header(limit: Duration);
     /// Sets [`linger`](field@Self::linger). Default 2 s. Zero closes at once; `Duration::MAX` is no limit.
     linger(limit: Duration);
     /// Sets [`linger_bytes`](field@Self::linger_bytes), in bytes. Default 16 MiB. Zero closes at once; `usize::MAX` is
@@ -270,6 +278,7 @@ mod tests {
             write: seconds(60),
             request: None,
             handshake: seconds(10),
+            proxy_header: seconds(5),
             linger: seconds(2),
             linger_bytes: 16 * 1024 * 1024,
             drain: seconds(10),
@@ -295,7 +304,8 @@ mod tests {
             .linger(seconds(13))
             .linger_bytes(14)
             .drain(seconds(15))
-            .first_read(seconds(16));
+            .first_read(seconds(16))
+            .proxy_header(seconds(17));
         let expected = Limits {
             live: 1,
             per_peer: 2,
@@ -312,6 +322,7 @@ mod tests {
             linger_bytes: 14,
             drain: seconds(15),
             first_read: seconds(16),
+            proxy_header: seconds(17),
         };
         assert_eq!(set, expected);
         assert_eq!(set.request(None).accept_rate(None).peer_rate(None).request, None);

@@ -79,6 +79,7 @@ limits! {
     write Time
     request Time
     handshake Time
+    proxy_header Time
     linger Time
     linger_bytes Bytes
     drain Time

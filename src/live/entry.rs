@@ -3,6 +3,7 @@
 //! | written by | what |
 //! |---|---|
 //! | the request's worker, alone | activity, bytes, `preface`, `wrapped`, `waits_to_write`, `stopped` |
+//! | the request's worker, under the lock of the list | `by_proxy`: the client, once |
 //! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
 //! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
 //!
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::by_proxy::ByProxy;
 use super::counters::{RequestCounters, Step};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
@@ -42,7 +44,9 @@ use crate::sys;
 pub(crate) struct Entry {
     /// Its number, and that of its list.
     owner: RequestId,
-    peer: Address,
+    pub(super) peer: Address,
+    /// The client behind the peer, if that is a proxy: see `by_proxy.rs`. None in the usual case.
+    pub(super) by_proxy: Option<Box<ByProxy>>,
     /// The type name of its handler, for messages and the list.
     handler: &'static str,
     /// When it was taken from the transport; its age counts from here.
@@ -97,6 +101,7 @@ impl Entry {
         Self {
             owner,
             peer,
+            by_proxy: None,
             handler,
             accepted,
             in_accept_queue: None,
@@ -116,11 +121,6 @@ impl Entry {
             connection: Mutex::new(connection),
             process: AtomicI32::new(0),
         }
-    }
-
-    /// The peer, as `get_request` gave it.
-    pub(crate) fn client_address(&self) -> &Address {
-        &self.peer
     }
 
     /// Its number, unique within its list.
@@ -214,7 +214,8 @@ impl Entry {
         let (bytes_in, bytes_out) = self.bytes();
         LiveRequest {
             id: self.id(),
-            client_address: self.peer.clone(),
+            client_address: self.client_address().clone(),
+            proxy_address: self.proxy_address().cloned(),
             age: self.accepted.elapsed(),
             handler: self.handler,
             activity: self.activity(),
@@ -413,6 +414,9 @@ impl Entry {
     /// It has left the list.
     /// Called by the list, before the slot is free.
     pub(super) fn end(&self) {
+        if let Some(by_proxy) = &self.by_proxy {
+            by_proxy.end();
+        }
         self.ended.store(true, Ordering::SeqCst);
         // After the store: a token that is made at this moment either is notified here or sees the end itself.
         self.tell_of_close();

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::address::Address;
     use crate::limits::Limits;
-    use crate::live::Activity;
+    use crate::live::{Activity, PeerIs};
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
@@ -185,7 +185,8 @@ mod tests {
         let (theirs, _) = listener.accept().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
         let owner = Address::Unnamed;
-        let registration = list.enter(owner, "Test", Instant::now(), Some(fd), None);
+        let now = Instant::now();
+        let registration = list.enter(owner, PeerIs::Client, "Test", now, Some(fd), None);
         registration.entry.set_left_to_reaper(Activity::Idle);
         (registration, ours, theirs)
     }

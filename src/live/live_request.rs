@@ -50,8 +50,10 @@ impl fmt::Display for Activity {
 pub struct LiveRequest {
     /// Its number, unique within the server: the argument of [`close_live`](crate::ServerContext::close_live).
     pub id: u64,
-    /// The peer's address.
+    /// The client's address.
     pub client_address: Address,
+    /// The proxy that has [named the client](crate::proxy_protocol), if one has.
+    pub proxy_address: Option<Address>,
     /// How long ago it was accepted.
     pub age: Duration,
     /// The type name of its handler.
@@ -75,6 +77,7 @@ impl fmt::Display for LiveRequest {
         let age = age.as_secs_f64();
         write!(f, "{client_address}: request {id}, {handler}, {activity}, {age:.1} s old")?;
         write!(f, ", {} bytes in, {} bytes out", self.bytes_in, self.bytes_out)?;
+        self.proxy_address.as_ref().map_or(Ok(()), |proxy| write!(f, ", by {proxy}"))?;
         self.process.map_or(Ok(()), |process| write!(f, ", process {process}"))?;
         self.cut.map_or(Ok(()), |cut| write!(f, ", {cut}"))
     }

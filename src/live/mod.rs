@@ -12,6 +12,7 @@
 //! drop of the Ticket leave: Entry::end, the slot is free, counts the peer off; the last one wakes the drain
 //! ```
 
+mod by_proxy;
 mod counters;
 mod entry;
 mod idle_check;
@@ -35,7 +36,9 @@ use crate::address::Address;
 use crate::events::Limit;
 use crate::limits::Limits;
 use crate::peer_fault::RequestId;
+use crate::proxy_protocol::Header;
 
+use by_proxy::{ByProxy, ClientRows};
 pub(crate) use counters::Step;
 use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;
@@ -83,6 +86,17 @@ struct Slots {
     rates: Option<TokenBuckets<PeerKey>>,
     /// Counters for each slot, if children are to write them.
     rows: Option<Arc<Rows>>,
+    /// Clients behind proxies, for each slot, if children are to write them.
+    clients: Option<Arc<ClientRows>>,
+}
+
+/// The part that the peer of a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerIs {
+    /// The client itself.
+    Client,
+    /// A proxy, which will name its client.
+    Proxy,
 }
 
 /// How many live requests each peer has. A peer without one is not in the map, so that it is never larger than the
@@ -101,6 +115,13 @@ impl Slots {
         self.entries.iter().flatten()
     }
 
+    /// Maps memory that children share with this process.
+    fn map_rows(&mut self) -> io::Result<()> {
+        self.rows = Some(Arc::new(Rows::new(ROWS)?));
+        self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
+        Ok(())
+    }
+
     fn is_empty(&self) -> bool {
         self.free.len() == self.entries.len()
     }
@@ -111,7 +132,8 @@ impl Slots {
         let mut counts = HashMap::new();
         // Counted anew from the list, which is right whatever was counted before.
         if max.is_some() {
-            for key in self.live().filter_map(|entry| PeerKey::of(entry.client_address())) {
+            let counted = |entry: &Arc<Entry>| entry.counted_address().and_then(PeerKey::of);
+            for key in self.live().filter_map(counted) {
                 *counts.entry(key).or_default() += 1;
             }
         }
@@ -145,9 +167,10 @@ impl LiveList {
     /// An empty list. Until [`set_budget`](Self::set_budget) is called, descriptors limit nothing.
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
-        let (shared, peers, rates, rows) = (Arc::clone(&limits), None, None, None);
-        let (entered, budget) = (0, usize::MAX);
-        let slots = Slots { entries, free, entered, limits: shared, budget, peers, rates, rows };
+        let (shared, peers, rates) = (Arc::clone(&limits), None, None);
+        let (entered, budget, rows, clients) = (0, usize::MAX, None, None);
+        let slots =
+            Slots { entries, free, entered, limits: shared, budget, peers, rates, rows, clients };
         let number = LISTS.fetch_add(1, Ordering::Relaxed);
         let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new() };
         list.set_limits(limits);
@@ -163,7 +186,7 @@ impl LiveList {
     /// Called once, when the server is made. The memory is mapped for [`ROWS`] requests, and shared by all forks that
     /// follow.
     pub(crate) fn for_children(self) -> io::Result<Self> {
-        self.slots.lock().rows = Some(Arc::new(Rows::new(ROWS)?));
+        self.slots.lock().map_rows()?;
         Ok(self)
     }
 
@@ -172,7 +195,7 @@ impl LiveList {
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut slots = self.slots.lock();
         if slots.rows.is_some() {
-            slots.rows = Some(Arc::new(Rows::new(ROWS)?));
+            slots.map_rows()?;
         }
         // The parent serves them. A copy that stays open here would keep a peer waiting after the parent has closed
         // its own.
@@ -216,6 +239,7 @@ impl LiveList {
     pub(crate) fn enter(
         &self,
         peer: Address,
+        peer_is: PeerIs,
         handler: &'static str,
         accepted: Instant,
         connection: Option<Arc<OwnedFd>>,
@@ -224,7 +248,11 @@ impl LiveList {
         let mut slots = self.slots.lock();
         // Before its number is given: a request beyond its limit enters all the same, because its refusal is a request
         // with an end of its own.
-        let beyond = slots.count_peer(&peer, accepted);
+        let beyond = match peer_is {
+            PeerIs::Client => slots.count_peer(&peer, accepted),
+            // Its client is counted when it is known.
+            PeerIs::Proxy => None,
+        };
         slots.entered += 1;
         let (id, idle) = (slots.entered, slots.limits.idle);
         let slot = slots.free.pop().unwrap_or(slots.entries.len());
@@ -233,12 +261,31 @@ impl LiveList {
         let owner = RequestId { server: self.number, request: id };
         let mut entry = Entry::new(owner, peer, handler, accepted, connection, idle, now);
         entry.in_accept_queue = in_accept_queue;
+        if peer_is == PeerIs::Proxy {
+            entry.by_proxy = Some(Box::new(ByProxy::new(slots.clients.as_ref(), slot)));
+        }
         let entry = Arc::new(entry);
         if slot == slots.entries.len() {
             slots.entries.push(None);
         }
         slots.entries[slot] = Some(Arc::clone(&entry));
         Registration { entry, slot, limits: Arc::clone(&slots.limits), beyond }
+    }
+
+    /// The proxy has named its client, which counts from here on. Gives the limit for one peer that it is beyond, if
+    /// any. Called once, by the worker.
+    ///
+    /// Under the lock, so that a new count of all peers comes either before or after.
+    pub(crate) fn name_client(&self, entry: &Entry, header: Header, now: Instant) -> Option<Limit> {
+        let mut slots = self.slots.lock();
+        entry.name_client(header);
+        let by_proxy = entry.by_proxy.as_ref()?;
+        if by_proxy.is_common() {
+            // In a child: this list is a copy, and the other children tell their clients by their rows.
+            let max = slots.peers.as_ref()?.max;
+            return (by_proxy.count() > max).then_some(Limit::PerPeer);
+        }
+        slots.count_peer(by_proxy.client()?, now)
     }
 
     /// The request is over. Wakes a drain if it was the last one.
@@ -258,7 +305,7 @@ impl LiveList {
         // From here on another request may have the slot.
         slots.free.push(registration.slot);
         if let (Some(peers), Some(key)) =
-            (&mut slots.peers, PeerKey::of(registration.entry.client_address()))
+            (&mut slots.peers, registration.entry.counted_address().and_then(PeerKey::of))
         {
             if let Some(count) = peers.counts.get_mut(&key) {
                 *count -= 1;
@@ -366,7 +413,8 @@ mod tests {
     pub(super) fn request(list: &LiveList) -> (Registration, UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let fd = Arc::new(OwnedFd::from(ours.try_clone().unwrap()));
-        let registration = list.enter(Address::Unnamed, "Test", Instant::now(), Some(fd), None);
+        let (peer, now) = (Address::Unnamed, Instant::now());
+        let registration = list.enter(peer, PeerIs::Client, "Test", now, Some(fd), None);
         (registration, ours, theirs)
     }
 
@@ -390,7 +438,8 @@ mod tests {
     #[test]
     fn what_cannot_be_closed_is_not_marked_as_closed() {
         let list = LiveList::new(Limits::default());
-        let datagram = list.enter(Address::Unnamed, "Test", Instant::now(), None, None);
+        let (peer, now) = (Address::Unnamed, Instant::now());
+        let datagram = list.enter(peer, PeerIs::Client, "Test", now, None, None);
         assert!(!list.close(datagram.entry.id()));
         assert_eq!(datagram.entry.cut(), None, "its own error explains its end");
         let (stream, ..) = request(&list);

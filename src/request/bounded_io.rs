@@ -401,6 +401,12 @@ impl BoundedIo {
         Ok(count)
     }
 
+    /// Expects nothing more of the peer: the connection is closed at once, and does not linger for an answer to be
+    /// read, because there is none.
+    pub(super) fn give_up(&mut self) {
+        self.saw_end = true;
+    }
+
     /// The descriptor, lent to code that may duplicate it.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         self.ticket.entry().lend();

@@ -14,6 +14,7 @@ mod outbox;
 mod outbox_queue;
 mod outbox_writer;
 mod preface;
+mod proxy_header;
 mod raw_status;
 mod raw_stream;
 mod read_buffer;
@@ -42,7 +43,8 @@ pub use deadline::Deadline;
 pub(crate) use extension::Extension;
 pub use line::{Line, LineTooLong};
 pub use outbox::{Outbox, OutboxError};
-pub(crate) use preface::{Prefaces, handshake_deadline};
+pub(crate) use preface::{Place, Prefaces, handshake_deadline};
+pub(crate) use proxy_header::{BeyondLimit, NoHeader, ProxyHeader};
 pub use read_buffer::Chunk;
 #[doc(alias = "threading.Event")]
 pub use stop_token::StopToken;
@@ -112,7 +114,8 @@ impl Ticket {
         Self { registration, context, extension: Extension::default() }
     }
 
-    /// The address of the peer, as `get_request` gave it.
+    /// The address of the client: the peer, as `get_request` gave it, or the one that a
+    /// [proxy](crate::proxy_protocol) has named since.
     #[must_use]
     pub fn client_address(&self) -> &Address {
         self.registration.entry.client_address()

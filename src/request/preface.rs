@@ -1,6 +1,7 @@
 //! [`Preface`]: a step of the framework's own between a connection and its handler.
 
 use super::Deadline;
+use crate::address::Address;
 use crate::error::{HandlerResult, Timeout};
 use crate::limits::Limits;
 
@@ -12,6 +13,13 @@ pub(crate) trait Preface<R>: Send + Sync {
     /// The limit of this step, for a request with these limits.
     fn deadline(&self, limits: &Limits) -> Option<Deadline>;
 
+    /// Whether this step finds out who the client is, because the peer is a proxy: the limits for one peer then count
+    /// the client, and not the proxy.
+    fn names_client(&self, peer: &Address) -> bool {
+        let _ = peer;
+        false
+    }
+
     /// Takes the step.
     ///
     /// # Errors
@@ -20,9 +28,20 @@ pub(crate) trait Preface<R>: Send + Sync {
     fn run(&self, request: &mut R) -> HandlerResult;
 }
 
+/// The place of a step: a connection brings them in this order, in whatever order the builder's setters are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// A proxy sends its header first, in the clear.
+    ProxyHeader,
+    /// Behind it the client's own bytes begin.
+    #[allow(dead_code, reason = "a feature brings it")]
+    Tls,
+}
+
 /// The prefaces of a server, in the order in which a connection brings them. None, usually.
 pub(crate) struct Prefaces<R> {
-    steps: Vec<Box<dyn Preface<R>>>,
+    /// At most one for each place.
+    steps: Vec<(Place, Box<dyn Preface<R>>)>,
 }
 
 impl<R> Default for Prefaces<R> {
@@ -32,14 +51,26 @@ impl<R> Default for Prefaces<R> {
 }
 
 impl<R> Prefaces<R> {
+    /// Puts a step into its place, instead of an earlier one.
+    pub(crate) fn set(&mut self, place: Place, step: impl Preface<R> + 'static) {
+        self.steps.retain(|(other, _)| *other != place);
+        self.steps.push((place, Box::new(step)));
+        self.steps.sort_by_key(|(place, _)| *place);
+    }
+
     /// Whether handlers run at once.
     pub(crate) fn are_none(&self) -> bool {
         self.steps.is_empty()
     }
 
+    /// Whether one of the steps finds out who the client behind this peer is.
+    pub(crate) fn name_client(&self, peer: &Address) -> bool {
+        self.iter().any(|step| step.names_client(peer))
+    }
+
     /// The steps in their order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Preface<R>> {
-        self.steps.iter().map(|step| &**step)
+        self.steps.iter().map(|(_, step)| &**step)
     }
 }
 

@@ -65,14 +65,17 @@ impl StreamRequest {
         Self { io, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
 
-    /// The address of the peer.
+    /// The address of the client: the other end of the connection, or the client that a
+    /// [proxy](crate::proxy_protocol) there has named.
     #[must_use]
     #[doc(alias = "getpeername")]
     pub fn client_address(&self) -> Address {
         self.io.ticket.client_address().clone()
     }
 
-    /// The address of this end: the one of the server's addresses that the peer connected to.
+    /// The address of this end: the one of the server's addresses that the peer connected to. Behind a
+    /// [proxy](crate::proxy_protocol) it is still this server's: [`proxy`](Self::proxy) has the address that the client
+    /// connected to.
     #[must_use]
     #[doc(alias = "getsockname")]
     pub fn local_address(&self) -> Address {
@@ -158,7 +161,7 @@ impl StreamRequest {
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match self.io.connection.fileno() {
             // Unix sockets have no such option, and need none.
-            Some(fd) if self.io.ticket.client_address().as_inet().is_some() => {
+            Some(fd) if self.io.ticket.entry().peer_address().as_inet().is_some() => {
                 socket2::SockRef::from(&fd).set_tcp_nodelay(nodelay)
             }
             _ => Ok(()),

@@ -19,7 +19,8 @@ use crate::handler::{self, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::process::Role;
-use crate::request::Prefaces;
+use crate::proxy_protocol::ProxyProtocol;
+use crate::request::{Place, Prefaces, ProxyHeader, StreamRequest};
 use crate::server_context::ServerContext;
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
@@ -34,6 +35,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// | [`time_accept_queue`](Self::time_accept_queue) | false |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
 /// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
+/// | [`proxy_protocol`](Self::proxy_protocol) | no PROXY header is read |
 /// | [`workers_accept`](Self::workers_accept) | true |
 ///
 /// ```no_run
@@ -247,6 +249,28 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         fork::register(&core);
         console::prepare();
         Ok(Server { core, mixin, timeout, poll_interval: settings.poll_interval })
+    }
+}
+
+impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
+    /// Takes the client's true address from the PROXY header of a trusted proxy: see
+    /// [`proxy_protocol`](crate::proxy_protocol). Default: no header is read.
+    ///
+    /// ```
+    /// use socketserver::proxy_protocol::ProxyProtocol;
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let server = ThreadingTcpServer::builder()
+    ///     .proxy_protocol(ProxyProtocol::from_networks(["127.0.0.0/8"])?)
+    ///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+    /// # drop(server); Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn proxy_protocol(mut self, from: ProxyProtocol) -> Self {
+        self.settings.prefaces.set(Place::ProxyHeader, ProxyHeader::new(from));
+        self
     }
 }
 

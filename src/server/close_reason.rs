@@ -1,10 +1,12 @@
 //! Finds the [`CloseReason`] of a request: from a cut by the server, or from the error of its handler.
 
 use super::error_owner::ErrorOwner;
-use crate::error::{HandlerError, Panicked, Stopping, TimedOut, Timeout};
-use crate::events::CloseReason;
+use crate::error::{HandlerError, Panicked, Rejected, Stopping, TimedOut, Timeout};
+use crate::events::{CloseReason, Limit};
 use crate::live::{Cut, Entry};
-use crate::request::LineTooLong;
+use crate::peer_fault::find;
+use crate::refused::Refused;
+use crate::request::{BeyondLimit, LineTooLong, NoHeader};
 
 /// The reason of a request that the server ended. The result of its handler does not matter then.
 ///
@@ -35,6 +37,14 @@ pub(super) fn reason_of(
     let error = &**error;
     if owner.find::<Stopping>(error).is_some() {
         return CloseReason::Stopped;
+    }
+    // Before its cause, which may be any of those below.
+    if let Some(no_header) = owner.find::<NoHeader>(error) {
+        let is_from_proxy = no_header.is_from_proxy();
+        return if is_from_proxy { CloseReason::BadProxyHeader } else { CloseReason::Rejected };
+    }
+    if find::<Rejected>(error).is_some() {
+        return CloseReason::Rejected;
     }
     match owner.find(error).map(TimedOut::which) {
         Some(Timeout::Idle) => return CloseReason::Idle,
@@ -68,4 +78,17 @@ pub(super) fn may_be_early(reason: CloseReason) -> bool {
             | CloseReason::Garbled
             | CloseReason::Refused
     )
+}
+
+/// Why a request beyond a limit for one peer is refused.
+pub(super) fn refused_by(limit: Limit) -> Refused {
+    match limit {
+        Limit::PeerRate => Refused::TooFastFromPeer,
+        _ => Refused::TooManyFromPeer,
+    }
+}
+
+/// Why a request is refused whose client was named by a proxy, if it is.
+pub(super) fn why_refused(error: &HandlerError) -> Option<Refused> {
+    error.downcast_ref().map(|BeyondLimit { limit }| refused_by(*limit))
 }

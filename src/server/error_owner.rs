@@ -7,7 +7,7 @@ use std::io;
 use crate::error::{Stopping, TimedOut};
 use crate::live::Entry;
 use crate::peer_fault::{Owned, PeerFault, RequestId, causes, find, find_of};
-use crate::request::{LineTooLong, OutboxError};
+use crate::request::{LineTooLong, NoHeader, OutboxError};
 
 /// Identifies the errors of one request.
 #[derive(Clone, Copy, Debug)]
@@ -67,5 +67,6 @@ impl ErrorOwner {
             || self.is_garbled(error)
             || self.find::<TimedOut>(error).is_some()
             || self.find::<LineTooLong>(error).is_some()
+            || self.find::<NoHeader>(error).is_some()
     }
 }

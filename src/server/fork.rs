@@ -36,7 +36,7 @@ use super::catch_panic::{catch_panic, drop_catching};
 use super::job::TypedJob;
 use super::server_permit::ServerPermit;
 use crate::error::{Error, Fatal, Result};
-use crate::events::CloseReason;
+use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::live::{Activity, Cut, Entry, FirstReads};
 use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
 use crate::process;
@@ -155,6 +155,10 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
             // The child's `shutdown` stopped its copy of the server and nothing here.
             runs.request_stop();
         }
+        // A child refuses for this reason alone, and tells no observer.
+        if end.reason == CloseReason::Refused {
+            self.core.tell(&ServerEvent::LimitReached { limit: Limit::PerPeer });
+        }
         self.reason = match self.entry.cut() {
             Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
             Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
@@ -167,6 +171,8 @@ impl<T: Transport> Drop for ParentSide<T> {
     fn drop(&mut self) {
         // The extension that a hook has left in it is the user's.
         drop(drop_catching(self.ticket.take()));
+        // Now at the latest the parent knows the client that its child has.
+        self.core.tell_of_client(&self.entry);
         self.core.count(&self.entry, self.reason);
         self.core.tell_of_end(&self.entry, self.reason, None);
     }

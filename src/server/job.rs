@@ -24,7 +24,7 @@ use std::time::Duration;
 use super::Core;
 use super::accept_failure::clone_error;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
-use super::close_reason::{ended_from_here, may_be_early, reason_of};
+use super::close_reason::{ended_from_here, may_be_early, reason_of, refused_by, why_refused};
 use super::error_owner::ErrorOwner;
 use super::failure::{Failure, Phase};
 use super::incoming::Incoming;
@@ -32,12 +32,13 @@ use super::overridden_hooks::LoopHook;
 use super::served_by_thread::Serving;
 use super::server_permit::ServerPermit;
 use crate::address::Address;
-use crate::error::{Error, Fatal, HandlerError, HandlerResult, TimedOut, Timeout};
-use crate::events::{CloseReason, Limit, ServerEvent};
+use crate::error::{Error, Fatal, HandlerError, HandlerResult, Rejected, TimedOut, Timeout};
+use crate::events::{CloseReason, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
-use crate::live::{Activity, Cut, Entry, Step};
+use crate::live::{Activity, Cut, Entry, PeerIs, Step};
 use crate::mixin::{Work, WorkerAccept};
+use crate::peer_fault::find;
 use crate::refused::Refused;
 use crate::request::{Deadline, Request, Ticket, handshake_deadline};
 use crate::sys::tcp_info;
@@ -74,8 +75,12 @@ impl<T: Transport> TypedJob<T> {
             }
             _ => None,
         };
+        // Without a preface, as is usual, this asks nobody.
+        let is_proxy = core.prefaces.name_client(&peer);
+        let peer_is = if is_proxy { PeerIs::Proxy } else { PeerIs::Client };
         let (live, handler) = (&core.context.live, core.handler_name);
-        let registration = live.enter(peer, handler, received, connection, in_accept_queue);
+        let registration =
+            live.enter(peer, peer_is, handler, received, connection, in_accept_queue);
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
         // A request beyond its peer's limits does not use up the rate of the server: a peer that connects again and
         // again would keep the others out.
@@ -103,10 +108,7 @@ impl<T: Transport> TypedJob<T> {
     pub(super) fn is_beyond(&self) -> Option<Refused> {
         let limit = self.ticket.beyond()?;
         self.core.tell(&ServerEvent::LimitReached { limit });
-        Some(match limit {
-            Limit::PeerRate => Refused::TooFastFromPeer,
-            _ => Refused::TooManyFromPeer,
-        })
+        Some(refused_by(limit))
     }
 
     /// Asks the hook. If it fails or panics, that is reported, and the request is rejected.
@@ -191,10 +193,14 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(Step::End);
         }
-        let reason = open.conclude(result);
+        let beyond = result.as_ref().err().and_then(|(_, error)| why_refused(error));
+        let reason = if beyond.is_some() { CloseReason::Refused } else { open.conclude(result) };
         // Before the end: a client that has seen its connection end finds itself counted.
         open.core.count(&open.entry, reason);
-        open.end_request(&mut request, reason, None);
+        if let (Some(why), Some(request)) = (&beyond, &mut request) {
+            open.overflow(request, why);
+        }
+        open.end_request(&mut request, reason, beyond.as_ref());
         reason
     }
 
@@ -228,11 +234,7 @@ impl<T: Transport> Work for TypedJob<T> {
             let error = Error::io("start a worker for", peer, clone_error(error));
             handle_error(&open.core, &open.entry, Phase::Start, &error.into());
         } else if let Some(request) = &mut request {
-            run_catching(|| {
-                // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
-                request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
-                drop(open.core.hooks.overflow(request, &why));
-            });
+            open.overflow(request, &why);
         }
         open.end_request(&mut request, CloseReason::Refused, Some(&why));
     }
@@ -265,59 +267,6 @@ impl<T: Transport> Core<T> {
     fn has_prefaces(&self) -> bool {
         self.overridden_hooks.are_given() || !self.prefaces.are_none()
     }
-
-    /// Tells the observers. A forked child leaves that to its parent.
-    pub(super) fn tell(&self, event: &ServerEvent<'_>) {
-        if self.context.role().is_child() {
-            return;
-        }
-        for observer in &self.observers {
-            run_catching(|| observer(event));
-        }
-    }
-
-    /// Counts the end of a request that was served. In a forked child nothing reads the counts, and the parent counts.
-    pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
-        if self.context.role().is_child() {
-            return;
-        }
-        self.context.counters.ended(reason);
-        if reason == CloseReason::Stopped && entry.is_unheard() {
-            self.context.counters.unheard();
-        }
-    }
-
-    /// Whether anybody is told of events, and so of the times of requests. Without an observer no clock is read for them.
-    pub(super) fn is_observed(&self) -> bool {
-        !self.observers.is_empty()
-    }
-
-    pub(super) fn tell_of_end(
-        &self,
-        entry: &Entry,
-        reason: CloseReason,
-        refused: Option<&Refused>,
-    ) {
-        if !self.is_observed() {
-            return;
-        }
-        let (bytes_in, bytes_out) = entry.bytes();
-        self.tell(&ServerEvent::RequestEnded {
-            id: entry.id(),
-            client_address: entry.client_address(),
-            handler: self.handler_name,
-            reason,
-            refused,
-            // A handler may have met a limit and ended in another way.
-            limit: entry
-                .limit()
-                .filter(|_| matches!(reason, CloseReason::TimedOut | CloseReason::Idle)),
-            age: entry.age(),
-            times: entry.times(),
-            bytes_in,
-            bytes_out,
-        });
-    }
 }
 
 /// A job whose request has been made, with everything that is needed to run and to end it.
@@ -328,6 +277,15 @@ struct OpenRequest<T: Transport> {
 }
 
 impl<T: Transport> OpenRequest<T> {
+    /// Calls the hook for a request that is refused.
+    fn overflow(&self, request: &mut T::Request, why: &Refused) {
+        run_catching(|| {
+            // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
+            request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
+            drop(self.core.hooks.overflow(request, why));
+        });
+    }
+
     /// Counts a request that is not run; and reports it if `make_request` panicked.
     fn refused(&self, made: HandlerResult, reason: CloseReason) {
         self.core.context.counters.ended(reason);
@@ -350,7 +308,11 @@ impl<T: Transport> OpenRequest<T> {
                 for step in self.core.prefaces.iter() {
                     let own = step.deadline(limits);
                     request.set_server_deadline(Deadline::earlier(own, whole));
-                    step.run(request)?;
+                    let taken = step.run(request);
+                    if step.names_client(self.entry.peer_address()) {
+                        self.core.tell_of_client(&self.entry);
+                    }
+                    taken.inspect_err(|error| self.core.tell_if_beyond(error))?;
                 }
                 if !request.is_whole() {
                     let own = handshake_deadline(limits);
@@ -419,7 +381,8 @@ impl<T: Transport> OpenRequest<T> {
                 | CloseReason::Stopped
                 | CloseReason::Forced
                 | CloseReason::ClosedHere
-        ) {
+        ) && find::<Rejected>(&**error).is_none()
+        {
             handle_error(&self.core, &self.entry, phase, error);
         }
         reason

@@ -35,6 +35,7 @@ mod run_events;
 mod served_by_thread;
 mod server_permit;
 mod spawned_programs;
+mod tell;
 mod worker_accept;
 
 use std::fmt;

@@ -62,6 +62,7 @@ impl Log {
                 ServerEvent::RequestEnded {
                     id,
                     client_address,
+                    proxy_address: _,
                     handler,
                     reason,
                     age,
@@ -126,6 +127,7 @@ fn counted(counts: &Counts) -> HashMap<CloseReason, u64> {
         (CloseReason::Disconnected, counts.disconnected),
         (CloseReason::Idle, counts.idle),
         (CloseReason::TimedOut, counts.timed_out),
+        (CloseReason::BadProxyHeader, counts.bad_proxy_header),
         (CloseReason::LineTooLong, counts.line_too_long),
         (CloseReason::Stopped, counts.stopped),
         (CloseReason::Forced, counts.forced),

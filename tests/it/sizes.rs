@@ -210,6 +210,7 @@ fn knobs() -> Vec<Knob> {
         "write", times(), LATE, |it, value| it.limits.write = value.time();
         "request", times(), LATE, |it, value| it.limits.request = Some(value.time());
         "handshake", times(), LATE, |it, value| it.limits.handshake = value.time();
+        "proxy_header", times(), LATE, |it, value| it.limits.proxy_header = value.time();
         "first_read", times(), LATE, |it, value| it.limits.first_read = value.time();
         "linger", times(), Or::Nothing, |it, value| it.limits.linger = value.time();
         "linger_bytes", all(), Or::Nothing, |it, value| it.limits.linger_bytes = value.count();

@@ -13,8 +13,8 @@ pub(super) const PANICKED: i32 = 101;
 /// numbers just above 128.
 const FIRST_OF_OURS: u8 = 160;
 /// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else
-/// reads it. `Killed`, `Released`, `Refused` and `Rejected` are the parent's to say.
-const ENDS: [CloseReason; 12] = [
+/// reads it. `Killed` and `Released` are the parent's to say.
+const ENDS: [CloseReason; 15] = [
     CloseReason::Completed,
     CloseReason::Failed,
     CloseReason::Panicked,
@@ -27,6 +27,9 @@ const ENDS: [CloseReason; 12] = [
     CloseReason::Forced,
     CloseReason::ClosedHere,
     CloseReason::Garbled,
+    CloseReason::BadProxyHeader,
+    CloseReason::Rejected,
+    CloseReason::Refused,
 ];
 
 /// The status for an end.
@@ -75,7 +78,7 @@ mod tests {
                 assert_eq!(end_of(status), (reason, stop));
             }
         }
-        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 184, 255] {
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 190, 255] {
             assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
         }
     }

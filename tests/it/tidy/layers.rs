@@ -21,10 +21,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("error", &["peer_fault"]),
     ("address", &["error"]),
     ("refused", &[]),
+    ("proxy_protocol", &["address", "error"]),
     ("events", &["address", "error", "refused"]),
     ("limits", &[]),
     ("gate", &["limits", "wait"]),
-    ("live", &["address", "error", "events", "peer_fault", "limits", "sys", "wait"]),
+    (
+        "live",
+        &["address", "error", "events", "peer_fault", "proxy_protocol", "limits", "sys", "wait"],
+    ),
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait"]),
     (
@@ -49,6 +53,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "events",
             "peer_fault",
+            "proxy_protocol",
             "limits",
             "lingering_close",
             "live",

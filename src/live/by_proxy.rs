@@ -1,0 +1,268 @@
+//! [`ByProxy`]: the client of a connection that has come by a proxy, which is known when the proxy's header has been
+//! read.
+//!
+//! Under `Forking` it is the child that reads the header, and the parent that is asked. So the child writes the address
+//! into memory that both have, a row for each slot of the live list:
+//!
+//! | word | content |
+//! |---|---|
+//! | 0 | what is known (0: nothing yet), the length of a path, the port. Written last, read first |
+//! | 1 to 14 | the bytes of the address, at most 108 |
+//!
+//! The first row belongs to no slot: its first word says how many slots there have been, so that nobody reads (and so
+//! allocates) rows that were never written. The parent clears a row before its slot is used again.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::Entry;
+use super::peer_key::PeerKey;
+use crate::address::Address;
+use crate::proxy_protocol::{Header, Proxied};
+use crate::sys::Common;
+
+/// How many words a row has.
+const WORDS: usize = 15;
+
+/// The rows of all slots.
+pub(super) type ClientRows = Common<WORDS>;
+
+/// The client of a connection from a proxy, as far as it is known.
+#[derive(Debug)]
+pub(super) struct ByProxy {
+    /// Set once, in the process that has read the header.
+    proxied: OnceLock<Proxied>,
+    /// The client as a child has told it; none inside if its header had no address.
+    told: OnceLock<Option<Address>>,
+    /// The row, and the rows of all others, if a child may serve the request.
+    common: Option<(Arc<ClientRows>, usize)>,
+}
+
+impl ByProxy {
+    /// Nothing is known yet. Beyond the last row the parent never hears of its child's client.
+    pub(super) fn new(rows: Option<&Arc<ClientRows>>, slot: usize) -> Self {
+        let common = rows.filter(|rows| slot + 1 < rows.rows().len());
+        let common = common.map(|rows| (Arc::clone(rows), slot + 1));
+        if let Some((rows, row)) = &common {
+            rows.rows()[*row][0].store(0, Ordering::Relaxed);
+            rows.rows()[0][0].fetch_max(*row as u64, Ordering::SeqCst);
+        }
+        Self { proxied: OnceLock::new(), told: OnceLock::new(), common }
+    }
+
+    /// Notes what the header has said. Only the worker calls this, once.
+    pub(super) fn name(&self, proxied: Proxied) {
+        let proxied = self.proxied.get_or_init(|| proxied);
+        if let Some((rows, row)) = &self.common {
+            write(&rows.rows()[*row], proxied.header().source());
+        }
+    }
+
+    /// The header, in the process that has read it.
+    pub(super) fn proxied(&self) -> Option<&Proxied> {
+        self.proxied.get()
+    }
+
+    /// The client's address, if it is known and the header has one.
+    pub(super) fn client(&self) -> Option<&Address> {
+        if let Some(proxied) = self.proxied.get() {
+            return proxied.header().source();
+        }
+        let (rows, row) = self.common.as_ref()?;
+        if self.told.get().is_none() {
+            let told = read(&rows.rows()[*row])?;
+            let _ = self.told.set(told);
+        }
+        self.told.get()?.as_ref()
+    }
+
+    /// The request is over: keeps what is known, and clears the row. Called in the parent, before the slot is free.
+    pub(super) fn end(&self) {
+        if let Some((rows, row)) = &self.common {
+            let _ = self.client();
+            rows.rows()[*row][0].store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether children count the requests of each peer, and not this list.
+    pub(super) fn is_common(&self) -> bool {
+        self.common.is_some()
+    }
+
+    /// How many live requests this one's client has, itself included, as their children have told.
+    ///
+    /// Each child writes before it counts. So of two that do both at once at least one sees the other; if both do,
+    /// both may be refused.
+    pub(super) fn count(&self) -> usize {
+        let Some((rows, own)) = &self.common else { return 0 };
+        let rows = rows.rows();
+        let Some(key) = key(&rows[*own]) else { return 0 };
+        let used = usize::try_from(rows[0][0].load(Ordering::SeqCst)).unwrap_or(0);
+        let used = used.min(rows.len() - 1);
+        rows[1..=used].iter().filter(|row| self::key(row) == Some(key)).count()
+    }
+}
+
+impl Entry {
+    /// The client: the peer, or the one behind it as soon as the proxy has named it.
+    pub(crate) fn client_address(&self) -> &Address {
+        self.client_by_proxy().unwrap_or(&self.peer)
+    }
+
+    /// The other end of the connection, as `get_request` gave it: a proxy, possibly.
+    pub(crate) fn peer_address(&self) -> &Address {
+        &self.peer
+    }
+
+    /// The client, if it is another one than the peer.
+    fn client_by_proxy(&self) -> Option<&Address> {
+        self.by_proxy.as_ref().and_then(|by_proxy| by_proxy.client())
+    }
+
+    /// The proxy that has named the client.
+    pub(crate) fn proxy_address(&self) -> Option<&Address> {
+        self.client_by_proxy().map(|_| &self.peer)
+    }
+
+    /// The proxy and its header, in the process that has read it.
+    pub(crate) fn proxied(&self) -> Option<&Proxied> {
+        self.by_proxy.as_ref().and_then(|by_proxy| by_proxy.proxied())
+    }
+
+    /// Notes the header of the proxy.
+    pub(super) fn name_client(&self, header: Header) {
+        if let Some(by_proxy) = &self.by_proxy {
+            by_proxy.name(Proxied::new(self.peer.clone(), header));
+        }
+    }
+
+    /// The address that the limits for one peer count in this process. A proxy is never counted, and clients of
+    /// children are counted by those.
+    pub(super) fn counted_address(&self) -> Option<&Address> {
+        match &self.by_proxy {
+            None => Some(&self.peer),
+            Some(by_proxy) if by_proxy.is_common() => None,
+            Some(by_proxy) => by_proxy.client(),
+        }
+    }
+}
+
+type Row = [AtomicU64; WORDS];
+
+// The kind of address, in the lowest byte of the first word. Zero: nothing is known.
+const NO_ADDRESS: u64 = 1;
+const V4: u64 = 2;
+const V6: u64 = 3;
+const UNIX: u64 = 4;
+const ABSTRACT: u64 = 5;
+const UNNAMED: u64 = 6;
+
+/// Writes an address, or that there is none.
+fn write(row: &Row, address: Option<&Address>) {
+    let octets;
+    let (kind, bytes, port): (u64, &[u8], u16) = match address {
+        Some(Address::Inet(inet)) => match inet.ip() {
+            IpAddr::V4(ip) => {
+                octets = ip.to_ipv6_mapped().octets();
+                (V4, &octets[12..], inet.port())
+            }
+            IpAddr::V6(ip) => {
+                octets = ip.octets();
+                (V6, &octets, inet.port())
+            }
+        },
+        Some(Address::Unix(path)) => (UNIX, path.as_os_str().as_bytes(), 0),
+        Some(Address::Abstract(name)) => (ABSTRACT, name, 0),
+        Some(Address::Unnamed) => (UNNAMED, &[], 0),
+        Some(Address::Other(_)) | None => (NO_ADDRESS, &[], 0),
+    };
+    for (word, bytes) in row[1..].iter().zip(bytes.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+    }
+    let length = bytes.len().min(8 * (WORDS - 1)) as u64;
+    // Last: whoever sees it sees the bytes.
+    row[0].store(kind | length << 8 | u64::from(port) << 16, Ordering::SeqCst);
+}
+
+/// The first word: what is known, the length, the port.
+fn head(row: &Row) -> (u64, usize, u16) {
+    let head = row[0].load(Ordering::SeqCst);
+    (head & 0xff, (head >> 8) as u8 as usize, (head >> 16) as u16)
+}
+
+/// The bytes of an address.
+fn bytes(row: &Row, length: usize) -> Vec<u8> {
+    let words = row[1..].iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+    let mut bytes: Vec<u8> = words.take(length.div_ceil(8)).flatten().collect();
+    bytes.truncate(length);
+    bytes
+}
+
+/// The IP address, if it is one.
+fn ip(row: &Row, kind: u64) -> Option<IpAddr> {
+    let first = row[1].load(Ordering::Relaxed).to_le_bytes();
+    match kind {
+        V4 => first.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        V6 => {
+            let second = row[2].load(Ordering::Relaxed).to_le_bytes();
+            let mut octets = [0; 16];
+            octets[..8].copy_from_slice(&first);
+            octets[8..].copy_from_slice(&second);
+            Some(IpAddr::from(octets))
+        }
+        _ => None,
+    }
+}
+
+/// Reads an address. None: nothing is known yet. None inside: there is none.
+fn read(row: &Row) -> Option<Option<Address>> {
+    let (kind, length, port) = head(row);
+    let path = || bytes(row, length);
+    Some(match kind {
+        0 => return None,
+        V4 | V6 => ip(row, kind).map(|ip| SocketAddr::new(ip, port).into()),
+        UNIX => Some(Address::Unix(OsStr::from_bytes(&path()).into())),
+        ABSTRACT => Some(Address::Abstract(path())),
+        UNNAMED => Some(Address::Unnamed),
+        _ => None,
+    })
+}
+
+/// The peer as limits count it.
+fn key(row: &Row) -> Option<PeerKey> {
+    let (kind, _, port) = head(row);
+    ip(row, kind).and_then(|ip| PeerKey::of(&SocketAddr::new(ip, port).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_written_is_read_again() {
+        let inet = |text: &str| Address::Inet(text.parse().unwrap());
+        let addresses = [
+            inet("192.0.2.1:65535"),
+            inet("[2001:db8::1:2]:1"),
+            Address::Unix("/run/a".into()),
+            Address::Unix(format!("/{}", "x".repeat(107)).into()),
+            Address::Abstract(b"name\0with a zero".to_vec()),
+            Address::Unnamed,
+        ];
+        let rows = ClientRows::new(1).unwrap();
+        let row = &rows.rows()[0];
+        assert_eq!(read(row), None);
+        for address in addresses {
+            write(row, Some(&address));
+            assert_eq!(read(row), Some(Some(address.clone())));
+            assert_eq!(key(row), PeerKey::of(&address), "{address}");
+        }
+        write(row, None);
+        assert_eq!((read(row), key(row)), (Some(None), None));
+    }
+}

@@ -1,0 +1,62 @@
+//! [`Crc32c`]: the checksum of a PROXY header.
+
+/// CRC-32 with Castagnoli's polynomial (RFC 3720, appendix B.4), as iSCSI and SCTP have it.
+pub(super) struct Crc32c {
+    state: u32,
+}
+
+/// The polynomial, its bits reversed.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
+/// The remainders of all bytes.
+const TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut remainder, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            let odd = remainder & 1 == 1;
+            remainder = (remainder >> 1) ^ if odd { POLYNOMIAL } else { 0 };
+            bit += 1;
+        }
+        table[byte] = remainder;
+        byte += 1;
+    }
+    table
+};
+
+impl Crc32c {
+    /// The checksum of no bytes.
+    pub(super) fn new() -> Self {
+        Self { state: !0 }
+    }
+
+    /// Goes on with these bytes.
+    pub(super) fn add(mut self, bytes: &[u8]) -> Self {
+        for byte in bytes {
+            let index = (self.state ^ u32::from(*byte)) & 0xff;
+            self.state = (self.state >> 8) ^ TABLE[index as usize];
+        }
+        self
+    }
+
+    /// The checksum of all bytes so far.
+    pub(super) fn sum(self) -> u32 {
+        !self.state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The examples of RFC 3720, and the check value of catalogues.
+    #[test]
+    fn the_sums_are_those_of_the_standard() {
+        let sum = |bytes: &[u8]| Crc32c::new().add(bytes).sum();
+        assert_eq!(sum(b"123456789"), 0xe306_9283);
+        assert_eq!(sum(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(sum(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(Crc32c::new().add(b"1234").add(b"56789").sum(), sum(b"123456789"));
+    }
+}

@@ -1,0 +1,239 @@
+//! [`Header`]: the content of a PROXY header.
+
+use super::invalid::InvalidHeader;
+use super::tlv::{self, Ssl, Tlvs};
+use super::{v1, v2};
+use crate::address::Address;
+
+/// A PROXY header: the connection that the proxy forwards, in the proxy's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    version: Version,
+    command: Command,
+    /// The client's address, and the one that it has connected to.
+    ends: Option<(Address, Address)>,
+    transport: Transport,
+    /// Whole fields, checked.
+    tlvs: Vec<u8>,
+    /// The header has a checksum, and it is right.
+    is_checked: bool,
+}
+
+/// A version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Version {
+    /// A line of text.
+    V1,
+    /// Binary, with TLVs.
+    V2,
+}
+
+/// On whose behalf the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Command {
+    /// The proxy's own: a health check, for example.
+    Local,
+    /// A client's.
+    Proxy,
+}
+
+/// How the client's bytes come to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Transport {
+    /// TCP, or a Unix stream socket.
+    Stream,
+    /// UDP, or a Unix datagram socket: the proxy forwards datagrams over a stream.
+    Datagram,
+}
+
+/// The result of [`Header::parse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The header is whole.
+    Whole {
+        /// Its content.
+        header: Box<Header>,
+        /// Its length in bytes. All bytes behind it belong to the protocol that follows.
+        length: usize,
+    },
+    /// These bytes are the beginning of a header.
+    Partial {
+        /// How many more bytes belong to it at the least. A reader that asks for no more never reads past its end.
+        missing: usize,
+    },
+}
+
+impl Header {
+    /// Parses a header that begins with the first of these bytes. It reads at most 107 bytes of version 1 and
+    /// [`MAX_BYTES`](super::MAX_BYTES) of version 2, and notices what cannot become a header as early as it can.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not, and cannot become, a valid header.
+    ///
+    /// ```
+    /// use socketserver::proxy_protocol::{Header, InvalidHeader, Progress};
+    ///
+    /// # fn main() -> Result<(), InvalidHeader> {
+    /// let bytes = b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\nGET / HTTP/1.1\r\n";
+    /// let Progress::Whole { header, length } = Header::parse(bytes)? else { panic!("it is whole") };
+    /// assert_eq!(header.source().unwrap().to_string(), "192.0.2.1:56324");
+    /// assert!(bytes[length..].starts_with(b"GET "));
+    ///
+    /// assert!(matches!(Header::parse(b"PROXY TCP4 192.0")?, Progress::Partial { .. }));
+    /// assert_eq!(Header::parse(b"GET /"), Err(InvalidHeader::Unknown));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
+        let begins_as = |beginning: &[u8]| {
+            let both = bytes.len().min(beginning.len());
+            bytes[..both] == beginning[..both]
+        };
+        if bytes.is_empty() {
+            return Ok(Progress::Partial { missing: v1::SHORTEST.min(v2::FIXED) });
+        }
+        if begins_as(v2::SIGNATURE) {
+            v2::parse(bytes)
+        } else if begins_as(v1::BEGINNING) {
+            v1::parse(bytes)
+        } else {
+            Err(InvalidHeader::Unknown)
+        }
+    }
+
+    pub(super) fn new(
+        version: Version,
+        transport: Transport,
+        source: Address,
+        destination: Address,
+    ) -> Self {
+        let (ends, command) = (Some((source, destination)), Command::Proxy);
+        Self { version, command, ends, transport, tlvs: Vec::new(), is_checked: false }
+    }
+
+    pub(super) fn without_addresses(version: Version, command: Command) -> Self {
+        let (ends, transport) = (None, Transport::Stream);
+        Self { version, command, ends, transport, tlvs: Vec::new(), is_checked: false }
+    }
+
+    pub(super) fn with_tlvs(self, tlvs: &[u8], is_checked: bool) -> Self {
+        Self { tlvs: tlvs.to_owned(), is_checked, ..self }
+    }
+
+    /// The version that it is written in.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// On whose behalf the connection is.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        self.command
+    }
+
+    /// Whether the connection is the proxy's own: a health check, for example. (Version 1 has no word for that, and a
+    /// health check says `UNKNOWN`.)
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.command == Command::Local
+    }
+
+    /// The client's address. None if the header has none: `LOCAL`, or `UNKNOWN` or an unspecified family.
+    #[must_use]
+    pub fn source(&self) -> Option<&Address> {
+        self.ends.as_ref().map(|(source, _)| source)
+    }
+
+    /// The address that the client has connected to, at the proxy. None if the header has none.
+    #[must_use]
+    pub fn destination(&self) -> Option<&Address> {
+        self.ends.as_ref().map(|(_, destination)| destination)
+    }
+
+    /// How the client's bytes come to the proxy.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// All TLVs, in their order. Version 1 has none, and those of a `LOCAL` connection are not looked at.
+    #[must_use]
+    pub fn tlvs(&self) -> Tlvs<'_> {
+        Tlvs::new(&self.tlvs)
+    }
+
+    /// The protocol that client and proxy have agreed on by ALPN, such as `h2`.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.tlvs().find(tlv::ALPN)
+    }
+
+    /// The host name that the client has asked for: the server name of TLS, usually.
+    #[must_use]
+    pub fn authority(&self) -> Option<&str> {
+        self.tlvs().find(tlv::AUTHORITY).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The proxy's ID of this connection, at most 128 bytes: look for it in the proxy's log.
+    #[must_use]
+    pub fn unique_id(&self) -> Option<&[u8]> {
+        self.tlvs().find(tlv::UNIQUE_ID)
+    }
+
+    /// The name of the network namespace in which the proxy has had the connection.
+    #[must_use]
+    pub fn netns(&self) -> Option<&str> {
+        self.tlvs().find(tlv::NETNS).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The client's TLS connection, if the proxy tells of it.
+    #[must_use]
+    pub fn ssl(&self) -> Option<Ssl<'_>> {
+        self.tlvs().find(tlv::SSL).and_then(Ssl::new)
+    }
+
+    /// Whether the header has a checksum. A header whose checksum is wrong is refused.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.is_checked
+    }
+}
+
+/// The proxy that a request has come by, and its header: see
+/// [`StreamRequest::proxy`](crate::StreamRequest::proxy).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    proxy_address: Address,
+    header: Header,
+}
+
+impl Proxied {
+    pub(crate) fn new(proxy_address: Address, header: Header) -> Self {
+        Self { proxy_address, header }
+    }
+
+    /// The proxy's address: the other end of the connection.
+    #[must_use]
+    pub fn proxy_address(&self) -> &Address {
+        &self.proxy_address
+    }
+
+    /// The header that the proxy has sent.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The address that the client has connected to, at the proxy: the header's
+    /// [`destination`](Header::destination).
+    #[must_use]
+    pub fn destination(&self) -> Option<&Address> {
+        self.header.destination()
+    }
+}

@@ -1,0 +1,206 @@
+//! The client's true address behind a proxy: the PROXY protocol, versions 1 and 2.
+//!
+//! A server behind a TCP proxy (HAProxy, nginx, a cloud's balancer) sees the proxy as the peer of every connection. By
+//! the [PROXY protocol](https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt) the proxy sends a header before
+//! the first byte of its client, with the client's address:
+//!
+//! ```text
+//! PROXY TCP4 203.0.113.9 198.51.100.1 56324 443\r\n      version 1: one line
+//! \r\n\r\n\0\r\nQUIT\n  21 11 00 0c  cb 00 71 09 ..      version 2: binary, with further fields (TLVs)
+//! ```
+//!
+//! One line of the builder names the networks that proxies connect from:
+//!
+//! ```
+//! use std::io::Write;
+//! use socketserver::proxy_protocol::ProxyProtocol;
+//! use socketserver::{ThreadingTcpServer, stream_fn};
+//!
+//! # fn main() -> socketserver::Result<()> {
+//! let handler = stream_fn(|request| {
+//!     // The client's address, and not the proxy's.
+//!     writeln!(request, "hello {}", request.client_address())?;
+//!     Ok(())
+//! });
+//! let server = ThreadingTcpServer::builder()
+//!     .proxy_protocol(ProxyProtocol::from_networks(["127.0.0.0/8", "::1"])?)
+//!     .bind("127.0.0.1:0", handler)?;
+//! # drop(server); Ok(())
+//! # }
+//! ```
+//!
+//! and the proxy is told to send it: `server app 127.0.0.1:9999 send-proxy-v2` in HAProxy, `proxy_protocol on;` in a
+//! `stream` block of nginx.
+//!
+//! # Whom to trust
+//!
+//! The header is the proxy's word. A client that could send one itself would choose its own address, in the log, in
+//! the limits and in every rule that looks at it. So the specification demands that a server never guesses whether a
+//! header is there:
+//!
+//! | the connection comes from | and brings | then |
+//! |---|---|---|
+//! | a trusted network | a valid header | it is served, with the address of the header |
+//! | a trusted network | anything else, or nothing in time | it is closed without an answer |
+//! | elsewhere | anything | it is closed without an answer and unread; or, with [`serve_others`], it is served under its own address, and all its bytes are the handler's |
+//!
+//! Elsewhere is refused by default, because a server that only its proxies should reach is wrongly set up if others
+//! can, and a proxy that has been forgotten in the list would have its header taken for a request.
+//!
+//! Name the addresses of the proxies and no more. In a network where clients live too, each of them may choose its
+//! address. For a Unix socket the word `unix` trusts every process that may open its file.
+//!
+//! # What changes
+//!
+//! The header is read in the worker, before TLS and before the hook
+//! [`wrap_request`](crate::ServerHooks::wrap_request), within [`Limits::proxy_header`](field@crate::Limits::proxy_header).
+//! Not one byte behind it is read: those are TLS's or the handler's. From then on:
+//!
+//! | | is |
+//! |---|---|
+//! | `client_address()` of the request, of hooks, of the live list and of messages | the client's true address |
+//! | [`StreamRequest::proxy`](crate::StreamRequest::proxy) | the proxy's address, the header and its TLVs |
+//! | `local_address()` | as before: this server's own end. The address that the client has connected to is [`Proxied::destination`] |
+//! | [`Limits::per_peer`](field@crate::Limits::per_peer), [`peer_rate`](field@crate::Limits::peer_rate) | count the true address when it is known, and never the proxy's |
+//! | [`ServerEvent::ClientKnown`](crate::ServerEvent::ClientKnown) | is sent when the address is known; `RequestEnded` has both |
+//!
+//! A header without an address keeps the proxy's: `LOCAL` (a health check of version 2; see [`Header::is_local`]) and
+//! `UNKNOWN` (a health check of version 1, or a client that the proxy cannot describe). Limits per peer do not count
+//! such a connection.
+//!
+//! The hook [`verify_request`](crate::ServerHooks::verify_request) runs in the loop, before the header, and sees the
+//! proxy. To decide by the true address, override `wrap_request`, and return [`Rejected`](crate::hooks::Rejected) for a
+//! client that is not welcome:
+//!
+//! ```
+//! use socketserver::hooks::Rejected;
+//! use socketserver::{HandlerResult, ServerHooks, StreamRequest};
+//!
+//! struct NotFromHere;
+//!
+//! impl ServerHooks<StreamRequest> for NotFromHere {
+//!     fn wrap_request(&self, request: &mut StreamRequest) -> HandlerResult {
+//!         if request.client_address().is_local() { Err(Rejected.into()) } else { Ok(()) }
+//!     }
+//! }
+//! ```
+//!
+//! # Faults
+//!
+//! A header that is wrong, cut short, late or missing is the peer's doing: nothing is printed, the request ends as
+//! [`BadProxyHeader`](crate::CloseReason::BadProxyHeader), and the hook
+//! [`handle_error`](crate::ServerHooks::handle_error) gets the cause. One from elsewhere ends as
+//! [`Rejected`](crate::CloseReason::Rejected). Both are closed at once. If all connections end so, the proxy sends no
+//! header, or its address is not in the list.
+//!
+//! Under [`Forking`](crate::Forking) the child reads the header. The live list shows the true address at once; the
+//! event `ClientKnown` comes just before `RequestEnded`, because only then the parent hears of its child. `per_peer`
+//! holds there too. If several clients of one peer arrive at the very moment at which it reaches its limit, more of
+//! them are refused than need be. `peer_rate` does not hold for clients behind a proxy: each child has its own copy of
+//! the table.
+//!
+//! # Bounds
+//!
+//! A header of version 1 has at most 107 bytes, as specified; one of version 2 at most [`MAX_BYTES`], TLVs included.
+//! TLVs have to fill the header exactly. A known one (ALPN, authority, CRC32c, unique ID, SSL, namespace) may come once,
+//! because two readers could choose differently; a wrong checksum is refused. [`Header::parse`] is the parser alone, for
+//! transports of your own.
+//!
+//! [`serve_others`]: ProxyProtocol::serve_others
+
+mod crc32c;
+mod header;
+mod invalid;
+mod network;
+mod tlv;
+mod v1;
+mod v2;
+
+use std::str::FromStr;
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+
+pub use header::{Command, Header, Progress, Proxied, Transport, Version};
+pub use invalid::InvalidHeader;
+pub use network::Network;
+pub use tlv::{Ssl, Tlv, Tlvs};
+
+/// The most bytes of a header of version 2, its TLVs included. Proxies send some hundred; a client's certificate, which
+/// some can send along, has one to three thousand.
+pub const MAX_BYTES: usize = 4_096;
+
+/// From which networks connections bring a PROXY header, for
+/// [`Builder::proxy_protocol`](crate::Builder::proxy_protocol). The [module](self) explains it.
+///
+/// ```
+/// use socketserver::proxy_protocol::{Network, ProxyProtocol};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let from_code = ProxyProtocol::from(vec![Network::UNIX]);
+/// // As an operator writes it, with commas.
+/// let from_text: ProxyProtocol = "10.0.0.0/24,unix".parse()?;
+/// # let _ = (from_code, from_text); Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ProxyProtocol {
+    networks: Vec<Network>,
+    serves_others: bool,
+}
+
+impl ProxyProtocol {
+    /// Trusts proxies in these networks, written as [`Network`] says.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one cannot be understood; the error names it.
+    pub fn from_networks<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self> {
+        let read = |text: T| text.as_ref().trim().parse();
+        let networks: Vec<Network> = networks.into_iter().map(read).collect::<Result<_>>()?;
+        if networks.is_empty() {
+            return Err(Error::address("", "name a network that a proxy connects from"));
+        }
+        Ok(networks.into())
+    }
+
+    /// Also serves connections from elsewhere, as if there were no proxy: without a header, under their own address. A
+    /// header that they send is handed to the handler as a part of their request. Default: they are refused.
+    pub fn serve_others(mut self) -> Self {
+        self.serves_others = true;
+        self
+    }
+
+    /// The networks of the proxies.
+    #[must_use]
+    pub fn networks(&self) -> &[Network] {
+        &self.networks
+    }
+
+    /// Whether this peer has to bring a header.
+    pub(crate) fn is_proxy(&self, peer: &Address) -> bool {
+        self.networks.iter().any(|network| network.contains(peer))
+    }
+
+    /// Whether a peer that is no proxy is served.
+    pub(crate) fn serves_others(&self) -> bool {
+        self.serves_others
+    }
+}
+
+/// Trusts proxies in these networks. With none, nobody is a proxy.
+impl<L: Into<Vec<Network>>> From<L> for ProxyProtocol {
+    fn from(networks: L) -> Self {
+        Self { networks: networks.into(), serves_others: false }
+    }
+}
+
+/// Networks with commas between them.
+impl FromStr for ProxyProtocol {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::from_networks(text.split(','))
+    }
+}

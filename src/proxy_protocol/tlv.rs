@@ -1,0 +1,189 @@
+//! [`Tlv`], [`Tlvs`] and [`Ssl`]: what a proxy says beside the addresses.
+
+use std::fmt;
+
+use super::crc32c::Crc32c;
+use super::invalid::InvalidHeader;
+
+pub(super) const ALPN: u8 = 0x01;
+pub(super) const AUTHORITY: u8 = 0x02;
+pub(super) const CRC32C: u8 = 0x03;
+pub(super) const UNIQUE_ID: u8 = 0x05;
+pub(super) const SSL: u8 = 0x20;
+pub(super) const NETNS: u8 = 0x30;
+
+/// The longest unique ID that the specification allows.
+const LONGEST_ID: usize = 128;
+
+/// One field: a type, and a value that the type explains. Types from 0xe0 on are for each site's own use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tlv<'a> {
+    /// Its type.
+    pub kind: u8,
+    /// Its value, of at most some 4,000 bytes.
+    pub value: &'a [u8],
+}
+
+/// The fields of a header, in its order.
+#[derive(Clone)]
+pub struct Tlvs<'a> {
+    /// Whole fields, one after the other.
+    rest: &'a [u8],
+}
+
+impl<'a> Tlvs<'a> {
+    /// Of bytes that have been checked; an end in the middle of a field ends the list.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The value of the first field of this type.
+    #[must_use]
+    pub fn find(mut self, kind: u8) -> Option<&'a [u8]> {
+        self.find_map(|tlv| (tlv.kind == kind).then_some(tlv.value))
+    }
+
+    /// The first field of this type, if it is text.
+    fn text(self, kind: u8) -> Option<&'a str> {
+        self.find(kind).and_then(|value| std::str::from_utf8(value).ok())
+    }
+}
+
+impl<'a> Iterator for Tlvs<'a> {
+    type Item = Tlv<'a>;
+
+    fn next(&mut self) -> Option<Tlv<'a>> {
+        let ([kind, high, low], rest) = self.rest.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        let (value, rest) = rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(Tlv { kind: *kind, value })
+    }
+}
+
+impl fmt::Debug for Tlvs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+/// The connection of a client that the proxy has had by TLS.
+///
+/// Only the proxy knows whether that is true, so it says as much as the networks that are trusted.
+#[derive(Clone, Debug)]
+pub struct Ssl<'a> {
+    /// The bits of the specification's `client`.
+    client: u8,
+    verify: u32,
+    tlvs: Tlvs<'a>,
+}
+
+impl<'a> Ssl<'a> {
+    /// Of the value of the field. None if it is too short.
+    pub(super) fn new(value: &'a [u8]) -> Option<Self> {
+        let ([client, verify @ ..], tlvs) = value.split_first_chunk::<5>()?;
+        Some(Self { client: *client, verify: u32::from_be_bytes(*verify), tlvs: Tlvs::new(tlvs) })
+    }
+
+    /// Whether the client has connected over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.client & 1 != 0
+    }
+
+    /// Whether the client has presented a certificate, on this connection or on an earlier one of its session.
+    #[must_use]
+    pub fn has_certificate(&self) -> bool {
+        self.client & 6 != 0
+    }
+
+    /// Whether the client has presented a certificate, and the proxy has verified it.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.has_certificate() && self.verify == 0
+    }
+
+    /// The version, as `TLSv1.3`.
+    #[must_use]
+    pub fn version(&self) -> Option<&'a str> {
+        self.tlvs.clone().text(0x21)
+    }
+
+    /// The common name of the client's certificate. It is the client's own word unless it
+    /// [is verified](Self::is_verified).
+    #[must_use]
+    pub fn common_name(&self) -> Option<&'a str> {
+        self.tlvs.clone().text(0x22)
+    }
+
+    /// The cipher, as `TLS_AES_256_GCM_SHA384`.
+    #[must_use]
+    pub fn cipher(&self) -> Option<&'a str> {
+        self.tlvs.clone().text(0x23)
+    }
+
+    /// All fields within this one.
+    #[must_use]
+    pub fn tlvs(&self) -> Tlvs<'a> {
+        self.tlvs.clone()
+    }
+}
+
+/// Checks the fields from `start` on: each ends where the next one begins and the last one with the header, no known one
+/// comes twice, known values have their form, and the checksum fits if there is one. Gives whether there is one.
+pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
+    let mut checksum = None;
+    let mut seen = Vec::new();
+    let mut tlvs = Tlvs::new(&whole[start..]);
+    while let Some(tlv) = tlvs.next() {
+        let Tlv { kind, value } = tlv;
+        if matches!(kind, ALPN | AUTHORITY | CRC32C | UNIQUE_ID | SSL | NETNS) {
+            // Of two that differ one reader would take the first, and another one the last.
+            if seen.contains(&kind) {
+                return Err(InvalidHeader::TlvTwice(kind));
+            }
+            seen.push(kind);
+        }
+        if !has_its_form(tlv)? {
+            return Err(InvalidHeader::TlvValue(kind));
+        }
+        if kind == CRC32C {
+            checksum = Some(whole.len() - tlvs.rest.len() - value.len());
+        }
+    }
+    if !tlvs.rest.is_empty() {
+        return Err(InvalidHeader::TlvLength);
+    }
+    let Some(at) = checksum else { return Ok(false) };
+    let (before, from) = whole.split_at(at);
+    let (sum, after) = from.split_at(4);
+    // The sum is of the header with zeros in the place of the sum.
+    let right = Crc32c::new().add(before).add(&[0; 4]).add(after).sum();
+    if sum == right.to_be_bytes() { Ok(true) } else { Err(InvalidHeader::Checksum) }
+}
+
+/// Whether a field that this module knows has the form that the specification gives it.
+fn has_its_form(tlv: Tlv<'_>) -> Result<bool, InvalidHeader> {
+    let value = tlv.value;
+    Ok(match tlv.kind {
+        AUTHORITY => std::str::from_utf8(value).is_ok(),
+        CRC32C => value.len() == 4,
+        UNIQUE_ID => value.len() <= LONGEST_ID,
+        NETNS => value.is_ascii(),
+        SSL => {
+            let Some(mut ssl) = Ssl::new(value) else { return Ok(false) };
+            for inner in &mut ssl.tlvs {
+                let is_text = (0x21..=0x27).contains(&inner.kind);
+                if is_text && std::str::from_utf8(inner.value).is_err() {
+                    return Err(InvalidHeader::TlvValue(inner.kind));
+                }
+            }
+            if !ssl.tlvs.rest.is_empty() {
+                return Err(InvalidHeader::TlvLength);
+            }
+            true
+        }
+        _ => true,
+    })
+}

@@ -1,0 +1,153 @@
+//! The first version: one line of text.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use super::header::{Command, Header, Progress, Transport, Version};
+use super::invalid::InvalidHeader;
+
+/// The longest line, with its end: the specification's figure, for two IPv6 addresses.
+pub(super) const MAX: usize = 107;
+
+/// The beginning of every line.
+pub(super) const BEGINNING: &[u8] = b"PROXY ";
+
+/// The shortest line of all.
+pub(super) const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
+
+/// The words for the kind of connection. The shortest line comes first.
+const KINDS: [Kind; 3] = [
+    Kind { word: "UNKNOWN", shortest_address: None },
+    Kind { word: "TCP4", shortest_address: Some("0.0.0.0".len()) },
+    Kind { word: "TCP6", shortest_address: Some("::".len()) },
+];
+
+const NO_KIND: &str = "the kind is none of TCP4, TCP6 and UNKNOWN";
+const NOT_SIX_WORDS: &str = "it has not six words with one space between them";
+
+/// A kind of connection.
+#[derive(Clone, Copy)]
+struct Kind {
+    word: &'static str,
+    /// None: no addresses follow.
+    shortest_address: Option<usize>,
+}
+
+/// Parses a line. The bytes begin as one does, as far as there are some.
+pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
+    let line = &bytes[..bytes.len().min(MAX)];
+    if let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") {
+        let header = whole(&line[..end])?;
+        return Ok(Progress::Whole { header: Box::new(header), length: end + 2 });
+    }
+    let missing = missing(line)?;
+    if line.len() + missing > MAX {
+        return Err(InvalidHeader::LineTooLong);
+    }
+    Ok(Progress::Partial { missing })
+}
+
+/// A line without its end.
+fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
+    let bad = |why| InvalidHeader::Line { why };
+    let rest = line.strip_prefix(BEGINNING).ok_or(InvalidHeader::Unknown)?;
+    // Behind this word anything may stand, and is ignored.
+    if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
+        return Ok(Header::without_addresses(Version::V1, Command::Proxy));
+    }
+    let text = std::str::from_utf8(rest).map_err(|_| bad("it is not ASCII"))?;
+    let fields: Vec<&str> = text.split(' ').collect();
+    let [kind, source, destination, source_port, destination_port] = fields[..] else {
+        return Err(bad(NOT_SIX_WORDS));
+    };
+    let end = |ip: &str, number: &str| -> Result<SocketAddr, InvalidHeader> {
+        let ip = match kind {
+            "TCP4" => IpAddr::V4(Ipv4Addr::from_str(ip).map_err(|_| bad("no IPv4 address"))?),
+            "TCP6" => IpAddr::V6(Ipv6Addr::from_str(ip).map_err(|_| bad("no IPv6 address"))?),
+            _ => return Err(bad(NO_KIND)),
+        };
+        Ok(SocketAddr::new(ip, port(number).ok_or(bad("no port"))?))
+    };
+    let source = end(source, source_port)?.into();
+    let destination = end(destination, destination_port)?.into();
+    Ok(Header::new(Version::V1, Transport::Stream, source, destination))
+}
+
+/// A number from 0 to 65535, as one writes it: no sign, and no zero before it.
+fn port(text: &str) -> Option<u16> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_short = text == "0" || !text.starts_with('0');
+    if is_plain && is_short { text.parse().ok() } else { None }
+}
+
+/// How many bytes this beginning of a line needs at the least to become a whole one. So a reader that asks for so many
+/// never reads past the end of the line.
+fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
+    // The end of the line has begun, and one byte of it is there.
+    let (line, end) = match line.split_last() {
+        Some((b'\r', line)) => (line, 1),
+        _ => (line, 2),
+    };
+    let bad = |why| InvalidHeader::Line { why };
+    let Some(rest) = line.strip_prefix(BEGINNING) else {
+        // The caller has compared what there is of it.
+        return if end == 2 { Ok(SHORTEST - line.len()) } else { Err(InvalidHeader::Unknown) };
+    };
+    let mut fields = rest.split(|byte| *byte == b' ').peekable();
+    let word = fields.next().unwrap_or_default();
+    let begins = |kind: &&Kind| kind.word.as_bytes().starts_with(word);
+    // The one that is shortest as a whole comes first.
+    let kind = *KINDS.iter().find(begins).ok_or(bad(NO_KIND))?;
+    let mut missing = kind.word.len() - word.len();
+    if missing > 0 && fields.peek().is_some() {
+        return Err(bad(NO_KIND));
+    }
+    if let Some(address) = shortest_address(word, kind) {
+        for shortest in [address, address, 1, 1] {
+            let Some(field) = fields.next() else {
+                missing += 1 + shortest;
+                continue;
+            };
+            let more = missing_of(field, shortest).ok_or(bad("no address or no port"))?;
+            if more > 0 && fields.peek().is_some() {
+                return Err(bad("an address or a port is cut short"));
+            }
+            missing += more;
+        }
+        if fields.next().is_some() {
+            return Err(bad(NOT_SIX_WORDS));
+        }
+    }
+    let missing = missing + end;
+    // An end after half a line.
+    if end == 1 && missing > 1 { Err(bad("it ends too early")) } else { Ok(missing) }
+}
+
+/// The length of the shortest address that may follow: that of TCP6 after a word that may still become TCP4 or TCP6.
+fn shortest_address(word: &[u8], kind: Kind) -> Option<usize> {
+    if b"TCP".starts_with(word) && !word.is_empty() {
+        return KINDS.iter().filter_map(|kind| kind.shortest_address).min();
+    }
+    kind.shortest_address
+}
+
+/// How many bytes the beginning of an address or a port needs at the least; none if it is no such beginning.
+fn missing_of(field: &[u8], shortest: usize) -> Option<usize> {
+    let belongs = |byte: &u8| match shortest {
+        1 => byte.is_ascii_digit(),
+        7 => byte.is_ascii_digit() || *byte == b'.',
+        _ => byte.is_ascii_hexdigit() || *byte == b':' || *byte == b'.',
+    };
+    if !field.iter().all(belongs) {
+        return None;
+    }
+    Some(match shortest {
+        7 => {
+            let dots = field.iter().filter(|byte| **byte == b'.').count();
+            let is_open = field.last().is_none_or(|last| *last == b'.');
+            3_usize.checked_sub(dots)? * 2 + usize::from(is_open)
+        }
+        // One digit is an address of IPv6 only behind two colons.
+        shortest => shortest.saturating_sub(field.len()),
+    })
+}

@@ -1,0 +1,135 @@
+//! The second version: binary.
+//!
+//! ```text
+//!   0  12 bytes   the signature
+//!  12  1 byte     version 2, and the command: 0x20 LOCAL, 0x21 PROXY
+//!  13  1 byte     address family and protocol
+//!  14  2 bytes    the length of what follows
+//!  16             addresses and ports: 12 bytes of IPv4, 36 of IPv6, 216 of Unix sockets
+//!                 TLVs: type, length in 2 bytes, value
+//! ```
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+
+use super::MAX_BYTES;
+use super::header::{Command, Header, Progress, Transport, Version};
+use super::invalid::InvalidHeader;
+use super::tlv;
+use crate::address::Address;
+
+/// The first bytes, which no protocol of text has.
+pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The part of a fixed length.
+pub(super) const FIXED: usize = 16;
+
+/// The length of a Unix socket's address.
+const UNIX: usize = 108;
+
+/// Parses a header. The bytes begin as one does, as far as there are some.
+pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
+    let command = match bytes.get(12) {
+        None => return Ok(Progress::Partial { missing: FIXED - bytes.len() }),
+        Some(0x20) => Command::Local,
+        Some(0x21) => Command::Proxy,
+        Some(other) => return Err(InvalidHeader::Command(*other)),
+    };
+    let Some(fixed) = bytes.first_chunk::<FIXED>() else {
+        return Ok(Progress::Partial { missing: FIXED - bytes.len() });
+    };
+    let length = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    if length > MAX_BYTES {
+        return Err(InvalidHeader::TooLong(length));
+    }
+    // Before the rest is waited for.
+    let (transport, family) = family(fixed[13]).ok_or(InvalidHeader::Family(fixed[13]))?;
+    let Some(whole) = bytes.get(..length) else {
+        return Ok(Progress::Partial { missing: length - bytes.len() });
+    };
+    // "The receiver must [..] discard the protocol block including the family which is ignored."
+    let header = match command {
+        Command::Local => Header::without_addresses(Version::V2, command),
+        Command::Proxy => proxied(whole, transport, family)?,
+    };
+    Ok(Progress::Whole { header: Box::new(header), length })
+}
+
+/// Where addresses come from.
+#[derive(Clone, Copy)]
+enum Family {
+    Unspecified,
+    V4,
+    V6,
+    Unix,
+}
+
+/// The 14th byte. The specification names these seven; all others are to be refused.
+fn family(byte: u8) -> Option<(Transport, Family)> {
+    let family = match byte >> 4 {
+        0 if byte == 0 => Family::Unspecified,
+        1 => Family::V4,
+        2 => Family::V6,
+        3 => Family::Unix,
+        _ => return None,
+    };
+    match (byte & 0xf, family) {
+        // The transport of an unspecified family is not looked at.
+        (1, _) | (_, Family::Unspecified) => Some((Transport::Stream, family)),
+        (2, _) => Some((Transport::Datagram, family)),
+        _ => None,
+    }
+}
+
+/// A whole header for a client.
+fn proxied(whole: &[u8], transport: Transport, family: Family) -> Result<Header, InvalidHeader> {
+    let rest = &whole[FIXED..];
+    let (ends, tlvs) = match family {
+        Family::Unspecified => (None, rest),
+        Family::V4 => {
+            let (bytes, tlvs) = rest.split_first_chunk::<12>().ok_or(InvalidHeader::TooShort)?;
+            let ip =
+                |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
+            let end = |at: usize, port| SocketAddr::new(ip(at).into(), port_at(bytes, port)).into();
+            (Some((end(0, 8), end(4, 10))), tlvs)
+        }
+        Family::V6 => {
+            let (bytes, tlvs) = rest.split_first_chunk::<36>().ok_or(InvalidHeader::TooShort)?;
+            let ip = |at: usize| {
+                let mut octets = [0; 16];
+                octets.copy_from_slice(&bytes[at..at + 16]);
+                Ipv6Addr::from(octets)
+            };
+            let end = |at: usize, port| SocketAddr::new(ip(at).into(), port_at(bytes, port)).into();
+            (Some((end(0, 32), end(16, 34))), tlvs)
+        }
+        Family::Unix => {
+            let (bytes, tlvs) = rest.split_at_checked(2 * UNIX).ok_or(InvalidHeader::TooShort)?;
+            (Some((unix(&bytes[..UNIX]), unix(&bytes[UNIX..]))), tlvs)
+        }
+    };
+    let is_checked = tlv::check(whole, whole.len() - tlvs.len())?;
+    let header = match ends {
+        Some((source, destination)) => Header::new(Version::V2, transport, source, destination),
+        None => Header::without_addresses(Version::V2, Command::Proxy),
+    };
+    Ok(header.with_tlvs(tlvs, is_checked))
+}
+
+fn port_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The address of a Unix socket, as `sun_path` has it: a path up to a zero byte; after a zero byte an abstract name, whose
+/// length is not told, so that the zeros at its end do not count; or nothing.
+fn unix(bytes: &[u8]) -> Address {
+    let until = |end: Option<usize>| &bytes[..end.unwrap_or(bytes.len())];
+    if bytes[0] != 0 {
+        let path = until(bytes.iter().position(|byte| *byte == 0));
+        return Address::Unix(std::ffi::OsStr::from_bytes(path).into());
+    }
+    match bytes.iter().rposition(|byte| *byte != 0) {
+        Some(last) => Address::Abstract(bytes[1..=last].to_owned()),
+        None => Address::Unnamed,
+    }
+}

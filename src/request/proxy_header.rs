@@ -1,0 +1,152 @@
+//! [`ProxyHeader`]: the step that reads a PROXY header from a connection, before anything else does.
+//!
+//! It asks for as many bytes as surely belong to the header, and for no more: the parser says how many those are. So
+//! the bytes behind the header are still in the socket, for a TLS handshake or the handler, and nothing has to be
+//! handed on. A header that comes in one packet takes two receives (version 2), or about six (version 1).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Instant;
+
+use super::preface::Preface;
+use super::{Deadline, StreamRequest};
+use crate::address::Address;
+use crate::error::{HandlerResult, Timeout};
+use crate::events::Limit;
+use crate::limits::Limits;
+use crate::peer_fault::{Owned, PeerFault, RequestId};
+use crate::proxy_protocol::{Header, Progress, Proxied, ProxyProtocol};
+use crate::sys::RecvBuf;
+
+/// Reads the header of a connection from a proxy, and refuses or passes a connection from elsewhere.
+pub(crate) struct ProxyHeader {
+    from: ProxyProtocol,
+}
+
+impl ProxyHeader {
+    /// From the proxies of these networks.
+    pub(crate) fn new(from: ProxyProtocol) -> Self {
+        Self { from }
+    }
+}
+
+impl Preface<StreamRequest> for ProxyHeader {
+    fn deadline(&self, limits: &Limits) -> Option<Deadline> {
+        Deadline::after(Timeout::ProxyHeader, limits.proxy_header)
+    }
+
+    fn names_client(&self, peer: &Address) -> bool {
+        self.from.is_proxy(peer)
+    }
+
+    fn run(&self, request: &mut StreamRequest) -> HandlerResult {
+        let entry = request.io.ticket.entry();
+        let (owner, is_proxy) = (entry.owner(), self.from.is_proxy(entry.peer_address()));
+        if !is_proxy && self.from.serves_others() {
+            return Ok(());
+        }
+        let header = if is_proxy { request.read_proxy_header() } else { Err(None) };
+        let header = header.map_err(|why| {
+            request.io.give_up();
+            NoHeader { owner, why }
+        })?;
+        // The handler's first byte begins a request, and so does that of a handshake.
+        request.io.at_boundary = true;
+        let ticket = &request.io.ticket;
+        let beyond = ticket.server().live.name_client(ticket.entry(), header, Instant::now());
+        beyond.map_or(Ok(()), |limit| Err(BeyondLimit { limit }.into()))
+    }
+}
+
+impl StreamRequest {
+    /// The proxy that this connection has come by, and the header that it has sent: see
+    /// [`proxy_protocol`](crate::proxy_protocol). None if the server reads no headers, or if the connection is from
+    /// elsewhere.
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+    ///
+    /// fn handle(request: &mut StreamRequest) -> HandlerResult {
+    ///     // A health check of the balancer: say that all is well, and do not count it as a client.
+    ///     if request.proxy().is_some_and(|proxy| proxy.header().is_local()) {
+    ///         return Ok(());
+    ///     }
+    ///     let host = request.proxy().and_then(|proxy| proxy.header().authority()).unwrap_or("?").to_owned();
+    ///     writeln!(request, "{} has asked for {host}", request.client_address())?;
+    ///     Ok(())
+    /// }
+    /// # let _handler = stream_fn(handle);
+    /// ```
+    #[must_use]
+    pub fn proxy(&self) -> Option<&Proxied> {
+        self.io.ticket.entry().proxied()
+    }
+
+    /// The header; or the error that has ended the connection.
+    fn read_proxy_header(&mut self) -> Result<Header, Option<io::Error>> {
+        let owner = self.io.ticket.entry().owner();
+        let mut bytes = Vec::new();
+        // None until the first byte: before that a drain may end the connection, as one that has sent nothing.
+        let mut started = None;
+        loop {
+            let missing = match Header::parse(&bytes) {
+                Ok(Progress::Whole { header, .. }) => return Ok(*header),
+                Ok(Progress::Partial { missing }) => missing,
+                Err(invalid) => return Err(Some(PeerFault::garbled(owner, invalid))),
+            };
+            let have = bytes.len();
+            bytes.resize(have + missing, 0);
+            let count = self.io.receive(&mut RecvBuf::from(&mut bytes[have..]), started)?;
+            if count == 0 {
+                return Err(Some(PeerFault::ended_early(owner)));
+            }
+            bytes.truncate(have + count);
+            started.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// A connection that is not served, because it has not brought a valid header, or is not from a proxy.
+#[derive(Debug)]
+pub(crate) struct NoHeader {
+    owner: RequestId,
+    /// None: it is not from a proxy.
+    why: Option<io::Error>,
+}
+
+impl NoHeader {
+    /// Whether the connection has come from a network of proxies.
+    pub(crate) fn is_from_proxy(&self) -> bool {
+        self.why.is_some()
+    }
+}
+
+impl Owned for NoHeader {
+    fn owner(&self) -> RequestId {
+        self.owner
+    }
+}
+
+impl fmt::Display for NoHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.why {
+            Some(_) => "no valid PROXY header",
+            None => "the peer is in no network that proxies connect from",
+        })
+    }
+}
+
+impl StdError for NoHeader {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.why.as_ref().map(|error| error as &(dyn StdError + 'static))
+    }
+}
+
+/// The client that a header has named is beyond a limit for one peer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is beyond {limit}")]
+pub(crate) struct BeyondLimit {
+    pub(crate) limit: Limit,
+}

@@ -1,0 +1,79 @@
+//! Tells the observers of the requests, and counts how those end. In a forked child both are its parent's.
+
+use super::Core;
+use super::catch_panic::run_catching;
+use crate::error::HandlerError;
+use crate::events::{CloseReason, ServerEvent};
+use crate::live::Entry;
+use crate::refused::Refused;
+use crate::request::BeyondLimit;
+use crate::transport::Transport;
+
+impl<T: Transport> Core<T> {
+    /// Tells the observers. A forked child leaves that to its parent.
+    pub(super) fn tell(&self, event: &ServerEvent<'_>) {
+        if self.context.role().is_child() {
+            return;
+        }
+        for observer in &self.observers {
+            run_catching(|| observer(event));
+        }
+    }
+
+    /// Counts the end of a request that was served. In a forked child nothing reads the counts, and the parent counts.
+    pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
+        if self.context.role().is_child() {
+            return;
+        }
+        self.context.counters.ended(reason);
+        if reason == CloseReason::Stopped && entry.is_unheard() {
+            self.context.counters.unheard();
+        }
+    }
+
+    /// Whether anybody is told of events, and so of the times of requests. Without an observer no clock is read for them.
+    pub(super) fn is_observed(&self) -> bool {
+        !self.observers.is_empty()
+    }
+
+    pub(super) fn tell_of_end(
+        &self,
+        entry: &Entry,
+        reason: CloseReason,
+        refused: Option<&Refused>,
+    ) {
+        if !self.is_observed() {
+            return;
+        }
+        let (bytes_in, bytes_out) = entry.bytes();
+        self.tell(&ServerEvent::RequestEnded {
+            id: entry.id(),
+            client_address: entry.client_address(),
+            proxy_address: entry.proxy_address(),
+            handler: self.handler_name,
+            reason,
+            refused,
+            // A handler may have met a limit and ended in another way.
+            limit: entry.limit().filter(|_| reason.may_be_of_time()),
+            age: entry.age(),
+            times: entry.times(),
+            bytes_in,
+            bytes_out,
+        });
+    }
+
+    /// Tells the observers of a client that a proxy has named.
+    pub(super) fn tell_of_client(&self, entry: &Entry) {
+        if let Some(proxy_address) = entry.proxy_address() {
+            let (id, client_address) = (entry.id(), entry.client_address());
+            self.tell(&ServerEvent::ClientKnown { id, client_address, proxy_address });
+        }
+    }
+
+    /// Tells the observers of a limit for one peer that a client behind a proxy is beyond.
+    pub(super) fn tell_if_beyond(&self, error: &HandlerError) {
+        if let Some(BeyondLimit { limit }) = error.downcast_ref() {
+            self.tell(&ServerEvent::LimitReached { limit: *limit });
+        }
+    }
+}
