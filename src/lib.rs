@@ -177,6 +177,7 @@ mod address;
 mod console;
 mod error;
 mod events;
+mod figures;
 mod gate;
 pub mod handler;
 mod idle_reaper;
@@ -234,6 +235,7 @@ pub mod hooks {
 pub mod monitor {
     pub use crate::console::Console;
     pub use crate::events::{Counts, Limit, RequestTimes};
+    pub use crate::figures::{Figures, Fill};
     pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
     pub use crate::server::AcceptOutcome;

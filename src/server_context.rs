@@ -1,20 +1,23 @@
 //! [`ServerContext`]: the part of a server that does not depend on its types. Handlers get it from
 //! [`request.server()`](crate::StreamRequest::server), and workers share it.
 
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
 use crate::events::{Counters, Counts};
+use crate::figures::{FigureSource, Figures, Fill};
 use crate::gate::{Gate, RateGate};
 use crate::idle_reaper::IdleReaper;
 use crate::limits::{LimitError, Limits};
 use crate::live::{LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
 use crate::shutdown::{Runs, ShutdownHandle};
+use crate::sys;
 
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct ServerContext {
     descriptors: AtomicUsize,
     /// Held while limits change, so that of two changes at once neither is lost.
     changing_limits: Mutex<()>,
+    /// Set when the server is put together, and holds no part of it.
+    figures: OnceLock<Box<dyn FigureSource>>,
 }
 
 impl ServerContext {
@@ -67,6 +72,7 @@ impl ServerContext {
             waits_at_close,
             descriptors: AtomicUsize::new(usize::MAX),
             changing_limits: Mutex::new(()),
+            figures: OnceLock::new(),
         })
     }
 
@@ -233,6 +239,46 @@ impl ServerContext {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counters.read(|| self.live.entered())
+    }
+
+    /// Where the figures of its mixin and its listener come from.
+    pub(crate) fn set_figures(&self, source: Box<dyn FigureSource>) {
+        // Called once.
+        let _ = self.figures.set(source);
+    }
+
+    /// The server in numbers: live requests, workers, queues, and what the kernel knows of its socket. For a page or a
+    /// command of an operator, or a collector that comes every few seconds; a call costs a few locks and some ten system
+    /// calls. When the server has been dropped, only its live requests are known. (In a child of
+    /// [`Forking`](crate::Forking) the numbers are those of the moment of the fork, and the kernel's are missing.)
+    ///
+    /// [`Figures`] has an example.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let source = self.figures.get();
+        let workers = source.and_then(|source| source.workers()).unwrap_or_default();
+        let listener = source.and_then(|source| source.listener());
+        let socket = listener.map(|fd| sys::socket_figures(fd.as_fd())).unwrap_or_default();
+        let (mut busy, mut queued) = (workers.busy, workers.queued);
+        if busy.is_none() || queued.is_none() {
+            let (running, waiting) = self.live.running_and_queued();
+            busy = busy.or(Some(running));
+            queued = queued.or(Some(waiting));
+        }
+        let number = |count: Option<usize>| count.map(|count| count as u64);
+        let fill = |used, max| Fill::new(number(used).unwrap_or(0), number(max));
+        let of = |pair: Option<(u64, u64)>| pair.map(|(used, max)| Fill::new(used, Some(max)));
+        Figures {
+            live: fill(Some(self.live.len()), Some(self.gate.max())),
+            busy: fill(busy, workers.max_busy),
+            idle: number(workers.idle),
+            queued: fill(queued, workers.max_queued),
+            accept_queue: of(socket.accept_queue),
+            accept_drops: socket.accept_drops,
+            receive_buffer: of(socket.receive_buffer),
+            datagram_drops: socket.datagram_drops,
+            descriptors: of(sys::descriptors_now()),
+        }
     }
 
     /// When the server was made.

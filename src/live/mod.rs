@@ -335,6 +335,13 @@ impl LiveList {
         slots.entries.len() - slots.free.len()
     }
 
+    /// How many requests run, and how many wait for a worker. It looks at each.
+    pub(crate) fn running_and_queued(&self) -> (usize, usize) {
+        let slots = self.slots.lock();
+        let queued = slots.live().filter(|it| it.activity() == Activity::Queued).count();
+        (slots.entries.len() - slots.free.len() - queued, queued)
+    }
+
     /// Ends one connection. False if there is no such request, or nothing to end.
     pub(crate) fn close(&self, id: u64) -> bool {
         let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();

@@ -125,7 +125,7 @@ impl IdleWorkers {
         }
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }

@@ -96,6 +96,7 @@ use crate::address::Address;
 use crate::error::Result;
 use crate::events::CloseReason;
 
+pub use crate::figures::WorkerFigures;
 pub use crate::gate::{Gate, Permit};
 pub use crate::refused::Refused;
 // Here and not at the types: rustdoc forgets the aliases of a type that is re-exported from a private module.
@@ -128,10 +129,11 @@ pub(crate) use worker_accept::{Accepted, WorkerAccept};
 /// |---|---|
 /// | `check` | that makes the server |
 /// | `serve`, `ready`, `process_request`, `event_fd`, `service_actions` | of the loop |
+/// | `figures` | any |
 /// | `drain`, `force`, `server_close` | that closes the server, or of the last loop; several closes may overlap |
 ///
 /// A panic in one of the loop's methods ends the run, and is not hidden.
-pub trait Mixin: Send + Sync {
+pub trait Mixin: Send + Sync + 'static {
     /// Checks the settings. Called once, when a server is made with this mixin, so that `bind` fails and not each
     /// request. A mixin around another one forwards the call. Default: no error.
     ///
@@ -202,6 +204,12 @@ pub trait Mixin: Send + Sync {
         false
     }
 
+    /// Its workers and its queue now, for operators. Any thread may call it, at any time: it must not wait. Default:
+    /// nothing is known, and the server counts its live requests that run and that wait for a worker.
+    fn figures(&self) -> WorkerFigures {
+        WorkerFigures::default()
+    }
+
     /// Helps running requests to end, until the deadline at most. Called when the server closes, before the server
     /// waits until its live list is empty. For mixins whose requests end only with the help of a thread: it reaps
     /// children, or resumes coroutines. Called first with the end of `Limits::first_read`, then with the deadline, and
@@ -260,6 +268,10 @@ macro_rules! pass_on {
 
         fn workers_accept(&$this) -> bool {
             $to.workers_accept()
+        }
+
+        fn figures(&$this) -> $crate::mixin::WorkerFigures {
+            $to.figures()
         }
 
         fn drain(&$this, deadline: std::time::Instant) {
@@ -384,5 +396,10 @@ pub struct Inline;
 impl Mixin for Inline {
     fn process_request(&self, job: Job) {
         job.run();
+    }
+
+    /// The server counts its only running request itself.
+    fn figures(&self) -> WorkerFigures {
+        WorkerFigures { max_busy: Some(1), ..WorkerFigures::default() }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use super::worker_queue::{QueueSettings, Size, WorkerQueue};
-use super::{Job, Mixin, WhenFull};
+use super::{Job, Mixin, WhenFull, WorkerFigures};
 use crate::error::{Error, Result};
 
 /// Settings, and a [`WorkerQueue`] made of them with the first request.
@@ -90,6 +90,28 @@ impl Mixin for Workers {
     /// Not if each request has a new thread.
     fn workers_accept(&self) -> bool {
         !matches!(self.settings.size, Size::Growing { keep, .. } if keep.is_zero())
+    }
+
+    /// Before the first request there is no queue, and it is not made for this.
+    fn figures(&self) -> WorkerFigures {
+        let QueueSettings { size, gate, .. } = &self.settings;
+        let most = match size {
+            Size::Fixed(count) => Some(*count),
+            Size::Growing { max, .. } => Some(*max).filter(|max| *max < usize::MAX),
+        };
+        // The gate of a pool bounds those that run and those that wait together.
+        let waiting = match (size, gate) {
+            (Size::Fixed(count), Some(gate)) => Some(gate.max().saturating_sub(*count)),
+            _ => None,
+        };
+        let now = self.queue.get().map(|queue| queue.figures()).unwrap_or_default();
+        WorkerFigures {
+            busy: Some(now.busy),
+            idle: Some(now.idle),
+            queued: Some(now.queued),
+            max_busy: most,
+            max_queued: waiting,
+        }
     }
 
     fn server_close(&self, deadline: Instant) {

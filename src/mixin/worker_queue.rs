@@ -122,6 +122,14 @@ struct State {
     accept_slot: AcceptSlot,
 }
 
+/// The queue in numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueueFigures {
+    pub(super) busy: usize,
+    pub(super) idle: usize,
+    pub(super) queued: usize,
+}
+
 /// Where the queue is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
@@ -344,6 +352,16 @@ impl WorkerQueue {
                 return Some(state);
             }
         }
+    }
+
+    /// Its workers and its jobs now.
+    pub(super) fn figures(&self) -> QueueFigures {
+        let state = self.state.lock();
+        let idle = state.idle.len() + usize::from(state.accept_slot.is_taken());
+        // A worker that was called and has not come yet is neither.
+        let coming = idle + state.starting + usize::from(state.wake_pending);
+        let busy = state.workers.saturating_sub(coming);
+        QueueFigures { busy, idle, queued: self.receiver.len() }
     }
 
     /// From now on new jobs are refused. Workers end when the queue is empty.

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::drain_backlog::Backlog;
+use super::figure_parts::FigureParts;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::OverriddenHooks;
 use super::worker_accept::WorkerAcceptor;
@@ -248,6 +249,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         // From here on a child that another server forks closes this one's sockets.
         fork::register(&core);
         console::prepare();
+        let mixin = Arc::new(mixin);
+        let parts = FigureParts { core: Arc::downgrade(&core), mixin: Arc::downgrade(&mixin) };
+        core.context.set_figures(Box::new(parts));
         Ok(Server { core, mixin, timeout, poll_interval: settings.poll_interval })
     }
 }

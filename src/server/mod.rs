@@ -25,6 +25,7 @@ mod drain;
 mod drain_backlog;
 mod error_owner;
 mod failure;
+mod figure_parts;
 mod fork;
 mod hooks;
 mod incoming;
@@ -87,7 +88,8 @@ use worker_accept::WorkerAcceptor;
 pub struct Server<T: Transport, M: Mixin> {
     /// Shared with every request that runs.
     core: Arc<Core<T>>,
-    mixin: M,
+    /// Its only owner, but for moments in which its figures are asked for.
+    mixin: Arc<M>,
     /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
     timeout: Option<Duration>,
     /// The longest time between two `service_actions`; with `None` they run only after requests.

@@ -9,6 +9,7 @@
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
 //! | `recv_buf` | memory to receive into, which need not be cleared |
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
+//! | `socket_figures` | what the kernel counts at a server's socket: its queues and its drops |
 //! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
 //! | `recv_batch`, `send_batch` | datagrams by the batch |
@@ -83,6 +84,11 @@ mod shared_fd;
 mod shared_memory;
 mod signal;
 mod socket;
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    path = "portable/socket_figures.rs"
+)]
+mod socket_figures;
 mod stdio;
 pub(crate) mod tcp_info;
 mod thread_limit;
@@ -96,7 +102,9 @@ pub(crate) use peer_credentials::credentials;
 pub(crate) use poll::{PollFd, is_readable, poll};
 pub(crate) use recv_buf::RecvBuf;
 pub(crate) use refuse_new_clients::refuse_clients;
-pub(crate) use rlimit::{descriptors, raise_descriptors, restore_descriptors, spare_descriptor};
+pub(crate) use rlimit::{
+    descriptors, descriptors_now, raise_descriptors, restore_descriptors, spare_descriptor,
+};
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;
 pub(crate) use signal::{
@@ -107,6 +115,7 @@ pub(crate) use socket::{
     ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,
     shutdown, unread,
 };
+pub(crate) use socket_figures::socket_figures;
 pub(crate) use stdio::{fill_standard_descriptors, inherit_only_stdio};
 pub(crate) use thread_limit::most_threads;
 

@@ -47,6 +47,14 @@ pub(crate) fn descriptors() -> Option<(u64, u64)> {
     Some((limit.rlim_cur as u64, open as u64))
 }
 
+/// How many descriptors are open, and how many may be. Cheaper than [`descriptors`]: since 6.2 Linux tells the first number
+/// as the size of a folder; before that none is told.
+pub(crate) fn descriptors_now() -> Option<(u64, u64)> {
+    let limit = descriptor_limit().ok()?;
+    let open = std::fs::metadata("/proc/self/fd").ok()?.len();
+    (open > 0).then_some((open, limit.rlim_cur as u64))
+}
+
 /// The soft and the hard limit of RLIMIT_NOFILE. It takes no lock and no memory, so that it may run between fork and
 /// exec.
 pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {

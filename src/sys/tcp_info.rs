@@ -51,6 +51,22 @@ pub(crate) fn since_connected(_fd: BorrowedFd<'_>) -> Option<Duration> {
     None
 }
 
+/// The accept queue of a listener: how many connections wait in it, and how many may. `None` for other sockets.
+///
+/// `tcpi_unacked` and `tcpi_sacked`, which mean this for a listener alone.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    /// The state of a listener, in the first byte; and the offsets of the two numbers, in words of four bytes.
+    const LISTENS: u8 = 10;
+    const UNACKED: usize = 6;
+    const SACKED: usize = 7;
+    let mut info = [0u32; 26];
+    let len = super::socket::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    let has_both = len >= (SACKED + 1) * size_of::<u32>();
+    let listens = info[0].to_ne_bytes()[0] == LISTENS;
+    (has_both && listens).then(|| (info[UNACKED].into(), info[SACKED].into()))
+}
+
 /// How many bytes have been sent and the peer's system has not acknowledged; on a Unix socket, how much memory they take
 /// until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
 #[cfg(any(target_os = "linux", target_os = "android"))]

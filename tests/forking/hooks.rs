@@ -44,6 +44,7 @@ pub struct Told {
 
 impl Told {
     fn look_after(&self, server: &ServerContext) {
+        eprintln!("figures: {}", server.figures());
         for live in server.live() {
             if live.activity == Activity::Idle {
                 let closed = server.close_live(live.id);

@@ -94,6 +94,9 @@ fn what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there() {
     });
     assert_eq!(client.receive(), "");
     let (bytes_in, bytes_out) = ("echo hello\npid\n".len(), format!("hello\n{pid}\n").len());
+    // Of both clients the first is live in a child; the second is looked at before its child is forked.
+    let figures = server.told("figures: 2 of ");
+    assert!(figures.contains(" live, 1 of 40 busy, 0 queued"), "{figures}");
     let line = server.told(&format!("admin: {}: ", client.address()));
     let bytes = format!("{bytes_in} bytes in, {bytes_out} bytes out, process {pid}; closed: true");
     assert!(

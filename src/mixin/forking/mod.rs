@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use self::children::Children;
 use self::exit_status::{PANICKED, ended_otherwise, status};
-use super::{Job, Mixin, Refused};
+use super::{Job, Mixin, Refused, WorkerFigures};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
 use crate::sys;
@@ -173,6 +173,16 @@ impl Mixin for Forking {
 
     fn forks(&self) -> bool {
         true
+    }
+
+    /// A child that has ended counts until the loop has noticed that.
+    fn figures(&self) -> WorkerFigures {
+        WorkerFigures {
+            busy: Some(self.children.len()),
+            queued: Some(0),
+            max_busy: Some(self.max_children),
+            ..WorkerFigures::default()
+        }
     }
 
     /// Tells the children, and waits for them.

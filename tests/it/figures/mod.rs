@@ -1,3 +1,4 @@
 //! Figures for operators: what events tell of a request, figures of a server, and the facades that carry both.
 
 mod ends;
+mod server;

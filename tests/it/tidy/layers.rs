@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proxy_protocol", &["address", "error"]),
     ("events", &["address", "error", "refused"]),
     ("limits", &[]),
+    ("figures", &[]),
     ("gate", &["limits", "wait"]),
     (
         "live",
@@ -36,11 +37,13 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "address",
             "events",
+            "figures",
             "gate",
             "limits",
             "live",
             "process",
             "shutdown",
+            "sys",
             "wait",
             "idle_reaper",
         ],
@@ -68,7 +71,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("handler", &["error", "request"]),
     (
         "mixin",
-        &["address", "console", "error", "events", "gate", "process", "refused", "sys", "wait"],
+        &[
+            "address", "console", "error", "events", "figures", "gate", "process", "refused",
+            "sys", "wait",
+        ],
     ),
     ("transport", &["address", "error", "limits", "process", "request", "sys", "wait"]),
     // The one room that knows all of them.

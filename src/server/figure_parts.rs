@@ -1,0 +1,26 @@
+//! [`FigureParts`]: where a server's context gets the figures of the parts whose types it does not know.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+use super::Core;
+use crate::figures::{FigureSource, WorkerFigures};
+use crate::mixin::Mixin;
+use crate::transport::Transport;
+
+/// The server's mixin and its listener. Weak: the context, which has this, is a part of the core.
+pub(super) struct FigureParts<T: Transport, M> {
+    pub(super) core: Weak<Core<T>>,
+    pub(super) mixin: Weak<M>,
+}
+
+impl<T: Transport, M: Mixin> FigureSource for FigureParts<T, M> {
+    fn workers(&self) -> Option<WorkerFigures> {
+        self.mixin.upgrade().map(|mixin| mixin.figures())
+    }
+
+    fn listener(&self) -> Option<Arc<OwnedFd>> {
+        // The transport's own: `Server::fileno` lends it to the program for good.
+        self.core.upgrade()?.transport.fileno()
+    }
+}
