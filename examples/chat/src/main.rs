@@ -78,6 +78,8 @@ enum Command {
         #[command(flatten)]
         tls: ClientTls,
     },
+    /// Ask a running server, or change it
+    Control(common::ControlOptions),
 }
 
 #[derive(Args)]
@@ -244,6 +246,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => serve(&options),
         Command::Connect { address, name, tls } => client::run(&address, &tls, name.as_deref()),
+        Command::Control(options) => common::control(&options),
     };
     common::exit(result.map_err(|failure| match failure {
         Failure::Usage(text) => Failure::Usage(hide(&text, env::args_os())),

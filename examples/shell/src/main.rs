@@ -89,6 +89,8 @@ enum Command {
     Serve(Serve),
     /// Run commands: those that are typed, or the one that is given, whose exit status is then the client's
     Connect(Connect),
+    /// Ask a running server, or change it
+    Control(common::ControlOptions),
     /// Start one command and end all its processes; the server starts this itself
     #[command(hide = true)]
     Supervise {
@@ -155,6 +157,7 @@ fn main() -> ExitCode {
             Ok(status) | Err(Leave::Silent(status)) => ExitCode::from(status),
             Err(Leave::Failed(failure)) => common::exit(Err(failure)),
         },
+        Command::Control(options) => common::exit(common::control(&options)),
         Command::Supervise { arguments } => supervise::supervise(&arguments),
         Command::Keep => common::exit(penalty::keep().map_err(Failure::from)),
     }

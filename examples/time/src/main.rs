@@ -57,6 +57,8 @@ enum Command {
         #[command(flatten)]
         tls: ClientTls,
     },
+    /// Ask a running server, or change it
+    Control(common::ControlOptions),
 }
 
 struct TimeServer;
@@ -79,6 +81,7 @@ impl Program for TimeServer {
 
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
+        Command::Control(options) => common::control(&options),
         Command::Serve { options } => common::serve(&TimeServer, &options),
         Command::Connect { address, tls } => run_client(&address, &tls),
     })

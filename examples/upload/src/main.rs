@@ -94,6 +94,8 @@ enum Command {
         #[command(flatten)]
         tls: ClientTls,
     },
+    /// Ask a running server, or change it
+    Control(common::ControlOptions),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -161,6 +163,7 @@ impl Program for UploadServer {
 
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
+        Command::Control(options) => common::control(&options),
         Command::Serve { options, rules } => run_server(&options, &rules),
         Command::Connect { address, files, resume, wire, pause, tls } => match wire {
             Some(Wire::Document) => {

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use budget::Budget;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use folder::Folder;
 use handler::{Site, Web};
@@ -53,30 +53,35 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until Ctrl-C
-    #[command(mut_arg("bind", common::streams::<WebServer>))]
-    Serve {
-        #[command(flatten)]
-        options: ServeOptions,
-        /// The folder whose files are served; without it every path is answered by `Hello, World`
-        #[arg(long, value_name = "PATH")]
-        dir: Option<PathBuf>,
-        /// Serve and list names that begin with a dot as well (.git, .env); .well-known is served in any case
-        #[arg(long, requires = "dir")]
-        dot_files: bool,
-        /// How long a request may take to arrive, in seconds; the first one, counted from the connection's start
-        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
-        header_timeout: Duration,
-        /// How long a client may accept nothing of its answer, in seconds
-        #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
-        send_timeout: Duration,
-        /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
-        /// inline, pool and forking, where it keeps others waiting]
-        #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
-        idle_timeout: Option<Duration>,
-        /// Write a line for each request to stdout
-        #[arg(long)]
-        log: bool,
-    },
+    Serve(Box<Serve>),
+    /// Ask a running server, or change it
+    Control(common::ControlOptions),
+}
+
+#[derive(Args)]
+#[command(mut_arg("bind", common::streams::<WebServer>))]
+struct Serve {
+    #[command(flatten)]
+    options: ServeOptions,
+    /// The folder whose files are served; without it every path is answered by `Hello, World`
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// Serve and list names that begin with a dot as well (.git, .env); .well-known is served in any case
+    #[arg(long, requires = "dir")]
+    dot_files: bool,
+    /// How long a request may take to arrive, in seconds; the first one, counted from the connection's start
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = up_to_a_day)]
+    header_timeout: Duration,
+    /// How long a client may accept nothing of its answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = up_to_a_day)]
+    send_timeout: Duration,
+    /// How long a connection may be silent between two requests, in seconds [default: 60, and 1 under
+    /// inline, pool and forking, where it keeps others waiting]
+    #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
+    idle_timeout: Option<Duration>,
+    /// Write a line for each request to stdout
+    #[arg(long)]
+    log: bool,
 }
 
 /// A longer time is as good as none, and some clocks cannot count so far.
@@ -119,8 +124,14 @@ impl Program for WebServer {
 }
 
 fn main() -> ExitCode {
-    let Command::Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, log } =
-        Cli::parse().command;
+    common::exit(match Cli::parse().command {
+        Command::Serve(options) => serve(*options),
+        Command::Control(options) => common::control(&options),
+    })
+}
+
+fn serve(serve: Serve) -> Result<(), Failure> {
+    let Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, log } = serve;
     // Where an idle connection occupies one of few workers, it ends soon.
     let has_many_workers = options.mixin == MixinName::Threading;
     let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
@@ -134,10 +145,9 @@ fn main() -> ExitCode {
             Failure::Other(text)
         })
     });
-    common::exit(folder.transpose().and_then(|folder| {
-        let listings = Budget::default();
-        let first_timeout = Some(header_timeout).filter(|time| *time < idle);
-        let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, log });
-        common::serve(&WebServer { site, idle, write: send_timeout }, &options)
-    }))
+    let folder = folder.transpose()?;
+    let first_timeout = Some(header_timeout).filter(|time| *time < idle);
+    let listings = Budget::default();
+    let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, log });
+    common::serve(&WebServer { site, idle, write: send_timeout }, &options)
 }
