@@ -70,7 +70,10 @@ const fn gate(
 }
 
 use Figure::{Cpu, Pss, Rate};
-use Load::{Chat, Churn, Http, Idle, Pingpong, Stalled, Store, Udp, Upload};
+use Load::{
+    Chat, Churn, Http, Idle, Pingpong, Stalled, Store, TlsHandshakes, TlsPingpong, TlsResumed, Udp,
+    Upload,
+};
 
 /// All of them, in the order of the loads.
 pub const GATES: &[Gate] = &[
@@ -118,6 +121,10 @@ pub const GATES: &[Gate] = &[
     gate(Http(64, 16), "Threading", "std threads", Cpu, 1.0, 0.95),
     gate(Http(4, 1), "Pool", "std threads", Cpu, 1.0, 0.95),
     gate(Http(4, 16), "Pool", "std threads", Cpu, 1.0, 0.95),
+    gate(TlsPingpong(1), "Threading", "std threads + rustls", Rate, 0.95, 1.0),
+    gate(TlsPingpong(64), "Threading", "std threads + rustls", Rate, 0.95, 1.0),
+    gate(TlsHandshakes(64), "Threading", "std threads + rustls", Cpu, 1.05, 1.0),
+    gate(TlsResumed(64), "Threading", "std threads + rustls", Cpu, 1.05, 1.0),
 ];
 
 /// The servers that the gates of a load compare, each of ours right before its peer.
@@ -141,6 +148,7 @@ pub fn baseline(load: Load) -> &'static str {
         Udp(..) => "mmsg",
         Chat(..) | Stalled(..) => "tokio",
         Http(..) => "hyper",
+        TlsPingpong(_) | TlsHandshakes(_) | TlsResumed(_) => "std threads + rustls",
     }
 }
 

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod servers;
 mod sys;
+mod tls;
 mod usage;
 
 use std::process::ExitCode;

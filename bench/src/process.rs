@@ -81,9 +81,11 @@ impl Process {
         let Some((line, stdout)) = first_line_of(stdout) else {
             return Err(Trouble::Failed("it does not say where it listens".to_owned()));
         };
+        // Ours say after the address what is spoken there: ` with TLS`.
         let address = line
             .trim()
             .strip_prefix("listening on ")
+            .and_then(|text| text.split(' ').next())
             .and_then(|address| address.strip_prefix("udp:").unwrap_or(address).parse().ok());
         match address {
             Some(address) => Ok(Self { group, address, stderr, _stdout: stdout }),

@@ -155,7 +155,19 @@ impl Options {
     fn loads(&self) -> Result<Vec<Load>, String> {
         let mut loads = Vec::new();
         let families: Vec<_> = Load::ALL.iter().map(|load| load.family()).collect();
-        let all = ["pingpong", "churn", "udp", "upload", "store", "idle", "chat", "http"];
+        let all = [
+            "pingpong",
+            "churn",
+            "udp",
+            "upload",
+            "store",
+            "idle",
+            "chat",
+            "http",
+            "tls-pingpong",
+            "tls-handshakes",
+            "tls-resumed",
+        ];
         let all = all.map(String::from);
         if self.gates && self.loads.is_empty() {
             loads.extend(Load::ALL.iter().filter(|&&load| !compared(load).is_empty()));

@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::load::{self, Load};
 use crate::peer::{self, Mode, Peer, has_nginx};
 use crate::process::Trouble;
+use crate::tls;
 
 /// A server in the tables.
 #[derive(Debug)]
@@ -38,10 +39,20 @@ const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 /// All modes of streams.
 const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Web, Mode::Store];
 const ALL: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram];
-const WITH_WEB: &[Mode] =
-    &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Datagram, Mode::Web, Mode::Store];
+const EVERY: &[Mode] = &[
+    Mode::Echo,
+    Mode::Line,
+    Mode::Sink,
+    Mode::Chat,
+    Mode::Datagram,
+    Mode::Web,
+    Mode::Store,
+    Mode::TlsEcho,
+    Mode::TlsLine,
+];
 /// The loads for a process for each connection, in which chat members could not see each other.
-const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink];
+const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::TlsEcho, Mode::TlsLine];
+const TLS: &[Mode] = &[Mode::TlsEcho, Mode::TlsLine];
 
 const fn ours(
     name: &'static str,
@@ -67,17 +78,31 @@ const fn python(
 
 /// All servers, in the order of the tables: ours first.
 pub const SERVERS: &[Server] = &[
-    ours("Inline", "inline", &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram], 1),
-    ours("Threading", "threading", WITH_WEB, UNBOUNDED),
+    ours(
+        "Inline",
+        "inline",
+        &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram, Mode::TlsEcho, Mode::TlsLine],
+        1,
+    ),
+    ours("Threading", "threading", EVERY, UNBOUNDED),
     ours(
         "Pool",
         "pool",
-        &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Datagram, Mode::Web, Mode::Store],
+        &[
+            Mode::Echo,
+            Mode::Line,
+            Mode::Sink,
+            Mode::Datagram,
+            Mode::Web,
+            Mode::Store,
+            Mode::TlsEcho,
+            Mode::TlsLine,
+        ],
         4,
     ),
     ours("Forking", "forking", APART, 64),
     ours("Prefork", "prefork", APART, 1),
-    ours("Green", "green", WITH_WEB, UNBOUNDED),
+    ours("Green", "green", EVERY, UNBOUNDED),
     peer("epoll", Peer::Epoll, &[Mode::Echo, Mode::Line, Mode::Web], UNBOUNDED),
     peer("mmsg", Peer::Mmsg, &[Mode::Datagram], UNBOUNDED),
     peer("std threads", Peer::Threads, STREAMS, UNBOUNDED),
@@ -89,6 +114,10 @@ pub const SERVERS: &[Server] = &[
     peer("hyper", Peer::Hyper, &[Mode::Web], UNBOUNDED),
     peer("may_minihttp", Peer::May, &[Mode::Web], UNBOUNDED),
     peer("nginx", Peer::Nginx, &[Mode::Web], UNBOUNDED),
+    peer("std threads + rustls", Peer::Threads, TLS, UNBOUNDED),
+    peer("tokio-rustls", Peer::Tokio, TLS, UNBOUNDED),
+    peer("tokio-rustls current", Peer::TokioCurrent, TLS, UNBOUNDED),
+    peer("nginx stream", Peer::Nginx, TLS, UNBOUNDED),
     Server { name: "Go", program: Program::Go, modes: ALL, at_once: UNBOUNDED },
     python("Python serial", "serial", &[Mode::Line, Mode::Sink, Mode::Datagram], 1),
     python("Python threading", "threading", ALL, UNBOUNDED),
@@ -162,6 +191,8 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
         Mode::Web => "web",
         Mode::Store => "upload",
         Mode::Chat => "chat",
+        // Its server speaks first.
+        Mode::TlsLine => "time",
         _ => "echo",
     };
     if !MIXINS.contains(&mixin) {
@@ -185,6 +216,9 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
         // Its members say more than a person would.
         Mode::Chat => {
             command.args(["--pace", "0"]);
+        }
+        Mode::TlsEcho | Mode::TlsLine => {
+            command.args(["--tls-cert", tls::CERTIFICATE, "--tls-key", tls::KEY]);
         }
         _ => {
             command.args(["--mode", &word(&mode)]);

@@ -3,11 +3,13 @@
 mod chat;
 mod churn;
 mod connect;
+mod handshakes;
 mod http;
 mod idle;
 mod pingpong;
 mod session;
 pub mod store;
+mod tls_pingpong;
 mod udp;
 mod upload;
 
@@ -43,6 +45,12 @@ pub enum Load {
     Stalled(usize, usize),
     /// Connections, and requests outstanding on each.
     Http(usize, usize),
+    /// Connections that each send 64 bytes through TLS, wait for the echo, and repeat.
+    TlsPingpong(usize),
+    /// Clients that connect anew, with a whole handshake, for every line.
+    TlsHandshakes(usize),
+    /// The same, but a client resumes the session of its connection before.
+    TlsResumed(usize),
 }
 
 /// Settings of all measurements of a run.
@@ -54,7 +62,7 @@ pub struct Plan {
 
 impl Load {
     /// All that the goals speak of.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::Pingpong(1),
         Self::Pingpong(64),
         Self::Pingpong(1_000),
@@ -76,6 +84,10 @@ impl Load {
         Self::Http(4, 16),
         Self::Http(64, 1),
         Self::Http(64, 16),
+        Self::TlsPingpong(1),
+        Self::TlsPingpong(64),
+        Self::TlsHandshakes(64),
+        Self::TlsResumed(64),
     ];
 
     /// Its kind, the first word of its name.
@@ -90,6 +102,9 @@ impl Load {
             Self::Chat(..) => "chat",
             Self::Stalled(..) => "stalled",
             Self::Http(..) => "http",
+            Self::TlsPingpong(_) => "tls-pingpong",
+            Self::TlsHandshakes(_) => "tls-handshakes",
+            Self::TlsResumed(_) => "tls-resumed",
         }
     }
 
@@ -103,6 +118,8 @@ impl Load {
             Self::Store(_) => Mode::Store,
             Self::Chat(..) | Self::Stalled(..) => Mode::Chat,
             Self::Http(..) => Mode::Web,
+            Self::TlsPingpong(_) => Mode::TlsEcho,
+            Self::TlsHandshakes(_) | Self::TlsResumed(_) => Mode::TlsLine,
         }
     }
 
@@ -110,20 +127,21 @@ impl Load {
     /// so that a server may take one after the other.
     pub fn at_once(self) -> usize {
         match self {
-            Self::Pingpong(count) | Self::Idle(count) => count,
+            Self::Pingpong(count) | Self::Idle(count) | Self::TlsPingpong(count) => count,
             Self::Chat(members, _) => members,
             Self::Stalled(members, _) => members + 1,
             Self::Http(connections, _) => connections,
             Self::Upload(_) | Self::Store(_) => 1,
-            Self::Churn(_) | Self::Udp(..) => 0,
+            Self::Churn(_) | Self::Udp(..) | Self::TlsHandshakes(_) | Self::TlsResumed(_) => 0,
         }
     }
 
     /// The name of an operation, in the plural.
     pub fn operations(self) -> &'static str {
         match self {
-            Self::Pingpong(_) | Self::Http(..) => "requests",
+            Self::Pingpong(_) | Self::Http(..) | Self::TlsPingpong(_) => "requests",
             Self::Churn(_) | Self::Idle(_) => "connections",
+            Self::TlsHandshakes(_) | Self::TlsResumed(_) => "handshakes",
             Self::Udp(..) => "replies",
             Self::Upload(_) | Self::Store(_) => "MiB",
             Self::Chat(..) | Self::Stalled(..) => "deliveries",
@@ -133,7 +151,7 @@ impl Load {
     /// The figure that counts.
     pub fn figure(self) -> Figure {
         match self {
-            Self::Churn(_) => Figure::Cpu,
+            Self::Churn(_) | Self::TlsHandshakes(_) | Self::TlsResumed(_) => Figure::Cpu,
             Self::Idle(_) => Figure::Pss,
             _ => Figure::Rate,
         }
@@ -148,6 +166,15 @@ impl Load {
             }
             Self::Churn(clients) => {
                 session::measure(&mut churn::Churn::new(address, clients)?, process, plan)
+            }
+            Self::TlsPingpong(connections) => {
+                let mut load = tls_pingpong::TlsPingpong::new(address, connections)?;
+                session::measure(&mut load, process, plan)
+            }
+            Self::TlsHandshakes(clients) | Self::TlsResumed(clients) => {
+                let resumes = matches!(self, Self::TlsResumed(_));
+                let mut load = handshakes::Handshakes::new(address, clients, resumes)?;
+                session::measure(&mut load, process, plan)
             }
             Self::Udp(sockets, outstanding) => {
                 session::measure(&mut udp::Udp::new(address, sockets, outstanding)?, process, plan)
@@ -176,7 +203,10 @@ impl fmt::Display for Load {
             | Self::Churn(size)
             | Self::Upload(size)
             | Self::Store(size)
-            | Self::Idle(size) => {
+            | Self::Idle(size)
+            | Self::TlsPingpong(size)
+            | Self::TlsHandshakes(size)
+            | Self::TlsResumed(size) => {
                 write!(f, "-{size}")
             }
             Self::Udp(count, each)
@@ -194,19 +224,23 @@ impl FromStr for Load {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("'{text}' is no load: write pingpong-64, or udp-16x16");
-        let (family, size) = text.split_once('-').ok_or_else(wrong)?;
+        let (family, size) = text.rsplit_once('-').ok_or_else(wrong)?;
         let number = |text: &str| {
             text.parse().ok().filter(|number| (1..=1_000_000).contains(number)).ok_or_else(wrong)
         };
-        if let "pingpong" | "churn" | "upload" | "store" | "idle" = family {
-            let size = number(size)?;
-            return Ok(match family {
-                "pingpong" => Self::Pingpong(size),
-                "churn" => Self::Churn(size),
-                "upload" => Self::Upload(size),
-                "store" => Self::Store(size),
-                _ => Self::Idle(size),
-            });
+        let sized: Option<fn(usize) -> Self> = match family {
+            "pingpong" => Some(Self::Pingpong),
+            "churn" => Some(Self::Churn),
+            "upload" => Some(Self::Upload),
+            "store" => Some(Self::Store),
+            "idle" => Some(Self::Idle),
+            "tls-pingpong" => Some(Self::TlsPingpong),
+            "tls-handshakes" => Some(Self::TlsHandshakes),
+            "tls-resumed" => Some(Self::TlsResumed),
+            _ => None,
+        };
+        if let Some(sized) = sized {
+            return number(size).map(sized);
         }
         let (count, each) = size.split_once('x').ok_or_else(wrong)?;
         let (count, each) = (number(count)?, number(each)?);

@@ -17,12 +17,17 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         return unsupported();
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
     announce(listener.local_addr()?)?;
+    serve_at(&listener, mode)
+}
+
+/// Serves a listener that nobody has been told of.
+pub fn serve_at(listener: &TcpListener, mode: Mode) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
     let epoll = Epoll::new()?;
-    epoll.add(&listener, READABLE, LISTENER)?;
+    epoll.add(listener, READABLE, LISTENER)?;
     let (connections, free, http) = (Vec::new(), Vec::new(), Http::default());
-    Loop { mode, epoll, connections, free, http, buffer: vec![0; 65_536] }.run(&listener)
+    Loop { mode, epoll, connections, free, http, buffer: vec![0; 65_536] }.run(listener)
 }
 
 struct Loop {

@@ -11,6 +11,7 @@ mod nginx;
 mod pool;
 pub mod store;
 mod threads;
+mod tls;
 mod tokio;
 
 pub use nginx::is_there as has_nginx;
@@ -37,6 +38,10 @@ pub enum Mode {
     Web,
     /// Store files
     Store,
+    /// Send back every byte through TLS
+    TlsEcho,
+    /// Send one line through TLS, and close
+    TlsLine,
 }
 
 /// Which peer.
@@ -72,6 +77,7 @@ pub fn serve(peer: Peer, mode: Mode) -> io::Result<()> {
         Peer::Epoll => epoll::serve(mode),
         Peer::Mmsg => mmsg::serve(mode),
         Peer::Threads if mode == Mode::Store => store::serve(),
+        Peer::Threads if matches!(mode, Mode::TlsEcho | Mode::TlsLine) => tls::serve(mode),
         Peer::Threads => threads::serve(mode),
         Peer::Pool => pool::serve(mode),
         Peer::Fork => fork::serve(mode),
@@ -83,6 +89,9 @@ pub fn serve(peer: Peer, mode: Mode) -> io::Result<()> {
         Peer::Nginx => nginx::serve(mode),
     }
 }
+
+/// The line of a server that speaks first, as long as that of the program `time`.
+const GREETING: &[u8; 40] = b"a line of forty bytes, as time's is....\n";
 
 /// The first line of every server.
 fn announce(address: impl fmt::Display) -> io::Result<()> {

@@ -10,8 +10,10 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio_rustls::TlsAcceptor;
 
-use super::{Mode, announce};
+use super::{GREETING, Mode, announce};
+use crate::tls::server_config;
 
 pub fn serve(mode: Mode, threads: bool) -> io::Result<()> {
     let mut builder =
@@ -21,6 +23,7 @@ pub fn serve(mode: Mode, threads: bool) -> io::Result<()> {
     let task = runtime.spawn(async move {
         match mode {
             Mode::Datagram => datagrams().await,
+            Mode::TlsEcho | Mode::TlsLine => tls(mode).await,
             _ => streams(mode).await,
         }
     });
@@ -71,6 +74,43 @@ async fn sink(mut stream: TcpStream) -> io::Result<()> {
             count => total += count,
         }
     }
+}
+
+async fn tls(mode: Mode) -> io::Result<()> {
+    let acceptor = TlsAcceptor::from(server_config()?);
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    announce(listener.local_addr()?)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let acceptor = acceptor.clone();
+        // A peer that resets its connection harms no other.
+        match mode {
+            Mode::TlsEcho => drop(tokio::spawn(tls_echo(stream, acceptor))),
+            _ => drop(tokio::spawn(tls_line(stream, acceptor))),
+        }
+    }
+}
+
+async fn tls_echo(stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = acceptor.accept(stream).await?;
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..count]).await?;
+        // tokio-rustls may keep what it could not send at once.
+        stream.flush().await?;
+    }
+}
+
+async fn tls_line(stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = acceptor.accept(stream).await?;
+    stream.write_all(GREETING).await?;
+    stream.shutdown().await
 }
 
 async fn datagrams() -> io::Result<()> {

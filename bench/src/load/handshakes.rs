@@ -1,0 +1,151 @@
+//! Clients that connect, make a TLS handshake, read a line up to its end, and connect anew. The server speaks first, as
+//! the program `time` does.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::session::{Session, TURN, unexpected};
+use crate::figures::{Figures, Histogram};
+use crate::sys::{Epoll, Event, READABLE, WRITABLE, events};
+use crate::tls;
+
+pub struct Handshakes {
+    address: SockAddr,
+    epoll: Epoll,
+    events: Vec<Event>,
+    clients: Vec<Client>,
+    /// The handshake of a client's second connection, and of all that follow.
+    kind: HandshakeKind,
+    times: Histogram,
+    done: u64,
+}
+
+/// One connection after the other.
+struct Client {
+    /// Each client has its own, because tickets are kept in it.
+    config: Arc<ClientConfig>,
+    /// The handshake that this connection has to make.
+    kind: HandshakeKind,
+    socket: Socket,
+    tls: ClientConnection,
+    begun: Instant,
+    connected: bool,
+    /// The end of what has come so far.
+    last: Option<u8>,
+}
+
+impl Handshakes {
+    pub fn new(address: SocketAddr, count: usize, resumes: bool) -> io::Result<Self> {
+        let (address, epoll) = (address.into(), Epoll::new()?);
+        let clients = (0..count)
+            .map(|token| {
+                let config = tls::client_config(resumes)?;
+                Client::begin(&epoll, &address, token, config, HandshakeKind::Full)
+            })
+            .collect::<io::Result<_>>()?;
+        let kind = if resumes { HandshakeKind::Resumed } else { HandshakeKind::Full };
+        let (events, times) = (events(), Histogram::new());
+        Ok(Self { address, epoll, events, clients, kind, times, done: 0 })
+    }
+}
+
+impl Client {
+    fn begin(
+        epoll: &Epoll,
+        address: &SockAddr,
+        token: usize,
+        config: Arc<ClientConfig>,
+        kind: HandshakeKind,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+        // Closed by a reset: the port is free at once, on both sides, and they never run out.
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.set_tcp_nodelay(true)?;
+        let (tls, begun) = (tls::client(&config)?, Instant::now());
+        match socket.connect(address) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            done => done?,
+        }
+        epoll.add(&socket, WRITABLE, token)?;
+        Ok(Self { config, kind, socket, tls, begun, connected: false, last: None })
+    }
+
+    /// Sends what TLS has to say; it always fits.
+    fn send(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the available bytes, and returns whether the connection has ended as it should.
+    fn receive(&mut self) -> io::Result<bool> {
+        loop {
+            let count = match self.tls.read_tls(&mut self.socket) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                received => received?,
+            };
+            self.tls.process_new_packets().map_err(io::Error::other)?;
+            self.send()?;
+            let mut buffer = [0; 256];
+            match self.tls.reader().read(&mut buffer) {
+                // The farewell has come; the end of the connection has to follow.
+                Ok(0) if count > 0 => {}
+                Ok(0) => return self.check().map(|()| true),
+                Ok(count) => self.last = Some(buffer[count - 1]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return Err(unexpected("a connection ended without close_notify"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.last != Some(b'\n') {
+            return Err(unexpected("a connection ended before its line"));
+        }
+        if self.tls.handshake_kind() != Some(self.kind) {
+            return Err(unexpected("a session was not resumed, or not made anew"));
+        }
+        Ok(())
+    }
+}
+
+impl Session for Handshakes {
+    fn turn(&mut self) -> io::Result<()> {
+        for event in self.epoll.wait(&mut self.events, Some(TURN))? {
+            let token = event.u64 as usize;
+            let client = &mut self.clients[token];
+            if !client.connected {
+                client.connected = true;
+                client.send()?;
+                self.epoll.modify(&client.socket, READABLE, token)?;
+            } else if client.receive()? {
+                self.times.record(client.begun.elapsed());
+                self.done += 1;
+                let config = Arc::clone(&client.config);
+                *client = Client::begin(&self.epoll, &self.address, token, config, self.kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&self) -> u64 {
+        self.done
+    }
+
+    fn reset(&mut self) {
+        self.times.clear();
+    }
+
+    fn report(&self, figures: &mut Figures) {
+        self.times.add_to(figures);
+    }
+}
