@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::address::Address;
+use crate::error::HandlerError;
 use crate::error::Timeout;
 use crate::refused::Refused;
 
@@ -42,6 +43,13 @@ pub enum ServerEvent<'a> {
     Stopping {
         /// Where it listened.
         server_address: &'a Address,
+    },
+    /// The functions that the program has registered by [`Builder::on_reload`](crate::Builder::on_reload) have run.
+    Reloaded {
+        /// Where the server listens.
+        server_address: &'a Address,
+        /// The first error, if there was one.
+        error: Option<&'a HandlerError>,
     },
     /// A request has been taken from the transport; whether it will be served is not decided yet. Exactly one
     /// `RequestEnded` with the same number follows.
@@ -171,6 +179,12 @@ impl fmt::Display for ServerEvent<'_> {
         match self {
             Self::Ready { server_address } => write!(f, "ready at {server_address}"),
             Self::Stopping { server_address } => write!(f, "stopping at {server_address}"),
+            Self::Reloaded { server_address, error: None } => {
+                write!(f, "reloaded at {server_address}")
+            }
+            Self::Reloaded { server_address, error: Some(error) } => {
+                write!(f, "the reload at {server_address} failed: {error}")
+            }
             Self::RequestStarted { id, client_address, handler } => {
                 write!(f, "request {id} from {client_address} has come: {handler}")
             }

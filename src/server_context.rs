@@ -1,6 +1,7 @@
 //! [`ServerContext`]: the part of a server that does not depend on its types. Handlers get it from
 //! [`request.server()`](crate::StreamRequest::server), and workers share it.
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::address::Address;
+use crate::error::HandlerResult;
 use crate::events::{Counters, Counts};
 use crate::figures::{FigureSource, Figures, Fill};
 use crate::gate::{Gate, RateGate};
@@ -18,6 +20,18 @@ use crate::live::{LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::sys;
+
+/// The functions that a program has registered for a reload, in their order: see `Builder::on_reload`.
+#[derive(Default)]
+pub(crate) struct Reloads(pub(crate) Vec<Reload>);
+
+type Reload = Box<dyn Fn(&ServerContext) -> HandlerResult + Send + Sync>;
+
+impl fmt::Debug for Reloads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} reloads", self.0.len())
+    }
+}
 
 /// A server, as its handlers and hooks see it: Python's `self.server`, without the types.
 #[derive(Debug)]
@@ -36,6 +50,8 @@ pub struct ServerContext {
     address: RwLock<Address>,
     started: Instant,
     role: CurrentRole,
+    /// Without any, `run` does not take SIGHUP.
+    pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
     waits_at_close: bool,
     /// The number of requests that the process has descriptors for.
@@ -69,6 +85,7 @@ impl ServerContext {
             address: RwLock::new(address),
             started: Instant::now(),
             role: CurrentRole::new(role),
+            reloads: Reloads::default(),
             waits_at_close,
             descriptors: AtomicUsize::new(usize::MAX),
             changing_limits: Mutex::new(()),

@@ -111,6 +111,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Calls `service_actions` of the mixin, and those of the hooks when a tick is due.
     fn housekeeping(&self, tick: &mut Option<Instant>) {
         self.mixin.service_actions();
+        // None where a thread obeys that waits to close the server.
+        if self.core.context.runs.orders_in_loop().reload {
+            self.core.reload();
+        }
         if let (Some(due), Some(interval)) = (*tick, self.poll_interval) {
             let now = Instant::now();
             if now >= due {
@@ -211,7 +215,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             listener.as_ref().map(|fd| readable(loop_fd.unwrap_or(fd.as_fd()))),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
             self.mixin.event_fd().map(readable),
+            context.runs.orders_waiting(),
         ];
+        // Of the listener and the gate at most one is waited for, so that all find a place.
         let mut waiting = [context.runs.stop_waiting(); wait::MOST];
         let mut count = 0;
         for one in wanted.into_iter().flatten() {

@@ -54,6 +54,9 @@ pub trait BaseServer: Send + Sync {
     /// See [`Server::server_close_within`].
     fn server_close_within(&self, grace: Duration) -> DrainReport;
 
+    /// See [`Server::reload`]. Default: nothing.
+    fn reload(&self) {}
+
     /// See [`Server::server_address`].
     fn server_address(&self) -> Address;
 
@@ -91,6 +94,10 @@ macro_rules! pass_on {
 
         fn server_close_within(&$this, grace: Duration) -> DrainReport {
             $server.server_close_within(grace)
+        }
+
+        fn reload(&$this) {
+            $server.reload();
         }
 
         fn server_address(&$this) -> Address {

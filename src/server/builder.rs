@@ -14,7 +14,7 @@ use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
 use crate::address::BindAddress;
 use crate::console;
-use crate::error::{Error, Result};
+use crate::error::{Error, HandlerResult, Result};
 use crate::events::ServerEvent;
 use crate::handler::{self, MakeHandler};
 use crate::limits::Limits;
@@ -22,7 +22,7 @@ use crate::mixin::Mixin;
 use crate::process::Role;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::request::{Place, Prefaces, ProxyHeader, StreamRequest};
-use crate::server_context::ServerContext;
+use crate::server_context::{Reloads, ServerContext};
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
 
@@ -34,6 +34,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// | [`limits`](Self::limits) | [`Limits::default`] |
 /// | [`hooks`](Self::hooks), [`observer`](Self::observer) | none |
 /// | [`time_accept_queue`](Self::time_accept_queue) | false |
+/// | [`on_reload`](Self::on_reload) | nothing: SIGHUP ends the process |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
 /// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
 /// | [`proxy_protocol`](Self::proxy_protocol) | no PROXY header is read |
@@ -68,6 +69,7 @@ struct Settings<T: Transport> {
     observers: Vec<super::Observer>,
     times_accept_queue: bool,
     prefaces: Prefaces<T::Request>,
+    reloads: Reloads,
     limits: Limits,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
@@ -88,6 +90,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             observers: Vec::new(),
             times_accept_queue: false,
             prefaces: Prefaces::default(),
+            reloads: Reloads::default(),
             limits: Limits::default(),
             timeout: None,
             poll_interval: None,
@@ -163,6 +166,48 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
+    /// Runs a function for each SIGHUP that comes while [`run`](Server::run) or [`run_all`](super::run_all) serves: to read
+    /// a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP ends the process, as
+    /// usual. Each call adds a function; they run in that order.
+    ///
+    /// The function runs beside the requests, on the thread that waits for the end of the run (under
+    /// [`Forking`](crate::Forking) in the loop, between two requests; children that serve are not told). So it may take its
+    /// time. Several SIGHUPs that come meanwhile lead to one more call. From the beginning of a close on there is none.
+    /// [`Server::reload`] does the same without a signal.
+    ///
+    /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
+    /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.
+    ///
+    /// ```no_run
+    /// use std::sync::{Arc, RwLock};
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let greeting = Arc::new(RwLock::new(std::fs::read_to_string("greeting")?));
+    /// let shown = Arc::clone(&greeting);
+    /// let server = ThreadingTcpServer::builder()
+    ///     .on_reload(move |_server| {
+    ///         let text = std::fs::read_to_string("greeting")?;
+    ///         *greeting.write().unwrap() = text;
+    ///         Ok(())
+    ///     })
+    ///     .bind("127.0.0.1:9999", stream_fn(move |request| {
+    ///         Ok(request.write_all(shown.read().unwrap().as_bytes())?)
+    ///     }))?;
+    /// server.run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    #[doc(alias = "SIGHUP")]
+    pub fn on_reload(
+        mut self,
+        reload: impl Fn(&ServerContext) -> HandlerResult + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.reloads.0.push(Box::new(reload));
+        self
+    }
+
     /// Sets the limits. Default: [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
@@ -219,14 +264,16 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         let Self { mixin, settings } = self;
-        let Settings { hooks, overridden_hooks, observers, prefaces, limits, timeout, .. } =
-            settings;
+        let Settings {
+            hooks, overridden_hooks, observers, prefaces, reloads, limits, timeout, ..
+        } = settings;
         // Before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
         let role = if mixin.forks() { Role::Parent } else { Role::Alone };
-        let context = ServerContext::new(address.clone(), limits, role, mixin.block_on_close())
+        let mut context = ServerContext::new(address.clone(), limits, role, mixin.block_on_close())
             .map_err(|error| Error::io("make the events of", address, error))?;
+        context.reloads = reloads;
         let worker_acceptor =
             WorkerAcceptor::new(mixin.workers_accept() && settings.workers_accept);
         let core = Arc::new(Core {

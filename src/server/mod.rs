@@ -319,6 +319,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         handle.wait();
     }
 
+    /// Runs what the program has registered by [`Builder::on_reload`], in this thread, as SIGHUP has it done under
+    /// [`run`](Self::run).
+    pub fn reload(&self) {
+        self.core.reload();
+    }
+
     /// A handle that stops this server from anywhere.
     #[must_use]
     pub fn shutdown_handle(&self) -> ShutdownHandle {

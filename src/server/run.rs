@@ -21,7 +21,7 @@ use super::{BaseServer, DrainReport, Server, fork};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
 use crate::process::OwnerProcess;
-use crate::shutdown::{Claim, ShutdownHandle};
+use crate::shutdown::{Claim, ShutdownHandle, TakenOrders};
 use crate::sys::{self, SignalGuard};
 use crate::transport::Transport;
 use crate::wait::Event;
@@ -64,7 +64,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub fn run(&self) -> Result<DrainReport> {
         // First: nothing of the process is changed for a run that cannot be.
         let _claim = claim(self)?;
-        let _signals = prepare_process(vec![self.shutdown_handle()])?;
+        let _signals = prepare_process(&[self])?;
         let (served, report) = serve_and_close(self, || self.server_close());
         served.map(|()| report)
     }
@@ -89,7 +89,8 @@ pub fn run_all(
     // All claims first: if one fails, the others are given back, and nothing has begun.
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
-    let _signals = prepare_process(handles.clone())?;
+    let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
+    let _signals = prepare_process(&all)?;
     // The signals are taken by now.
     ready();
     // In this thread, so that a server that forks runs in the main thread.
@@ -164,15 +165,26 @@ fn serve_until_closed(
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
     let over = if server.context().role().is_parent() { None } else { Event::new().ok() };
-    let Some(over) = over else { return (server.serve_forever(), close()) };
     let handle = server.shutdown_handle();
+    let Some(over) = over else {
+        handle.runs().leave_orders_to_loop();
+        return (server.serve_forever(), close());
+    };
+    let obey = |orders: TakenOrders| {
+        if orders.reload {
+            server.reload();
+        }
+    };
     let wait_and_close = || {
-        handle.runs().wait_for_stop(&over);
+        handle.runs().wait_for_stop(&over, obey);
         close()
     };
     thread::scope(|scope| {
         let closing =
             thread::Builder::new().name("close".into()).spawn_scoped(scope, wait_and_close);
+        if closing.is_err() {
+            handle.runs().leave_orders_to_loop();
+        }
         let served = {
             let _over = NotifyAtEnd(&over);
             server.serve_forever()
@@ -197,54 +209,94 @@ impl Drop for NotifyAtEnd<'_> {
     }
 }
 
-/// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. And the process may
-/// have as many descriptors as it is allowed to: the usual lower limit is for programs that use `select`.
-fn prepare_process(handles: Vec<ShutdownHandle>) -> Result<Signals> {
+/// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP has them reload, if one of them
+/// has something to reload. And the process may have as many descriptors as it is allowed to: the usual lower limit is for
+/// programs that use `select`.
+fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     // If the limit stays low, `descriptor_budget.rs` lowers the number of requests.
     let _ = sys::raise_descriptors();
     sys::keep_statuses();
     sys::keep_from_file_size_signal();
     sys::fill_standard_descriptors();
+    for server in servers {
+        let handle = server.shutdown_handle();
+        handle.runs().set_served_by_run();
+        let opened = handle.runs().take_orders(true);
+        opened.map_err(|error| Error::io("make an event for", server.server_address(), error))?;
+    }
+    let handles = |servers: &mut dyn Iterator<Item = &&dyn BaseServer>| -> Vec<ShutdownHandle> {
+        servers.map(|server| server.shutdown_handle()).collect()
+    };
+    let stopped = Arc::new(handles(&mut servers.iter()));
+    let has_reloads = |server: &&&dyn BaseServer| !server.context().reloads.0.is_empty();
+    let reloaded = handles(&mut servers.iter().filter(has_reloads));
     // One for all servers and both signals: the second signal of either ends the process.
     let asked = Arc::new(AtomicBool::new(false));
-    for handle in &handles {
-        handle.runs().set_served_by_run();
-    }
-    let handles = Arc::new(handles);
-    let owner = Arc::new(OwnerProcess::this_process());
-    let on = |signal: libc::c_int, name: &str| {
-        let (asked, handles) = (Arc::clone(&asked), Arc::clone(&handles));
-        let owner = Arc::clone(&owner);
+    let mut signals = Signals::default();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let (asked, stopped) = (Arc::clone(&asked), Arc::clone(&stopped));
         // An atomic, a write for each server, and `_exit`: a signal's handler may do these.
-        sys::on_signal(signal, move || {
-            // A forked child inherits this action, and takes the signal by its own (`fork.rs`).
-            if !owner.is_this_process() {
-                return;
-            }
+        signals.take(signal, move || {
             // 128 and the number: what a shell reports for a program that a signal has ended.
             if asked.swap(true, Ordering::SeqCst) {
                 sys::exit_now(128 + signal);
             }
-            for handle in handles.iter() {
+            for handle in stopped.iter() {
                 handle.shutdown();
             }
-        })
-        .map_err(|error| Error::io("handle the signal", name, error))
-    };
-    let mut taken = Vec::new();
-    for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
-        // A script's shell ignores SIGINT for a program that it starts by `&`, and means it.
-        if !sys::is_ignored(signal) {
-            taken.push(on(signal, name)?);
-        }
+        })?;
     }
-    // Not before the actions are registered: a signal that is pending already stops the server in order.
-    let let_through = sys::LetThrough::new(&[libc::SIGINT, libc::SIGTERM]);
-    Ok(Signals { _let_through: let_through, _taken: taken })
+    if !reloaded.is_empty() {
+        signals.take(libc::SIGHUP, move || {
+            for handle in &reloaded {
+                handle.runs().order_reload();
+            }
+        })?;
+    }
+    signals.let_through();
+    Ok(signals)
 }
 
 /// The actions of the signals, as long as `run` serves.
+#[derive(Default)]
 struct Signals {
-    _let_through: sys::LetThrough,
-    _taken: Vec<SignalGuard>,
+    // Dropped first, in the order of the fields: a signal that was blocked is blocked again while its action is there.
+    let_through: Option<sys::LetThrough>,
+    taken: Vec<(libc::c_int, SignalGuard)>,
+}
+
+impl Signals {
+    /// Takes a signal, unless the process ignores it: a script's shell ignores SIGINT for a program that it starts by `&`,
+    /// and `nohup` ignores SIGHUP, and they mean it.
+    fn take(
+        &mut self,
+        signal: libc::c_int,
+        action: impl Fn() + Send + Sync + 'static,
+    ) -> Result<()> {
+        if sys::is_ignored(signal) {
+            return Ok(());
+        }
+        let owner = OwnerProcess::this_process();
+        let guard = sys::on_signal(signal, move || {
+            // A forked child inherits this action, and takes the signal by its own (`fork.rs`).
+            if owner.is_this_process() {
+                action();
+            }
+        });
+        let name = match signal {
+            libc::SIGINT => "SIGINT",
+            libc::SIGTERM => "SIGTERM",
+            _ => "SIGHUP",
+        };
+        let guard = guard.map_err(|error| Error::io("handle the signal", name, error))?;
+        self.taken.push((signal, guard));
+        Ok(())
+    }
+
+    /// Not before the actions are registered: a signal that is pending already stops the server in order.
+    fn let_through(&mut self) {
+        let mut signals = vec![libc::SIGINT, libc::SIGTERM];
+        signals.extend(self.taken.iter().map(|(signal, _)| *signal).filter(|s| *s == libc::SIGHUP));
+        self.let_through = Some(sys::LetThrough::new(&signals));
+    }
 }

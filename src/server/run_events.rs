@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::catch_panic::run_catching;
+use super::catch_panic::{catch_panic, run_catching};
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::transport::Transport;
@@ -13,6 +13,21 @@ impl<T: Transport> Core<T> {
     pub(super) fn tell_of_ready(&self) {
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         self.hooks.ready(&self.context);
+    }
+
+    /// Runs what the program has registered for a reload: all of it, also behind an error.
+    pub(super) fn reload(&self) {
+        let mut failed = None;
+        for reload in &self.context.reloads.0 {
+            if let Err(error) = catch_panic(|| reload(&self.context)) {
+                let text =
+                    format!("the reload of {} failed: {error}", self.context.server_address());
+                run_catching(|| self.hooks.warning(&text));
+                failed.get_or_insert(error);
+            }
+        }
+        let server_address = &self.context.server_address();
+        self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
     }
 
     /// The close begins, which is told once, and not by a forked child.

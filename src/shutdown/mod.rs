@@ -19,7 +19,7 @@
 //!
 //! Permitted callers:
 //!
-//! - **A signal's action**: `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
+//! - **A signal's action**: `order_reload`, `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
 //!   `first_reads_are_over`. They store to atomics and write to an event. All others take the lock of the state, which
 //!   the thread that the signal interrupts may hold.
 //! - **The thread of a run**: `begin`, `end`. **A thread that accepts**: `enter_loop`, `enter_worker`, `leave_loop`.
@@ -28,6 +28,7 @@
 //!
 //! No code of the user's runs under the lock.
 
+mod orders;
 mod run_state;
 mod runs;
 mod stop_latch;
@@ -35,6 +36,7 @@ mod stop_latch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::orders::TakenOrders;
 pub(crate) use self::run_state::RunKind;
 pub(crate) use self::runs::{Claim, Closer, Runs};
 

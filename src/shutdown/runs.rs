@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::orders::{Orders, TakenOrders};
 use super::run_state::{DrainPhase, RunKind, RunState, StopBetweenRuns};
 use super::stop_latch::StopLatch;
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub(crate) struct Runs {
     stop: StopLatch,
     /// A [`DrainPhase`]; it only grows.
     drain: AtomicU8,
+    /// Given by signals' actions, too.
+    orders: Orders,
     /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
     served_by_run: AtomicBool,
     /// Not for a signal's action: the thread that it interrupts may hold the lock.
@@ -61,6 +64,7 @@ impl Runs {
         Ok(Self {
             stop: StopLatch::new()?,
             drain: AtomicU8::new(DrainPhase::NotBegun as u8),
+            orders: Orders::default(),
             served_by_run: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -113,12 +117,41 @@ impl Runs {
         self.stop_requested() || self.state.lock().run == RunState::Over
     }
 
-    /// Waits for a stop of the run that goes on, or for `over`. A stop that is requested before the run has begun
-    /// does not count: the run returns by itself, and `over` follows.
-    pub(crate) fn wait_for_stop(&self, over: &Event) {
+    /// Before a run of `Server::run`: from here on the thread that closes, or the loop, obeys orders.
+    pub(crate) fn take_orders(&self, closer_obeys: bool) -> io::Result<()> {
+        self.orders.open(closer_obeys)
+    }
+
+    /// The thread that closes could not be started.
+    pub(crate) fn leave_orders_to_loop(&self) {
+        self.orders.leave_to_loop();
+    }
+
+    /// Has the server reload what the program has registered for it. A signal's action may call it.
+    pub(crate) fn order_reload(&self) {
+        self.orders.give_reload();
+    }
+
+    /// The orders that are the loop's to obey.
+    pub(crate) fn orders_in_loop(&self) -> TakenOrders {
+        self.orders.take_in_loop()
+    }
+
+    /// The wait of a loop for its orders.
+    pub(crate) fn orders_waiting(&self) -> Option<Waiting<'_>> {
+        self.orders.waiting_in_loop()
+    }
+
+    /// Waits for a stop of the run that goes on, or for `over`, and obeys orders meanwhile. A stop that is requested before
+    /// the run has begun does not count: the run returns by itself, and `over` follows.
+    pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
         loop {
+            let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
             // A wait that fails counts as the end: late is worse than early.
-            let waited = wait::any(&[self.stop.waiting(), over.waiting()], None);
+            let waited = match self.orders.waiting() {
+                Some(orders) => wait::any(&[stop, over_waiting, orders], None),
+                None => wait::any(&[stop, over_waiting], None),
+            };
             if waited.is_err() || over.is_set() {
                 return;
             }
@@ -129,6 +162,7 @@ impl Runs {
                 // The stop keeps the latch readable, so that a wait for both would spin.
                 let _ = wait::any(&[over.waiting()], None);
             }
+            obey(self.orders.take());
             self.settle();
         }
     }

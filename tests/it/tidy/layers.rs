@@ -36,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "server_context",
         &[
             "address",
+            "error",
             "events",
             "figures",
             "gate",

@@ -1,0 +1,126 @@
+//! [`Orders`]: a signal's wishes that do not end the run at once: to reload, and to retire.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::wait::{Event, Waiting};
+
+/// Orders to a server that `run` serves. One thread obeys them: the one that closes the server, or the loop where there is
+/// no such thread, as under `Forking`.
+///
+/// ```text
+/// give, in a signal's action         take, in the thread that obeys
+/// reload = true                      event.clear()
+/// event.notify()                     reload.swap(false)
+/// ```
+///
+/// The flag before the event there, and after it here: an order is seen, or the event stays readable.
+///
+/// **Async-signal-safe** are [`give_reload`](Self::give_reload) and [`give_retire`](Self::give_retire).
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// Made by `run`. Without it there are no orders.
+    event: OnceLock<Event>,
+    reload: AtomicBool,
+    retire: AtomicBool,
+    /// The thread that closes the server obeys, and not the loop.
+    closer_obeys: AtomicBool,
+}
+
+/// The orders that one call has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TakenOrders {
+    /// Run what the program has registered for a reload.
+    pub(crate) reload: bool,
+    /// Begin the lame duck, and close after it.
+    pub(crate) retire: bool,
+}
+
+impl Orders {
+    /// Before a `run`: from here on orders can be given. Forgets those of an earlier run.
+    pub(super) fn open(&self, closer_obeys: bool) -> io::Result<()> {
+        if self.event.get().is_none() {
+            // Another thread may have made one meanwhile; this one is dropped then.
+            let _ = self.event.set(Event::new()?);
+        }
+        if let Some(event) = self.event.get() {
+            // In a forked child it was its parent's.
+            event.own()?;
+            event.clear();
+        }
+        self.closer_obeys.store(closer_obeys, Ordering::SeqCst);
+        self.reload.store(false, Ordering::SeqCst);
+        self.retire.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// There is no thread that closes, so the loop obeys.
+    pub(super) fn leave_to_loop(&self) {
+        self.closer_obeys.store(false, Ordering::SeqCst);
+    }
+
+    /// Asks for a reload.
+    pub(super) fn give_reload(&self) {
+        self.reload.store(true, Ordering::SeqCst);
+        self.event.get().map(Event::notify).unwrap_or_default();
+    }
+
+    /// Asks for a lame duck and the close behind it. False: nothing obeys orders.
+    #[allow(dead_code)]
+    pub(super) fn give_retire(&self) -> bool {
+        let Some(event) = self.event.get() else { return false };
+        self.retire.store(true, Ordering::SeqCst);
+        event.notify();
+        true
+    }
+
+    /// Takes the orders that were given.
+    pub(super) fn take(&self) -> TakenOrders {
+        let Some(event) = self.event.get() else { return TakenOrders::default() };
+        event.clear();
+        TakenOrders {
+            reload: self.reload.swap(false, Ordering::SeqCst),
+            retire: self.retire.swap(false, Ordering::SeqCst),
+        }
+    }
+
+    /// As [`take`](Self::take), for the loop: none, if the thread that closes obeys. Two loads, if there is no order.
+    pub(super) fn take_in_loop(&self) -> TakenOrders {
+        let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);
+        if !is_given || self.closer_obeys.load(Ordering::SeqCst) {
+            return TakenOrders::default();
+        }
+        self.take()
+    }
+
+    /// A wait for an order.
+    pub(super) fn waiting(&self) -> Option<Waiting<'_>> {
+        self.event.get().map(Event::waiting)
+    }
+
+    /// A wait for the loop. None, if the thread that closes obeys.
+    pub(super) fn waiting_in_loop(&self) -> Option<Waiting<'_>> {
+        self.waiting().filter(|_| !self.closer_obeys.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_obeyed_once_and_by_one_thread() {
+        let orders = Orders::default();
+        assert!(!orders.give_retire(), "there is no run");
+        orders.open(true).unwrap();
+        orders.give_reload();
+        assert!(orders.waiting_in_loop().is_none());
+        assert_eq!(orders.take_in_loop(), TakenOrders::default());
+        orders.leave_to_loop();
+        assert!(orders.give_retire());
+        assert_eq!(orders.take_in_loop(), TakenOrders { reload: true, retire: true });
+        assert_eq!(orders.take(), TakenOrders::default());
+        assert!(!orders.event.get().unwrap().is_set());
+    }
+}
