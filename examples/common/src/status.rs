@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use socketserver::monitor::{Activity, Counts, LiveRequest};
+use socketserver::monitor::{Activity, Counts, Figures, Fill, LiveRequest};
 use socketserver::{Address, BaseServer, Limits};
 
 use crate::log;
@@ -39,6 +39,8 @@ pub struct ServerStatus {
     pub activities: Vec<(Activity, usize)>,
     /// Requests a second, lately.
     pub rates: Rates,
+    /// Workers, queues, and what the kernel knows.
+    pub figures: Figures,
     /// The counts since the start.
     pub counts: Counts,
     /// How much of its limits is used.
@@ -63,7 +65,7 @@ pub struct Rates {
 /// A limit and how much of it is used.
 #[derive(Clone, Debug)]
 pub struct Use {
-    /// The name of the limit.
+    /// The name of the limit, or of something else that is used up.
     pub limit: &'static str,
     /// How much is used.
     pub used: f64,
@@ -104,14 +106,18 @@ impl Status {
         samples.resize_with(servers.len(), VecDeque::new);
         let started = servers.iter().map(|server| server.context().started()).min();
         let servers = servers.iter().zip(samples.iter_mut());
+        let mut servers: Vec<_> =
+            servers.map(|(server, samples)| ServerStatus::of(&**server, samples)).collect();
+        // Descriptors are the process's: the first server shows them.
+        for server in servers.iter_mut().skip(1) {
+            server.uses.retain(|used| used.limit != "descriptors");
+        }
         Self {
             program: program_name(),
             process: std::process::id(),
             uptime: started.map_or(Duration::ZERO, |started| started.elapsed()),
             level: log::level(),
-            servers: servers
-                .map(|(server, samples)| ServerStatus::of(&**server, samples))
-                .collect(),
+            servers,
         }
     }
 
@@ -143,7 +149,8 @@ impl ServerStatus {
         };
         let activities = Activity::ALL.iter().map(count).collect();
         let rates = Rates::lately(counts, context.started(), samples);
-        let uses = uses(&limits, &live, rates);
+        let figures = context.figures();
+        let uses = uses(&limits, &live, rates, &figures);
         let state = match (context.is_stopping(), server.shutdown_handle().is_shutdown()) {
             (true, _) if live.is_empty() => "stopped",
             (true, _) | (_, true) => "stopping",
@@ -155,7 +162,15 @@ impl ServerStatus {
         });
         live.truncate(SLOWEST);
         let address = context.server_address();
-        Self { address, state, live: alive, activities, rates, counts, uses, slowest: live }
+        let slowest = live;
+        Self { address, state, live: alive, activities, rates, figures, counts, uses, slowest }
+    }
+
+    /// Clients and datagrams that the kernel has dropped, where it tells.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Figures { accept_drops, datagram_drops, .. } = self.figures;
+        let drops = [("accept_drops", accept_drops), ("datagram_drops", datagram_drops)];
+        drops.into_iter().filter_map(|(name, count)| Some((name, count?)))
     }
 
     fn write_lines(&self, number: usize, text: &mut String) -> std::fmt::Result {
@@ -167,7 +182,10 @@ impl ServerStatus {
         let Rates { accepted, ended, failed, over } = self.rates;
         let over = over.as_secs_f64();
         writeln!(text, "per_second\t{accepted:.1}\t{ended:.1}\t{failed:.1}\t{over:.1}")?;
-        for (name, count) in self.counts.by_name() {
+        let Figures { busy, idle, queued, .. } = self.figures;
+        let idle = idle.unwrap_or_default();
+        writeln!(text, "workers\t{}\t{idle}\t{}", busy.used, queued.used)?;
+        for (name, count) in self.counts.by_name().into_iter().chain(self.drops()) {
             writeln!(text, "count\t{name}\t{count}")?;
         }
         for Use { limit, used, max, by } in &self.uses {
@@ -269,32 +287,40 @@ impl Rates {
 }
 
 /// How much of the limits is used, as far as it can be counted from outside.
-fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates) -> Vec<Use> {
-    let number = |count: usize| count as f64;
+fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates, figures: &Figures) -> Vec<Use> {
+    let of = |limit, used, max| Use { limit, used, max, by: String::new() };
     let mut uses = Vec::new();
-    if limits.live < usize::MAX {
-        let (used, max) = (number(live.len()), number(limits.live.max(1)));
-        uses.push(Use { limit: "live", used, max, by: String::new() });
-    }
+    let mut fill = |limit, fill: Option<Fill>| {
+        if let Some(Fill { used, max: Some(max), .. }) = fill {
+            uses.push(of(limit, used as f64, max as f64));
+        }
+    };
+    // No limit is `usize::MAX` as well.
+    let live_fill = Some(figures.live).filter(|fill| fill.max < Some(u64::MAX));
+    fill("live", live_fill);
+    fill("workers", Some(figures.busy));
+    fill("queued", Some(figures.queued));
+    fill("accept_queue", figures.accept_queue);
+    fill("receive_buffer", figures.receive_buffer);
+    fill("descriptors", figures.descriptors);
     if limits.per_peer < limits.live {
         let mut peers: HashMap<String, usize> = HashMap::new();
         for peer in live.iter().filter_map(|request| peer_of(&request.client_address)) {
             *peers.entry(peer).or_default() += 1;
         }
-        let busiest = peers.into_iter().max_by_key(|(_, count)| *count);
+        // Of two that have as many, always the same one.
+        let busiest = peers.into_iter().max_by(|(a, m), (b, n)| m.cmp(n).then(b.cmp(a)));
         if let Some((by, count)) = busiest {
-            let (used, max) = (number(count), number(limits.per_peer.max(1)));
-            uses.push(Use { limit: "per_peer", used, max, by });
+            uses.push(Use { by, ..of("per_peer", count as f64, limits.per_peer.max(1) as f64) });
         }
     }
     if let Some(rate) = limits.accept_rate {
-        let (used, max) = (rates.accepted, f64::from(rate.per_second.max(1)));
-        uses.push(Use { limit: "accept_rate", used, max, by: String::new() });
+        uses.push(of("accept_rate", rates.accepted, f64::from(rate.per_second.max(1))));
     }
     let oldest = live.iter().max_by_key(|request| request.age);
     if let (Some(limit), Some(oldest)) = (limits.request, oldest) {
-        let (used, max) = (oldest.age.as_secs_f64(), limit.as_secs_f64());
-        uses.push(Use { limit: "request", used, max, by: format!("request {}", oldest.id) });
+        let by = format!("request {}", oldest.id);
+        uses.push(Use { by, ..of("request", oldest.age.as_secs_f64(), limit.as_secs_f64()) });
     }
     uses
 }

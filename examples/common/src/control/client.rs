@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::watch::watch;
 use crate::{Failure, client};
 
 /// The options of `control`.
@@ -29,7 +30,11 @@ pub fn control(options: &ControlOptions) -> Result<(), Failure> {
     if options.command.is_empty() {
         return socket.obey_stdin();
     }
-    let answer = socket.ask(&options.command.join(" "))?;
+    let command = options.command.join(" ");
+    if options.command[0] == "watch" {
+        return watch(&mut socket, &command);
+    }
+    let answer = socket.ask(&command)?;
     client::show(answer.shown().as_bytes())?;
     match answer.error {
         Some(why) => Err(Failure::Other(why)),
@@ -75,7 +80,7 @@ impl ControlSocket {
     }
 
     /// Sends a command.
-    pub(super) fn send(&mut self, command: &str) -> Result<(), Failure> {
+    fn send(&mut self, command: &str) -> Result<(), Failure> {
         // A command is one line, whatever its words are.
         let line = command.replace(['\n', '\r'], " ") + "\n";
         let sent = self.stream.get_mut().write_all(line.as_bytes());
@@ -87,7 +92,7 @@ impl ControlSocket {
     }
 
     /// Waits for an answer.
-    pub(super) fn receive(&mut self) -> Result<Reply, Failure> {
+    fn receive(&mut self) -> Result<Reply, Failure> {
         let mut lines = Vec::new();
         loop {
             let mut line = Vec::new();
@@ -117,9 +122,34 @@ impl ControlSocket {
         }
     }
 
-    pub(super) fn ask(&mut self, command: &str) -> Result<Reply, Failure> {
+    fn ask(&mut self, command: &str) -> Result<Reply, Failure> {
         self.send(command)?;
         self.receive()
+    }
+
+    /// The answer to a command that has to go well.
+    pub(super) fn ask_well(&mut self, command: &str) -> Result<Reply, Failure> {
+        self.send(command)?;
+        self.receive_well()
+    }
+
+    /// The next answer, of a command that has to go well.
+    pub(super) fn receive_well(&mut self) -> Result<Reply, Failure> {
+        let reply = self.receive()?;
+        match reply.error {
+            Some(why) => Err(Failure::Other(why)),
+            None => Ok(reply),
+        }
+    }
+
+    /// Whether a part of the next answer has been received.
+    pub(super) fn has_buffered(&self) -> bool {
+        !self.stream.buffer().is_empty()
+    }
+
+    /// The connection, to wait for an answer.
+    pub(super) fn stream(&self) -> &UnixStream {
+        self.stream.get_ref()
     }
 
     fn broke(&self, error: &io::Error) -> Failure {
@@ -181,39 +211,40 @@ impl Reply {
     }
 }
 
-/// Lines with tabs as a table: each column as wide as its widest value. Numbers are to the right.
-pub(super) fn aligned(lines: &[String]) -> String {
+/// Lines with tabs as a table.
+fn aligned(lines: &[String]) -> String {
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
+    table(&rows).into_iter().map(|line| line + "\n").collect()
+}
+
+/// Rows as lines: each column as wide as its widest value. A column of numbers, below its name, stands to the right.
+pub(super) fn table<S: AsRef<str>>(rows: &[Vec<S>]) -> Vec<String> {
     let mut widths = Vec::new();
-    for row in &rows {
+    for row in rows.iter().filter(|row| row.len() > 1) {
         widths.resize(widths.len().max(row.len()), 0);
         for (width, value) in widths.iter_mut().zip(row) {
-            *width = value.chars().count().max(*width);
+            *width = value.as_ref().chars().count().max(*width);
         }
     }
-    let is_number = |value: &str| value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    // Below a line of names.
-    let right: Vec<bool> = (0..widths.len())
-        .map(|column| {
-            let mut values = rows.iter().skip(1).filter_map(|row| row.get(column)).peekable();
-            values.peek().is_some() && values.all(|value| is_number(value))
-        })
-        .collect();
-    let mut text = String::new();
-    for row in &rows {
+    let is_number =
+        |value: &S| value.as_ref().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'));
+    let stands_right = |column| {
+        let mut values = rows.iter().skip(1).filter_map(|row| row.get(column)).peekable();
+        values.peek().is_some() && values.all(is_number)
+    };
+    let right: Vec<bool> = (0..widths.len()).map(stands_right).collect();
+    let line = |row: &Vec<S>| {
+        // One value alone is a sentence, and not in a column.
+        if let [sentence] = &row[..] {
+            return sentence.as_ref().to_owned();
+        }
         let mut line = String::new();
-        for (column, value) in row.iter().enumerate() {
-            let width = widths[column];
-            if row.len() == 1 {
-                line += value;
-            } else if right[column] {
-                line += &format!("{value:>width$}  ");
-            } else {
-                line += &format!("{value:<width$}  ");
-            }
+        for ((value, width), right) in row.iter().zip(&widths).zip(&right) {
+            let value = value.as_ref();
+            line +=
+                &if *right { format!("{value:>width$}  ") } else { format!("{value:<width$}  ") };
         }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
+        line.trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }

@@ -1,10 +1,10 @@
 //! The commands: one line in, one answer out. Nothing here waits for a peer.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::time::Duration;
 
-use socketserver::Limits;
-use socketserver::monitor::Counts;
+use socketserver::monitor::Fill;
+use socketserver::{Limits, ServerContext};
 
 use super::{HELP, Servers};
 use crate::log::{self, Level};
@@ -68,6 +68,7 @@ impl Operator {
             ["limits"] => Ok(self.limits()),
             ["limit", name, value] => self.limit(name, value),
             ["counts"] => Ok(self.counts()),
+            ["figures"] => Ok(self.figures()),
             ["status"] => Ok(Status::now().lines()),
             ["watch"] => return Self::watch("1"),
             ["watch", seconds] => return Self::watch(seconds),
@@ -129,21 +130,34 @@ impl Operator {
         Err(format!("request {id} is not closed: it has ended, or it is a datagram"))
     }
 
-    /// A column for each server: their limits may differ, datagrams' and streams'.
-    fn limits(&self) -> String {
-        let mut text = "LIMIT".to_owned();
+    /// A table with a column for each server.
+    fn table<V: Display>(
+        &self,
+        head: &str,
+        rows: impl Fn(&ServerContext) -> Vec<(&'static str, V)>,
+    ) -> String {
+        let columns: Vec<_> = self.servers.iter().map(|server| rows(server.context())).collect();
+        let mut text = head.to_owned();
+        // Writing to memory cannot fail.
         for server in &self.servers {
-            text += &format!("\t{}", clean(&server.server_address().to_string()));
+            let _ = write!(text, "\t{}", clean(&server.server_address().to_string()));
         }
-        for name in Limits::NAMES {
-            // Writing to memory cannot fail.
+        for (row, (name, _)) in columns.first().into_iter().flatten().enumerate() {
             let _ = write!(text, "\n{name}");
-            for server in &self.servers {
-                let _ =
-                    write!(text, "\t{}", server.context().limits().get(name).unwrap_or_default());
+            for column in &columns {
+                let _ = write!(text, "\t{}", column[row].1);
             }
         }
         text + "\n"
+    }
+
+    /// Those of datagrams and of streams may differ.
+    fn limits(&self) -> String {
+        let value = |limits: Limits, name| limits.get(name).unwrap_or_default();
+        self.table("LIMIT", |server| {
+            let limits = server.limits();
+            Limits::NAMES.iter().map(|name| (*name, value(limits, name))).collect()
+        })
     }
 
     fn limit(&self, name: &str, value: &str) -> Result<String, String> {
@@ -156,19 +170,26 @@ impl Operator {
     }
 
     fn counts(&self) -> String {
-        let counts: Vec<_> = self.servers.iter().map(|server| server.context().counts()).collect();
-        let mut text = "COUNT".to_owned();
-        for server in &self.servers {
-            text += &format!("\t{}", clean(&server.server_address().to_string()));
-        }
-        let names = counts.first().map(Counts::by_name).unwrap_or_default();
-        for (place, (name, _)) in names.iter().enumerate() {
-            let _ = write!(text, "\n{name}");
-            for counts in &counts {
-                let _ = write!(text, "\t{}", counts.by_name()[place].1);
-            }
-        }
-        text + "\n"
+        self.table("COUNT", |server| server.counts().by_name())
+    }
+
+    fn figures(&self) -> String {
+        let known = |fill: Option<Fill>| fill.map_or("-".to_owned(), |fill| fill.to_string());
+        let number = |number: Option<u64>| known(number.map(|number| Fill::new(number, None)));
+        self.table("FIGURE", |server| {
+            let figures = server.figures();
+            vec![
+                ("live", known(Some(figures.live))),
+                ("busy workers", known(Some(figures.busy))),
+                ("idle workers", number(figures.idle)),
+                ("queued", known(Some(figures.queued))),
+                ("accept queue", known(figures.accept_queue)),
+                ("accept drops", number(figures.accept_drops)),
+                ("receive buffer", known(figures.receive_buffer)),
+                ("datagram drops", number(figures.datagram_drops)),
+                ("descriptors", known(figures.descriptors)),
+            ]
+        })
     }
 
     fn watch(seconds: &str) -> Answer {

@@ -34,7 +34,10 @@
 mod client;
 mod command;
 mod in_turn;
+mod panel;
 mod server;
+mod terminal;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,8 +60,9 @@ close ID            ends a live request
 limits              the limits
 limit NAME VALUE    changes a limit for new requests
 counts              how many requests were accepted, and how they ended
-status              figures of this moment
-watch [SECONDS]     the same again and again, until a line is sent
+figures             workers, queues, and what the kernel has dropped
+status              all of this in numbers, for programs
+watch [SECONDS]     the status again and again, until a line is sent
 log [LEVEL]         says or changes how much is logged: quiet, normal or verbose
 drain [SECONDS]     stops the program: requests have so long to end, or as the limit drain says
 stop                stops the program and ends its requests at once

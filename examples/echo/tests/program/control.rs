@@ -105,6 +105,7 @@ fn every_command_is_obeyed() {
         assert!(ask(&mut operator, "counts").contains(&"accepted\t1".to_owned()));
         let status = ask(&mut operator, "status");
         assert!(status[0].starts_with("program\techo\t"), "{status:?}");
+        assert!(ask(&mut operator, "figures").contains(&"live\t1 of 10000".to_owned()));
         for line in ["live\t1", "count\taccepted\t1", "use\tlive\t1\t10000\t"] {
             assert!(status.contains(&line.to_owned()), "{line} is not in {status:?}");
         }
@@ -216,4 +217,24 @@ fn the_file_is_the_users_alone_and_a_stale_one_is_replaced() {
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
         assert!(ended.err.contains(says), "{ended:?}");
     }
+}
+
+#[test]
+fn the_panel_is_text_where_there_is_no_terminal() {
+    let at = Controlled::start(&["127.0.0.1:0", "udp:127.0.0.1:0"], &["--max-clients", "50"]);
+    let mut client = at.client();
+    assert_eq!(exchange(&mut client, "hello"), "hello\n");
+    let ended = at.control(&["watch"]);
+    assert_ends(&ended, 0);
+    let ended = ended.out;
+    for says in [
+        "echo   process ",
+        &format!("{}   serving   ", at.addresses[0]),
+        "live 1:   queued 0 ",
+        "2 %   1 of 50",
+        &format!("1:1  {}  ", client.local_addr().unwrap()),
+    ] {
+        assert!(ended.contains(says), "{says:?} is not in {ended}");
+    }
+    assert!(!ended.contains('\x1b'), "{ended:?}");
 }
