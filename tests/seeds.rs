@@ -1,5 +1,7 @@
+//! Bytes that the library reads.
+//!
 //! The control messages of a datagram, as no kernel would write them: none is read beyond its end, and an address that is
-//! found stands among the bytes.
+//! found stands among the bytes. And PROXY headers, which another parser reads as well.
 
 #[allow(
     unsafe_code,
@@ -9,7 +11,11 @@
 #[path = "../src/sys/recv_cmsg.rs"]
 mod messages;
 
+#[path = "it/proxy_protocol/compare.rs"]
+mod proxy_headers;
+
 pub(crate) fn run(input: &[u8]) {
+    proxy_headers::compare(input);
     let found = messages::destination(input);
     if let Some(local) = found.local {
         let octets = match local.ip {

@@ -23,6 +23,7 @@ const KINDS: [Kind; 3] = [
 ];
 
 const NO_KIND: &str = "the kind is none of TCP4, TCP6 and UNKNOWN";
+const NO_END: &str = "an address or a port is wrong";
 const NOT_SIX_WORDS: &str = "it has not six words with one space between them";
 
 /// A kind of connection.
@@ -62,11 +63,11 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     };
     let end = |ip: &str, number: &str| -> Result<SocketAddr, InvalidHeader> {
         let ip = match kind {
-            "TCP4" => IpAddr::V4(Ipv4Addr::from_str(ip).map_err(|_| bad("no IPv4 address"))?),
-            "TCP6" => IpAddr::V6(Ipv6Addr::from_str(ip).map_err(|_| bad("no IPv6 address"))?),
+            "TCP4" => IpAddr::V4(Ipv4Addr::from_str(ip).map_err(|_| bad(NO_END))?),
+            "TCP6" => IpAddr::V6(Ipv6Addr::from_str(ip).map_err(|_| bad(NO_END))?),
             _ => return Err(bad(NO_KIND)),
         };
-        Ok(SocketAddr::new(ip, port(number).ok_or(bad("no port"))?))
+        Ok(SocketAddr::new(ip, port(number).ok_or(bad(NO_END))?))
     };
     let source = end(source, source_port)?.into();
     let destination = end(destination, destination_port)?.into();
@@ -108,11 +109,12 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
                 missing += 1 + shortest;
                 continue;
             };
-            let more = missing_of(field, shortest).ok_or(bad("no address or no port"))?;
-            if more > 0 && fields.peek().is_some() {
-                return Err(bad("an address or a port is cut short"));
-            }
-            missing += more;
+            missing += match fields.peek() {
+                None => missing_of(field, shortest).ok_or(bad(NO_END))?,
+                // Another one follows, so this one is whole.
+                Some(_) if is_whole(field, shortest) => 0,
+                Some(_) => return Err(bad(NO_END)),
+            };
         }
         if fields.next().is_some() {
             return Err(bad(NOT_SIX_WORDS));
@@ -129,6 +131,15 @@ fn shortest_address(word: &[u8], kind: Kind) -> Option<usize> {
         return KINDS.iter().filter_map(|kind| kind.shortest_address).min();
     }
     kind.shortest_address
+}
+
+/// Whether it is an address or a port.
+fn is_whole(field: &[u8], shortest: usize) -> bool {
+    std::str::from_utf8(field).is_ok_and(|text| match shortest {
+        1 => port(text).is_some(),
+        7 => Ipv4Addr::from_str(text).is_ok(),
+        _ => Ipv6Addr::from_str(text).is_ok(),
+    })
 }
 
 /// How many bytes the beginning of an address or a port needs at the least; none if it is no such beginning.

@@ -42,15 +42,21 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
     if length > MAX_BYTES {
         return Err(InvalidHeader::TooLong(length));
     }
-    // Before the rest is waited for.
-    let (transport, family) = family(fixed[13]).ok_or(InvalidHeader::Family(fixed[13]))?;
+    // Before the rest is waited for. "The receiver must [..] discard the protocol block including the family which is
+    // ignored" if the connection is the proxy's own.
+    let proxied_as = match command {
+        Command::Local => None,
+        Command::Proxy => Some(family(fixed[13]).ok_or(InvalidHeader::Family(fixed[13]))?),
+    };
+    if proxied_as.is_some_and(|(_, family)| length < FIXED + family.length()) {
+        return Err(InvalidHeader::TooShort);
+    }
     let Some(whole) = bytes.get(..length) else {
         return Ok(Progress::Partial { missing: length - bytes.len() });
     };
-    // "The receiver must [..] discard the protocol block including the family which is ignored."
-    let header = match command {
-        Command::Local => Header::without_addresses(Version::V2, command),
-        Command::Proxy => proxied(whole, transport, family)?,
+    let header = match proxied_as {
+        None => Header::without_addresses(Version::V2, command),
+        Some((transport, family)) => proxied(whole, transport, family)?,
     };
     Ok(Progress::Whole { header: Box::new(header), length })
 }
@@ -62,6 +68,18 @@ enum Family {
     V4,
     V6,
     Unix,
+}
+
+impl Family {
+    /// The length of both addresses and ports.
+    fn length(self) -> usize {
+        match self {
+            Self::Unspecified => 0,
+            Self::V4 => 12,
+            Self::V6 => 36,
+            Self::Unix => 2 * UNIX,
+        }
+    }
 }
 
 /// The 14th byte. The specification names these seven; all others are to be refused.

@@ -1,5 +1,7 @@
 //! The PROXY protocol: the client's true address, and nobody else's.
 
+mod compare;
+mod differential;
 mod serving;
 
 use std::io::Write;
