@@ -2,6 +2,9 @@
 
 mod compare;
 mod differential;
+mod faults;
+mod headers;
+mod limits;
 mod serving;
 
 use std::io::Write;
