@@ -51,6 +51,14 @@ pub enum ServerEvent<'a> {
         /// The first error, if there was one.
         error: Option<&'a HandlerError>,
     },
+    /// Another process serves in the place of this one from now on: see [`handover`](crate::handover). `Stopping`
+    /// follows.
+    HandedOver {
+        /// Where both listen.
+        server_address: &'a Address,
+        /// The number of the other process.
+        process: u32,
+    },
     /// A request has been taken from the transport; whether it will be served is not decided yet. Exactly one
     /// `RequestEnded` with the same number follows.
     RequestStarted {
@@ -184,6 +192,9 @@ impl fmt::Display for ServerEvent<'_> {
             }
             Self::Reloaded { server_address, error: Some(error) } => {
                 write!(f, "the reload at {server_address} failed: {error}")
+            }
+            Self::HandedOver { server_address, process } => {
+                write!(f, "handed over at {server_address} to process {process}")
             }
             Self::RequestStarted { id, client_address, handler } => {
                 write!(f, "request {id} from {client_address} has come: {handler}")

@@ -241,6 +241,11 @@ pub mod monitor {
     pub use crate::server::AcceptOutcome;
 }
 
+/// Restarts that refuse no client: a server hands its listening sockets to the next process.
+pub mod handover {
+    pub use crate::server::Handover;
+}
+
 /// For handlers that start other programs: what a child process inherits.
 pub mod command {
     pub use crate::server::{inherit_only_stdio, restore_limits};

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Server;
 use super::accept_failure::Backoff;
+use super::handover::Desk;
 use super::job::{TypedJob, Verdict};
 use super::server_permit::ServerPermit;
 use crate::error::{Error, Result};
@@ -115,6 +117,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if self.core.context.runs.orders_in_loop().reload {
             self.core.reload();
         }
+        if let Some(desk) = self.desk_of_parent() {
+            desk.turn();
+        }
         if let (Some(due), Some(interval)) = (*tick, self.poll_interval) {
             let now = Instant::now();
             if now >= due {
@@ -122,6 +127,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 *tick = now.checked_add(interval);
             }
         }
+    }
+
+    /// The handovers, if this loop takes their turns: a server that forks has no thread for them.
+    fn desk_of_parent(&self) -> Option<Arc<Desk>> {
+        if self.core.context.role().is_parent() { self.core.desk() } else { None }
     }
 
     /// The loop of `handle_request`, until a request or the timeout.
@@ -211,11 +221,16 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // A worker may wait for the listener as well: a client then wakes only one of the two.
         let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
+        let desk = self.desk_of_parent();
+        let (asks, limit) = desk.as_ref().map_or((None, None), |desk| desk.waits());
+        let deadline = earlier(deadline, limit);
         let wanted = [
             listener.as_ref().map(|fd| readable(loop_fd.unwrap_or(fd.as_fd()))),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
             self.mixin.event_fd().map(readable),
             context.runs.orders_waiting(),
+            desk.as_ref().map(|desk| desk.wake_event()),
+            asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];
         // Of the listener and the gate at most one is waited for, so that all find a place.
         let mut waiting = [context.runs.stop_waiting(); wait::MOST];

@@ -130,6 +130,10 @@ impl<S: BaseServer + ?Sized> BaseServer for Arc<S> {
     pass_on!(self => (**self), (**self).forks());
 }
 
+impl<S: BaseServer + ?Sized> BaseServer for &S {
+    pass_on!(self => (**self), (**self).forks());
+}
+
 impl<S: BaseServer + ?Sized> BaseServer for Box<S> {
     pass_on!(self => (**self), (**self).forks());
 }

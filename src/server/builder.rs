@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::drain_backlog::Backlog;
@@ -292,6 +292,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             lent: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
             mixin_closed_late: AtomicBool::new(false),
+            desk: OnceLock::new(),
         });
         // From here on a child that another server forks closes this one's sockets.
         fork::register(&core);

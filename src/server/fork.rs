@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching};
+use super::handover::Desk;
 use super::job::TypedJob;
 use super::server_permit::ServerPermit;
 use crate::error::{Error, Fatal, Result};
@@ -44,7 +45,7 @@ use crate::request::{Ticket, keep_block};
 use crate::server_context::ServerContext;
 use crate::sys;
 use crate::sys::fork::SignalsHeld;
-use crate::transport::Transport;
+use crate::transport::{HandoverSocket, Transport};
 use crate::wait;
 
 impl<T: Transport> Core<T> {
@@ -285,11 +286,21 @@ static SERVERS: Mutex<Vec<Weak<dyn AnyServer>>> = Mutex::new(Vec::new());
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// A server with its types erased.
-trait AnyServer: Send + Sync {
+pub(super) trait AnyServer: Send + Sync {
     /// Closes this process's copies of its sockets, in a child that another server has forked.
     fn close_in_others_child(&self);
     /// Tells one server from another; never dereferenced.
     fn address(&self) -> *const ();
+    /// The part without types.
+    fn context(&self) -> &ServerContext;
+    /// See [`Transport::handover`].
+    fn handover(&self) -> Option<&dyn HandoverSocket>;
+    /// From here on it tells this desk when it serves, and takes its turns if it forks.
+    fn meet_desk(&self, desk: &Arc<Desk>);
+    /// Calls its observers.
+    fn tell(&self, event: &ServerEvent<'_>);
+    /// Calls its hook of that name.
+    fn warn(&self, text: &str);
 }
 
 impl<T: Transport> AnyServer for Core<T> {
@@ -301,6 +312,33 @@ impl<T: Transport> AnyServer for Core<T> {
     fn address(&self) -> *const () {
         std::ptr::from_ref(self).cast()
     }
+
+    fn context(&self) -> &ServerContext {
+        &self.context
+    }
+
+    fn handover(&self) -> Option<&dyn HandoverSocket> {
+        self.transport.handover()
+    }
+
+    fn meet_desk(&self, desk: &Arc<Desk>) {
+        // A server is run once: its run closes it.
+        let _ = self.desk.set(Arc::downgrade(desk));
+    }
+
+    fn tell(&self, event: &ServerEvent<'_>) {
+        Self::tell(self, event);
+    }
+
+    fn warn(&self, text: &str) {
+        self.hooks.warning(text);
+    }
+}
+
+/// The server with this context.
+pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
+    let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
+    all.into_iter().find(|server| std::ptr::eq(server.context(), context))
 }
 
 /// Called when a server has been made.

@@ -27,6 +27,7 @@ mod error_owner;
 mod failure;
 mod figure_parts;
 mod fork;
+mod handover;
 mod hooks;
 mod incoming;
 mod job;
@@ -41,8 +42,8 @@ mod worker_accept;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -64,6 +65,7 @@ pub use base_server::BaseServer;
 pub use builder::Builder;
 pub use drain::DrainReport;
 pub use failure::{AcceptFailure, Failure, Phase};
+pub use handover::Handover;
 pub use hooks::ServerHooks;
 pub use incoming::Incoming;
 pub use run::run_all;
@@ -129,6 +131,8 @@ pub(crate) struct Core<T: Transport> {
     closed_late: AtomicBool,
     /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
     mixin_closed_late: AtomicBool,
+    /// The handovers of the run, if its process is one of a line.
+    desk: OnceLock<Weak<handover::Desk>>,
 }
 
 impl<T: Transport> Drop for Core<T> {
@@ -155,6 +159,11 @@ impl<T: Transport> Core<T> {
         if !self.closed_late.load(Ordering::SeqCst) {
             self.close_listener();
         }
+    }
+
+    /// The handovers of the run that goes on.
+    fn desk(&self) -> Option<Arc<handover::Desk>> {
+        self.desk.get().and_then(Weak::upgrade)
     }
 
     /// Whether the clients in the accept queue may be another process's.
@@ -293,6 +302,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let begun = Run::begun(&self.core);
         if kind == RunKind::Forever {
             self.core.tell_of_ready();
+            if let Some(desk) = self.core.desk() {
+                desk.serves();
+            }
         }
         let served = self.mixin.serve(&|| {
             // Once for each loop: a mixin may call this on several threads.

@@ -82,7 +82,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// cannot be started; and if one of several forks, which takes a process with one thread. If one of them is served by
 /// another thread already, or is listed twice, that is the error, and nothing is begun and nothing is closed.
 pub fn run_all(
-    servers: &[Box<dyn BaseServer>],
+    servers: &[Box<dyn BaseServer + '_>],
     grace: Duration,
     ready: impl FnOnce(),
 ) -> Result<Vec<DrainReport>> {
@@ -201,7 +201,7 @@ fn serve_until_closed(
 }
 
 /// Makes the thread that closes begin when serving is over, also by a panic: it is joined.
-struct NotifyAtEnd<'a>(&'a Event);
+pub(super) struct NotifyAtEnd<'a>(pub(super) &'a Event);
 
 impl Drop for NotifyAtEnd<'_> {
     fn drop(&mut self) {

@@ -11,6 +11,7 @@
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
 //! | `socket_figures` | what the kernel counts at a server's socket: its queues and its drops |
 //! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
+//! | `pass_fds` | descriptors that another process gives or gets |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
 //! | `recv_batch`, `send_batch` | datagrams by the batch |
 //! | `recv_cmsg`, `send_cmsg`, `peer_name` | control messages of datagrams, and their senders' names |
@@ -65,6 +66,7 @@ mod nonblocking_write;
     path = "portable/orphan_reaper.rs"
 )]
 pub(crate) mod orphan_reaper;
+pub(crate) mod pass_fds;
 mod peer_credentials;
 pub(crate) mod peer_name;
 mod poll;
@@ -98,7 +100,7 @@ pub(crate) use directory::{set_mode_before_bind, try_lock};
 pub(crate) use fd::{number, replace};
 pub(crate) use nonblocking_write::write_now;
 pub use peer_credentials::Credentials;
-pub(crate) use peer_credentials::credentials;
+pub(crate) use peer_credentials::{credentials, user};
 pub(crate) use poll::{PollFd, is_readable, poll};
 pub(crate) use recv_buf::RecvBuf;
 pub(crate) use refuse_new_clients::refuse_clients;

@@ -33,6 +33,12 @@ pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     Ok(Credentials { pid: Some(found.pid), uid: found.uid, gid: found.gid })
 }
 
+/// The effective user of this process. [geteuid(2)](https://man7.org/linux/man-pages/man2/geteuid.2.html)
+pub(crate) fn user() -> u32 {
+    // SAFETY: no pointers; it never fails.
+    unsafe { libc::geteuid() }
+}
+
 /// getpeereid(3)
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {

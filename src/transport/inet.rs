@@ -14,9 +14,11 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::BeforeBind;
-use super::server_socket::ServerSocket;
+use super::inherited::SocketKind;
+use super::predecessor::{PredecessorsSocket, SocketDescription};
+use super::server_socket::{Origin, ServerSocket};
 use super::socket_options::{SocketOptions, set_buffers};
-use crate::address::{Address, BindAddress};
+use crate::address::{Activated, Address, BindAddress};
 use crate::error::{Error, Result};
 
 /// The addresses that a server was asked to bind to, and how its sockets are made.
@@ -28,6 +30,10 @@ pub(super) struct InetName {
     pub(super) options: SocketOptions,
     /// TCP's or UDP's way to make a socket.
     make: MakeSocket,
+    /// Where its socket comes from.
+    pub(super) origin: Origin,
+    /// How the server has asked for it, if a service manager has passed it.
+    activated: Option<Activated>,
 }
 
 /// Makes a socket for an address and sets its options.
@@ -44,15 +50,49 @@ impl InetName {
         options: &SocketOptions,
         make: MakeSocket,
     ) -> Result<(Self, Socket)> {
-        let name = Self { candidates: address.to_inet()?, options: options.clone(), make };
+        let (candidates, origin) = (address.to_inet()?, Origin::Made);
+        let name = Self { candidates, options: options.clone(), make, origin, activated: None };
         // `to_inet` gives one address at least.
         let socket = name.socket(&name.candidates[0])?;
         Ok((name, socket))
     }
 
-    /// The name of a socket that is bound already.
-    pub(super) fn adopted(options: &SocketOptions, make: MakeSocket) -> Self {
-        Self { candidates: Vec::new(), options: options.clone(), make }
+    /// The name of a socket that is bound already, by a service manager if it was `activated`.
+    pub(super) fn adopted(
+        options: &SocketOptions,
+        make: MakeSocket,
+        activated: Option<Activated>,
+    ) -> Self {
+        let (options, origin) = (options.clone(), Origin::Adopted);
+        Self { candidates: Vec::new(), options, make, origin, activated }
+    }
+
+    /// The name of a predecessor's socket.
+    pub(super) fn of_predecessors(
+        socket: &PredecessorsSocket,
+        options: &SocketOptions,
+        make: MakeSocket,
+    ) -> Self {
+        Self {
+            candidates: socket.description.asked.as_inet().into_iter().collect(),
+            options: options.clone(),
+            make,
+            origin: Origin::Predecessor(socket.inheritance()),
+            activated: socket.description.activated.clone(),
+        }
+    }
+
+    /// See [`HandoverSocket`](super::HandoverSocket).
+    pub(super) fn describe(
+        &self,
+        kind: SocketKind,
+        socket: &ServerSocket,
+        alone: bool,
+    ) -> SocketDescription {
+        let bound = self.server_address(socket);
+        let asked = self.candidates.first().map_or_else(|| bound.clone(), |inet| (*inet).into());
+        let activated = self.activated.clone();
+        SocketDescription { kind, asked, activated, bound, file: None, alone }
     }
 
     /// A new socket for one of the addresses, not bound yet.
@@ -69,6 +109,10 @@ impl InetName {
         before_bind: BeforeBind<'_>,
     ) -> Result<()> {
         let mut result = Ok(());
+        // It came bound.
+        if self.origin != Origin::Made {
+            return result;
+        }
         for (index, address) in self.candidates.iter().enumerate() {
             // A socket whose bind has failed may be of another family than this address.
             if index > 0 {

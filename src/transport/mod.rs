@@ -126,8 +126,10 @@
 mod accept_error;
 mod datagram_methods;
 mod datagram_socket;
+mod handover_socket;
 mod inet;
 pub(crate) mod inherited;
+pub(crate) mod predecessor;
 mod reply_loop;
 mod server_socket;
 mod socket_file;
@@ -150,6 +152,8 @@ use crate::request::Request;
 pub use crate::request::Ticket;
 
 pub use accept_error::{AcceptAction, accept_action};
+pub use handover_socket::HandoverSocket;
+pub(crate) use handover_socket::Holders;
 pub use inherited::{ActivatedSocket, SocketKind, activated_sockets};
 pub use socket_options::SocketOptions;
 pub use tcp::Tcp;
@@ -290,6 +294,13 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Stops listening. May be called more than once.
     fn server_close(&self);
+
+    /// The socket that a handover passes to the next process. A transport that wraps one of this
+    /// crate's returns that one's. Default: none; the transport then stays with its process, and the next process makes
+    /// its own.
+    fn handover(&self) -> Option<&dyn HandoverSocket> {
+        None
+    }
 }
 
 /// When [`Transport::server_close`] may be called.

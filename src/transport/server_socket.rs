@@ -13,6 +13,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use socket2::{Domain, SockAddr, SockRef, Type};
 
+use super::predecessor::Inheritance;
 use crate::address::Address;
 use crate::error::{Error, Result};
 
@@ -76,6 +77,18 @@ pub(super) enum Origin {
     /// As `Adopted`, by another process that has decided everything about it: it listens already, with a backlog of that
     /// process's choice.
     Inherited,
+    /// It is a predecessor's, whose place this process takes: it is ours when that one has closed it.
+    Predecessor(Inheritance),
+}
+
+impl Origin {
+    /// The number of a predecessor's socket.
+    pub(super) fn inherited_as(self) -> Option<usize> {
+        match self {
+            Self::Predecessor(inheritance) => Some(inheritance.number),
+            Self::Made | Self::Adopted | Self::Inherited => None,
+        }
+    }
 }
 
 /// Takes over a socket that is open already, if it is what the transport needs. `domain` is that of Unix sockets, or any

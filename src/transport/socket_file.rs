@@ -40,11 +40,12 @@ pub(super) struct SocketFile {
     identity: (u64, u64),
     /// The process that has made it.
     pub(super) owner: OwnerProcess,
+    /// [`SocketOptions::unlink_on_close`].
+    removed_at_close: bool,
 }
 
 impl SocketFile {
-    /// Binds `fd` at `path`. Returns the absolute path, and the file if it is to be removed when the server closes
-    /// ([`SocketOptions::unlink_on_close`]).
+    /// Binds `fd` at `path`. Returns the absolute path, and the file, if the system tells which it is.
     pub(super) fn bind(
         fd: BorrowedFd<'_>,
         path: &Path,
@@ -71,18 +72,40 @@ impl SocketFile {
             // Adds the permissions that the umask took away; where the line above does nothing, sets all of them.
             directory::set_mode_of_socket_file(fd, &entry.file(), mode)?;
         }
-        if !options.unlink_on_close {
-            return Ok((None, whole));
-        }
+        let removed_at_close = options.unlink_on_close;
         // Under the lock still, so it is the file that the bind has made.
-        let found = fs::symlink_metadata(entry.file())?;
+        let found = match fs::symlink_metadata(entry.file()) {
+            Ok(found) => found,
+            Err(error) if removed_at_close => return Err(error),
+            Err(_) => return Ok((None, whole)),
+        };
         let identity = (found.dev(), found.ino());
-        Ok((Some(Self { entry, identity, owner: OwnerProcess::this_process() }), whole))
+        let owner = OwnerProcess::this_process();
+        Ok((Some(Self { entry, identity, owner, removed_at_close }), whole))
     }
 
-    /// Removes the file, if it is still ours.
+    /// The file of a predecessor's socket, of which this process is in charge from now on.
+    pub(super) fn of_predecessors(
+        path: &Path,
+        identity: (u64, u64),
+        options: &SocketOptions,
+    ) -> Self {
+        Self {
+            entry: DirectoryEntry::new(path),
+            identity,
+            owner: OwnerProcess::this_process(),
+            removed_at_close: options.unlink_on_close,
+        }
+    }
+
+    /// Device and inode.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Removes the file, if it is still ours and does not stay.
     pub(super) fn close(self) {
-        if self.is_there() {
+        if self.removed_at_close && self.is_there() {
             // It fails if another process has removed it meanwhile, which is as well.
             let _ = fs::remove_file(self.entry.file());
         }
@@ -91,6 +114,9 @@ impl SocketFile {
     /// As [`close`](Self::close), in a forked child that has closed its copy of the socket: only if no other process has
     /// one.
     pub(super) fn close_as_the_last(self) {
+        if !self.removed_at_close {
+            return;
+        }
         let _lock = self.entry.lock();
         if self.is_there() {
             let _ = self.entry.remove_if_stale();
@@ -107,13 +133,18 @@ impl SocketFile {
 /// The absolute path, which stays right when the process changes its working directory; and the address to bind to. That
 /// is the same path, unless it is too long for a socket and the path that was given is not.
 fn whole_path(path: &Path) -> io::Result<(PathBuf, SockAddr)> {
-    // It fails if the working directory has been removed.
-    let whole = path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let whole = absolute(path);
     let address = SockAddr::unix(&whole).or_else(|_| SockAddr::unix(path)).map_err(|_| {
         let text = "the path is too long for a Unix socket (107 bytes on Linux)";
         io::Error::new(io::ErrorKind::InvalidInput, text)
     })?;
     Ok((whole, address))
+}
+
+/// The path from the root.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    // It fails if the working directory has been removed.
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A name in a directory.

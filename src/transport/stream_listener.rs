@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
+use super::Holders;
 use super::server_socket::{Origin, ServerSocket};
 use crate::address::Address;
 use crate::error::{Error, Result};
@@ -31,8 +32,12 @@ pub(super) struct StreamListener {
     backlog: i32,
     /// It listens already, and the length of its accept queue is the affair of the process that has made it.
     listens: bool,
-    /// When the socket was made, if it was made here: this process alone has it until it forks.
-    made: Option<Moment>,
+    /// When this process alone had it, if it ever had: no other process has it until this one forks.
+    alone: Mutex<Option<Moment>>,
+    /// Whether a handover has given it to another process, or will.
+    holders: Mutex<Holders>,
+    /// It is a predecessor's, who alone has it.
+    inherited_alone: bool,
     /// A spare descriptor. A process that is out of descriptors closes it, and can then accept one client after the other
     /// in order to close them.
     reserve: Mutex<Option<OwnedFd>>,
@@ -52,8 +57,17 @@ impl StreamListener {
         Self {
             socket: ServerSocket::new(socket),
             backlog,
-            listens: origin == Origin::Inherited,
-            made: (origin == Origin::Made).then(Moment::now),
+            listens: match origin {
+                Origin::Made | Origin::Adopted => false,
+                Origin::Inherited => true,
+                Origin::Predecessor(found) => found.is_activated,
+            },
+            alone: Mutex::new((origin == Origin::Made).then(Moment::now)),
+            holders: Mutex::new(match origin {
+                Origin::Made | Origin::Adopted | Origin::Inherited => Holders::Alone,
+                Origin::Predecessor(_) => Holders::Both,
+            }),
+            inherited_alone: matches!(origin, Origin::Predecessor(found) if found.alone),
             reserve: Mutex::new(sys::spare_descriptor().ok()),
         }
     }
@@ -117,16 +131,38 @@ impl StreamListener {
         shed
     }
 
-    /// Refuses new clients, if no other process has this listener. Says whether that is so, and those in the accept queue
-    /// are therefore this server's.
+    /// Refuses new clients, if no other process has this listener. Says whether those in the accept queue are this
+    /// server's.
     pub(super) fn refuse_new(&self) -> bool {
-        // No fork since it was made: no other process can have a copy.
-        let is_ours = self.made.is_some_and(|made| made == Moment::now());
+        match *self.holders.lock() {
+            Holders::Alone => {}
+            // The successor may never be ready: this server takes those that are there. Nobody is refused, because the
+            // end of the queue would be the end of the successor's as well.
+            Holders::Both => return true,
+            Holders::Other => return false,
+        }
+        let is_ours = self.is_alone();
         let refuse = |fd: &OwnedFd| {
             sys::refuse_clients(fd.as_fd());
             Ok(())
         };
         is_ours && self.socket.with(refuse).is_ok()
+    }
+
+    /// See [`HandoverSocket`](super::HandoverSocket).
+    pub(super) fn set_holders(&self, holders: Holders) {
+        let before = std::mem::replace(&mut *self.holders.lock(), holders);
+        // The predecessor has closed it: from now on this process alone has it, if that one did.
+        let mut alone = self.alone.lock();
+        let is_taken_over = holders == Holders::Alone && before == Holders::Both;
+        if is_taken_over && self.inherited_alone && alone.is_none() {
+            *alone = Some(Moment::now());
+        }
+    }
+
+    /// Whether no other process can have a copy: it has been this one's alone, and there was no fork since then.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone.lock().is_some_and(|alone| alone == Moment::now())
     }
 
     /// Closes the listener and the reserve. The second call does nothing.

@@ -3,17 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::inet::{InetName, inet_socket};
 use super::inherited::{SocketKind, take};
+use super::predecessor::{self, PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, adopt};
 use super::socket_options::{SocketOptions, name_option};
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
-use super::{Bind, Transport};
-use crate::address::{Address, BindAddress};
+use super::{Bind, HandoverSocket, Holders, Transport};
+use crate::address::{Activated, Address, BindAddress};
 use crate::error::{Error, Result};
 
 /// TCP connections.
@@ -42,8 +44,12 @@ pub struct Tcp {
 
 impl Bind for Tcp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(found) = predecessor::take(SocketKind::TcpListener, address)? {
+            return Self::of_predecessors(found, options);
+        }
         if let Some(which) = address.to_activated() {
-            return Self::over(take(which, SocketKind::TcpListener)?, options, Origin::Inherited);
+            let fd = take(which, SocketKind::TcpListener)?;
+            return Self::over(fd, options, Origin::Inherited, Some(which.clone()));
         }
         let (name, socket) = InetName::unbound(address, options, tcp_socket)?;
         let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
@@ -51,19 +57,34 @@ impl Bind for Tcp {
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        Self::over(fd, options, Origin::Adopted)
+        Self::over(fd, options, Origin::Adopted, None)
     }
 }
 
 impl Tcp {
     /// Over a socket that is bound already.
-    fn over(fd: OwnedFd, options: &SocketOptions, origin: Origin) -> Result<Self> {
+    fn over(
+        fd: OwnedFd,
+        options: &SocketOptions,
+        origin: Origin,
+        activated: Option<Activated>,
+    ) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::IPV4, Type::STREAM)?;
         // The options that connections inherit; those that count before the bind are the other program's affair.
         prepare_tcp(&socket, options)
             .map_err(|error| Error::io("set the options of", address, error))?;
         let listener = StreamListener::new(socket, options.request_queue_size, origin);
-        Ok(Self { listener, name: InetName::adopted(options, tcp_socket) })
+        Ok(Self { listener, name: InetName::adopted(options, tcp_socket, activated) })
+    }
+
+    /// Over the socket of a process whose place this one takes.
+    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
+        let name = InetName::of_predecessors(&found, options, tcp_socket);
+        let socket = Socket::from(found.fd);
+        prepare_tcp(&socket, options)
+            .map_err(|error| Error::io("set the options of", &found.description.bound, error))?;
+        let listener = StreamListener::new(socket, options.request_queue_size, name.origin);
+        Ok(Self { listener, name })
     }
 }
 
@@ -79,8 +100,28 @@ impl Transport for Tcp {
         Ok((accepted, peer))
     }
 
+    fn handover(&self) -> Option<&dyn HandoverSocket> {
+        Some(self)
+    }
+
     fn server_close(&self) {
         self.listener.server_close();
+    }
+}
+
+impl HandoverSocket for Tcp {
+    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
+        let socket = &self.listener.socket;
+        let alone = self.listener.is_alone();
+        Some((self.name.describe(SocketKind::TcpListener, socket, alone), socket.fileno()?))
+    }
+
+    fn inherited_as(&self) -> Option<usize> {
+        self.name.origin.inherited_as()
+    }
+
+    fn set_holders(&self, holders: Holders) {
+        self.listener.set_holders(holders);
     }
 }
 

@@ -11,10 +11,11 @@ use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 use super::inet::{InetName, inet_socket};
 use super::inherited::{SocketKind, take};
+use super::predecessor::{self, SocketDescription};
 use super::server_socket::adopt;
 use super::socket_options::SocketOptions;
-use super::{Bind, Transport};
-use crate::address::BindAddress;
+use super::{Bind, HandoverSocket, Holders, Transport};
+use crate::address::{Activated, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 use crate::sys::send_cmsg::tell_local_address;
@@ -56,16 +57,27 @@ impl Udp {
 
 impl Bind for Udp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(found) = predecessor::take(SocketKind::UdpSocket, address)? {
+            let name = InetName::of_predecessors(&found, options, udp_socket);
+            return Ok(Self::new(found.fd.into(), name));
+        }
         if let Some(which) = address.to_activated() {
-            return Self::from_fd(take(which, SocketKind::UdpSocket)?, options);
+            return Self::over(take(which, SocketKind::UdpSocket)?, options, Some(which.clone()));
         }
         let (name, socket) = InetName::unbound(address, options, udp_socket)?;
         Ok(Self::new(socket, name))
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        Self::over(fd, options, None)
+    }
+}
+
+impl Udp {
+    /// Over a socket that is bound already.
+    fn over(fd: OwnedFd, options: &SocketOptions, activated: Option<Activated>) -> Result<Self> {
         let (socket, _address) = adopt(fd, Domain::IPV4, Type::DGRAM)?;
-        Ok(Self::new(socket, InetName::adopted(options, udp_socket)))
+        Ok(Self::new(socket, InetName::adopted(options, udp_socket, activated)))
     }
 }
 
@@ -99,4 +111,22 @@ impl Transport for Udp {
     fn server_close(&self) {
         self.datagrams.server_close();
     }
+
+    fn handover(&self) -> Option<&dyn HandoverSocket> {
+        Some(self)
+    }
+}
+
+impl HandoverSocket for Udp {
+    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
+        let socket = &self.datagrams.socket;
+        Some((self.name.describe(SocketKind::UdpSocket, socket, true), socket.fileno()?))
+    }
+
+    fn inherited_as(&self) -> Option<usize> {
+        self.name.origin.inherited_as()
+    }
+
+    /// A close only stops receiving, whoever has the socket.
+    fn set_holders(&self, _holders: Holders) {}
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -10,12 +11,13 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 use super::inherited::{SocketKind, take};
+use super::predecessor::{self, PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, ServerSocket, adopt};
 use super::socket_file::SocketFile;
 use super::socket_options::{SocketOptions, set_buffers};
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
-use super::{BeforeBind, Bind, Transport};
-use crate::address::{Address, BindAddress};
+use super::{BeforeBind, Bind, HandoverSocket, Holders, Transport};
+use crate::address::{Activated, Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 
@@ -75,18 +77,65 @@ struct UnixName {
     asked: Address,
     /// As it is bound: an absolute path.
     bound: OnceLock<Address>,
+    /// How the server has asked for it, if a service manager has passed it.
+    activated: Option<Activated>,
     /// The file of an adopted socket belongs to the process that has made it.
     origin: Origin,
     options: SocketOptions,
-    /// Taken by the close, so that only the first one removes the file. None if it is to stay.
+    /// Taken by the close, so that only the first one removes the file. None for an abstract name, and for a file of
+    /// which another process is in charge.
     file: Mutex<Option<SocketFile>>,
+    /// A successor may have the socket, and is not ready.
+    is_shared: AtomicBool,
 }
 
 impl UnixName {
     /// A name that is not bound yet, or that of a socket that came bound.
     fn new(address: Address, origin: Origin, options: &SocketOptions) -> Self {
         let (options, file) = (options.clone(), Mutex::default());
-        Self { asked: address, bound: OnceLock::new(), origin, options, file }
+        let (bound, activated, is_shared) = (OnceLock::new(), None, AtomicBool::new(false));
+        Self { asked: address, bound, activated, origin, options, file, is_shared }
+    }
+
+    /// The name of a socket that came bound, and how its server has asked for it.
+    fn adopted(
+        address: Address,
+        origin: Origin,
+        options: &SocketOptions,
+        activated: Option<Activated>,
+    ) -> Self {
+        Self { activated, ..Self::new(address, origin, options) }
+    }
+
+    /// The name of a predecessor's socket. Its file is that one's until it has closed the socket.
+    fn of_predecessors(socket: &PredecessorsSocket, options: &SocketOptions) -> Self {
+        let SocketDescription { asked, bound, activated, .. } = socket.description.clone();
+        let origin = Origin::Predecessor(socket.inheritance());
+        Self { bound: bound.into(), ..Self::adopted(asked, origin, options, activated) }
+    }
+
+    /// See [`HandoverSocket`].
+    fn describe(&self, kind: SocketKind, socket: &ServerSocket, alone: bool) -> SocketDescription {
+        let file = self.file.lock().as_ref().map(SocketFile::identity);
+        let bound = self.server_address(socket);
+        let (asked, activated) = (self.asked.clone(), self.activated.clone());
+        SocketDescription { kind, asked, activated, bound, file, alone }
+    }
+
+    /// See [`HandoverSocket`].
+    fn set_holders(&self, holders: Holders) {
+        self.is_shared.store(holders == Holders::Both, Ordering::SeqCst);
+        match (holders, self.origin, self.bound.get()) {
+            // The successor is in charge of the file.
+            (Holders::Other, ..) => drop(self.file.lock().take()),
+            // This process is the successor.
+            (Holders::Alone, Origin::Predecessor(inherited), Some(Address::Unix(path))) => {
+                let Some(identity) = inherited.file else { return };
+                let file = || SocketFile::of_predecessors(path, identity, &self.options);
+                self.file.lock().get_or_insert_with(file);
+            }
+            _ => {}
+        }
     }
 
     /// The bound name; the asked one before the bind.
@@ -122,9 +171,11 @@ impl UnixName {
     /// another process still listens.
     fn server_close(&self, close_socket: impl FnOnce()) {
         let file = self.file.lock().take();
-        // A file of the process that has forked this one is shared: that process may still listen.
+        // A file of the process that has forked this one is shared: that process may still listen; and so may a successor
+        // that was never ready.
+        let is_shared = self.is_shared.load(Ordering::SeqCst);
         let (ours, shared) = match file {
-            Some(file) if file.owner.is_this_process() => (Some(file), None),
+            Some(file) if file.owner.is_this_process() && !is_shared => (Some(file), None),
             other => (None, other),
         };
         if let Some(file) = ours {
@@ -159,10 +210,55 @@ fn unix_socket(kind: Type, address: &Address, options: &SocketOptions) -> Result
     make().map_err(|error: io::Error| Error::io("make a socket for", address, error))
 }
 
+impl UnixStream {
+    /// Over a predecessor's socket.
+    pub(crate) fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Self {
+        let name = UnixName::of_predecessors(&found, options);
+        let (socket, backlog) = (found.fd.into(), options.request_queue_size);
+        let listener = StreamListener::new(socket, backlog, name.origin);
+        Self { listener, name }
+    }
+}
+
+impl HandoverSocket for UnixStream {
+    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
+        let (socket, alone) = (&self.listener.socket, self.listener.is_alone());
+        Some((self.name.describe(SocketKind::UnixListener, socket, alone), socket.fileno()?))
+    }
+
+    fn inherited_as(&self) -> Option<usize> {
+        self.name.origin.inherited_as()
+    }
+
+    fn set_holders(&self, holders: Holders) {
+        self.listener.set_holders(holders);
+        self.name.set_holders(holders);
+    }
+}
+
+impl HandoverSocket for UnixDatagram {
+    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
+        let socket = &self.datagrams.socket;
+        Some((self.name.describe(SocketKind::UnixDatagram, socket, true), socket.fileno()?))
+    }
+
+    fn inherited_as(&self) -> Option<usize> {
+        self.name.origin.inherited_as()
+    }
+
+    fn set_holders(&self, holders: Holders) {
+        self.name.set_holders(holders);
+    }
+}
+
 impl Bind for UnixStream {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(found) = predecessor::take(SocketKind::UnixListener, address)? {
+            return Ok(Self::of_predecessors(found, options));
+        }
         if let Some(which) = address.to_activated() {
-            return Self::over(take(which, SocketKind::UnixListener)?, options, Origin::Inherited);
+            let fd = take(which, SocketKind::UnixListener)?;
+            return Self::over(fd, options, Origin::Inherited, Some(which.clone()));
         }
         let address = address.to_unix()?;
         let socket = unix_socket(Type::STREAM, &address, options)?;
@@ -171,16 +267,21 @@ impl Bind for UnixStream {
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        Self::over(fd, options, Origin::Adopted)
+        Self::over(fd, options, Origin::Adopted, None)
     }
 }
 
 impl UnixStream {
     /// Over a socket that is bound already.
-    fn over(fd: OwnedFd, options: &SocketOptions, origin: Origin) -> Result<Self> {
+    fn over(
+        fd: OwnedFd,
+        options: &SocketOptions,
+        origin: Origin,
+        activated: Option<Activated>,
+    ) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::UNIX, Type::STREAM)?;
         let listener = StreamListener::new(socket, options.request_queue_size, origin);
-        Ok(Self { listener, name: UnixName::new(address, origin, options) })
+        Ok(Self { listener, name: UnixName::adopted(address, origin, options, activated) })
     }
 }
 
@@ -194,12 +295,22 @@ impl Transport for UnixStream {
     fn server_close(&self) {
         self.name.server_close(|| self.listener.server_close());
     }
+
+    fn handover(&self) -> Option<&dyn HandoverSocket> {
+        Some(self)
+    }
 }
 
 impl Bind for UnixDatagram {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        if let Some(found) = predecessor::take(SocketKind::UnixDatagram, address)? {
+            let name = UnixName::of_predecessors(&found, options);
+            let datagrams = DatagramSocket::new(found.fd.into(), options.max_packet_size);
+            return Ok(Self { datagrams, name });
+        }
         if let Some(which) = address.to_activated() {
-            return Self::from_fd(take(which, SocketKind::UnixDatagram)?, options);
+            let fd = take(which, SocketKind::UnixDatagram)?;
+            return Self::over(fd, options, Some(which.clone()));
         }
         let address = address.to_unix()?;
         let socket = unix_socket(Type::DGRAM, &address, options)?;
@@ -208,9 +319,17 @@ impl Bind for UnixDatagram {
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        Self::over(fd, options, None)
+    }
+}
+
+impl UnixDatagram {
+    /// Over a socket that is bound already.
+    fn over(fd: OwnedFd, options: &SocketOptions, activated: Option<Activated>) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::UNIX, Type::DGRAM)?;
         let datagrams = DatagramSocket::new(socket, options.max_packet_size);
-        Ok(Self { datagrams, name: UnixName::new(address, Origin::Adopted, options) })
+        let name = UnixName::adopted(address, Origin::Adopted, options, activated);
+        Ok(Self { datagrams, name })
     }
 }
 
@@ -227,5 +346,9 @@ impl Transport for UnixDatagram {
 
     fn server_close(&self) {
         self.name.server_close(|| self.datagrams.server_close());
+    }
+
+    fn handover(&self) -> Option<&dyn HandoverSocket> {
+        Some(self)
     }
 }

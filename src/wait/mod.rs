@@ -88,8 +88,9 @@ fn may_block_after_flush() -> bool {
     may_block
 }
 
-/// The most descriptors of one wait. The accept loop has four, others one or two.
-pub(crate) const MOST: usize = 4;
+/// The most descriptors of one wait. The accept loop has four, and two more if it forks and hands over; others have one
+/// or two.
+pub(crate) const MOST: usize = 6;
 
 /// Waits until one of `waiting` (at most [`MOST`]) is ready or the deadline has passed; it may come back early. True:
 /// the first of them may be ready.

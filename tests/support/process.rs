@@ -92,6 +92,18 @@ impl Process {
         self.end_within(SOON)
     }
 
+    /// Whether it has ended by now.
+    pub fn has_ended(&self) -> bool {
+        self.status().is_some()
+    }
+
+    /// Waits until it has ended, while others that it has started may still write to its output.
+    pub fn ended_before_its_output(self) -> Ended {
+        eventually("the process ends", || self.status().is_some());
+        let (out, err) = (self.out.try_iter().collect(), self.err.try_iter().collect());
+        Ended { status: self.status().unwrap(), out, err }
+    }
+
     /// Waits for its end, at most for this time.
     pub fn end_within(self, time: Duration) -> Ended {
         let deadline = Instant::now() + time;

@@ -87,6 +87,10 @@ pub struct ServeOptions {
     /// How much is logged
     #[arg(long, value_enum, default_value_t)]
     pub log_level: Level,
+    /// Take over the sockets of the server that answers at this path, and answer there for the next one. SIGUSR2 starts
+    /// the next one, with this option or without it
+    #[arg(long, value_name = "PATH")]
+    pub handover: Option<PathBuf>,
 }
 
 impl ServeOptions {

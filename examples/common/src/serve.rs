@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::handler::DatagramFn;
+use socketserver::handover::Handover;
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
 use socketserver::transport::Transport;
 use socketserver::{
     Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
     Pool, ServerContext, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp, UnixDatagram,
-    UnixStream, run_all,
+    UnixStream,
 };
 
 use crate::control::{self, InTurn, Operator, TurnHook};
@@ -64,6 +65,11 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         let why = "a forking server has to run alone in its process: give one --bind";
         return Err(Failure::Usage(why.to_owned()));
     }
+    // Before the binds: they take the sockets that come from there.
+    let handover = match &options.handover {
+        Some(path) => Handover::at(path)?,
+        None => Handover::by_signal()?,
+    };
     log::set_level(options.log_level);
     let in_turn = Arc::new(InTurn::default());
     let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
@@ -105,7 +111,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     };
     let servers: Vec<Box<dyn BaseServer>> =
         servers.into_iter().map(|server| Box::new(WithinItsLimits(server)) as _).collect();
-    let reports = run_all(&servers, options.grace, ready);
+    let reports = handover.run_all(&servers, options.grace, ready);
     // Not before: an operator may end the requests that keep the program from ending.
     drop(controlled);
     in_turn.end();

@@ -1,6 +1,7 @@
 //! The echo program. As the smallest it also shows what all programs share.
 
 mod control;
+mod handover;
 mod haproxy;
 mod tls;
 mod unread;

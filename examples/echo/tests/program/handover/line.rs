@@ -1,0 +1,165 @@
+//! A line of servers that hand over to each other, and clients that count.
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
+
+use test_support::process::Process;
+use test_support::{SOON, connect, eventually, folder, read_line, system};
+
+use crate::ECHO;
+
+/// Servers with the same addresses and one path at which they hand over. Those that are left are ended with the test.
+pub struct Line {
+    addresses: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+impl Line {
+    /// `FOLDER` in an address is a folder of this line's own.
+    pub fn at(addresses: &[&str]) -> Self {
+        let folder = folder();
+        let path = folder.path().to_str().unwrap();
+        let addresses = addresses.iter().map(|address| address.replace("FOLDER", path)).collect();
+        Self { addresses, folder }
+    }
+
+    /// A file in that folder; `h` is the socket at which the servers hand over.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The command of a server.
+    pub fn command(&self, options: &[&str]) -> Command {
+        let mut command = ECHO.command(&["serve"]);
+        command.args(self.addresses.iter().flat_map(|address| ["--bind", address]));
+        command.arg("--handover").arg(self.file("h")).args(options);
+        command
+    }
+
+    /// Starts a server.
+    pub fn start(&self, options: &[&str]) -> Process {
+        Process::start(&mut self.command(options))
+    }
+
+    /// Where the next server of this output says that it listens.
+    pub fn listening(&self, server: &Process) -> Vec<String> {
+        let address = || loop {
+            // A pool says more.
+            if let Some(address) = server.line().strip_prefix("listening on ") {
+                break address.to_owned();
+            }
+        };
+        self.addresses.iter().map(|_| address()).collect()
+    }
+
+    /// The servers of this line that live, by their command lines: the folder has a name of its own.
+    pub fn processes(&self) -> Vec<u32> {
+        let handover = self.file("h");
+        let handover = handover.to_str().unwrap().as_bytes();
+        let is_one = |process: &u32| {
+            let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == handover)
+        };
+        let all = std::fs::read_dir("/proc").unwrap();
+        let numbers = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        numbers.filter(is_one).collect()
+    }
+
+    /// The server that this one has started to be its successor. (Its own children have the same environment, and
+    /// higher numbers.)
+    pub fn started_by(&self, process: u32) -> u32 {
+        let is_told = |candidate: &u32| {
+            let environment =
+                std::fs::read(format!("/proc/{candidate}/environ")).unwrap_or_default();
+            let told = format!(":{process}");
+            environment.split(|byte| *byte == 0).any(|variable| {
+                variable.starts_with(b"SOCKETSERVER_HANDOVER=")
+                    && variable.ends_with(told.as_bytes())
+            })
+        };
+        self.processes().into_iter().filter(is_told).min().expect("a successor")
+    }
+
+    /// Stops all servers in order.
+    pub fn stop(&self) {
+        self.processes()
+            .into_iter()
+            .for_each(|process| system::send_signal(process, libc::SIGTERM));
+        eventually("all have ended", || self.processes().is_empty());
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        for process in self.processes() {
+            // It may be ending.
+            let _ = Command::new("kill").args(["-9", &process.to_string()]).status();
+        }
+    }
+}
+
+/// A client of an echo server, over any transport.
+pub enum Client {
+    /// A connection.
+    Stream(Box<dyn Duplex>),
+    /// A socket of UDP.
+    Udp(UdpSocket),
+    /// A Unix datagram socket, and the folder of its own name.
+    Unixgram(
+        UnixDatagram,
+        #[expect(dead_code, reason = "it is removed at the end")] tempfile::TempDir,
+    ),
+}
+
+pub trait Duplex: Read + Write + Send {}
+impl<S: Read + Write + Send> Duplex for S {}
+
+impl Client {
+    /// `address` as a server prints it.
+    pub fn of(address: &str) -> Self {
+        match address.split_once(':') {
+            Some(("udp", address)) => {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                socket.connect(address).unwrap();
+                socket.set_read_timeout(Some(SOON)).unwrap();
+                Self::Udp(socket)
+            }
+            Some(("unix", path)) => {
+                let stream = UnixStream::connect(path).unwrap();
+                stream.set_read_timeout(Some(SOON)).unwrap();
+                Self::Stream(Box::new(stream))
+            }
+            Some(("unixgram", path)) => {
+                let folder = folder();
+                let socket = UnixDatagram::bind(folder.path().join("c")).unwrap();
+                socket.connect(path).unwrap();
+                socket.set_read_timeout(Some(SOON)).unwrap();
+                Self::Unixgram(socket, folder)
+            }
+            _ => Self::Stream(Box::new(connect(address.parse().unwrap()))),
+        }
+    }
+
+    /// Sends a line, and has the same back.
+    pub fn asks(&mut self, text: &str) {
+        let line = format!("{text}\n");
+        let answer = match self {
+            Self::Stream(stream) => {
+                stream.write_all(line.as_bytes()).unwrap();
+                read_line(stream)
+            }
+            Self::Udp(socket) => {
+                socket.send(line.as_bytes()).unwrap();
+                test_support::receive_text(socket)
+            }
+            Self::Unixgram(socket, _) => {
+                socket.send(line.as_bytes()).unwrap();
+                test_support::receive_text(socket)
+            }
+        };
+        assert_eq!(answer, line);
+    }
+}

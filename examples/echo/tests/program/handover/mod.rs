@@ -1,0 +1,78 @@
+//! Servers that hand their sockets on: what an operator does, and what is in the way.
+
+mod line;
+mod lost;
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use test_support::program::assert_ends;
+use test_support::{connect, eventually, exchange, read_to_end};
+
+use line::{Client, Line};
+
+/// The addresses of every kind, with the paths in a folder of the line's own.
+const ALL: [&str; 4] = ["127.0.0.1:0", "udp:127.0.0.1:0", "unix:FOLDER/s", "unixgram:FOLDER/g"];
+
+#[test]
+fn the_next_process_takes_over_every_socket_and_the_one_before_ends_by_itself() {
+    let line = Line::at(&ALL);
+    let first = line.start(&[]);
+    let addresses = line.listening(&first);
+    let mut clients: Vec<_> = addresses.iter().map(|address| Client::of(address)).collect();
+    clients.iter_mut().for_each(|client| client.asks("before"));
+    let second = line.start(&[]);
+    assert_eq!(line.listening(&second), addresses, "the port that was chosen is kept");
+    drop(clients);
+    assert_ends(&first.end(), 0);
+    for address in &addresses {
+        Client::of(address).asks("after");
+    }
+    assert!(line.file("s").exists() && line.file("g").exists() && line.file("h").exists());
+    second.send_signal(libc::SIGTERM);
+    assert_ends(&second.end(), 0);
+    assert!(!line.file("s").exists() && !line.file("g").exists() && !line.file("h").exists());
+}
+
+#[test]
+fn a_signal_starts_the_next_process() {
+    let line = Line::at(&ALL);
+    let first = line.start(&[]);
+    let addresses = line.listening(&first);
+    first.send_signal(libc::SIGUSR2);
+    // Its stdout is the first one's.
+    assert_eq!(line.listening(&first), addresses);
+    // Before the end of its output, which the successor has as well.
+    assert_ends(&first.ended_before_its_output(), 0);
+    let successor = line.processes();
+    assert_eq!(successor.len(), 1, "{successor:?}");
+    for address in &addresses {
+        Client::of(address).asks("after");
+    }
+    line.stop();
+    assert!(!line.file("s").exists() && !line.file("h").exists());
+}
+
+#[test]
+fn a_request_in_progress_ends_where_it_began() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let first = line.start(&["--mode", "line"]);
+    let address: SocketAddr = line.listening(&first)[0].parse().unwrap();
+    let mut client = connect(address);
+    client.write_all(b"half").unwrap();
+    // When this one is answered, the one before it was accepted, and its bytes are there.
+    assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
+    let second = line.start(&["--mode", "echo"]);
+    line.listening(&second);
+    // By its mode: the second one answers without a newline.
+    eventually("the second one answers", || {
+        let mut client = connect(address);
+        client.write_all(b"x").unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        client.read(&mut [0]).is_ok_and(|count| count == 1)
+    });
+    client.write_all(b" and half\n").unwrap();
+    assert_eq!(read_to_end(&mut client), b"half and half\n");
+    assert_ends(&first.end(), 0);
+}

@@ -1,0 +1,155 @@
+//! [`Applicant`]: a process that is about to become the successor of this one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::channel::Channel;
+use super::desk::{Desk, Target};
+use super::message::Message;
+use crate::sys::child_process;
+use crate::wait::moment_after;
+
+/// How long a process that connects may take for its first message. Others wait meanwhile.
+const HELLO: Duration = Duration::from_secs(5);
+
+/// One attempt. It ends with the first mistake, and the next one begins anew.
+pub(super) struct Applicant {
+    pub(super) channel: Channel,
+    /// If it was started here.
+    pub(super) child: Option<Child>,
+    /// Its number, where it is known.
+    process: Option<i32>,
+    /// When this attempt is over.
+    pub(super) deadline: Instant,
+    began: Instant,
+    /// The sockets that it was passed, in the order of their numbers; none before.
+    pub(super) passed: Option<Vec<Target>>,
+}
+
+/// The result of looking at it once.
+pub(super) enum Step {
+    /// Nothing more is there.
+    Wait,
+    /// The attempt is over, and the operator knows why.
+    Failed,
+    /// It serves, and has taken the sockets with these numbers.
+    Ready { process: u32, taken: Vec<u16> },
+}
+
+impl Applicant {
+    /// One that was started here, and takes a program's time to begin.
+    pub(super) fn started(child: Child, channel: Channel, desk: &Desk) -> Self {
+        let began = Instant::now();
+        let process = i32::try_from(child.id()).ok();
+        let deadline = moment_after(began, desk.within);
+        Self { channel, child: Some(child), process, deadline, began, passed: None }
+    }
+
+    /// One that has connected.
+    pub(super) fn asking(process: Option<i32>, socket: Arc<OwnedFd>) -> Self {
+        let began = Instant::now();
+        let (channel, deadline) = (Channel::new(socket), began + HELLO);
+        Self { channel, child: None, process, deadline, began, passed: None }
+    }
+
+    /// Hears what it says, up to the last message that is there.
+    pub(super) fn step(&mut self, desk: &Desk) -> Step {
+        loop {
+            let message = match self.channel.receive() {
+                Ok(None) if Instant::now() < self.deadline => return Step::Wait,
+                Ok(None) => {
+                    let limit = self.deadline.saturating_duration_since(self.began).as_secs_f64();
+                    let what = if self.passed.is_some() { "ready" } else { "heard of" };
+                    return self.fail(desk, &format!("it was not {what} within {limit:.1} s"));
+                }
+                Ok(Some((message, _))) => message,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return self.gone(desk);
+                }
+                Err(error) => return self.fail(desk, &error.to_string()),
+            };
+            match (message, &self.passed) {
+                (Message::Hello, None) => match desk.pass(&self.channel) {
+                    Ok(passed) => {
+                        self.passed = Some(passed);
+                        self.deadline = moment_after(self.began, desk.within);
+                    }
+                    Err(error) => {
+                        // Some of them may have arrived.
+                        self.passed = Some(Vec::new());
+                        return self
+                            .fail(desk, &format!("it cannot be passed the sockets: {error}"));
+                    }
+                },
+                (Message::Ready { process, taken }, Some(passed)) => {
+                    let is_known = |number: &u16| usize::from(*number) < passed.len();
+                    if !taken.iter().all(is_known) {
+                        return self.fail(desk, "it is ready with sockets that it was not passed");
+                    }
+                    return Step::Ready { process, taken };
+                }
+                _ => return self.fail(desk, "it sends its messages in the wrong order"),
+            }
+        }
+    }
+
+    /// It has closed its end: mostly it has ended.
+    fn gone(&mut self, desk: &Desk) -> Step {
+        if self.passed.is_some() {
+            desk.take_back();
+        }
+        let status = self.child.as_mut().and_then(status_soon);
+        match status {
+            Some(status) => self.tell(desk, &format!("it ended before it was ready ({status})")),
+            None => self.tell(desk, "it ended before it was ready"),
+        }
+        Step::Failed
+    }
+
+    /// This process goes on without it.
+    fn fail(&mut self, desk: &Desk, why: &str) -> Step {
+        self.dismiss(why);
+        if self.passed.is_some() {
+            desk.leave(self.channel.share());
+        }
+        self.tell(desk, why);
+        Step::Failed
+    }
+
+    /// Tells it that it must not serve; a process that was started here has no other reason to live.
+    pub(super) fn dismiss(&self, why: &str) {
+        let why = format!("the attempt is over: {why}");
+        // It may have ended, or not read.
+        let _ = self.channel.send(&Message::Refuse(why), &[]);
+        if let (Some(_), Some(process)) = (&self.child, self.process) {
+            child_process::signal(process, libc::SIGTERM);
+        }
+    }
+
+    /// Whether it has the sockets, and was started by others: a stop of this process is not meant for it.
+    pub(super) fn is_left_to_itself(&self) -> bool {
+        self.child.is_none() && self.passed.is_some()
+    }
+
+    fn tell(&self, desk: &Desk, why: &str) {
+        let who = match self.process {
+            Some(process) => format!("process {process}"),
+            None => "a process".to_owned(),
+        };
+        desk.warn(&format!("no handover to {who}: {why}; this server goes on"));
+    }
+}
+
+/// How a child has ended that has just closed its descriptors: it ends in the next moment, if it does.
+fn status_soon(child: &mut Child) -> Option<ExitStatus> {
+    for _ in 0..10 {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    None
+}

@@ -1,0 +1,113 @@
+//! The connection of two processes in a handover: whole messages, and descriptors with them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::message::{HEADER, MOST_BYTES, Message, nonsense};
+use crate::sys::pass_fds::{receive_fds, send_fds};
+use crate::sys::{self, PollFd};
+
+/// One end of the connection. Nothing here waits, but for [`receive_until`](Self::receive_until).
+#[derive(Debug)]
+pub(super) struct Channel {
+    /// A Unix stream socket.
+    socket: Arc<OwnedFd>,
+    /// Received and no whole message yet: never more than one message's bytes.
+    received: Vec<u8>,
+    /// Descriptors that have come with those bytes. They close with the channel.
+    fds: VecDeque<OwnedFd>,
+}
+
+/// The descriptors that may have come and belong to no whole message: those of two messages.
+const MOST_WAITING: usize = 2 * sys::pass_fds::MOST_FDS;
+
+impl Channel {
+    pub(super) fn new(socket: Arc<OwnedFd>) -> Self {
+        Self { socket, received: Vec::new(), fds: VecDeque::new() }
+    }
+
+    /// The same connection, without what was received.
+    pub(super) fn share(&self) -> Self {
+        Self::new(Arc::clone(&self.socket))
+    }
+
+    /// For a wait.
+    pub(super) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
+    }
+
+    /// Sends a message, and descriptors with it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the other side does not read: some hundred messages fit.
+    pub(super) fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = message.encode();
+        let sent = send_fds(self.socket.as_fd(), &bytes, fds)?;
+        if sent < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    /// The next message, with the descriptors that came with it. None: there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` if the other side has closed; `InvalidData` if it says something else.
+    pub(super) fn receive(&mut self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        loop {
+            if let Some((message, len)) = Message::decode(&self.received)? {
+                self.received.drain(..len);
+                let count = match &message {
+                    Message::Sockets { sockets, .. } => sockets.len(),
+                    _ => 0,
+                };
+                if count > self.fds.len() {
+                    return Err(nonsense("it names sockets that it does not pass"));
+                }
+                let fds = self.fds.drain(..count).collect();
+                return Ok(Some((message, fds)));
+            }
+            let mut buffer = [0; 4_096];
+            // Not zero: that many bytes would be a whole message.
+            let room = buffer.len().min(HEADER + MOST_BYTES - self.received.len());
+            match receive_fds(self.socket.as_fd(), &mut buffer[..room]) {
+                Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok((count, fds)) => {
+                    self.received.extend(&buffer[..count]);
+                    self.fds.extend(fds);
+                    if self.fds.len() > MOST_WAITING {
+                        return Err(nonsense("it passes descriptors that it does not name"));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // The other side has closed, and has left something unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// As [`receive`](Self::receive), waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` at the deadline.
+    pub(super) fn receive_until(
+        &mut self,
+        deadline: Instant,
+    ) -> io::Result<(Message, Vec<OwnedFd>)> {
+        loop {
+            if let Some(received) = self.receive()? {
+                return Ok(received);
+            }
+            let mut fds = [PollFd::readable(self.socket.as_fd())];
+            if !sys::poll(&mut fds, Some(deadline))? && Instant::now() >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! [`Desk`]: the handovers of a process that serves, first from its predecessor and then to its successor.
+//!
+//! ```text
+//!   Succeeding ---- released, or the predecessor is gone ----> Idle <------- failed --------+
+//!       |                                                       |                           |
+//!       | refused                                               | SIGUSR2, or asked         |
+//!       v                                                       v                           |
+//!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
+//! ```
+//!
+//! A turn looks at everything once and never waits. A thread of its own takes the turns (`serve`), or the accept loop of
+//! a server that forks.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Signal;
+use super::applicant::{Applicant, Step};
+use super::channel::Channel;
+use super::message::{Message, Socket, nonsense};
+use super::program::Program;
+use super::successor::{Predecessor, refused};
+use crate::error::Error;
+use crate::events::ServerEvent;
+use crate::server::fork::{self, AnyServer};
+use crate::server::{BaseServer, catch_panic::run_catching};
+use crate::shutdown::ShutdownHandle;
+use crate::sys;
+use crate::transport::predecessor;
+use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
+use crate::wait::{self, Event, Interest, Waiting};
+
+/// The handovers of one run. Its servers know it.
+pub(crate) struct Desk {
+    /// How long a successor may take.
+    pub(super) within: Duration,
+    /// Where successors ask.
+    listener: Option<UnixStream>,
+    program: Program,
+    /// See [`Signal`].
+    signalled: Arc<AtomicBool>,
+    /// Ends a wait: SIGUSR2 has come, or all servers serve.
+    wake: Arc<Event>,
+    /// In the order of their numbers. The run that owns the servers owns this as well.
+    servers: Vec<Weak<dyn AnyServer>>,
+    handles: Vec<ShutdownHandle>,
+    /// How many of them have begun to serve.
+    serving: AtomicUsize,
+    /// None while a turn is in progress: no lock is held while it runs, because it calls hooks.
+    state: Mutex<Option<State>>,
+    /// Why this process may not serve.
+    failure: Mutex<Option<Error>>,
+    /// Started here, and not known to have ended.
+    children: Mutex<Vec<Child>>,
+    /// Of successors that have failed and have not ended: they may still have the sockets.
+    left: Mutex<Vec<Channel>>,
+}
+
+/// One of this process's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// That of a server, by its place among [`Desk::servers`].
+    Server(usize),
+    /// The one at which successors ask.
+    Listener,
+}
+
+/// See the picture above.
+enum State {
+    /// This process is a successor, and has not heard that its predecessor accepts no more.
+    Succeeding { predecessor: Predecessor, told: bool },
+    /// It serves.
+    Idle,
+    /// A successor of this process is starting.
+    Applying(Applicant),
+    /// It accepts no more.
+    Over,
+}
+
+impl Desk {
+    /// For servers that are about to be run.
+    pub(super) fn open(
+        servers: &[Box<dyn BaseServer + '_>],
+        within: Duration,
+        listener: Option<UnixStream>,
+        predecessor: Option<Predecessor>,
+        program: Program,
+        signal: &Signal,
+    ) -> Self {
+        let found = servers.iter().filter_map(|server| fork::find(server.context()));
+        let state = match predecessor {
+            Some(predecessor) => State::Succeeding { predecessor, told: false },
+            None => State::Idle,
+        };
+        Self {
+            within,
+            listener,
+            program,
+            signalled: Arc::clone(&signal.came),
+            wake: Arc::clone(&signal.wake),
+            servers: found.map(|server| Arc::downgrade(&server)).collect(),
+            handles: servers.iter().map(BaseServer::shutdown_handle).collect(),
+            serving: AtomicUsize::new(0),
+            state: Mutex::new(Some(state)),
+            failure: Mutex::new(None),
+            children: Mutex::default(),
+            left: Mutex::default(),
+        }
+    }
+
+    /// Has the servers tell this desk when they serve, and a server that forks take its turns.
+    pub(super) fn introduce(self: &Arc<Self>) {
+        for server in self.servers.iter().filter_map(Weak::upgrade) {
+            server.meet_desk(self);
+        }
+    }
+
+    /// A server has begun to serve.
+    pub(crate) fn serves(&self) {
+        self.serving.fetch_add(1, Ordering::SeqCst);
+        self.wake.notify();
+    }
+
+    fn all_serve(&self) -> bool {
+        self.serving.load(Ordering::SeqCst) >= self.handles.len()
+    }
+
+    /// Whether everything that serves was told to stop.
+    fn is_stopped(&self) -> bool {
+        self.all_serve() && self.handles.iter().all(ShutdownHandle::is_shutdown)
+    }
+
+    /// The thread that hands over, until the run is over.
+    pub(super) fn serve(&self, over: &Event) {
+        loop {
+            let (fd, deadline) = self.waits();
+            let mut waiting = vec![over.waiting()];
+            // One that goes on: when it stops, the next one, and at last none.
+            let running = self.handles.iter().find(|handle| !handle.is_shutdown());
+            if !self.is_over() {
+                waiting.push(self.wake.waiting());
+                waiting.extend(fd.as_ref().map(|fd| Waiting {
+                    fd: fd.as_fd(),
+                    interest: Interest::Read,
+                    slot: None,
+                }));
+                waiting.extend(running.map(|handle| handle.runs().stop_waiting()));
+            }
+            let waited = wait::any(&waiting, deadline);
+            if let Some(handle) = running {
+                handle.runs().settle();
+            }
+            if waited.is_err() || over.is_set() {
+                return;
+            }
+            self.turn();
+        }
+    }
+
+    /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event).
+    pub(crate) fn waits(&self) -> (Option<Arc<OwnedFd>>, Option<Instant>) {
+        match &*self.state.lock() {
+            Some(State::Succeeding { predecessor, .. }) => {
+                (Some(Arc::clone(predecessor.channel.socket())), None)
+            }
+            Some(State::Idle) => (self.listener.as_ref().and_then(Transport::fileno), None),
+            Some(State::Applying(applicant)) => {
+                (Some(Arc::clone(applicant.channel.socket())), Some(applicant.deadline))
+            }
+            Some(State::Over) | None => (None, None),
+        }
+    }
+
+    /// Part of each wait before a turn.
+    pub(crate) fn wake_event(&self) -> Waiting<'_> {
+        self.wake.waiting()
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(&*self.state.lock(), Some(State::Over))
+    }
+
+    /// Looks at everything once.
+    pub(crate) fn turn(&self) {
+        // Before the flags are looked at: what comes after that is for the next turn.
+        self.wake.clear();
+        self.look_after_the_left();
+        loop {
+            let Some(state) = self.state.lock().take() else { return };
+            let (next, again) = self.step(state);
+            *self.state.lock() = Some(next);
+            if !again {
+                return;
+            }
+        }
+    }
+
+    /// The next state, and whether there may be something to do in it at once.
+    fn step(&self, state: State) -> (State, bool) {
+        if !matches!(state, State::Over) && self.is_stopped() {
+            self.wait_until_closed();
+            return (self.stop(state), false);
+        }
+        match state {
+            State::Succeeding { predecessor, told } => self.succeed(predecessor, told),
+            State::Idle => match self.next_applicant() {
+                Some(applicant) => (State::Applying(applicant), true),
+                None => (State::Idle, false),
+            },
+            State::Applying(mut applicant) => match applicant.step(self) {
+                Step::Wait => (State::Applying(applicant), false),
+                Step::Failed => {
+                    self.children.lock().extend(applicant.child.take());
+                    (State::Idle, true)
+                }
+                Step::Ready { process, taken } => {
+                    self.hand_over(&applicant, process, &taken);
+                    (State::Over, false)
+                }
+            },
+            State::Over => (State::Over, false),
+        }
+    }
+
+    // As a successor.
+
+    /// Tells the predecessor when all serve, and hears its answer.
+    fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> (State, bool) {
+        if !told && self.all_serve() {
+            // A copy that is not closed would keep clients waiting in a queue that nobody serves.
+            predecessor::close_the_rest();
+            let mut taken = Vec::new();
+            self.for_each_socket(|socket| {
+                let number = socket.inherited_as().and_then(|number| u16::try_from(number).ok());
+                taken.extend(number);
+            });
+            let ready = Message::Ready { process: std::process::id(), taken };
+            // If the predecessor has ended, the next receive says so.
+            let _ = predecessor.channel.send(&ready, &[]);
+            told = true;
+        }
+        let error = match predecessor.channel.receive() {
+            Ok(None) => return (State::Succeeding { predecessor, told }, false),
+            Ok(Some((Message::Release, _))) => return (self.take_over(), true),
+            // It has ended: nobody else serves its clients.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return (self.take_over(), true);
+            }
+            Ok(Some((Message::Refuse(why), _))) => refused(&why),
+            Ok(Some(_)) => nonsense("it answers something else"),
+            Err(error) => error,
+        };
+        *self.failure.lock() = Some(Error::io("take over from", "the server that runs", error));
+        self.handles.iter().for_each(ShutdownHandle::shutdown);
+        (State::Over, false)
+    }
+
+    /// The sockets are this process's from now on.
+    fn take_over(&self) -> State {
+        self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
+        State::Idle
+    }
+
+    fn for_each_socket(&self, mut act: impl FnMut(&dyn HandoverSocket)) {
+        let servers = (0..self.servers.len()).map(Target::Server);
+        for target in servers.chain([Target::Listener]) {
+            self.with_socket(target, &mut act);
+        }
+    }
+
+    /// Acts on a socket, if it can be handed over.
+    fn with_socket<R>(
+        &self,
+        target: Target,
+        act: impl FnOnce(&dyn HandoverSocket) -> R,
+    ) -> Option<R> {
+        match target {
+            Target::Server(index) => {
+                let server = self.servers[index].upgrade()?;
+                server.handover().map(act)
+            }
+            Target::Listener => self.listener.as_ref().map(|listener| act(listener)),
+        }
+    }
+
+    // As a predecessor.
+
+    /// A successor to be: SIGUSR2 starts one, or one asks.
+    fn next_applicant(&self) -> Option<Applicant> {
+        if !self.all_serve() {
+            return None;
+        }
+        if self.signalled.swap(false, Ordering::SeqCst) {
+            match self.program.start() {
+                Ok((child, channel)) => return Some(Applicant::started(child, channel, self)),
+                Err(error) => {
+                    let path = self.program.path().display();
+                    self.warn(&format!(
+                        "no successor: cannot start {path}: {error}; this server goes on"
+                    ));
+                }
+            }
+        }
+        let (connection, _) = self.listener.as_ref()?.get_request().ok()?;
+        let socket = UnixStream::connection(&connection)?;
+        match sys::credentials(socket.as_fd()) {
+            Ok(found) if found.uid == sys::user() => Some(Applicant::asking(found.pid, socket)),
+            Ok(found) => {
+                self.warn(&format!("user {} may not have the sockets of this server", found.uid));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Passes all sockets. From here on both processes have them.
+    pub(super) fn pass(&self, channel: &Channel) -> io::Result<Vec<Target>> {
+        let (mut targets, mut found) = (Vec::new(), Vec::new());
+        let servers = (0..self.servers.len()).map(Target::Server);
+        for target in servers.chain([Target::Listener]) {
+            let described = self.with_socket(target, |socket| socket.describe()).flatten();
+            let Some((description, fd)) = described else { continue };
+            let is_desk = target == Target::Listener;
+            targets.push(target);
+            found.push((Socket { description, is_desk }, fd));
+        }
+        // Before they are sent: a close must not end what the successor has.
+        self.for_each_socket(|socket| socket.set_holders(Holders::Both));
+        let mut rest = &found[..];
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(IN_A_MESSAGE));
+            rest = later;
+            let sockets = now.iter().map(|(socket, _)| socket.clone()).collect();
+            let fds: Vec<_> = now.iter().map(|(_, fd)| fd.as_fd()).collect();
+            channel.send(&Message::Sockets { sockets, more: !rest.is_empty() }, &fds)?;
+            if rest.is_empty() {
+                return Ok(targets);
+            }
+        }
+    }
+
+    /// A successor that had the sockets is gone, and its copies with it.
+    pub(super) fn take_back(&self) {
+        if self.left.lock().is_empty() {
+            self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
+        }
+    }
+
+    /// A successor that has failed, and may still have the sockets.
+    pub(super) fn leave(&self, channel: Channel) {
+        self.left.lock().push(channel);
+    }
+
+    /// Hears of the ends of successors that have failed.
+    fn look_after_the_left(&self) {
+        // An error means that others have waited for it.
+        self.children.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        let mut left = self.left.lock();
+        if left.is_empty() {
+            return;
+        }
+        let is_there = |channel: &mut Channel| {
+            // Its words are of no interest any more.
+            !channel.receive().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+        };
+        left.retain_mut(is_there);
+        let is_alone = left.is_empty();
+        drop(left);
+        if is_alone && !matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over)) {
+            self.take_back();
+        }
+    }
+
+    /// The successor serves: this process accepts no more.
+    fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
+        let passed = applicant.passed.iter().flatten();
+        for (number, target) in passed.enumerate() {
+            // Those that it did not take it has closed.
+            let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
+            let holders = if is_taken { Holders::Other } else { Holders::Alone };
+            self.with_socket(*target, |socket| socket.set_holders(holders));
+        }
+        for server in self.servers.iter().filter_map(Weak::upgrade) {
+            let server_address = &server.context().server_address();
+            server.tell(&ServerEvent::HandedOver { server_address, process });
+        }
+        self.handles.iter().for_each(ShutdownHandle::shutdown);
+        // If it has ended meanwhile, its clients are lost in any case.
+        let _ = applicant.channel.send(&Message::Release, &[]);
+        self.close_listener();
+    }
+
+    /// The servers stop, and not for a successor.
+    fn stop(&self, state: State) -> State {
+        if let State::Applying(applicant) = state {
+            if applicant.is_left_to_itself() {
+                // Nobody has told it to stop: it goes on alone.
+                let _ = applicant.channel.send(&Message::Release, &[]);
+                if let Some(listener) = &self.listener {
+                    listener.set_holders(Holders::Other);
+                }
+            } else {
+                applicant.dismiss("it was told to stop");
+            }
+        }
+        // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
+        self.close_listener();
+        State::Over
+    }
+
+    /// Until then a process that asks would find the addresses in use.
+    fn wait_until_closed(&self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        for handle in &self.handles {
+            handle.wait_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// The run is over.
+    pub(super) fn close(&self) {
+        let state = self.state.lock().take();
+        if let Some(state) = state.filter(|state| !matches!(state, State::Over)) {
+            self.stop(state);
+        }
+        *self.state.lock() = Some(State::Over);
+        self.close_listener();
+        self.look_after_the_left();
+    }
+
+    fn close_listener(&self) {
+        if let Some(listener) = &self.listener {
+            listener.server_close();
+        }
+    }
+
+    /// Why this process may not serve, if it may not.
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure.lock().take()
+    }
+
+    /// Tells the operator, by the hook of the first server.
+    pub(super) fn warn(&self, text: &str) {
+        if let Some(server) = self.servers.iter().find_map(Weak::upgrade) {
+            run_catching(|| server.warn(text));
+        }
+    }
+}
+
+/// As many as a message's bytes have room for, with the longest paths that the system allows twice each.
+const IN_A_MESSAGE: usize = 7;

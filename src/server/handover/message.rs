@@ -1,0 +1,358 @@
+//! The messages of a handover, as bytes.
+//!
+//! ```text
+//! message   "skho"  version: 1 byte  kind: 1 byte  length: 2 bytes   payload, `length` bytes
+//! 1 hello   successor:    nothing
+//! 2 sockets predecessor:  more: 1 byte (1: another such message follows)  count: 2 bytes   `count` sockets
+//! 3 ready   successor:    process: 4 bytes  count: 2 bytes   the numbers of the sockets that it has taken, 2 bytes each
+//! 4 release predecessor:  nothing
+//! 5 refuse  predecessor:  the reason, UTF-8
+//!
+//! socket    kind: 1 byte  flags: 1 byte  device: 8 bytes  inode: 8 bytes   asked address  bound address  activated
+//! address   "i" | "u" | "a" | "n": 1 byte  length: 2 bytes   `length` bytes: IP:PORT, path, abstract name, nothing
+//! activated "n" | "o" | "#" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, nothing, decimal number, name
+//! ```
+//!
+//! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their order.
+//! Everything is bounded by the length of a message; a reader takes nothing for granted, and an unknown version, kind,
+//! flag or address is an error.
+
+use std::io;
+
+use crate::address::{Activated, Address};
+use crate::transport::SocketKind;
+use crate::transport::predecessor::SocketDescription;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+/// Begins each message: whatever else is at the other end says something else first.
+const MAGIC: [u8; 4] = *b"skho";
+
+/// The version of the protocol. Both sides have to speak the same.
+pub(super) const VERSION: u8 = 1;
+
+/// The bytes before the payload.
+pub(super) const HEADER: usize = 8;
+
+/// No message has a longer payload.
+pub(super) const MOST_BYTES: usize = u16::MAX as usize;
+
+/// A message of either side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// The successor is there, and asks for the sockets.
+    Hello,
+    /// All sockets, or the first of them.
+    Sockets { sockets: Vec<Socket>, more: bool },
+    /// The successor serves. It has taken the sockets with these numbers, and has closed its copies of all others.
+    Ready { process: u32, taken: Vec<u16> },
+    /// The predecessor accepts no more: the sockets are the successor's.
+    Release,
+    /// The successor must not serve, for this reason.
+    Refuse(String),
+}
+
+/// A socket of the predecessor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    pub(super) description: SocketDescription,
+    /// It is the one at which successors ask.
+    pub(super) is_desk: bool,
+}
+
+const ALONE: u8 = 1;
+const HAS_FILE: u8 = 2;
+const IS_DESK: u8 = 4;
+
+impl Message {
+    /// The whole message.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        let kind = match self {
+            Self::Hello => 1,
+            Self::Sockets { sockets, more } => {
+                payload.push(u8::from(*more));
+                payload.extend(length(sockets.len()));
+                sockets.iter().for_each(|socket| socket.encode(&mut payload));
+                2
+            }
+            Self::Ready { process, taken } => {
+                payload.extend(process.to_le_bytes());
+                payload.extend(length(taken.len()));
+                taken.iter().for_each(|number| payload.extend(number.to_le_bytes()));
+                3
+            }
+            Self::Release => 4,
+            Self::Refuse(why) => {
+                payload.extend(why.bytes().take(MOST_BYTES));
+                5
+            }
+        };
+        [&MAGIC[..], &[VERSION, kind], &length(payload.len()), &payload].concat()
+    }
+
+    /// Reads the first message of `bytes`, and says how many bytes it has. None: it is not whole yet.
+    ///
+    /// # Errors
+    ///
+    /// If it is no message of this protocol and version.
+    pub(super) fn decode(bytes: &[u8]) -> io::Result<Option<(Self, usize)>> {
+        let begins = bytes.len().min(MAGIC.len());
+        if bytes[..begins] != MAGIC[..begins] {
+            return Err(nonsense("what it sends is no message of a handover"));
+        }
+        if bytes.get(4).is_some_and(|version| *version != VERSION) {
+            let text = format!("it speaks version {} of the protocol, and not {VERSION}", bytes[4]);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let Some(header) = bytes.get(..HEADER) else { return Ok(None) };
+        let end = HEADER + usize::from(u16::from_le_bytes([header[6], header[7]]));
+        let Some(payload) = bytes.get(HEADER..end) else { return Ok(None) };
+        let mut rest = Reader { rest: payload };
+        let message = Self::read(header[5], &mut rest).filter(|_| rest.rest.is_empty());
+        match message {
+            Some(message) => Ok(Some((message, end))),
+            None => Err(nonsense("it sends a message that cannot be understood")),
+        }
+    }
+
+    fn read(kind: u8, payload: &mut Reader<'_>) -> Option<Self> {
+        Some(match kind {
+            1 => Self::Hello,
+            2 => {
+                let more = match payload.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                };
+                let sockets = (0..payload.u16()?).map(|_| Socket::read(payload));
+                Self::Sockets { sockets: sockets.collect::<Option<_>>()?, more }
+            }
+            3 => {
+                let process = u32::from_le_bytes(payload.array()?);
+                let taken = (0..payload.u16()?).map(|_| payload.u16()).collect::<Option<_>>()?;
+                Self::Ready { process, taken }
+            }
+            4 => Self::Release,
+            5 => Self::Refuse(String::from_utf8(std::mem::take(&mut payload.rest).into()).ok()?),
+            _ => return None,
+        })
+    }
+}
+
+/// The error of a word that cannot be understood.
+pub(super) fn nonsense(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// A length as it is sent. Longer ones do not occur: the sender bounds all of them.
+fn length(len: usize) -> [u8; 2] {
+    u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes()
+}
+
+impl Socket {
+    fn encode(&self, into: &mut Vec<u8>) {
+        let SocketDescription { kind, asked, activated, bound, file, alone } = &self.description;
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let flags =
+            flag(*alone, ALONE) | flag(file.is_some(), HAS_FILE) | flag(self.is_desk, IS_DESK);
+        let (device, inode) = file.unwrap_or_default();
+        into.extend([number_of(*kind), flags]);
+        into.extend(device.to_le_bytes());
+        into.extend(inode.to_le_bytes());
+        encode_address(asked, into);
+        encode_address(bound, into);
+        let (tag, text) = match activated {
+            None => (b'n', String::new()),
+            Some(Activated::Only) => (b'o', String::new()),
+            Some(Activated::Number(number)) => (b'#', number.to_string()),
+            Some(Activated::Name(name)) => (b'=', name.clone()),
+        };
+        into.push(tag);
+        into.extend(length(text.len()));
+        into.extend(text.as_bytes());
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<Self> {
+        let number = from.u8()?;
+        let kind = KINDS.iter().find(|kind| number_of(**kind) == number).copied()?;
+        let flags = from.u8()?;
+        if flags & !(ALONE | HAS_FILE | IS_DESK) != 0 {
+            return None;
+        }
+        let file = (u64::from_le_bytes(from.array()?), u64::from_le_bytes(from.array()?));
+        let (asked, bound, activated) = (from.address()?, from.address()?, from.activated()?);
+        let (alone, is_desk) = (flags & ALONE != 0, flags & IS_DESK != 0);
+        let file = (flags & HAS_FILE != 0).then_some(file);
+        let description = SocketDescription { kind, asked, activated, bound, file, alone };
+        Some(Self { description, is_desk })
+    }
+}
+
+/// The kinds of sockets that are passed.
+const KINDS: [SocketKind; 4] = [
+    SocketKind::TcpListener,
+    SocketKind::UdpSocket,
+    SocketKind::UnixListener,
+    SocketKind::UnixDatagram,
+];
+
+/// The number of a kind in a message; zero for one that is never passed.
+fn number_of(kind: SocketKind) -> u8 {
+    match kind {
+        SocketKind::TcpListener => 1,
+        SocketKind::UdpSocket => 2,
+        SocketKind::UnixListener => 3,
+        SocketKind::UnixDatagram => 4,
+        _ => 0,
+    }
+}
+
+fn encode_address(address: &Address, into: &mut Vec<u8>) {
+    let text;
+    let (kind, bytes) = match address {
+        Address::Inet(inet) => {
+            text = inet.to_string();
+            (b'i', text.as_bytes())
+        }
+        Address::Unix(path) => (b'u', path.as_os_str().as_bytes()),
+        Address::Abstract(name) => (b'a', &name[..]),
+        Address::Unnamed | Address::Other(_) => (b'n', &[][..]),
+    };
+    into.push(kind);
+    into.extend(length(bytes.len()));
+    into.extend(bytes);
+}
+
+/// The rest of a payload.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+        let (first, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    /// A byte that says what they are, and bytes.
+    fn tagged(&mut self) -> Option<(u8, &[u8])> {
+        let tag = self.u8()?;
+        let len = usize::from(self.u16()?);
+        let (bytes, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some((tag, bytes))
+    }
+
+    fn activated(&mut self) -> Option<Option<Activated>> {
+        let (tag, bytes) = self.tagged()?;
+        let text = std::str::from_utf8(bytes).ok()?;
+        Some(match tag {
+            b'n' if text.is_empty() => None,
+            b'o' if text.is_empty() => Some(Activated::Only),
+            b'#' => Some(Activated::Number(text.parse().ok()?)),
+            b'=' => Some(Activated::Name(text.to_owned())),
+            _ => return None,
+        })
+    }
+
+    fn address(&mut self) -> Option<Address> {
+        let (tag, bytes) = self.tagged()?;
+        Some(match tag {
+            b'i' => Address::Inet(std::str::from_utf8(bytes).ok()?.parse().ok()?),
+            b'u' => Address::Unix(OsStr::from_bytes(bytes).into()),
+            b'a' => Address::Abstract(bytes.to_owned()),
+            b'n' if bytes.is_empty() => Address::Unnamed,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(kind: SocketKind, asked: &str, bound: Address) -> Socket {
+        let asked = Address::Inet(asked.parse().unwrap());
+        let activated = Some(Activated::Number(3));
+        let description = SocketDescription {
+            kind,
+            asked,
+            activated,
+            bound,
+            file: Some((1, u64::MAX)),
+            alone: true,
+        };
+        Socket { description, is_desk: false }
+    }
+
+    fn every_message() -> Vec<Message> {
+        let sockets = vec![
+            socket(
+                SocketKind::TcpListener,
+                "127.0.0.1:0",
+                Address::Inet("[fe80::1%2]:80".parse().unwrap()),
+            ),
+            socket(SocketKind::UnixListener, "1.2.3.4:5", Address::Unix("/run/\n x".into())),
+            Socket {
+                is_desk: true,
+                ..socket(SocketKind::UnixDatagram, "[::]:0", Address::Abstract(vec![0, 255]))
+            },
+            socket(SocketKind::UdpSocket, "1.2.3.4:5", Address::Unnamed),
+        ];
+        vec![
+            Message::Hello,
+            Message::Sockets { sockets: sockets.clone(), more: false },
+            Message::Sockets { sockets: Vec::new(), more: true },
+            Message::Ready { process: 70_000, taken: vec![0, 3, u16::MAX] },
+            Message::Release,
+            Message::Refuse("because".into()),
+        ]
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written_and_not_before_it_is_whole() {
+        for message in every_message() {
+            let bytes = message.encode();
+            for len in 0..bytes.len() {
+                assert_eq!(Message::decode(&bytes[..len]).unwrap(), None, "{message:?} {len}");
+            }
+            let two = [&bytes[..], &bytes].concat();
+            assert_eq!(Message::decode(&two).unwrap(), Some((message, bytes.len())));
+        }
+    }
+
+    #[test]
+    fn changed_bytes_are_another_message_or_an_error_and_no_panic() {
+        for message in every_message() {
+            let bytes = message.encode();
+            for at in 0..bytes.len() {
+                for value in [0, 1, 2, 5, 127, 128, 255, bytes[at].wrapping_add(1)] {
+                    let mut changed = bytes.clone();
+                    changed[at] = value;
+                    let _ = Message::decode(&changed);
+                }
+            }
+        }
+        for other in [&b"GET / HTTP/1.1\r\n"[..], b"\0\0\0\0", b"skhp", b"skho\x02"] {
+            assert!(Message::decode(other).is_err());
+        }
+    }
+
+    #[test]
+    fn a_payload_with_bytes_behind_its_end_is_refused() {
+        let mut bytes = Message::Hello.encode();
+        bytes[6] = 1;
+        bytes.push(0);
+        assert!(Message::decode(&bytes).is_err());
+    }
+}

@@ -1,0 +1,242 @@
+//! [`Handover`]: a server's place in a line of processes that hand their sockets on. The page of the module is in
+//! `lib.rs`.
+
+mod applicant;
+mod channel;
+mod desk;
+mod message;
+mod program;
+mod successor;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{BaseServer, DrainReport, run};
+use crate::address::BindAddress;
+use crate::error::{Error, Result};
+use crate::sys::{self, SignalGuard};
+use crate::transport::predecessor;
+use crate::transport::{Bind, SocketOptions, Transport, UnixStream};
+use crate::wait::Event;
+
+pub(super) use desk::Desk;
+
+use program::Program;
+use successor::Predecessor;
+
+/// A process in a line of processes that hand their listening sockets on, so that a restart refuses no client and loses
+/// none.
+///
+/// Made at the beginning of the program, before its servers are bound: if a server runs already, its sockets are
+/// fetched, and each `bind` takes its own from among them. Then [`run_all`](Self::run_all) or [`run`](Self::run) serves.
+///
+/// ```no_run
+/// use socketserver::handover::Handover;
+/// use socketserver::{ThreadingTcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let handover = Handover::at("/run/echo.handover")?;
+/// let server = ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(|_request| Ok(())))?;
+/// handover.run(&server)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The [module](crate::handover) says what happens, and what an operator does.
+#[derive(Debug)]
+#[must_use = "`run` or `run_all` hands over; dropped, it leaves everything to the server that runs already"]
+pub struct Handover {
+    /// How long a successor of this process may take to be ready.
+    within: Duration,
+    /// Where successors ask; none: only SIGUSR2 starts one.
+    listener: Option<UnixStream>,
+    /// The server whose place this process takes.
+    predecessor: Option<Predecessor>,
+    program: Program,
+    signal: Signal,
+}
+
+/// SIGUSR2, taken from the beginning on.
+#[derive(Debug)]
+struct Signal {
+    /// It has come and nothing was started since.
+    came: Arc<AtomicBool>,
+    /// Wakes the one who looks.
+    wake: Arc<Event>,
+    _taken: Option<SignalGuard>,
+}
+
+/// How long a successor may take, from its start until it is ready.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// How long to look for a server that is there in one moment and gone in the next.
+const BETWEEN_TWO: Duration = Duration::from_secs(5);
+
+impl Handover {
+    /// Asks at this path for the sockets of the server that runs, and waits for them, up to 60 s. If no server runs, this
+    /// process is the first. From [`run`](Self::run) on the process itself answers at the path, and starts a successor on
+    /// SIGUSR2.
+    ///
+    /// The path is that of a Unix socket, with mode 0600: only processes of the same user get the sockets. Its folder
+    /// must be there. A file that a killed server has left is replaced.
+    ///
+    /// # Errors
+    ///
+    /// If the server at the path belongs to another user, refuses, or does not answer in time; if the path cannot be
+    /// bound; and as [`by_signal`](Self::by_signal).
+    pub fn at(path: impl AsRef<Path>) -> Result<Self> {
+        let mut this = Self::by_signal()?;
+        this.open_desk(path.as_ref()).inspect_err(|_| predecessor::close_the_rest())?;
+        Ok(this)
+    }
+
+    /// For a process whose successors are started by SIGUSR2 alone: no path, and no file.
+    ///
+    /// # Errors
+    ///
+    /// If this process was started as a successor and its predecessor refuses; if the signal cannot be handled; and if
+    /// the system does not tell which program runs.
+    pub fn by_signal() -> Result<Self> {
+        // Before there is a socket that could take their numbers.
+        sys::fill_standard_descriptors();
+        let cannot = |error| Error::io("prepare", "the handover", error);
+        let signal = Signal::take().map_err(cannot)?;
+        let program = Program::of_this_process().map_err(cannot)?;
+        let predecessor = match program::starter() {
+            Some(channel) => successor::ask(channel, "the server that has started this process")?,
+            None => None,
+        };
+        Ok(Self { within: WITHIN, listener: None, predecessor, program, signal })
+    }
+
+    /// How long a successor of this process may take, from its start until it is ready. Then this process goes on by
+    /// itself, and says why. Default: 30 s.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.within = limit;
+        self
+    }
+
+    /// Whether this process takes the place of a server that runs.
+    #[must_use]
+    pub fn is_successor(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
+    /// [`Server::run`](super::Server::run) of a process in the line: when it serves, its predecessor stops; and it stops
+    /// when its own successor serves.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_all`](Self::run_all).
+    pub fn run(self, server: &dyn BaseServer) -> Result<DrainReport> {
+        let grace = server.context().limits().drain;
+        let mut reports = self.run_all(&[Box::new(server)], grace, || ())?;
+        Ok(reports.remove(0))
+    }
+
+    /// [`run_all`](crate::run_all()) of a process in the line: when all servers serve, the predecessor stops; and they
+    /// stop when the successor serves. The predecessor is told after `ready` has returned.
+    ///
+    /// A thread hands over beside the servers; a server that [forks](crate::Forking) does it in its loop.
+    ///
+    /// # Errors
+    ///
+    /// Those of `run_all`; and if the predecessor goes on without this process, because it has waited for too long or was
+    /// told to stop. The servers are then closed in order.
+    pub fn run_all(
+        self,
+        servers: &[Box<dyn BaseServer + '_>],
+        grace: Duration,
+        ready: impl FnOnce(),
+    ) -> Result<Vec<DrainReport>> {
+        let Self { within, listener, predecessor, program, signal } = self;
+        let desk = Desk::open(servers, within, listener, predecessor, program, &signal);
+        let desk = Arc::new(desk);
+        desk.introduce();
+        let forks = servers.iter().any(|server| server.context().role().is_parent());
+        let reports = if forks {
+            run::run_all(servers, grace, ready)
+        } else {
+            let begin = || -> io::Result<_> {
+                let over = Arc::new(Event::new()?);
+                let (desk, until) = (Arc::clone(&desk), Arc::clone(&over));
+                let name = "handover".to_owned();
+                let serve = move || desk.serve(&until);
+                Ok((thread::Builder::new().name(name).spawn(serve)?, over))
+            };
+            let begun = begin().map_err(|error| Error::io("begin", "the handover", error));
+            let (serving, over) = begun?;
+            let reports = {
+                let _over = run::NotifyAtEnd(&over);
+                run::run_all(servers, grace, ready)
+            };
+            serving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+            reports
+        };
+        desk.close();
+        desk.take_failure().map_or(reports, Err)
+    }
+
+    /// Gets the sockets of the server that answers at the path, unless the starter's are there already; and makes this
+    /// process the next one to answer there.
+    fn open_desk(&mut self, path: &Path) -> Result<()> {
+        let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
+        let until = Instant::now() + BETWEEN_TWO;
+        loop {
+            let mut asked_here = false;
+            if self.predecessor.is_none() {
+                if let Some(channel) = successor::connect(path)? {
+                    let whom = format!("the server at {}", path.display());
+                    self.predecessor = successor::ask(channel, &whom)?;
+                    asked_here = self.predecessor.is_some();
+                }
+            }
+            let desk = self.predecessor.as_ref().and_then(|predecessor| predecessor.desk);
+            // Under whatever name its file was bound, it is the one that has answered at this path.
+            let passed = if asked_here { desk.and_then(predecessor::take_numbered) } else { None };
+            let bound = match passed {
+                Some(passed) => Ok(UnixStream::of_predecessors(passed, &options)),
+                None => UnixStream::unbound(&BindAddress::from(path), &options)
+                    .and_then(|desk| desk.server_bind(&|_| Ok(())).map(|()| desk)),
+            };
+            match bound.and_then(|desk| desk.server_activate().map(|()| desk)) {
+                Ok(desk) => {
+                    self.listener = Some(desk);
+                    return Ok(());
+                }
+                // Another process was faster, and is asked; or one that stops has not closed yet.
+                Err(error) if error.is_address_in_use() && self.predecessor.is_none() => {
+                    if Instant::now() >= until {
+                        return Err(error);
+                    }
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Signal {
+    fn take() -> io::Result<Self> {
+        let (came, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Event::new()?));
+        let action = {
+            let (came, wake) = (Arc::clone(&came), Arc::clone(&wake));
+            move || {
+                // In a forked child `notify` does nothing, and nobody looks at the flag.
+                came.store(true, Ordering::SeqCst);
+                wake.notify();
+            }
+        };
+        let taken = if sys::is_ignored(libc::SIGUSR2) {
+            None
+        } else {
+            Some(sys::on_signal(libc::SIGUSR2, action)?)
+        };
+        Ok(Self { came, wake, _taken: taken })
+    }
+}

@@ -1,0 +1,93 @@
+//! The program that this process runs, to be started again: SIGUSR2 starts the successor from it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+use super::channel::Channel;
+use crate::sys::{self, pass_fds};
+
+/// The variable by which a successor finds its end of the connection: `DESCRIPTOR:PROCESS`, the number of the descriptor
+/// and the process that has started it.
+const VARIABLE: &str = "SOCKETSERVER_HANDOVER";
+
+/// A program's path and its arguments.
+#[derive(Debug)]
+pub(super) struct Program {
+    /// As it was started by: an upgrade puts another file there, or turns a link.
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// Of this process. Called at its beginning: the working directory is still the one of its start.
+    pub(super) fn of_this_process() -> io::Result<Self> {
+        let mut arguments = env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        let path = match started_by(&name) {
+            Some(path) => path,
+            None => env::current_exe()?,
+        };
+        Ok(Self { path, arguments: arguments.collect() })
+    }
+
+    /// Its path, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts it with this process's arguments, environment and standard descriptors, and one end of a new connection.
+    pub(super) fn start(&self) -> io::Result<(Child, Channel)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = Command::new(&self.path);
+        let told = format!("{}:{}", sys::number(&theirs), std::process::id());
+        command.args(&self.arguments).env(VARIABLE, told);
+        // It raises the limit by itself, and has to know the one from before.
+        sys::restore_descriptors(&mut command);
+        let child = pass_fds::spawn_with(&mut command, theirs.as_fd())?;
+        Ok((child, Channel::new(Arc::new(ours.into()))))
+    }
+}
+
+/// The path behind the name that the program was started by, if that is what runs here: the first argument is only by
+/// convention the program's name.
+fn started_by(name: &OsString) -> Option<PathBuf> {
+    // The link leads to the file itself, also when its name has been given to another one.
+    let running = fs::metadata("/proc/self/exe").ok()?;
+    let is_running = |path: &PathBuf| {
+        let found = fs::metadata(path);
+        found.is_ok_and(|found| (found.dev(), found.ino()) == (running.dev(), running.ino()))
+    };
+    let name_as_path = Path::new(name);
+    if name_as_path.components().count() > 1 {
+        return std::path::absolute(name_as_path).ok().filter(is_running);
+    }
+    // As a shell finds it.
+    let folders = env::var_os("PATH")?;
+    env::split_paths(&folders).map(|folder| folder.join(name)).find(is_running)
+}
+
+/// The connection to the process that has started this one to be its successor. None: it was not started for that, or has
+/// taken the connection before.
+pub(super) fn starter() -> Option<Channel> {
+    let told = env::var(VARIABLE).ok()?;
+    let (number, process) = told.split_once(':')?;
+    let (number, process) = (number.parse().ok()?, process.parse().ok()?);
+    // The variable may be older than this process: programs that a successor starts inherit it.
+    let socket: OwnedFd = pass_fds::take_from_starter(number, |fd| {
+        let starter = sys::credentials(fd)?;
+        let is_ours = starter.pid.is_none_or(|pid| pid == process)
+            && starter.uid == sys::user()
+            && socket2::SockRef::from(&fd).r#type()? == socket2::Type::STREAM;
+        Ok(is_ours)
+    })
+    .ok()?;
+    Some(Channel::new(Arc::new(socket)))
+}

@@ -1,0 +1,234 @@
+//! Descriptors that another process gives or gets: over a Unix socket (SCM_RIGHTS), or across an exec.
+//!
+//! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them while the receiver
+//! receives, so all of them are owned from the first moment on, also those that nobody has asked for.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::ptr;
+
+use super::socket::SEND_FLAGS;
+use super::{check, check_len, fork_count, owned, uninterrupted};
+
+/// The most descriptors of one message: the kernel's own maximum (`SCM_MAX_FD`,
+/// [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)).
+pub(crate) const MOST_FDS: usize = 253;
+
+/// The bytes of a control message with [`MOST_FDS`] descriptors.
+// SAFETY: it computes with its argument and touches no memory.
+const CONTROL_BYTES: usize =
+    unsafe { libc::CMSG_SPACE((MOST_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;
+
+/// Room for a control message, aligned as `cmsghdr` wants.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// Close-on-exec in the same call, where the system has it: a fork of another thread gets no copy that an exec keeps.
+#[cfg(not(target_vendor = "apple"))]
+const RECEIVE_FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
+#[cfg(target_vendor = "apple")]
+const RECEIVE_FLAGS: libc::c_int = 0;
+
+/// Sends bytes, and descriptors with the first of them; never waits. Says how many bytes have gone: fewer than there are,
+/// if the receiver's buffer is full.
+///
+/// # Panics
+///
+/// With more than [`MOST_FDS`] descriptors.
+pub(crate) fn send_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    assert!(fds.len() <= MOST_FDS, "{} descriptors in one message", fds.len());
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all zeros is a valid msghdr: no name, no parts, no control messages.
+    let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    if !fds.is_empty() {
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let len = mem::size_of_val(&*numbers) as libc::c_uint;
+        header.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: they compute with their arguments and touch no memory.
+        let (whole, filled) = unsafe { (libc::CMSG_SPACE(len), libc::CMSG_LEN(len)) };
+        header.msg_controllen = whole as _;
+        let message = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
+        // SAFETY: `control` is aligned for a header, and has room for `MOST_FDS` numbers behind it; there are no more of
+        // them (asserted above). CMSG_DATA only computes.
+        unsafe {
+            (*message).cmsg_level = libc::SOL_SOCKET;
+            (*message).cmsg_type = libc::SCM_RIGHTS;
+            (*message).cmsg_len = filled as _;
+            let data = libc::CMSG_DATA(message);
+            ptr::copy_nonoverlapping(numbers.as_ptr().cast::<u8>(), data, len as usize);
+        }
+    }
+    let flags = SEND_FLAGS | libc::MSG_DONTWAIT;
+    uninterrupted(|| {
+        // SAFETY: the header points to `part` and `control`, which outlive the call, with their lengths; `part` has those of
+        // `bytes`, which are only read.
+        check_len(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) })
+    })
+}
+
+/// Receives bytes and the descriptors that come with them, which are close-on-exec; never waits. No byte is the end.
+///
+/// # Errors
+///
+/// `WouldBlock` if nothing is there; `InvalidData` if the kernel could not make all of the descriptors (EMFILE), or if
+/// there were more than fit. Those that it has made are closed.
+pub(crate) fn receive_fds(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros is a valid msghdr.
+    let mut header = unsafe { mem::zeroed::<libc::msghdr>() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL_BYTES as _;
+    let flags = RECEIVE_FLAGS | libc::MSG_DONTWAIT;
+    let count = uninterrupted(|| {
+        // SAFETY: the header points to `part` and `control`, which outlive the call, with their lengths; `part` has those of
+        // `buffer`, which takes any bytes.
+        check_len(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })
+    })?;
+    let fds = descriptors_of(&header);
+    if RECEIVE_FLAGS == 0 {
+        for fd in &fds {
+            socket2::SockRef::from(fd).set_cloexec(true)?;
+        }
+    }
+    if header.msg_flags & libc::MSG_CTRUNC != 0 {
+        let why = "not all of the descriptors could be received";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok((count, fds))
+}
+
+/// Owns the descriptors of a message that the kernel has filled in. It is called once for each message.
+fn descriptors_of(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the header is one that recvmsg(2) has filled in, so its control messages are whole, and both functions
+    // stay within them.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !message.is_null() {
+        // SAFETY: a message that is not null is a header within the buffer, as above.
+        let (level, kind, len) =
+            unsafe { ((*message).cmsg_level, (*message).cmsg_type, (*message).cmsg_len as usize) };
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: it computes with its argument.
+            let before = unsafe { libc::CMSG_LEN(0) } as usize;
+            for index in 0..len.saturating_sub(before) / mem::size_of::<RawFd>() {
+                // SAFETY: the message has as many numbers behind its header, which need not be aligned; each is that of a
+                // new descriptor, which the kernel has given to this call and nobody else.
+                fds.push(unsafe {
+                    let numbers = libc::CMSG_DATA(message).cast::<RawFd>();
+                    OwnedFd::from_raw_fd(numbers.add(index).read_unaligned())
+                });
+            }
+        }
+        // SAFETY: as for the first.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+    fds
+}
+
+/// Starts a program that has `fd` open under the same number; all else is as the command says.
+///
+/// The fork does not count ([`fork_count`]): the program keeps nothing else that this process has made.
+pub(crate) fn spawn_with(command: &mut Command, fd: BorrowedFd<'_>) -> io::Result<Child> {
+    let number = fd.as_raw_fd();
+    // SAFETY: one system call with numbers alone. It runs in the child, which has a table of descriptors of its own.
+    unsafe {
+        command.pre_exec(move || check(libc::fcntl(number, libc::F_SETFD, 0)).map(drop));
+    }
+    fork_count::uncounted(|| command.spawn())
+}
+
+/// Owns a descriptor that this process was started with, under a number that its starter has told, if `is_it` says that it
+/// is the one that was meant. From here on it is close-on-exec.
+///
+/// # Errors
+///
+/// If there is none, or if it is one that this process has made itself or has taken before: those are close-on-exec.
+pub(crate) fn take_from_starter(
+    number: RawFd,
+    is_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,
+) -> io::Result<OwnedFd> {
+    static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _lock = ONE_AT_A_TIME.lock();
+    // SAFETY: no pointers; a number that is no descriptor is an error.
+    let flags = check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // The three standard ones belong to std, which never closes them.
+    let was_inherited = flags & libc::FD_CLOEXEC == 0 && number > 2;
+    // SAFETY: it is open, and is borrowed for this call. A program that closes it meanwhile closes what it does not own.
+    if !was_inherited || !is_it(unsafe { BorrowedFd::borrow_raw(number) })? {
+        let why = "it was not inherited";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // Everything that this crate and std open is close-on-exec, and this one is from now on; so it is owned by none of
+    // them, and by this function once.
+    Ok(owned(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn is_cloexec(fd: &impl AsFd) -> bool {
+        // SAFETY: no pointers.
+        let flags = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_GETFD) };
+        flags & libc::FD_CLOEXEC != 0
+    }
+
+    #[test]
+    fn descriptors_arrive_with_the_first_byte_and_are_not_inherited() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let (mut read, write) = std::io::pipe().unwrap();
+        let fds = [write.as_fd(); MOST_FDS];
+        assert_eq!(send_fds(one.as_fd(), b"abc", &fds).unwrap(), 3);
+        drop(write);
+        let mut first = [0];
+        let (count, received) = receive_fds(other.as_fd(), &mut first).unwrap();
+        assert_eq!((count, &first, received.len()), (1, b"a", MOST_FDS));
+        assert!(received.iter().all(is_cloexec));
+        let mut rest = [0; 8];
+        let (count, none) = receive_fds(other.as_fd(), &mut rest).unwrap();
+        assert!(count == 2 && none.is_empty());
+        std::fs::File::from(received[7].try_clone().unwrap()).write_all(b"x").unwrap();
+        drop(received);
+        let mut all = Vec::new();
+        read.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"x");
+        drop(one);
+        assert_eq!(receive_fds(other.as_fd(), &mut rest).unwrap().0, 0);
+    }
+
+    #[test]
+    fn nothing_there_is_not_waited_for() {
+        let (_one, other) = UnixStream::pair().unwrap();
+        let error = receive_fds(other.as_fd(), &mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_descriptor_of_the_process_itself_is_not_taken() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert!(take_from_starter(one.as_raw_fd(), |_| Ok(true)).is_err());
+        assert!(take_from_starter(2, |_| Ok(true)).is_err());
+        assert!(take_from_starter(987_654, |_| Ok(true)).is_err());
+    }
+}

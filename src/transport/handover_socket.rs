@@ -1,0 +1,44 @@
+//! [`HandoverSocket`]: a socket that another process can take over.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::predecessor::SocketDescription;
+
+/// A server's socket that can be handed over to another process: see
+/// [`Transport::handover`](super::Transport::handover). The transports of this crate have one; a transport that wraps one
+/// of them passes its socket on. Nothing else can be done with it.
+pub trait HandoverSocket: Send + Sync {
+    /// The socket, and all that the other process has to know of it; none if it is closed.
+    #[doc(hidden)]
+    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)>;
+
+    /// Its number, if this process was given it by another one.
+    #[doc(hidden)]
+    fn inherited_as(&self) -> Option<usize>;
+
+    /// Another process has got it, or has it no longer.
+    #[doc(hidden)]
+    fn set_holders(&self, holders: Holders);
+}
+
+/// The processes that have a server's socket, as far as handovers are concerned.
+///
+/// ```text
+///                passed to a successor                    it is ready
+///   Alone ---------------------------------> Both ------------------------> Other
+///         <---------------------------------     the old process only closes its descriptor
+///           the successor has ended before
+///
+///   the successor's own:                     Both ------------------------> Alone
+///                                                the old process has closed it, or has ended
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holders {
+    /// This process: a close ends the accept queue, and removes the name.
+    Alone,
+    /// This process and another one: a close may accept clients, but leaves the listener and its name alone.
+    Both,
+    /// The other one is responsible: a close leaves the clients in the queue to that one.
+    Other,
+}

@@ -1,0 +1,167 @@
+//! Sockets of a predecessor, whose place this process takes, until servers bind to their addresses: `bind` looks here
+//! first.
+
+use std::os::fd::OwnedFd;
+
+use parking_lot::Mutex;
+
+use super::inherited::SocketKind;
+use super::socket_file;
+use crate::address::{Activated, Address, BindAddress};
+use crate::error::Result;
+
+/// All that a process tells another one about a socket beside its descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketDescription {
+    pub(crate) kind: SocketKind,
+    /// The address that its server was asked to bind to: with port 0, where any free one was wanted.
+    pub(crate) asked: Address,
+    /// How its server asked for it, if a service manager had passed it.
+    pub(crate) activated: Option<Activated>,
+    /// The address that it is bound to; the path of a Unix socket is absolute.
+    pub(crate) bound: Address,
+    /// Device and inode of a Unix socket's file, if the server is in charge of it.
+    pub(crate) file: Option<(u64, u64)>,
+    /// No other process than the one that describes it has it.
+    pub(crate) alone: bool,
+}
+
+/// A socket that was passed.
+#[derive(Debug)]
+pub(crate) struct PredecessorsSocket {
+    /// Its place in the list of the process that has passed it.
+    pub(crate) number: usize,
+    pub(crate) description: SocketDescription,
+    pub(crate) fd: OwnedFd,
+}
+
+impl PredecessorsSocket {
+    /// For the server that takes it.
+    pub(super) fn inheritance(&self) -> Inheritance {
+        let SocketDescription { file, alone, ref activated, .. } = self.description;
+        Inheritance { number: self.number, file, alone, is_activated: activated.is_some() }
+    }
+}
+
+/// The knowledge of a server about the predecessor's socket that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Inheritance {
+    /// See [`PredecessorsSocket::number`].
+    pub(super) number: usize,
+    /// See [`SocketDescription::file`].
+    pub(super) file: Option<(u64, u64)>,
+    /// See [`SocketDescription::alone`].
+    pub(super) alone: bool,
+    /// A service manager has made it, and decides about its accept queue.
+    pub(super) is_activated: bool,
+}
+
+/// Those that no server has taken.
+static PASSED: Mutex<Vec<PredecessorsSocket>> = Mutex::new(Vec::new());
+
+/// Keeps sockets for servers that are bound from here on.
+pub(crate) fn keep(sockets: Vec<PredecessorsSocket>) {
+    PASSED.lock().extend(sockets);
+}
+
+/// Takes the socket that a server of this kind would bind to this address.
+///
+/// That is the one that is bound to such an address; or one that was bound to any free port, for a server that asks for
+/// any free port of the same address; or the activated one of the same name. If there are several, the first.
+///
+/// # Errors
+///
+/// If the address cannot be understood or looked up.
+pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<PredecessorsSocket>> {
+    // Mostly there is none, and then no name is looked up.
+    if !PASSED.lock().iter().any(|socket| socket.description.kind == kind) {
+        return Ok(None);
+    }
+    let activated = address.to_activated();
+    let wanted = match kind {
+        _ if activated.is_some() => Vec::new(),
+        SocketKind::TcpListener | SocketKind::UdpSocket => {
+            address.to_inet()?.into_iter().map(Address::from).collect()
+        }
+        _ => match address.to_unix()? {
+            Address::Unix(path) => vec![Address::Unix(socket_file::absolute(&path))],
+            other => vec![other],
+        },
+    };
+    let is_wanted = |socket: &PredecessorsSocket| {
+        let SocketDescription { kind: found, asked, activated: by, bound, .. } =
+            &socket.description;
+        let any_port = asked.port() == Some(0) && wanted.contains(asked);
+        let is_there = match activated {
+            Some(which) => by.as_ref() == Some(which),
+            None => wanted.contains(bound) || any_port,
+        };
+        *found == kind && is_there
+    };
+    let mut passed = PASSED.lock();
+    let at = passed.iter().position(is_wanted);
+    Ok(at.map(|at| passed.remove(at)))
+}
+
+/// Takes the one with this number.
+pub(crate) fn take_numbered(number: usize) -> Option<PredecessorsSocket> {
+    let mut passed = PASSED.lock();
+    let at = passed.iter().position(|socket| socket.number == number)?;
+    Some(passed.remove(at))
+}
+
+/// Closes those that no server has taken.
+pub(crate) fn close_the_rest() {
+    let rest = std::mem::take(&mut *PASSED.lock());
+    drop(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::Inet(text.parse().unwrap())
+    }
+
+    fn socket(number: usize, kind: SocketKind, asked: &str, bound: &str) -> PredecessorsSocket {
+        let (asked, bound) = (address(asked), address(bound));
+        let description =
+            SocketDescription { kind, asked, activated: None, bound, file: None, alone: true };
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        PredecessorsSocket { number, description, fd }
+    }
+
+    /// All in one test: the list is the process's.
+    #[test]
+    fn a_socket_is_found_by_its_address_or_by_the_wish_for_any_port() {
+        use SocketKind::{TcpListener, UdpSocket};
+        let (any, some) = ("127.0.0.1:0", "127.0.0.1:7000");
+        let mut activated = socket(4, TcpListener, some, some);
+        activated.description.activated = Some(Activated::Name("http".into()));
+        keep(vec![
+            socket(0, TcpListener, any, "127.0.0.1:5000"),
+            socket(1, TcpListener, any, "127.0.0.1:5001"),
+            socket(2, UdpSocket, some, some),
+            // Bound to the second address of a host name.
+            socket(3, TcpListener, "[::1]:80", "127.0.0.1:80"),
+            activated,
+        ]);
+        let number =
+            |kind, wanted: BindAddress| take(kind, &wanted).unwrap().map(|socket| socket.number);
+        assert_eq!(number(TcpListener, BindAddress::activated("https")), None);
+        assert_eq!(number(TcpListener, BindAddress::activated("http")), Some(4));
+        assert_eq!(number(TcpListener, some.into()), None);
+        assert_eq!(number(TcpListener, "[::1]:80".into()), None);
+        assert_eq!(number(TcpListener, "127.0.0.1:80".into()), Some(3));
+        assert_eq!(number(UdpSocket, some.into()), Some(2));
+        assert_eq!(number(TcpListener, any.into()), Some(0));
+        assert_eq!(number(TcpListener, "127.0.0.1:5001".into()), Some(1));
+        assert_eq!(number(TcpListener, any.into()), None);
+        keep(vec![socket(7, TcpListener, any, "127.0.0.1:1")]);
+        assert_eq!(take_numbered(7).map(|socket| socket.number), Some(7));
+        keep(vec![socket(8, TcpListener, any, "127.0.0.1:1")]);
+        close_the_rest();
+        assert!(take_numbered(8).is_none());
+    }
+}
