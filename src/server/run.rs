@@ -225,7 +225,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
         opened.map_err(|error| Error::io("make an event for", server.server_address(), error))?;
     }
     let handles = |servers: &mut dyn Iterator<Item = &&dyn BaseServer>| -> Vec<ShutdownHandle> {
-        servers.map(|server| server.shutdown_handle()).collect()
+        servers.map(BaseServer::shutdown_handle).collect()
     };
     let stopped = Arc::new(handles(&mut servers.iter()));
     let has_reloads = |server: &&&dyn BaseServer| !server.context().reloads.0.is_empty();
