@@ -348,6 +348,9 @@ reasons! {
     Garbled, garbled, "the peer sent what cannot be read";
     /// It came from a [proxy](crate::proxy_protocol), and its PROXY header was wrong, cut short, late or missing.
     BadProxyHeader, bad_proxy_header, "it brought no valid PROXY header";
+    /// Its peer and the server could not agree in the TLS handshake: no common version or cipher, or a certificate that
+    /// one side does not accept.
+    HandshakeFailed, handshake_failed, "its handshake failed";
     /// Its peer was silent for `Limits::idle`.
     Idle, idle, "the peer was idle";
     /// Another time limit was reached, or the handler's own timeout.
@@ -378,7 +381,7 @@ impl CloseReason {
     ///
     /// | fault | reasons |
     /// |---|---|
-    /// | `Peer` | `Disconnected`, `Garbled`, `Idle`, `TimedOut`, `LineTooLong` |
+    /// | `Peer` | `Disconnected`, `Garbled`, `HandshakeFailed`, `Idle`, `TimedOut`, `LineTooLong` |
     /// | `Handler` | `Failed`, `Panicked`, `Fatal`, `Killed` |
     /// | `Server` | `Refused`, `Forced` |
     /// | none | `Completed`, `Stopped`, `ClosedHere`, `Rejected`, `Released` |
@@ -399,6 +402,7 @@ impl CloseReason {
         match self {
             Self::Disconnected
             | Self::Garbled
+            | Self::HandshakeFailed
             | Self::BadProxyHeader
             | Self::Idle
             | Self::TimedOut

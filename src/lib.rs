@@ -197,6 +197,8 @@ mod shutdown;
 mod socket_io;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod transport;
 mod wait;
 mod write_stall;

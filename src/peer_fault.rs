@@ -37,8 +37,8 @@ pub(crate) trait Owned: StdError + 'static {
 /// | kind of the error | cause |
 /// |---|---|
 /// | `ConnectionReset`, `BrokenPipe` and others of the system | the peer has gone |
-/// | `UnexpectedEof` | the input ended in the middle of something |
-/// | `InvalidData` | no UTF-8 where a `String` is read, or [`garbled`](crate::StreamRequest::garbled) |
+/// | `UnexpectedEof` | the input ended in the middle of something; under TLS also an end without its farewell |
+/// | `InvalidData` | no UTF-8 where a `String` is read, [`garbled`](crate::StreamRequest::garbled), no TLS where TLS is expected, or a handshake without agreement |
 ///
 /// An adapter that decodes by itself (`BufReader`, `Take`) makes an `InvalidData` of its own, without this payload.
 ///
@@ -73,6 +73,14 @@ enum FaultKind {
     Gone(#[source] io::Error),
     #[error("the peer ended the connection in the middle of a message")]
     EndedEarly,
+    #[error("the handshake failed: {0}")]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has such faults"))]
+    NotAgreed(#[source] Box<dyn StdError + Send + Sync>),
+    #[error(
+        "the peer ended the connection without the farewell of TLS: its input may be cut short"
+    )]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has a farewell"))]
+    Truncated,
     #[error("the peer sent what cannot be read: {0}")]
     Garbled(#[source] Box<dyn StdError + Send + Sync>),
 }
@@ -98,6 +106,22 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
+    /// The peer and this side have found nothing that both understand, or that both accept.
+    #[cfg(feature = "tls")]
+    pub(crate) fn not_agreed(
+        owner: RequestId,
+        error: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> io::Error {
+        let kind = FaultKind::NotAgreed(error.into());
+        io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
+    }
+
+    /// The connection below TLS has ended, and the peer has not said that it would.
+    #[cfg(feature = "tls")]
+    pub(crate) fn truncated(owner: RequestId) -> io::Error {
+        io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind: FaultKind::Truncated })
+    }
+
     /// The peer has sent a datagram that is shorter than what is read from it.
     pub(crate) fn too_short(owner: RequestId) -> io::Error {
         let kind = FaultKind::Garbled("the datagram is too short".into());
@@ -113,7 +137,14 @@ impl PeerFault {
     /// Whether the peer has gone away or accepts no datagram. Otherwise the peer has sent bytes that cannot be decoded.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        !matches!(self.kind, FaultKind::Garbled(_))
+        !matches!(self.kind, FaultKind::Garbled(_) | FaultKind::NotAgreed(_))
+    }
+
+    /// Whether the two sides could not agree in the TLS handshake: no common version or cipher, a certificate that one of
+    /// them does not accept.
+    #[must_use]
+    pub fn is_not_agreed(&self) -> bool {
+        matches!(self.kind, FaultKind::NotAgreed(_))
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct Entry {
     /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. The end of input that the handler
     /// then sees is not the peer's, and must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
+    /// Under TLS: the bytes that the handler sees, received and sent.
+    clear: OnceLock<Box<[AtomicU64; 2]>>,
     /// A wrapper is in place, and sends a farewell before the end.
     wrapped: AtomicBool,
     /// The worker waits, below the wrapper, for room to write.
@@ -112,6 +114,7 @@ impl Entry {
             seen: Mutex::new(None),
             is_lent: AtomicBool::new(false),
             cut: AtomicU8::new(0),
+            clear: OnceLock::new(),
             wrapped: AtomicBool::new(false),
             waits_to_write: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -189,12 +192,37 @@ impl Entry {
 
     /// Everything that has come so far is no part of a request.
     pub(crate) fn end_preface(&self) {
-        self.preface.store(self.bytes().0, Ordering::Relaxed);
+        self.preface.store(self.clear_bytes().0, Ordering::Relaxed);
+    }
+
+    /// The handshake has ended: from here on the handler's bytes are counted beside those on the wire.
+    pub(crate) fn begin_clear(&self) {
+        self.clear.get_or_init(Box::default);
+    }
+
+    /// Counts bytes that the handler has read. Only the worker reads.
+    pub(crate) fn add_clear_in(&self, count: usize) {
+        if let Some(clear) = self.clear.get() {
+            add(&clear[0], count);
+        }
+    }
+
+    /// Counts bytes that were encrypted and sent, by the same callers as `add_bytes_out`.
+    pub(crate) fn add_clear_out(&self, count: usize) {
+        if let Some(clear) = self.clear.get() {
+            add(&clear[1], count);
+        }
+    }
+
+    /// How many bytes the handler has received and sent: under TLS they are fewer than those on the wire.
+    pub(crate) fn clear_bytes(&self) -> (u64, u64) {
+        let Some(clear) = self.clear.get() else { return self.bytes() };
+        (clear[0].load(Ordering::Relaxed), clear[1].load(Ordering::Relaxed))
     }
 
     /// Whether nothing of a request has come yet.
     pub(crate) fn is_unheard(&self) -> bool {
-        self.bytes().0 == self.preface.load(Ordering::Relaxed)
+        self.clear_bytes().0 == self.preface.load(Ordering::Relaxed)
     }
 
     /// Counts received bytes. Only the worker receives.

@@ -24,6 +24,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
@@ -115,15 +116,22 @@ impl BoundedIo {
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());
         }
-        let Connection::Socket(socket) = &self.connection else {
-            let text = "only a plain socket can have an outbox, and what is wrapped is none";
+        let (fd, seal) = match &mut self.connection {
+            Connection::Socket(socket) => (Some(socket.share()), None),
+            Connection::Sealed { stream, status } => {
+                (status.own_fd().map(Arc::clone), Some(stream.share()))
+            }
+            _ => (None, None),
+        };
+        let Some(fd) = fd else {
+            let text = "only a socket can have an outbox, plain or under the server's own TLS, not what is wrapped";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
         let capacity = self.ticket.limits().outbox_bytes;
-        let entry = std::sync::Arc::clone(self.ticket.entry());
+        let entry = Arc::clone(self.ticket.entry());
         let may_start_threads = self.ticket.server().role().may_start_threads();
         let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
-        let outbox = Outbox::new(OutboxQueue::new(socket.share(), entry, capacity, writer));
+        let outbox = Outbox::new(OutboxQueue::new(fd, entry, capacity, writer, seal));
         Ok(self.outbox.insert(outbox).clone())
     }
 
@@ -219,10 +227,17 @@ impl BoundedIo {
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
         match self.connection.receive(buf, timeout)? {
+            // A seal takes nothing but the peer's own farewell for an end.
+            0 if self.connection.is_sealed() => {
+                self.saw_end = true;
+                Ok(0)
+            }
             0 => self.receive_nothing(buf, timeout),
             count => {
                 if !self.connection.counts_itself() {
                     self.ticket.entry().add_bytes_in(count);
+                } else if self.connection.is_sealed() {
+                    self.ticket.entry().add_clear_in(count);
                 }
                 self.at_boundary = false;
                 Ok(count)
@@ -265,6 +280,7 @@ impl BoundedIo {
             late.iter().for_each(LateInput::clear);
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
+                // Not by a wrapper, whose raw stream receives what is late.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }
@@ -397,6 +413,8 @@ impl BoundedIo {
         let count = self.connection.send(bytes, timeout)?;
         if !self.connection.counts_itself() {
             self.ticket.entry().add_bytes_out(count);
+        } else if self.connection.is_sealed() {
+            self.ticket.entry().add_clear_out(count);
         }
         Ok(count)
     }

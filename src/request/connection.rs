@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::raw_status::RawStatus;
+use super::sealed::SealedStream;
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::SendTimeout;
@@ -135,6 +136,13 @@ pub(super) enum Connection {
         /// Shared with the raw stream below it.
         status: Arc<RawStatus>,
     },
+    /// This crate's own TLS above the connection.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS nothing makes one"))]
+    Sealed {
+        stream: Box<dyn SealedStream>,
+        /// Shared with the raw stream below it.
+        status: Arc<RawStatus>,
+    },
     /// A wrapper has taken the stream, and failed.
     Gone(Option<Arc<RawStatus>>),
 }
@@ -147,7 +155,12 @@ impl Connection {
 
     /// Whether the raw stream counts its bytes, as they go over the wire.
     pub(super) fn counts_itself(&self) -> bool {
-        matches!(self, Self::Wrapped { .. })
+        matches!(self, Self::Wrapped { .. } | Self::Sealed { .. })
+    }
+
+    /// Whether the bytes that the handler sees are counted beside those on the wire.
+    pub(super) fn is_sealed(&self) -> bool {
+        matches!(self, Self::Sealed { .. })
     }
 
     /// One receive, within the timeout.
@@ -192,10 +205,11 @@ impl Connection {
         direction: Direction,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let (stream, status) = match self {
-            Self::Other(stream) => (stream, None),
+        let (stream, status): (&mut dyn Stream, _) = match self {
+            Self::Other(stream) => (&mut **stream, None),
             // A wrapper may do anything with a deadline, so the raw stream keeps the timeout.
-            Self::Wrapped { stream, status } => (stream, Some(status)),
+            Self::Wrapped { stream, status } => (&mut **stream, Some(status)),
+            Self::Sealed { stream, status } => (stream.as_stream(), Some(status)),
             Self::Socket(_) | Self::Gone(_) => return Err(gone()),
         };
         // A wrapper that has dropped the raw stream has its connection from elsewhere: no limits below it.
@@ -209,7 +223,7 @@ impl Connection {
         loop {
             // The same moment each time, so that signals do not extend it.
             stream.set_deadline(deadline);
-            match call(&mut **stream) {
+            match call(stream) {
                 // A user's stream may pass EINTR on, as std's do.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -252,6 +266,9 @@ impl Connection {
                 // First the socket's own: a wrapper need not know its descriptor.
                 status.own_fd().map(AsFd::as_fd).or_else(|| stream.fileno())
             }
+            Self::Sealed { stream, status } => {
+                status.own_fd().map(AsFd::as_fd).or_else(|| stream.fileno())
+            }
             Self::Gone(_) => None,
         }
     }
@@ -268,8 +285,9 @@ impl Connection {
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
-            Self::Wrapped { status, .. } => status.own_fd().map(AsFd::as_fd),
-            Self::Gone(Some(status)) => status.own_fd().map(AsFd::as_fd),
+            Self::Wrapped { status, .. }
+            | Self::Sealed { status, .. }
+            | Self::Gone(Some(status)) => status.own_fd().map(AsFd::as_fd),
             _ => None,
         }
     }
@@ -278,8 +296,9 @@ impl Connection {
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Socket(socket) => Some(socket.share()),
-            Self::Wrapped { status, .. } => status.own_fd().map(Arc::clone),
-            Self::Gone(Some(status)) => status.own_fd().map(Arc::clone),
+            Self::Wrapped { status, .. }
+            | Self::Sealed { status, .. }
+            | Self::Gone(Some(status)) => status.own_fd().map(Arc::clone),
             _ => None,
         }
     }
@@ -287,7 +306,9 @@ impl Connection {
     /// The notes of the raw stream below a wrapper.
     pub(super) fn raw_status(&self) -> Option<&Arc<RawStatus>> {
         match self {
-            Self::Wrapped { status, .. } | Self::Gone(Some(status)) => Some(status),
+            Self::Wrapped { status, .. }
+            | Self::Sealed { status, .. }
+            | Self::Gone(Some(status)) => Some(status),
             _ => None,
         }
     }

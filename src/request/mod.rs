@@ -18,6 +18,7 @@ mod proxy_header;
 mod raw_status;
 mod raw_stream;
 mod read_buffer;
+mod sealed;
 mod stop_token;
 mod stream;
 mod wrap;
@@ -43,9 +44,11 @@ pub use deadline::Deadline;
 pub(crate) use extension::Extension;
 pub use line::{Line, LineTooLong};
 pub use outbox::{Outbox, OutboxError};
-pub(crate) use preface::{Place, Prefaces, handshake_deadline};
+pub(crate) use preface::{Place, Preface, Prefaces, handshake_deadline};
 pub(crate) use proxy_header::{BeyondLimit, NoHeader, ProxyHeader};
 pub use read_buffer::Chunk;
+#[cfg(feature = "tls")]
+pub(crate) use sealed::{Seal, SealBase, SealedStream};
 #[doc(alias = "threading.Event")]
 pub use stop_token::StopToken;
 #[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]

@@ -37,7 +37,7 @@ use crate::write_stall::SendTimeout;
 /// an outbox works as under other mixins.
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
-/// `Limits::outbox_bytes`.
+/// `Limits::outbox_bytes`; under TLS it holds what is not encrypted yet.
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -252,8 +252,9 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// If the connection is not a plain socket: bytes from elsewhere cannot be put into a TLS session. An outbox that
-    /// was made before a [`wrap_stream`](Self::wrap_stream) fails from then on, with
+    /// If the connection is wrapped by [`wrap_stream`](Self::wrap_stream): bytes from elsewhere cannot be put into what a
+    /// wrapper sends. (The server's own TLS can have an outbox; its messages are encrypted when they are sent.) An outbox
+    /// that was made before the connection was wrapped, or before TLS was started, fails from then on, with
     /// [`OutboxError::Wrapped`]. And if what is held back cannot be sent.
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         // Bytes that `wbufsize` holds back were written before any message, and so leave first.

@@ -1,11 +1,12 @@
 //! Bytes that are due to a connection, and how far they have been sent.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::sealed::Seal;
 use crate::live::Entry;
 use crate::sys;
 use crate::write_stall::{SendTimeout, WriteStall};
@@ -18,6 +19,8 @@ pub(super) struct OutboxQueue {
     pub(super) capacity: usize,
     /// Fixed when the outbox is made, by the role of the process.
     pub(super) writer: Writer,
+    /// Under TLS: encrypts the bytes when they are sent, so that lines that have gathered share a record.
+    pub(super) seal: Option<Arc<dyn Seal>>,
     /// Never locked across a wait.
     pub(super) state: Mutex<OutboxState>,
 }
@@ -31,6 +34,8 @@ pub(super) struct OutboxState {
     bytes: Vec<u8>,
     /// How many of `bytes` have been sent. They are removed later, many at once.
     start: usize,
+    /// How many bytes from `start` on are encrypted, and not all sent yet.
+    sealed: usize,
     /// How many bytes have ever been due, and how many of them have been sent. A writer that waits for its own bytes
     /// waits until the second reaches what the first was.
     pub(super) due_total: u64,
@@ -104,7 +109,13 @@ impl OutboxState {
     pub(super) fn drop_due(&mut self, phase: OutboxPhase) {
         self.phase = phase;
         self.bytes = Vec::new();
-        self.start = 0;
+        (self.start, self.sealed) = (0, 0);
+    }
+
+    /// So many of the bytes have left.
+    fn sent(&mut self, count: usize) {
+        self.start += count;
+        self.sent_total += count as u64;
     }
 
     /// Appends a message. Sent bytes are removed first: at no cost if nothing waits, otherwise only when it is so
@@ -138,10 +149,11 @@ impl OutboxQueue {
         entry: Arc<Entry>,
         capacity: usize,
         writer: Writer,
+        seal: Option<Arc<dyn Seal>>,
     ) -> Self {
         // Nothing is due, and no list has it.
         let state = OutboxState { fd: Some(fd), ..OutboxState::default() };
-        Self { entry, capacity, writer, state: Mutex::new(state) }
+        Self { entry, capacity, writer, seal, state: Mutex::new(state) }
     }
 
     /// Waits until so many bytes of all that have ever been due are sent. Bytes that others send meanwhile are progress as well.
@@ -210,13 +222,17 @@ impl OutboxQueue {
             if state.start == state.bytes.len() {
                 return;
             }
-            // This never waits: the lock is held for one system call.
-            match sys::send(fd.as_fd(), &state.bytes[state.start..]) {
-                Ok(count) => {
-                    state.start += count;
-                    state.sent_total += count as u64;
-                    self.entry.add_bytes_out(count);
+            // This never waits: the lock is held for one system call, and for the encryption of 64 KiB at most.
+            let sent = match &self.seal {
+                None => sys::send(fd.as_fd(), &state.bytes[state.start..])
+                    .inspect(|count| self.entry.add_bytes_out(*count)),
+                Some(seal) => {
+                    send_sealed(&**seal, fd.as_fd(), &state.bytes[state.start..], &mut state.sealed)
+                        .inspect(|count| self.entry.add_clear_out(*count))
                 }
+            };
+            match sent {
+                Ok(count) => state.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The peer is gone. The handler finds out by its own reads and writes.
@@ -232,4 +248,21 @@ impl OutboxQueue {
     pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().fd.clone()
     }
+}
+
+/// Encrypts the beginning of the bytes, unless that is done (`sealed` says of how many), and sends it. Bytes count as sent
+/// when all that they were encrypted to has been taken by the socket.
+fn send_sealed(
+    seal: &dyn Seal,
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    sealed: &mut usize,
+) -> io::Result<usize> {
+    if *sealed == 0 {
+        // What TLS itself has to say goes first, so that the room for records is empty.
+        seal.transmit(fd)?;
+        *sealed = seal.seal(bytes)?;
+    }
+    seal.transmit(fd)?;
+    Ok(std::mem::take(sealed))
 }

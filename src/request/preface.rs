@@ -10,6 +10,9 @@ use crate::limits::Limits;
 /// It runs in the worker, so that a client that stalls here delays no other client, and within a limit of its own. Its
 /// error ends the request as an error of the hook `wrap_request` does.
 pub(crate) trait Preface<R>: Send + Sync {
+    /// Called by the process that accepts, before it serves a request or forks for it. It must be quick.
+    fn prepare(&self) {}
+
     /// The limit of this step, for a request with these limits.
     fn deadline(&self, limits: &Limits) -> Option<Deadline>;
 
@@ -34,7 +37,7 @@ pub(crate) enum Place {
     /// A proxy sends its header first, in the clear.
     ProxyHeader,
     /// Behind it the client's own bytes begin.
-    #[allow(dead_code, reason = "a feature brings it")]
+    #[cfg(feature = "tls")]
     Tls,
 }
 

@@ -16,11 +16,12 @@
 //! Only the request's own worker calls any of this, one call at a time. It is atomic because the wrapper may move the raw
 //! stream to a thread of its own.
 
+use std::any::Any;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -66,6 +67,8 @@ pub(super) struct RawStatus {
     concealed: Flag,
     /// The raw stream has been dropped.
     pub(super) dropped: Flag,
+    /// What the seal of the connection has to say of itself.
+    pub(super) facts: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 /// How far a wrapper is.
@@ -120,7 +123,13 @@ impl RawStatus {
             stuck: Flag::default(),
             concealed: Flag::default(),
             dropped: Flag::default(),
+            facts: OnceLock::new(),
         }
+    }
+
+    /// A share of the socket, for a seal.
+    pub(super) fn socket(&self) -> Option<Arc<OwnedFd>> {
+        self.fd.as_ref().map(Arc::clone)
     }
 
     /// Whether the wrapper is that far.

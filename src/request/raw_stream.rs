@@ -78,6 +78,10 @@ impl RawStream {
                 stream.set_deadline(if status.has_raw() { None } else { until });
                 (Below::Wrapper(stream), status)
             }
+            Connection::Sealed { mut stream, status } => {
+                stream.set_deadline(if status.has_raw() { None } else { until });
+                (Below::Wrapper(stream.into_stream()), status)
+            }
             Connection::Gone(status) => {
                 *connection = Connection::Gone(status);
                 return None;

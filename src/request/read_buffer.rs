@@ -173,7 +173,25 @@ pub struct Chunk {
 impl Chunk {
     /// Gives up its first bytes.
     pub(crate) fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.end);
+        self.start = self.start.saturating_add(count).min(self.end);
+    }
+
+    /// A copy of bytes that have come already.
+    #[cfg(feature = "tls")]
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        let mut block = take_block(bytes.len());
+        block[..bytes.len()].copy_from_slice(bytes);
+        Self { block, start: 0, end: bytes.len() }
+    }
+
+    /// A large chunk, by one `receive`, of bytes that are not the handler's yet.
+    #[cfg(feature = "tls")]
+    pub(crate) fn receive_large(
+        receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Self> {
+        let mut chunk = Self { block: take_block(LARGE), start: 0, end: 0 };
+        chunk.end = receive(&mut chunk.block)?;
+        Ok(chunk)
     }
 
     /// A chunk, by one `receive`. A peer that fills a block sends a stream: from then on blocks are larger.

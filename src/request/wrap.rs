@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::sync::Arc;
 
 use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Direction, Stream};
+use super::raw_status::RawStatus;
 use super::raw_stream::RawStream;
 use super::read_buffer::Chunk;
 use super::{Deadline, StreamRequest};
@@ -62,6 +64,20 @@ impl BoundedIo {
         ahead: Chunk,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
+        self.wrap_by(
+            ahead,
+            |raw, _status| wrap(Box::new(raw)),
+            |stream, status| Connection::Wrapped { stream, status },
+        )
+    }
+
+    /// The same for any kind of wrapper; `place` makes the connection of it.
+    pub(super) fn wrap_by<W>(
+        &mut self,
+        ahead: Chunk,
+        wrap: impl FnOnce(RawStream, &RawStatus) -> io::Result<W>,
+        place: impl FnOnce(W, Arc<RawStatus>) -> Connection,
+    ) -> io::Result<()> {
         // The deadline of the whole request, or of a handshake that begins now, whichever is earlier.
         let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
         let deadline = Deadline::earlier(self.deadline(), own);
@@ -72,10 +88,10 @@ impl BoundedIo {
         else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        match wrap(Box::new(raw)) {
+        match wrap(raw, &status) {
             Ok(stream) => {
                 status.end_handshake();
-                self.connection = Connection::Wrapped { stream, status };
+                self.connection = place(stream, status);
                 Ok(())
             }
             Err(error) => {
@@ -98,18 +114,18 @@ impl BoundedIo {
             self.finish_output();
         }
         let timeout = self.write_timeout();
-        match &mut self.connection {
-            Connection::Wrapped { stream, status } => {
-                // Says first that the raw stream may send after a cut, and how long.
-                status.begin_farewell(timeout);
-                stream.set_deadline(timeout.until);
-                // Without a farewell the peer may think that an attacker cut the connection. If it cannot be sent, the
-                // connection still ends.
-                let _ = stream.shutdown(Shutdown::Write);
-                status.end_output().is_ok()
-            }
-            Connection::Gone(Some(status)) => status.end_output().is_ok(),
-            _ => false,
-        }
+        let (stream, status): (&mut dyn Stream, _) = match &mut self.connection {
+            Connection::Wrapped { stream, status } => (&mut **stream, status),
+            Connection::Sealed { stream, status } => (stream.as_stream(), status),
+            Connection::Gone(Some(status)) => return status.end_output().is_ok(),
+            _ => return false,
+        };
+        // Says first that the raw stream may send after a cut, and how long.
+        status.begin_farewell(timeout);
+        stream.set_deadline(timeout.until);
+        // Without a farewell the peer may think that an attacker cut the connection. If it cannot be sent, the
+        // connection still ends.
+        let _ = stream.shutdown(Shutdown::Write);
+        status.end_output().is_ok()
     }
 }

@@ -324,6 +324,31 @@ impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
         self.settings.prefaces.set(Place::ProxyHeader, ProxyHeader::new(from));
         self
     }
+
+    /// Serves over TLS, and nothing in the clear: see [`tls`](crate::tls). Only with the feature `tls`. Default: in the
+    /// clear.
+    ///
+    /// The handshake runs in the worker, before the hook [`wrap_request`](ServerHooks::wrap_request), and behind a PROXY
+    /// header if one is expected. A [`Tls`](crate::tls::Tls) or a `rustls::ServerConfig` is taken.
+    ///
+    /// ```no_run
+    /// use socketserver::tls::Tls;
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let server = ThreadingTcpServer::builder()
+    ///     .tls(Tls::from_pem("cert.pem", "key.pem")?)
+    ///     .bind("0.0.0.0:9999", stream_fn(|_request| Ok(())))?;
+    /// # drop(server); Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    #[doc(alias("ssl", "https"))]
+    pub fn tls(mut self, tls: impl Into<crate::tls::Tls>) -> Self {
+        self.settings.prefaces.set(Place::Tls, tls.into());
+        self
+    }
 }
 
 impl<T: Bind, M: Mixin> Builder<T, M> {

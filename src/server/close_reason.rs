@@ -55,6 +55,8 @@ pub(super) fn reason_of(
         CloseReason::Panicked
     } else if owner.find::<LineTooLong>(error).is_some() {
         CloseReason::LineTooLong
+    } else if owner.is_not_agreed(error) {
+        CloseReason::HandshakeFailed
     } else if owner.is_garbled(error) {
         CloseReason::Garbled
     } else if owner.is_disconnect(error) {
@@ -76,6 +78,7 @@ pub(super) fn may_be_early(reason: CloseReason) -> bool {
             | CloseReason::TimedOut
             | CloseReason::LineTooLong
             | CloseReason::Garbled
+            | CloseReason::HandshakeFailed
             | CloseReason::Refused
     )
 }

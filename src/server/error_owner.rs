@@ -61,6 +61,11 @@ impl ErrorOwner {
         self.find::<PeerFault>(error).is_some_and(|fault| !fault.is_gone())
     }
 
+    /// Whether the request's own peer and this side could not agree in a handshake.
+    pub(super) fn is_not_agreed(self, error: &(dyn StdError + 'static)) -> bool {
+        self.find::<PeerFault>(error).is_some_and(PeerFault::is_not_agreed)
+    }
+
     /// Whether the peer caused it in any way: it went away, was too slow, or sent something invalid.
     pub(super) fn is_peers(self, error: &(dyn StdError + 'static)) -> bool {
         self.is_disconnect(error)

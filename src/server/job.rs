@@ -82,6 +82,7 @@ impl<T: Transport> TypedJob<T> {
         let registration =
             live.enter(peer, peer_is, handler, received, connection, in_accept_queue);
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
+        core.prefaces.iter().for_each(crate::request::Preface::prepare);
         // A request beyond its peer's limits does not use up the rate of the server: a peer that connects again and
         // again would keep the others out.
         if ticket.beyond().is_none() {

@@ -33,6 +33,8 @@ mod spins;
 mod stop_token;
 mod systemd;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;
 mod unread_stderr;
 mod urgent;
 mod whose_fault;

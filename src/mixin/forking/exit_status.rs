@@ -14,7 +14,7 @@ pub(super) const PANICKED: i32 = 101;
 const FIRST_OF_OURS: u8 = 160;
 /// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else
 /// reads it. `Killed` and `Released` are the parent's to say.
-const ENDS: [CloseReason; 15] = [
+const ENDS: [CloseReason; 16] = [
     CloseReason::Completed,
     CloseReason::Failed,
     CloseReason::Panicked,
@@ -30,6 +30,7 @@ const ENDS: [CloseReason; 15] = [
     CloseReason::BadProxyHeader,
     CloseReason::Rejected,
     CloseReason::Refused,
+    CloseReason::HandshakeFailed,
 ];
 
 /// The status for an end.

@@ -1,0 +1,87 @@
+//! The seam between a connection and TLS: [`SealedStream`] and [`Seal`]. This crate's own wrapper is one, with more than
+//! a user's: an outbox, and counts of what is sent in clear.
+//!
+//! ```text
+//! the handler's reads and writes   SealedStream ─→ RawStream ─→ the socket    (the limits are the raw stream's)
+//! an outbox's messages             Seal ─────────────────────→ the socket    (without waiting)
+//! ```
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::StreamRequest;
+use super::connection::{Connection, Stream};
+use crate::live::Entry;
+
+/// A wrapper that encrypts.
+pub(crate) trait SealedStream: Stream {
+    /// The part that an outbox sends through. From the first call on, other threads may use it at any time.
+    fn share(&mut self) -> Arc<dyn Seal>;
+
+    /// As a stream, for one call.
+    fn as_stream(&mut self) -> &mut dyn Stream;
+
+    /// As a stream, for another wrapper above it.
+    fn into_stream(self: Box<Self>) -> Box<dyn Stream>;
+}
+
+/// Encrypts and sends without waiting, on any thread. The caller holds the lock of the outbox.
+pub(crate) trait Seal: Send + Sync {
+    /// Encrypts the beginning of these bytes, as much as makes a good send, and gives how much that is. To be called
+    /// only when [`transmit`](Self::transmit) has sent everything.
+    ///
+    /// # Errors
+    ///
+    /// `BrokenPipe`, if the output has been ended.
+    fn seal(&self, plain: &[u8]) -> io::Result<usize>;
+
+    /// Sends what is encrypted, all of it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`, if the socket does not take all of it; the rest stays. And those of the socket.
+    fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
+}
+
+/// The raw parts that a sealed stream is made of.
+pub(crate) struct SealBase {
+    /// The connection below, with the limits of the request.
+    pub(crate) raw: Box<dyn Stream>,
+    /// The socket; none under a transport's own stream.
+    pub(crate) fd: Option<Arc<OwnedFd>>,
+    /// For counts and errors.
+    pub(crate) entry: Arc<Entry>,
+}
+
+impl StreamRequest {
+    /// Seals the connection, as [`wrap_stream`](Self::wrap_stream) wraps it. `facts`: what is asked for later by
+    /// [`seal_facts`](Self::seal_facts).
+    pub(crate) fn seal(
+        &mut self,
+        seal: impl FnOnce(SealBase) -> io::Result<(Box<dyn SealedStream>, Box<dyn Any + Send + Sync>)>,
+    ) -> io::Result<()> {
+        self.io.end_the_open()?;
+        self.io.wrap_by(
+            self.input.take(),
+            |raw, status| {
+                let (fd, entry) = (status.socket(), Arc::clone(&status.entry));
+                let (stream, facts) = seal(SealBase { raw: Box::new(raw), fd, entry })?;
+                // A connection that is sealed twice keeps the facts of the outer seal, which the client has come by.
+                let _ = status.facts.set(facts);
+                Ok(stream)
+            },
+            |stream, status| {
+                status.entry.begin_clear();
+                Connection::Sealed { stream, status }
+            },
+        )
+    }
+
+    /// The facts of the seal, also if another wrapper is above it.
+    pub(crate) fn seal_facts(&self) -> Option<&(dyn Any + Send + Sync)> {
+        let facts = self.io.connection.raw_status()?.facts.get()?;
+        Some(&**facts)
+    }
+}

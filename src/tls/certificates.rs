@@ -1,0 +1,42 @@
+//! [`ByName`]: the certificate for the name that a client asks for.
+
+use std::sync::Arc;
+
+use rustls::client::verify_server_name;
+use rustls::pki_types::ServerName;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+/// Certificates in the order in which they were given. The first is for clients whose name none has.
+#[derive(Debug)]
+pub(super) struct ByName {
+    all: Vec<Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    /// There is one at least.
+    pub(super) fn new(all: Vec<Arc<CertifiedKey>>) -> Self {
+        Self { all }
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let usable =
+            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        // One certificate is for all names, and is not parsed for each client.
+        let named = name
+            .filter(|_| self.all.len() > 1)
+            .and_then(|name| self.all.iter().filter(usable).find(|key| has_name(key, &name)));
+        // A client may know only RSA, or only ECDSA. If it knows neither, rustls says so to it.
+        let any = || self.all.iter().find(usable).or(self.all.first());
+        named.or_else(any).map(Arc::clone)
+    }
+}
+
+/// Whether a certificate has that name, also by a wildcard.
+fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let parsed = key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
+    parsed.is_some_and(|parsed| verify_server_name(&parsed, name).is_ok())
+}

@@ -1,0 +1,289 @@
+//! [`Tls`]: the settings, their files, and the configuration that new connections get.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+
+use super::certificates::ByName;
+use super::pem;
+use super::tickets::{PERIOD, Tickets};
+use crate::error::{Error, Result};
+
+/// TLS for [`Builder::tls`](crate::Builder::tls): certificates and what clients have to show. Clones are the same: a
+/// [`reload`](Self::reload) of one is seen by all. The [module](crate::tls) has the rest.
+///
+/// The settings are made first, and each gives a value of its own; then it is cloned.
+///
+/// ```no_run
+/// use socketserver::tls::Tls;
+/// use socketserver::{ThreadingTcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let tls = Tls::from_pem("example.org.pem", "example.org.key")?
+///     .certificate("example.net.pem", "example.net.key")?
+///     .require_client_certificates("clients-ca.pem")?
+///     .alpn(["chat/1"]);
+/// let server = ThreadingTcpServer::builder()
+///     .tls(tls.clone())
+///     .bind("0.0.0.0:9999", stream_fn(|_request| Ok(())))?;
+/// // Later, on any thread, when the files are new:
+/// if let Err(error) = tls.reload() {
+///     eprintln!("{error}; the old certificates stay");
+/// }
+/// # drop(server); Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Tls {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// What new connections get.
+    config: RwLock<Arc<ServerConfig>>,
+    /// Where it comes from; none if it was given as a whole.
+    source: Option<Source>,
+    /// Held by a reload, so that two of them do not mix.
+    reloading: Mutex<()>,
+    /// Its keys; those of a configuration that was given are the program's.
+    tickets: RwLock<Option<Arc<Tickets>>>,
+}
+
+/// The settings that a configuration is made of.
+#[derive(Clone)]
+struct Source {
+    /// The files of each certificate: the chain and the key.
+    certificates: Vec<(PathBuf, PathBuf)>,
+    clients: Option<Clients>,
+    alpn: Vec<Vec<u8>>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// Clients' certificates: the file of those who sign them, and whether each client needs one.
+#[derive(Clone)]
+struct Clients {
+    authorities: PathBuf,
+    required: bool,
+}
+
+impl Tls {
+    /// Reads a certificate, with its chain, and its key, both from PEM files. The server's own certificate comes first in
+    /// its file, then those that signed it. The key is PKCS#8, PKCS#1 or SEC1, not encrypted.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read, has no certificate or no key in it, or if the key is not that of the certificate. The
+    /// error names the file and what helps.
+    #[doc(alias("load_cert_chain", "SSLContext"))]
+    pub fn from_pem(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
+        let provider = CryptoProvider::get_default().map(Arc::clone);
+        Source {
+            certificates: vec![(certificates.as_ref().into(), key.as_ref().into())],
+            clients: None,
+            alpn: Vec::new(),
+            provider: provider.unwrap_or_else(|| Arc::new(ring::default_provider())),
+        }
+        .into_tls()
+    }
+
+    /// Adds a certificate for other names, or the same names with another kind of key. A client gets the first that has
+    /// the name that it asks for (SNI; wildcards match) and whose key it can check, and else the first of all.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem).
+    #[doc(alias("sni", "sni_callback"))]
+    pub fn certificate(
+        self,
+        certificates: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<Self> {
+        let files = (certificates.as_ref().into(), key.as_ref().into());
+        self.change(|source| source.certificates.push(files))
+    }
+
+    /// Only clients with a certificate that one of these authorities (a PEM file) has signed are served: the handshake of
+    /// any other fails. [`TlsInfo::peer_certificates`](super::TlsInfo::peer_certificates) has the certificate.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or has no certificate in it.
+    #[doc(alias("CERT_REQUIRED", "mtls", "verify_mode"))]
+    pub fn require_client_certificates(self, authorities: impl AsRef<Path>) -> Result<Self> {
+        let authorities = authorities.as_ref().into();
+        self.change(|source| source.clients = Some(Clients { authorities, required: true }))
+    }
+
+    /// Asks each client for a certificate, and serves those without one as well; a certificate that no authority of the
+    /// file has signed fails the handshake.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or has no certificate in it.
+    #[doc(alias = "CERT_OPTIONAL")]
+    pub fn request_client_certificates(self, authorities: impl AsRef<Path>) -> Result<Self> {
+        let authorities = authorities.as_ref().into();
+        self.change(|source| source.clients = Some(Clients { authorities, required: false }))
+    }
+
+    /// The protocols to agree on by ALPN, the preferred first: `["h2", "http/1.1"]`. A client that offers only others is
+    /// turned away; one that offers none is served. Default: none, and then a client's offer is ignored.
+    #[must_use]
+    #[doc(alias = "set_alpn_protocols")]
+    pub fn alpn<P: AsRef<[u8]>>(self, protocols: impl IntoIterator<Item = P>) -> Self {
+        let protocols: Vec<_> = protocols.into_iter().map(|name| name.as_ref().to_vec()).collect();
+        let mut config = ServerConfig::clone(&self.config());
+        config.alpn_protocols.clone_from(&protocols);
+        let source = self.shared.source.clone().map(|source| Source { alpn: protocols, ..source });
+        Self::new(config, source, self.shared.tickets.read().clone())
+    }
+
+    /// Uses this crypto provider and not the default. The keys are read again with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem), or if the provider has no cipher suite for TLS 1.2 or 1.3.
+    pub fn with_provider(self, provider: Arc<CryptoProvider>) -> Result<Self> {
+        self.change(|source| source.provider = provider)
+    }
+
+    /// Reads all files anew, for connections from now on; running ones keep what they have. All or nothing: with an error
+    /// everything stays as it was. Any thread may call it. Under [`Forking`](crate::Forking) the parent calls it, and
+    /// later children have the new files; a child that calls it changes only itself.
+    ///
+    /// Tickets stay good, except if clients have to show certificates: then the old tickets would spare them the new
+    /// authorities' look.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem). If there are no files, because it was made from a `ServerConfig`:
+    /// [`replace`](Self::replace) is for that.
+    pub fn reload(&self) -> Result<()> {
+        let Some(source) = &self.shared.source else {
+            let why = "it was made of a ServerConfig, without files; exchange it by Tls::replace";
+            let error = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
+            return Err(Error::io("reload", "the TLS configuration", error));
+        };
+        let _one = self.shared.reloading.lock();
+        let kept = self.shared.tickets.read().clone().filter(|_| source.clients.is_none());
+        let (config, tickets) = source.config(kept)?;
+        *self.shared.tickets.write() = Some(tickets);
+        *self.shared.config.write() = Arc::new(config);
+        Ok(())
+    }
+
+    /// Exchanges the configuration for connections from now on. A later [`reload`](Self::reload) of one that came from
+    /// files brings theirs back.
+    pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
+        let _one = self.shared.reloading.lock();
+        *self.shared.config.write() = config.into();
+    }
+
+    /// What a connection that comes now gets.
+    #[must_use]
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.shared.config.read())
+    }
+
+    /// The process that accepts is about to serve a connection, or to fork for it.
+    pub(super) fn prepare(&self) {
+        if let Some(tickets) = &*self.shared.tickets.read() {
+            tickets.rotate_if_due();
+        }
+    }
+
+    fn new(config: ServerConfig, source: Option<Source>, tickets: Option<Arc<Tickets>>) -> Self {
+        let config = RwLock::new(Arc::new(config));
+        let shared =
+            Shared { config, source, reloading: Mutex::default(), tickets: RwLock::new(tickets) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// With one setting more. Files that have been read are read again: a setting is made once.
+    fn change(self, change: impl FnOnce(&mut Source)) -> Result<Self> {
+        let Some(mut source) = self.shared.source.clone() else {
+            let why = "it was made of a ServerConfig, which has this setting itself";
+            let error = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
+            return Err(Error::io("change", "the TLS configuration", error));
+        };
+        change(&mut source);
+        source.into_tls()
+    }
+}
+
+impl Source {
+    fn into_tls(self) -> Result<Tls> {
+        let (config, tickets) = self.config(None)?;
+        Ok(Tls::new(config, Some(self), Some(tickets)))
+    }
+
+    /// Reads the files.
+    fn config(&self, tickets: Option<Arc<Tickets>>) -> Result<(ServerConfig, Arc<Tickets>)> {
+        let keys: Result<Vec<_>> = self
+            .certificates
+            .iter()
+            .map(|(certificates, key)| pem::certified_key(certificates, key, &self.provider))
+            .collect();
+        let versions = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| {
+                Error::io("use", "the crypto provider", std::io::Error::other(error))
+            })?;
+        let builder = match &self.clients {
+            None => versions.with_no_client_auth(),
+            Some(clients) => {
+                let roots = Arc::new(pem::authorities(&clients.authorities)?);
+                let provider = Arc::clone(&self.provider);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                let verifier =
+                    if clients.required { verifier } else { verifier.allow_unauthenticated() };
+                versions.with_client_cert_verifier(verifier.build().map_err(|error| {
+                    let path = clients.authorities.display();
+                    Error::io("use the authorities in", path, std::io::Error::other(error))
+                })?)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(keys?)));
+        let tickets = tickets.map_or_else(|| Tickets::new(PERIOD), Ok)?;
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.ticketer = Arc::clone(&tickets) as _;
+        // Tickets carry everything: a store in memory would be a child's alone.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok((config, tickets))
+    }
+}
+
+/// A configuration of the program's own making. Its tickets, its session storage and the files that it came from are the
+/// program's: under [`Forking`](crate::Forking) a store in memory resumes nothing, because each child has a copy.
+impl From<Arc<ServerConfig>> for Tls {
+    fn from(config: Arc<ServerConfig>) -> Self {
+        let config = Arc::try_unwrap(config).unwrap_or_else(|shared| ServerConfig::clone(&shared));
+        Self::from(config)
+    }
+}
+
+/// As from an `Arc`.
+impl From<ServerConfig> for Tls {
+    fn from(config: ServerConfig) -> Self {
+        Self::new(config, None, None)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Tls");
+        if let Some(source) = &self.shared.source {
+            debug.field("certificates", &source.certificates);
+            if let Some(clients) = &source.clients {
+                debug.field("authorities", &clients.authorities);
+                debug.field("required", &clients.required);
+            }
+        }
+        debug.finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! [`TlsInfo`]: what a handshake has agreed on.
+
+use std::fmt;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection};
+
+/// The TLS of a connection, as its handshake has left it: [`StreamRequest::tls`](crate::StreamRequest::tls). It prints as
+/// one line for a log.
+#[derive(Clone)]
+pub struct TlsInfo {
+    version: ProtocolVersion,
+    cipher_suite: CipherSuite,
+    alpn: Option<Vec<u8>>,
+    server_name: Option<String>,
+    certificates: Vec<CertificateDer<'static>>,
+    resumed: bool,
+}
+
+impl TlsInfo {
+    /// Of a session whose handshake is done.
+    pub(super) fn of(tls: &ServerConnection) -> Self {
+        let suite = tls.negotiated_cipher_suite();
+        Self {
+            version: tls.protocol_version().unwrap_or(ProtocolVersion::Unknown(0)),
+            cipher_suite: suite.map_or(CipherSuite::Unknown(0), |suite| suite.suite()),
+            alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
+            server_name: tls.server_name().map(str::to_owned),
+            certificates: tls.peer_certificates().unwrap_or_default().to_vec(),
+            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+
+    /// The version: `TLSv1_2` or `TLSv1_3`.
+    #[must_use]
+    pub fn version(&self) -> ProtocolVersion {
+        self.version
+    }
+
+    /// The cipher suite.
+    #[must_use]
+    pub fn cipher_suite(&self) -> CipherSuite {
+        self.cipher_suite
+    }
+
+    /// The protocol that was agreed on by ALPN, if both sides offered any.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
+    }
+
+    /// The name that the client asked for (SNI), in lower case. It is the client's word: nothing proves that it is
+    /// allowed to use it.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// The client's certificates, its own first, each as DER. They were checked against the authorities of
+    /// [`require_client_certificates`](crate::tls::Tls::require_client_certificates); a resumed session has those of its
+    /// first handshake. Empty if none was asked for, or none given.
+    #[must_use]
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// Whether an earlier session was resumed, which saves the client a signature to check and this side one to make.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+}
+
+/// `TLSv1_3, TLS13_AES_256_GCM_SHA384, localhost, h2, 1 certificate, resumed`
+impl fmt::Display for TlsInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}, {:?}", self.version, self.cipher_suite)?;
+        if let Some(name) = &self.server_name {
+            write!(f, ", {name}")?;
+        }
+        if let Some(alpn) = &self.alpn {
+            write!(f, ", {}", alpn.escape_ascii())?;
+        }
+        match self.certificates.len() {
+            0 => {}
+            1 => f.write_str(", 1 certificate")?,
+            more => write!(f, ", {more} certificates")?,
+        }
+        f.write_str(if self.resumed { ", resumed" } else { "" })
+    }
+}
+
+impl fmt::Debug for TlsInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TlsInfo({self})")
+    }
+}

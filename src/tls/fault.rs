@@ -1,0 +1,70 @@
+//! Whose fault an error of TLS is, as an error of the request.
+//!
+//! | the peer | is told by | the request ends as |
+//! |---|---|---|
+//! | sends what is no TLS, or breaks its rules | an alert | `Garbled` |
+//! | has no version, cipher or certificate that suits | an alert | `HandshakeFailed` |
+//! | does not accept this side, and says so | | `HandshakeFailed`; later `Disconnected` |
+//! | leaves, or ends without close_notify | | `Disconnected` |
+//! | is silent | | `TimedOut` |
+
+use std::fmt;
+use std::io;
+
+use rustls::Error;
+
+use crate::peer_fault::{PeerFault, RequestId};
+
+/// When an error was met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Handshake,
+    Established,
+}
+
+/// The error of a session as one of its request.
+pub(super) fn of_session(owner: RequestId, stage: Stage, error: Error) -> io::Error {
+    match error {
+        Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. }
+        | Error::InvalidMessage(_)
+        | Error::DecryptError
+        | Error::PeerMisbehaved(_)
+        | Error::PeerSentOversizedRecord => PeerFault::garbled(owner, error),
+        Error::AlertReceived(_) if stage == Stage::Established => {
+            // The peer has given the connection up.
+            PeerFault::gone(owner, io::Error::new(io::ErrorKind::ConnectionAborted, error))
+        }
+        Error::AlertReceived(_)
+        | Error::PeerIncompatible(_)
+        | Error::NoCertificatesPresented
+        | Error::InvalidCertificate(_)
+        | Error::InvalidCertRevocationList(_)
+        | Error::NoApplicationProtocol
+        | Error::InvalidEncryptedClientHello(_)
+        | Error::UnsupportedNameType => PeerFault::not_agreed(owner, error),
+        // Randomness, the clock, a certificate that cannot sign: this side's.
+        _ => io::Error::other(OwnFault(error)),
+    }
+}
+
+/// The connection has ended without close_notify.
+pub(super) fn truncated(owner: RequestId) -> io::Error {
+    PeerFault::truncated(owner)
+}
+
+/// An error of TLS that no peer causes.
+#[derive(Debug)]
+struct OwnFault(Error);
+
+impl fmt::Display for OwnFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TLS failed on this side: {}", self.0)
+    }
+}
+
+impl std::error::Error for OwnFault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}

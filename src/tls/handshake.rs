@@ -1,0 +1,123 @@
+//! The TLS handshake: the step between a connection and its handler, and STARTTLS.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::{ServerConfig, ServerConnection};
+
+use super::Tls;
+use super::facts::TlsInfo;
+use super::fault::{self, Stage};
+use super::session::{SEALED_AT_ONCE, Session};
+use super::stream::TlsStream;
+use crate::error::HandlerResult;
+use crate::limits::Limits;
+use crate::request::{Deadline, Preface, SealBase, Stream, StreamRequest, handshake_deadline};
+
+impl Preface<StreamRequest> for Tls {
+    fn prepare(&self) {
+        Self::prepare(self);
+    }
+
+    fn deadline(&self, limits: &Limits) -> Option<Deadline> {
+        handshake_deadline(limits)
+    }
+
+    fn run(&self, request: &mut StreamRequest) -> HandlerResult {
+        Ok(request.start_tls(self)?)
+    }
+}
+
+impl StreamRequest {
+    /// The TLS of this connection: version, cipher, names and certificates. None in the clear.
+    #[must_use]
+    #[doc(alias("peercert", "getpeercert", "selected_alpn_protocol", "cipher"))]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.seal_facts()?.downcast_ref()
+    }
+
+    /// Starts TLS in the middle of a protocol that begins in the clear (STARTTLS). A server that speaks TLS from the first
+    /// byte on has [`Builder::tls`](crate::Builder::tls) instead.
+    ///
+    /// As for [`wrap_stream`](Self::wrap_stream): bytes that were written before leave first, in the clear, and an outbox
+    /// that was made before takes no more messages; a new [`outbox`](Self::outbox) is encrypted. Bytes that the peer has
+    /// sent behind its STARTTLS are taken for the beginning of its handshake, so nobody can slip in a command that looks
+    /// encrypted. A handler that must end a line before this ("220 go ahead") writes it before.
+    ///
+    /// # Errors
+    ///
+    /// Those of the handshake, all the peer's fault ([`PeerFault`](crate::request::PeerFault)) unless the machine has no
+    /// randomness; `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). The connection is then gone.
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use socketserver::tls::Tls;
+    /// use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
+    ///
+    /// struct Mail {
+    ///     tls: Tls,
+    /// }
+    ///
+    /// impl StreamRequestHandler for Mail {
+    ///     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+    ///         let mut line = String::new();
+    ///         while let Some(command) = request.next_line(&mut line)? {
+    ///             match command {
+    ///                 "STARTTLS" if request.tls().is_none() => {
+    ///                     writeln!(request, "220 go ahead")?;
+    ///                     request.start_tls(&self.tls)?;
+    ///                 }
+    ///                 _ => writeln!(request, "500 only STARTTLS is understood")?,
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    pub fn start_tls(&mut self, tls: &Tls) -> io::Result<()> {
+        let config = tls.config();
+        self.seal(|base| {
+            let (stream, info) = shake_hands(config, base)?;
+            Ok((Box::new(stream), Box::new(info)))
+        })
+    }
+}
+
+/// Makes the handshake. The raw stream keeps its time.
+fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStream, TlsInfo)> {
+    let SealBase { mut raw, fd, entry } = base;
+    let owner = entry.owner();
+    let own_fault = |error| fault::of_session(owner, Stage::Handshake, error);
+    let mut tls = ServerConnection::new(config).map_err(own_fault)?;
+    tls.set_buffer_limit(Some(SEALED_AT_ONCE));
+    loop {
+        while tls.wants_write() {
+            tls.write_tls(&mut raw)?;
+        }
+        if !tls.is_handshaking() {
+            break;
+        }
+        if tls.read_tls(&mut raw)? == 0 {
+            // The request makes the peer's leaving of it.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Err(error) = tls.process_new_packets() {
+            tell(&mut tls, &mut raw);
+            return Err(own_fault(error));
+        }
+    }
+    let info = TlsInfo::of(&tls);
+    let session = Session { tls, ended: false };
+    Ok((TlsStream::new(session, raw, fd, entry), info))
+}
+
+/// Sends the alert, as far as that does not wait: the peer may not read.
+fn tell(tls: &mut ServerConnection, raw: &mut Box<dyn Stream>) {
+    raw.set_deadline(Some(Instant::now()));
+    while tls.wants_write() {
+        if tls.write_tls(raw).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! TLS for stream servers, by [rustls](::rustls): one line on the builder, and the handler does not change.
+//!
+//! ```no_run
+//! use std::io::Write;
+//! use socketserver::tls::Tls;
+//! use socketserver::{ThreadingTcpServer, stream_fn};
+//!
+//! # fn main() -> socketserver::Result<()> {
+//! let echo = stream_fn(|request| {
+//!     let mut line = String::new();
+//!     while let Some(text) = request.next_line(&mut line)? {
+//!         writeln!(request, "{text}")?;
+//!     }
+//!     Ok(())
+//! });
+//! ThreadingTcpServer::builder()
+//!     .tls(Tls::from_pem("cert.pem", "key.pem")?)
+//!     .bind("0.0.0.0:9999", echo)?
+//!     .run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! For a try on your own machine, and its client:
+//!
+//! ```text
+//! openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
+//!     -keyout key.pem -out cert.pem -subj /CN=localhost -addext subjectAltName=DNS:localhost
+//! openssl s_client -connect localhost:9999 -CAfile cert.pem -quiet
+//! ```
+//!
+//! # The handler
+//!
+//! Reads and writes are in clear; deadlines, limits, [`Outbox`](crate::Outbox), `set_wbufsize`, drain and `close_live` are
+//! as without TLS. [`request.tls()`](crate::StreamRequest::tls) says what was agreed on. Three things differ:
+//!
+//! - An end of input is `Ok(None)` or zero bytes only if the client has said so (close_notify). If the connection ends
+//!   without, somebody may have cut it, and the read fails with `UnexpectedEof`, a
+//!   [`PeerFault`](crate::request::PeerFault): a message that was cut short does not pass for a whole one.
+//! - [`shutdown_write`](crate::StreamRequest::shutdown_write) sends close_notify and the end of the TCP stream. Reading
+//!   goes on. (Many clients answer a close_notify by closing.)
+//! - A write that times out may have been encrypted already, and leaves later, before the next one.
+//!
+//! Every orderly end sends close_notify: the return of the handler, a drain, and, as far as it does not wait, `close_live`
+//! and the deadline of a drain.
+//!
+//! # The handshake
+//!
+//! It runs in the worker, so that a client that stalls in it delays no other, and has
+//! [`Limits::handshake`](field@crate::Limits::handshake). A client that fails in it is its own fault, and is not reported
+//! on stderr: [`CloseReason`](crate::CloseReason) says `TimedOut` for silence, `Garbled` for bytes that are no TLS,
+//! `Disconnected` for one that left, `HandshakeFailed` for a version, cipher or certificate that does not suit. An alert is
+//! sent where TLS has one.
+//!
+//! # Certificates
+//!
+//! - Several names: [`certificate`](Tls::certificate) adds one more; the client's SNI chooses among them by the names in
+//!   the certificates themselves, and the first is for everybody else.
+//! - Clients' certificates: [`require_client_certificates`](Tls::require_client_certificates) and
+//!   [`request_client_certificates`](Tls::request_client_certificates).
+//! - New certificates on a running server: keep a clone, and call [`reload`](Tls::reload), from any thread, on SIGHUP for
+//!   one. The files are read anew, all or nothing, for connections from then on.
+//!
+//! # Resumption
+//!
+//! A client that comes again shows a ticket and skips the costly part of the handshake. The tickets need no memory here:
+//! this side encrypts its state into them, with a key that no file has. Each key makes tickets for six hours and is
+//! accepted for six more; then it is gone, and with it the possibility to read old sessions by it. A new key is made
+//! when the first connection comes after the six hours, by the process that accepts: under
+//! [`Forking`](crate::Forking) that is the parent, before the fork, so that a ticket of one child is good in every other.
+//! A restart makes new keys, and so does a [`reload`](Tls::reload) if clients have to show certificates. TLS 1.2 and 1.3
+//! have the same tickets; early data (0-RTT) is never accepted.
+//!
+//! # The crypto provider
+//!
+//! The process default of rustls if one is installed, otherwise ring; [`with_provider`](Tls::with_provider) takes another.
+//! All other settings: make a [`rustls::ServerConfig`], and [`Tls::from`] it.
+
+mod certificates;
+mod config;
+mod facts;
+mod fault;
+mod handshake;
+mod pem;
+mod session;
+mod stream;
+mod tickets;
+
+pub use ::rustls;
+
+pub use config::Tls;
+pub use facts::TlsInfo;

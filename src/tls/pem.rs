@@ -1,0 +1,109 @@
+//! Certificates and keys from PEM files, and errors that say which file, what is wrong with it, and what helps.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use crate::error::{Error, Result};
+
+/// A certificate with its chain and its key.
+pub(super) fn certified_key(
+    certificates: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>> {
+    let chain = read_certificates(certificates, "the certificates in")?;
+    let private = read_key(key)?;
+    let wrong_key = |why: String| bad("use the private key in", key, why);
+    let signing = provider.key_provider.load_private_key(private).map_err(|error| {
+        wrong_key(format!(
+            "{error}; keys are RSA (2048 bits or more), ECDSA (P-256, P-384) or Ed25519"
+        ))
+    })?;
+    let certified = CertifiedKey::new(chain, signing);
+    match certified.keys_match() {
+        // The provider cannot tell; a handshake would show it.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let own = certificates.display();
+            return Err(wrong_key(format!(
+                "it does not belong to the first certificate in {own}; the server's own certificate comes first there, \
+                 then those that signed it"
+            )));
+        }
+        Err(error) => return Err(bad("use the certificates in", certificates, error.to_string())),
+    }
+    Ok(Arc::new(certified))
+}
+
+/// The authorities whose signature makes a client's certificate good.
+pub(super) fn authorities(path: &Path) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path, "the authorities in")? {
+        roots
+            .add(certificate)
+            .map_err(|error| bad("use the authorities in", path, error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn read_certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>> {
+    let operation = if what.starts_with("the auth") {
+        "read the authorities in"
+    } else {
+        "read the certificates in"
+    };
+    let text = read(path, operation)?;
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.map_err(|error| bad(operation, path, explain(&error)))?;
+    if found.is_empty() {
+        let why = "there is none; a PEM file has -----BEGIN CERTIFICATE----- before each";
+        return Err(bad(operation, path, why.to_owned()));
+    }
+    Ok(found)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let operation = "read the private key in";
+    let text = read(path, operation)?;
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound)
+            if text.windows(17).any(|part| part == b"ENCRYPTED PRIVATE") =>
+        {
+            let why = "it is encrypted; decrypt it with `openssl pkey -in FILE -out NEW`";
+            Err(bad(operation, path, why.to_owned()))
+        }
+        Err(pem::Error::NoItemsFound) => {
+            let why = "there is none; a PEM file has -----BEGIN PRIVATE KEY----- before it";
+            Err(bad(operation, path, why.to_owned()))
+        }
+        Err(error) => Err(bad(operation, path, explain(&error))),
+    }
+}
+
+fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| Error::io(operation, path.display(), error))
+}
+
+/// The text without the Rust of rustls' own.
+fn explain(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "a section has no -----END line: the file is cut short".to_owned()
+        }
+        pem::Error::Base64Decode(_) => "a section is not base64: the file is damaged".to_owned(),
+        other => format!("it is no PEM file: {other}"),
+    }
+}
+
+fn bad(operation: &'static str, path: &Path, why: String) -> Error {
+    Error::io(operation, path.display(), io::Error::new(io::ErrorKind::InvalidData, why))
+}

@@ -1,0 +1,124 @@
+//! [`Session`]: one connection's TLS, without its socket. The worker has it alone until an outbox shares it.
+
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustls::ServerConnection;
+
+use crate::live::Entry;
+use crate::request::Seal;
+use crate::sys;
+
+/// How much is encrypted before it is sent: four records. More gains nothing, and every connection may hold as much.
+pub(super) const SEALED_AT_ONCE: usize = 64 * 1024;
+
+/// The state of one connection.
+pub(super) struct Session {
+    pub(super) tls: ServerConnection,
+    /// close_notify has been queued, or the session has failed: nothing more is encrypted.
+    pub(super) ended: bool,
+}
+
+impl Session {
+    /// Encrypts the beginning of these bytes, and gives how much that is.
+    pub(super) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
+        if self.ended {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.tls.writer().write(&plain[..plain.len().min(SEALED_AT_ONCE)])
+    }
+
+    /// Queues the farewell, once.
+    pub(super) fn end_output(&mut self) {
+        self.ended = true;
+        self.tls.send_close_notify();
+    }
+
+    /// Sends what is encrypted, without waiting.
+    fn transmit(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Unwaiting(fd)) {
+                Ok(count) => entry.add_bytes_out(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A socket that is written to without waiting.
+struct Unwaiting<'a>(BorrowedFd<'a>);
+
+impl Write for Unwaiting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        sys::send(self.0, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A session that an outbox and the worker share.
+pub(super) struct SharedSession {
+    session: Mutex<Session>,
+    entry: Arc<Entry>,
+}
+
+impl SharedSession {
+    /// Takes all that is encrypted out of the session. The caller has to send it before anything else.
+    pub(super) fn take_records(&self, records: &mut Vec<u8>) -> io::Result<()> {
+        let mut session = self.session.lock();
+        while session.tls.wants_write() {
+            session.tls.write_tls(records)?;
+        }
+        Ok(())
+    }
+}
+
+impl Seal for SharedSession {
+    fn seal(&self, plain: &[u8]) -> io::Result<usize> {
+        self.session.lock().seal(plain)
+    }
+
+    fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.session.lock().transmit(fd, &self.entry)
+    }
+}
+
+/// The worker's hold on its session. Without an outbox there is no lock on its path.
+pub(super) enum Hold {
+    Alone(Box<Session>),
+    Shared(Arc<SharedSession>),
+    /// Between the two, for a moment.
+    Moving,
+}
+
+impl Hold {
+    /// Calls `act` with the session. It must not wait.
+    pub(super) fn with<T>(&mut self, act: impl FnOnce(&mut Session) -> T) -> T {
+        match self {
+            Self::Alone(session) => act(session),
+            Self::Shared(shared) => act(&mut shared.session.lock()),
+            Self::Moving => unreachable!("nothing runs while a session is shared"),
+        }
+    }
+
+    /// The session that others have as well from here on.
+    pub(super) fn share(&mut self, entry: &Arc<Entry>) -> Arc<SharedSession> {
+        *self = match std::mem::replace(self, Self::Moving) {
+            Self::Alone(session) => Self::Shared(Arc::new(SharedSession {
+                session: Mutex::new(*session),
+                entry: Arc::clone(entry),
+            })),
+            same => same,
+        };
+        match self {
+            Self::Shared(shared) => Arc::clone(shared),
+            Self::Alone(_) | Self::Moving => unreachable!("it has just been shared"),
+        }
+    }
+}

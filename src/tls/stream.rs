@@ -1,0 +1,243 @@
+//! [`TlsStream`]: TLS between the request and its raw stream.
+//!
+//! ```text
+//! read    plaintext that is there already
+//!         else: sends what TLS itself has to say, receives from below, decrypts, again
+//! write   sends what an earlier call has left, encrypts up to 64 KiB, sends it
+//! ```
+//!
+//! All waits are the raw stream's, which keeps the limits, sees the drain and counts the bytes on the wire. After an
+//! error of it a call may be made again: no byte is lost. The bytes of a write that has timed out may leave later, before
+//! those of the next one, as those of a write behind an outbox may.
+//!
+//! At rest a connection has rustls' state and its receive buffer of 4 KiB. Receives are of that size at first; a peer
+//! that fills one is received into a block of 64 KiB, of the common pool, which saves system calls.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::fault::{self, Stage};
+use super::session::{Hold, Session};
+use crate::live::Entry;
+use crate::peer_fault::PeerFault;
+use crate::request::{Chunk, Seal, SealedStream, Stream};
+
+/// A receive on behalf of a shared session goes through the stack, because rustls' own buffer is behind the lock.
+const SMALL_RECEIVE: usize = 1024;
+/// A receive that has brought so much shows a peer that sends a stream. It is rustls' own size.
+const MUCH: usize = 4096;
+
+/// TLS above a raw stream. The handshake is done.
+pub(super) struct TlsStream {
+    session: Hold,
+    /// The connection below, with the limits of the request.
+    raw: Box<dyn Stream>,
+    /// The socket below, if there is one: for what is sent beside an outbox.
+    fd: Option<Arc<OwnedFd>>,
+    entry: Arc<Entry>,
+    /// What was received and is not decrypted yet. It has memory only while it has bytes, or in a stream of them.
+    ahead: Chunk,
+    /// How many of the next receives use a block at once.
+    much: u8,
+    /// Nobody else encrypts by a shared session any more, so its records may leave it before they are sent.
+    is_last: bool,
+    /// Records of such a session that the socket has not taken.
+    unsent: Vec<u8>,
+}
+
+impl TlsStream {
+    /// A stream whose handshake is done.
+    pub(super) fn new(
+        session: Session,
+        raw: Box<dyn Stream>,
+        fd: Option<Arc<OwnedFd>>,
+        entry: Arc<Entry>,
+    ) -> Self {
+        let session = Hold::Alone(Box::new(session));
+        Self {
+            session,
+            raw,
+            fd,
+            entry,
+            ahead: Chunk::default(),
+            much: 0,
+            is_last: false,
+            unsent: Vec::new(),
+        }
+    }
+
+    /// Sends what is encrypted, within the limits of the call.
+    fn send_pending(&mut self) -> io::Result<()> {
+        match &mut self.session {
+            Hold::Alone(session) => {
+                while session.tls.wants_write() {
+                    session.tls.write_tls(&mut self.raw)?;
+                }
+                Ok(())
+            }
+            Hold::Shared(shared) if self.is_last => {
+                shared.take_records(&mut self.unsent)?;
+                while !self.unsent.is_empty() {
+                    let count = self.raw.write(&self.unsent)?;
+                    self.unsent.drain(..count);
+                }
+                Ok(())
+            }
+            // Without waiting, because others may need the lock. What stays leaves before their next message.
+            Hold::Shared(shared) => match self.fd.as_ref().map(|fd| shared.transmit(fd.as_fd())) {
+                Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                _ => Ok(()),
+            },
+            Hold::Moving => Ok(()),
+        }
+    }
+
+    /// Receives once, and decrypts. False: the peer has ended the connection below.
+    fn receive(&mut self) -> io::Result<bool> {
+        if self.ahead.is_empty() {
+            let (raw, much) = (&mut self.raw, self.much > 0);
+            let count = match &mut self.session {
+                _ if much => {
+                    self.ahead = Chunk::receive_large(|room| raw.read(room))?;
+                    self.ahead.len()
+                }
+                // Into rustls' own buffer, which it has anyway.
+                Hold::Alone(session) => session.tls.read_tls(raw)?,
+                Hold::Shared(_) | Hold::Moving => {
+                    let mut small = [0; SMALL_RECEIVE];
+                    let count = raw.read(&mut small)?;
+                    self.ahead = Chunk::copy_of(&small[..count]);
+                    count
+                }
+            };
+            if count == 0 {
+                return Ok(false);
+            }
+            let enough = if much || self.ahead.is_empty() { MUCH } else { SMALL_RECEIVE };
+            self.much = if count >= enough { 2 } else { self.much.saturating_sub(1) };
+        }
+        self.decrypt().map(|()| true)
+    }
+
+    /// Decrypts what has been received, until there is plaintext.
+    fn decrypt(&mut self) -> io::Result<()> {
+        let ahead = &mut self.ahead;
+        let result = self.session.with(|session| {
+            loop {
+                let state = session.tls.process_new_packets()?;
+                if ahead.is_empty() || state.plaintext_bytes_to_read() > 0 {
+                    return Ok(());
+                }
+                let mut rest: &[u8] = ahead;
+                // From memory, into rustls' buffer, which has room for a record.
+                match session.tls.read_tls(&mut rest) {
+                    Ok(count) if count > 0 => ahead.consume(count),
+                    // After the peer's farewell nothing counts any more.
+                    _ => ahead.consume(usize::MAX),
+                }
+            }
+        });
+        if self.ahead.is_empty() {
+            // The block goes back to the pool.
+            self.ahead = Chunk::default();
+        }
+        result.map_err(|error: rustls::Error| self.fail(error))
+    }
+
+    /// The session has failed. The peer is told why, as far as that does not wait.
+    fn fail(&mut self, error: rustls::Error) -> io::Error {
+        self.session.with(|session| session.ended = true);
+        self.raw.set_deadline(Some(Instant::now()));
+        let _ = self.send_pending();
+        fault::of_session(self.entry.owner(), Stage::Established, error)
+    }
+
+    /// What an error of the socket itself, met beside the raw stream, says about the peer.
+    fn lose(&self, error: io::Error) -> io::Error {
+        if crate::peer_fault::is_loss(&error) && PeerFault::find(&error).is_none() {
+            return self.entry.lose(error);
+        }
+        error
+    }
+}
+
+impl Read for TlsStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let (read, pending) = self.session.with(|session| {
+                let read = session.tls.reader().read(buf);
+                (read, session.tls.wants_write())
+            });
+            match read {
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The end of the connection was seen by an earlier call.
+                Err(_) => return Err(fault::truncated(self.entry.owner())),
+            }
+            if pending {
+                // A peer whose renewal of keys is not answered may wait for that.
+                self.send_pending().map_err(|error| self.lose(error))?;
+            }
+            if !self.receive()? {
+                return Err(fault::truncated(self.entry.owner()));
+            }
+        }
+    }
+}
+
+impl Write for TlsStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // What an earlier call could not send goes first.
+        self.send_pending()?;
+        let count = self.session.with(|session| session.seal(bytes))?;
+        self.send_pending()?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send_pending()?;
+        self.raw.flush()
+    }
+}
+
+impl Stream for TlsStream {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.raw.set_deadline(deadline);
+    }
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Read {
+            // Nothing is encrypted after it.
+            self.session.with(Session::end_output);
+            self.is_last = true;
+            self.send_pending()?;
+        }
+        self.raw.shutdown(how)
+    }
+
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.raw.fileno()
+    }
+}
+
+impl SealedStream for TlsStream {
+    fn share(&mut self) -> Arc<dyn Seal> {
+        self.session.share(&self.entry)
+    }
+
+    fn as_stream(&mut self) -> &mut dyn Stream {
+        self
+    }
+
+    fn into_stream(mut self: Box<Self>) -> Box<dyn Stream> {
+        // An outbox has been retired by now.
+        self.is_last = true;
+        self
+    }
+}

@@ -1,0 +1,122 @@
+//! [`Tickets`]: the keys of session tickets, and when they change.
+//!
+//! rustls' own rotation looks at the clock when a ticket is made or read. Under `Forking` that is in a child, whose new
+//! keys end with it. So here nothing changes while a ticket is made or read: the process that accepts asks before each
+//! connection (`rotate_if_due`), which is the parent, before the fork.
+//!
+//! ```text
+//! time      0h          6h          12h
+//! current   K1          K2          K3        makes tickets, and reads them
+//! previous  -           K1          K2        reads them
+//! ```
+//!
+//! Invariant: a ticket is good for `PERIOD` at least and for twice that at most, in the process that has made it, in its
+//! parent, and in all children that the parent forks meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use rustls::crypto::ring;
+use rustls::server::ProducesTickets;
+
+use crate::error::{Error, Result};
+
+/// How long one key makes tickets.
+pub(super) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// Keys that change with time. One for a server and all its children.
+#[derive(Debug)]
+pub(super) struct Tickets {
+    keys: RwLock<Keys>,
+    began: Instant,
+    /// Seconds after `began` at which the next key is due.
+    due: AtomicU64,
+    period: Duration,
+}
+
+#[derive(Debug)]
+struct Keys {
+    current: Arc<dyn ProducesTickets>,
+    previous: Option<Arc<dyn ProducesTickets>>,
+}
+
+impl Tickets {
+    pub(super) fn new(period: Duration) -> Result<Arc<Self>> {
+        let keys = RwLock::new(Keys { current: new_key()?, previous: None });
+        let due = AtomicU64::new(period.as_secs());
+        Ok(Arc::new(Self { keys, began: Instant::now(), due, period }))
+    }
+
+    /// Makes a new key if its time has come. A machine without randomness keeps the old one.
+    pub(super) fn rotate_if_due(&self) {
+        let now = self.began.elapsed().as_secs();
+        let due = self.due.load(Ordering::Relaxed);
+        if now < due {
+            return;
+        }
+        let next = now + self.period.as_secs().max(1);
+        // One thread changes the key.
+        if self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return;
+        }
+        if let Ok(key) = new_key() {
+            let keys = &mut *self.keys.write();
+            // If nobody has come for so long, the last key is as old as a previous one may be.
+            let is_stale = now >= due + self.period.as_secs();
+            let old = std::mem::replace(&mut keys.current, key);
+            keys.previous = (!is_stale).then_some(old);
+        }
+    }
+}
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    /// The longest that a client should keep a ticket, in seconds.
+    fn lifetime(&self) -> u32 {
+        u32::try_from(self.period.as_secs() * 2).unwrap_or(u32::MAX)
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.keys.read().current.encrypt(plain)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let keys = self.keys.read();
+        let by_previous = || keys.previous.as_ref().and_then(|key| key.decrypt(ticket));
+        keys.current.decrypt(ticket).or_else(by_previous)
+    }
+}
+
+/// A key of rustls' own making. Its own rotation is slower than this one.
+fn new_key() -> Result<Arc<dyn ProducesTickets>> {
+    ring::Ticketer::new().map_err(|error| {
+        Error::io("make a key for", "session tickets", std::io::Error::other(error))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_outlives_one_change_of_the_key_and_not_two() {
+        // Zero: each look finds a new one due after a second; `due` is set back in place of a wait.
+        let tickets = Tickets::new(Duration::from_secs(1_000)).unwrap();
+        let ticket = tickets.encrypt(b"state").unwrap();
+        let read = || tickets.decrypt(&ticket).as_deref() == Some(b"state");
+        tickets.rotate_if_due();
+        assert!(read(), "nothing is due");
+        for good in [true, false] {
+            tickets.due.store(0, Ordering::Relaxed);
+            tickets.rotate_if_due();
+            assert_eq!(read(), good);
+            assert!(tickets.decrypt(&tickets.encrypt(b"new").unwrap()).is_some());
+        }
+        assert_eq!(tickets.lifetime(), 2_000);
+    }
+}
