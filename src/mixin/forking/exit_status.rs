@@ -79,7 +79,7 @@ mod tests {
                 assert_eq!(end_of(status), (reason, stop));
             }
         }
-        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 190, 255] {
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 192, 255] {
             assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
         }
     }
