@@ -157,7 +157,7 @@ fn closing_brace(code: &str, from: usize) -> Option<usize> {
 }
 
 /// Modules that only some servers need: a page of their own, and one line in the list of modules.
-const PARTS: [&str; 1] = ["proxy_protocol"];
+const PARTS: [&str; 2] = ["proxy_protocol", "tls"];
 
 /// The root page stays readable: everything else belongs to one of the modules.
 #[test]

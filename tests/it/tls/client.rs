@@ -32,7 +32,7 @@ fn certificates(name: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(pem(name)).unwrap().map(Result::unwrap).collect()
 }
 
-/// What a client trusts, and how it shows itself.
+/// A client: the authority that it trusts, its versions, and its own certificate.
 pub struct Client {
     config: ClientConfig,
     name: &'static str,
