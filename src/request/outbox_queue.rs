@@ -259,7 +259,7 @@ fn send_sealed(
     sealed: &mut usize,
 ) -> io::Result<usize> {
     if *sealed == 0 {
-        // What TLS itself has to say goes first, so that the room for records is empty.
+        // Messages of TLS itself go first, so that the room for records is empty.
         seal.transmit(fd)?;
         *sealed = seal.seal(bytes)?;
     }

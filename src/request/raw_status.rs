@@ -67,7 +67,7 @@ pub(super) struct RawStatus {
     concealed: Flag,
     /// The raw stream has been dropped.
     pub(super) dropped: Flag,
-    /// What the seal of the connection has to say of itself.
+    /// The facts of the seal of the connection, once there is one.
     pub(super) facts: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 

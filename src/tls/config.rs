@@ -44,7 +44,7 @@ pub struct Tls {
 }
 
 struct Shared {
-    /// What new connections get.
+    /// The configuration of new connections.
     config: RwLock<Arc<ServerConfig>>,
     /// Where it comes from; none if it was given as a whole.
     source: Option<Source>,
@@ -184,7 +184,7 @@ impl Tls {
         *self.shared.config.write() = config.into();
     }
 
-    /// What a connection that comes now gets.
+    /// The configuration of a connection that comes now.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.shared.config.read())

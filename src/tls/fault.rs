@@ -1,4 +1,4 @@
-//! Whose fault an error of TLS is, as an error of the request.
+//! The errors of TLS as errors of the request: the peer's fault, or this side's.
 //!
 //! | the peer | is told by | the request ends as |
 //! |---|---|---|

@@ -38,7 +38,7 @@ pub(super) struct TlsStream {
     /// The socket below, if there is one: for what is sent beside an outbox.
     fd: Option<Arc<OwnedFd>>,
     entry: Arc<Entry>,
-    /// What was received and is not decrypted yet. It has memory only while it has bytes, or in a stream of them.
+    /// Received and not decrypted yet. It has memory only while it has bytes, or in a stream of them.
     ahead: Chunk,
     /// How many of the next receives use a block at once.
     much: u8,
@@ -86,7 +86,7 @@ impl TlsStream {
                 }
                 Ok(())
             }
-            // Without waiting, because others may need the lock. What stays leaves before their next message.
+            // Without waiting, because others may need the lock. The rest leaves before their next message.
             Hold::Shared(shared) => match self.fd.as_ref().map(|fd| shared.transmit(fd.as_fd())) {
                 Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                 _ => Ok(()),
@@ -155,7 +155,7 @@ impl TlsStream {
         fault::of_session(self.entry.owner(), Stage::Established, error)
     }
 
-    /// What an error of the socket itself, met beside the raw stream, says about the peer.
+    /// Marks an error of the socket itself, met beside the raw stream, as a loss of the peer if it is one.
     fn lose(&self, error: io::Error) -> io::Error {
         if crate::peer_fault::is_loss(&error) && PeerFault::find(&error).is_none() {
             return self.entry.lose(error);
@@ -193,7 +193,7 @@ impl Read for TlsStream {
 
 impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // What an earlier call could not send goes first.
+        // The rest of an earlier call goes first.
         self.send_pending()?;
         let count = self.session.with(|session| session.seal(bytes))?;
         self.send_pending()?;
