@@ -41,6 +41,7 @@ use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::live::{Activity, Cut, Entry, FirstReads};
 use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
 use crate::process;
+use crate::refused::Refused;
 use crate::request::{Ticket, keep_block};
 use crate::server_context::ServerContext;
 use crate::sys;
@@ -175,7 +176,9 @@ impl<T: Transport> Drop for ParentSide<T> {
         // Now at the latest the parent knows the client that its child has.
         self.core.tell_of_client(&self.entry);
         self.core.count(&self.entry, self.reason);
-        self.core.tell_of_end(&self.entry, self.reason, None);
+        let refused = Refused::TooManyFromPeer;
+        let refused = (self.reason == CloseReason::Refused).then_some(&refused);
+        self.core.tell_of_end(&self.entry, self.reason, refused);
     }
 }
 

@@ -87,6 +87,10 @@ pub fn tell(event: &ServerEvent<'_>) {
         ServerEvent::RequestStarted { id, client_address, .. } => {
             format!("{id} of {client_address} started")
         }
+        ServerEvent::ClientKnown { id, client_address, proxy_address } => {
+            format!("{id} of {client_address} is known by {}", proxy_address.ip().unwrap())
+        }
+        ServerEvent::LimitReached { limit } => format!("{limit:?}"),
         ServerEvent::RequestEnded { id, client_address, reason, bytes_in, bytes_out, .. } => {
             eprintln!("bytes of {id}: {bytes_in} in, {bytes_out} out");
             show_times(event);

@@ -18,6 +18,7 @@ mod inherited;
 mod kin;
 mod matrix;
 mod obey;
+mod proxied;
 mod reported;
 mod rows;
 mod server;
@@ -46,6 +47,7 @@ fn main() -> std::process::ExitCode {
         rows::all(),
         children::all(),
         stopping::all(),
+        proxied::all(),
         reported::all(),
         matrix::all(),
         ends::all(),

@@ -24,6 +24,10 @@ impl StreamRequestHandler for Obey {
                 "echo" => writeln!(request, "{rest}")?,
                 // The line of CPython's tests, and the answer that they expect.
                 "hello" => writeln!(request, "{text}")?,
+                "who" => {
+                    let proxy = request.proxy().and_then(|proxy| proxy.proxy_address().ip());
+                    writeln!(request, "{} by {proxy:?}", request.client_address())?;
+                }
                 "pid" => writeln!(request, "{}", std::process::id())?,
                 "exit" => std::process::exit(rest.parse()?),
                 "fail" => return Err("told to fail".into()),

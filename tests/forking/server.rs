@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::transport::{BeforeBind, Bind, BindAddress, Ticket, Transport};
 use socketserver::{
     Address, BaseServer, Builder, Forking, Limits, SocketOptions, StreamRequest, Tcp, TcpServer,
@@ -72,6 +73,7 @@ fn serve<T: Bind>(
     address: &str,
     options: &[String],
     handler: impl socketserver::MakeHandler<T::Request>,
+    prepare: impl FnOnce(Builder<T, Forking>) -> Builder<T, Forking>,
 ) -> socketserver::Result<()>
 where
     T::Request: Refusable,
@@ -93,7 +95,7 @@ where
         .idle(Duration::from_millis(number("idle=", 60_000)))
         .per_peer(usize::try_from(number("per-peer=", 10_000)).unwrap());
     let limits = if option("most") { most() } else { limits };
-    let mut builder = Builder::<T, _>::new(mixin)
+    let mut builder = prepare(Builder::<T, _>::new(mixin))
         .limits(limits)
         .hooks(Told { is_admin: option("admin"), ignores_sigchld: option("ignore-sigchld-later") });
     if option("events") {
@@ -250,6 +252,7 @@ fn most() -> Limits {
         .write(for_ever)
         .request(for_ever)
         .handshake(for_ever)
+        .proxy_header(for_ever)
         .linger(for_ever)
         .linger_bytes(usize::MAX)
         .drain(for_ever)
@@ -263,11 +266,15 @@ pub fn main(arguments: &[String]) -> ExitCode {
         return forked::main(mixin, address, options);
     }
     let result = match transport.as_str() {
-        "tcp" => serve::<Tcp>(address, options, obey),
-        "tcp-bad-close" => serve::<BadClose>(address, options, obey),
-        "udp" => serve::<Udp>(address, options, obey),
-        "unix" => serve::<UnixStream>(address, options, obey),
-        "unixgram" => serve::<UnixDatagram>(address, options, obey),
+        "tcp" => serve::<Tcp>(address, options, obey, |builder| builder),
+        "tcp-behind-a-proxy" => serve::<Tcp>(address, options, obey, |builder| {
+            let loopback = ProxyProtocol::from_networks(["127.0.0.1"]).expect("a network");
+            builder.proxy_protocol(loopback)
+        }),
+        "tcp-bad-close" => serve::<BadClose>(address, options, obey, |builder| builder),
+        "udp" => serve::<Udp>(address, options, obey, |builder| builder),
+        "unix" => serve::<UnixStream>(address, options, obey, |builder| builder),
+        "unixgram" => serve::<UnixDatagram>(address, options, obey, |builder| builder),
         _ => return ExitCode::from(2),
     };
     match result {

@@ -1,0 +1,99 @@
+//! Behind a proxy the child reads the header, and the parent knows the client all the same.
+
+use crate::support::{Client, Server, eventually, state};
+
+tests![
+    the_parent_knows_the_client_that_its_child_has,
+    limits_of_one_client_hold_for_children,
+    a_bad_header_in_a_child_has_its_reason_in_the_parent,
+    a_client_of_a_unix_socket_is_known_by_its_path,
+];
+
+fn start(options: &[&str]) -> Server {
+    Server::start("tcp-behind-a-proxy", "127.0.0.1:0", &[options, &["events"]].concat())
+}
+
+/// A client with this number, by the proxy.
+fn client(server: &Server, number: u8) -> Client {
+    let mut client = server.connect();
+    client.send(&format!("PROXY TCP4 192.0.2.{number} 198.51.100.1 7 443\r"));
+    client
+}
+
+fn the_parent_knows_the_client_that_its_child_has() {
+    let mut server = start(&["admin"]);
+    let mut one = client(&server, 1);
+    assert_eq!(one.ask("who"), "192.0.2.1:7 by Some(127.0.0.1)");
+    let pid: u32 = one.ask("pid").parse().unwrap();
+    // The hook that closes it sees it in the live list.
+    eventually("it is closed", || {
+        client(&server, 2).ask("echo next");
+        state(pid).is_none()
+    });
+    let line = server.told("admin: ");
+    assert!(line.starts_with("admin: 192.0.2.1:7: request 1, "), "{line}");
+    assert!(line.contains(&format!(", by {}, process {pid}", one.address())), "{line}");
+    server.stop();
+    let told = server.all_told("event in ");
+    let place = |what: &str| {
+        let line = format!("event in {}: {what}", server.pid());
+        told.iter().position(|told| *told == line).unwrap_or_else(|| panic!("{line}: {told:#?}"))
+    };
+    let known = place("1 of 192.0.2.1:7 is known by 127.0.0.1");
+    assert!(known < place("1 of 192.0.2.1:7 ended ClosedHere"));
+}
+
+fn limits_of_one_client_hold_for_children() {
+    let mut server = start(&["per-peer=2"]);
+    // Health checks are no client's.
+    let mut own: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for own in &mut own {
+        own.send("PROXY UNKNOWN\r");
+        assert!(own.ask("who").ends_with(" by Some(127.0.0.1)"));
+    }
+    let mut inside: Vec<_> = [1, 1, 2, 2].map(|number| client(&server, number)).into();
+    for client in &mut inside {
+        assert!(client.ask("who").starts_with("192.0.2."));
+    }
+    assert_eq!(client(&server, 1).receive(), "too many");
+    assert_eq!(client(&server, 2).receive(), "too many");
+    assert!(client(&server, 3).ask("who").starts_with("192.0.2.3:7 "));
+    // There is room when one has left.
+    drop(inside.remove(0));
+    eventually("there is room", || client(&server, 1).ask("who").starts_with("192.0.2.1:7 "));
+    drop((own, inside));
+    eventually("all have left", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told("event in ");
+    let parent = format!("event in {}: ", server.pid());
+    let refused = format!("{parent}9 of 192.0.2.1:7 ended Refused");
+    assert!(told.contains(&refused), "{told:#?}");
+    assert!(told.contains(&format!("{parent}PerPeer")), "{told:#?}");
+}
+
+fn a_bad_header_in_a_child_has_its_reason_in_the_parent() {
+    let mut server = start(&[]);
+    let mut bad = server.connect();
+    bad.send("GET / HTTP/1.1\r");
+    assert_eq!(bad.receive(), "");
+    eventually("it has ended", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told("event in ");
+    let end = format!("event in {}: 1 of {} ended BadProxyHeader", server.pid(), bad.address());
+    assert!(told.contains(&end), "{told:#?}");
+}
+
+fn a_client_of_a_unix_socket_is_known_by_its_path() {
+    let mut server = start(&[]);
+    let mut local = server.connect();
+    let path = format!("/run/{}", "x".repeat(103));
+    let addresses = [path.as_bytes(), &[0; 108]].concat();
+    local.send_bytes(&[&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &addresses].concat());
+    assert_eq!(local.ask("who"), format!("{path} by Some(127.0.0.1)"));
+    drop(local);
+    eventually("it has ended", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told("event in ");
+    let end = format!("event in {}: 1 of {path} ended Completed", server.pid());
+    assert!(told.contains(&end), "{told:#?}");
+}
