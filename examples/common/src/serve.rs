@@ -132,7 +132,7 @@ fn operated<T: Transport, M: Mixin>(
 ) -> Builder<T, M> {
     // Only an operator raises the level later; without one no event is made.
     if options.control.is_some() || options.log_level == Level::Verbose {
-        builder = builder.observer(log::observe);
+        builder = builder.observer(log::observe).observer(control::observe);
     }
     if options.control.is_some() && options.mixin == MixinName::Forking {
         builder = builder.hooks(TurnHook(Arc::clone(in_turn))).poll_interval(control::EVERY);
@@ -155,6 +155,10 @@ impl BaseServer for WithinItsLimits {
 
     fn shutdown(&self) {
         self.0.shutdown();
+    }
+
+    fn reload(&self) {
+        self.0.reload();
     }
 
     fn server_close(&self) -> DrainReport {

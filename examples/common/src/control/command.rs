@@ -1,10 +1,11 @@
 //! The commands: one line in, one answer out. Nothing here waits for a peer.
 
+use std::cell::RefCell;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use socketserver::monitor::Fill;
-use socketserver::{Limits, ServerContext};
+use socketserver::{Limits, ServerContext, ServerEvent};
 
 use super::{HELP, Servers};
 use crate::log::{self, Level};
@@ -74,6 +75,7 @@ impl Operator {
             ["watch", seconds] => return Self::watch(seconds),
             ["log"] => Ok(format!("the log is {}", log::level())),
             ["log", level] => set_log(level),
+            ["reload"] => self.reload(),
             ["drain"] => self.drain(None),
             ["drain", seconds] => self.drain(Some(seconds)),
             ["stop"] => self.stop(),
@@ -204,6 +206,25 @@ impl Operator {
         }
     }
 
+    fn reload(&self) -> Result<String, String> {
+        let failures: Vec<String> = self
+            .servers
+            .iter()
+            .filter_map(|server| {
+                // It tells its observers in this thread.
+                server.reload();
+                RELOAD_FAILED.take().map(|why| format!("{}: {why}", server.server_address()))
+            })
+            .collect();
+        if failures.is_empty() {
+            return Ok("it has read again what it reads at SIGHUP".to_owned());
+        }
+        Err(format!(
+            "the reload failed, and the program goes on as before: {}",
+            failures.join("; ")
+        ))
+    }
+
     fn is_stopping(&self) -> bool {
         self.servers.iter().any(|server| server.shutdown_handle().is_shutdown())
     }
@@ -231,6 +252,18 @@ impl Operator {
             }
         }
         Ok("it stops at once".to_owned())
+    }
+}
+
+thread_local! {
+    /// The failure of the reload that this thread has just had made.
+    static RELOAD_FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// An observer of the servers, which keeps the failure of a reload for the operator who has asked for it.
+pub(crate) fn observe(event: &ServerEvent<'_>) {
+    if let ServerEvent::Reloaded { error: Some(error), .. } = event {
+        RELOAD_FAILED.set(Some(error.to_string()));
     }
 }
 

@@ -47,8 +47,8 @@ use socketserver::transport::BindAddress;
 use socketserver::{Address, BaseServer, Limits, SocketOptions, UnixStreamServer};
 
 pub use client::{ControlOptions, control};
-pub(crate) use command::Operator;
 use command::Then;
+pub(crate) use command::{Operator, observe};
 pub(crate) use in_turn::{EVERY, InTurn, TurnHook};
 
 use crate::{Failure, MixinName, warn};
@@ -64,6 +64,7 @@ figures             workers, queues, and what the kernel has dropped
 status              all of this in numbers, for programs
 watch [SECONDS]     the status again and again, until a line is sent
 log [LEVEL]         says or changes how much is logged: quiet, normal or verbose
+reload              has the program read again what it reads again at SIGHUP
 drain [SECONDS]     stops the program: requests have so long to end, or as the limit drain says
 stop                stops the program and ends its requests at once
 help                this list

@@ -109,6 +109,7 @@ fn every_command_is_obeyed() {
         for line in ["live\t1", "count\taccepted\t1", "use\tlive\t1\t10000\t"] {
             assert!(status.contains(&line.to_owned()), "{line} is not in {status:?}");
         }
+        assert!(mark(&mut operator, "reload").starts_with("ok "));
         assert_eq!(mark(&mut operator, "log"), "ok the log is normal");
         assert_eq!(mark(&mut operator, "log quiet"), "ok the log is quiet");
         assert!(ask(&mut operator, "help").len() > 10);
