@@ -2,6 +2,10 @@
 //!
 //! The library itself does not log. Use an observer for a log, a metric or a test.
 
+mod fault;
+mod limit;
+mod request_times;
+
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +15,10 @@ use crate::address::Address;
 use crate::error::HandlerError;
 use crate::error::Timeout;
 use crate::refused::Refused;
+
+pub use fault::Fault;
+pub use limit::Limit;
+pub use request_times::RequestTimes;
 
 /// Something that has happened in a server, for an [observer](crate::Builder::observer). It prints as one line.
 ///
@@ -119,69 +127,6 @@ pub enum ServerEvent<'a> {
     },
 }
 
-/// The times of a request, in the order in which they pass. A part is `None` if the request did not get that far.
-///
-/// ```text
-///  connected      accepted        a worker has it     the handler begins    it has returned
-///      |----------------|------------------|---------------------|---------------------|
-///        in_accept_queue      in_queue            handshake               handler
-/// ```
-///
-/// They are measured only for a server that has an observer, because each costs a look at the clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RequestTimes {
-    /// How long a TCP connection waited in the kernel's accept queue, in the kernel's ticks (1 to 10 ms). Only with
-    /// [`Builder::time_accept_queue`](crate::Builder::time_accept_queue). It is not a part of the request's age.
-    pub in_accept_queue: Option<Duration>,
-    /// From its acceptance until a worker took it: in the queue of the mixin, in the hook `verify_request`, or until the
-    /// child was forked.
-    pub in_queue: Option<Duration>,
-    /// The steps before the handler: a TLS handshake, the hook `wrap_request`. `None` if there was nothing of the kind.
-    pub handshake: Option<Duration>,
-    /// The handler: `setup`, `handle` and `finish`.
-    pub handler: Option<Duration>,
-}
-
-/// The side that a failure or an end comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Fault {
-    /// The peer: it went away, was too slow, or sent invalid data.
-    Peer,
-    /// The machine: threads, descriptors or memory ran out.
-    Resource,
-    /// The handler or the hook itself.
-    Handler,
-    /// The server's own limits: it had no room for the request, or its drain no more time.
-    Server,
-}
-
-/// A limit that holds requests back or refuses them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Limit {
-    /// `Limits::live`, or the mixin's own maximum: nothing is accepted until a request has ended.
-    Live,
-    /// `Limits::accept_rate`: nothing is accepted for a moment.
-    AcceptRate,
-    /// `Limits::per_peer`: the request is refused.
-    PerPeer,
-    /// `Limits::peer_rate`: the request is refused.
-    PeerRate,
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Live => "the limit of live requests",
-            Self::AcceptRate => "the limit of the rate of accepting",
-            Self::PerPeer => "the limit of requests for one peer",
-            Self::PeerRate => "the limit of the rate of accepting from one peer",
-        })
-    }
-}
-
 impl fmt::Display for ServerEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -244,9 +189,9 @@ macro_rules! reasons {
                 match self { $(Self::$reason => stringify!($count),)* }
             }
 
-            /// All reasons.
-            #[cfg(test)]
-            const ALL: &'static [Self] = &[$(Self::$reason),*];
+            /// All reasons, each at the place of its number.
+            #[cfg(any(test, feature = "metrics"))]
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$reason),*];
         }
 
         /// The counts of a server since it was made. `accepted` is the number of requests that have ended, for all
@@ -372,55 +317,6 @@ reasons! {
     Released, released, "it was released";
     /// The process that served it was killed.
     Killed, killed, "its process was killed";
-}
-
-impl CloseReason {
-    /// The side that such an end comes from. Ends by the peer's fault say little about a server; the others are its
-    /// operator's concern.
-    /// `None`: nobody's, because the request ended well, or an operator or the program has ended it.
-    ///
-    /// | fault | reasons |
-    /// |---|---|
-    /// | `Peer` | `Disconnected`, `Garbled`, `HandshakeFailed`, `Idle`, `TimedOut`, `LineTooLong` |
-    /// | `Handler` | `Failed`, `Panicked`, `Fatal`, `Killed` |
-    /// | `Server` | `Refused`, `Forced` |
-    /// | none | `Completed`, `Stopped`, `ClosedHere`, `Rejected`, `Released` |
-    ///
-    /// Two of them need a second look: a handler may be as slow as its peer (`TimedOut` by `Limits::request` or by its own
-    /// deadline), and a peer with too many requests is `Refused` as well. `RequestEnded` has the limit and why.
-    ///
-    /// ```
-    /// use socketserver::CloseReason;
-    /// use socketserver::hooks::Fault;
-    ///
-    /// assert_eq!(CloseReason::Garbled.fault(), Some(Fault::Peer));
-    /// assert_eq!(CloseReason::Panicked.fault(), Some(Fault::Handler));
-    /// assert_eq!(CloseReason::Completed.fault(), None);
-    /// ```
-    #[must_use]
-    pub fn fault(self) -> Option<Fault> {
-        match self {
-            Self::Disconnected
-            | Self::Garbled
-            | Self::HandshakeFailed
-            | Self::BadProxyHeader
-            | Self::Idle
-            | Self::TimedOut
-            | Self::LineTooLong => Some(Fault::Peer),
-            Self::Failed | Self::Panicked | Self::Fatal | Self::Killed => Some(Fault::Handler),
-            Self::Refused | Self::Forced => Some(Fault::Server),
-            Self::Completed
-            | Self::Stopped
-            | Self::ClosedHere
-            | Self::Rejected
-            | Self::Released => None,
-        }
-    }
-
-    /// Whether a time limit may be the cause.
-    pub(crate) fn may_be_of_time(self) -> bool {
-        matches!(self, Self::TimedOut | Self::Idle | Self::BadProxyHeader)
-    }
 }
 
 impl Counters {

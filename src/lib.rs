@@ -241,6 +241,8 @@ pub mod monitor {
     pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
     pub use crate::server::AcceptOutcome;
+    #[cfg(feature = "metrics")]
+    pub use crate::server::update_metrics;
 }
 
 /// Restarts that refuse no client: a server hands its listening sockets to the next process.

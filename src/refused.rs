@@ -22,6 +22,11 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// All names.
+    #[cfg(feature = "metrics")]
+    pub(crate) const NAMES: [&'static str; 5] =
+        ["busy", "too_many_from_peer", "too_fast_from_peer", "closing", "cannot_start"];
+
     /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`, `closing` or
     /// `cannot_start`. It never changes.
     #[must_use]

@@ -54,6 +54,8 @@ pub struct ServerContext {
     pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
     waits_at_close: bool,
+    /// The name of its transport, for labels.
+    transport: &'static str,
     /// The number of requests that the process has descriptors for.
     descriptors: AtomicUsize,
     /// Held while limits change, so that of two changes at once neither is lost.
@@ -71,6 +73,7 @@ impl ServerContext {
         limits: Limits,
         role: Role,
         waits_at_close: bool,
+        transport: &'static str,
     ) -> std::io::Result<Self> {
         let live = LiveList::new(limits);
         // Children write the counters of their requests, so the parent's list needs memory that both have.
@@ -87,6 +90,7 @@ impl ServerContext {
             role: CurrentRole::new(role),
             reloads: Reloads::default(),
             waits_at_close,
+            transport,
             descriptors: AtomicUsize::new(usize::MAX),
             changing_limits: Mutex::new(()),
             figures: OnceLock::new(),
@@ -146,6 +150,13 @@ impl ServerContext {
     /// Called after the bind, when the kernel has chosen the port.
     pub(crate) fn set_address(&self, address: Address) {
         *self.address.write() = address;
+    }
+
+    /// The name of its transport, for a label or a log: `tcp`, `udp`, `unix_stream`, `unix_datagram`, or what a transport
+    /// of your own says ([`Transport::name`](crate::transport::Transport::name)).
+    #[must_use]
+    pub fn transport(&self) -> &'static str {
+        self.transport
     }
 
     /// The limits in force for new requests.

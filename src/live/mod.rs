@@ -342,6 +342,18 @@ impl LiveList {
         (slots.entries.len() - slots.free.len() - queued, queued)
     }
 
+    /// How many bytes the live requests have received and sent so far.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let slots = self.slots.lock();
+        slots
+            .live()
+            .map(|entry| entry.bytes())
+            .fold((0, 0), |(all_in, all_out), (one_in, one_out)| {
+                (all_in + one_in, all_out + one_out)
+            })
+    }
+
     /// Ends one connection. False if there is no such request, or nothing to end.
     pub(crate) fn close(&self, id: u64) -> bool {
         let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();

@@ -59,6 +59,9 @@ pub struct Builder<T: Transport, M> {
     settings: Settings<T>,
 }
 
+/// Makes an observer when the server is made.
+pub(super) type MakeObserver = Box<dyn FnOnce(&Arc<ServerContext>) -> super::Observer + Send>;
+
 /// All settings but the mixin, whose type may change.
 struct Settings<T: Transport> {
     hooks: Box<dyn ServerHooks<T::Request>>,
@@ -66,7 +69,7 @@ struct Settings<T: Transport> {
     overridden_hooks: OverriddenHooks,
     /// Holds only if the mixin allows it too.
     workers_accept: bool,
-    observers: Vec<super::Observer>,
+    observers: Vec<MakeObserver>,
     times_accept_queue: bool,
     prefaces: Prefaces<T::Request>,
     reloads: Reloads,
@@ -151,8 +154,13 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// # }
     /// ```
     #[must_use]
-    pub fn observer(mut self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
-        self.settings.observers.push(Box::new(observer));
+    pub fn observer(self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
+        self.observer_of(Box::new(|_context| Box::new(observer)))
+    }
+
+    /// Adds an observer that needs the server's context, which is made later.
+    pub(super) fn observer_of(mut self, make: MakeObserver) -> Self {
+        self.settings.observers.push(make);
         self
     }
 
@@ -271,9 +279,13 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         mixin.check()?;
         let address = transport.server_address();
         let role = if mixin.forks() { Role::Parent } else { Role::Alone };
-        let mut context = ServerContext::new(address.clone(), limits, role, mixin.block_on_close())
-            .map_err(|error| Error::io("make the events of", address, error))?;
+        let waits = mixin.block_on_close();
+        let mut context =
+            ServerContext::new(address.clone(), limits, role, waits, transport.name())
+                .map_err(|error| Error::io("make the events of", address, error))?;
         context.reloads = reloads;
+        let context = Arc::new(context);
+        let observers = observers.into_iter().map(|make| make(&context)).collect();
         let worker_acceptor =
             WorkerAcceptor::new(mixin.workers_accept() && settings.workers_accept);
         let core = Arc::new(Core {
@@ -286,7 +298,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             observers,
             times_accept_queue: settings.times_accept_queue,
             prefaces,
-            context: Arc::new(context),
+            context,
             worker_acceptor,
             backlog: Backlog::default(),
             lent: AtomicBool::new(false),

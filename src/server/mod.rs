@@ -31,6 +31,8 @@ mod handover;
 mod hooks;
 mod incoming;
 mod job;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod overridden_hooks;
 mod run;
 mod run_events;
@@ -68,6 +70,8 @@ pub use failure::{AcceptFailure, Failure, Phase};
 pub use handover::Handover;
 pub use hooks::ServerHooks;
 pub use incoming::Incoming;
+#[cfg(feature = "metrics")]
+pub use metrics::update_metrics;
 pub use run::run_all;
 pub use spawned_programs::{inherit_only_stdio, restore_limits};
 

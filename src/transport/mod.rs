@@ -190,6 +190,11 @@ pub trait Transport: Send + Sync + 'static {
     /// If the address cannot be bound.
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()>;
 
+    /// A name in one word, for labels of figures and for logs. Default: `other`.
+    fn name(&self) -> &'static str {
+        "other"
+    }
+
     /// Begins to listen, if that is a separate step.
     ///
     /// # Errors

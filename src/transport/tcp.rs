@@ -91,6 +91,10 @@ impl Tcp {
 impl Transport for Tcp {
     listener_methods!();
 
+    fn name(&self) -> &'static str {
+        "tcp"
+    }
+
     fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         let (accepted, peer) = self.listener.get_request()?;
         // On Linux it inherits them, and this costs no system call.

@@ -89,6 +89,10 @@ fn udp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socke
 impl Transport for Udp {
     datagram_methods!();
 
+    fn name(&self) -> &'static str {
+        "udp"
+    }
+
     /// For a server that is bound to every interface: makes the kernel report the address that each datagram was sent
     /// to.
     fn server_activate(&self) -> Result<()> {

@@ -288,6 +288,10 @@ impl UnixStream {
 impl Transport for UnixStream {
     listener_methods!();
 
+    fn name(&self) -> &'static str {
+        "unix_stream"
+    }
+
     fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         self.listener.get_request()
     }
@@ -335,6 +339,10 @@ impl UnixDatagram {
 
 impl Transport for UnixDatagram {
     datagram_methods!();
+
+    fn name(&self) -> &'static str {
+        "unix_datagram"
+    }
 
     fn server_activate(&self) -> Result<()> {
         Ok(())

@@ -1,4 +1,8 @@
 //! Figures for operators: what events tell of a request, figures of a server, and the facades that carry both.
 
 mod ends;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "metrics")]
+mod recorder;
 mod server;

@@ -1,0 +1,79 @@
+//! [`Fault`]: whose doing a failure or an end is.
+
+use super::CloseReason;
+
+/// The side that a failure or an end comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The peer: it went away, was too slow, or sent invalid data.
+    Peer,
+    /// The machine: threads, descriptors or memory ran out.
+    Resource,
+    /// The handler or the hook itself.
+    Handler,
+    /// The server's own limits: it had no room for the request, or its drain no more time.
+    Server,
+}
+
+impl Fault {
+    /// A name in one word, for a label or a log: `peer`, `resource`, `handler` or `server`. It never changes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Resource => "resource",
+            Self::Handler => "handler",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl CloseReason {
+    /// The side that such an end comes from. Ends by the peer's fault say little about a server; the others are its
+    /// operator's concern.
+    /// `None`: nobody's, because the request ended well, or an operator or the program has ended it.
+    ///
+    /// | fault | reasons |
+    /// |---|---|
+    /// | `Peer` | `Disconnected`, `Garbled`, `HandshakeFailed`, `BadProxyHeader`, `Idle`, `TimedOut`, `LineTooLong` |
+    /// | `Handler` | `Failed`, `Panicked`, `Fatal`, `Killed` |
+    /// | `Server` | `Refused`, `Forced` |
+    /// | none | `Completed`, `Stopped`, `ClosedHere`, `Rejected`, `Released` |
+    ///
+    /// Two of them need a second look: a handler may be as slow as its peer (`TimedOut` by `Limits::request` or by its own
+    /// deadline), and a peer with too many requests is `Refused` as well. `RequestEnded` has the limit and why.
+    ///
+    /// ```
+    /// use socketserver::CloseReason;
+    /// use socketserver::hooks::Fault;
+    ///
+    /// assert_eq!(CloseReason::Garbled.fault(), Some(Fault::Peer));
+    /// assert_eq!(CloseReason::Panicked.fault(), Some(Fault::Handler));
+    /// assert_eq!(CloseReason::Completed.fault(), None);
+    /// ```
+    #[must_use]
+    pub fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Disconnected
+            | Self::Garbled
+            | Self::HandshakeFailed
+            | Self::BadProxyHeader
+            | Self::Idle
+            | Self::TimedOut
+            | Self::LineTooLong => Some(Fault::Peer),
+            Self::Failed | Self::Panicked | Self::Fatal | Self::Killed => Some(Fault::Handler),
+            Self::Refused | Self::Forced => Some(Fault::Server),
+            Self::Completed
+            | Self::Stopped
+            | Self::ClosedHere
+            | Self::Rejected
+            | Self::Released => None,
+        }
+    }
+
+    /// Whether a time limit may be the cause.
+    pub(crate) fn may_be_of_time(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Idle | Self::BadProxyHeader)
+    }
+}

@@ -1,0 +1,27 @@
+//! [`RequestTimes`]: where the time of a request has gone.
+
+use std::time::Duration;
+
+/// The times of a request, in the order in which they pass. A part is `None` if the request did not get that far.
+///
+/// ```text
+///  connected      accepted        a worker has it     the handler begins    it has returned
+///      |----------------|------------------|---------------------|---------------------|
+///        in_accept_queue      in_queue            handshake               handler
+/// ```
+///
+/// They are measured only for a server that has an observer, because each costs a look at the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestTimes {
+    /// How long a TCP connection waited in the kernel's accept queue, in the kernel's ticks (1 to 10 ms). Only with
+    /// [`Builder::time_accept_queue`](crate::Builder::time_accept_queue). It is not a part of the request's age.
+    pub in_accept_queue: Option<Duration>,
+    /// From its acceptance until a worker took it: in the queue of the mixin, in the hook `verify_request`, or until the
+    /// child was forked.
+    pub in_queue: Option<Duration>,
+    /// The steps before the handler: a TLS handshake, the hook `wrap_request`. `None` if there was nothing of the kind.
+    pub handshake: Option<Duration>,
+    /// The handler: `setup`, `handle` and `finish`.
+    pub handler: Option<Duration>,
+}

@@ -1,0 +1,193 @@
+//! [`Handles`]: the names, units and labels of all figures, registered with the recorder of the program.
+
+use metrics::{Counter, Gauge, Histogram, Label, Unit};
+
+use crate::error::Timeout;
+use crate::events::{CloseReason, Fault, Limit};
+use crate::refused::Refused;
+
+/// The figures of one server. A series is made when the first event comes, with the value zero, so that its first increase
+/// is seen.
+pub(super) struct Handles {
+    pub(super) accepted: Counter,
+    /// At the place of each reason.
+    ends: Vec<Counter>,
+    refused: Vec<(&'static str, Counter)>,
+    /// At the place of each limit in time.
+    time_limits: Vec<Counter>,
+    limits_reached: Vec<(Limit, Counter)>,
+    pub(super) accept_errors: Counter,
+    pub(super) accept_drops: Counter,
+    pub(super) datagram_drops: Counter,
+    pub(super) bytes_in: Counter,
+    pub(super) bytes_out: Counter,
+    pub(super) seconds: Histogram,
+    pub(super) queue_seconds: Histogram,
+    pub(super) accept_queue_seconds: Histogram,
+    pub(super) handshake_seconds: Histogram,
+    pub(super) live: Level,
+    pub(super) busy: Level,
+    pub(super) idle: Gauge,
+    pub(super) queued: Level,
+    pub(super) accept_queue: Level,
+    pub(super) receive_buffer: Level,
+    /// Of the process, without labels.
+    pub(super) descriptors: Level,
+}
+
+/// A gauge, and one for its maximum.
+pub(super) struct Level {
+    pub(super) used: Gauge,
+    pub(super) max: Gauge,
+}
+
+impl Handles {
+    /// Registers all of them. The labels are few: none has a value that a peer chooses.
+    pub(super) fn register(server: &str, transport: &'static str) -> Self {
+        describe();
+        let base = vec![
+            Label::new("server", server.to_owned()),
+            Label::from_static_parts("transport", transport),
+        ];
+        let with = |more: &[(&'static str, &'static str)]| {
+            let more = more.iter().map(|(key, value)| Label::from_static_parts(key, value));
+            base.iter().cloned().chain(more).collect::<Vec<_>>()
+        };
+        let counter = |name: &'static str| metrics::counter!(name, base.clone());
+        let labelled = |name: &'static str, more: &[(&'static str, &'static str)]| {
+            metrics::counter!(name, with(more))
+        };
+        let histogram = |name: &'static str| metrics::histogram!(name, base.clone());
+        let level = |used: &'static str, max: &'static str| Level {
+            used: metrics::gauge!(used, base.clone()),
+            max: metrics::gauge!(max, base.clone()),
+        };
+        let end = |reason: &CloseReason| {
+            let labels = [("reason", reason.name()), ("fault", fault_name(reason.fault()))];
+            labelled("socketserver_requests_total", &labels)
+        };
+        let refused =
+            |why: &&'static str| (*why, labelled("socketserver_refused_total", &[("why", why)]));
+        let time_limit =
+            |limit: &Timeout| labelled("socketserver_timeouts_total", &[("limit", limit.name())]);
+        let reached = |limit: &Limit| {
+            let labels = [("limit", limit.name())];
+            (*limit, labelled("socketserver_limits_reached_total", &labels))
+        };
+        Self {
+            accepted: counter("socketserver_accepted_total"),
+            ends: CloseReason::ALL.iter().map(end).collect(),
+            refused: Refused::NAMES.iter().map(refused).collect(),
+            time_limits: Timeout::ALL.iter().map(time_limit).collect(),
+            limits_reached: Limit::ALL.iter().map(reached).collect(),
+            accept_errors: counter("socketserver_accept_errors_total"),
+            accept_drops: counter("socketserver_accept_drops_total"),
+            datagram_drops: counter("socketserver_datagram_drops_total"),
+            bytes_in: counter("socketserver_received_bytes_total"),
+            bytes_out: counter("socketserver_sent_bytes_total"),
+            seconds: histogram("socketserver_request_seconds"),
+            queue_seconds: histogram("socketserver_queue_seconds"),
+            accept_queue_seconds: histogram("socketserver_accept_queue_seconds"),
+            handshake_seconds: histogram("socketserver_handshake_seconds"),
+            live: level("socketserver_live_requests", "socketserver_live_requests_max"),
+            busy: level("socketserver_busy_workers", "socketserver_busy_workers_max"),
+            idle: metrics::gauge!("socketserver_idle_workers", base.clone()),
+            queued: level("socketserver_queued_requests", "socketserver_queued_requests_max"),
+            accept_queue: level("socketserver_accept_queue", "socketserver_accept_queue_max"),
+            receive_buffer: level(
+                "socketserver_receive_buffer_bytes",
+                "socketserver_receive_buffer_bytes_max",
+            ),
+            descriptors: Level {
+                used: metrics::gauge!("socketserver_open_descriptors"),
+                max: metrics::gauge!("socketserver_open_descriptors_max"),
+            },
+        }
+    }
+
+    /// Counts an end.
+    pub(super) fn end(&self, reason: CloseReason) {
+        if let Some(counter) = self.ends.get(reason as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refused(&self, why: &Refused) {
+        let name = why.name();
+        if let Some((_, counter)) = self.refused.iter().find(|(refused, _)| *refused == name) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a limit in time that has ended a request.
+    pub(super) fn time_limit(&self, limit: Timeout) {
+        if let Some(counter) = self.time_limits.get(limit as usize) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a limit that holds requests back.
+    pub(super) fn limit_reached(&self, limit: Limit) {
+        if let Some((_, counter)) = self.limits_reached.iter().find(|(it, _)| *it == limit) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// The value of the label `fault`.
+fn fault_name(fault: Option<Fault>) -> &'static str {
+    fault.map_or("none", Fault::name)
+}
+
+/// Gives each figure its unit and its sentence, for exporters that show them. The table of `Builder::metrics` has the
+/// same names.
+fn describe() {
+    use Unit::{Bytes, Count, Seconds};
+    let counters = [
+        ("socketserver_accepted_total", Count, "requests taken from the transport"),
+        ("socketserver_requests_total", Count, "requests that have ended, by reason and fault"),
+        ("socketserver_refused_total", Count, "requests that were refused, by cause"),
+        ("socketserver_timeouts_total", Count, "requests that a time limit has ended, by limit"),
+        (
+            "socketserver_limits_reached_total",
+            Count,
+            "how often a limit began to hold clients back",
+        ),
+        ("socketserver_accept_errors_total", Count, "attempts to accept that failed"),
+        ("socketserver_accept_drops_total", Count, "attempts to connect that the kernel dropped"),
+        ("socketserver_datagram_drops_total", Count, "datagrams that the kernel dropped"),
+        ("socketserver_received_bytes_total", Bytes, "bytes received, of live requests as well"),
+        ("socketserver_sent_bytes_total", Bytes, "bytes sent, of live requests as well"),
+    ];
+    for (name, unit, text) in counters {
+        metrics::describe_counter!(name, unit, text);
+    }
+    let histograms = [
+        ("socketserver_request_seconds", Seconds, "from the acceptance of a request to its end"),
+        ("socketserver_queue_seconds", Seconds, "from the acceptance of a request to its worker"),
+        ("socketserver_accept_queue_seconds", Seconds, "in the accept queue of the kernel"),
+        ("socketserver_handshake_seconds", Seconds, "before the handler: a TLS handshake"),
+    ];
+    for (name, unit, text) in histograms {
+        metrics::describe_histogram!(name, unit, text);
+    }
+    let gauges = [
+        ("socketserver_live_requests", Count, "requests that are accepted and have not ended"),
+        ("socketserver_live_requests_max", Count, "the limit of live requests in force"),
+        ("socketserver_busy_workers", Count, "workers that run a request"),
+        ("socketserver_busy_workers_max", Count, "how many requests may run at once"),
+        ("socketserver_idle_workers", Count, "workers that are kept for the next request"),
+        ("socketserver_queued_requests", Count, "requests that wait for a worker"),
+        ("socketserver_queued_requests_max", Count, "how many requests may wait for a worker"),
+        ("socketserver_accept_queue", Count, "clients that wait in the kernel to be accepted"),
+        ("socketserver_accept_queue_max", Count, "the length of the kernel's accept queue"),
+        ("socketserver_receive_buffer_bytes", Bytes, "datagrams in the kernel's receive buffer"),
+        ("socketserver_receive_buffer_bytes_max", Bytes, "the size of the receive buffer"),
+        ("socketserver_open_descriptors", Count, "open descriptors of the process"),
+        ("socketserver_open_descriptors_max", Count, "how many descriptors the process may have"),
+    ];
+    for (name, unit, text) in gauges {
+        metrics::describe_gauge!(name, unit, text);
+    }
+}

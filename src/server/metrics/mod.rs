@@ -1,0 +1,295 @@
+//! Figures for collectors, by the facade `metrics`: [`Builder::metrics`] and [`update_metrics`].
+//!
+//! ```text
+//! events of requests --> counters and histograms, at once
+//!            `---------> all gauges, once a second at most          by the thread that tells the event
+//! the last request ends -> live, busy and queued are zero
+//! update_metrics() ----> all gauges, now                            by a collector, before it renders
+//! ```
+//!
+//! So no thread is needed, which a server that forks could not have, and a server without requests costs nothing.
+//!
+//! Bytes are counted as they flow, and not only when a request ends: an update adds the growth of the sum over all
+//! requests, ended and live. The ended ones are read first. A request that ends meanwhile is then missing for a moment,
+//! and never counted twice; the sum is told only when it has grown.
+
+mod handles;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use self::handles::{Handles, Level};
+use super::Builder;
+use crate::events::ServerEvent;
+use crate::figures::Fill;
+use crate::mixin::Mixin;
+use crate::server_context::ServerContext;
+use crate::transport::Transport;
+
+/// The shortest time between two updates that events cause. A collector usually comes every 10 to 60 seconds.
+const EVERY: Duration = Duration::from_secs(1);
+
+impl<T: Transport, M: Mixin> Builder<T, M> {
+    /// Tells figures of the server to the recorder that the program has installed for the facade
+    /// [`metrics`](https://docs.rs/metrics), such as a Prometheus exporter: `examples/metrics` shows one. `server` is the
+    /// value of the label of that name. Feature `metrics`.
+    ///
+    /// | figure | kind | labels beside `server` and `transport` |
+    /// |---|---|---|
+    /// | `socketserver_accepted_total` | requests | |
+    /// | `socketserver_requests_total` | requests that have ended | `reason`: [`CloseReason::name`](crate::CloseReason::name), `panicked` for one; `fault`: [`peer`, `handler`, `server`](crate::CloseReason::fault) or `none` |
+    /// | `socketserver_refused_total` | requests | `why`: [`Refused::name`](crate::mixin::Refused::name) |
+    /// | `socketserver_timeouts_total` | requests | `limit`: [`Timeout::name`](crate::request::Timeout::name) |
+    /// | `socketserver_limits_reached_total` | times | `limit`: [`Limit::name`](crate::monitor::Limit::name) |
+    /// | `socketserver_accept_errors_total` | attempts to accept | |
+    /// | `socketserver_accept_drops_total`, `socketserver_datagram_drops_total` | clients and datagrams that the kernel has dropped | |
+    /// | `socketserver_received_bytes_total`, `socketserver_sent_bytes_total` | bytes | |
+    /// | `socketserver_request_seconds` | histogram of the [age](crate::ServerEvent::RequestEnded) at the end | |
+    /// | `socketserver_queue_seconds`, `socketserver_handshake_seconds`, `socketserver_accept_queue_seconds` | histograms of [`RequestTimes`](crate::monitor::RequestTimes) | |
+    /// | `socketserver_live_requests`, `socketserver_busy_workers`, `socketserver_queued_requests`, `socketserver_accept_queue`, `socketserver_receive_buffer_bytes`, each also with `_max`; `socketserver_idle_workers` | gauges of [`Figures`](crate::monitor::Figures) | |
+    /// | `socketserver_open_descriptors`, also with `_max` | gauges of the process | none at all |
+    ///
+    /// No label has a value that a client chooses. A figure that the kernel does not tell, or that has no maximum, is
+    /// not set. The histogram of the accept queue needs
+    /// [`time_accept_queue`](Self::time_accept_queue) as well.
+    ///
+    /// Counters and histograms follow each event. Gauges and bytes are updated with an event, once a second at most, and
+    /// by [`update_metrics`](crate::monitor::update_metrics), which a collector calls before it renders; when the last
+    /// request ends, its workers and queues become zero.
+    ///
+    /// Install the recorder before the server serves: the first event looks for it, and figures from before a recorder
+    /// are lost. Give two servers of a program two names, or their gauges overwrite each other. Under
+    /// [`Forking`](crate::Forking) the parent tells all of this, so the recorder must not start a thread.
+    ///
+    /// ```
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let server = ThreadingTcpServer::builder()
+    ///     .metrics("time")
+    ///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+    /// # drop(server); Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn metrics(self, server: impl Into<String>) -> Self {
+        let server = server.into();
+        self.observer_of(Box::new(move |context| {
+            let meter = Arc::new(Meter::new(server, context));
+            METERS.lock().push(Arc::downgrade(&meter));
+            Box::new(move |event| meter.note(event))
+        }))
+    }
+}
+
+/// The meters of all servers of the process.
+static METERS: Mutex<Vec<Weak<Meter>>> = Mutex::new(Vec::new());
+
+/// Updates the gauges of all servers with [`Builder::metrics`](crate::Builder::metrics), and their bytes. For a collector,
+/// just before it renders: `examples/metrics` does it in the handler of `/metrics`. Feature `metrics`.
+pub fn update_metrics() {
+    let mut meters = Vec::new();
+    METERS.lock().retain(|meter| {
+        let meter = meter.upgrade();
+        let lives = meter.is_some();
+        meters.extend(meter);
+        lives
+    });
+    // Without the lock: a mixin's figures may be the program's code.
+    for meter in meters {
+        meter.update(&mut meter.told.lock());
+    }
+}
+
+/// Tells one server's figures.
+struct Meter {
+    server: String,
+    context: Weak<ServerContext>,
+    /// Registered at the first event, when the program has installed its recorder.
+    handles: OnceLock<Handles>,
+    /// `next_update` counts from here.
+    made: Instant,
+    /// In milliseconds; changed by the thread that does the update.
+    next_update: AtomicU64,
+    /// Bytes of requests that have ended.
+    ended_in: AtomicU64,
+    ended_out: AtomicU64,
+    /// Held while gauges are set, so that an older number does not replace a newer one.
+    told: Mutex<Told>,
+}
+
+/// Growing numbers, as far as the recorder knows them.
+#[derive(Default)]
+struct Told {
+    bytes_in: u64,
+    bytes_out: u64,
+    accept_drops: u64,
+    datagram_drops: u64,
+}
+
+impl Meter {
+    fn new(server: String, context: &Arc<ServerContext>) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            server,
+            // The context's observers have this meter.
+            context: Arc::downgrade(context),
+            handles: OnceLock::new(),
+            made: Instant::now(),
+            next_update: zero(),
+            ended_in: zero(),
+            ended_out: zero(),
+            told: Mutex::default(),
+        }
+    }
+
+    fn handles(&self, context: &ServerContext) -> &Handles {
+        self.handles.get_or_init(|| Handles::register(&self.server, context.transport()))
+    }
+
+    /// Called with each event.
+    fn note(&self, event: &ServerEvent<'_>) {
+        // Only an event of a server that is being dropped finds it gone.
+        let Some(context) = self.context.upgrade() else { return };
+        let handles = self.handles(&context);
+        let mut is_last = false;
+        match event {
+            ServerEvent::RequestStarted { .. } => handles.accepted.increment(1),
+            ServerEvent::RequestEnded { .. } => {
+                self.end(handles, event);
+                is_last = context.live_count() == 0;
+            }
+            ServerEvent::AcceptFailed { .. } => handles.accept_errors.increment(1),
+            ServerEvent::LimitReached { limit } => handles.limit_reached(*limit),
+            _ => {}
+        }
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = self.next_update.load(Ordering::Relaxed);
+        // The thread that changes the moment does the update; the others go on.
+        let next = now + EVERY.as_millis() as u64;
+        let set = |from, to| {
+            self.next_update.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        if now >= due && set(due, next).is_ok() {
+            // Somebody who updates them now knows as much.
+            if let Some(mut told) = self.told.try_lock() {
+                self.update(&mut told);
+            }
+        }
+        // After an update, which has still seen this request's worker at work.
+        if is_last {
+            self.rest(handles);
+        }
+    }
+
+    /// A request has ended.
+    fn end(&self, handles: &Handles, event: &ServerEvent<'_>) {
+        let ServerEvent::RequestEnded {
+            reason,
+            refused,
+            limit,
+            age,
+            times,
+            bytes_in,
+            bytes_out,
+            ..
+        } = event
+        else {
+            return;
+        };
+        handles.end(*reason);
+        if let Some(why) = refused {
+            handles.refused(why);
+        }
+        if let Some(limit) = limit {
+            handles.time_limit(*limit);
+        }
+        handles.seconds.record(*age);
+        let parts = [
+            (times.in_queue, &handles.queue_seconds),
+            (times.in_accept_queue, &handles.accept_queue_seconds),
+            (times.handshake, &handles.handshake_seconds),
+        ];
+        for (time, histogram) in parts {
+            if let Some(time) = time {
+                histogram.record(time);
+            }
+        }
+        self.ended_in.fetch_add(*bytes_in, Ordering::SeqCst);
+        self.ended_out.fetch_add(*bytes_out, Ordering::SeqCst);
+    }
+
+    /// The server has nothing to do until the next client: there is no later event that would say so.
+    fn rest(&self, handles: &Handles) {
+        let mut told = self.told.lock();
+        handles.live.used.set(0.0);
+        handles.busy.used.set(0.0);
+        handles.queued.used.set(0.0);
+        self.add_bytes(handles, &mut told, || (0, 0));
+    }
+
+    /// Sets all gauges, and adds the bytes.
+    fn update(&self, told: &mut Told) {
+        let Some(context) = self.context.upgrade() else { return };
+        let handles = self.handles(&context);
+        let figures = context.figures();
+        set(&handles.live, Some(figures.live));
+        set(&handles.busy, Some(figures.busy));
+        set(&handles.queued, Some(figures.queued));
+        set(&handles.accept_queue, figures.accept_queue);
+        set(&handles.receive_buffer, figures.receive_buffer);
+        set(&handles.descriptors, figures.descriptors);
+        if let Some(idle) = figures.idle {
+            handles.idle.set(idle as f64);
+        }
+        // The kernel counts in 32 bits, which may begin anew.
+        let grown = |now: Option<u64>, told: &mut u64| {
+            let Some(now) = now else { return 0 };
+            (now as u32).wrapping_sub(std::mem::replace(told, now) as u32).into()
+        };
+        handles.accept_drops.increment(grown(figures.accept_drops, &mut told.accept_drops));
+        handles.datagram_drops.increment(grown(figures.datagram_drops, &mut told.datagram_drops));
+        self.add_bytes(handles, told, || context.live.bytes());
+    }
+
+    /// The order matters: see the top of the file.
+    fn add_bytes(&self, handles: &Handles, told: &mut Told, live: impl FnOnce() -> (u64, u64)) {
+        let [ended_in, ended_out] =
+            [&self.ended_in, &self.ended_out].map(|ended| ended.load(Ordering::SeqCst));
+        let (live_in, live_out) = live();
+        let parts = [
+            (ended_in + live_in, &mut told.bytes_in, &handles.bytes_in),
+            (ended_out + live_out, &mut told.bytes_out, &handles.bytes_out),
+        ];
+        for (all, told, counter) in parts {
+            if all > *told {
+                counter.increment(all - *told);
+                *told = all;
+            }
+        }
+    }
+}
+
+/// A gauge that nobody can fill in stays as it is.
+fn set(level: &Level, fill: Option<Fill>) {
+    let Some(Fill { used, max, .. }) = fill else { return };
+    level.used.set(used as f64);
+    if let Some(max) = max {
+        level.max.set(max as f64);
+    }
+}
+
+/// A server that is gone has nothing.
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(handles) = self.handles.get() {
+            self.rest(handles);
+            handles.idle.set(0.0);
+            handles.accept_queue.used.set(0.0);
+            handles.receive_buffer.used.set(0.0);
+        }
+    }
+}
