@@ -91,6 +91,9 @@ pub struct ServeOptions {
     /// the next one, with this option or without it
     #[arg(long, value_name = "PATH")]
     pub handover: Option<PathBuf>,
+    /// How long the next one may take to be ready, in seconds; then this one goes on
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub handover_within: Duration,
 }
 
 impl ServeOptions {

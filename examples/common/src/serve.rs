@@ -70,6 +70,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         Some(path) => Handover::at(path)?,
         None => Handover::by_signal()?,
     };
+    let handover = handover.within(options.handover_within);
     log::set_level(options.log_level);
     let in_turn = Arc::new(InTurn::default());
     let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();

@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use test_support::process::Process;
-use test_support::{SOON, connect, eventually, folder, read_line, system};
+use test_support::program::Program;
+use test_support::{SOON, connect, eventually, folder, read_line};
 
 use crate::ECHO;
 
@@ -33,7 +34,12 @@ impl Line {
 
     /// The command of a server.
     pub fn command(&self, options: &[&str]) -> Command {
-        let mut command = ECHO.command(&["serve"]);
+        self.command_of(ECHO, options)
+    }
+
+    /// The same by another path of the program.
+    pub fn command_of(&self, program: Program<'_>, options: &[&str]) -> Command {
+        let mut command = program.command(&["serve"]);
         command.args(self.addresses.iter().flat_map(|address| ["--bind", address]));
         command.arg("--handover").arg(self.file("h")).args(options);
         command
@@ -85,9 +91,10 @@ impl Line {
 
     /// Stops all servers in order.
     pub fn stop(&self) {
-        self.processes()
-            .into_iter()
-            .for_each(|process| system::send_signal(process, libc::SIGTERM));
+        for process in self.processes() {
+            // It may be a child that serves one request, and has ended.
+            let _ = Command::new("kill").arg(process.to_string()).stderr(Stdio::null()).status();
+        }
         eventually("all have ended", || self.processes().is_empty());
     }
 }

@@ -2,14 +2,18 @@
 
 mod line;
 mod lost;
+mod programs;
+mod steps;
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use test_support::program::assert_ends;
+use test_support::process::Process;
+use test_support::program::{assert_ends, listening};
 use test_support::{connect, eventually, exchange, read_to_end};
 
+use crate::ECHO;
 use line::{Client, Line};
 
 /// The addresses of every kind, with the paths in a folder of the line's own.
@@ -52,6 +56,27 @@ fn a_signal_starts_the_next_process() {
     }
     line.stop();
     assert!(!line.file("s").exists() && !line.file("h").exists());
+}
+
+#[test]
+fn addresses_that_the_next_process_does_not_have_end_and_new_ones_begin() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let first = Process::start(
+        line.command(&[])
+            .args(["--bind", "127.0.0.1:0", "--bind"])
+            .arg(format!("unix:{}", line.file("old").display())),
+    );
+    let (kept, dropped) = (listening(&first), listening(&first));
+    listening(&first);
+    let new = format!("unix:{}", line.file("new").display());
+    let mut command = ECHO.command(&["serve", "--bind", &new, "--bind", &kept, "--handover"]);
+    let second = Process::start(command.arg(line.file("h")));
+    assert_eq!((listening(&second), listening(&second)), (new.clone(), kept.clone()));
+    assert_ends(&first.end(), 0);
+    assert!(TcpStream::connect(&dropped).is_err() && !line.file("old").exists());
+    Client::of(&new).asks("new");
+    Client::of(&kept).asks("kept");
+    line.stop();
 }
 
 #[test]

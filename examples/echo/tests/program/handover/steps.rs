@@ -1,0 +1,259 @@
+//! Each step of a handover, with a successor that does something else.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use test_support::process::Process;
+use test_support::program::{assert_ends, assert_fails_in_one_line};
+use test_support::{SOON, eventually};
+
+use super::line::{Client, Line};
+
+/// The messages of the protocol, as `src/server/handover/message.rs` documents them.
+const HELLO: [u8; 8] = *b"skho\x01\x01\0\0";
+const SOCKETS: u8 = 2;
+const RELEASE: u8 = 4;
+const REFUSE: u8 = 5;
+
+/// Ready, with the socket of this number.
+fn ready(number: u8) -> Vec<u8> {
+    [&b"skho\x01\x03\x08\0"[..], &[1, 0, 0, 0], &[1, 0], &[number, 0]].concat()
+}
+
+/// A server with one socket, and its address.
+fn server(line: &Line) -> (Process, String) {
+    let server = line.start(&["--handover-within", "0.3"]);
+    let address = line.listening(&server).remove(0);
+    (server, address)
+}
+
+/// Connects as a successor.
+fn ask(line: &Line) -> UnixStream {
+    let stream = UnixStream::connect(line.file("h")).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+/// The kind of the next message, and its payload.
+fn message(stream: &mut UnixStream) -> (u8, Vec<u8>) {
+    let mut header = [0; 8];
+    stream.read_exact(&mut header).unwrap();
+    assert_eq!(header[..5], *b"skho\x01");
+    let mut payload = vec![0; usize::from(u16::from_le_bytes([header[6], header[7]]))];
+    stream.read_exact(&mut payload).unwrap();
+    (header[5], payload)
+}
+
+/// The server says why there is no handover, and goes on; the next attempt works.
+fn goes_on(line: &Line, first: Process, address: &str, why: &str) {
+    let said = first.err_line();
+    assert!(said.contains("no handover") && said.contains(why), "{said:?}, not {why:?}");
+    assert!(said.ends_with("this server goes on"), "{said}");
+    Client::of(address).asks("after");
+    let second = line.start(&[]);
+    assert_eq!(line.listening(&second), [address]);
+    assert_ends(&first.end(), 0);
+    Client::of(address).asks("after");
+    line.stop();
+}
+
+#[test]
+fn a_successor_that_says_something_else_is_told_so_and_the_server_goes_on() {
+    let nonsense = "no message of a handover";
+    for (bytes, why) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], nonsense),
+        (&[0; 100], nonsense),
+        (b"skho\x02\x01\0\0", "version 2"),
+        (b"skho\x01\x09\0\0", "cannot be understood"),
+        (b"skho\x01\x01\x01\0x", "cannot be understood"),
+        // Its order is the wrong one: it is ready, and has not asked for anything.
+        (&ready(0), "wrong order"),
+        (b"skho\x01\x04\0\0", "wrong order"),
+    ] {
+        let line = Line::at(&["127.0.0.1:0"]);
+        let (first, address) = server(&line);
+        let mut successor = ask(&line);
+        successor.write_all(bytes).unwrap();
+        let (kind, reason) = message(&mut successor);
+        assert_eq!(kind, REFUSE);
+        assert!(String::from_utf8(reason).unwrap().contains(why), "{why}");
+        goes_on(&line, first, &address, why);
+    }
+}
+
+#[test]
+fn a_successor_that_has_the_sockets_and_says_something_else_is_told_so() {
+    for (bytes, why) in [
+        (HELLO.to_vec(), "wrong order"),
+        (ready(9), "was not passed"),
+        (vec![7; 100_000], "no message"),
+    ] {
+        let line = Line::at(&["127.0.0.1:0"]);
+        let (first, address) = server(&line);
+        let mut successor = ask(&line);
+        successor.write_all(&HELLO).unwrap();
+        assert_eq!(message(&mut successor).0, SOCKETS);
+        // It may be gone before it has read all.
+        let _ = successor.write_all(&bytes);
+        drop(successor);
+        goes_on(&line, first, &address, why);
+    }
+}
+
+#[test]
+fn a_successor_that_ends_at_any_step_leaves_the_server_as_it_was() {
+    for sent in [&[][..], &HELLO[..3], &HELLO, &[&HELLO[..], &ready(0)[..5]].concat()] {
+        let line = Line::at(&["127.0.0.1:0"]);
+        let (first, address) = server(&line);
+        let mut successor = ask(&line);
+        successor.write_all(sent).unwrap();
+        if sent.len() >= HELLO.len() {
+            assert_eq!(message(&mut successor).0, SOCKETS);
+        }
+        drop(successor);
+        goes_on(&line, first, &address, "ended before it was ready");
+    }
+}
+
+#[test]
+fn a_successor_that_is_late_is_not_waited_for() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let (first, address) = server(&line);
+    let mut successor = ask(&line);
+    successor.write_all(&HELLO).unwrap();
+    assert_eq!(message(&mut successor).0, SOCKETS);
+    // Meanwhile clients are served.
+    Client::of(&address).asks("meanwhile");
+    let (kind, reason) = message(&mut successor);
+    assert_eq!(kind, REFUSE);
+    assert!(String::from_utf8(reason).unwrap().contains("not ready within 0.3 s"));
+    // Too late.
+    let _ = successor.write_all(&ready(0));
+    goes_on(&line, first, &address, "not ready within 0.3 s");
+}
+
+#[test]
+fn a_stop_in_the_middle_leaves_the_sockets_to_a_successor_that_others_have_started() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let (first, _) = server(&line);
+    let mut successor = ask(&line);
+    successor.write_all(&HELLO).unwrap();
+    assert_eq!(message(&mut successor).0, SOCKETS);
+    first.send_signal(libc::SIGTERM);
+    assert_eq!(message(&mut successor).0, RELEASE);
+    assert_ends(&first.end(), 0);
+    assert!(line.file("h").exists(), "the file is the successor's");
+}
+
+#[test]
+fn one_successor_after_the_other_gets_its_turn() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let (first, address) = server(&line);
+    let mut successor = ask(&line);
+    successor.write_all(&HELLO).unwrap();
+    assert_eq!(message(&mut successor).0, SOCKETS);
+    // It has to wait: the one before it may be ready in the next moment.
+    let second = line.start(&[]);
+    goes_past(&first, "not ready");
+    assert_eq!(line.listening(&second), [&*address]);
+    assert_ends(&first.end(), 0);
+    Client::of(&address).asks("after");
+    line.stop();
+}
+
+/// The next line on stderr has this in it.
+fn goes_past(server: &Process, why: &str) {
+    let said = server.err_line();
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn of_successors_that_start_at_once_one_is_left() {
+    let line = Line::at(&["127.0.0.1:0", "unix:FOLDER/s"]);
+    let first = line.start(&[]);
+    let addresses = line.listening(&first);
+    let others: Vec<_> = (0..4).map(|_| line.start(&[])).collect();
+    for other in &others {
+        assert_eq!(line.listening(other), addresses);
+    }
+    eventually("one is left", || {
+        first.has_ended() && others.iter().filter(|other| !other.has_ended()).count() == 1
+    });
+    for address in &addresses {
+        Client::of(address).asks("after");
+    }
+    line.stop();
+    assert!(!line.file("s").exists() && !line.file("h").exists());
+}
+
+#[test]
+fn servers_that_start_at_once_where_there_is_none_become_a_line() {
+    let line = Line::at(&["unix:FOLDER/s"]);
+    let all: Vec<_> = (0..4).map(|_| line.start(&[])).collect();
+    for server in &all {
+        line.listening(server);
+    }
+    eventually("one is left", || all.iter().filter(|server| !server.has_ended()).count() == 1);
+    Client::of(&format!("unix:{}", line.file("s").display())).asks("after");
+    line.stop();
+}
+
+#[test]
+fn killed_at_any_moment_a_server_leaves_its_address_to_the_next_one() {
+    for millis in (0..40).step_by(4) {
+        let line = Line::at(&["unix:FOLDER/s"]);
+        let address = format!("unix:{}", line.file("s").display());
+        let first = line.start(&[]);
+        line.listening(&first);
+        let second = line.start(&[]);
+        std::thread::sleep(Duration::from_millis(millis));
+        first.send_signal(libc::SIGKILL);
+        line.listening(&second);
+        Client::of(&address).asks("after");
+        line.stop();
+        assert!(!line.file("s").exists() && !line.file("h").exists(), "{millis}");
+    }
+}
+
+#[test]
+fn killed_at_any_moment_a_successor_leaves_the_service_to_others() {
+    for millis in (0..40).step_by(4) {
+        let line = Line::at(&["unix:FOLDER/s"]);
+        let address = format!("unix:{}", line.file("s").display());
+        let first = line.start(&[]);
+        line.listening(&first);
+        let second = line.start(&[]);
+        std::thread::sleep(Duration::from_millis(millis));
+        second.send_signal(libc::SIGKILL);
+        eventually("it is dead", || second.has_ended());
+        // If it was ready, the first one has ended, or ends; otherwise that one hands over again.
+        let third = line.start(&[]);
+        line.listening(&third);
+        Client::of(&address).asks("after");
+        assert_ends(&first.end(), 0);
+        line.stop();
+        assert!(!line.file("s").exists() && !line.file("h").exists(), "{millis}");
+    }
+}
+
+#[test]
+fn files_of_a_killed_server_are_replaced() {
+    let line = Line::at(&["unix:FOLDER/s", "unixgram:FOLDER/g"]);
+    let first = line.start(&[]);
+    let addresses = line.listening(&first);
+    drop(first);
+    assert!(line.file("h").exists() && line.file("s").exists());
+    let second = line.start(&[]);
+    assert_eq!(line.listening(&second), addresses);
+    Client::of(&addresses[0]).asks("after");
+    line.stop();
+}
+
+#[test]
+fn something_else_at_the_path_is_left_alone() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    std::fs::write(line.file("h"), "precious").unwrap();
+    assert_fails_in_one_line(&line.start(&[]).end(), 1, &["h", "no socket"]);
+    assert_eq!(std::fs::read(line.file("h")).unwrap(), b"precious");
+}
