@@ -43,7 +43,7 @@ pub struct ServerStatus {
     pub figures: Figures,
     /// The counts since the start.
     pub counts: Counts,
-    /// How much of its limits is used.
+    /// How much of its limits is used, the fullest first.
     pub uses: Vec<Use>,
     /// The requests that take longest: first those that do not just wait for their peer's next request.
     pub slowest: Vec<LiveRequest>,
@@ -248,14 +248,17 @@ struct Sample {
 /// asks.
 static SAMPLES: Mutex<Vec<VecDeque<Sample>>> = Mutex::new(Vec::new());
 
-/// Rates are over this time at least, as far as there are samples.
+/// Rates are over this time at most, as far as there are samples.
 const WINDOW: Duration = Duration::from_secs(5);
 
+/// Rates are over this time at least: one request more or less is no leap.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// Two samples are not closer to each other, however often the status is asked for.
-const BETWEEN: Duration = Duration::from_millis(500);
+const BETWEEN: Duration = Duration::from_millis(250);
 
 impl Rates {
-    /// The rates since the newest sample that is old enough, or since the oldest there is.
+    /// The rates since the oldest sample of the window, or the newest one before that: at first the start.
     fn lately(counts: Counts, started: Instant, samples: &mut VecDeque<Sample>) -> Self {
         let now = Sample {
             at: Instant::now(),
@@ -263,23 +266,29 @@ impl Rates {
             ended: counts.ended(),
             failed: counts.failed + counts.panicked + counts.killed,
         };
-        // All but the last one that is as old as the window.
-        while samples.get(1).is_some_and(|sample| now.at - sample.at >= WINDOW) {
+        let age = |sample: &Sample| now.at.saturating_duration_since(sample.at);
+        if samples.is_empty() {
+            samples.push_back(Sample { at: started, accepted: 0, ended: 0, failed: 0 });
+        }
+        // Of those before the window the newest is kept: after a pause it is the only one that is old enough.
+        while samples.get(1).is_some_and(|second| age(second) > WINDOW) {
             samples.pop_front();
         }
-        let start = Sample { at: started, accepted: 0, ended: 0, failed: 0 };
-        let since = samples.front().unwrap_or(&start);
-        let over = now.at.saturating_duration_since(since.at);
-        let rate = |now: u64, then: u64| {
-            now.saturating_sub(then) as f64 / over.as_secs_f64().max(BETWEEN.as_secs_f64())
+        let second = samples.get(1).filter(|second| age(second) >= LEAST);
+        let since = match samples.front() {
+            Some(first) if age(first) <= WINDOW => first,
+            first => second.or(first).unwrap_or(&now),
         };
+        let over = age(since);
+        let rate =
+            |now: u64, then: u64| now.saturating_sub(then) as f64 / over.max(LEAST).as_secs_f64();
         let rates = Self {
             accepted: rate(now.accepted, since.accepted),
             ended: rate(now.ended, since.ended),
             failed: rate(now.failed, since.failed),
             over,
         };
-        if samples.back().is_none_or(|last| now.at - last.at >= BETWEEN) {
+        if samples.back().is_none_or(|last| age(last) >= BETWEEN) {
             samples.push_back(now);
         }
         rates
@@ -322,6 +331,7 @@ fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates, figures: &Figures) 
         let by = format!("request {}", oldest.id);
         uses.push(Use { by, ..of("request", oldest.age.as_secs_f64(), limit.as_secs_f64()) });
     }
+    uses.sort_by(|a, b| b.part().total_cmp(&a.part()));
     uses
 }
 
@@ -353,14 +363,19 @@ mod tests {
             counts.accepted = accepted;
             counts
         };
+        let near = |rate: f64, expected: f64| (rate - expected).abs() < expected / 50.0;
         let rates = Rates::lately(counts(1_000), start, &mut samples);
-        assert!((9.9..10.1).contains(&rates.accepted), "since the start: {rates:?}");
-        samples[0].at -= Duration::from_secs(10);
-        let rates = Rates::lately(counts(1_500), start, &mut samples);
-        assert!((49.0..50.1).contains(&rates.accepted), "since the sample: {rates:?}");
-        samples[1].at -= Duration::from_secs(6);
-        let rates = Rates::lately(counts(1_500), start, &mut samples);
-        assert!(rates.accepted == 0.0 && samples.len() == 2, "the older sample is gone: {rates:?}");
+        assert!(near(rates.accepted, 10.0), "since the start: {rates:?}");
+        let rates = Rates::lately(counts(1_000), start, &mut samples);
+        assert!(near(rates.accepted, 10.0) && samples.len() == 2, "no time has passed: {rates:?}");
+        // Two seconds later.
+        samples[1].at -= Duration::from_secs(2);
+        let rates = Rates::lately(counts(1_100), start, &mut samples);
+        assert!(near(rates.accepted, 50.0), "since the sample: {rates:?}");
+        // A minute later there is none of the last seconds.
+        samples.iter_mut().for_each(|sample| sample.at -= Duration::from_secs(60));
+        let rates = Rates::lately(counts(1_160), start, &mut samples);
+        assert!(near(rates.accepted, 1.0) && samples.len() == 2, "since the newest: {rates:?}");
     }
 
     #[test]

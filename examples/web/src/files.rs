@@ -21,13 +21,13 @@ const INDEX: [&str; 2] = ["index.html", "index.htm"];
 
 /// Makes a browser ask each time whether the file is still the same: its author wants to see the last change.
 const CAUTION: (&str, &str) = ("Cache-Control", "no-cache");
-const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
+pub const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 
 /// After how long a client that got 503 may ask again.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
 /// For this server's own pages, which load nothing and run nothing, even if a file's name looks like a script.
-const POLICY: (&str, &str) =
+pub const POLICY: (&str, &str) =
     ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:");
 
 /// A request on its way to its answer.

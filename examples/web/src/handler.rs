@@ -13,6 +13,7 @@ use crate::budget::Budget;
 use crate::files::{Answered, Exchange};
 use crate::folder::Folder;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
+use crate::status::{self, Readers};
 
 /// Bytes of answers that are gathered before a send: enough that the system call costs little beside the copy, and no
 /// more than the processor's cache holds.
@@ -31,6 +32,8 @@ pub struct Site {
     pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,
+    /// The clients that get `/status`, if any.
+    pub status: Option<Readers>,
     /// Whether requests are written to stdout.
     pub log: bool,
 }
@@ -175,9 +178,11 @@ impl Web {
             (true, 0) => Connection::StaysOpenly,
             (true, _) => Connection::Stays,
         };
-        let (answered, sent) = match &self.site.folder {
-            None => (self.answer_hello(head, connection), Ok(())),
-            Some(folder) => {
+        let own_page = self.own_page(request, head, connection);
+        let (answered, sent) = match (own_page, &self.site.folder) {
+            (Some(answered), _) => (answered, Ok(())),
+            (None, None) => (self.answer_hello(head, connection), Ok(())),
+            (None, Some(folder)) => {
                 let (out, clock) = (&mut self.out, &self.clock);
                 Exchange { request, head, out, clock, connection }
                     .answer(folder, &self.site.listings)
@@ -190,6 +195,17 @@ impl Web {
         }
         sent?;
         Ok(if connection == Connection::Closes { Next::Close } else { Next::Read })
+    }
+
+    /// The pages about this server itself, each behind its option. They hide files of the same names.
+    fn own_page(
+        &mut self,
+        request: &StreamRequest,
+        head: &Head<'_>,
+        connection: Connection,
+    ) -> Option<Answered> {
+        let to = (&mut self.out, &self.clock);
+        self.site.status.and_then(|readers| status::answer(readers, request, head, to, connection))
     }
 
     fn answer_hello(&mut self, head: &Head<'_>, connection: Connection) -> Answered {

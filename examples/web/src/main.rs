@@ -30,6 +30,7 @@ mod handler;
 mod listing;
 mod media;
 mod protocol;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
 use folder::Folder;
 use handler::{Site, Web};
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use status::Readers;
 
 /// A small HTTP/1.1 server: it greets, or it serves the files of a folder.
 #[derive(Parser)]
@@ -79,6 +81,10 @@ struct Serve {
     /// inline, pool and forking, where it keeps others waiting]
     #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
     idle_timeout: Option<Duration>,
+    /// Show this server's figures at /status and /status.json: to the clients of this machine, or with =all to all
+    #[arg(long, value_name = "WHO", value_enum, num_args = 0..=1, require_equals = true,
+        default_missing_value = "local")]
+    status: Option<Readers>,
     /// Write a line for each request to stdout
     #[arg(long)]
     log: bool,
@@ -131,7 +137,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(serve: Serve) -> Result<(), Failure> {
-    let Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, log } = serve;
+    let Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, status, log } =
+        serve;
     // Where an idle connection occupies one of few workers, it ends soon.
     let has_many_workers = options.mixin == MixinName::Threading;
     let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
@@ -148,6 +155,6 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     let folder = folder.transpose()?;
     let first_timeout = Some(header_timeout).filter(|time| *time < idle);
     let listings = Budget::default();
-    let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, log });
+    let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, status, log });
     common::serve(&WebServer { site, idle, write: send_timeout }, &options)
 }

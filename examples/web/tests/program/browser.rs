@@ -14,7 +14,7 @@ const LOOK: &str = include_str!("look.html");
 /// A name that would run if it were not text, and one that has no place to be broken.
 const EVIL: &str = "<img src=x onerror=parent.document.title='ran'>.txt";
 
-fn chromium() -> Option<&'static str> {
+pub(super) fn chromium() -> Option<&'static str> {
     let is_there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
     let found = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(is_there);
     if found.is_none() {
@@ -24,21 +24,26 @@ fn chromium() -> Option<&'static str> {
 }
 
 /// The page after its scripts have run.
-fn dump(browser: &str, url: &str, options: &[&str]) -> String {
+pub(super) fn dump(browser: &str, url: &str, options: &[&str]) -> String {
     let profile = folder();
+    let mut command = headless(browser, &profile);
+    command.args(["--virtual-time-budget=20000", "--dump-dom"]).args(options).arg(url);
+    let ended = Process::start(&mut command).end_within(Duration::from_secs(120));
+    assert_ends(&ended, 0);
+    ended.out
+}
+
+/// A browser without a window, which knows nothing of other tests.
+pub(super) fn headless(browser: &str, profile: &tempfile::TempDir) -> Command {
     let mut command = Command::new(browser);
     command
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--disable-dev-shm-usage", "--virtual-time-budget=20000", "--dump-dom"])
+        .arg("--disable-dev-shm-usage")
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args(options)
-        .arg(url)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let ended = Process::start(&mut command).end_within(Duration::from_secs(120));
-    assert_ends(&ended, 0);
-    ended.out
+    command
 }
 
 fn fill(path: &Path) {

@@ -8,6 +8,7 @@ mod connections;
 mod files;
 mod log;
 mod requests;
+mod status;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
