@@ -149,7 +149,11 @@ impl fmt::Display for ServerEvent<'_> {
             }
             Self::RequestEnded { id, client_address, reason, age, bytes_in, bytes_out, .. } => {
                 let seconds = age.as_secs_f64();
-                write!(f, "request {id} from {client_address} ended: {reason}")?;
+                write!(f, "request {id} from {client_address}")?;
+                if let Self::RequestEnded { proxy_address: Some(proxy), .. } = self {
+                    write!(f, " by {proxy}")?;
+                }
+                write!(f, " ended: {reason}")?;
                 match self {
                     Self::RequestEnded { limit: Some(limit), .. } => write!(f, " ({limit})")?,
                     Self::RequestEnded { refused: Some(why), .. } => write!(f, " ({why})")?,

@@ -57,7 +57,7 @@ impl ByProxy {
     pub(super) fn name(&self, proxied: Proxied) {
         let proxied = self.proxied.get_or_init(|| proxied);
         if let Some((rows, row)) = &self.common {
-            write(&rows.rows()[*row], proxied.header().source());
+            write(&rows.rows()[*row], named_by(proxied));
         }
     }
 
@@ -66,10 +66,10 @@ impl ByProxy {
         self.proxied.get()
     }
 
-    /// The client's address, if it is known and the header has one.
+    /// The client's address, if it is known and the header has one that is not the proxy's.
     pub(super) fn client(&self) -> Option<&Address> {
         if let Some(proxied) = self.proxied.get() {
-            return proxied.header().source();
+            return named_by(proxied);
         }
         let (rows, row) = self.common.as_ref()?;
         if self.told.get().is_none() {
@@ -104,6 +104,12 @@ impl ByProxy {
         let used = used.min(rows.len() - 1);
         rows[1..=used].iter().filter(|row| self::key(row) == Some(key)).count()
     }
+}
+
+/// The client that a header names. A proxy may name itself, by the very address of this connection: HAProxy does in the
+/// health checks of version 1, which has no other word for them. Then there is no client.
+fn named_by(proxied: &Proxied) -> Option<&Address> {
+    proxied.header().source().filter(|source| *source != proxied.proxy_address())
 }
 
 impl Entry {

@@ -65,8 +65,10 @@
 //! | [`ServerEvent::ClientKnown`](crate::ServerEvent::ClientKnown) | is sent when the address is known; `RequestEnded` has both |
 //!
 //! A header without an address keeps the proxy's: `LOCAL` (a health check of version 2; see [`Header::is_local`]) and
-//! `UNKNOWN` (a health check of version 1, or a client that the proxy cannot describe). Limits per peer do not count
-//! such a connection.
+//! `UNKNOWN` (a health check of version 1, or a client that the proxy cannot describe). So does a header that names the
+//! proxy's own end of the connection, as HAProxy's health checks of version 1 do. Limits per peer do not count such a
+//! connection. HAProxy ends its checks by a reset: a handler that reads sees a
+//! [`PeerFault`](crate::request::PeerFault), which is quiet.
 //!
 //! The hook [`verify_request`](crate::ServerHooks::verify_request) runs in the loop, before the header, and sees the
 //! proxy. To decide by the true address, override `wrap_request`, and return [`Rejected`](crate::hooks::Rejected) for a

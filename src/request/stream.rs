@@ -111,10 +111,14 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// If it is not a Unix socket.
+    /// If it is not a Unix socket, or if a [proxy](crate::proxy_protocol) is there: its own credentials would pass for
+    /// those of its client.
     #[doc(alias = "SO_PEERCRED")]
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+        if self.proxy().is_some_and(|proxy| !proxy.header().is_local()) {
+            return Err(unsupported());
+        }
         self.io.connection.fileno().ok_or_else(unsupported).and_then(sys::credentials)
     }
 

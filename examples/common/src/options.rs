@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, ValueEnum};
 use socketserver::mixin::Mixin;
+use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
@@ -72,8 +73,8 @@ pub struct ServeOptions {
     /// How many clients each address serves at once; more have to wait
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
     pub max_clients: usize,
-    /// How many of them may come from one address (IPv6: from one network); more are turned away. Raise it behind
-    /// a proxy, where all come from one. Clients of a Unix socket have no address and no such limit [default: a tenth
+    /// How many of them may come from one address (IPv6: from one network); more are turned away. Behind a proxy
+    /// without --proxy-from all come from one: raise it there. Clients of a Unix socket have no address and no such limit [default: a tenth
     /// of --max-clients, under inline, pool and forking at most half of what those serve at once, and at least 8]
     #[arg(long, value_name = "COUNT", value_parser = count)]
     pub max_per_peer: Option<usize>,
@@ -81,6 +82,10 @@ pub struct ServeOptions {
     /// are turned away. 0 is no limit
     #[arg(long, value_name = "COUNT", default_value = "0")]
     pub rate_per_peer: u32,
+    /// The networks of proxies that send a PROXY header, as HAProxy does with send-proxy-v2: 10.0.0.0/8, an address, or
+    /// `unix` for a Unix socket. Clients then have their true addresses, and connections from elsewhere are refused
+    #[arg(long, value_name = "NET[,NET..]")]
+    pub proxy_from: Option<ProxyProtocol>,
     /// A socket where this user lists and ends requests, changes limits and stops the program, while it serves
     #[arg(long, value_name = "unix:PATH", value_parser = crate::control::path)]
     pub control: Option<PathBuf>,

@@ -9,6 +9,7 @@ use socketserver::handler::DatagramFn;
 use socketserver::handover::Handover;
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
+use socketserver::proxy_protocol::Network;
 use socketserver::transport::Transport;
 use socketserver::{
     Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
@@ -191,12 +192,43 @@ impl BaseServer for WithinItsLimits {
     }
 }
 
+/// Takes the clients' addresses from the headers of proxies, where the command line names those.
+fn behind_proxies<T: Transport<Request = StreamRequest>, M: Mixin>(
+    builder: Builder<T, M>,
+    options: &ServeOptions,
+) -> Builder<T, M> {
+    match &options.proxy_from {
+        Some(from) => builder.proxy_protocol(from.clone()),
+        None => builder,
+    }
+}
+
+/// The reason why no proxy of the command line could ever reach this address; none if one could.
+fn out_of_reach(endpoint: &Endpoint, options: &ServeOptions) -> Option<Failure> {
+    let from = options.proxy_from.as_ref()?;
+    let is_unix = |network: &Network| *network == Network::UNIX;
+    let why = match endpoint {
+        Endpoint::Udp(_) | Endpoint::Unixgram(_) => "a datagram has no PROXY header",
+        Endpoint::Unix(_) if !from.networks().iter().any(is_unix) => {
+            "a proxy at a Unix socket is of no network; give --proxy-from unix"
+        }
+        Endpoint::Tcp(_) if from.networks().iter().all(is_unix) => {
+            "a proxy there is at no Unix socket; give --proxy-from its network"
+        }
+        _ => return None,
+    };
+    Some(Failure::Usage(format!("cannot serve {endpoint} behind a proxy: {why}")))
+}
+
 fn bind<P: Program>(
     program: &P,
     endpoint: &Endpoint,
     options: &ServeOptions,
     in_turn: &Arc<InTurn>,
 ) -> Result<Arc<dyn BaseServer>, Failure> {
+    if let Some(failure) = out_of_reach(endpoint, options) {
+        return Err(failure);
+    }
     let mixin = options.mixin.make();
     let limits = options.limits(endpoint, program.limits());
     let no_datagrams = || {
@@ -207,7 +239,8 @@ fn bind<P: Program>(
     let at = endpoint.address();
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
-            let builder = operated(Builder::<Tcp, _>::new(mixin), options, in_turn).limits(limits);
+            let builder = behind_proxies(Builder::<Tcp, _>::new(mixin), options);
+            let builder = operated(builder, options, in_turn).limits(limits);
             Arc::new(
                 builder
                     .socket_options(SocketOptions::default().keepalive(KEEPALIVE))
@@ -215,8 +248,8 @@ fn bind<P: Program>(
             )
         }
         Endpoint::Unix(_) => {
-            let builder = operated(Builder::<UnixStream, _>::new(mixin), options, in_turn);
-            let builder = builder.limits(limits);
+            let builder = behind_proxies(Builder::<UnixStream, _>::new(mixin), options);
+            let builder = operated(builder, options, in_turn).limits(limits);
             Arc::new(
                 builder
                     .socket_options(SocketOptions::default().unlink_on_close(true))

@@ -45,12 +45,17 @@ fn client<M: Mixin>(server: &BackgroundServer<Tcp, M>, number: u8) -> TcpStream 
 
 fn one_client_is_limited_and_the_proxy_is_not(mixin: impl Mixin + 'static) {
     let (server, told) = start(mixin, patient().per_peer(2));
-    // Health checks, in both versions, and clients that the proxy cannot name: as many as come.
+    // Health checks, in both versions, and clients that the proxy cannot name, or names as itself: as many as come.
     let own: Vec<_> = (0..6)
         .map(|number| {
             let mut own = connect(inet(&*server));
-            let local = whole(0x20, 0, b"");
-            own.write_all(if number % 2 == 0 { &local } else { b"PROXY UNKNOWN\r\n" }).unwrap();
+            let port = own.local_addr().unwrap().port();
+            let header = match number % 3 {
+                0 => whole(0x20, 0, b""),
+                1 => b"PROXY UNKNOWN\r\n".to_vec(),
+                _ => format!("PROXY TCP4 127.0.0.1 127.0.0.1 {port} 443\r\n").into_bytes(),
+            };
+            own.write_all(&header).unwrap();
             let line = exchange(&mut own, "hello");
             assert_eq!(line, format!("hello {} by 127.0.0.1\n", own.local_addr().unwrap()));
             own

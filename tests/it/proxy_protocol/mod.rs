@@ -5,6 +5,7 @@ mod differential;
 mod faults;
 mod headers;
 mod limits;
+mod real;
 mod serving;
 
 use std::io::Write;

@@ -24,7 +24,7 @@ const BETWEEN: Duration = Duration::from_millis(4);
 
 const CLIENTS: usize = 20;
 
-fn no_haproxy() -> Option<&'static str> {
+pub(crate) fn no_haproxy() -> Option<&'static str> {
     let there = Command::new("haproxy").arg("-v").output().is_ok();
     (!there).then_some("haproxy is not installed")
 }

@@ -3,6 +3,7 @@
 mod control;
 mod handover;
 mod haproxy;
+mod proxied;
 mod tls;
 mod unread;
 
