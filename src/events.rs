@@ -72,12 +72,15 @@ pub enum ServerEvent<'a> {
     RequestStarted {
         /// Its number, unique within the server.
         id: u64,
-        /// The client.
+        /// The client; or the [proxy](crate::proxy_protocol) that it comes by: see `ClientKnown`.
         client_address: &'a Address,
         /// The type name of its handler.
         handler: &'static str,
     },
-    /// A [proxy](crate::proxy_protocol) has named the client of a request. Until then the proxy counts as the client.
+    /// A [proxy](crate::proxy_protocol) has named the client of a request. Until then the proxy stands for the client.
+    /// Under [`Forking`](crate::Forking) this event comes just before the request's end, when the parent hears of its
+    /// child; the live list has the client at once.
+    #[non_exhaustive]
     ClientKnown {
         /// The request's number, unique within the server.
         id: u64,

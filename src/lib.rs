@@ -130,6 +130,8 @@
 //!   goes on. [`Fatal`] ends the server.
 //! - **Observation**: an observer ([`Builder::observer`]) is told when each request starts and ends, and why it ended
 //!   ([`CloseReason`]). [`ServerContext`] has the counts and the list of live requests, and can end a request.
+//! - **Proxies**: behind HAProxy or nginx a server takes each client's true address from the PROXY header of a trusted
+//!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
 //! - **Details**: one `writeln!` is one packet, without Nagle's delay; a reply to a datagram leaves from the address
@@ -152,7 +154,7 @@
 //! # Modules
 //!
 //! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`], [`hooks`],
-//! [`monitor`] and [`command`] for details, and [`transport`], [`mixin`] and [`park`] for authors of custom transports,
+//! [`monitor`], [`command`] and [`proxy_protocol`] for details, and [`transport`], [`mixin`] and [`park`] for authors of custom transports,
 //! mixins and parkers.
 //!
 //! # Further reading

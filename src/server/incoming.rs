@@ -27,7 +27,9 @@ impl<'a> Incoming<'a> {
         Self { ticket, connection, extension: RefCell::default() }
     }
 
-    /// The address of its sender.
+    /// The address of its sender: the other end of the connection. If that is a [proxy](crate::proxy_protocol), its
+    /// client is not known yet, and a hook that has to know it is
+    /// [`wrap_request`](crate::ServerHooks::wrap_request).
     #[must_use]
     pub fn client_address(&self) -> &Address {
         self.ticket.client_address()

@@ -87,7 +87,7 @@ pub fn tell(event: &ServerEvent<'_>) {
         ServerEvent::RequestStarted { id, client_address, .. } => {
             format!("{id} of {client_address} started")
         }
-        ServerEvent::ClientKnown { id, client_address, proxy_address } => {
+        ServerEvent::ClientKnown { id, client_address, proxy_address, .. } => {
             format!("{id} of {client_address} is known by {}", proxy_address.ip().unwrap())
         }
         ServerEvent::LimitReached { limit } => format!("{limit:?}"),

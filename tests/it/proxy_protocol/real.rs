@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use socketserver::proxy_protocol::Ssl;
 use socketserver::{
     BackgroundServer, CloseReason, HandlerResult, Limits, StreamRequest, Tcp, Threading,
     ThreadingTcpServer, stream_fn,
@@ -52,7 +53,7 @@ fn answer(request: &mut StreamRequest, checks: &Diary) -> HandlerResult {
         let id = String::from_utf8_lossy(header.unique_id().unwrap_or_default()).into_owned();
         let authority = header.authority().unwrap_or_default();
         let ssl = header.ssl();
-        let tls = ssl.as_ref().and_then(|ssl| ssl.version()).unwrap_or_default();
+        let tls = ssl.as_ref().and_then(Ssl::version).unwrap_or_default();
         let answer = format!(
             "{client} to {destination} by {:?}, id {id:?}, checked {}, for {authority:?}, {tls:?}\n",
             header.version(),
