@@ -243,6 +243,8 @@ pub mod monitor {
     pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
     pub use crate::server::AcceptOutcome;
+    #[cfg(feature = "tracing")]
+    pub use crate::server::trace_panics;
     #[cfg(feature = "metrics")]
     pub use crate::server::update_metrics;
 }

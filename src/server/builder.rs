@@ -10,6 +10,7 @@ use super::drain_backlog::Backlog;
 use super::figure_parts::FigureParts;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::OverriddenHooks;
+use super::spans::Spans;
 use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
 use crate::address::BindAddress;
@@ -34,6 +35,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// | [`limits`](Self::limits) | [`Limits::default`] |
 /// | [`hooks`](Self::hooks), [`observer`](Self::observer) | none |
 /// | [`time_accept_queue`](Self::time_accept_queue) | false |
+/// | `metrics`, `tracing`: features of these names | figures and spans go nowhere |
 /// | [`on_reload`](Self::on_reload) | nothing: SIGHUP ends the process |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
 /// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
@@ -70,6 +72,7 @@ struct Settings<T: Transport> {
     /// Holds only if the mixin allows it too.
     workers_accept: bool,
     observers: Vec<MakeObserver>,
+    spans: Spans,
     times_accept_queue: bool,
     prefaces: Prefaces<T::Request>,
     reloads: Reloads,
@@ -91,6 +94,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             overridden_hooks: OverriddenHooks::of::<DefaultHooks>(),
             workers_accept: true,
             observers: Vec::new(),
+            spans: Spans::default(),
             times_accept_queue: false,
             prefaces: Prefaces::default(),
             reloads: Reloads::default(),
@@ -156,6 +160,13 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     #[must_use]
     pub fn observer(self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
         self.observer_of(Box::new(|_context| Box::new(observer)))
+    }
+
+    /// Gives each request a span.
+    #[cfg(feature = "tracing")]
+    pub(super) fn with_spans(mut self, spans: Spans) -> Self {
+        self.settings.spans = spans;
+        self
     }
 
     /// Adds an observer that needs the server's context, which is made later.
@@ -296,6 +307,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             overridden_hooks,
             stop_is_told: AtomicBool::new(false),
             observers,
+            spans: settings.spans,
             times_accept_queue: settings.times_accept_queue,
             prefaces,
             context,

@@ -57,9 +57,17 @@ pub struct Failure<'a> {
     pub(super) client_address: &'a Address,
     /// Also of a request that failed before its handler was made.
     pub(super) handler: &'static str,
+    /// A subscriber of the facade `tracing` has been told.
+    pub(super) is_traced: bool,
 }
 
 impl Failure<'_> {
+    /// The chain of its causes in one line.
+    #[cfg(feature = "tracing")]
+    pub(super) fn text(&self) -> String {
+        chain(self.error())
+    }
+
     /// The step in which the request failed.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -114,9 +122,9 @@ impl Failure<'_> {
     }
 
     /// The default of [`handle_error`](crate::ServerHooks::handle_error): [`print`](Self::print) unless
-    /// it [is quiet](Self::is_quiet).
+    /// it [is quiet](Self::is_quiet), or a subscriber has taken it (`Builder::tracing`).
     pub fn report(&self) {
-        if !self.is_quiet() {
+        if !self.is_quiet() && !self.is_traced {
             self.print();
         }
     }

@@ -26,11 +26,12 @@ use super::accept_failure::clone_error;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
 use super::close_reason::{ended_from_here, may_be_early, reason_of, refused_by, why_refused};
 use super::error_owner::ErrorOwner;
-use super::failure::{Failure, Phase};
+use super::failure::Phase;
 use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
 use super::served_by_thread::Serving;
 use super::server_permit::ServerPermit;
+use super::tell::handle_error;
 use crate::address::Address;
 use crate::error::{Error, Fatal, HandlerError, HandlerResult, Rejected, TimedOut, Timeout};
 use crate::events::{CloseReason, ServerEvent};
@@ -164,6 +165,7 @@ impl<T: Transport> TypedJob<T> {
         let context = &self.core.context;
         let _serving = (!context.role().is_child()).then(|| Serving::start(context));
         self.ticket.entry().show_activity(Activity::Running);
+        let span = self.core.spans.enter(context, self.ticket.entry());
         let is_timed = self.core.is_observed();
         if is_timed {
             self.ticket.entry().begin_step(Step::Worker);
@@ -179,6 +181,7 @@ impl<T: Transport> TypedJob<T> {
             Some(request) => {
                 match catch_panic(|| open.wrap_request(request, limits.as_deref(), whole)) {
                     Ok(()) => {
+                        span.name_client(&open.entry);
                         match limits {
                             _ if !is_timed => {}
                             Some(_) => open.entry.begin_step(Step::Handler),
@@ -201,6 +204,7 @@ impl<T: Transport> TypedJob<T> {
         if let (Some(why), Some(request)) = (&beyond, &mut request) {
             open.overflow(request, why);
         }
+        span.end(&open.entry, reason);
         open.end_request(&mut request, reason, beyond.as_ref());
         reason
     }
@@ -432,11 +436,4 @@ fn run_handler<R>(
             Err(earlier)
         }
     }
-}
-
-/// Calls the hook. An error or a panic of the hook ends here, and the request is closed all the same.
-fn handle_error<T: Transport>(core: &Core<T>, entry: &Entry, phase: Phase, error: &HandlerError) {
-    let (owner, client_address) = (ErrorOwner::of(entry), entry.client_address());
-    let failure = Failure { phase, error, owner, client_address, handler: core.handler_name };
-    run_catching(|| core.hooks.handle_error(&failure));
 }

@@ -38,6 +38,8 @@ mod run;
 mod run_events;
 mod served_by_thread;
 mod server_permit;
+#[cfg_attr(not(feature = "tracing"), path = "no_spans.rs")]
+mod spans;
 mod spawned_programs;
 mod tell;
 mod worker_accept;
@@ -73,11 +75,14 @@ pub use incoming::Incoming;
 #[cfg(feature = "metrics")]
 pub use metrics::update_metrics;
 pub use run::run_all;
+#[cfg(feature = "tracing")]
+pub use spans::trace_panics;
 pub use spawned_programs::{inherit_only_stdio, restore_limits};
 
 use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
 use run_events::{Accepting, Run};
+use spans::Spans;
 use worker_accept::WorkerAcceptor;
 
 /// A server: a transport, a mixin and a handler.
@@ -119,6 +124,8 @@ pub(crate) struct Core<T: Transport> {
     stop_is_told: AtomicBool,
     /// Called by [`Core::tell`] alone, which catches its panics.
     observers: Vec<Observer>,
+    /// Whether requests have spans.
+    spans: Spans,
     /// Whether the time in the kernel's accept queue is asked for: `Builder::time_accept_queue`.
     times_accept_queue: bool,
     /// The part that handlers see.

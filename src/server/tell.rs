@@ -2,6 +2,8 @@
 
 use super::Core;
 use super::catch_panic::run_catching;
+use super::error_owner::ErrorOwner;
+use super::failure::{Failure, Phase};
 use crate::error::HandlerError;
 use crate::events::{CloseReason, ServerEvent};
 use crate::live::Entry;
@@ -76,4 +78,18 @@ impl<T: Transport> Core<T> {
             self.tell(&ServerEvent::LimitReached { limit: *limit });
         }
     }
+}
+
+/// Calls the hook. An error or a panic of the hook ends here, and the request is closed all the same.
+pub(super) fn handle_error<T: Transport>(
+    core: &Core<T>,
+    entry: &Entry,
+    phase: Phase,
+    error: &HandlerError,
+) {
+    let (owner, client_address) = (ErrorOwner::of(entry), entry.client_address());
+    let (handler, is_traced) = (core.handler_name, false);
+    let mut failure = Failure { phase, error, owner, client_address, handler, is_traced };
+    run_catching(|| failure.is_traced = core.spans.failed(&failure));
+    run_catching(|| core.hooks.handle_error(&failure));
 }

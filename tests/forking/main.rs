@@ -25,6 +25,8 @@ mod server;
 mod stopping;
 mod support;
 mod system;
+#[cfg(all(feature = "metrics", feature = "tracing"))]
+mod traced;
 mod unwatched;
 mod wrapped;
 
@@ -56,6 +58,8 @@ fn main() -> std::process::ExitCode {
         kin::all(),
         wrapped::all(),
         inherited::all(),
+        #[cfg(all(feature = "metrics", feature = "tracing"))]
+        traced::all(),
     ];
     let trials = tests.into_iter().flatten().map(trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()

@@ -69,6 +69,18 @@ impl Transport for BadClose {
     }
 }
 
+/// Spans, events and figures of a server, printed on stderr.
+#[cfg(all(feature = "metrics", feature = "tracing"))]
+fn traced<T: Transport>(builder: Builder<T, Forking>) -> Builder<T, Forking> {
+    crate::traced::install();
+    builder.metrics("forking").tracing()
+}
+
+#[cfg(not(all(feature = "metrics", feature = "tracing")))]
+fn traced<T: Transport>(builder: Builder<T, Forking>) -> Builder<T, Forking> {
+    builder
+}
+
 fn serve<T: Bind>(
     address: &str,
     options: &[String],
@@ -100,6 +112,9 @@ where
         .hooks(Told { is_admin: option("admin"), ignores_sigchld: option("ignore-sigchld-later") });
     if option("events") {
         builder = builder.observer(tell);
+    }
+    if option("traced") {
+        builder = traced(builder);
     }
     let copies = option("closed-at-bind").then(system::close_standard_descriptors);
     let server = std::sync::Arc::new(builder.bind(address, handler)?);

@@ -29,7 +29,7 @@ use crate::wrapping::framed::{Client, Framed};
 
 /// Runs the accept loop and every request as coroutines on one thread.
 #[derive(Debug, Default)]
-struct Coroutines;
+pub struct Coroutines;
 
 impl Mixin for Coroutines {
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {

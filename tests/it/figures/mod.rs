@@ -6,3 +6,7 @@ mod metrics;
 #[cfg(feature = "metrics")]
 mod recorder;
 mod server;
+#[cfg(feature = "tracing")]
+mod subscriber;
+#[cfg(feature = "tracing")]
+mod tracing;

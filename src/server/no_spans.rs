@@ -1,0 +1,33 @@
+//! No spans: the feature `tracing` is off, and each of these calls is nothing.
+
+use super::failure::Failure;
+use crate::events::CloseReason;
+use crate::live::Entry;
+use crate::server_context::ServerContext;
+
+/// Requests have no spans.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spans;
+
+impl Spans {
+    #[inline]
+    pub(super) fn enter(self, _context: &ServerContext, _entry: &Entry) -> RequestSpan {
+        RequestSpan
+    }
+
+    #[inline]
+    pub(super) fn failed(self, _failure: &Failure<'_>) -> bool {
+        false
+    }
+}
+
+/// The span that a request does not have.
+pub(super) struct RequestSpan;
+
+impl RequestSpan {
+    #[inline]
+    pub(super) fn name_client(&self, _entry: &Entry) {}
+
+    #[inline]
+    pub(super) fn end(&self, _entry: &Entry, _reason: CloseReason) {}
+}

@@ -1,0 +1,272 @@
+//! Spans and events of requests, by the facade `tracing`: [`Builder::tracing`] and [`trace_panics`].
+//!
+//! ```text
+//! the thread that accepts     event "accepted"
+//! worker, or forked child     span "request" --- handshake, hooks, handler: their events are in it
+//!                               event "failed"     beside the hook handle_error
+//!                               event "ended"      the observer; after a fork in the parent, without the span
+//! ```
+//!
+//! Without the line on the builder a request costs a branch. The form of this file without the feature is `no_spans.rs`.
+
+use std::panic;
+
+use tracing::span::EnteredSpan;
+use tracing::{Level, Span, debug, enabled, error, field, info, warn};
+
+use super::Builder;
+use super::catch_panic::run_catching;
+use super::failure::Failure;
+use crate::events::{CloseReason, Fault, Limit, ServerEvent};
+use crate::live::Entry;
+use crate::mixin::Mixin;
+use crate::server_context::ServerContext;
+use crate::transport::Transport;
+use crate::wait;
+
+impl<T: Transport, M: Mixin> Builder<T, M> {
+    /// Gives each request a span of the facade [`tracing`](https://docs.rs/tracing), and tells what happens to the server
+    /// as its events; for the subscriber that the program has installed. Feature `tracing`.
+    ///
+    /// The span `request` is entered in the worker, around the handshake, the hooks and the handler: their own events
+    /// carry it. It has the fields `id`, `client_address`, `handler` and `transport`; at the end also `reason`,
+    /// `bytes_in` and `bytes_out`. All spans and events have the target `socketserver`.
+    ///
+    /// | event | level | fields |
+    /// |---|---|---|
+    /// | `ready`, `stopping` and others of the server as a whole | INFO | the text |
+    /// | `accepted`: a request has come | DEBUG | `id`, `client_address`, `handler`, `transport` |
+    /// | `failed`: a handler, a hook or a handshake has failed or panicked | ERROR; INFO by the peer's fault; DEBUG if it [is quiet](crate::hooks::Failure::is_quiet) | `phase`, `error`, `client_address` |
+    /// | `ended` | DEBUG; WARN after a failure, a refusal, or a drain that had no more time; ERROR if the handler has ended the server or its process was killed | as the span, and `fault`, `limit`, `refused`, `seconds`, `queue_seconds`, `handshake_seconds`, `handler_seconds`, `accept_queue_seconds` |
+    /// | accepting has failed | WARN | `error` |
+    /// | a limit has been reached | WARN; DEBUG if it is one peer's | `limit` |
+    ///
+    /// A failure that the subscriber takes is not printed on stderr as well, as long as the hook `handle_error` is the
+    /// default or calls [`Failure::report`](crate::hooks::Failure::report). A panic is a failure; for its place in the
+    /// code see [`trace_panics`](crate::monitor::trace_panics).
+    ///
+    /// Under [`Forking`](crate::Forking) the child has the span, and its failures; `ended` comes from the parent and has
+    /// no span, but the same fields. A mixin that runs several requests on one thread (by a
+    /// [parker](crate::park)) has spans that are not entered: a thread has only one stack of spans.
+    ///
+    /// ```
+    /// use socketserver::{ThreadingTcpServer, stream_fn};
+    ///
+    /// # fn main() -> socketserver::Result<()> {
+    /// let server = ThreadingTcpServer::builder()
+    ///     .tracing()
+    ///     .bind("127.0.0.1:0", stream_fn(|_request| Ok(())))?;
+    /// # drop(server); Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tracing(self) -> Self {
+        self.with_spans(Spans { are_wanted: true }).observer_of(Box::new(|context| {
+            let transport = context.transport();
+            Box::new(move |event| tell(event, transport))
+        }))
+    }
+}
+
+/// Tells of each panic of the process as an event, with its text, its place and its thread, in the span of the request that
+/// it happens in; then calls the panic hook that was there before. Call it once, at the beginning of `main`.
+/// Feature `tracing`.
+///
+/// The server itself has each panic of a request as a failure, but not its place. The hook that std installs prints the
+/// panic on stderr; `std::panic::set_hook(Box::new(|_| {}))` before this call takes that away.
+///
+/// ```no_run
+/// socketserver::monitor::trace_panics();
+/// ```
+pub fn trace_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let thread = std::thread::current();
+        error!(
+            target: "socketserver",
+            location = info.location().map(field::display),
+            thread = thread.name(),
+            "panicked: {}",
+            text.unwrap_or("with a value that is not text")
+        );
+        before(info);
+    }));
+}
+
+/// Whether requests of a server have spans.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spans {
+    are_wanted: bool,
+}
+
+impl Spans {
+    /// Begins the span of a request on the thread that runs it. It ends when the value is dropped.
+    #[inline]
+    pub(super) fn enter(self, context: &ServerContext, entry: &Entry) -> RequestSpan {
+        let mut place = Place::Off;
+        if self.are_wanted {
+            run_catching(|| place = Place::enter(context, entry));
+        }
+        RequestSpan { place }
+    }
+
+    /// Tells of a failure, in the span of its request if it has one. Gives whether a subscriber has taken it.
+    pub(super) fn failed(self, failure: &Failure<'_>) -> bool {
+        if !self.are_wanted {
+            return false;
+        }
+        let (phase, client_address) = (failure.phase(), failure.client_address());
+        let error = failure.text();
+        macro_rules! tell {
+            ($tell:ident) => {
+                $tell!(target: "socketserver", %phase, %client_address, error, "failed")
+            };
+        }
+        match failure.fault() {
+            _ if failure.is_quiet() => tell!(debug),
+            Fault::Peer => tell!(info),
+            _ => tell!(error),
+        }
+        enabled!(target: "socketserver", Level::ERROR)
+    }
+}
+
+/// The span of a request that runs. The subscriber is the program's code, and may panic in each call.
+pub(super) struct RequestSpan {
+    place: Place,
+}
+
+/// Where a span is.
+enum Place {
+    /// There is none.
+    Off,
+    /// Of a request that shares its thread with others: events are not in it.
+    Apart(Span),
+    Entered(EnteredSpan),
+}
+
+impl Place {
+    #[cold]
+    fn enter(context: &ServerContext, entry: &Entry) -> Self {
+        let span = tracing::info_span!(
+            target: "socketserver",
+            "request",
+            id = entry.id(),
+            client_address = %entry.client_address(),
+            handler = entry.handler(),
+            transport = context.transport(),
+            proxy_address = field::Empty,
+            reason = field::Empty,
+            bytes_in = field::Empty,
+            bytes_out = field::Empty,
+        );
+        if wait::is_parked_here() { Self::Apart(span) } else { Self::Entered(span.entered()) }
+    }
+
+    fn span(&self) -> Option<&Span> {
+        match self {
+            Self::Off => None,
+            Self::Apart(span) => Some(span),
+            Self::Entered(entered) => Some(entered),
+        }
+    }
+}
+
+impl RequestSpan {
+    /// A proxy may have named the client meanwhile.
+    pub(super) fn name_client(&self, entry: &Entry) {
+        if let (Some(span), Some(proxy)) = (self.place.span(), entry.proxy_address()) {
+            run_catching(|| {
+                span.record("client_address", field::display(entry.client_address()));
+                span.record("proxy_address", field::display(proxy));
+            });
+        }
+    }
+
+    /// The request ends.
+    pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
+        if let Some(span) = self.place.span() {
+            let (bytes_in, bytes_out) = entry.bytes();
+            run_catching(|| {
+                span.record("reason", reason.name());
+                span.record("bytes_in", bytes_in);
+                span.record("bytes_out", bytes_out);
+            });
+        }
+    }
+}
+
+impl Drop for RequestSpan {
+    fn drop(&mut self) {
+        if self.place.span().is_some() {
+            run_catching(|| self.place = Place::Off);
+        }
+    }
+}
+
+/// Tells an event of the server.
+fn tell(event: &ServerEvent<'_>, transport: &'static str) {
+    match event {
+        ServerEvent::RequestStarted { id, client_address, handler } => {
+            debug!(target: "socketserver", id, %client_address, handler, transport, "accepted");
+        }
+        ServerEvent::ClientKnown { id, client_address, proxy_address } => {
+            debug!(target: "socketserver", id, %client_address, %proxy_address, "client known");
+        }
+        ServerEvent::RequestEnded { .. } => tell_end(event, transport),
+        ServerEvent::AcceptFailed { error } => {
+            warn!(target: "socketserver", error = %error, "accepting failed");
+        }
+        ServerEvent::LimitReached { limit: limit @ (Limit::PerPeer | Limit::PeerRate) } => {
+            debug!(target: "socketserver", limit = limit.name(), "limit reached");
+        }
+        ServerEvent::LimitReached { limit } => {
+            warn!(target: "socketserver", limit = limit.name(), "limit reached");
+        }
+        // Of the server as a whole: ready, stopping, and so on.
+        _ => info!(target: "socketserver", "{event}"),
+    }
+}
+
+/// Tells the end of a request.
+fn tell_end(event: &ServerEvent<'_>, transport: &'static str) {
+    let ServerEvent::RequestEnded { id, client_address, handler, reason, refused, limit, .. } =
+        event
+    else {
+        return;
+    };
+    let ServerEvent::RequestEnded { age, times, bytes_in, bytes_out, .. } = event else { return };
+    let seconds = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64());
+    macro_rules! tell {
+        ($tell:ident) => {
+            $tell!(
+                target: "socketserver",
+                id,
+                %client_address,
+                handler,
+                transport,
+                reason = reason.name(),
+                fault = reason.fault().map(Fault::name),
+                limit = limit.map(|limit| limit.name()),
+                refused = refused.map(|why| why.name()),
+                seconds = age.as_secs_f64(),
+                queue_seconds = seconds(times.in_queue),
+                handshake_seconds = seconds(times.handshake),
+                handler_seconds = seconds(times.handler),
+                accept_queue_seconds = seconds(times.in_accept_queue),
+                bytes_in,
+                bytes_out,
+                "ended"
+            )
+        };
+    }
+    match (reason, reason.fault()) {
+        // No failure has been told of these.
+        (CloseReason::Fatal | CloseReason::Killed, _) => tell!(error),
+        (_, Some(Fault::Handler | Fault::Server | Fault::Resource)) => tell!(warn),
+        (_, Some(Fault::Peer) | None) => tell!(debug),
+    }
+}
