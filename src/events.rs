@@ -89,6 +89,16 @@ pub enum ServerEvent<'a> {
         /// The proxy: the client's address in `RequestStarted`.
         proxy_address: &'a Address,
     },
+    /// A step before the handler has failed: the TLS handshake, the PROXY header. `RequestEnded` follows, whose reason says
+    /// less than the error does. Under [`Forking`](crate::Forking) the error stays in the child, and there is no such event.
+    HandshakeFailed {
+        /// The request's number, unique within the server.
+        id: u64,
+        /// The client.
+        client_address: &'a Address,
+        /// The cause: which alert, which version, which certificate.
+        error: &'a HandlerError,
+    },
     /// A request has ended and is closed. (While it runs, [`ServerContext::live`](crate::ServerContext::live) has its
     /// activity, its age and its bytes.)
     #[non_exhaustive]
@@ -112,10 +122,14 @@ pub enum ServerEvent<'a> {
         age: Duration,
         /// The parts of its age, and its time in the kernel's accept queue.
         times: RequestTimes,
-        /// Bytes received from the peer.
+        /// Bytes received from the peer, on the wire.
         bytes_in: u64,
-        /// Bytes sent to the peer.
+        /// Bytes sent to the peer, on the wire.
         bytes_out: u64,
+        /// Bytes that the handler has received: fewer than `bytes_in` under the server's own TLS, otherwise the same.
+        clear_bytes_in: u64,
+        /// Bytes that the handler has sent: fewer than `bytes_out` under the server's own TLS, otherwise the same.
+        clear_bytes_out: u64,
     },
     /// Accepting has failed.
     AcceptFailed {
@@ -123,7 +137,7 @@ pub enum ServerEvent<'a> {
         error: &'a io::Error,
     },
     /// A limit has been reached. The event is sent once when the limit is reached, and again when it is reached anew.
-    /// For the limits of one peer it is sent for every request that they refuse.
+    /// For the limits of one peer and for that of handshakes it is sent for every request that they refuse.
     LimitReached {
         /// Which limit.
         limit: Limit,
@@ -143,6 +157,9 @@ impl fmt::Display for ServerEvent<'_> {
             }
             Self::HandedOver { server_address, process } => {
                 write!(f, "handed over at {server_address} to process {process}")
+            }
+            Self::HandshakeFailed { id, client_address, error } => {
+                write!(f, "the handshake of request {id} from {client_address} failed: {error}")
             }
             Self::RequestStarted { id, client_address, handler } => {
                 write!(f, "request {id} from {client_address} has come: {handler}")

@@ -29,7 +29,7 @@ pub use by_name::LimitError;
 ///
 /// An observer is told of each limit that is reached:
 ///
-/// - `live`, `per_peer`, `accept_rate` and `peer_rate` hold requests back or refuse them. They are reported as
+/// - `live`, `per_peer`, `accept_rate`, `peer_rate` and `handshakes` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::ServerEvent::LimitReached).
 /// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request. They are
 ///   the [`CloseReason`](crate::CloseReason) of its end.
@@ -96,6 +96,11 @@ pub struct Limits {
     /// How long `wrap_request` (a TLS handshake, for example) may take. Default 10 s: several round trips of the
     /// slowest network.
     pub handshake: Duration,
+    /// TLS handshakes that have begun and are not finished. Beyond this number the oldest of them is ended, and its request
+    /// refused: a client that means it is done after two round trips, so that peers which connect and say nothing keep
+    /// nobody else out. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking) each
+    /// handshake has a process, and [`max_children`](crate::Forking::max_children) is their limit.
+    pub handshakes: usize,
     /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
     /// worker has taken the connection. Default 5 s: a proxy sends its header with the connection, so that only a lost
     /// packet delays it. Servers that read no such header do not look at this limit.
@@ -134,6 +139,7 @@ impl Default for Limits {
             write: Duration::from_secs(60),
             request: None,
             handshake: Duration::from_secs(10),
+            handshakes: 1_000,
             proxy_header: Duration::from_secs(5),
             linger: Duration::from_secs(2),
             linger_bytes: 16 * 1024 * 1024,
@@ -192,6 +198,8 @@ setters! {
     /// Sets [`handshake`](field@Self::handshake). Default 10 s. With zero no handshake may wait; `Duration::MAX` is no
     /// limit.
     handshake(limit: Duration);
+    /// Sets [`handshakes`](field@Self::handshakes). Default 1,000. Zero counts as one; `usize::MAX` is no limit.
+    handshakes(limit: usize);
     /// Sets [`proxy_header`](field@Self::proxy_header). Default 5 s. With zero a header has to be there already;
     /// `Duration::MAX` leaves the wait to `idle` and `read`.
     proxy_header(limit: Duration);
@@ -278,6 +286,7 @@ mod tests {
             write: seconds(60),
             request: None,
             handshake: seconds(10),
+            handshakes: 1_000,
             proxy_header: seconds(5),
             linger: seconds(2),
             linger_bytes: 16 * 1024 * 1024,
@@ -305,7 +314,8 @@ mod tests {
             .linger_bytes(14)
             .drain(seconds(15))
             .first_read(seconds(16))
-            .proxy_header(seconds(17));
+            .proxy_header(seconds(17))
+            .handshakes(18);
         let expected = Limits {
             live: 1,
             per_peer: 2,
@@ -323,6 +333,7 @@ mod tests {
             drain: seconds(15),
             first_read: seconds(16),
             proxy_header: seconds(17),
+            handshakes: 18,
         };
         assert_eq!(set, expected);
         assert_eq!(set.request(None).accept_rate(None).peer_rate(None).request, None);

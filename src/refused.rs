@@ -1,6 +1,6 @@
 //! [`Refused`]: why a request is not run.
 
-/// Why a request is refused, by a mixin or by a limit for one peer.
+/// Why a request is refused, by a mixin or by a limit.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
@@ -13,6 +13,9 @@ pub enum Refused {
     /// The peer sends requests faster than `Limits::peer_rate` allows.
     #[error("this client comes too often")]
     TooFastFromPeer,
+    /// More handshakes than `Limits::handshakes` were unfinished, and its own was the oldest.
+    #[error("the handshake took too long while others waited")]
+    TooManyHandshakes,
     /// The server is closing.
     #[error("the server is closing")]
     Closing,
@@ -24,10 +27,17 @@ pub enum Refused {
 impl Refused {
     /// All names.
     #[cfg(feature = "metrics")]
-    pub(crate) const NAMES: [&'static str; 5] =
-        ["busy", "too_many_from_peer", "too_fast_from_peer", "closing", "cannot_start"];
+    pub(crate) const NAMES: [&'static str; 6] = [
+        "busy",
+        "too_many_from_peer",
+        "too_fast_from_peer",
+        "too_many_handshakes",
+        "closing",
+        "cannot_start",
+    ];
 
-    /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`, `closing` or
+    /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`, `too_many_handshakes`,
+    /// `closing` or
     /// `cannot_start`. It never changes.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -35,6 +45,7 @@ impl Refused {
             Self::Busy => "busy",
             Self::TooManyFromPeer => "too_many_from_peer",
             Self::TooFastFromPeer => "too_fast_from_peer",
+            Self::TooManyHandshakes => "too_many_handshakes",
             Self::Closing => "closing",
             Self::CannotStart(_) => "cannot_start",
         }

@@ -16,7 +16,7 @@ use crate::figures::{FigureSource, Figures, Fill};
 use crate::gate::{Gate, RateGate};
 use crate::idle_reaper::IdleReaper;
 use crate::limits::{LimitError, Limits};
-use crate::live::{LiveList, LiveRequest};
+use crate::live::{Handshakes, LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::sys;
@@ -44,6 +44,8 @@ pub struct ServerContext {
     /// `Limits::live`, or fewer if the process has fewer descriptors.
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
+    /// TLS handshakes that have begun and not ended, for `Limits::handshakes`.
+    pub(crate) handshakes: Handshakes,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
     /// The asked one until the bind, and then the real one.
@@ -84,6 +86,7 @@ impl ServerContext {
             live,
             gate: Gate::unshared(limits.live.max(1))?,
             counters: Counters::default(),
+            handshakes: Handshakes::default(),
             rate: RateGate::new(limits.accept_rate),
             address: RwLock::new(address),
             started: Instant::now(),

@@ -14,6 +14,8 @@ pub enum Limit {
     PerPeer,
     /// `Limits::peer_rate`: the request is refused.
     PeerRate,
+    /// `Limits::handshakes`: the oldest unfinished handshake is ended, and its request refused.
+    Handshakes,
 }
 
 impl fmt::Display for Limit {
@@ -23,6 +25,7 @@ impl fmt::Display for Limit {
             Self::AcceptRate => "the limit of the rate of accepting",
             Self::PerPeer => "the limit of requests for one peer",
             Self::PeerRate => "the limit of the rate of accepting from one peer",
+            Self::Handshakes => "the limit of unfinished handshakes",
         })
     }
 }
@@ -30,7 +33,8 @@ impl fmt::Display for Limit {
 impl Limit {
     /// All of them.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [Self; 4] = [Self::Live, Self::AcceptRate, Self::PerPeer, Self::PeerRate];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Live, Self::AcceptRate, Self::PerPeer, Self::PeerRate, Self::Handshakes];
 
     /// A name in one word, for a label or a log: `live`, `accept_rate`, `per_peer` or `peer_rate`. It never changes.
     #[must_use]
@@ -40,6 +44,7 @@ impl Limit {
             Self::AcceptRate => "accept_rate",
             Self::PerPeer => "per_peer",
             Self::PeerRate => "peer_rate",
+            Self::Handshakes => "handshakes",
         }
     }
 }

@@ -79,6 +79,7 @@ limits! {
     write Time
     request Time
     handshake Time
+    handshakes Count
     proxy_header Time
     linger Time
     linger_bytes Bytes

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::by_proxy::ByProxy;
+use super::clear::ClearCounters;
 use super::counters::{RequestCounters, Step};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
@@ -58,6 +59,7 @@ pub(crate) struct Entry {
     /// `Limits::idle`.
     pub(super) idle: Duration,
     /// How many bytes had come when its handler began (a PROXY header, a handshake). They are no part of a request.
+    /// [`UNFINISHED`] until then, if there are such steps.
     preface: AtomicU64,
     /// The reaper's notes on its present wait.
     pub(super) seen: Mutex<Option<LastLook>>,
@@ -66,8 +68,8 @@ pub(crate) struct Entry {
     /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. The end of input that the handler
     /// then sees is not the peer's, and must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
-    /// Under TLS: the bytes that the handler sees, received and sent.
-    clear: OnceLock<Box<[AtomicU64; 2]>>,
+    /// Under TLS: the bytes that the handler sees.
+    pub(super) clear: ClearCounters,
     /// A wrapper is in place, and sends a farewell before the end.
     wrapped: AtomicBool,
     /// The worker waits, below the wrapper, for room to write.
@@ -114,7 +116,7 @@ impl Entry {
             seen: Mutex::new(None),
             is_lent: AtomicBool::new(false),
             cut: AtomicU8::new(0),
-            clear: OnceLock::new(),
+            clear: ClearCounters::new(None, 0),
             wrapped: AtomicBool::new(false),
             waits_to_write: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -190,6 +192,12 @@ impl Entry {
         }
     }
 
+    /// Steps before the handler begin: until they end, nothing that comes is a part of a request, and a drain gives the
+    /// peer the time of a first read.
+    pub(crate) fn begin_preface(&self) {
+        self.preface.store(UNFINISHED, Ordering::Relaxed);
+    }
+
     /// Everything that has come so far is no part of a request.
     pub(crate) fn end_preface(&self) {
         self.preface.store(self.clear_bytes().0, Ordering::Relaxed);
@@ -197,32 +205,34 @@ impl Entry {
 
     /// The handshake has ended: from here on the handler's bytes are counted beside those on the wire.
     pub(crate) fn begin_clear(&self) {
-        self.clear.get_or_init(Box::default);
+        self.clear.begin();
     }
 
     /// Counts bytes that the handler has read. Only the worker reads.
     pub(crate) fn add_clear_in(&self, count: usize) {
-        if let Some(clear) = self.clear.get() {
-            add(&clear[0], count);
+        if let Some([read, _]) = self.clear.get() {
+            add(read, count);
         }
     }
 
     /// Counts bytes that were encrypted and sent, by the same callers as `add_bytes_out`.
     pub(crate) fn add_clear_out(&self, count: usize) {
-        if let Some(clear) = self.clear.get() {
-            add(&clear[1], count);
+        if let Some([_, written]) = self.clear.get() {
+            add(written, count);
         }
     }
 
     /// How many bytes the handler has received and sent: under TLS they are fewer than those on the wire.
     pub(crate) fn clear_bytes(&self) -> (u64, u64) {
         let Some(clear) = self.clear.get() else { return self.bytes() };
-        (clear[0].load(Ordering::Relaxed), clear[1].load(Ordering::Relaxed))
+        let [read, written] = clear.map(|number| number.load(Ordering::Relaxed));
+        (read, written)
     }
 
     /// Whether nothing of a request has come yet.
     pub(crate) fn is_unheard(&self) -> bool {
-        self.clear_bytes().0 == self.preface.load(Ordering::Relaxed)
+        let preface = self.preface.load(Ordering::Relaxed);
+        preface == UNFINISHED || self.clear_bytes().0 == preface
     }
 
     /// Counts received bytes. Only the worker receives.
@@ -240,6 +250,7 @@ impl Entry {
     /// moments.
     pub(super) fn view(&self) -> LiveRequest {
         let (bytes_in, bytes_out) = self.bytes();
+        let (clear_bytes_in, clear_bytes_out) = self.clear_bytes();
         LiveRequest {
             id: self.id(),
             client_address: self.client_address().clone(),
@@ -249,6 +260,8 @@ impl Entry {
             activity: self.activity(),
             bytes_in,
             bytes_out,
+            clear_bytes_in,
+            clear_bytes_out,
             // A handler may have been told of the drain without a `shutdown`: it was about to wait, and saw the drain
             // itself.
             cut: self.cut().or(self.is_stopped().then_some(Cut::Drained)),
@@ -263,7 +276,8 @@ impl Entry {
             1 => Some(Cut::Drained),
             2 => Some(Cut::Forced),
             3 => Some(Cut::Closed),
-            _ => Some(Cut::Silent),
+            4 => Some(Cut::Silent),
+            _ => Some(Cut::Crowded),
         }
     }
 
@@ -279,7 +293,7 @@ impl Entry {
 
     /// Whether both directions of its connection were ended from this side.
     pub(crate) fn is_cut_off(&self) -> bool {
-        matches!(self.cut(), Some(Cut::Forced | Cut::Closed))
+        matches!(self.cut(), Some(Cut::Forced | Cut::Closed | Cut::Crowded))
     }
 
     /// Whether the reaper has ended its wait.
@@ -460,6 +474,9 @@ impl Entry {
         self.connection.lock().take();
     }
 }
+
+/// In the place of the number of bytes before the handler, while it is not known.
+const UNFINISHED: u64 = u64::MAX;
 
 /// There is one writer, so a load and a store are enough.
 fn add(number: &AtomicU64, count: usize) {

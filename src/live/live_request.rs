@@ -60,10 +60,14 @@ pub struct LiveRequest {
     pub handler: &'static str,
     /// Its present activity.
     pub activity: Activity,
-    /// Bytes received from the peer so far.
+    /// Bytes received from the peer so far, on the wire.
     pub bytes_in: u64,
-    /// Bytes sent to the peer so far.
+    /// Bytes sent to the peer so far, on the wire.
     pub bytes_out: u64,
+    /// Bytes that the handler has received so far: fewer than `bytes_in` under the server's own TLS, otherwise the same.
+    pub clear_bytes_in: u64,
+    /// Bytes that the handler has sent so far: fewer than `bytes_out` under the server's own TLS, otherwise the same.
+    pub clear_bytes_out: u64,
     /// How this side has ended it, if it has. (Only a child of [`Forking`](crate::Forking) knows what it was told of a
     /// drain.)
     pub cut: Option<Cut>,
@@ -97,6 +101,8 @@ pub enum Cut {
     Closed = 3,
     /// Its peer was silent for as long as `Limits::idle`.
     Silent = 4,
+    /// Its handshake was the oldest of more than [`Limits::handshakes`](field@crate::Limits::handshakes).
+    Crowded = 5,
 }
 
 impl fmt::Display for Cut {
@@ -106,6 +112,7 @@ impl fmt::Display for Cut {
             Self::Forced => "cut off at the deadline of the drain",
             Self::Closed => "closed from this side",
             Self::Silent => "ended because its peer was silent",
+            Self::Crowded => "ended because too many handshakes were unfinished",
         })
     }
 }

@@ -13,8 +13,10 @@
 //! ```
 
 mod by_proxy;
+mod clear;
 mod counters;
 mod entry;
+mod handshakes;
 mod idle_check;
 mod live_request;
 mod peer_key;
@@ -39,9 +41,11 @@ use crate::peer_fault::RequestId;
 use crate::proxy_protocol::Header;
 
 use by_proxy::{ByProxy, ClientRows};
+use clear::{ClearCounters, ClearRows};
 pub(crate) use counters::Step;
 use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;
+pub(crate) use handshakes::Handshakes;
 pub(crate) use idle_check::SHORTEST_REAPED;
 pub use live_request::{Activity, Cut, LiveRequest};
 use peer_key::PeerKey;
@@ -88,6 +92,8 @@ struct Slots {
     rows: Option<Arc<Rows>>,
     /// Clients behind proxies, for each slot, if children are to write them.
     clients: Option<Arc<ClientRows>>,
+    /// Counters of encrypted connections for each slot, if children are to write them.
+    clear: Option<Arc<ClearRows>>,
 }
 
 /// The part that the peer of a connection has.
@@ -119,6 +125,7 @@ impl Slots {
     fn map_rows(&mut self) -> io::Result<()> {
         self.rows = Some(Arc::new(Rows::new(ROWS)?));
         self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
+        self.clear = Some(Arc::new(ClearRows::new(ROWS)?));
         Ok(())
     }
 
@@ -168,9 +175,19 @@ impl LiveList {
     pub(crate) fn new(limits: Limits) -> Self {
         let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
         let (shared, peers, rates) = (Arc::clone(&limits), None, None);
-        let (entered, budget, rows, clients) = (0, usize::MAX, None, None);
-        let slots =
-            Slots { entries, free, entered, limits: shared, budget, peers, rates, rows, clients };
+        let (entered, budget, rows, clients, clear) = (0, usize::MAX, None, None, None);
+        let slots = Slots {
+            entries,
+            free,
+            entered,
+            limits: shared,
+            budget,
+            peers,
+            rates,
+            rows,
+            clients,
+            clear,
+        };
         let number = LISTS.fetch_add(1, Ordering::Relaxed);
         let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new() };
         list.set_limits(limits);
@@ -261,6 +278,9 @@ impl LiveList {
         let owner = RequestId { server: self.number, request: id };
         let mut entry = Entry::new(owner, peer, handler, accepted, connection, idle, now);
         entry.in_accept_queue = in_accept_queue;
+        if slots.clear.is_some() {
+            entry.clear = ClearCounters::new(slots.clear.as_ref(), slot);
+        }
         if peer_is == PeerIs::Proxy {
             entry.by_proxy = Some(Box::new(ByProxy::new(slots.clients.as_ref(), slot)));
         }

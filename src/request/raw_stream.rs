@@ -141,7 +141,7 @@ impl RawStream {
     /// | the cut | the wrapper sees |
     /// |---|---|
     /// | none | the peer's end, zero bytes |
-    /// | `Silent` | an error of kind `TimedOut` |
+    /// | `Silent`, `Crowded` | an error of kind `TimedOut` |
     /// | `Drained`, in the middle of something | the bytes that still come, and then the error `Stopping` |
     /// | any other | the error `Stopping` |
     fn receive_nothing(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -151,7 +151,7 @@ impl RawStream {
                 self.status.ended.set();
                 Ok(0)
             }
-            Some(Cut::Silent) => Err(self.status.time_out()),
+            Some(Cut::Silent | Cut::Crowded) => Err(self.status.time_out()),
             // In the middle of something: its rest may still come, although the input is shut down.
             Some(Cut::Drained) if self.status.entry.activity() == Activity::Receiving => {
                 self.receive_late(buf)

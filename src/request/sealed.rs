@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::StreamRequest;
 use super::connection::{Connection, Stream};
-use crate::live::Entry;
+use crate::live::{Cut, Entry};
+use crate::server_context::ServerContext;
 
 /// A wrapper that encrypts.
 pub(crate) trait SealedStream: Stream {
@@ -77,6 +78,18 @@ impl StreamRequest {
                 Connection::Sealed { stream, status }
             },
         )
+    }
+
+    /// Whether its handshake was ended to make room for others.
+    pub(crate) fn was_crowded_out(&self) -> bool {
+        self.io.ticket.entry().cut() == Some(Cut::Crowded)
+    }
+
+    /// The server, the entry and the limits, for as long as a handshake lasts.
+    pub(crate) fn share_for_handshake(&self) -> (Arc<ServerContext>, Arc<Entry>, usize) {
+        let ticket = &self.io.ticket;
+        let most = ticket.limits().handshakes;
+        (Arc::clone(&ticket.context), Arc::clone(ticket.entry()), most)
     }
 
     /// The facts of the seal, also if another wrapper is above it.

@@ -130,10 +130,10 @@ impl StreamRequest {
         self.io.at_boundary = true;
     }
 
-    /// How many bytes have been sent so far. After a failed write this shows how much of it was sent.
+    /// How many bytes have been sent so far, as the handler sees them: under TLS more are on the wire. After a failed write this shows how much of it was sent.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
-        self.io.ticket.entry().bytes().1
+        self.io.ticket.entry().clear_bytes().1
     }
 
     /// Python's `wbufsize`: how many bytes of output to hold back at most. Zero, the default, holds back none.

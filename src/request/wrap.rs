@@ -24,7 +24,8 @@ impl StreamRequest {
     /// to pass for encrypted ones.
     ///
     /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and no more than the request has left. A
-    /// drain ends it, like a wait between two requests.
+    /// drain gives it the time of a first read ([`Limits::first_read`](field@crate::Limits::first_read)), because its client
+    /// is about to send a request; later, in the middle of a request (STARTTLS), it ends it at once.
     ///
     /// # Errors
     ///

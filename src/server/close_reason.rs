@@ -16,7 +16,7 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),
         // The handler may have ended without noticing either.
-        Some(Cut::Drained | Cut::Silent) | None => {
+        Some(Cut::Drained | Cut::Silent | Cut::Crowded) | None => {
             entry.is_stopped().then_some(CloseReason::Stopped)
         }
     }
@@ -87,11 +87,12 @@ pub(super) fn may_be_early(reason: CloseReason) -> bool {
 pub(super) fn refused_by(limit: Limit) -> Refused {
     match limit {
         Limit::PeerRate => Refused::TooFastFromPeer,
+        Limit::Handshakes => Refused::TooManyHandshakes,
         _ => Refused::TooManyFromPeer,
     }
 }
 
-/// Why a request is refused whose client was named by a proxy, if it is.
+/// Why a request is refused that has begun, if it is: its client was named by a proxy, or its handshake had to make room.
 pub(super) fn why_refused(error: &HandlerError) -> Option<Refused> {
     error.downcast_ref().map(|BeyondLimit { limit }| refused_by(*limit))
 }

@@ -309,6 +309,7 @@ impl<T: Transport> OpenRequest<T> {
         let mut wrapped = Ok(());
         // Without a step or a hook there is nothing to bound, and no look at the clock.
         if let Some(limits) = limits {
+            self.entry.begin_preface();
             wrapped = catch_panic(|| {
                 for step in self.core.prefaces.iter() {
                     let own = step.deadline(limits);
@@ -317,7 +318,7 @@ impl<T: Transport> OpenRequest<T> {
                     if step.names_client(self.entry.peer_address()) {
                         self.core.tell_of_client(&self.entry);
                     }
-                    taken.inspect_err(|error| self.core.tell_if_beyond(error))?;
+                    taken.inspect_err(|error| self.core.tell_of_preface(&self.entry, error))?;
                 }
                 if !request.is_whole() {
                     let own = handshake_deadline(limits);

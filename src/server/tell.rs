@@ -48,6 +48,7 @@ impl<T: Transport> Core<T> {
             return;
         }
         let (bytes_in, bytes_out) = entry.bytes();
+        let (clear_bytes_in, clear_bytes_out) = entry.clear_bytes();
         self.tell(&ServerEvent::RequestEnded {
             id: entry.id(),
             client_address: entry.client_address(),
@@ -61,6 +62,8 @@ impl<T: Transport> Core<T> {
             times: entry.times(),
             bytes_in,
             bytes_out,
+            clear_bytes_in,
+            clear_bytes_out,
         });
     }
 
@@ -72,8 +75,11 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Tells the observers of a limit for one peer that a client behind a proxy is beyond.
-    pub(super) fn tell_if_beyond(&self, error: &HandlerError) {
+    /// Tells the observers of a step before the handler that has failed, and of the limit that it is beyond, if that is
+    /// the cause.
+    pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
+        let (id, client_address) = (entry.id(), entry.client_address());
+        self.tell(&ServerEvent::HandshakeFailed { id, client_address, error });
         if let Some(BeyondLimit { limit }) = error.downcast_ref() {
             self.tell(&ServerEvent::LimitReached { limit: *limit });
         }

@@ -12,8 +12,11 @@ use super::fault::{self, Stage};
 use super::session::{SEALED_AT_ONCE, Session};
 use super::stream::TlsStream;
 use crate::error::HandlerResult;
+use crate::events::Limit;
 use crate::limits::Limits;
-use crate::request::{Deadline, Preface, SealBase, Stream, StreamRequest, handshake_deadline};
+use crate::request::{
+    BeyondLimit, Deadline, Preface, SealBase, Stream, StreamRequest, handshake_deadline,
+};
 
 impl Preface<StreamRequest> for Tls {
     fn prepare(&self) {
@@ -25,7 +28,12 @@ impl Preface<StreamRequest> for Tls {
     }
 
     fn run(&self, request: &mut StreamRequest) -> HandlerResult {
-        Ok(request.start_tls(self)?)
+        let shaken = request.start_tls(self);
+        // It has left the list of the unfinished by now, so this look is final.
+        if request.was_crowded_out() {
+            return Err(BeyondLimit { limit: Limit::Handshakes }.into());
+        }
+        Ok(shaken?)
     }
 }
 
@@ -77,6 +85,8 @@ impl StreamRequest {
     /// ```
     pub fn start_tls(&mut self, tls: &Tls) -> io::Result<()> {
         let config = tls.config();
+        let (context, entry, most) = self.share_for_handshake();
+        let _unfinished = context.handshakes.enter(&entry, most);
         self.seal(|base| {
             let (stream, info) = shake_hands(config, base)?;
             Ok((Box::new(stream), Box::new(info)))

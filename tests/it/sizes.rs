@@ -210,6 +210,7 @@ fn knobs() -> Vec<Knob> {
         "write", times(), LATE, |it, value| it.limits.write = value.time();
         "request", times(), LATE, |it, value| it.limits.request = Some(value.time());
         "handshake", times(), LATE, |it, value| it.limits.handshake = value.time();
+        "handshakes", all(), Or::Nothing, |it, value| it.limits.handshakes = value.count();
         "proxy_header", times(), LATE, |it, value| it.limits.proxy_header = value.time();
         "first_read", times(), LATE, |it, value| it.limits.first_read = value.time();
         "linger", times(), Or::Nothing, |it, value| it.limits.linger = value.time();

@@ -90,6 +90,7 @@ fn every_default_is_the_documented_one() {
         .write(Duration::from_secs(60))
         .request(None)
         .handshake(Duration::from_secs(10))
+        .handshakes(1_000)
         .proxy_header(Duration::from_secs(5))
         .linger(Duration::from_secs(2))
         .linger_bytes(16 * 1024 * 1024)

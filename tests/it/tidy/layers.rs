@@ -78,7 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("transport", &["address", "error", "limits", "process", "request", "sys", "wait"]),
-    ("tls", &["error", "limits", "live", "peer_fault", "request", "sys"]),
+    ("tls", &["error", "events", "limits", "live", "peer_fault", "request", "sys"]),
     // The one room that knows all of them.
     ("server", &["*"]),
 ];

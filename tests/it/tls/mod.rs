@@ -1,6 +1,10 @@
 //! TLS: the handler does not change.
 
+mod bad_clients;
 pub mod client;
+mod crowds;
 mod echo;
 mod ends;
 mod names;
+mod outboxes;
+mod renewal;

@@ -297,9 +297,9 @@ fn a_header_that_is_none_is_said_to_be_the_peers() {
 }
 
 #[test]
-fn a_drain_cuts_a_handshake_off() {
-    // A handshake that has begun is cut off at once; a connection that has sent nothing, when the time for first reads ends.
-    for (first_read, sent) in [(HOUR, &b"KE"[..]), (Duration::ZERO, b"")] {
+fn a_drain_cuts_a_handshake_off_when_first_reads_are_over() {
+    // One that has begun as well: its client is about to send a request.
+    for (first_read, sent) in [(MOMENT, &b"KE"[..]), (Duration::ZERO, b"")] {
         let (errors, error) = channel();
         let errors = Mutex::new(errors);
         let limits = patient().first_read(first_read).drain(HOUR);

@@ -1,0 +1,55 @@
+//! [`ClearCounters`]: under TLS, the bytes that the handler reads and writes, beside those on the wire.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::sys::Common;
+
+/// For requests that children serve: whether the connection is encrypted; bytes read; bytes written.
+pub(super) type ClearRows = Common<3>;
+
+/// Nothing, and no memory, until a handshake has ended.
+#[derive(Debug)]
+pub(super) struct ClearCounters {
+    own: OnceLock<Box<[AtomicU64; 2]>>,
+    /// The row, and the rows of all others, if a child may serve the request.
+    common: Option<(Arc<ClearRows>, usize)>,
+}
+
+impl ClearCounters {
+    /// The counters of a new request, which is in clear so far. Beyond the last row the parent does not see those of its
+    /// child.
+    pub(super) fn new(rows: Option<&Arc<ClearRows>>, row: usize) -> Self {
+        let common = rows.filter(|rows| row < rows.rows().len());
+        let common = common.map(|rows| (Arc::clone(rows), row));
+        if let Some((rows, row)) = &common {
+            let [is_encrypted, read, written] = &rows.rows()[*row];
+            // The last request of this slot may have left its numbers. A row that was never used is not written to: it
+            // has no memory.
+            if is_encrypted.load(Ordering::Relaxed) != 0 {
+                for number in [is_encrypted, read, written] {
+                    number.store(0, Ordering::Relaxed);
+                }
+            }
+        }
+        Self { own: OnceLock::new(), common }
+    }
+
+    /// The handshake has ended.
+    pub(super) fn begin(&self) {
+        match &self.common {
+            Some((rows, row)) => rows.rows()[*row][0].store(1, Ordering::Relaxed),
+            None => drop(self.own.get_or_init(Box::default)),
+        }
+    }
+
+    /// The counters of bytes read and bytes written; none in clear.
+    pub(super) fn get(&self) -> Option<[&AtomicU64; 2]> {
+        if let Some((rows, row)) = &self.common {
+            let [is_encrypted, read, written] = &rows.rows()[*row];
+            return (is_encrypted.load(Ordering::Relaxed) != 0).then_some([read, written]);
+        }
+        let [read, written] = &**self.own.get()?;
+        Some([read, written])
+    }
+}

@@ -1,0 +1,66 @@
+//! [`Handshakes`]: the unfinished handshakes of a server, and which of them ends when there are too many.
+//!
+//! To refuse the newest would let a peer that opens connections and says nothing keep everybody else out. So the oldest
+//! one ends: a client that means it is done after two round trips, and the one that has waited longest is the least likely
+//! to be such a client.
+//!
+//! ```text
+//! worker: enter     under the lock: it is the newest; beyond the maximum the oldest leaves, and is cut (Crowded)
+//!         ...       its worker finds the cut at its next receive, or is woken by it
+//!         leave     under the lock: from here on nobody cuts it, so a look at the cut after this is final
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Cut, Entry};
+
+/// By the numbers of their requests, which is their order. A forked child has a copy, and one handshake.
+#[derive(Default)]
+pub(crate) struct Handshakes {
+    unfinished: Mutex<BTreeMap<u64, Arc<Entry>>>,
+}
+
+impl Handshakes {
+    /// A handshake begins; it has ended when the guard is dropped. Beyond the maximum the oldest one is ended.
+    pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
+        let oldest = {
+            let mut unfinished = self.unfinished.lock();
+            unfinished.insert(entry.id(), Arc::clone(entry));
+            let is_one_too_many = unfinished.len() > max.max(1);
+            is_one_too_many.then(|| unfinished.pop_first()).flatten()
+        };
+        // Without the lock: it is a system call, and wakes a worker that wants the lock.
+        if let Some((_, oldest)) = oldest {
+            oldest.shut_down(Cut::Crowded, Shutdown::Both);
+        }
+        Unfinished { all: self, id: entry.id() }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.unfinished.lock().len()
+    }
+}
+
+impl fmt::Debug for Handshakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handshakes({} unfinished)", self.len())
+    }
+}
+
+/// One of them. Its drop takes it out.
+pub(crate) struct Unfinished<'a> {
+    all: &'a Handshakes,
+    id: u64,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.all.unfinished.lock().remove(&self.id);
+    }
+}

@@ -1,0 +1,109 @@
+//! Very many unfinished handshakes: the oldest make room, others are served, and memory is bounded.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+
+use socketserver::mixin::Refused;
+use socketserver::monitor::Limit;
+use socketserver::{CloseReason, Limits, ServerEvent, Threading, ThreadingTcpServer};
+
+use super::client::{Client, localhost};
+use crate::handlers::Echo;
+use crate::support::{alone, connect, eventually, exchange, inet, system};
+
+#[test]
+fn the_oldest_unfinished_handshake_makes_room_for_a_new_one() {
+    let (tell, ends) = channel();
+    let reached = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&reached);
+    let server = ThreadingTcpServer::builder()
+        .tls(localhost())
+        .limits(Limits::default().handshakes(2))
+        .observer(move |event| match event {
+            ServerEvent::LimitReached { limit: Limit::Handshakes } => {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            ServerEvent::RequestEnded { id, reason, refused, .. } => {
+                let why = refused.map(Refused::name);
+                tell.send((*id, *reason, why)).unwrap();
+            }
+            _ => {}
+        })
+        .bind("127.0.0.1:0", || Echo)
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    // One that is finished does not count.
+    let mut served = Client::new().connect(inet(&*server));
+    assert_eq!(exchange(&mut served, "one"), "one\n");
+    let silent: Vec<TcpStream> = (0..5)
+        .map(|number: usize| {
+            let client = connect(inet(&*server));
+            eventually("it is in its handshake", || {
+                server.context().counts().accepted as usize == number + 2
+            });
+            client
+        })
+        .collect();
+    let refused = (CloseReason::Refused, Some("too_many_handshakes"));
+    for id in 2..5 {
+        let (ended, reason, why) = ends.recv().unwrap();
+        assert_eq!((ended, (reason, why)), (id, refused));
+    }
+    assert_eq!(reached.load(Ordering::SeqCst), 3);
+    // And another one, whose handshake ends well.
+    let mut client = Client::new().connect(inet(&*server));
+    assert_eq!(exchange(&mut client, "two"), "two\n");
+    assert_eq!(exchange(&mut served, "still here"), "still here\n");
+    drop(silent);
+}
+
+#[test]
+fn ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded() {
+    alone(
+        "tls::crowds::ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded",
+        || {
+            const CLIENTS: usize = 10_000;
+            // The clients' ends as well are this process's.
+            let (_, descriptors) = system::descriptor_limits();
+            system::set_descriptor_limits(descriptors, descriptors);
+            let at_once = CLIENTS.min(usize::try_from(descriptors).unwrap() / 2);
+            let server = ThreadingTcpServer::builder()
+                .mixin(Threading::new().stack_size(128 * 1024))
+                .tls(localhost())
+                .limits(Limits::default().handshakes(200))
+                .bind("127.0.0.1:0", || Echo)
+                .unwrap()
+                .serve_in_background()
+                .unwrap();
+            let mut hello = Vec::new();
+            Client::new().connect(inet(&*server)).stream.conn.write_tls(&mut hello).unwrap();
+            let mut crowd = std::collections::VecDeque::new();
+            let mut most = 0;
+            for number in 0..CLIENTS {
+                let mut client = connect(inet(&*server));
+                // Silent ones, and ones that stop in the middle of their hello.
+                let sent = [0, 3, hello.len() / 2, hello.len()][number % 4];
+                let _ = client.write_all(&hello[..sent]);
+                crowd.push_back(client);
+                if crowd.len() > at_once {
+                    crowd.pop_front();
+                }
+                if number % 500 == 499 {
+                    let mut honest = Client::new().connect(inet(&*server));
+                    assert_eq!(exchange(&mut honest, "hello"), "hello\n", "after {number}");
+                    most = most.max(system::own_status("VmRSS"));
+                }
+            }
+            eventually("no more than the limit are left", || server.context().live().len() <= 201);
+            // 200 handshakes, 10,000 ends of clients, and what the allocator keeps.
+            assert!(most < 200 * 1024, "{most} KiB");
+            // The oldest are told: their connections are ended.
+            let mut oldest = crowd.pop_front().unwrap();
+            let _ = oldest.read_to_end(&mut Vec::new());
+        },
+    );
+}
