@@ -8,6 +8,7 @@ pub mod process;
 pub mod program;
 pub mod promises;
 pub mod system;
+pub mod tls;
 pub mod unread;
 
 use std::io::{Read, Write};

@@ -17,7 +17,7 @@
 //! A client becomes a member with its first line. A client that has sent no newline yet is treated as one that knows no
 //! lines, and gets one answer for each message: see `protocol.rs`.
 //!
-//! Limits: names are not proven, and nothing is encrypted. A name belongs to the member that has it, and a name that looks
+//! Limits: names are not proven, and without `--tls-cert` nothing is encrypted. A name belongs to the member that has it, and a name that looks
 //! the same is refused only while that member is there (`name.rs`). Earlier lines are not kept for later members. A client
 //! without lines that sends an empty message has sent nothing; it waits for its answer until the room ends.
 
@@ -46,13 +46,14 @@ use bus::{Bus, BusAddress, VARIABLE};
 use clap::{Args, Parser, Subcommand};
 use common::Endpoint;
 use common::client::ClientTls;
-use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions};
+use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions, ServeTls};
 use hall::Hall;
 use handler::Chat;
 use name::{check_name, normal};
 use password::hide;
 use room::Room;
 use screen::{Lines, Screen};
+use socketserver::tls::Tls;
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
 use terminal::Terminal;
 
@@ -90,6 +91,8 @@ enum Command {
 struct Serve {
     #[command(flatten)]
     options: ServeOptions,
+    #[command(flatten)]
+    tls: ServeTls,
     #[command(flatten)]
     first_word: FirstWord,
     /// How many lines a second one member may say in the long run; 0 is no limit
@@ -135,6 +138,7 @@ struct ChatServer {
     first_word: Duration,
     screen: Screen,
     pace: u32,
+    tls: Option<Tls>,
     /// The bus to the other servers of the room.
     joins: Option<Joins>,
     bus: OnceCell<Bus>,
@@ -152,7 +156,7 @@ struct Joins {
 
 /// Serves the room, and then ends the bus and the screen, in this order.
 fn serve(options: &Serve) -> Result<(), Failure> {
-    let server = ChatServer::new(options, options.joins()?);
+    let server = ChatServer::new(options, options.tls.load()?, options.joins()?);
     let served = common::serve(&server, &options.options);
     let left = server.bus.get().map_or(Ok(()), Bus::close);
     server.screen.finish();
@@ -160,7 +164,7 @@ fn serve(options: &Serve) -> Result<(), Failure> {
 }
 
 impl ChatServer {
-    fn new(options: &Serve, joins: Option<Joins>) -> Self {
+    fn new(options: &Serve, tls: Option<Tls>, joins: Option<Joins>) -> Self {
         let (screen, lines) = Screen::new();
         Self {
             room: Room::new(screen.clone()),
@@ -168,6 +172,7 @@ impl ChatServer {
             first_word: options.first_word.first_word,
             screen,
             pace: options.pace,
+            tls,
             joins,
             bus: OnceCell::new(),
             lines: Cell::new(Some(lines)),
@@ -180,8 +185,8 @@ impl Program for ChatServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:8000";
 
     fn exposure(&self) -> String {
-        "anyone there may read and write in the room, under any name, and nothing is encrypted"
-            .to_owned()
+        let clear = if self.tls.is_some() { "" } else { ", and nothing is encrypted" };
+        format!("anyone there may read and write in the room, under any name{clear}")
     }
 
     fn stream(&self) -> impl MakeHandler<StreamRequest> {
@@ -192,6 +197,10 @@ impl Program for ChatServer {
 
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         None::<NoDatagrams>
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     fn refuses(&self, mixin: MixinName) -> Option<String> {

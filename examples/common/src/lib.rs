@@ -48,6 +48,7 @@ mod failure;
 mod log;
 mod options;
 mod serve;
+mod serve_tls;
 pub mod status;
 
 pub use control::{ControlOptions, HELP, control};
@@ -58,3 +59,4 @@ pub use options::{
     FirstWord, MixinName, ServeOptions, bytes, count, datagrams_too, seconds, streams,
 };
 pub use serve::{KEEPALIVE, NoDatagrams, Program, serve};
+pub use serve_tls::ServeTls;

@@ -10,6 +10,7 @@ use socketserver::handover::Handover;
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
 use socketserver::proxy_protocol::Network;
+use socketserver::tls::Tls;
 use socketserver::transport::Transport;
 use socketserver::{
     Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
@@ -18,6 +19,7 @@ use socketserver::{
 };
 
 use crate::control::{self, InTurn, Operator, TurnHook};
+use crate::serve_tls::encrypted;
 use crate::{Endpoint, Failure, Level, MixinName, ServeOptions, log, status, warn};
 
 /// A program: its handlers, its limits, and what it refuses.
@@ -43,6 +45,16 @@ pub trait Program {
     /// The limits. The command line sets `live`, `per_peer`, `peer_rate` and `drain`.
     fn limits(&self) -> Limits {
         Limits::default()
+    }
+
+    /// TLS for all its connections; none if they are in the clear. See [`ServeTls`](crate::ServeTls).
+    fn tls(&self) -> Option<&Tls> {
+        None
+    }
+
+    /// The words behind `listening on` at the start, for each address.
+    fn address(&self, at: &Endpoint) -> String {
+        if self.tls().is_some() { format!("{at} with TLS") } else { at.to_string() }
     }
 
     /// Called once, after the lines that say where it listens and before anything is served. Threads beside the servers
@@ -79,7 +91,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     for endpoint in &options.bind {
         let server = bind(program, endpoint, options, &in_turn)?;
         let address = server.server_address();
-        listening += &format!("listening on {}\n", endpoint.at(&address));
+        listening += &format!("listening on {}\n", program.address(&endpoint.at(&address)));
         if !address.is_local() {
             warn(&format!("{address} can be reached from other machines: {}", program.exposure()));
         }
@@ -237,10 +249,18 @@ fn bind<P: Program>(
         ))
     };
     let at = endpoint.address();
+    let tls = program.tls();
+    if tls.is_some() && endpoint.is_datagram() {
+        let why = format!(
+            "cannot serve {endpoint} with TLS, which needs connections: serve datagrams by another process"
+        );
+        return Err(Failure::Usage(why));
+    }
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
             let builder = behind_proxies(Builder::<Tcp, _>::new(mixin), options);
             let builder = operated(builder, options, in_turn).limits(limits);
+            let builder = encrypted(builder, tls);
             Arc::new(
                 builder
                     .socket_options(SocketOptions::default().keepalive(KEEPALIVE))
@@ -250,6 +270,7 @@ fn bind<P: Program>(
         Endpoint::Unix(_) => {
             let builder = behind_proxies(Builder::<UnixStream, _>::new(mixin), options);
             let builder = operated(builder, options, in_turn).limits(limits);
+            let builder = encrypted(builder, tls);
             Arc::new(
                 builder
                     .socket_options(SocketOptions::default().unlink_on_close(true))

@@ -21,8 +21,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use common::Endpoint;
 use common::client::{ClientTls, ask, connect, copy_both_ways, open, show};
-use common::{Failure, MixinName, Program, ServeOptions};
+use common::{Failure, MixinName, Program, ServeOptions, ServeTls};
 use handlers::{Echo, EchoPacket, Mode, Room};
+use socketserver::tls::Tls;
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
 
 /// Sends back every byte as it comes; over datagrams, every datagram.
@@ -39,6 +40,8 @@ enum Command {
     Serve {
         #[command(flatten)]
         options: ServeOptions,
+        #[command(flatten)]
+        tls: ServeTls,
         /// How long a client may be silent, from its first moment on, in seconds
         #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = common::seconds)]
         idle: Duration,
@@ -62,6 +65,7 @@ struct EchoServer {
     mode: Mode,
     idle: Duration,
     room: Room,
+    tls: Option<Tls>,
 }
 
 impl Program for EchoServer {
@@ -80,6 +84,10 @@ impl Program for EchoServer {
         (self.mode == Mode::Echo).then_some(|| EchoPacket)
     }
 
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     fn limits(&self) -> Limits {
         // A line may take as long as the silence before it.
         Limits::default().idle(self.idle).read(self.idle)
@@ -94,9 +102,9 @@ impl Program for EchoServer {
 
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
-        Command::Serve { options, idle, mode } => {
-            common::serve(&EchoServer { mode, idle, room: Room::default() }, &options)
-        }
+        Command::Serve { options, tls, idle, mode } => tls.load().and_then(|tls| {
+            common::serve(&EchoServer { mode, idle, room: Room::default(), tls }, &options)
+        }),
         Command::Connect { address, tls } => run_client(&address, &tls),
         Command::Control(options) => common::control(&options),
     })

@@ -19,7 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Parser, Subcommand};
 use common::Endpoint;
 use common::client::{ClientTls, ask, broke, connect, open, show};
-use common::{Failure, Program, ServeOptions};
+use common::{Failure, Program, ServeOptions, ServeTls};
+use socketserver::tls::Tls;
 use socketserver::{
     DatagramRequest, HandlerResult, MakeHandler, StreamRequest, datagram_fn, stream_fn,
 };
@@ -48,6 +49,8 @@ enum Command {
     Serve {
         #[command(flatten)]
         options: ServeOptions,
+        #[command(flatten)]
+        tls: ServeTls,
     },
     /// Ask for the time
     Connect {
@@ -61,7 +64,9 @@ enum Command {
     Control(common::ControlOptions),
 }
 
-struct TimeServer;
+struct TimeServer {
+    tls: Option<Tls>,
+}
 
 impl Program for TimeServer {
     const DEFAULT_BIND: &'static str = "127.0.0.1:3700";
@@ -77,12 +82,18 @@ impl Program for TimeServer {
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>> {
         Some(datagram_fn(answer))
     }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
 }
 
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
         Command::Control(options) => common::control(&options),
-        Command::Serve { options } => common::serve(&TimeServer, &options),
+        Command::Serve { options, tls } => {
+            tls.load().and_then(|tls| common::serve(&TimeServer { tls }, &options))
+        }
         Command::Connect { address, tls } => run_client(&address, &tls),
     })
 }

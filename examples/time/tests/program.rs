@@ -1,7 +1,9 @@
 //! The time program, run as a process, as a user runs it.
 
-use test_support::program::{MIXINS, Program};
+use test_support::process::Process;
+use test_support::program::{MIXINS, Program, assert_fails_in_one_line};
 use test_support::promises::{self, SpeaksFirst, every_transport_under};
+use test_support::tls::{self, Dialog, s_server, trusting};
 
 const TIME: Program<'_> = Program(env!("CARGO_BIN_EXE_time"));
 
@@ -63,4 +65,41 @@ fn a_client_that_cannot_write_says_so_and_does_not_blame_the_connection() {
 #[test]
 fn a_connection_that_breaks_is_told_with_its_server() {
     promises::a_connection_that_breaks_is_told_with_its_server(TIME, SpeaksFirst::Server);
+}
+
+const DIALOG: Dialog<'_> =
+    Dialog { serve: &[], connect: &[], typed: "", sent: "", answer: "-UTC", mixins: &MIXINS };
+
+#[test]
+fn the_client_talks_tls() {
+    tls::own_client_talks_tls(TIME, &DIALOG);
+}
+
+#[test]
+fn clients_of_others_talk_tls() {
+    tls::clients_of_others_talk_to_it(TIME, &DIALOG);
+}
+
+#[test]
+fn clients_show_certificates() {
+    tls::clients_show_certificates(TIME, &DIALOG);
+}
+
+/// The server waits for a handshake, and the client for the time.
+#[test]
+fn a_client_without_tls_is_told_of_it() {
+    let ended = tls::words_in_the_clear_are_not_answered(TIME, &DIALOG);
+    assert!(ended.err.contains("without a word; if it speaks TLS, give --tls"), "{ended:?}");
+}
+
+/// By a server of openssl, which has no farewell if it is killed.
+#[test]
+fn a_time_that_may_have_been_cut_short_is_not_shown() {
+    let Some((server, address)) = s_server(&[]) else { return };
+    let mut client = TIME.command(&["connect", &address.to_string()]);
+    let client = Process::start(client.args(trusting()));
+    while !server.line().starts_with("CIPHER is") {}
+    server.ask("half past");
+    server.send_signal(9);
+    assert_fails_in_one_line(&client.end(), 1, &["broke: it ended without TLS's farewell"]);
 }

@@ -20,7 +20,7 @@
 //!
 //! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and
 //! those below it are one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Clients are not asked for a name or a
-//! password, and nothing is encrypted: behind a tunnel, or on a Unix socket, it is as safe as that is. Of the parts of one
+//! password; with `--tls-client-ca` they show a certificate. Without `--tls-cert` nothing is encrypted. Of the parts of one
 //! name, size and beginning the four longest are offered to a client that resumes, so that a stranger who knows all three
 //! can make another client begin anew. The folder is read once a minute, under `forking` at the beginning of each
 //! connection, and with `--max-total`, including all folders below it, for each file.
@@ -48,9 +48,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{Client, Stored, Trouble};
 use common::Endpoint;
 use common::client::{ClientTls, open};
-use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions};
+use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions, ServeTls};
 use handler::Upload;
 use report::Report;
+use socketserver::tls::Tls;
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
 use sources::Sources;
 use store::{Conflict, Rules, Store};
@@ -70,6 +71,8 @@ enum Command {
     Serve {
         #[command(flatten)]
         options: ServeOptions,
+        #[command(flatten)]
+        tls: ServeTls,
         #[command(flatten)]
         rules: RuleOptions,
     },
@@ -138,6 +141,7 @@ struct UploadServer {
     store: Arc<Store>,
     idle: Duration,
     first_word: FirstWord,
+    tls: Option<Tls>,
 }
 
 impl Program for UploadServer {
@@ -156,6 +160,10 @@ impl Program for UploadServer {
         None::<NoDatagrams>
     }
 
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
     fn limits(&self) -> Limits {
         Limits::default().idle(self.idle).read(self.idle).write(self.idle)
     }
@@ -164,7 +172,7 @@ impl Program for UploadServer {
 fn main() -> ExitCode {
     common::exit(match Cli::parse().command {
         Command::Control(options) => common::control(&options),
-        Command::Serve { options, rules } => run_server(&options, &rules),
+        Command::Serve { options, tls, rules } => run_server(&options, &tls, &rules),
         Command::Connect { address, files, resume, wire, pause, tls } => match wire {
             Some(Wire::Document) => {
                 document_client::send(&address, &tls, &files, Duration::from_millis(pause))
@@ -174,7 +182,8 @@ fn main() -> ExitCode {
     })
 }
 
-fn run_server(options: &ServeOptions, given: &RuleOptions) -> Result<(), Failure> {
+fn run_server(options: &ServeOptions, tls: &ServeTls, given: &RuleOptions) -> Result<(), Failure> {
+    let tls = tls.load()?;
     let (conflict, max_file, max_total) = (given.conflict, given.max_file, given.max_total);
     let rules = Rules { conflict, max_file, max_total, keep: given.keep };
     let store = Store::open(&given.dir, rules).map_err(|error| cannot_store(&given.dir, &error))?;
@@ -184,7 +193,7 @@ fn run_server(options: &ServeOptions, given: &RuleOptions) -> Result<(), Failure
         common::warn(&format!("cannot look into {folder:?} in {:?}: {error}; {what}", given.dir));
     }
     let (idle, first_word) = (given.idle, given.first_word);
-    common::serve(&UploadServer { store: Arc::new(store), idle, first_word }, options)
+    common::serve(&UploadServer { store: Arc::new(store), idle, first_word, tls }, options)
 }
 
 fn cannot_store(folder: &Path, error: &std::io::Error) -> Failure {

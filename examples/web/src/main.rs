@@ -16,7 +16,7 @@
 //! shown as text, and a page that declares its charset keeps it. `--dir` is looked up for each request, so that it may be a
 //! symbolic link that changes.
 //!
-//! Limits: GET and HEAD; one range of a file at a time; no compression, no TLS, no virtual hosts (`Host` has to be
+//! Limits: GET and HEAD; one range of a file at a time; no compression, no virtual hosts (`Host` has to be
 //! there, as HTTP/1.1 demands, and its value is ignored). Names that begin with a dot are served only with `--dot-files`. A
 //! listing has 100 pages of 1,000 entries. The listings that wait to be sent have 64 MiB together, those of one
 //! address a quarter of that, and another one is answered by 503. `--dir` needs Linux.
@@ -30,6 +30,7 @@ mod handler;
 mod listing;
 mod media;
 mod protocol;
+mod self_signed;
 mod status;
 
 use std::path::PathBuf;
@@ -39,9 +40,11 @@ use std::time::Duration;
 
 use budget::Budget;
 use clap::{Args, Parser, Subcommand};
-use common::{Failure, MixinName, NoDatagrams, Program, ServeOptions};
+use common::{Endpoint, Failure, MixinName, NoDatagrams, Program, ServeOptions, ServeTls};
 use folder::Folder;
 use handler::{Site, Web};
+use self_signed::SelfSigned;
+use socketserver::tls::Tls;
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
 use status::Readers;
 
@@ -65,6 +68,11 @@ enum Command {
 struct Serve {
     #[command(flatten)]
     options: ServeOptions,
+    #[command(flatten)]
+    tls: ServeTls,
+    /// Talk TLS with a certificate that is made for this run, for a try; the first lines say how to use it
+    #[arg(long, conflicts_with = "tls_cert")]
+    tls_self_signed: bool,
     /// The folder whose files are served; without it every path is answered by `Hello, World`
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
@@ -99,6 +107,9 @@ fn up_to_a_day(text: &str) -> Result<Duration, String> {
 
 struct WebServer {
     site: Arc<Site>,
+    tls: Option<Tls>,
+    /// The certificate that was made for this run.
+    self_signed: Option<SelfSigned>,
     idle: Duration,
     write: Duration,
 }
@@ -124,6 +135,22 @@ impl Program for WebServer {
         None::<NoDatagrams>
     }
 
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    fn address(&self, at: &Endpoint) -> String {
+        let text = match (at, &self.tls) {
+            (_, None) => return at.to_string(),
+            (Endpoint::Tcp(address), Some(_)) => format!("https://{address}"),
+            (_, Some(_)) => format!("{at} with TLS"),
+        };
+        match &self.self_signed {
+            Some(made) => format!("{text}\n{}", made.advice(&text)),
+            None => text,
+        }
+    }
+
     fn limits(&self) -> Limits {
         Limits::default().idle(self.idle).write(self.write)
     }
@@ -137,8 +164,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(serve: Serve) -> Result<(), Failure> {
-    let Serve { options, dir, dot_files, header_timeout, send_timeout, idle_timeout, status, log } =
-        serve;
+    let Serve { dir, dot_files, header_timeout, send_timeout, status, log, .. } = serve;
+    let (options, idle_timeout) = (serve.options, serve.idle_timeout);
+    let self_signed = serve.tls_self_signed.then(|| SelfSigned::make(&options.bind)).transpose()?;
+    let tls = match &self_signed {
+        Some(made) => Some(made.tls()?),
+        None => serve.tls.load()?,
+    };
     // Where an idle connection occupies one of few workers, it ends soon.
     let has_many_workers = options.mixin == MixinName::Threading;
     let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
@@ -156,5 +188,5 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     let first_timeout = Some(header_timeout).filter(|time| *time < idle);
     let listings = Budget::default();
     let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, status, log });
-    common::serve(&WebServer { site, idle, write: send_timeout }, &options)
+    common::serve(&WebServer { site, tls, self_signed, idle, write: send_timeout }, &options)
 }

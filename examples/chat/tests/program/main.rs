@@ -9,6 +9,7 @@ mod passwords;
 mod redis;
 mod room;
 mod terminal;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

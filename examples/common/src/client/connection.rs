@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, recv};
 use socket2::Socket;
 
-use super::session::Session;
+use super::session::{Session, retry};
 use super::trouble::answers_with_tls;
 
 /// A connection to a server. Clones are the same connection; one thread may read while another one writes.
@@ -20,7 +20,7 @@ pub struct Connection(Arc<Link>);
 enum Link {
     Clear {
         socket: Socket,
-        /// Something has been read.
+        /// A read has begun: the first looks whether the server speaks TLS.
         heard: AtomicBool,
     },
     Tls(Box<Session>),
@@ -75,12 +75,13 @@ impl Read for &Connection {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &*self.0 {
             Link::Clear { socket, heard } => {
-                let count = (&mut &*socket).read(buf)?;
-                let is_first = !heard.swap(true, Ordering::Relaxed);
-                if is_first {
-                    answers_with_tls(&buf[..count])?;
+                if !heard.swap(true, Ordering::Relaxed) {
+                    // One byte more than an alert has.
+                    let mut first = [0; 8];
+                    let count = retry(|| recv(socket, &mut first[..], RecvFlags::PEEK))?.0;
+                    answers_with_tls(&first[..count])?;
                 }
-                Ok(count)
+                (&mut &*socket).read(buf)
             }
             Link::Tls(session) => session.read(buf),
         }

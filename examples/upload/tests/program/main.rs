@@ -6,6 +6,7 @@ mod document_wire;
 mod entries;
 mod resume;
 mod strangers;
+mod tls;
 mod transfer;
 
 #[path = "../../src/document.rs"]

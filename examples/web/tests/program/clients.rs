@@ -7,7 +7,7 @@ use test_support::{folder, has_ipv6, skip};
 
 const HTTP_CLIENT: &str = include_str!("http_client.py");
 
-fn is_missing(tool: &str) -> bool {
+pub fn is_missing(tool: &str) -> bool {
     let missing = Command::new(tool).arg("--version").output().is_err();
     if missing {
         skip(&format!("{tool} is not installed"));
@@ -15,7 +15,7 @@ fn is_missing(tool: &str) -> bool {
     missing
 }
 
-fn curl(args: &[&str]) -> String {
+pub fn curl(args: &[&str]) -> String {
     let mut command = Command::new("curl");
     command.args(["-sS", "--max-time", "20"]).args(args).stdin(Stdio::null());
     let output = command.output().unwrap();

@@ -9,6 +9,7 @@ mod files;
 mod log;
 mod requests;
 mod status;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
