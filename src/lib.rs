@@ -249,7 +249,65 @@ pub mod monitor {
     pub use crate::server::update_metrics;
 }
 
-/// Restarts that refuse no client: a server hands its listening sockets to the next process.
+/// Restarts that lose no client: a server hands its listening sockets to the next process.
+///
+/// ```no_run
+/// use socketserver::handover::Handover;
+/// use socketserver::{ThreadingTcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let handover = Handover::at("/run/echo.handover")?; // before the binds: fetches the sockets of the server that runs
+/// let server = ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(|_request| Ok(())))?;
+/// handover.run(&server)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// An operator restarts this program, after an upgrade say, in one of two ways. Both start the new process while the old
+/// one serves; no address is ever without a listener, and a client that has connected is served by one of the two.
+///
+/// - `kill -USR2 PID`: the old process starts the program that is now at the path by which it was started itself, with the
+///   same arguments and environment.
+/// - Start the program once more, as the first time, by whatever starts it: it asks at the path.
+///
+/// ```text
+/// the old process                                      the new process
+///   serves                                               Handover::at: connects to the path, or has been started
+///                          <--- hello ------------------   with a connection (SIGUSR2)
+///   sockets, with their addresses and descriptors --->   bind: takes its socket from among them
+///   serves                                               run: all servers serve
+///                          <--- ready, with the sockets that it has taken
+///   stops accepting: closes its copies, and leaves
+///     the accept queues and the files alone
+///   release ------------------------------------------>  all is its own: it answers at the path from now on
+///   ends its requests, within the grace, and ends        serves
+/// ```
+///
+/// **If something goes wrong** before `ready` (the new process cannot be started, ends, says something else, or is not
+/// ready within [thirty seconds](handover::Handover::within)), the old one goes on as if nothing had happened, and says why
+/// by the hook [`warning`](ServerHooks::warning), a line on stderr by default. The next attempt begins anew. If the old
+/// process is killed, a new one that has the sockets goes on alone. Several new processes at once get their turn one after
+/// the other; the last one is left.
+///
+/// **A stop in the middle** (SIGTERM to the old process) is meant for a new process that the old one has started, too. One
+/// that others have started goes on with the sockets. While the old process ends its requests, a SIGTERM changes nothing,
+/// and the second one ends it at once.
+///
+/// **What is handed over**: listeners of TCP and Unix sockets, sockets of UDP and Unix datagrams, with the port that was
+/// chosen for port 0, the file of a Unix socket and the duty to remove it, and the name of a socket from a service manager.
+/// A `bind` takes the socket that is bound to its address. A socket that no server of the new process takes is closed with
+/// the old one; an address that is new is bound. Requests are not handed over: each ends where it began. So a connection
+/// that lives for hours is ended by the old process's grace ([`Limits::drain`](field@Limits::drain)). A transport of your
+/// own that wraps one of this crate's passes it on by [`Transport::handover`](transport::Transport::handover).
+///
+/// **Rights.** The path has mode 0600, and both sides compare the user that the kernel tells of the other: only processes
+/// of one user hand over to each other. A server that gives up its privileges after the bind has to be succeeded as the
+/// user that it has become; it needs no right to bind, because the sockets are bound.
+///
+/// **Forking.** A server that forks has one thread: its loop hands over. Its children end their requests.
+///
+/// **In containers** the first process must not end before the others; there, start the server below an init process, or
+/// use [`Limits`]' drain and a rolling restart instead. Under systemd, `NotifyAccess=all` lets the new process speak.
 pub mod handover {
     pub use crate::server::Handover;
 }

@@ -286,3 +286,22 @@ fn an_address_that_is_taken_is_said_in_one_line() {
         assert_fails_in_one_line(&ended, 1, &["Error: ", &address]);
     }
 }
+
+#[test]
+fn handover_gives_its_port_to_the_next_process() {
+    let folder = folder();
+    let path = folder.path().join("h");
+    let args = [ADDRESS, path.to_str().unwrap()];
+    let first = Server::start("handover", &args);
+    let answer = |server: &Server| read_line(&mut server.connect());
+    assert_eq!(answer(&first), format!("process {}\n", first.process.id()));
+    let second = Server::start("handover", &args);
+    assert_eq!(second.address, first.address);
+    let ended = first.process.end();
+    assert_ends(&ended, 0);
+    assert!(ended.out.contains("nothing was open"), "{ended:?}");
+    assert_eq!(answer(&second), format!("process {}\n", second.process.id()));
+    second.process.send_signal(libc::SIGTERM);
+    assert_ends(&second.process.end(), 0);
+    assert!(!path.exists());
+}

@@ -79,11 +79,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         return Err(Failure::Usage(why.to_owned()));
     }
     // Before the binds: they take the sockets that come from there.
-    let handover = match &options.handover {
-        Some(path) => Handover::at(path)?,
-        None => Handover::by_signal()?,
-    };
-    let handover = handover.within(options.handover_within);
+    let handover = handover(options)?;
     log::set_level(options.log_level);
     let in_turn = Arc::new(InTurn::default());
     let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
@@ -102,6 +98,10 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     let control = options.control.as_ref();
     let control = control.map(|path| control::Bound::new(path, options.mixin, &operator));
     let control = control.transpose()?;
+    let handover = match &control {
+        Some(control) => handover.beside(control.server()),
+        None => handover,
+    };
     if let Some(path) = &options.control {
         listening += &format!("controlled at unix:{}\n", path.display());
     }
@@ -136,6 +136,15 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         warn(&report.to_string());
     }
     Ok(())
+}
+
+/// The place of this process in a line that hands its sockets on.
+fn handover(options: &ServeOptions) -> Result<Handover, Failure> {
+    let handover = match &options.handover {
+        Some(path) => Handover::at(path)?,
+        None => Handover::by_signal()?,
+    };
+    Ok(handover.within(options.handover_within))
 }
 
 /// The observer of the log and the hook of the control socket, where the command line asks for them.

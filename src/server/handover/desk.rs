@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::Signal;
 use super::applicant::{Applicant, Step};
 use super::channel::Channel;
 use super::message::{Message, Socket, nonsense};
 use super::program::Program;
 use super::successor::{Predecessor, refused};
+use super::{Handover, Signal};
 use crate::error::Error;
 use crate::events::ServerEvent;
 use crate::server::fork::{self, AnyServer};
@@ -47,15 +47,20 @@ pub(crate) struct Desk {
     signalled: Arc<AtomicBool>,
     /// Ends a wait: SIGUSR2 has come, or all servers serve.
     wake: Arc<Event>,
-    /// In the order of their numbers. The run that owns the servers owns this as well.
+    /// Those of the run, and then those beside it. The program owns them.
     servers: Vec<Weak<dyn AnyServer>>,
+    /// Of those of the run.
     handles: Vec<ShutdownHandle>,
+    /// Of those beside it.
+    told: Vec<ShutdownHandle>,
     /// How many of them have begun to serve.
     serving: AtomicUsize,
     /// None while a turn is in progress: no lock is held while it runs, because it calls hooks.
     state: Mutex<Option<State>>,
     /// Why this process may not serve.
     failure: Mutex<Option<Error>>,
+    /// A successor serves.
+    handed_over: AtomicBool,
     /// Started here, and not known to have ended.
     children: Mutex<Vec<Child>>,
     /// Of successors that have failed and have not ended: they may still have the sockets.
@@ -85,38 +90,39 @@ enum State {
 
 impl Desk {
     /// For servers that are about to be run.
-    pub(super) fn open(
-        servers: &[Box<dyn BaseServer + '_>],
-        within: Duration,
-        listener: Option<UnixStream>,
-        predecessor: Option<Predecessor>,
-        program: Program,
-        signal: &Signal,
-    ) -> Self {
+    pub(super) fn open(servers: &[Box<dyn BaseServer + '_>], handover: Handover) -> (Self, Signal) {
+        let Handover { within, listener, predecessor, program, signal, beside } = handover;
         let found = servers.iter().filter_map(|server| fork::find(server.context()));
+        let found = found.map(|server| Arc::downgrade(&server));
+        let (beside, told): (Vec<_>, Vec<_>) =
+            beside.into_iter().map(|one| (one.server.0, one.handle)).unzip();
         let state = match predecessor {
             Some(predecessor) => State::Succeeding { predecessor, told: false },
             None => State::Idle,
         };
-        Self {
+        let desk = Self {
             within,
             listener,
             program,
             signalled: Arc::clone(&signal.came),
             wake: Arc::clone(&signal.wake),
-            servers: found.map(|server| Arc::downgrade(&server)).collect(),
+            servers: found.chain(beside).collect(),
             handles: servers.iter().map(BaseServer::shutdown_handle).collect(),
+            told,
             serving: AtomicUsize::new(0),
             state: Mutex::new(Some(state)),
             failure: Mutex::new(None),
+            handed_over: AtomicBool::new(false),
             children: Mutex::default(),
             left: Mutex::default(),
-        }
+        };
+        (desk, signal)
     }
 
     /// Has the servers tell this desk when they serve, and a server that forks take its turns.
     pub(super) fn introduce(self: &Arc<Self>) {
-        for server in self.servers.iter().filter_map(Weak::upgrade) {
+        let of_the_run = self.servers.iter().take(self.handles.len());
+        for server in of_the_run.filter_map(Weak::upgrade) {
             server.meet_desk(self);
         }
     }
@@ -125,6 +131,12 @@ impl Desk {
     pub(crate) fn serves(&self) {
         self.serving.fetch_add(1, Ordering::SeqCst);
         self.wake.notify();
+    }
+
+    /// Whether another process serves in the place of this one: its end is not the end of the service.
+    #[allow(dead_code, reason = "what a service manager is told asks it")]
+    pub(crate) fn has_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::SeqCst)
     }
 
     fn all_serve(&self) -> bool {
@@ -379,6 +391,7 @@ impl Desk {
 
     /// The successor serves: this process accepts no more.
     fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
+        self.handed_over.store(true, Ordering::SeqCst);
         let passed = applicant.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
             // Those that it did not take it has closed.
@@ -390,7 +403,7 @@ impl Desk {
             let server_address = &server.context().server_address();
             server.tell(&ServerEvent::HandedOver { server_address, process });
         }
-        self.handles.iter().for_each(ShutdownHandle::shutdown);
+        self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
         // If it has ended meanwhile, its clients are lost in any case.
         let _ = applicant.channel.send(&Message::Release, &[]);
         self.close_listener();

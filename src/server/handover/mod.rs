@@ -8,16 +8,19 @@ mod message;
 mod program;
 mod successor;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::fork::{self, AnyServer};
 use super::{BaseServer, DrainReport, run};
 use crate::address::BindAddress;
 use crate::error::{Error, Result};
+use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
 use crate::transport::predecessor;
 use crate::transport::{Bind, SocketOptions, Transport, UnixStream};
@@ -58,6 +61,24 @@ pub struct Handover {
     predecessor: Option<Predecessor>,
     program: Program,
     signal: Signal,
+    /// Servers that run beside those of the run.
+    beside: Vec<Beside>,
+}
+
+/// A server that another part of the program serves.
+#[derive(Debug)]
+struct Beside {
+    server: ServerOfCore,
+    handle: ShutdownHandle,
+}
+
+/// Without its types, and not kept alive.
+struct ServerOfCore(Weak<dyn AnyServer>);
+
+impl fmt::Debug for ServerOfCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ServerOfCore").finish_non_exhaustive()
+    }
 }
 
 /// SIGUSR2, taken from the beginning on.
@@ -110,13 +131,26 @@ impl Handover {
             Some(channel) => successor::ask(channel, "the server that has started this process")?,
             None => None,
         };
-        Ok(Self { within: WITHIN, listener: None, predecessor, program, signal })
+        let (within, beside) = (WITHIN, Vec::new());
+        Ok(Self { within, listener: None, predecessor, program, signal, beside })
     }
 
     /// How long a successor of this process may take, from its start until it is ready. Then this process goes on by
     /// itself, and says why. Default: 30 s.
     pub fn within(mut self, limit: Duration) -> Self {
         self.within = limit;
+        self
+    }
+
+    /// Hands over the socket of a server as well that is not one of the run's: one that
+    /// [serves in the background](crate::Server::serve_in_background), for the program's operator say. When the successor
+    /// serves, this one is told to [`shutdown`](crate::Server::shutdown); closing it is left to the program.
+    pub fn beside(mut self, server: &dyn BaseServer) -> Self {
+        // A server of another kind than this crate's has no socket to pass.
+        self.beside.extend(fork::find(server.context()).map(|found| Beside {
+            server: ServerOfCore(Arc::downgrade(&found)),
+            handle: server.shutdown_handle(),
+        }));
         self
     }
 
@@ -153,8 +187,8 @@ impl Handover {
         grace: Duration,
         ready: impl FnOnce(),
     ) -> Result<Vec<DrainReport>> {
-        let Self { within, listener, predecessor, program, signal } = self;
-        let desk = Desk::open(servers, within, listener, predecessor, program, &signal);
+        // The signal is taken until this returns.
+        let (desk, _signal) = Desk::open(servers, self);
         let desk = Arc::new(desk);
         desk.introduce();
         let forks = servers.iter().any(|server| server.context().role().is_parent());

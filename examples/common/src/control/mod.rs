@@ -140,6 +140,14 @@ impl Bound {
 }
 
 impl Bound {
+    /// For a handover: the next process answers at the same path.
+    pub(crate) fn server(&self) -> &dyn BaseServer {
+        match self {
+            Self::Threads(server) => server,
+            Self::InTurn(server) => server,
+        }
+    }
+
     /// Serves it: in a thread, until what is returned is dropped; or in turns.
     pub(crate) fn start(
         self,

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use test_support::process::Process;
-use test_support::program::{assert_ends, listening};
+use test_support::program::{MIXINS, assert_ends, listening};
 use test_support::{connect, eventually, exchange, read_to_end};
 
 use crate::ECHO;
@@ -77,6 +77,24 @@ fn addresses_that_the_next_process_does_not_have_end_and_new_ones_begin() {
     Client::of(&new).asks("new");
     Client::of(&kept).asks("kept");
     line.stop();
+}
+
+#[test]
+fn the_control_socket_is_handed_over_under_every_mixin() {
+    for mixin in MIXINS {
+        let line = Line::at(&["127.0.0.1:0"]);
+        let path = format!("unix:{}", line.file("c").display());
+        let options = ["--control", &path, "--mixin", mixin];
+        let first = line.start(&options);
+        let address = line.listening(&first).remove(0);
+        let second = line.start(&options);
+        assert_eq!(line.listening(&second), [&*address]);
+        assert_ends(&first.end(), 0);
+        let asked = ECHO.run(&["control", &path, "live"]);
+        assert!(asked.status.success(), "{mixin}: {asked:?}");
+        line.stop();
+        assert!(!line.file("c").exists(), "{mixin}");
+    }
 }
 
 #[test]

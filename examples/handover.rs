@@ -1,0 +1,28 @@
+//! A server that can be restarted without losing a client: `cargo run --example handover`.
+//!
+//! ```text
+//! cargo run --example handover          in another terminal, again and again: each takes the place of the one before
+//! kill -USR2 PID                        starts the next one as well
+//! nc 127.0.0.1 9999                     says which process has answered
+//! ```
+
+use std::io::Write;
+
+use socketserver::handover::Handover;
+use socketserver::{ThreadingTcpServer, stream_fn};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9999".into());
+    let path = std::env::temp_dir().join("socketserver.handover");
+    // First: the sockets of a server that runs are fetched here, and the bind takes its own from among them.
+    let handover = Handover::at(std::env::args_os().nth(2).unwrap_or_else(|| path.into()))?;
+    let server = ThreadingTcpServer::bind(
+        address,
+        stream_fn(|request| Ok(writeln!(request, "process {}", std::process::id())?)),
+    )?;
+    println!("listening on {}", server.server_address());
+    println!("process {} serves", std::process::id());
+    let report = handover.run(&server)?;
+    println!("process {}: {report}", std::process::id());
+    Ok(())
+}
