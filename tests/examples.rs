@@ -7,31 +7,17 @@ use std::path::{Path, PathBuf};
 
 use test_support::process::{Ended, Process};
 use test_support::program::{
-    Program, assert_ends, assert_fails_in_one_line, connect_from, listening,
+    Program, assert_ends, assert_fails_in_one_line, built, connect_from, listening,
 };
 use test_support::{SOON, connect, exchange, folder, read_line, read_to_end, system};
 
 const ADDRESS: &str = "127.0.0.1:0";
 
 /// The executable of an example. `cargo test` builds the examples beside the tests: target/PROFILE/examples/NAME, as this
-/// binary is target/PROFILE/deps/examples-HASH. `cargo test --test examples` does not build them, and would test what was
-/// built before: so the executable is compared with its sources.
+/// binary is target/PROFILE/deps/examples-HASH. `cargo test --test examples` does not build them.
 fn example(name: &str) -> PathBuf {
     system::undo_ignored_signals();
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    // Cargo writes the names of the sources beside it. The documents among them change no program.
-    let sources = std::fs::read_to_string(path.with_extension("d")).unwrap_or_default();
-    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources).split_whitespace();
-    let sources = sources.filter(|source| !source.ends_with(".md"));
-    let changed = |source: &str| std::fs::metadata(source).and_then(|data| data.modified()).ok();
-    let built = path.metadata().and_then(|data| data.modified()).ok();
-    assert!(
-        built.is_some() && built >= sources.map(changed).max().flatten(),
-        "{} is missing or older than its source: run `cargo build --examples` first",
-        path.display()
-    );
-    path
+    built(&Path::new("examples").join(name), "cargo build --examples")
 }
 
 /// A server, and the address that it prints.

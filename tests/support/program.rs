@@ -1,7 +1,7 @@
 //! A program as its user has it: started as a process, with its first lines read.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use socket2::{Domain, Socket, Type};
@@ -12,6 +12,25 @@ use crate::system::undo_ignored_signals;
 
 /// The words of `--mixin`.
 pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
+
+/// The executable at this path below target/PROFILE, where this test binary is in `deps`. A test alone does not have it
+/// built, and would test what was built before: so it is compared with its sources, and `how` says how to build it.
+pub fn built(path: &Path, how: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let path = this.parent().and_then(Path::parent).unwrap().join(path);
+    // Cargo writes the names of the sources beside it. The documents among them change no program.
+    let sources = std::fs::read_to_string(path.with_extension("d")).unwrap_or_default();
+    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources).split_whitespace();
+    let sources = sources.filter(|source| !source.ends_with(".md"));
+    let changed = |source: &str| std::fs::metadata(source).and_then(|data| data.modified()).ok();
+    let built = path.metadata().and_then(|data| data.modified()).ok();
+    assert!(
+        built.is_some() && built >= sources.map(changed).max().flatten(),
+        "{} is missing or older than its source: run `{how}` first",
+        path.display()
+    );
+    path
+}
 
 /// An executable, by its path. Tests of a program have it from Cargo, which builds it before them:
 /// `Program(env!("CARGO_BIN_EXE_web"))`.

@@ -1,0 +1,132 @@
+//! [`run`]: the commands of a section, as its reader types them.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use test_support::folder;
+use test_support::process::Process;
+use test_support::program::built;
+
+use crate::page::Section;
+
+/// The programs of the page.
+const PROGRAMS: [&str; 6] = ["chat", "echo", "shell", "time", "upload", "web"];
+
+/// The longest that the commands of a section may take.
+const MOST: Duration = Duration::from_secs(120);
+
+/// Ends the shell at its first failure, with everything that it has started; `listens COUNT` waits for the last server.
+const BEGINNING: &str = r#"set -eu
+shopt -s nullglob
+exec 3>&2
+trap 'echo "failed: $BASH_COMMAND" >&3' ERR
+end() {
+    trap - EXIT
+    for pid in $(jobs -p) $(cat /dev/null *.pid); do kill "$pid" 2>/dev/null || true; done
+    wait
+}
+trap end EXIT
+listens() {
+    for _ in $(seq 600); do
+        [ "$(grep -c '^listening on' "$out")" -ge "$1" ] && return
+        kill -0 $! 2>/dev/null || break
+        sleep 0.05
+    done
+    echo "it does not listen" >&3
+    exit 1
+}
+"#;
+
+/// Runs the commands of a section at this address. The error says what is wrong.
+pub fn run(section: &Section, host: &str) -> Result<(), String> {
+    let (folder, bin) = (folder(), folder());
+    for name in PROGRAMS {
+        let program = built(Path::new(name), "cargo build --workspace --exclude bench");
+        std::os::unix::fs::symlink(program, bin.path().join(name)).unwrap();
+    }
+    let at_host = |text: &str| text.replace("127.0.0.1", host);
+    for (name, text) in section.files() {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, at_host(text)).unwrap();
+    }
+    let mut outputs = Vec::new();
+    let mut script = BEGINNING.to_owned();
+    for block in &section.blocks {
+        if block.runs() {
+            let path = bin.path().join(format!("{}.out", outputs.len()));
+            write!(script, "out={0}; exec >$out 2>&1\n{1}", path.display(), commands(&block.text))
+                .unwrap();
+            outputs.push((path, None));
+        } else if block.info == "text output" {
+            let last = outputs.last_mut().ok_or("an output without commands")?;
+            assert!(last.1.replace(at_host(&block.text)).is_none(), "two outputs");
+        }
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    // It has a process group of its own, all of which it ends.
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", &MOST.as_secs().to_string(), "bash", "-c", &at_host(&script)]);
+    command.env("PATH", format!("{}:{path}", bin.path().display()));
+    command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null());
+    let ended = Process::start(&mut command).end_within(MOST + Duration::from_secs(20));
+
+    let mut all = String::new();
+    let mut wrong = None;
+    for (path, expected) in outputs {
+        let printed = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = expected.as_deref().and_then(|expected| missing(&printed, expected));
+        wrong = wrong.or(line.map(|line| format!("{line:?} is not printed")));
+        all += &printed;
+    }
+    match wrong {
+        None if ended.status.success() => Ok(()),
+        wrong => Err(format!("{}\n{}{}\n{all}", wrong.unwrap_or_default(), ended.err, ended.status)),
+    }
+}
+
+/// The lines of a block, with a wait after each server that is started.
+fn commands(text: &str) -> String {
+    let mut servers = 0;
+    let mut commands = String::new();
+    let mut whole = String::new();
+    for line in text.lines() {
+        commands += line;
+        commands += "\n";
+        whole += line;
+        if line.ends_with('\\') {
+            continue;
+        }
+        if whole.ends_with(" &") && whole.contains(" serve") {
+            servers += whole.matches("--bind ").count().max(1);
+            writeln!(commands, "listens {servers}").unwrap();
+        }
+        whole.clear();
+    }
+    commands
+}
+
+/// The first of the expected lines that is not printed, in this order.
+fn missing<'a>(printed: &str, expected: &'a str) -> Option<&'a str> {
+    let mut printed = printed.lines();
+    expected.lines().find(|line| !printed.any(|printed| fits(printed, line)))
+}
+
+/// Whether a line is this pattern, with anything in the places of `…`.
+fn fits(line: &str, pattern: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('…') else { return line == pattern };
+    let Some(line) = line.strip_prefix(start) else { return false };
+    (0..=line.len()).any(|at| line.get(at..).is_some_and(|line| fits(line, rest)))
+}
+
+#[test]
+fn an_output_is_compared_by_its_lines_in_their_order() {
+    let printed = "listening on 127.0.0.1:1\n200 OK\nbye\n";
+    assert_eq!(missing(printed, "listening on …\nbye\n"), None);
+    assert_eq!(missing(printed, "… OK\n"), None);
+    assert_eq!(missing(printed, "bye\n200 …\n"), Some("200 …"));
+    assert_eq!(missing(printed, "200\n"), Some("200"));
+    assert_eq!(missing(printed, "2…K…\n"), None);
+}
