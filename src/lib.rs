@@ -161,6 +161,8 @@
 //!
 //! - [From a network to a server](_documentation::guide) ([中文](_documentation::guide_zh)): the socket calls one
 //!   by one, each with a program that shows it; the example programs; a key-value store of your own.
+//! - [Operating a server](_documentation::operations) ([中文](_documentation::operations_zh)): signals, the control socket,
+//!   balancers, clusters, restarts, figures; each command with what it prints.
 //! - [Coming from Python](_documentation::porting): a Python server beside its port, and each public name of the Python
 //!   module with its counterpart here.
 //! - [The design](_documentation::design): the life of a request, the layers, the reasons, and an order
@@ -325,6 +327,10 @@ pub mod _documentation {
     pub mod guide {}
     #[doc = include_str!("../docs/guide.zh.md")]
     pub mod guide_zh {}
+    #[doc = include_str!("../docs/operations.md")]
+    pub mod operations {}
+    #[doc = include_str!("../docs/operations.zh.md")]
+    pub mod operations_zh {}
     #[doc = include_str!("../docs/porting.md")]
     pub mod porting {}
     #[doc = include_str!("../README.md")]

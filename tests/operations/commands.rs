@@ -5,10 +5,10 @@ use std::thread;
 
 use test_support::skip_if;
 
-use crate::page::{Section, english};
+use crate::page::{Block, Section, english};
 use crate::session::run;
 
-/// What commands of the page need beside the programs.
+/// The tools that commands of the page need, beside the programs.
 const TOOLS: [&str; 5] = ["curl", "haproxy", "nc", "openssl", "redis-server"];
 
 /// The tool that a section needs and that this machine does not have.
@@ -26,7 +26,7 @@ fn lacks(section: &Section) -> Option<String> {
 #[test]
 fn the_commands_of_each_section_run() {
     let sections = english();
-    let runnable = sections.iter().filter(|section| section.blocks.iter().any(|block| block.runs()));
+    let runnable = sections.iter().filter(|section| section.blocks.iter().any(Block::runs));
     let runnable: Vec<_> = runnable.filter(|section| !skip_if(lacks(section))).collect();
     let failed: Vec<_> = thread::scope(|scope| {
         let running: Vec<_> = (runnable.iter().enumerate())

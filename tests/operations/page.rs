@@ -75,7 +75,8 @@ pub fn english() -> Vec<Section> {
 
 #[test]
 fn a_page_is_cut_at_its_headings_and_fences() {
-    let page = "# A\n```sh\nx\n```\n## B\ntext\n```ini file b.cfg\n## c\n\n[d]\n```\n```sh run\nls\n```\n";
+    let page =
+        "# A\n```sh\nx\n```\n## B\ntext\n```ini file b.cfg\n## c\n\n[d]\n```\n```sh run\nls\n```\n";
     let [start, b] = &*sections(page) else { panic!("two sections") };
     assert_eq!((&*start.title, start.blocks.len()), ("", 1));
     assert_eq!((&*b.title, b.blocks.len()), ("B", 2));

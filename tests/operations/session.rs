@@ -12,7 +12,7 @@ use test_support::program::built;
 use crate::page::Section;
 
 /// The programs of the page.
-const PROGRAMS: [&str; 6] = ["chat", "echo", "shell", "time", "upload", "web"];
+const PROGRAMS: [&str; 3] = ["chat", "web", "with-tokio"];
 
 /// The longest that the commands of a section may take.
 const MOST: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ listens() {
 pub fn run(section: &Section, host: &str) -> Result<(), String> {
     let (folder, bin) = (folder(), folder());
     for name in PROGRAMS {
-        let program = built(Path::new(name), "cargo build --workspace --exclude bench");
+        let program = built(Path::new(name), "cargo build --bins");
         std::os::unix::fs::symlink(program, bin.path().join(name)).unwrap();
     }
     let at_host = |text: &str| text.replace("127.0.0.1", host);
@@ -83,7 +83,9 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
     }
     match wrong {
         None if ended.status.success() => Ok(()),
-        wrong => Err(format!("{}\n{}{}\n{all}", wrong.unwrap_or_default(), ended.err, ended.status)),
+        wrong => {
+            Err(format!("{}\n{}{}\n{all}", wrong.unwrap_or_default(), ended.err, ended.status))
+        }
     }
 }
 
@@ -99,7 +101,7 @@ fn commands(text: &str) -> String {
         if line.ends_with('\\') {
             continue;
         }
-        if whole.ends_with(" &") && whole.contains(" serve") {
+        if whole.ends_with(" &") && PROGRAMS.iter().any(|name| whole.starts_with(name)) {
             servers += whole.matches("--bind ").count().max(1);
             writeln!(commands, "listens {servers}").unwrap();
         }
