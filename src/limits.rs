@@ -46,7 +46,7 @@ pub struct Limits {
     /// customer is given), or a single IPv6 address if that is link-local or `::1`. Clients of Unix sockets are not
     /// counted. A request beyond the limit is refused, and the `overflow` hook may answer it. Zero counts as one.
     /// Default 10,000, the same as `live`, so that by default only `live` limits a peer: many users may be behind one
-    /// proxy.
+    /// proxy. (One that sends [PROXY headers](crate::proxy_protocol) is not counted itself; its clients are.)
     ///
     /// If the process has too few descriptors for `live` requests, this limit is lowered in proportion.
     pub per_peer: usize,

@@ -95,6 +95,9 @@
 //! [`Rejected`](crate::CloseReason::Rejected). Both are closed at once. If all connections end so, the proxy sends no
 //! header, or its address is not in the list.
 //!
+//! Under [`Inline`](crate::Inline) the loop reads the header, and a proxy that is silent keeps all other clients waiting
+//! for as long as `Limits::proxy_header`. The other mixins serve them meanwhile.
+//!
 //! Under [`Forking`](crate::Forking) the child reads the header. The live list shows the true address at once; the
 //! event `ClientKnown` comes just before `RequestEnded`, because only then the parent hears of its child. `per_peer`
 //! holds there too. If several clients of one peer arrive at the very moment at which it reaches its limit, more of

@@ -74,11 +74,11 @@ impl StreamRequest {
     /// ```
     /// use socketserver::{HandlerResult, StreamRequest};
     ///
-    /// fn read_header(request: &mut StreamRequest) -> HandlerResult {
+    /// fn read_greeting(request: &mut StreamRequest) -> HandlerResult {
     ///     let mut line = String::new();
     ///     match request.next_line(&mut line)? {
-    ///         Some(header) if header.starts_with("PROXY ") => Ok(()),
-    ///         Some(_) => Err(request.garbled("no PROXY header").into()),
+    ///         Some(greeting) if greeting.starts_with("HELO ") => Ok(()),
+    ///         Some(_) => Err(request.garbled("no greeting").into()),
     ///         None => Err(request.ended_early().into()),
     ///     }
     /// }

@@ -51,7 +51,7 @@ impl Preface<StreamRequest> for ProxyHeader {
             request.io.give_up();
             NoHeader { owner, why }
         })?;
-        // The handler's first byte begins a request, and so does that of a handshake.
+        // The next byte is the client's first one: a drain waits for it as on a connection without a proxy.
         request.io.at_boundary = true;
         let ticket = &request.io.ticket;
         let beyond = ticket.server().live.name_client(ticket.entry(), header, Instant::now());

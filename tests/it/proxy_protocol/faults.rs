@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use socketserver::hooks::Rejected;
 use socketserver::mixin::Mixin;
+use socketserver::monitor::Activity;
 use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::{
     CloseReason, HandlerResult, Inline, Limits, Pool, ServerHooks, StreamRequest, Threading,
     ThreadingTcpServer, stream_fn,
 };
 
-use super::{Behind, Told, V1, behind, patient, trusting, v2, who};
-use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end};
+use super::{Behind, HOUR, Told, V1, behind, patient, trusting, v2, who};
+use crate::support::{SOON, StopOnPanic, connect, eventually, inet, read_line, read_to_end};
 
 const MOMENT: Duration = Duration::from_millis(50);
 
@@ -199,6 +200,33 @@ fn a_drain_ends_a_connection_that_has_sent_no_header() {
     assert!(ends_empty(&mut silent));
     assert_eq!(behind.server.context().counts().stopped, 1);
     assert_eq!(behind.server.context().counts().unheard, 1);
+}
+
+#[test]
+fn a_first_request_behind_a_header_that_comes_in_a_drain_is_answered() {
+    let limits = patient().drain(HOUR).first_read(HOUR);
+    for header in [V1, b""] {
+        let behind = behind(Threading::new(), limits, trusting());
+        let mut client = behind.connect();
+        client.write_all(header).unwrap();
+        let context = behind.server.context();
+        let is_waiting = || context.live().iter().any(|one| one.activity == Activity::Idle);
+        eventually("it waits", || {
+            is_waiting() && (header.is_empty() || context.live()[0].proxy_address.is_some())
+        });
+        thread::scope(|scope| {
+            let closing = scope.spawn(|| behind.server.server_close());
+            let _stop = StopOnPanic(&*behind.server);
+            eventually("it drains", || context.is_stopping());
+            // The header too may come as late as that.
+            client
+                .write_all(&[if header.is_empty() { V1 } else { b"" }, b"late\n"].concat())
+                .unwrap();
+            assert_eq!(read_line(&mut client), "late 203.0.113.9:56324 by 127.0.0.1\n");
+            assert!(read_to_end(&mut client).is_empty(), "and then it ends at once");
+            assert!(closing.join().unwrap().is_clean());
+        });
+    }
 }
 
 /// Turns away the client that the header names, by `wrap_request`.

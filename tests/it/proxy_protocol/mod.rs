@@ -5,6 +5,8 @@ mod differential;
 mod faults;
 mod headers;
 mod limits;
+#[cfg(feature = "tls")]
+mod over_tls;
 mod real;
 mod serving;
 
