@@ -94,10 +94,16 @@ impl ProducesTickets for Tickets {
 
 /// A key of rustls' own making. Its own rotation is slower than this one.
 fn new_key() -> Result<Arc<dyn ProducesTickets>> {
-    ring::Ticketer::new().map_err(|error| {
+    let key = ring::Ticketer::new().map_err(|error| {
         Error::io("make a key for", "session tickets", std::io::Error::other(error))
-    })
+    })?;
+    // It takes no ticket that is longer than the longest of its own making. A child that has made none would take none.
+    let _ = key.encrypt(&[0; LONGEST_STATE]);
+    Ok(key)
 }
+
+/// The longest state of a session: it has the client's certificates.
+const LONGEST_STATE: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

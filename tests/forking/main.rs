@@ -11,6 +11,8 @@ macro_rules! tests {
 }
 
 mod children;
+#[cfg(feature = "tls")]
+mod encrypted;
 mod ends;
 mod forked;
 mod hooks;
@@ -52,6 +54,8 @@ fn main() -> std::process::ExitCode {
         proxied::all(),
         reported::all(),
         matrix::all(),
+        #[cfg(feature = "tls")]
+        encrypted::all(),
         ends::all(),
         unwatched::all(),
         forked::all(),

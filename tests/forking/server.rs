@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::proxy_protocol::ProxyProtocol;
+#[cfg(feature = "tls")]
+use socketserver::tls::Tls;
 use socketserver::transport::{BeforeBind, Bind, BindAddress, Ticket, Transport};
 use socketserver::{
     Address, BaseServer, Builder, Forking, Limits, SocketOptions, StreamRequest, Tcp, TcpServer,
@@ -267,6 +269,7 @@ fn most() -> Limits {
         .write(for_ever)
         .request(for_ever)
         .handshake(for_ever)
+        .handshakes(usize::MAX)
         .proxy_header(for_ever)
         .linger(for_ever)
         .linger_bytes(usize::MAX)
@@ -285,6 +288,14 @@ pub fn main(arguments: &[String]) -> ExitCode {
         "tcp-behind-a-proxy" => serve::<Tcp>(address, options, obey, |builder| {
             let loopback = ProxyProtocol::from_networks(["127.0.0.1"]).expect("a network");
             builder.proxy_protocol(loopback)
+        }),
+        #[cfg(feature = "tls")]
+        "tcp-tls" => serve::<Tcp>(address, options, obey, |builder| {
+            let folder = options.iter().find_map(|option| option.strip_prefix("files="));
+            let folder = std::path::Path::new(folder.expect("a folder"));
+            let tls = Tls::from_pem(folder.join("own.pem"), folder.join("own.key")).expect("files");
+            let reloaded = tls.clone();
+            builder.tls(tls).on_reload(move |_server| Ok(reloaded.reload()?))
         }),
         "tcp-bad-close" => serve::<BadClose>(address, options, obey, |builder| builder),
         "udp" => serve::<Udp>(address, options, obey, |builder| builder),

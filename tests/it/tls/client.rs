@@ -1,5 +1,7 @@
 //! Clients that speak TLS: rustls, with deadlines.
 
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use socketserver::tls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version,
 };
 
-use crate::support::connect;
+use test_support::connect;
 
 /// A file of `tests/support/certificates`.
 pub fn pem(name: &str) -> PathBuf {
@@ -72,9 +74,13 @@ impl Client {
 
     /// Over a connection that is there.
     pub fn over(&self, stream: TcpStream) -> TlsClient {
+        TlsClient { stream: StreamOwned::new(self.session(), stream) }
+    }
+
+    /// Its side of TLS, without a connection.
+    pub fn session(&self) -> ClientConnection {
         let name = ServerName::try_from(self.name).unwrap();
-        let tls = ClientConnection::new(Arc::new(self.config.clone()), name).unwrap();
-        TlsClient { stream: StreamOwned::new(tls, stream) }
+        ClientConnection::new(Arc::new(self.config.clone()), name).unwrap()
     }
 }
 

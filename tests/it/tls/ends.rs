@@ -3,11 +3,13 @@
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::channel;
 
+use socketserver::monitor::Activity;
 use socketserver::request::PeerFault;
-use socketserver::{CloseReason, ServerEvent, ThreadingTcpServer, stream_fn};
+use socketserver::{CloseReason, Limits, ServerEvent, ThreadingTcpServer, stream_fn};
 
 use super::client::{Client, VERSIONS, localhost};
-use crate::support::{inet, read_to_end};
+use crate::handlers::Echo;
+use crate::support::{SOON, eventually, exchange, inet, read_to_end, soon};
 
 #[test]
 fn an_end_without_a_farewell_is_no_end_of_a_message() {
@@ -81,5 +83,60 @@ fn the_handler_ends_its_output_and_reads_on() {
     assert_eq!(read_to_end(&mut client), b"go on");
     client.write_all(b"all of it").unwrap();
     client.end_output();
-    crate::support::eventually("it is completed", || server.context().counts().completed == 1);
+    eventually("it is completed", || server.context().counts().completed == 1);
+}
+
+#[test]
+fn a_drain_and_close_live_say_that_they_end() {
+    for version in VERSIONS {
+        for close in [false, true] {
+            let server = ThreadingTcpServer::builder()
+                .tls(localhost())
+                .bind("127.0.0.1:0", || Echo)
+                .unwrap()
+                .serve_in_background()
+                .unwrap();
+            let mut client = Client::speaking(&[version]).connect(inet(&*server));
+            assert_eq!(exchange(&mut client, "hello"), "hello\n");
+            eventually("it waits for the next line", || {
+                server.context().live()[0].activity == Activity::Idle
+            });
+            if close {
+                let id = server.context().live()[0].id;
+                assert!(server.context().close_live(id));
+            } else {
+                let server = server;
+                let report = soon("a stop", move || server.stop()).unwrap();
+                assert!(report.is_clean(), "{report}");
+            }
+            // It would be an error without close_notify.
+            assert!(read_to_end(&mut client).is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_drain_lets_a_handshake_that_has_begun_and_its_first_request_be_served() {
+    let server = ThreadingTcpServer::builder()
+        .tls(localhost())
+        .limits(Limits::default().first_read(SOON).drain(SOON * 2))
+        .bind("127.0.0.1:0", || Echo)
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let mut client = Client::new().connect(inet(&*server));
+    let mut hello = Vec::new();
+    client.stream.conn.write_tls(&mut hello).unwrap();
+    client.stream.sock.write_all(&hello[..40]).unwrap();
+    eventually("the handshake has begun", || {
+        server.context().live().first().is_some_and(|live| live.bytes_in == 40)
+    });
+    let address = inet(&*server);
+    let (tell, told) = channel();
+    std::thread::spawn(move || drop(tell.send(server.stop())));
+    eventually("it takes no more clients", || std::net::TcpStream::connect(address).is_err());
+    client.stream.sock.write_all(&hello[40..]).unwrap();
+    assert_eq!(exchange(&mut client, "in time"), "in time\n");
+    assert!(read_to_end(&mut client).is_empty(), "the next line is not waited for");
+    assert!(told.recv_timeout(SOON).unwrap().unwrap().is_clean());
 }

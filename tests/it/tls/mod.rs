@@ -5,6 +5,8 @@ pub mod client;
 mod crowds;
 mod echo;
 mod ends;
+mod matrix;
 mod names;
 mod outboxes;
 mod renewal;
+mod tools;
