@@ -83,7 +83,7 @@ fn each_is_short_says_how_to_try_it_and_is_tested() {
         let started = format!("Server::start(\"{name}\"");
         assert!(include_str!("examples.rs").contains(&started), "{name} has no test");
     }
-    assert!(count >= 11, "{count} examples");
+    assert!(count >= 13, "{count} examples");
 }
 
 #[test]
@@ -127,6 +127,32 @@ fn function_adds() {
     assert_eq!(exchange(&mut client, "one"), "not a number: invalid float literal\n");
     assert_eq!(exchange(&mut client, "3 4"), "7\n");
     server.stop();
+}
+
+#[test]
+fn control_lists_ends_limits_and_stops() {
+    let folder = folder();
+    let path = folder.path().join("c");
+    let server = Server::start("control", &[ADDRESS, path.to_str().unwrap()]);
+    let mut client = server.connect();
+    assert_eq!(exchange(&mut client, "hello"), "hello\n");
+    let mut operator = UnixStream::connect(&path).unwrap();
+    operator.set_read_timeout(Some(SOON)).unwrap();
+    let live = exchange(&mut operator, "live");
+    assert!(live.contains(": request 1, ") && live.ends_with(" bytes out\n"), "{live}");
+    assert_eq!(exchange(&mut operator, "close 99"), "closed: false\n");
+    assert_eq!(exchange(&mut operator, "close 1"), "closed: true\n");
+    assert_eq!(read_to_end(&mut client), b"");
+    assert_eq!(exchange(&mut operator, "limit idle 5m"), "changed\n");
+    let error = exchange(&mut operator, "limit idle soon");
+    assert!(error.contains("the limit idle cannot be \"soon\""), "{error}");
+    assert_eq!(exchange(&mut operator, "limits"), "live 10000\n");
+    let rest = (0..).map(|_| read_line(&mut operator)).find(|line| line.starts_with("idle"));
+    assert_eq!(rest.unwrap(), "idle 300s\n");
+    operator.write_all(b"drain\n").unwrap();
+    let ended = server.process.end();
+    assert_ends(&ended, 0);
+    assert!(!path.exists());
 }
 
 #[test]

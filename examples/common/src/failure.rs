@@ -1,5 +1,6 @@
 //! How a program ends: its status and its last words.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -24,6 +25,15 @@ impl Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Unread,
             _ => Self::Other(format!("cannot write to stdout: {error}")),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Other(text) => f.write_str(text),
+            Self::Unread => f.write_str("the reader of stdout has gone"),
         }
     }
 }

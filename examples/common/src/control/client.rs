@@ -178,7 +178,7 @@ impl ControlSocket {
                 continue;
             }
             if let Err(failure) = std::mem::replace(&mut last, Ok(())) {
-                crate::warn(&format!("error: {}", text_of(&failure)));
+                crate::warn(&format!("error: {failure}"));
             }
             let reply = self.ask(&line)?;
             client::show(reply.shown().as_bytes())?;
@@ -189,13 +189,6 @@ impl ControlSocket {
                 return last;
             }
         }
-    }
-}
-
-fn text_of(failure: &Failure) -> &str {
-    match failure {
-        Failure::Usage(text) | Failure::Other(text) => text,
-        Failure::Unread => "stdout has no reader",
     }
 }
 

@@ -75,6 +75,10 @@ impl InTurn {
 
 impl State {
     fn accept(&mut self) {
+        // A successor has it.
+        if self.server.shutdown_handle().is_shutdown() {
+            return;
+        }
         // Asked for each time and given back at once: a child that is forked meanwhile closes the listener.
         let Some(listener) = self.server.fileno() else { return };
         for _ in 0..MOST {

@@ -1,11 +1,13 @@
 //! The control socket, which all programs have.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use test_support::process::{Ended, Process};
 use test_support::program::*;
@@ -238,4 +240,148 @@ fn the_panel_is_text_where_there_is_no_terminal() {
         assert!(ended.contains(says), "{says:?} is not in {ended}");
     }
     assert!(!ended.contains('\x1b'), "{ended:?}");
+}
+
+#[test]
+fn forgotten_terminals_keep_no_operator_out_and_cost_clients_nothing() {
+    for mixin in ["threading", "inline", "forking"] {
+        let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
+        let mut idle: Vec<UnixStream> = (0..100).map(|_| at.connect()).collect();
+        // Half a command is forgotten as well.
+        idle[99].write_all(b"li").unwrap();
+        assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal", "{mixin}");
+        assert_eq!(exchange(&mut at.client(), "hello"), "hello\n", "{mixin}");
+        // The oldest were ended.
+        assert_eq!(read_to_end(&mut idle[0]), b"", "{mixin}");
+        assert_eq!(mark(&mut at.connect(), "stop"), "ok it stops at once");
+        assert_ends(&at.server.end(), 0);
+    }
+}
+
+#[test]
+fn a_watch_that_nobody_reads_holds_nothing_up() {
+    for mixin in ["threading", "forking"] {
+        let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
+        let deaf = at.connect();
+        deaf.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        // More than the kernel keeps for a reader, until the server reads no more.
+        let asks = b"status\n".repeat(100);
+        while (&deaf).write_all(&asks).is_ok() {}
+        let mut watch = at.connect();
+        watch.write_all(b"watch 0.1\n").unwrap();
+        assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal", "{mixin}");
+        assert_eq!(exchange(&mut at.client(), "hello"), "hello\n", "{mixin}");
+        // It takes nothing for five seconds, and is ended.
+        eventually("the deaf one is ended", || {
+            (&deaf).write_all(b"\n").is_err_and(|error| is_end(&error))
+        });
+        at.server.send_signal(libc::SIGTERM);
+        assert_ends(&at.server.end(), 0);
+    }
+}
+
+fn is_end(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::*;
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
+}
+
+#[test]
+fn an_operator_looks_on_while_the_program_stops_and_may_cut_it_short() {
+    let at = Controlled::start(&["127.0.0.1:0"], &["--mode", "line", "--grace", "600"]);
+    let mut client = at.client();
+    // Half a line: its request may take the whole grace.
+    client.write_all(b"hel").unwrap();
+    let mut operator = at.connect();
+    eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
+    assert_eq!(mark(&mut operator, "drain 500"), "ok it stops; its requests may take 500s");
+    eventually("it stops", || ask(&mut at.connect(), "status")[3].ends_with("\tstopping"));
+    assert!(mark(&mut operator, "drain 5").starts_with("error it stops already"));
+    assert_eq!(ask(&mut operator, "live").len(), 3);
+    assert_eq!(mark(&mut operator, "stop"), "ok it stops at once");
+    assert_ends(&at.server.end(), 0);
+    assert_eq!(read_to_end(&mut operator), b"");
+    assert!(!at.path.exists());
+}
+
+#[test]
+fn a_limit_that_is_changed_holds_for_the_next_request() {
+    for mixin in ["threading", "forking"] {
+        let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
+        let mut before = at.client();
+        assert_eq!(exchange(&mut before, "hello"), "hello\n");
+        assert_eq!(mark(&mut at.connect(), "limit idle 50ms"), "ok idle is 0.05s for new requests");
+        // Ended by its silence; the one before keeps its limit.
+        assert_eq!(read_to_end(&mut at.client()), b"");
+        assert_eq!(exchange(&mut before, "hello"), "hello\n");
+    }
+}
+
+#[test]
+fn a_verbose_log_has_a_line_for_each_start_and_end() {
+    let at = Controlled::start(&["127.0.0.1:0"], &["--log-level", "verbose"]);
+    let mut client = at.client();
+    assert_eq!(exchange(&mut client, "hello"), "hello\n");
+    drop(client);
+    let next = |says: &str| loop {
+        let line = at.server.line();
+        if line.contains(says) {
+            return line;
+        }
+    };
+    assert!(next("request 1 from 127.0.0.1:").contains("has come"));
+    assert!(next("request 1 from 127.0.0.1:").contains("ended: completed, "));
+    assert_eq!(mark(&mut at.connect(), "log quiet"), "ok the log is quiet");
+    assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
+    assert_eq!(mark(&mut at.connect(), "log verbose"), "ok the log is verbose");
+    assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
+    // Of the second one nothing was said; its end may have been late.
+    assert!(next("has come").starts_with("request 3 "));
+}
+
+#[test]
+fn a_successor_takes_the_path_when_its_predecessor_has_ended() {
+    for mixin in ["threading", "forking"] {
+        let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
+        let process = |operator: &mut UnixStream| ask(operator, "status")[0].clone();
+        let first = process(&mut at.connect());
+        at.server.send_signal(libc::SIGUSR2);
+        // Between the two there is nobody at the path for a moment.
+        let second = || {
+            let mut operator = UnixStream::connect(&at.path).ok()?;
+            operator.set_read_timeout(Some(SOON)).ok()?;
+            operator.write_all(b"status\n").ok()?;
+            let mut line = String::new();
+            // The predecessor may end at this very moment.
+            BufReader::new(operator).read_line(&mut line).ok()?;
+            (line.starts_with("program\techo\t") && line.trim_end() != first).then_some(())
+        };
+        eventually("the successor is controlled", || second().is_some());
+        assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
+        assert_eq!(mark(&mut at.connect(), "stop"), "ok it stops at once");
+        eventually("it has ended", || !at.path.exists());
+    }
+}
+
+#[test]
+fn another_user_gets_nothing() {
+    if !is_root() {
+        return test_support::skip("only root can be another user");
+    }
+    let at = Controlled::start(&["127.0.0.1:0"], &[]);
+    // A mode that lets everybody connect: the server asks the kernel as well.
+    fs::set_permissions(&at.path, fs::Permissions::from_mode(0o666)).unwrap();
+    let folder = at.path.parent().unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let code = "import os,socket,sys; os.setgid(65534); os.setuid(65534); \
+        s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1]); \
+        print(s.recv(1000).decode())";
+    let mut python = Command::new("python3");
+    python.args(["-c", code]).arg(&at.path).stdout(Stdio::piped());
+    let ended = Process::start(&mut python).end();
+    assert!(ended.out.starts_with("error this control socket is for the user"), "{ended:?}");
+    assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal");
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
 }
