@@ -36,7 +36,8 @@ impl Limit {
     pub(crate) const ALL: [Self; 5] =
         [Self::Live, Self::AcceptRate, Self::PerPeer, Self::PeerRate, Self::Handshakes];
 
-    /// A name in one word, for a label or a log: `live`, `accept_rate`, `per_peer` or `peer_rate`. It never changes.
+    /// A name in one word, for a label or a log: `live`, `accept_rate`, `per_peer`, `peer_rate` or
+    /// `handshakes`. It never changes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
