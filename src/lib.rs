@@ -306,8 +306,8 @@ pub mod monitor {
 /// own that wraps one of this crate's passes it on by [`Transport::handover`](transport::Transport::handover).
 ///
 /// **Rights.** The path has mode 0600, and both sides compare the user that the kernel tells of the other: only processes
-/// of one user hand over to each other. A server that gives up its privileges after the bind has to be succeeded as the
-/// user that it has become; it needs no right to bind, because the sockets are bound.
+/// of one user hand over to each other. A server that gives up its privileges after the bind is restarted by SIGUSR2: its
+/// successor begins as the user that it has become, and needs no right to bind, because the sockets are bound.
 ///
 /// **Forking.** A server that forks has one thread: its loop hands over. Its children end their requests.
 ///

@@ -114,6 +114,9 @@ impl<T: Transport> Drop for BacklogTaker<'_, T> {
 /// processor at its end. Clients further away are refused.
 const HANDSHAKE: Duration = Duration::from_millis(2);
 
+/// The longest accept queue that the kernel can be told to keep (`net.core.somaxconn`).
+const MOST_TAKEN: usize = 65_535;
+
 impl<T: Transport> Core<T> {
     /// Stops listening, after accepting the backlog. Gives the number of requests accepted.
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
@@ -145,7 +148,11 @@ impl<T: Transport> Core<T> {
     ) {
         // For all of them together, so that clients without end cannot keep the close.
         let until = Instant::now() + HANDSHAKE;
-        while self.context.rate.wait_until().is_none() {
+        // Where new clients are not refused, because a successor may have the listener, they may come without end.
+        for _ in 0..MOST_TAKEN {
+            if self.context.rate.wait_until().is_some() {
+                return;
+            }
             let Some(admitted) = ServerPermit::try_enter(self) else { return };
             match accept(admitted) {
                 Ok(job) => jobs.push_back(job),

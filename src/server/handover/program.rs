@@ -49,6 +49,8 @@ impl Program {
         let mut command = Command::new(&self.path);
         let told = format!("{}:{}", sys::number(&theirs), std::process::id());
         command.args(&self.arguments).env(VARIABLE, told);
+        // A service manager watches the next process in the place of this one.
+        command.env_remove("WATCHDOG_PID");
         // It raises the limit by itself, and has to know the one from before.
         sys::restore_descriptors(&mut command);
         let child = pass_fds::spawn_with(&mut command, theirs.as_fd())?;

@@ -5,9 +5,14 @@ use std::net::UdpSocket;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, LazyLock};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use test_support::process::Process;
 use test_support::program::Program;
+use test_support::tls::certificate;
 use test_support::{SOON, connect, eventually, folder, read_line};
 
 use crate::ECHO;
@@ -127,6 +132,9 @@ impl<S: Read + Write + Send> Duplex for S {}
 impl Client {
     /// `address` as a server prints it.
     pub fn of(address: &str) -> Self {
+        if let Some(address) = address.strip_suffix(" with TLS") {
+            return Self::over_tls(address);
+        }
         match address.split_once(':') {
             Some(("udp", address)) => {
                 let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -147,6 +155,32 @@ impl Client {
                 Self::Unixgram(socket, folder)
             }
             _ => Self::Stream(Box::new(connect(address.parse().unwrap()))),
+        }
+    }
+
+    fn over_tls(address: &str) -> Self {
+        static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+            let mut roots = RootCertStore::empty();
+            let trusted = CertificateDer::pem_file_iter(certificate("ca.pem")).unwrap();
+            roots.add_parsable_certificates(trusted.map(Result::unwrap));
+            let config = ClientConfig::builder().with_root_certificates(roots);
+            Arc::new(config.with_no_client_auth())
+        });
+        let name = "localhost".try_into().unwrap();
+        let session = ClientConnection::new(Arc::clone(&CONFIG), name).unwrap();
+        let mut stream = StreamOwned::new(session, connect(address.parse().unwrap()));
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        Self::Stream(Box::new(stream))
+    }
+
+    /// Sends a line, and has the same back; then, if the server answers a single one, the end. (Over TLS an end without
+    /// close_notify is an error.)
+    pub fn asks_for_one(&mut self, text: &str) {
+        self.asks(text);
+        if let Self::Stream(stream) = self {
+            assert_eq!(test_support::read_to_end(stream), b"");
         }
     }
 

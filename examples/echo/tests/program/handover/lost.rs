@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use test_support::process::Process;
+use test_support::tls::certificate;
 use test_support::{eventually, system};
 
 use super::line::{Client, Line};
@@ -38,7 +39,7 @@ fn none_is_lost(bind: &str, options: &[&str], requests: usize, restarts: usize) 
                         thread::sleep(Duration::from_millis(between));
                         let millis = connected.elapsed().as_millis();
                         stopped_for.store(u64::try_from(millis).unwrap(), Ordering::SeqCst);
-                        client.asks("hello");
+                        client.asks_for_one("hello");
                     });
                     // A client that sends nothing for `Limits::first_read`, a second, is not waited for; that a busy
                     // machine has stopped it is no fault of the server's.
@@ -98,6 +99,14 @@ impl Drop for SetAtEnd<'_> {
 #[test]
 fn no_request_is_lost_over_tcp() {
     none_is_lost("127.0.0.1:0", &["--mode", "line", "--max-per-peer", "1000"], 4_000, 6);
+}
+
+#[test]
+fn no_request_is_lost_over_tls() {
+    let (chain, key) = (certificate("server.pem"), certificate("server.key"));
+    let options =
+        ["--mode", "line", "--max-per-peer", "1000", "--tls-cert", &chain, "--tls-key", &key];
+    none_is_lost("127.0.0.1:0", &options, 2_000, 6);
 }
 
 #[test]
