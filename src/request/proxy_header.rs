@@ -46,7 +46,10 @@ impl Preface<StreamRequest> for ProxyHeader {
         if !is_proxy && self.from.serves_others() {
             return Ok(());
         }
-        let header = if is_proxy { request.read_proxy_header() } else { Err(None) };
+        let header = match is_proxy {
+            true => request.read_proxy_header().map_err(Some),
+            false => Err(None),
+        };
         let header = header.map_err(|why| {
             request.io.give_up();
             NoHeader { owner, why }
@@ -85,7 +88,7 @@ impl StreamRequest {
     }
 
     /// The header; or the error that has ended the connection.
-    fn read_proxy_header(&mut self) -> Result<Header, Option<io::Error>> {
+    fn read_proxy_header(&mut self) -> io::Result<Header> {
         let owner = self.io.ticket.entry().owner();
         let mut bytes = Vec::new();
         // None until the first byte: before that a drain may end the connection, as one that has sent nothing.
@@ -94,13 +97,13 @@ impl StreamRequest {
             let missing = match Header::parse(&bytes) {
                 Ok(Progress::Whole { header, .. }) => return Ok(*header),
                 Ok(Progress::Partial { missing }) => missing,
-                Err(invalid) => return Err(Some(PeerFault::garbled(owner, invalid))),
+                Err(invalid) => return Err(PeerFault::garbled(owner, invalid)),
             };
             let have = bytes.len();
             bytes.resize(have + missing, 0);
             let count = self.io.receive(&mut RecvBuf::from(&mut bytes[have..]), started)?;
             if count == 0 {
-                return Err(Some(PeerFault::ended_early(owner)));
+                return Err(PeerFault::ended_early(owner));
             }
             bytes.truncate(have + count);
             started.get_or_insert_with(Instant::now);
