@@ -20,7 +20,8 @@ pub struct RequestTimes {
     /// From its acceptance until a worker took it: in the queue of the mixin, in the hook `verify_request`, or until the
     /// child was forked.
     pub in_queue: Option<Duration>,
-    /// The steps before the handler: a TLS handshake, the hook `wrap_request`. `None` if there was nothing of the kind.
+    /// The steps before the handler: a PROXY header, a TLS handshake, the hook `wrap_request`. `None` for a server that has
+    /// nothing of the kind; one with hooks may.
     pub handshake: Option<Duration>,
     /// The handler: `setup`, `handle` and `finish`.
     pub handler: Option<Duration>,

@@ -88,7 +88,9 @@ impl<T: Transport> Core<T> {
         self.context.counters.accept_error();
         self.tell(&ServerEvent::AcceptFailed { error });
         let server = &self.context;
-        let failure = AcceptFailure { error, action, server, in_a_row, pause, is_first_or_due };
+        let is_traced = self.spans.take_warnings();
+        let failure =
+            AcceptFailure { error, action, server, in_a_row, pause, is_first_or_due, is_traced };
         run_catching(|| self.hooks.accept_error(&failure));
     }
 }

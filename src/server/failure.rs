@@ -166,6 +166,8 @@ pub struct AcceptFailure<'a> {
     /// Zero: the loop goes on at once.
     pub(super) pause: Duration,
     pub(super) is_first_or_due: bool,
+    /// A subscriber of the facade `tracing` has been told.
+    pub(super) is_traced: bool,
 }
 
 impl AcceptFailure<'_> {
@@ -208,9 +210,9 @@ impl AcceptFailure<'_> {
     }
 
     /// The default of [`accept_error`](crate::ServerHooks::accept_error): [`print`](Self::print) if
-    /// it [is due](Self::is_first_or_due).
+    /// it [is due](Self::is_first_or_due), and no subscriber has taken it (`Builder::tracing`).
     pub fn report(&self) {
-        if self.is_first_or_due {
+        if self.is_first_or_due && !self.is_traced {
             self.print();
         }
     }

@@ -16,6 +16,11 @@ impl Spans {
     }
 
     #[inline]
+    pub(super) fn take_warnings(self) -> bool {
+        false
+    }
+
+    #[inline]
     pub(super) fn failed(self, _failure: &Failure<'_>) -> bool {
         false
     }

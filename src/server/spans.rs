@@ -41,9 +41,10 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// | accepting has failed | WARN | `error` |
     /// | a limit has been reached | WARN; DEBUG if it is one peer's | `limit` |
     ///
-    /// A failure that the subscriber takes is not printed on stderr as well, as long as the hook `handle_error` is the
-    /// default or calls [`Failure::report`](crate::hooks::Failure::report). A panic is a failure; for its place in the
-    /// code see [`trace_panics`](crate::monitor::trace_panics).
+    /// A failure that the subscriber takes is not printed on stderr as well, as long as the hooks `handle_error` and
+    /// `accept_error` are the defaults or call [`Failure::report`](crate::hooks::Failure::report) and
+    /// [`AcceptFailure::report`](crate::hooks::AcceptFailure::report). A panic is a failure; for its place in the
+    /// code see [`trace_panics`].
     ///
     /// Under [`Forking`](crate::Forking) the child has the span, and its failures; `ended` comes from the parent and has
     /// no span, but the same fields. A mixin that runs several requests on one thread (by a
@@ -111,6 +112,11 @@ impl Spans {
             run_catching(|| place = Place::enter(context, entry));
         }
         RequestSpan { place }
+    }
+
+    /// Whether a subscriber takes the event of an accept that has failed.
+    pub(super) fn take_warnings(self) -> bool {
+        self.are_wanted && enabled!(target: "socketserver", Level::WARN)
     }
 
     /// Tells of a failure, in the span of its request if it has one. Gives whether a subscriber has taken it.

@@ -1,9 +1,12 @@
 //! [`Handles`]: the names, units and labels of all figures, registered with the recorder of the program.
 
+use std::sync::OnceLock;
+
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
 
 use crate::error::Timeout;
 use crate::events::{CloseReason, Fault, Limit};
+use crate::figures::Fill;
 use crate::refused::Refused;
 
 /// The figures of one server. A series is made when the first event comes, with the value zero, so that its first increase
@@ -27,7 +30,7 @@ pub(super) struct Handles {
     pub(super) handshake_seconds: Histogram,
     pub(super) live: Level,
     pub(super) busy: Level,
-    pub(super) idle: Gauge,
+    pub(super) idle: Level,
     pub(super) queued: Level,
     pub(super) accept_queue: Level,
     pub(super) receive_buffer: Level,
@@ -35,10 +38,39 @@ pub(super) struct Handles {
     pub(super) descriptors: Level,
 }
 
-/// A gauge, and one for its maximum.
+/// A gauge, and one for its maximum. Each is made when it is first set: a level that nobody knows has no series, which
+/// would say that it is zero.
 pub(super) struct Level {
-    pub(super) used: Gauge,
-    pub(super) max: Gauge,
+    names: [&'static str; 2],
+    labels: Vec<Label>,
+    used: OnceLock<Gauge>,
+    max: OnceLock<Gauge>,
+}
+
+impl Level {
+    fn new(names: [&'static str; 2], labels: Vec<Label>) -> Self {
+        Self { names, labels, used: OnceLock::new(), max: OnceLock::new() }
+    }
+
+    fn gauge<'a>(&self, place: &'a OnceLock<Gauge>, name: &'static str) -> &'a Gauge {
+        place.get_or_init(|| metrics::gauge!(name, self.labels.clone()))
+    }
+
+    /// Sets both, as far as they are known.
+    pub(super) fn set(&self, fill: Option<Fill>) {
+        let Some(Fill { used, max, .. }) = fill else { return };
+        self.gauge(&self.used, self.names[0]).set(used as f64);
+        if let Some(max) = max {
+            self.gauge(&self.max, self.names[1]).set(max as f64);
+        }
+    }
+
+    /// Nothing of it is in use. If it was never set, it stays unknown.
+    pub(super) fn clear(&self) {
+        if let Some(used) = self.used.get() {
+            used.set(0.0);
+        }
+    }
 }
 
 impl Handles {
@@ -58,10 +90,7 @@ impl Handles {
             metrics::counter!(name, with(more))
         };
         let histogram = |name: &'static str| metrics::histogram!(name, base.clone());
-        let level = |used: &'static str, max: &'static str| Level {
-            used: metrics::gauge!(used, base.clone()),
-            max: metrics::gauge!(max, base.clone()),
-        };
+        let level = |used, max| Level::new([used, max], base.clone());
         let end = |reason: &CloseReason| {
             let labels = [("reason", reason.name()), ("fault", fault_name(reason.fault()))];
             labelled("socketserver_requests_total", &labels)
@@ -91,17 +120,18 @@ impl Handles {
             handshake_seconds: histogram("socketserver_handshake_seconds"),
             live: level("socketserver_live_requests", "socketserver_live_requests_max"),
             busy: level("socketserver_busy_workers", "socketserver_busy_workers_max"),
-            idle: metrics::gauge!("socketserver_idle_workers", base.clone()),
+            // It has no maximum.
+            idle: level("socketserver_idle_workers", ""),
             queued: level("socketserver_queued_requests", "socketserver_queued_requests_max"),
             accept_queue: level("socketserver_accept_queue", "socketserver_accept_queue_max"),
             receive_buffer: level(
                 "socketserver_receive_buffer_bytes",
                 "socketserver_receive_buffer_bytes_max",
             ),
-            descriptors: Level {
-                used: metrics::gauge!("socketserver_open_descriptors"),
-                max: metrics::gauge!("socketserver_open_descriptors_max"),
-            },
+            descriptors: Level::new(
+                ["socketserver_open_descriptors", "socketserver_open_descriptors_max"],
+                Vec::new(),
+            ),
         }
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use self::handles::{Handles, Level};
+use self::handles::Handles;
 use super::Builder;
 use crate::events::ServerEvent;
 use crate::figures::Fill;
@@ -52,12 +52,12 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// | `socketserver_live_requests`, `socketserver_busy_workers`, `socketserver_queued_requests`, `socketserver_accept_queue`, `socketserver_receive_buffer_bytes`, each also with `_max`; `socketserver_idle_workers` | gauges of [`Figures`](crate::monitor::Figures) | |
     /// | `socketserver_open_descriptors`, also with `_max` | gauges of the process | none at all |
     ///
-    /// No label has a value that a client chooses. A figure that the kernel does not tell, or that has no maximum, is
-    /// not set. The histogram of the accept queue needs
+    /// No label has a value that a client chooses. A level that the kernel does not tell, or a maximum that there is not, has
+    /// no series. The histogram of the accept queue needs
     /// [`time_accept_queue`](Self::time_accept_queue) as well.
     ///
     /// Counters and histograms follow each event. Gauges and bytes are updated with an event, once a second at most, and
-    /// by [`update_metrics`](crate::monitor::update_metrics), which a collector calls before it renders; when the last
+    /// by [`update_metrics`], which a collector calls before it renders; when the last
     /// request ends, its workers and queues become zero.
     ///
     /// Install the recorder before the server serves: the first event looks for it, and figures from before a recorder
@@ -225,9 +225,9 @@ impl Meter {
     /// The server has nothing to do until the next client: there is no later event that would say so.
     fn rest(&self, handles: &Handles) {
         let mut told = self.told.lock();
-        handles.live.used.set(0.0);
-        handles.busy.used.set(0.0);
-        handles.queued.used.set(0.0);
+        handles.live.clear();
+        handles.busy.clear();
+        handles.queued.clear();
         self.add_bytes(handles, &mut told, || (0, 0));
     }
 
@@ -236,15 +236,13 @@ impl Meter {
         let Some(context) = self.context.upgrade() else { return };
         let handles = self.handles(&context);
         let figures = context.figures();
-        set(&handles.live, Some(figures.live));
-        set(&handles.busy, Some(figures.busy));
-        set(&handles.queued, Some(figures.queued));
-        set(&handles.accept_queue, figures.accept_queue);
-        set(&handles.receive_buffer, figures.receive_buffer);
-        set(&handles.descriptors, figures.descriptors);
-        if let Some(idle) = figures.idle {
-            handles.idle.set(idle as f64);
-        }
+        handles.live.set(Some(figures.live));
+        handles.busy.set(Some(figures.busy));
+        handles.queued.set(Some(figures.queued));
+        handles.accept_queue.set(figures.accept_queue);
+        handles.receive_buffer.set(figures.receive_buffer);
+        handles.descriptors.set(figures.descriptors);
+        handles.idle.set(figures.idle.map(|idle| Fill::new(idle, None)));
         // The kernel counts in 32 bits, which may begin anew.
         let grown = |now: Option<u64>, told: &mut u64| {
             let Some(now) = now else { return 0 };
@@ -273,23 +271,14 @@ impl Meter {
     }
 }
 
-/// A gauge that nobody can fill in stays as it is.
-fn set(level: &Level, fill: Option<Fill>) {
-    let Some(Fill { used, max, .. }) = fill else { return };
-    level.used.set(used as f64);
-    if let Some(max) = max {
-        level.max.set(max as f64);
-    }
-}
-
 /// A server that is gone has nothing.
 impl Drop for Meter {
     fn drop(&mut self) {
         if let Some(handles) = self.handles.get() {
             self.rest(handles);
-            handles.idle.set(0.0);
-            handles.accept_queue.used.set(0.0);
-            handles.receive_buffer.used.set(0.0);
+            handles.idle.clear();
+            handles.accept_queue.clear();
+            handles.receive_buffer.clear();
         }
     }
 }
