@@ -116,3 +116,24 @@ impl fmt::Display for Cut {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_activities_are_listed_in_their_order() {
+        for (place, activity) in Activity::ALL.iter().enumerate() {
+            // An activity that is added has to be added here, and to the list.
+            let expected = match activity {
+                Activity::Queued => 0,
+                Activity::Running => 1,
+                Activity::Idle => 2,
+                Activity::Receiving => 3,
+                Activity::Sending => 4,
+            };
+            assert_eq!(place, expected);
+        }
+        assert_eq!(Activity::ALL.len(), 5);
+    }
+}

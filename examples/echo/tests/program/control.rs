@@ -242,6 +242,55 @@ fn the_panel_is_text_where_there_is_no_terminal() {
     assert!(!ended.contains('\x1b'), "{ended:?}");
 }
 
+/// Reads what a program shows on its terminal, until it has shown this.
+fn show(terminal: &mut fs::File, what: &str) -> String {
+    let mut shown = Vec::new();
+    let mut bytes = [0; 4_096];
+    loop {
+        let text = String::from_utf8_lossy(&shown).into_owned();
+        if text.contains(what) {
+            return text;
+        }
+        match terminal.read(&mut bytes) {
+            Ok(count @ 1..) if shown.len() < 1 << 20 => shown.extend_from_slice(&bytes[..count]),
+            other => panic!("{what:?} is not shown ({other:?}): {text:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_panel_gives_the_terminal_back_however_it_ends() {
+    let at = Controlled::start(&["127.0.0.1:0"], &[]);
+    let path = at.path.to_str().unwrap();
+    // Keys and signals, and at last the end of the program.
+    for end in ["q", "interrupt", "terminate", "program"] {
+        let (user, program) = test_support::system::terminal();
+        let mut user = fs::File::from(user);
+        let mut command = ECHO.command(&["control", path, "watch", "0.1"]);
+        command.stdin(program.try_clone().unwrap()).stdout(program);
+        let mut panel = Process::start(&mut command);
+        // A command keeps the descriptors that it would give to the next process.
+        drop(command);
+        let first = show(&mut user, "q ends");
+        assert!(
+            first.starts_with("\x1b[?1049h\x1b[?25l") && first.contains("accepted/s"),
+            "{first:?}"
+        );
+        // It is drawn again and again.
+        show(&mut user, "q ends");
+        match end {
+            "q" => user.write_all(b"q").unwrap(),
+            "interrupt" => panel.send_signal(libc::SIGINT),
+            "terminate" => panel.send_signal(libc::SIGTERM),
+            _ => assert_ends(&at.control(&["stop"]), 0),
+        }
+        show(&mut user, "\x1b[?25h\x1b[?1049l");
+        panel.close_stdin();
+        let status = if end == "program" { 1 } else { 0 };
+        assert_ends(&panel.end(), status);
+    }
+}
+
 #[test]
 fn forgotten_terminals_keep_no_operator_out_and_cost_clients_nothing() {
     for mixin in ["threading", "inline", "forking"] {
