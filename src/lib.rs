@@ -137,6 +137,9 @@
 //!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
+//! - **TLS** (feature `tls`): `.tls(Tls::from_pem("cert.pem", "key.pem")?)` on the builder of a stream server, and the handler
+//!   does not change. The module `tls` has the rest: client certificates, several names, new certificates on a running server,
+//!   resumption under every mixin. A message that was cut short never passes for a whole one.
 //! - **Details**: one `writeln!` is one packet, without Nagle's delay; a reply to a datagram leaves from the address
 //!   that the client used; a stale Unix socket file is replaced, and a file in use never is.
 //!
@@ -150,8 +153,8 @@
 //!
 //! # What it does not do
 //!
-//! The crate runs on Unix and is tested on Linux. It does not encrypt by itself (add TLS in
-//! [`ServerHooks::wrap_request`]). It is not an async runtime: with a thread for each connection it scales to about ten
+//! The crate runs on Unix and is tested on Linux. It encrypts only
+//! with the feature `tls`. It is not an async runtime: with a thread for each connection it scales to about ten
 //! thousand connections.
 //!
 //! # Modules

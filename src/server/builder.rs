@@ -35,6 +35,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// | [`limits`](Self::limits) | [`Limits::default`] |
 /// | [`hooks`](Self::hooks), [`observer`](Self::observer) | none |
 /// | [`time_accept_queue`](Self::time_accept_queue) | false |
+/// | `tls`: feature of this name | in clear |
 /// | `metrics`, `tracing`: features of these names | figures and spans go nowhere |
 /// | [`on_reload`](Self::on_reload) | nothing: SIGHUP ends the process |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
