@@ -42,6 +42,8 @@ pub(super) struct TlsStream {
     ahead: Chunk,
     /// How many of the next receives use a block at once.
     much: u8,
+    /// How the session has failed. Plaintext from before that is read first.
+    failed: Option<rustls::Error>,
     /// Nobody else encrypts by a shared session any more, so its records may leave it before they are sent.
     is_last: bool,
     /// Records of such a session that the socket has not taken.
@@ -64,6 +66,7 @@ impl TlsStream {
             entry,
             ahead: Chunk::default(),
             much: 0,
+            failed: None,
             is_last: false,
             unsent: Vec::new(),
         }
@@ -119,11 +122,12 @@ impl TlsStream {
             let enough = if much || self.ahead.is_empty() { MUCH } else { SMALL_RECEIVE };
             self.much = if count >= enough { 2 } else { self.much.saturating_sub(1) };
         }
-        self.decrypt().map(|()| true)
+        self.decrypt();
+        Ok(true)
     }
 
     /// Decrypts what has been received, until there is plaintext.
-    fn decrypt(&mut self) -> io::Result<()> {
+    fn decrypt(&mut self) {
         let ahead = &mut self.ahead;
         let result = self.session.with(|session| {
             loop {
@@ -144,15 +148,17 @@ impl TlsStream {
             // The block goes back to the pool.
             self.ahead = Chunk::default();
         }
-        result.map_err(|error: rustls::Error| self.fail(error))
+        if let Err(error) = result {
+            self.fail(error);
+        }
     }
 
     /// The session has failed. The peer is told why, as far as that does not wait.
-    fn fail(&mut self, error: rustls::Error) -> io::Error {
+    fn fail(&mut self, error: rustls::Error) {
         self.session.with(|session| session.ended = true);
         self.raw.set_deadline(Some(Instant::now()));
         let _ = self.send_pending();
-        fault::of_session(self.entry.owner(), Stage::Established, error)
+        self.failed = Some(error);
     }
 
     /// Marks an error of the socket itself, met beside the raw stream, as a loss of the peer if it is one.
@@ -179,6 +185,10 @@ impl Read for TlsStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The end of the connection was seen by an earlier call.
                 Err(_) => return Err(fault::truncated(self.entry.owner())),
+            }
+            if let Some(error) = &self.failed {
+                let owner = self.entry.owner();
+                return Err(fault::of_session(owner, Stage::Established, error.clone()));
             }
             if pending {
                 // A peer whose renewal of keys is not answered may wait for that.

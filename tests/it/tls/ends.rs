@@ -87,6 +87,41 @@ fn the_handler_ends_its_output_and_reads_on() {
 }
 
 #[test]
+fn lines_before_a_bad_record_are_read_and_the_error_stays() {
+    let (tell, told) = channel();
+    let server = ThreadingTcpServer::builder()
+        .tls(localhost())
+        .bind(
+            "127.0.0.1:0",
+            stream_fn(move |request| {
+                let mut line = String::new();
+                let mut read = || match request.next_line(&mut line) {
+                    Ok(text) => Ok(text.map(str::to_owned)),
+                    Err(error) => Err((error.kind(), PeerFault::find(&error).is_some())),
+                };
+                tell.send([read(), read(), read()])?;
+                Ok(())
+            }),
+        )
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    for version in VERSIONS {
+        let mut client = Client::speaking(&[version]).connect(inet(&*server));
+        client.handshake().unwrap();
+        client.stream.conn.writer().write_all(b"good\n").unwrap();
+        let mut records = Vec::new();
+        client.stream.conn.write_tls(&mut records).unwrap();
+        records.extend([23, 3, 3, 0, 20]);
+        records.extend([9; 20]);
+        client.stream.sock.write_all(&records).unwrap();
+        let bad = Err((ErrorKind::InvalidData, true));
+        let read = told.recv_timeout(SOON).unwrap();
+        assert_eq!(read, [Ok(Some("good".to_owned())), bad.clone(), bad]);
+    }
+}
+
+#[test]
 fn a_drain_and_close_live_say_that_they_end() {
     for version in VERSIONS {
         for close in [false, true] {

@@ -143,6 +143,8 @@ enum Layers {
     None(TcpStream),
     One(Framed<TcpStream>),
     Two(Box<Framed<Framed<TcpStream>>>),
+    #[cfg(feature = "tls")]
+    Tls(Box<crate::tls::client::TlsClient>),
 }
 
 impl Client {
@@ -156,12 +158,41 @@ impl Client {
         Self { bare, layers }
     }
 
+    /// Over TLS, behind its handshake.
+    #[cfg(feature = "tls")]
+    pub fn over_tls(bare: TcpStream) -> Self {
+        let mut client = crate::tls::client::Client::new().over(bare.try_clone().unwrap());
+        client.handshake().unwrap();
+        Self { bare, layers: Layers::Tls(Box::new(client)) }
+    }
+
+    /// The record of some bytes, which the caller sends; none but over TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls_record(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let Layers::Tls(client) = &mut self.layers else { return None };
+        let mut record = Vec::new();
+        client.stream.conn.writer().write_all(bytes).unwrap();
+        client.stream.conn.write_tls(&mut record).unwrap();
+        Some(record)
+    }
+
+    /// The same.
+    #[cfg(not(feature = "tls"))]
+    pub fn tls_record(&mut self, _bytes: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Says the end, in all layers. With the outermost the server may be content, and close.
     pub fn end(&mut self) {
         let _ = match &mut self.layers {
             Layers::None(_) => Ok(()),
             Layers::One(framed) => framed.say_end(),
             Layers::Two(framed) => framed.say_end().and_then(|()| framed.inner.say_end()),
+            #[cfg(feature = "tls")]
+            Layers::Tls(client) => {
+                client.stream.conn.send_close_notify();
+                client.stream.flush()
+            }
         };
         let _ = self.bare.shutdown(Shutdown::Write);
     }
@@ -173,6 +204,8 @@ impl Read for Client {
             Layers::None(stream) => stream.read(buf),
             Layers::One(stream) => stream.read(buf),
             Layers::Two(stream) => stream.read(buf),
+            #[cfg(feature = "tls")]
+            Layers::Tls(stream) => stream.read(buf),
         }
     }
 }
@@ -183,6 +216,8 @@ impl Write for Client {
             Layers::None(stream) => stream.write(buf),
             Layers::One(stream) => stream.write(buf),
             Layers::Two(stream) => stream.write(buf),
+            #[cfg(feature = "tls")]
+            Layers::Tls(stream) => stream.write(buf),
         }
     }
 
@@ -191,6 +226,8 @@ impl Write for Client {
             Layers::None(stream) => stream.flush(),
             Layers::One(stream) => stream.flush(),
             Layers::Two(stream) => stream.flush(),
+            #[cfg(feature = "tls")]
+            Layers::Tls(stream) => stream.flush(),
         }
     }
 }

@@ -38,9 +38,39 @@ enum Way {
     Twice,
     /// By the handler, in the middle of a request.
     Middle,
+    /// By the server's own TLS.
+    #[cfg(feature = "tls")]
+    Tls,
+    /// By TLS in the middle of a request.
+    #[cfg(feature = "tls")]
+    StartTls,
 }
 
+impl Way {
+    /// Whether the wrapper comes in the middle of a request.
+    fn is_late(self) -> bool {
+        #[cfg(feature = "tls")]
+        if self == Self::StartTls {
+            return true;
+        }
+        self == Self::Middle
+    }
+}
+
+#[cfg(not(feature = "tls"))]
 const WAYS: [Way; 4] = [Way::Plain, Way::Hook, Way::Twice, Way::Middle];
+#[cfg(feature = "tls")]
+const WAYS: [Way; 6] = [Way::Plain, Way::Hook, Way::Twice, Way::Middle, Way::Tls, Way::StartTls];
+
+/// Wraps in the middle of a request.
+fn wrap_late(way: Way, request: &mut StreamRequest) -> HandlerResult {
+    #[cfg(feature = "tls")]
+    if way == Way::StartTls {
+        return Ok(request.start_tls(&crate::tls::client::localhost())?);
+    }
+    assert_eq!(way, Way::Middle);
+    wrap(request)
+}
 
 fn wrap(request: &mut StreamRequest) -> HandlerResult {
     Ok(request.wrap_stream(|inner| Ok(Box::new(Framed::accept(inner)?)))?)
@@ -109,16 +139,16 @@ fn serve(
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
 ) -> Served {
     let hooks = move |request: &mut StreamRequest| match way {
-        Way::Plain | Way::Middle => Ok(()),
         Way::Hook => wrap(request),
         Way::Twice => wrap(request).and_then(|()| wrap(request)),
+        _ => Ok(()),
     };
     serve_with(way, limits, hooks, move |request| {
-        if way == Way::Middle {
+        if way.is_late() {
             let mut line = String::new();
             assert_eq!(request.next_line(&mut line)?, Some("STARTTLS"));
             request.write_all(b"go ahead\n")?;
-            wrap(request)?;
+            wrap_late(way, request)?;
             request.between_requests();
         }
         handle(request)
@@ -135,6 +165,8 @@ fn serve_with(
     let ends = Arc::clone(&hooks.ends);
     let observer = hooks.observer();
     let server = ThreadingTcpServer::builder().limits(limits).hooks(hooks).observer(observer);
+    #[cfg(feature = "tls")]
+    let server = if way == Way::Tls { server.tls(crate::tls::client::localhost()) } else { server };
     let server = server.bind("127.0.0.1:0", stream_fn(handle)).unwrap();
     Served { way, server: server.serve_in_background().unwrap(), ends }
 }
@@ -147,15 +179,16 @@ impl Served {
     /// A client that has come through the handshake.
     fn client(&self) -> Client {
         let mut bare = self.bare();
-        if self.way == Way::Middle {
+        if self.way.is_late() {
             assert_eq!(exchange(&mut bare, "STARTTLS"), "go ahead\n");
         }
-        let layers = match self.way {
-            Way::Plain => 0,
-            Way::Hook | Way::Middle => 1,
-            Way::Twice => 2,
-        };
-        Client::new(bare, layers)
+        match self.way {
+            Way::Plain => Client::new(bare, 0),
+            Way::Hook | Way::Middle => Client::new(bare, 1),
+            Way::Twice => Client::new(bare, 2),
+            #[cfg(feature = "tls")]
+            Way::Tls | Way::StartTls => Client::over_tls(bare),
+        }
     }
 
     /// The end of the first request that ends.
