@@ -21,3 +21,13 @@ fn both_languages_have_the_same_blocks_but_for_comments() {
         }
     }
 }
+
+/// The block is a part of the program that a test of its own starts and stops.
+#[test]
+fn the_end_of_the_program_with_tokio_is_as_the_page_shows_it() {
+    let program = read("examples/with-tokio/src/main.rs");
+    let sections = sections(&read("docs/operations.md"));
+    let blocks = sections.iter().flat_map(|section| &section.blocks);
+    let shown: Vec<_> = blocks.filter(|block| block.text.contains("tokio::select!")).collect();
+    assert!(!shown.is_empty() && shown.iter().all(|block| program.contains(&block.text)));
+}

@@ -15,12 +15,11 @@ use crate::page::Section;
 const PROGRAMS: [&str; 3] = ["chat", "web", "with-tokio"];
 
 /// The longest that the commands of a section may take.
-const MOST: Duration = Duration::from_secs(120);
+const MOST: Duration = Duration::from_secs(60);
 
-/// Ends the shell at its first failure, with everything that it has started; `listens COUNT` waits for the last server.
+/// Ends the shell at its first failure, with everything that it has started; `listens COUNT LOG` waits for the last server.
 const BEGINNING: &str = r#"set -eu
 shopt -s nullglob
-exec 3>&2
 trap 'echo "failed: $BASH_COMMAND" >&3' ERR
 end() {
     trap - EXIT
@@ -30,7 +29,7 @@ end() {
 trap end EXIT
 listens() {
     for _ in $(seq 600); do
-        [ "$(grep -c '^listening on' "$out")" -ge "$1" ] && return
+        [ "$(grep -c '^listening on' "$2")" -ge "$1" ] && return
         kill -0 $! 2>/dev/null || break
         sleep 0.05
     done
@@ -53,7 +52,9 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
         std::fs::write(path, at_host(text)).unwrap();
     }
     let mut outputs = Vec::new();
-    let mut script = BEGINNING.to_owned();
+    // No pipe: a process that is left over would hold it open.
+    let failures = bin.path().join("failures");
+    let mut script = format!("exec 3>{}\n{BEGINNING}", failures.display());
     for block in &section.blocks {
         if block.runs() {
             let path = bin.path().join(format!("{}.out", outputs.len()));
@@ -72,6 +73,9 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
     command.env("PATH", format!("{}:{path}", bin.path().display()));
     command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::null());
     let ended = Process::start(&mut command).end_within(MOST + Duration::from_secs(20));
+    if !ended.status.success() {
+        end_daemons(folder.path());
+    }
 
     let mut all = String::new();
     let mut wrong = None;
@@ -84,28 +88,36 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
     match wrong {
         None if ended.status.success() => Ok(()),
         wrong => {
-            Err(format!("{}\n{}{}\n{all}", wrong.unwrap_or_default(), ended.err, ended.status))
+            let failures = std::fs::read_to_string(failures).unwrap_or_default();
+            let wrong = wrong.unwrap_or_default();
+            Err(format!("{wrong}\n{failures}{}\n{}{all}", ended.status, ended.err))
         }
     }
+}
+
+/// Ends the daemons that a killed shell has left, by the files that have their numbers: the next test would meet them.
+fn end_daemons(folder: &Path) {
+    let script = "for file in *.pid; do kill -9 $(cat \"$file\"); done";
+    let _ =
+        Command::new("sh").args(["-c", script]).current_dir(folder).stderr(Stdio::null()).status();
 }
 
 /// The lines of a block, with a wait after each server that is started.
 fn commands(text: &str) -> String {
     let mut servers = 0;
     let mut commands = String::new();
-    let mut whole = String::new();
     for line in text.lines() {
-        commands += line;
-        commands += "\n";
-        whole += line;
-        if line.ends_with('\\') {
-            continue;
+        writeln!(commands, "{line}").unwrap();
+        let is_server = PROGRAMS.iter().any(|name| line.split(' ').next() == Some(name));
+        let Some((server, _)) = line.split_once(" &").filter(|_| is_server) else { continue };
+        match server.split_once(" > ") {
+            Some((_, log)) => writeln!(commands, "listens 1 {log}"),
+            None => {
+                servers += 1;
+                writeln!(commands, "listens {servers} $out")
+            }
         }
-        if whole.ends_with(" &") && PROGRAMS.iter().any(|name| whole.starts_with(name)) {
-            servers += whole.matches("--bind ").count().max(1);
-            writeln!(commands, "listens {servers}").unwrap();
-        }
-        whole.clear();
+        .unwrap();
     }
     commands
 }

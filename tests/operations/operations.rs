@@ -14,6 +14,8 @@
 //! same port. After a command that ends with `&` the shell waits until it listens, as its reader does.
 
 mod commands;
+mod kubernetes;
 mod languages;
 mod page;
 mod session;
+mod units;
