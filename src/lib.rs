@@ -131,8 +131,9 @@
 //! - **Observation**: an observer ([`Builder::observer`]) is told when each request starts and ends, and why it ended
 //!   ([`CloseReason`]), by whose fault, and where its time has gone. [`ServerContext`] has the counts, the list of live
 //!   requests, and the server in numbers ([`figures`](ServerContext::figures)), can end a request, and changes a limit by
-//!   its name: all that a control socket needs (the example `control`). With the feature `metrics` one line, `.metrics("name")`, tells all of it to a collector such as Prometheus (`examples/metrics`); with
-//!   `tracing` another, `.tracing()`, gives each request a span.
+//!   its name: all that a control socket needs (the example `control`). With the feature `metrics` one line,
+//!   `.metrics("name")`, tells all of it to a collector such as Prometheus (`examples/metrics`); with `tracing` another,
+//!   `.tracing()`, gives each request a span.
 //! - **Proxies**: behind HAProxy or nginx a server takes each client's true address from the PROXY header of a trusted
 //!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
