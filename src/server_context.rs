@@ -45,6 +45,7 @@ pub struct ServerContext {
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
     /// TLS handshakes that have begun and not ended, for `Limits::handshakes`.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) handshakes: Handshakes,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,

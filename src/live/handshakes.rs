@@ -27,6 +27,7 @@ pub(crate) struct Handshakes {
 
 impl Handshakes {
     /// A handshake begins; it has ended when the guard is dropped. Beyond the maximum the oldest one is ended.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
         let oldest = {
             let mut unfinished = self.unfinished.lock();

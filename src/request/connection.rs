@@ -137,7 +137,6 @@ pub(super) enum Connection {
         status: Arc<RawStatus>,
     },
     /// This crate's own TLS above the connection.
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without TLS nothing makes one"))]
     Sealed {
         stream: Box<dyn SealedStream>,
         /// Shared with the raw stream below it.

@@ -47,6 +47,7 @@ pub(crate) trait Seal: Send + Sync {
 }
 
 /// The raw parts that a sealed stream is made of.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS seals connections"))]
 pub(crate) struct SealBase {
     /// The connection below, with the limits of the request.
     pub(crate) raw: Box<dyn Stream>,
@@ -56,6 +57,7 @@ pub(crate) struct SealBase {
     pub(crate) entry: Arc<Entry>,
 }
 
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS seals connections"))]
 impl StreamRequest {
     /// Seals the connection, as [`wrap_stream`](Self::wrap_stream) wraps it. `facts`: what is asked for later by
     /// [`seal_facts`](Self::seal_facts).
