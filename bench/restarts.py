@@ -242,7 +242,7 @@ def main():
     print("Counted at the clients by [`restarts.py`](restarts.py), whose beginning says how; the command:\n")
     print("```sh\ncargo build --release --bin echo")
     print("python3 bench/restarts.py target/release/echo > bench/RESULTS-restarts.md\n```\n")
-    print(f"{os.cpu_count()} processors, Linux {platform.release()}, Python {platform.python_version()}{version}; "
+    print(f"{os.cpu_count()} processors, Linux {'.'.join(platform.release().split('.')[:2])}, Python {platform.python_version()}{version}; "
           "`echo --mode line`, a thread for each connection.\n")
     print("| restarts | over | requests | restarts | lost | slowest answer | seconds |")
     print("|---|---|---|---|---|---|---|")

@@ -316,7 +316,9 @@ pub mod monitor {
 /// **Forking.** A server that forks has one thread: its loop hands over. Its children end their requests.
 ///
 /// **In containers** the first process must not end before the others; there, start the server below an init process, or
-/// use [`Limits`]' drain and a rolling restart instead. Under systemd, `NotifyAccess=all` lets the new process speak.
+/// use [`Limits`]' drain and a rolling restart instead. Under systemd (`NOTIFY_SOCKET`) the old process tells which one is
+/// the main process now (`MAINPID=`). With `Type=notify` and its default, `NotifyAccess=main`, the service manager then
+/// listens to the new one alone, and the end of the old one is not the end of the service.
 pub mod handover {
     pub use crate::server::Handover;
 }

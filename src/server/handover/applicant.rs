@@ -113,7 +113,7 @@ impl Applicant {
     fn fail(&mut self, desk: &Desk, why: &str) -> Step {
         self.dismiss(why);
         if self.passed.is_some() {
-            desk.leave(self.channel.share());
+            desk.left.add_holder(self.channel.share());
         }
         self.tell(desk, why);
         Step::Failed

@@ -91,6 +91,21 @@ impl Channel {
         }
     }
 
+    /// Whether the other side has closed. Whatever it has sent is thrown away, descriptors as well.
+    pub(super) fn is_closed(&self) -> bool {
+        // More than the kernel holds for one connection: a side that sends without end is there.
+        for _ in 0..256 {
+            match receive_fds(self.socket.as_fd(), &mut [0; 4_096]) {
+                Ok((0, _)) => return true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // A reset, or descriptors for which there was no room.
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
+        false
+    }
+
     /// As [`receive`](Self::receive), waiting for it.
     ///
     /// # Errors

@@ -13,7 +13,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -22,6 +21,8 @@ use parking_lot::Mutex;
 
 use super::applicant::{Applicant, Step};
 use super::channel::Channel;
+use super::left_behind::LeftBehind;
+use super::main_process;
 use super::message::{Message, Socket, nonsense};
 use super::program::Program;
 use super::successor::{Predecessor, refused};
@@ -59,12 +60,8 @@ pub(crate) struct Desk {
     state: Mutex<Option<State>>,
     /// Why this process may not serve.
     failure: Mutex<Option<Error>>,
-    /// A successor serves.
-    handed_over: AtomicBool,
-    /// Started here, and not known to have ended.
-    children: Mutex<Vec<Child>>,
-    /// Of successors that have failed and have not ended: they may still have the sockets.
-    left: Mutex<Vec<Channel>>,
+    /// Successors that have failed.
+    pub(super) left: LeftBehind,
 }
 
 /// One of this process's sockets.
@@ -112,9 +109,7 @@ impl Desk {
             serving: AtomicUsize::new(0),
             state: Mutex::new(Some(state)),
             failure: Mutex::new(None),
-            handed_over: AtomicBool::new(false),
-            children: Mutex::default(),
-            left: Mutex::default(),
+            left: LeftBehind::default(),
         };
         (desk, signal)
     }
@@ -131,12 +126,6 @@ impl Desk {
     pub(crate) fn serves(&self) {
         self.serving.fetch_add(1, Ordering::SeqCst);
         self.wake.notify();
-    }
-
-    /// Whether another process serves in the place of this one: its end is not the end of the service.
-    #[allow(dead_code, reason = "what a service manager is told asks it")]
-    pub(crate) fn has_handed_over(&self) -> bool {
-        self.handed_over.load(Ordering::SeqCst)
     }
 
     fn all_serve(&self) -> bool {
@@ -228,7 +217,7 @@ impl Desk {
             State::Applying(mut applicant) => match applicant.step(self) {
                 Step::Wait => (State::Applying(applicant), false),
                 Step::Failed => {
-                    self.children.lock().extend(applicant.child.take());
+                    self.left.add_child(applicant.child.take());
                     (State::Idle, true)
                 }
                 Step::Ready { process, taken } => {
@@ -359,45 +348,32 @@ impl Desk {
 
     /// A successor that had the sockets is gone, and its copies with it.
     pub(super) fn take_back(&self) {
-        if self.left.lock().is_empty() {
+        if !self.left.may_have_sockets() {
             self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
         }
     }
 
-    /// A successor that has failed, and may still have the sockets.
-    pub(super) fn leave(&self, channel: Channel) {
-        self.left.lock().push(channel);
-    }
-
     /// Hears of the ends of successors that have failed.
     fn look_after_the_left(&self) {
-        // An error means that others have waited for it.
-        self.children.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        let mut left = self.left.lock();
-        if left.is_empty() {
-            return;
-        }
-        let is_there = |channel: &mut Channel| {
-            // Its words are of no interest any more.
-            !channel.receive().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
-        };
-        left.retain_mut(is_there);
-        let is_alone = left.is_empty();
-        drop(left);
-        if is_alone && !matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over)) {
+        let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
+        if self.left.look() && !is_shared() {
             self.take_back();
         }
     }
 
     /// The successor serves: this process accepts no more.
     fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
-        self.handed_over.store(true, Ordering::SeqCst);
         let passed = applicant.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
             // Those that it did not take it has closed.
             let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
             let holders = if is_taken { Holders::Other } else { Holders::Alone };
             self.with_socket(*target, |socket| socket.set_holders(holders));
+        }
+        if let Err(error) = main_process::tell(process) {
+            self.warn(&format!(
+                "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
+            ));
         }
         for server in self.servers.iter().filter_map(Weak::upgrade) {
             let server_address = &server.context().server_address();
@@ -406,6 +382,8 @@ impl Desk {
         self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
         // If it has ended meanwhile, its clients are lost in any case.
         let _ = applicant.channel.send(&Message::Release, &[]);
+        // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
+        self.wait_until_closed();
         self.close_listener();
     }
 
@@ -427,7 +405,7 @@ impl Desk {
         State::Over
     }
 
-    /// Until then a process that asks would find the addresses in use.
+    /// Until then a process that asks would find the addresses in use. A loop that takes the turns itself does not wait.
     fn wait_until_closed(&self) {
         let deadline = Instant::now() + Duration::from_secs(1);
         for handle in &self.handles {

@@ -7,11 +7,12 @@ mod steps;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use test_support::process::Process;
 use test_support::program::{MIXINS, assert_ends, listening};
-use test_support::{connect, eventually, exchange, read_to_end};
+use test_support::{connect, eventually, exchange, read_to_end, receive_text};
 
 use crate::ECHO;
 use line::{Client, Line};
@@ -118,4 +119,21 @@ fn a_request_in_progress_ends_where_it_began() {
     client.write_all(b" and half\n").unwrap();
     assert_eq!(read_to_end(&mut client), b"half and half\n");
     assert_ends(&first.end(), 0);
+}
+
+#[test]
+fn a_service_manager_is_told_which_process_is_the_main_one() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let manager = UnixDatagram::bind(line.file("notify")).unwrap();
+    manager.set_read_timeout(Some(test_support::SOON)).unwrap();
+    let start = || Process::start(line.command(&[]).env("NOTIFY_SOCKET", line.file("notify")));
+    let first = start();
+    line.listening(&first);
+    let second = start();
+    line.listening(&second);
+    let told = format!("MAINPID={}", second.id());
+    // Other messages may come before.
+    while !receive_text(&manager).lines().any(|line| line == told) {}
+    assert_ends(&first.end(), 0);
+    line.stop();
 }
