@@ -91,7 +91,7 @@ impl Channel {
         }
     }
 
-    /// Whether the other side has closed. Whatever it has sent is thrown away, descriptors as well.
+    /// Whether the other side has closed. All that it has sent is thrown away, descriptors as well.
     pub(super) fn is_closed(&self) -> bool {
         // More than the kernel holds for one connection: a side that sends without end is there.
         for _ in 0..256 {
