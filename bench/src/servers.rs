@@ -50,8 +50,9 @@ const EVERY: &[Mode] = &[
     Mode::TlsEcho,
     Mode::TlsLine,
 ];
-/// The loads for a process for each connection, in which chat members could not see each other.
-const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::TlsEcho, Mode::TlsLine];
+/// The loads for a process for each connection, in which chat members could not see each other. Handshakes of more
+/// connections than there may be children would wait for each other.
+const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::TlsLine];
 const TLS: &[Mode] = &[Mode::TlsEcho, Mode::TlsLine];
 
 const fn ours(
