@@ -15,6 +15,7 @@ use crate::address::Address;
 use crate::error::HandlerError;
 use crate::error::Timeout;
 use crate::refused::Refused;
+use crate::run_phase::RunPhase;
 
 pub use fault::Fault;
 pub use limit::Limit;
@@ -51,6 +52,13 @@ pub enum ServerEvent<'a> {
     Stopping {
         /// Where it listened.
         server_address: &'a Address,
+    },
+    /// The server has come to another phase of its life: see [`RunPhase`](crate::monitor::RunPhase).
+    PhaseReached {
+        /// Where the server listens.
+        server_address: &'a Address,
+        /// The phase that has begun.
+        phase: RunPhase,
     },
     /// The functions that the program has registered by [`Builder::on_reload`](crate::Builder::on_reload) have run.
     Reloaded {
@@ -149,6 +157,9 @@ impl fmt::Display for ServerEvent<'_> {
         match self {
             Self::Ready { server_address } => write!(f, "ready at {server_address}"),
             Self::Stopping { server_address } => write!(f, "stopping at {server_address}"),
+            Self::PhaseReached { server_address, phase } => {
+                write!(f, "{phase} at {server_address}")
+            }
             Self::Reloaded { server_address, error: None } => {
                 write!(f, "reloaded at {server_address}")
             }

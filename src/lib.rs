@@ -202,6 +202,7 @@ mod process;
 pub mod proxy_protocol;
 mod refused;
 pub mod request;
+mod run_phase;
 mod server;
 mod server_context;
 mod shutdown;
@@ -251,6 +252,7 @@ pub mod monitor {
     pub use crate::figures::{Figures, Fill};
     pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
+    pub use crate::run_phase::RunPhase;
     pub use crate::server::AcceptOutcome;
     #[cfg(feature = "tracing")]
     pub use crate::server::trace_panics;

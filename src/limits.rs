@@ -34,6 +34,7 @@ pub use by_name::LimitError;
 /// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request. They are
 ///   the [`CloseReason`](crate::CloseReason) of its end.
 /// - Exceeding `outbox_bytes` makes the send fail.
+/// - `lame_duck` is a [phase](crate::monitor::RunPhase).
 /// - `linger` and `linger_bytes` are not reported: the request has already ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -117,6 +118,16 @@ pub struct Limits {
     /// How long `server_close` waits for running requests before it forces them to end. Default 10 s, the grace that
     /// process managers commonly give.
     pub drain: Duration,
+    /// How long a server that is about to close goes on accepting, although it is not
+    /// [ready](crate::ServerContext::is_ready) any more: its *lame duck*. A balancer that asks for its health learns of the
+    /// end in this time, and sends new clients elsewhere before they would be refused. Choose it longer than the
+    /// balancer takes: its interval, times the failures that it waits for. It comes before `drain` and is no part of it.
+    ///
+    /// It begins with a signal under [`run`](crate::Server::run), with
+    /// [`ShutdownHandle::retire`](crate::ShutdownHandle::retire), and with a close that waits for requests, while a
+    /// `serve_forever` goes on. A [`shutdown`](crate::ShutdownHandle::shutdown) has none, and ends one that has begun; so
+    /// does a second close. Default zero: without a balancer nobody would notice.
+    pub lame_duck: Duration,
     /// How long a drain waits for the first bytes of a connection that has sent nothing yet: its client is about to
     /// send a request, and may have no other server to send it to. The drain does not wait for a connection between two
     /// requests, because its peer knows that the connection may end at any time. This time is a part of `drain`, and
@@ -144,6 +155,7 @@ impl Default for Limits {
             linger: Duration::from_secs(2),
             linger_bytes: 16 * 1024 * 1024,
             drain: Duration::from_secs(10),
+            lame_duck: Duration::ZERO,
             first_read: Duration::from_secs(1),
         }
     }
@@ -211,6 +223,9 @@ setters! {
     /// Sets [`drain`](field@Self::drain). Default 10 s. Zero forces running requests at once; `Duration::MAX` waits for
     /// them without limit.
     drain(limit: Duration);
+    /// Sets [`lame_duck`](field@Self::lame_duck). Default zero, which is none; `Duration::MAX` lasts until a
+    /// [`shutdown`](crate::ShutdownHandle::shutdown).
+    lame_duck(limit: Duration);
     /// Sets [`first_read`](field@Self::first_read). Default 1 s. Zero waits for no first bytes; half of `drain` is the
     /// most.
     first_read(limit: Duration);
@@ -291,6 +306,7 @@ mod tests {
             linger: seconds(2),
             linger_bytes: 16 * 1024 * 1024,
             drain: seconds(10),
+            lame_duck: seconds(0),
             first_read: seconds(1),
         };
         assert_eq!(Limits::default(), documented);
@@ -313,6 +329,7 @@ mod tests {
             .linger(seconds(13))
             .linger_bytes(14)
             .drain(seconds(15))
+            .lame_duck(seconds(17))
             .first_read(seconds(16))
             .proxy_header(seconds(17))
             .handshakes(18);
@@ -331,6 +348,7 @@ mod tests {
             linger: seconds(13),
             linger_bytes: 14,
             drain: seconds(15),
+            lame_duck: seconds(17),
             first_read: seconds(16),
             proxy_header: seconds(17),
             handshakes: 18,

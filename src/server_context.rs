@@ -18,6 +18,7 @@ use crate::idle_reaper::IdleReaper;
 use crate::limits::{LimitError, Limits};
 use crate::live::{Handshakes, LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
+use crate::run_phase::RunPhase;
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::sys;
 
@@ -79,10 +80,12 @@ impl ServerContext {
         transport: &'static str,
     ) -> std::io::Result<Self> {
         let live = LiveList::new(limits);
+        let runs = Runs::new()?;
+        runs.set_lame_duck(limits.lame_duck);
         // Children write the counters of their requests, so the parent's list needs memory that both have.
         let live = Arc::new(if role.is_parent() { live.for_children()? } else { live });
         Ok(Self {
-            runs: Arc::new(Runs::new()?),
+            runs: Arc::new(runs),
             idle_reaper: IdleReaper::new(Arc::clone(&live)),
             live,
             gate: Gate::unshared(limits.live.max(1))?,
@@ -204,6 +207,7 @@ impl ServerContext {
     fn apply_limits(&self, limits: Limits) {
         self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
         self.rate.set(limits.accept_rate);
+        self.runs.set_lame_duck(limits.lame_duck);
         self.live.set_limits(Arc::new(limits));
         // Last, when the list has the new limits.
         self.idle_reaper.look_again();
@@ -317,6 +321,30 @@ impl ServerContext {
     #[must_use]
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Whether the server is ready for new clients: from the beginning of a run (before the hook
+    /// [`ready`](crate::ServerHooks::ready)) to that of its end. It is false in a lame duck, although clients are still
+    /// served: the answer for a balancer's check of its health.
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use socketserver::{HandlerResult, StreamRequest};
+    ///
+    /// fn health(request: &mut StreamRequest) -> HandlerResult {
+    ///     let status = if request.server().is_ready() { "200 OK" } else { "503 Service Unavailable" };
+    ///     Ok(write!(request, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n")?)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.run_phase() == RunPhase::Ready && !self.runs.stop_requested()
+    }
+
+    /// How far the server is on its way from its bind to its end.
+    #[must_use]
+    pub fn run_phase(&self) -> RunPhase {
+        self.runs.phase().get()
     }
 
     /// Whether a drain has begun: the server accepts nothing new, and a long handler should end.

@@ -84,6 +84,7 @@ limits! {
     linger Time
     linger_bytes Bytes
     drain Time
+    lame_duck Time
     first_read Time
 }
 

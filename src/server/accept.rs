@@ -9,6 +9,7 @@ use super::Server;
 use super::accept_failure::Backoff;
 use super::handover::Desk;
 use super::job::{TypedJob, Verdict};
+use super::loop_clock::LoopClock;
 use super::server_permit::ServerPermit;
 use crate::error::{Error, Result};
 use crate::events::Limit;
@@ -70,7 +71,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
-        let mut tick = self.poll_interval.and_then(|interval| Instant::now().checked_add(interval));
+        let mut clock = LoopClock::new(self.poll_interval);
         // A fruitless accept costs more than a poll(2) that finds a client: see DESIGN.md, section 7.
         let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
@@ -84,17 +85,17 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                     self.core.service_actions();
                     // If there is no room, the next attempt reports that before it waits.
                     if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
-                        self.wait_for_request(&mut tick)?;
+                        self.wait_for_request(&mut clock)?;
                     }
                 }
                 Attempt::Again => {}
-                Attempt::NoRequest => self.wait_for_request(&mut tick)?,
-                Attempt::NoRoom => _ = self.wait(WaitUntil::Room, tick)?,
+                Attempt::NoRequest => self.wait_for_request(&mut clock)?,
+                Attempt::NoRoom => _ = self.wait(WaitUntil::Room, clock.next())?,
                 Attempt::TooFast(until) | Attempt::Pause(until) => {
-                    self.pause(earlier(Some(until), tick))?;
+                    self.pause(earlier(Some(until), clock.next()))?;
                 }
             }
-            self.housekeeping(&mut tick);
+            self.housekeeping(&mut clock);
         }
         self.serve_backlog()
     }
@@ -102,30 +103,36 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Waits until there may be a request, and does the housekeeping meanwhile.
     ///
     /// An error of the wait ends the run. A tick and the mixin's event do not end the wait.
-    fn wait_for_request(&self, tick: &mut Option<Instant>) -> Result<()> {
+    fn wait_for_request(&self, clock: &mut LoopClock) -> Result<()> {
         let runs = &self.core.context.runs;
-        while !self.wait(WaitUntil::Request, *tick)? && !runs.stop_requested() {
-            self.housekeeping(tick);
+        while !self.wait(WaitUntil::Request, clock.next())? && !runs.stop_requested() {
+            self.housekeeping(clock);
         }
         Ok(())
     }
 
-    /// Calls `service_actions` of the mixin, and those of the hooks when a tick is due.
-    fn housekeeping(&self, tick: &mut Option<Instant>) {
+    /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock.
+    fn housekeeping(&self, clock: &mut LoopClock) {
         self.mixin.service_actions();
+        let core = &self.core;
         // None where a thread obeys that waits to close the server.
-        if self.core.context.runs.orders_in_loop().reload {
-            self.core.reload();
+        let orders = core.context.runs.orders_in_loop();
+        if orders.reload {
+            core.reload();
         }
         if let Some(desk) = self.desk_of_parent() {
             desk.turn();
         }
-        if let (Some(due), Some(interval)) = (*tick, self.poll_interval) {
-            let now = Instant::now();
-            if now >= due {
-                self.core.service_actions();
-                *tick = now.checked_add(interval);
-            }
+        if orders.retire {
+            core.tell_of_stopping();
+            clock.begin_lame_duck(self.limits().lame_duck);
+        }
+        let due = clock.due();
+        if due.tick {
+            core.service_actions();
+        }
+        if due.lame_duck {
+            core.context.runs.request_stop();
         }
     }
 

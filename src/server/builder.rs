@@ -315,6 +315,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             worker_acceptor,
             backlog: Backlog::default(),
             lent: AtomicBool::new(false),
+            lame_duck_is_begun: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
             mixin_closed_late: AtomicBool::new(false),
             desk: OnceLock::new(),

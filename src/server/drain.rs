@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! server_close                             handlers                    loop and workers
-//!   hook `stopping`
+//!   hook `stopping`                                                      LameDuck: they go on accepting
+//!   waits: Limits::lame_duck, or a stop
 //!   backlog.begin                                                        a loop that ends waits for it
 //!   runs.close, stop tokens                  is_stopping is true         no more accepts
-//!   takes the backlog, closes the listener                               the loop serves the backlog
+//!   takes the backlog, closes the listener                               Closed: the loop serves the backlog
+//!                                                                        Draining
 //!   ends idle waits                          Stopping
 //!   waits: half of the grace at most
 //!   ends first reads                         Stopping
 //!   waits until the deadline
-//!   forces: cuts connections, SIGKILL        reads and writes fail
+//!   forces: cuts connections, SIGKILL        reads and writes fail       Forced
 //!   waits AFTER_FORCE
-//!   mixin.server_close: joins threads
+//!   mixin.server_close: joins threads                                    Ended
 //! ```
 
 use std::fmt;
@@ -29,6 +31,7 @@ use super::served_by_thread::is_serving;
 use crate::address::Address;
 use crate::live::{FirstReads, LiveRequest};
 use crate::mixin::Mixin;
+use crate::run_phase::RunPhase;
 use crate::server_context::ServerContext;
 use crate::shutdown::Closer;
 use crate::transport::{CloseWhen, Transport};
@@ -40,7 +43,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         self.server_close_within(self.limits().drain)
     }
 
-    /// Closes the server within `grace`, in this order (after the hook [`stopping`](crate::ServerHooks::stopping)):
+    /// Closes the server within `grace`, in this order, after the hook [`stopping`](crate::ServerHooks::stopping) and the
+    /// [lame duck](field@crate::Limits::lame_duck), if there is one:
     ///
     /// 1. It stops accepting, and the listener is closed at once, also while the loop is away (under `Inline`, within
     ///    a request). Clients in the backlog are accepted before that, as many as `Limits` allow, and served within
@@ -59,13 +63,17 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// shutdown does. `server_close` may be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
-        // After the hook: the grace begins when it has returned.
-        let began = Instant::now();
-        let deadline = wait::moment_after(began, grace);
         let context = &self.core.context;
-        let mut report = DrainReport::new(self.server_address(), grace);
         // If there are no descriptors for it, the server is closed as far as possible.
         let _ = self.core.enter_process();
+        let wait_for = self.close_waits_for();
+        if wait_for == WaitFor::Requests && !context.role().is_child() {
+            self.lame_duck();
+        }
+        // After the hook and the lame duck: the grace begins now.
+        let began = Instant::now();
+        let deadline = wait::moment_after(began, grace);
+        let mut report = DrainReport::new(self.server_address(), grace);
         if context.role().is_child() {
             // A child has copies of the parent's state. The parent hears of this at the child's end.
             context.runs.close();
@@ -75,14 +83,18 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // The report is about this close: the counts before are taken off at the end.
         let counted = context.counts();
         report.open_at_start = context.live.len();
-        let wait_for = self.close_waits_for();
         report.open_at_start += self.stop_accepting(wait_for);
+        self.core.enter_phase(RunPhase::Closed);
+        self.core.enter_phase(RunPhase::Draining);
         context.live.end_input_of_idle(FirstReads::Awaited);
         // At most half of the grace: a request that begins in the time of first reads has to be served as well.
         let half = deadline.saturating_duration_since(began) / 2;
         let first_reads = began + self.limits().first_read.min(half);
         match wait_for {
-            WaitFor::Requests => report.forced = self.wait_and_force(first_reads, deadline),
+            WaitFor::Requests => {
+                report.forced = self.wait_and_force(first_reads, deadline);
+                self.core.enter_phase(RunPhase::Ended);
+            }
             WaitFor::Nothing => {
                 // This call returns at once, so another thread has to do it.
                 context.end_first_reads_at(first_reads);
@@ -96,6 +108,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report.left_running = context.live.view();
         report.took = began.elapsed();
         report
+    }
+
+    /// Waits for the end of the lame duck, in which the loop goes on. Only the first close does: a second one ends it.
+    fn lame_duck(&self) {
+        let time = self.limits().lame_duck;
+        if !time.is_zero() && !self.core.lame_duck_is_begun.swap(true, Ordering::SeqCst) {
+            self.core.context.runs.wait_in_lame_duck(wait::moment_after(Instant::now(), time));
+        }
     }
 
     /// A thread that serves a request, or accepts, would wait for itself.
@@ -143,6 +163,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let last = if self.drain_until(deadline) {
             deadline.max(Instant::now() + AFTER_FORCE)
         } else {
+            self.core.enter_phase(RunPhase::Forced);
             // One short wait for all that is left to do.
             let last = Instant::now() + AFTER_FORCE;
             forced = context.live.view();

@@ -10,6 +10,7 @@ use crate::console::Console;
 use crate::error::{HandlerError, HandlerResult};
 use crate::mixin::Refused;
 use crate::request::StreamRequest;
+use crate::run_phase::RunPhase;
 use crate::server_context::ServerContext;
 
 /// The steps of a server that a program may override, with Python's names where Python has them. Each step has a
@@ -32,6 +33,7 @@ use crate::server_context::ServerContext;
 /// | [`handle_timeout`](Self::handle_timeout) | when `handle_request` timed out | nothing |
 /// | [`warning`](Self::warning) | when an operator should know something | a line on stderr |
 /// | [`stopping`](Self::stopping) | when the server begins to close | nothing |
+/// | [`run_phase`](Self::run_phase) | at each step of a server's life | nothing |
 ///
 /// ```no_run
 /// use socketserver::hooks::Incoming;
@@ -94,7 +96,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs once, when the server begins to close, in the thread that closes it; under `run`, as soon as a signal has
-    /// come. New clients are still accepted and the grace period has not begun: both wait for this hook. An observer
+    /// come. New clients are still accepted and the grace period has not begun: both wait for this hook, and then for
+    /// [`Limits::lame_duck`](crate::Limits::lame_duck). An observer
     /// gets [`ServerEvent::Stopping`](crate::ServerEvent::Stopping).
     ///
     /// A close means [`server_close`](crate::Server::server_close), which `run`, `run_all` and
@@ -103,6 +106,30 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// `ready`.
     fn stopping(&self, server: &ServerContext) {
         let _ = server;
+    }
+
+    /// Runs when the server has come to another [phase](RunPhase) of its life, once for each, behind the phase's own hook if
+    /// it has one: to tell a service registry, or to close what the requests of a drain no longer need. In the thread that
+    /// activates, serves or closes the server, which waits for it. A panic in it ends nothing.
+    ///
+    /// ```
+    /// use socketserver::monitor::RunPhase;
+    /// use socketserver::{ServerContext, ServerHooks, StreamRequest};
+    ///
+    /// struct Registered;
+    ///
+    /// impl ServerHooks<StreamRequest> for Registered {
+    ///     fn run_phase(&self, server: &ServerContext, phase: RunPhase) {
+    ///         match phase {
+    ///             RunPhase::Ready => println!("register {}", server.server_address()),
+    ///             RunPhase::LameDuck => println!("unregister {}", server.server_address()),
+    ///             _ => {}
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    fn run_phase(&self, server: &ServerContext, phase: RunPhase) {
+        let _ = (server, phase);
     }
 
     /// Says whether a request is to be served. The hook runs in the loop, before a worker is chosen. Nothing is

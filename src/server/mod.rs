@@ -31,6 +31,7 @@ mod handover;
 mod hooks;
 mod incoming;
 mod job;
+mod loop_clock;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod overridden_hooks;
@@ -59,6 +60,7 @@ use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::request::Prefaces;
+use crate::run_phase::RunPhase;
 use crate::server_context::ServerContext;
 use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::transport::{Bind, Transport};
@@ -138,6 +140,8 @@ pub(crate) struct Core<T: Transport> {
     backlog: Backlog<T>,
     /// The program has borrowed the listener's descriptor, and may have passed it to another process.
     lent: AtomicBool,
+    /// A close has waited, or waits, for the end of its lame duck; the next close does not.
+    lame_duck_is_begun: AtomicBool,
     /// The drain, and not the last loop, closes the transport, because requests need the transport until they end.
     closed_late: AtomicBool,
     /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
@@ -239,6 +243,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // A TCP socket that was not bound gets its address from the system only when it begins to listen.
         core.context.set_address(core.transport.server_address());
         core.hooks.server_activated(&core.context);
+        core.tell_of_phase(RunPhase::Bound);
         Ok(())
     }
 
@@ -330,7 +335,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let served = served.and_then(|()| self.serve_backlog());
         self.core.release_backlog();
         // The first error is returned: it ended the run and may have caused the later ones.
-        begun.end().and(served)
+        let ended = begun.end().and(served);
+        self.core.leave_ready();
+        ended
     }
 
     /// Stops accepting, and returns when the run has ended. Running requests go on, and the listener stays open. Unlike

@@ -1,16 +1,19 @@
 //! `run`: serves until Ctrl-C or SIGTERM, then closes within a grace period.
 //!
 //! ```text
-//! the calling thread                  thread "close"             a signal's action
+//! the calling thread                  thread "close"                       a signal's action
 //! claim, prepare_process
 //! serve_forever                       wait_for_stop
-//!   ..                                  .. <------------------- handle.shutdown()
-//!   the loop ends                     server_close: drains
+//!   Ready                               reloads <------------------------- SIGHUP: an order
+//!   ..                                  .. <------------------------------ handle.retire(): an order, or a stop
+//!   it goes on                        server_close: LameDuck, if there is one
+//!   the loop ends                       stops the loop: Closed, Draining, ..
 //! notifies `over` ------------------> (closes, if it has not begun)
 //! joins <---------------------------- DrainReport
 //! ```
 //!
-//! A server that forks has one thread, and closes when its loop has ended.
+//! An order is for the thread that closes, because the loop may be busy. A server that forks has one thread: there the loop
+//! obeys orders, keeps the lame duck by its clock, and then stops; it is closed when the loop has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -242,7 +245,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
                 sys::exit_now(128 + signal);
             }
             for handle in stopped.iter() {
-                handle.shutdown();
+                handle.retire();
             }
         })?;
     }

@@ -6,13 +6,41 @@ use super::Core;
 use super::catch_panic::{catch_panic, run_catching};
 use crate::error::Result;
 use crate::events::ServerEvent;
+use crate::run_phase::RunPhase;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
     /// A run begins. A hook that panics ends it before it serves a request.
     pub(super) fn tell_of_ready(&self) {
+        // First, so that the hook finds the server ready.
+        let is_new = self.context.runs.phase().advance(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         self.hooks.ready(&self.context);
+        if is_new {
+            self.tell_of_phase(RunPhase::Ready);
+        }
+    }
+
+    /// Goes on to a phase, and tells of it, once; not in a forked child.
+    pub(super) fn enter_phase(&self, phase: RunPhase) {
+        if !self.context.role().is_child() && self.context.runs.phase().advance(phase) {
+            self.tell_of_phase(phase);
+        }
+    }
+
+    pub(super) fn tell_of_phase(&self, phase: RunPhase) {
+        self.tell(&ServerEvent::PhaseReached {
+            server_address: &self.context.server_address(),
+            phase,
+        });
+        run_catching(|| self.hooks.run_phase(&self.context, phase));
+    }
+
+    /// A run has ended. Unless the server closes, it waits for the next one.
+    pub(super) fn leave_ready(&self) {
+        if self.context.runs.phase().go_back() {
+            self.tell_of_phase(RunPhase::Bound);
+        }
     }
 
     /// Runs what the program has registered for a reload: all of it, also behind an error.
@@ -35,8 +63,13 @@ impl<T: Transport> Core<T> {
         if self.context.role().is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
             return;
         }
+        // First: the hook finds the server not ready any more.
+        let is_new = self.context.runs.phase().advance(RunPhase::LameDuck);
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
         run_catching(|| self.hooks.stopping(&self.context));
+        if is_new {
+            self.tell_of_phase(RunPhase::LameDuck);
+        }
     }
 }
 

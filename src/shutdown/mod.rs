@@ -19,7 +19,7 @@
 //!
 //! Permitted callers:
 //!
-//! - **A signal's action**: `order_reload`, `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
+//! - **A signal's action**: `order_reload`, `request_retire`, `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
 //!   `first_reads_are_over`. They store to atomics and write to an event. All others take the lock of the state, which
 //!   the thread that the signal interrupts may hold.
 //! - **The thread of a run**: `begin`, `end`. **A thread that accepts**: `enter_loop`, `enter_worker`, `leave_loop`.
@@ -79,6 +79,14 @@ impl ShutdownHandle {
     /// has its own. The listener stays open, and requests that are running go on.
     pub fn shutdown(&self) {
         self.runs.request_stop();
+    }
+
+    /// Asks the server to stop as a signal does under [`run`](crate::Server::run): it is not
+    /// [ready](crate::ServerContext::is_ready) any more, goes on accepting for
+    /// [`Limits::lame_duck`](field@crate::Limits::lame_duck), and then closes. Returns at once. Without such a limit, and
+    /// for a server that no `run` serves, it is a [`shutdown`](Self::shutdown). A signal's handler may call it.
+    pub fn retire(&self) {
+        self.runs.request_retire();
     }
 
     /// Waits until nothing is accepted any more. Returns at once where waiting could never end: on a

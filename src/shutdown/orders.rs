@@ -67,7 +67,6 @@ impl Orders {
     }
 
     /// Asks for a lame duck and the close behind it. False: nothing obeys orders.
-    #[allow(dead_code)]
     pub(super) fn give_retire(&self) -> bool {
         let Some(event) = self.event.get() else { return false };
         self.retire.store(true, Ordering::SeqCst);

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, ThreadId};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -13,6 +13,7 @@ use super::orders::{Orders, TakenOrders};
 use super::run_state::{DrainPhase, RunKind, RunState, StopBetweenRuns};
 use super::stop_latch::StopLatch;
 use crate::error::{Error, Result};
+use crate::run_phase::{PhaseCell, RunPhase};
 use crate::wait::{self, Event, Waiting};
 
 /// The runs of one server, one at a time, and its drain.
@@ -24,6 +25,10 @@ pub(crate) struct Runs {
     drain: AtomicU8,
     /// Given by signals' actions, too.
     orders: Orders,
+    /// The phase that is told to hooks. Signals' actions read it.
+    phase: PhaseCell,
+    /// `Limits::lame_duck` is not zero. Signals' actions read it.
+    has_lame_duck: AtomicBool,
     /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
     served_by_run: AtomicBool,
     /// Not for a signal's action: the thread that it interrupts may hold the lock.
@@ -45,6 +50,8 @@ struct RunsState {
     closing: bool,
     /// The thread of a `Server::run`, which has the runs to itself and closes the server as soon as its run stops.
     claimed: Option<ThreadId>,
+    /// Notified at the end of accepting: a thread that closes waits for the end of the lame duck.
+    lame_duck: Option<Arc<Event>>,
     /// The error with which the run that goes on ends.
     failure: Option<Error>,
 }
@@ -65,6 +72,8 @@ impl Runs {
             stop: StopLatch::new()?,
             drain: AtomicU8::new(DrainPhase::NotBegun as u8),
             orders: Orders::default(),
+            phase: PhaseCell::default(),
+            has_lame_duck: AtomicBool::new(false),
             served_by_run: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -132,6 +141,49 @@ impl Runs {
         self.orders.give_reload();
     }
 
+    /// Has the server begin its lame duck and close after it, if it is ready and has one; otherwise it is a stop. A signal's
+    /// action may call it.
+    pub(crate) fn request_retire(&self) {
+        // In a forked child it goes to the parent as a stop, by the exit status.
+        let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
+            && self.phase.get() == RunPhase::Ready
+            && self.stop.is_ours();
+        if !is_lame_duck || !self.orders.give_retire() {
+            self.request_stop();
+        }
+    }
+
+    /// Follows `Limits::lame_duck`.
+    pub(crate) fn set_lame_duck(&self, time: Duration) {
+        self.has_lame_duck.store(!time.is_zero(), Ordering::SeqCst);
+    }
+
+    /// The phase of the server.
+    pub(crate) fn phase(&self) -> &PhaseCell {
+        &self.phase
+    }
+
+    /// In a thread that closes: waits until the lame duck is over. A stop or the end of the run ends it early; where no
+    /// `serve_forever` accepts, there is none.
+    pub(crate) fn wait_in_lame_duck(&self, until: Instant) {
+        // Without a descriptor the lame duck is skipped: the server closes, which it was asked for.
+        let Ok(over) = Event::new().map(Arc::new) else { return };
+        {
+            let mut state = self.state.lock();
+            if state.run != RunState::Accepting(RunKind::Forever) {
+                return;
+            }
+            state.lame_duck = Some(Arc::clone(&over));
+        }
+        while !self.stop_requested() && !over.is_set() && Instant::now() < until {
+            let waited = wait::any(&[self.stop.waiting(), over.waiting()], Some(until));
+            self.settle();
+            if waited.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The orders that are the loop's to obey.
     pub(crate) fn orders_in_loop(&self) -> TakenOrders {
         self.orders.take_in_loop()
@@ -142,7 +194,7 @@ impl Runs {
         self.orders.waiting_in_loop()
     }
 
-    /// Waits for a stop of the run that goes on, or for `over`, and obeys orders meanwhile. A stop that is requested before
+    /// Waits for a stop of the run that goes on, an order to retire, or for `over`, and obeys other orders meanwhile. A stop that is requested before
     /// the run has begun does not count: the run returns by itself, and `over` follows.
     pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
         loop {
@@ -162,7 +214,11 @@ impl Runs {
                 // The stop keeps the latch readable, so that a wait for both would spin.
                 let _ = wait::any(&[over.waiting()], None);
             }
-            obey(self.orders.take());
+            let orders = self.orders.take();
+            if orders.retire {
+                return;
+            }
+            obey(orders);
             self.settle();
         }
     }
@@ -290,6 +346,9 @@ impl Runs {
         }
         if let RunState::Accepting(kind) = state.run {
             state.run = RunState::Finishing(kind);
+        }
+        if let Some(lame_duck) = state.lame_duck.take() {
+            lame_duck.notify();
         }
         self.changed.notify_all();
     }

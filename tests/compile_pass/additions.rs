@@ -41,6 +41,7 @@ fn limits() -> Limits {
         .linger(second)
         .linger_bytes(1_000)
         .drain(second)
+        .lame_duck(second)
         .first_read(second)
 }
 
@@ -182,6 +183,8 @@ fn observe(event: &ServerEvent<'_>) {
         ServerEvent::RequestEnded { reason, age, bytes_in, bytes_out, .. } => {
             println!("{reason} {age:?} {bytes_in} {bytes_out}");
         }
+        ServerEvent::Reloaded { server_address, .. }
+        | ServerEvent::PhaseReached { server_address, .. } => println!("{server_address}"),
         ServerEvent::AcceptFailed { error, .. } => println!("{error}"),
         ServerEvent::LimitReached { limit, .. } => match limit {
             Limit::Live | Limit::AcceptRate | Limit::PerPeer | Limit::PeerRate => {

@@ -103,6 +103,15 @@ pub fn tell(event: &ServerEvent<'_>) {
     std::io::stderr().write_all(line.as_bytes()).expect("stderr");
 }
 
+/// An observer that prints the phases of a run and its reloads.
+pub fn tell_of_phase(event: &ServerEvent<'_>) {
+    match event {
+        ServerEvent::PhaseReached { phase, .. } => eprintln!("phase: {phase}"),
+        ServerEvent::Reloaded { error, .. } => eprintln!("reloaded: {}", error.is_none()),
+        _ => {}
+    }
+}
+
 /// Prints where the time of a request has gone, and the limit that has ended it.
 fn show_times(event: &ServerEvent<'_>) {
     let ServerEvent::RequestEnded { id, limit, age, times, .. } = event else { return };

@@ -17,7 +17,7 @@ use socketserver::{
 };
 
 use crate::forked;
-use crate::hooks::{LastWords, Refusable, Told, show_counts, tell};
+use crate::hooks::{LastWords, Refusable, Told, show_counts, tell, tell_of_phase};
 use crate::obey::{CLOSE, Obey, SERVE, standard_descriptors};
 use crate::system;
 
@@ -107,6 +107,7 @@ where
         .linger(Duration::from_millis(number("linger=", 2_000)))
         .linger_bytes(usize::MAX)
         .idle(Duration::from_millis(number("idle=", 60_000)))
+        .lame_duck(Duration::from_millis(number("lame-duck=", 0)))
         .per_peer(usize::try_from(number("per-peer=", 10_000)).unwrap());
     let limits = if option("most") { most() } else { limits };
     let mut builder = prepare(Builder::<T, _>::new(mixin))
@@ -117,6 +118,12 @@ where
     }
     if option("traced") {
         builder = traced(builder);
+    }
+    if option("phases") {
+        builder = builder.observer(tell_of_phase).on_reload(|server| {
+            eprintln!("reload in {}", std::process::id());
+            if server.live_count() > 0 { Ok(()) } else { Err("nobody is here".into()) }
+        });
     }
     let copies = option("closed-at-bind").then(system::close_standard_descriptors);
     let server = std::sync::Arc::new(builder.bind(address, handler)?);

@@ -5,6 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use crate::support::{Server, eventually, is_pending, kill, state};
 
 tests![
+    a_lame_duck_is_kept_by_the_loop_and_its_clients_are_served,
+    a_shutdown_in_a_child_ends_a_lame_duck,
+    a_reload_runs_in_the_parent_and_leaves_children_alone,
     a_fatal_in_the_drain_is_what_the_run_ends_with,
     a_drain_ends_idle_children_at_once_and_lets_the_others_finish,
     a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain,
@@ -17,6 +20,55 @@ tests![
     children_take_sigterm_as_a_drain_though_their_parent_dies_of_it,
     children_of_a_parent_that_dies_of_ctrl_c_die_of_it_as_well,
 ];
+
+fn a_lame_duck_is_kept_by_the_loop_and_its_clients_are_served() {
+    let began = std::time::Instant::now();
+    let mut server = Server::tcp(&["phases", "lame-duck=500"]);
+    server.told("phase: ready");
+    server.signal(libc::SIGTERM);
+    server.told("phase: lame duck");
+    let mut client = server.connect();
+    assert_eq!(client.ask("echo late"), "late");
+    drop(client);
+    for phase in ["closed to new clients", "draining", "ended"] {
+        server.told(&format!("phase: {phase}"));
+    }
+    assert!(began.elapsed().as_millis() >= 500);
+    assert!(server.wait().success());
+}
+
+fn a_shutdown_in_a_child_ends_a_lame_duck() {
+    let mut server = Server::tcp(&["phases", "lame-duck=3600000"]);
+    server.told("phase: ready");
+    server.signal(libc::SIGTERM);
+    server.told("phase: lame duck");
+    server.connect().send("stop");
+    server.told("phase: ended");
+    assert!(server.wait().success());
+    // The second signal ends the process, as without a lame duck.
+    let mut server = Server::tcp(&["phases", "lame-duck=3600000"]);
+    server.told("phase: ready");
+    server.signal(libc::SIGTERM);
+    server.told("phase: lame duck");
+    server.signal(libc::SIGTERM);
+    assert_eq!(server.wait().code(), Some(128 + libc::SIGTERM));
+}
+
+fn a_reload_runs_in_the_parent_and_leaves_children_alone() {
+    let mut server = Server::tcp(&["phases"]);
+    server.told("phase: ready");
+    server.signal(libc::SIGHUP);
+    server.told(&format!("reload in {}", server.pid()));
+    server.told("reloaded: false");
+    let mut client = server.connect();
+    assert_eq!(client.ask("echo before"), "before");
+    kill(server.children()[0].0, libc::SIGHUP);
+    server.signal(libc::SIGHUP);
+    server.told(&format!("reload in {}", server.pid()));
+    server.told("reloaded: true");
+    assert_eq!(client.ask("echo after"), "after");
+    server.stop();
+}
 
 fn a_fatal_in_the_drain_is_what_the_run_ends_with() {
     let mut server = Server::tcp(&[]);

@@ -21,6 +21,7 @@ mod limits;
 mod outbox;
 mod over_tcp;
 mod paths;
+mod phases;
 mod proxy_protocol;
 mod python;
 mod queue;

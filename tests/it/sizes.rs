@@ -216,6 +216,7 @@ fn knobs() -> Vec<Knob> {
         "linger", times(), Or::Nothing, |it, value| it.limits.linger = value.time();
         "linger_bytes", all(), Or::Nothing, |it, value| it.limits.linger_bytes = value.count();
         "drain", times(), Or::Nothing, |it, value| it.limits.drain = value.time();
+        "lame_duck", times(), Or::Nothing, |it, value| it.limits.lame_duck = value.time();
         "request_queue_size", all(), Or::Nothing, |it, value| {
             it.options.request_queue_size = value.count() as i32;
         };
@@ -315,7 +316,13 @@ fn serve<T: Bind, H: MakeHandler<T::Request>>(
         builder = builder.poll_interval(interval);
     }
     let server = builder.bind(address, handler)?.serve_in_background()?;
-    Ok((server.server_address(), Box::new(move || server.stop().map(drop))))
+    let address = server.server_address();
+    let stop = move || {
+        // Without this a lame duck would last, for the longest times for ever.
+        server.shutdown();
+        server.stop().map(drop)
+    };
+    Ok((address, Box::new(stop)))
 }
 
 /// One way to serve and to ask, in a folder.
@@ -554,7 +561,7 @@ fn limits_of_a_live_server_take_any_value() {
 }
 
 /// Public numbers that a user gives and that are not among the knobs, because they are swept by a test of their own.
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 18] = [
     // `a_wait_of_any_length_..`; the second hands its grace to the first.
     "server_close_within",
     "run_all",
@@ -574,8 +581,11 @@ const ELSEWHERE: [&str; 16] = [
     "set_max",
     // Waits of the caller's own thread, which end at no other time.
     "sleep",
-    // The number of a request is looked for, and not reckoned with.
+    // The number of a request, or of a socket, is looked for, and not reckoned with.
     "close_live",
+    "activated_number",
+    // How long a successor may take: `tests/it/handover`.
+    "within",
     "new",
 ];
 

@@ -95,6 +95,7 @@ fn every_default_is_the_documented_one() {
         .linger(Duration::from_secs(2))
         .linger_bytes(16 * 1024 * 1024)
         .drain(Duration::from_secs(10))
+        .lame_duck(Duration::ZERO)
         .first_read(Duration::from_secs(1));
     assert_eq!(Limits::default(), documented);
     let server = TcpServer::bind("127.0.0.1:0", stream_fn(|_request| Ok(()))).unwrap();

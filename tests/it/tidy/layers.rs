@@ -10,6 +10,7 @@ use super::{
 /// here, and of those only these.
 const LAYERS: &[(&str, &[&str])] = &[
     ("process", &[]),
+    ("run_phase", &[]),
     ("sys", &["process"]),
     ("console", &["sys"]),
     ("wait", &["process", "sys"]),
@@ -22,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("address", &["error"]),
     ("refused", &[]),
     ("proxy_protocol", &["address", "error"]),
-    ("events", &["address", "error", "refused"]),
+    ("events", &["address", "error", "refused", "run_phase"]),
     ("limits", &[]),
     ("figures", &[]),
     ("gate", &["limits", "wait"]),
@@ -31,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["address", "error", "events", "peer_fault", "proxy_protocol", "limits", "sys", "wait"],
     ),
     ("idle_reaper", &["live"]),
-    ("shutdown", &["error", "wait"]),
+    ("shutdown", &["error", "wait", "run_phase"]),
     (
         "server_context",
         &[
@@ -43,6 +44,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "limits",
             "live",
             "process",
+            "run_phase",
             "shutdown",
             "sys",
             "wait",
