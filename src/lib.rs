@@ -202,6 +202,7 @@ mod process;
 pub mod proxy_protocol;
 mod refused;
 pub mod request;
+mod run_group;
 mod run_phase;
 mod server;
 mod server_context;
@@ -209,6 +210,7 @@ mod shutdown;
 mod socket_io;
 #[allow(unsafe_code)]
 mod sys;
+pub mod systemd;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;

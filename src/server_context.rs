@@ -18,6 +18,7 @@ use crate::idle_reaper::IdleReaper;
 use crate::limits::{LimitError, Limits};
 use crate::live::{Handshakes, LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
+use crate::run_group::{Load, Seat};
 use crate::run_phase::RunPhase;
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::sys;
@@ -54,6 +55,8 @@ pub struct ServerContext {
     address: RwLock<Address>,
     started: Instant,
     role: CurrentRole,
+    /// The server's place among those of a `run`; none without.
+    seat: Mutex<Option<Seat>>,
     /// Without any, `run` does not take SIGHUP.
     pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
@@ -95,6 +98,7 @@ impl ServerContext {
             address: RwLock::new(address),
             started: Instant::now(),
             role: CurrentRole::new(role),
+            seat: Mutex::default(),
             reloads: Reloads::default(),
             waits_at_close,
             transport,
@@ -118,6 +122,23 @@ impl ServerContext {
     /// As `Mixin::block_on_close` said when the server was made.
     pub(crate) fn waits_at_close(&self) -> bool {
         self.waits_at_close
+    }
+
+    /// The server's place among those of the `run` that serves it.
+    pub(crate) fn seat(&self) -> Option<Seat> {
+        self.seat.lock().clone()
+    }
+
+    /// Called by a `run` at its beginning, and without a seat at its end.
+    pub(crate) fn take_seat(&self, seat: Option<Seat>) {
+        *self.seat.lock() = seat;
+    }
+
+    /// The requests in numbers, as its group counts them.
+    pub(crate) fn load(&self) -> Load {
+        let live = self.live.len();
+        let Counts { accepted, completed, .. } = self.counts();
+        Load { live, accepted, completed }
     }
 
     /// The role of this process for the server.

@@ -14,6 +14,7 @@ use super::server_permit::ServerPermit;
 use crate::error::{Error, Result};
 use crate::events::Limit;
 use crate::mixin::{Job, Mixin};
+use crate::run_group::{RunGroup, Seat};
 use crate::sys;
 use crate::transport::Transport;
 use crate::wait::{self, FlushPromise, Interest, Waiting};
@@ -71,7 +72,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
-        let mut clock = LoopClock::new(self.poll_interval);
+        let seat = self.seat();
+        let beat_every = seat.as_ref().and_then(|seat| seat.beat_every(self.idle_limit));
+        let mut clock = LoopClock::new(self.poll_interval, beat_every);
         // A fruitless accept costs more than a poll(2) that finds a client: see DESIGN.md, section 7.
         let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
@@ -85,17 +88,17 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                     self.core.service_actions();
                     // If there is no room, the next attempt reports that before it waits.
                     if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
-                        self.wait_for_request(&mut clock)?;
+                        self.wait_for_request(&mut clock, seat.as_ref())?;
                     }
                 }
                 Attempt::Again => {}
-                Attempt::NoRequest => self.wait_for_request(&mut clock)?,
+                Attempt::NoRequest => self.wait_for_request(&mut clock, seat.as_ref())?,
                 Attempt::NoRoom => _ = self.wait(WaitUntil::Room, clock.next())?,
                 Attempt::TooFast(until) | Attempt::Pause(until) => {
                     self.pause(earlier(Some(until), clock.next()))?;
                 }
             }
-            self.housekeeping(&mut clock);
+            self.housekeeping(&mut clock, seat.as_ref());
         }
         self.serve_backlog()
     }
@@ -103,16 +106,16 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Waits until there may be a request, and does the housekeeping meanwhile.
     ///
     /// An error of the wait ends the run. A tick and the mixin's event do not end the wait.
-    fn wait_for_request(&self, clock: &mut LoopClock) -> Result<()> {
+    fn wait_for_request(&self, clock: &mut LoopClock, seat: Option<&Seat>) -> Result<()> {
         let runs = &self.core.context.runs;
         while !self.wait(WaitUntil::Request, clock.next())? && !runs.stop_requested() {
-            self.housekeeping(clock);
+            self.housekeeping(clock, seat);
         }
         Ok(())
     }
 
     /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock.
-    fn housekeeping(&self, clock: &mut LoopClock) {
+    fn housekeeping(&self, clock: &mut LoopClock, seat: Option<&Seat>) {
         self.mixin.service_actions();
         let core = &self.core;
         // None where a thread obeys that waits to close the server.
@@ -131,9 +134,25 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if due.tick {
             core.service_actions();
         }
+        if let (true, Some(seat)) = (due.beat, seat) {
+            seat.beat(core.context.load(), self.idle_limit);
+        }
         if due.lame_duck {
             core.context.runs.request_stop();
         }
+    }
+
+    /// The server's place in its run. Without a `run` it is alone, and has one only if somebody needs it.
+    fn seat(&self) -> Option<Seat> {
+        let context = &self.core.context;
+        let alone = || {
+            self.idle_limit?;
+            let (address, handle) = (self.server_address().to_string(), self.shutdown_handle());
+            let seat = RunGroup::seats(std::iter::once((address, handle)), None).pop()?;
+            seat.ready();
+            Some(seat)
+        };
+        context.seat().or_else(alone)
     }
 
     /// The handovers, if this loop takes their turns: a server that forks has no thread for them.

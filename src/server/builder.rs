@@ -40,6 +40,7 @@ use crate::transport::{Bind, SocketOptions, Transport};
 /// | [`on_reload`](Self::on_reload) | nothing: SIGHUP ends the process |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
 /// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
+/// | [`stop_when_idle`](Self::stop_when_idle) | never |
 /// | [`proxy_protocol`](Self::proxy_protocol) | no PROXY header is read |
 /// | [`workers_accept`](Self::workers_accept) | true |
 ///
@@ -80,6 +81,7 @@ struct Settings<T: Transport> {
     limits: Limits,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
+    idle_limit: Option<Duration>,
     /// For `T::unbound` and `T::from_fd`; `with_transport` does not look at them.
     options: SocketOptions,
 }
@@ -102,6 +104,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             limits: Limits::default(),
             timeout: None,
             poll_interval: None,
+            idle_limit: None,
             options: SocketOptions::default(),
         };
         Self { mixin, settings }
@@ -253,6 +256,22 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
+    /// Stops a run when the server has served nobody for this time, as a
+    /// [`shutdown`](crate::ShutdownHandle::shutdown) does: for servers that a service manager starts with the first client
+    /// ([`systemd`](crate::systemd)). Default: none. At least 100 ms; the stop comes up to an eighth of the time late.
+    ///
+    /// An open connection counts as served, also a silent one. No client is lost: one that comes at the last moment is
+    /// served in the close, or stays in the accept queue, for which the service manager starts the server again. (A server
+    /// that has bound its own address closes its listener with the stop.)
+    ///
+    /// Several servers of one [`run_all`](super::run_all) stop together, when all are idle; one without this setting keeps
+    /// the others. [`handle_request`](Server::handle_request) ignores it.
+    #[must_use]
+    pub fn stop_when_idle(mut self, time: Duration) -> Self {
+        self.settings.idle_limit = Some(time.max(Duration::from_millis(100)));
+        self
+    }
+
     /// The options of the server's socket: backlog, buffers, permissions of a Unix socket's file and others.
     /// [`SocketOptions`] has a setter for each.
     #[must_use]
@@ -326,7 +345,13 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let mixin = Arc::new(mixin);
         let parts = FigureParts { core: Arc::downgrade(&core), mixin: Arc::downgrade(&mixin) };
         core.context.set_figures(Box::new(parts));
-        Ok(Server { core, mixin, timeout, poll_interval: settings.poll_interval })
+        Ok(Server {
+            core,
+            mixin,
+            timeout,
+            poll_interval: settings.poll_interval,
+            idle_limit: settings.idle_limit,
+        })
     }
 }
 

@@ -70,6 +70,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if wait_for == WaitFor::Requests && !context.role().is_child() {
             self.lame_duck();
         }
+        if let Some(seat) = context.seat() {
+            seat.extend(grace);
+        }
         // After the hook and the lame duck: the grace begins now.
         let began = Instant::now();
         let deadline = wait::moment_after(began, grace);

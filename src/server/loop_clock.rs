@@ -12,6 +12,8 @@ pub(super) struct LoopClock {
     next: Option<Instant>,
     /// `Builder::poll_interval`, and when the next `service_actions` is due.
     tick: Option<(Duration, Instant)>,
+    /// When the loop has to tell its run group that it lives, and how often.
+    beat: Option<(Duration, Instant)>,
     /// The end of a lame duck that this loop keeps, because there is no thread that closes the server.
     lame_duck: Option<Instant>,
 }
@@ -21,15 +23,19 @@ pub(super) struct LoopClock {
 pub(super) struct Due {
     /// `service_actions` of the hooks.
     pub(super) tick: bool,
+    /// The run group wants to hear of this loop.
+    pub(super) beat: bool,
     /// The lame duck is over.
     pub(super) lame_duck: bool,
 }
 
 impl LoopClock {
-    pub(super) fn new(poll_interval: Option<Duration>) -> Self {
-        let tick = |every| Some((every, Instant::now().checked_add(every)?));
+    pub(super) fn new(poll_interval: Option<Duration>, beat_every: Option<Duration>) -> Self {
+        let now = Instant::now();
         // An interval that the clock cannot count is none.
-        let mut clock = Self { tick: poll_interval.and_then(tick), ..Self::default() };
+        let first = |every| Some((every, now.checked_add(every)?));
+        let (tick, beat) = (poll_interval.and_then(first), beat_every.and_then(first));
+        let mut clock = Self { tick, beat, ..Self::default() };
         clock.set_next();
         clock
     }
@@ -55,10 +61,15 @@ impl LoopClock {
         let has_come = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         let due = Due {
             tick: has_come(self.tick.map(|(_, at)| at)),
+            beat: has_come(self.beat.map(|(_, at)| at)),
             lame_duck: has_come(self.lame_duck),
         };
+        let next = |(every, _)| Some((every, now.checked_add(every)?));
         if due.tick {
-            self.tick = self.tick.and_then(|(every, _)| Some((every, now.checked_add(every)?)));
+            self.tick = self.tick.and_then(next);
+        }
+        if due.beat {
+            self.beat = self.beat.and_then(next);
         }
         if due.lame_duck {
             self.lame_duck = None;
@@ -68,7 +79,8 @@ impl LoopClock {
     }
 
     fn set_next(&mut self) {
-        self.next = earlier(self.tick.map(|(_, at)| at), self.lame_duck);
+        let (tick, beat) = (self.tick.map(|(_, at)| at), self.beat.map(|(_, at)| at));
+        self.next = earlier(earlier(tick, beat), self.lame_duck);
     }
 }
 
@@ -78,14 +90,14 @@ mod tests {
 
     #[test]
     fn a_moment_is_due_once_and_a_tick_again() {
-        let mut clock = LoopClock::new(Some(Duration::from_millis(1)));
+        let mut clock = LoopClock::new(Some(Duration::from_millis(1)), None);
         clock.begin_lame_duck(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(2));
         let due = clock.due();
         assert!(due.tick && due.lame_duck);
         std::thread::sleep(Duration::from_millis(2));
         let due = clock.due();
-        assert!(due.tick && !due.lame_duck);
-        assert!(LoopClock::new(None).next().is_none());
+        assert!(due.tick && !due.lame_duck && !due.beat);
+        assert!(LoopClock::new(None, None).next().is_none());
     }
 }

@@ -105,6 +105,8 @@ pub struct Server<T: Transport, M: Mixin> {
     mixin: Arc<M>,
     /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
     timeout: Option<Duration>,
+    /// Stops the runs of a server that has served nobody for this time.
+    idle_limit: Option<Duration>,
     /// The longest time between two `service_actions`; with `None` they run only after requests.
     poll_interval: Option<Duration>,
 }

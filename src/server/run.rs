@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the calling thread                  thread "close"                       a signal's action
-//! claim, prepare_process
+//! claim, prepare_process, Seated
 //! serve_forever                       wait_for_stop
 //!   Ready                               reloads <------------------------- SIGHUP: an order
 //!   ..                                  .. <------------------------------ handle.retire(): an order, or a stop
@@ -24,8 +24,10 @@ use super::{BaseServer, DrainReport, Server, fork};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
 use crate::process::OwnerProcess;
+use crate::run_group::RunGroup;
 use crate::shutdown::{Claim, ShutdownHandle, TakenOrders};
 use crate::sys::{self, SignalGuard};
+use crate::systemd::ServiceManager;
 use crate::transport::Transport;
 use crate::wait::Event;
 
@@ -45,6 +47,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost.
     /// - SIGXFSZ does not end the process, unless the program handles it: under `ulimit -f` a write that would make a file too
     ///   long fails with EFBIG, as in Python. Programs that handlers start have the default.
+    /// - If a service manager listens (`NOTIFY_SOCKET`), it is told when the server is ready, reloads and stops: see
+    ///   [`systemd`](crate::systemd).
     /// - If standard input, output or error is closed, it becomes `/dev/null`, as it does when a server is made: no
     ///   connection gets a number that `println!` writes to.
     ///
@@ -67,7 +71,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub fn run(&self) -> Result<DrainReport> {
         // First: nothing of the process is changed for a run that cannot be.
         let _claim = claim(self)?;
-        let _signals = prepare_process(&[self])?;
+        let servers: [&dyn BaseServer; 1] = [self];
+        let _signals = prepare_process(&servers)?;
+        let _seated = Seated::new(&servers);
         let (served, report) = serve_and_close(self, || self.server_close());
         served.map(|()| report)
     }
@@ -94,6 +100,7 @@ pub fn run_all(
     let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
     let _signals = prepare_process(&all)?;
+    let _seated = Seated::new(&all);
     // The signals are taken by now.
     ready();
     // In this thread, so that a server that forks runs in the main thread.
@@ -139,6 +146,28 @@ pub fn run_all(
         }
         result.map(|()| reports)
     })
+}
+
+/// The servers of a run have their places in its group, until this is dropped.
+struct Seated<'a>(&'a [&'a dyn BaseServer]);
+
+impl<'a> Seated<'a> {
+    fn new(servers: &'a [&'a dyn BaseServer]) -> Self {
+        let named = |server: &&dyn BaseServer| {
+            (server.server_address().to_string(), server.shutdown_handle())
+        };
+        let seats = RunGroup::seats(servers.iter().map(named), ServiceManager::from_environment());
+        for (server, seat) in servers.iter().zip(seats) {
+            server.context().take_seat(Some(seat));
+        }
+        Self(servers)
+    }
+}
+
+impl Drop for Seated<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|server| server.context().take_seat(None));
+    }
 }
 
 /// Before anything else: a server that this call may not run it must not close.

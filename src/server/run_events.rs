@@ -19,6 +19,10 @@ impl<T: Transport> Core<T> {
         if is_new {
             self.tell_of_phase(RunPhase::Ready);
         }
+        // Last: the service manager begins what depends on this one.
+        if let Some(seat) = self.context.seat() {
+            seat.ready();
+        }
     }
 
     /// Goes on to a phase, and tells of it, once; not in a forked child.
@@ -45,6 +49,10 @@ impl<T: Transport> Core<T> {
 
     /// Runs what the program has registered for a reload: all of it, also behind an error.
     pub(super) fn reload(&self) {
+        let seat = self.context.seat();
+        if let Some(seat) = &seat {
+            seat.reloading();
+        }
         let mut failed = None;
         for reload in &self.context.reloads.0 {
             if let Err(error) = catch_panic(|| reload(&self.context)) {
@@ -56,6 +64,9 @@ impl<T: Transport> Core<T> {
         }
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
+        if let Some(seat) = &seat {
+            seat.reloaded();
+        }
     }
 
     /// The close begins, which is told once, and not by a forked child.
@@ -65,6 +76,10 @@ impl<T: Transport> Core<T> {
         }
         // First: the hook finds the server not ready any more.
         let is_new = self.context.runs.phase().advance(RunPhase::LameDuck);
+        if let Some(seat) = self.context.seat() {
+            let limits = self.context.limits();
+            seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
+        }
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
         run_catching(|| self.hooks.stopping(&self.context));
         if is_new {

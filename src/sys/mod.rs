@@ -23,6 +23,7 @@
 //! | `signal` | actions of signals |
 //! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
+//! | `clock` | the monotonic clock as a number |
 //! | `registers` | processor state that makes a thread switch slow |
 //!
 //! **Unsafe code** stands in this folder and nowhere else in the library; DESIGN.md (section 6) names the files. Each block
@@ -40,6 +41,7 @@ mod activation;
     path = "portable/child_process.rs"
 )]
 pub(crate) mod child_process;
+mod clock;
 pub(crate) mod directory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod epoll;
@@ -96,6 +98,7 @@ pub(crate) mod tcp_info;
 mod thread_limit;
 
 pub(crate) use activation::take_passed;
+pub(crate) use clock::monotonic_micros;
 pub(crate) use directory::{set_mode_before_bind, try_lock};
 pub(crate) use fd::{number, replace};
 pub(crate) use nonblocking_write::write_now;

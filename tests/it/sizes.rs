@@ -85,6 +85,7 @@ struct Settings {
     mixin: Box<dyn Mixin>,
     timeout: Option<Duration>,
     poll_interval: Option<Duration>,
+    idle_limit: Option<Duration>,
     handler: Handler,
     /// One long datagram is sent as well.
     long: bool,
@@ -112,6 +113,7 @@ impl Settings {
             mixin,
             timeout: None,
             poll_interval: None,
+            idle_limit: None,
             handler: Handler::default(),
             long: false,
             quiet: false,
@@ -188,6 +190,8 @@ fn knobs() -> Vec<Knob> {
         let is_tried = |value: &Value| value.count() <= 64 || value.count() > 65_536;
         all().into_iter().filter(is_tried).collect::<Vec<_>>()
     };
+    // A shorter one may end the server before its client comes.
+    let patient = || times().into_iter().filter(|value| value.time() >= SOON).collect::<Vec<_>>();
     let little = |below| Or::Reached(Value::Count(below), &[CloseReason::LineTooLong]);
     knobs! {
         "live", all(), Or::Nothing, |it, value| it.limits.live = value.count();
@@ -234,6 +238,7 @@ fn knobs() -> Vec<Knob> {
         "unix_mode", counts(u32::MAX as usize), Or::Error, |it, value| {
             it.options.unix_mode = Some(value.u32());
         };
+        "stop_when_idle", patient(), Or::Nothing, |it, value| it.idle_limit = Some(value.time());
         "timeout", times(), Or::Nothing, |it, value| it.timeout = Some(value.time());
         "poll_interval", times(), Or::Nothing, |it, value| it.poll_interval = Some(value.time());
         "Pool::new", workers(), Or::Error, |it, value| {
@@ -314,6 +319,9 @@ fn serve<T: Bind, H: MakeHandler<T::Request>>(
     }
     if let Some(interval) = settings.poll_interval {
         builder = builder.poll_interval(interval);
+    }
+    if let Some(time) = settings.idle_limit {
+        builder = builder.stop_when_idle(time);
     }
     let server = builder.bind(address, handler)?.serve_in_background()?;
     let address = server.server_address();

@@ -1,7 +1,14 @@
-//! Socket activation, without a service manager: processes that are started with sockets.
+//! A service manager's part: processes that are started with sockets, and the socket by which they tell of themselves.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{SOON, uninterrupted};
 
 /// A command that is started as a service manager does it: the sockets are its descriptors from 3 on, and the variables
 /// say so. The second of the pair holds what the command needs until it is started.
@@ -43,4 +50,63 @@ fn inheritable(fd: rustix::io::Result<OwnedFd>) -> OwnedFd {
     let fd = fd.unwrap();
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
     fd
+}
+
+/// A service manager's notify socket: what a server tells comes out of it.
+#[derive(Debug)]
+pub struct NotifySocket {
+    socket: UnixDatagram,
+    /// The value of `NOTIFY_SOCKET`.
+    pub place: String,
+}
+
+impl NotifySocket {
+    /// At a path in this folder.
+    pub fn at(folder: &Path) -> Self {
+        let path = folder.join("notify");
+        Self::over(UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap().to_owned())
+    }
+
+    /// With an abstract name.
+    pub fn named(name: &str) -> Self {
+        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).unwrap();
+        socket.bind(&SockAddr::unix(format!("\0{name}")).unwrap()).unwrap();
+        Self::over(OwnedFd::from(socket).into(), format!("@{name}"))
+    }
+
+    fn over(socket: UnixDatagram, place: String) -> Self {
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        Self { socket, place }
+    }
+
+    /// The next message.
+    pub fn told(&self) -> String {
+        let mut bytes = [0; 4_096];
+        let count = uninterrupted(|| self.socket.recv(&mut bytes)).expect("a message in time");
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    }
+
+    /// The next message with this line in it. Those before it are gone.
+    pub fn told_of(&self, line: &str) -> String {
+        loop {
+            let message = self.told();
+            if message.lines().any(|found| found == line) {
+                return message;
+            }
+        }
+    }
+
+    /// The messages that come in this time.
+    pub fn all_within(&self, time: Duration) -> Vec<String> {
+        let (deadline, mut all) = (Instant::now() + time, Vec::new());
+        while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+            self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            let mut bytes = [0; 4_096];
+            if let Ok(count) = self.socket.recv(&mut bytes) {
+                all.push(String::from_utf8(bytes[..count].to_vec()).unwrap());
+            }
+        }
+        self.socket.set_read_timeout(Some(SOON)).unwrap();
+        all
+    }
 }

@@ -1,4 +1,7 @@
-//! Servers under a service manager: sockets that were opened before the program was started, and reloads.
+//! Servers under a service manager: sockets that were opened before the program was started, word of
+//! what the server does, reloads, and servers that end when they are idle.
 
 mod activation;
+mod idle;
+mod notify;
 mod reload;

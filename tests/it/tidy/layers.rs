@@ -33,6 +33,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait", "run_phase"]),
+    ("systemd", &["console"]),
+    ("run_group", &["shutdown", "sys", "systemd"]),
     (
         "server_context",
         &[
@@ -44,6 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "limits",
             "live",
             "process",
+            "run_group",
             "run_phase",
             "shutdown",
             "sys",

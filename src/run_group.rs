@@ -1,0 +1,349 @@
+//! [`RunGroup`]: the servers of one run, which a service manager sees as one, and which are idle together.
+//!
+//! ```text
+//! loops of the servers                    RunGroup                                   service manager
+//! ready (each)            ------------->  the last one                 ------------>  READY=1
+//! beat (each, in turns)   ------------->  all have been here again?    ------------>  WATCHDOG=1, STATUS=..
+//!                                         all idle for long enough?  -> stops all
+//! reload                  ------------->  the first begins, the last ends  -------->  RELOADING=1 .. READY=1
+//! stopping (each)         ------------->  the last one                 ------------>  STOPPING=1
+//! ```
+//!
+//! The loops wake for a beat only if there is something to beat for: a service manager, or a server that stops when it is
+//! idle.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::shutdown::ShutdownHandle;
+use crate::sys;
+use crate::systemd::ServiceManager;
+
+/// The servers of one run.
+#[derive(Debug)]
+pub(crate) struct RunGroup {
+    manager: Option<ServiceManager>,
+    /// Held while a message is sent, so that messages leave in the order of what they tell.
+    state: Mutex<GroupState>,
+}
+
+#[derive(Debug)]
+struct GroupState {
+    members: Vec<Member>,
+    /// How many servers reload.
+    reloading: usize,
+    /// The last line of status.
+    status: String,
+}
+
+/// One server, as its loop has told of it last.
+#[derive(Debug)]
+struct Member {
+    address: String,
+    handle: ShutdownHandle,
+    progress: Progress,
+    /// Its loop has been through since the last message to the watchdog.
+    is_alive: bool,
+    load: Load,
+    /// Since when it has served nobody.
+    idle_since: Instant,
+    /// `Builder::stop_when_idle`.
+    idle_limit: Option<Duration>,
+}
+
+/// How far a server is, as the service manager sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Starting,
+    Serving,
+    Stopping,
+}
+
+/// The requests of a server in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Open now.
+    pub(crate) live: usize,
+    /// Accepted until now.
+    pub(crate) accepted: u64,
+    /// Completed until now.
+    pub(crate) completed: u64,
+}
+
+/// A server's place in its group.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    group: Arc<RunGroup>,
+    index: usize,
+}
+
+/// How often the status is looked at, if nothing else wakes the loop.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a loop looks in the time of `Builder::stop_when_idle`: the end is late by this part of it at most.
+const IDLE_LOOKS: u32 = 8;
+
+/// Time beyond that of the limits, for a close that is never quite punctual.
+const MARGIN: Duration = Duration::from_secs(5);
+
+impl RunGroup {
+    /// A seat for each server, given by its address and its handle.
+    pub(crate) fn seats(
+        servers: impl Iterator<Item = (String, ShutdownHandle)>,
+        manager: Option<ServiceManager>,
+    ) -> Vec<Seat> {
+        let members = servers.map(|(address, handle)| Member::new(address, handle)).collect();
+        let state = GroupState { members, reloading: 0, status: String::new() };
+        let group = Arc::new(Self { manager, state: Mutex::new(state) });
+        let count = group.state.lock().members.len();
+        (0..count).map(|index| Seat { group: Arc::clone(&group), index }).collect()
+    }
+
+    fn tell(&self, message: &str) {
+        if let Some(manager) = &self.manager {
+            manager.tell(message);
+        }
+    }
+}
+
+impl Seat {
+    /// How often the loop of this server has to [`beat`](Self::beat); none, if for nothing.
+    pub(crate) fn beat_every(&self, idle_limit: Option<Duration>) -> Option<Duration> {
+        let several = self.group.state.lock().members.len() > 1;
+        // A round of several loops is complete one beat after the last one's at the latest.
+        let part = if several { 4 } else { 2 };
+        let manager = self.group.manager.as_ref();
+        let watchdog = manager.and_then(|manager| Some(manager.watchdog()? / part));
+        let status = manager.map(|_| STATUS_EVERY);
+        let idle = idle_limit.map(|limit| limit / IDLE_LOOKS);
+        let every = [watchdog, status, idle].into_iter().flatten().min()?;
+        Some(every.max(Duration::from_millis(1)))
+    }
+
+    /// The server is ready. The last one's word goes to the service manager.
+    pub(crate) fn ready(&self) {
+        let mut state = self.group.state.lock();
+        let member = &mut state.members[self.index];
+        member.progress = Progress::Serving;
+        member.idle_since = Instant::now();
+        if state.members.iter().all(|member| member.progress == Progress::Serving) {
+            let status = state.new_status();
+            self.group.tell(&format!("READY=1{status}"));
+        }
+    }
+
+    /// The server begins to stop. If it is the last one that serves, the service manager is told, and how long it may take.
+    pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
+        let mut state = self.group.state.lock();
+        state.members[self.index].load = load;
+        let before = state.members[self.index].progress;
+        state.members[self.index].progress = Progress::Stopping;
+        if before != Progress::Stopping && state.is_stopping() {
+            let open: usize = state.members.iter().map(|member| member.load.live).sum();
+            let (extend, requests) = (extend(at_most), requests(open));
+            self.group.tell(&format!("STOPPING=1\n{extend}\nSTATUS=stopping, {requests} open"));
+        }
+    }
+
+    /// The close of the server takes this time at the most.
+    pub(crate) fn extend(&self, at_most: Duration) {
+        if self.group.state.lock().is_stopping() {
+            self.group.tell(&extend(at_most));
+        }
+    }
+
+    /// A reload begins.
+    pub(crate) fn reloading(&self) {
+        let mut state = self.group.state.lock();
+        state.reloading += 1;
+        if state.reloading == 1 && state.is_serving() {
+            // Without the time systemd does not know which of its requests this is.
+            let micros = sys::monotonic_micros();
+            self.group.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        }
+    }
+
+    /// A reload has ended.
+    pub(crate) fn reloaded(&self) {
+        let mut state = self.group.state.lock();
+        state.reloading -= 1;
+        if state.reloading == 0 && state.is_serving() {
+            self.group.tell("READY=1");
+        }
+    }
+
+    /// The loop of this server has been through, and has this load.
+    pub(crate) fn beat(&self, load: Load, idle_limit: Option<Duration>) {
+        let mut state = self.group.state.lock();
+        let now = Instant::now();
+        let member = &mut state.members[self.index];
+        member.is_alive = true;
+        member.idle_limit = idle_limit;
+        // Those that were open the last time have ended since.
+        if load.live + member.load.live > 0 || load.accepted != member.load.accepted {
+            member.idle_since = now;
+        }
+        member.load = load;
+        if state.all_idle(now) {
+            for member in &state.members {
+                member.handle.shutdown();
+            }
+        }
+        if !state.is_serving() {
+            return;
+        }
+        let mut message = Vec::new();
+        let watched =
+            self.group.manager.as_ref().is_some_and(|manager| manager.watchdog().is_some());
+        if state.all_alive() && watched {
+            message.push("WATCHDOG=1".to_owned());
+        }
+        let status = state.new_status();
+        if !status.is_empty() {
+            message.push(status.trim_start().to_owned());
+        }
+        if !message.is_empty() {
+            self.group.tell(&message.join("\n"));
+        }
+    }
+}
+
+impl GroupState {
+    /// Whether all are ready or were, and one is still.
+    fn is_serving(&self) -> bool {
+        let is_starting = |member: &Member| member.progress == Progress::Starting;
+        !self.members.iter().any(is_starting) && !self.is_stopping()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.members.iter().all(|member| member.progress == Progress::Stopping)
+    }
+
+    /// Whether all loops have been through, and forgets it if they have.
+    fn all_alive(&mut self) -> bool {
+        // A server that has stopped has no loop to hear from.
+        let is_due = |member: &Member| member.is_alive || member.progress == Progress::Stopping;
+        let all = self.members.iter().all(is_due);
+        if all {
+            self.members.iter_mut().for_each(|member| member.is_alive = false);
+        }
+        all
+    }
+
+    /// Whether all that serve have served nobody for as long as each of them has to.
+    fn all_idle(&self, now: Instant) -> bool {
+        let is_idle = |member: &Member| {
+            let idle = now.saturating_duration_since(member.idle_since);
+            let is_over = member.idle_limit.is_some_and(|limit| idle >= limit);
+            is_over && member.progress == Progress::Serving && member.load.live == 0
+        };
+        self.members.iter().all(|member| member.progress == Progress::Stopping || is_idle(member))
+    }
+
+    /// The line of status, with a newline before it; empty if it is that of the last time.
+    fn new_status(&mut self) -> String {
+        let serving = self.members.iter().filter(|member| member.progress == Progress::Serving);
+        let addresses: Vec<&str> = serving.map(|member| &*member.address).collect();
+        let live = requests(self.members.iter().map(|member| member.load.live).sum());
+        let completed: u64 = self.members.iter().map(|member| member.load.completed).sum();
+        let at = addresses.join(", ");
+        let status = format!("\nSTATUS=serving at {at}: {live} open, {completed} completed");
+        if status == self.status {
+            return String::new();
+        }
+        self.status.clone_from(&status);
+        status
+    }
+}
+
+impl Member {
+    fn new(address: String, handle: ShutdownHandle) -> Self {
+        Self {
+            // An address is one line, whatever a path contains: its control characters are escaped.
+            address,
+            handle,
+            progress: Progress::Starting,
+            is_alive: false,
+            load: Load::default(),
+            idle_since: Instant::now(),
+            idle_limit: None,
+        }
+    }
+}
+
+fn requests(count: usize) -> String {
+    if count == 1 { "1 request".to_owned() } else { format!("{count} requests") }
+}
+
+/// The line that asks for this time, from now on.
+fn extend(time: Duration) -> String {
+    /// The service manager counts in microseconds, in 64 bits, and adds: a year is as good as for ever.
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    let micros = time.saturating_add(MARGIN).min(YEAR).as_micros();
+    format!("EXTEND_TIMEOUT_USEC={micros}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shutdown::Runs;
+
+    fn seats(count: usize) -> Vec<Seat> {
+        let handle = || ShutdownHandle::new(Arc::new(Runs::new().unwrap()));
+        RunGroup::seats((0..count).map(|number| (number.to_string(), handle())), None)
+    }
+
+    fn is_stopped(seat: &Seat) -> bool {
+        seat.group.state.lock().members[seat.index].handle.is_shutdown()
+    }
+
+    #[test]
+    fn servers_of_a_group_are_idle_together_or_not_at_all() {
+        let seats = seats(2);
+        let (limit, none) = (Some(Duration::ZERO), Load::default());
+        let busy = Load { live: 1, accepted: 1, completed: 0 };
+        seats.iter().for_each(Seat::ready);
+        seats[0].beat(none, limit);
+        // Nothing is known of the other one's limit yet.
+        assert!(!is_stopped(&seats[0]));
+        seats[1].beat(busy, limit);
+        seats[0].beat(none, limit);
+        assert!(!is_stopped(&seats[0]) && !is_stopped(&seats[1]));
+        seats[1].beat(Load { live: 0, ..busy }, limit);
+        assert!(is_stopped(&seats[0]) && is_stopped(&seats[1]));
+    }
+
+    #[test]
+    fn a_server_that_has_no_limit_keeps_the_others() {
+        let seats = seats(2);
+        seats.iter().for_each(Seat::ready);
+        seats[1].beat(Load::default(), None);
+        seats[0].beat(Load::default(), Some(Duration::ZERO));
+        assert!(!is_stopped(&seats[0]));
+        // One that has stopped does not.
+        seats[1].stopping(Duration::ZERO, Load::default());
+        seats[0].beat(Load::default(), Some(Duration::ZERO));
+        assert!(is_stopped(&seats[0]));
+    }
+
+    #[test]
+    fn the_watchdog_hears_of_a_round_of_all_loops() {
+        let seats = seats(2);
+        seats.iter().for_each(Seat::ready);
+        let group = Arc::clone(&seats[0].group);
+        let has_beaten = |index: usize| {
+            group.state.lock().members[index].is_alive = true;
+            group.state.lock().all_alive()
+        };
+        assert!(!has_beaten(0) && !has_beaten(0) && has_beaten(1));
+        assert!(!has_beaten(1), "a new round has begun");
+    }
+
+    #[test]
+    fn a_time_without_end_is_a_number_that_can_be_counted() {
+        assert_eq!(extend(Duration::from_secs(1)), "EXTEND_TIMEOUT_USEC=6000000");
+        assert_eq!(extend(Duration::MAX), "EXTEND_TIMEOUT_USEC=31536000000000");
+    }
+}

@@ -1,0 +1,204 @@
+//! Under systemd, or another service manager with its protocols: sockets that it has opened, word of what the server does,
+//! its watchdog, and a server that stops when nobody needs it.
+//!
+//! | what | how |
+//! |---|---|
+//! | sockets that the unit has opened | [`BindAddress::activated`]`("http")`, `activated_number(0)`, `activated_only()` |
+//! | readiness, reloads, the end, a line of status, the watchdog | [`run`](crate::Server::run) tells by itself, if `NOTIFY_SOCKET` is set |
+//! | `systemctl reload` | [`Builder::on_reload`](crate::Builder::on_reload), by SIGHUP |
+//! | a server that is started by its first client, and stops when it is idle | [`Builder::stop_when_idle`](crate::Builder::stop_when_idle) |
+//! | anything else of sd_notify(3) | [`notify`] |
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use socketserver::{ThreadingTcpServer, stream_fn};
+//! use socketserver::transport::BindAddress;
+//!
+//! # fn main() -> socketserver::Result<()> {
+//! let hello = stream_fn(|request| Ok(request.write_all(b"hello\n")?));
+//! ThreadingTcpServer::builder()
+//!     .stop_when_idle(Duration::from_secs(600))
+//!     .bind(BindAddress::activated("hello.socket"), hello)?
+//!     .run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The units beside it, `hello.socket` and `hello.service`:
+//!
+//! ```text
+//! [Socket]                                [Service]
+//! ListenStream=127.0.0.1:9999             Type=notify
+//!                                         ExecStart=/usr/local/bin/hello
+//! [Install]                               ExecReload=kill -HUP $MAINPID
+//! WantedBy=sockets.target                 WatchdogSec=30
+//! ```
+//!
+//! # Sockets
+//!
+//! `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are read at the first bind that asks for a socket. They have to agree
+//! with each other and with the descriptors; a socket has to be of the transport's kind, and listen (`Accept=no`).
+//! Otherwise the bind fails, and its error says what came and what to write into the unit. Each socket is taken once. No
+//! hook `before_bind` runs, because the socket is bound already.
+//!
+//! The unit's settings of a socket stay, such as `Backlog=`. The service manager keeps its copy: a server that closes
+//! leaves the clients in the accept queue to the next one, does not end the listener (shutdown(2)), and leaves the file of
+//! a Unix socket where it is.
+//!
+//! The variables stay in the environment of this process, since to remove one would be a race with other threads.
+//! Programs that handlers start do not get them if their commands pass through
+//! [`inherit_only_stdio`](crate::command::inherit_only_stdio) or [`restore_limits`](crate::command::restore_limits); and
+//! the descriptors are closed in every started program.
+//!
+//! # What `run` tells
+//!
+//! If `NOTIFY_SOCKET` is set, [`run`](crate::Server::run) and [`run_all`](crate::run_all()) tell the service manager:
+//!
+//! | message | when |
+//! |---|---|
+//! | `READY=1` | the servers are [ready](crate::monitor::RunPhase::Ready), all of them |
+//! | `RELOADING=1`, and then `READY=1` | around what [`on_reload`](crate::Builder::on_reload) has registered |
+//! | `STOPPING=1` | the lame duck begins, of the last server that still served |
+//! | `EXTEND_TIMEOUT_USEC=..` | with it, and again when the drain begins: the time that `Limits` allows |
+//! | `STATUS=..` | each ten seconds at most, if requests have come or ended: how many are open, how many were completed |
+//! | `WATCHDOG=1` | at least at each half of `WATCHDOG_USEC`, if that is set for this process |
+//!
+//! The accept loops themselves tell the watchdog that they live, and there is a message only when all of them have been
+//! through their loop again. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
+//! [`Inline`](crate::Inline) a request is a part of the loop: there `WatchdogSec=` has to be longer than the longest
+//! request. From `STOPPING=1` on systemd watches the time of the stop instead.
+//!
+//! A message that cannot be sent is reported once, on stderr, and the server goes on. Children of
+//! [`Forking`](crate::Forking) tell nothing. A program without `run`, or one that tells by itself, is started without the
+//! variable: `env -u NOTIFY_SOCKET`.
+//!
+//! `Type=notify` needs no more than this. With `Type=notify-reload`, `systemctl reload` waits until the reload is over.
+//!
+//! [`BindAddress::activated`]: crate::transport::BindAddress::activated
+
+use std::env;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::console::Console;
+
+/// Sends a message to the service manager, as [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html) does: lines
+/// of `NAME=VALUE`. Gives false, and sends nothing, if this process has no service manager that listens (`NOTIFY_SOCKET` is
+/// not set).
+///
+/// [`run`](crate::Server::run) sends most messages by itself. Others are the program's own, from any thread:
+///
+/// ```
+/// socketserver::systemd::notify("STATUS=the cache is being filled")?;
+/// # std::io::Result::Ok(())
+/// ```
+///
+/// It may wait for up to a second, if the service manager does not keep up.
+///
+/// # Errors
+///
+/// If `NOTIFY_SOCKET` is no path and no abstract name (`@..`), or the socket there takes no message.
+#[doc(alias = "sd_notify")]
+pub fn notify(message: &str) -> io::Result<bool> {
+    match NotifySocket::from_environment()? {
+        Some(socket) => socket.send(message).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// The way to the service manager.
+#[derive(Debug)]
+struct NotifySocket {
+    socket: Socket,
+    /// Looked up at each send: the service manager may make its socket anew.
+    address: SockAddr,
+}
+
+/// How long a message may wait until it can be sent. The accept loop sends some of them.
+const SEND_WAIT: Duration = Duration::from_secs(1);
+
+impl NotifySocket {
+    /// None, if the process has no service manager that listens.
+    fn from_environment() -> io::Result<Option<Self>> {
+        let Some(place) = env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
+        let mut place = place.as_bytes().to_owned();
+        match place.first() {
+            Some(b'/') => {}
+            // An abstract name is a NUL and then the name: unix(7).
+            Some(b'@') => place[0] = 0,
+            _ => {
+                let why =
+                    "NOTIFY_SOCKET is neither a path from the root on nor an abstract name (@..)";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+        }
+        let address = SockAddr::unix(std::ffi::OsStr::from_bytes(&place))?;
+        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+        socket.set_write_timeout(Some(SEND_WAIT))?;
+        Ok(Some(Self { socket, address }))
+    }
+
+    fn send(&self, message: &str) -> io::Result<()> {
+        // A datagram is sent whole or not at all.
+        self.socket.send_to(message.as_bytes(), &self.address).map(drop)
+    }
+}
+
+/// The service manager of a run, if there is one.
+#[derive(Debug)]
+pub(crate) struct ServiceManager {
+    socket: NotifySocket,
+    /// How often it has to hear that this process lives.
+    watchdog: Option<Duration>,
+    /// A message could not be sent, and that was said.
+    failed: AtomicBool,
+}
+
+impl ServiceManager {
+    /// As the environment says. A mistake in it is said on stderr, and prevents no server from running.
+    pub(crate) fn from_environment() -> Option<Self> {
+        match NotifySocket::from_environment() {
+            Ok(socket) => {
+                Some(Self { socket: socket?, watchdog: watchdog(), failed: AtomicBool::new(false) })
+            }
+            Err(error) => {
+                warn(&error);
+                None
+            }
+        }
+    }
+
+    /// The time within which it has to hear of the watchdog.
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// Tells it something. The first failure is said on stderr.
+    pub(crate) fn tell(&self, message: &str) {
+        match self.socket.send(message) {
+            Ok(()) => self.failed.store(false, Ordering::SeqCst),
+            Err(error) if !self.failed.swap(true, Ordering::SeqCst) => warn(&error),
+            Err(_) => {}
+        }
+    }
+}
+
+fn warn(error: &io::Error) {
+    let text = format!("warning: cannot tell the service manager (NOTIFY_SOCKET): {error}\n");
+    Console::Stderr.tell(&text);
+}
+
+/// `WATCHDOG_USEC`, if it is for this process.
+fn watchdog() -> Option<Duration> {
+    let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>());
+    match number("WATCHDOG_PID") {
+        Some(process) if process != Ok(u64::from(std::process::id())) => return None,
+        _ => {}
+    }
+    // Zero and nonsense are none, as for sd_watchdog_enabled(3).
+    number("WATCHDOG_USEC")?.ok().filter(|micros| *micros > 0).map(Duration::from_micros)
+}
