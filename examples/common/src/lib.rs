@@ -47,6 +47,7 @@ mod endpoint;
 mod failure;
 mod log;
 mod options;
+mod place;
 mod serve;
 mod serve_tls;
 pub mod status;
@@ -58,5 +59,6 @@ pub use log::{Level, level, say, set_level, warn};
 pub use options::{
     FirstWord, MixinName, ServeOptions, bytes, count, datagrams_too, seconds, streams,
 };
+pub use place::Place;
 pub use serve::{KEEPALIVE, NoDatagrams, Program, serve};
 pub use serve_tls::ServeTls;

@@ -10,7 +10,7 @@ use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
-use crate::{Endpoint, Level, Program};
+use crate::{Endpoint, Failure, Level, Place, Program};
 
 /// The mixins, by their words of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,15 +61,23 @@ const CHILDREN: usize = 40;
 /// The options that every `serve` has.
 #[derive(Clone, Debug, Args)]
 pub struct ServeOptions {
-    /// Where to listen: HOST:PORT, unix:PATH or unix:@NAME. May be given several times
+    /// Where to listen: HOST:PORT, unix:PATH or unix:@NAME; or the sockets that systemd has opened: systemd, or
+    /// systemd:NAME for those of this name. May be given several times
     #[arg(long, value_name = "ADDR")]
-    pub bind: Vec<Endpoint>,
+    pub bind: Vec<Place>,
     /// How requests are run
     #[arg(long, value_enum, default_value_t = MixinName::Threading)]
     pub mixin: MixinName,
     /// How long running requests may take to end after Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub grace: Duration,
+    /// How long the program goes on serving after a signal to stop, in seconds, while it says that it is not ready: so
+    /// that a balancer that asks for its health notices
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    pub lame_duck: Duration,
+    /// Stop when nobody has been served for this time, in seconds: for a program that systemd starts with its first client
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub idle_exit: Option<Duration>,
     /// How many clients each address serves at once; more have to wait
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
     pub max_clients: usize,
@@ -102,9 +110,22 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
+    /// The addresses of all `--bind`, those of a service manager's sockets included.
+    ///
+    /// # Errors
+    ///
+    /// If the service manager contradicts itself.
+    pub fn endpoints(&self) -> Result<Vec<Endpoint>, Failure> {
+        let mut endpoints = Vec::new();
+        for place in &self.bind {
+            endpoints.extend(place.endpoints()?.into_iter().map(|(endpoint, _)| endpoint));
+        }
+        Ok(endpoints)
+    }
+
     /// The limits of a program with those of the command line.
     pub(crate) fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
-        let limits = program.drain(self.grace).live(self.max_clients);
+        let limits = program.drain(self.grace).lame_duck(self.lame_duck).live(self.max_clients);
         // A datagram is answered before its sender could have too many of them open.
         if endpoint.is_datagram() {
             return limits;
@@ -159,7 +180,8 @@ pub fn streams<P: Program>(bind: Arg) -> Arg {
 pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
     streams::<P>(bind).help(
         "Where to listen: HOST:PORT, udp:HOST:PORT, unix:PATH, unixgram:PATH, unix:@NAME or \
-         unixgram:@NAME. May be given several times",
+         unixgram:@NAME; or the sockets that systemd has opened: systemd, or systemd:NAME for \
+         those of this name. May be given several times",
     )
 }
 

@@ -11,7 +11,7 @@ use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
 use socketserver::proxy_protocol::Network;
 use socketserver::tls::Tls;
-use socketserver::transport::Transport;
+use socketserver::transport::{BindAddress, Transport};
 use socketserver::{
     Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
     Pool, ServerContext, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp, UnixDatagram,
@@ -74,7 +74,12 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     if let Some(why) = program.refuses(options.mixin) {
         return Err(Failure::Usage(why));
     }
-    if options.mixin == MixinName::Forking && options.bind.len() > 1 {
+    // First, so that no mistake in them begins anything.
+    let mut places = Vec::new();
+    for place in &options.bind {
+        places.append(&mut place.endpoints()?);
+    }
+    if options.mixin == MixinName::Forking && places.len() > 1 {
         let why = "a forking server has to run alone in its process: give one --bind";
         return Err(Failure::Usage(why.to_owned()));
     }
@@ -84,8 +89,8 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     let in_turn = Arc::new(InTurn::default());
     let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
     let mut listening = String::new();
-    for endpoint in &options.bind {
-        let server = bind(program, endpoint, options, &in_turn)?;
+    for (endpoint, at) in places {
+        let server = bind(program, (&endpoint, at), options, &in_turn)?;
         let address = server.server_address();
         listening += &format!("listening on {}\n", program.address(&endpoint.at(&address)));
         if !address.is_local() {
@@ -159,6 +164,9 @@ fn operated<T: Transport, M: Mixin>(
     }
     if options.control.is_some() && options.mixin == MixinName::Forking {
         builder = builder.hooks(TurnHook(Arc::clone(in_turn))).poll_interval(control::EVERY);
+    }
+    if let Some(time) = options.idle_exit {
+        builder = builder.stop_when_idle(time);
     }
     builder
 }
@@ -243,7 +251,7 @@ fn out_of_reach(endpoint: &Endpoint, options: &ServeOptions) -> Option<Failure> 
 
 fn bind<P: Program>(
     program: &P,
-    endpoint: &Endpoint,
+    (endpoint, at): (&Endpoint, BindAddress),
     options: &ServeOptions,
     in_turn: &Arc<InTurn>,
 ) -> Result<Arc<dyn BaseServer>, Failure> {
@@ -257,7 +265,6 @@ fn bind<P: Program>(
             "cannot serve {endpoint}: this program needs a stream; give --bind HOST:PORT or unix:PATH"
         ))
     };
-    let at = endpoint.address();
     let tls = program.tls();
     if tls.is_some() && endpoint.is_datagram() {
         let why = format!(

@@ -58,7 +58,7 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
         // The other half is for ending commands that do not end by themselves.
         after_stop: options.options.grace / 2,
     };
-    let entry = entry(&options.entry, &options.options.bind)?;
+    let entry = entry(&options.entry, &options.options.endpoints()?)?;
     let wire = options.entry.wire;
     let first_word = options.first_word.unwrap_or(match wire {
         WireName::Frames => LOGIN,

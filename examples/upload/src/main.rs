@@ -70,7 +70,7 @@ enum Command {
     #[command(mut_arg("max_clients", |clients| clients.default_value(CLIENTS)))]
     Serve {
         #[command(flatten)]
-        options: ServeOptions,
+        options: Box<ServeOptions>,
         #[command(flatten)]
         tls: ServeTls,
         #[command(flatten)]

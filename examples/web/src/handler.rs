@@ -12,6 +12,7 @@ use crate::answer::{Answer, Clock, Connection, HTML, error_page};
 use crate::budget::Budget;
 use crate::files::{Answered, Exchange};
 use crate::folder::Folder;
+use crate::health;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
 use crate::status::{self, Readers};
 
@@ -32,6 +33,8 @@ pub struct Site {
     pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,
+    /// Whether there are `/healthz` and `/readyz`.
+    pub health: bool,
     /// The clients that get `/status`, if any.
     pub status: Option<Readers>,
     /// Whether requests are written to stdout.
@@ -204,6 +207,13 @@ impl Web {
         head: &Head<'_>,
         connection: Connection,
     ) -> Option<Answered> {
+        if self.site.health {
+            let to = (&mut self.out, &self.clock);
+            let answered = health::answer(request, head, to, connection);
+            if answered.is_some() {
+                return answered;
+            }
+        }
         let to = (&mut self.out, &self.clock);
         self.site.status.and_then(|readers| status::answer(readers, request, head, to, connection))
     }

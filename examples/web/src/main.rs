@@ -27,6 +27,7 @@ mod conditions;
 mod files;
 mod folder;
 mod handler;
+mod health;
 mod listing;
 mod media;
 mod protocol;
@@ -89,6 +90,9 @@ struct Serve {
     /// inline, pool and forking, where it keeps others waiting]
     #[arg(long, value_name = "SECONDS", value_parser = common::seconds)]
     idle_timeout: Option<Duration>,
+    /// Answer /healthz (it answers) and /readyz (it is ready; 503 from the beginning of --lame-duck on), for balancers
+    #[arg(long)]
+    health: bool,
     /// Show this server's figures at /status and /status.json: to the clients of this machine, or with =all to all
     #[arg(long, value_name = "WHO", value_enum, num_args = 0..=1, require_equals = true,
         default_missing_value = "local")]
@@ -164,9 +168,10 @@ fn main() -> ExitCode {
 }
 
 fn serve(serve: Serve) -> Result<(), Failure> {
-    let Serve { dir, dot_files, header_timeout, send_timeout, status, log, .. } = serve;
+    let Serve { dir, dot_files, header_timeout, send_timeout, health, status, log, .. } = serve;
     let (options, idle_timeout) = (serve.options, serve.idle_timeout);
-    let self_signed = serve.tls_self_signed.then(|| SelfSigned::make(&options.bind)).transpose()?;
+    let endpoints = options.endpoints()?;
+    let self_signed = serve.tls_self_signed.then(|| SelfSigned::make(&endpoints)).transpose()?;
     let tls = match &self_signed {
         Some(made) => Some(made.tls()?),
         None => serve.tls.load()?,
@@ -187,6 +192,7 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     let folder = folder.transpose()?;
     let first_timeout = Some(header_timeout).filter(|time| *time < idle);
     let listings = Budget::default();
-    let site = Arc::new(Site { folder, header_timeout, first_timeout, listings, status, log });
+    let site =
+        Arc::new(Site { folder, header_timeout, first_timeout, listings, health, status, log });
     common::serve(&WebServer { site, tls, self_signed, idle, write: send_timeout }, &options)
 }

@@ -5,3 +5,4 @@ mod activation;
 mod idle;
 mod notify;
 mod reload;
+mod units;

@@ -1,5 +1,6 @@
 //! The echo program. As the smallest it also shows what all programs share.
 
+mod activation;
 mod control;
 mod handover;
 mod haproxy;

@@ -6,6 +6,7 @@ mod clients;
 mod codec;
 mod connections;
 mod files;
+mod health;
 mod log;
 mod requests;
 mod status;

@@ -1,0 +1,93 @@
+//! Where a program listens: an address that it binds to, or sockets that a service manager has opened.
+
+use std::fmt;
+use std::str::FromStr;
+
+use socketserver::transport::{ActivatedSocket, BindAddress, SocketKind, activated_sockets};
+
+use crate::{BadEndpoint, Endpoint, Failure};
+
+/// A value of `--bind`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An address, which the program binds to itself.
+    At(Endpoint),
+    /// `systemd`: all sockets of the service manager; `systemd:NAME`: those of this name.
+    Systemd(Option<String>),
+}
+
+impl Place {
+    /// The addresses to bind to, each with its transport. A socket of the service manager has one already.
+    pub(crate) fn endpoints(&self) -> Result<Vec<(Endpoint, BindAddress)>, Failure> {
+        let name = match self {
+            Self::At(endpoint) => {
+                return Ok(vec![(endpoint.clone(), BindAddress::from(endpoint.address()))]);
+            }
+            Self::Systemd(name) => name,
+        };
+        let is_meant = |socket: &ActivatedSocket| {
+            !socket.is_taken && name.as_ref().is_none_or(|name| socket.name == *name)
+        };
+        let sockets = activated_sockets()?.into_iter().filter(is_meant);
+        let found: Vec<_> = sockets
+            .map(|ActivatedSocket { number, kind, address, .. }| {
+                let text = address.to_string();
+                let endpoint = match kind {
+                    SocketKind::UdpSocket => Endpoint::Udp(text),
+                    SocketKind::UnixListener => Endpoint::Unix(text),
+                    SocketKind::UnixDatagram => Endpoint::Unixgram(text),
+                    // The bind of another kind fails, and says what it is.
+                    _ => Endpoint::Tcp(text),
+                };
+                (endpoint, BindAddress::activated_number(number))
+            })
+            .collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        // There is none; the bind says why, and what to write.
+        let missing = name.clone().map_or_else(BindAddress::activated_only, BindAddress::activated);
+        Ok(vec![(Endpoint::Tcp(self.to_string()), missing)])
+    }
+}
+
+impl FromStr for Place {
+    type Err = BadEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, BadEndpoint> {
+        match text.split_once(':') {
+            None if text == "systemd" => Ok(Self::Systemd(None)),
+            // A port is no name: this is a host that is called so.
+            Some(("systemd", name)) if !name.is_empty() && name.parse::<u16>().is_err() => {
+                Ok(Self::Systemd(Some(name.to_owned())))
+            }
+            _ => text.parse().map(Self::At),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(endpoint) => endpoint.fmt(f),
+            Self::Systemd(None) => f.write_str("systemd"),
+            Self::Systemd(Some(name)) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_as_they_are_written() {
+        for text in ["systemd", "systemd:http", "127.0.0.1:80", "unix:@x", "systemd:80"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        let named = "systemd:http".parse().unwrap();
+        assert!(matches!(named, Place::Systemd(Some(name)) if name == "http"));
+        assert!(matches!("systemd:80".parse().unwrap(), Place::At(Endpoint::Tcp(_))));
+        assert!("systemd:".parse::<Place>().is_err());
+    }
+}
