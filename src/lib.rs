@@ -125,6 +125,10 @@
 //! - **Stopping**: [`Server::run`] returns after a signal or after `shutdown()`, and closes with a grace period
 //!   ([`Limits::drain`]). An idle client is ended at once; a client in the middle of a line can hold the stop for the
 //!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
+//!   Behind a balancer, [`Limits::lame_duck`] goes on serving for a while as a server that is not
+//!   [ready](ServerContext::is_ready).
+//! - **A service manager**: [`Server::run`] tells systemd of readiness, reloads and the end, and answers its watchdog;
+//!   sockets come by activation. The module [`systemd`] has all of it.
 //! - **Errors**: a handler's error or panic ends its own request and is reported
 //!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
 //!   goes on. [`Fatal`] ends the server.

@@ -32,7 +32,10 @@ use crate::transport::Transport;
 use crate::wait::Event;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Serves until Ctrl-C (SIGINT), SIGTERM or `shutdown()`, then closes within `Limits::drain` and reports. `run`
+    /// Serves until Ctrl-C (SIGINT), SIGTERM or `shutdown()`, then closes within `Limits::drain` and reports. A signal first
+    /// begins a [lame duck](field@crate::Limits::lame_duck), if there is one; SIGHUP
+    /// [reloads](super::Builder::on_reload), if there is something to reload. [`RunPhase`](crate::monitor::RunPhase) has the
+    /// steps from the beginning to the end. `run`
     /// raises the process's limit on file descriptors to the highest allowed value;
     /// [`restore_limits`](super::restore_limits) gives programs that handlers start the old limit. A second signal ends
     /// the process at once, with status 128 + its number. Children of [`Forking`](crate::Forking) then continue within

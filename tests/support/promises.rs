@@ -115,6 +115,8 @@ pub fn the_readme_names_every_option(program: Program<'_>, commands: &[&str], re
     for command in commands {
         let help = program.run(&[command, "--help"]).out;
         let options = help.split_whitespace().filter(|word| word.starts_with("--"));
+        // An option whose value may be missing: `--status[=WHO]`.
+        let options = options.map(|word| word.split('[').next().unwrap_or_default());
         for option in options.map(|word| word.trim_end_matches(['.', ',', ':', ';', '\'', ']'])) {
             let is_named = readme.contains(option) || of_all.contains(option);
             assert!(is_named || option == "--", "{command} {option} is in no README");

@@ -75,14 +75,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         return Err(Failure::Usage(why));
     }
     // First, so that no mistake in them begins anything.
-    let mut places = Vec::new();
-    for place in &options.bind {
-        places.append(&mut place.endpoints()?);
-    }
-    if options.mixin == MixinName::Forking && places.len() > 1 {
-        let why = "a forking server has to run alone in its process: give one --bind";
-        return Err(Failure::Usage(why.to_owned()));
-    }
+    let places = places(options)?;
     // Before the binds: they take the sockets that come from there.
     let handover = handover(options)?;
     log::set_level(options.log_level);
@@ -150,6 +143,19 @@ fn handover(options: &ServeOptions) -> Result<Handover, Failure> {
         None => Handover::by_signal()?,
     };
     Ok(handover.within(options.handover_within))
+}
+
+/// All addresses to bind to, each with its transport.
+fn places(options: &ServeOptions) -> Result<Vec<(Endpoint, BindAddress)>, Failure> {
+    let mut places = Vec::new();
+    for place in &options.bind {
+        places.append(&mut place.endpoints()?);
+    }
+    if options.mixin == MixinName::Forking && places.len() > 1 {
+        let why = "a forking server has to run alone in its process: give one --bind";
+        return Err(Failure::Usage(why.to_owned()));
+    }
+    Ok(places)
 }
 
 /// The observer of the log and the hook of the control socket, where the command line asks for them.
