@@ -41,12 +41,15 @@ fn each_manifest_has_a_kind_and_a_name() {
 fn the_times_of_a_pod_agree() {
     let pod = &of_kind("Deployment")["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    let stop = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64().expect("a time");
-    let drain = seconds(&container["args"], "--grace");
+    let (lame_duck, drain) =
+        (seconds(&container["args"], "--lame-duck"), seconds(&container["args"], "--grace"));
     let until_killed = pod["terminationGracePeriodSeconds"].as_i64().expect("a time");
-    assert!(until_killed > stop + drain, "{until_killed} > {stop} + {drain}");
+    assert!(until_killed > lame_duck + drain, "{until_killed} > {lame_duck} + {drain}");
     let port = container["ports"][0]["containerPort"].as_i64().expect("a port");
-    assert_eq!(container["readinessProbe"]["httpGet"]["port"].as_i64(), Some(port));
+    for (probe, path) in [("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")] {
+        let asked = &container[probe]["httpGet"];
+        assert_eq!((asked["path"].as_str(), asked["port"].as_i64()), (Some(path), Some(port)));
+    }
     assert_eq!(of_kind("Service")["spec"]["ports"][0]["targetPort"].as_i64(), Some(port));
 }
 
