@@ -19,32 +19,42 @@ use parking_lot::Mutex;
 
 use super::{Cut, Entry};
 
-/// By the numbers of their requests, which is their order. A forked child has a copy, and one handshake.
+/// A forked child has a copy, and one handshake.
 #[derive(Default)]
 pub(crate) struct Handshakes {
-    unfinished: Mutex<BTreeMap<u64, Arc<Entry>>>,
+    unfinished: Mutex<InOrder>,
+}
+
+/// In the order in which they have begun. That need not be the order of their requests: by STARTTLS an old connection
+/// begins a handshake late.
+#[derive(Default)]
+struct InOrder {
+    /// How many have ever begun.
+    begun: u64,
+    unfinished: BTreeMap<u64, Arc<Entry>>,
 }
 
 impl Handshakes {
     /// A handshake begins; it has ended when the guard is dropped. Beyond the maximum the oldest one is ended.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
-    pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
-        let oldest = {
-            let mut unfinished = self.unfinished.lock();
-            unfinished.insert(entry.id(), Arc::clone(entry));
+    pub(crate) fn enter(&self, entry: &Arc<Entry>, max: usize) -> Unfinished<'_> {
+        let (number, oldest) = {
+            let InOrder { begun, unfinished } = &mut *self.unfinished.lock();
+            *begun += 1;
+            unfinished.insert(*begun, Arc::clone(entry));
             let is_one_too_many = unfinished.len() > max.max(1);
-            is_one_too_many.then(|| unfinished.pop_first()).flatten()
+            (*begun, is_one_too_many.then(|| unfinished.pop_first()).flatten())
         };
         // Without the lock: it is a system call, and wakes a worker that wants the lock.
         if let Some((_, oldest)) = oldest {
             oldest.shut_down(Cut::Crowded, Shutdown::Both);
         }
-        Unfinished { all: self, id: entry.id() }
+        Unfinished { all: self, number }
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.unfinished.lock().len()
+        self.unfinished.lock().unfinished.len()
     }
 }
 
@@ -57,11 +67,11 @@ impl fmt::Debug for Handshakes {
 /// One of them. Its drop takes it out.
 pub(crate) struct Unfinished<'a> {
     all: &'a Handshakes,
-    id: u64,
+    number: u64,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.all.unfinished.lock().remove(&self.id);
+        self.all.unfinished.lock().unfinished.remove(&self.number);
     }
 }

@@ -181,7 +181,7 @@ impl Tls {
     /// files brings theirs back.
     pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
         let _one = self.shared.reloading.lock();
-        *self.shared.config.write() = config.into();
+        *self.shared.config.write() = without_early_data(config.into());
     }
 
     /// The configuration of a connection that comes now.
@@ -259,19 +259,29 @@ impl Source {
 }
 
 /// A configuration of the program's own making. Its tickets, its session storage and the files that it came from are the
-/// program's: under [`Forking`](crate::Forking) a store in memory resumes nothing, because each child has a copy.
+/// program's: under [`Forking`](crate::Forking) a store in memory resumes nothing, because each child has a copy. Early data
+/// is not accepted, whatever the configuration says.
 impl From<Arc<ServerConfig>> for Tls {
     fn from(config: Arc<ServerConfig>) -> Self {
-        let config = Arc::try_unwrap(config).unwrap_or_else(|shared| ServerConfig::clone(&shared));
-        Self::from(config)
+        let config = RwLock::new(without_early_data(config));
+        let (source, reloading, tickets) = (None, Mutex::default(), RwLock::new(None));
+        Self { shared: Arc::new(Shared { config, source, reloading, tickets }) }
     }
 }
 
 /// As from an `Arc`.
 impl From<ServerConfig> for Tls {
     fn from(config: ServerConfig) -> Self {
-        Self::new(config, None, None)
+        Self::from(Arc::new(config))
     }
+}
+
+/// Early data would reach no handler: rustls keeps it apart, because it may be an attacker's repetition.
+fn without_early_data(mut config: Arc<ServerConfig>) -> Arc<ServerConfig> {
+    if config.max_early_data_size > 0 {
+        Arc::make_mut(&mut config).max_early_data_size = 0;
+    }
+    config
 }
 
 impl fmt::Debug for Tls {
@@ -285,5 +295,44 @@ impl fmt::Debug for Tls {
             }
         }
         debug.finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Address, StreamRequest, ThreadingTcpServer, stream_fn};
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use test_support::tls::certificate;
+
+    fn localhost() -> Tls {
+        Tls::from_pem(certificate("server.pem"), certificate("server.key")).unwrap()
+    }
+
+    #[test]
+    fn starttls_makes_the_next_key_of_tickets_when_it_is_due() {
+        let tls = localhost();
+        let tickets = tls.shared.tickets.read().clone().unwrap();
+        tickets.set_due();
+        let handle = stream_fn(move |request: &mut StreamRequest| Ok(request.start_tls(&tls)?));
+        let server = ThreadingTcpServer::bind("127.0.0.1:0", handle).unwrap();
+        let server = server.serve_in_background().unwrap();
+        let Address::Inet(address) = server.server_address() else { unreachable!() };
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"no TLS at all, which is known when the handshake has begun").unwrap();
+        let _ = client.read(&mut [0]);
+        assert!(!tickets.is_due());
+    }
+
+    #[test]
+    fn a_configuration_of_the_programs_own_accepts_no_early_data() {
+        let mut given = ServerConfig::clone(&localhost().config());
+        given.max_early_data_size = 1_024;
+        let tls = Tls::from(given.clone());
+        assert_eq!(tls.config().max_early_data_size, 0);
+        tls.replace(given.clone());
+        assert_eq!(tls.config().max_early_data_size, 0);
+        assert_eq!(Tls::from(Arc::new(given)).config().max_early_data_size, 0);
     }
 }

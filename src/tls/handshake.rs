@@ -86,6 +86,10 @@ impl StreamRequest {
     pub fn start_tls(&mut self, tls: &Tls) -> io::Result<()> {
         let config = tls.config();
         let (context, entry, most) = self.share_for_handshake();
+        // A connection that begins in the clear has no preface that looks. A child's own key would end with the child.
+        if !context.role().is_child() {
+            tls.prepare();
+        }
         let _unfinished = context.handshakes.enter(&entry, most);
         self.seal(|base| {
             let (stream, info) = shake_hands(config, base)?;

@@ -68,6 +68,8 @@
 //! accepted for six more; then it is gone, and with it the possibility to read old sessions by it. A new key is made
 //! when the first connection comes after the six hours, by the process that accepts: under
 //! [`Forking`](crate::Forking) that is the parent, before the fork, so that a ticket of one child is good in every other.
+//! (With STARTTLS it is the first handshake after that time; under `Forking` such a server keeps its first key, because the
+//! parent sees no handshake.)
 //! A restart makes new keys, and so does a [`reload`](Tls::reload) if clients have to show certificates. TLS 1.2 and 1.3
 //! have the same tickets; early data (0-RTT) is never accepted.
 //!

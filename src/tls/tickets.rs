@@ -69,6 +69,17 @@ impl Tickets {
             keys.previous = (!is_stale).then_some(old);
         }
     }
+
+    /// The time of the next key has come, and stays so until it is made.
+    #[cfg(test)]
+    pub(super) fn set_due(&self) {
+        self.due.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed) == 0
+    }
 }
 
 impl ProducesTickets for Tickets {
@@ -118,7 +129,7 @@ mod tests {
         tickets.rotate_if_due();
         assert!(read(), "nothing is due");
         for good in [true, false] {
-            tickets.due.store(0, Ordering::Relaxed);
+            tickets.set_due();
             tickets.rotate_if_due();
             assert_eq!(read(), good);
             assert!(tickets.decrypt(&tickets.encrypt(b"new").unwrap()).is_some());

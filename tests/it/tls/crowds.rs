@@ -8,11 +8,13 @@ use std::sync::mpsc::channel;
 
 use socketserver::mixin::Refused;
 use socketserver::monitor::{Activity, Limit};
-use socketserver::{CloseReason, Limits, ServerEvent, Threading, ThreadingTcpServer};
+use socketserver::{
+    CloseReason, Limits, ServerEvent, StreamRequest, Threading, ThreadingTcpServer, stream_fn,
+};
 
 use super::client::{Client, localhost};
 use crate::handlers::Echo;
-use crate::support::{SOON, alone, connect, eventually, exchange, inet, system};
+use crate::support::{SOON, alone, connect, eventually, exchange, inet, read_line, system};
 
 #[test]
 fn the_oldest_unfinished_handshake_makes_room_for_a_new_one() {
@@ -57,6 +59,38 @@ fn the_oldest_unfinished_handshake_makes_room_for_a_new_one() {
     assert_eq!(exchange(&mut client, "two"), "two\n");
     assert_eq!(exchange(&mut served, "still here"), "still here\n");
     drop(silent);
+}
+
+#[test]
+fn a_handshake_that_an_old_connection_begins_late_is_not_the_oldest() {
+    let tls = localhost();
+    let handle = stream_fn(move |request: &mut StreamRequest| {
+        let mut line = String::new();
+        request.next_line(&mut line)?;
+        writeln!(request, "go ahead")?;
+        request.start_tls(&tls)?;
+        Ok(writeln!(request, "encrypted")?)
+    });
+    let server = ThreadingTcpServer::builder()
+        .limits(Limits::default().handshakes(1))
+        .bind("127.0.0.1:0", handle)
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let mut old = connect(inet(&*server));
+    eventually("it is there", || server.context().live().len() == 1);
+    let mut silent = connect(inet(&*server));
+    assert_eq!(exchange(&mut silent, "starttls"), "go ahead\n");
+    silent.write_all(b"\x16\x03\x01").unwrap();
+    eventually("its handshake has begun", || {
+        server.context().live().iter().any(|live| live.bytes_in == 12)
+    });
+    assert_eq!(exchange(&mut old, "starttls"), "go ahead\n");
+    let mut old = Client::new().over(old);
+    old.handshake().unwrap();
+    assert_eq!(read_line(&mut old.stream), "encrypted\n");
+    // It has made room.
+    assert!(matches!(silent.read(&mut [0]), Ok(0) | Err(_)));
 }
 
 #[test]
