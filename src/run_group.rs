@@ -13,6 +13,7 @@
 //! idle.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ use crate::systemd::ServiceManager;
 #[derive(Debug)]
 pub(crate) struct RunGroup {
     manager: Option<ServiceManager>,
+    /// Another process has taken the service over.
+    is_replaced: AtomicBool,
     /// Held while a message is sent, so that messages leave in the order of what they tell.
     state: Mutex<GroupState>,
 }
@@ -96,19 +99,30 @@ impl RunGroup {
     ) -> Vec<Seat> {
         let members = servers.map(|(address, handle)| Member::new(address, handle)).collect();
         let state = GroupState { members, reloading: 0, status: String::new() };
-        let group = Arc::new(Self { manager, state: Mutex::new(state) });
+        let group = Arc::new(Self {
+            manager,
+            is_replaced: AtomicBool::new(false),
+            state: Mutex::new(state),
+        });
         let count = group.state.lock().members.len();
         (0..count).map(|index| Seat { group: Arc::clone(&group), index }).collect()
     }
 
     fn tell(&self, message: &str) {
-        if let Some(manager) = &self.manager {
+        let is_replaced = self.is_replaced.load(Ordering::SeqCst);
+        if let Some(manager) = self.manager.as_ref().filter(|_| !is_replaced) {
             manager.tell(message);
         }
     }
 }
 
 impl Seat {
+    /// Another process is the service from here on. The service manager takes a word of this one for a word of the service
+    /// (`NotifyAccess=all`): by `STOPPING=1` it would stop that process as well.
+    pub(crate) fn fall_silent(&self) {
+        self.group.is_replaced.store(true, Ordering::SeqCst);
+    }
+
     /// How often the loop of this server has to [`beat`](Self::beat); none, if for nothing.
     pub(crate) fn beat_every(&self, idle_limit: Option<Duration>) -> Option<Duration> {
         let several = self.group.state.lock().members.len() > 1;

@@ -102,6 +102,9 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         // First the listeners, so that no port is held by a child that serves for long.
         core.transport.close_in_child();
         close_other_servers(&core);
+        if let Some(desk) = core.desk() {
+            desk.close_in_child();
+        }
         context.enter_child();
         wait::leave_loop();
         // Before the signals are let through: one that is pending acts on this request.

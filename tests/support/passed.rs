@@ -10,6 +10,14 @@ use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+/// Sends bytes, and a dozen descriptors at most with them.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(12))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+}
+
 /// One end of a pair of sockets. A dozen copies of the other end were passed on; when all of them are closed, this end
 /// reads the end of input.
 #[derive(Debug)]
@@ -21,12 +29,7 @@ impl Passed {
     /// Sends a text, and the descriptors with it.
     pub fn with(text: &str, socket: BorrowedFd<'_>) -> Self {
         let (read, write) = UnixStream::pair().unwrap();
-        let fds = [write.as_fd(); 12];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(12))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        sendmsg(socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::empty())
-            .unwrap();
+        send(socket, text.as_bytes(), &[write.as_fd(); 12]);
         Self { read }
     }
 

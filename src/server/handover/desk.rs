@@ -264,6 +264,8 @@ impl Desk {
 
     /// The sockets are this process's from now on.
     fn take_over(&self) -> State {
+        // It may come to this before all serve: the predecessor has ended, or was told to stop.
+        predecessor::close_the_rest();
         self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
         State::Idle
     }
@@ -370,6 +372,11 @@ impl Desk {
             let holders = if is_taken { Holders::Other } else { Holders::Alone };
             self.with_socket(*target, |socket| socket.set_holders(holders));
         }
+        for server in self.servers.iter().filter_map(Weak::upgrade) {
+            if let Some(seat) = server.context().seat() {
+                seat.fall_silent();
+            }
+        }
         if let Err(error) = main_process::tell(process) {
             self.warn(&format!(
                 "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
@@ -422,6 +429,15 @@ impl Desk {
         *self.state.lock() = Some(State::Over);
         self.close_listener();
         self.look_after_the_left();
+    }
+
+    /// In a child that serves a request. With a copy of the listener, a process that asks at the path after the parent's
+    /// sudden end would wait for an answer; with one of a connection, the other side would not see that end.
+    pub(crate) fn close_in_child(&self) {
+        if let Some(listener) = &self.listener {
+            listener.close_in_child();
+        }
+        drop(self.state.lock().take());
     }
 
     fn close_listener(&self) {

@@ -135,5 +135,12 @@ fn a_service_manager_is_told_which_process_is_the_main_one() {
     // Other messages may come before.
     while !receive_text(&manager).lines().any(|line| line == told) {}
     assert_ends(&first.end(), 0);
+    // With `NotifyAccess=all` the end of the first one would be taken for the end of both.
+    manager.set_nonblocking(true).unwrap();
+    let mut word = [0; 1_024];
+    while let Ok(count) = manager.recv(&mut word) {
+        let word = String::from_utf8_lossy(&word[..count]);
+        assert!(!word.contains("STOPPING=1"), "{word}");
+    }
     line.stop();
 }

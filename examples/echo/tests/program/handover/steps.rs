@@ -1,12 +1,14 @@
 //! Each step of a handover, with a successor that does something else.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use test_support::process::Process;
 use test_support::program::{assert_ends, assert_fails_in_one_line};
-use test_support::{SOON, eventually};
+use test_support::{SOON, connect, eventually, exchange, passed, read_to_end};
 
 use super::line::{Client, Line};
 
@@ -247,6 +249,49 @@ fn files_of_a_killed_server_are_replaced() {
     let second = line.start(&[]);
     assert_eq!(line.listening(&second), addresses);
     Client::of(&addresses[0]).asks("after");
+    line.stop();
+}
+
+#[test]
+fn a_child_of_a_killed_server_does_not_stand_at_the_path_in_its_place() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let options = ["--mixin", "forking", "--mode", "line"];
+    let first = line.start(&options);
+    let address = line.listening(&first).remove(0);
+    let mut client = connect(address.parse().unwrap());
+    client.write_all(b"half").unwrap();
+    eventually("a child waits for the other half", || line.processes().len() == 2);
+    let mut other = connect(address.parse().unwrap());
+    // When this one is answered, the first child has done everything at its beginning.
+    assert_eq!(exchange(&mut other, "hello"), "hello\n");
+    first.send_signal(libc::SIGKILL);
+    // Not after the time in which a predecessor has to answer.
+    let second = line.start(&options);
+    line.listening(&second);
+    client.write_all(b" and half\n").unwrap();
+    assert_eq!(read_to_end(&mut client), b"half and half\n");
+    line.stop();
+}
+
+#[test]
+fn a_socket_that_is_not_taken_closes_also_if_the_predecessor_is_killed_in_the_middle() {
+    let line = Line::at(&["127.0.0.1:0"]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let path = UnixListener::bind(line.file("h")).unwrap();
+    let successor = line.start(&[]);
+    let (mut server, _) = path.accept().unwrap();
+    server.set_read_timeout(Some(SOON)).unwrap();
+    server.read_exact(&mut [0; HELLO.len()]).unwrap();
+    drop(path);
+    let text = address.to_string();
+    let inet = [&[b'i', text.len() as u8, 0], text.as_bytes()].concat();
+    let payload = [&[0, 1, 0, 1, 0][..], &[0; 16], &inet, &inet, b"n\0\0"].concat();
+    let message = [&b"skho\x01\x02"[..], &[payload.len() as u8, 0], &payload].concat();
+    passed::send(&server, &message, &[listener.as_fd()]);
+    drop((server, listener));
+    line.listening(&successor);
+    eventually("nobody has it", || TcpStream::connect(address).is_err());
     line.stop();
 }
 
