@@ -7,7 +7,7 @@ use crate::server_context::ServerContext;
 
 /// Requests have no spans.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Spans;
+pub(super) struct Spans {}
 
 impl Spans {
     #[inline]
