@@ -81,7 +81,8 @@ pub fn set_level(level: Level) {
 
 /// An observer of servers: it says each event at [`Level::Verbose`].
 pub(crate) fn observe(event: &ServerEvent<'_>) {
-    if level() == Level::Verbose {
+    // The first line of a program says where it listens. An address that is bound before that is no news after it.
+    if level() == Level::Verbose && HOW.load(Ordering::SeqCst) != PLAINLY {
         say(&event.to_string());
     }
 }
