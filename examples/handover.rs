@@ -1,10 +1,7 @@
 //! A server that can be restarted without losing a client: `cargo run --example handover`.
 //!
-//! ```text
-//! cargo run --example handover          in another terminal, again and again: each takes the place of the one before
-//! kill -USR2 PID                        starts the next one as well
-//! nc 127.0.0.1 9999                     says which process has answered
-//! ```
+//! Try it with `nc 127.0.0.1 9999`, which says which process has answered. Start the example again in another terminal: it
+//! takes the place of the one before. `kill -USR2 PID` starts the next one as well.
 
 use std::io::Write;
 
