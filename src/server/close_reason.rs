@@ -92,7 +92,8 @@ pub(super) fn refused_by(limit: Limit) -> Refused {
     }
 }
 
-/// Why a request is refused that has begun, if it is: its client was named by a proxy, or its handshake had to make room.
-pub(super) fn why_refused(error: &HandlerError) -> Option<Refused> {
-    error.downcast_ref().map(|BeyondLimit { limit }| refused_by(*limit))
+/// The limit by which a request is refused that has begun, if it is: its client was named by a proxy, or its handshake had
+/// to make room.
+pub(super) fn beyond_limit(error: &HandlerError) -> Option<Limit> {
+    find(&**error).map(|BeyondLimit { limit }| *limit)
 }

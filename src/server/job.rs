@@ -24,7 +24,7 @@ use std::time::Duration;
 use super::Core;
 use super::accept_failure::clone_error;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
-use super::close_reason::{ended_from_here, may_be_early, reason_of, refused_by, why_refused};
+use super::close_reason::{beyond_limit, ended_from_here, may_be_early, reason_of, refused_by};
 use super::error_owner::ErrorOwner;
 use super::failure::Phase;
 use super::incoming::Incoming;
@@ -197,7 +197,11 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(Step::End);
         }
-        let beyond = result.as_ref().err().and_then(|(_, error)| why_refused(error));
+        let limit = result.as_ref().err().and_then(|(_, error)| beyond_limit(error));
+        if let Some(limit) = limit {
+            open.core.tell(&ServerEvent::LimitReached { limit });
+        }
+        let beyond = limit.map(refused_by);
         let reason = if beyond.is_some() { CloseReason::Refused } else { open.conclude(result) };
         // Before the end: a client that has seen its connection end finds itself counted.
         open.core.count(&open.entry, reason);

@@ -8,7 +8,6 @@ use crate::error::HandlerError;
 use crate::events::{CloseReason, ServerEvent};
 use crate::live::Entry;
 use crate::refused::Refused;
-use crate::request::BeyondLimit;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
@@ -80,9 +79,6 @@ impl<T: Transport> Core<T> {
     pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
         let (id, client_address) = (entry.id(), entry.client_address());
         self.tell(&ServerEvent::HandshakeFailed { id, client_address, error });
-        if let Some(BeyondLimit { limit }) = error.downcast_ref() {
-            self.tell(&ServerEvent::LimitReached { limit: *limit });
-        }
     }
 }
 

@@ -28,12 +28,7 @@ impl Preface<StreamRequest> for Tls {
     }
 
     fn run(&self, request: &mut StreamRequest) -> HandlerResult {
-        let shaken = request.start_tls(self);
-        // It has left the list of the unfinished by now, so this look is final.
-        if request.was_crowded_out() {
-            return Err(BeyondLimit { limit: Limit::Handshakes }.into());
-        }
-        Ok(shaken?)
+        Ok(request.start_tls(self)?)
     }
 }
 
@@ -56,7 +51,9 @@ impl StreamRequest {
     /// # Errors
     ///
     /// Those of the handshake, all the peer's fault ([`PeerFault`](crate::request::PeerFault)) unless the machine has no
-    /// randomness; `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). The connection is then gone.
+    /// randomness; `TimedOut` after [`Limits::handshake`](crate::Limits::handshake); one that ends the request as
+    /// [`Refused`](crate::CloseReason::Refused), and is not reported, if it had to make room
+    /// ([`Limits::handshakes`](field@crate::Limits::handshakes)). The connection is then gone.
     ///
     /// ```
     /// use std::io::Write;
@@ -90,11 +87,17 @@ impl StreamRequest {
         if !context.role().is_child() {
             tls.prepare();
         }
-        let _unfinished = context.handshakes.enter(&entry, most);
-        self.seal(|base| {
+        let unfinished = context.handshakes.enter(&entry, most);
+        let shaken = self.seal(|base| {
             let (stream, info) = shake_hands(config, base)?;
             Ok((Box::new(stream), Box::new(info)))
-        })
+        });
+        drop(unfinished);
+        // It has left the list of the unfinished by now, so this look is final.
+        if self.was_crowded_out() {
+            return Err(io::Error::other(BeyondLimit { limit: Limit::Handshakes }));
+        }
+        shaken
     }
 }
 
