@@ -175,6 +175,8 @@ fn each_wrong_program_is_asked() {
 /// `src`, and the width of the margin.
 fn without_places(said: &str) -> String {
     let said = said.replace(&format!("{}/", root().display()), "");
+    // With all features there is another `Server` among the crates, and the compiler tells them apart.
+    let said = said.replace("`socketserver::Server::<", "`Server::<");
     let mut in_src = false;
     let mut kept = String::new();
     for line in said.lines() {
