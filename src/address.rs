@@ -227,6 +227,7 @@ impl BindAddress {
     /// the first that fits the transport and that no other server of the process has.
     ///
     /// ```no_run
+    /// use std::io::Write;
     /// use socketserver::{ThreadingTcpServer, stream_fn};
     /// use socketserver::transport::BindAddress;
     ///

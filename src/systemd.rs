@@ -10,6 +10,7 @@
 //! | anything else of sd_notify(3) | [`notify`] |
 //!
 //! ```no_run
+//! use std::io::Write;
 //! use std::time::Duration;
 //! use socketserver::{ThreadingTcpServer, stream_fn};
 //! use socketserver::transport::BindAddress;

@@ -202,6 +202,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.
     ///
     /// ```no_run
+    /// use std::io::Write;
     /// use std::sync::{Arc, RwLock};
     /// use socketserver::{ThreadingTcpServer, stream_fn};
     ///
