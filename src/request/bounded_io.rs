@@ -65,6 +65,8 @@ pub(super) struct BoundedIo {
     pub(super) saw_end: bool,
     /// The handler has ended the output.
     pub(super) ended_output: bool,
+    /// Output was given up at the end: no wrapper may say that it was whole.
+    pub(super) dropped_output: bool,
     /// The peer may still be sending when the request ends, although nothing shows it.
     pub(super) expects_more: bool,
     /// The peer was still sending when the answer ended: see `lingering_close.rs`.
@@ -95,6 +97,7 @@ impl BoundedIo {
             idle_bounded_by,
             saw_end: false,
             ended_output: false,
+            dropped_output: false,
             expects_more: false,
             lingers: false,
         }

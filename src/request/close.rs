@@ -37,7 +37,9 @@ impl BoundedIo {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
             // As in Python: a peer that does not take the last bytes is no error of the handler.
-            let _ = self.flush();
+            // What a wrapper holds back it can still send before its farewell; what this side holds back is dropped.
+            let holds = !self.output.is_empty();
+            self.dropped_output |= self.flush().is_err() && holds;
         }
     }
 
@@ -79,7 +81,7 @@ impl BoundedIo {
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
-            outbox.finish(self.last_timeout());
+            self.dropped_output |= !outbox.finish(self.last_timeout());
         }
         // After the outbox, whose messages are output as well.
         let ended = match self.connection.raw_status() {

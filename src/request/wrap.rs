@@ -121,6 +121,11 @@ impl BoundedIo {
             Connection::Gone(Some(status)) => return status.end_output().is_ok(),
             _ => return false,
         };
+        // After output that was dropped, the peer must not take the end for that of a whole answer; and the rest of a
+        // record that it does not take may be in the way.
+        if self.dropped_output || status.is_stuck() {
+            return status.end_output().is_ok();
+        }
         // Says first that the raw stream may send after a cut, and how long.
         status.begin_farewell(timeout);
         stream.set_deadline(timeout.until);

@@ -146,3 +146,21 @@ fn an_outbox_waits_for_a_slow_peer_and_loses_nothing() {
     client.read_to_end(&mut all).expect("the end is said");
     assert!(all == message);
 }
+
+#[test]
+fn no_farewell_follows_what_an_outbox_has_dropped() {
+    let (give, given) = channel();
+    // A farewell would have as long as a write: long enough for a client that reads again.
+    let limits = Limits::default().outbox_bytes(20_000_000).write(Duration::from_secs(1));
+    let server = server(limits, give);
+    let mut client = Client::new().connect(inet(&*server));
+    client.handshake().unwrap();
+    let outbox: Outbox = given.recv_timeout(SOON).unwrap();
+    outbox.send(vec![b'.'; 19_000_000]).unwrap();
+    client.write_all(b"end\n").unwrap();
+    eventually("the handler's end gives up", || outbox.waiting_bytes() == 0);
+    let mut all = Vec::new();
+    let result = client.read_to_end(&mut all);
+    assert!(all.len() < 19_000_000, "some of it was dropped");
+    assert!(result.is_err(), "a cut answer does not pass for a whole one");
+}
