@@ -69,6 +69,9 @@
 //! [`Inline`](crate::Inline) a request is a part of the loop: there `WatchdogSec=` has to be longer than the longest
 //! request. From `STOPPING=1` on systemd watches the time of the stop instead.
 //!
+//! After a [handover](crate::handover) the old process says which one is the main process now (`MAINPID=`), and nothing
+//! more: the stop is its own, and not the service's. A program that uses [`notify`] decides by itself.
+//!
 //! A message that cannot be sent is reported once, on stderr, and the server goes on. Children of
 //! [`Forking`](crate::Forking) tell nothing. A program without `run`, or one that tells by itself, is started without the
 //! variable: `env -u NOTIFY_SOCKET`.

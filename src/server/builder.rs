@@ -195,7 +195,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ///
     /// The function runs beside the requests, on the thread that waits for the end of the run (under
     /// [`Forking`](crate::Forking) in the loop, between two requests; children that serve are not told). So it may take its
-    /// time. Several SIGHUPs that come meanwhile lead to one more call. From the beginning of a close on there is none.
+    /// time. Several SIGHUPs that come meanwhile lead to one more call. From the beginning of a close on there is none: a SIGHUP
+    /// that comes in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm. (Under `Forking` the
+    /// loop still reloads in the lame duck.)
     /// [`Server::reload`] does the same without a signal.
     ///
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets

@@ -14,11 +14,11 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::BeforeBind;
-use super::inherited::SocketKind;
+use super::inherited::{ActivatedAs, SocketKind};
 use super::predecessor::{PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, ServerSocket};
 use super::socket_options::{SocketOptions, set_buffers};
-use crate::address::{Activated, Address, BindAddress};
+use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 
 /// The addresses that a server was asked to bind to, and how its sockets are made.
@@ -32,8 +32,8 @@ pub(super) struct InetName {
     make: MakeSocket,
     /// Where its socket comes from.
     pub(super) origin: Origin,
-    /// How the server has asked for it, if a service manager has passed it.
-    activated: Option<Activated>,
+    /// Its place among those of the service manager, if that one has made it.
+    activated: Option<ActivatedAs>,
 }
 
 /// Makes a socket for an address and sets its options.
@@ -57,14 +57,14 @@ impl InetName {
         Ok((name, socket))
     }
 
-    /// The name of a socket that is bound already, by a service manager if it was `activated`.
+    /// The name of a socket that came bound, by a service manager if it was `activated`.
     pub(super) fn adopted(
         options: &SocketOptions,
         make: MakeSocket,
-        activated: Option<Activated>,
+        origin: Origin,
+        activated: Option<ActivatedAs>,
     ) -> Self {
-        let (options, origin) = (options.clone(), Origin::Adopted);
-        Self { candidates: Vec::new(), options, make, origin, activated }
+        Self { candidates: Vec::new(), options: options.clone(), make, origin, activated }
     }
 
     /// The name of a predecessor's socket.

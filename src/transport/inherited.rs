@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! the environment, once:  LISTEN_PID is this process?  LISTEN_FDS, LISTEN_FDNAMES  -> sys::take_passed -+
-//! add(name, fd)  ---------------------------------------------------------------------------------------+-> the table
+//! a predecessor's, with the names and numbers that they have there  ------------------------------- add -+-> the table
 //! take(which, kind): the socket is of this kind and listens?  -> its only owner: a server
 //! ```
+//!
+//! So a successor finds its sockets as the first process of the line did, by the same names and numbers. Those that the
+//! predecessor has not taken are not handed over.
 //!
 //! Others may have such a socket too: a server on it never calls shutdown(2) for it, removes no file, leaves its accept
 //! queue alone when it closes, and keeps the length of that queue.
@@ -119,8 +122,11 @@ impl fmt::Display for ActivatedSocket {
     }
 }
 
-/// The sockets that a service manager has passed to this process, or that a predecessor has handed over; none if it was
-/// started without.
+/// The sockets that a service manager has passed to this process, or to the first of its predecessors, which have handed
+/// them over under the same names and numbers; none if it was started without.
+///
+/// In a process that [takes another one's place](crate::handover) they are there as soon as it has its
+/// [`Handover`](crate::handover::Handover). A successor gets those on which its predecessor has served.
 ///
 /// For programs whose transports follow from what they are given. A program that knows its sockets binds to
 /// [`BindAddress::activated`](super::BindAddress::activated).
@@ -147,18 +153,58 @@ struct Entry {
     shown: ActivatedSocket,
     /// None once a server has it.
     fd: Option<OwnedFd>,
+    /// See [`Taken::inherited_as`].
+    inherited_as: Option<usize>,
 }
 
-/// Makes a socket known under a name, as if a service manager had passed it. It is closed in programs that this process
-/// starts.
-#[allow(dead_code, reason = "the handover of a predecessor calls it")]
-pub(crate) fn add(name: &str, fd: OwnedFd) -> io::Result<()> {
-    SockRef::from(&fd).set_cloexec(true)?;
+/// A socket's place among those that a service manager has passed. It keeps it when it is handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ActivatedAs {
+    /// See [`ActivatedSocket::number`].
+    pub(crate) number: usize,
+    /// See [`ActivatedSocket::name`].
+    pub(crate) name: String,
+}
+
+/// A socket that a server has taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) fd: OwnedFd,
+    pub(super) activated: ActivatedAs,
+    /// Its number in the list of the predecessor, if it comes from there.
+    pub(super) inherited_as: Option<usize>,
+}
+
+/// Makes a predecessor's socket known, as if the service manager had passed it to this process. One that it has passed as
+/// well, because it has started this process too, is closed: it is the same.
+pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
     let mut table = TABLE.lock();
     // First those of the environment, which have the first numbers. An error of them is for those that want them.
     let _ = table.ask();
-    table.push(name, fd);
-    Ok(())
+    table.add(activated, fd, inherited_as);
+}
+
+/// Takes a predecessor's socket of this kind that is bound to one of these addresses, for a server that asks for no
+/// activated one.
+pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(Taken, Address)> {
+    let mut table = TABLE.lock();
+    let is_there = |entry: &&mut Entry| {
+        let shown = &entry.shown;
+        entry.inherited_as.is_some() && shown.kind == kind && addresses.contains(&shown.address)
+    };
+    let mut found = table.entries.iter_mut().filter(is_there);
+    found.find_map(|entry| Some((entry.take()?, entry.shown.address.clone())))
+}
+
+/// Whether there is a predecessor's socket of this kind.
+pub(super) fn has_predecessors(kind: SocketKind) -> bool {
+    let is_one = |entry: &Entry| entry.inherited_as.is_some() && entry.shown.kind == kind;
+    TABLE.lock().entries.iter().any(is_one)
+}
+
+/// Closes those of the predecessor that no server has taken.
+pub(super) fn close_those_of_predecessor() {
+    TABLE.lock().entries.retain(|entry| entry.inherited_as.is_none() || entry.shown.is_taken);
 }
 
 /// Takes a socket for a server. Each is taken once.
@@ -167,7 +213,7 @@ pub(crate) fn add(name: &str, fd: OwnedFd) -> io::Result<()> {
 ///
 /// If there is none, if it is of another kind, or if it is taken. The error says what there is, and what to write into the
 /// unit. The socket can then still be taken.
-pub(crate) fn take(which: &Activated, kind: SocketKind) -> Result<OwnedFd> {
+pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<Taken> {
     let mut table = TABLE.lock();
     let taken = table.ask().and_then(|()| table.take(which, kind));
     taken.map_err(|why| cannot_take(which, why))
@@ -183,25 +229,33 @@ impl Table {
         if self.asked.is_none() {
             let passed = Passed::from_environment();
             self.asked = Some(passed.map(|all| {
-                all.into_iter().for_each(|(name, fd)| self.push(&name, fd));
+                for (number, (name, fd)) in all.into_iter().enumerate() {
+                    self.entries.push(Entry::new(ActivatedAs { number, name }, fd, None));
+                }
             }));
         }
         self.asked.clone().unwrap_or(Ok(()))
     }
 
-    fn push(&mut self, name: &str, fd: OwnedFd) {
-        let address = SockRef::from(&fd).local_addr();
-        let shown = ActivatedSocket {
-            number: self.entries.len(),
-            name: name.to_owned(),
-            kind: SocketKind::of(&fd),
-            address: address.map_or(Address::Unnamed, |address| Address::from_socket(&address)),
-            is_taken: false,
+    fn add(&mut self, activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
+        let mut entry = Entry::new(activated.clone(), fd, Some(inherited_as));
+        let known = || self.entries.iter().map(|entry| &entry.shown);
+        let ActivatedSocket { name, kind, address, .. } = &entry.shown;
+        let is_same = |shown: &ActivatedSocket| {
+            (&shown.name, &shown.kind, &shown.address) == (name, kind, address)
         };
-        self.entries.push(Entry { shown, fd: Some(fd) });
+        let is_of_environment = |entry: &&Entry| entry.inherited_as.is_none();
+        if self.entries.iter().filter(is_of_environment).any(|entry| is_same(&entry.shown)) {
+            return;
+        }
+        if known().any(|shown| shown.number == activated.number) {
+            entry.shown.number =
+                known().map(|shown| shown.number.saturating_add(1)).max().unwrap_or_default();
+        }
+        self.entries.push(entry);
     }
 
-    fn take(&mut self, which: &Activated, kind: SocketKind) -> Result<OwnedFd, String> {
+    fn take(&mut self, which: &Activated, kind: SocketKind) -> Result<Taken, String> {
         let is_named = |entry: &&mut Entry| match which {
             Activated::Only => true,
             Activated::Number(number) => entry.shown.number == *number,
@@ -214,8 +268,7 @@ impl Table {
             return Err(format!("there are several: {all}; take one by its name or number"));
         }
         if let Some(entry) = named.iter_mut().find(|entry| fits(entry)) {
-            entry.shown.is_taken = true;
-            return entry.fd.take().ok_or_else(|| "it is taken".to_owned());
+            return entry.take().ok_or_else(|| "it is taken".to_owned());
         }
         Err(match (&named[..], which) {
             ([], _) if all.is_empty() => no_socket(),
@@ -240,6 +293,26 @@ impl Table {
     fn list(&self) -> String {
         let all: Vec<_> = self.entries.iter().map(|entry| entry.shown.to_string()).collect();
         all.join("; ")
+    }
+}
+
+impl Entry {
+    fn new(activated: ActivatedAs, fd: OwnedFd, inherited_as: Option<usize>) -> Self {
+        let ActivatedAs { number, name } = activated;
+        let address = SockRef::from(&fd).local_addr();
+        let address = address.map_or(Address::Unnamed, |address| Address::from_socket(&address));
+        let kind = SocketKind::of(&fd);
+        let shown = ActivatedSocket { number, name, kind, address, is_taken: false };
+        Self { shown, fd: Some(fd), inherited_as }
+    }
+
+    /// None, if a server has it.
+    fn take(&mut self) -> Option<Taken> {
+        let fd = self.fd.take()?;
+        self.shown.is_taken = true;
+        let ActivatedSocket { number, name, .. } = &self.shown;
+        let activated = ActivatedAs { number: *number, name: name.clone() };
+        Some(Taken { fd, activated, inherited_as: self.inherited_as })
     }
 }
 

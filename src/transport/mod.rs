@@ -154,6 +154,7 @@ pub use crate::request::Ticket;
 pub use accept_error::{AcceptAction, accept_action};
 pub use handover_socket::HandoverSocket;
 pub(crate) use handover_socket::Holders;
+pub(crate) use inherited::ActivatedAs;
 pub use inherited::{ActivatedSocket, SocketKind, activated_sockets};
 pub use socket_options::SocketOptions;
 pub use tcp::Tcp;

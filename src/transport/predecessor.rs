@@ -1,13 +1,13 @@
 //! Sockets of a predecessor, whose place this process takes, until servers bind to their addresses: `bind` looks here
-//! first.
+//! first. Those of a service manager are kept in `inherited`, with the names that it has given them.
 
 use std::os::fd::OwnedFd;
 
 use parking_lot::Mutex;
 
-use super::inherited::SocketKind;
+use super::inherited::{self, ActivatedAs, SocketKind};
 use super::socket_file;
-use crate::address::{Activated, Address, BindAddress};
+use crate::address::{Address, BindAddress};
 use crate::error::Result;
 
 /// All that a process tells another one about a socket beside its descriptor.
@@ -16,8 +16,8 @@ pub struct SocketDescription {
     pub(crate) kind: SocketKind,
     /// The address that its server was asked to bind to: with port 0, where any free one was wanted.
     pub(crate) asked: Address,
-    /// How its server asked for it, if a service manager had passed it.
-    pub(crate) activated: Option<Activated>,
+    /// Its place among those of the service manager, if that one has made it.
+    pub(crate) activated: Option<ActivatedAs>,
     /// The address that it is bound to; the path of a Unix socket is absolute.
     pub(crate) bound: Address,
     /// Device and inode of a Unix socket's file, if the server is in charge of it.
@@ -56,30 +56,42 @@ pub(super) struct Inheritance {
     pub(super) is_activated: bool,
 }
 
+impl Inheritance {
+    /// Of a socket that a service manager has made, with this number.
+    pub(super) fn of_activated(number: usize) -> Self {
+        Self { number, file: None, alone: false, is_activated: true }
+    }
+}
+
 /// Those that no server has taken.
 static PASSED: Mutex<Vec<PredecessorsSocket>> = Mutex::new(Vec::new());
 
 /// Keeps sockets for servers that are bound from here on.
 pub(crate) fn keep(sockets: Vec<PredecessorsSocket>) {
-    PASSED.lock().extend(sockets);
+    for socket in sockets {
+        match &socket.description.activated {
+            Some(activated) => inherited::add(activated, socket.fd, socket.number),
+            None => PASSED.lock().push(socket),
+        }
+    }
 }
 
 /// Takes the socket that a server of this kind would bind to this address.
 ///
 /// That is the one that is bound to such an address; or one that was bound to any free port, for a server that asks for
-/// any free port of the same address; or the activated one of the same name. If there are several, the first.
+/// any free port of the same address. If there are several, the first. A server that asks for an activated socket finds
+/// it in `inherited`.
 ///
 /// # Errors
 ///
 /// If the address cannot be understood or looked up.
 pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<PredecessorsSocket>> {
     // Mostly there is none, and then no name is looked up.
-    if !PASSED.lock().iter().any(|socket| socket.description.kind == kind) {
+    let is_there = PASSED.lock().iter().any(|socket| socket.description.kind == kind);
+    if address.to_activated().is_some() || !(is_there || inherited::has_predecessors(kind)) {
         return Ok(None);
     }
-    let activated = address.to_activated();
     let wanted = match kind {
-        _ if activated.is_some() => Vec::new(),
         SocketKind::TcpListener | SocketKind::UdpSocket => {
             address.to_inet()?.into_iter().map(Address::from).collect()
         }
@@ -89,18 +101,21 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
         },
     };
     let is_wanted = |socket: &PredecessorsSocket| {
-        let SocketDescription { kind: found, asked, activated: by, bound, .. } =
-            &socket.description;
+        let SocketDescription { kind: found, asked, bound, .. } = &socket.description;
         let any_port = asked.port() == Some(0) && wanted.contains(asked);
-        let is_there = match activated {
-            Some(which) => by.as_ref() == Some(which),
-            None => wanted.contains(bound) || any_port,
-        };
-        *found == kind && is_there
+        *found == kind && (wanted.contains(bound) || any_port)
     };
     let mut passed = PASSED.lock();
-    let at = passed.iter().position(is_wanted);
-    Ok(at.map(|at| passed.remove(at)))
+    if let Some(at) = passed.iter().position(is_wanted) {
+        return Ok(Some(passed.remove(at)));
+    }
+    // A successor may be told the address itself, and no longer the name of the socket.
+    Ok(inherited::take_at(kind, &wanted).and_then(|(taken, bound)| {
+        let (asked, activated) = (bound.clone(), Some(taken.activated));
+        let description =
+            SocketDescription { kind, asked, activated, bound, file: None, alone: false };
+        Some(PredecessorsSocket { number: taken.inherited_as?, description, fd: taken.fd })
+    }))
 }
 
 /// Takes the one with this number.
@@ -114,6 +129,7 @@ pub(crate) fn take_numbered(number: usize) -> Option<PredecessorsSocket> {
 pub(crate) fn close_the_rest() {
     let rest = std::mem::take(&mut *PASSED.lock());
     drop(rest);
+    inherited::close_those_of_predecessor();
 }
 
 #[cfg(test)]
@@ -137,20 +153,15 @@ mod tests {
     fn a_socket_is_found_by_its_address_or_by_the_wish_for_any_port() {
         use SocketKind::{TcpListener, UdpSocket};
         let (any, some) = ("127.0.0.1:0", "127.0.0.1:7000");
-        let mut activated = socket(4, TcpListener, some, some);
-        activated.description.activated = Some(Activated::Name("http".into()));
         keep(vec![
             socket(0, TcpListener, any, "127.0.0.1:5000"),
             socket(1, TcpListener, any, "127.0.0.1:5001"),
             socket(2, UdpSocket, some, some),
             // Bound to the second address of a host name.
             socket(3, TcpListener, "[::1]:80", "127.0.0.1:80"),
-            activated,
         ]);
         let number =
             |kind, wanted: BindAddress| take(kind, &wanted).unwrap().map(|socket| socket.number);
-        assert_eq!(number(TcpListener, BindAddress::activated("https")), None);
-        assert_eq!(number(TcpListener, BindAddress::activated("http")), Some(4));
         assert_eq!(number(TcpListener, some.into()), None);
         assert_eq!(number(TcpListener, "[::1]:80".into()), None);
         assert_eq!(number(TcpListener, "127.0.0.1:80".into()), Some(3));

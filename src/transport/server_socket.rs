@@ -82,6 +82,15 @@ pub(super) enum Origin {
 }
 
 impl Origin {
+    /// Of a socket that a service manager has made: passed to this process, or to a predecessor, which has handed it over
+    /// with this number.
+    pub(super) fn of_activated(inherited_as: Option<usize>) -> Self {
+        match inherited_as {
+            Some(number) => Self::Predecessor(Inheritance::of_activated(number)),
+            None => Self::Inherited,
+        }
+    }
+
     /// The number of a predecessor's socket.
     pub(super) fn inherited_as(self) -> Option<usize> {
         match self {

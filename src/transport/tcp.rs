@@ -9,13 +9,13 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::inet::{InetName, inet_socket};
-use super::inherited::{SocketKind, take};
+use super::inherited::{ActivatedAs, SocketKind, Taken, take};
 use super::predecessor::{self, PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, adopt};
 use super::socket_options::{SocketOptions, name_option};
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
 use super::{Bind, HandoverSocket, Holders, Transport};
-use crate::address::{Activated, Address, BindAddress};
+use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 
 /// TCP connections.
@@ -48,8 +48,8 @@ impl Bind for Tcp {
             return Self::of_predecessors(found, options);
         }
         if let Some(which) = address.to_activated() {
-            let fd = take(which, SocketKind::TcpListener)?;
-            return Self::over(fd, options, Origin::Inherited, Some(which.clone()));
+            let Taken { fd, activated, inherited_as } = take(which, SocketKind::TcpListener)?;
+            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
         }
         let (name, socket) = InetName::unbound(address, options, tcp_socket)?;
         let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
@@ -67,14 +67,14 @@ impl Tcp {
         fd: OwnedFd,
         options: &SocketOptions,
         origin: Origin,
-        activated: Option<Activated>,
+        activated: Option<ActivatedAs>,
     ) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::IPV4, Type::STREAM)?;
         // The options that connections inherit; those that count before the bind are the other program's affair.
         prepare_tcp(&socket, options)
             .map_err(|error| Error::io("set the options of", address, error))?;
         let listener = StreamListener::new(socket, options.request_queue_size, origin);
-        Ok(Self { listener, name: InetName::adopted(options, tcp_socket, activated) })
+        Ok(Self { listener, name: InetName::adopted(options, tcp_socket, origin, activated) })
     }
 
     /// Over the socket of a process whose place this one takes.

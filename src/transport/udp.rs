@@ -10,12 +10,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 use super::inet::{InetName, inet_socket};
-use super::inherited::{SocketKind, take};
+use super::inherited::{ActivatedAs, SocketKind, Taken, take};
 use super::predecessor::{self, SocketDescription};
-use super::server_socket::adopt;
+use super::server_socket::{Origin, adopt};
 use super::socket_options::SocketOptions;
 use super::{Bind, HandoverSocket, Holders, Transport};
-use crate::address::{Activated, BindAddress};
+use crate::address::BindAddress;
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 use crate::sys::send_cmsg::tell_local_address;
@@ -62,22 +62,28 @@ impl Bind for Udp {
             return Ok(Self::new(found.fd.into(), name));
         }
         if let Some(which) = address.to_activated() {
-            return Self::over(take(which, SocketKind::UdpSocket)?, options, Some(which.clone()));
+            let Taken { fd, activated, inherited_as } = take(which, SocketKind::UdpSocket)?;
+            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
         }
         let (name, socket) = InetName::unbound(address, options, udp_socket)?;
         Ok(Self::new(socket, name))
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        Self::over(fd, options, None)
+        Self::over(fd, options, Origin::Adopted, None)
     }
 }
 
 impl Udp {
     /// Over a socket that is bound already.
-    fn over(fd: OwnedFd, options: &SocketOptions, activated: Option<Activated>) -> Result<Self> {
+    fn over(
+        fd: OwnedFd,
+        options: &SocketOptions,
+        origin: Origin,
+        activated: Option<ActivatedAs>,
+    ) -> Result<Self> {
         let (socket, _address) = adopt(fd, Domain::IPV4, Type::DGRAM)?;
-        Ok(Self::new(socket, InetName::adopted(options, udp_socket, activated)))
+        Ok(Self::new(socket, InetName::adopted(options, udp_socket, origin, activated)))
     }
 }
 

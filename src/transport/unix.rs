@@ -10,14 +10,14 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
-use super::inherited::{SocketKind, take};
+use super::inherited::{ActivatedAs, SocketKind, Taken, take};
 use super::predecessor::{self, PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, ServerSocket, adopt};
 use super::socket_file::SocketFile;
 use super::socket_options::{SocketOptions, set_buffers};
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
 use super::{BeforeBind, Bind, HandoverSocket, Holders, Transport};
-use crate::address::{Activated, Address, BindAddress};
+use crate::address::{Address, BindAddress};
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 
@@ -77,8 +77,8 @@ struct UnixName {
     asked: Address,
     /// As it is bound: an absolute path.
     bound: OnceLock<Address>,
-    /// How the server has asked for it, if a service manager has passed it.
-    activated: Option<Activated>,
+    /// Its place among those of the service manager, if that one has made it.
+    activated: Option<ActivatedAs>,
     /// The file of an adopted socket belongs to the process that has made it.
     origin: Origin,
     options: SocketOptions,
@@ -102,7 +102,7 @@ impl UnixName {
         address: Address,
         origin: Origin,
         options: &SocketOptions,
-        activated: Option<Activated>,
+        activated: Option<ActivatedAs>,
     ) -> Self {
         Self { activated, ..Self::new(address, origin, options) }
     }
@@ -257,8 +257,8 @@ impl Bind for UnixStream {
             return Ok(Self::of_predecessors(found, options));
         }
         if let Some(which) = address.to_activated() {
-            let fd = take(which, SocketKind::UnixListener)?;
-            return Self::over(fd, options, Origin::Inherited, Some(which.clone()));
+            let Taken { fd, activated, inherited_as } = take(which, SocketKind::UnixListener)?;
+            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
         }
         let address = address.to_unix()?;
         let socket = unix_socket(Type::STREAM, &address, options)?;
@@ -277,7 +277,7 @@ impl UnixStream {
         fd: OwnedFd,
         options: &SocketOptions,
         origin: Origin,
-        activated: Option<Activated>,
+        activated: Option<ActivatedAs>,
     ) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::UNIX, Type::STREAM)?;
         let listener = StreamListener::new(socket, options.request_queue_size, origin);
@@ -313,8 +313,8 @@ impl Bind for UnixDatagram {
             return Ok(Self { datagrams, name });
         }
         if let Some(which) = address.to_activated() {
-            let fd = take(which, SocketKind::UnixDatagram)?;
-            return Self::over(fd, options, Some(which.clone()));
+            let Taken { fd, activated, inherited_as } = take(which, SocketKind::UnixDatagram)?;
+            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
         }
         let address = address.to_unix()?;
         let socket = unix_socket(Type::DGRAM, &address, options)?;
@@ -323,16 +323,21 @@ impl Bind for UnixDatagram {
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        Self::over(fd, options, None)
+        Self::over(fd, options, Origin::Adopted, None)
     }
 }
 
 impl UnixDatagram {
     /// Over a socket that is bound already.
-    fn over(fd: OwnedFd, options: &SocketOptions, activated: Option<Activated>) -> Result<Self> {
+    fn over(
+        fd: OwnedFd,
+        options: &SocketOptions,
+        origin: Origin,
+        activated: Option<ActivatedAs>,
+    ) -> Result<Self> {
         let (socket, address) = adopt(fd, Domain::UNIX, Type::DGRAM)?;
         let datagrams = DatagramSocket::new(socket, options.max_packet_size);
-        let name = UnixName::adopted(address, Origin::Adopted, options, activated);
+        let name = UnixName::adopted(address, origin, options, activated);
         Ok(Self { datagrams, name })
     }
 }

@@ -59,6 +59,6 @@ pub use log::{Level, level, say, set_level, warn};
 pub use options::{
     FirstWord, MixinName, ServeOptions, bytes, count, datagrams_too, seconds, streams,
 };
-pub use place::Place;
-pub use serve::{KEEPALIVE, NoDatagrams, Program, serve};
+pub use place::{Place, Places};
+pub use serve::{KEEPALIVE, NoDatagrams, Program, serve, serve_at};
 pub use serve_tls::ServeTls;

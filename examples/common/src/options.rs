@@ -10,7 +10,7 @@ use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
-use crate::{Endpoint, Failure, Level, Place, Program};
+use crate::{Endpoint, Level, Place, Program};
 
 /// The mixins, by their words of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,19 +110,6 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// The addresses of all `--bind`, those of a service manager's sockets included.
-    ///
-    /// # Errors
-    ///
-    /// If the service manager contradicts itself.
-    pub fn endpoints(&self) -> Result<Vec<Endpoint>, Failure> {
-        let mut endpoints = Vec::new();
-        for place in &self.bind {
-            endpoints.extend(place.endpoints()?.into_iter().map(|(endpoint, _)| endpoint));
-        }
-        Ok(endpoints)
-    }
-
     /// The limits of a program with those of the command line.
     pub(crate) fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
         let limits = program.drain(self.grace).lame_duck(self.lame_duck).live(self.max_clients);

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use socketserver::handover::Handover;
 use socketserver::transport::{ActivatedSocket, BindAddress, SocketKind, activated_sockets};
 
-use crate::{BadEndpoint, Endpoint, Failure};
+use crate::{BadEndpoint, Endpoint, Failure, MixinName, ServeOptions};
 
 /// A value of `--bind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub enum Place {
 
 impl Place {
     /// The addresses to bind to, each with its transport. A socket of the service manager has one already.
-    pub(crate) fn endpoints(&self) -> Result<Vec<(Endpoint, BindAddress)>, Failure> {
+    fn endpoints(&self) -> Result<Vec<(Endpoint, BindAddress)>, Failure> {
         let name = match self {
             Self::At(endpoint) => {
                 return Ok(vec![(endpoint.clone(), BindAddress::from(endpoint.address()))]);
@@ -48,6 +49,49 @@ impl Place {
         // There is none; the bind says why, and what to write.
         let missing = name.clone().map_or_else(BindAddress::activated_only, BindAddress::activated);
         Ok(vec![(Endpoint::Tcp(self.to_string()), missing)])
+    }
+}
+
+/// All places of a program, and its own place in a line of processes that hand their sockets on.
+#[derive(Debug)]
+pub struct Places {
+    pub(crate) handover: Handover,
+    /// The addresses to bind to, each with its transport.
+    pub(crate) places: Vec<(Endpoint, BindAddress)>,
+}
+
+impl Places {
+    /// Gets the sockets of the server whose place this one takes, if there is one, and finds all that `--bind` means.
+    ///
+    /// # Errors
+    ///
+    /// If there is no handover, if the service manager contradicts itself, and if one mixin cannot serve all of them.
+    pub fn of(options: &ServeOptions) -> Result<Self, Failure> {
+        let check = |count: usize| {
+            if options.mixin == MixinName::Forking && count > 1 {
+                let why = "a forking server has to run alone in its process: give one --bind";
+                return Err(Failure::Usage(why.to_owned()));
+            }
+            Ok(())
+        };
+        // So that a mistake in them begins nothing.
+        check(options.bind.len())?;
+        // The service manager's sockets may come from there.
+        let handover = match &options.handover {
+            Some(path) => Handover::at(path)?,
+            None => Handover::by_signal()?,
+        };
+        let mut places = Vec::new();
+        for place in &options.bind {
+            places.append(&mut place.endpoints()?);
+        }
+        check(places.len())?;
+        Ok(Self { handover: handover.within(options.handover_within), places })
+    }
+
+    /// The addresses, those of a service manager's sockets included.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.places.iter().map(|(endpoint, _)| endpoint.clone()).collect()
     }
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::handler::DatagramFn;
-use socketserver::handover::Handover;
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
 use socketserver::proxy_protocol::Network;
@@ -20,7 +19,7 @@ use socketserver::{
 
 use crate::control::{self, InTurn, Operator, TurnHook};
 use crate::serve_tls::encrypted;
-use crate::{Endpoint, Failure, Level, MixinName, ServeOptions, log, status, warn};
+use crate::{Endpoint, Failure, Level, MixinName, Places, ServeOptions, log, status, warn};
 
 /// A program: its handlers, its limits, and what it refuses.
 pub trait Program {
@@ -74,10 +73,19 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     if let Some(why) = program.refuses(options.mixin) {
         return Err(Failure::Usage(why));
     }
-    // First, so that no mistake in them begins anything.
-    let places = places(options)?;
-    // Before the binds: they take the sockets that come from there.
-    let handover = handover(options)?;
+    serve_at(program, Places::of(options)?, options)
+}
+
+/// The same for a program that wants to know its places before.
+pub fn serve_at<P: Program>(
+    program: &P,
+    places: Places,
+    options: &ServeOptions,
+) -> Result<(), Failure> {
+    if let Some(why) = program.refuses(options.mixin) {
+        return Err(Failure::Usage(why));
+    }
+    let Places { handover, places } = places;
     log::set_level(options.log_level);
     let in_turn = Arc::new(InTurn::default());
     let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
@@ -134,28 +142,6 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
         warn(&report.to_string());
     }
     Ok(())
-}
-
-/// The place of this process in a line that hands its sockets on.
-fn handover(options: &ServeOptions) -> Result<Handover, Failure> {
-    let handover = match &options.handover {
-        Some(path) => Handover::at(path)?,
-        None => Handover::by_signal()?,
-    };
-    Ok(handover.within(options.handover_within))
-}
-
-/// All addresses to bind to, each with its transport.
-fn places(options: &ServeOptions) -> Result<Vec<(Endpoint, BindAddress)>, Failure> {
-    let mut places = Vec::new();
-    for place in &options.bind {
-        places.append(&mut place.endpoints()?);
-    }
-    if options.mixin == MixinName::Forking && places.len() > 1 {
-        let why = "a forking server has to run alone in its process: give one --bind";
-        return Err(Failure::Usage(why.to_owned()));
-    }
-    Ok(places)
 }
 
 /// The observer of the log and the hook of the control socket, where the command line asks for them.

@@ -14,7 +14,7 @@ use crate::penalty::Penalty;
 use crate::run::Bounds;
 use crate::settings::{Entry, Settings, WireName};
 use crate::{EntryOptions, encoding, secret};
-use common::{Failure, NoDatagrams, Program, ServeOptions};
+use common::{Failure, NoDatagrams, Places, Program, ServeOptions};
 
 /// The options of `serve`.
 #[derive(Args)]
@@ -58,7 +58,8 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
         // The other half is for ending commands that do not end by themselves.
         after_stop: options.options.grace / 2,
     };
-    let entry = entry(&options.entry, &options.options.endpoints()?)?;
+    let places = Places::of(&options.options)?;
+    let entry = entry(&options.entry, &places.endpoints())?;
     let wire = options.entry.wire;
     let first_word = options.first_word.unwrap_or(match wire {
         WireName::Frames => LOGIN,
@@ -66,7 +67,7 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
     });
     let Serve { allow, encoding, .. } = options;
     let settings = Settings { wire, entry, allow, encoding, bounds, first_word };
-    common::serve(&ShellServer { settings: Arc::new(settings) }, &options.options)
+    common::serve_at(&ShellServer { settings: Arc::new(settings) }, places, &options.options)
 }
 
 /// Decides which clients may run commands, and reads or makes the secret.

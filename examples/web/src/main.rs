@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use budget::Budget;
 use clap::{Args, Parser, Subcommand};
-use common::{Endpoint, Failure, MixinName, NoDatagrams, Program, ServeOptions, ServeTls};
+use common::{Endpoint, Failure, MixinName, NoDatagrams, Places, Program, ServeOptions, ServeTls};
 use folder::Folder;
 use handler::{Site, Web};
 use self_signed::SelfSigned;
@@ -170,7 +170,8 @@ fn main() -> ExitCode {
 fn serve(serve: Serve) -> Result<(), Failure> {
     let Serve { dir, dot_files, header_timeout, send_timeout, health, status, log, .. } = serve;
     let (options, idle_timeout) = (serve.options, serve.idle_timeout);
-    let endpoints = options.endpoints()?;
+    let places = Places::of(&options)?;
+    let endpoints = places.endpoints();
     let self_signed = serve.tls_self_signed.then(|| SelfSigned::make(&endpoints)).transpose()?;
     let tls = match &self_signed {
         Some(made) => Some(made.tls()?),
@@ -194,5 +195,6 @@ fn serve(serve: Serve) -> Result<(), Failure> {
     let listings = Budget::default();
     let site =
         Arc::new(Site { folder, header_timeout, first_timeout, listings, health, status, log });
-    common::serve(&WebServer { site, tls, self_signed, idle, write: send_timeout }, &options)
+    let server = WebServer { site, tls, self_signed, idle, write: send_timeout };
+    common::serve_at(&server, places, &options)
 }

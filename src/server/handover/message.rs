@@ -10,7 +10,7 @@
 //!
 //! socket    kind: 1 byte  flags: 1 byte  device: 8 bytes  inode: 8 bytes   asked address  bound address  activated
 //! address   "i" | "u" | "a" | "n": 1 byte  length: 2 bytes   `length` bytes: IP:PORT, path, abstract name, nothing
-//! activated "n" | "o" | "#" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, nothing, decimal number, name
+//! activated "n" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, NUMBER:NAME among the service manager's sockets
 //! ```
 //!
 //! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their order.
@@ -19,9 +19,9 @@
 
 use std::io;
 
-use crate::address::{Activated, Address};
-use crate::transport::SocketKind;
+use crate::address::Address;
 use crate::transport::predecessor::SocketDescription;
+use crate::transport::{ActivatedAs, SocketKind};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -164,9 +164,7 @@ impl Socket {
         encode_address(bound, into);
         let (tag, text) = match activated {
             None => (b'n', String::new()),
-            Some(Activated::Only) => (b'o', String::new()),
-            Some(Activated::Number(number)) => (b'#', number.to_string()),
-            Some(Activated::Name(name)) => (b'=', name.clone()),
+            Some(ActivatedAs { number, name }) => (b'=', format!("{number}:{name}")),
         };
         into.push(tag);
         into.extend(length(text.len()));
@@ -253,14 +251,15 @@ impl Reader<'_> {
         Some((tag, bytes))
     }
 
-    fn activated(&mut self) -> Option<Option<Activated>> {
+    fn activated(&mut self) -> Option<Option<ActivatedAs>> {
         let (tag, bytes) = self.tagged()?;
         let text = std::str::from_utf8(bytes).ok()?;
         Some(match tag {
             b'n' if text.is_empty() => None,
-            b'o' if text.is_empty() => Some(Activated::Only),
-            b'#' => Some(Activated::Number(text.parse().ok()?)),
-            b'=' => Some(Activated::Name(text.to_owned())),
+            b'=' => {
+                let (number, name) = text.split_once(':')?;
+                Some(ActivatedAs { number: number.parse().ok()?, name: name.to_owned() })
+            }
             _ => return None,
         })
     }
@@ -283,7 +282,7 @@ mod tests {
 
     fn socket(kind: SocketKind, asked: &str, bound: Address) -> Socket {
         let asked = Address::Inet(asked.parse().unwrap());
-        let activated = Some(Activated::Number(3));
+        let activated = Some(ActivatedAs { number: 3, name: "http".into() });
         let description = SocketDescription {
             kind,
             asked,

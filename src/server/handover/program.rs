@@ -51,6 +51,8 @@ impl Program {
         command.args(&self.arguments).env(VARIABLE, told);
         // A service manager watches the next process in the place of this one.
         command.env_remove("WATCHDOG_PID");
+        // It gets the sockets from this process, and the number may once be its own.
+        command.env_remove("LISTEN_PID");
         // It raises the limit by itself, and has to know the one from before.
         sys::restore_descriptors(&mut command);
         let child = pass_fds::spawn_with(&mut command, theirs.as_fd())?;

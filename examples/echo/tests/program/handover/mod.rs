@@ -1,5 +1,6 @@
 //! Servers that hand their sockets on: what an operator does, and what is in the way.
 
+mod activated;
 mod line;
 mod lost;
 mod programs;
