@@ -115,10 +115,11 @@ impl RawStream {
                 )
             }
             Below::Stream(stream) => {
+                // The same moment each time, so that signals do not extend it.
                 stream.set_deadline(until);
-                stream.read(buf)
+                uninterrupted(|| stream.read(buf))
             }
-            Below::Wrapper(stream) => stream.read(buf),
+            Below::Wrapper(stream) => uninterrupted(|| stream.read(buf)),
         }
     }
 
@@ -184,10 +185,10 @@ impl RawStream {
             Below::Socket(socket) => socket.send(buf, timeout),
             Below::Stream(stream) => {
                 stream.set_deadline(timeout.at());
-                stream.write(buf)
+                uninterrupted(|| stream.write(buf))
             }
             // Not reached from `write`, which passes such bytes on at once.
-            Below::Wrapper(stream) => stream.write(buf),
+            Below::Wrapper(stream) => uninterrupted(|| stream.write(buf)),
         }
     }
 
@@ -267,7 +268,7 @@ impl Read for RawStream {
 impl Write for RawStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         if let Below::Wrapper(stream) = &mut self.below {
-            return stream.write(buf);
+            return uninterrupted(|| stream.write(buf));
         }
         self.write_under_limits(buf)
     }
@@ -304,6 +305,18 @@ impl Stream for RawStream {
                 Some(socket.lend())
             }
             Below::Stream(stream) | Below::Wrapper(stream) => stream.fileno(),
+        }
+    }
+}
+
+/// Repeats a call that a signal has interrupted: a user's stream may pass EINTR on, as std's do. It must not reach the
+/// wrapper, which may have encrypted the bytes of a write already: the request would repeat the write, and they would go
+/// twice.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }
