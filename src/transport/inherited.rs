@@ -369,3 +369,50 @@ impl Passed {
 
 /// More than a process may have descriptors: a number that is no number of sockets costs no memory.
 const MOST_NAMES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn listener() -> OwnedFd {
+        TcpListener::bind("127.0.0.1:0").unwrap().into()
+    }
+
+    fn named(number: usize, name: &str) -> ActivatedAs {
+        ActivatedAs { number, name: name.to_owned() }
+    }
+
+    fn table(of_environment: Vec<Entry>) -> Table {
+        Table { asked: Some(Ok(())), entries: of_environment }
+    }
+
+    #[test]
+    fn predecessors_sockets_keep_their_names_and_numbers() {
+        let mut table = table(Vec::new());
+        table.add(&named(5, "http"), listener(), 0);
+        table.add(&named(2, "https"), listener(), 1);
+        let kind = SocketKind::TcpListener;
+        assert!(table.take(&Activated::Number(0), kind).unwrap_err().contains("of this number"));
+        assert!(table.take(&Activated::Only, kind).unwrap_err().contains("several"));
+        let taken = table.take(&Activated::Number(2), kind).unwrap();
+        assert_eq!((taken.activated, taken.inherited_as), (named(2, "https"), Some(1)));
+        let taken = table.take(&Activated::Only, kind).unwrap();
+        assert_eq!((taken.activated, taken.inherited_as), (named(5, "http"), Some(0)));
+        assert!(table.take(&Activated::Name("http".into()), kind).unwrap_err().contains("taken"));
+    }
+
+    #[test]
+    fn a_socket_that_comes_from_both_is_there_once_and_numbers_are_unique() {
+        let ours = listener();
+        let same = ours.try_clone().unwrap();
+        let mut table = table(vec![Entry::new(named(0, "http"), ours, None)]);
+        table.add(&named(0, "http"), same, 0);
+        assert_eq!(table.entries.len(), 1);
+        // Another one of the same name.
+        table.add(&named(0, "http"), listener(), 1);
+        table.add(&named(usize::MAX, "x"), listener(), 2);
+        let numbers: Vec<_> = table.entries.iter().map(|entry| entry.shown.number).collect();
+        assert_eq!(numbers, [0, 1, usize::MAX]);
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use test_support::activation::{NotifySocket, activated};
 use test_support::process::Process;
+use test_support::program::assert_ends;
 use test_support::{eventually, folder};
 
 use super::line::Client;
@@ -21,14 +22,24 @@ struct Service {
     _folder: tempfile::TempDir,
 }
 
+fn activated_process(
+    options: &[&str],
+    sockets: &[(&str, &dyn AsFd)],
+    manager: Option<&NotifySocket>,
+) -> Process {
+    let (mut command, copies) = activated(&ECHO.command(&["serve"]), sockets);
+    command.args(options).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.envs(manager.map(|manager| ("NOTIFY_SOCKET", &manager.place)));
+    let process = Process::start(&mut command);
+    drop(copies);
+    process
+}
+
 impl Service {
     fn start(options: &[&str], sockets: &[(&str, &dyn AsFd)]) -> Self {
         let folder = folder();
         let manager = NotifySocket::at(folder.path());
-        let (mut command, copies) = activated(&ECHO.command(&["serve"]), sockets);
-        command.args(options).env("NOTIFY_SOCKET", &manager.place);
-        let first = Process::start(command.stdin(Stdio::null()).stdout(Stdio::piped()));
-        drop(copies);
+        let first = activated_process(options, sockets, Some(&manager));
         manager.told_of("READY=1");
         Self { main: first.id(), first, manager, _folder: folder }
     }
@@ -92,6 +103,28 @@ fn the_successors_find_the_only_socket() {
     }
 }
 
+/// The next process is started by hand, without the sockets: it asks at the path, and may name the socket or its address.
+#[test]
+fn a_process_that_asks_at_the_path_finds_the_sockets_by_name_and_by_address() {
+    let folder = folder();
+    let path = folder.path().join("h");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let handover = ["--handover", path.to_str().unwrap()];
+    let options = ["--bind", "systemd:http", handover[0], handover[1]];
+    let mut last = activated_process(&options, &[("http", &listener)], None);
+    Client::of(&address).asks("first");
+    for place in ["systemd:http", "systemd", &address, "systemd:http"] {
+        let next = Process::start(ECHO.command(&["serve", "--bind", place]).args(handover));
+        assert_eq!(next.line(), format!("listening on {address}"), "{place}");
+        assert_ends(&last.end(), 0);
+        Client::of(&address).asks(place);
+        last = next;
+    }
+    last.send_signal(libc::SIGTERM);
+    assert_ends(&last.end(), 0);
+}
+
 /// A server that forks hands over in its loop.
 #[test]
 fn the_successors_of_a_server_that_forks_find_its_socket() {
@@ -135,11 +168,10 @@ fn an_old_process_tells_the_service_manager_of_its_successor_and_nothing_more() 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let options = ["--bind", "systemd", "--mixin", mixin];
         let mut service = Service::start(&options, &[("http", &listener)]);
-        // It has something to wait for after the handover.
+        // It has something to end after the handover.
         let mut client = Client::of(&listener.local_addr().unwrap().to_string());
         client.asks("before");
         let old = service.upgrade();
-        client.asks("after");
         drop(client);
         eventually("the old process has ended", || has_ended(old));
         let rest = service.manager.all_within(Duration::from_millis(100));
