@@ -84,7 +84,7 @@ use std::env;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -142,13 +142,21 @@ impl NotifySocket {
         }
         let address = SockAddr::unix(std::ffi::OsStr::from_bytes(&place))?;
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-        socket.set_write_timeout(Some(SEND_WAIT))?;
         Ok(Some(Self { socket, address }))
     }
 
     fn send(&self, message: &str) -> io::Result<()> {
-        // A datagram is sent whole or not at all.
-        self.socket.send_to(message.as_bytes(), &self.address).map(drop)
+        let until = Instant::now() + SEND_WAIT;
+        loop {
+            // Signals do not extend the time. A timeout of zero would be none.
+            let left = until.saturating_duration_since(Instant::now());
+            self.socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+            // A datagram is sent whole or not at all.
+            match self.socket.send_to(message.as_bytes(), &self.address) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted && !left.is_zero() => {}
+                result => return result.map(drop),
+            }
+        }
     }
 }
 

@@ -22,7 +22,6 @@ use parking_lot::Mutex;
 use super::applicant::{Applicant, Step};
 use super::channel::Channel;
 use super::left_behind::LeftBehind;
-use super::main_process;
 use super::message::{Message, Socket, nonsense};
 use super::program::Program;
 use super::successor::{Predecessor, refused};
@@ -33,6 +32,7 @@ use crate::server::fork::{self, AnyServer};
 use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
 use crate::sys;
+use crate::systemd;
 use crate::transport::predecessor;
 use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
 use crate::wait::{self, Event, Interest, Waiting};
@@ -377,7 +377,8 @@ impl Desk {
                 seat.fall_silent();
             }
         }
-        if let Err(error) = main_process::tell(process) {
+        // The main process has to tell it: so this one does, as its last word.
+        if let Err(error) = systemd::notify(&format!("MAINPID={process}")) {
             self.warn(&format!(
                 "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
             ));

@@ -5,7 +5,6 @@ mod applicant;
 mod channel;
 mod desk;
 mod left_behind;
-mod main_process;
 mod message;
 mod program;
 mod successor;
