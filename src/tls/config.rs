@@ -165,7 +165,7 @@ impl Tls {
     /// [`replace`](Self::replace) is for that.
     pub fn reload(&self) -> Result<()> {
         let Some(source) = &self.shared.source else {
-            let why = "it was made of a ServerConfig, without files; exchange it by Tls::replace";
+            let why = "it was not read from files, so there are none to read again; a program exchanges it by `Tls::replace`";
             let error = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
             return Err(Error::io("reload", "the TLS configuration", error));
         };

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::ServerEvent;
-use socketserver::monitor::Console;
+use socketserver::monitor::{Console, RunPhase};
 
 /// How many bytes may wait for the reader of a stream, beside as many that its thread is writing: some thousands of
 /// lines, which a busy server prints in more than a second.
@@ -82,7 +82,10 @@ pub fn set_level(level: Level) {
 /// An observer of servers: it says each event at [`Level::Verbose`].
 pub(crate) fn observe(event: &ServerEvent<'_>) {
     // The first line of a program says where it listens. An address that is bound before that is no news after it.
-    if level() == Level::Verbose && HOW.load(Ordering::SeqCst) != PLAINLY {
+    // Both phases have events of their own.
+    let is_said =
+        matches!(event, ServerEvent::PhaseReached { phase: RunPhase::Bound | RunPhase::Ready, .. });
+    if level() == Level::Verbose && !is_said && HOW.load(Ordering::SeqCst) != PLAINLY {
         say(&event.to_string());
     }
 }

@@ -236,9 +236,17 @@ impl Operator {
         if let Some(seconds) = seconds {
             self.limit("drain", seconds)?;
         }
-        self.servers.iter().for_each(|server| server.shutdown_handle().shutdown());
-        let grace = self.servers.first().and_then(|server| server.context().limits().get("drain"));
-        Ok(format!("it stops; its requests may take {}", grace.unwrap_or_default()))
+        // As a signal does: with a lame duck it goes on serving at first.
+        self.servers.iter().for_each(|server| server.shutdown_handle().retire());
+        let limits = self.servers.first().map(|server| server.context().limits());
+        let value = |name| limits.and_then(|limits| limits.get(name)).unwrap_or_default();
+        let duck = match limits {
+            Some(limits) if !limits.lame_duck.is_zero() => {
+                format!("it serves for another {}, and then stops", value("lame_duck"))
+            }
+            _ => "it stops".to_owned(),
+        };
+        Ok(format!("{duck}; its requests may take {}", value("drain")))
     }
 
     fn stop(&self) -> Result<String, String> {

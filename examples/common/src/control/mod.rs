@@ -129,7 +129,8 @@ impl Bound {
             _ => server::bind(path, operator).map(Self::Threads),
         };
         bound.map_err(|error| {
-            let advice = if error.is_address_in_use() {
+            let is_no_socket = error.io_kind() == Some(std::io::ErrorKind::AlreadyExists);
+            let advice = if error.is_address_in_use() && !is_no_socket {
                 "; another program listens there: choose another --control"
             } else {
                 "; choose another --control"
