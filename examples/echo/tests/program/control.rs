@@ -353,6 +353,17 @@ fn an_operator_looks_on_while_the_program_stops_and_may_cut_it_short() {
 }
 
 #[test]
+fn a_drain_serves_new_clients_in_the_lame_duck() {
+    let at = Controlled::start(&["127.0.0.1:0"], &["--mode", "line", "--lame-duck", "600"]);
+    let mut operator = at.connect();
+    let says = mark(&mut operator, "drain 5");
+    assert_eq!(says, "ok it serves for another 600s, and then stops; its requests may take 5s");
+    assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
+    assert_eq!(mark(&mut operator, "stop"), "ok it stops at once");
+    assert_ends(&at.server.end(), 0);
+}
+
+#[test]
 fn a_limit_that_is_changed_holds_for_the_next_request() {
     for mixin in ["threading", "forking"] {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
