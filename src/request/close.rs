@@ -37,7 +37,7 @@ impl BoundedIo {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
             // As in Python: a peer that does not take the last bytes is no error of the handler.
-            // What a wrapper holds back it can still send before its farewell; what this side holds back is dropped.
+            // A wrapper can still send its own rest before its farewell; the output held back on this side is dropped.
             let holds = !self.output.is_empty();
             self.dropped_output |= self.flush().is_err() && holds;
         }

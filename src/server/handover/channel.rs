@@ -10,7 +10,8 @@ use super::message::{HEADER, MOST_BYTES, Message, nonsense};
 use crate::sys::pass_fds::{receive_fds, send_fds};
 use crate::sys::{self, PollFd};
 
-/// One end of the connection. Nothing here waits, but for [`receive_until`](Self::receive_until).
+/// One end of the connection. Nothing here waits, but for [`send_until`](Self::send_until) and
+/// [`receive_until`](Self::receive_until).
 #[derive(Debug)]
 pub(super) struct Channel {
     /// A Unix stream socket.
@@ -48,6 +49,34 @@ impl Channel {
         let bytes = message.encode();
         let sent = send_fds(self.socket.as_fd(), &bytes, fds)?;
         if sent < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    }
+
+    /// As [`send`](Self::send), waiting for room.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the other side does not read before the deadline.
+    pub(super) fn send_until(
+        &self,
+        message: &Message,
+        mut fds: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let bytes = message.encode();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match send_fds(self.socket.as_fd(), rest, fds) {
+                // The descriptors leave with the first byte.
+                Ok(count) => (rest, fds) = (&rest[count..], &[]),
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+                {
+                    sys::poll(&mut [PollFd::writable(self.socket.as_fd())], Some(deadline))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The next message, with the descriptors that came with it. None: there is none yet.
@@ -115,14 +144,52 @@ impl Channel {
         &mut self,
         deadline: Instant,
     ) -> io::Result<(Message, Vec<OwnedFd>)> {
-        loop {
+        // Also for messages that are there: a side that sends without end gets no more time.
+        while Instant::now() < deadline {
             if let Some(received) = self.receive()? {
                 return Ok(received);
             }
-            let mut fds = [PollFd::readable(self.socket.as_fd())];
-            if !sys::poll(&mut fds, Some(deadline))? && Instant::now() >= deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
+            sys::poll(&mut [PollFd::readable(self.socket.as_fd())], Some(deadline))?;
         }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+    use std::time::Duration;
+
+    fn pair() -> (Channel, Channel) {
+        let (one, other) = UnixStream::pair().unwrap();
+        let channel = |socket| Channel::new(Arc::new(OwnedFd::from(socket)));
+        (channel(one), channel(other))
+    }
+
+    fn sockets() -> Message {
+        Message::Sockets { sockets: Vec::new(), more: true }
+    }
+
+    #[test]
+    fn a_send_waits_for_room_until_its_deadline() {
+        let (one, mut other) = pair();
+        while one.send(&sockets(), &[]).is_ok() {}
+        let soon = Instant::now() + Duration::from_millis(20);
+        let error = one.send_until(&sockets(), &[], soon).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let later = Instant::now() + Duration::from_secs(60);
+        let sender = thread::spawn(move || one.send_until(&sockets(), &[], later));
+        while other.receive_until(later).is_ok() {}
+        sender.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn messages_that_are_there_keep_nobody_beyond_the_deadline() {
+        let (one, mut other) = pair();
+        one.send(&sockets(), &[]).unwrap();
+        let error = other.receive_until(Instant::now()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

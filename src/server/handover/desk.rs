@@ -8,7 +8,7 @@
 //!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
 //! ```
 //!
-//! A turn looks at everything once and never waits. A thread of its own takes the turns (`serve`), or the accept loop of
+//! A turn looks at everything once. It waits only for a successor that is reading its sockets (`PASS`). A thread of its own takes the turns (`serve`), or the accept loop of
 //! a server that forks.
 
 use std::io;
@@ -335,13 +335,14 @@ impl Desk {
         }
         // Before they are sent: a close must not end what the successor has.
         self.for_each_socket(|socket| socket.set_holders(Holders::Both));
-        let mut rest = &found[..];
+        let (mut rest, deadline) = (&found[..], Instant::now() + PASS);
         loop {
             let (now, later) = rest.split_at(rest.len().min(IN_A_MESSAGE));
             rest = later;
             let sockets = now.iter().map(|(socket, _)| socket.clone()).collect();
             let fds: Vec<_> = now.iter().map(|(_, fd)| fd.as_fd()).collect();
-            channel.send(&Message::Sockets { sockets, more: !rest.is_empty() }, &fds)?;
+            let message = Message::Sockets { sockets, more: !rest.is_empty() };
+            channel.send_until(&message, &fds, deadline)?;
             if rest.is_empty() {
                 return Ok(targets);
             }
@@ -462,3 +463,7 @@ impl Desk {
 
 /// As many as a message's bytes have room for, with the longest paths that the system allows twice each.
 const IN_A_MESSAGE: usize = 7;
+
+/// How long a successor may take to read the sockets. It waits for them, so it takes a moment; and the loop of a server that
+/// forks stands still meanwhile.
+const PASS: Duration = Duration::from_secs(1);

@@ -129,7 +129,10 @@ impl Handover {
         let signal = Signal::take().map_err(cannot)?;
         let program = Program::of_this_process().map_err(cannot)?;
         let predecessor = match program::starter() {
-            Some(channel) => successor::ask(channel, "the server that has started this process")?,
+            Some(channel) => {
+                let deadline = Instant::now() + successor::ASK;
+                successor::ask(channel, "the server that has started this process", deadline)?
+            }
             None => None,
         };
         let (within, beside) = (WITHIN, Vec::new());
@@ -220,15 +223,19 @@ impl Handover {
     /// process the next one to answer there.
     fn open_desk(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
-        let until = Instant::now() + BETWEEN_TWO;
+        let began = Instant::now();
+        let (deadline, mut until) = (began + successor::ASK, began + BETWEEN_TWO);
         loop {
             let mut asked_here = false;
             if self.predecessor.is_none() {
-                if let Some(channel) = successor::connect(path)? {
+                let asked_at = Instant::now();
+                if let Some(channel) = successor::connect(path, deadline)? {
                     let whom = format!("the server at {}", path.display());
-                    self.predecessor = successor::ask(channel, &whom)?;
+                    self.predecessor = successor::ask(channel, &whom, deadline)?;
                     asked_here = self.predecessor.is_some();
                 }
+                // The time of an answer is not one of looking. All answers together have one deadline.
+                until += asked_at.elapsed();
             }
             let desk = self.predecessor.as_ref().and_then(|predecessor| predecessor.desk);
             // Under whatever name its file was bound, it is the one that has answered at this path.

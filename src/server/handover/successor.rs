@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::Channel;
 use super::message::{Message, nonsense};
@@ -14,7 +16,7 @@ use crate::sys;
 use crate::transport::predecessor::{self, PredecessorsSocket};
 
 /// How long to wait for the sockets. Another successor may be in progress, which has thirty seconds by default.
-const ASK: Duration = Duration::from_secs(60);
+pub(super) const ASK: Duration = Duration::from_secs(60);
 
 /// No server has more listeners.
 const MOST_SOCKETS: usize = 4_096;
@@ -27,10 +29,13 @@ pub(super) struct Predecessor {
     pub(super) desk: Option<usize>,
 }
 
+/// How long to wait between two attempts at a server whose queue is full.
+const AGAIN: Duration = Duration::from_millis(5);
+
 /// Connects to the server that answers at `path`; none if no process does.
-pub(super) fn connect(path: &Path) -> Result<Option<Channel>> {
+pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>> {
     let cannot = |error| Error::io("ask for the sockets of the server at", path.display(), error);
-    let socket = match UnixStream::connect(path) {
+    let socket = match connect_until(path, deadline) {
         Ok(socket) => OwnedFd::from(socket),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
@@ -51,11 +56,36 @@ pub(super) fn connect(path: &Path) -> Result<Option<Channel>> {
     Ok(Some(Channel::new(Arc::new(socket))))
 }
 
+/// Without blocking: the queue of a server that is stopped (SIGSTOP, a debugger) may stay full for ever.
+fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    loop {
+        match socket.connect(&address) {
+            Ok(()) => return Ok(socket),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                // No event tells of room in the queue: unix(7).
+                io::ErrorKind::WouldBlock if Instant::now() < deadline => thread::sleep(AGAIN),
+                io::ErrorKind::WouldBlock => {
+                    let text = "it accepts no connection, and its queue is full: is it stopped?";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
 /// Asks for the sockets, and keeps them for the servers that are bound from here on. None: the other process has ended
 /// before it has passed any.
-pub(super) fn ask(mut channel: Channel, whom: &str) -> Result<Option<Predecessor>> {
+pub(super) fn ask(
+    mut channel: Channel,
+    whom: &str,
+    deadline: Instant,
+) -> Result<Option<Predecessor>> {
     let cannot = |error| Error::io("get the sockets of", whom, error);
-    let deadline = Instant::now() + ASK;
     match channel.send(&Message::Hello, &[]) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
@@ -76,6 +106,8 @@ pub(super) fn ask(mut channel: Channel, whom: &str) -> Result<Option<Predecessor
             }
             Err(error) => return Err(cannot(error)),
         };
+        // So the number of messages is bounded by that of sockets.
+        let is_empty = sockets.is_empty();
         for (socket, fd) in sockets.into_iter().zip(fds) {
             let number = found.len();
             if socket.is_desk {
@@ -83,7 +115,7 @@ pub(super) fn ask(mut channel: Channel, whom: &str) -> Result<Option<Predecessor
             }
             found.push(PredecessorsSocket { number, description: socket.description, fd });
         }
-        if found.len() > MOST_SOCKETS {
+        if found.len() > MOST_SOCKETS || (more && is_empty) {
             return Err(cannot(nonsense("it passes sockets without end")));
         }
         if !more {
@@ -99,4 +131,51 @@ pub(super) fn refused(why: &str) -> io::Error {
     // It may be another version's: only its text counts.
     let text: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
     io::Error::other(format!("it says: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_server_that_is_stopped_with_a_full_queue_is_not_waited_for_beyond_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("desk");
+        let address = SockAddr::unix(&path).unwrap();
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&address).unwrap();
+        listener.listen(0).unwrap();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let mut queue = Vec::new();
+        let error = loop {
+            match connect_until(&path, soon()) {
+                Ok(socket) => queue.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // With room again, the attempt is made in time.
+        let later = Instant::now() + Duration::from_secs(60);
+        thread::scope(|scope| {
+            let found = scope.spawn(|| connect(&path, later));
+            let _accepted = listener.accept().unwrap();
+            assert!(found.join().unwrap().unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn a_predecessor_that_promises_sockets_without_end_is_refused() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let channel = |socket| Channel::new(Arc::new(OwnedFd::from(socket)));
+        let later = Instant::now() + Duration::from_secs(60);
+        let (asking, answering) = (channel(one), channel(other));
+        let promises = thread::spawn(move || {
+            let message = Message::Sockets { sockets: Vec::new(), more: true };
+            while answering.send_until(&message, &[], later).is_ok() {}
+        });
+        let error = ask(asking, "the test", later).unwrap_err();
+        assert!(error.to_string().contains("without end"), "{error}");
+        promises.join().unwrap();
+    }
 }
