@@ -8,8 +8,8 @@
 //!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
 //! ```
 //!
-//! A turn looks at everything once. It waits only for a successor that is reading its sockets (`PASS`). A thread of its own takes the turns (`serve`), or the accept loop of
-//! a server that forks.
+//! A turn looks at everything once. It waits only for a successor that reads its sockets (`PASS`). A thread of its own takes
+//! the turns (`serve`), or the accept loop of a server that forks.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
