@@ -81,7 +81,8 @@ impl BoundedIo {
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
-            self.dropped_output |= !outbox.finish(self.last_timeout());
+            // As with every last output, a peer that does not take it is no failure of the handler.
+            self.dropped_output |= outbox.finish(self.last_timeout()).is_err();
         }
         // After the outbox, whose messages are output as well.
         let ended = match self.connection.raw_status() {

@@ -62,6 +62,14 @@ impl BoundedIo {
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         self.ended_output = true;
         let patience = self.write_timeout();
+        // Messages that the outbox has taken are output as well, and nothing can follow its end.
+        if let Some(outbox) = &self.outbox {
+            let sent = outbox.finish(patience);
+            sent.map_err(|error| {
+                self.dropped_output = true;
+                self.explain_write(error)
+            })?;
+        }
         self.connection.shutdown(Shutdown::Write, patience).map_err(|error| self.own(error))
     }
 }

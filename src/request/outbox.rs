@@ -184,9 +184,9 @@ impl Outbox {
         self.wait_until_sent(mark, timeout)
     }
 
-    /// The end of the request: takes no more messages, and waits until the queued bytes are sent. False: some were not,
-    /// and are dropped.
-    pub(super) fn finish(&self, timeout: SendTimeout) -> bool {
+    /// The end of the request: takes no more messages, and waits until the queued bytes are sent. After an error
+    /// those that were not are dropped.
+    pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
             // One that was closed meanwhile stays so.
@@ -195,10 +195,9 @@ impl Outbox {
             }
             state.due_total
         };
-        // As with every last output, a peer that does not take it is no failure of the handler.
-        let is_whole = self.wait_until_sent(mark, timeout).is_ok();
+        let sent = self.wait_until_sent(mark, timeout);
         self.let_go(OutboxPhase::Closed);
-        is_whole
+        sent
     }
 
     /// The connection is about to be wrapped: takes no more messages, and sends the queued bytes unwrapped. If sending

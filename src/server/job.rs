@@ -197,12 +197,14 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(Step::End);
         }
-        let limit = result.as_ref().err().and_then(|(_, error)| beyond_limit(error));
-        if let Some(limit) = limit {
-            open.core.tell(&ServerEvent::LimitReached { limit });
-        }
-        let beyond = limit.map(refused_by);
-        let reason = if beyond.is_some() { CloseReason::Refused } else { open.conclude(result) };
+        let beyond = result.as_ref().err().and_then(|(_, error)| open.beyond(error));
+        let reason = if beyond.is_some() {
+            // The program may have put the error into one of its own, whose drop is its code.
+            drop(drop_catching(result));
+            CloseReason::Refused
+        } else {
+            open.conclude(result)
+        };
         // Before the end: a client that has seen its connection end finds itself counted.
         open.core.count(&open.entry, reason);
         if let (Some(why), Some(request)) = (&beyond, &mut request) {
@@ -351,6 +353,14 @@ impl<T: Transport> OpenRequest<T> {
         // A panic that is caught here comes from the closure that makes the handler, or from the handler's drop.
         let phase = if ran.is_some() { Phase::Finish } else { Phase::Setup };
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
+    }
+
+    /// Why a request that has begun is refused, if it is. The observers are told.
+    fn beyond(&self, error: &HandlerError) -> Option<Refused> {
+        // The error's `source` is the program's code.
+        let limit = catch_panic(|| Ok(beyond_limit(error))).ok()??;
+        self.core.tell(&ServerEvent::LimitReached { limit });
+        Some(refused_by(limit))
     }
 
     /// Returns how the request has ended. The error is reported and dropped here; both may panic.

@@ -349,3 +349,29 @@ fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
     assert_eq!(read_line(&mut speaker), "done\n");
     tell.send(()).expect("it has waited for this");
 }
+
+/// Ends its output while messages wait, and goes on reading.
+#[test]
+fn messages_that_were_taken_leave_before_the_handler_ends_its_output() {
+    const MESSAGES: usize = 200;
+    let handler = socketserver::stream_fn(|request: &mut StreamRequest| {
+        let outbox = request.outbox()?;
+        for _ in 0..MESSAGES {
+            outbox.send([b'm'; 4096])?;
+        }
+        request.shutdown_write()?;
+        assert_eq!(outbox.send("late"), Err(OutboxError::Closed));
+        Ok(())
+    });
+    let mut options = SocketOptions::default();
+    options.send_buffer_bytes = Some(16 * 1024);
+    let server = Builder::<Tcp, _>::new(Threading::new())
+        .socket_options(options)
+        .limits(Limits::default().outbox_bytes(MESSAGES * 4096))
+        .bind("127.0.0.1:0", handler)
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let mut client = connect(inet(&*server));
+    assert_eq!(read_to_end(&mut client).len(), MESSAGES * 4096);
+}
