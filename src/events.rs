@@ -53,7 +53,7 @@ pub enum ServerEvent<'a> {
         /// Where it listened.
         server_address: &'a Address,
     },
-    /// The server has come to another phase of its life: see [`RunPhase`](crate::monitor::RunPhase).
+    /// The server has come to another phase of its life: see [`RunPhase`].
     PhaseReached {
         /// Where the server listens.
         server_address: &'a Address,
