@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Core;
-use super::catch_panic::{catch_panic, run_catching};
+use super::catch_panic::{catch_panic, drop_catching, run_catching};
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::run_phase::RunPhase;
@@ -56,14 +56,21 @@ impl<T: Transport> Core<T> {
         let mut failed = None;
         for reload in &self.context.reloads.0 {
             if let Err(error) = catch_panic(|| reload(&self.context)) {
-                let text =
-                    format!("the reload of {} failed: {error}", self.context.server_address());
-                run_catching(|| self.hooks.warning(&text));
-                failed.get_or_insert(error);
+                // The error's text and drop are the program's code, as the hook is.
+                run_catching(|| {
+                    let address = self.context.server_address();
+                    self.hooks.warning(&format!("the reload of {address} failed: {error}"));
+                });
+                if failed.is_none() {
+                    failed = Some(error);
+                } else {
+                    drop(drop_catching(error));
+                }
             }
         }
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
+        drop(drop_catching(failed));
         if let Some(seat) = &seat {
             seat.reloaded();
         }

@@ -308,3 +308,38 @@ fn a_fatal_in_the_drain_is_what_run_ends_with() {
     });
     assert_eq!(server.context().counts().fatal, 1);
 }
+
+/// Panics when it is printed.
+#[derive(Debug)]
+struct BadText;
+
+impl fmt::Display for BadText {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("asked for the text");
+    }
+}
+
+impl Error for BadText {}
+
+#[test]
+fn an_error_of_a_reload_that_panics_ends_nothing() {
+    let (tell, told) = channel();
+    let server = ThreadingTcpServer::builder()
+        .on_reload(|_| Err(BadDrop.into()))
+        .on_reload(|_| Err(BadText.into()))
+        .on_reload(|_| Err(BadDrop.into()))
+        .observer(move |event: &ServerEvent<'_>| {
+            if let ServerEvent::Reloaded { error, .. } = event {
+                let _ = tell.send(error.is_some());
+            }
+        })
+        .bind("127.0.0.1:0", stream_fn(fail))
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    for _ in 0..2 {
+        server.reload();
+        assert!(told.recv_timeout(SOON).unwrap(), "it has failed");
+    }
+    assert_eq!(exchange(&mut connect(inet(&*server)), "still here"), "still here\n");
+}
