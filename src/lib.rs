@@ -158,15 +158,14 @@
 //!
 //! # What it does not do
 //!
-//! The crate runs on Unix and is tested on Linux. It encrypts only
-//! with the feature `tls`. It is not an async runtime: with a thread for each connection it scales to about ten
-//! thousand connections.
+//! The crate runs on Unix and is tested on Linux. It encrypts only with the feature `tls`. It is not an async runtime:
+//! with a thread for each connection it scales to about ten thousand connections.
 //!
 //! # Modules
 //!
 //! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`], [`hooks`],
-//! [`monitor`], [`command`] and [`proxy_protocol`] for details, and [`transport`], [`mixin`] and [`park`] for authors of custom transports,
-//! mixins and parkers.
+//! [`monitor`] and [`command`] for details; [`proxy_protocol`], [`handover`] and [`systemd`] for the server's surroundings;
+//! and [`transport`], [`mixin`] and [`park`] for authors of custom transports, mixins and parkers.
 //!
 //! # Further reading
 //!

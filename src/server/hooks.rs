@@ -148,9 +148,10 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Runs in the worker, before the handler is made, within `Limits::handshake`: the place for a TLS handshake, with
-    /// [`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream). A client that stalls here delays no other
-    /// client, except under `Inline`.
+    /// Runs in the worker, before the handler is made, within `Limits::handshake`: the place for a wrapper of your own
+    /// around the connection, with [`StreamRequest::wrap_stream`](crate::StreamRequest::wrap_stream). (TLS by rustls is
+    /// one line on the builder, with the feature `tls`.) A client that stalls here delays no other client, except under
+    /// `Inline`.
     ///
     /// # Errors
     ///

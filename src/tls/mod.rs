@@ -1,4 +1,4 @@
-//! TLS for stream servers, by [rustls]: one line on the builder, and the handler does not change.
+//! TLS for stream servers, by rustls: one line on the builder, and the handler does not change.
 //!
 //! ```no_run
 //! use std::io::Write;
