@@ -231,6 +231,8 @@ pub use handler::{
 };
 pub use limits::{Limits, Rate};
 #[doc(inline)]
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+pub use mixin::Green;
 pub use mixin::{Forking, Inline, Pool, Threading, WhenFull};
 #[doc(inline)]
 pub use request::{DatagramRequest, Outbox, StreamRequest};
@@ -392,4 +394,16 @@ servers! {
     PoolUnixStreamServer = UnixStream, Pool;
     /// Unix datagram sockets, a fixed number of threads.
     PoolUnixDatagramServer = UnixDatagram, Pool;
+}
+
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+servers! {
+    /// TCP, a coroutine for each request.
+    GreenTcpServer = Tcp, Green;
+    /// UDP, a coroutine for each datagram.
+    GreenUdpServer = Udp, Green;
+    /// Unix stream sockets, a coroutine for each request.
+    GreenUnixStreamServer = UnixStream, Green;
+    /// Unix datagram sockets, a coroutine for each datagram.
+    GreenUnixDatagramServer = UnixDatagram, Green;
 }

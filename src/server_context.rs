@@ -153,8 +153,8 @@ impl ServerContext {
 
     /// Where a lingering close of this process runs.
     pub(crate) fn lingering(&self) -> Lingering {
-        // A coroutine waits at no cost, and a child has nothing else to do.
-        if crate::wait::is_parked_here() || self.role().is_child() {
+        // A child has nothing else to do. A coroutine would keep its stack and its place in the live list.
+        if self.role().is_child() {
             Lingering::Here
         } else if self.role().may_start_threads() {
             Lingering::Elsewhere
@@ -165,7 +165,7 @@ impl ServerContext {
 
     /// Whether the idle reaper ends a request whose peer is silent for this long: see `idle_reaper.rs`.
     pub(crate) fn reaps_idle(&self, idle: Duration) -> bool {
-        // The reaper is a thread of the library, too, and ends no wait of a coroutine.
+        // The reaper is a thread of the library, too.
         self.lingering() == Lingering::Elsewhere && self.idle_reaper.covers(idle)
     }
 

@@ -69,6 +69,10 @@ impl Work for FakeJob {
         self.server.clone()
     }
 
+    fn stays_with_acceptor(&self) -> bool {
+        false
+    }
+
     fn label(&self) -> &'static str {
         "FakeJob"
     }

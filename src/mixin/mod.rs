@@ -79,6 +79,8 @@
 #[cfg(test)]
 mod fake_job;
 mod forking;
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+mod green;
 mod idle_workers;
 mod pool;
 mod thread_group;
@@ -104,6 +106,8 @@ pub use crate::refused::Refused;
 pub use forking::Forking;
 pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
 #[doc(alias("ThreadPoolExecutor", "ThreadPoolMixIn"))]
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+pub use green::Green;
 pub use pool::Pool;
 #[doc(alias = "ThreadingMixIn")]
 pub use threading::Threading;
@@ -316,6 +320,8 @@ pub(crate) trait Work: ServeInChild + Send {
     fn release(self: Box<Self>);
     /// See [`Job::worker_accept`].
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
+    /// See [`Job::stays_with_acceptor`].
+    fn stays_with_acceptor(&self) -> bool;
     /// See [`Job::label`].
     fn label(&self) -> &'static str;
     /// See [`Job::peer`].
@@ -354,6 +360,11 @@ impl Job {
     /// server do not accept.
     pub(crate) fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
         self.work.as_ref()?.worker_accept()
+    }
+
+    /// Whether the request is to be served where it was accepted: a datagram, whose reply leaves together with others.
+    pub(crate) fn stays_with_acceptor(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.stays_with_acceptor())
     }
 
     /// The type name of the handler: for thread names and messages.

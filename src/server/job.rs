@@ -43,7 +43,7 @@ use crate::peer_fault::find;
 use crate::refused::Refused;
 use crate::request::{Deadline, Request, Ticket, handshake_deadline};
 use crate::sys::tcp_info;
-use crate::transport::Transport;
+use crate::transport::{CloseWhen, Transport};
 use crate::wait::FlushPromise;
 
 /// A request with everything that is needed to serve it.
@@ -262,6 +262,12 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
         if self.core.workers_may_accept() { Some(self.core.share()) } else { None }
+    }
+
+    fn stays_with_acceptor(&self) -> bool {
+        // The sender of a datagram is no connection.
+        T::connection(&self.raw).is_none()
+            && self.core.transport.close_when() == CloseWhen::RequestsHaveEnded
     }
 
     fn label(&self) -> &'static str {

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+#[cfg(feature = "green")]
+use std::time::Duration;
 
 use super::check;
 use super::socket::Mode;
@@ -13,14 +15,14 @@ use super::socket::Mode;
 /// The set. Its descriptor is readable while one of those in it is ready.
 /// [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
 #[derive(Debug)]
-pub(super) struct Epoll {
+pub(crate) struct Epoll {
     /// Its number stays, also after [`renew`](Self::renew).
     set: OwnedFd,
 }
 
 impl Epoll {
     /// An empty set, which is closed by exec and shared by a fork.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: no pointers; a descriptor or -1 comes back.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Self { set: super::owned(fd) })
@@ -42,14 +44,24 @@ impl Epoll {
         events: libc::c_int,
         number: u64,
     ) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, events, number)
+    }
+
+    fn control(
+        &self,
+        operation: libc::c_int,
+        fd: BorrowedFd<'_>,
+        events: libc::c_int,
+        number: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event { events: events as u32, u64: number };
         let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: the pointer is to a live event, and both descriptors are open.
-        check(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+        check(unsafe { libc::epoll_ctl(set, operation, fd, &raw mut event) }).map(drop)
     }
 
     /// Removes a descriptor. One that is not in the set is no error.
-    pub(super) fn remove(&self, fd: BorrowedFd<'_>) {
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: no event is passed, and none is needed to delete.
         unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
@@ -73,6 +85,132 @@ impl Epoll {
         let count = usize::try_from(count).unwrap_or(0);
         Ok(events.into_iter().take(count).map(|event| event.u64))
     }
+}
+
+/// For a worker that runs coroutines: many descriptors, each with a number of its own.
+#[cfg(feature = "green")]
+impl Epoll {
+    /// Watches a descriptor from here on. One that is in the set already is watched for this from here on.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, what: WatchFor, number: u64) -> io::Result<()> {
+        match self.add(fd, what.events(), number) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.watch_instead(fd, what, number)
+            }
+            done => done,
+        }
+    }
+
+    /// Watches a descriptor that is not in the set; one that is gives `AlreadyExists`.
+    pub(crate) fn watch_new(
+        &self,
+        fd: BorrowedFd<'_>,
+        what: WatchFor,
+        number: u64,
+    ) -> io::Result<()> {
+        self.add(fd, what.events(), number)
+    }
+
+    /// Watches a descriptor of the set for something else. Whatever is ready already is reported anew.
+    pub(crate) fn watch_instead(
+        &self,
+        fd: BorrowedFd<'_>,
+        what: WatchFor,
+        number: u64,
+    ) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, what.events(), number)
+    }
+
+    /// Waits until a descriptor is ready, or for this long; none is for ever. A signal ends the wait.
+    pub(crate) fn wait_for_events(&self, events: &mut ReadyEvents, timeout: Option<Duration>) {
+        // Rounded up: a wait that ends early would make its caller spin for the rest.
+        let millis = timeout.map_or(-1, |timeout| {
+            libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000))
+                .unwrap_or(libc::c_int::MAX)
+        });
+        let most = libc::c_int::try_from(events.room.len()).unwrap_or(libc::c_int::MAX);
+        let set = self.set.as_raw_fd();
+        // SAFETY: the pointer and the length are those of `room`.
+        let count = unsafe { libc::epoll_wait(set, events.room.as_mut_ptr(), most, millis) };
+        // An error is EINTR: the set and the memory are right.
+        events.count = usize::try_from(count).unwrap_or(0);
+    }
+}
+
+/// What to watch a descriptor for.
+#[cfg(feature = "green")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WatchFor {
+    /// Input that arrives, and the end of it: reported once each time.
+    Arrivals,
+    /// The same, and room to write that comes back.
+    ArrivalsAndRoom,
+    /// Input or clients: reported as long as there are some.
+    Input,
+    /// Room to write: reported as long as there is some.
+    Room,
+}
+
+#[cfg(feature = "green")]
+impl WatchFor {
+    fn events(self) -> libc::c_int {
+        const ARRIVALS: libc::c_int = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET;
+        match self {
+            Self::Arrivals => ARRIVALS,
+            Self::ArrivalsAndRoom => ARRIVALS | libc::EPOLLOUT,
+            Self::Input => libc::EPOLLIN,
+            Self::Room => libc::EPOLLOUT,
+        }
+    }
+}
+
+/// The events of one wait.
+#[cfg(feature = "green")]
+pub(crate) struct ReadyEvents {
+    room: Box<[libc::epoll_event]>,
+    /// How many of them the last wait has filled.
+    count: usize,
+}
+
+#[cfg(feature = "green")]
+impl ReadyEvents {
+    /// Room for so many.
+    pub(crate) fn new(most: usize) -> Self {
+        let none = libc::epoll_event { events: 0, u64: 0 };
+        Self { room: vec![none; most].into_boxed_slice(), count: 0 }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// One of them.
+    pub(crate) fn get(&self, at: usize) -> Option<ReadyEvent> {
+        let event = self.room[..self.count].get(at)?;
+        let has = |flags: libc::c_int| event.events & flags as u32 != 0;
+        let broken = has(libc::EPOLLHUP | libc::EPOLLERR);
+        let ended = broken || has(libc::EPOLLRDHUP);
+        Some(ReadyEvent {
+            number: event.u64,
+            readable: ended || has(libc::EPOLLIN),
+            writable: broken || has(libc::EPOLLOUT),
+            ended,
+        })
+    }
+}
+
+/// What has happened to a descriptor.
+#[cfg(feature = "green")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadyEvent {
+    /// The number that it is watched by.
+    pub(crate) number: u64,
+    /// There is input, a client, the end of input, or an error.
+    pub(crate) readable: bool,
+    /// There is room to write, or an error.
+    pub(crate) writable: bool,
+    /// No more input will come.
+    pub(crate) ended: bool,
 }
 
 impl AsFd for Epoll {

@@ -42,9 +42,11 @@ mod activation;
 )]
 pub(crate) mod child_process;
 mod clock;
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+pub(crate) mod coroutine;
 pub(crate) mod directory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-mod epoll;
+pub(crate) mod epoll;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/error_queue.rs")]
 mod error_queue;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/event.rs")]

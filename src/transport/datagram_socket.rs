@@ -287,7 +287,8 @@ impl DatagramSocket {
         if !wait::is_in_loop() {
             return self.send(reply);
         }
-        let batch_has_more = self.batch_has_more.load(Ordering::Relaxed);
+        // Coroutines run when the loop has taken the whole batch, and their thread flushes when it has run all of them.
+        let batch_has_more = self.batch_has_more.load(Ordering::Relaxed) || wait::is_parked_here();
         if reply.bytes.len() <= GATHERED_BYTES && self.may_gather() {
             if let Some(count) = self.gather(reply, batch_has_more) {
                 if !batch_has_more || count >= BATCH {

@@ -1,0 +1,258 @@
+//! The waits of a worker's coroutines: [`Worker`] as a [`Parker`].
+//!
+//! | a wait for | is registered | and reported |
+//! |---|---|---|
+//! | a connection | with its first wait, until it is closed | once for each arrival: see `registrations.rs` |
+//! | the accept loop's descriptors | in a set of their own, as long as they stay the same | as long as one is ready |
+//! | a datagram socket, by the accept loop | for one wait: in the set, each datagram that is *sent* would cost a call-back | the same |
+//! | anything else | for one wait | the same |
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use socket2::{SockRef, Type};
+
+use super::registrations::{Look, event_number};
+use super::tasks::{Task, TaskState};
+use super::worker::{ACCEPTOR, WATCHED, Worker};
+use crate::sys::coroutine::switch;
+use crate::sys::epoll::{Epoll, WatchFor};
+use crate::sys::{PollFd, poll};
+use crate::wait::{Interest, Parker, Slot, Waiting};
+
+/// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
+/// others, so that none of them has to be open then.
+pub(super) struct AcceptSet {
+    set: Epoll,
+    fds: Vec<RawFd>,
+    /// The place of a datagram socket in `fds`. It is in the set only while the acceptor waits.
+    datagrams: Option<usize>,
+    acceptor: Rc<Task>,
+    /// The acceptor waits.
+    waits: Cell<bool>,
+}
+
+impl AcceptSet {
+    fn new(worker: &Worker, acceptor: &Rc<Task>, waiting: &[Waiting<'_>]) -> io::Result<Self> {
+        let set = Epoll::new()?;
+        let mut datagrams = None;
+        for (at, one) in waiting.iter().enumerate() {
+            if matches!(SockRef::from(&one.fd).r#type(), Ok(Type::DGRAM)) {
+                datagrams = Some(at);
+            } else {
+                set.watch(one.fd, WatchFor::Input, 0)?;
+            }
+        }
+        worker.epoll.watch(set.as_fd(), WatchFor::Input, ACCEPTOR)?;
+        let fds = waiting.iter().map(|one| one.fd.as_raw_fd()).collect();
+        let (acceptor, waits) = (Rc::clone(acceptor), Cell::new(false));
+        Ok(Self { set, fds, datagrams, acceptor, waits })
+    }
+
+    /// The acceptor begins to wait.
+    fn begin_wait(&self, waiting: &[Waiting<'_>]) -> io::Result<()> {
+        if let Some(at) = self.datagrams {
+            self.set.watch(waiting[at].fd, WatchFor::Input, 0)?;
+        }
+        self.waits.set(true);
+        Ok(())
+    }
+
+    /// The acceptor's wait has ended.
+    fn end_wait(&self, waiting: &[Waiting<'_>]) {
+        self.waits.set(false);
+        if let Some(at) = self.datagrams {
+            self.set.remove(waiting[at].fd);
+        }
+    }
+
+    /// Whether it is for these descriptors.
+    fn is_for(&self, acceptor: &Rc<Task>, waiting: &[Waiting<'_>]) -> bool {
+        self.is_of(acceptor)
+            && self.fds.iter().copied().eq(waiting.iter().map(|one| one.fd.as_raw_fd()))
+    }
+
+    /// Whether it belongs to this coroutine.
+    pub(super) fn is_of(&self, acceptor: &Rc<Task>) -> bool {
+        Rc::ptr_eq(&self.acceptor, acceptor)
+    }
+
+    /// The acceptor, if it waits.
+    pub(super) fn waiting(&self) -> Option<Rc<Task>> {
+        self.waits.get().then(|| Rc::clone(&self.acceptor))
+    }
+}
+
+impl Worker {
+    /// Suspends the running coroutine until it is woken, or the deadline has passed.
+    fn suspend(&self, task: &Rc<Task>, deadline: Option<Instant>) {
+        self.timers.set(task, deadline);
+        task.state.set(TaskState::Waiting);
+        switch::suspend();
+        task.deadline.set(None);
+    }
+
+    fn park_connection(
+        &self,
+        task: &Rc<Task>,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        slot: &Slot,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let number = fd.as_raw_fd();
+        let for_room = interest == Interest::Write;
+        let look = self.registrations.begin_wait(number, slot.get(), for_room, task);
+        let token = match look {
+            Look::Ready => return Ok(()),
+            Look::Waits(other) => {
+                if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
+                    self.wake(&other);
+                }
+                slot.get()
+            }
+            Look::NeedsRoomReports => {
+                let token = slot.get();
+                self.epoll.watch_instead(
+                    fd,
+                    WatchFor::ArrivalsAndRoom,
+                    event_number(number, token),
+                )?;
+                self.registrations.report_room(number, token, task);
+                token
+            }
+            Look::Unknown => {
+                let token = self.registrations.add(number);
+                let what = if for_room { WatchFor::ArrivalsAndRoom } else { WatchFor::Arrivals };
+                self.epoll.watch(fd, what, event_number(number, token))?;
+                slot.set(token);
+                if for_room {
+                    self.registrations.report_room(number, token, task);
+                } else {
+                    self.registrations.begin_wait(number, token, false, task);
+                }
+                token
+            }
+        };
+        self.suspend(task, deadline);
+        self.registrations.end_wait(number, token, for_room);
+        Ok(())
+    }
+
+    fn park_acceptor(
+        &self,
+        task: &Rc<Task>,
+        waiting: &[Waiting<'_>],
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let is_for = |set: &&AcceptSet| set.is_for(task, waiting);
+        if self.accept_set.borrow().as_ref().filter(is_for).is_none() {
+            let set = match AcceptSet::new(self, task, waiting) {
+                // What cannot be waited for is always ready, as for poll(2).
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+                made => made?,
+            };
+            self.accept_set.replace(Some(set));
+        }
+        if let Some(set) = &*self.accept_set.borrow() {
+            set.begin_wait(waiting)?;
+        }
+        self.suspend(task, deadline);
+        if let Some(set) = &*self.accept_set.borrow() {
+            set.end_wait(waiting);
+        }
+        Ok(())
+    }
+
+    fn park_watched(
+        &self,
+        task: &Rc<Task>,
+        waiting: &[Waiting<'_>],
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        let mut watched = WatchedForOnce { epoll: &self.epoll, fds: Vec::new() };
+        for one in waiting {
+            watched.add(one, WATCHED | task.number())?;
+        }
+        self.watched.borrow_mut().insert(task.number(), Rc::clone(task));
+        self.suspend(task, deadline);
+        self.watched.borrow_mut().remove(&task.number());
+        Ok(())
+    }
+}
+
+/// Descriptors that are in the set for one wait.
+struct WatchedForOnce<'a, 'b> {
+    epoll: &'a Epoll,
+    fds: Vec<Watched<'b>>,
+}
+
+enum Watched<'a> {
+    Itself(BorrowedFd<'a>),
+    /// The set has the descriptor already, for another wait.
+    Copy(OwnedFd),
+}
+
+impl<'b> WatchedForOnce<'_, 'b> {
+    fn add(&mut self, one: &Waiting<'b>, number: u64) -> io::Result<()> {
+        let what = match one.interest {
+            Interest::Read => WatchFor::Input,
+            Interest::Write => WatchFor::Room,
+        };
+        match self.epoll.watch_new(one.fd, what, number) {
+            Ok(()) => self.fds.push(Watched::Itself(one.fd)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let copy = one.fd.try_clone_to_owned()?;
+                self.epoll.watch_new(copy.as_fd(), what, number)?;
+                self.fds.push(Watched::Copy(copy));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WatchedForOnce<'_, '_> {
+    fn drop(&mut self) {
+        for watched in &self.fds {
+            self.epoll.remove(match watched {
+                Watched::Itself(fd) => *fd,
+                Watched::Copy(fd) => fd.as_fd(),
+            });
+        }
+    }
+}
+
+impl Parker for Worker {
+    fn park(&self, waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
+        let Some(task) = self.current() else {
+            // A flush of the worker itself: there is nothing to switch from.
+            return poll_for(waiting, deadline);
+        };
+        match waiting {
+            [Waiting { fd, interest, slot: Some(slot) }] => {
+                self.park_connection(&task, *fd, *interest, slot, deadline)
+            }
+            _ if task.is_acceptor => self.park_acceptor(&task, waiting, deadline),
+            _ => self.park_watched(&task, waiting, deadline),
+        }
+    }
+
+    /// Closing takes it out of the set. If somebody else keeps the file open, events of it come under a token that no
+    /// registration has any more.
+    fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot) {
+        self.registrations.remove(fd.as_raw_fd(), slot.get());
+    }
+}
+
+fn poll_for(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    let poll_fd = |one: &Waiting<'_>| match one.interest {
+        Interest::Read => PollFd::readable(one.fd),
+        Interest::Write => PollFd::writable(one.fd),
+    };
+    let mut fds: Vec<_> = waiting.iter().map(poll_fd).collect();
+    poll(&mut fds, deadline).map(drop)
+}

@@ -1,0 +1,188 @@
+//! [`Registrations`]: which coroutine waits for which descriptor of a worker's epoll set.
+//!
+//! Two kinds of descriptors are waited for:
+//!
+//! - A **connection** has a [`Slot`]. It is registered by its first wait and stays in the set until it is closed; the
+//!   kernel reports each arrival once (edge-triggered), so that a request costs no system call but its receive and its
+//!   send. What has arrived while nobody waited is noted in [`Registration::seen`].
+//! - **Everything else** (listeners, events) is watched for one wait, by the worker itself: see `worker.rs`.
+//!
+//! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
+//! another thread that cannot tell this worker. So the slot has a **token** that no other registration has had, of this
+//! worker or of another: a registration is the slot's own only if both tokens are the same. A request that is moved
+//! to another worker is therefore registered anew there.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::tasks::Task;
+use crate::sys::epoll::ReadyEvent;
+
+/// What has happened to a connection that no wait has taken note of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+}
+
+/// The registration of one connection.
+#[derive(Default)]
+pub(super) struct Registration {
+    /// That of the slot; zero while there is none.
+    pub(super) token: Cell<usize>,
+    pub(super) seen: Cell<Seen>,
+    /// Room to write is reported as well.
+    pub(super) reports_room: Cell<bool>,
+    /// The coroutine that waits for input.
+    pub(super) reader: Cell<Option<Rc<Task>>>,
+    /// The coroutine that waits for room.
+    pub(super) writer: Cell<Option<Rc<Task>>>,
+}
+
+/// The table of a worker.
+pub(super) struct Registrations {
+    /// By descriptor numbers. Borrowed for moments, never across a wait.
+    entries: RefCell<Vec<Registration>>,
+    /// The token that was given last. Its upper bits are the worker's number.
+    last_token: Cell<usize>,
+}
+
+/// The bits of a token that count the registrations of one worker. (On a 32-bit machine two tokens may be equal after
+/// a million registrations; a wait then ends early, or by its deadline.)
+const COUNT_BITS: u32 = usize::BITS - 12;
+
+/// Numbers the workers of the process.
+static WORKERS: AtomicUsize = AtomicUsize::new(0);
+
+impl Registrations {
+    pub(super) fn new() -> Self {
+        let number = WORKERS.fetch_add(1, Ordering::Relaxed);
+        let last_token = Cell::new(number << COUNT_BITS);
+        Self { entries: RefCell::default(), last_token }
+    }
+
+    /// A token for a connection that is registered now.
+    fn next_token(&self) -> usize {
+        let last = self.last_token.get();
+        let count = (last + 1) & !(usize::MAX << COUNT_BITS);
+        let token = (last & (usize::MAX << COUNT_BITS)) | count.max(1);
+        self.last_token.set(token);
+        token
+    }
+
+    /// Looks at the registration of a connection, if it has one by this token.
+    #[inline]
+    pub(super) fn with<R>(
+        &self,
+        fd: RawFd,
+        token: usize,
+        look: impl FnOnce(&Registration) -> R,
+    ) -> Option<R> {
+        let entries = self.entries.borrow();
+        let entry = entries.get(usize::try_from(fd).ok()?)?;
+        (token != 0 && entry.token.get() == token).then(|| look(entry))
+    }
+
+    /// Registers a connection. Gives its token.
+    pub(super) fn add(&self, fd: RawFd) -> usize {
+        let mut entries = self.entries.borrow_mut();
+        let at = usize::try_from(fd).unwrap_or_default();
+        if at >= entries.len() {
+            entries.resize_with((at + 1).next_power_of_two(), Registration::default);
+        }
+        let token = self.next_token();
+        entries[at] = Registration { token: Cell::new(token), ..Registration::default() };
+        token
+    }
+
+    /// The task is about to wait for input, or for room to write.
+    pub(super) fn begin_wait(
+        &self,
+        fd: RawFd,
+        token: usize,
+        for_room: bool,
+        task: &Rc<Task>,
+    ) -> Look {
+        let look = |entry: &Registration| {
+            let mut seen = entry.seen.get();
+            if for_room && !entry.reports_room.get() {
+                return Look::NeedsRoomReports;
+            }
+            let (has_come, waiter) = if for_room {
+                (&mut seen.writable, &entry.writer)
+            } else {
+                (&mut seen.readable, &entry.reader)
+            };
+            if std::mem::take(has_come) {
+                entry.seen.set(seen);
+                return Look::Ready;
+            }
+            Look::Waits(waiter.replace(Some(Rc::clone(task))))
+        };
+        self.with(fd, token, look).unwrap_or(Look::Unknown)
+    }
+
+    /// From here on room to write is reported, and the task waits for it.
+    pub(super) fn report_room(&self, fd: RawFd, token: usize, task: &Rc<Task>) {
+        self.with(fd, token, |entry| {
+            entry.reports_room.set(true);
+            entry.writer.set(Some(Rc::clone(task)));
+        });
+    }
+
+    /// A wait has ended, by whatever has ended it.
+    pub(super) fn end_wait(&self, fd: RawFd, token: usize, for_room: bool) {
+        self.with(fd, token, |entry| {
+            drop(if for_room { entry.writer.take() } else { entry.reader.take() });
+        });
+    }
+
+    /// An event has come. Gives the tasks to wake; what nobody waits for is noted.
+    #[inline]
+    pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
+        let fd = usize::try_from(event.number & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        let entries = self.entries.borrow();
+        let token = (event.number >> 32) as u32;
+        let is_for = |entry: &&Registration| entry.token.get() as u32 & TOKEN_PART == token;
+        let Some(entry) = entries.get(fd).filter(is_for) else { return (None, None) };
+        let mut seen = entry.seen.get();
+        let reader = if event.readable { entry.reader.take() } else { None };
+        let writer = if event.writable { entry.writer.take() } else { None };
+        seen.readable |= event.readable && reader.is_none();
+        seen.writable |= event.writable && writer.is_none();
+        entry.seen.set(seen);
+        (reader, writer)
+    }
+
+    /// The connection is about to be closed.
+    pub(super) fn remove(&self, fd: RawFd, token: usize) {
+        self.with(fd, token, |entry| {
+            entry.token.set(0);
+            // Their coroutines are not waiting: it is one of them that closes it.
+            drop((entry.reader.take(), entry.writer.take()));
+        });
+    }
+}
+
+/// The number by which a connection is in the epoll set: its descriptor, and a part of its token, by which an event for an
+/// earlier owner of the descriptor's number is told from its own.
+pub(super) fn event_number(fd: RawFd, token: usize) -> u64 {
+    (u64::from(token as u32 & TOKEN_PART) << 32) | u64::from(fd.unsigned_abs())
+}
+
+/// The result of a look at a connection's registration, before a wait.
+pub(super) enum Look {
+    /// Something has arrived since the last wait: try again.
+    Ready,
+    /// The wait is noted. The other one waited for the same, and has to look again.
+    Waits(Option<Rc<Task>>),
+    /// Room to write is not reported yet.
+    NeedsRoomReports,
+    /// It is not registered here.
+    Unknown,
+}
+
+/// The rest of the upper half marks other kinds of events.
+const TOKEN_PART: u32 = 0x7fff_ffff;

@@ -1,0 +1,139 @@
+//! [`Task`]: a coroutine, as its worker sees it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::sys::coroutine::lent::LentCoroutine;
+use crate::sys::coroutine::stack::SlabStack;
+use crate::sys::coroutine::switch::{Coroutine, Progress};
+
+/// What a coroutine runs.
+pub(super) enum Body {
+    /// A request, or a part of one.
+    Request(Coroutine),
+    /// The accept loop.
+    Acceptor(LentCoroutine),
+}
+
+impl Body {
+    /// None: the loop is not lent any more, and never goes on.
+    fn resume(&mut self) -> Option<Progress> {
+        match self {
+            Self::Request(coroutine) => Some(coroutine.resume()),
+            Self::Acceptor(coroutine) => coroutine.resume(),
+        }
+    }
+}
+
+/// The one owner of the answer to "may it run?": two wake-ups for one wait must not resume it twice.
+///
+/// ```text
+/// Queued --resume--> Running --park--> Waiting --event, deadline, message--> resumed, or Queued
+///   ^                  | yields            |
+///   +------------------+    Running --returns--> Ended
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TaskState {
+    /// In the worker's run queue.
+    Queued,
+    Running,
+    /// It waits for a descriptor, for a moment, or for another task.
+    Waiting,
+    Ended,
+}
+
+/// A coroutine. It belongs to one thread, and is kept alive by those who may wake it.
+pub(super) struct Task {
+    /// Taken out while it runs.
+    body: RefCell<Option<Body>>,
+    pub(super) state: Cell<TaskState>,
+    /// When its present wait ends at the latest.
+    pub(super) deadline: Cell<Option<Instant>>,
+    /// The time of its entry among the timers.
+    pub(super) armed: Cell<Option<Instant>>,
+    /// It runs the accept loop.
+    pub(super) is_acceptor: bool,
+    /// Its place in [`Tasks`].
+    place: Cell<usize>,
+    number: u64,
+}
+
+/// How far a task has come.
+pub(super) enum Turn {
+    Suspended,
+    /// It has returned, and its stack is free.
+    Ended(SlabStack),
+    /// It never goes on, and keeps its stack.
+    Abandoned,
+}
+
+impl Task {
+    /// A number that no other task of the worker has had.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Runs it until it waits or ends.
+    pub(super) fn resume(&self) -> Turn {
+        let Some(mut body) = self.body.take() else { return Turn::Suspended };
+        self.state.set(TaskState::Running);
+        match body.resume() {
+            Some(Progress::Suspended) => {
+                // It has set its state itself: it waits, or is queued.
+                self.body.replace(Some(body));
+                Turn::Suspended
+            }
+            Some(Progress::Ended(stack)) => {
+                self.state.set(TaskState::Ended);
+                Turn::Ended(stack)
+            }
+            None => {
+                self.state.set(TaskState::Ended);
+                Turn::Abandoned
+            }
+        }
+    }
+}
+
+/// All coroutines of a worker.
+#[derive(Default)]
+pub(super) struct Tasks {
+    all: RefCell<Vec<Rc<Task>>>,
+    made: Cell<u64>,
+}
+
+impl Tasks {
+    /// A new one, which waits in no queue yet.
+    pub(super) fn add(&self, body: Body) -> Rc<Task> {
+        let number = self.made.get() + 1;
+        self.made.set(number);
+        let mut all = self.all.borrow_mut();
+        let task = Rc::new(Task {
+            is_acceptor: matches!(body, Body::Acceptor(_)),
+            body: RefCell::new(Some(body)),
+            state: Cell::new(TaskState::Queued),
+            deadline: Cell::new(None),
+            armed: Cell::new(None),
+            place: Cell::new(all.len()),
+            number,
+        });
+        all.push(Rc::clone(&task));
+        task
+    }
+
+    /// One has ended.
+    pub(super) fn remove(&self, task: &Task) {
+        let mut all = self.all.borrow_mut();
+        let place = task.place.get();
+        all.swap_remove(place);
+        if let Some(moved) = all.get(place) {
+            moved.place.set(place);
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.borrow().len()
+    }
+}

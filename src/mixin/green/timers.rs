@@ -1,0 +1,69 @@
+//! [`Timers`]: the deadlines of a worker's coroutines.
+//!
+//! A coroutine has one entry at most. A deadline that moves into the future leaves the entry where it is: the entry comes
+//! up too early, and is then moved on. So a handler that sets a later deadline at each read costs one comparison.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::tasks::Task;
+
+/// Entries in the order of their times. The number tells entries of one time apart.
+#[derive(Default)]
+pub(super) struct Timers {
+    entries: RefCell<BTreeMap<(Instant, u64), Rc<Task>>>,
+}
+
+impl Timers {
+    /// The task waits until `deadline` at the most; none is for ever.
+    #[inline]
+    pub(super) fn set(&self, task: &Rc<Task>, deadline: Option<Instant>) {
+        task.deadline.set(deadline);
+        let Some(at) = deadline else { return };
+        if task.armed.get().is_none_or(|armed| armed > at) {
+            self.arm(task, at);
+        }
+    }
+
+    fn arm(&self, task: &Rc<Task>, at: Instant) {
+        let mut entries = self.entries.borrow_mut();
+        if let Some(armed) = task.armed.replace(Some(at)) {
+            entries.remove(&(armed, task.number()));
+        }
+        entries.insert((at, task.number()), Rc::clone(task));
+    }
+
+    /// The task has ended.
+    pub(super) fn forget(&self, task: &Task) {
+        if let Some(armed) = task.armed.take() {
+            self.entries.borrow_mut().remove(&(armed, task.number()));
+        }
+    }
+
+    /// The earliest moment at which something may be due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.entries.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// A task whose deadline has passed, until there is none.
+    pub(super) fn take_due(&self, now: Instant) -> Option<Rc<Task>> {
+        loop {
+            let mut entries = self.entries.borrow_mut();
+            let entry = entries.first_entry()?;
+            if entry.key().0 > now {
+                return None;
+            }
+            let task = entry.remove();
+            drop(entries);
+            task.armed.set(None);
+            match task.deadline.get() {
+                // Not waiting with a deadline any more.
+                None => {}
+                Some(later) if later > now => self.arm(&task, later),
+                Some(_) => return Some(task),
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! [`Worker`]: a thread that runs coroutines, and its loop.
+//!
+//! ```text
+//! run ─→ run queue: each is resumed once ─→ flush ─→ epoll_wait ─→ events: resumes those who wait
+//!   ↑                                                                 deadlines: the same         │
+//!   └─────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A coroutine that a turn of the loop adds to the run queue runs in the next turn, so that a handler which gives way
+//! again and again starves nobody.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Group;
+use super::inbox::{Inbox, Message};
+use super::parked::AcceptSet;
+use super::registrations::Registrations;
+use super::tasks::{Body, Task, TaskState, Tasks, Turn};
+use super::timers::Timers;
+use crate::mixin::{Job, Refused};
+use crate::sys::coroutine::stack::StackSlab;
+use crate::sys::coroutine::switch;
+use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
+use crate::wait::{self, FlushPromise, Parker};
+
+/// What a worker is started with. Made by the thread that starts it, so that a lack of descriptors is its error.
+pub(super) struct Start {
+    group: Arc<Group>,
+    inbox: Arc<Inbox>,
+    epoll: Epoll,
+    stack_bytes: usize,
+}
+
+impl Start {
+    pub(super) fn new(group: &Arc<Group>, number: usize, stack_bytes: usize) -> io::Result<Self> {
+        let inbox = Arc::clone(&group.inboxes[number]);
+        let epoll = Epoll::new()?;
+        epoll.watch(inbox.as_fd(), WatchFor::Input, INBOX)?;
+        Ok(Self { group: Arc::clone(group), inbox, epoll, stack_bytes })
+    }
+
+    /// The life of the thread.
+    pub(super) fn run(self) {
+        let worker = Rc::new(Worker::new(self));
+        HERE.set(Some(Rc::clone(&worker)));
+        let _installed = wait::install(Rc::clone(&worker) as Rc<dyn Parker>);
+        let _promise = FlushPromise::start();
+        worker.run();
+        HERE.set(None);
+    }
+}
+
+/// Marks the events of the inbox.
+const INBOX: u64 = u64::MAX;
+
+/// Marks the event of the accept loop's descriptors.
+pub(super) const ACCEPTOR: u64 = u64::MAX - 1;
+
+/// Marks the events of waits without a slot. The rest is the number of the task.
+pub(super) const WATCHED: u64 = 1 << 63;
+
+/// How many events one wait takes.
+const EVENTS: usize = 1_024;
+
+/// How many requests the acceptor takes before others have their turn.
+const ACCEPTED_AT_ONCE: u32 = 64;
+
+thread_local! {
+    /// Borrowed for moments only.
+    static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+}
+
+/// A worker. It never leaves its thread.
+pub(super) struct Worker {
+    group: Arc<Group>,
+    inbox: Arc<Inbox>,
+    pub(super) epoll: Epoll,
+    stacks: RefCell<StackSlab>,
+    tasks: Tasks,
+    /// Those that can go on.
+    queue: RefCell<VecDeque<Rc<Task>>>,
+    pub(super) registrations: Registrations,
+    pub(super) timers: Timers,
+    /// The coroutine that runs.
+    current: RefCell<Option<Rc<Task>>>,
+    /// Coroutines that wait for descriptors without a slot, by their numbers.
+    pub(super) watched: RefCell<HashMap<u64, Rc<Task>>>,
+    /// The descriptors of the accept loop, if it runs here.
+    pub(super) accept_set: RefCell<Option<AcceptSet>>,
+    /// How many more requests the acceptor may take before others have their turn.
+    budget: Cell<u32>,
+    /// The end of the last wait.
+    pub(super) now: Cell<Instant>,
+    quits: Cell<bool>,
+}
+
+impl Worker {
+    fn new(start: Start) -> Self {
+        let Start { group, inbox, epoll, stack_bytes } = start;
+        Self {
+            group,
+            inbox,
+            epoll,
+            stacks: RefCell::new(StackSlab::new(stack_bytes)),
+            tasks: Tasks::default(),
+            queue: RefCell::default(),
+            registrations: Registrations::new(),
+            timers: Timers::default(),
+            current: RefCell::default(),
+            watched: RefCell::default(),
+            accept_set: RefCell::default(),
+            budget: Cell::new(ACCEPTED_AT_ONCE),
+            now: Cell::new(Instant::now()),
+            quits: Cell::new(false),
+        }
+    }
+
+    fn run(&self) {
+        let mut events = ReadyEvents::new(EVENTS);
+        loop {
+            self.run_queue();
+            if self.quits.get() && self.tasks.len() == 0 {
+                return;
+            }
+            wait::flush();
+            self.wait(&mut events);
+            self.now.set(Instant::now());
+            for at in 0..events.len() {
+                if let Some(event) = events.get(at) {
+                    self.dispatch(event);
+                }
+            }
+            while let Some(task) = self.timers.take_due(self.now.get()) {
+                self.wake_now(&task);
+            }
+        }
+    }
+
+    fn wait(&self, events: &mut ReadyEvents) {
+        let timeout = if self.queue.borrow().is_empty() {
+            self.timers.next().map(|at| at.saturating_duration_since(Instant::now()))
+        } else {
+            Some(std::time::Duration::ZERO)
+        };
+        self.epoll.wait_for_events(events, timeout);
+    }
+
+    /// Resumes each that is in the queue now. Those that they add have the next turn.
+    fn run_queue(&self) {
+        let count = self.queue.borrow().len();
+        for _ in 0..count {
+            let Some(task) = ({ self.queue.borrow_mut().pop_front() }) else { return };
+            self.resume(&task);
+        }
+    }
+
+    fn dispatch(&self, event: ReadyEvent) {
+        match event.number {
+            INBOX => self.read_inbox(),
+            ACCEPTOR => {
+                let task = self.accept_set.borrow().as_ref().and_then(AcceptSet::waiting);
+                if let Some(task) = task {
+                    self.budget.set(ACCEPTED_AT_ONCE);
+                    self.wake_now(&task);
+                }
+            }
+            number if number & WATCHED != 0 => {
+                let task = self.watched.borrow().get(&(number & !WATCHED)).cloned();
+                if let Some(task) = task {
+                    self.wake_now(&task);
+                }
+            }
+            _ => self.dispatch_to_connection(event),
+        }
+    }
+
+    fn dispatch_to_connection(&self, event: ReadyEvent) {
+        let (reader, writer) = self.registrations.arrived(event);
+        if let Some(task) = reader {
+            self.wake_now(&task);
+        }
+        if let Some(task) = writer {
+            self.wake_now(&task);
+        }
+    }
+
+    fn read_inbox(&self) {
+        for message in self.inbox.take() {
+            match message {
+                Message::Job(job) => self.start(job),
+                Message::Accept(start) => self.accept(start),
+                Message::Quit => self.quits.set(true),
+            }
+        }
+    }
+
+    /// Starts the accept loop.
+    fn accept(&self, start: super::acceptor::AcceptorStart) {
+        let stack = self.stacks.borrow_mut().take();
+        match stack {
+            Ok(stack) => {
+                if let Some(coroutine) = start.into_coroutine(stack) {
+                    let task = self.tasks.add(Body::Acceptor(coroutine));
+                    self.queue.borrow_mut().push_back(task);
+                }
+            }
+            Err(error) => start.fail(error),
+        }
+    }
+
+    /// A request of this worker begins; it runs in this turn or the next.
+    fn start(&self, job: Job) {
+        let stack = self.stacks.borrow_mut().take();
+        let stack = match stack {
+            Ok(stack) => stack,
+            Err(error) => {
+                self.inbox.end_request();
+                return job.refuse(Refused::CannotStart(error));
+            }
+        };
+        let inbox = Arc::clone(&self.inbox);
+        let body = move || {
+            // Panics of the program end in the job. One of ours must not end the process: the request is lost.
+            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job.run())) {
+                std::mem::forget(payload);
+            }
+            inbox.end_request();
+        };
+        let task = self.tasks.add(Body::Request(switch::Coroutine::new(stack, body)));
+        self.queue.borrow_mut().push_back(task);
+    }
+
+    /// Resumes a coroutine that waits. Others are not touched: they were woken already.
+    fn wake_now(&self, task: &Rc<Task>) {
+        if task.state.get() == TaskState::Waiting {
+            self.resume(task);
+        }
+    }
+
+    /// Puts a coroutine that waits into the queue.
+    pub(super) fn wake(&self, task: &Rc<Task>) {
+        if task.state.get() == TaskState::Waiting {
+            task.state.set(TaskState::Queued);
+            self.queue.borrow_mut().push_back(Rc::clone(task));
+        }
+    }
+
+    fn resume(&self, task: &Rc<Task>) {
+        let before = self.current.replace(Some(Rc::clone(task)));
+        let turn = task.resume();
+        self.current.replace(before);
+        match turn {
+            Turn::Suspended => return,
+            Turn::Ended(stack) => self.stacks.borrow_mut().give_back(stack),
+            Turn::Abandoned => {}
+        }
+        self.timers.forget(task);
+        self.tasks.remove(task);
+        let ends_accept = |set: &AcceptSet| set.is_of(task);
+        if self.accept_set.borrow().as_ref().is_some_and(ends_accept) {
+            self.accept_set.replace(None);
+        }
+    }
+
+    /// The coroutine that runs. None on the thread's own stack.
+    pub(super) fn current(&self) -> Option<Rc<Task>> {
+        self.current.borrow().clone()
+    }
+
+    /// Suspends the running coroutine, which has a place in the queue.
+    fn give_way(&self, task: &Rc<Task>) {
+        task.state.set(TaskState::Queued);
+        self.queue.borrow_mut().push_back(Rc::clone(task));
+        switch::suspend();
+    }
+
+    /// A request that the accept loop of this thread has taken.
+    fn deal(&self, job: Job) {
+        // Ties go to this worker: a request that stays costs no wake-up.
+        let least = self.group.least_loaded();
+        let stays = job.stays_with_acceptor() || self.inbox.load() <= least.load();
+        let inbox = if stays { &self.inbox } else { least };
+        inbox.begin_request();
+        if stays {
+            self.start(job);
+        } else {
+            inbox.send(Message::Job(job));
+        }
+        let left = self.budget.get();
+        self.budget.set(left.saturating_sub(1));
+        if left == 0 {
+            self.budget.set(ACCEPTED_AT_ONCE);
+            if let Some(task) = self.current() {
+                self.give_way(&task);
+            }
+        }
+    }
+}
+
+/// Deals a request from the accept loop, which runs on this thread. Given back: this thread is no worker of the group.
+pub(super) fn deal(group: &Arc<Group>, job: Job) -> Option<Job> {
+    let worker = HERE.with_borrow(Clone::clone);
+    match worker.filter(|worker| Arc::ptr_eq(&worker.group, group)) {
+        Some(worker) => {
+            worker.deal(job);
+            None
+        }
+        None => Some(job),
+    }
+}

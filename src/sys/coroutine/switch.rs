@@ -1,0 +1,124 @@
+//! Switching between stacks: a [`Coroutine`] runs until it calls [`suspend`], and goes on when it is resumed.
+//!
+//! ```text
+//! worker's stack                    coroutine's stack
+//! resume ------------------------>  body() ..
+//!        <------------------------  suspend()         the frames stay where they are
+//! resume ------------------------>  .. returns from suspend ..
+//!        <------------------------  body returns      Progress::Ended gives the stack back
+//! ```
+//!
+//! A coroutine never leaves its thread: the type is neither `Send` nor `Sync`. One that is dropped before its end is
+//! leaked with its stack, and its destructors never run: another thread may still look at what lies there.
+
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::ptr;
+
+use corosensei::{Coroutine as Switch, CoroutineResult, Yielder};
+
+use super::stack::SlabStack;
+
+/// A function call on a stack of its own, which can be suspended.
+pub(crate) struct Coroutine {
+    /// Never dropped before its end: that would unwind the stack, through code of the program that may catch it.
+    switch: ManuallyDrop<Switch<(), (), (), SlabStack>>,
+    /// The record at the bottom of its stack; null before the first resume.
+    record: *const Record,
+    /// It has returned, and must not be resumed.
+    ended: bool,
+}
+
+/// The part of a coroutine that lies at the bottom of its own stack, for as long as its body runs.
+struct Record {
+    yielder: *const Yielder<(), ()>,
+    /// Where its stack ended when it was last suspended.
+    suspended_at: Cell<usize>,
+}
+
+/// How far a resumed coroutine has come.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// It waits.
+    Suspended,
+    /// It has returned. Its stack is free.
+    Ended(SlabStack),
+}
+
+thread_local! {
+    /// The innermost coroutine that runs on this thread; null on the thread's own stack.
+    static RUNNING: Cell<*const Record> = const { Cell::new(ptr::null()) };
+}
+
+/// Ends the process if a panic leaves the body of a coroutine: there is nothing below it to unwind to.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Coroutine {
+    /// A coroutine that has not begun. A panic that leaves `body` ends the process.
+    pub(crate) fn new(stack: SlabStack, body: impl FnOnce() + 'static) -> Self {
+        let switch = Switch::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
+            let _abort = AbortOnUnwind;
+            let record = Record { yielder, suspended_at: Cell::new(0) };
+            RUNNING.set(&raw const record);
+            body();
+        });
+        Self { switch: ManuallyDrop::new(switch), record: ptr::null(), ended: false }
+    }
+
+    /// Runs it until it suspends itself or returns.
+    ///
+    /// # Panics
+    ///
+    /// If it has returned before.
+    pub(crate) fn resume(&mut self) -> Progress {
+        assert!(!self.ended, "a coroutine that has ended cannot be resumed");
+        // The first resume finds the record made by the body itself.
+        let outer = RUNNING.replace(self.record);
+        let result = self.switch.resume(());
+        self.record = RUNNING.replace(outer);
+        match result {
+            CoroutineResult::Yield(()) => Progress::Suspended,
+            CoroutineResult::Return(()) => {
+                self.ended = true;
+                // SAFETY: it is taken once, because `ended` keeps every later call out, and `ManuallyDrop` does not drop it.
+                let switch = unsafe { ManuallyDrop::take(&mut self.switch) };
+                Progress::Ended(switch.into_stack())
+            }
+        }
+    }
+
+    /// Where its frames end while it is suspended; zero before the first resume. For hints to the processor, not to be
+    /// read or written.
+    pub(crate) fn suspended_at(&self) -> usize {
+        // SAFETY: the record lies on its stack, which exists until the coroutine has ended, and then it is not looked at.
+        unsafe { self.record.as_ref() }
+            .filter(|_| !self.ended)
+            .map_or(0, |record| record.suspended_at.get())
+    }
+}
+
+/// Whether the caller runs in a coroutine.
+pub(crate) fn is_in_coroutine() -> bool {
+    !RUNNING.get().is_null()
+}
+
+/// Suspends the coroutine that runs on this thread, until it is resumed. Outside of one it does nothing.
+#[inline]
+pub(crate) fn suspend() {
+    let record = RUNNING.get();
+    // SAFETY: `RUNNING` is the innermost coroutine of this thread, so the caller runs on that coroutine's stack, at whose
+    // bottom the record lies until the body has returned.
+    let Some(record) = (unsafe { record.as_ref() }) else { return };
+    let here = 0_u8;
+    record.suspended_at.set(ptr::from_ref(&here).addr());
+    // SAFETY: the yielder lies below the body on the same stack, and is this coroutine's own.
+    unsafe { (*record.yielder).suspend(()) };
+}
