@@ -110,7 +110,7 @@ impl Epoll {
         self.add(fd, what.events(), number)
     }
 
-    /// Watches a descriptor of the set for something else. Whatever is ready already is reported anew.
+    /// Watches a descriptor of the set for something else. If it is ready already, that is reported anew.
     pub(crate) fn watch_instead(
         &self,
         fd: BorrowedFd<'_>,
@@ -136,7 +136,7 @@ impl Epoll {
     }
 }
 
-/// What to watch a descriptor for.
+/// The readiness that a descriptor is watched for.
 #[cfg(feature = "green")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchFor {
@@ -194,12 +194,11 @@ impl ReadyEvents {
             number: event.u64,
             readable: ended || has(libc::EPOLLIN),
             writable: broken || has(libc::EPOLLOUT),
-            ended,
         })
     }
 }
 
-/// What has happened to a descriptor.
+/// The readiness of a descriptor.
 #[cfg(feature = "green")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadyEvent {
@@ -209,8 +208,6 @@ pub(crate) struct ReadyEvent {
     pub(crate) readable: bool,
     /// There is room to write, or an error.
     pub(crate) writable: bool,
-    /// No more input will come.
-    pub(crate) ended: bool,
 }
 
 impl AsFd for Epoll {

@@ -14,6 +14,8 @@ mod events;
 mod extension;
 mod figures;
 mod first_read;
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+mod green;
 mod handlers;
 mod helpers;
 mod inherited;

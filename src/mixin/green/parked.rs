@@ -151,7 +151,7 @@ impl Worker {
         let is_for = |set: &&AcceptSet| set.is_for(task, waiting);
         if self.accept_set.borrow().as_ref().filter(is_for).is_none() {
             let set = match AcceptSet::new(self, task, waiting) {
-                // What cannot be waited for is always ready, as for poll(2).
+                // A file that cannot be waited for is always ready, as for poll(2).
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
                 made => made?,
             };

@@ -4,7 +4,7 @@
 //!
 //! - A **connection** has a [`Slot`]. It is registered by its first wait and stays in the set until it is closed; the
 //!   kernel reports each arrival once (edge-triggered), so that a request costs no system call but its receive and its
-//!   send. What has arrived while nobody waited is noted in [`Registration::seen`].
+//!   send. An arrival while nobody waits is noted in [`Registration::seen`].
 //! - **Everything else** (listeners, events) is watched for one wait, by the worker itself: see `worker.rs`.
 //!
 //! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::tasks::Task;
 use crate::sys::epoll::ReadyEvent;
 
-/// What has happened to a connection that no wait has taken note of.
+/// Arrivals at a connection that no wait has taken note of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) readable: bool,

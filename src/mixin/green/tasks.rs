@@ -8,7 +8,7 @@ use crate::sys::coroutine::lent::LentCoroutine;
 use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::coroutine::switch::{Coroutine, Progress};
 
-/// What a coroutine runs.
+/// The work of a coroutine.
 pub(super) enum Body {
     /// A request, or a part of one.
     Request(Coroutine),

@@ -30,7 +30,7 @@ use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
 use crate::wait::{self, FlushPromise, Parker};
 
-/// What a worker is started with. Made by the thread that starts it, so that a lack of descriptors is its error.
+/// The parts of a worker that may be lacking. Made by the thread that starts it, so that a lack of descriptors is its error.
 pub(super) struct Start {
     group: Arc<Group>,
     inbox: Arc<Inbox>,

@@ -32,8 +32,6 @@ pub(crate) struct Coroutine {
 /// The part of a coroutine that lies at the bottom of its own stack, for as long as its body runs.
 struct Record {
     yielder: *const Yielder<(), ()>,
-    /// Where its stack ended when it was last suspended.
-    suspended_at: Cell<usize>,
 }
 
 /// How far a resumed coroutine has come.
@@ -66,7 +64,7 @@ impl Coroutine {
     pub(crate) fn new(stack: SlabStack, body: impl FnOnce() + 'static) -> Self {
         let switch = Switch::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
             let _abort = AbortOnUnwind;
-            let record = Record { yielder, suspended_at: Cell::new(0) };
+            let record = Record { yielder };
             RUNNING.set(&raw const record);
             body();
         });
@@ -94,20 +92,6 @@ impl Coroutine {
             }
         }
     }
-
-    /// Where its frames end while it is suspended; zero before the first resume. For hints to the processor, not to be
-    /// read or written.
-    pub(crate) fn suspended_at(&self) -> usize {
-        // SAFETY: the record lies on its stack, which exists until the coroutine has ended, and then it is not looked at.
-        unsafe { self.record.as_ref() }
-            .filter(|_| !self.ended)
-            .map_or(0, |record| record.suspended_at.get())
-    }
-}
-
-/// Whether the caller runs in a coroutine.
-pub(crate) fn is_in_coroutine() -> bool {
-    !RUNNING.get().is_null()
 }
 
 /// Suspends the coroutine that runs on this thread, until it is resumed. Outside of one it does nothing.
@@ -117,8 +101,6 @@ pub(crate) fn suspend() {
     // SAFETY: `RUNNING` is the innermost coroutine of this thread, so the caller runs on that coroutine's stack, at whose
     // bottom the record lies until the body has returned.
     let Some(record) = (unsafe { record.as_ref() }) else { return };
-    let here = 0_u8;
-    record.suspended_at.set(ptr::from_ref(&here).addr());
     // SAFETY: the yielder lies below the body on the same stack, and is this coroutine's own.
     unsafe { (*record.yielder).suspend(()) };
 }

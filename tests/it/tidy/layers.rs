@@ -50,7 +50,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "run_phase",
             "shutdown",
             "sys",
-            "wait",
             "idle_reaper",
         ],
     ),

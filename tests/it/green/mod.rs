@@ -1,0 +1,3 @@
+//! Requests as coroutines: the mixin `Green`.
+
+mod serving;
