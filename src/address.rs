@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use socket2::SockAddr;
+
 use crate::error::{Error, Result};
 
 /// The address of one end of a connection, or of a server: Python's `client_address` and
@@ -81,8 +83,29 @@ impl Address {
         }
     }
 
+    /// The form that the system takes. Names of Unix sockets are checked for their length.
+    ///
+    /// # Errors
+    ///
+    /// If nothing can be sent or connected to such an address, or its name is too long for a socket.
+    pub(crate) fn to_socket(&self) -> io::Result<SockAddr> {
+        let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let too_long = |_| wrong("the name is too long for a Unix socket (107 bytes)");
+        match self {
+            Self::Inet(inet) => Ok((*inet).into()),
+            Self::Unix(path) => SockAddr::unix(path).map_err(too_long),
+            Self::Abstract(name) => {
+                // See unix(7): the first byte of the path is NUL, and the name is not terminated.
+                let bytes = [b"\0", &**name].concat();
+                SockAddr::unix(OsStr::from_bytes(&bytes)).map_err(too_long)
+            }
+            Self::Unnamed => Err(wrong("it has no address")),
+            Self::Other(_) => Err(wrong("it is the address of a program's own transport")),
+        }
+    }
+
     /// Converts a system address. An address of an unknown family becomes [`Unnamed`](Self::Unnamed).
-    pub(crate) fn from_socket(address: &socket2::SockAddr) -> Self {
+    pub(crate) fn from_socket(address: &SockAddr) -> Self {
         if let Some(inet) = address.as_socket() {
             return inet.into();
         }
@@ -255,6 +278,29 @@ impl BindAddress {
     #[must_use]
     pub fn activated_only() -> Self {
         Self { kind: Kind::Activated(Activated::Only) }
+    }
+
+    /// Whether it means a Unix socket, to a client that says nothing of the transport: an address of one, a path, `@name`,
+    /// and text with a slash in it.
+    pub(crate) fn is_unix(&self) -> bool {
+        match &self.kind {
+            Kind::Text(text) => {
+                text.starts_with('@') || (text.contains('/') && with_scheme(text).is_none())
+            }
+            Kind::Path(_) => true,
+            Kind::Address(address) => !matches!(address, Address::Inet(_)),
+            Kind::HostPort(..) | Kind::Activated(_) => false,
+        }
+    }
+
+    /// Whether [`to_inet`](Self::to_inet) asks a name server.
+    pub(crate) fn is_looked_up(&self) -> bool {
+        let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !host.is_empty();
+        match &self.kind {
+            Kind::Text(text) => host_and_port(text).is_ok_and(|(host, _)| is_name(host)),
+            Kind::HostPort(host, _) => is_name(host),
+            Kind::Path(_) | Kind::Address(_) | Kind::Activated(_) => false,
+        }
     }
 
     /// Which activated socket it means, if it means one.

@@ -199,6 +199,7 @@ mod limits;
 mod lingering_close;
 mod live;
 pub mod mixin;
+pub mod outgoing;
 pub mod park;
 mod peer_fault;
 mod process;
@@ -234,6 +235,7 @@ pub use limits::{Limits, Rate};
 #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
 pub use mixin::Green;
 pub use mixin::{Forking, Inline, Pool, Threading, WhenFull};
+pub use outgoing::connect;
 #[doc(inline)]
 pub use request::{DatagramRequest, Outbox, StreamRequest};
 pub use server::{
@@ -243,6 +245,7 @@ pub use server_context::ServerContext;
 pub use shutdown::ShutdownHandle;
 #[doc(inline)]
 pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
+pub use wait::{offload, sleep};
 
 /// The arguments of [`ServerHooks`]: a request that has arrived, a request that failed, an accept that failed.
 pub mod hooks {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub struct ServerContext {
     /// `Limits::live`, or fewer if the process has fewer descriptors.
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
+    /// How many bytes were sent by [`DatagramSender`](crate::request::DatagramSender)s, which may outlive this.
+    pub(crate) sent_by_senders: Arc<AtomicU64>,
     /// TLS handshakes that have begun and not ended, for `Limits::handshakes`.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) handshakes: Handshakes,
@@ -93,6 +95,7 @@ impl ServerContext {
             live,
             gate: Gate::unshared(limits.live.max(1))?,
             counters: Counters::default(),
+            sent_by_senders: Arc::default(),
             handshakes: Handshakes::default(),
             rate: RateGate::new(limits.accept_rate),
             address: RwLock::new(address),

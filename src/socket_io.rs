@@ -9,11 +9,11 @@
 //! is set again only if what is set differs too much. In the usual case (one receive, data within the timeout, the timeout
 //! as before) a receive is one system call, and no clock is read.
 
-use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Mode, RecvBuf, SharedFd};
@@ -77,24 +77,27 @@ const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 ///
 /// Where the idle reaper (`idle_reaper.rs`) bounds the waits, `SO_RCVTIMEO` is never set, and a request takes no system
 /// call more than under a hand-written thread.
+///
+/// One user receives at a time, and one sends; these may be two threads, or two coroutines of one worker. The receiver
+/// alone uses `armed`; the atomics order nothing, and make sharing safe.
 #[derive(Debug)]
 pub(crate) struct SocketIo {
     /// Shared with the live list alone, which may shut it down but never closes it.
     fd: SharedFd,
     /// The parker's note of this descriptor; zero while there is none. The drop gives it back.
     slot: Slot,
-    /// The value of SO_RCVTIMEO; zero is for ever.
-    armed: Cell<Duration>,
+    /// The value of SO_RCVTIMEO in nanoseconds; zero is for ever.
+    armed: AtomicU64,
     /// The user's code may have a copy of the descriptor, and change its mode and its timeouts. They are neither set nor
     /// relied on from then on.
-    is_lent: Cell<bool>,
+    is_lent: AtomicBool,
 }
 
 impl SocketIo {
     /// A connection in blocking mode, without a timeout, as `get_request` gives it.
     pub(crate) fn new(fd: Arc<OwnedFd>) -> Self {
         let fd = SharedFd::new(fd);
-        let (armed, is_lent) = (Cell::new(Duration::ZERO), Cell::new(false));
+        let (armed, is_lent) = (AtomicU64::new(0), AtomicBool::new(false));
         Self { fd, slot: Slot::default(), armed, is_lent }
     }
 
@@ -108,7 +111,8 @@ impl SocketIo {
     /// poll(2) and relies on neither timeout nor mode.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
         // Only the first time, and only if a timeout is set, because it is a system call.
-        if !self.is_lent.replace(true) && !self.armed.take().is_zero() {
+        if !self.is_lent.swap(true, Ordering::Relaxed) && self.armed.swap(0, Ordering::Relaxed) != 0
+        {
             // It fails only if this is no socket any more, and then every other call fails as well.
             let _ = sys::set_receive_timeout(self.as_fd(), None);
         }
@@ -151,7 +155,7 @@ impl SocketIo {
             let left = bound.left();
             // One more try without blocking: bytes that have come by the end of the time are received.
             let over = left == Some(Duration::ZERO);
-            let block = may_block && !over && !self.is_lent.get();
+            let block = may_block && !over && !self.is_lent.load(Ordering::Relaxed);
             let mode = if block { Mode::Block } else { Mode::Try };
             // The first call has been made by `recv` already, in the usual case.
             let result = match failed.take() {
@@ -188,13 +192,13 @@ impl SocketIo {
 
     /// How long a blocking call has waited that has returned `WouldBlock`.
     fn waited_in_vain(&self) -> Duration {
-        let armed = self.armed.get();
-        if armed.is_zero() {
+        let armed = self.armed.load(Ordering::Relaxed);
+        if armed == 0 {
             // Without a timeout it cannot return so. The user's code has set a mode or a timeout on the socket, or on the
             // listener that it comes from.
-            self.is_lent.set(true);
+            self.is_lent.store(true, Ordering::Relaxed);
         }
-        armed
+        Duration::from_nanos(armed)
     }
 
     /// Sends as much as there is room for, one byte at least. It waits for room for as long as the timeout allows, and then
@@ -245,13 +249,13 @@ impl SocketIo {
     /// Whether the kernel's timeout is this very one, as is usual.
     #[inline]
     fn is_armed_with(&self, bound: RecvTimeout) -> bool {
-        let armed = self.armed.get();
+        let armed = self.armed.load(Ordering::Relaxed);
         let is_armed = match bound {
-            RecvTimeout::For(duration) => armed == duration && !armed.is_zero(),
-            RecvTimeout::Never => armed.is_zero(),
+            RecvTimeout::For(duration) => armed != 0 && armed == nanos(duration),
+            RecvTimeout::Never => armed == 0,
             RecvTimeout::Until(_) => false,
         };
-        is_armed && !self.is_lent.get()
+        is_armed && !self.is_lent.load(Ordering::Relaxed)
     }
 
     /// Sets the kernel's timeout for the next blocking call, which has `left`; none is for ever.
@@ -262,7 +266,7 @@ impl SocketIo {
     /// With 60 s set, a call that has 58 s left keeps them (65 s are near enough), and one that has 50 s left does not
     /// (56 s are).
     fn arm(&self, left: Option<Duration>, fit: Fit) -> io::Result<()> {
-        let now = self.armed.get();
+        let now = Duration::from_nanos(self.armed.load(Ordering::Relaxed));
         let fits = match left {
             None => now.is_zero(),
             Some(left) if fit == Fit::Exact => now == left,
@@ -274,9 +278,15 @@ impl SocketIo {
         // The kernel takes zero for ever.
         let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
         sys::set_receive_timeout(self.as_fd(), wanted)?;
-        self.armed.set(wanted.unwrap_or_default());
+        self.armed.store(nanos(wanted.unwrap_or_default()), Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// As `armed` counts. [`LONGEST`] fits many times.
+#[inline]
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How close SO_RCVTIMEO has to be to the time that is left.

@@ -30,6 +30,7 @@ use parking_lot::Mutex;
 
 use super::by_proxy::ByProxy;
 use super::clear::ClearCounters;
+use super::companions::Companions;
 use super::counters::{RequestCounters, Step};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
@@ -80,6 +81,8 @@ pub(crate) struct Entry {
     ended: AtomicBool,
     /// For [`StopToken`](crate::request::StopToken)s; few requests have one.
     pub(super) stop_events: OnceLock<Box<StopEvents>>,
+    /// Connections that its handler has made, and that end when it is cut off; few requests have one.
+    pub(super) companions: OnceLock<Box<Companions>>,
     /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
     lost: AtomicU8,
     /// The connection, for threads that end it from outside. Ownership is shared, so that the descriptor cannot be
@@ -122,6 +125,7 @@ impl Entry {
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             stop_events: OnceLock::new(),
+            companions: OnceLock::new(),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
             process: AtomicI32::new(0),
@@ -402,6 +406,7 @@ impl Entry {
         self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
         // Last, so that code that a token wakes finds the connection ended.
         if self.is_closed() {
+            self.end_companions();
             self.tell_of_close();
         }
     }

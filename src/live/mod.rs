@@ -14,6 +14,7 @@
 
 mod by_proxy;
 mod clear;
+mod companions;
 mod counters;
 mod entry;
 mod handshakes;
@@ -42,6 +43,7 @@ use crate::proxy_protocol::Header;
 
 use by_proxy::{ByProxy, ClientRows};
 use clear::{ClearCounters, ClearRows};
+pub(crate) use companions::Companion;
 pub(crate) use counters::Step;
 use counters::{RequestCounters, Rows};
 pub(crate) use entry::Entry;

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use super::datagram_sender::{DatagramSender, LastingReply};
 use super::extension::ticket_methods;
 use super::line;
 use super::{Deadline, Request, Ticket};
@@ -23,6 +25,12 @@ pub trait Reply {
 
     /// The server's socket, if there is one.
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// A way to the same sender, and to others, that lasts longer than the request, for
+    /// [`DatagramRequest::sender`]. None, the default: the transport has none.
+    fn lasting(&self) -> Option<Arc<dyn LastingReply>> {
         None
     }
 }
@@ -138,6 +146,17 @@ impl DatagramRequest {
             self.ticket.entry().add_bytes_out(bytes.len());
         }
         Ok(sent)
+    }
+
+    /// A sender that can be kept and cloned: for a reply after the handler has returned, from another thread, or to another
+    /// address.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, if the transport has none. Those of this crate have one.
+    pub fn sender(&self) -> io::Result<DatagramSender> {
+        let lasting = self.reply.lasting().ok_or(io::ErrorKind::Unsupported)?;
+        Ok(DatagramSender::new(lasting, &self.ticket))
     }
 
     /// Whether the sender is at fault: it is gone (for a Unix socket, its file may be gone), or it does not read (only

@@ -50,6 +50,17 @@ macro_rules! ticket_methods {
             self.ticket().stop_token()
         }
 
+        /// Ends a connection that the handler has made when this request is cut off: at the deadline of a drain, or by
+        /// [`close_live`](crate::ServerContext::close_live). Its calls then fail, so that a handler that waits for
+        /// another server hears of it as one that waits for its client does. The end of the request ends nothing: the
+        /// connection may serve others after it.
+        ///
+        /// In a child of [`Forking`](crate::Forking) it is not needed: the child is killed.
+        pub fn end_together(&self, with: &crate::outgoing::OutgoingStream) {
+            let with: std::sync::Arc<dyn crate::live::Companion> = with.shared().clone();
+            self.ticket().entry().add_companion(&with);
+        }
+
         /// The value that a hook, or an earlier step of the handler, has set, if it is of this type: see
         /// [`Incoming::set_extension`](crate::hooks::Incoming::set_extension).
         #[must_use]

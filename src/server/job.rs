@@ -29,7 +29,7 @@ use super::error_owner::ErrorOwner;
 use super::failure::Phase;
 use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
-use super::served_by_thread::Serving;
+use super::served_by_thread::start_serving;
 use super::server_permit::ServerPermit;
 use super::tell::handle_error;
 use crate::address::Address;
@@ -146,7 +146,7 @@ impl<T: Transport> TypedJob<T> {
 
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
-        let _serving = Serving::start(&self.core.context);
+        let _serving = start_serving(&self.core.context);
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
         open.refused(made, CloseReason::Rejected);
@@ -163,7 +163,7 @@ impl<T: Transport> TypedJob<T> {
         let _promise = FlushPromise::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
         let context = &self.core.context;
-        let _serving = (!context.role().is_child()).then(|| Serving::start(context));
+        let _serving = (!context.role().is_child()).then(|| start_serving(context));
         self.ticket.entry().show_activity(Activity::Running);
         let span = self.core.spans.enter(context, self.ticket.entry());
         let is_timed = self.core.is_observed();
@@ -234,7 +234,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn refuse(self: Box<Self>, why: Refused) {
-        let _serving = Serving::start(&self.core.context);
+        let _serving = start_serving(&self.core.context);
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
         // Counted before the hook runs: the peer may hear of it by the hook.
@@ -251,7 +251,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn release(self: Box<Self>) {
-        let _serving = Serving::start(&self.core.context);
+        let _serving = start_serving(&self.core.context);
         let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
         // No orderly end: nothing here serves it.

@@ -36,6 +36,17 @@ impl PeerName {
         }
     }
 
+    /// A name to send to.
+    pub(crate) fn of(address: &SockAddr) -> Self {
+        match address.as_socket() {
+            // SAFETY: the address has a whole `sockaddr_storage`, and its family says that it is one of IPv4.
+            Some(SocketAddr::V4(_)) => Self::V4(unsafe { *address.as_ptr().cast() }),
+            // SAFETY: the same, of IPv6.
+            Some(SocketAddr::V6(_)) => Self::V6(unsafe { *address.as_ptr().cast() }),
+            None => Self::Other(Box::new(address.clone())),
+        }
+    }
+
     /// For a call of the system, with [`len`](Self::len). Valid as long as `self` is neither moved nor dropped.
     pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
         match self {

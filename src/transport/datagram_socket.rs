@@ -24,11 +24,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::later_datagram::LaterDatagram;
 use super::reply_loop::ReplyLoopGuard;
 use super::server_socket::ServerSocket;
 use crate::address::Address;
 use crate::process::OwnerProcess;
-use crate::request::{DatagramRequest, Reply, Ticket};
+use crate::request::{DatagramRequest, LastingReply, Reply, Ticket};
 use crate::sys::peer_name::PeerName;
 use crate::sys::recv_batch::{Destinations, Received, RecvBatch};
 use crate::sys::recv_cmsg::LocalAddress;
@@ -96,14 +97,14 @@ impl IncomingDatagram {
 
 /// Whether a datagram can be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReplyTo {
+pub(super) enum ReplyTo {
     Sender,
     /// A reply would reach nobody, or another socket than the sender's.
     Nobody,
 }
 
 impl ReplyTo {
-    fn at(peer: &Address) -> Self {
+    pub(super) fn at(peer: &Address) -> Self {
         let reaches_sender = match peer {
             // A reply to port 0 is always an error.
             Address::Inet(inet) => inet.port() != 0,
@@ -123,6 +124,12 @@ impl Reply for IncomingDatagram {
         }
         self.socket.reply(Outgoing { peer: &self.peer, local: self.local, bytes })?;
         Ok(true)
+    }
+
+    fn lasting(&self) -> Option<Arc<dyn LastingReply>> {
+        let can_reply = self.reply_to == ReplyTo::Sender;
+        let to = can_reply.then(|| (self.peer.clone(), self.local));
+        Some(Arc::new(LaterDatagram::new(to, &self.socket)))
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
@@ -328,7 +335,7 @@ impl DatagramSocket {
 
     /// Sends one datagram, and waits for room in the socket's buffer if there is none. A Unix socket does not wait: it is
     /// the receiver's queue that is full, and the readiness of this socket says nothing about that.
-    fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
+    pub(super) fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };

@@ -129,6 +129,7 @@ mod datagram_socket;
 mod handover_socket;
 mod inet;
 pub(crate) mod inherited;
+mod later_datagram;
 pub(crate) mod predecessor;
 mod reply_loop;
 mod server_socket;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
@@ -158,7 +158,7 @@ impl UnixName {
                     let _ = self.bound.set(Address::Unix(whole));
                     Ok(())
                 }
-                Address::Abstract(name) => SockRef::from(fd).bind(&abstract_address(name)?),
+                Address::Abstract(_) => SockRef::from(fd).bind(&self.asked.to_socket()?),
                 // `to_unix` gives no other address.
                 _ => Err(io::ErrorKind::InvalidInput.into()),
             }
@@ -186,18 +186,6 @@ impl UnixName {
             file.close_as_the_last();
         }
     }
-}
-
-/// An abstract name is a NUL and then the name.
-fn abstract_address(name: &[u8]) -> io::Result<SockAddr> {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    // See unix(7): the first byte of the path is NUL, and the name is not terminated.
-    let bytes = [b"\0", name].concat();
-    SockAddr::unix(OsStr::from_bytes(&bytes)).map_err(|_| {
-        let text = "the name is too long for a Unix socket (107 bytes)";
-        io::Error::new(io::ErrorKind::InvalidInput, text)
-    })
 }
 
 /// A socket that is not bound yet, with its options.

@@ -24,12 +24,12 @@
 
 mod deferred_flush;
 mod event;
+mod offload;
 mod parker;
+mod serving;
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,8 +38,11 @@ use crate::sys;
 pub use deferred_flush::flush;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 pub use event::Event;
+pub(crate) use offload::look_up_until;
+pub use offload::offload;
 pub(crate) use parker::parker;
 pub use parker::{Installed, Interest, Parker, Slot, Waiting, install};
+pub(crate) use serving::{Serving, is_serving};
 
 /// The state of this thread, in one place: it is read twice for each request.
 #[derive(Clone, Copy)]
@@ -130,15 +133,13 @@ pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) ->
 
 /// Sleeps: a plain thread sleeps; a coroutine is suspended, and its thread goes on with others.
 ///
-/// Every mixin of this crate runs handlers on plain threads. A mixin of your own may run many on one thread, as
-/// coroutines (see [`Parker`]). Handlers that may run there use this instead of [`std::thread::sleep`], which would
-/// stop every request of the same thread.
+/// A mixin may run many handlers on one thread, as coroutines (see [`Parker`]). Handlers that may run there use this
+/// instead of [`std::thread::sleep`], which would stop every request of the same thread.
 ///
 /// ```
 /// use std::io::Write;
 /// use std::time::Duration;
-/// use socketserver::park::sleep;
-/// use socketserver::stream_fn;
+/// use socketserver::{sleep, stream_fn};
 ///
 /// let slow = stream_fn(|request| {
 ///     sleep(Duration::from_millis(100));
@@ -174,63 +175,6 @@ fn park_for_ever() {
         if any(&[], None).is_err() {
             thread::park();
         }
-    }
-}
-
-/// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
-///
-/// On a plain thread, and so under every mixin of this crate, this calls `work` and nothing else. In a coroutine of a
-/// mixin of your own (see [`Parker`]) `work` runs on a thread of its own, and the coroutine is suspended until it has
-/// ended.
-///
-/// # Errors
-///
-/// If no thread can be started for it.
-///
-/// # Panics
-///
-/// If `work` panics, with the same payload.
-///
-/// ```
-/// use std::io::Write;
-/// use socketserver::park::offload;
-/// use socketserver::stream_fn;
-///
-/// let names = stream_fn(|request| {
-///     let text = offload(|| std::fs::read_to_string("/etc/hostname"))??;
-///     Ok(request.write_all(text.as_bytes())?)
-/// });
-/// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", names);
-/// ```
-pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
-    if !is_parked_here() {
-        flush();
-        return Ok(work());
-    }
-    let done = Arc::new(Event::new()?);
-    let signal = NotifyOnDrop(Arc::clone(&done));
-    let worker = thread::Builder::new().name("offload".into()).spawn(move || {
-        let _signal = signal;
-        work()
-    })?;
-    // A parker may come back early: look again. The event stays set, so the order of the two does not matter.
-    while !worker.is_finished() {
-        any(&[Waiting { fd: done.as_fd(), interest: Interest::Read, slot: None }], None)?;
-        if done.is_set() {
-            break;
-        }
-    }
-    worker.join().or_else(|payload| std::panic::resume_unwind(payload))
-}
-
-/// Tells the waiting coroutine that its work has ended, by a panic too.
-///
-/// Held by the thread that does the work, and dropped when the work has ended.
-struct NotifyOnDrop(Arc<Event>);
-
-impl Drop for NotifyOnDrop {
-    fn drop(&mut self) {
-        self.0.notify();
     }
 }
 

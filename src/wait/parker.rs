@@ -1,10 +1,11 @@
 //! [`Parker`]: how a thread waits that runs many requests, as coroutines.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::note;
@@ -34,22 +35,26 @@ pub struct Waiting<'a> {
 
 /// A number that is kept beside a descriptor, for a [`Parker`] to remember that it has registered it, say. It starts
 /// as zero, and only the worker that runs the request uses it.
+///
+/// The two directions of a connection have one slot: one coroutine may wait for input and another for room, at the same
+/// time (see [`join`](super::join)).
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// Not atomic: only the worker that runs the request uses it.
-    value: Cell<usize>,
+    /// Atomic, because the halves of a connection that share it may be on two plain threads, where it stays zero. Under a
+    /// parker only one thread uses it, so no access orders another: it costs as much as a plain number.
+    value: AtomicUsize,
 }
 
 impl Slot {
     /// The value that was last [`set`](Self::set); zero at first.
     #[must_use]
     pub fn get(&self) -> usize {
-        self.value.get()
+        self.value.load(Ordering::Relaxed)
     }
 
     /// Remembers a value. If it is not zero when the descriptor is about to be closed, [`Parker::forget`] is called.
     pub fn set(&self, value: usize) {
-        self.value.set(value);
+        self.value.store(value, Ordering::Relaxed);
     }
 }
 

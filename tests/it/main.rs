@@ -35,6 +35,7 @@ mod sizes;
 mod spins;
 mod stop_token;
 mod systemd;
+mod talking;
 mod tidy;
 #[cfg(feature = "tls")]
 mod tls;

@@ -117,6 +117,9 @@ struct Meter {
     /// Bytes of requests that have ended.
     ended_in: AtomicU64,
     ended_out: AtomicU64,
+    /// Bytes of datagrams that belong to no request any more. Kept, because the context may be gone before the last of them
+    /// are told.
+    sent_by_senders: Arc<AtomicU64>,
     /// Held while gauges are set, so that an older number does not replace a newer one.
     told: Mutex<Told>,
 }
@@ -142,6 +145,7 @@ impl Meter {
             next_update: zero(),
             ended_in: zero(),
             ended_out: zero(),
+            sent_by_senders: Arc::clone(&context.sent_by_senders),
             told: Mutex::default(),
         }
     }
@@ -258,9 +262,10 @@ impl Meter {
         let [ended_in, ended_out] =
             [&self.ended_in, &self.ended_out].map(|ended| ended.load(Ordering::SeqCst));
         let (live_in, live_out) = live();
+        let by_senders = self.sent_by_senders.load(Ordering::SeqCst);
         let parts = [
             (ended_in + live_in, &mut told.bytes_in, &handles.bytes_in),
-            (ended_out + live_out, &mut told.bytes_out, &handles.bytes_out),
+            (ended_out + live_out + by_senders, &mut told.bytes_out, &handles.bytes_out),
         ];
         for (all, told, counter) in parts {
             if all > *told {

@@ -35,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("shutdown", &["error", "wait", "run_phase"]),
     ("systemd", &["console"]),
     ("run_group", &["shutdown", "sys", "systemd"]),
+    ("outgoing", &["address", "error", "live", "socket_io", "sys", "wait", "write_stall"]),
     (
         "server_context",
         &[
@@ -65,6 +66,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "limits",
             "lingering_close",
             "live",
+            "outgoing",
             "process",
             "socket_io",
             "shutdown",

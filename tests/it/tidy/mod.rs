@@ -176,7 +176,7 @@ fn the_root_has_few_names() {
     names.retain(|name| name != "_documentation" && !PARTS.contains(&&**name));
     assert!(names.contains(&"Server".to_owned()), "lib.rs was not understood: {names:?}");
     assert!(names.contains(&"transport".to_owned()), "lib.rs was not understood: {names:?}");
-    assert!(names.len() <= 48, "{} names at the root: {names:?}", names.len());
+    assert!(names.len() <= 53, "{} names at the root: {names:?}", names.len());
 }
 
 /// Each fuzz target has a `seeds.rs`, which runs one input, beside the folder of inputs that `cargo test` replays.

@@ -1,0 +1,294 @@
+//! Connecting: to the first of several addresses that answers, within one deadline.
+//!
+//! The addresses of a name are tried one after the other, a quarter of a second apart, or at once if one has failed; an
+//! attempt goes on while the next ones are made, and the first to succeed is taken. So an address that swallows what it is
+//! sent costs a quarter of a second, and not the whole time.
+//!
+//! ```text
+//! 0 ms     [2001:db8::1]:80   connect ................................................  dropped
+//! 250 ms   192.0.2.1:80       connect ... refused
+//! 270 ms   192.0.2.2:80       connect ...... connected: taken
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::address::{Address, BindAddress};
+use crate::error::Error;
+use crate::wait::{self, Interest, Waiting};
+use crate::write_stall::earlier;
+
+/// The time between two attempts (RFC 8305 recommends it).
+const APART: Duration = Duration::from_millis(250);
+
+/// The most attempts at once, so that a name with many addresses takes few descriptors.
+const AT_ONCE: usize = 4;
+
+/// The pauses while the accept queue of a Unix socket is full: the system does not say when there is room.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connected socket in blocking mode, and the address that it is connected to.
+pub(super) type Connected = (Socket, Address);
+
+/// Looks the address up and connects. The error names the operation, the address and the cause.
+pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connected> {
+    let until = Instant::now().checked_add(timeout);
+    if to.is_unix() {
+        let address = to.to_unix().map_err(of_address)?;
+        return to_unix(&address, until)
+            .map(|socket| (socket, address.clone()))
+            .map_err(|error| cannot("connect to", &address, timeout, error));
+    }
+    let addresses = look_up(to, until, timeout)?;
+    to_first(&addresses, until).map_err(|Failed { address, error }| {
+        // Of a name the message has the address as well.
+        let name = to.to_string();
+        let object = if name == address.to_string() { name } else { format!("{name} ({address})") };
+        cannot("connect to", object, timeout, error)
+    })
+}
+
+/// An error that a program can look at by its kind, and an operator can read.
+fn cannot(
+    operation: &'static str,
+    object: impl std::fmt::Display,
+    timeout: Duration,
+    error: io::Error,
+) -> io::Error {
+    if error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none() {
+        let text = format!("no answer within {timeout:?}");
+        let error = io::Error::new(io::ErrorKind::TimedOut, text);
+        return io::Error::new(io::ErrorKind::TimedOut, Error::io(operation, object, error));
+    }
+    io::Error::new(error.kind(), Error::io(operation, object, error))
+}
+
+/// An address that cannot be understood, or whose host cannot be found.
+fn of_address(error: Error) -> io::Error {
+    io::Error::new(error.io_kind().unwrap_or(io::ErrorKind::InvalidInput), error)
+}
+
+/// The addresses of a name, of both versions in turn, as the system has sorted them.
+fn look_up(
+    to: &BindAddress,
+    until: Option<Instant>,
+    timeout: Duration,
+) -> io::Result<Vec<SocketAddr>> {
+    if !to.is_looked_up() {
+        return to.to_inet().map_err(of_address);
+    }
+    let name = to.clone();
+    let found = wait::look_up_until(move || name.to_inet(), until)?;
+    let in_vain = || cannot("look up", to, timeout, io::ErrorKind::TimedOut.into());
+    Ok(in_turn(found.ok_or_else(in_vain)?.map_err(of_address)?))
+}
+
+/// The first address first, and from there on the two versions of IP in turn: if one of them leads nowhere from this machine,
+/// the second attempt is by the other.
+fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = addresses.first().map(SocketAddr::is_ipv4) else { return addresses };
+    let (one, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv4() == first);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut mixed = Vec::new();
+    loop {
+        let pair = [one.next(), other.next()];
+        if pair == [None, None] {
+            return mixed;
+        }
+        mixed.extend(pair.into_iter().flatten());
+    }
+}
+
+/// The address to name in the error, and why it could not be connected to.
+#[derive(Debug)]
+struct Failed {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+/// Connects to the first of the addresses that answers. The error is that of the first one that failed.
+fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connected, Failed> {
+    let mut rest = addresses.iter().copied();
+    let mut attempts: Vec<(Socket, SocketAddr)> = Vec::new();
+    let mut failed: Option<Failed> = None;
+    let mut next = Instant::now();
+    loop {
+        // The last look is after the deadline: a connection of that moment is one.
+        let over = until.is_some_and(|until| Instant::now() >= until);
+        let mut at = 0;
+        while let Some((socket, address)) = attempts.get(at) {
+            match has_connected(socket) {
+                Ok(true) => {
+                    let (socket, address) = attempts.swap_remove(at);
+                    let ready = socket.set_nonblocking(false).map(|()| (socket, address.into()));
+                    return ready.map_err(|error| Failed { address, error });
+                }
+                Ok(false) => at += 1,
+                Err(error) => {
+                    failed.get_or_insert(Failed { address: *address, error });
+                    attempts.remove(at);
+                    next = Instant::now();
+                }
+            }
+        }
+        if over {
+            let waiting =
+                attempts.first().map(|(_, address)| *address).or(addresses.first().copied());
+            let failed_at = failed.as_ref().map(|failed| failed.address);
+            let address = waiting.or(failed_at).expect("a name has at least one address");
+            return Err(Failed { address, error: io::ErrorKind::TimedOut.into() });
+        }
+        let may_begin = attempts.len() < AT_ONCE && rest.len() > 0;
+        if may_begin && (attempts.is_empty() || Instant::now() >= next) {
+            let Some(address) = rest.next() else { continue };
+            match begin(address) {
+                Ok(socket) => {
+                    attempts.push((socket, address));
+                    next = Instant::now() + APART;
+                }
+                Err(error) => drop(failed.get_or_insert(Failed { address, error })),
+            }
+            continue;
+        }
+        if attempts.is_empty() {
+            let nothing = io::ErrorKind::AddrNotAvailable;
+            return Err(failed.unwrap_or_else(|| Failed {
+                address: ([0, 0, 0, 0], 0).into(),
+                error: nothing.into(),
+            }));
+        }
+        let fds = attempts.iter().map(|(socket, _)| socket.as_fd());
+        let room = |fd| Waiting { fd, interest: Interest::Write, slot: None };
+        let waiting: Vec<_> = fds.map(room).collect();
+        let look = earlier(until, may_begin.then_some(next));
+        if let Err(error) = wait::any(&waiting, look) {
+            return Err(Failed { address: attempts[0].1, error });
+        }
+    }
+}
+
+/// Begins an attempt, without waiting.
+fn begin(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        done => done?,
+    }
+    Ok(socket)
+}
+
+/// Whether the attempt has succeeded; false while it goes on.
+fn has_connected(socket: &Socket) -> io::Result<bool> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Connects to a Unix socket, which succeeds or fails at once, unless its accept queue is full.
+fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
+    let name = address.to_socket()?;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&name) {
+            Ok(()) => {
+                socket.set_nonblocking(false)?;
+                return Ok(socket);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        let now = Instant::now();
+        if until.is_some_and(|until| now >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        wait::any(&[], earlier(until, now.checked_add(pause)))?;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// An address that answers nothing: its accept queue is full. With what keeps it so.
+    fn deaf() -> (SocketAddr, Socket, Vec<Socket>) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let attempt = begin(address).unwrap();
+            // On the loopback one for which there is room has connected by now, or soon.
+            std::thread::sleep(Duration::from_millis(50));
+            let connected = has_connected(&attempt).unwrap();
+            queued.push(attempt);
+            if !connected {
+                return (address, listener, queued);
+            }
+        }
+    }
+
+    /// An address at which nothing listens.
+    fn refusing() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    fn within(time: Duration) -> Option<Instant> {
+        Instant::now().checked_add(time)
+    }
+
+    #[test]
+    fn an_address_without_an_answer_and_one_that_refuses_do_not_keep_the_next_one_from_being_tried()
+    {
+        let (deaf, _listener, _queued) = deaf();
+        let good = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good_at = good.local_addr().unwrap();
+        let addresses = [deaf, refusing(), deaf, good_at];
+        let began = Instant::now();
+        let (socket, address) =
+            to_first(&addresses, within(Duration::from_secs(20))).expect("it connects");
+        assert_eq!((address, began.elapsed() >= APART), (good_at.into(), true));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(good_at));
+    }
+
+    #[test]
+    fn the_error_is_of_the_first_address_that_failed_or_says_that_the_time_is_over() {
+        let refused = to_first(&[refusing(), refusing()], None).expect_err("nothing listens");
+        assert_eq!(refused.error.kind(), io::ErrorKind::ConnectionRefused);
+        let (deaf, _listener, _queued) = deaf();
+        let time = Duration::from_millis(300);
+        let began = Instant::now();
+        let late = to_first(&[refused.address, deaf], within(time)).expect_err("no answer");
+        assert_eq!((late.error.kind(), late.address), (io::ErrorKind::TimedOut, deaf));
+        assert!(began.elapsed() >= time);
+    }
+
+    #[test]
+    fn the_versions_of_ip_are_tried_in_turn_beginning_with_the_systems_first() {
+        let parse = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let sorted = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
+        assert_eq!(in_turn(sorted), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
+        assert_eq!(in_turn(Vec::new()), []);
+    }
+}

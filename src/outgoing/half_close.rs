@@ -1,0 +1,32 @@
+//! [`HalfClose`]: outputs that end without their input.
+
+use std::io::{self, Write};
+
+/// An output that ends by itself: of a connection that a handler has made or serves, whole or a half of it. For code that
+/// moves bytes from any connection to any other.
+///
+/// ```
+/// use std::io::{self, Read};
+/// use socketserver::outgoing::HalfClose;
+///
+/// /// Passes on all input, and then its end. If either side fails, the failure reaches the other side's user as well.
+/// fn pass_on(mut from: impl Read, mut to: impl HalfClose) -> io::Result<u64> {
+///     let moved = io::copy(&mut from, &mut to).and_then(|count| to.shutdown_write().map(|()| count));
+///     if moved.is_err() {
+///         to.close();
+///     }
+///     moved
+/// }
+/// # let _ = pass_on::<io::Empty, socketserver::outgoing::OutgoingStream>;
+/// ```
+pub trait HalfClose: Write {
+    /// Ends the output: the peer reads what was written, and then the end. Reading goes on.
+    ///
+    /// # Errors
+    ///
+    /// If output that was held back cannot be sent, or the peer is gone.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Ends both directions at once. A read or write of either half that waits fails, on whichever thread it is.
+    fn close(&mut self);
+}

@@ -1,0 +1,79 @@
+//! Connections that a handler makes: [`connect`](crate::connect) and [`OutgoingStream`].
+//!
+//! They wait as a request does: every call is bounded, and in a coroutine a wait suspends the coroutine and not its
+//! thread, where a connection of `std::net` would stop every request of the worker.
+//!
+//! ```no_run
+//! use std::io::{BufRead, BufReader, Write};
+//! use std::time::Duration;
+//! use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, connect, stream_fn};
+//!
+//! /// Answers each line with what another server answers to it.
+//! fn ask(request: &mut StreamRequest) -> HandlerResult {
+//!     let mut upstream = BufReader::new(connect("127.0.0.1:7000", Duration::from_secs(5))?);
+//!     let (mut question, mut answer) = (String::new(), String::new());
+//!     while let Some(question) = request.next_line(&mut question)? {
+//!         writeln!(upstream.get_mut(), "{question}")?;
+//!         answer.clear();
+//!         upstream.read_line(&mut answer)?;
+//!         request.write_all(answer.as_bytes())?;
+//!     }
+//!     Ok(())
+//! }
+//! # fn main() -> socketserver::Result<()> {
+//! ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(ask))?.run()
+//! # }
+//! ```
+//!
+//! To move both directions at once, as a proxy does, [`split`](OutgoingStream::split) it, and
+//! [`join`](crate::join) the halves with those of the request ([`StreamRequest::split`](crate::StreamRequest::split)):
+//! `examples/relay.rs` is a SOCKS5 relay of some forty lines.
+
+mod connecting;
+mod half_close;
+mod stream;
+
+use std::io;
+use std::time::Duration;
+
+use crate::address::BindAddress;
+
+pub use half_close::HalfClose;
+pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};
+
+/// Connects to another server, within a time: over TCP to `"host:port"`, `("host", port)` or a `SocketAddr`; over a Unix
+/// socket to a path, to text with a `/` in it, or to `"@name"`; and to any [`Address`](crate::Address) of the two.
+///
+/// A name with several addresses is tried at each of them, within the one time: the next one as soon as one has failed, or
+/// after a quarter of a second without an answer, and the first that answers is taken. [`Duration::MAX`] is no limit.
+///
+/// In a coroutine the look-up of a name takes place on a thread beside it, and counts within the time. On a plain thread
+/// the system's resolver decides how long a look-up takes (`resolv.conf(5)`: 10 s or more without an answer); no attempt
+/// follows if the time is over by then. An address in numbers is not looked up.
+///
+/// The connection has Nagle's algorithm off, as those of a server have.
+///
+/// # Errors
+///
+/// They name the operation, the address and the cause (`cannot connect to localhost:9 (127.0.0.1:9): Connection refused`),
+/// and have the cause's kind: `ConnectionRefused`, `TimedOut`, `NotFound` for the file of a Unix socket, `InvalidInput` for an
+/// address that cannot be understood. None of them is taken for a fault of the request's own peer.
+///
+/// ```
+/// use std::io::Read;
+/// use std::time::Duration;
+/// use socketserver::connect;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let mut upstream = connect(listener.local_addr()?, Duration::from_secs(5))?;
+/// drop(listener.accept()?);
+/// assert_eq!(upstream.read(&mut [0])?, 0, "it ended the connection");
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "create_connection")]
+pub fn connect(address: impl Into<BindAddress>, timeout: Duration) -> io::Result<OutgoingStream> {
+    let (socket, peer) = connecting::connect(&address.into(), timeout)?;
+    OutgoingStream::over(socket, peer)
+}

@@ -1,0 +1,401 @@
+//! [`OutgoingStream`]: a connection that a handler has made, and its halves.
+//!
+//! Both halves use one [`SocketIo`], with one slot for a parker; its receiving side is the input half's, its sending side the
+//! output half's. So the halves may be on two threads, or in two coroutines of one worker.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, Socket};
+
+use super::HalfClose;
+use crate::address::Address;
+use crate::error::Error;
+use crate::live::Companion;
+use crate::socket_io::{RecvTimeout, SocketIo};
+use crate::sys::RecvBuf;
+use crate::write_stall::{SendTimeout, earlier};
+
+/// A connection to another server, by [`connect`](crate::connect).
+///
+/// It reads and writes as a socket in blocking mode, on a thread and in a coroutine alike, and everything that takes a
+/// [`Read`] and a [`Write`] works over it: `BufReader`, rustls' `StreamOwned`, a protocol's client. It has no buffer: for
+/// lines put it into a [`BufReader`](std::io::BufReader). Each write is a send, and one `writeln!` is one send.
+///
+/// # Limits
+///
+/// A read ends if nothing has come for 60 seconds (and, while the other half sends, nothing has been taken either), and a
+/// write if the peer has taken nothing for as long; [`set_timeout`](Self::set_timeout) changes both, and
+/// [`deadline_in`](Self::deadline_in) bounds several calls together. These are the limits of a request's own reads and
+/// writes, as they are by default; those of its server do not reach this connection.
+///
+/// Errors name the operation and the peer (`cannot read from 127.0.0.1:7000: ..`) and have the cause's kind; after a limit
+/// it is `TimedOut`. They are never taken for faults of the request's own peer.
+///
+/// A drain that cuts a request off does not know of the connections that its handler has made; see
+/// [`StreamRequest::end_together`](crate::StreamRequest::end_together).
+///
+/// The connection is closed when this is dropped: in order, if nothing that the peer has sent is unread.
+pub struct OutgoingStream {
+    input: OutgoingInput,
+    output: OutgoingOutput,
+}
+
+/// The input of an [`OutgoingStream`].
+pub struct OutgoingInput {
+    shared: Arc<Outgoing>,
+    bounds: Bounds,
+}
+
+/// The output of an [`OutgoingStream`].
+pub struct OutgoingOutput {
+    shared: Arc<Outgoing>,
+    bounds: Bounds,
+}
+
+/// The part that both halves share.
+pub(crate) struct Outgoing {
+    io: SocketIo,
+    peer: Address,
+    /// For progress: a peer that takes what it is sent is not silent.
+    sent: AtomicU64,
+    /// This side has ended both directions: the end of input that follows is not the peer's.
+    is_closed: AtomicBool,
+}
+
+impl OutgoingStream {
+    /// Over a connected socket in blocking mode.
+    pub(super) fn over(socket: Socket, peer: Address) -> io::Result<Self> {
+        if peer.as_inet().is_some() {
+            socket.set_tcp_nodelay(true)?;
+        }
+        let io = SocketIo::new(Arc::new(socket.into()));
+        let (sent, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Outgoing { io, peer, sent, is_closed });
+        let bounds = Bounds::default();
+        let input = OutgoingInput { shared: Arc::clone(&shared), bounds };
+        Ok(Self { input, output: OutgoingOutput { shared, bounds } })
+    }
+
+    /// The address of the other end.
+    #[must_use]
+    #[doc(alias = "getpeername")]
+    pub fn peer_address(&self) -> Address {
+        self.shared().peer.clone()
+    }
+
+    /// The address of this end.
+    #[must_use]
+    #[doc(alias = "getsockname")]
+    pub fn local_address(&self) -> Address {
+        let address = SockRef::from(&self.shared().io).local_addr();
+        address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
+    }
+
+    /// How long one read may wait without a byte, and one write without progress. None, at first, is 60 seconds for each;
+    /// [`Duration::MAX`] is for ever; zero does not wait. After it a call fails with an error of kind `TimedOut`, and may be
+    /// made again.
+    #[doc(alias = "settimeout")]
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.input.set_timeout(timeout);
+        self.output.set_timeout(timeout);
+    }
+
+    /// Bounds all reads and writes that follow, together: they end so long from now. None removes the deadline. The timeout
+    /// holds beside it, and the earlier moment counts.
+    pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
+        let after = after.into();
+        self.input.deadline_in(after);
+        self.output.deadline_in(after);
+    }
+
+    /// Ends one direction or both, as [`std::net::TcpStream::shutdown`] does. After the end of the input a read finds the end;
+    /// with [`close`](HalfClose::close) it fails.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is broken already.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.shared().io.shutdown(how).map_err(|error| self.shared().cannot("end", error))
+    }
+
+    /// Turns Nagle's algorithm off (`true`, as it is at first) or on. Connections that are not TCP ignore this.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is gone.
+    #[doc(alias = "TCP_NODELAY")]
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        if self.shared().peer.as_inet().is_none() {
+            return Ok(());
+        }
+        SockRef::from(&self.shared().io).set_tcp_nodelay(nodelay)
+    }
+
+    /// Its two directions, to be used at once: see [`join`](crate::join). Each keeps its own timeout and deadline, which are
+    /// those of the whole at first.
+    #[must_use]
+    pub fn split(&mut self) -> (&mut OutgoingInput, &mut OutgoingOutput) {
+        (&mut self.input, &mut self.output)
+    }
+
+    /// The same as two values, each of which keeps the connection open. [`HalfClose::shutdown_write`] ends the output; a drop
+    /// of the output half does not.
+    #[must_use]
+    pub fn into_split(self) -> (OutgoingInput, OutgoingOutput) {
+        (self.input, self.output)
+    }
+
+    /// For a request that ends it.
+    pub(crate) fn shared(&self) -> &Arc<Outgoing> {
+        &self.input.shared
+    }
+}
+
+impl Read for OutgoingStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.input.read(buf)
+    }
+}
+
+impl Write for OutgoingStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes)
+    }
+
+    fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
+        self.output.write_fmt(arguments)
+    }
+
+    /// Does nothing: nothing is held back.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HalfClose for OutgoingStream {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.output.shutdown_write()
+    }
+
+    fn close(&mut self) {
+        self.shared().close();
+    }
+}
+
+/// Lends the descriptor, for options that this crate does not know. Code that reads or writes through it bypasses the
+/// limits. From the first call on each read that waits costs one or two more system calls, because the socket's mode and
+/// timeout may be another owner's.
+impl AsFd for OutgoingStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared().io.lend()
+    }
+}
+
+impl OutgoingInput {
+    /// As [`OutgoingStream::set_timeout`], for reads.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.bounds.timeout = timeout;
+    }
+
+    /// As [`OutgoingStream::deadline_in`], for reads.
+    pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
+        self.bounds.set_deadline(after.into());
+    }
+
+    /// Ends both directions at once: see [`HalfClose::close`].
+    pub fn close(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Read for OutgoingInput {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let shared = &*self.shared;
+        let mut room = RecvBuf::from(buf);
+        loop {
+            let sent = shared.sent.load(Ordering::Relaxed);
+            match shared.io.recv(&mut room, self.bounds.of_read()) {
+                Ok(0) if shared.is_closed.load(Ordering::SeqCst) => {
+                    return Err(shared.cannot("read from", closed_here()));
+                }
+                Ok(count) => return Ok(count),
+                // The limit begins anew while the other half sends.
+                Err(error)
+                    if self.bounds.is_limit_over(&error)
+                        && shared.sent.load(Ordering::Relaxed) != sent => {}
+                Err(error) => {
+                    return Err(shared.cannot("read from", self.bounds.explain(error, "came")));
+                }
+            }
+        }
+    }
+}
+
+impl OutgoingOutput {
+    /// As [`OutgoingStream::set_timeout`], for writes.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.bounds.timeout = timeout;
+    }
+
+    /// As [`OutgoingStream::deadline_in`], for writes.
+    pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
+        self.bounds.set_deadline(after.into());
+    }
+}
+
+impl Write for OutgoingOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let shared = &*self.shared;
+        match shared.io.send(bytes, self.bounds.of_write()) {
+            Ok(count) => {
+                shared.sent.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(count)
+            }
+            Err(_) if shared.is_closed.load(Ordering::SeqCst) => {
+                Err(shared.cannot("write to", closed_here()))
+            }
+            Err(error) => Err(shared.cannot("write to", self.bounds.explain(error, "was taken"))),
+        }
+    }
+
+    /// Sends the whole text at once, as that of a request does.
+    fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
+        match arguments.as_str() {
+            Some(text) => self.write_all(text.as_bytes()),
+            None => {
+                let mut bytes = Vec::new();
+                bytes.write_fmt(arguments)?;
+                self.write_all(&bytes)
+            }
+        }
+    }
+
+    /// Does nothing: nothing is held back.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HalfClose for OutgoingOutput {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.shared.io.shutdown(Shutdown::Write).map_err(|error| self.shared.cannot("end", error))
+    }
+
+    fn close(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// When its request is cut off.
+impl Companion for Outgoing {
+    fn end(&self) {
+        self.close();
+    }
+}
+
+impl Outgoing {
+    /// Ends both directions, and says so first: the end of input that a read then finds is not the peer's.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        // It fails only if the connection is broken already.
+        let _ = self.io.shutdown(Shutdown::Both);
+    }
+
+    /// An error with the operation and the peer, of the cause's kind.
+    #[cold]
+    fn cannot(&self, operation: &'static str, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), Error::io(operation, &self.peer, error))
+    }
+}
+
+/// The limit of reads and writes whose handler sets none: that of a request by default.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the calls of one half may wait.
+#[derive(Clone, Copy, Default)]
+struct Bounds {
+    /// The handler's own; none is [`LIMIT`].
+    timeout: Option<Duration>,
+    /// The moment, and the time that it was set for.
+    deadline: Option<(Instant, Duration)>,
+}
+
+impl Bounds {
+    fn set_deadline(&mut self, after: Option<Duration>) {
+        // A moment that the clock cannot count is never.
+        self.deadline = after.and_then(|after| Some((Instant::now().checked_add(after)?, after)));
+    }
+
+    fn limit(&self) -> Duration {
+        self.timeout.unwrap_or(LIMIT)
+    }
+
+    fn of_read(&self) -> RecvTimeout {
+        let Some((deadline, _)) = self.deadline else { return RecvTimeout::lasting(self.limit()) };
+        let by_limit = Instant::now().checked_add(self.limit());
+        earlier(by_limit, Some(deadline)).map_or(RecvTimeout::Never, RecvTimeout::Until)
+    }
+
+    fn of_write(&self) -> SendTimeout {
+        SendTimeout { stall: self.limit(), until: self.deadline.map(|(at, _)| at) }
+    }
+
+    /// Whether a read has ended by the limit that every read has, and not by the handler's own.
+    fn is_limit_over(&self, error: &io::Error) -> bool {
+        let is_due = self.deadline.is_some_and(|(at, _)| Instant::now() >= at);
+        is_timeout(error) && self.timeout.is_none() && !is_due
+    }
+
+    /// Says which limit has passed, if one has.
+    #[cold]
+    fn explain(&self, error: io::Error, what: &str) -> io::Error {
+        if !is_timeout(&error) {
+            return error;
+        }
+        let text = match self.deadline {
+            Some((at, after)) if Instant::now() >= at => {
+                format!("the handler's deadline of {after:?} has passed")
+            }
+            _ => format!("nothing {what} within {:?}", self.limit()),
+        };
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    }
+}
+
+/// Whether this side has not waited any longer. (The system's own ETIMEDOUT is a loss of the connection.)
+fn is_timeout(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
+        || error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// The error of calls after a `close` from this side.
+fn closed_here() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "this side has closed the connection")
+}
+
+impl fmt::Debug for OutgoingStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutgoingStream").field("peer", &self.shared().peer).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OutgoingInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutgoingInput").field("peer", &self.shared.peer).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OutgoingOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutgoingOutput").field("peer", &self.shared.peer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,122 @@
+//! [`DatagramSender`]: replies that are sent later, and datagrams to others than the sender of the request.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Ticket;
+use crate::address::Address;
+
+/// How a transport sends datagrams after the request that they belong to: see [`Reply::lasting`](super::Reply::lasting).
+pub trait LastingReply: Send + Sync {
+    /// As [`Reply::reply`](super::Reply::reply).
+    ///
+    /// # Errors
+    ///
+    /// If the datagram is too long, the system will not send it, or the server is closed (`NotConnected`).
+    fn reply(&self, bytes: &[u8]) -> io::Result<bool>;
+
+    /// Sends one datagram to an address. Returns false if nothing can be sent to such an address: a Unix socket without
+    /// a name or with a relative path, or port 0.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reply`](Self::reply), and an address of another family than the server's.
+    fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<bool>;
+}
+
+/// Sends datagrams from a server's socket, for as long as the server is open: by
+/// [`DatagramRequest::sender`](crate::DatagramRequest::sender). Clones are the same sender, and may be used on any thread.
+///
+/// - [`reply`](Self::reply) goes to the sender of the request, from the address that it has sent to.
+/// - [`send_to`](Self::send_to) goes to another address, from the one that the system chooses.
+///
+/// Both send at once. When the socket has no room they wait for it for a tenth of a second at most, and then the datagram is
+/// lost (`WouldBlock`); over Unix sockets they do not wait, because it is the receiver that does not read. The bytes count
+/// as sent by the server, and not by the request, which may have ended.
+///
+/// When the server is closed every call fails with `NotConnected`; a sender keeps no socket open. A drain waits for requests,
+/// and not for senders: a handler that has to answer before the end returns after it has answered. Under
+/// [`Forking`](crate::Forking) a sender lives as long as its child, which ends with its request.
+///
+/// Addresses of clients may be forged: see [`Udp`](crate::Udp) and [`UnixDatagram`](crate::UnixDatagram).
+///
+/// ```
+/// use std::thread;
+/// use std::time::Duration;
+/// use socketserver::{DatagramRequest, HandlerResult, datagram_fn};
+///
+/// /// Answers a little later, and keeps no worker until then.
+/// fn remind(request: &mut DatagramRequest) -> HandlerResult {
+///     let (sender, text) = (request.sender()?, request.packet().to_vec());
+///     thread::spawn(move || {
+///         thread::sleep(Duration::from_millis(100));
+///         // A client that is gone is no failure of the server.
+///         let _ = sender.reply(&text);
+///     });
+///     Ok(())
+/// }
+/// # let _handler = datagram_fn(remind);
+/// ```
+#[derive(Clone)]
+pub struct DatagramSender {
+    /// The transport's.
+    lasting: Arc<dyn LastingReply>,
+    /// The sender of the request.
+    client: Address,
+    /// The server's count, which this does not keep alive otherwise.
+    sent: Arc<AtomicU64>,
+}
+
+impl DatagramSender {
+    /// A sender for the datagram with this ticket.
+    pub(super) fn new(lasting: Arc<dyn LastingReply>, ticket: &Ticket) -> Self {
+        let sent = Arc::clone(&ticket.server().sent_by_senders);
+        Self { lasting, client: ticket.client_address().clone(), sent }
+    }
+
+    /// The address that [`reply`](Self::reply) sends to.
+    #[must_use]
+    pub fn client_address(&self) -> &Address {
+        &self.client
+    }
+
+    /// Sends one datagram to the sender of the request. Returns false if that one has no address, as
+    /// [`DatagramRequest::reply`](crate::DatagramRequest::reply) does.
+    ///
+    /// # Errors
+    ///
+    /// If the datagram is too long, the system does not send it, or the server is closed (`NotConnected`).
+    pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
+        self.lasting.reply(bytes).inspect(|sent| self.count(*sent, bytes))
+    }
+
+    /// Sends one datagram to another address, of a client that was heard before, say. Returns false if nothing can be sent to
+    /// such an address: a Unix socket without a name or with a relative path, which is relative to the folder of its
+    /// owner, or port 0.
+    ///
+    /// # Errors
+    ///
+    /// As of [`reply`](Self::reply), and for an address of another family than the server's. They name the address. A server
+    /// that is bound to IPv6 and takes IPv4 as well sends to both.
+    #[doc(alias = "sendto")]
+    pub fn send_to(&self, bytes: &[u8], to: impl Into<Address>) -> io::Result<bool> {
+        self.lasting.send_to(bytes, &to.into()).inspect(|sent| self.count(*sent, bytes))
+    }
+
+    fn count(&self, sent: bool, bytes: &[u8]) {
+        if sent {
+            // Relaxed: it orders nothing else.
+            self.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for DatagramSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramSender")
+            .field("client_address", &self.client)
+            .finish_non_exhaustive()
+    }
+}

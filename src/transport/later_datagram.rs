@@ -1,0 +1,80 @@
+//! [`LaterDatagram`]: sends from a server's datagram socket when the request is over.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+
+use socket2::{Domain, SockAddr};
+
+use super::datagram_socket::{DatagramSocket, ReplyTo};
+use crate::address::Address;
+use crate::error::Error;
+use crate::request::LastingReply;
+use crate::sys::peer_name::PeerName;
+use crate::sys::recv_cmsg::LocalAddress;
+use crate::sys::send_batch::Outgoing;
+use crate::wait::{self, Flush};
+
+/// The way back to the sender of a datagram, and to others, for as long as the server is open.
+pub(super) struct LaterDatagram {
+    /// The sender of the datagram, and the address that it has sent to; none if no reply reaches it.
+    to: Option<(PeerName, Option<LocalAddress>)>,
+    /// Closed by the server alone.
+    socket: Arc<DatagramSocket>,
+}
+
+impl LaterDatagram {
+    pub(super) fn new(
+        to: Option<(PeerName, Option<LocalAddress>)>,
+        socket: &Arc<DatagramSocket>,
+    ) -> Self {
+        Self { to, socket: Arc::clone(socket) }
+    }
+
+    /// Sends at once, behind the replies that this thread has gathered.
+    fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
+        if wait::is_in_loop() {
+            self.socket.flush();
+        }
+        self.socket.send(outgoing).map_err(|error| match error.raw_os_error() {
+            // As `ServerSocket` says that it is closed.
+            Some(libc::EBADF) => {
+                io::Error::new(io::ErrorKind::NotConnected, "the server is closed")
+            }
+            _ => error,
+        })
+    }
+
+    /// The name to send to, of the family of the socket: one of IPv6 that takes IPv4 as well knows IPv4 addresses as mapped
+    /// ones.
+    fn name(&self, to: &Address) -> io::Result<SockAddr> {
+        let name = to.to_socket()?;
+        let is_v6 = self.socket.socket.local_name().is_some_and(|own| own.domain() == Domain::IPV6);
+        match name.as_socket() {
+            Some(SocketAddr::V4(v4)) if is_v6 => {
+                Ok(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into())
+            }
+            _ => Ok(name),
+        }
+    }
+}
+
+impl LastingReply for LaterDatagram {
+    fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
+        let Some((peer, local)) = &self.to else { return Ok(false) };
+        self.send(Outgoing { peer, local: *local, bytes }).map(|()| true)
+    }
+
+    fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<bool> {
+        if ReplyTo::at(to) == ReplyTo::Nobody {
+            return Ok(false);
+        }
+        // The route chooses the address that it leaves from: the one of the request may not reach there.
+        let sent = self.name(to).and_then(|name| {
+            self.send(Outgoing { peer: &PeerName::of(&name), local: None, bytes })
+        });
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), Error::io("send to", to, error));
+        sent.map(|()| true).map_err(named)
+    }
+}

@@ -1,0 +1,291 @@
+//! Work that blocks, on threads beside the coroutines: [`offload`].
+//!
+//! ```text
+//! coroutine                            a thread of the crew
+//! submit: into the queue  ------------>  takes the oldest work, or sleeps; leaves after KEEP without any
+//! parks                                  runs it
+//!                         <------------  stores the result, then notifies the event
+//! takes the result
+//! ```
+//!
+//! The result is stored before the event is notified, and the event stays set: a coroutine that looks between the two finds
+//! the result either now or when it is woken.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::serving::Serving;
+use super::{Event, any, flush, is_parked_here};
+use crate::process::OwnerProcess;
+
+/// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
+///
+/// On a plain thread this calls `work` and nothing else. In a coroutine, `work` runs on one of at most
+/// [64 threads](self#the-threads) that all servers of the process share, and the coroutine is suspended until it has ended.
+///
+/// # The threads
+///
+/// A thread is started when work comes and none is free, up to 64; beyond that, work waits for its turn, first come first
+/// served. A thread without work ends after five seconds. So 65 works that wait for each other never end; work that may
+/// last for minutes, or for ever, belongs to a thread of its own ([`std::thread::spawn`]).
+///
+/// If the request is cut off while its work runs, the coroutine does not wait for it any longer, and the work goes on to its
+/// end; work that has not begun is dropped.
+///
+/// # Errors
+///
+/// If no thread can be started for it, or the coroutine cannot wait: it is panicking, or its request was cut off.
+///
+/// # Panics
+///
+/// If `work` panics, with the same payload.
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::{offload, stream_fn};
+///
+/// let names = stream_fn(|request| {
+///     let text = offload(|| std::fs::read_to_string("/etc/hostname"))??;
+///     Ok(request.write_all(text.as_bytes())?)
+/// });
+/// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", names);
+/// ```
+pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
+    if !is_parked_here() {
+        flush();
+        return Ok(work());
+    }
+    static OFFLOADED: Crew = Crew::new("offload");
+    // Without a deadline it comes back with a result or an error.
+    let ended = OFFLOADED.run(work, None)?;
+    ended.ok_or_else(|| io::Error::other("the work was not waited for"))
+}
+
+/// The same for looking up a name, which may take longer than there is time. None: the time is over, and the result will be
+/// thrown away. On a plain thread the work is not interrupted.
+///
+/// It has threads of its own, because clients may choose names that nobody answers for.
+pub(crate) fn look_up_until<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+    deadline: Option<Instant>,
+) -> io::Result<Option<R>> {
+    if !is_parked_here() {
+        flush();
+        return Ok(Some(work()));
+    }
+    static LOOK_UPS: Crew = Crew::new("look-up");
+    LOOK_UPS.run(work, deadline)
+}
+
+/// The most threads of one crew. Work that blocks waits for a disk or a network, and not for the processor.
+const MOST: usize = 64;
+
+/// How long a thread stays without work.
+const KEEP: Duration = Duration::from_secs(5);
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that run work in the order in which it comes.
+struct Crew {
+    /// The name of its threads.
+    name: &'static str,
+    /// None until there is work. Never locked while work runs.
+    state: Mutex<Option<CrewState>>,
+    /// Notified once for each work that is queued.
+    queued: Condvar,
+}
+
+struct CrewState {
+    queue: VecDeque<Work>,
+    /// How many threads there are, and how many of them wait for work.
+    threads: usize,
+    idle: usize,
+    /// A forked child has a copy of this, and none of the threads.
+    owner: OwnerProcess,
+}
+
+impl Crew {
+    const fn new(name: &'static str) -> Self {
+        Self { name, state: Mutex::new(None), queued: Condvar::new() }
+    }
+
+    /// Runs the work, and waits for it as a coroutine does. None: the deadline has passed.
+    fn run<R: Send + 'static>(
+        &'static self,
+        work: impl FnOnce() -> R + Send + 'static,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<R>> {
+        let end = Arc::new(WorkEnd::new()?);
+        let theirs = Arc::clone(&end);
+        // A close of the server by the work must not wait for the request that waits for the work.
+        let serving = Serving::inherit();
+        self.submit(Box::new(move || {
+            if theirs.is_given_up.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = panic::catch_unwind(AssertUnwindSafe(|| {
+                let _serving = serving.enter();
+                work()
+            }));
+            *theirs.result.lock() = Some(result);
+            theirs.event.notify();
+        }))?;
+        let _waits = GiveUpOnDrop(&end.is_given_up);
+        loop {
+            let result = end.result.lock().take();
+            match result {
+                Some(Ok(result)) => return Ok(Some(result)),
+                Some(Err(payload)) => panic::resume_unwind(payload),
+                None if deadline.is_some_and(|at| Instant::now() >= at) => return Ok(None),
+                None => any(&[end.event.waiting()], deadline)?,
+            };
+        }
+    }
+
+    /// Queues the work, and starts a thread if there are fewer free ones than work.
+    fn submit(&'static self, work: Work) -> io::Result<()> {
+        let mut locked = self.state.lock();
+        if locked.as_ref().is_none_or(|state| !state.owner.is_this_process()) {
+            // The queue of the parent is not dropped: the drop of its work is code of the program.
+            std::mem::forget(locked.take());
+        }
+        let state = locked.get_or_insert_with(|| CrewState {
+            queue: VecDeque::new(),
+            threads: 0,
+            idle: 0,
+            owner: OwnerProcess::this_process(),
+        });
+        state.queue.push_back(work);
+        if state.queue.len() > state.idle && state.threads < MOST {
+            match thread::Builder::new().name(self.name.into()).spawn(|| self.work()) {
+                Ok(_) => state.threads += 1,
+                // Others come to it in their turn.
+                Err(_) if state.threads > 0 => {}
+                Err(error) => {
+                    state.queue.pop_back();
+                    return Err(error);
+                }
+            }
+        }
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// The life of a thread.
+    fn work(&self) {
+        let mut locked = self.state.lock();
+        // It is there: `submit` has made it, and only a fork removes it, in the other process.
+        while let Some(state) = &mut *locked {
+            if let Some(work) = state.queue.pop_front() {
+                drop(locked);
+                // Its own panic is caught inside; this is for one in a drop of what it has captured.
+                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
+                    std::mem::forget(payload);
+                }
+                locked = self.state.lock();
+                continue;
+            }
+            state.idle += 1;
+            let in_vain = self.queued.wait_for(&mut locked, KEEP).timed_out();
+            let Some(state) = &mut *locked else { return };
+            state.idle -= 1;
+            if in_vain && state.queue.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+/// The end of one work, which its thread and its coroutine share.
+struct WorkEnd<R> {
+    /// Stored before the event is notified.
+    result: Mutex<Option<thread::Result<R>>>,
+    event: Event,
+    /// The coroutine does not wait any longer.
+    is_given_up: AtomicBool,
+}
+
+impl<R> WorkEnd<R> {
+    fn new() -> io::Result<Self> {
+        let is_given_up = AtomicBool::new(false);
+        Ok(Self { result: Mutex::new(None), event: Event::new()?, is_given_up })
+    }
+}
+
+/// Held by the coroutine while it waits.
+struct GiveUpOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for GiveUpOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn work_runs_in_its_order_on_a_bounded_number_of_threads() {
+        static CREW: Crew = Crew::new("test");
+        let (hold, held) = channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let (report, order) = channel();
+        // The first ones take all threads, and keep them.
+        for _ in 0..MOST {
+            let held = Arc::clone(&held);
+            let work = move || {
+                let _ = held.lock().recv();
+            };
+            CREW.submit(Box::new(work)).unwrap();
+        }
+        for number in 0..100 {
+            let report = report.clone();
+            CREW.submit(Box::new(move || report.send(number).unwrap())).unwrap();
+        }
+        {
+            let state = CREW.state.lock();
+            assert_eq!(state.as_ref().unwrap().threads, MOST);
+        }
+        // One thread is free: what it does is in order.
+        hold.send(()).unwrap();
+        for number in 0..100 {
+            assert_eq!(order.recv_timeout(SOON).unwrap(), number);
+        }
+        drop(hold);
+    }
+
+    #[test]
+    fn a_panic_costs_no_thread() {
+        static CREW: Crew = Crew::new("test");
+        struct PanicsInDrop;
+        impl Drop for PanicsInDrop {
+            fn drop(&mut self) {
+                panic!("on purpose");
+            }
+        }
+        let captured = PanicsInDrop;
+        CREW.submit(Box::new(move || drop(captured))).unwrap();
+        let (report, reported) = channel();
+        CREW.submit(Box::new(move || report.send(()).unwrap())).unwrap();
+        reported.recv_timeout(SOON).unwrap();
+    }
+
+    #[test]
+    fn on_a_plain_thread_work_is_a_call() {
+        let here = thread::current().id();
+        assert_eq!(offload(|| thread::current().id()).unwrap(), here);
+        assert_eq!(look_up_until(|| thread::current().id(), None).unwrap(), Some(here));
+    }
+}

@@ -1,0 +1,90 @@
+//! The servers whose requests a thread runs: a handler that closes its own server must not wait for itself.
+//!
+//! A list and not one server: a handler may run a server of its own in its thread, and so on. Counted, because a thread
+//! may run thousands of requests of a server, as coroutines. A thread that works for a
+//! handler ([`join`](super::join), [`offload`](super::offload)) has the list of the handler's.
+
+use std::cell::RefCell;
+
+thread_local! {
+    /// By the addresses of their contexts: how many requests of each.
+    static SERVING: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// This thread runs a request of a server for as long as this lives.
+pub(crate) struct Serving {
+    /// Compared, and never followed.
+    server: usize,
+}
+
+impl Serving {
+    /// `server`: the address of its context.
+    pub(crate) fn start(server: usize) -> Self {
+        SERVING.with_borrow_mut(|serving| {
+            match serving.iter_mut().find(|(known, _)| *known == server) {
+                Some((_, count)) => *count += 1,
+                None => serving.push((server, 1)),
+            }
+        });
+        Self { server }
+    }
+
+    /// The list of this thread, for another one that works for it.
+    pub(crate) fn inherit() -> Inherited {
+        Inherited(
+            SERVING.with_borrow(|serving| serving.iter().map(|(server, _)| *server).collect()),
+        )
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        SERVING.with_borrow_mut(|serving| {
+            let Some(at) = serving.iter().position(|(server, _)| *server == self.server) else {
+                return;
+            };
+            serving[at].1 -= 1;
+            if serving[at].1 == 0 {
+                serving.swap_remove(at);
+            }
+        });
+    }
+}
+
+/// Whether this thread runs a request of the server whose context has this address.
+pub(crate) fn is_serving(server: usize) -> bool {
+    SERVING.with_borrow(|serving| serving.iter().any(|(known, _)| *known == server))
+}
+
+/// The servers of the thread that it comes from.
+pub(crate) struct Inherited(Vec<usize>);
+
+impl Inherited {
+    /// This thread works for their requests until the result is dropped.
+    pub(crate) fn enter(&self) -> Vec<Serving> {
+        self.0.iter().copied().map(Serving::start).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_works_for_another_serves_what_that_one_does() {
+        let _outer = Serving::start(1);
+        let inherited = {
+            let _inner = Serving::start(2);
+            Serving::inherit()
+        };
+        assert!(is_serving(1) && !is_serving(2));
+        std::thread::spawn(move || {
+            let entered = inherited.enter();
+            assert!(is_serving(1) && is_serving(2));
+            drop(entered);
+            assert!(!is_serving(1) && !is_serving(2));
+        })
+        .join()
+        .unwrap();
+    }
+}
