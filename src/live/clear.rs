@@ -22,17 +22,28 @@ impl ClearCounters {
     pub(super) fn new(rows: Option<&Arc<ClearRows>>, row: usize) -> Self {
         let common = rows.filter(|rows| row < rows.rows().len());
         let common = common.map(|rows| (Arc::clone(rows), row));
-        if let Some((rows, row)) = &common {
+        let mut new = Self { own: OnceLock::new(), common };
+        new.renew();
+        new
+    }
+
+    /// For a new request: the last one of this slot may have left its numbers.
+    pub(super) fn renew(&mut self) {
+        self.own = OnceLock::new();
+        if let Some((rows, row)) = &self.common {
             let [is_encrypted, read, written] = &rows.rows()[*row];
-            // The last request of this slot may have left its numbers. A row that was never used is not written to: it
-            // has no memory.
+            // A row that was never used is not written to: it has no memory.
             if is_encrypted.load(Ordering::Relaxed) != 0 {
                 for number in [is_encrypted, read, written] {
                     number.store(0, Ordering::Relaxed);
                 }
             }
         }
-        Self { own: OnceLock::new(), common }
+    }
+
+    /// Whether it has memory of its own.
+    pub(super) fn is_large(&self) -> bool {
+        self.own.get().is_some()
     }
 
     /// The handshake has ended.

@@ -49,10 +49,14 @@ impl RequestCounters {
             own: [const { AtomicU64::new(0) }; NUMBERS],
         };
         if now.common.is_some() {
-            // The last request of this slot has left its numbers.
-            now.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
+            now.renew();
         }
         now
+    }
+
+    /// For a new request: the last one of this slot has left its numbers.
+    pub(super) fn renew(&self) {
+        self.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
     }
 
     /// The counters that are in use.

@@ -38,6 +38,7 @@ use super::{Activity, Cut, FirstReads, LiveRequest};
 use crate::address::Address;
 use crate::error::Timeout;
 use crate::events::RequestTimes;
+use crate::limits::Limits;
 use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 use crate::sys;
 
@@ -45,93 +46,56 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// Its number, and that of its list.
-    owner: RequestId,
+    pub(super) owner: RequestId,
     pub(super) peer: Address,
     /// The client behind the peer, if that is a proxy: see `by_proxy.rs`. None in the usual case.
     pub(super) by_proxy: Option<Box<ByProxy>>,
     /// The type name of its handler, for messages and the list.
-    handler: &'static str,
+    pub(super) handler: &'static str,
     /// When it was taken from the transport; its age counts from here.
-    accepted: Instant,
+    pub(super) accepted: Instant,
     /// How long it waited in the kernel's accept queue, if anybody wants to know.
     pub(super) in_accept_queue: Option<Duration>,
     /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
     pub(super) counters: RequestCounters,
-    /// `Limits::idle`.
-    pub(super) idle: Duration,
+    /// The limits apply until the request ends, even if others are set later.
+    pub(crate) limits: Arc<Limits>,
     /// How many bytes had come when its handler began (a PROXY header, a handshake). They are no part of a request.
     /// [`UNFINISHED`] until then, if there are such steps.
-    preface: AtomicU64,
+    pub(super) preface: AtomicU64,
     /// The reaper's notes on its present wait.
     pub(super) seen: Mutex<Option<LastLook>>,
     /// The descriptor was lent: others may send and receive by it.
-    is_lent: AtomicBool,
+    pub(super) is_lent: AtomicBool,
     /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. The end of input that the handler
     /// then sees is not the peer's, and must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
     /// Under TLS: the bytes that the handler sees.
     pub(super) clear: ClearCounters,
     /// A wrapper is in place, and sends a farewell before the end.
-    wrapped: AtomicBool,
+    pub(super) wrapped: AtomicBool,
     /// The worker waits, below the wrapper, for room to write.
-    waits_to_write: AtomicBool,
+    pub(super) waits_to_write: AtomicBool,
     /// A read of its handler has failed with `Stopping`.
-    stopped: AtomicBool,
+    pub(super) stopped: AtomicBool,
     /// It has left the list.
-    ended: AtomicBool,
+    pub(super) ended: AtomicBool,
     /// For [`StopToken`](crate::request::StopToken)s; few requests have one.
     pub(super) stop_events: OnceLock<Box<StopEvents>>,
     /// Connections that its handler has made, and that end when it is cut off; few requests have one.
     pub(super) companions: OnceLock<Box<Companions>>,
     /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
-    lost: AtomicU8,
+    pub(super) lost: AtomicU8,
     /// The connection, for threads that end it from outside. Ownership is shared, so that the descriptor cannot be
     /// closed, and its number used again, while they do.
     pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
     /// There was a connection. Datagrams have none, and skip the lock.
-    has_connection: bool,
+    pub(super) has_connection: bool,
     /// The process number of the child that serves it; zero if it is served here.
-    process: AtomicI32,
+    pub(super) process: AtomicI32,
 }
 
 impl Entry {
-    /// A request that is accepted and not run yet. `connection`: none for a datagram.
-    pub(super) fn new(
-        owner: RequestId,
-        peer: Address,
-        handler: &'static str,
-        accepted: Instant,
-        connection: Option<Arc<OwnedFd>>,
-        idle: Duration,
-        counters: RequestCounters,
-    ) -> Self {
-        Self {
-            owner,
-            peer,
-            by_proxy: None,
-            handler,
-            accepted,
-            in_accept_queue: None,
-            counters,
-            idle,
-            preface: AtomicU64::new(0),
-            lost: AtomicU8::new(0),
-            seen: Mutex::new(None),
-            is_lent: AtomicBool::new(false),
-            cut: AtomicU8::new(0),
-            clear: ClearCounters::new(None, 0),
-            wrapped: AtomicBool::new(false),
-            waits_to_write: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            stop_events: OnceLock::new(),
-            companions: OnceLock::new(),
-            has_connection: connection.is_some(),
-            connection: Mutex::new(connection),
-            process: AtomicI32::new(0),
-        }
-    }
-
     /// Its number, unique within its list.
     pub(crate) fn id(&self) -> u64 {
         self.owner.request
@@ -448,6 +412,14 @@ impl Entry {
                 let _ = sys::shutdown(fd.as_fd(), Shutdown::Read);
             }
         }
+    }
+
+    /// Whether it has memory of its own.
+    pub(super) fn is_large(&self) -> bool {
+        self.by_proxy.is_some()
+            || self.stop_events.get().is_some()
+            || self.companions.get().is_some()
+            || self.clear.is_large()
     }
 
     /// From here on a child serves it, and has the connection.

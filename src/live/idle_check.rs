@@ -60,7 +60,7 @@ impl LiveList {
         }
         // Shorter limits are kept by the waits themselves.
         let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
-        let shortest = slots.live().map(|entry| entry.idle).filter(is_reaped).min();
+        let shortest = slots.live().map(|entry| entry.limits.idle).filter(is_reaped).min();
         let Some(shortest) = shortest else {
             leave();
             return None;
@@ -88,7 +88,7 @@ impl Entry {
             self.look_for_progress(&mut wait, bytes_out, now);
         }
         *seen = Some(wait);
-        if now.saturating_duration_since(wait.since) < self.idle {
+        if now.saturating_duration_since(wait.since) < self.limits.idle {
             return;
         }
         // An earlier cut explains the end better.

@@ -20,6 +20,7 @@ mod entry;
 mod handshakes;
 mod idle_check;
 mod live_request;
+mod new_request;
 mod peer_key;
 mod progress;
 mod stop_events;
@@ -50,6 +51,7 @@ pub(crate) use entry::Entry;
 pub(crate) use handshakes::Handshakes;
 pub(crate) use idle_check::SHORTEST_REAPED;
 pub use live_request::{Activity, Cut, LiveRequest};
+use new_request::{FreeSlot, NewRequest};
 use peer_key::PeerKey;
 pub(crate) use progress::Progress;
 pub(crate) use stop_events::StopEvents;
@@ -79,7 +81,7 @@ struct Slots {
     /// were alive at once.
     entries: Vec<Option<Arc<Entry>>>,
     /// The slots that are free, and all of them while no request is alive. The last one freed is used first.
-    free: Vec<usize>,
+    free: Vec<FreeSlot>,
     /// How many requests have ever entered: the number of the last one.
     entered: u64,
     /// For requests that enter from now on.
@@ -133,6 +135,21 @@ impl Slots {
 
     fn is_empty(&self) -> bool {
         self.free.len() == self.entries.len()
+    }
+
+    /// The entry of a new request, in a slot that was free.
+    fn entry(&self, FreeSlot { slot, last }: FreeSlot, new: NewRequest) -> Arc<Entry> {
+        if let Some(mut last) = last {
+            // Others may hold it a little longer than the list: the request's own worker, and stop tokens.
+            if let Some(place) = Arc::get_mut(&mut last) {
+                new.replace(place, &self.limits);
+                return last;
+            }
+        }
+        // The slot is also the row of the shared counters.
+        let counters = RequestCounters::new(self.rows.as_ref(), slot);
+        let clear = ClearCounters::new(self.clear.as_ref(), slot);
+        Arc::new(new.entry(Arc::clone(&self.limits), counters, clear))
     }
 
     /// Counts the requests of each peer, if there is a limit on them below that on all. Gives that limit.
@@ -273,25 +290,20 @@ impl LiveList {
             PeerIs::Proxy => None,
         };
         slots.entered += 1;
-        let (id, idle) = (slots.entered, slots.limits.idle);
-        let slot = slots.free.pop().unwrap_or(slots.entries.len());
-        // The slot is also the row of the shared counters, which the last request of this slot has left.
-        let now = RequestCounters::new(slots.rows.as_ref(), slot);
-        let owner = RequestId { server: self.number, request: id };
-        let mut entry = Entry::new(owner, peer, handler, accepted, connection, idle, now);
-        entry.in_accept_queue = in_accept_queue;
-        if slots.clear.is_some() {
-            entry.clear = ClearCounters::new(slots.clear.as_ref(), slot);
-        }
-        if peer_is == PeerIs::Proxy {
-            entry.by_proxy = Some(Box::new(ByProxy::new(slots.clients.as_ref(), slot)));
-        }
-        let entry = Arc::new(entry);
+        let owner = RequestId { server: self.number, request: slots.entered };
+        let free = slots.free.pop();
+        let free = free.unwrap_or_else(|| FreeSlot { slot: slots.entries.len(), last: None });
+        let slot = free.slot;
+        let by_proxy = (peer_is == PeerIs::Proxy)
+            .then(|| Box::new(ByProxy::new(slots.clients.as_ref(), slot)));
+        let new =
+            NewRequest { owner, peer, by_proxy, handler, accepted, in_accept_queue, connection };
+        let entry = slots.entry(free, new);
         if slot == slots.entries.len() {
             slots.entries.push(None);
         }
         slots.entries[slot] = Some(Arc::clone(&entry));
-        Registration { entry, slot, limits: Arc::clone(&slots.limits), beyond }
+        Registration { entry, slot, beyond }
     }
 
     /// The proxy has named its client, which counts from here on. Gives the limit for one peer that it is beyond, if
@@ -315,17 +327,17 @@ impl LiveList {
         // Others may hold the entry a little longer; the connection must not stay open for it.
         registration.entry.end();
         let mut slots = self.slots.lock();
-        match slots.entries.get_mut(registration.slot) {
+        let last = match slots.entries.get_mut(registration.slot) {
             Some(slot)
                 if slot.as_ref().is_some_and(|entry| Arc::ptr_eq(entry, &registration.entry)) =>
             {
-                *slot = None;
+                slot.take()
             }
             // This request belongs to the parent: its handler called `fork` and has returned in both processes.
             _ => return,
-        }
+        };
         // From here on another request may have the slot.
-        slots.free.push(registration.slot);
+        slots.free.push(FreeSlot::of(registration.slot, last));
         if let (Some(peers), Some(key)) =
             (&mut slots.peers, registration.entry.counted_address().and_then(PeerKey::of))
         {
@@ -431,7 +443,7 @@ pub(crate) enum FirstReads {
     Over,
 }
 
-/// A request's slot in the list, and the limits that it got when it entered.
+/// A request's slot in the list.
 #[derive(Debug)]
 pub(crate) struct Registration {
     /// Shared with the list, with threads that end the request, and with its stop tokens, which may outlive it.
@@ -439,8 +451,6 @@ pub(crate) struct Registration {
     /// The index in `Slots::entries`. After `leave` another request may have the same index, so `leave` compares the
     /// entries.
     slot: usize,
-    /// The limits apply until the request ends, even if others are set later.
-    pub(crate) limits: Arc<Limits>,
     /// The limit for one peer that this request exceeds, if any: the request is then refused.
     pub(crate) beyond: Option<Limit>,
 }

@@ -159,11 +159,11 @@ impl BoundedIo {
         let limits = self.ticket.limits();
         let bound =
             lingering_close::LingerLimits { time: limits.linger, bytes: limits.linger_bytes };
+        if !self.lingers || bound.time.is_zero() {
+            return self.let_go();
+        }
         // A user's own stream closes when it is dropped.
         let Some(fd) = self.connection.share_socket() else { return };
-        if !self.lingers || bound.time.is_zero() {
-            return;
-        }
         // In the background the share keeps the connection open. In all other cases the drop of `self` closes it.
         match (self.ticket.server().lingering(), &self.connection) {
             (Lingering::Here, Connection::Socket(socket)) => {
@@ -172,6 +172,18 @@ impl BoundedIo {
             (Lingering::Here, _) => lingering_close::in_this_thread(&SocketIo::new(fd), bound),
             (Lingering::Elsewhere, _) => lingering_close::in_background(fd, bound),
             (Lingering::Nobody, _) => {}
+        }
+    }
+}
+
+impl BoundedIo {
+    /// Drops itself, except where nothing of that is seen outside: in a forked child it is the end of the process that
+    /// closes a plain socket, and to give back memory and references before would copy pages of the parent's.
+    fn let_go(self) {
+        let is_childs = self.ticket.server().role().is_child();
+        // A hook's value is the user's, and its drop may have an effect.
+        if is_childs && self.is_plain() && self.ticket.extension.is_none() {
+            std::mem::forget(self);
         }
     }
 }

@@ -284,10 +284,7 @@ impl Connection {
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
-            Self::Wrapped { status, .. }
-            | Self::Sealed { status, .. }
-            | Self::Gone(Some(status)) => status.own_fd().map(AsFd::as_fd),
-            _ => None,
+            _ => self.status_below()?.own_fd().map(AsFd::as_fd),
         }
     }
 
@@ -295,15 +292,18 @@ impl Connection {
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Socket(socket) => Some(socket.share()),
-            Self::Wrapped { status, .. }
-            | Self::Sealed { status, .. }
-            | Self::Gone(Some(status)) => status.own_fd().map(Arc::clone),
-            _ => None,
+            _ => self.status_below()?.own_fd().map(Arc::clone),
         }
     }
 
     /// The notes of the raw stream below a wrapper.
     pub(super) fn raw_status(&self) -> Option<&Arc<RawStatus>> {
+        if self.is_socket() { None } else { self.status_below() }
+    }
+
+    /// Apart, so that a plain socket needs no jump table: to read it is one more page that a forked child maps.
+    #[cold]
+    fn status_below(&self) -> Option<&Arc<RawStatus>> {
         match self {
             Self::Wrapped { status, .. }
             | Self::Sealed { status, .. }

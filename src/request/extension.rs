@@ -15,6 +15,11 @@ impl Extension {
         self.value = Some(Box::new(Box::new(value)));
     }
 
+    /// Whether there is no value.
+    pub(super) fn is_none(&self) -> bool {
+        self.value.is_none()
+    }
+
     /// The value, if it is of this very type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
         self.value.as_deref()?.downcast_ref()

@@ -105,7 +105,7 @@ pub trait Request {
 /// ticket to [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to the
 /// end: when the ticket is dropped, the request leaves the live list.
 pub struct Ticket {
-    /// The slot in the live list, which the drop gives back, and the limits.
+    /// The slot in the live list, which the drop gives back; its entry has the limits.
     registration: Registration,
     /// The server's context, shared by all its requests.
     context: Arc<ServerContext>,
@@ -135,12 +135,12 @@ impl Ticket {
     /// The limits of this request; they never change.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        &self.registration.limits
+        &self.registration.entry.limits
     }
 
     /// The limits, for a step that runs when the request has the ticket.
     pub(crate) fn share_limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.registration.limits)
+        Arc::clone(&self.registration.entry.limits)
     }
 
     /// The request's entry in the live list.

@@ -110,7 +110,7 @@ impl RawStatus {
         Self {
             entry: Arc::clone(ticket.entry()),
             context: Arc::clone(&ticket.context),
-            limits: Arc::clone(&ticket.registration.limits),
+            limits: ticket.share_limits(),
             fd,
             timeout: Mutex::new(SendTimeout::until(None)),
             phase: AtomicU8::new(WrapPhase::Handshake as u8),

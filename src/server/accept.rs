@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::Server;
@@ -156,7 +155,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// The handovers, if this loop takes their turns: a server that forks has no thread for them.
-    fn desk_of_parent(&self) -> Option<Arc<Desk>> {
+    fn desk_of_parent(&self) -> Option<&Desk> {
         if self.core.context.role().is_parent() { self.core.desk() } else { None }
     }
 
@@ -248,14 +247,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let desk = self.desk_of_parent();
-        let (asks, limit) = desk.as_ref().map_or((None, None), |desk| desk.waits());
+        let (asks, limit) = desk.map_or((None, None), Desk::waits);
         let deadline = earlier(deadline, limit);
         let wanted = [
             listener.as_ref().map(|fd| readable(loop_fd.unwrap_or(fd.as_fd()))),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
             self.mixin.event_fd().map(readable),
             context.runs.orders_waiting(),
-            desk.as_ref().map(|desk| desk.wake_event()),
+            desk.map(Desk::wake_event),
             asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];
         // Of the listener and the gate at most one is waited for, so that all find a place.

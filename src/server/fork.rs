@@ -25,7 +25,8 @@
 //! ```
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 
@@ -192,12 +193,17 @@ impl<T: Transport> Drop for ParentSide<T> {
 // the same reason all that a child has to note stands in one static.
 
 /// One static, because a child writes to it: see above.
-static SIGNALLED: Signalled =
-    Signalled { server_of_children: Mutex::new(Weak::new()), served: Mutex::new(None) };
+static SIGNALLED: Signalled = Signalled {
+    server_of_children: Mutex::new(Weak::new()),
+    noted: AtomicPtr::new(ptr::null_mut()),
+    served: Mutex::new(None),
+};
 
 struct Signalled {
     /// The server whose requests are forked next. No action looks at it, so that a signal may come while it is locked.
     server_of_children: Mutex<Weak<ServerContext>>,
+    /// Where that server is, or null: a parent looks at this before each fork, because to lock is to write.
+    noted: AtomicPtr<ServerContext>,
     /// The request that this process serves, if it is a child. It is changed while signals are held back: so an action
     /// finds it locked by no one but another action.
     served: Mutex<Option<ServedHere>>,
@@ -231,9 +237,11 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| register(libc::SIGINT));
     }
-    let mut server = SIGNALLED.server_of_children.lock();
-    if !std::ptr::eq(server.as_ptr(), Arc::as_ptr(context)) {
-        *server = Arc::downgrade(context);
+    // While the reference is there, no other server can be at the same place.
+    let this = Arc::as_ptr(context).cast_mut();
+    if SIGNALLED.noted.load(Ordering::SeqCst) != this {
+        *SIGNALLED.server_of_children.lock() = Arc::downgrade(context);
+        SIGNALLED.noted.store(this, Ordering::SeqCst);
     }
 }
 
@@ -245,6 +253,8 @@ fn take_signals(context: &ServerContext, ticket: &Ticket) {
     let waits = context.waits_at_close();
     let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };
     let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());
+    // A handler may be a server that forks in its turn.
+    SIGNALLED.noted.store(ptr::null_mut(), Ordering::SeqCst);
     let served = ServedHere { server, entry, first_read, drained: None, interrupted: false };
     *SIGNALLED.served.lock() = Some(served);
 }
@@ -316,7 +326,7 @@ impl<T: Transport> AnyServer for Core<T> {
     }
 
     fn address(&self) -> *const () {
-        std::ptr::from_ref(self).cast()
+        ptr::from_ref(self).cast()
     }
 
     fn context(&self) -> &ServerContext {
@@ -329,7 +339,7 @@ impl<T: Transport> AnyServer for Core<T> {
 
     fn meet_desk(&self, desk: &Arc<Desk>) {
         // A server is run once: its run closes it.
-        let _ = self.desk.set(Arc::downgrade(desk));
+        let _ = self.desk.set(Arc::clone(desk));
     }
 
     fn tell(&self, event: &ServerEvent<'_>) {
@@ -344,7 +354,7 @@ impl<T: Transport> AnyServer for Core<T> {
 /// The server with this context.
 pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
-    all.into_iter().find(|server| std::ptr::eq(server.context(), context))
+    all.into_iter().find(|server| ptr::eq(server.context(), context))
 }
 
 /// Called when a server has been made.
@@ -368,7 +378,7 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
     // Collected first: no lock is held while a transport closes, which may be the user's.
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
     for server in all {
-        if !std::ptr::addr_eq(server.address(), core.address()) {
+        if !ptr::addr_eq(server.address(), core.address()) {
             server.close_in_others_child();
         }
         // The last reference would drop what is the parent's.

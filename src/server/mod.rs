@@ -48,7 +48,7 @@ mod worker_accept;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -149,7 +149,7 @@ pub(crate) struct Core<T: Transport> {
     /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
     mixin_closed_late: AtomicBool,
     /// The handovers of the run, if its process is one of a line.
-    desk: OnceLock<Weak<handover::Desk>>,
+    desk: OnceLock<Arc<handover::Desk>>,
 }
 
 impl<T: Transport> Drop for Core<T> {
@@ -179,8 +179,8 @@ impl<T: Transport> Core<T> {
     }
 
     /// The handovers of the run that goes on.
-    fn desk(&self) -> Option<Arc<handover::Desk>> {
-        self.desk.get().and_then(Weak::upgrade)
+    fn desk(&self) -> Option<&handover::Desk> {
+        self.desk.get().map(|desk| &**desk)
     }
 
     /// Whether the clients in the accept queue may be another process's.

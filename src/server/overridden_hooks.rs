@@ -25,6 +25,8 @@ use super::hooks::DefaultHooks;
 pub(super) struct OverriddenHooks {
     /// The type of the hooks.
     hooks: TypeId,
+    /// It is not [`DefaultHooks`].
+    are_given: bool,
     /// The hooks that are known to be defaults, a bit each.
     default: AtomicU8,
 }
@@ -53,16 +55,15 @@ pub(super) fn is_default<H: ?Sized + 'static>() {
 impl OverriddenHooks {
     /// Called while the type of the hooks is known. Without hooks nothing is left to find out.
     pub(super) fn of<H: 'static>() -> Self {
-        let mut overridden = Self { hooks: TypeId::of::<H>(), default: AtomicU8::new(0) };
-        if !overridden.are_given() {
-            *overridden.default.get_mut() = ALL;
-        }
-        overridden
+        let hooks = TypeId::of::<H>();
+        let are_given = hooks != TypeId::of::<DefaultHooks>();
+        let default = AtomicU8::new(if are_given { 0 } else { ALL });
+        Self { hooks, are_given, default }
     }
 
     /// Whether the program has given any hooks at all.
     pub(super) fn are_given(&self) -> bool {
-        self.hooks != TypeId::of::<DefaultHooks>()
+        self.are_given
     }
 
     /// Calls a hook, and notes whether its default ran.

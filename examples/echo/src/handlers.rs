@@ -26,22 +26,34 @@ pub enum Mode {
 
 pub struct Echo {
     mode: Mode,
-    room: Room,
-    /// Its number in the room. A request's own number is unique only within its server, and the servers of
-    /// several addresses share one room.
-    member: u64,
+    /// In a chat alone.
+    membership: Option<Membership>,
 }
 
 impl Echo {
     pub fn new(mode: Mode, room: &Room) -> Self {
-        Self { mode, room: room.clone(), member: room.next.fetch_add(1, Ordering::Relaxed) }
+        Self { mode, membership: (mode == Mode::Chat).then(|| Membership::new(room)) }
+    }
+}
+
+/// A client's place in a room.
+struct Membership {
+    room: Room,
+    /// Its number in the room. A request's own number is unique only within its server, and the servers of
+    /// several addresses share one room.
+    number: u64,
+}
+
+impl Membership {
+    fn new(room: &Room) -> Self {
+        Self { room: room.clone(), number: room.next.fetch_add(1, Ordering::Relaxed) }
     }
 
     fn chat(&self, request: &mut StreamRequest) -> HandlerResult {
-        self.room.join(self.member, request)?;
+        self.room.join(self.number, request)?;
         let mut line = Vec::new();
         while let Some(text) = request.next_line(&mut line)? {
-            self.room.say(self.member, &[text, b"\n"].concat());
+            self.room.say(self.number, &[text, b"\n"].concat());
         }
         Ok(())
     }
@@ -81,13 +93,13 @@ impl StreamRequestHandler for Echo {
             Mode::Echo => echo(request),
             Mode::Line => line(request),
             Mode::Sink => sink(request),
-            Mode::Chat => self.chat(request),
+            Mode::Chat => self.membership.as_ref().map_or(Ok(()), |member| member.chat(request)),
         }
     }
 
     fn finish(&mut self, _request: &mut StreamRequest) -> HandlerResult {
-        if self.mode == Mode::Chat {
-            self.room.leave(self.member);
+        if let Some(member) = &self.membership {
+            member.room.leave(member.number);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use super::left_behind::LeftBehind;
 use super::message::{Message, Socket, nonsense};
 use super::program::Program;
 use super::successor::{Predecessor, refused};
-use super::{Handover, Signal};
+use super::{Handover, Signal, Wake};
 use crate::error::Error;
 use crate::events::ServerEvent;
 use crate::server::fork::{self, AnyServer};
@@ -47,7 +47,7 @@ pub(crate) struct Desk {
     /// See [`Signal`].
     signalled: Arc<AtomicBool>,
     /// Ends a wait: SIGUSR2 has come, or all servers serve.
-    wake: Arc<Event>,
+    wake: Arc<Wake>,
     /// Those of the run, and then those beside it. The program owns them.
     servers: Vec<Weak<dyn AnyServer>>,
     /// Of those of the run.
@@ -58,6 +58,9 @@ pub(crate) struct Desk {
     serving: AtomicUsize,
     /// None while a turn is in progress: no lock is held while it runs, because it calls hooks.
     state: Mutex<Option<State>>,
+    /// The state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks at this for
+    /// each request: a turn would write to pages that its child then has to copy.
+    at_rest: AtomicBool,
     /// Why this process may not serve.
     failure: Mutex<Option<Error>>,
     /// Successors that have failed.
@@ -108,6 +111,7 @@ impl Desk {
             told,
             serving: AtomicUsize::new(0),
             state: Mutex::new(Some(state)),
+            at_rest: AtomicBool::new(false),
             failure: Mutex::new(None),
             left: LeftBehind::default(),
         };
@@ -166,6 +170,9 @@ impl Desk {
 
     /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event).
     pub(crate) fn waits(&self) -> (Option<Arc<OwnedFd>>, Option<Instant>) {
+        if self.is_unasked() {
+            return (None, None);
+        }
         match &*self.state.lock() {
             Some(State::Succeeding { predecessor, .. }) => {
                 (Some(Arc::clone(predecessor.channel.socket())), None)
@@ -187,15 +194,25 @@ impl Desk {
         matches!(&*self.state.lock(), Some(State::Over))
     }
 
+    /// At rest, and nobody can ask.
+    fn is_unasked(&self) -> bool {
+        self.at_rest.load(Ordering::SeqCst) && self.listener.is_none()
+    }
+
     /// Looks at everything once.
     pub(crate) fn turn(&self) {
         // Before the flags are looked at: what comes after that is for the next turn.
         self.wake.clear();
+        if self.is_unasked() && !self.signalled.load(Ordering::SeqCst) && !self.is_stopped() {
+            return;
+        }
         self.look_after_the_left();
         loop {
             let Some(state) = self.state.lock().take() else { return };
             let (next, again) = self.step(state);
+            let at_rest = matches!(next, State::Idle | State::Over) && self.left.is_empty();
             *self.state.lock() = Some(next);
+            self.at_rest.store(at_rest, Ordering::SeqCst);
             if !again {
                 return;
             }
@@ -436,6 +453,9 @@ impl Desk {
     /// In a child that serves a request. With a copy of the listener, a process that asks at the path after the parent's
     /// sudden end would wait for an answer; with one of a connection, the other side would not see that end.
     pub(crate) fn close_in_child(&self) {
+        if self.is_unasked() {
+            return;
+        }
         if let Some(listener) = &self.listener {
             listener.close_in_child();
         }

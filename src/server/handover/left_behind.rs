@@ -26,6 +26,11 @@ impl LeftBehind {
         self.channels.lock().push(channel);
     }
 
+    /// Whether there is nothing to look at.
+    pub(super) fn is_empty(&self) -> bool {
+        self.children.lock().is_empty() && !self.may_have_sockets()
+    }
+
     /// Whether one of them may have the sockets.
     pub(super) fn may_have_sockets(&self) -> bool {
         !self.channels.lock().is_empty()

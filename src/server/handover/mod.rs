@@ -25,7 +25,7 @@ use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
 use crate::transport::predecessor;
 use crate::transport::{Bind, SocketOptions, Transport, UnixStream};
-use crate::wait::Event;
+use crate::wait::{Event, Waiting};
 
 pub(super) use desk::Desk;
 
@@ -88,8 +88,40 @@ struct Signal {
     /// It has come and nothing was started since.
     came: Arc<AtomicBool>,
     /// Wakes the one who looks.
-    wake: Arc<Event>,
+    wake: Arc<Wake>,
     _taken: Option<SignalGuard>,
+}
+
+/// An event that costs no system call to clear while nobody has notified it.
+#[derive(Debug)]
+struct Wake {
+    event: Event,
+    /// Set after the event, so that it never stays readable unseen: at worst a look comes too early, and the next one
+    /// clears it.
+    is_notified: AtomicBool,
+}
+
+impl Wake {
+    fn new() -> io::Result<Self> {
+        Ok(Self { event: Event::new()?, is_notified: AtomicBool::new(false) })
+    }
+
+    /// A signal's action may call it.
+    fn notify(&self) {
+        self.event.notify();
+        self.is_notified.store(true, Ordering::SeqCst);
+    }
+
+    fn clear(&self) {
+        if self.is_notified.load(Ordering::SeqCst) {
+            self.is_notified.store(false, Ordering::SeqCst);
+            self.event.clear();
+        }
+    }
+
+    fn waiting(&self) -> Waiting<'_> {
+        self.event.waiting()
+    }
 }
 
 /// How long a successor may take, from its start until it is ready.
@@ -194,6 +226,8 @@ impl Handover {
         // The signal is taken until this returns.
         let (desk, _signal) = Desk::open(servers, self);
         let desk = Arc::new(desk);
+        // The servers keep it for longer than the run.
+        let open = OpenDesk(&desk);
         desk.introduce();
         let forks = servers.iter().any(|server| server.context().role().is_parent());
         let reports = if forks {
@@ -215,7 +249,7 @@ impl Handover {
             serving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
             reports
         };
-        desk.close();
+        drop(open);
         desk.take_failure().map_or(reports, Err)
     }
 
@@ -263,9 +297,18 @@ impl Handover {
     }
 }
 
+/// Closes the desk when the run is over, also if it could not begin or panics.
+struct OpenDesk<'a>(&'a Desk);
+
+impl Drop for OpenDesk<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Signal {
     fn take() -> io::Result<Self> {
-        let (came, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Event::new()?));
+        let (came, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Wake::new()?));
         let action = {
             let (came, wake) = (Arc::clone(&came), Arc::clone(&wake));
             move || {
@@ -280,5 +323,24 @@ impl Signal {
             Some(sys::on_signal(libc::SIGUSR2, action)?)
         };
         Ok(Self { came, wake, _taken: taken })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_stays_until_it_is_cleared_and_comes_again() {
+        let wake = Wake::new().unwrap();
+        for _ in 0..2 {
+            wake.clear();
+            assert!(!wake.event.is_set());
+            wake.notify();
+            wake.notify();
+            assert!(wake.event.is_set());
+        }
+        wake.clear();
+        assert!(!wake.event.is_set());
     }
 }
