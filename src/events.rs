@@ -139,6 +139,22 @@ pub enum ServerEvent<'a> {
         /// Bytes that the handler has sent: fewer than `bytes_out` under the server's own TLS, otherwise the same.
         clear_bytes_out: u64,
     },
+    /// A handler under [`Green`](crate::Green) has held its worker for longer than [`Green::watchdog`] allows: it computes,
+    /// or blocks the thread by a call that knows nothing of coroutines, and meanwhile no other request of the worker goes on.
+    /// Sent once for each time, while the handler still runs.
+    ///
+    /// [`Green::watchdog`]: crate::Green::watchdog
+    #[non_exhaustive]
+    WorkerHeld {
+        /// The request's number, unique within the server.
+        id: u64,
+        /// The client.
+        client_address: &'a Address,
+        /// The type name of its handler.
+        handler: &'static str,
+        /// For how long it has run already.
+        held: Duration,
+    },
     /// Accepting has failed.
     AcceptFailed {
         /// The error.
@@ -191,6 +207,13 @@ impl fmt::Display for ServerEvent<'_> {
                     _ => {}
                 }
                 write!(f, ", {seconds:.3} s, {bytes_in} bytes in, {bytes_out} bytes out")
+            }
+            Self::WorkerHeld { id, client_address, handler, held } => {
+                let seconds = held.as_secs_f64();
+                write!(
+                    f,
+                    "request {id} from {client_address} has held its worker for {seconds:.3} s: {handler}"
+                )
             }
             Self::AcceptFailed { error } => write!(f, "accepting failed: {error}"),
             Self::LimitReached { limit } => write!(f, "{limit} has been reached"),

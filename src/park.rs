@@ -71,5 +71,6 @@
 //! with a default. Nothing in this crate implements a parker yet, so the two methods may still change before 1.0.
 
 pub use crate::wait::{
-    Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, sleep,
+    Cancelled, Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, shield,
+    sleep,
 };

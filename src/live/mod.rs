@@ -390,9 +390,13 @@ impl LiveList {
 
     /// Ends one connection. False if there is no such request, or nothing to end.
     pub(crate) fn close(&self, id: u64) -> bool {
-        let found = self.slots.lock().live().find(|entry| entry.id() == id).cloned();
         // Without the lock: to end a connection may take a system call, or a signal to a child.
-        found.is_some_and(|entry| entry.close())
+        self.find(id).is_some_and(|entry| entry.close())
+    }
+
+    /// The request with a number, if it is alive.
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Entry>> {
+        self.slots.lock().live().find(|entry| entry.id() == id).cloned()
     }
 
     /// Ends the waits for the beginning of a request; those for the first request of a connection only when first

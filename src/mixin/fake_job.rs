@@ -1,14 +1,14 @@
 //! [`FakeJobs`] and [`FakeServer`]: requests for the tests of mixins, and a server that brings them to workers that
 //! accept.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
 use super::forking::{ChildEnd, RequestOfChild, ServeInChild};
-use super::{Accepted, Job, Refused, Work, WorkerAccept};
+use super::{Accepted, Job, Refused, Work, WorkerAccept, WorkerWatch};
 use crate::address::Address;
 use crate::events::CloseReason;
 use crate::sys::fork::SignalsHeld;
@@ -67,6 +67,14 @@ impl Work for FakeJob {
 
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
         self.server.clone()
+    }
+
+    fn id(&self) -> u64 {
+        0
+    }
+
+    fn worker_watch(&self) -> Weak<dyn WorkerWatch> {
+        unreachable!("threads have no watchdog")
     }
 
     fn stays_with_acceptor(&self) -> bool {

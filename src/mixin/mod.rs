@@ -88,10 +88,11 @@ mod threaded;
 mod threading;
 mod worker_accept;
 mod worker_queue;
+mod worker_watch;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use crate::address::Address;
@@ -113,6 +114,7 @@ pub use pool::Pool;
 pub use threading::Threading;
 pub use threading::WhenFull;
 pub(crate) use worker_accept::{Accepted, WorkerAccept};
+pub(crate) use worker_watch::WorkerWatch;
 
 /// Where and when requests run. The [module](self) shows how to write a mixin.
 ///
@@ -320,6 +322,10 @@ pub(crate) trait Work: ServeInChild + Send {
     fn release(self: Box<Self>);
     /// See [`Job::worker_accept`].
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
+    /// See [`Job::id`].
+    fn id(&self) -> u64;
+    /// See [`Job::worker_watch`].
+    fn worker_watch(&self) -> Weak<dyn WorkerWatch>;
     /// See [`Job::stays_with_acceptor`].
     fn stays_with_acceptor(&self) -> bool;
     /// See [`Job::label`].
@@ -360,6 +366,20 @@ impl Job {
     /// server do not accept.
     pub(crate) fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
         self.work.as_ref()?.worker_accept()
+    }
+
+    /// The request's number in the live list of its server.
+    pub(crate) fn id(&self) -> u64 {
+        self.work.as_ref().map_or(0, |work| work.id())
+    }
+
+    /// The server, as a mixin's watchdog tells it something.
+    ///
+    /// # Panics
+    ///
+    /// Never: a job that has been run is gone.
+    pub(crate) fn worker_watch(&self) -> Weak<dyn WorkerWatch> {
+        self.work.as_ref().expect("it was not run yet").worker_watch()
     }
 
     /// Whether the request is to be served where it was accepted: a datagram, whose reply leaves together with others.

@@ -3,6 +3,7 @@
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::error::{HandlerError, HandlerResult, Panicked};
+use crate::wait::{Cancelled, CancelledUnwind};
 
 /// Runs code of the program: a handler, a hook, a drop. A panic becomes a [`Panicked`].
 ///
@@ -14,6 +15,9 @@ pub(super) fn catch_panic<R>(
     match panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result,
         Err(payload) => {
+            if CancelledUnwind::is(&*payload) {
+                return Err(Cancelled::error().into());
+            }
             let panicked = Panicked::new(&*payload);
             // The drop of a panic's value may panic as well, with another value: that one is leaked.
             if let Err(next) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {

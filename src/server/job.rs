@@ -18,7 +18,7 @@
 //! error) runs in `catch_panic`, which turns a panic into an error.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Core;
@@ -38,7 +38,7 @@ use crate::events::{CloseReason, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
 use crate::live::{Activity, Cut, Entry, PeerIs, Step};
-use crate::mixin::{Work, WorkerAccept};
+use crate::mixin::{Work, WorkerAccept, WorkerWatch};
 use crate::peer_fault::find;
 use crate::refused::Refused;
 use crate::request::{Deadline, Request, Ticket, handshake_deadline};
@@ -262,6 +262,15 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
         if self.core.workers_may_accept() { Some(self.core.share()) } else { None }
+    }
+
+    fn id(&self) -> u64 {
+        self.ticket.entry().id()
+    }
+
+    fn worker_watch(&self) -> Weak<dyn WorkerWatch> {
+        let core: Arc<dyn WorkerWatch> = self.core.share();
+        Arc::downgrade(&core)
     }
 
     fn stays_with_acceptor(&self) -> bool {

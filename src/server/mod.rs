@@ -333,6 +333,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.close_mixin_after_loops();
             served
         });
+        self.core.context.runs.forget_loops();
         // A close may have taken the backlog just after the last loop had ended.
         let served = served.and_then(|()| self.serve_backlog());
         self.core.release_backlog();

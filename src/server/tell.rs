@@ -1,5 +1,7 @@
 //! Tells the observers of the requests, and counts how those end. In a forked child both are its parent's.
 
+use std::time::Duration;
+
 use super::Core;
 use super::catch_panic::run_catching;
 use super::error_owner::ErrorOwner;
@@ -7,6 +9,7 @@ use super::failure::{Failure, Phase};
 use crate::error::HandlerError;
 use crate::events::{CloseReason, ServerEvent};
 use crate::live::Entry;
+use crate::mixin::WorkerWatch;
 use crate::refused::Refused;
 use crate::transport::Transport;
 
@@ -79,6 +82,19 @@ impl<T: Transport> Core<T> {
     pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
         let (id, client_address) = (entry.id(), entry.client_address());
         self.tell(&ServerEvent::HandshakeFailed { id, client_address, error });
+    }
+}
+
+/// For a mixin whose workers run many requests each.
+impl<T: Transport> WorkerWatch for Core<T> {
+    fn worker_is_held(&self, request: u64, held: Duration) {
+        let Some(entry) = self.context.live.find(request) else { return };
+        self.tell(&ServerEvent::WorkerHeld {
+            id: entry.id(),
+            client_address: entry.client_address(),
+            handler: self.handler_name,
+            held,
+        });
     }
 }
 

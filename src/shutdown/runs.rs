@@ -1,5 +1,7 @@
 //! [`Runs`]: the runs of one server.
 
+mod claim;
+
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use super::stop_latch::StopLatch;
 use crate::error::{Error, Result};
 use crate::run_phase::{PhaseCell, RunPhase};
 use crate::wait::{self, Event, Waiting};
+pub(crate) use claim::Claim;
 
 /// The runs of one server, one at a time, and its drain.
 #[derive(Debug)]
@@ -44,8 +47,8 @@ struct RunsState {
     run: RunState,
     /// Decides in `begin` about a stop that was requested before.
     between_runs: StopBetweenRuns,
-    /// The threads that accept for the run that goes on.
-    loops: Vec<ThreadId>,
+    /// The threads that accept for the run that goes on: loops, and workers beside them.
+    loops: Vec<(ThreadId, Accepts)>,
     /// `close` has been called: no run begins after this, and the end of accepting closes the listener.
     closing: bool,
     /// The thread of a `Server::run`, which has the runs to itself and closes the server as soon as its run stops.
@@ -56,6 +59,15 @@ struct RunsState {
     failure: Option<Error>,
 }
 
+/// How a thread accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    /// It runs the accept loop.
+    Loop,
+    /// It is a worker without a request.
+    BesideLoop,
+}
+
 /// Which thread has to close the listener once `close` has been called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closer {
@@ -63,6 +75,13 @@ pub(crate) enum Closer {
     Caller,
     /// That of the last loop, at its end.
     Loop,
+}
+
+impl RunsState {
+    /// Whether a thread accepts.
+    fn has_loop_of(&self, thread: ThreadId) -> bool {
+        self.loops.iter().any(|(id, _)| *id == thread)
+    }
 }
 
 impl Runs {
@@ -85,7 +104,7 @@ impl Runs {
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         // The other threads of the parent, and so its other loops, do not exist here.
-        if !state.loops.contains(&thread::current().id()) {
+        if !state.has_loop_of(thread::current().id()) {
             if state.run.kind().is_some() {
                 state.run = RunState::Idle;
             }
@@ -297,7 +316,12 @@ impl Runs {
     ///
     /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic.
     pub(crate) fn enter_loop(&self) {
-        self.state.lock().loops.push(thread::current().id());
+        self.state.lock().loops.push((thread::current().id(), Accepts::Loop));
+    }
+
+    /// The mixin has returned: a loop that has not left is suspended in a worker that is stuck, and never goes on.
+    pub(crate) fn forget_loops(&self) {
+        self.state.lock().loops.retain(|(_, accepts)| *accepts != Accepts::Loop);
     }
 
     /// Notes that this thread, a worker's, accepts beside the loop, if there is a loop that accepts until a stop. It
@@ -311,7 +335,7 @@ impl Runs {
             && !state.loops.is_empty()
             && !self.stop_requested();
         if may {
-            state.loops.push(thread::current().id());
+            state.loops.push((thread::current().id(), Accepts::BesideLoop));
         }
         may
     }
@@ -322,12 +346,12 @@ impl Runs {
         let mut state = self.state.lock();
         let me = thread::current().id();
         // Without a stop (after an error, or one request) `end` ends the accepting.
-        let is_last = state.loops.iter().all(|id| *id == me) && self.stop_requested();
+        let is_last = state.loops.iter().all(|(id, _)| *id == me) && self.stop_requested();
         if is_last {
             // Still one of the loops: the thread that ends the run waits for the close.
             self.end_accepting(&mut state, close_listener);
         }
-        if let Some(index) = state.loops.iter().position(|id| *id == me) {
+        if let Some(index) = state.loops.iter().position(|(id, _)| *id == me) {
             state.loops.swap_remove(index);
         }
         if is_last {
@@ -414,18 +438,6 @@ impl Runs {
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 
-    /// For `Server::run`, which closes the server as soon as its run stops: until the claim is dropped, no other thread
-    /// begins a run. Fails, and changes nothing, if there is another claim or a run goes on.
-    pub(crate) fn claim(self: &Arc<Self>, address: &dyn Display) -> Result<Claim> {
-        let mut state = self.wait_while_finishing();
-        if state.run.is_accepting() || state.claimed.is_some() {
-            return Err(serving_already(address));
-        }
-        state.claimed = Some(thread::current().id());
-        drop(state);
-        Ok(Claim { runs: Arc::clone(self) })
-    }
-
     /// Whether the run that stops is the last one, and ends in order.
     pub(crate) fn ends_for_good(&self) -> bool {
         let state = self.state.lock();
@@ -443,7 +455,7 @@ impl Runs {
     ///
     /// Such a thread must not wait for the end of the run.
     pub(crate) fn is_loop_thread(&self) -> bool {
-        self.state.lock().loops.contains(&thread::current().id())
+        self.state.lock().has_loop_of(thread::current().id())
     }
 
     /// Waits until accepting has ended, or until the deadline. Says whether it has.
@@ -453,7 +465,7 @@ impl Runs {
             return true;
         }
         let mut state = self.state.lock();
-        while state.run.is_accepting() && !state.loops.contains(&thread::current().id()) {
+        while state.run.is_accepting() && !state.has_loop_of(thread::current().id()) {
             match deadline {
                 None => self.changed.wait(&mut state),
                 Some(deadline) => {
@@ -470,26 +482,6 @@ impl Runs {
 /// The error of a second run at the same time.
 fn serving_already(address: &dyn Display) -> Error {
     Error::state(address, "is serving already")
-}
-
-/// The runs of a server are for one thread, until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    /// Those that are claimed.
-    runs: Arc<Runs>,
-}
-
-impl Claim {
-    /// From here on they are for the calling thread.
-    pub(crate) fn take_over(&self) {
-        self.runs.state.lock().claimed = Some(thread::current().id());
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.runs.state.lock().claimed = None;
-    }
 }
 
 #[cfg(test)]

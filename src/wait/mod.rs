@@ -22,6 +22,7 @@
 //! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So a waiter looks, waits
 //! and looks again; a waker changes the state first, and then notifies.
 
+mod cancelled;
 mod deferred_flush;
 mod event;
 mod offload;
@@ -35,6 +36,8 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
+pub(crate) use cancelled::CancelledUnwind;
+pub use cancelled::{Cancelled, shield};
 pub use deferred_flush::flush;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 pub use event::Event;
@@ -154,7 +157,10 @@ pub fn sleep(duration: Duration) {
     }
     let Some(until) = Instant::now().checked_add(duration) else { return park_for_ever() };
     while Instant::now() < until {
-        if any(&[], Some(until)).is_err() {
+        if let Err(error) = any(&[], Some(until)) {
+            if Cancelled::find(&error).is_some() {
+                return;
+            }
             // The coroutine is panicking, or the parker has no memory: to block the thread is the lesser evil.
             return thread::sleep(until.saturating_duration_since(Instant::now()));
         }
@@ -171,9 +177,11 @@ pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
 /// The end of a sleep that is longer than the clock can count.
 fn park_for_ever() {
     loop {
-        // After an error there is only the thread to wait with.
-        if any(&[], None).is_err() {
-            thread::park();
+        match any(&[], None) {
+            Ok(_) => {}
+            Err(error) if Cancelled::find(&error).is_some() => return,
+            // There is only the thread to wait with.
+            Err(_) => thread::park(),
         }
     }
 }

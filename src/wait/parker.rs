@@ -81,6 +81,13 @@ pub trait Parker {
 
     /// A descriptor whose slot is not zero is about to be closed.
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot);
+
+    /// The calling coroutine begins a section in which its waits must not be cancelled: see [`shield`](super::shield).
+    /// Sections may be nested. Default: nothing, for a parker that cancels no wait.
+    fn begin_shield(&self) {}
+
+    /// The innermost of these sections ends.
+    fn end_shield(&self) {}
 }
 
 thread_local! {

@@ -2,17 +2,22 @@
 //!
 //! ```text
 //! thread that serves                  worker
-//!   serve: lends the loop
+//!   run: lends the loop
 //!   start ------ Message::Accept ---->  a coroutine runs the loop: accepts, deals requests
 //!   waits                               ..
 //!                                       the loop has returned, or panicked
 //!   <------------- finish ------------
 //!   returns its result
-//! server_close at its deadline: abandon -> the wait ends, although the worker may be stuck
 //! ```
 //!
-//! One loop runs at any time, so that the hooks of the loop are called by one thread at a time, as with every other
-//! mixin. The loan (`sys/coroutine/lent.rs`) sees to it that a loop which is left behind never goes on.
+//! One loop runs at any time, so that hooks of the loop are called by one thread at a time, as with every other mixin.
+//! Its worker may be held by a handler that does not wait. Then:
+//!
+//! - the watchdog **moves** it. The loop is suspended somewhere, and is *retired* there: when its worker goes on, it
+//!   unwinds and does nothing more. After that another worker starts the loop anew.
+//! - `server_close` at its deadline **abandons** it. The thread that serves returns, and the loop never goes on.
+//!
+//! Both rest on the loan (`sys/coroutine/lent.rs`), whose lock decides whether the loop runs or is suspended.
 
 use std::any::Any;
 use std::io;
@@ -24,13 +29,13 @@ use parking_lot::{Condvar, Mutex};
 use super::Group;
 use super::inbox::Message;
 use crate::error::{Error, Result};
-use crate::sys::coroutine::lent::{LentCoroutine, Loan, lend};
+use crate::sys::coroutine::lent::{BorrowerHandle, LentCoroutine, Loan, lend};
 use crate::sys::coroutine::stack::SlabStack;
 
 /// How the loop has ended: with its result, or by a panic.
 type Ended = std::result::Result<Result<()>, Box<dyn Any + Send>>;
 
-/// The state of the loop that one call of `serve` has started.
+/// One call of `serve`.
 struct Run {
     state: Mutex<RunState>,
     changed: Condvar,
@@ -40,36 +45,96 @@ struct Run {
 struct RunState {
     ended: Option<Ended>,
     /// Nobody waits for the end of the loop any longer.
-    abandoned: bool,
+    is_abandoned: bool,
+    /// The worker that has to start the loop. Taken by the thread that serves.
+    start_at: Option<usize>,
+    /// The worker that runs the loop.
+    worker: usize,
+    /// Tells a start from those before it.
+    start: u64,
+    /// The coroutine of that start, once there is one.
+    borrower: Option<BorrowerHandle>,
 }
 
 /// The order to run the accept loop.
 pub(super) struct AcceptorStart {
     loan: Loan<Ended>,
     run: Arc<Run>,
+    start: u64,
 }
 
+/// The payload of the panic by which a retired loop ends. No hook sees it.
+pub(super) struct Retired;
+
 impl AcceptorStart {
-    /// The coroutine that runs the loop. None: there is nobody to run it for any more.
+    /// The coroutine that runs the loop. None: the loop runs elsewhere, or there is nobody to run it for any more.
     pub(super) fn into_coroutine(self, stack: SlabStack) -> Option<LentCoroutine> {
-        let run = self.run;
-        self.loan.coroutine(stack, move |ended| run.finish(ended))
+        let (run, start) = (Arc::clone(&self.run), self.start);
+        // Under the lock: the loop is either moved before this, or has a borrower that can be retired.
+        let mut state = self.run.state.lock();
+        if state.start != start || state.is_abandoned {
+            return None;
+        }
+        let coroutine = self.loan.coroutine(stack, move |ended| run.finish(start, ended))?;
+        state.borrower = Some(coroutine.handle());
+        Some(coroutine)
     }
 
     /// It cannot be run.
     pub(super) fn fail(self, error: io::Error) {
-        self.run.finish(Ok(Err(Error::io("start the accept loop of", "Green", error))));
+        let error = Error::io("start the accept loop of", "Green", error);
+        self.run.finish(self.start, Ok(Err(error)));
     }
 }
 
 impl Run {
-    fn finish(&self, ended: Ended) {
-        self.state.lock().ended.get_or_insert(ended);
-        self.changed.notify_all();
+    /// A loop that has been moved ends without a result.
+    fn finish(&self, start: u64, ended: Ended) {
+        let mut state = self.state.lock();
+        if state.start == start {
+            state.ended.get_or_insert(ended);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end.
+    fn move_away(&self, from: usize, to: usize) -> bool {
+        let mut state = self.state.lock();
+        if state.worker != from || state.start_at.is_some() || state.ended.is_some() {
+            return false;
+        }
+        // Without a borrower the order is in the worker's inbox, and finds another start.
+        let is_moved = state.borrower.as_ref().is_none_or(BorrowerHandle::retire);
+        if is_moved {
+            state.borrower = None;
+            state.worker = to;
+            state.start += 1;
+            state.start_at = Some(to);
+            self.changed.notify_all();
+        }
+        is_moved
+    }
+
+    /// Starts the loop wherever it has to run, and waits for its end. None: it is abandoned.
+    fn drive(self: &Arc<Self>, group: &Group, loan: &Loan<Ended>) -> Option<Ended> {
+        let mut state = self.state.lock();
+        loop {
+            if state.ended.is_some() || state.is_abandoned {
+                return state.ended.take();
+            }
+            match state.start_at.take() {
+                Some(worker) => {
+                    let (loan, run, start) = (loan.clone(), Arc::clone(self), state.start);
+                    let start = AcceptorStart { loan, run, start };
+                    group.workers[worker].inbox.send(Message::Accept(start));
+                }
+                None => self.changed.wait(&mut state),
+            }
+        }
     }
 }
 
-/// The loops of a group that are running, to be abandoned at its close.
+/// The runs of a group: one at a time, unless its mixin serves several servers.
 #[derive(Default)]
 pub(super) struct Acceptors {
     running: Mutex<Vec<Arc<Run>>>,
@@ -82,29 +147,53 @@ impl Acceptors {
         group: &Group,
         accept_loop: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<()> {
-        let run = Arc::new(Run { state: Mutex::default(), changed: Condvar::new() });
-        self.running.lock().push(Arc::clone(&run));
+        let worker = group.least_loaded();
+        let state = RunState { start_at: Some(worker), worker, ..RunState::default() };
+        let run = Arc::new(Run { state: Mutex::new(state), changed: Condvar::new() });
+        let _listed = Listed::new(self, &run);
         let caught = || panic::catch_unwind(AssertUnwindSafe(accept_loop));
-        let ended = lend(&caught, |loan| {
-            let start = AcceptorStart { loan: loan.clone(), run: Arc::clone(&run) };
-            group.acceptor().send(Message::Accept(start));
-            let mut state = run.state.lock();
-            run.changed.wait_while(&mut state, |state| state.ended.is_none() && !state.abandoned);
-            state.ended.take()
-        });
-        self.running.lock().retain(|other| !Arc::ptr_eq(other, &run));
-        match ended {
+        match lend(&caught, |loan| run.drive(group, loan)) {
             Some(Ok(result)) => result,
             Some(Err(payload)) => panic::resume_unwind(payload),
             None => Ok(()),
         }
     }
 
+    /// A worker is held: its accept loops go on elsewhere, and end there when the worker goes on.
+    pub(super) fn move_away(&self, group: &Group, from: usize) {
+        let runs = self.running.lock().clone();
+        let Some(to) = group.least_loaded_but(from) else { return };
+        for run in runs {
+            if run.move_away(from, to) {
+                group.workers[from].inbox.send(Message::Retire);
+            }
+        }
+    }
+
     /// Ends the waits for all loops.
     pub(super) fn abandon(&self) {
         for run in &*self.running.lock() {
-            run.state.lock().abandoned = true;
+            run.state.lock().is_abandoned = true;
             run.changed.notify_all();
         }
+    }
+}
+
+/// A run among those of its group, until this is dropped.
+struct Listed<'a> {
+    acceptors: &'a Acceptors,
+    run: Arc<Run>,
+}
+
+impl<'a> Listed<'a> {
+    fn new(acceptors: &'a Acceptors, run: &Arc<Run>) -> Self {
+        acceptors.running.lock().push(Arc::clone(run));
+        Self { acceptors, run: Arc::clone(run) }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.acceptors.running.lock().retain(|other| !Arc::ptr_eq(other, &self.run));
     }
 }

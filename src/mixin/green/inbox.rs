@@ -10,7 +10,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -24,6 +23,10 @@ pub(super) enum Message {
     Job(Job),
     /// Run the accept loop.
     Accept(AcceptorStart),
+    /// The accept loop goes on elsewhere: have the one here end.
+    Retire,
+    /// Cancel the waits of all requests.
+    Cancel,
     /// End, once no request is left.
     Quit,
 }
@@ -33,13 +36,11 @@ pub(super) struct Inbox {
     messages: Mutex<Vec<Message>>,
     /// Wakes the worker. It is readable while there are messages.
     wake_up: Event,
-    /// How many requests the worker has, those in the messages included.
-    load: AtomicUsize,
 }
 
 impl Inbox {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { messages: Mutex::default(), wake_up: Event::new()?, load: AtomicUsize::new(0) })
+        Ok(Self { messages: Mutex::default(), wake_up: Event::new()? })
     }
 
     /// Tells the worker.
@@ -58,21 +59,6 @@ impl Inbox {
     pub(super) fn take(&self) -> Vec<Message> {
         self.wake_up.clear();
         std::mem::take(&mut *self.messages.lock())
-    }
-
-    /// The requests of this worker.
-    pub(super) fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
-    }
-
-    /// A request is on its way to the worker.
-    pub(super) fn begin_request(&self) {
-        self.load.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A request has ended.
-    pub(super) fn end_request(&self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

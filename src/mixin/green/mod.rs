@@ -17,33 +17,43 @@
 //! | `tasks`, `registrations`, `timers` | coroutines; which waits for which descriptor; until when |
 //! | `inbox` | what other threads tell a worker |
 //! | `acceptor` | the accept loop in a worker |
+//! | `cancellation` | how requests are ended that do not end by themselves |
+//! | `worker_status`, `watchdog` | a worker as others see it; noticing a request that holds it |
 
 mod acceptor;
+mod cancellation;
 mod inbox;
 mod parked;
 mod registrations;
 mod tasks;
 mod timers;
+mod watchdog;
 mod worker;
+mod worker_status;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::worker_watch::WorkerWatch;
 use super::{Job, Mixin, Refused, WorkerFigures};
 use crate::error::{Error, Result};
 use acceptor::Acceptors;
 use inbox::{Inbox, Message};
+use watchdog::Watchdog;
+use worker_status::WorkerStatus;
 
 /// Runs each request in a coroutine: thousands of them on one thread, and the handler is the same blocking code.
 pub struct Green {
     /// None: as many as there are processors.
     workers: Option<usize>,
     stack_bytes: usize,
+    /// How long a handler may hold its worker before the server is told.
+    watchdog: Duration,
     /// Made with the first run or request.
     group: Mutex<Option<Arc<Group>>>,
 }
@@ -51,11 +61,20 @@ pub struct Green {
 /// The stack of a handler by default.
 const STACK_BYTES: usize = 256 * 1024;
 
+/// The default of [`Green::watchdog`].
+const WATCHDOG: Duration =
+    if cfg!(debug_assertions) { Duration::from_millis(100) } else { Duration::from_secs(1) };
+
 impl Green {
     /// As many workers as the process may use processors, and stacks of 256 KiB.
     #[must_use]
     pub fn new() -> Self {
-        Self { workers: None, stack_bytes: STACK_BYTES, group: Mutex::default() }
+        Self {
+            workers: None,
+            stack_bytes: STACK_BYTES,
+            watchdog: WATCHDOG,
+            group: Mutex::default(),
+        }
     }
 
     /// How many threads run requests.
@@ -72,6 +91,15 @@ impl Green {
         self
     }
 
+    /// For how long a handler may run without a wait before the server is told: see
+    /// [`ServerEvent::WorkerHeld`](crate::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At least 1 ms;
+    /// [`Duration::MAX`] is never.
+    #[must_use]
+    pub fn watchdog(mut self, limit: Duration) -> Self {
+        self.watchdog = limit.max(Duration::from_millis(1));
+        self
+    }
+
     fn count(&self) -> usize {
         self.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
     }
@@ -82,7 +110,7 @@ impl Green {
         if let Some(group) = &*group {
             return Ok(Arc::clone(group));
         }
-        let new = Group::start(self.count(), self.stack_bytes)?;
+        let new = Group::start(self)?;
         *group = Some(Arc::clone(&new));
         Ok(new)
     }
@@ -107,25 +135,39 @@ impl fmt::Debug for Green {
     }
 }
 
-/// The workers of one [`Green`].
+/// The workers of one [`Green`], as other threads see them.
 struct Group {
-    inboxes: Vec<Arc<Inbox>>,
+    workers: Vec<WorkerHandle>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     acceptors: Acceptors,
+    watchdog: Watchdog,
+    /// The server, once a request has come.
+    server: OnceLock<Weak<dyn WorkerWatch>>,
+    stack_bytes: usize,
+}
+
+/// A worker, as other threads see it.
+struct WorkerHandle {
+    inbox: Inbox,
+    status: WorkerStatus,
 }
 
 impl Group {
-    fn start(count: usize, stack_bytes: usize) -> io::Result<Arc<Self>> {
-        let inboxes = (0..count).map(|_| Inbox::new().map(Arc::new));
+    fn start(green: &Green) -> io::Result<Arc<Self>> {
+        let worker = |_| Ok(WorkerHandle { inbox: Inbox::new()?, status: WorkerStatus::default() });
         let group = Arc::new(Self {
-            inboxes: inboxes.collect::<io::Result<_>>()?,
+            workers: (0..green.count()).map(worker).collect::<io::Result<_>>()?,
             threads: Mutex::default(),
             acceptors: Acceptors::default(),
+            watchdog: Watchdog::new(green.watchdog),
+            server: OnceLock::new(),
+            stack_bytes: green.stack_bytes,
         });
-        for number in 0..count {
-            let worker = worker::Start::new(&group, number, stack_bytes)?;
-            let thread = thread::Builder::new().name(format!("green {number}"));
-            match thread.spawn(move || worker.run()) {
+        for number in 0..group.workers.len() {
+            let started = worker::Start::new(&group, number).and_then(|worker| {
+                thread::Builder::new().name(format!("green {number}")).spawn(move || worker.run())
+            });
+            match started {
                 Ok(thread) => group.threads.lock().push(thread),
                 Err(error) => {
                     group.quit();
@@ -136,25 +178,52 @@ impl Group {
         Ok(group)
     }
 
-    /// The worker that accepts.
-    fn acceptor(&self) -> &Inbox {
-        &self.inboxes[0]
+    /// The worker with the fewest requests; of several the first.
+    fn least_loaded(&self) -> usize {
+        self.least_loaded_but(usize::MAX).unwrap_or(0)
     }
 
-    /// The worker with the fewest requests; of several the first.
-    fn least_loaded(&self) -> &Arc<Inbox> {
-        self.inboxes.iter().min_by_key(|inbox| inbox.load()).expect("there is a worker")
+    /// The same, without one of them. None: there is no other.
+    fn least_loaded_but(&self, one: usize) -> Option<usize> {
+        let others = (0..self.workers.len()).filter(|number| *number != one);
+        others.min_by_key(|number| self.workers[*number].status.load())
+    }
+
+    /// A request is about to be given to a worker.
+    fn begin_request(self: &Arc<Self>, worker: usize) {
+        if self.workers[worker].status.begin_request() {
+            self.watchdog.begin(self);
+        }
+    }
+
+    /// Whether no worker has a request.
+    fn is_idle(&self) -> bool {
+        self.workers.iter().all(|worker| worker.status.is_idle())
+    }
+
+    /// Tells the server of a request that holds its worker.
+    fn tell_held(&self, request: u64, held: Duration) {
+        if let Some(server) = self.server.get().and_then(Weak::upgrade) {
+            server.worker_is_held(request, held);
+        }
+    }
+
+    /// Cancels the waits of all requests.
+    fn cancel(&self) {
+        self.workers.iter().for_each(|worker| worker.inbox.send(Message::Cancel));
     }
 
     /// Has the workers end, each when its last request has ended.
     fn quit(&self) {
-        self.inboxes.iter().for_each(|inbox| inbox.send(Message::Quit));
+        self.workers.iter().for_each(|worker| worker.inbox.send(Message::Quit));
+        self.watchdog.quit();
     }
 
-    /// Waits for the workers until the deadline.
+    /// Waits for the workers until the deadline. The others are left behind.
     fn join(&self, deadline: Instant) {
+        let me = thread::current().id();
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            while !thread.is_finished() && Instant::now() < deadline {
+            while !thread.is_finished() && Instant::now() < deadline && thread.thread().id() != me {
                 thread::sleep(Duration::from_millis(1));
             }
             if thread.is_finished() {
@@ -176,15 +245,22 @@ impl Mixin for Green {
             Ok(group) => group,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
+        group.server.get_or_init(|| job.worker_watch());
         if let Some(job) = worker::deal(&group, job) {
-            let inbox = group.least_loaded();
-            inbox.begin_request();
-            inbox.send(Message::Job(job));
+            let worker = group.least_loaded();
+            group.begin_request(worker);
+            group.workers[worker].inbox.send(Message::Job(job));
         }
     }
 
     fn figures(&self) -> WorkerFigures {
         WorkerFigures::default()
+    }
+
+    fn force(&self) {
+        if let Some(group) = self.started() {
+            group.cancel();
+        }
     }
 
     fn server_close(&self, deadline: Instant) {

@@ -10,14 +10,16 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic;
 use std::rc::Rc;
 use std::time::Instant;
 
 use socket2::{SockRef, Type};
 
+use super::acceptor::Retired;
 use super::registrations::{Look, event_number};
 use super::tasks::{Task, TaskState};
-use super::worker::{ACCEPTOR, WATCHED, Worker};
+use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, WatchFor};
 use crate::sys::{PollFd, poll};
@@ -88,11 +90,22 @@ impl AcceptSet {
 
 impl Worker {
     /// Suspends the running coroutine until it is woken, or the deadline has passed.
-    fn suspend(&self, task: &Rc<Task>, deadline: Option<Instant>) {
+    ///
+    /// # Errors
+    ///
+    /// If it is cancelled, or is an accept loop that goes on elsewhere.
+    fn suspend(&self, task: &Rc<Task>, deadline: Option<Instant>) -> io::Result<()> {
         self.timers.set(task, deadline);
         task.state.set(TaskState::Waiting);
         switch::suspend();
         task.deadline.set(None);
+        if is_retired(task) {
+            if cfg!(panic = "unwind") {
+                panic::resume_unwind(Box::new(Retired));
+            }
+            return Err(io::Error::other("the accept loop goes on in another worker"));
+        }
+        task.cancellation.check()
     }
 
     fn park_connection(
@@ -137,9 +150,8 @@ impl Worker {
                 token
             }
         };
-        self.suspend(task, deadline);
-        self.registrations.end_wait(number, token, for_room);
-        Ok(())
+        let _end = EndOfWait(|| self.registrations.end_wait(number, token, for_room));
+        self.suspend(task, deadline)
     }
 
     fn park_acceptor(
@@ -160,11 +172,12 @@ impl Worker {
         if let Some(set) = &*self.accept_set.borrow() {
             set.begin_wait(waiting)?;
         }
-        self.suspend(task, deadline);
-        if let Some(set) = &*self.accept_set.borrow() {
-            set.end_wait(waiting);
-        }
-        Ok(())
+        let _end = EndOfWait(|| {
+            if let Some(set) = &*self.accept_set.borrow() {
+                set.end_wait(waiting);
+            }
+        });
+        self.suspend(task, deadline)
     }
 
     fn park_watched(
@@ -178,9 +191,17 @@ impl Worker {
             watched.add(one, WATCHED | task.number())?;
         }
         self.watched.borrow_mut().insert(task.number(), Rc::clone(task));
-        self.suspend(task, deadline);
-        self.watched.borrow_mut().remove(&task.number());
-        Ok(())
+        let _end = EndOfWait(|| drop(self.watched.borrow_mut().remove(&task.number())));
+        self.suspend(task, deadline)
+    }
+}
+
+/// Ends a wait, also one that unwinds.
+struct EndOfWait<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for EndOfWait<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
@@ -232,11 +253,12 @@ impl Parker for Worker {
             // A flush of the worker itself: there is nothing to switch from.
             return poll_for(waiting, deadline);
         };
+        task.cancellation.check()?;
         match waiting {
             [Waiting { fd, interest, slot: Some(slot) }] => {
                 self.park_connection(&task, *fd, *interest, slot, deadline)
             }
-            _ if task.is_acceptor => self.park_acceptor(&task, waiting, deadline),
+            _ if task.acceptor.is_some() => self.park_acceptor(&task, waiting, deadline),
             _ => self.park_watched(&task, waiting, deadline),
         }
     }
@@ -245,6 +267,20 @@ impl Parker for Worker {
     /// registration has any more.
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot) {
         self.registrations.remove(fd.as_raw_fd(), slot.get());
+    }
+
+    fn begin_shield(&self) {
+        if let Some(task) = self.current() {
+            let shields = &task.cancellation.shields;
+            shields.set(shields.get() + 1);
+        }
+    }
+
+    fn end_shield(&self) {
+        if let Some(task) = self.current() {
+            let shields = &task.cancellation.shields;
+            shields.set(shields.get().saturating_sub(1));
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::coroutine::lent::LentCoroutine;
+use super::cancellation::{CancelPhase, Cancellation};
+use crate::sys::coroutine::lent::{BorrowerHandle, LentCoroutine};
 use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::coroutine::switch::{Coroutine, Progress};
 
@@ -52,8 +53,11 @@ pub(super) struct Task {
     pub(super) deadline: Cell<Option<Instant>>,
     /// The time of its entry among the timers.
     pub(super) armed: Cell<Option<Instant>>,
-    /// It runs the accept loop.
-    pub(super) is_acceptor: bool,
+    /// If it runs the accept loop.
+    pub(super) acceptor: Option<BorrowerHandle>,
+    /// The number of the request that it serves, or serves a part of.
+    pub(super) request: Option<u64>,
+    pub(super) cancellation: Cancellation,
     /// Its place in [`Tasks`].
     place: Cell<usize>,
     number: u64,
@@ -105,12 +109,17 @@ pub(super) struct Tasks {
 
 impl Tasks {
     /// A new one, which waits in no queue yet.
-    pub(super) fn add(&self, body: Body) -> Rc<Task> {
+    pub(super) fn add(&self, body: Body, request: Option<u64>, phase: CancelPhase) -> Rc<Task> {
         let number = self.made.get() + 1;
         self.made.set(number);
         let mut all = self.all.borrow_mut();
         let task = Rc::new(Task {
-            is_acceptor: matches!(body, Body::Acceptor(_)),
+            acceptor: match &body {
+                Body::Acceptor(coroutine) => Some(coroutine.handle()),
+                Body::Request(_) => None,
+            },
+            request,
+            cancellation: Cancellation::new(phase),
             body: RefCell::new(Some(body)),
             state: Cell::new(TaskState::Queued),
             deadline: Cell::new(None),
@@ -130,6 +139,11 @@ impl Tasks {
         if let Some(moved) = all.get(place) {
             moved.place.set(place);
         }
+    }
+
+    /// All of them now.
+    pub(super) fn snapshot(&self) -> Vec<Rc<Task>> {
+        self.all.borrow().clone()
     }
 
     /// How many there are.

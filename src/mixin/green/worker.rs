@@ -16,15 +16,18 @@ use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Group;
-use super::inbox::{Inbox, Message};
+use super::acceptor::{AcceptorStart, Retired};
+use super::cancellation::{CancelPhase, GRACE};
+use super::inbox::Message;
 use super::parked::AcceptSet;
 use super::registrations::Registrations;
 use super::tasks::{Body, Task, TaskState, Tasks, Turn};
 use super::timers::Timers;
+use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
+use crate::sys::coroutine::lent::BorrowerHandle;
 use crate::sys::coroutine::stack::StackSlab;
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
@@ -33,17 +36,15 @@ use crate::wait::{self, FlushPromise, Parker};
 /// The parts of a worker that may be lacking. Made by the thread that starts it, so that a lack of descriptors is its error.
 pub(super) struct Start {
     group: Arc<Group>,
-    inbox: Arc<Inbox>,
+    number: usize,
     epoll: Epoll,
-    stack_bytes: usize,
 }
 
 impl Start {
-    pub(super) fn new(group: &Arc<Group>, number: usize, stack_bytes: usize) -> io::Result<Self> {
-        let inbox = Arc::clone(&group.inboxes[number]);
+    pub(super) fn new(group: &Arc<Group>, number: usize) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.watch(inbox.as_fd(), WatchFor::Input, INBOX)?;
-        Ok(Self { group: Arc::clone(group), inbox, epoll, stack_bytes })
+        epoll.watch(group.workers[number].inbox.as_fd(), WatchFor::Input, INBOX)?;
+        Ok(Self { group: Arc::clone(group), number, epoll })
     }
 
     /// The life of the thread.
@@ -80,7 +81,7 @@ thread_local! {
 /// A worker. It never leaves its thread.
 pub(super) struct Worker {
     group: Arc<Group>,
-    inbox: Arc<Inbox>,
+    number: usize,
     pub(super) epoll: Epoll,
     stacks: RefCell<StackSlab>,
     tasks: Tasks,
@@ -99,16 +100,20 @@ pub(super) struct Worker {
     /// The end of the last wait.
     pub(super) now: Cell<Instant>,
     quits: Cell<bool>,
+    /// How far the cancellation of all requests has come.
+    cancels: Cell<CancelPhase>,
+    /// When it goes on.
+    unwinds_at: Cell<Option<Instant>>,
 }
 
 impl Worker {
     fn new(start: Start) -> Self {
-        let Start { group, inbox, epoll, stack_bytes } = start;
+        let Start { group, number, epoll } = start;
         Self {
+            stacks: RefCell::new(StackSlab::new(group.stack_bytes)),
             group,
-            inbox,
+            number,
             epoll,
-            stacks: RefCell::new(StackSlab::new(stack_bytes)),
             tasks: Tasks::default(),
             queue: RefCell::default(),
             registrations: Registrations::new(),
@@ -119,7 +124,14 @@ impl Worker {
             budget: Cell::new(ACCEPTED_AT_ONCE),
             now: Cell::new(Instant::now()),
             quits: Cell::new(false),
+            cancels: Cell::default(),
+            unwinds_at: Cell::new(None),
         }
+    }
+
+    /// This worker, as other threads see it.
+    fn handle(&self) -> &WorkerHandle {
+        &self.group.workers[self.number]
     }
 
     fn run(&self) {
@@ -140,14 +152,30 @@ impl Worker {
             while let Some(task) = self.timers.take_due(self.now.get()) {
                 self.wake_now(&task);
             }
+            if self.unwinds_at.get().is_some_and(|at| at <= self.now.get()) {
+                self.unwinds_at.set(None);
+                self.cancel(CancelPhase::UNWINDS);
+            }
+        }
+    }
+
+    /// Has all requests, and those that still begin, come to an end.
+    fn cancel(&self, phase: CancelPhase) {
+        self.cancels.set(phase);
+        for task in self.tasks.snapshot() {
+            if task.acceptor.is_none() {
+                task.cancellation.enter(phase);
+                self.wake(&task);
+            }
         }
     }
 
     fn wait(&self, events: &mut ReadyEvents) {
         let timeout = if self.queue.borrow().is_empty() {
-            self.timers.next().map(|at| at.saturating_duration_since(Instant::now()))
+            let next = [self.timers.next(), self.unwinds_at.get()].into_iter().flatten().min();
+            next.map(|at| at.saturating_duration_since(Instant::now()))
         } else {
-            Some(std::time::Duration::ZERO)
+            Some(Duration::ZERO)
         };
         self.epoll.wait_for_events(events, timeout);
     }
@@ -192,22 +220,30 @@ impl Worker {
     }
 
     fn read_inbox(&self) {
-        for message in self.inbox.take() {
+        for message in self.handle().inbox.take() {
             match message {
                 Message::Job(job) => self.start(job),
                 Message::Accept(start) => self.accept(start),
+                Message::Retire => self.retire(),
+                // Once: a second close finds the requests cancelled.
+                Message::Cancel if self.cancels.get() == CancelPhase::None => {
+                    self.cancel(CancelPhase::Asked);
+                    self.unwinds_at.set(Some(Instant::now() + GRACE));
+                }
+                Message::Cancel => {}
                 Message::Quit => self.quits.set(true),
             }
         }
     }
 
     /// Starts the accept loop.
-    fn accept(&self, start: super::acceptor::AcceptorStart) {
+    fn accept(&self, start: AcceptorStart) {
         let stack = self.stacks.borrow_mut().take();
         match stack {
             Ok(stack) => {
                 if let Some(coroutine) = start.into_coroutine(stack) {
-                    let task = self.tasks.add(Body::Acceptor(coroutine));
+                    let body = Body::Acceptor(coroutine);
+                    let task = self.tasks.add(body, None, CancelPhase::None);
                     self.queue.borrow_mut().push_back(task);
                 }
             }
@@ -221,19 +257,21 @@ impl Worker {
         let stack = match stack {
             Ok(stack) => stack,
             Err(error) => {
-                self.inbox.end_request();
+                self.handle().status.end_request();
                 return job.refuse(Refused::CannotStart(error));
             }
         };
-        let inbox = Arc::clone(&self.inbox);
+        let request = Some(job.id());
+        let (group, number) = (Arc::clone(&self.group), self.number);
         let body = move || {
             // Panics of the program end in the job. One of ours must not end the process: the request is lost.
             if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job.run())) {
                 std::mem::forget(payload);
             }
-            inbox.end_request();
+            group.workers[number].status.end_request();
         };
-        let task = self.tasks.add(Body::Request(switch::Coroutine::new(stack, body)));
+        let body = Body::Request(switch::Coroutine::new(stack, body));
+        let task = self.tasks.add(body, request, self.cancels.get());
         self.queue.borrow_mut().push_back(task);
     }
 
@@ -253,9 +291,12 @@ impl Worker {
     }
 
     fn resume(&self, task: &Rc<Task>) {
-        let before = self.current.replace(Some(Rc::clone(task)));
+        let status = &self.handle().status;
+        status.switch_to(task.request);
+        self.current.replace(Some(Rc::clone(task)));
         let turn = task.resume();
-        self.current.replace(before);
+        self.current.replace(None);
+        status.switch_to(None);
         match turn {
             Turn::Suspended => return,
             Turn::Ended(stack) => self.stacks.borrow_mut().give_back(stack),
@@ -274,27 +315,40 @@ impl Worker {
         self.current.borrow().clone()
     }
 
-    /// Suspends the running coroutine, which has a place in the queue.
+    /// Has an accept loop end that goes on elsewhere.
+    fn retire(&self) {
+        for task in self.tasks.snapshot() {
+            if task.acceptor.as_ref().is_some_and(BorrowerHandle::is_retired) {
+                self.wake(&task);
+            }
+        }
+    }
+
+    /// Suspends the running coroutine, and has it go on in the next turn.
     fn give_way(&self, task: &Rc<Task>) {
         task.state.set(TaskState::Queued);
         self.queue.borrow_mut().push_back(Rc::clone(task));
         switch::suspend();
+        // Not with `panic = "abort"`: the loop then ends with its next wait.
+        if is_retired(task) && cfg!(panic = "unwind") {
+            panic::resume_unwind(Box::new(Retired));
+        }
     }
 
     /// A request that the accept loop of this thread has taken.
     fn deal(&self, job: Job) {
-        // Ties go to this worker: a request that stays costs no wake-up.
+        let load = |worker: usize| self.group.workers[worker].status.load();
         let least = self.group.least_loaded();
-        let stays = job.stays_with_acceptor() || self.inbox.load() <= least.load();
-        let inbox = if stays { &self.inbox } else { least };
-        inbox.begin_request();
-        if stays {
+        // Ties go to this worker: a request that stays costs no wake-up.
+        if job.stays_with_acceptor() || load(self.number) <= load(least) {
+            self.group.begin_request(self.number);
             self.start(job);
         } else {
-            inbox.send(Message::Job(job));
+            self.group.begin_request(least);
+            self.group.workers[least].inbox.send(Message::Job(job));
         }
-        let left = self.budget.get();
-        self.budget.set(left.saturating_sub(1));
+        let left = self.budget.get().saturating_sub(1);
+        self.budget.set(left);
         if left == 0 {
             self.budget.set(ACCEPTED_AT_ONCE);
             if let Some(task) = self.current() {
@@ -302,6 +356,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether this is an accept loop that goes on elsewhere.
+pub(super) fn is_retired(task: &Task) -> bool {
+    task.acceptor.as_ref().is_some_and(BorrowerHandle::is_retired)
 }
 
 /// Deals a request from the accept loop, which runs on this thread. Given back: this thread is no worker of the group.

@@ -13,10 +13,13 @@
 //! Ended, Abandoned            refuses
 //! ```
 //!
+//! Before that, a borrower that is suspended may be retired: it is resumed once more, and has to unwind at once.
+//!
 //! Every change is made under the lock of the borrower's state. So when [`lend`] returns, no call is running, and none
 //! ever goes on: nothing uses the closure any more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -53,6 +56,8 @@ unsafe impl<R> Sync for Shared<R> {}
 struct Borrower {
     state: Mutex<State>,
     changed: Condvar,
+    /// Set under the lock of `state`, while that is `Suspended`.
+    retired: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +110,15 @@ impl<R> Loan<R> {
         then: impl FnOnce(R) + 'static,
     ) -> Option<LentCoroutine> {
         let state = Mutex::new(State::Suspended);
-        let borrower = Arc::new(Borrower { state, changed: Condvar::new() });
-        // A borrower that is not in the list would not be waited for.
-        self.shared.borrowers.lock().as_mut()?.push(Arc::clone(&borrower));
+        let (changed, retired) = (Condvar::new(), AtomicBool::new(false));
+        let borrower = Arc::new(Borrower { state, changed, retired });
+        {
+            // A borrower that is not in the list would not be waited for.
+            let mut borrowers = self.shared.borrowers.lock();
+            let borrowers = borrowers.as_mut()?;
+            borrowers.retain(|other| *other.state.lock() != State::Ended);
+            borrowers.push(Arc::clone(&borrower));
+        }
         let shared = Arc::clone(&self.shared);
         let body = move || {
             // SAFETY: the coroutine is `Running`, and the end of the loan waits until it is not. After it, it never runs.
@@ -123,7 +134,32 @@ pub(crate) struct LentCoroutine {
     borrower: Arc<Borrower>,
 }
 
+/// Another thread's hold on such a coroutine.
+#[derive(Clone)]
+pub(crate) struct BorrowerHandle(Arc<Borrower>);
+
+impl BorrowerHandle {
+    /// Has the coroutine end before it does anything more, if it is suspended. False: it runs, or has ended.
+    pub(crate) fn retire(&self) -> bool {
+        let state = self.0.state.lock();
+        let is_suspended = *state == State::Suspended;
+        if is_suspended {
+            self.0.retired.store(true, Ordering::Relaxed);
+        }
+        is_suspended
+    }
+
+    /// For the coroutine itself, when it goes on: whether it has to end.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.0.retired.load(Ordering::Relaxed)
+    }
+}
+
 impl LentCoroutine {
+    pub(crate) fn handle(&self) -> BorrowerHandle {
+        BorrowerHandle(Arc::clone(&self.borrower))
+    }
+
     /// Runs it until it suspends itself or returns. None: the loan has ended, and it never goes on.
     pub(crate) fn resume(&mut self) -> Option<Progress> {
         {

@@ -1,3 +1,5 @@
 //! Requests as coroutines: the mixin `Green`.
 
+mod cancelling;
+mod held;
 mod serving;

@@ -1,0 +1,90 @@
+//! [`Cancellation`]: how a request is ended that does not end by itself.
+//!
+//! ```text
+//! the deadline of a drain     the server shuts down the connections
+//!                             Message::Cancel: the wait of each request fails, once (`Cancelled`)
+//! GRACE later                 waits unwind, a few times: the handler, its `finish`, its drops
+//! after that                  waits fail
+//! ```
+//!
+//! A handler that swallows the error, and each unwinding, is left behind; the server closes in time, and its report names
+//! the request. Nothing unwinds while the thread is panicking (`wait::any` does not wait then), nor in a section of
+//! `park::shield`, nor with `panic = "abort"`, which has no unwinding. The unwinding is our own, from within the
+//! coroutine: one from outside, which corosensei has, goes on through every `catch_unwind`, and a handler that catches in a
+//! loop would never end.
+
+use std::cell::Cell;
+use std::io;
+use std::panic;
+use std::time::Duration;
+
+use crate::wait::{Cancelled, CancelledUnwind};
+
+/// How long a handler has to return after its wait has failed. Well below the time that a close waits after it has forced
+/// the rest.
+pub(super) const GRACE: Duration = Duration::from_millis(25);
+
+/// How often one request unwinds: `handle`, `finish`, a drop, and one more.
+const UNWINDS: u8 = 4;
+
+/// How far the end of a request has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum CancelPhase {
+    #[default]
+    None,
+    /// Its next wait fails.
+    Asked,
+    /// One has failed.
+    Told,
+    /// Its waits unwind, so many times.
+    Unwinds(u8),
+}
+
+/// The cancellation of one coroutine.
+#[derive(Default)]
+pub(super) struct Cancellation {
+    phase: Cell<CancelPhase>,
+    /// How many sections of `park::shield` it is in.
+    pub(super) shields: Cell<u32>,
+}
+
+impl Cancellation {
+    /// Of a coroutine that begins when others have come so far.
+    pub(super) fn new(phase: CancelPhase) -> Self {
+        Self { phase: Cell::new(phase), shields: Cell::new(0) }
+    }
+
+    /// Goes on to a phase.
+    pub(super) fn enter(&self, phase: CancelPhase) {
+        self.phase.set(phase);
+    }
+
+    /// Before and after each wait.
+    #[inline]
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.phase.get() == CancelPhase::None { Ok(()) } else { self.act() }
+    }
+
+    #[cold]
+    fn act(&self) -> io::Result<()> {
+        if self.shields.get() > 0 {
+            return Ok(());
+        }
+        match self.phase.get() {
+            CancelPhase::None | CancelPhase::Told => return Ok(()),
+            CancelPhase::Asked => self.phase.set(CancelPhase::Told),
+            CancelPhase::Unwinds(0) => {}
+            CancelPhase::Unwinds(left) => {
+                self.phase.set(CancelPhase::Unwinds(left - 1));
+                if cfg!(panic = "unwind") {
+                    panic::resume_unwind(Box::new(CancelledUnwind));
+                }
+            }
+        }
+        Err(Cancelled::error())
+    }
+}
+
+impl CancelPhase {
+    pub(super) const UNWINDS: Self = Self::Unwinds(UNWINDS);
+}

@@ -1,0 +1,147 @@
+//! The watchdog: a thread that notices a request which holds its worker.
+//!
+//! A handler that computes for long, or blocks its thread by a call that knows nothing of coroutines, stops everything else
+//! on its worker. The watchdog tells the server ([`ServerEvent::WorkerHeld`](crate::ServerEvent::WorkerHeld)), and
+//! moves the accept loop away, so that new clients are served by the other workers.
+//!
+//! ```text
+//! look 1   worker 0 runs request 7, switch 1,234
+//! look 2   the same: it has run since look 1             beyond MOVE: the accept loop moves to another worker
+//! look n   the same, for as long as the limit            worker_is_held, once
+//! ```
+//!
+//! It looks often only while requests run: a look that finds every worker as it was doubles the pause, and without a
+//! request it sleeps until there is one. That wake-up is ordered as in every sleep: the sleeper notes that it sleeps and
+//! then looks at the loads; a dealer raises a load and then looks for a sleeper ([`Watchdog::begin`]).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Group;
+use super::worker_status::Running;
+
+/// A worker that is held for longer than this does not accept.
+const MOVE: Duration = Duration::from_millis(50);
+
+/// The longest pause while there are requests.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The watchdog of a group.
+pub(super) struct Watchdog {
+    /// A request that runs for this long without a wait is told.
+    limit: Duration,
+    /// The thread sleeps, because there is no request.
+    sleeps: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    quits: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The thread's last look at a worker.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    running: Option<Running>,
+    since: Option<Instant>,
+    told: bool,
+}
+
+impl Watchdog {
+    pub(super) fn new(limit: Duration) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Self { limit, sleeps: AtomicBool::new(true), state, changed }
+    }
+
+    /// A first request begins on some worker, whose load says so already. Starts the thread, or wakes it.
+    #[inline]
+    pub(super) fn begin(&self, group: &Arc<Group>) {
+        if self.sleeps.load(Ordering::SeqCst) {
+            self.wake(group);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, group: &Arc<Group>) {
+        let mut state = self.state.lock();
+        self.sleeps.store(false, Ordering::SeqCst);
+        if state.thread.is_none() && !state.quits {
+            let group = Arc::downgrade(group);
+            let thread = thread::Builder::new().name("green watchdog".into());
+            // Without a thread nothing is noticed; the next first request tries again.
+            state.thread = thread.spawn(move || watch(&group)).ok();
+            self.sleeps.store(state.thread.is_none(), Ordering::SeqCst);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread.
+    pub(super) fn quit(&self) {
+        self.state.lock().quits = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the next look. False: the thread has to end.
+    fn pause(&self, group: &Group, pause: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.quits && group.is_idle() {
+            self.sleeps.store(true, Ordering::SeqCst);
+            // Once more: a request that has begun before this store has not woken anybody.
+            while !state.quits && self.sleeps.load(Ordering::SeqCst) && group.is_idle() {
+                self.changed.wait(&mut state);
+            }
+            self.sleeps.store(false, Ordering::SeqCst);
+        } else if !state.quits {
+            self.changed.wait_for(&mut state, pause);
+        }
+        !state.quits
+    }
+
+    fn shortest_pause(&self, workers: usize) -> Duration {
+        let quarter = self.limit / 4;
+        let pause = if workers > 1 { quarter.min(MOVE / 2) } else { quarter };
+        pause.clamp(Duration::from_millis(1), LONGEST_PAUSE)
+    }
+}
+
+/// The life of the thread. It holds the group for a moment only: a group that is dropped is not kept alive by it.
+fn watch(group: &Weak<Group>) {
+    let mut looks: Vec<Look> = Vec::new();
+    let mut pause = Duration::ZERO;
+    loop {
+        let Some(group) = group.upgrade() else { return };
+        let shortest = group.watchdog.shortest_pause(group.workers.len());
+        pause = pause.clamp(shortest, LONGEST_PAUSE);
+        if !group.watchdog.pause(&group, pause) {
+            return;
+        }
+        looks.resize(group.workers.len(), Look::default());
+        let now = Instant::now();
+        let mut is_quiet = true;
+        for (number, look) in looks.iter_mut().enumerate() {
+            let running = group.workers[number].status.running();
+            if running.is_none() || look.running != running {
+                is_quiet &= running.is_none();
+                *look = Look { running, since: Some(now), told: false };
+                continue;
+            }
+            is_quiet = false;
+            let held = look.since.map_or(Duration::ZERO, |since| now - since);
+            if held >= MOVE.min(group.watchdog.limit) {
+                group.acceptors.move_away(&group, number);
+            }
+            if held >= group.watchdog.limit && !look.told {
+                look.told = true;
+                group.tell_held(running.map_or(0, |running| running.request), held);
+            }
+        }
+        pause = if is_quiet { pause * 2 } else { shortest };
+    }
+}

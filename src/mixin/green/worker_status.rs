@@ -1,0 +1,64 @@
+//! [`WorkerStatus`]: what other threads may know of a worker.
+//!
+//! The worker writes without a lock and without waiting, at each switch; the others read. A reader may see the state of a
+//! moment ago, which each of them allows for: the dealer by a worker that is less busy than it seems, the watchdog by
+//! looking twice.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// A worker's state in numbers.
+#[derive(Default)]
+pub(super) struct WorkerStatus {
+    /// The requests that it has, those on their way to it included.
+    load: AtomicUsize,
+    /// The request that runs, by its number plus one; zero while none does.
+    running: AtomicU64,
+    /// How many switches there were. It tells a request that runs on from one that runs again.
+    switches: AtomicU64,
+}
+
+/// A look at the coroutine that runs on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// The number of the request.
+    pub(super) request: u64,
+    switches: u64,
+}
+
+impl WorkerStatus {
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// A request is on its way to the worker. True: it is the first.
+    pub(super) fn begin_request(&self) -> bool {
+        self.load.fetch_add(1, Ordering::SeqCst) == 0
+    }
+
+    /// A request has ended, or did not arrive.
+    pub(super) fn end_request(&self) {
+        self.load.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the worker has no request: ordered with [`begin_request`](Self::begin_request).
+    pub(super) fn is_idle(&self) -> bool {
+        self.load.load(Ordering::SeqCst) == 0
+    }
+
+    /// The worker switches to a request, or to none.
+    #[inline]
+    pub(super) fn switch_to(&self, request: Option<u64>) {
+        self.running.store(request.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
+        // Written by one thread only.
+        let switches = self.switches.load(Ordering::Relaxed).wrapping_add(1);
+        // After the number: a reader that finds the same count twice has read the number that belongs to it.
+        self.switches.store(switches, Ordering::Release);
+    }
+
+    /// The request that runs now.
+    pub(super) fn running(&self) -> Option<Running> {
+        let switches = self.switches.load(Ordering::Acquire);
+        let request = self.running.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Running { request, switches })
+    }
+}

@@ -1,0 +1,109 @@
+//! Cancellation: the end of waits that would go on for longer than the server.
+//!
+//! A thread cannot be cancelled, only its connection can be closed. A coroutine can: whatever it waits for, its wait
+//! fails. It is up to the [`Parker`](super::Parker) when.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use super::parker;
+
+/// The error of a wait that was cancelled, as the source of an [`io::Error`]: the request is over, and its handler should
+/// return.
+///
+/// A handler meets it where it waits for something other than its own connection: another server, an event, a child
+/// of [`join`](crate::join). [`sleep`](super::sleep) ends early instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cancelled;
+
+impl Cancelled {
+    /// Whether this error, or the cause of it, says so.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        let mut error = Some(error);
+        while let Some(one) = error {
+            if let Some(found) = one.downcast_ref() {
+                return Some(found);
+            }
+            // An I/O error gives its own cause's cause as its source, and not the cause.
+            error = match one.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => one.source(),
+            };
+        }
+        None
+    }
+
+    /// For a parker: the error of a wait that it cancels.
+    #[must_use]
+    pub fn error() -> io::Error {
+        io::Error::other(Self)
+    }
+}
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the wait was cancelled: the server has closed, and the time for requests to end is over")
+    }
+}
+
+impl Error for Cancelled {}
+
+/// The payload of the panic that ends a handler which waits on after its wait was cancelled. No panic hook sees it.
+pub(crate) struct CancelledUnwind;
+
+impl CancelledUnwind {
+    /// Whether a caught panic is this one.
+    pub(crate) fn is(payload: &(dyn Any + Send)) -> bool {
+        payload.is::<Self>()
+    }
+}
+
+/// Runs a section whose waits are not cancelled: a farewell to another server, the end of a transaction. It holds off the
+/// end of the process, so it should be short, and each of its waits bounded.
+///
+/// A cancellation that was held off comes with the first wait after the section. On a plain thread this only calls `run`.
+///
+/// ```
+/// use std::io::Write;
+/// use std::time::Duration;
+/// use socketserver::park::shield;
+/// use socketserver::{HandlerResult, StreamRequest, connect, stream_fn};
+///
+/// fn handle(request: &mut StreamRequest) -> HandlerResult {
+///     let mut store = connect("127.0.0.1:6379", Duration::from_secs(1))?;
+///     let result = std::io::copy(request, &mut store);
+///     // Also when the copy was cancelled: the store must not wait for more.
+///     shield(|| store.write_all(b"QUIT\r\n"))?;
+///     result?;
+///     Ok(())
+/// }
+/// # let _ = stream_fn(handle);
+/// ```
+pub fn shield<R>(run: impl FnOnce() -> R) -> R {
+    let _shielded = Shielded::begin();
+    run()
+}
+
+/// A section that is not cancelled, also when it ends by a panic.
+struct Shielded;
+
+impl Shielded {
+    fn begin() -> Self {
+        if let Some(parker) = parker() {
+            parker.begin_shield();
+        }
+        Self
+    }
+}
+
+impl Drop for Shielded {
+    fn drop(&mut self) {
+        if let Some(parker) = parker() {
+            parker.end_shield();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A handler that does not wait holds its worker, and nothing else.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use socketserver::{
+    Green, HandlerResult, Limits, ServerEvent, StreamRequest, TcpServer, stream_fn,
+};
+
+use crate::support::{SOON, connect, eventually, exchange, inet, read_line, soon};
+
+/// Answers lines; "spin" computes until the flag is set.
+fn spins(over: &Arc<AtomicBool>) -> impl Fn(&mut StreamRequest) -> HandlerResult + use<> {
+    let over = Arc::clone(over);
+    move |request| {
+        let mut line = String::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            let answer = format!("{text}\n");
+            if text == "spin" {
+                writeln!(request, "spinning")?;
+                while !over.load(Ordering::SeqCst) {
+                    std::hint::spin_loop();
+                }
+            }
+            request.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_that_spins_delays_only_its_worker_and_is_named() {
+    let over = Arc::new(AtomicBool::new(false));
+    let (held, told) = channel();
+    let server = TcpServer::builder()
+        .mixin(Green::new().workers(2).watchdog(Duration::from_millis(100)))
+        .observer(move |event| {
+            if let ServerEvent::WorkerHeld { id, held: time, .. } = event {
+                let _ = held.send((*id, *time, event.to_string()));
+            }
+        });
+    let server = server.bind("127.0.0.1:0", stream_fn(spins(&over))).unwrap();
+    let server = server.serve_in_background().unwrap();
+    // One on each worker, whichever accepts: the first to spin holds the acceptor, or the second does.
+    let mut clients: Vec<_> = (0..2).map(|_| connect(inet(&*server))).collect();
+    for client in &mut clients {
+        assert_eq!(exchange(client, "hello"), "hello\n");
+    }
+    for _ in 0..2 {
+        over.store(false, Ordering::SeqCst);
+        let mut spinner = connect(inet(&*server));
+        spinner.write_all(b"spin\n").unwrap();
+        assert_eq!(read_line(&mut spinner), "spinning\n");
+        let (id, time, text) = told.recv_timeout(SOON).unwrap();
+        assert!(
+            time >= Duration::from_millis(100) && text.contains("has held its worker"),
+            "{text}"
+        );
+        assert!(server.context().live().iter().any(|live| live.id == id));
+        // New clients are accepted, however the loads stand: those that come to the held worker wait for it.
+        let mut served = 0;
+        let mut waiting = Vec::new();
+        while served < 4 {
+            let mut client = connect(inet(&*server));
+            client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            client.write_all(b"new\n").unwrap();
+            let mut answer = [0; 4];
+            if std::io::Read::read_exact(&mut client, &mut answer).is_ok() {
+                served += 1;
+            } else {
+                assert!(waiting.len() < 8, "nobody is served");
+                waiting.push(client);
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(read_line(&mut spinner), "spin\n");
+        for client in &mut waiting {
+            client.set_read_timeout(Some(SOON)).unwrap();
+            assert_eq!(read_line(client), "new\n");
+        }
+    }
+    for client in &mut clients {
+        assert_eq!(exchange(client, "still"), "still\n");
+    }
+    assert!(server.stop().unwrap().is_clean());
+}
+
+#[test]
+fn a_server_closes_in_time_although_a_handler_blocks_the_only_worker() {
+    let (free, freed) = channel::<()>();
+    let freed = Arc::new(std::sync::Mutex::new(freed));
+    let gone = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&gone);
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        writeln!(request, "here")?;
+        let _ = freed.lock().unwrap().recv();
+        told.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let server = TcpServer::builder()
+        .mixin(Green::new().workers(1))
+        .limits(Limits::default().drain(Duration::from_millis(200)));
+    let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+    let mut client = connect(inet(&*server));
+    assert_eq!(read_line(&mut client), "here\n");
+    let began = Instant::now();
+    let report = soon("a stop", move || server.stop()).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{report}");
+    assert_eq!((report.forced.len(), report.left_running.len()), (1, 1), "{report}");
+    free.send(()).unwrap();
+    eventually("the handler ends", || gone.load(Ordering::SeqCst));
+}
