@@ -68,22 +68,28 @@ pub(super) struct Retired;
 
 impl AcceptorStart {
     /// The coroutine that runs the loop. None: the loop runs elsewhere, or there is nobody to run it for any more.
-    pub(super) fn into_coroutine(self, stack: SlabStack) -> Option<LentCoroutine> {
+    pub(super) fn into_coroutine(
+        self,
+        stack: impl FnOnce() -> io::Result<SlabStack>,
+    ) -> Option<LentCoroutine> {
         let (run, start) = (Arc::clone(&self.run), self.start);
         // Under the lock: the loop is either moved before this, or has a borrower that can be retired.
         let mut state = self.run.state.lock();
         if state.start != start || state.is_abandoned {
             return None;
         }
+        let stack = match stack() {
+            Ok(stack) => stack,
+            Err(error) => {
+                drop(state);
+                let error = Error::io("start the accept loop of", "Green", error);
+                run.finish(start, Ok(Err(error)));
+                return None;
+            }
+        };
         let coroutine = self.loan.coroutine(stack, move |ended| run.finish(start, ended))?;
         state.borrower = Some(coroutine.handle());
         Some(coroutine)
-    }
-
-    /// It cannot be run.
-    pub(super) fn fail(self, error: io::Error) {
-        let error = Error::io("start the accept loop of", "Green", error);
-        self.run.finish(self.start, Ok(Err(error)));
     }
 }
 
@@ -126,7 +132,11 @@ impl Run {
                 Some(worker) => {
                     let (loan, run, start) = (loan.clone(), Arc::clone(self), state.start);
                     let start = AcceptorStart { loan, run, start };
-                    group.workers[worker].inbox.send(Message::Accept(start));
+                    let start = Message::Accept(start);
+                    if group.workers[worker].inbox.send(start).is_some() {
+                        // The mixin is closed already, and so is the server.
+                        return None;
+                    }
                 }
                 None => self.changed.wait(&mut state),
             }
@@ -165,7 +175,7 @@ impl Acceptors {
         let Some(to) = group.least_loaded_but(from) else { return };
         for run in runs {
             if run.move_away(from, to) {
-                group.workers[from].inbox.send(Message::Retire);
+                drop(group.workers[from].inbox.send(Message::Retire));
             }
         }
     }

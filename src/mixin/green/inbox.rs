@@ -6,7 +6,8 @@
 //!   it was the first: notify  ------->  epoll_wait returns
 //! ```
 //!
-//! The worker clears the event before it takes the messages: one that is pushed behind its back notifies again.
+//! The worker clears the event before it takes the messages: one that is pushed behind its back notifies again. When the
+//! worker ends it closes the inbox, under the lock, and only if that is empty: no message is lost unseen.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,32 +34,46 @@ pub(super) enum Message {
 
 /// The messages of one worker.
 pub(super) struct Inbox {
-    messages: Mutex<Vec<Message>>,
+    /// None once the worker has ended.
+    messages: Mutex<Option<Vec<Message>>>,
     /// Wakes the worker. It is readable while there are messages.
     wake_up: Event,
 }
 
 impl Inbox {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { messages: Mutex::default(), wake_up: Event::new()? })
+        Ok(Self { messages: Mutex::new(Some(Vec::new())), wake_up: Event::new()? })
     }
 
-    /// Tells the worker.
-    pub(super) fn send(&self, message: Message) {
-        let is_first = {
-            let mut messages = self.messages.lock();
-            messages.push(message);
-            messages.len() == 1
+    /// Tells the worker. One that has ended gives the message back.
+    pub(super) fn send(&self, message: Message) -> Option<Message> {
+        let is_first = match &mut *self.messages.lock() {
+            Some(messages) => {
+                messages.push(message);
+                messages.len() == 1
+            }
+            None => return Some(message),
         };
         if is_first {
             self.wake_up.notify();
         }
+        None
+    }
+
+    /// For the worker that ends. False: there are messages.
+    pub(super) fn close(&self) -> bool {
+        let mut messages = self.messages.lock();
+        let is_empty = messages.as_ref().is_none_or(Vec::is_empty);
+        if is_empty {
+            *messages = None;
+        }
+        is_empty
     }
 
     /// For the worker: all messages, in their order.
     pub(super) fn take(&self) -> Vec<Message> {
         self.wake_up.clear();
-        std::mem::take(&mut *self.messages.lock())
+        self.messages.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 

@@ -42,6 +42,7 @@ use parking_lot::Mutex;
 use super::worker_watch::WorkerWatch;
 use super::{Job, Mixin, Refused, WorkerFigures};
 use crate::error::{Error, Result};
+use crate::process::OwnerProcess;
 use acceptor::Acceptors;
 use inbox::{Inbox, Message};
 use watchdog::Watchdog;
@@ -107,16 +108,19 @@ impl Green {
     /// The workers, started if they are not yet.
     fn group(&self) -> io::Result<Arc<Group>> {
         let mut group = self.group.lock();
-        if let Some(group) = &*group {
+        if let Some(group) = group.as_ref().filter(|group| group.owner.is_noted()) {
             return Ok(Arc::clone(group));
         }
+        // In a forked child: the threads are its parent's. What they had is not touched, and so not dropped.
+        std::mem::forget(group.take());
         let new = Group::start(self)?;
         *group = Some(Arc::clone(&new));
         Ok(new)
     }
 
+    /// The workers, if this process has started them.
     fn started(&self) -> Option<Arc<Group>> {
-        self.group.lock().clone()
+        self.group.lock().clone().filter(|group| group.owner.is_noted())
     }
 }
 
@@ -144,6 +148,8 @@ struct Group {
     /// The server, once a request has come.
     server: OnceLock<Weak<dyn WorkerWatch>>,
     stack_bytes: usize,
+    /// The process that has the threads.
+    owner: OwnerProcess,
 }
 
 /// A worker, as other threads see it.
@@ -162,6 +168,7 @@ impl Group {
             watchdog: Watchdog::new(green.watchdog),
             server: OnceLock::new(),
             stack_bytes: green.stack_bytes,
+            owner: OwnerProcess::noted(),
         });
         for number in 0..group.workers.len() {
             let started = worker::Start::new(&group, number).and_then(|worker| {
@@ -196,6 +203,20 @@ impl Group {
         }
     }
 
+    /// Gives a request to a worker. One that has ended refuses it.
+    fn send(self: &Arc<Self>, worker: usize, job: Job) {
+        self.begin_request(worker);
+        if let Some(Message::Job(job)) = self.workers[worker].inbox.send(Message::Job(job)) {
+            self.workers[worker].status.end_request();
+            job.refuse(Refused::Closing);
+        }
+    }
+
+    /// Tells all workers. Those that have ended need not hear of it.
+    fn tell_all(&self, message: impl Fn() -> Message) {
+        self.workers.iter().for_each(|worker| drop(worker.inbox.send(message())));
+    }
+
     /// Whether no worker has a request.
     fn is_idle(&self) -> bool {
         self.workers.iter().all(|worker| worker.status.is_idle())
@@ -210,12 +231,12 @@ impl Group {
 
     /// Cancels the waits of all requests.
     fn cancel(&self) {
-        self.workers.iter().for_each(|worker| worker.inbox.send(Message::Cancel));
+        self.tell_all(|| Message::Cancel);
     }
 
     /// Has the workers end, each when its last request has ended.
     fn quit(&self) {
-        self.workers.iter().for_each(|worker| worker.inbox.send(Message::Quit));
+        self.tell_all(|| Message::Quit);
         self.watchdog.quit();
     }
 
@@ -247,9 +268,7 @@ impl Mixin for Green {
         };
         group.server.get_or_init(|| job.worker_watch());
         if let Some(job) = worker::deal(&group, job) {
-            let worker = group.least_loaded();
-            group.begin_request(worker);
-            group.workers[worker].inbox.send(Message::Job(job));
+            group.send(group.least_loaded(), job);
         }
     }
 

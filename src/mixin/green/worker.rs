@@ -138,7 +138,7 @@ impl Worker {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
             self.run_queue();
-            if self.quits.get() && self.tasks.len() == 0 {
+            if self.quits.get() && self.tasks.len() == 0 && self.handle().inbox.close() {
                 return;
             }
             wait::flush();
@@ -238,16 +238,9 @@ impl Worker {
 
     /// Starts the accept loop.
     fn accept(&self, start: AcceptorStart) {
-        let stack = self.stacks.borrow_mut().take();
-        match stack {
-            Ok(stack) => {
-                if let Some(coroutine) = start.into_coroutine(stack) {
-                    let body = Body::Acceptor(coroutine);
-                    let task = self.tasks.add(body, None, CancelPhase::None);
-                    self.queue.borrow_mut().push_back(task);
-                }
-            }
-            Err(error) => start.fail(error),
+        if let Some(coroutine) = start.into_coroutine(|| self.stacks.borrow_mut().take()) {
+            let task = self.tasks.add(Body::Acceptor(coroutine), None, CancelPhase::None);
+            self.queue.borrow_mut().push_back(task);
         }
     }
 
@@ -344,8 +337,7 @@ impl Worker {
             self.group.begin_request(self.number);
             self.start(job);
         } else {
-            self.group.begin_request(least);
-            self.group.workers[least].inbox.send(Message::Job(job));
+            self.group.send(least, job);
         }
         let left = self.budget.get().saturating_sub(1);
         self.budget.set(left);
