@@ -111,7 +111,7 @@ impl Green {
         if let Some(group) = group.as_ref().filter(|group| group.owner.is_noted()) {
             return Ok(Arc::clone(group));
         }
-        // In a forked child: the threads are its parent's. What they had is not touched, and so not dropped.
+        // In a forked child: the threads are its parent's, and their things are neither touched nor dropped.
         std::mem::forget(group.take());
         let new = Group::start(self)?;
         *group = Some(Arc::clone(&new));
