@@ -35,8 +35,13 @@ const ENDS: [CloseReason; 16] = [
 
 /// The status for an end.
 pub(super) fn status(end: &ChildEnd) -> i32 {
+    // Apart from the others, which need a jump table: to read it is one more page that each child maps.
+    if end.reason == CloseReason::Completed && !end.stop { COMPLETED } else { other_status(end) }
+}
+
+#[cold]
+fn other_status(end: &ChildEnd) -> i32 {
     match (end.reason, end.stop) {
-        (CloseReason::Completed, false) => COMPLETED,
         (CloseReason::Failed, false) => FAILED,
         (CloseReason::Panicked, false) => PANICKED,
         (reason, stop) => {
