@@ -47,8 +47,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// code see [`trace_panics`].
     ///
     /// Under [`Forking`](crate::Forking) the child has the span, and its failures; `ended` comes from the parent and has
-    /// no span, but the same fields. A mixin that runs several requests on one thread (by a
-    /// [parker](crate::park)) has spans that are not entered: a thread has only one stack of spans.
+    /// no span, but the same fields. Where requests are coroutines ([`Green`](crate::Green), a [parker](crate::park) of your
+    /// own), the span is left before each wait and entered again after it, so that the events of others are not in it. A span
+    /// that a handler has entered itself is not: leave it before a read or a write.
     ///
     /// ```
     /// use socketserver::{ThreadingTcpServer, stream_fn};
@@ -149,9 +150,13 @@ pub(super) struct RequestSpan {
 enum Place {
     /// There is none.
     Off,
-    /// Of a request that shares its thread with others: events are not in it.
-    Apart(Span),
     Entered(EnteredSpan),
+    /// Of a coroutine, which shares its thread with others: left during each wait.
+    Parked {
+        // Dropped in this order.
+        _entered: wait::InSpan,
+        span: Span,
+    },
 }
 
 impl Place {
@@ -169,14 +174,18 @@ impl Place {
             bytes_in = field::Empty,
             bytes_out = field::Empty,
         );
-        if wait::is_parked_here() { Self::Apart(span) } else { Self::Entered(span.entered()) }
+        if wait::is_parked_here() {
+            Self::Parked { _entered: wait::in_span(span.clone()), span }
+        } else {
+            Self::Entered(span.entered())
+        }
     }
 
     fn span(&self) -> Option<&Span> {
         match self {
             Self::Off => None,
-            Self::Apart(span) => Some(span),
             Self::Entered(entered) => Some(entered),
+            Self::Parked { span, .. } => Some(span),
         }
     }
 }

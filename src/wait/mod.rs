@@ -24,6 +24,8 @@
 
 mod cancelled;
 mod deferred_flush;
+#[cfg(feature = "tracing")]
+mod entered_span;
 mod event;
 mod offload;
 mod parker;
@@ -40,6 +42,8 @@ pub(crate) use cancelled::CancelledUnwind;
 pub use cancelled::{Cancelled, shield};
 pub use deferred_flush::flush;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
+#[cfg(feature = "tracing")]
+pub(crate) use entered_span::{InSpan, in_span};
 pub use event::Event;
 pub(crate) use offload::look_up_until;
 pub use offload::offload;
@@ -125,7 +129,17 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     if thread::panicking() {
         return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
     }
-    parker.park(waiting, deadline).map(|()| true)
+    apart(|| parker.park(waiting, deadline)).map(|()| true)
+}
+
+#[cfg(feature = "tracing")]
+use entered_span::apart;
+
+/// Waits as it is: there are no spans.
+#[cfg(not(feature = "tracing"))]
+#[inline]
+fn apart<R>(wait: impl FnOnce() -> R) -> R {
+    wait()
 }
 
 /// Waits until a worker may accept a client, or is interrupted. On a plain thread.

@@ -236,6 +236,7 @@ fn a_server_may_be_closed_wherever_code_of_its_user_runs_pool() {
 
 /// The hook may wait for the closing thread: no lock that a close needs is held meanwhile.
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_close_returns_while_the_loop_is_in_a_hook() {
     let (begins, begun) = mpsc::channel();
     let (goes_on, may_go_on) = mpsc::channel::<()>();

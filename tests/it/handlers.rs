@@ -10,6 +10,8 @@ use socketserver::{
     DatagramRequest, DatagramRequestHandler, HandlerResult, StreamRequest, StreamRequestHandler,
 };
 
+use crate::support::hear;
+
 /// Sends every line back; over datagrams, every datagram.
 pub struct Echo;
 
@@ -91,7 +93,7 @@ impl DatagramRequestHandler for Silent {
     }
 }
 
-/// Announces that it runs, and blocks until the test releases it.
+/// Announces that it runs, and waits until the test releases it.
 #[derive(Clone)]
 pub struct Held {
     started: Sender<std::thread::ThreadId>,
@@ -105,7 +107,7 @@ pub struct Holder {
     pub release: Sender<()>,
 }
 
-/// A handler that blocks until the test releases it, and the test's side of it.
+/// A handler that waits until the test releases it, and the test's side of it.
 pub fn held() -> (Held, Holder) {
     let (started, starts) = channel();
     let (release, releases) = channel();
@@ -117,7 +119,7 @@ impl Held {
     fn hold(&self) {
         // The test may be over already.
         let _ = self.started.send(std::thread::current().id());
-        let _ = self.release.lock().unwrap().recv();
+        let _ = hear(&self.release);
     }
 }
 

@@ -6,6 +6,7 @@ mod bounds;
 mod checklist;
 mod child;
 mod closing;
+#[cfg(not(under_green))]
 mod compile_fail;
 mod coroutines;
 mod drain;
@@ -14,7 +15,7 @@ mod events;
 mod extension;
 mod figures;
 mod first_read;
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android"), not(under_green)))]
 mod green;
 mod handlers;
 mod helpers;
@@ -36,12 +37,14 @@ mod spins;
 mod stop_token;
 mod systemd;
 mod talking;
+#[cfg(not(under_green))]
 mod tidy;
 #[cfg(feature = "tls")]
 mod tls;
 mod unread_stderr;
 mod urgent;
 mod whose_fault;
+#[cfg(not(under_green))]
 mod worker_accept;
 mod wrapping;
 

@@ -295,6 +295,7 @@ impl ServerHooks<StreamRequest> for Farewell {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     let (handler, holder) = held();
     // Longer than the test has patience.
@@ -316,6 +317,7 @@ fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "its handler blocks its thread")]
 fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let (members, told) = (Members::default(), Mutex::new(told));

@@ -187,7 +187,7 @@ fn the_queue_of_a_listener_that_was_borrowed_is_left_to_who_has_it() {
     is_left_to_others(&server.serve_in_background().unwrap(), &listener.into());
 }
 
-fn is_left_to_others(server: &BackgroundServer<Tcp, Inline>, listener: &TcpListener) {
+fn is_left_to_others(server: &BackgroundServer<Tcp, impl Mixin>, listener: &TcpListener) {
     let address = inet(&**server);
     let mut first = connect(address);
     first.write_all(b"half").unwrap();

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use socket2::SockRef;
@@ -17,16 +18,16 @@ use socketserver::{
 
 use crate::support::passed::Passed;
 use crate::support::process::in_a_process;
-use crate::support::{SOON, folder, has_ipv6, inet, receive, serve, skip_if};
+use crate::support::{SOON, folder, has_ipv6, hear, inet, receive, serve, skip_if};
 
 /// A handler announces that it runs, and then waits for the test: the descriptors that came with its request have to be
 /// closed before that.
 fn gates() -> (Sender<()>, Receiver<()>, impl Fn() + Send + Sync + 'static) {
     let ((runs, ran), (end, ends)) = (channel(), channel());
-    let (runs, ends) = (parking_lot::Mutex::new(runs), parking_lot::Mutex::new(ends));
+    let (runs, ends) = (Mutex::new(runs), Mutex::new(ends));
     let handle = move || {
-        runs.lock().send(()).unwrap();
-        ends.lock().recv_timeout(SOON).unwrap();
+        runs.lock().unwrap().send(()).unwrap();
+        hear(&ends).unwrap();
     };
     (end, ran, handle)
 }

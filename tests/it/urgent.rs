@@ -13,7 +13,7 @@ use socketserver::{
 };
 
 use crate::handlers::Echo;
-use crate::support::{SOON, connect, folder, inet, read_line, read_to_end, skip};
+use crate::support::{SOON, connect, folder, hear, inet, read_line, read_to_end, skip};
 
 /// How often each end is tried: without SO_OOBINLINE nearly all of them are resets.
 const TIMES: usize = 20;
@@ -32,7 +32,7 @@ where
     let (release, released) = channel();
     let released = Mutex::new(released);
     let handler = stream_fn(move |request| {
-        let _ = released.lock().unwrap().recv();
+        let _ = hear(&released);
         let mut line = String::new();
         request.next_line(&mut line)?;
         Ok(writeln!(request, "{line}")?)

@@ -17,7 +17,7 @@ use socketserver::{
     datagram_fn, stream_fn,
 };
 
-use crate::support::{SOON, connect, eventually, folder, inet, read_line};
+use crate::support::{SOON, connect, eventually, folder, hear, inet, read_line};
 
 /// How a request has ended, and its report.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -389,7 +389,7 @@ fn a_reply_to_a_sender_that_is_gone_is_the_peers() {
         let (release, released) = channel();
         let released = Mutex::new(released);
         let handler = datagram_fn(move |request| {
-            released.lock().unwrap().recv()?;
+            hear(&released)?;
             Ok(request.reply(b"answer").map(drop)?)
         });
         let server = UnixDatagramServer::builder().hooks(ends.clone()).observer(ends.observer());

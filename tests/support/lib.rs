@@ -14,6 +14,8 @@ pub mod unread;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use socketserver::{Address, BaseServer};
@@ -27,6 +29,20 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// The internet address of a server.
 pub fn inet(server: &(impl BaseServer + ?Sized)) -> SocketAddr {
     server.server_address().as_inet().expect("an internet address")
+}
+
+/// The next message of the test, waited for as requests wait: a handler that blocked its thread would stop all the
+/// requests that the thread runs.
+pub fn hear<T>(from: &Mutex<Receiver<T>>) -> Result<T, RecvError> {
+    loop {
+        // Not locked while it waits.
+        let heard = from.lock().unwrap().try_recv();
+        match heard {
+            Err(TryRecvError::Empty) => socketserver::sleep(Duration::from_millis(1)),
+            Err(TryRecvError::Disconnected) => return Err(RecvError),
+            Ok(message) => return Ok(message),
+        }
+    }
 }
 
 /// Connects, with a deadline on every read and write.

@@ -11,6 +11,11 @@ use crate::process::{Ended, Process};
 use crate::system::undo_ignored_signals;
 
 /// The words of `--mixin`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub const MIXINS: [&str; 5] = ["inline", "threading", "pool", "forking", "green"];
+
+/// The same; coroutines are for Linux.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
 /// The executable at this path below target/PROFILE, where this test binary is in `deps`. A test alone does not have it

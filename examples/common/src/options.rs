@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, ValueEnum};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socketserver::Green;
 use socketserver::mixin::Mixin;
 use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::request::{Deadline, Request, Timeout};
@@ -23,6 +25,9 @@ pub enum MixinName {
     Pool,
     /// A process for each request
     Forking,
+    /// A coroutine for each request, many on each of a few threads
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Green,
 }
 
 impl fmt::Display for MixinName {
@@ -34,24 +39,29 @@ impl fmt::Display for MixinName {
 }
 
 impl MixinName {
-    /// Makes the mixin.
-    pub(crate) fn make(self) -> Box<dyn Mixin> {
+    /// Makes the mixin, with so many workers if it has some.
+    fn make(self, workers: Option<usize>) -> Box<dyn Mixin> {
         match self {
             Self::Inline => Box::new(Inline),
             Self::Threading => Box::new(Threading::new()),
-            Self::Pool => Box::new(Pool::default()),
+            Self::Pool => Box::new(workers.map_or_else(Pool::default, Pool::new)),
             Self::Forking => Box::new(Forking::new().max_children(CHILDREN)),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Green => Box::new(match workers {
+                Some(count) => Green::new().workers(count),
+                None => Green::new(),
+            }),
         }
     }
 
-    /// How many clients it serves at the same time. Under `Threading` only `--max-clients` bounds them.
-    fn at_once(self) -> usize {
-        match self {
-            Self::Inline => 1,
-            Self::Pool => Pool::default().workers(),
-            Self::Forking => CHILDREN,
-            Self::Threading => usize::MAX,
-        }
+    /// Whether the number of its workers can be chosen.
+    fn has_workers(self) -> bool {
+        !matches!(self, Self::Inline | Self::Threading | Self::Forking)
+    }
+
+    /// Whether only `--max-clients` bounds the clients that it serves at the same time.
+    pub fn is_unbounded(self) -> bool {
+        !matches!(self, Self::Inline | Self::Pool | Self::Forking)
     }
 }
 
@@ -68,6 +78,9 @@ pub struct ServeOptions {
     /// How requests are run
     #[arg(long, value_enum, default_value_t = MixinName::Threading)]
     pub mixin: MixinName,
+    /// How many threads run the requests under --mixin green and pool [default: as many as there are processors]
+    #[arg(long, value_name = "COUNT", value_parser = count)]
+    pub workers: Option<usize>,
     /// How long running requests may take to end after Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub grace: Duration,
@@ -123,10 +136,35 @@ impl ServeOptions {
         limits.per_peer(self.max_per_peer()).peer_rate(peer_rate)
     }
 
+    /// Makes the mixin.
+    pub(crate) fn make_mixin(&self) -> Box<dyn Mixin> {
+        self.mixin.make(self.workers)
+    }
+
+    /// The reason why the options contradict each other; none if they do not.
+    pub(crate) fn contradiction(&self) -> Option<String> {
+        let mixin = self.mixin;
+        (self.workers.is_some() && !mixin.has_workers()).then(|| {
+            format!(
+                "--workers is for --mixin green and pool: under {mixin} their number is not chosen"
+            )
+        })
+    }
+
+    /// How many clients are served at the same time, as far as the mixin bounds them.
+    pub(crate) fn at_once(&self) -> usize {
+        match self.mixin {
+            MixinName::Inline => 1,
+            MixinName::Pool => self.workers.unwrap_or_else(|| Pool::default().workers()),
+            MixinName::Forking => CHILDREN,
+            _ => usize::MAX,
+        }
+    }
+
     /// How many clients may come from one address.
     pub fn max_per_peer(&self) -> usize {
         self.max_per_peer
-            .unwrap_or((self.max_clients / 10).min(self.mixin.at_once() / 2).max(LEAST_PER_PEER))
+            .unwrap_or((self.max_clients / 10).min(self.at_once() / 2).max(LEAST_PER_PEER))
     }
 }
 

@@ -13,7 +13,7 @@ use socketserver::tls::Tls;
 use socketserver::transport::{BindAddress, Transport};
 use socketserver::{
     Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
-    Pool, ServerContext, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp, UnixDatagram,
+    ServerContext, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp, UnixDatagram,
     UnixStream,
 };
 
@@ -70,10 +70,15 @@ pub type NoDatagrams = DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>;
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Failure> {
-    if let Some(why) = program.refuses(options.mixin) {
+    if let Some(why) = refusal(program, options) {
         return Err(Failure::Usage(why));
     }
     serve_at(program, Places::of(options)?, options)
+}
+
+/// The reason why it cannot be served so; none if it can.
+fn refusal<P: Program>(program: &P, options: &ServeOptions) -> Option<String> {
+    program.refuses(options.mixin).or_else(|| options.contradiction())
 }
 
 /// The same for a program that wants to know its places before.
@@ -82,7 +87,7 @@ pub fn serve_at<P: Program>(
     places: Places,
     options: &ServeOptions,
 ) -> Result<(), Failure> {
-    if let Some(why) = program.refuses(options.mixin) {
+    if let Some(why) = refusal(program, options) {
         return Err(Failure::Usage(why));
     }
     let Places { handover, places } = places;
@@ -112,7 +117,7 @@ pub fn serve_at<P: Program>(
         listening += &format!("controlled at unix:{}\n", path.display());
     }
     if options.mixin == MixinName::Pool {
-        let workers = Pool::default().workers();
+        let workers = options.at_once();
         let share = options.max_per_peer();
         listening += &format!(
             "a pool: each address serves {workers} at once, more have to wait; of one client's address {share} at most\n"
@@ -250,7 +255,7 @@ fn bind<P: Program>(
     if let Some(failure) = out_of_reach(endpoint, options) {
         return Err(failure);
     }
-    let mixin = options.mixin.make();
+    let mixin = options.make_mixin();
     let limits = options.limits(endpoint, program.limits());
     let no_datagrams = || {
         Failure::Usage(format!(

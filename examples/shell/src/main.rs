@@ -86,7 +86,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until Ctrl-C
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Run commands: those that are typed, or the one that is given, whose exit status is then the client's
     Connect(Connect),
     /// Ask a running server, or change it
@@ -152,7 +152,7 @@ impl EntryOptions {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(options) => common::exit(server::serve(options)),
+        Command::Serve(options) => common::exit(server::serve(*options)),
         Command::Connect(options) => match connect(&options) {
             Ok(status) | Err(Leave::Silent(status)) => ExitCode::from(status),
             Err(Leave::Failed(failure)) => common::exit(Err(failure)),

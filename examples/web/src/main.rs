@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use budget::Budget;
 use clap::{Args, Parser, Subcommand};
-use common::{Endpoint, Failure, MixinName, NoDatagrams, Places, Program, ServeOptions, ServeTls};
+use common::{Endpoint, Failure, NoDatagrams, Places, Program, ServeOptions, ServeTls};
 use folder::Folder;
 use handler::{Site, Web};
 use self_signed::SelfSigned;
@@ -178,7 +178,7 @@ fn serve(serve: Serve) -> Result<(), Failure> {
         None => serve.tls.load()?,
     };
     // Where an idle connection occupies one of few workers, it ends soon.
-    let has_many_workers = options.mixin == MixinName::Threading;
+    let has_many_workers = options.mixin.is_unbounded();
     let usual = Duration::from_secs(if has_many_workers { 60 } else { 1 });
     let idle = idle_timeout.unwrap_or(usual);
     let folder = dir.map(|dir| {

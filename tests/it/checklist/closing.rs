@@ -265,6 +265,7 @@ fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn row_066_a_close_with_a_deadline_ends_live_connections_and_then_joins_threading() {
     close_ends_and_joins(|threads| {
         Threading::new().on_thread_start(threads.starts()).on_thread_stop(threads.leaves())

@@ -72,6 +72,7 @@ fn row_040_no_tick_is_the_default() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about `Inline`, whose loop runs the request itself")]
 fn row_040_service_actions_runs_after_every_request() {
     let (folder, diary) = (folder(), Diary::default());
     let handled = diary.clone();
@@ -367,6 +368,7 @@ where
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 #[cfg(target_os = "linux")]
 fn row_047_the_threads_of_an_idle_server_sleep() {
     let over_tcp = |server: &dyn BaseServer| {

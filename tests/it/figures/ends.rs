@@ -221,6 +221,7 @@ fn one_too_many(
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_refused_request_says_why() {
     // A refused client may see its end as a reset.
     let refused = |address| _ = connect(address).read(&mut [0; 8]);
@@ -237,6 +238,7 @@ fn a_refused_request_says_why() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_request_without_a_worker_says_why() {
     let (builder, ends) =
         observed(TcpServer::builder().mixin(Threading::new().on_thread_start(|| {

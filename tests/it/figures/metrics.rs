@@ -195,6 +195,7 @@ fn bytes_are_told_while_a_connection_lives_and_once() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn refusals_are_counted_by_their_cause() {
     let of = Of::tcp("refusals");
     let server = TcpServer::builder()

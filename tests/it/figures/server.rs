@@ -15,7 +15,9 @@ use socketserver::{
 };
 
 use crate::handlers::{Echo, Held, Holder, Silent, held};
-use crate::support::{SOON, connect, eventually, exchange, folder, inet, read_to_end, udp_client};
+use crate::support::{
+    SOON, connect, eventually, exchange, folder, hear, inet, read_to_end, udp_client,
+};
 
 fn holding<M: Mixin>(mixin: M) -> (BackgroundServer<Tcp, M>, Holder) {
     let (handler, holder) = held();
@@ -70,6 +72,7 @@ fn a_full_pool_shows_its_workers_its_queue_and_the_kernels() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn threads_have_a_maximum_if_they_are_given_one() {
     let (server, holder) = holding(Threading::new());
     assert_eq!(server.context().figures().busy, Fill::new(0, None));
@@ -238,7 +241,7 @@ fn a_handler_reads_the_figures_of_its_server_even_when_that_is_gone() {
     let gone = Arc::new(std::sync::Mutex::new(gone));
     let handler = stream_fn(move |request: &mut StreamRequest| {
         writeln!(request, "{}", request.server().figures())?;
-        gone.lock().unwrap().recv()?;
+        hear(&gone)?;
         // The last handler owns the last of the server.
         Ok(writeln!(request, "{}", request.server().figures())?)
     });

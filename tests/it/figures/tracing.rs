@@ -1,8 +1,6 @@
 //! Feature `tracing`: spans of requests, and the events in and beside them.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::thread;
 
 use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::Mixin;
@@ -160,6 +158,7 @@ fn a_panic_is_told_with_its_place_in_the_span() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_request_that_is_not_run_ends_without_a_span() {
     struct Nobody;
     impl ServerHooks<StreamRequest> for Nobody {
@@ -217,29 +216,36 @@ fn a_span_ends_with_its_request_and_is_not_on_the_next_ones_thread() {
     assert!(server.server_close_within(SOON).is_clean());
 }
 
-#[test]
-fn a_coroutine_has_its_span_and_is_not_in_it() {
-    let server = serving(crate::coroutines::Coroutines);
-    let address = inet(&*server);
-    // Two at once on one thread, in turn: their spans would end in the wrong order.
-    let clients = [(); 2].map(|()| connect(address));
+/// Two clients at once, whose requests run in turn on one thread: the first waits while the second runs, and goes on last.
+fn two_at_once(server: &BackgroundServer<Tcp, impl Mixin>) {
+    let address = inet(&**server);
+    let mut clients = [(); 2].map(|()| connect(address));
     let peers = clients.each_ref().map(|client| client.local_addr().unwrap().to_string());
-    let say = |mut client: TcpStream| {
-        writeln!(client, "hello").unwrap();
-        read_to_end(&mut client)
-    };
-    let [first, second] = clients;
-    let (first, second) = (thread::spawn(move || say(first)), thread::spawn(move || say(second)));
-    assert_eq!(
-        (first.join().unwrap(), second.join().unwrap()),
-        (b"hello\n".into(), b"hello\n".into())
-    );
+    for half in ["he", "llo\n"] {
+        for client in &mut clients {
+            client.write_all(half.as_bytes()).unwrap();
+        }
+    }
+    for client in &mut clients {
+        assert_eq!(read_to_end(client), b"hello\n");
+    }
     for peer in &peers {
         let (span, events) = span_of(peer);
         assert_eq!(span.fields["reason"], "completed");
-        assert!(events.is_empty(), "{events:#?}");
-        assert_eq!(end_of(peer).span, None);
+        assert_eq!(messages(&events), ["shakes hands", "obeys hello", "ended"]);
+        let own = events.iter().all(|event| {
+            let client = event.fields.get("peer").or(event.fields.get("client_address"));
+            client.is_some_and(|client| client == peer)
+        });
+        assert!(own, "{events:#?}");
     }
+}
+
+#[test]
+fn coroutines_of_one_thread_have_each_a_span_of_its_own() {
+    two_at_once(&serving(crate::coroutines::Coroutines));
+    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    two_at_once(&serving(socketserver::Green::new().workers(1)));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use socketserver::mixin::Refused;
 use socketserver::monitor::Limit;
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, Rate, ServerHooks, StreamRequest, Tcp, TcpServer,
-    ThreadingTcpServer, stream_fn,
+    BaseServer, HandlerResult, Rate, ServerHooks, StreamRequest, TcpServer, ThreadingTcpServer,
+    stream_fn,
 };
 
 use super::live::connect_from;
@@ -86,9 +86,9 @@ fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
     let rate = Rate::per_second(50).burst(5);
     let least = Duration::from_secs(10) / 50;
     let told = Told::default();
-    let fifteen = |server: &BackgroundServer<Tcp, Inline>| {
+    let fifteen = |server: &dyn BaseServer| {
         for _ in 0..15 {
-            let mut client = connect(inet(&**server));
+            let mut client = connect(inet(server));
             client.write_all(b"x\n").unwrap();
             assert_eq!(read_to_end(&mut client), b"x\n");
         }
@@ -101,18 +101,18 @@ fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
         .bind("127.0.0.1:0", || OneLine)
         .unwrap();
     let server = server.serve_in_background().unwrap();
-    fifteen(&server);
+    fifteen(&*server);
     assert!(began.elapsed() >= least, "from the beginning: {:?}", began.elapsed());
     assert!(told.reached(Limit::AcceptRate) >= 1);
 
     // Without a limit nothing more is told of it; with one again, the burst is full again.
     change(&server, |limits| limits.accept_rate = None);
-    fifteen(&server);
+    fifteen(&*server);
     let before = told.reached(Limit::AcceptRate);
-    fifteen(&server);
+    fifteen(&*server);
     assert_eq!(told.reached(Limit::AcceptRate), before);
     let began = Instant::now();
     change(&server, |limits| limits.accept_rate = Some(rate));
-    fifteen(&server);
+    fifteen(&*server);
     assert!(began.elapsed() >= least, "on a live server: {:?}", began.elapsed());
 }

@@ -11,7 +11,9 @@ use socketserver::{
 };
 
 use crate::handlers::Diary;
-use crate::support::{SOON, eventually, folder, inet, receive, receive_text, skip, udp_client};
+use crate::support::{
+    SOON, eventually, folder, hear, inet, receive, receive_text, skip, udp_client,
+};
 
 /// Acknowledges, works for a long time, and reports the end of it.
 #[derive(Clone)]
@@ -23,7 +25,7 @@ impl DatagramRequestHandler for Slow {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
         request.reply(b"acknowledged")?;
         // It takes as long as the test wants it to.
-        let _ = self.step.lock().unwrap().recv();
+        let _ = hear(&self.step);
         request.reply(b"done")?;
         Ok(())
     }

@@ -12,7 +12,7 @@ use socketserver::{Outbox, SocketOptions, ThreadingTcpServer, stream_fn};
 use super::patient;
 use super::runs::is_spinning;
 use crate::support::{
-    SOON, alone, connect, eventually, inet, open_descriptors, read_line, read_to_end,
+    SOON, alone, connect, eventually, hear, inet, open_descriptors, read_line, read_to_end,
 };
 
 /// Waits until a handler's write of many bytes waits for its peer.
@@ -95,7 +95,7 @@ fn a_closed_outbox_with_bytes_in_it_keeps_nobody_busy() {
                 stream_fn(move |request| {
                     *inside.lock().unwrap() = Some(request.outbox()?);
                     // It looks at nothing that happens to its connection.
-                    let _ = released.lock().unwrap().recv();
+                    let _ = hear(&released);
                     Ok(())
                 }),
             );

@@ -1,6 +1,6 @@
 //! The hundred rows of the checklist and their tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{is_word, read, sources};
 
@@ -54,4 +54,35 @@ fn every_row_of_the_checklist_has_a_test() {
         early.is_empty(),
         "rows that have a test already, and a mark that denies it: {early:?}"
     );
+}
+
+/// The tests that are left out under `Green`, by their reasons, as the page of the checklist lists them.
+fn left_out_under_green() -> String {
+    const MARK: &str = "#[cfg_attr(under_green, ignore = \"";
+    let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources(&["tests/it"], "rs") {
+        let module = source.name.trim_start_matches("tests/it/").trim_end_matches(".rs");
+        let module = module.trim_end_matches("/mod").replace('/', "::");
+        for (at, _) in source.text.match_indices(MARK).filter(|_| !module.starts_with("tidy")) {
+            let rest = &source.text[at + MARK.len()..];
+            let (reason, rest) = rest.split_once("\")]").expect("an attribute ends");
+            let (_, name) = rest.split_once("fn ").expect("a test is a function");
+            let name = name.split('(').next().expect("a function has a name");
+            by_reason.entry(reason.to_owned()).or_default().push(format!("`{module}::{name}`"));
+        }
+    }
+    let mut text = String::new();
+    for (reason, tests) in by_reason {
+        text += &format!("\n{}{}:\n\n", reason[..1].to_uppercase(), &reason[1..]);
+        tests.iter().for_each(|test| text += &format!("- {test}\n"));
+    }
+    text
+}
+
+#[test]
+fn the_tests_that_are_left_out_under_green_are_listed_with_their_reasons() {
+    let page = read("tests/it/checklist/README.md");
+    let (_, listed) = page.split_once("<!-- left out -->\n").expect("there is a list");
+    let found = left_out_under_green();
+    assert!(listed == found, "tests/it/checklist/README.md has to list:\n{found}");
 }

@@ -19,7 +19,7 @@ use test_support::connect;
 
 /// A file of `tests/support/certificates`.
 pub fn pem(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/certificates").join(name)
+    test_support::tls::certificate(name).into()
 }
 
 /// The usual certificate: localhost.

@@ -13,7 +13,7 @@ use socketserver::{CloseReason, HandlerResult, Limits, Outbox, StreamRequest};
 
 use super::framed::{ALERT, Client, Framed};
 use super::{HOUR, MOMENT, Way, patient, serve, serve_with, wrap};
-use crate::support::{SOON, exchange, read_line, read_to_end, soon};
+use crate::support::{SOON, exchange, hear, read_line, read_to_end, soon};
 
 /// Begins in the open, and reads lines until it is told to wrap, and then on.
 fn starts_tls(lines: Arc<Mutex<Vec<String>>>) -> impl Fn(&mut StreamRequest) -> HandlerResult {
@@ -334,7 +334,7 @@ fn the_last_word_of_a_wrapper_that_fails_lingers() {
         let (release, released) = channel::<()>();
         let released = Mutex::new(released);
         let late = move |inner| {
-            let _ = released.lock().unwrap().recv();
+            let _ = hear(&released);
             accept(inner)
         };
         let hook = move |request: &mut StreamRequest| Ok(request.wrap_stream(&late)?);

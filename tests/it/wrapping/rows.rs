@@ -12,7 +12,7 @@ use socketserver::{CloseReason, HandlerError, HandlerResult, Limits, StreamReque
 
 use super::framed::Client;
 use super::{HOUR, MOMENT, Served, WAYS, Way, patient, read_word, serve};
-use crate::support::{SOON, eventually, exchange, read_line, read_to_end, soon};
+use crate::support::{SOON, eventually, exchange, hear, read_line, read_to_end, soon};
 
 /// Sends every line back.
 fn echo(request: &mut StreamRequest) -> HandlerResult {
@@ -307,7 +307,7 @@ fn an_operator_ends_what_computes_at_its_next_read_or_write() {
         let failed = Mutex::new(failed);
         let served = serve(way, patient(), move |request| {
             writeln!(request, "here")?;
-            let _ = released.lock().unwrap().recv();
+            let _ = hear(&released);
             let written = request.write_all(b"an answer\n").and_then(|()| request.flush());
             failed.lock().unwrap().send(written.is_err())?;
             Ok(())
@@ -333,7 +333,7 @@ fn the_last_answer_lingers_for_a_peer_that_is_still_sending() {
             let served = serve(way, patient().linger(SOON), move |request| {
                 let mut line = String::new();
                 request.next_line(&mut line)?;
-                let _ = released.lock().unwrap().recv();
+                let _ = hear(&released);
                 Ok(writeln!(request, "{line}")?)
             });
             let mut client = served.client();

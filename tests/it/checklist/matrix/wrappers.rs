@@ -188,6 +188,7 @@ fn wraps_in_the_worker(mixin: impl Mixin + 'static) {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "the loop is a coroutine of a worker")]
 fn row_100_wrap_request_runs_in_the_worker_threading() {
     wraps_in_the_worker(Threading::new());
 }

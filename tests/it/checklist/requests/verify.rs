@@ -48,6 +48,7 @@ fn row_020_a_rejected_request_is_counted_and_the_next_one_is_served() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "the loop is a coroutine of a worker")]
 fn row_021_verify_request_runs_in_the_loop_and_not_in_the_worker() {
     struct Where {
         verified_in: Sender<(ThreadId, Address, bool)>,

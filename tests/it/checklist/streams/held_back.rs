@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
+use socketserver::mixin::Mixin;
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, StreamRequest, StreamRequestHandler, Tcp, TcpServer,
+    BackgroundServer, HandlerResult, StreamRequest, StreamRequestHandler, Tcp, TcpServer,
     ThreadingTcpServer, ThreadingUnixStreamServer,
 };
 
@@ -35,7 +36,7 @@ impl<F: FnMut(&mut StreamRequest) -> HandlerResult> StreamRequestHandler for Buf
 /// A server whose handler holds up to 64 bytes back, and its traffic.
 fn serve_buffered(
     run: impl Fn(&mut StreamRequest, &Traffic) -> HandlerResult + Send + Sync + 'static,
-) -> (BackgroundServer<Tcp, Inline>, Arc<Traffic>) {
+) -> (BackgroundServer<Tcp, impl Mixin>, Arc<Traffic>) {
     let (hooks, traffic) = counting();
     let (run, seen) = (Arc::new(run), Arc::clone(&traffic));
     let make = move || {

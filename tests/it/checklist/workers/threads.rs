@@ -32,6 +32,7 @@ fn thread_of_a_request<M: Mixin + 'static>(
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn row_054_each_live_request_has_a_thread_of_its_own() {
     let (held, holder) = held();
     let server = ThreadingTcpServer::bind("127.0.0.1:0", move || held.clone()).unwrap();
@@ -118,6 +119,7 @@ fn threading_udp(mixin: Threading) -> Server<socketserver::Udp, Threading> {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn row_061_finished_threads_are_forgotten() {
     if is_child() {
         let kept = threading_udp(Threading::new()).serve_in_background().unwrap();
@@ -166,6 +168,7 @@ fn names<M: Mixin + 'static>(mixin: M) -> Vec<String> {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn row_067_threads_have_names() {
     let new_for_each = || Threading::new().keep(Duration::ZERO);
     assert_eq!(names(new_for_each()), ["Called-1", "Called-2", "Called-3"]);
@@ -175,6 +178,7 @@ fn row_067_threads_have_names() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn row_067_hooks_run_in_each_thread_before_its_first_and_after_its_last_request() {
     fn note(diary: &Diary, what: &'static str) -> impl Fn() + Send + Sync + 'static {
         let diary = diary.clone();

@@ -1,0 +1,66 @@
+//! The span of the facade `tracing` that a coroutine is in: left before each of its waits, and entered again after it.
+//!
+//! A thread has one stack of spans. A span that stays entered while its coroutine is suspended would be that of all the
+//! others of the thread.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::panic::{self, AssertUnwindSafe};
+
+use tracing::Span;
+use tracing::span::EnteredSpan;
+
+thread_local! {
+    /// That of the coroutine that runs. While one is suspended, its span is on its own stack: see [`apart`].
+    static ENTERED: Cell<Option<EnteredSpan>> = const { Cell::new(None) };
+}
+
+/// Keeps a span entered while its coroutine runs, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InSpan {
+    /// It belongs to this thread.
+    not_send: PhantomData<*const ()>,
+}
+
+/// Enters a span, for the coroutine that runs.
+pub(crate) fn in_span(span: Span) -> InSpan {
+    ENTERED.set(Some(span.entered()));
+    InSpan { not_send: PhantomData }
+}
+
+impl Drop for InSpan {
+    fn drop(&mut self) {
+        drop(ENTERED.take());
+    }
+}
+
+/// Waits outside of the coroutine's span.
+#[inline]
+pub(super) fn apart<R>(wait: impl FnOnce() -> R) -> R {
+    match ENTERED.take() {
+        Some(entered) => leave_and_enter(entered, wait),
+        None => wait(),
+    }
+}
+
+#[cold]
+fn leave_and_enter<R>(entered: EnteredSpan, wait: impl FnOnce() -> R) -> R {
+    let _again = EnterAgain(caught(|| entered.exit()));
+    wait()
+}
+
+/// Enters the span again when it is dropped: also where a cancelled wait unwinds.
+struct EnterAgain(Option<Span>);
+
+impl Drop for EnterAgain {
+    fn drop(&mut self) {
+        if let Some(again) = self.0.take().and_then(|span| caught(|| span.entered())) {
+            ENTERED.set(Some(again));
+        }
+    }
+}
+
+/// The subscriber is the program's code: its panic costs the span.
+fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
+    panic::catch_unwind(AssertUnwindSafe(call)).map_err(std::mem::forget).ok()
+}
