@@ -1,7 +1,9 @@
 //! The successor's side at its start: it finds its predecessor, and gets the sockets.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -38,7 +40,11 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
     let socket = match connect_until(path, deadline) {
         Ok(socket) => OwnedFd::from(socket),
         Err(error) => match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
+            io::ErrorKind::NotFound => return Ok(None),
+            // The system says so of a socket that a killed server has left, and of any other file.
+            io::ErrorKind::ConnectionRefused => {
+                return no_other_file(path).map(|()| None).map_err(cannot);
+            }
             _ => return Err(cannot(error)),
         },
     };
@@ -54,6 +60,18 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
         return Err(cannot(io::Error::new(io::ErrorKind::PermissionDenied, text)));
     }
     Ok(Some(Channel::new(Arc::new(socket))))
+}
+
+/// Fails if what is there is no socket: it is never replaced, so that to wait for the path would be in vain.
+fn no_other_file(path: &Path) -> io::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let kind = found.file_type();
+    if kind.is_socket() {
+        return Ok(());
+    }
+    let what = if kind.is_symlink() { "a link" } else { "no socket" };
+    let text = format!("what is there is {what}, and is not replaced: choose another path");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 /// Without blocking: the queue of a server that is stopped (SIGSTOP, a debugger) may stay full for ever.
