@@ -8,7 +8,7 @@ use std::time::Duration;
 use socketserver::handler::DatagramFn;
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
-use socketserver::proxy_protocol::Network;
+use socketserver::proxy_protocol::{Network, ProxyProtocol};
 use socketserver::tls::Tls;
 use socketserver::transport::{BindAddress, Transport};
 use socketserver::{
@@ -92,6 +92,7 @@ pub fn serve_at<P: Program>(
     }
     let Places { handover, places } = places;
     log::set_level(options.log_level);
+    warn_of_proxies_everywhere(options);
     let in_turn = Arc::new(InTurn::default());
     let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
     let mut listening = String::new();
@@ -226,6 +227,18 @@ fn behind_proxies<T: Transport<Request = StreamRequest>, M: Mixin>(
     match &options.proxy_from {
         Some(from) => builder.proxy_protocol(from.clone()),
         None => builder,
+    }
+}
+
+/// A network without a prefix names all clients: each of them can send a header with any address.
+fn warn_of_proxies_everywhere(options: &ServeOptions) {
+    let everywhere = ["0.0.0.0/0", "::/0"].map(|text| text.parse::<Network>().ok());
+    let networks = options.proxy_from.iter().flat_map(ProxyProtocol::networks);
+    for network in networks.filter(|network| everywhere.contains(&Some(**network))) {
+        warn(&format!(
+            "--proxy-from {network} trusts every client, and each may then name itself by any address: give the \
+             addresses of the proxies alone"
+        ));
     }
 }
 

@@ -137,3 +137,13 @@ fn a_share_of_each_client_and_not_of_haproxy() {
     assert!(told.contains(" from 127.0.0.2:") && told.contains(" by 127.0.0.79:"), "{told}");
     running.send_signal(libc::SIGTERM);
 }
+
+#[test]
+fn a_network_of_all_clients_is_warned_of() {
+    for everywhere in ["0.0.0.0/0", "::/0"] {
+        let networks = format!("10.0.0.0/8,{everywhere}");
+        let (server, _) = ECHO.serve(&["127.0.0.1:0"], &["--proxy-from", &networks]);
+        let said = server.err_line();
+        assert!(said.contains(&format!("--proxy-from {everywhere} trusts every client")), "{said}");
+    }
+}
