@@ -245,7 +245,7 @@ pub use server_context::ServerContext;
 pub use shutdown::ShutdownHandle;
 #[doc(inline)]
 pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
-pub use wait::{offload, sleep};
+pub use wait::{join, offload, sleep};
 
 /// The arguments of [`ServerHooks`]: a request that has arrived, a request that failed, an accept that failed.
 pub mod hooks {

@@ -10,7 +10,7 @@ use crate::sys::Common;
 const NUMBERS: usize = 8;
 
 /// Bytes received, bytes sent, activity; then the numbers that are written only for an observer: the moment of each
-/// [`Step`], and the limit that has passed.
+/// [`Step`], and the limit that has passed; then the output half's.
 type Row = [AtomicU64; NUMBERS];
 
 /// For requests that children serve: a row each, in memory that both processes write to.
@@ -89,6 +89,11 @@ impl RequestCounters {
     /// When the step began, in nanoseconds after the request was accepted; zero if it has not begun.
     pub(super) fn moment(&self, step: Step) -> &AtomicU64 {
         &self.row()[step as usize]
+    }
+
+    /// One while the output half of a request waits to send, which does so beside the input half; zero otherwise.
+    pub(super) fn output_half(&self) -> &AtomicU64 {
+        &self.row()[7]
     }
 
     /// The limit in time that has passed: its place in [`Timeout::ALL`](crate::error::Timeout::ALL), plus one; zero if

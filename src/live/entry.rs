@@ -225,7 +225,7 @@ impl Entry {
             proxy_address: self.proxy_address().cloned(),
             age: self.accepted.elapsed(),
             handler: self.handler,
-            activity: self.activity(),
+            activity: self.shown_activity(),
             bytes_in,
             bytes_out,
             clear_bytes_in,

@@ -17,6 +17,7 @@ mod clear;
 mod companions;
 mod counters;
 mod entry;
+mod halves;
 mod handshakes;
 mod idle_check;
 mod live_request;

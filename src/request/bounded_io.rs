@@ -32,6 +32,7 @@ use super::deadline::Deadlines;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
 use super::outbox_queue::{OutboxQueue, Writer};
+use super::output_half::{SplitNotes, closed_here};
 use super::{Deadline, Ticket};
 use crate::error::Timeout;
 use crate::live::Activity;
@@ -67,6 +68,8 @@ pub(super) struct BoundedIo {
     pub(super) ended_output: bool,
     /// Output was given up at the end: no wrapper may say that it was whole.
     pub(super) dropped_output: bool,
+    /// Its halves have been used apart. The output half notes here how it has ended.
+    pub(super) split: Option<Arc<SplitNotes>>,
     /// The peer may still be sending when the request ends, although nothing shows it.
     pub(super) expects_more: bool,
     /// The peer was still sending when the answer ended: see `lingering_close.rs`.
@@ -98,6 +101,7 @@ impl BoundedIo {
             saw_end: false,
             ended_output: false,
             dropped_output: false,
+            split: None,
             expects_more: false,
             lingers: false,
         }
@@ -121,6 +125,7 @@ impl BoundedIo {
         }
         let (fd, seal) = match &mut self.connection {
             Connection::Socket(socket) => (Some(socket.share()), None),
+            Connection::Split(socket) => (Some(socket.share()), None),
             Connection::Sealed { stream, status } => {
                 (status.own_fd().map(Arc::clone), Some(stream.share()))
             }
@@ -229,14 +234,17 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
-        match self.connection.receive(buf, timeout)? {
+        match self.connection.receive(buf, timeout) {
+            // Neither an end of the peer's nor its fault.
+            Ok(0) | Err(_) if self.is_closed_by_half() => Err(closed_here()),
             // A seal takes nothing but the peer's own farewell for an end.
-            0 if self.connection.is_sealed() => {
+            Ok(0) if self.connection.is_sealed() => {
                 self.saw_end = true;
                 Ok(0)
             }
-            0 => self.receive_nothing(buf, timeout),
-            count => {
+            Ok(0) => self.receive_nothing(buf, timeout),
+            Err(error) => Err(error),
+            Ok(count) => {
                 if !self.connection.counts_itself() {
                     self.ticket.entry().add_bytes_in(count);
                 } else if self.connection.is_sealed() {

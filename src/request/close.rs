@@ -16,7 +16,6 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use super::bounded_io::{BoundedIo, until_all_is_taken};
-use super::connection::Connection;
 use super::io_error::is_no_more_for_now;
 use super::read_buffer::ReadBuffer;
 use super::{Request, StreamRequest};
@@ -51,7 +50,7 @@ impl BoundedIo {
     /// Sends what is still held back, just before the end: both leave in one packet, which saves a sixth of a short
     /// connection.
     fn send_last(&mut self) {
-        let Connection::Socket(socket) = &self.connection else { return };
+        let Some(socket) = self.connection.as_socket() else { return };
         if self.output.is_empty() || !self.is_plain() {
             return;
         }
@@ -165,11 +164,9 @@ impl BoundedIo {
         // A user's own stream closes when it is dropped.
         let Some(fd) = self.connection.share_socket() else { return };
         // In the background the share keeps the connection open. In all other cases the drop of `self` closes it.
-        match (self.ticket.server().lingering(), &self.connection) {
-            (Lingering::Here, Connection::Socket(socket)) => {
-                lingering_close::in_this_thread(socket, bound);
-            }
-            (Lingering::Here, _) => lingering_close::in_this_thread(&SocketIo::new(fd), bound),
+        match (self.ticket.server().lingering(), self.connection.as_socket()) {
+            (Lingering::Here, Some(socket)) => lingering_close::in_this_thread(socket, bound),
+            (Lingering::Here, None) => lingering_close::in_this_thread(&SocketIo::new(fd), bound),
             (Lingering::Elsewhere, _) => lingering_close::in_background(fd, bound),
             (Lingering::Nobody, _) => {}
         }

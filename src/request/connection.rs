@@ -128,6 +128,8 @@ pub(super) enum Direction {
 pub(super) enum Connection {
     /// A plain socket of this process.
     Socket(SocketIo),
+    /// The same, once its halves have been used apart: see `split.rs`.
+    Split(Arc<SocketIo>),
     /// A stream of a user's transport.
     Other(Box<dyn Stream>),
     /// A user's stream above the connection, by `wrap_stream`.
@@ -149,7 +151,28 @@ pub(super) enum Connection {
 impl Connection {
     /// Whether it is a plain socket: its waits can be left to the idle reaper, and it holds no output back.
     pub(super) fn is_socket(&self) -> bool {
-        matches!(self, Self::Socket(_))
+        self.as_socket().is_some()
+    }
+
+    /// The plain socket, if it is one.
+    pub(super) fn as_socket(&self) -> Option<&SocketIo> {
+        match self {
+            Self::Socket(socket) => Some(socket),
+            Self::Split(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// The plain socket, to be used by both halves from here on.
+    pub(super) fn share_halves(&mut self) -> Option<Arc<SocketIo>> {
+        *self = match std::mem::replace(self, Self::Gone(None)) {
+            Self::Socket(socket) => Self::Split(Arc::new(socket)),
+            other => other,
+        };
+        match self {
+            Self::Split(socket) => Some(Arc::clone(socket)),
+            _ => None,
+        }
     }
 
     /// Whether the raw stream counts its bytes, as they go over the wire.
@@ -171,6 +194,7 @@ impl Connection {
     ) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.recv(buf, timeout),
+            Self::Split(socket) => receive_half(socket, buf, timeout),
             _ => self.within(SendTimeout::until(timeout.at()), Direction::In, |stream| {
                 stream.read(buf.bytes())
             }),
@@ -182,6 +206,7 @@ impl Connection {
     pub(super) fn send(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.send(bytes, timeout),
+            Self::Split(socket) => send_half(socket, bytes, timeout),
             _ => self.within(timeout, Direction::Out, |stream| stream.write(bytes)),
         }
     }
@@ -189,7 +214,7 @@ impl Connection {
     /// Flushes a stream that holds bytes back.
     pub(super) fn flush(&mut self, timeout: SendTimeout) -> io::Result<()> {
         match self {
-            Self::Socket(_) | Self::Gone(_) => Ok(()),
+            Self::Socket(_) | Self::Split(_) | Self::Gone(_) => Ok(()),
             _ => {
                 self.within(timeout, Direction::Out, |stream| stream.flush().map(|()| 0)).map(drop)
             }
@@ -209,7 +234,7 @@ impl Connection {
             // A wrapper may do anything with a deadline, so the raw stream keeps the timeout.
             Self::Wrapped { stream, status } => (&mut **stream, Some(status)),
             Self::Sealed { stream, status } => (stream.as_stream(), Some(status)),
-            Self::Socket(_) | Self::Gone(_) => return Err(gone()),
+            Self::Socket(_) | Self::Split(_) | Self::Gone(_) => return Err(gone()),
         };
         // A wrapper that has dropped the raw stream has its connection from elsewhere: no limits below it.
         let raw = status.filter(|status| status.has_raw());
@@ -250,6 +275,7 @@ impl Connection {
     pub(super) fn shutdown(&mut self, how: Shutdown, timeout: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(socket) => socket.shutdown(how),
+            Self::Split(socket) => socket.shutdown(how),
             _ => self
                 .within(timeout, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
                 .map(drop),
@@ -260,6 +286,7 @@ impl Connection {
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
+            Self::Split(socket) => Some(socket.as_fd()),
             Self::Other(stream) => stream.fileno(),
             Self::Wrapped { stream, status } => {
                 // First the socket's own: a wrapper need not know its descriptor.
@@ -276,6 +303,7 @@ impl Connection {
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.lend()),
+            Self::Split(socket) => Some(socket.lend()),
             _ => self.fileno(),
         }
     }
@@ -284,6 +312,7 @@ impl Connection {
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
+            Self::Split(socket) => Some(socket.as_fd()),
             _ => self.status_below()?.own_fd().map(AsFd::as_fd),
         }
     }
@@ -292,6 +321,7 @@ impl Connection {
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self {
             Self::Socket(socket) => Some(socket.share()),
+            Self::Split(socket) => Some(socket.share()),
             _ => self.status_below()?.own_fd().map(Arc::clone),
         }
     }
@@ -311,6 +341,22 @@ impl Connection {
             _ => None,
         }
     }
+}
+
+/// Not inlined, so that the usual case is no longer for it.
+#[inline(never)]
+fn receive_half(
+    socket: &SocketIo,
+    buf: &mut RecvBuf<'_>,
+    timeout: RecvTimeout,
+) -> io::Result<usize> {
+    socket.recv(buf, timeout)
+}
+
+/// The same.
+#[inline(never)]
+fn send_half(socket: &SocketIo, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+    socket.send(bytes, timeout)
 }
 
 /// The error of every call after a wrapper has taken the connection and failed.

@@ -144,6 +144,11 @@ impl Deadlines {
         self.both.is_some()
     }
 
+    /// The server's, and the handler's.
+    pub(super) fn both(&self) -> (Option<Deadline>, Option<Deadline>) {
+        self.both.as_deref().map_or((None, None), |both| (both.server, both.handler))
+    }
+
     /// The deadline that holds: the earlier one.
     pub(super) fn earlier(&self) -> Option<Deadline> {
         self.both.as_deref().and_then(|both| Deadline::earlier(both.server, both.handler))

@@ -46,7 +46,8 @@ impl BoundedIo {
     pub(super) fn own(&self, error: io::Error) -> io::Error {
         // EPIPE after an own `shutdown_write` is a mistake of the handler.
         let blames_nobody = match error.kind() {
-            io::ErrorKind::BrokenPipe => self.ended_output,
+            _ if self.is_closed_by_half() => true,
+            io::ErrorKind::BrokenPipe => self.has_ended_output(),
             _ => matches!(self.connection, Connection::Gone(_)),
         };
         // The raw stream below a wrapper has marked its errors by itself.

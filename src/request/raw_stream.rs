@@ -68,6 +68,13 @@ impl RawStream {
                 let status = RawStatus::new(ticket, Some(socket.share()));
                 (Below::Socket(socket), Arc::new(status))
             }
+            Connection::Split(socket) => {
+                let status = RawStatus::new(ticket, Some(socket.share()));
+                // The halves are gone, because the request is borrowed whole. One that was forgotten keeps the other share.
+                let socket =
+                    Arc::try_unwrap(socket).unwrap_or_else(|socket| SocketIo::new(socket.share()));
+                (Below::Socket(socket), Arc::new(status))
+            }
             Connection::Other(stream) => {
                 (Below::Stream(stream), Arc::new(RawStatus::new(ticket, None)))
             }

@@ -44,6 +44,13 @@ pub(crate) trait Seal: Send + Sync {
     ///
     /// `WouldBlock`, if the socket does not take all of it; the rest stays. And those of the socket.
     fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Sends the farewell, behind all that is encrypted. It may be called again after an error.
+    ///
+    /// # Errors
+    ///
+    /// As of [`transmit`](Self::transmit).
+    fn end(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 }
 
 /// The raw parts that a sealed stream is made of.

@@ -396,6 +396,26 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Formats the whole text, and writes it at once.
+pub(super) fn write_formatted(
+    arguments: fmt::Arguments<'_>,
+    write_all: impl FnOnce(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    // Text without arguments needs no formatting.
+    if let Some(text) = arguments.as_str() {
+        return write_all(text.as_bytes());
+    }
+    // Taken out, not borrowed: the write may suspend this coroutine, and the next coroutine uses `SCRATCH` too.
+    let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
+    bytes.clear();
+    let result = bytes.write_fmt(arguments).and_then(|()| write_all(&bytes));
+    // One long text must not keep its memory with the thread. During the end of a thread there is none to keep.
+    if bytes.capacity() <= LARGE {
+        let _ = SCRATCH.try_with(|scratch| scratch.replace(bytes));
+    }
+    result
+}
+
 impl Write for StreamRequest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.io.write(bytes)
@@ -408,19 +428,7 @@ impl Write for StreamRequest {
     /// Sends the whole text at once. `Write`'s own method sends each piece separately, which costs 44 ms a line with
     /// Nagle's algorithm and delayed acknowledgements.
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
-        // Text without arguments needs no formatting.
-        if let Some(text) = arguments.as_str() {
-            return self.write_all(text.as_bytes());
-        }
-        // Taken out, not borrowed: the write may suspend this coroutine, and the next coroutine uses `SCRATCH` too.
-        let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
-        bytes.clear();
-        let result = bytes.write_fmt(arguments).and_then(|()| self.write_all(&bytes));
-        // One long text must not keep its memory with the thread. During the end of a thread there is none to keep.
-        if bytes.capacity() <= LARGE {
-            let _ = SCRATCH.try_with(|scratch| scratch.replace(bytes));
-        }
-        result
+        write_formatted(arguments, |text| self.write_all(text))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -115,6 +115,7 @@ impl BoundedIo {
             self.finish_output();
         }
         let timeout = self.write_timeout();
+        let dropped_output = self.has_dropped_output();
         let (stream, status): (&mut dyn Stream, _) = match &mut self.connection {
             Connection::Wrapped { stream, status } => (&mut **stream, status),
             Connection::Sealed { stream, status } => (stream.as_stream(), status),
@@ -123,7 +124,7 @@ impl BoundedIo {
         };
         // After output that was dropped, the peer must not take the end for that of a whole answer; and the rest of a
         // record that it does not take may be in the way.
-        if self.dropped_output || status.is_stuck() {
+        if dropped_output || status.is_stuck() {
             return status.end_output().is_ok();
         }
         // Says first that the raw stream may send after a cut, and how long.

@@ -24,6 +24,7 @@
 //! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `clock` | the monotonic clock as a number |
+//! | `lent_once` | a closure with borrows, for a coroutine that its caller waits for |
 //! | `registers` | processor state that makes a thread switch slow |
 //!
 //! **Unsafe code** stands in this folder and nowhere else in the library; DESIGN.md (section 6) names the files. Each block
@@ -64,6 +65,7 @@ pub(crate) mod fork;
 pub(crate) mod fork_count;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/late_input.rs")]
 pub(crate) mod late_input;
+pub(crate) mod lent_once;
 mod nonblocking_write;
 #[cfg_attr(
     not(any(target_os = "linux", target_os = "android")),

@@ -87,6 +87,12 @@ impl Seal for SharedSession {
     fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.session.lock().transmit(fd, &self.entry)
     }
+
+    fn end(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut session = self.session.lock();
+        session.end_output();
+        session.transmit(fd, &self.entry)
+    }
 }
 
 /// The worker's hold on its session. Without an outbox there is no lock on its path.

@@ -27,6 +27,7 @@ mod deferred_flush;
 #[cfg(feature = "tracing")]
 mod entered_span;
 mod event;
+mod join;
 mod offload;
 mod parker;
 mod serving;
@@ -45,6 +46,7 @@ pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 #[cfg(feature = "tracing")]
 pub(crate) use entered_span::{InSpan, in_span};
 pub use event::Event;
+pub use join::join;
 pub(crate) use offload::look_up_until;
 pub use offload::offload;
 pub(crate) use parker::parker;

@@ -88,6 +88,17 @@ pub trait Parker {
 
     /// The innermost of these sections ends.
     fn end_shield(&self) {}
+
+    /// Runs a closure in a coroutine of its own, on this thread: for [`join`](super::join). The caller goes on, and parks
+    /// until the closure has been called or dropped. One that is kept and never called keeps the caller for ever.
+    ///
+    /// # Errors
+    ///
+    /// The closure, if it cannot be run: no parker has to spawn, and there may be no memory for a stack. The caller then
+    /// uses a thread.
+    fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
+        Err(run)
+    }
 }
 
 thread_local! {

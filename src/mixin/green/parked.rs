@@ -269,6 +269,10 @@ impl Parker for Worker {
         self.registrations.remove(fd.as_raw_fd(), slot.get());
     }
 
+    fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
+        Worker::spawn(self, run)
+    }
+
     fn begin_shield(&self) {
         if let Some(task) = self.current() {
             let shields = &task.cancellation.shields;

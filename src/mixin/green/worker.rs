@@ -268,6 +268,23 @@ impl Worker {
         self.queue.borrow_mut().push_back(task);
     }
 
+    /// A part of the request that runs, in a coroutine of its own, which begins in the next turn. Given back: there is no
+    /// request, or no memory for a stack.
+    pub(super) fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
+        let Some(part_of) = self.current() else { return Err(run) };
+        let Ok(stack) = ({ self.stacks.borrow_mut().take() }) else { return Err(run) };
+        let body = move || {
+            // It catches its own panics; see `start`.
+            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(run)) {
+                std::mem::forget(payload);
+            }
+        };
+        let body = Body::Request(switch::Coroutine::new(stack, body));
+        let task = self.tasks.add(body, part_of.request, self.cancels.get());
+        self.queue.borrow_mut().push_back(task);
+        Ok(())
+    }
+
     /// Resumes a coroutine that waits. Others are not touched: they were woken already.
     fn wake_now(&self, task: &Rc<Task>) {
         if task.state.get() == TaskState::Waiting {

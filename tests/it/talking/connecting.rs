@@ -6,22 +6,14 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::hooks::Failure;
 use socketserver::outgoing::HalfClose;
 use socketserver::{
-    Address, CloseReason, Limits, ServerEvent, ServerHooks, StreamRequest, TcpServer,
-    ThreadingTcpServer, ThreadingUnixStreamServer, connect, stream_fn,
+    Address, CloseReason, Limits, ServerEvent, StreamRequest, TcpServer, ThreadingTcpServer,
+    ThreadingUnixStreamServer, connect, stream_fn,
 };
 
 use crate::handlers::Echo;
 use crate::support::{SOON, connect as client_of, folder, inet, read_to_end, soon};
-
-/// Prints nothing of a failure that is made on purpose.
-struct Quiet;
-
-impl ServerHooks<StreamRequest> for Quiet {
-    fn handle_error(&self, _failure: &Failure<'_>) {}
-}
 
 fn names(error: &io::Error, parts: &[&str]) {
     let text = error.to_string();
@@ -204,7 +196,6 @@ fn a_reset_by_the_other_server_is_no_fault_of_the_client() {
     let ends = parking_lot::Mutex::new(ends);
     let handler = stream_fn(move |request| {
         let mut upstream = connect(upstream_at, SOON)?;
-        upstream.write_all(b"x")?;
         let error = upstream.read(&mut [0]).expect_err("it is reset");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         request.write_all(b"so it is")?;
@@ -216,7 +207,7 @@ fn a_reset_by_the_other_server_is_no_fault_of_the_client() {
                 ends.lock().send(*reason).unwrap();
             }
         })
-        .hooks(Quiet)
+        .hooks(super::Quiet)
         .bind("127.0.0.1:0", handler)
         .unwrap();
     let server = server.serve_in_background().unwrap();

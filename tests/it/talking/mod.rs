@@ -2,4 +2,17 @@
 //! of a connection apart, and datagrams that are sent later.
 
 mod connecting;
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+mod coroutines;
+mod halves;
 mod later_datagrams;
+
+use socketserver::hooks::Failure;
+use socketserver::{ServerHooks, StreamRequest};
+
+/// Prints nothing of a failure that is made on purpose.
+struct Quiet;
+
+impl ServerHooks<StreamRequest> for Quiet {
+    fn handle_error(&self, _failure: &Failure<'_>) {}
+}

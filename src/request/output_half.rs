@@ -1,0 +1,264 @@
+//! [`OutputHalf`]: the output of a connection whose input is used apart.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::marker::PhantomData;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::bounded_io::until_all_is_taken;
+use super::io_error::is_no_more_for_now;
+use super::outbox::Outbox;
+use super::sealed::Seal;
+use super::stream::write_formatted;
+use super::{Deadline, StreamRequest, Ticket};
+use crate::error::{Stopping, TimedOut, Timeout};
+use crate::limits::Limits;
+use crate::live::Entry;
+use crate::outgoing::HalfClose;
+use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::socket_io::SocketIo;
+use crate::sys;
+use crate::write_stall::{SendTimeout, WriteStall};
+
+/// The output of a request, by [`StreamRequest::split`]. Each write is a send, within the limits of the request.
+///
+/// [`shutdown_write`](HalfClose::shutdown_write) ends the output, and the input half goes on. [`close`](HalfClose::close)
+/// ends both, for a handler that gives up: a read of the input half then fails with an error of kind `ConnectionAborted`. It
+/// is no fault of the peer, which sees the connection cut; under TLS without a farewell, so that it takes nothing for whole.
+pub struct OutputHalf<'a> {
+    way: Way,
+    /// The request's line in the live list. Of its numbers this half alone changes that of the bytes that are sent.
+    entry: Arc<Entry>,
+    limits: Arc<Limits>,
+    /// The handler's own timeout, in place of the write limit.
+    timeout: Option<Duration>,
+    /// The deadline of the whole request.
+    server: Option<Deadline>,
+    /// The handler's.
+    handler: Option<Deadline>,
+    notes: Arc<SplitNotes>,
+    /// The input half borrows the request itself, for as long.
+    _request: PhantomData<&'a mut StreamRequest>,
+}
+
+/// How bytes leave.
+pub(super) enum Way {
+    /// By sends of this half.
+    Socket(Arc<SocketIo>),
+    /// Behind what others send, or encrypted.
+    Outbox { outbox: Outbox, fd: Arc<OwnedFd>, seal: Option<Arc<dyn Seal>> },
+}
+
+/// How the output half has ended, for the request after it.
+#[derive(Debug, Default)]
+pub(super) struct SplitNotes {
+    ended: AtomicBool,
+    dropped: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl SplitNotes {
+    /// The handler has ended the output.
+    pub(super) fn has_ended(&self) -> bool {
+        // Relaxed, as all of these: the end of `join` orders them, or whatever brings the halves together.
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Output was given up.
+    pub(super) fn has_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The handler has closed the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Noted before the connection is shut down: a read that finds its end looks here.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.ended.store(true, Ordering::Relaxed);
+        // The rest is not sent, and no farewell says that it was whole.
+        self.dropped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl OutputHalf<'_> {
+    pub(super) fn new(
+        way: Way,
+        ticket: &Ticket,
+        timeout: Option<Duration>,
+        (server, handler): (Option<Deadline>, Option<Deadline>),
+        notes: Arc<SplitNotes>,
+    ) -> Self {
+        let (entry, limits) = (Arc::clone(ticket.entry()), ticket.share_limits());
+        Self { way, entry, limits, timeout, server, handler, notes, _request: PhantomData }
+    }
+
+    /// As [`StreamRequest::set_timeout`], for writes.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+
+    /// As [`StreamRequest::deadline_in`], for writes.
+    pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
+        self.handler = after.into().and_then(|after| Deadline::after(Timeout::Deadline, after));
+    }
+
+    /// How many bytes of the request have been sent so far, as [`StreamRequest::bytes_sent`] says.
+    #[must_use]
+    pub fn bytes_sent(&self) -> u64 {
+        self.entry.clear_bytes().1
+    }
+
+    fn write_limit(&self) -> Duration {
+        self.timeout.unwrap_or(self.limits.write)
+    }
+
+    fn deadline(&self) -> Option<Deadline> {
+        Deadline::earlier(self.server, self.handler)
+    }
+
+    fn write_timeout(&self) -> SendTimeout {
+        SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.entry.show_output_half(true);
+        let timeout = self.write_timeout();
+        let result = match &self.way {
+            Way::Socket(socket) => {
+                socket.send(bytes, timeout).inspect(|count| self.entry.add_bytes_out(*count))
+            }
+            Way::Outbox { outbox, seal: None, .. } => {
+                outbox.write_all(bytes, timeout).map(|()| bytes.len())
+            }
+            Way::Outbox { outbox, .. } => {
+                self.while_it_may_be_cut(|| outbox.write_all(bytes, timeout)).map(|()| bytes.len())
+            }
+        };
+        self.entry.show_output_half(false);
+        result.map_err(|error| self.explain(error))
+    }
+
+    /// A wait above TLS. A cut usually leaves the end of the output to the worker, for its farewell; it ends this wait as
+    /// well. In this order: see `live/entry.rs`.
+    fn while_it_may_be_cut<R>(&self, wait: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        self.entry.begin_write_wait();
+        let result =
+            if self.entry.is_cut_off() { Err(io::ErrorKind::BrokenPipe.into()) } else { wait() };
+        self.entry.end_write_wait();
+        result
+    }
+
+    /// Sends what is due, and the end behind it.
+    fn end_output(&self) -> io::Result<()> {
+        let timeout = self.write_timeout();
+        match &self.way {
+            Way::Socket(socket) => socket.shutdown(Shutdown::Write),
+            Way::Outbox { outbox, fd, seal } => {
+                // Messages that it has taken are output as well, and nothing can follow the end.
+                outbox.finish(timeout).inspect_err(|_| {
+                    self.notes.dropped.store(true, Ordering::Relaxed);
+                })?;
+                if let Some(seal) = seal {
+                    self.while_it_may_be_cut(|| send_farewell(&**seal, fd, timeout))?;
+                }
+                sys::shutdown(fd.as_fd(), Shutdown::Write)
+            }
+        }
+    }
+
+    /// As the request explains an error of its own writes: see `io_error.rs`.
+    #[cold]
+    fn explain(&self, error: io::Error) -> io::Error {
+        if self.notes.is_closed() {
+            return closed_here();
+        }
+        if is_no_more_for_now(&error) {
+            let (limit, after) = match self.deadline() {
+                Some(Deadline { at, limit, after }) if Instant::now() >= at => (limit, after),
+                _ => (Timeout::Write, self.write_limit()),
+            };
+            return TimedOut::error(self.entry.owner(), limit, after);
+        }
+        let is_own_mistake = error.kind() == io::ErrorKind::BrokenPipe && self.notes.has_ended();
+        let says_it_already =
+            find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some();
+        if is_own_mistake || says_it_already || !is_loss(&error) {
+            return error;
+        }
+        self.entry.lose(error)
+    }
+}
+
+/// The error of calls after a `close` from this side.
+pub(super) fn closed_here() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "this side has closed the connection")
+}
+
+/// Sends TLS's farewell, and waits for room for it.
+fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Result<()> {
+    let mut stall = None;
+    loop {
+        match seal.end(fd.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        let stall = stall.get_or_insert_with(|| WriteStall::begin(fd.as_fd(), timeout));
+        stall.wait(fd.as_fd(), None)?;
+    }
+}
+
+impl Write for OutputHalf<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        until_all_is_taken(bytes, |rest| self.send(rest))
+    }
+
+    /// Sends the whole text at once, as the request does.
+    fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
+        write_formatted(arguments, |text| self.write_all(text))
+    }
+
+    /// Does nothing: nothing is held back.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HalfClose for OutputHalf<'_> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
+        self.entry.show_output_half(true);
+        let ended = self.end_output();
+        self.entry.show_output_half(false);
+        // After it: an error of the end itself is no mistake of the handler.
+        let ended = ended.map_err(|error| self.explain(error));
+        self.notes.ended.store(true, Ordering::Relaxed);
+        ended
+    }
+
+    fn close(&mut self) {
+        self.notes.close();
+        // It fails only if the connection is broken already.
+        let _ = match &self.way {
+            Way::Socket(socket) => socket.shutdown(Shutdown::Both),
+            Way::Outbox { fd, .. } => sys::shutdown(fd.as_fd(), Shutdown::Both),
+        };
+    }
+}
+
+impl fmt::Debug for OutputHalf<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutputHalf")
+            .field("client_address", self.entry.client_address())
+            .finish_non_exhaustive()
+    }
+}

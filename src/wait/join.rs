@@ -1,0 +1,230 @@
+//! [`join`]: two things at once, within one request.
+//!
+//! | the caller is | `b` runs |
+//! |---|---|
+//! | a plain thread | on a thread of its own, which ends before `join` returns |
+//! | a coroutine, of a parker that [spawns](super::Parker::spawn) | in a coroutine of its own, on the same thread |
+//! | a coroutine, of any other | on a thread of its own; the caller parks until it has ended |
+
+use std::any::Any;
+use std::cell::Cell;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use super::serving::Serving;
+use super::{Event, FlushPromise, any, flush, parker, shield};
+use crate::sys::lent_once::lend_once;
+
+/// Runs two closures at once, and returns both results when both have ended: a handler that has to wait for two things, such
+/// as the two directions of a connection.
+///
+/// `a` runs where the handler does. `b` runs beside it: on a thread of its own, or, where handlers are coroutines, in a
+/// coroutine of the same thread. Both may borrow from the handler. Nothing of it outlives the call: `join` neither returns
+/// nor unwinds before both have ended, and neither is interrupted. So each of them has to end by itself when the other one has
+/// failed; the halves of a connection have [`close`](crate::outgoing::HalfClose::close) for that, which ends the waits of the
+/// other half.
+///
+/// At the deadline of a drain both see their waits fail, as the handler alone would. A call of
+/// [`server_close`](crate::BaseServer::server_close) in `b` does not wait for the request, as in the handler itself.
+///
+/// # Errors
+///
+/// If no thread and no coroutine can be started for `b`. Neither closure has then been called: to run one after the other
+/// would be another thing than was asked for, and would wait for ever where the one needs the other.
+///
+/// # Panics
+///
+/// If one of the closures panics, with the same payload, when the other one has ended. If both do, with that of `a`.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use socketserver::{HandlerResult, StreamRequest, join, stream_fn};
+///
+/// /// Counts the bytes that come, and sends something meanwhile.
+/// fn both_ways(request: &mut StreamRequest) -> HandlerResult {
+///     let (mut input, mut output) = request.split()?;
+///     let (count, sent) = join(
+///         || std::io::copy(&mut input, &mut std::io::sink()),
+///         || output.write_all(b"go on, I am listening\n"),
+///     )?;
+///     sent?;
+///     writeln!(request, "{} bytes", count?)?;
+///     Ok(())
+/// }
+/// # let _handler = stream_fn(both_ways);
+/// ```
+#[doc(alias("spawn", "select", "gather"))]
+pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> io::Result<(A, B)> {
+    let Some(parker) = parker() else { return beside_a_thread(a, b, None) };
+    let end = Rc::new(Event::new()?);
+    // In cells, because a coroutine that could not be started gives both of them back.
+    let (a, b) = (Cell::new(Some(a)), Cell::new(Some(b)));
+    let (a_ended, b_ended) = (Cell::new(None), Cell::new(None));
+    let notifies = Rc::clone(&end);
+    lend_once(
+        Box::new(|| b_ended.set(b.take().map(caught))),
+        Rc::new(move || notifies.notify()),
+        |lent| match parker.spawn(lent) {
+            Ok(()) => a_ended.set(a.take().map(caught)),
+            // Not started: it is dropped, and `b` stays where it is.
+            Err(not_started) => drop(not_started),
+        },
+        || wait_patiently(&end),
+    );
+    match (a_ended.take(), b_ended.take(), a.take(), b.take()) {
+        (Some(a), Some(b), ..) => both(a, b),
+        (None, None, Some(a), Some(b)) => beside_a_thread(a, b, Some(&end)),
+        // A parker of the user's has dropped what it has promised to run.
+        (Some(Err(payload)), ..) => panic::resume_unwind(payload),
+        _ => Err(io::Error::other("the parker has not run what was spawned")),
+    }
+}
+
+/// How a closure has ended: with its result, or with the payload of its panic.
+type Ended<R> = Result<R, Box<dyn Any + Send>>;
+
+fn caught<R>(work: impl FnOnce() -> R) -> Ended<R> {
+    panic::catch_unwind(AssertUnwindSafe(work))
+}
+
+/// Runs `b` on a thread of its own. `end`: in a coroutine, which must not block its thread.
+fn beside_a_thread<A, B: Send>(
+    a: impl FnOnce() -> A,
+    b: impl FnOnce() -> B + Send,
+    end: Option<&Event>,
+) -> io::Result<(A, B)> {
+    let name = format!("{} join", thread::current().name().unwrap_or("handler"));
+    let serving = Serving::inherit();
+    if let Some(end) = end {
+        end.clear();
+    }
+    thread::scope(|scope| {
+        let work = move || {
+            let _notifies = end.map(NotifyOnDrop);
+            let _serving = serving.enter();
+            // The messages and datagrams that it sends leave when it waits, and at the latest when it has ended.
+            let _promise = FlushPromise::start();
+            b()
+        };
+        let thread =
+            thread::Builder::new().name(name).spawn_scoped(scope, work).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot start a thread for join: {error}"))
+            })?;
+        let a = caught(a);
+        match end {
+            Some(end) => wait_patiently(end),
+            None => flush(),
+        }
+        both(a, thread.join())
+    })
+}
+
+/// Waits for the other one, whatever happens. A cancellation does not end it, because the other one is cancelled as well,
+/// and borrows from here.
+fn wait_patiently(end: &Event) {
+    shield(|| {
+        while !end.is_set() {
+            if any(&[end.waiting()], None).is_err() {
+                // The parker has no memory for the wait, or the like. Its thread waits a little.
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+}
+
+fn both<A, B>(a: Ended<A>, b: Ended<B>) -> io::Result<(A, B)> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(payload), Err(other)) => {
+            // The drop of a panic's value may panic as well.
+            if let Err(next) = caught(move || drop(other)) {
+                std::mem::forget(next);
+            }
+            panic::resume_unwind(payload)
+        }
+        (Err(payload), Ok(_)) | (Ok(_), Err(payload)) => panic::resume_unwind(payload),
+    }
+}
+
+/// Tells the coroutine that waits, by the end of the thread's work or its panic.
+struct NotifyOnDrop<'a>(&'a Event);
+
+impl Drop for NotifyOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn both_run_at_once_and_may_borrow() {
+        let ((to_b, from_a), (to_a, from_b)) = (channel(), channel());
+        let (mut a_saw, mut b_saw) = (0, 0);
+        let (from_a, from_b) = (parking_lot::Mutex::new(from_a), parking_lot::Mutex::new(from_b));
+        let name = thread::Builder::new().name("handler 7".into());
+        let (a, b) = thread::scope(|scope| {
+            let run = || {
+                join(
+                    || {
+                        to_b.send(1).unwrap();
+                        a_saw = from_b.lock().recv_timeout(SOON).unwrap();
+                        thread::current().id()
+                    },
+                    || {
+                        b_saw = from_a.lock().recv_timeout(SOON).unwrap();
+                        to_a.send(2).unwrap();
+                        thread::current().name().unwrap().to_owned()
+                    },
+                )
+            };
+            name.spawn_scoped(scope, run).unwrap().join().unwrap().unwrap()
+        });
+        assert_ne!(a, thread::current().id());
+        assert_eq!((b.as_str(), a_saw, b_saw), ("handler 7 join", 2, 1));
+    }
+
+    #[test]
+    fn a_panic_goes_on_when_the_other_one_has_ended() {
+        let ended = Cell::new(false);
+        let of_b = caught(|| {
+            join(
+                || {
+                    thread::sleep(Duration::from_millis(20));
+                    ended.set(true);
+                },
+                || panic::panic_any("b"),
+            )
+        });
+        assert_eq!((of_b.unwrap_err().downcast_ref(), ended.get()), (Some(&"b"), true));
+        let (done, was_done) = channel();
+        let of_a = caught(|| {
+            join(
+                || panic::panic_any("a"),
+                || {
+                    thread::sleep(Duration::from_millis(20));
+                    done.send(()).unwrap();
+                },
+            )
+        });
+        assert_eq!(of_a.unwrap_err().downcast_ref(), Some(&"a"));
+        was_done.try_recv().unwrap();
+        let of_both = caught(|| join(|| panic::panic_any("a"), || panic::panic_any("b")));
+        assert_eq!(of_both.unwrap_err().downcast_ref(), Some(&"a"));
+    }
+
+    #[test]
+    fn b_serves_what_its_caller_does() {
+        let _serving = Serving::start(77);
+        let (_, serves) = join(|| (), || super::super::is_serving(77)).unwrap();
+        assert!(serves);
+    }
+}
