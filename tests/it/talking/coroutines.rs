@@ -1,4 +1,4 @@
-//! What is different in a coroutine: its thread is shared, and stays free.
+//! The difference in a coroutine: its thread is shared, and stays free.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
