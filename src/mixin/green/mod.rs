@@ -43,6 +43,8 @@ use super::worker_watch::WorkerWatch;
 use super::{Job, Mixin, Refused, WorkerFigures};
 use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
+use crate::sys::coroutine::stack::{DEFAULT_STACK_BYTES, check_stack_bytes};
+use crate::sys::coroutine::stack_bound;
 use acceptor::Acceptors;
 use inbox::{Inbox, Message};
 use watchdog::Watchdog;
@@ -59,9 +61,6 @@ pub struct Green {
     group: Mutex<Option<Arc<Group>>>,
 }
 
-/// The stack of a handler by default.
-const STACK_BYTES: usize = 256 * 1024;
-
 /// The default of [`Green::watchdog`].
 const WATCHDOG: Duration =
     if cfg!(debug_assertions) { Duration::from_millis(100) } else { Duration::from_secs(1) };
@@ -72,7 +71,7 @@ impl Green {
     pub fn new() -> Self {
         Self {
             workers: None,
-            stack_bytes: STACK_BYTES,
+            stack_bytes: DEFAULT_STACK_BYTES,
             watchdog: WATCHDOG,
             group: Mutex::default(),
         }
@@ -255,6 +254,13 @@ impl Group {
 }
 
 impl Mixin for Green {
+    fn check(&self) -> Result<()> {
+        let bytes = self.stack_bytes;
+        check_stack_bytes(bytes).map_err(|error| {
+            Error::io("make", format!("stacks of {bytes} bytes (Green::stack_bytes)"), error)
+        })
+    }
+
     fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
         let group =
             self.group().map_err(|error| Error::io("start the workers of", "Green", error))?;
@@ -273,7 +279,7 @@ impl Mixin for Green {
     }
 
     fn figures(&self) -> WorkerFigures {
-        WorkerFigures::default()
+        WorkerFigures { max_busy: stack_bound().map(|bound| bound.stacks), ..Default::default() }
     }
 
     fn force(&self) {

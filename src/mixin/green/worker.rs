@@ -28,6 +28,7 @@ use super::timers::Timers;
 use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
 use crate::sys::coroutine::lent::BorrowerHandle;
+use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::StackSlab;
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
@@ -49,6 +50,8 @@ impl Start {
 
     /// The life of the thread.
     pub(super) fn run(self) {
+        // Without memory for it an overflow ends the process without a message.
+        let _watch = watch_for_overflows();
         let worker = Rc::new(Worker::new(self));
         HERE.set(Some(Rc::clone(&worker)));
         let _installed = wait::install(Rc::clone(&worker) as Rc<dyn Parker>);
@@ -255,6 +258,7 @@ impl Worker {
             }
         };
         let request = Some(job.id());
+        let label = job.label();
         let (group, number) = (Arc::clone(&self.group), self.number);
         let body = move || {
             // Panics of the program end in the job. One of ours must not end the process: the request is lost.
@@ -263,7 +267,7 @@ impl Worker {
             }
             group.workers[number].status.end_request();
         };
-        let body = Body::Request(switch::Coroutine::new(stack, body));
+        let body = Body::Request(switch::Coroutine::new(stack, label, body));
         let task = self.tasks.add(body, request, self.cancels.get());
         self.queue.borrow_mut().push_back(task);
     }
@@ -279,7 +283,7 @@ impl Worker {
                 std::mem::forget(payload);
             }
         };
-        let body = Body::Request(switch::Coroutine::new(stack, body));
+        let body = Body::Request(switch::Coroutine::new(stack, switch::label(), body));
         let task = self.tasks.add(body, part_of.request, self.cancels.get());
         self.queue.borrow_mut().push_back(task);
         Ok(())

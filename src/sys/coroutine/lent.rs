@@ -26,6 +26,9 @@ use parking_lot::{Condvar, Mutex};
 use super::stack::SlabStack;
 use super::switch::{Coroutine, Progress};
 
+/// The name of the coroutine, for the report of an overflow: hooks of the loop run in it.
+const LABEL: &str = "the accept loop";
+
 /// The closure that is lent.
 pub(crate) type Work<R> = dyn Fn() -> R + Sync;
 
@@ -124,7 +127,7 @@ impl<R> Loan<R> {
             // SAFETY: the coroutine is `Running`, and the end of the loan waits until it is not. After it, it never runs.
             then(unsafe { (*shared.work)() });
         };
-        Some(LentCoroutine { coroutine: Coroutine::new(stack, body), borrower })
+        Some(LentCoroutine { coroutine: Coroutine::new(stack, LABEL, body), borrower })
     }
 }
 

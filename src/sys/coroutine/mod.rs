@@ -1,5 +1,12 @@
 //! Stackful coroutines: their stacks, and the switch between them.
 
+mod alternate_stack;
+mod chunk;
+mod guard;
+mod ledger;
 pub(crate) mod lent;
+pub(crate) mod overflow;
 pub(crate) mod stack;
 pub(crate) mod switch;
+
+pub(crate) use guard::stack_bound;

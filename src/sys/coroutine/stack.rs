@@ -1,68 +1,258 @@
-//! The stacks of coroutines.
+//! The stacks of coroutines: [`StackSlab`], the stacks of one worker, and [`SlabStack`], one of them.
+//!
+//! Many stacks share one mapping (`chunk.rs`), each with a guard at its low end (`guard.rs`). A stack whose coroutine has
+//! ended is used again, the last one first, and memory goes back to the system after a peak (`ledger.rs`).
 
+use std::fmt;
 use std::io;
+use std::mem;
+use std::ops::Range;
+use std::rc::Rc;
 
-use corosensei::stack::{Stack, StackPointer};
+use corosensei::stack::{MIN_STACK_SIZE, Stack, StackPointer};
 
-/// The stacks of one worker.
-#[derive(Debug)]
+use super::chunk::{Chunk, Layout};
+#[cfg(test)]
+use super::guard::GuardKind;
+use super::ledger::{KEEP, Ledger, StackId, Taken};
+
+/// The default size of a stack.
+///
+/// Address space is free, and only pages that are touched take memory; so the size is for the deepest user, with a margin.
+pub(crate) const DEFAULT_STACK_BYTES: usize = 256 * 1024;
+
+/// The smallest stack.
+pub(crate) const SMALLEST_STACK: usize = 16 * 1024;
+
+/// The largest stack: 1 GiB, and 16 MiB where addresses have 32 bits.
+pub(crate) const LARGEST_STACK: usize = if usize::BITS > 32 { 1 << 30 } else { 1 << 24 };
+
+/// The most stacks of one chunk.
+const LARGEST_CHUNK: usize = 1_024;
+
+/// The stacks of the first chunk. Each further one has as many as there are so far, up to [`LARGEST_CHUNK`]: a server with
+/// few connections reserves little, and one with many makes few calls.
+const FIRST_CHUNK: usize = 16;
+
+/// The most address space of one chunk that has more than one stack.
+const LARGEST_MAPPING: usize = if usize::BITS > 32 { 1 << 30 } else { 1 << 25 };
+
+/// The stacks of one worker. See the [module](self).
+///
+/// When it is dropped, the memory of stacks that are in use stays, and that of chunks without one is unmapped.
 pub(crate) struct StackSlab {
-    bytes: usize,
-    free: Vec<SlabStack>,
-}
-
-/// One stack.
-#[derive(Debug)]
-pub(crate) struct SlabStack {
-    base: usize,
-    limit: usize,
-}
-
-// SAFETY: the memory from `limit` to `base` is mapped for as long as the process lives, with an inaccessible page at its
-// low end, and belongs to this value alone.
-unsafe impl Stack for SlabStack {
-    fn base(&self) -> StackPointer {
-        StackPointer::new(self.base).expect("a mapping is not at zero")
-    }
-
-    fn limit(&self) -> StackPointer {
-        StackPointer::new(self.limit).expect("a mapping is not at zero")
-    }
+    /// The size that was asked for, for messages.
+    stack_bytes: usize,
+    /// None: no stack can be so large.
+    layout: Option<Layout>,
+    chunks: Vec<Rc<Chunk>>,
+    /// It knows a stack of `chunks` by its two indices.
+    ledger: Ledger,
+    /// Guards of one kind, whatever the kernel has.
+    #[cfg(test)]
+    guards: Option<GuardKind>,
 }
 
 impl StackSlab {
-    /// Of stacks of so many bytes, rounded up to whole pages.
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes: bytes.max(16 * 4096).next_multiple_of(4096), free: Vec::new() }
+    /// A slab of stacks of so many bytes, rounded up to whole pages, and to [`SMALLEST_STACK`]. The guards are extra.
+    ///
+    /// Takes no memory yet.
+    pub(crate) fn new(stack_bytes: usize) -> Self {
+        let layout = Layout::new(stack_bytes.max(SMALLEST_STACK));
+        Self {
+            stack_bytes,
+            layout: layout.filter(|layout| layout.stack_bytes <= LARGEST_STACK),
+            chunks: Vec::new(),
+            ledger: Ledger::new(KEEP),
+            #[cfg(test)]
+            guards: None,
+        }
     }
 
-    /// A stack for a new coroutine.
+    /// A stack that nobody else has, with its guard.
+    ///
+    /// # Errors
+    ///
+    /// They say what has run out: the mappings of the process, with classic guards, or its memory.
     pub(crate) fn take(&mut self) -> io::Result<SlabStack> {
-        if let Some(stack) = self.free.pop() {
-            return Ok(stack);
-        }
-        // SAFETY: new anonymous memory.
-        let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                self.bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
+        let taken = match self.ledger.take() {
+            Some(taken) => taken,
+            None => {
+                self.add_chunk()?;
+                self.ledger.take().expect("a new chunk has fresh stacks")
+            }
         };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the first page of the new mapping.
-        unsafe { libc::mprotect(at, 4096, libc::PROT_NONE) };
-        let limit = at as usize;
-        Ok(SlabStack { base: limit + self.bytes, limit })
+        let id = match taken {
+            Taken::Used(id) => id,
+            Taken::Fresh(id) => {
+                if let Err(error) = self.chunks[id.chunk].install_guard(id.index) {
+                    self.ledger.not_taken(id);
+                    return Err(error);
+                }
+                id
+            }
+        };
+        Ok(SlabStack::new(&self.chunks[id.chunk], id))
     }
 
-    /// For the next coroutine.
+    /// Maps the next chunk: as many stacks as there are, within the bounds, or fewer if the system refuses so many.
+    #[cold]
+    fn add_chunk(&mut self) -> io::Result<()> {
+        let layout = self.layout.ok_or_else(|| check_stack_bytes(self.stack_bytes).unwrap_err())?;
+        let most = layout.fit_in(LARGEST_MAPPING).clamp(1, LARGEST_CHUNK);
+        let mut count = self.ledger.stacks().max(FIRST_CHUNK).min(most);
+        let chunk = loop {
+            match self.map(count, layout) {
+                Ok(chunk) => break chunk,
+                Err(_) if count > 1 => count /= 2,
+                Err(error) => return Err(out_of_memory(&layout, &error)),
+            }
+        };
+        self.ledger.add_chunk(chunk.count());
+        self.chunks.push(Rc::new(chunk));
+        Ok(())
+    }
+
+    #[cfg(not(test))]
+    fn map(&self, count: usize, layout: Layout) -> io::Result<Chunk> {
+        Chunk::map(count, layout)
+    }
+
+    #[cfg(test)]
+    fn map(&self, count: usize, layout: Layout) -> io::Result<Chunk> {
+        match self.guards {
+            Some(guards) => Chunk::map_with(count, layout, guards),
+            None => Chunk::map(count, layout),
+        }
+    }
+
+    /// Takes the stack of a coroutine that has ended, for the next one. After a peak it gives memory back to the system, by
+    /// two calls at most, so that a worker with many requests to end never stops for long.
+    ///
+    /// A stack of another slab is not used again.
+    #[inline]
     pub(crate) fn give_back(&mut self, stack: SlabStack) {
-        self.free.push(stack);
+        let own = self.chunks.get(stack.id.chunk);
+        if !own.is_some_and(|own| Rc::ptr_eq(own, &stack.chunk)) {
+            return;
+        }
+        self.ledger.give_back(stack.into_id());
+        // Two, because each stack that is given back makes one more free, and may make one less that may be warm.
+        for _ in 0..2 {
+            let Some((chunk, stacks)) = self.ledger.next_release() else { break };
+            // SAFETY: the ledger releases free stacks only, and a stack is free when its `SlabStack` has come back: nobody
+            // has a stack pointer into it any more.
+            unsafe { self.chunks[chunk].release(&stacks) };
+        }
     }
 }
+
+impl fmt::Debug for StackSlab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StackSlab")
+            .field("stack_bytes", &self.stack_bytes)
+            .field("stacks", &self.ledger.stacks())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One stack, for one coroutine at a time.
+///
+/// [`StackSlab::give_back`] frees it. One that is dropped, or leaked with a coroutine that has never ended, stays mapped for
+/// as long as the process lives, and is never used again.
+#[derive(Debug)]
+pub(crate) struct SlabStack {
+    /// Keeps the memory mapped.
+    chunk: Rc<Chunk>,
+    id: StackId,
+}
+
+/// The addresses of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Addresses that fault: the overflow of this stack, and of no other.
+    pub(crate) guard: Range<usize>,
+    /// The address after the last one of the stack, which begins at the guard's end.
+    pub(crate) top: usize,
+}
+
+impl Extent {
+    /// The size of the stack without its guard.
+    pub(crate) fn stack_bytes(&self) -> usize {
+        self.top - self.guard.end
+    }
+}
+
+impl SlabStack {
+    /// The only ones that call it have just taken `id` in the ledger of the chunk's slab.
+    fn new(chunk: &Rc<Chunk>, id: StackId) -> Self {
+        Self { chunk: Rc::clone(chunk), id }
+    }
+
+    /// Its addresses.
+    pub(crate) fn extent(&self) -> Extent {
+        Extent { guard: self.chunk.guard(self.id.index), top: self.chunk.top(self.id.index) }
+    }
+
+    /// Ends it without keeping its memory for ever.
+    fn into_id(self) -> StackId {
+        let mut this = mem::ManuallyDrop::new(self);
+        // SAFETY: it is dropped once, because `this` is not, and not used after.
+        unsafe { std::ptr::drop_in_place(&raw mut this.chunk) };
+        this.id
+    }
+}
+
+impl Drop for SlabStack {
+    fn drop(&mut self) {
+        // Somebody may still look at the frames: the chunk is never unmapped.
+        mem::forget(Rc::clone(&self.chunk));
+    }
+}
+
+// SAFETY: the memory from `limit` to `base` stays mapped while this value exists, which keeps the chunk alive. It belongs
+// to this value alone, because the ledger hands out each stack once until it comes back. Its low end is a guard that
+// faults, as `StackSlab::take` has seen to; and above the guard there are at least `SMALLEST_STACK` bytes.
+unsafe impl Stack for SlabStack {
+    #[inline]
+    fn base(&self) -> StackPointer {
+        address(self.chunk.top(self.id.index))
+    }
+
+    #[inline]
+    fn limit(&self) -> StackPointer {
+        address(self.chunk.guard(self.id.index).start)
+    }
+}
+
+const _: () = assert!(SMALLEST_STACK >= MIN_STACK_SIZE, "too small for the switch between stacks");
+
+fn address(at: usize) -> StackPointer {
+    StackPointer::new(at).expect("no mapping ends at address zero")
+}
+
+/// Whether there can be stacks of so many bytes.
+///
+/// # Errors
+///
+/// One that names the bounds.
+pub(crate) fn check_stack_bytes(stack_bytes: usize) -> io::Result<()> {
+    if (SMALLEST_STACK..=LARGEST_STACK).contains(&stack_bytes) {
+        return Ok(());
+    }
+    let text = format!("a stack has between {SMALLEST_STACK} and {LARGEST_STACK} bytes");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+/// The error when not even one stack can be mapped.
+fn out_of_memory(layout: &Layout, error: &io::Error) -> io::Error {
+    let text = format!(
+        "no address space for another stack of {} bytes: {error}. It is bounded by ulimit -v, vm.overcommit_memory = 2, \
+         vm.max_map_count, and the limits of a container",
+        layout.stack_bytes
+    );
+    io::Error::new(error.kind(), text)
+}
+
+#[cfg(test)]
+mod tests;

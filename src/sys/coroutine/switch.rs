@@ -17,7 +17,7 @@ use std::ptr;
 
 use corosensei::{Coroutine as Switch, CoroutineResult, Yielder};
 
-use super::stack::SlabStack;
+use super::stack::{Extent, SlabStack};
 
 /// A function call on a stack of its own, which can be suspended.
 pub(crate) struct Coroutine {
@@ -31,7 +31,18 @@ pub(crate) struct Coroutine {
 
 /// The part of a coroutine that lies at the bottom of its own stack, for as long as its body runs.
 struct Record {
+    /// For the report of an overflow.
+    running: Running,
     yielder: *const Yielder<(), ()>,
+}
+
+/// A coroutine that runs, as the report of an overflow needs it.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    /// The name of its handler.
+    pub(super) label: &'static str,
+    /// The addresses of its stack.
+    pub(super) extent: Extent,
 }
 
 /// How far a resumed coroutine has come.
@@ -61,10 +72,15 @@ impl Drop for AbortOnUnwind {
 
 impl Coroutine {
     /// A coroutine that has not begun. A panic that leaves `body` ends the process.
-    pub(crate) fn new(stack: SlabStack, body: impl FnOnce() + 'static) -> Self {
+    pub(crate) fn new(
+        stack: SlabStack,
+        label: &'static str,
+        body: impl FnOnce() + 'static,
+    ) -> Self {
+        let running = Running { label, extent: stack.extent() };
         let switch = Switch::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
             let _abort = AbortOnUnwind;
-            let record = Record { yielder };
+            let record = Record { running, yielder };
             RUNNING.set(&raw const record);
             body();
         });
@@ -92,6 +108,17 @@ impl Coroutine {
             }
         }
     }
+}
+
+/// The coroutine that runs on this thread, if one does. May be called by the handler of a fault.
+pub(super) fn running() -> Option<Running> {
+    // SAFETY: as in `suspend`. A fault of its stack leaves the bottom of the stack as it is.
+    unsafe { RUNNING.get().as_ref() }.map(|record| record.running.clone())
+}
+
+/// The name that the coroutine was made with which runs on this thread; empty outside of one.
+pub(crate) fn label() -> &'static str {
+    running().map_or("", |running| running.label)
 }
 
 /// Suspends the coroutine that runs on this thread, until it is resumed. Outside of one it does nothing.

@@ -1,0 +1,89 @@
+//! `AlternateStack`: memory on which a signal's handler runs when the thread's own stack has none left.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ptr;
+
+use libc::{
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, PROT_READ, PROT_WRITE,
+};
+
+use super::guard::page_size;
+use crate::sys::check;
+
+/// The alternate stack of the thread that has made it, until it is dropped.
+///
+/// A thread of std has one, and then this is nothing: unless the program had an action for SIGSEGV when it started (a
+/// sanitizer, for one), or was not started by Rust.
+#[derive(Debug)]
+pub(crate) struct AlternateStack {
+    /// The mapping, if std has none for this thread.
+    own: Option<*mut libc::c_void>,
+    /// It belongs to its thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+/// Room for the handler, for the one before it, and for the processor's state, which takes up to 11 KiB on some machines.
+const BYTES: usize = 64 * 1024;
+
+impl AlternateStack {
+    /// Makes sure that this thread has one. [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html)
+    pub(super) fn ensure() -> io::Result<Self> {
+        let own = if is_there()? { None } else { Some(make()?) };
+        Ok(Self { own, _not_send: PhantomData })
+    }
+}
+
+/// Whether this thread has one.
+fn is_there() -> io::Result<bool> {
+    Ok(current()?.ss_flags & libc::SS_DISABLE == 0)
+}
+
+fn current() -> io::Result<libc::stack_t> {
+    let mut found = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: the pointer is to a live structure; nothing is set.
+    check(unsafe { libc::sigaltstack(ptr::null(), &raw mut found) })?;
+    Ok(found)
+}
+
+/// Maps one with an inaccessible page below, and gives it to the thread.
+fn make() -> io::Result<*mut libc::c_void> {
+    let (page, flags) = (page_size(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    // SAFETY: new memory of the kernel's choice; nothing that is there is touched.
+    let start =
+        unsafe { libc::mmap(ptr::null_mut(), page + BYTES, PROT_READ | PROT_WRITE, flags, -1, 0) };
+    if start == MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let stack = libc::stack_t { ss_sp: start.wrapping_byte_add(page), ss_flags: 0, ss_size: BYTES };
+    // SAFETY: the new mapping, whose first page nobody uses. The thread has no alternate stack, so it runs on none, and this
+    // one stays mapped until it is taken away from the thread.
+    let set = unsafe {
+        check(libc::mprotect(start, page, PROT_NONE))
+            .and_then(|_| check(libc::sigaltstack(&raw const stack, ptr::null_mut())))
+    };
+    if let Err(error) = set {
+        // SAFETY: nobody uses the mapping.
+        unsafe { libc::munmap(start, page + BYTES) };
+        return Err(error);
+    }
+    Ok(start)
+}
+
+impl Drop for AlternateStack {
+    fn drop(&mut self) {
+        let Some(start) = self.own else { return };
+        let page = page_size();
+        // The program may have given the thread another one, which stays.
+        let is_ours = current().is_ok_and(|now| now.ss_sp == start.wrapping_byte_add(page));
+        let none =
+            libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: BYTES };
+        // SAFETY: this thread's own alternate stack, on which it does not run now, or else the call fails with EPERM and the
+        // memory stays. After the call nobody uses the mapping.
+        unsafe {
+            if !is_ours || libc::sigaltstack(&raw const none, ptr::null_mut()) == 0 {
+                libc::munmap(start, page + BYTES);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! `Chunk`: the memory of many stacks, side by side in one mapping.
+//!
+//! ```text
+//! start                                                                              start + count * stride
+//! |guard|   stack 0   |guard|   stack 1   | ..                          |guard|   stack count-1   |
+//!       ^             ^
+//!       limit         top: a stack grows down from here
+//! ```
+//!
+//! Address space only is reserved. A page takes memory when it is touched, and a stack has no guard before it is handed
+//! out for the first time.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+
+use libc::{
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, PROT_READ, PROT_WRITE,
+};
+
+use super::guard::{self, GuardKind, page_size};
+
+/// How a chunk is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// The memory that a coroutine can use.
+    pub(super) stack_bytes: usize,
+    /// From one stack to the next: the memory, and the guard below it.
+    stride: usize,
+}
+
+impl Layout {
+    /// Of stacks of so many bytes, rounded up to whole pages. None: they would be larger than the address space.
+    ///
+    /// The distance between stacks is an odd number of pages. The memory that is in use lies at the top of each stack; at
+    /// distances of a power of two all those pages would compete for few places of the processor's tables of pages.
+    pub(super) fn new(stack_bytes: usize) -> Option<Self> {
+        let page = page_size();
+        let stack_bytes = stack_bytes.checked_next_multiple_of(page)?;
+        let both = stack_bytes.checked_add(guard::guard_bytes(stack_bytes))?;
+        // The page that makes it odd is the guard's.
+        let stride = if both / page % 2 == 1 { both } else { both.checked_add(page)? };
+        (stride < isize::MAX as usize).then_some(Self { stack_bytes, stride })
+    }
+
+    /// How many stacks a mapping of so many bytes holds.
+    pub(super) fn fit_in(&self, bytes: usize) -> usize {
+        bytes / self.stride
+    }
+}
+
+/// See the [module](self).
+///
+/// It owns the memory. Dropping it unmaps the memory, so each stack that is in use keeps its chunk alive.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    start: NonNull<u8>,
+    count: usize,
+    layout: Layout,
+    guards: GuardKind,
+    /// How many classic guards were installed.
+    classic: std::cell::Cell<usize>,
+}
+
+impl Chunk {
+    /// Maps memory for `count` stacks, at least one, with guards of the best kind that the system has.
+    /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
+    pub(super) fn map(count: usize, layout: Layout) -> io::Result<Self> {
+        let mut chunk = Self::map_with(count, layout, GuardKind::Light)?;
+        // Tried on the guard of the first stack: a chunk is new, and nobody uses it.
+        match chunk.install_guard(0) {
+            // Linux before 6.13, or a process that has locked its memory.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                chunk.guards = GuardKind::Classic;
+            }
+            // Anything else is an error of that stack, when it is taken.
+            Ok(()) | Err(_) => {}
+        }
+        Ok(chunk)
+    }
+
+    /// The same with guards of this kind.
+    pub(super) fn map_with(count: usize, layout: Layout, guards: GuardKind) -> io::Result<Self> {
+        let bytes = count.checked_mul(layout.stride).filter(|bytes| *bytes > 0);
+        let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
+        // SAFETY: new memory of the kernel's choice; nothing that is there is touched.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, PROT_READ | PROT_WRITE, flags, -1, 0) };
+        let start = match NonNull::new(start.cast::<u8>()) {
+            Some(found) if start != MAP_FAILED => found,
+            _ => return Err(io::Error::last_os_error()),
+        };
+        // A large page would be 2 MiB for a stack that uses 4 KiB. A kernel without large pages refuses, which is as good.
+        // SAFETY: the mapping that was just made; the advice changes no content.
+        unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
+        Ok(Self { start, count, layout, guards, classic: std::cell::Cell::new(0) })
+    }
+
+    /// Whether this system has light guards.
+    pub(super) fn has_light_guards() -> Option<bool> {
+        Self::map(1, Layout::new(1)?).ok().map(|chunk| chunk.guards == GuardKind::Light)
+    }
+
+    /// How many stacks it has.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Where a stack begins: the address after its last byte, aligned to a page.
+    ///
+    /// # Panics
+    ///
+    /// If the chunk has no such stack.
+    pub(super) fn top(&self, index: usize) -> usize {
+        self.guard_start(index) + self.layout.stride
+    }
+
+    /// The lowest address that belongs to a stack. The address of the mapping is exposed: the frames of a coroutine are
+    /// written to by a stack pointer, and no Rust value of this crate ever points to them by this chunk.
+    fn guard_start(&self, index: usize) -> usize {
+        assert!(index < self.count, "the chunk has {} stacks, and none {index}", self.count);
+        self.start.as_ptr().expose_provenance() + index * self.layout.stride
+    }
+
+    /// The addresses of a stack's guard.
+    pub(super) fn guard(&self, index: usize) -> Range<usize> {
+        self.guard_start(index)..self.top(index) - self.layout.stack_bytes
+    }
+
+    /// Makes the memory below a stack inaccessible: for a stack that nobody has used.
+    pub(super) fn install_guard(&self, index: usize) -> io::Result<()> {
+        let guard = self.guard(index);
+        match self.guards {
+            // SAFETY: the pages are this chunk's, and below every stack, where nothing is ever written.
+            GuardKind::Light => unsafe { guard::install_light(guard.start, guard.len()) },
+            GuardKind::Classic => {
+                // SAFETY: as above.
+                unsafe { guard::install_classic(guard.start, guard.len()) }?;
+                self.classic.set(self.classic.get() + 1);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the memory of some stacks, side by side, back to the system. Their content is lost, and their guards stay.
+    /// A failure (the memory is locked) leaves everything as it is.
+    /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html)
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses these stacks.
+    pub(super) unsafe fn release(&self, stacks: &Range<usize>) {
+        debug_assert!(!stacks.is_empty());
+        let (start, end) = (self.guard_start(stacks.start), self.top(stacks.end - 1));
+        // SAFETY: the pages are this chunk's, and the caller says that nobody uses them. Both kinds of guards survive.
+        unsafe {
+            libc::madvise(
+                ptr::with_exposed_provenance_mut(start),
+                end - start,
+                libc::MADV_DONTNEED,
+            );
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: it is the mapping that `map_with` has made. Stacks that are in use hold their chunk, so none is.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.count * self.layout.stride) };
+        guard::forget_classic(self.classic.get());
+    }
+}

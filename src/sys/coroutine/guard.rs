@@ -1,0 +1,160 @@
+//! Guards: memory at the low end of a stack that cannot be touched, so that an overflow is a fault, and never a write
+//! into the stack beside it.
+//!
+//! | kind | how | costs |
+//! |---|---|---|
+//! | [`Light`](GuardKind::Light) | MADV_GUARD_INSTALL, Linux 6.13: marks in the page table | 0.4 us once for each stack |
+//! | [`Classic`](GuardKind::Classic) | mprotect(PROT_NONE) | two of the process's memory mappings for each stack |
+//!
+//! The kernel bounds the mappings of a process (`vm.max_map_count`, 65,530 by default), so with classic guards the number
+//! of stacks is bounded: see [`StackBound`].
+
+use std::fmt;
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::sys::check;
+
+/// The longest guard, and that of all but small stacks. Rust's functions touch each page of a large frame in turn, and
+/// would meet a guard of one page; functions in C may reach over it. glibc's threads have as much on machines where C
+/// has no such probes.
+pub(super) const LARGEST_GUARD: usize = 64 * 1024;
+
+/// See the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GuardKind {
+    Light,
+    Classic,
+}
+
+/// The length of a page of this system.
+pub(super) fn page_size() -> usize {
+    // SAFETY: no pointers.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).expect("the system knows the size of its pages")
+}
+
+/// The length of the guard of a stack of so many bytes: a quarter of it, in whole pages.
+pub(super) fn guard_bytes(stack_bytes: usize) -> usize {
+    (stack_bytes / 4).clamp(1, LARGEST_GUARD).next_multiple_of(page_size())
+}
+
+/// Not in every version of the C library's headers.
+const MADV_GUARD_INSTALL: libc::c_int = 102;
+
+/// Makes pages inaccessible, until they are unmapped. EINVAL: the kernel has no light guards, or none for memory that is
+/// locked. [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html)
+///
+/// # Safety
+///
+/// They are whole pages of memory that the caller owns and nobody uses.
+pub(super) unsafe fn install_light(start: usize, bytes: usize) -> io::Result<()> {
+    let start = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: nothing uses the memory, says the caller.
+    check(unsafe { libc::madvise(start, bytes, MADV_GUARD_INSTALL) }).map(drop)
+}
+
+/// The same with memory of its own right, which takes two mappings.
+/// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html)
+///
+/// # Safety
+///
+/// As [`install_light`].
+pub(super) unsafe fn install_classic(start: usize, bytes: usize) -> io::Result<()> {
+    let bound = stack_bound_of_classic_guards();
+    let room = |used: usize| (used < bound.stacks).then_some(used + 1);
+    if CLASSIC_GUARDS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+        return Err(bound.reached());
+    }
+    let start = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: nothing uses the memory, says the caller.
+    check(unsafe { libc::mprotect(start, bytes, libc::PROT_NONE) }).map(drop).map_err(|error| {
+        forget_classic(1);
+        // ENOMEM is the kernel's answer when the mappings of the process have run out.
+        if error.raw_os_error() == Some(libc::ENOMEM) { bound.reached() } else { error }
+    })
+}
+
+/// So many classic guards have been unmapped.
+pub(super) fn forget_classic(guards: usize) {
+    CLASSIC_GUARDS.fetch_sub(guards, Ordering::Relaxed);
+}
+
+/// The classic guards of this process, of all its slabs.
+static CLASSIC_GUARDS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many stacks this process can have, where that is bounded. Its text is for the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StackBound {
+    /// At most so many stacks, of all workers together.
+    pub(crate) stacks: usize,
+    /// `vm.max_map_count` of this system.
+    mappings: usize,
+}
+
+impl StackBound {
+    /// Two mappings for each stack. An eighth of all is kept for threads, libraries and memory that come later, and
+    /// `in_use` are there already: of 65,530 with 100 in use (65,530 - 8,191 - 100) / 2 = 28,619 stacks.
+    fn of(mappings: usize, in_use: usize) -> Self {
+        Self { stacks: (mappings - mappings / 8).saturating_sub(in_use) / 2, mappings }
+    }
+
+    /// The error when there are as many.
+    fn reached(self) -> io::Error {
+        io::Error::new(io::ErrorKind::OutOfMemory, format!("all stacks are in use: {self}"))
+    }
+}
+
+impl fmt::Display for StackBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stacks, mappings } = self;
+        write!(
+            f,
+            "this kernel has room for {stacks} coroutines in a process, because the guard of each stack takes two memory \
+             mappings (vm.max_map_count = {mappings}); raise it with sysctl, or use Linux 6.13 or later, which has no such bound"
+        )
+    }
+}
+
+/// The bound on this kernel. None: it has light guards. Found out once.
+pub(crate) fn stack_bound() -> Option<StackBound> {
+    static LIGHT: OnceLock<bool> = OnceLock::new();
+    let has_light = *LIGHT.get_or_init(|| super::chunk::Chunk::has_light_guards().unwrap_or(false));
+    (!has_light).then(stack_bound_of_classic_guards)
+}
+
+/// See [`StackBound::of`]. Counted once, before the first classic guard: later a count would take milliseconds.
+fn stack_bound_of_classic_guards() -> StackBound {
+    static BOUND: OnceLock<StackBound> = OnceLock::new();
+    *BOUND.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+        // The kernel's default, where `/proc` is not mounted.
+        let mappings = text.trim().parse().unwrap_or(65_530);
+        let in_use = std::fs::read("/proc/self/maps").unwrap_or_default();
+        StackBound::of(mappings, in_use.iter().filter(|byte| **byte == b'\n').count())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_half_of_the_mappings_that_are_left() {
+        assert_eq!(StackBound::of(65_530, 100).stacks, 28_619);
+        assert_eq!(StackBound::of(100, 1_000).stacks, 0);
+        assert_eq!(StackBound::of(usize::MAX, 0).stacks, (usize::MAX - usize::MAX / 8) / 2);
+        let error = StackBound::of(65_530, 100).reached();
+        let text = error.to_string();
+        assert!(text.contains("28619") && text.contains("vm.max_map_count = 65530"), "{text}");
+    }
+
+    #[test]
+    fn a_guard_is_a_quarter_of_its_stack_and_never_nothing() {
+        let page = page_size();
+        assert_eq!(guard_bytes(0), page);
+        assert_eq!(guard_bytes(4 * page + 4), 2 * page);
+        assert_eq!(guard_bytes(usize::MAX), LARGEST_GUARD.next_multiple_of(page));
+    }
+}

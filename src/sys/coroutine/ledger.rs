@@ -1,0 +1,384 @@
+//! `Ledger`: which stacks of a slab are free, which of the free ones hold memory, and what goes back to the system.
+//!
+//! It knows stacks by their numbers only and touches no memory, so it is safe code, and its tests run under Miri.
+//!
+//! ```text
+//!            take                 give_back
+//!   Fresh ---------->  Live  ------------------>  Warm, the youngest at the back
+//!     (gets its guard)  ^  ^                        |   |
+//!                       |  +------------------------+   |  next_release: the oldest, from the front
+//!                       |      take: from the back      v
+//!                       +----------------------------  Cold
+//!                           take: if none is warm         (its memory is the system's again)
+//! ```
+//!
+//! A stack that is never given back stays live for ever: nobody is handed it again, and its memory is left alone.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// So many free stacks keep their memory, whatever the load was: a burst of as many connections meets warm memory. An echo
+/// handler's stack holds 4 KiB, so this is 4 MiB for each worker.
+pub(super) const KEEP: usize = 1_024;
+
+/// A release goes on over so many stacks that are cold already. To pass one costs about a tenth of a call.
+const ACROSS: usize = 8;
+
+/// A stack of a slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct StackId {
+    /// Which chunk of the slab it belongs to.
+    pub(super) chunk: usize,
+    /// Which stack of that chunk it is.
+    pub(super) index: usize,
+}
+
+/// The result of [`Ledger::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It was used before, and has its guard.
+    Used(StackId),
+    /// Nobody has used it, and it has no guard yet.
+    Fresh(StackId),
+}
+
+/// See the picture on the module's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Live,
+    /// With its place in the order in which stacks became free: see [`Ledger::first`].
+    Warm(u64),
+    Cold,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// [`KEEP`]; fewer in tests.
+    keep: usize,
+    /// The states of all stacks, chunk by chunk.
+    chunks: Vec<Vec<State>>,
+    /// Stacks that were taken and not given back.
+    live: usize,
+    /// How many states are `Warm`.
+    warm: usize,
+    /// The warm stacks by the time at which they became free, the oldest first. None: it was released with a neighbour.
+    order: VecDeque<Option<StackId>>,
+    /// The place of the first of `order`: places count up for ever, so that a state can say where its stack stands.
+    first: u64,
+    /// The cold stacks.
+    cold: Vec<StackId>,
+    /// The stacks of the last chunk that nobody has used.
+    fresh: Range<usize>,
+}
+
+impl Ledger {
+    /// No stacks yet. `keep` is [`KEEP`].
+    pub(super) fn new(keep: usize) -> Self {
+        Self {
+            keep,
+            chunks: Vec::new(),
+            live: 0,
+            warm: 0,
+            order: VecDeque::new(),
+            first: 0,
+            cold: Vec::new(),
+            fresh: 0..0,
+        }
+    }
+
+    /// Adds a chunk of so many fresh stacks. Only if [`take`](Self::take) has found none.
+    pub(super) fn add_chunk(&mut self, stacks: usize) {
+        debug_assert!(self.fresh.is_empty(), "fresh stacks are left");
+        self.chunks.push(vec![State::Fresh; stacks]);
+        self.fresh = 0..stacks;
+    }
+
+    /// How many stacks there are, in all chunks.
+    pub(super) fn stacks(&self) -> usize {
+        self.chunks.iter().map(Vec::len).sum()
+    }
+
+    /// A stack that nobody has. The one that became free last comes first: its memory is in the processor's caches. None:
+    /// a chunk has to be added.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        let taken = if let Some(id) = self.youngest() {
+            Taken::Used(id)
+        } else if let Some(id) = self.cold.pop() {
+            Taken::Used(id)
+        } else {
+            let index = self.fresh.next()?;
+            Taken::Fresh(StackId { chunk: self.chunks.len() - 1, index })
+        };
+        let (Taken::Used(id) | Taken::Fresh(id)) = taken;
+        self.chunks[id.chunk][id.index] = State::Live;
+        self.live += 1;
+        Some(taken)
+    }
+
+    /// Takes the youngest warm stack out of the order.
+    fn youngest(&mut self) -> Option<StackId> {
+        while let Some(last) = self.order.pop_back() {
+            if last.is_some() {
+                self.warm -= 1;
+                return last;
+            }
+        }
+        None
+    }
+
+    /// Undoes the last `take`, which was of a fresh stack: it could not get its guard.
+    pub(super) fn not_taken(&mut self, id: StackId) {
+        debug_assert_eq!((id.chunk + 1, id.index + 1), (self.chunks.len(), self.fresh.start));
+        self.chunks[id.chunk][id.index] = State::Fresh;
+        self.fresh.start = id.index;
+        self.live -= 1;
+    }
+
+    /// A stack is free again.
+    pub(super) fn give_back(&mut self, id: StackId) {
+        let state = &mut self.chunks[id.chunk][id.index];
+        debug_assert_eq!(*state, State::Live);
+        *state = State::Warm(self.first + self.order.len() as u64);
+        self.order.push_back(Some(id));
+        self.warm += 1;
+        self.live -= 1;
+    }
+
+    /// How many free stacks may be warm: as many as are in use, so that a load that goes up and down costs no memory that
+    /// is given back and fetched again, and the slab never holds more than twice of what is in use; and [`KEEP`].
+    fn most_warm(&self) -> usize {
+        self.live.max(self.keep)
+    }
+
+    /// Stacks side by side, of one chunk, whose memory is to go back to the system. From here on they are cold. None if
+    /// no more are warm than [may be](Self::most_warm).
+    ///
+    /// It begins with the oldest one, and takes its neighbours along, up to one that is in use or among the youngest. One call
+    /// for a whole chunk costs a tenth of one for each of its stacks.
+    pub(super) fn next_release(&mut self) -> Option<(usize, Range<usize>)> {
+        if self.warm <= self.most_warm() {
+            return None;
+        }
+        let id = loop {
+            self.first += 1;
+            if let Some(id) = self.order.pop_front()? {
+                break id;
+            }
+        };
+        self.warm -= 1;
+        self.chunks[id.chunk][id.index] = State::Cold;
+        self.cold.push(id);
+        let below = self.cool(id.chunk, (0..id.index).rev()).unwrap_or(id.index);
+        let above = self.cool(id.chunk, id.index + 1..self.chunks[id.chunk].len());
+        Some((id.chunk, below..above.unwrap_or(id.index) + 1))
+    }
+
+    /// Makes the stacks cold that come one after the other on one side of a released one, up to one that has to stay as it
+    /// is. Gives the last one that was warm.
+    fn cool(&mut self, chunk: usize, side: impl Iterator<Item = usize>) -> Option<usize> {
+        // The youngest ones stay in any case: they are taken next.
+        let end = (self.first + self.order.len() as u64).saturating_sub(self.keep as u64);
+        let (mut last, mut across) = (None, 0);
+        for index in side {
+            let state = &mut self.chunks[chunk][index];
+            match *state {
+                State::Warm(place) if place < end => {
+                    *state = State::Cold;
+                    // Places from `first` on are those in the order.
+                    self.order[(place - self.first) as usize] = None;
+                    self.warm -= 1;
+                    self.cold.push(StackId { chunk, index });
+                    (last, across) = (Some(index), 0);
+                }
+                State::Cold if across < ACROSS => across += 1,
+                State::Warm(_) | State::Cold | State::Live | State::Fresh => break,
+            }
+        }
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// All that a slab does with its ledger, beside the simplest description of what must come of it.
+    struct Model {
+        ledger: Ledger,
+        /// The sizes of the chunks that are added, again and again.
+        sizes: Vec<usize>,
+        live: Vec<StackId>,
+        /// Free stacks that hold memory, in the order in which they became free.
+        warm: Vec<StackId>,
+        /// Free stacks without memory.
+        cold: BTreeSet<(usize, usize)>,
+        /// How many calls have released how many stacks.
+        released: BTreeMap<usize, usize>,
+    }
+
+    impl Model {
+        fn new(keep: usize, sizes: &[usize]) -> Self {
+            Self {
+                ledger: Ledger::new(keep),
+                sizes: sizes.to_vec(),
+                live: Vec::new(),
+                warm: Vec::new(),
+                cold: BTreeSet::new(),
+                released: BTreeMap::new(),
+            }
+        }
+
+        fn take(&mut self) {
+            let taken = self.ledger.take().unwrap_or_else(|| {
+                assert!(self.warm.is_empty() && self.cold.is_empty(), "a free stack is not found");
+                self.ledger.add_chunk(self.sizes[self.ledger.chunks.len() % self.sizes.len()]);
+                self.ledger.take().unwrap()
+            });
+            match taken {
+                Taken::Used(id) => match self.warm.pop() {
+                    Some(youngest) => assert_eq!(id, youngest),
+                    None => assert!(self.cold.remove(&(id.chunk, id.index)), "{id:?} is not free"),
+                },
+                Taken::Fresh(id) => {
+                    assert!(self.warm.is_empty() && self.cold.is_empty());
+                    assert!(!self.live.contains(&id), "{id:?} is live");
+                }
+            }
+            let (Taken::Used(id) | Taken::Fresh(id)) = taken;
+            self.live.push(id);
+        }
+
+        fn give_back(&mut self, place: usize) {
+            let id = self.live.swap_remove(place);
+            self.ledger.give_back(id);
+            self.warm.push(id);
+            while let Some((chunk, stacks)) = self.ledger.next_release() {
+                self.release(chunk, &stacks);
+            }
+            let most = self.ledger.keep.max(self.live.len());
+            assert!(self.warm.len() <= most, "{} warm stacks of {most}", self.warm.len());
+        }
+
+        fn release(&mut self, chunk: usize, stacks: &Range<usize>) {
+            let is_in = |id: &StackId| id.chunk == chunk && stacks.contains(&id.index);
+            assert!(!self.live.iter().any(is_in), "memory of a live stack is released");
+            assert!(is_in(&self.warm[0]), "the oldest one stays");
+            let kept = self.warm.len().saturating_sub(self.ledger.keep).max(1);
+            assert!(!self.warm[kept..].iter().any(is_in), "a young one is released");
+            let before = self.warm.len();
+            let cooled: Vec<_> = self.warm.iter().copied().filter(is_in).collect();
+            self.warm.retain(|id| !is_in(id));
+            self.cold.extend(cooled.iter().map(|id| (id.chunk, id.index)));
+            for index in stacks.clone() {
+                assert!(
+                    self.cold.contains(&(chunk, index)),
+                    "a stack that nobody has used is released"
+                );
+            }
+            // It ends with stacks that hold memory, on both sides.
+            for end in [stacks.start, stacks.end - 1] {
+                assert!(cooled.contains(&StackId { chunk, index: end }), "in vain");
+            }
+            *self.released.entry(before - self.warm.len()).or_default() += 1;
+        }
+
+        fn is_consistent(&self) {
+            let ledger = &self.ledger;
+            assert_eq!(ledger.live, self.live.len());
+            assert_eq!(ledger.warm, self.warm.len());
+            assert_eq!(ledger.cold.len(), self.cold.len());
+            let used = self.live.len() + self.warm.len() + self.cold.len();
+            assert_eq!(used + ledger.fresh.len(), ledger.stacks());
+        }
+    }
+
+    /// Every sequence of so many steps, each of which takes a stack or gives any live one back.
+    fn all_sequences(model: &mut Vec<usize>, steps: usize, tried: &mut usize) {
+        let mut now = Model::new(1, &[2, 3]);
+        for step in &*model {
+            if *step == 0 {
+                now.take();
+            } else {
+                now.give_back(step - 1);
+            }
+            now.is_consistent();
+        }
+        *tried += 1;
+        if steps == 0 {
+            return;
+        }
+        for next in 0..=now.live.len() {
+            model.push(next);
+            all_sequences(model, steps - 1, tried);
+            model.pop();
+        }
+    }
+
+    #[test]
+    fn every_short_sequence_agrees_with_the_model() {
+        let (steps, sequences) = if cfg!(miri) { (6, 120) } else { (10, 13_232) };
+        let mut tried = 0;
+        all_sequences(&mut Vec::new(), steps, &mut tried);
+        assert_eq!(tried, sequences);
+    }
+
+    /// A number below `bound`: xorshift64, so that a run can be repeated.
+    fn next(seed: &mut u64, bound: usize) -> usize {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        (*seed % bound as u64) as usize
+    }
+
+    #[test]
+    fn loads_that_come_and_go_agree_with_the_model() {
+        let (rounds, steps) = if cfg!(miri) { (2, 150) } else { (50, 2_000) };
+        for round in 1..=rounds {
+            let mut seed = round;
+            let mut model = Model::new(8, &[4, 8, 32]);
+            for step in 0..steps {
+                // The load rises and falls.
+                let rises = step / 100 % 2 == 0;
+                let chance = next(&mut seed, 10);
+                if model.live.is_empty() || (chance < 7) == rises {
+                    model.take();
+                } else {
+                    let place = next(&mut seed, model.live.len());
+                    model.give_back(place);
+                }
+                model.is_consistent();
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_peak_neighbours_go_back_by_one_call() {
+        let count = if cfg!(miri) { 100 } else { 10_000 };
+        let mut model = Model::new(count / 10, &[count]);
+        for _ in 0..count {
+            model.take();
+        }
+        let mut seed = 1;
+        while !model.live.is_empty() {
+            let place = next(&mut seed, model.live.len());
+            model.give_back(place);
+        }
+        let calls: usize = model.released.values().sum();
+        let stacks: usize = model.released.iter().map(|(stacks, calls)| stacks * calls).sum();
+        assert_eq!(stacks, count - count / 10);
+        // Connections that close in any order leave runs of free stacks behind.
+        assert!(calls * 3 < stacks * 2, "{:?}", model.released);
+    }
+
+    #[test]
+    fn a_stack_without_a_guard_is_fresh_again() {
+        let mut ledger = Ledger::new(0);
+        ledger.add_chunk(2);
+        let Some(Taken::Fresh(id)) = ledger.take() else { panic!() };
+        ledger.not_taken(id);
+        assert_eq!((ledger.take(), ledger.live), (Some(Taken::Fresh(id)), 1));
+    }
+}
