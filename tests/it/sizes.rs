@@ -569,7 +569,7 @@ fn limits_of_a_live_server_take_any_value() {
 }
 
 /// Public numbers that a user gives and that are not among the knobs, because they are swept by a test of their own.
-const ELSEWHERE: [&str; 18] = [
+const ELSEWHERE: [&str; 19] = [
     // `a_wait_of_any_length_..`; the second hands its grace to the first.
     "server_close_within",
     "run_all",
@@ -592,6 +592,8 @@ const ELSEWHERE: [&str; 18] = [
     // The number of a request, or of a socket, is looked for, and not reckoned with.
     "close_live",
     "activated_number",
+    // A time for another server: `tests/it/talking`.
+    "connect",
     // How long a successor may take: `tests/it/handover`.
     "within",
     "new",

@@ -255,3 +255,28 @@ fn a_request_that_is_cut_off_ends_the_connections_that_its_handler_has_made() {
         }
     }
 }
+
+/// Every time that can be given, at nothing, at one nanosecond and the powers of two from there, and for ever.
+#[test]
+fn every_time_is_a_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let nanos = (0..63).map(|bit| Duration::from_nanos(1 << bit));
+    let secs = (0..64).map(|bit| Duration::from_secs(1 << bit));
+    let ends = [Duration::ZERO, Duration::MAX].into_iter();
+    for time in ends.chain(nanos).chain(secs) {
+        let late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut && time < SOON;
+        match connect(address, time) {
+            Err(error) => assert!(late(&error), "{time:?}: {error}"),
+            Ok(mut stream) => {
+                let (mut peer, _) = listener.accept().unwrap();
+                peer.write_all(b"x").unwrap();
+                stream.set_timeout(Some(time));
+                stream.deadline_in(time);
+                for done in [stream.write_all(b"y"), stream.read_exact(&mut [0])] {
+                    assert!(done.as_ref().err().is_none_or(late), "{time:?}: {done:?}");
+                }
+            }
+        }
+    }
+}

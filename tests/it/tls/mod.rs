@@ -5,6 +5,7 @@ pub mod client;
 mod crowds;
 mod echo;
 mod ends;
+mod halves;
 mod interrupted;
 mod matrix;
 mod names;
