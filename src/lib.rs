@@ -142,6 +142,10 @@
 //!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
+//! - **Talking to others**: [`connect`] gives a connection to another server that waits as a request does; [`join`] does two
+//!   things at once; [`StreamRequest::split`] gives the two directions of a connection. A relay is one handler of some forty
+//!   lines (`examples/relay.rs`). A [`DatagramSender`](request::DatagramSender) answers later, or somebody else. [`sleep`] and
+//!   [`offload`] keep no other request waiting, under every mixin.
 //! - **TLS** (feature `tls`): `.tls(Tls::from_pem("cert.pem", "key.pem")?)` on the builder of a stream server, and the handler
 //!   does not change. The module `tls` has the rest: client certificates, several names, new certificates on a running server,
 //!   resumption under every mixin. A message that was cut short never passes for a whole one.
@@ -164,7 +168,7 @@
 //! # Modules
 //!
 //! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`], [`hooks`],
-//! [`monitor`] and [`command`] for details; [`proxy_protocol`], [`handover`] and [`systemd`] for the server's surroundings;
+//! [`monitor`], [`outgoing`] and [`command`] for details; [`proxy_protocol`], [`handover`] and [`systemd`] for the server's surroundings;
 //! and [`transport`], [`mixin`] and [`park`] for authors of custom transports, mixins and parkers.
 //!
 //! # Further reading

@@ -22,6 +22,9 @@
 //! 3. A connection has a [`Slot`], in which the parker may note that it is registered. When the descriptor is about to be
 //!    closed, [`forget`](Parker::forget) is called if the slot is not zero. Descriptors without a slot are listeners
 //!    and events that several threads wait for: register them for one wait only.
+//!    The two directions of a connection have one slot, and a handler may wait for both at once ([`join`](crate::join)):
+//!    one coroutine with [`Interest::Read`], another with [`Interest::Write`]. If [`spawn`](Parker::spawn) runs nothing, as
+//!    by default, the second one is a thread, which does not park.
 //! 4. Before the thread itself waits, it calls [`flush`]: replies to datagrams are held back until then, so
 //!    that one system call sends many.
 //!
@@ -57,8 +60,63 @@
 //!
 //! # For handlers
 //!
-//! [`sleep`] and [`offload`] are for handlers that may run as coroutines. On a plain thread they are
-//! `std::thread::sleep` and a plain call.
+//! A handler that may run as a coroutine must not block its thread, because every other request of that thread would
+//! wait with it. The request itself never does, nor does anything else of this crate that waits; each of these is on a
+//! plain thread the same as its counterpart in std:
+//!
+//! | blocks the thread | waits as a request does |
+//! |---|---|
+//! | `std::thread::sleep` | [`sleep`] |
+//! | `TcpStream::connect`, a look-up of a name | [`connect`](crate::connect) |
+//! | a file, a database, a program's end, a long computation | [`offload`], or a thread of its own |
+//! | `std::thread::scope`, a thread's `join` | [`join`](crate::join) |
+//! | a `Condvar`, a channel's `recv` | [`Event::wait`], beside the state that it tells of; for messages to a client an [`Outbox`](crate::Outbox); for a stop the [`StopToken`](crate::request::StopToken) |
+//! | a `Mutex` that is held across a wait | a `Mutex` that is held for some lines without a read, a write or another wait in them |
+//!
+//! The last one is more than slow: the next coroutine of the same thread that locks the mutex blocks the only thread that
+//! could unlock it, for ever. Held without a wait, a mutex of std or `parking_lot` is right, and the fastest.
+//!
+//! A queue that handlers wait at is a mutex and an event. The waker changes the state first and then notifies; the waiter
+//! clears, looks, and then waits, so that no message is lost between the two:
+//!
+//! ```
+//! use std::collections::VecDeque;
+//! use std::io;
+//! use std::sync::Mutex;
+//! use socketserver::park::Event;
+//!
+//! /// Messages for one handler, from any thread.
+//! struct Queue {
+//!     messages: Mutex<VecDeque<String>>,
+//!     has_more: Event,
+//! }
+//!
+//! impl Queue {
+//!     fn send(&self, message: String) {
+//!         self.messages.lock().unwrap().push_back(message);
+//!         self.has_more.notify();
+//!     }
+//!
+//!     fn receive(&self) -> io::Result<String> {
+//!         loop {
+//!             self.has_more.clear();
+//!             // The lock ends with this line, before the wait.
+//!             let next = self.messages.lock().unwrap().pop_front();
+//!             match next {
+//!                 Some(message) => return Ok(message),
+//!                 None => self.has_more.wait(None)?,
+//!             };
+//!         }
+//!     }
+//! }
+//!
+//! # fn main() -> io::Result<()> {
+//! let queue = Queue { messages: Mutex::default(), has_more: Event::new()? };
+//! queue.send("hello".to_owned());
+//! assert_eq!(queue.receive()?, "hello");
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # For transports and mixins
 //!

@@ -17,7 +17,7 @@ use std::io::{self, Write};
 ///     }
 ///     moved
 /// }
-/// # let _ = pass_on::<io::Empty, socketserver::outgoing::OutgoingStream>;
+/// # fn pass(to: socketserver::outgoing::OutgoingStream) { let _ = pass_on(io::empty(), to); }
 /// ```
 pub trait HalfClose: Write {
     /// Ends the output: the peer reads what was written, and then the end. Reading goes on.

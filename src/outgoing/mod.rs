@@ -21,7 +21,8 @@
 //!     Ok(())
 //! }
 //! # fn main() -> socketserver::Result<()> {
-//! ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(ask))?.run()
+//! ThreadingTcpServer::bind("127.0.0.1:9999", stream_fn(ask))?.run()?;
+//! # Ok(())
 //! # }
 //! ```
 //!

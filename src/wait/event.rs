@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -62,6 +63,28 @@ impl Event {
     pub fn clear(&self) {
         if self.is_ours() {
             sys::event::clear(&self.ends);
+        }
+    }
+
+    /// Waits until it is notified, or the timeout has passed; None is no timeout. True: it is notified, and stays so until it
+    /// is [cleared](Self::clear). False: the timeout has passed. A plain thread blocks meanwhile; a coroutine parks, and its
+    /// thread goes on with others.
+    ///
+    /// # Errors
+    ///
+    /// Those of the wait: a coroutine's is [cancelled](super::Cancelled) at the deadline of a drain.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
+        self.own_if_noted();
+        // A moment that the clock cannot count is never.
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if self.is_set() {
+                return Ok(true);
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(false);
+            }
+            super::any(&[self.waiting()], until)?;
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::park::Event;
 use socketserver::{
     BackgroundServer, Builder, Green, HandlerResult, Limits, StreamRequest, Tcp,
     ThreadingTcpServer, connect, join, offload, sleep, stream_fn,
@@ -236,4 +237,37 @@ fn a_thousand_joins() {
     }
     assert!(open_descriptors() < before + 20, "{before} before, {} now", open_descriptors());
     server.stop().unwrap();
+}
+
+/// A queue of a mutex and an event: a handler that waits at it keeps no other one waiting, and a cancellation ends it.
+#[test]
+fn an_event_is_waited_for_beside_others() {
+    let event = Arc::new(Event::new().unwrap());
+    let waited = Arc::clone(&event);
+    let server = one_worker(move |request| {
+        let mut line = String::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            let timeout = if text == "short" { Some(Duration::from_millis(5)) } else { None };
+            if text == "at once" {
+                writeln!(request, "here")?;
+            } else {
+                let notified = waited.wait(timeout)?;
+                writeln!(request, "{notified}")?;
+            }
+        }
+        Ok(())
+    });
+    let mut waits = client_of(inet(&*server));
+    let mut other = client_of(inet(&*server));
+    assert_eq!(exchange(&mut other, "short"), "false\n");
+    waits.write_all(b"long\n").unwrap();
+    assert_eq!(exchange(&mut other, "at once"), "here\n");
+    event.notify();
+    assert_eq!(read_line(&mut waits), "true\n");
+    event.clear();
+    waits.write_all(b"long\n").unwrap();
+    assert_eq!(exchange(&mut other, "at once"), "here\n");
+    drop(other);
+    let report = soon("it stops", move || server.stop().unwrap());
+    assert_eq!((report.forced.len(), report.left_running.len()), (1, 0), "{report}");
 }
