@@ -1,5 +1,6 @@
 //! A worker that one request holds up: the interface between a mixin with such workers and its server.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 /// Hears of requests that hold up others. The server implements it, with its types erased.
@@ -7,4 +8,7 @@ pub(crate) trait WorkerWatch: Send + Sync {
     /// The request with this number has run for so long without a wait, and nothing else has run on its worker. Told once
     /// each time, by a thread of the mixin.
     fn worker_is_held(&self, request: u64, held: Duration);
+
+    /// The system has room for so many requests at once, for the reason that the text gives. Told with the first request.
+    fn requests_are_bounded(&self, most: usize, why: &dyn Display);
 }

@@ -1,5 +1,6 @@
 //! Tells the observers of the requests, and counts how those end. In a forked child both are its parent's.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::Core;
@@ -95,6 +96,16 @@ impl<T: Transport> WorkerWatch for Core<T> {
             handler: self.handler_name,
             held,
         });
+    }
+
+    /// The operator is told, if the limit of live requests lets more in. Those are refused when they come.
+    fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
+        let live = self.context.limits().live;
+        if most < live {
+            run_catching(|| {
+                self.hooks.warning(&format!("not all of Limits::live = {live}: {why}"));
+            });
+        }
     }
 }
 

@@ -84,7 +84,30 @@ impl Green {
         self
     }
 
-    /// How large a handler's stack is.
+    /// The size of each handler's stack, rounded up to whole pages: from 64 KiB to 1 GiB. Default: 256 KiB.
+    ///
+    /// Raise it for handlers that recurse deeply or keep large arrays in local variables. To lower it saves nothing that
+    /// is scarce: a stack is reserved address space, and takes memory page by page as the handler goes deeper. The deepest
+    /// known users, in KiB, with a handler of a few lines on x86-64:
+    ///
+    /// | | debug build | release build |
+    /// |---|---|---|
+    /// | the server, and a line read and written | 12 | 4 |
+    /// | a panic, with `RUST_BACKTRACE=1` | 28 | 24 |
+    /// | a TLS handshake | 64 | 24 |
+    ///
+    /// A handler's stack is free for the next one when the handler has ended. The memory of free stacks goes back to the
+    /// system when more are free than in use, except for 1,024 of each worker.
+    ///
+    /// A handler that needs more stack ends the process, as a thread does: there is nothing left to run its destructors
+    /// on. The message on stderr names the handler and the size. All other faults go to the action of SIGSEGV that the
+    /// program has set, or std.
+    ///
+    /// On Linux before 6.13 a process has room for about 28,000 stacks (`vm.max_map_count`). The hook
+    /// [`warning`](crate::ServerHooks::warning) says so if [`Limits::live`](crate::Limits::live) is higher, and
+    /// [`Figures::busy`](crate::monitor::Figures::busy) shows the number.
+    ///
+    /// With any other size `bind` fails.
     #[must_use]
     pub fn stack_bytes(mut self, bytes: usize) -> Self {
         self.stack_bytes = bytes;
@@ -136,6 +159,14 @@ impl fmt::Debug for Green {
             .field("stack_bytes", &self.stack_bytes)
             .finish_non_exhaustive()
     }
+}
+
+/// Tells a server how many stacks the system has room for, where that is bounded.
+fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
+    if let (Some(server), Some(bound)) = (server.upgrade(), stack_bound()) {
+        server.requests_are_bounded(bound.stacks, &bound);
+    }
+    server
 }
 
 /// The workers of one [`Green`], as other threads see them.
@@ -272,7 +303,7 @@ impl Mixin for Green {
             Ok(group) => group,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
-        group.server.get_or_init(|| job.worker_watch());
+        group.server.get_or_init(|| told_of_bound(job.worker_watch()));
         if let Some(job) = worker::deal(&group, job) {
             group.send(group.least_loaded(), job);
         }

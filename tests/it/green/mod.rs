@@ -3,3 +3,4 @@
 mod cancelling;
 mod held;
 mod serving;
+mod stacks;

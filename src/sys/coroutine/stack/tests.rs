@@ -221,7 +221,7 @@ fn sizes_that_cannot_be_are_refused_with_their_bounds() {
         usize::MAX,
     ] {
         let error = check_stack_bytes(bytes).unwrap_err().to_string();
-        assert_eq!(error, format!("a stack has between 16384 and {LARGEST_STACK} bytes"));
+        assert_eq!(error, format!("a stack has between 65536 and {LARGEST_STACK} bytes"));
         // A slab refuses them as well, or rounds up.
         let result = StackSlab::new(bytes).take();
         assert_eq!(result.is_ok(), bytes < SMALLEST_STACK, "{bytes}");
