@@ -34,7 +34,7 @@ enum Program {
 const PYTHON: &str = include_str!("../peers/sockets.py");
 const UNBOUNDED: usize = usize::MAX;
 /// The mixins that our programs have. Rows of others are skipped.
-const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
+const MIXINS: [&str; 5] = ["inline", "threading", "pool", "forking", "green"];
 
 /// All modes of streams.
 const STREAMS: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::Chat, Mode::Web, Mode::Store];
