@@ -91,6 +91,11 @@ pub(crate) struct SocketIo {
     /// The user's code may have a copy of the descriptor, and change its mode and its timeouts. They are neither set nor
     /// relied on from then on.
     is_lent: AtomicBool,
+    /// A receive that finds less than it has room for has found all that was there. So for TCP. A Unix socket also ends a
+    /// receive where the bytes of one sending process end.
+    takes_all: bool,
+    /// The last receive of a coroutine has found all that was there: the next one waits before it looks.
+    is_drained: AtomicBool,
 }
 
 impl SocketIo {
@@ -98,7 +103,15 @@ impl SocketIo {
     pub(crate) fn new(fd: Arc<OwnedFd>) -> Self {
         let fd = SharedFd::new(fd);
         let (armed, is_lent) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { fd, slot: Slot::default(), armed, is_lent }
+        let (takes_all, is_drained) = (false, AtomicBool::new(false));
+        Self { fd, slot: Slot::default(), armed, is_lent, takes_all, is_drained }
+    }
+
+    /// The same, of a TCP connection.
+    pub(crate) fn over_tcp(fd: Arc<OwnedFd>) -> Self {
+        let mut socket = Self::new(fd);
+        socket.takes_all = true;
+        socket
     }
 
     /// A share of the descriptor, which keeps it open longer than this does.
@@ -137,8 +150,57 @@ impl SocketIo {
                 Ok(count) => return Ok(count),
                 Err(error) => failed = Some(error),
             }
+        } else if wait::is_parked_here() && bound != RecvTimeout::NOW {
+            return self.recv_parked(room, bound);
         }
         self.recv_again(room, bound, failed)
+    }
+
+    /// A coroutine's receive: never blocks, and makes no call where nothing can be there.
+    fn recv_parked(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
+        let mut waits = self.is_drained.load(Ordering::Relaxed);
+        // Read when the first wait begins: most receives need no clock.
+        let mut until: Option<Option<Instant>> = None;
+        loop {
+            if waits {
+                let at = *until.get_or_insert_with(|| bound.at());
+                self.park_for_input(at)?;
+            }
+            match room.recv(self.fd.as_fd(), Mode::Try) {
+                Ok(count) => {
+                    let is_all = self.takes_all && count > 0 && count < room.len();
+                    self.is_drained.store(is_all, Ordering::Relaxed);
+                    wait::spend();
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => waits = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let at = *until.get_or_insert_with(|| bound.at());
+                    if at.is_some_and(|at| Instant::now() >= at) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    waits = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether a coroutine's next receive waits before it looks.
+    #[inline]
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::Relaxed)
+    }
+
+    /// Waits once for input, in a coroutine. It may come back early.
+    #[inline]
+    pub(crate) fn park_for_input(&self, until: Option<Instant>) -> io::Result<()> {
+        let peer =
+            Waiting { fd: self.fd.as_fd(), interest: Interest::Read, slot: Some(&self.slot) };
+        wait::any(&[peer], until)?;
+        // Awake for any reason: the next receive looks.
+        self.is_drained.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The other cases. `failed` is the error of the first call, if that was made.
@@ -221,8 +283,10 @@ impl SocketIo {
         timeout: SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
-        // Its answer does not matter: the send itself never blocks.
-        let _ = wait::may_block();
+        // The send itself never blocks.
+        if !wait::may_block() {
+            wait::spend();
+        }
         match call() {
             Err(error) if is_to_repeat(&error) => self.send_by_again(timeout, call),
             result => result,

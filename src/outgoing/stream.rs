@@ -74,7 +74,8 @@ impl OutgoingStream {
         if peer.as_inet().is_some() {
             socket.set_tcp_nodelay(true)?;
         }
-        let io = SocketIo::new(Arc::new(socket.into()));
+        let (is_tcp, fd) = (peer.as_inet().is_some(), Arc::new(socket.into()));
+        let io = if is_tcp { SocketIo::over_tcp(fd) } else { SocketIo::new(fd) };
         let (sent, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
         let shared = Arc::new(Outgoing { io, peer, sent, is_closed });
         let bounds = Bounds::default();

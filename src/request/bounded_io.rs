@@ -143,6 +143,39 @@ impl BoundedIo {
         Ok(self.outbox.insert(outbox).clone())
     }
 
+    /// Before a receive: if that is sure to wait, and the reaper bounds it, a coroutine waits here, where its stack has
+    /// no room for bytes. What it has on its stack while it waits has to be brought into the cache for each request.
+    #[inline]
+    pub(super) fn wait_without_memory(&mut self, started: Option<Instant>) -> io::Result<()> {
+        match self.connection.as_socket() {
+            Some(socket) if socket.is_drained() && started.is_none() && self.output.is_empty() => {
+                self.wait_drained()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn wait_drained(&mut self) -> io::Result<()> {
+        if self.next_wait_bounded_by() == BoundedBy::Timeout {
+            return Ok(());
+        }
+        self.show_wait(
+            if self.at_boundary { Activity::Idle } else { Activity::Receiving },
+            BoundedBy::Reaper,
+        );
+        // In this order: see the diagram above. The receive looks again, and ends the wait.
+        if self.at_boundary && self.ticket.is_to_end() {
+            return Ok(());
+        }
+        let waited =
+            self.connection.as_socket().map_or(Ok(()), |socket| socket.park_for_input(None));
+        waited.map_err(|error| {
+            self.ticket.entry().show_activity(Activity::Running);
+            self.explain(error, Timeout::Idle, self.ticket.limits().idle)
+        })
+    }
+
     /// One receive. Before it: held-back output leaves if the receive would wait, and in a drain no next request is
     /// waited for. `started`: when a read began that needs more.
     pub(super) fn receive(

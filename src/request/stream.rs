@@ -57,7 +57,9 @@ impl StreamRequest {
     }
 
     pub(crate) fn over_socket(fd: Arc<OwnedFd>, ticket: Ticket) -> Self {
-        Self::over(Connection::Socket(SocketIo::new(fd)), None, ticket)
+        let is_tcp = ticket.entry().peer_address().as_inet().is_some();
+        let socket = if is_tcp { SocketIo::over_tcp(fd) } else { SocketIo::new(fd) };
+        Self::over(Connection::Socket(socket), None, ticket)
     }
 
     fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {
@@ -223,6 +225,13 @@ impl StreamRequest {
             // Bytes that a read of a line has left come first.
             return Ok(Some(self.input.take()));
         }
+        self.io.wait_without_memory(None)?;
+        self.receive_chunk()
+    }
+
+    /// A call of its own, so that a coroutine has no room for bytes on its stack while it waits.
+    #[inline(never)]
+    fn receive_chunk(&mut self) -> io::Result<Option<Chunk>> {
         let chunk = Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))?;
         Ok((!chunk.is_empty()).then_some(chunk))
     }
@@ -266,6 +275,13 @@ impl StreamRequest {
     /// Receives into the empty buffer; returns zero at the end of input. `started`: when the read began, if it needs
     /// more bytes.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
+        self.io.wait_without_memory(started)?;
+        self.receive_input(started)
+    }
+
+    /// A call of its own, as [`receive_chunk`](Self::receive_chunk).
+    #[inline(never)]
+    fn receive_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
         self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
     }
 

@@ -153,7 +153,8 @@ pub(crate) enum WatchFor {
 #[cfg(feature = "green")]
 impl WatchFor {
     fn events(self) -> libc::c_int {
-        const ARRIVALS: libc::c_int = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET;
+        const ARRIVALS: libc::c_int =
+            libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
         match self {
             Self::Arrivals => ARRIVALS,
             Self::ArrivalsAndRoom => ARRIVALS | libc::EPOLLOUT,
@@ -189,11 +190,14 @@ impl ReadyEvents {
         let event = self.room[..self.count].get(at)?;
         let has = |flags: libc::c_int| event.events & flags as u32 != 0;
         let broken = has(libc::EPOLLHUP | libc::EPOLLERR);
-        let ended = broken || has(libc::EPOLLRDHUP);
+        // Not by EPOLLERR alone: an error queue that has something in it is no end.
+        let ended = has(libc::EPOLLHUP | libc::EPOLLRDHUP);
         Some(ReadyEvent {
             number: event.u64,
-            readable: ended || has(libc::EPOLLIN),
+            readable: ended || broken || has(libc::EPOLLIN | libc::EPOLLPRI),
             writable: broken || has(libc::EPOLLOUT),
+            urgent: has(libc::EPOLLPRI),
+            ended,
         })
     }
 }
@@ -208,6 +212,10 @@ pub(crate) struct ReadyEvent {
     pub(crate) readable: bool,
     /// There is room to write, or an error.
     pub(crate) writable: bool,
+    /// There is urgent data of TCP in the input.
+    pub(crate) urgent: bool,
+    /// No more input will come.
+    pub(crate) ended: bool,
 }
 
 impl AsFd for Epoll {

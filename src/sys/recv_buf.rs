@@ -19,6 +19,11 @@ pub(crate) struct RecvBuf<'a> {
 }
 
 impl<'a> RecvBuf<'a> {
+    /// How many bytes it has room for.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
     /// Memory whose content is unknown.
     pub(crate) fn new(memory: &'a mut [MaybeUninit<u8>]) -> Self {
         Self { memory, written: 0 }

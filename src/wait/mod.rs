@@ -113,9 +113,9 @@ pub(crate) const MOST: usize = 6;
 ///
 /// On a plain thread, with more than [`MOST`] descriptors.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
-    flush();
     // Cloned out of its thread-local: no borrow is held across the wait.
     let Some(parker) = parker() else {
+        flush();
         let poll_fd = |waiting: &Waiting<'_>| match waiting.interest {
             Interest::Read => sys::PollFd::readable(waiting.fd),
             Interest::Write => sys::PollFd::writable(waiting.fd),
@@ -131,6 +131,8 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     if thread::panicking() {
         return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
     }
+    // The parker's thread flushes before it waits itself: what several coroutines have deferred leaves together.
+    SPENT.set(0);
     apart(|| parker.park(waiting, deadline)).map(|()| true)
 }
 
@@ -142,6 +144,33 @@ use entered_span::apart;
 #[inline]
 fn apart<R>(wait: impl FnOnce() -> R) -> R {
     wait()
+}
+
+thread_local! {
+    /// How many receives and sends the coroutine that runs has made since its last wait.
+    static SPENT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The most receives and sends of a coroutine without a wait, as tokio allows its tasks.
+const BUDGET: u32 = 128;
+
+/// A coroutine has received or sent. One whose peer always has more, or takes everything, gives way now and then, so that
+/// the others of its thread go on.
+#[inline]
+pub(crate) fn spend() {
+    let spent = SPENT.get() + 1;
+    SPENT.set(spent);
+    if spent >= BUDGET {
+        give_way();
+    }
+}
+
+#[cold]
+fn give_way() {
+    SPENT.set(0);
+    if let (Some(parker), false) = (parker(), thread::panicking()) {
+        apart(|| parker.give_way());
+    }
 }
 
 /// Waits until a worker may accept a client, or is interrupted. On a plain thread.

@@ -82,6 +82,10 @@ pub trait Parker {
     /// A descriptor whose slot is not zero is about to be closed.
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot);
 
+    /// The calling coroutine has received or sent many times without a wait: others may have their turn. Default: it goes
+    /// on.
+    fn give_way(&self) {}
+
     /// The calling coroutine begins a section in which its waits must not be cancelled: see [`shield`](super::shield).
     /// Sections may be nested. Default: nothing, for a parker that cancels no wait.
     fn begin_shield(&self) {}

@@ -273,6 +273,12 @@ impl Parker for Worker {
         Worker::spawn(self, run)
     }
 
+    fn give_way(&self) {
+        if let Some(task) = self.current().filter(|task| task.acceptor.is_none()) {
+            Worker::give_way(self, &task);
+        }
+    }
+
     fn begin_shield(&self) {
         if let Some(task) = self.current() {
             let shields = &task.cancellation.shields;

@@ -25,6 +25,8 @@ use crate::sys::epoll::ReadyEvent;
 pub(super) struct Seen {
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// No more input will come: from here on a receive never finds nothing.
+    pub(super) ended: bool,
 }
 
 /// The registration of one connection.
@@ -115,7 +117,8 @@ impl Registrations {
             } else {
                 (&mut seen.readable, &entry.reader)
             };
-            if std::mem::take(has_come) {
+            let has_come = std::mem::take(has_come) || (seen.ended && !for_room);
+            if has_come {
                 entry.seen.set(seen);
                 return Look::Ready;
             }
@@ -150,7 +153,10 @@ impl Registrations {
         let mut seen = entry.seen.get();
         let reader = if event.readable { entry.reader.take() } else { None };
         let writer = if event.writable { entry.writer.take() } else { None };
-        seen.readable |= event.readable && reader.is_none();
+        // A receive ends before urgent data, so that one more is due.
+        seen.readable |= event.readable && (reader.is_none() || event.urgent);
+        // The end may share its event with the last bytes, and is then reported once.
+        seen.ended |= event.ended;
         seen.writable |= event.writable && writer.is_none();
         entry.seen.set(seen);
         (reader, writer)

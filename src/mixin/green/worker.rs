@@ -339,7 +339,7 @@ impl Worker {
     }
 
     /// Suspends the running coroutine, and has it go on in the next turn.
-    fn give_way(&self, task: &Rc<Task>) {
+    pub(super) fn give_way(&self, task: &Rc<Task>) {
         task.state.set(TaskState::Queued);
         self.queue.borrow_mut().push_back(Rc::clone(task));
         switch::suspend();
