@@ -5,6 +5,7 @@
 //! | [`Inline`] | in the accept loop, one after the other: Python's plain server | short requests of well-behaved clients |
 //! | [`Threading`] | in a thread of its own | most servers |
 //! | [`Pool`] | in one of a fixed number of threads, first come first served | many short requests |
+//! | `Green` | in a coroutine, many on each of a few threads (Linux, Android; feature `green`, on by default) | thousands of clients that mostly wait |
 //! | [`Forking`] | in a child process | handlers that must not share memory |
 //!
 //! A mixin sees a request only as a [`Job`], which hides the transport and the handler. So each mixin works with all

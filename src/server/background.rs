@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::mixin::Mixin;
 use crate::process::OwnerProcess;
 use crate::transport::Transport;
+use crate::wait;
 
 impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     /// Serves in a thread of its own, until the guard is stopped or dropped. For tests, and for
@@ -92,7 +93,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     pub fn stop(mut self) -> Result<DrainReport> {
         // The close stops the loop, so that the join below ends.
         let report = self.server.server_close();
-        match self.thread().map(JoinHandle::join) {
+        match self.thread().and_then(joined) {
             // The server was closed before the run began; for this call that is not a failure.
             Some(Ok(Err(error))) if error.is_closed() => {}
             Some(Ok(result)) => result?,
@@ -112,12 +113,21 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// The same as for [`stop`](Self::stop).
     pub fn join(mut self) -> Result<()> {
-        match self.thread().map(JoinHandle::join) {
+        match self.thread().and_then(joined) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),
             Some(Ok(result)) => result,
             None => Ok(()),
         }
     }
+}
+
+/// The result of the thread that serves. A coroutine waits for it on another thread: its own may have to run the accept
+/// loop's end. None: it cannot wait, because it is panicking or has been cancelled.
+fn joined(thread: JoinHandle<Result<()>>) -> Option<thread::Result<Result<()>>> {
+    if wait::is_parked_here() {
+        return wait::offload(|| thread.join()).ok();
+    }
+    Some(thread.join())
 }
 
 impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
@@ -133,7 +143,7 @@ impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
         self.server.server_close();
         if let Some(thread) = self.thread() {
             // A drop returns no error, and a panic has been printed by the panic hook.
-            let _ = thread.join();
+            let _ = joined(thread);
         }
     }
 }

@@ -47,8 +47,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// code see [`trace_panics`].
     ///
     /// Under [`Forking`](crate::Forking) the child has the span, and its failures; `ended` comes from the parent and has
-    /// no span, but the same fields. Where requests are coroutines ([`Green`](crate::Green), a [parker](crate::park) of your
-    /// own), the span is left before each wait and entered again after it, so that the events of others are not in it. A span
+    /// no span, but the same fields. Where requests are coroutines (`Green`, a [parker](crate::park) of your own), the span is left before each wait and entered again after it, so that the events of others are not in it. A span
     /// that a handler has entered itself is not: leave it before a read or a write.
     ///
     /// ```

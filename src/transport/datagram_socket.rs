@@ -294,8 +294,10 @@ impl DatagramSocket {
         if !wait::is_in_loop() {
             return self.send(reply);
         }
-        // Coroutines run when the loop has taken the whole batch, and their thread flushes when it has run all of them.
-        let batch_has_more = self.batch_has_more.load(Ordering::Relaxed) || wait::is_parked_here();
+        // Coroutines run when the loop has taken the whole batch, and their thread flushes when it has run all of them. To a
+        // Unix socket they send at once: only there a reply tells the handler of a peer that is gone or does not read.
+        let others_follow = wait::is_parked_here() && !matches!(reply.peer, PeerName::Other(_));
+        let batch_has_more = self.batch_has_more.load(Ordering::Relaxed) || others_follow;
         if reply.bytes.len() <= GATHERED_BYTES && self.may_gather() {
             if let Some(count) = self.gather(reply, batch_has_more) {
                 if !batch_has_more || count >= BATCH {

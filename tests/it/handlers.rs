@@ -98,6 +98,7 @@ impl DatagramRequestHandler for Silent {
 pub struct Held {
     started: Sender<std::thread::ThreadId>,
     release: Arc<Mutex<Receiver<()>>>,
+    blocks: bool,
 }
 
 /// The test's side of [`Held`].
@@ -111,15 +112,21 @@ pub struct Holder {
 pub fn held() -> (Held, Holder) {
     let (started, starts) = channel();
     let (release, releases) = channel();
-    let held = Held { started, release: Arc::new(Mutex::new(releases)) };
+    let held = Held { started, release: Arc::new(Mutex::new(releases)), blocks: false };
     (held, Holder { started: starts, release })
+}
+
+/// The same, but it blocks its thread: under `Green` those of the other requests that the thread runs wait as well.
+pub fn stuck() -> (Held, Holder) {
+    let (held, holder) = held();
+    (Held { blocks: true, ..held }, holder)
 }
 
 impl Held {
     fn hold(&self) {
         // The test may be over already.
         let _ = self.started.send(std::thread::current().id());
-        let _ = hear(&self.release);
+        let _ = if self.blocks { self.release.lock().unwrap().recv() } else { hear(&self.release) };
     }
 }
 

@@ -193,7 +193,7 @@ fn knobs() -> Vec<Knob> {
     // A shorter one may end the server before its client comes.
     let patient = || times().into_iter().filter(|value| value.time() >= SOON).collect::<Vec<_>>();
     let little = |below| Or::Reached(Value::Count(below), &[CloseReason::LineTooLong]);
-    knobs! {
+    let knobs = knobs! {
         "live", all(), Or::Nothing, |it, value| it.limits.live = value.count();
         "per_peer", all(), Or::Nothing, |it, value| it.limits.per_peer = value.count();
         "per_second", counts(u32::MAX as usize), Or::Nothing, |it, value| {
@@ -260,7 +260,32 @@ fn knobs() -> Vec<Knob> {
         "set_wbufsize", all(), Or::Nothing, |it, value| it.handler.wbufsize = value.count();
         "set_timeout", times(), LATE, |it, value| it.handler.timeout = Some(value.time());
         "deadline_in", times(), LATE, |it, value| it.handler.deadline = Some(value.time());
-    }
+    };
+    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    let stacks = || {
+        let is_tried = |value: &Value| value.count() < 16_384 || value.count() >= 256 << 10;
+        all().into_iter().filter(is_tried).collect::<Vec<_>>()
+    };
+    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    let knobs = [
+        knobs,
+        knobs! {
+            "workers", workers(), Or::Error, |it, value| {
+                it.mixin = Box::new(socketserver::Green::new().workers(value.count()));
+            };
+            // A handler of a debug build needs more than the smallest stack.
+            "stack_bytes", stacks(), Or::Error, |it, value| {
+                it.mixin = Box::new(socketserver::Green::new().stack_bytes(value.count()));
+            };
+            "watchdog", times(), Or::Nothing, |it, value| {
+                it.mixin = Box::new(socketserver::Green::new().watchdog(value.time()));
+            };
+        },
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    knobs
 }
 
 /// Answers the first line of a connection, and leaves the second one unread, so that the close lingers.
@@ -521,6 +546,7 @@ fn a_keepalive_is_the_nearest_that_the_kernel_counts() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about `Inline`, whose loop runs the request itself")]
 fn a_wait_of_any_length_ends_with_what_it_waits_for() {
     for value in times() {
         let time = value.time();
@@ -601,6 +627,7 @@ const ELSEWHERE: [&str; 19] = [
 
 /// Reads the source: a new number of the public API has to be swept, or to be named above with the reason.
 #[test]
+#[cfg_attr(under_green, ignore = "it runs no server")]
 fn every_number_that_a_user_gives_is_swept() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![root];

@@ -207,6 +207,7 @@ fn a_client_that_is_not_taken_does_not_have_the_loop_spin() {
 }
 
 #[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_client_that_is_not_taken_does_not_have_a_worker_spin_threading() {
     alone("spins::a_client_that_is_not_taken_does_not_have_a_worker_spin_threading", || {
         a_client_that_is_not_taken_rests(Threading::new(), true);

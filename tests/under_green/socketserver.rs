@@ -26,17 +26,17 @@ impl Threading {
         Self::default()
     }
 
-    /// Fewer workers. The tests that count on a limit of requests are ignored.
+    /// So many workers, but not hundreds. The tests that count on a limit of requests are ignored.
     #[must_use]
     pub fn max_threads(mut self, max: usize) -> Self {
-        self.green = self.green.workers(max);
+        self.green = self.green.workers(max.min(64));
         self
     }
 
-    /// The size of a handler's stack.
+    /// The size of a handler's stack, within what a debug build needs and a test may take.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
-        self.green = self.green.stack_bytes(bytes);
+        self.green = self.green.stack_bytes(bytes.clamp(256 << 10, 1 << 20));
         self
     }
 }

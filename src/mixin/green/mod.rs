@@ -50,7 +50,45 @@ use inbox::{Inbox, Message};
 use watchdog::Watchdog;
 use worker_status::WorkerStatus;
 
-/// Runs each request in a coroutine: thousands of them on one thread, and the handler is the same blocking code.
+/// Runs each request in a coroutine: ten thousand of them on one thread, and the handler is the same blocking code.
+///
+/// A read, a write or any other wait of this crate suspends the coroutine, and its worker goes on with another one. So a
+/// connection that waits costs some 4.5 KiB and no thread, and a request costs about as much as in an event loop written by
+/// hand. There is a worker for each processor, by default; a request stays on its worker for life.
+///
+/// For many clients that mostly wait. A handler that computes for long is better in [`Pool`](crate::Pool), one that calls
+/// code that blocks in [`Threading`](crate::Threading): there the system shares the processor among them.
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::{Green, GreenTcpServer, stream_fn};
+///
+/// # fn main() -> socketserver::Result<()> {
+/// let server = GreenTcpServer::builder()
+///     .mixin(Green::new().workers(2))
+///     .bind("127.0.0.1:0", stream_fn(|request| Ok(request.write_all(b"hello\n")?)))?;
+/// # drop(server); Ok(())
+/// # }
+/// ```
+///
+/// # What a green handler must not do
+///
+/// Hold its worker: all other requests of the worker wait as long. The [watchdog](Self::watchdog) tells the observer of a
+/// handler that does. And it must hold nothing across a wait that belongs to the *thread*, because the next coroutine finds it
+/// there.
+///
+/// | not in a green handler | because | but |
+/// |---|---|---|
+/// | `std::thread::sleep` | the worker sleeps | [`sleep`](crate::sleep) |
+/// | `std::net`, a client library | its reads and look-ups block | [`connect`](crate::connect), for a library of your own protocol; else [`offload`](crate::offload) |
+/// | a large or remote file, a database | the disk or the network is waited for | [`offload`](crate::offload). A small file that was read before is in memory: read it |
+/// | `std::io::stdin`, `Command::output`, `Child::wait` | nobody knows for how long | [`offload`](crate::offload); for minutes or for ever a thread of its own, and an [`Event`](crate::park::Event) |
+/// | a channel's `recv`, a `Condvar`, a thread's `join` | the sender may be a coroutine of the same worker: they wait for ever | an [`Event`](crate::park::Event), an [`Outbox`](crate::Outbox), [`join`](crate::join) |
+/// | a `Mutex`, a `RefCell` of a thread-local, `stdout().lock()` held across a read or a write | the next one that locks it blocks the thread that could unlock it, or panics | hold it for some lines without a wait. [`Console`](crate::monitor::Console) prints without waiting |
+/// | a thread-local as the state of a request | it is that of all requests of the worker | a field of the handler; [`extension`](crate::StreamRequest::extension) |
+/// | recursion by the depth of the input, `[0; 1 << 20]` | the stack has [256 KiB](Self::stack_bytes): an overflow ends the process, with a message | a `Vec`, a bound on the depth, a larger stack |
+/// | a loop that computes for long | as the first | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
+/// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and named | end the loop after an error of the request |
 pub struct Green {
     /// None: as many as there are processors.
     workers: Option<usize>,
@@ -60,6 +98,9 @@ pub struct Green {
     /// Made with the first run or request.
     group: Mutex<Option<Arc<Group>>>,
 }
+
+/// More threads than any machine has processors. They are started with the first run, all at once.
+const MOST_WORKERS: usize = 1_024;
 
 /// The default of [`Green::watchdog`].
 const WATCHDOG: Duration =
@@ -77,10 +118,11 @@ impl Green {
         }
     }
 
-    /// How many threads run requests.
+    /// How many threads run requests. Default: as many as the process may use processors; more gain nothing, unless handlers
+    /// compute for long or block. Zero is one; with more than 1,024 `bind` fails.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
-        self.workers = Some(count);
+        self.workers = Some(count.max(1));
         self
     }
 
@@ -247,6 +289,11 @@ impl Group {
         self.workers.iter().for_each(|worker| drop(worker.inbox.send(message())));
     }
 
+    /// The requests of all workers.
+    fn requests(&self) -> usize {
+        self.workers.iter().map(|worker| worker.status.load()).sum()
+    }
+
     /// Whether no worker has a request.
     fn is_idle(&self) -> bool {
         self.workers.iter().all(|worker| worker.status.is_idle())
@@ -286,7 +333,11 @@ impl Group {
 
 impl Mixin for Green {
     fn check(&self) -> Result<()> {
-        let bytes = self.stack_bytes;
+        let (workers, bytes) = (self.count(), self.stack_bytes);
+        if self.workers.is_some() && workers > MOST_WORKERS {
+            let error = io::Error::new(io::ErrorKind::InvalidInput, "1,024 are the most");
+            return Err(Error::io("start", format!("{workers} workers (Green::workers)"), error));
+        }
         check_stack_bytes(bytes).map_err(|error| {
             Error::io("make", format!("stacks of {bytes} bytes (Green::stack_bytes)"), error)
         })
@@ -309,8 +360,12 @@ impl Mixin for Green {
         }
     }
 
+    /// The requests of all workers, whether they run or wait: none is queued. Beside `Limits::live` the number of stacks may
+    /// bound them.
     fn figures(&self) -> WorkerFigures {
-        WorkerFigures { max_busy: stack_bound().map(|bound| bound.stacks), ..Default::default() }
+        let busy = self.started().map_or(0, |group| group.requests());
+        let max_busy = stack_bound().map(|bound| bound.stacks);
+        WorkerFigures { busy: Some(busy), queued: Some(0), max_busy, ..WorkerFigures::default() }
     }
 
     fn force(&self) {

@@ -162,12 +162,16 @@ impl Worker {
     ) -> io::Result<()> {
         let is_for = |set: &&AcceptSet| set.is_for(task, waiting);
         if self.accept_set.borrow().as_ref().filter(is_for).is_none() {
-            let set = match AcceptSet::new(self, task, waiting) {
+            // Before the new one is made: its descriptor may be the last. And a set that is not waited for would have the
+            // worker spin, while the loop leaves its clients waiting.
+            self.accept_set.replace(None);
+            match AcceptSet::new(self, task, waiting) {
+                Ok(set) => drop(self.accept_set.replace(Some(set))),
                 // A file that cannot be waited for is always ready, as for poll(2).
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
-                made => made?,
-            };
-            self.accept_set.replace(Some(set));
+                // Out of descriptors: a wait of its own takes none.
+                Err(_) => return self.park_watched(task, waiting, deadline),
+            }
         }
         if let Some(set) = &*self.accept_set.borrow() {
             set.begin_wait(waiting)?;

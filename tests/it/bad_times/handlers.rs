@@ -12,7 +12,7 @@ use socketserver::mixin::Mixin;
 use socketserver::{HandlerResult, Inline, Limits, Pool, StreamRequest, Threading, stream_fn};
 
 use super::{Running, SHORT, client, mixins, serve, serves_on, serves_once};
-use crate::handlers::{Holder, held};
+use crate::handlers::{Holder, stuck};
 use crate::support::{SOON, eventually, read_line, read_to_end};
 
 #[test]
@@ -64,8 +64,8 @@ fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
 
 /// A server whose only request blocks, the test's hold on it, and its client.
 fn with_one_blocked(mixin: impl Mixin + 'static) -> (Running, Holder, TcpStream) {
-    let (held, holder) = held();
-    let (server, _told) = serve(mixin, Limits::default(), move || Blocks(held.clone()));
+    let (stuck, holder) = stuck();
+    let (server, _told) = serve(mixin, Limits::default(), move || Blocks(stuck.clone()));
     let mut blocked = client(&server);
     blocked.write_all(b"block\n").unwrap();
     holder.started.recv_timeout(SOON).unwrap();

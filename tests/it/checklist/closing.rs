@@ -14,7 +14,7 @@ use socketserver::{
     Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
-use crate::handlers::{Diary, announced, held};
+use crate::handlers::{Diary, announced, stuck};
 use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end, soon};
 
 /// Answers the first line and reads no more.
@@ -160,7 +160,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
 
 #[test]
 fn row_052_a_handler_that_does_not_notice_is_left_behind_and_named() {
-    let (handler, holder) = held();
+    let (handler, holder) = stuck();
     let server = ThreadingTcpServer::bind("127.0.0.1:0", move || handler.clone()).unwrap();
     let server = Arc::new(server.serve_in_background().unwrap());
     let client = connect(inet(&**server));

@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::support::skip;
 
 #[test]
+#[cfg_attr(under_green, ignore = "it runs no server")]
 fn the_units_of_the_documentation_are_understood() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/systemd");
     let units = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

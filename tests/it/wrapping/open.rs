@@ -154,7 +154,10 @@ fn what_does_not_leave_in_the_open_keeps_the_connection_as_it_was() {
     let (told, tells) = channel();
     let served = serve_with(Way::Middle, limits, nothing, move |request| {
         let outbox = request.outbox()?;
-        while outbox.send([b'x'; 65_536]).is_ok() {}
+        while outbox.send([b'x'; 65_536]).is_ok() {
+            // A coroutine's thread sends when the coroutine waits.
+            socketserver::sleep(Duration::from_millis(1));
+        }
         let error = request.wrap_stream(|_inner| panic!("there is nothing to wrap yet"));
         let error = error.unwrap_err();
         told.send(TimedOut::find(&error).map(TimedOut::which))?;

@@ -296,15 +296,28 @@ fn a_time_that_is_too_long_is_told_the_longest() {
 
 #[test]
 fn a_mixin_that_is_not_there_is_refused_with_the_list_of_those_that_are() {
-    for mixin in ["prefork", "green"] {
-        let ended = ECHO.run(&["serve", "--bind", "127.0.0.1:0", "--mixin", mixin]);
-        assert_ends(&ended, 2);
-        assert!(ended.err.contains(mixin), "{ended:?}");
-        assert!(
-            ended.err.contains("[possible values: inline, threading, pool, forking]"),
-            "{ended:?}"
-        );
+    let ended = ECHO.run(&["serve", "--bind", "127.0.0.1:0", "--mixin", "prefork"]);
+    assert_ends(&ended, 2);
+    let all =
+        format!("'prefork' for '--mixin <MIXIN>'\n  [possible values: {}]", MIXINS.join(", "));
+    assert!(ended.err.contains(&all), "{ended:?}");
+}
+
+#[test]
+fn workers_are_for_the_mixins_that_have_some() {
+    for mixin in ["inline", "threading", "forking"] {
+        let args = ["serve", "--bind", "127.0.0.1:0", "--mixin", mixin, "--workers", "2"];
+        assert_fails_in_one_line(&ECHO.run(&args), 2, &["--workers", "green", mixin]);
     }
+    let too_many = ["serve", "--bind", "127.0.0.1:0", "--mixin", "pool", "--workers", "70000"];
+    assert_fails_in_one_line(&ECHO.run(&too_many), 1, &["70000", "65,536"]);
+    let (_server, address) = echo(&["--mixin", "pool", "--workers", "1"]);
+    let mut first = connect(address.parse().unwrap());
+    assert_eq!(exchange(&mut first, "first"), "first\n");
+    let mut second = connect(address.parse().unwrap());
+    second.write_all(b"second\n").unwrap();
+    drop(first);
+    assert_eq!(read_line(&mut second), "second\n");
 }
 
 #[test]

@@ -229,7 +229,8 @@ fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
 #[test]
 fn an_exact_read_has_one_deadline_as_a_whole_too() {
     let limits = patient().read(4 * MOMENT);
-    let (server, reported) = serve(limits, |request| Ok(request.read_exact(&mut [0; 1_000_000])?));
+    let (server, reported) =
+        serve(limits, |request| Ok(request.read_exact(&mut vec![0; 1_000_000])?));
     let report = trickle(&mut connect(inet(&*server)), 2 * MOMENT, &reported);
     assert_eq!(report.timeout, Some((Timeout::Read, 4 * MOMENT)));
 }
