@@ -116,8 +116,7 @@ fn a_room_has_members_at_all_of_its_addresses() {
     let addresses = ["127.0.0.1:0", "127.0.0.1:0"];
     let (_server, listening) = ECHO.serve(&addresses, &["--mode", "chat"]);
     // The first client of each server: their requests have the same number.
-    let mut members: Vec<TcpStream> =
-        listening.iter().map(|address| connect(address.parse().unwrap())).collect();
+    let mut members: Vec<TcpStream> = listening.iter().map(|address| connect(address)).collect();
     wait_until_heard(&mut members, 0, 1);
     wait_until_heard(&mut members, 1, 0);
 }
@@ -312,9 +311,9 @@ fn workers_are_for_the_mixins_that_have_some() {
     let too_many = ["serve", "--bind", "127.0.0.1:0", "--mixin", "pool", "--workers", "70000"];
     assert_fails_in_one_line(&ECHO.run(&too_many), 1, &["70000", "65,536"]);
     let (_server, address) = echo(&["--mixin", "pool", "--workers", "1"]);
-    let mut first = connect(address.parse().unwrap());
+    let mut first = connect(address);
     assert_eq!(exchange(&mut first, "first"), "first\n");
-    let mut second = connect(address.parse().unwrap());
+    let mut second = connect(address);
     second.write_all(b"second\n").unwrap();
     drop(first);
     assert_eq!(read_line(&mut second), "second\n");
