@@ -116,7 +116,8 @@ fn a_room_has_members_at_all_of_its_addresses() {
     let addresses = ["127.0.0.1:0", "127.0.0.1:0"];
     let (_server, listening) = ECHO.serve(&addresses, &["--mode", "chat"]);
     // The first client of each server: their requests have the same number.
-    let mut members: Vec<TcpStream> = listening.iter().map(|address| connect(address)).collect();
+    let mut members: Vec<TcpStream> =
+        listening.iter().map(|address| connect(address.parse().unwrap())).collect();
     wait_until_heard(&mut members, 0, 1);
     wait_until_heard(&mut members, 1, 0);
 }
