@@ -88,6 +88,8 @@ mod registers;
 mod rlimit;
 pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;
+#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+pub(crate) mod shared;
 mod shared_fd;
 mod shared_memory;
 mod signal;

@@ -24,13 +24,12 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::Group;
 use super::inbox::Message;
 use crate::error::{Error, Result};
 use crate::sys::coroutine::lent::{BorrowerHandle, LentCoroutine, Loan, lend};
 use crate::sys::coroutine::stack::SlabStack;
+use crate::sys::shared::{Condvar, Mutex};
 
 /// How the loop has ended: with its result, or by a panic.
 type Ended = std::result::Result<Result<()>, Box<dyn Any + Send>>;

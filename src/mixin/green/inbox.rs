@@ -12,10 +12,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use parking_lot::Mutex;
-
 use super::acceptor::AcceptorStart;
 use crate::mixin::Job;
+use crate::sys::shared::Mutex;
 use crate::wait::Event;
 
 /// Something that a worker is told.

@@ -14,15 +14,13 @@
 //! request it sleeps until there is one. That wake-up is ordered as in every sleep: the sleeper notes that it sleeps and
 //! then looks at the loads; a dealer raises a load and then looks for a sleeper ([`Watchdog::begin`]).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::Group;
 use super::worker_status::Running;
+use crate::sys::shared::thread::{self, JoinHandle};
+use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// A worker that is held for longer than this does not accept.
 const MOVE: Duration = Duration::from_millis(50);
@@ -89,7 +87,7 @@ impl Watchdog {
     }
 
     /// Waits for the next look. False: the thread has to end.
-    fn pause(&self, group: &Group, pause: Duration) -> bool {
+    pub(super) fn pause(&self, group: &Group, pause: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.quits && group.is_idle() {
             self.sleeps.store(true, Ordering::SeqCst);

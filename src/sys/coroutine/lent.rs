@@ -19,12 +19,10 @@
 //! ever goes on: nothing uses the closure any more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::stack::SlabStack;
 use super::switch::{Coroutine, Progress};
+use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// The name of the coroutine, for the report of an overflow: hooks of the loop run in it.
 const LABEL: &str = "the accept loop";

@@ -1,0 +1,31 @@
+//! Something that must be used by one at a time: the checker fails if two use it, or one after the other without an order.
+//!
+//! All threads of a model are one of the system, and so a thread-local is shared by them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use loom::cell::UnsafeCell;
+
+thread_local! {
+    static IT: RefCell<Option<Rc<UnsafeCell<()>>>> = const { RefCell::new(None) };
+}
+
+/// At the beginning of a model. It ends with the guard, which is the model's last value.
+pub(crate) fn begin() -> End {
+    IT.set(Some(Rc::new(UnsafeCell::new(()))));
+    End
+}
+
+pub(crate) fn used() {
+    let it = IT.with_borrow(Clone::clone).expect("the model has begun");
+    it.with_mut(|_| loom::thread::yield_now());
+}
+
+pub(crate) struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        IT.set(None);
+    }
+}

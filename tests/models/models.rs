@@ -1,0 +1,57 @@
+//! Models of what the threads of `Green` share: each is run once for each order of its threads' steps, with up to so many
+//! interruptions as it says.
+//!
+//! The sources are the library's own, by `#[path]`. The rest is played:
+//!
+//! | here | in the library |
+//! |---|---|
+//! | `sys::shared`: the checker's locks, atomics and threads | parking_lot's and std's |
+//! | `sys::coroutine::switch`: a coroutine is a list of pieces, and each resume runs one | a stack of its own |
+//! | `wait::Event`: a flag under a lock | a descriptor in an epoll set |
+//! | `green::Group`: workers, whose loop reads the inbox and resumes | `mixin/green/mod.rs`, `worker.rs` |
+//!
+//! `cargo test -p models --release` runs them. The comment of each names breaks of its protocol with which it fails.
+
+#![cfg(test)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "the library's sources have more than the models use"
+)]
+
+mod sys;
+mod wait;
+
+mod error {
+    //! Errors, of which a model has none.
+
+    pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+    #[derive(Debug)]
+    pub(crate) struct Error;
+
+    impl Error {
+        pub(crate) fn io(_operation: &str, _object: &str, _error: std::io::Error) -> Self {
+            Self
+        }
+    }
+}
+
+mod mixin {
+    //! A request, by its number.
+
+    #[derive(Debug, PartialEq, Eq)]
+    pub(crate) struct Job(pub(crate) u32);
+}
+
+mod exclusive;
+mod green;
+mod loan;
+
+/// Tries all orders of a model's steps in which threads are interrupted so many times in all.
+fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(interruptions);
+    builder.check(model);
+}
