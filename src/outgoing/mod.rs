@@ -1,4 +1,4 @@
-//! Connections that a handler makes: [`connect`](crate::connect) and [`OutgoingStream`].
+//! Connections that a handler makes: [`connect`] and [`OutgoingStream`].
 //!
 //! They wait as a request does: every call is bounded, and in a coroutine a wait suspends the coroutine and not its
 //! thread, where a connection of `std::net` would stop every request of the worker.

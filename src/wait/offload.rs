@@ -28,7 +28,7 @@ use crate::process::OwnerProcess;
 /// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
 ///
 /// On a plain thread this calls `work` and nothing else. In a coroutine, `work` runs on one of at most
-/// [64 threads](self#the-threads) that all servers of the process share, and the coroutine is suspended until it has ended.
+/// 64 threads that all servers of the process share (see below), and the coroutine is suspended until it has ended.
 ///
 /// # The threads
 ///
