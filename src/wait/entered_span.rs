@@ -34,6 +34,25 @@ impl Drop for InSpan {
     }
 }
 
+/// The span that the caller is in, for a thread or a coroutine that works for it: events there are of the same request.
+pub(super) struct CallersSpan(Option<Span>);
+
+impl CallersSpan {
+    pub(super) fn current() -> Self {
+        // A coroutine's is known here. On a plain thread the subscriber is asked, and most of them answer.
+        let entered = ENTERED.take();
+        let own = entered.as_ref().and_then(|entered| caught(|| Span::clone(entered)));
+        ENTERED.set(entered);
+        Self(own.or_else(|| caught(Span::current)))
+    }
+
+    /// For work that has begun on a thread or a coroutine of its own.
+    pub(super) fn enter(self) -> InSpan {
+        ENTERED.set(self.0.and_then(|span| caught(|| span.entered())));
+        InSpan { not_send: PhantomData }
+    }
+}
+
 /// Waits outside of the coroutine's span.
 #[inline]
 pub(super) fn apart<R>(wait: impl FnOnce() -> R) -> R {

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
+use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, FlushPromise, any, flush, parker, shield};
 use crate::sys::lent_once::lend_once;
@@ -26,6 +27,8 @@ use crate::sys::lent_once::lend_once;
 /// nor unwinds before both have ended, and neither is interrupted. So each of them has to end by itself when the other one has
 /// failed; the halves of a connection have [`close`](crate::outgoing::HalfClose::close) for that, which ends the waits of the
 /// other half.
+///
+/// With the feature `tracing`, events of `b` are in the span of the request, if the subscriber says which span a thread is in.
 ///
 /// At the deadline of a drain both see their waits fail, as the handler alone would. A call of
 /// [`server_close`](crate::BaseServer::server_close) in `b` does not wait for the request, as in the handler itself.
@@ -64,8 +67,12 @@ pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> 
     let (a, b) = (Cell::new(Some(a)), Cell::new(Some(b)));
     let (a_ended, b_ended) = (Cell::new(None), Cell::new(None));
     let notifies = Rc::clone(&end);
+    let span = CallersSpan::current();
     lend_once(
-        Box::new(|| b_ended.set(b.take().map(caught))),
+        Box::new(|| {
+            let _span = span.enter();
+            b_ended.set(b.take().map(caught));
+        }),
         Rc::new(move || notifies.notify()),
         |lent| match parker.spawn(lent) {
             Ok(()) => a_ended.set(a.take().map(caught)),
@@ -97,14 +104,14 @@ fn beside_a_thread<A, B: Send>(
     end: Option<&Event>,
 ) -> io::Result<(A, B)> {
     let name = format!("{} join", thread::current().name().unwrap_or("handler"));
-    let serving = Serving::inherit();
+    let (serving, span) = (Serving::inherit(), CallersSpan::current());
     if let Some(end) = end {
         end.clear();
     }
     thread::scope(|scope| {
         let work = move || {
             let _notifies = end.map(NotifyOnDrop);
-            let _serving = serving.enter();
+            let (_serving, _span) = (serving.enter(), span.enter());
             // The messages and datagrams that it sends leave when it waits, and at the latest when it has ended.
             let _promise = FlushPromise::start();
             b()

@@ -24,7 +24,7 @@
 
 mod cancelled;
 mod deferred_flush;
-#[cfg(feature = "tracing")]
+#[cfg_attr(not(feature = "tracing"), path = "no_entered_span.rs")]
 mod entered_span;
 mod event;
 mod join;
@@ -38,6 +38,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::sys;
+use entered_span::apart;
 
 pub(crate) use cancelled::CancelledUnwind;
 pub use cancelled::{Cancelled, shield};
@@ -134,16 +135,6 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     // The parker's thread flushes before it waits itself: what several coroutines have deferred leaves together.
     SPENT.set(0);
     apart(|| parker.park(waiting, deadline)).map(|()| true)
-}
-
-#[cfg(feature = "tracing")]
-use entered_span::apart;
-
-/// Waits as it is: there are no spans.
-#[cfg(not(feature = "tracing"))]
-#[inline]
-fn apart<R>(wait: impl FnOnce() -> R) -> R {
-    wait()
 }
 
 thread_local! {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, any, flush, is_parked_here};
 use crate::process::OwnerProcess;
@@ -125,13 +126,13 @@ impl Crew {
         let end = Arc::new(WorkEnd::new()?);
         let theirs = Arc::clone(&end);
         // A close of the server by the work must not wait for the request that waits for the work.
-        let serving = Serving::inherit();
+        let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.submit(Box::new(move || {
             if theirs.is_given_up.load(Ordering::Relaxed) {
                 return;
             }
             let result = panic::catch_unwind(AssertUnwindSafe(|| {
-                let _serving = serving.enter();
+                let (_serving, _span) = (serving.enter(), span.enter());
                 work()
             }));
             *theirs.result.lock() = Some(result);

@@ -31,6 +31,8 @@ pub struct Told {
 pub struct Log {
     spans: Mutex<BTreeMap<u64, Told>>,
     events: Mutex<Vec<Told>>,
+    /// How many handles each span has beside its first.
+    clones: Mutex<BTreeMap<u64, usize>>,
     last: AtomicU64,
 }
 
@@ -113,7 +115,16 @@ impl Subscriber for Shared {
         assert_eq!(left, Some(span.into_u64()), "spans are left in their order");
     }
 
+    fn clone_span(&self, span: &Id) -> Id {
+        *self.0.clones.lock().unwrap().entry(span.into_u64()).or_default() += 1;
+        span.clone()
+    }
+
     fn try_close(&self, span: Id) -> bool {
+        if let Some(clones @ 1..) = self.0.clones.lock().unwrap().get_mut(&span.into_u64()) {
+            *clones -= 1;
+            return false;
+        }
         if let Some(told) = self.0.spans.lock().unwrap().get_mut(&span.into_u64()) {
             told.closed = true;
         }

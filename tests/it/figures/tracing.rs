@@ -22,6 +22,16 @@ fn obey(request: &mut StreamRequest) -> HandlerResult {
     let peer = request.client_address();
     tracing::info!(target: "handler", %peer, "obeys {text}");
     match &*text {
+        "join" => {
+            let says = |what| tracing::info!(target: "handler", %peer, "{what}");
+            socketserver::join(
+                || socketserver::sleep(std::time::Duration::from_millis(20)),
+                || says("beside it"),
+            )?;
+            let peer = peer.clone();
+            socketserver::offload(move || tracing::info!(target: "handler", %peer, "offloaded"))?;
+            Ok(())
+        }
         "panic" => panic!("told to panic by {peer}"),
         "fail" => Err(format!("told to fail by {peer}").into()),
         _ => Ok(writeln!(request, "{text}")?),
@@ -246,6 +256,22 @@ fn coroutines_of_one_thread_have_each_a_span_of_its_own() {
     two_at_once(&serving(crate::coroutines::Coroutines));
     #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
     two_at_once(&serving(socketserver::Green::new().workers(1)));
+}
+
+#[test]
+fn work_beside_a_handler_is_in_its_span() {
+    fn check(mixin: impl Mixin) {
+        let server = serving(mixin);
+        let peer = say(&server, "join");
+        let (_, events) = span_of(&peer);
+        let expected = ["shakes hands", "obeys join", "beside it", "offloaded", "ended"];
+        assert_eq!(messages(&events), expected);
+        assert_eq!(messages(&span_of(&say(&server, "hello")).1).len(), 3, "and in no other");
+    }
+    // On a plain thread the subscriber is asked for the span, and this one does not say it.
+    check(crate::coroutines::Coroutines);
+    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    check(socketserver::Green::new().workers(1));
 }
 
 #[test]
