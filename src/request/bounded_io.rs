@@ -31,7 +31,6 @@ use super::connection::Connection;
 use super::deadline::Deadlines;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
-use super::outbox_queue::{OutboxQueue, Writer};
 use super::output_half::{SplitNotes, closed_here};
 use super::{Deadline, Ticket};
 use crate::error::Timeout;
@@ -118,33 +117,8 @@ impl BoundedIo {
         self.deadlines.earlier()
     }
 
-    /// The outbox; made when it is first asked for.
-    pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
-        if let Some(outbox) = &self.outbox {
-            return Ok(outbox.clone());
-        }
-        let (fd, seal) = match &mut self.connection {
-            Connection::Socket(socket) => (Some(socket.share()), None),
-            Connection::Split(socket) => (Some(socket.share()), None),
-            Connection::Sealed { stream, status } => {
-                (status.own_fd().map(Arc::clone), Some(stream.share()))
-            }
-            _ => (None, None),
-        };
-        let Some(fd) = fd else {
-            let text = "only a socket can have an outbox, plain or under the server's own TLS, not what is wrapped";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-        };
-        let capacity = self.ticket.limits().outbox_bytes;
-        let entry = Arc::clone(self.ticket.entry());
-        let may_start_threads = self.ticket.server().role().may_start_threads();
-        let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
-        let outbox = Outbox::new(OutboxQueue::new(fd, entry, capacity, writer, seal));
-        Ok(self.outbox.insert(outbox).clone())
-    }
-
     /// Before a receive: if that is sure to wait, and the reaper bounds it, a coroutine waits here, where its stack has
-    /// no room for bytes. What it has on its stack while it waits has to be brought into the cache for each request.
+    /// no room for bytes. The part of its stack that it has while it waits is brought into the cache for each request.
     #[inline]
     pub(super) fn wait_without_memory(&mut self, started: Option<Instant>) -> io::Result<()> {
         match self.connection.as_socket() {

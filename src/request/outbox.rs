@@ -21,7 +21,9 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue};
+use super::bounded_io::BoundedIo;
+use super::connection::Connection;
+use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, Writer};
 use super::{StreamRequest, outbox_writer};
 use crate::live::Cut;
 use crate::write_stall::SendTimeout;
@@ -261,6 +263,34 @@ impl StreamRequest {
         // Bytes that `wbufsize` holds back were written before any message, and so leave first.
         self.flush()?;
         self.io.outbox()
+    }
+}
+
+/// From the first call on, the writes of the handler go through the outbox as well.
+impl BoundedIo {
+    /// The outbox; made when it is first asked for.
+    pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
+        if let Some(outbox) = &self.outbox {
+            return Ok(outbox.clone());
+        }
+        let (fd, seal) = match &mut self.connection {
+            Connection::Socket(socket) => (Some(socket.share()), None),
+            Connection::Split(socket) => (Some(socket.share()), None),
+            Connection::Sealed { stream, status } => {
+                (status.own_fd().map(Arc::clone), Some(stream.share()))
+            }
+            _ => (None, None),
+        };
+        let Some(fd) = fd else {
+            let text = "only a socket can have an outbox, plain or under the server's own TLS, not what is wrapped";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        };
+        let capacity = self.ticket.limits().outbox_bytes;
+        let entry = Arc::clone(self.ticket.entry());
+        let may_start_threads = self.ticket.server().role().may_start_threads();
+        let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
+        let outbox = Outbox::new(OutboxQueue::new(fd, entry, capacity, writer, seal));
+        Ok(self.outbox.insert(outbox).clone())
     }
 }
 

@@ -194,8 +194,11 @@ fn a_reset_by_the_other_server_is_no_fault_of_the_client() {
     let upstream_at = upstream.local_addr().unwrap();
     let (ends, ended) = channel();
     let ends = parking_lot::Mutex::new(ends);
+    let (connects, has_connected) = channel();
+    let connects = parking_lot::Mutex::new(connects);
     let handler = stream_fn(move |request| {
         let mut upstream = connect(upstream_at, SOON)?;
+        connects.lock().send(())?;
         let error = upstream.read(&mut [0]).expect_err("it is reset");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         request.write_all(b"so it is")?;
@@ -213,6 +216,7 @@ fn a_reset_by_the_other_server_is_no_fault_of_the_client() {
     let server = server.serve_in_background().unwrap();
     let mut client = client_of(inet(&*server));
     let (peer, _) = upstream.accept().unwrap();
+    has_connected.recv_timeout(SOON).unwrap();
     socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
     drop(peer);
     assert_eq!(read_to_end(&mut client), b"so it is");
