@@ -3,4 +3,6 @@
 mod cancelling;
 mod held;
 mod serving;
+mod shares;
 mod stacks;
+mod strange;

@@ -1,0 +1,73 @@
+//! What a process has.
+
+use std::fmt;
+use std::fs;
+
+/// A process at one moment.
+#[derive(Clone, Copy)]
+pub struct Measure {
+    pss_kib: u64,
+    descriptors: u64,
+    mappings: u64,
+    threads: u64,
+}
+
+impl Measure {
+    /// Of a process that runs.
+    pub fn of(pid: u32) -> Self {
+        let read = |file: &str| {
+            fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|_| String::new())
+        };
+        let number = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        Self {
+            pss_kib: number(&read("smaps_rollup"), "Pss:"),
+            descriptors: descriptors as u64,
+            mappings: read("maps").lines().count() as u64,
+            threads: number(&read("status"), "Threads:"),
+        }
+    }
+
+    /// Of a row of a table.
+    pub fn cells(&self) -> String {
+        let Self { pss_kib, descriptors, mappings, threads } = self;
+        format!("{:.1} MiB | {descriptors} | {mappings} | {threads}", *pss_kib as f64 / 1024.0)
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pss_kib, descriptors, mappings, threads } = self;
+        write!(
+            f,
+            "{pss_kib} KiB, {descriptors} descriptors, {mappings} mappings, {threads} threads"
+        )
+    }
+}
+
+/// What has grown: the middle of the last third is compared with that of the first, so that one moment counts for little.
+pub fn growth(measures: &[Measure]) -> Vec<String> {
+    let third = measures.len().div_ceil(3);
+    let middle = |part: &[Measure], value: &dyn Fn(&Measure) -> u64| {
+        let mut values: Vec<u64> = part.iter().map(value).collect();
+        values.sort_unstable();
+        values[values.len() / 2]
+    };
+    let mut grown = Vec::new();
+    let mut compare = |what: &str, value: &dyn Fn(&Measure) -> u64, more: &dyn Fn(u64) -> u64| {
+        let first = middle(&measures[..third], value);
+        let last = middle(&measures[measures.len() - third..], value);
+        if last > more(first) {
+            grown.push(format!("{what}: grown from {first} to {last}"));
+        }
+    };
+    // A tenth and 2 MiB: an allocator's, whose free memory lies where it came back.
+    compare("KiB of memory", &|one| one.pss_kib, &|first| first + first / 10 + 2_048);
+    compare("descriptors", &|one| one.descriptors, &|first| first);
+    compare("mappings", &|one| one.mappings, &|first| first + 8);
+    compare("threads", &|one| one.threads, &|first| first);
+    grown
+}
