@@ -52,7 +52,7 @@ impl Servers {
             .arg("serve")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // What handlers fail of is told there.
+            // Failures of handlers are told there.
             .stderr(Stdio::null())
             .spawn()
             .expect("the servers start");
