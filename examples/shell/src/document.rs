@@ -10,7 +10,6 @@
 //! above all, cannot be made to send commands.
 
 use std::io::{self, Write};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{HandlerError, HandlerResult, StreamRequest};
@@ -70,7 +69,7 @@ pub fn serve(request: &mut StreamRequest, settings: &Settings) -> HandlerResult 
         let mut answer = Answer { output: Vec::new(), next: Vec::new() };
         answer.fill(request, settings, &line)?;
         request.write_all(answer.output.len().to_string().as_bytes())?;
-        thread::sleep(PAUSE);
+        socketserver::sleep(PAUSE);
         request.write_all(&answer.output)?;
         line = answer.next;
     }

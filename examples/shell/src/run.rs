@@ -11,7 +11,7 @@ use socketserver::{HandlerError, StreamRequest};
 
 use crate::command::Running;
 use crate::protocol::{Ended, Message, Status};
-use crate::ready::wait_for;
+use crate::ready::offloaded_wait;
 
 /// The bounds of a command.
 #[derive(Clone, Debug)]
@@ -72,7 +72,8 @@ pub fn run(
     };
     let result = Run::new(request, wire, &mut running, bounds).finish();
     request.set_timeout(None);
-    running.end();
+    // It waits for processes, and so not in a coroutine.
+    socketserver::offload(move || running.end())?;
     result
 }
 
@@ -175,7 +176,7 @@ impl<'a> Run<'a> {
             [pipes, errors, control].map(|fd| fd.map(|fd| (fd, PollFlags::IN)));
         let sources = [client, pipes, errors, control, stdin];
         let time = if over { Duration::ZERO } else { LOOK };
-        let [client, stdout, stderr, control, stdin] = wait_for(sources, Some(time))?;
+        let [client, stdout, stderr, control, stdin] = offloaded_wait(sources, time)?;
         let stdin = !stdin.is_empty();
         let [client, stdout, stderr, control] =
             [client, stdout, stderr, control].map(|ready| ready.intersects(!PollFlags::OUT));

@@ -4,8 +4,9 @@ use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use socketserver::StreamRequest;
+use socketserver::{StreamRequest, offload};
 
 use crate::answer::{Answer, Clock, Connection, HTML, error_page, http_date};
 use crate::budget::Budget;
@@ -144,15 +145,25 @@ impl Exchange<'_, '_> {
     /// Sends a file from `at` on, through the buffer of the answers. A small file leaves together with its head; of a large
     /// one at most one batch is in memory.
     fn send(&mut self, file: &File, at: &mut u64, end: u64) -> io::Result<()> {
+        // A small one is in memory nearly always. In a coroutine a large one is read by another thread.
+        let is_large = end - *at > LARGE_BYTES;
+        let large = is_large.then(|| file.try_clone().map(Arc::new)).transpose()?;
         while *at < end {
             let begun = self.out.len();
             let room = BATCH_BYTES.saturating_sub(begun);
             let wanted = usize::try_from(end - *at).map_or(room, |left| left.min(room));
             if wanted > 0 {
-                // One read for a batch: `read_to_end` would make four.
-                self.out.resize(begun + wanted, 0);
-                let result = file.read_at(&mut self.out[begun..], *at);
-                self.out.truncate(begun + result.as_ref().map_or(0, |count| *count));
+                let result = match &large {
+                    None => read_at(file, self.out, wanted, *at),
+                    Some(file) => {
+                        let (file, mut out, from) =
+                            (Arc::clone(file), std::mem::take(self.out), *at);
+                        let read = move || (read_at(&file, &mut out, wanted, from), out);
+                        let (result, out) = offload(read)?;
+                        *self.out = out;
+                        result
+                    }
+                };
                 match result {
                     Ok(0) => {
                         // The length is promised already: only the end of the connection can say that it is wrong.
@@ -248,6 +259,18 @@ impl Exchange<'_, '_> {
             .into_iter()
             .fold(answer, |answer, (name, value)| answer.field(name, value))
     }
+}
+
+/// A file that is larger is not read in a coroutine.
+const LARGE_BYTES: u64 = 256 * 1024;
+
+/// Appends so many bytes of a file to a buffer, by one read: `read_to_end` would make four. Gives how many there were.
+fn read_at(file: &File, out: &mut Vec<u8>, wanted: usize, at: u64) -> io::Result<usize> {
+    let begun = out.len();
+    out.resize(begun + wanted, 0);
+    let result = file.read_at(&mut out[begun..], at);
+    out.truncate(begun + result.as_ref().map_or(0, |count| *count));
+    result
 }
 
 /// An answer that is sent, or waits in the buffer as a whole.

@@ -22,7 +22,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler};
+use socketserver::{HandlerResult, StreamRequest, StreamRequestHandler, offload};
 
 use crate::document;
 use crate::pace::{PACE_BYTES, Pace};
@@ -88,7 +88,8 @@ impl StreamRequestHandler for Upload {
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
         self.first_word.expect(request);
         // Each new connection removes old partial files. A failure of this refuses nothing.
-        if let Err(error) = self.store.sweep() {
+        let store = Arc::clone(&self.store);
+        if let Err(error) = offload(move || store.sweep()).and_then(|result| result) {
             say(&format!("cannot remove old parts of uploads: {error}"));
         }
         Ok(())
@@ -204,16 +205,20 @@ impl Upload {
         }
         let mut partial = self.begin(request, put)?;
         match self.fill(request, put, &mut partial) {
-            Ok(()) => match self.store.commit(&partial, put) {
-                Ok(path) => {
-                    self.store.remove_left(partial, put);
-                    Ok((path, "stored"))
-                }
-                Err(refusal) => {
-                    self.store.leave(partial);
-                    Err(refusal.into())
-                }
-            },
+            Ok(()) => {
+                // It waits for the disk, and so not in a coroutine.
+                let (store, put) = (Arc::clone(&self.store), put.clone());
+                offload(move || match store.commit(&partial, &put) {
+                    Ok(path) => {
+                        store.remove_left(partial, &put);
+                        Ok((path, "stored"))
+                    }
+                    Err(refusal) => {
+                        store.leave(partial);
+                        Err(refusal.into())
+                    }
+                })?
+            }
             Err(trouble) => {
                 let is_worthless = match &trouble {
                     Trouble::Refused(refusal) => {
