@@ -263,7 +263,7 @@ fn knobs() -> Vec<Knob> {
     };
     #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
     let stacks = || {
-        let is_tried = |value: &Value| value.count() < 16_384 || value.count() >= 256 << 10;
+        let is_tried = |value: &Value| value.count() < 65_536 || value.count() >= 256 << 10;
         all().into_iter().filter(is_tried).collect::<Vec<_>>()
     };
     #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
