@@ -117,39 +117,6 @@ impl BoundedIo {
         self.deadlines.earlier()
     }
 
-    /// Before a receive: if that is sure to wait, and the reaper bounds it, a coroutine waits here, where its stack has
-    /// no room for bytes. The part of its stack that it has while it waits is brought into the cache for each request.
-    #[inline]
-    pub(super) fn wait_without_memory(&mut self, started: Option<Instant>) -> io::Result<()> {
-        match self.connection.as_socket() {
-            Some(socket) if socket.is_drained() && started.is_none() && self.output.is_empty() => {
-                self.wait_drained()
-            }
-            _ => Ok(()),
-        }
-    }
-
-    #[inline(never)]
-    fn wait_drained(&mut self) -> io::Result<()> {
-        if self.next_wait_bounded_by() == BoundedBy::Timeout {
-            return Ok(());
-        }
-        self.show_wait(
-            if self.at_boundary { Activity::Idle } else { Activity::Receiving },
-            BoundedBy::Reaper,
-        );
-        // In this order: see the diagram above. The receive looks again, and ends the wait.
-        if self.at_boundary && self.ticket.is_to_end() {
-            return Ok(());
-        }
-        let waited =
-            self.connection.as_socket().map_or(Ok(()), |socket| socket.park_for_input(None));
-        waited.map_err(|error| {
-            self.ticket.entry().show_activity(Activity::Running);
-            self.explain(error, Timeout::Idle, self.ticket.limits().idle)
-        })
-    }
-
     /// One receive. Before it: held-back output leaves if the receive would wait, and in a drain no next request is
     /// waited for. `started`: when a read began that needs more.
     pub(super) fn receive(
@@ -188,7 +155,7 @@ impl BoundedIo {
 
     /// The reaper, if nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped since is not plain
     /// any more: the raw stream bounds its waits.
-    fn next_wait_bounded_by(&self) -> BoundedBy {
+    pub(super) fn next_wait_bounded_by(&self) -> BoundedBy {
         let has_bound = self.timeout.is_some() || self.deadlines.any();
         if has_bound || !self.connection.is_socket() {
             return BoundedBy::Timeout;
@@ -196,7 +163,7 @@ impl BoundedIo {
         self.idle_bounded_by
     }
 
-    fn show_wait(&self, activity: Activity, bounded_by: BoundedBy) {
+    pub(super) fn show_wait(&self, activity: Activity, bounded_by: BoundedBy) {
         let entry = self.ticket.entry();
         match (bounded_by, activity) {
             (BoundedBy::Reaper, _) => entry.set_left_to_reaper(activity),
@@ -466,7 +433,7 @@ pub(super) fn until_all_is_taken(
 
 /// The bound that ends a wait which has lasted too long.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum BoundedBy {
+pub(super) enum BoundedBy {
     /// The server's idle reaper, by `Limits::idle`.
     Reaper,
     /// The wait itself.

@@ -7,6 +7,7 @@ mod connection;
 mod datagram;
 mod datagram_sender;
 mod deadline;
+mod drained_wait;
 mod extension;
 mod idle_timeout;
 mod input_half;

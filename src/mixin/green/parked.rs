@@ -17,7 +17,7 @@ use std::time::Instant;
 use socket2::{SockRef, Type};
 
 use super::acceptor::Retired;
-use super::registrations::{Look, event_number};
+use super::registrations::{Look, Near, event_number};
 use super::tasks::{Task, TaskState};
 use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
 use crate::sys::coroutine::switch;
@@ -150,6 +150,15 @@ impl Worker {
                 token
             }
         };
+        if self.fetches() && !for_room {
+            let frame = 0_u8;
+            let near = Near {
+                task: std::ptr::from_ref::<Task>(task).addr(),
+                frame: std::ptr::from_ref(&frame).addr(),
+                slot: std::ptr::from_ref(slot).addr(),
+            };
+            self.registrations.note_near(number, token, near);
+        }
         let _end = EndOfWait(|| self.registrations.end_wait(number, token, for_room));
         self.suspend(task, deadline)
     }

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::tasks::Task;
+use crate::sys::coroutine::prefetch::{LINE, prefetch};
 use crate::sys::epoll::ReadyEvent;
 
 /// Arrivals at a connection that no wait has taken note of.
@@ -29,8 +30,9 @@ pub(super) struct Seen {
     pub(super) ended: bool,
 }
 
-/// The registration of one connection.
+/// The registration of one connection: one cache line.
 #[derive(Default)]
+#[repr(align(64))]
 pub(super) struct Registration {
     /// That of the slot; zero while there is none.
     pub(super) token: Cell<usize>,
@@ -41,6 +43,30 @@ pub(super) struct Registration {
     pub(super) reader: Cell<Option<Rc<Task>>>,
     /// The coroutine that waits for room.
     pub(super) writer: Cell<Option<Rc<Task>>>,
+    /// Addresses of what the reader looks at first when it goes on.
+    near: Cell<Near>,
+}
+
+/// Where the things of a coroutine lie that waits for input, as hints to the processor; zeros are no hint.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Near {
+    pub(super) task: usize,
+    /// A frame of its wait. The others lie above.
+    pub(super) frame: usize,
+    /// The slot, in the middle of its request.
+    pub(super) slot: usize,
+}
+
+/// How many cache lines of each are fetched, and how far before the address they begin. Found by trying: more gain
+/// nothing, and fewer leave a miss for each request.
+const TASK: (usize, usize) = (3, 0);
+const FRAMES: (usize, usize) = (14, 5);
+const REQUEST: (usize, usize) = (7, 2);
+
+fn fetch(address: usize, (lines, before): (usize, usize)) {
+    for line in 0..lines {
+        prefetch(address.wrapping_add(line * LINE).wrapping_sub(before * LINE));
+    }
 }
 
 /// The table of a worker.
@@ -145,7 +171,7 @@ impl Registrations {
     /// An event has come. Gives the tasks to wake; what nobody waits for is noted.
     #[inline]
     pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
-        let fd = usize::try_from(event.number & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        let fd = fd_of(event);
         let entries = self.entries.borrow();
         let token = (event.number >> 32) as u32;
         let is_for = |entry: &&Registration| entry.token.get() as u32 & TOKEN_PART == token;
@@ -160,6 +186,31 @@ impl Registrations {
         seen.writable |= event.writable && writer.is_none();
         entry.seen.set(seen);
         (reader, writer)
+    }
+
+    /// Notes where the things of a coroutine lie that is about to wait for input.
+    #[inline]
+    pub(super) fn note_near(&self, fd: RawFd, token: usize, near: Near) {
+        self.with(fd, token, |entry| entry.near.set(near));
+    }
+
+    /// Has the entry of an event fetched, which comes up soon.
+    pub(super) fn fetch_entry(&self, event: ReadyEvent) {
+        let entries = self.entries.borrow();
+        if let Some(entry) = entries.get(fd_of(event)) {
+            prefetch(std::ptr::from_ref(entry).addr());
+        }
+    }
+
+    /// The same for the coroutine that waits for it; the entry should have come by now.
+    pub(super) fn fetch_reader(&self, event: ReadyEvent) {
+        let entries = self.entries.borrow();
+        let Some(near) = entries.get(fd_of(event)).map(|entry| entry.near.get()) else { return };
+        if near.task != 0 {
+            fetch(near.task, TASK);
+            fetch(near.frame, FRAMES);
+            fetch(near.slot, REQUEST);
+        }
     }
 
     /// The connection is about to be closed.
@@ -188,6 +239,11 @@ pub(super) enum Look {
     NeedsRoomReports,
     /// It is not registered here.
     Unknown,
+}
+
+/// The descriptor of an event, as a place in the table.
+fn fd_of(event: ReadyEvent) -> usize {
+    usize::try_from(event.number & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }
 
 /// The rest of the upper half marks other kinds of events.

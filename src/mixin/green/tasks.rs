@@ -46,7 +46,7 @@ pub(super) enum TaskState {
 
 /// A coroutine. It belongs to one thread, and is kept alive by those who may wake it.
 pub(super) struct Task {
-    /// Taken out while it runs.
+    /// None once it has ended.
     body: RefCell<Option<Body>>,
     pub(super) state: Cell<TaskState>,
     /// When its present wait ends at the latest.
@@ -80,23 +80,19 @@ impl Task {
 
     /// Runs it until it waits or ends.
     pub(super) fn resume(&self) -> Turn {
-        let Some(mut body) = self.body.take() else { return Turn::Suspended };
+        // Borrowed while it runs: nothing else looks at it then.
+        let mut running = self.body.borrow_mut();
+        let Some(body) = &mut *running else { return Turn::Suspended };
         self.state.set(TaskState::Running);
-        match body.resume() {
-            Some(Progress::Suspended) => {
-                // It has set its state itself: it waits, or is queued.
-                self.body.replace(Some(body));
-                Turn::Suspended
-            }
-            Some(Progress::Ended(stack)) => {
-                self.state.set(TaskState::Ended);
-                Turn::Ended(stack)
-            }
-            None => {
-                self.state.set(TaskState::Ended);
-                Turn::Abandoned
-            }
-        }
+        let turn = match body.resume() {
+            // It has set its state itself: it waits, or is queued.
+            Some(Progress::Suspended) => return Turn::Suspended,
+            Some(Progress::Ended(stack)) => Turn::Ended(stack),
+            None => Turn::Abandoned,
+        };
+        self.state.set(TaskState::Ended);
+        *running = None;
+        turn
     }
 }
 

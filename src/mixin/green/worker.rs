@@ -76,6 +76,15 @@ const EVENTS: usize = 1_024;
 /// How many requests the acceptor takes before others have their turn.
 const ACCEPTED_AT_ONCE: u32 = 64;
 
+/// With more coroutines than this, what an event needs is fetched before its turn. With fewer it is in the cache already.
+const MANY: usize = 400;
+
+/// The entries of so many events are fetched at once, one group ahead.
+const FETCH_ENTRIES: usize = 16;
+
+/// The coroutine of an event is fetched so many events ahead.
+const FETCH_READER: usize = 2;
+
 thread_local! {
     /// Borrowed for moments only.
     static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
@@ -147,7 +156,11 @@ impl Worker {
             wait::flush();
             self.wait(&mut events);
             self.now.set(Instant::now());
+            let fetches = self.fetches() && events.len() > FETCH_READER;
             for at in 0..events.len() {
+                if fetches {
+                    self.fetch(&events, at);
+                }
                 if let Some(event) = events.get(at) {
                     self.dispatch(event);
                 }
@@ -159,6 +172,28 @@ impl Worker {
                 self.unwinds_at.set(None);
                 self.cancel(CancelPhase::UNWINDS);
             }
+        }
+    }
+
+    /// Whether there are so many coroutines that the caches do not hold them.
+    pub(super) fn fetches(&self) -> bool {
+        self.tasks.len() > MANY
+    }
+
+    /// Has the processor fetch what the next events need. Entries of the table come in groups: a fetch whose page is not known to
+    /// the processor stalls, and several at once look for their pages together.
+    fn fetch(&self, events: &ReadyEvents, at: usize) {
+        if at % FETCH_ENTRIES == 0 {
+            // The first group has not been fetched by one before it.
+            let from = if at == 0 { 0 } else { at + FETCH_ENTRIES };
+            for later in from..at + 2 * FETCH_ENTRIES {
+                if let Some(event) = events.get(later) {
+                    self.registrations.fetch_entry(event);
+                }
+            }
+        }
+        if let Some(event) = events.get(at + FETCH_READER) {
+            self.registrations.fetch_reader(event);
         }
     }
 

@@ -6,6 +6,7 @@ mod guard;
 mod ledger;
 pub(crate) mod lent;
 pub(crate) mod overflow;
+pub(crate) mod prefetch;
 pub(crate) mod stack;
 pub(crate) mod switch;
 

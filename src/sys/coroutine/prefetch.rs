@@ -1,0 +1,19 @@
+//! Hints to the processor.
+
+/// Has the cache line at an address fetched, while the program goes on. A hint only: any address will do, and on processors
+/// without such an instruction nothing happens.
+#[inline(always)]
+pub(crate) fn prefetch(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let line = std::ptr::without_provenance::<i8>(address);
+        // SAFETY: the instruction reads nothing for the program, and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// The size of a cache line, on the processors that have the instruction.
+pub(crate) const LINE: usize = 64;
