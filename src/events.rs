@@ -139,11 +139,9 @@ pub enum ServerEvent<'a> {
         /// Bytes that the handler has sent: fewer than `bytes_out` under the server's own TLS, otherwise the same.
         clear_bytes_out: u64,
     },
-    /// A handler under [`Green`](crate::Green) has held its worker for longer than [`Green::watchdog`] allows: it computes,
+    /// A handler under the mixin `Green` has held its worker for longer than `Green::watchdog` allows: it computes,
     /// or blocks the thread by a call that knows nothing of coroutines, and meanwhile no other request of the worker goes on.
     /// Sent once for each time, while the handler still runs.
-    ///
-    /// [`Green::watchdog`]: crate::Green::watchdog
     #[non_exhaustive]
     WorkerHeld {
         /// The request's number, unique within the server.

@@ -327,6 +327,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let served = self.mixin.serve(&|| {
             // Once for each loop: a mixin may call this on several threads.
             let accepting = Accepting::new(&self.core);
+            // On the loop's own stack: a mixin may leave the loop behind where it waits, in a hook that has lent itself to
+            // threads of its own. The hooks live as long as that stack.
+            let _core = Arc::clone(&self.core);
             let served = run();
             // Before the mixin is closed: it is the last loop's end that makes that due.
             drop(accepting);

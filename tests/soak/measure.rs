@@ -1,4 +1,4 @@
-//! What a process has.
+//! The resources that a process has.
 
 use std::fmt;
 use std::fs;
@@ -48,7 +48,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// What has grown: the middle of the last third is compared with that of the first, so that one moment counts for little.
+/// The growth of one of them: the middle of the last third is compared with that of the first, so that one moment counts for little.
 pub fn growth(measures: &[Measure]) -> Vec<String> {
     let third = measures.len().div_ceil(3);
     let middle = |part: &[Measure], value: &dyn Fn(&Measure) -> u64| {
