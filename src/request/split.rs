@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each half is used by one thread or coroutine at a time. They share, beside the socket, the entry in the live list, of which
-//! each has its own numbers (`live/halves.rs`), and [`SplitNotes`], by which the request knows later how its output has
+//! each has its own numbers (`live/halves.rs`), and `SplitNotes`, by which the request knows later how its output has
 //! ended. A socket has one slot for a parker, so that its two waits are told apart as those of one registration.
 
 use std::io::{self, Write};

@@ -37,7 +37,7 @@ pub struct Waiting<'a> {
 /// as zero, and only the worker that runs the request uses it.
 ///
 /// The two directions of a connection have one slot: one coroutine may wait for input and another for room, at the same
-/// time (see [`join`](super::join)).
+/// time (see [`join`](fn@super::join)).
 #[derive(Debug, Default)]
 pub struct Slot {
     /// Atomic, because the halves of a connection that share it may be on two plain threads, where it stays zero. Under a
@@ -93,7 +93,7 @@ pub trait Parker {
     /// The innermost of these sections ends.
     fn end_shield(&self) {}
 
-    /// Runs a closure in a coroutine of its own, on this thread: for [`join`](super::join). The caller goes on, and parks
+    /// Runs a closure in a coroutine of its own, on this thread: for [`join`](fn@super::join). The caller goes on, and parks
     /// until the closure has been called or dropped. One that is kept and never called keeps the caller for ever.
     ///
     /// # Errors

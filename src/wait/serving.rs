@@ -2,7 +2,7 @@
 //!
 //! A list and not one server: a handler may run a server of its own in its thread, and so on. Counted, because a thread
 //! may run thousands of requests of a server, as coroutines. A thread that works for a
-//! handler ([`join`](super::join), [`offload`](super::offload)) has the list of the handler's.
+//! handler ([`join`](fn@super::join), [`offload`](fn@super::offload)) has the list of the handler's.
 
 use std::cell::RefCell;
 

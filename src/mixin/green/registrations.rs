@@ -2,7 +2,7 @@
 //!
 //! Two kinds of descriptors are waited for:
 //!
-//! - A **connection** has a [`Slot`]. It is registered by its first wait and stays in the set until it is closed; the
+//! - A **connection** has a slot. It is registered by its first wait and stays in the set until it is closed; the
 //!   kernel reports each arrival once (edge-triggered), so that a request costs no system call but its receive and its
 //!   send. An arrival while nobody waits is noted in [`Registration::seen`].
 //! - **Everything else** (listeners, events) is watched for one wait, by the worker itself: see `worker.rs`.
