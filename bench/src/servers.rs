@@ -112,6 +112,7 @@ pub const SERVERS: &[Server] = &[
     peer("accept inline", Peer::Inline, &[Mode::Line], 1),
     peer("tokio", Peer::Tokio, ALL, UNBOUNDED),
     peer("tokio current", Peer::TokioCurrent, ALL, UNBOUNDED),
+    peer("may", Peer::May, &[Mode::Echo, Mode::Line], UNBOUNDED),
     peer("hyper", Peer::Hyper, &[Mode::Web], UNBOUNDED),
     peer("may_minihttp", Peer::May, &[Mode::Web], UNBOUNDED),
     peer("nginx", Peer::Nginx, &[Mode::Web], UNBOUNDED),

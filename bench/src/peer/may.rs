@@ -1,8 +1,9 @@
-//! may_minihttp: a small HTTP server on stackful coroutines.
+//! may: a stackful coroutine for each connection; and may_minihttp, a small HTTP server on top of it.
 
-use std::io;
-use std::net::TcpListener;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net;
 
+use may::net::{TcpListener, TcpStream};
 use may_minihttp::{HttpService, HttpServiceFactory, Request, Response};
 
 use super::{Mode, announce, unsupported};
@@ -26,11 +27,50 @@ impl HttpServiceFactory for Hello {
 }
 
 pub fn serve(mode: Mode) -> io::Result<()> {
-    if mode != Mode::Web {
-        return unsupported();
+    match mode {
+        Mode::Echo => serve_each(echo),
+        Mode::Line => serve_each(line),
+        Mode::Web => serve_web(),
+        _ => unsupported(),
     }
+}
+
+fn serve_each(handle: fn(TcpStream) -> io::Result<()>) -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    announce(listener.local_addr()?)?;
+    for stream in listener.incoming() {
+        let stream = stream?;
+        may::go!(move || {
+            // A peer that resets its connection harms no other.
+            let _ = handle(stream);
+        });
+    }
+    Ok(())
+}
+
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // Not on the stack, as in may's own example: its coroutines have little.
+    let mut buffer = vec![0; 4096];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buffer[..count])?;
+    }
+}
+
+fn line(stream: TcpStream) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stream);
+    reader.read_until(b'\n', &mut line)?;
+    reader.get_mut().write_all(&line)
+}
+
+fn serve_web() -> io::Result<()> {
     // It does not say which port it has been given, so it is given one that was free.
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let address = net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let server = Hello.start(address)?;
     announce(address)?;
     server.join().map_err(|_| io::Error::other("the server has ended"))

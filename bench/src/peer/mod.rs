@@ -65,7 +65,7 @@ pub enum Peer {
     TokioCurrent,
     /// hyper on tokio
     Hyper,
-    /// may_minihttp
+    /// may, and may_minihttp
     May,
     /// nginx with one worker
     Nginx,
