@@ -14,7 +14,7 @@ use crate::figures::{Figure, Figures, median};
 use crate::gates::compared;
 use crate::load::{Load, Plan};
 use crate::process::{Process, Trouble};
-use crate::servers::{SERVERS, Server};
+use crate::servers::{SERVERS, Server, TWO_WORKERS};
 use crate::{interrupt, plot, report, sys, usage};
 
 #[derive(Debug, Args)]
@@ -188,7 +188,8 @@ impl Options {
 
     fn servers(&self) -> Result<Vec<&'static Server>, String> {
         if self.servers.is_empty() {
-            return Ok(SERVERS.iter().collect());
+            let fits = |server: &&Server| self.unpinned || server.name != TWO_WORKERS;
+            return Ok(SERVERS.iter().filter(fits).collect());
         }
         let find = |name: &String| {
             let known = SERVERS.iter().find(|server| server.name.eq_ignore_ascii_case(name));
@@ -293,6 +294,9 @@ fn save(out: &Path, text: &str, results: &Results) -> io::Result<()> {
         if let Some(picture) = plot::draw(load, results) {
             fs::write(plots.join(format!("{load}.svg")), picture)?;
         }
+    }
+    if let Some(picture) = plot::draw_overview(results) {
+        fs::write(plots.join("overview.svg"), picture)?;
     }
     Ok(())
 }

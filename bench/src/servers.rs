@@ -23,6 +23,8 @@ pub struct Server {
 enum Program {
     /// Our own programs, under a mixin.
     Ours(&'static str),
+    /// The same under Green, with two workers.
+    GreenOfTwo,
     /// This program.
     Peer(Peer),
     /// CPython's socketserver, under a mixin.
@@ -32,6 +34,8 @@ enum Program {
 }
 
 const PYTHON: &str = include_str!("../peers/sockets.py");
+/// It needs a processor for each worker, so that it is measured with `--unpinned` only.
+pub const TWO_WORKERS: &str = "Green, 2 workers";
 const UNBOUNDED: usize = usize::MAX;
 /// The mixins that our programs have. Rows of others are skipped.
 const MIXINS: [&str; 5] = ["inline", "threading", "pool", "forking", "green"];
@@ -104,6 +108,7 @@ pub const SERVERS: &[Server] = &[
     ours("Forking", "forking", APART, 64),
     ours("Prefork", "prefork", APART, 1),
     ours("Green", "green", EVERY, UNBOUNDED),
+    Server { name: TWO_WORKERS, program: Program::GreenOfTwo, modes: ALL, at_once: UNBOUNDED },
     peer("epoll", Peer::Epoll, &[Mode::Echo, Mode::Line, Mode::Web], UNBOUNDED),
     peer("mmsg", Peer::Mmsg, &[Mode::Datagram], UNBOUNDED),
     peer("std threads", Peer::Threads, STREAMS, UNBOUNDED),
@@ -130,7 +135,7 @@ pub const SERVERS: &[Server] = &[
 impl Server {
     /// Whether it is one of ours.
     pub fn is_ours(&self) -> bool {
-        matches!(self.program, Program::Ours(_))
+        matches!(self.program, Program::Ours(_) | Program::GreenOfTwo)
     }
 
     /// Whether it is made for such a load: if not, it is not even mentioned.
@@ -150,7 +155,8 @@ impl Server {
             return Err(skipped("not built: cargo build --release --bin upload"));
         }
         match self.program {
-            Program::Ours(mixin) => ours_command(mixin, mode),
+            Program::Ours(mixin) => ours_command(mixin, 1, mode),
+            Program::GreenOfTwo => ours_command("green", 2, mode),
             Program::Peer(Peer::Nginx) if !has_nginx() => Err(skipped("nginx is not installed")),
             Program::Peer(peer) => {
                 let mut command = Command::new(beside("bench"));
@@ -188,7 +194,8 @@ fn word(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
-fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
+/// `workers`: how many, if they can be chosen and are many requests each.
+fn ours_command(mixin: &str, workers: u8, mode: Mode) -> Result<Command, Trouble> {
     let name = match mode {
         Mode::Web => "web",
         Mode::Store => "upload",
@@ -208,6 +215,9 @@ fn ours_command(mixin: &str, mode: Mode) -> Result<Command, Trouble> {
     let bind = if mode == Mode::Datagram { "udp:127.0.0.1:0" } else { "127.0.0.1:0" };
     let mut command = Command::new(program);
     command.args(["serve", "--bind", bind, "--mixin", mixin]);
+    if mixin == "green" {
+        command.args(["--workers", &workers.to_string()]);
+    }
     // All clients come from one address.
     command.args(["--max-per-peer", "10000"]);
     match mode {
