@@ -6,3 +6,4 @@ mod serving;
 mod shares;
 mod stacks;
 mod strange;
+mod turns;
