@@ -117,14 +117,10 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     // Cloned out of its thread-local: no borrow is held across the wait.
     let Some(parker) = parker() else {
         flush();
-        let poll_fd = |waiting: &Waiting<'_>| match waiting.interest {
-            Interest::Read => sys::PollFd::readable(waiting.fd),
-            Interest::Write => sys::PollFd::writable(waiting.fd),
-        };
         // The accept loop waits here before each connection, so this asks for no memory.
         let mut fds = [const { sys::PollFd::never() }; MOST];
         let fds = &mut fds[..waiting.len()];
-        fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = poll_fd(waiting));
+        fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = waiting.poll_fd());
         sys::poll(fds, deadline)?;
         return Ok(fds.first().is_some_and(sys::PollFd::is_ready));
     };

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::note;
+use crate::sys::PollFd;
 
 /// Whether a wait is for input or for room to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,16 @@ pub struct Waiting<'a> {
     /// Where a parker notes that it has registered this descriptor. None for listeners and events, which several
     /// workers may wait for at once.
     pub slot: Option<&'a Slot>,
+}
+
+impl Waiting<'_> {
+    /// The same wait, for poll(2).
+    pub(crate) fn poll_fd(&self) -> PollFd {
+        match self.interest {
+            Interest::Read => PollFd::readable(self.fd),
+            Interest::Write => PollFd::writable(self.fd),
+        }
+    }
 }
 
 /// A number that is kept beside a descriptor, for a [`Parker`] to remember that it has registered it, say. It starts

@@ -22,7 +22,7 @@ use super::tasks::{Task, TaskState};
 use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, WatchFor};
-use crate::sys::{PollFd, poll};
+use crate::sys::poll;
 use crate::wait::{Interest, Parker, Slot, Waiting};
 
 /// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
@@ -308,10 +308,6 @@ impl Parker for Worker {
 }
 
 fn poll_for(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
-    let poll_fd = |one: &Waiting<'_>| match one.interest {
-        Interest::Read => PollFd::readable(one.fd),
-        Interest::Write => PollFd::writable(one.fd),
-    };
-    let mut fds: Vec<_> = waiting.iter().map(poll_fd).collect();
+    let mut fds: Vec<_> = waiting.iter().map(Waiting::poll_fd).collect();
     poll(&mut fds, deadline).map(drop)
 }

@@ -109,8 +109,6 @@ pub(super) struct Worker {
     pub(super) accept_set: RefCell<Option<AcceptSet>>,
     /// How many more requests the acceptor may take before others have their turn.
     budget: Cell<u32>,
-    /// The end of the last wait.
-    pub(super) now: Cell<Instant>,
     quits: Cell<bool>,
     /// How far the cancellation of all requests has come.
     cancels: Cell<CancelPhase>,
@@ -134,7 +132,6 @@ impl Worker {
             watched: RefCell::default(),
             accept_set: RefCell::default(),
             budget: Cell::new(ACCEPTED_AT_ONCE),
-            now: Cell::new(Instant::now()),
             quits: Cell::new(false),
             cancels: Cell::default(),
             unwinds_at: Cell::new(None),
@@ -155,7 +152,7 @@ impl Worker {
             }
             wait::flush();
             self.wait(&mut events);
-            self.now.set(Instant::now());
+            let now = Instant::now();
             let fetches = self.fetches() && events.len() > FETCH_READER;
             for at in 0..events.len() {
                 if fetches {
@@ -165,10 +162,10 @@ impl Worker {
                     self.dispatch(event);
                 }
             }
-            while let Some(task) = self.timers.take_due(self.now.get()) {
+            while let Some(task) = self.timers.take_due(now) {
                 self.wake_now(&task);
             }
-            if self.unwinds_at.get().is_some_and(|at| at <= self.now.get()) {
+            if self.unwinds_at.get().is_some_and(|at| at <= now) {
                 self.unwinds_at.set(None);
                 self.cancel(CancelPhase::UNWINDS);
             }
