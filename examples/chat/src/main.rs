@@ -38,18 +38,16 @@ mod terminal;
 use std::cell::{Cell, OnceCell};
 use std::env;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bus::{Bus, BusAddress, VARIABLE};
+use bus::{Bus, BusArguments, BusOptions};
 use clap::{Args, Parser, Subcommand};
 use common::Endpoint;
 use common::client::ClientTls;
 use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions, ServeTls};
 use hall::Hall;
 use handler::Chat;
-use name::{check_name, normal};
 use password::hide;
 use room::Room;
 use screen::{Lines, Screen};
@@ -98,38 +96,8 @@ struct Serve {
     /// How many lines a second one member may say in the long run; 0 is no limit
     #[arg(long, value_name = "LINES", default_value = "20")]
     pace: u32,
-    /// Share the room with other servers, through a Redis that all of them reach. An address with a password belongs
-    /// into --bus-file, or into CHAT_BUS in the environment: all users of this machine can see its command lines
-    #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
-    bus: Option<String>,
-    /// A file that has the address of the bus in it, redis://USER:PASSWORD@HOST:PORT/ROOM
-    #[arg(long, value_name = "FILE", conflicts_with = "bus")]
-    bus_file: Option<PathBuf>,
-    /// The name of this server there: its members are NAME@SERVER [default: four random digits]
-    #[arg(long, value_name = "SERVER", value_parser = server_name)]
-    server: Option<String>,
-    /// How long a line waits for a lost Redis before its sender is told, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = common::seconds)]
-    bus_wait: Duration,
-}
-
-impl Serve {
-    /// The bus to the other servers of the room, if there is one.
-    fn joins(&self) -> Result<Option<Joins>, Failure> {
-        let address = BusAddress::given(self.bus.as_deref(), self.bus_file.as_deref())?;
-        if let (None, Some(_)) = (&address, &self.server) {
-            let why = format!(
-                "--server names this one to other servers: give --bus, --bus-file or {VARIABLE}"
-            );
-            return Err(Failure::Usage(why));
-        }
-        let (server, patience) = (self.server.clone(), self.bus_wait);
-        Ok(address.map(|address| Joins { address, server, patience }))
-    }
-}
-
-fn server_name(text: &str) -> Result<String, String> {
-    check_name(text).map(|()| normal(text))
+    #[command(flatten)]
+    bus: BusArguments,
 }
 
 struct ChatServer {
@@ -140,7 +108,7 @@ struct ChatServer {
     pace: u32,
     tls: Option<Tls>,
     /// The bus to the other servers of the room.
-    joins: Option<Joins>,
+    joins: Option<BusOptions>,
     bus: OnceCell<Bus>,
     /// The queue of the screen, until `ready` starts the thread that shows it.
     lines: Cell<Option<Lines>>,
@@ -148,15 +116,9 @@ struct ChatServer {
     mode: Cell<Option<terminal::Mode>>,
 }
 
-struct Joins {
-    address: BusAddress,
-    server: Option<String>,
-    patience: Duration,
-}
-
 /// Serves the room, and then ends the bus and the screen, in this order.
 fn serve(options: &Serve) -> Result<(), Failure> {
-    let server = ChatServer::new(options, options.tls.load()?, options.joins()?);
+    let server = ChatServer::new(options, options.tls.load()?, options.bus.read()?);
     let served = common::serve(&server, &options.options);
     let left = server.bus.get().map_or(Ok(()), Bus::close);
     server.screen.finish();
@@ -164,7 +126,7 @@ fn serve(options: &Serve) -> Result<(), Failure> {
 }
 
 impl ChatServer {
-    fn new(options: &Serve, tls: Option<Tls>, joins: Option<Joins>) -> Self {
+    fn new(options: &Serve, tls: Option<Tls>, joins: Option<BusOptions>) -> Self {
         let (screen, lines) = Screen::new();
         Self {
             room: Room::new(screen.clone()),
@@ -236,8 +198,8 @@ impl Program for ChatServer {
                 "cannot start a thread for the operator: {error}; serving without one"
             ));
         }
-        let Some(Joins { address, server, patience }) = &self.joins else { return };
-        match Bus::start(address, server.as_deref(), *patience, &self.room) {
+        let Some(joins) = &self.joins else { return };
+        match Bus::start(joins, &self.room) {
             // It is called once.
             Ok(bus) => drop(self.bus.set(bus)),
             Err(error) => {

@@ -24,12 +24,13 @@
 //! (`address.rs`).
 //!
 //! Limits: everyone who can write to the stream is believed. A server that was disconnected while more than
-//! [`STREAM_ENTRIES`] were written shows only the last of them. Two servers may show lines that were said
+//! `--bus-length` entries were written shows only the last of them. Two servers may show lines that were said
 //! at the same time in a different order.
 
 mod address;
 mod entry;
 mod link;
+mod options;
 mod queue;
 mod reader;
 mod wire;
@@ -46,14 +47,12 @@ use parking_lot::Mutex;
 use crate::name::fold;
 use crate::protocol::clean;
 use crate::room::{Room, Who};
-pub use address::{BusAddress, VARIABLE};
 use common::Failure;
 use entry::What;
 use link::Link;
+pub use options::{BusArguments, BusOptions};
 use queue::Queue;
 
-/// About how many entries the stream keeps: days of talk, some megabytes.
-const STREAM_ENTRIES: usize = 10_000;
 /// How often a server announces itself and reads the announcements of the others.
 const BEAT: Duration = Duration::from_secs(1);
 /// A server without an announcement for this time counts as gone.
@@ -84,20 +83,15 @@ pub struct Bus {
 
 impl Bus {
     /// Connects a room to those of the other servers, as soon as Redis can be reached.
-    pub fn start(
-        address: &BusAddress,
-        tag: Option<&str>,
-        patience: Duration,
-        room: &Room,
-    ) -> std::io::Result<Self> {
+    pub fn start(options: &BusOptions, room: &Room) -> std::io::Result<Self> {
         // A hasher's keys are random, and nothing here has to be secret.
         let server = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
-        let tag = tag.map_or_else(|| server[..4].to_owned(), str::to_owned);
-        let queue = Arc::new(Queue::new(server, tag, patience));
+        let tag = options.server.clone().unwrap_or_else(|| server[..4].to_owned());
+        let queue = Arc::new(Queue::new(server, tag, options.wait, options.queue));
         let servers = Servers::default();
         room.set_bus(Relay { queue: Arc::clone(&queue), servers: Arc::clone(&servers) });
-        let link = Link::new(address, room, &queue);
-        let writer = writer::Writer::new(&link, &queue, room);
+        let link = Link::new(&options.address, room, &queue);
+        let writer = writer::Writer::new(&link, &queue, room, options.length);
         let reader = reader::Reader::new(&link, &queue, room, servers);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         named("bus writer").spawn(move || writer.run())?;

@@ -8,8 +8,6 @@ use parking_lot::{Condvar, Mutex};
 use super::entry::{Entry, What};
 use crate::room::Who;
 
-/// Entries that may wait for a lost Redis: minutes of a lively conversation.
-const PENDING: usize = 1_000;
 /// How long, and how many, confirmed entries are kept: a Redis that is killed may have confirmed entries that other servers
 /// have not read and that are not on its disk.
 const RECENT: Duration = Duration::from_secs(30);
@@ -21,6 +19,8 @@ pub struct Queue {
     tag: String,
     /// How long an entry waits for Redis before it is given up and its author is told.
     patience: Duration,
+    /// Entries that may wait for a lost Redis.
+    most: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -40,8 +40,8 @@ struct Pending {
 }
 
 impl Queue {
-    pub fn new(server: String, tag: String, patience: Duration) -> Self {
-        Self { server, tag, patience, state: Mutex::default(), changed: Condvar::new() }
+    pub fn new(server: String, tag: String, patience: Duration, most: usize) -> Self {
+        Self { server, tag, patience, most, state: Mutex::default(), changed: Condvar::new() }
     }
 
     pub fn server(&self) -> &str {
@@ -55,7 +55,7 @@ impl Queue {
     /// Adds an entry. False if too many wait already.
     pub fn push(&self, from: Option<Who>, what: What) -> bool {
         let mut state = self.state.lock();
-        if state.pending.len() >= PENDING {
+        if state.pending.len() >= self.most {
             return false;
         }
         state.last_number += 1;

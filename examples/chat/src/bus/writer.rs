@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use redis::{RedisResult, cmd};
 
+use super::BEAT;
 use super::entry::Entry;
 use super::link::{Link, Place, Side};
 use super::queue::Queue;
 use super::wire::Wire;
-use super::{BEAT, STREAM_ENTRIES};
 use crate::room::Room;
 
 /// Entries of one write.
@@ -21,12 +21,14 @@ pub struct Writer {
     room: Room,
     place: Place,
     beats: u64,
+    /// About how many entries the stream keeps.
+    length: usize,
 }
 
 impl Writer {
-    pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room) -> Self {
+    pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room, length: usize) -> Self {
         let (link, queue, room) = (link.clone(), Arc::clone(queue), room.clone());
-        Self { link, queue, room, place: Place::default(), beats: 0 }
+        Self { link, queue, room, place: Place::default(), beats: 0, length }
     }
 
     pub fn run(mut self) {
@@ -77,7 +79,7 @@ impl Writer {
         let stream = self.link.stream();
         let mut pipe = redis::pipe();
         for entry in entries {
-            pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(STREAM_ENTRIES).arg("*");
+            pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(self.length).arg("*");
             for (field, value) in entry.to_fields() {
                 pipe.arg(field).arg(value);
             }
