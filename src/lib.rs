@@ -253,7 +253,7 @@ pub use handler::{
 };
 pub use limits::{Limits, Rate};
 #[doc(inline)]
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 pub use mixin::Green;
 pub use mixin::{Forking, Inline, Pool, Threading, WhenFull};
 pub use outgoing::connect;
@@ -420,7 +420,7 @@ servers! {
     PoolUnixDatagramServer = UnixDatagram, Pool;
 }
 
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 servers! {
     /// TCP, a coroutine for each request.
     GreenTcpServer = Tcp, Green;

@@ -5,7 +5,7 @@
 //! | [`Inline`] | in the accept loop, one after the other: Python's plain server | short requests of well-behaved clients |
 //! | [`Threading`] | in a thread of its own | most servers |
 //! | [`Pool`] | in one of a fixed number of threads, first come first served | many short requests |
-//! | `Green` | in a coroutine, many on each of a few threads (Linux, Android; feature `green`, on by default) | thousands of clients that mostly wait |
+//! | `Green` | in a coroutine, many on each of a few threads (feature `green`, on by default; where, [its page](Green) says) | thousands of clients that mostly wait |
 //! | [`Forking`] | in a child process | handlers that must not share memory |
 //!
 //! A mixin sees a request only as a [`Job`], which hides the transport and the handler. So each mixin works with all
@@ -80,7 +80,7 @@
 #[cfg(test)]
 mod fake_job;
 mod forking;
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 mod green;
 mod idle_workers;
 mod pool;
@@ -108,7 +108,7 @@ pub use crate::refused::Refused;
 pub use forking::Forking;
 pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
 #[doc(alias("ThreadPoolExecutor", "ThreadPoolMixIn"))]
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 pub use green::Green;
 pub use pool::Pool;
 #[doc(alias = "ThreadingMixIn")]
@@ -324,10 +324,13 @@ pub(crate) trait Work: ServeInChild + Send {
     /// See [`Job::worker_accept`].
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
     /// See [`Job::id`].
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     fn id(&self) -> u64;
     /// See [`Job::worker_watch`].
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     fn worker_watch(&self) -> Weak<dyn WorkerWatch>;
     /// See [`Job::stays_with_acceptor`].
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     fn stays_with_acceptor(&self) -> bool;
     /// See [`Job::label`].
     fn label(&self) -> &'static str;
@@ -370,6 +373,7 @@ impl Job {
     }
 
     /// The request's number in the live list of its server.
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     pub(crate) fn id(&self) -> u64 {
         self.work.as_ref().map_or(0, |work| work.id())
     }
@@ -379,11 +383,13 @@ impl Job {
     /// # Panics
     ///
     /// Never: a job that has been run is gone.
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     pub(crate) fn worker_watch(&self) -> Weak<dyn WorkerWatch> {
         self.work.as_ref().expect("it was not run yet").worker_watch()
     }
 
     /// Whether the request is to be served where it was accepted: a datagram, whose reply leaves together with others.
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     pub(crate) fn stays_with_acceptor(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.stays_with_acceptor())
     }

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 /// Hears of requests that hold up others. The server implements it, with its types erased.
+#[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` has such workers"))]
 pub(crate) trait WorkerWatch: Send + Sync {
     /// The request with this number has run for so long without a wait, and nothing else has run on its worker. Told once
     /// each time, by a thread of the mixin.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 use std::time::Duration;
 
 use super::check;
@@ -88,7 +88,7 @@ impl Epoll {
 }
 
 /// For a worker that runs coroutines: many descriptors, each with a number of its own.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 impl Epoll {
     /// Watches a descriptor from here on. One that is in the set already is watched for this from here on.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, what: WatchFor, number: u64) -> io::Result<()> {
@@ -137,7 +137,7 @@ impl Epoll {
 }
 
 /// The readiness that a descriptor is watched for.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchFor {
     /// Input that arrives, and the end of it: reported once each time.
@@ -150,7 +150,7 @@ pub(crate) enum WatchFor {
     Room,
 }
 
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 impl WatchFor {
     fn events(self) -> libc::c_int {
         const ARRIVALS: libc::c_int =
@@ -165,14 +165,14 @@ impl WatchFor {
 }
 
 /// The events of one wait.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 pub(crate) struct ReadyEvents {
     room: Box<[libc::epoll_event]>,
     /// How many of them the last wait has filled.
     count: usize,
 }
 
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 impl ReadyEvents {
     /// Room for so many.
     pub(crate) fn new(most: usize) -> Self {
@@ -203,7 +203,7 @@ impl ReadyEvents {
 }
 
 /// The readiness of a descriptor.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadyEvent {
     /// The number that it is watched by.

@@ -43,7 +43,7 @@ mod activation;
 )]
 pub(crate) mod child_process;
 mod clock;
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 pub(crate) mod coroutine;
 pub(crate) mod directory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -88,7 +88,7 @@ mod registers;
 mod rlimit;
 pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 pub(crate) mod shared;
 mod shared_fd;
 mod shared_memory;

@@ -8,6 +8,7 @@ mod child;
 mod closing;
 #[cfg(not(under_green))]
 mod compile_fail;
+#[cfg(has_green)]
 mod coroutines;
 mod drain;
 mod early;
@@ -15,7 +16,7 @@ mod events;
 mod extension;
 mod figures;
 mod first_read;
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android"), not(under_green)))]
+#[cfg(all(has_green, not(under_green)))]
 mod green;
 mod handlers;
 mod helpers;

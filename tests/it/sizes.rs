@@ -261,12 +261,12 @@ fn knobs() -> Vec<Knob> {
         "set_timeout", times(), LATE, |it, value| it.handler.timeout = Some(value.time());
         "deadline_in", times(), LATE, |it, value| it.handler.deadline = Some(value.time());
     };
-    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    #[cfg(has_green)]
     let stacks = || {
         let is_tried = |value: &Value| value.count() < 65_536 || value.count() >= 256 << 10;
         all().into_iter().filter(is_tried).collect::<Vec<_>>()
     };
-    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    #[cfg(has_green)]
     let knobs = [
         knobs,
         knobs! {

@@ -45,6 +45,7 @@ pub mod client;
 mod control;
 mod endpoint;
 mod failure;
+mod green;
 mod log;
 mod options;
 mod place;

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, ValueEnum};
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use socketserver::Green;
 use socketserver::mixin::Mixin;
 use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
+use crate::green::{green, no_green};
 use crate::{Endpoint, Level, Place, Program};
 
 /// The mixins, by their words of the command line.
@@ -26,7 +25,6 @@ pub enum MixinName {
     /// A process for each request
     Forking,
     /// A coroutine for each request, many on each of a few threads
-    #[cfg(any(target_os = "linux", target_os = "android"))]
     Green,
 }
 
@@ -46,11 +44,8 @@ impl MixinName {
             Self::Threading => Box::new(Threading::new()),
             Self::Pool => Box::new(workers.map_or_else(Pool::default, Pool::new)),
             Self::Forking => Box::new(Forking::new().max_children(CHILDREN)),
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Self::Green => Box::new(match workers {
-                Some(count) => Green::new().workers(count),
-                None => Green::new(),
-            }),
+            // Where there is none, the option has been refused.
+            Self::Green => green(workers).unwrap_or_else(|| Box::new(Threading::new())),
         }
     }
 
@@ -144,6 +139,9 @@ impl ServeOptions {
     /// The reason why the options contradict each other; none if they do not.
     pub(crate) fn contradiction(&self) -> Option<String> {
         let mixin = self.mixin;
+        if mixin == MixinName::Green && green(None).is_none() {
+            return Some(no_green());
+        }
         (self.workers.is_some() && !mixin.has_workers()).then(|| {
             format!(
                 "--workers is for --mixin green and pool: under {mixin} their number is not chosen"

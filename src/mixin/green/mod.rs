@@ -72,6 +72,12 @@ use worker_status::WorkerStatus;
 /// # }
 /// ```
 ///
+/// # Where there is one
+///
+/// On Linux and Android, on processors whose stacks the crate corosensei can switch: x86-64, x86, AArch64, ARM, RISC-V and
+/// LoongArch. On others, s390x and POWER among them, the feature `green` does nothing and the names with `Green` do not exist;
+/// the compiler then says that they are configured out. The same handler runs with another word, `Threading` for instance.
+///
 /// # What a green handler must not do
 ///
 /// Hold its worker: all other requests of the worker wait as long. The [watchdog](Self::watchdog) tells the observer of a

@@ -254,7 +254,7 @@ fn two_at_once(server: &BackgroundServer<Tcp, impl Mixin>) {
 #[test]
 fn coroutines_of_one_thread_have_each_a_span_of_its_own() {
     two_at_once(&serving(crate::coroutines::Coroutines));
-    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    #[cfg(has_green)]
     two_at_once(&serving(socketserver::Green::new().workers(1)));
 }
 
@@ -270,7 +270,7 @@ fn work_beside_a_handler_is_in_its_span() {
     }
     // On a plain thread the subscriber is asked for the span, and this one does not say it.
     check(crate::coroutines::Coroutines);
-    #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+    #[cfg(has_green)]
     check(socketserver::Green::new().workers(1));
 }
 

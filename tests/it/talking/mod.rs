@@ -2,7 +2,7 @@
 //! of a connection apart, and datagrams that are sent later.
 
 mod connecting;
-#[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+#[cfg(has_green)]
 mod coroutines;
 mod halves;
 mod later_datagrams;

@@ -5,6 +5,7 @@ mod code;
 mod contributing;
 mod documents;
 mod layers;
+mod processors;
 mod prose;
 
 use std::collections::BTreeSet;

@@ -164,7 +164,7 @@ macro_rules! under_each {
         mod threading {
             $(#[test] fn $test() { super::$test::<socketserver::Threading>(); })*
         }
-        #[cfg(all(feature = "green", any(target_os = "linux", target_os = "android")))]
+        #[cfg(has_green)]
         mod green {
             $(#[test] fn $test() { super::$test::<socketserver::Green>(); })*
         }
