@@ -166,13 +166,8 @@ impl SocketIo {
                 let at = *until.get_or_insert_with(|| bound.at());
                 self.park_for_input(at)?;
             }
-            match room.recv(self.fd.as_fd(), Mode::Try) {
-                Ok(count) => {
-                    let is_all = self.takes_all && count > 0 && count < room.len();
-                    self.is_drained.store(is_all, Ordering::Relaxed);
-                    wait::spend();
-                    return Ok(count);
-                }
+            match self.recv_at_once(room) {
+                Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => waits = false,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let at = *until.get_or_insert_with(|| bound.at());
@@ -184,6 +179,16 @@ impl SocketIo {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A coroutine's receive of what has come.
+    #[inline]
+    pub(crate) fn recv_at_once(&self, room: &mut RecvBuf<'_>) -> io::Result<usize> {
+        let count = room.recv(self.fd.as_fd(), Mode::Try)?;
+        let is_all = self.takes_all && count > 0 && count < room.len();
+        self.is_drained.store(is_all, Ordering::Relaxed);
+        wait::spend();
+        Ok(count)
     }
 
     /// Whether a coroutine's next receive waits before it looks.
@@ -264,15 +269,19 @@ impl SocketIo {
     }
 
     /// Sends as much as there is room for, one byte at least. It waits for room for as long as the timeout allows, and then
-    /// fails (`TimedOut`).
+    /// fails (`TimedOut`). The timeout is asked for only if there is no room at once.
     #[inline(always)]
-    pub(crate) fn send(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+    pub(crate) fn send(
+        &self,
+        buf: &[u8],
+        timeout: impl FnOnce() -> SendTimeout,
+    ) -> io::Result<usize> {
         self.send_by(timeout, || sys::send(self.fd.as_fd(), buf))
     }
 
     /// Sends the last bytes of a connection: the caller has to end the output next.
     pub(crate) fn send_before_end(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-        self.send_by(timeout, || sys::send_before_end(self.fd.as_fd(), buf))
+        self.send_by(|| timeout, || sys::send_before_end(self.fd.as_fd(), buf))
     }
 
     /// Most sends find room, and are the call alone. Before it, as before every call that may wait, gathered replies of this
@@ -280,7 +289,7 @@ impl SocketIo {
     #[inline(always)]
     fn send_by(
         &self,
-        timeout: SendTimeout,
+        timeout: impl FnOnce() -> SendTimeout,
         mut call: impl FnMut() -> io::Result<usize>,
     ) -> io::Result<usize> {
         // The send itself never blocks.
@@ -288,7 +297,7 @@ impl SocketIo {
             wait::spend();
         }
         match call() {
-            Err(error) if is_to_repeat(&error) => self.send_by_again(timeout, call),
+            Err(error) if is_to_repeat(&error) => self.send_by_again(timeout(), call),
             result => result,
         }
     }

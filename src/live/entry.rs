@@ -140,11 +140,13 @@ impl Entry {
     }
 
     /// For activities that only the list shows, and no other thread acts on.
+    #[inline]
     pub(crate) fn show_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::Relaxed);
     }
 
     /// A wait that the reaper bounds; ordered as `set_activity` is.
+    #[inline]
     pub(crate) fn set_left_to_reaper(&self, activity: Activity) {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
@@ -204,12 +206,14 @@ impl Entry {
     }
 
     /// Counts received bytes. Only the worker receives.
+    #[inline]
     pub(crate) fn add_bytes_in(&self, count: usize) {
         add(self.counters.bytes_in(), count);
     }
 
     /// Counts sent bytes. The worker calls it, or the holder of the lock of its outbox, through which all writes then
     /// go.
+    #[inline]
     pub(crate) fn add_bytes_out(&self, count: usize) {
         add(self.counters.bytes_out(), count);
     }
@@ -456,6 +460,7 @@ impl Entry {
 const UNFINISHED: u64 = u64::MAX;
 
 /// There is one writer, so a load and a store are enough.
+#[inline]
 fn add(number: &AtomicU64, count: usize) {
     number.store(number.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
 }

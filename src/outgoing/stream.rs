@@ -256,7 +256,7 @@ impl OutgoingOutput {
 impl Write for OutgoingOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let shared = &*self.shared;
-        match shared.io.send(bytes, self.bounds.of_write()) {
+        match shared.io.send(bytes, || self.bounds.of_write()) {
             Ok(count) => {
                 shared.sent.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(count)

@@ -1,8 +1,11 @@
 //! Free blocks of memory for what is received, shared by all threads.
 
+use std::cell::Cell;
 use std::sync::Once;
 
 use parking_lot::Mutex;
+
+use crate::wait;
 
 /// The usual block: the size of Python's `makefile('rb')` buffer.
 pub(crate) const SMALL: usize = 8 * 1024;
@@ -20,6 +23,12 @@ const KEPT: [usize; 2] = [64, 16];
 /// Nobody waits for it: a thread that finds it locked asks the allocator. Among a thousand threads the one that has
 /// the lock may have lost the processor, and the others would queue behind it.
 static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: Vec::new() } }; 2]);
+
+thread_local! {
+    /// A free small block of a thread that runs coroutines. One is nearly always enough: a request that was received is answered
+    /// before the next one runs.
+    static OWN: Cell<Option<Block>> = const { Cell::new(None) };
+}
 
 /// Free blocks of one size. The first one is in the shelf itself: a forked child, which takes one block and gives it
 /// back, writes to one page less, and each page that it writes to is copied.
@@ -55,6 +64,11 @@ pub(super) type Block = Box<[u8]>;
 /// `rbufsize`, comes from the allocator each time.
 pub(super) fn take_block(size: usize) -> Block {
     let class = usize::from(size > SMALL);
+    if class == 0 && wait::is_parked_here() {
+        if let Some(block) = OWN.take() {
+            return block;
+        }
+    }
     if size <= LARGE {
         // A pool that is locked is as good as an empty one.
         if let Some(block) = POOL.try_lock().and_then(|mut pool| pool[class].take()) {
@@ -76,6 +90,17 @@ pub(super) fn give_block(block: Block) {
         LARGE => 1,
         _ => return,
     };
+    if class == 0 && wait::is_parked_here() {
+        // At the end of a thread there are no thread-locals any more.
+        match OWN.try_with(|own| own.replace(Some(block))) {
+            Ok(Some(second)) => return give_to_pool(0, second),
+            _ => return,
+        }
+    }
+    give_to_pool(class, block);
+}
+
+fn give_to_pool(class: usize, block: Block) {
     // Without the lock the block is freed: nobody waits here either.
     if let Some(mut pool) = POOL.try_lock() {
         pool[class].give(block, KEPT[class]);

@@ -39,7 +39,7 @@ use crate::socket_io::RecvTimeout;
 use crate::sys::RecvBuf;
 use crate::sys::late_input::LateInput;
 use crate::wait::{self, Interest, Waiting};
-use crate::write_stall::{SendTimeout, earlier};
+use crate::write_stall::earlier;
 
 /// The connection of a [`StreamRequest`](super::StreamRequest), with its limits.
 pub(super) struct BoundedIo {
@@ -52,7 +52,7 @@ pub(super) struct BoundedIo {
     /// Output that `set_wbufsize` holds back; empty without it.
     pub(super) output: Vec<u8>,
     /// The most that `output` holds; zero, the usual value, sends each write by itself.
-    wbufsize: usize,
+    pub(super) wbufsize: usize,
     /// The handler's own timeout, in place of the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
     /// The deadlines of the whole request, or of its handshake.
@@ -104,12 +104,6 @@ impl BoundedIo {
             expects_more: false,
             lingers: false,
         }
-    }
-
-    /// Sends what is held back if it is more than the new size.
-    pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
-        self.wbufsize = bytes;
-        if self.output.len() > bytes { self.send_output() } else { Ok(()) }
     }
 
     /// The earlier of the server's and the handler's deadline.
@@ -208,7 +202,19 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
-        match self.connection.receive(buf, timeout) {
+        let result = self.connection.receive(buf, timeout);
+        self.received(result, buf, timeout)
+    }
+
+    /// A receive has come back: counts what has come, and explains that nothing has.
+    #[inline(always)]
+    pub(super) fn received(
+        &mut self,
+        result: io::Result<usize>,
+        buf: &mut RecvBuf<'_>,
+        timeout: RecvTimeout,
+    ) -> io::Result<usize> {
+        match result {
             // Neither an end of the peer's nor its fault.
             Ok(0) | Err(_) if self.is_closed_by_half() => Err(closed_here()),
             // A seal takes nothing but the peer's own farewell for an end.
@@ -310,100 +316,6 @@ impl BoundedIo {
         }
     }
 
-    /// How long a write may make no progress.
-    pub(super) fn write_limit(&self) -> Duration {
-        self.timeout.unwrap_or(self.ticket.limits().write)
-    }
-
-    /// Both bounds of a write that begins now.
-    pub(super) fn write_timeout(&self) -> SendTimeout {
-        SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
-    }
-
-    /// Takes bytes: holds them back if they fit into `wbufsize`, or sends what there is room for.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.output.len() + bytes.len() > self.wbufsize && !self.output.is_empty() {
-            self.send_output()?;
-        }
-        // To hold back a full buffer would only copy it.
-        if bytes.len() >= self.wbufsize {
-            return self.send_once(bytes);
-        }
-        self.output.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.wbufsize == 0 {
-            return self.send_all(bytes);
-        }
-        until_all_is_taken(bytes, |rest| self.write(rest))
-    }
-
-    /// Sends what is held back, here and in the wrapper.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        if !self.output.is_empty() {
-            self.send_output()?;
-        }
-        if self.connection.is_socket() {
-            return Ok(());
-        }
-        let timeout = self.write_timeout();
-        self.connection.flush(timeout).map_err(|error| self.explain_write(error))
-    }
-
-    /// Sends what is held back, all of it.
-    fn send_output(&mut self) -> io::Result<()> {
-        let output = std::mem::take(&mut self.output);
-        let result = self.send_all(&output);
-        if result.is_ok() {
-            // Keeps the memory for the next output. After an error it is dropped: a second flush would send torn
-            // output.
-            self.output = output;
-            self.output.clear();
-        }
-        result
-    }
-
-    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        until_all_is_taken(bytes, |rest| self.send_once(rest))
-    }
-
-    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not stalled.
-    /// `Limits::request` bounds those.
-    #[inline(always)]
-    fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.ticket.entry().show_activity(Activity::Sending);
-        let result = if self.outbox.is_none() && !self.deadlines.any() {
-            self.send_within(bytes, SendTimeout { stall: self.write_limit(), until: None })
-        } else {
-            self.send_in_time(bytes)
-        };
-        self.ticket.entry().show_activity(Activity::Running);
-        result.map_err(|error| self.explain_write(error))
-    }
-
-    /// A send within the deadline of the whole request, or behind what others send.
-    #[inline(never)]
-    fn send_in_time(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let timeout = self.write_timeout();
-        match &self.outbox {
-            None => self.send_within(bytes, timeout),
-            Some(outbox) => outbox.write_all(bytes, timeout).map(|()| bytes.len()),
-        }
-    }
-
-    #[inline(always)]
-    fn send_within(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-        let count = self.connection.send(bytes, timeout)?;
-        if !self.connection.counts_itself() {
-            self.ticket.entry().add_bytes_out(count);
-        } else if self.connection.is_sealed() {
-            self.ticket.entry().add_clear_out(count);
-        }
-        Ok(count)
-    }
-
     /// Expects nothing more of the peer: the connection is closed at once, and does not linger for an answer to be
     /// read, because there is none.
     pub(super) fn give_up(&mut self) {
@@ -415,20 +327,6 @@ impl BoundedIo {
         self.ticket.entry().lend();
         self.connection.lend()
     }
-}
-
-/// Calls `take` with the rest of `bytes` until there is none.
-pub(super) fn until_all_is_taken(
-    mut bytes: &[u8],
-    mut take: impl FnMut(&[u8]) -> io::Result<usize>,
-) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match take(bytes)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            count => bytes = &bytes[count..],
-        }
-    }
-    Ok(())
 }
 
 /// The bound that ends a wait which has lasted too long.

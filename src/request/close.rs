@@ -15,7 +15,8 @@ use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use super::bounded_io::{BoundedIo, until_all_is_taken};
+use super::bounded_io::BoundedIo;
+use super::bounded_output::until_all_is_taken;
 use super::io_error::is_no_more_for_now;
 use super::read_buffer::ReadBuffer;
 use super::{Request, StreamRequest};

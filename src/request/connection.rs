@@ -205,7 +205,7 @@ impl Connection {
     #[inline]
     pub(super) fn send(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
-            Self::Socket(socket) => socket.send(bytes, timeout),
+            Self::Socket(socket) => socket.send(bytes, || timeout),
             Self::Split(socket) => send_half(socket, bytes, timeout),
             _ => self.within(timeout, Direction::Out, |stream| stream.write(bytes)),
         }
@@ -356,7 +356,7 @@ fn receive_half(
 /// The same.
 #[inline(never)]
 fn send_half(socket: &SocketIo, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-    socket.send(bytes, timeout)
+    socket.send(bytes, || timeout)
 }
 
 /// The error of every call after a wrapper has taken the connection and failed.

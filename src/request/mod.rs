@@ -2,6 +2,7 @@
 
 mod block_pool;
 mod bounded_io;
+mod bounded_output;
 mod close;
 mod connection;
 mod datagram;
@@ -161,6 +162,7 @@ impl Ticket {
 
     /// Whether the connection is to end instead of waiting: in a drain no next request is waited for, and a first
     /// request only until first reads are over.
+    #[inline]
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
     }
@@ -173,6 +175,7 @@ impl Ticket {
 }
 
 /// Like `Ticket::is_to_end`, for the raw stream below a wrapper, which has no ticket.
+#[inline]
 fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
     // A connection that has sent nothing yet may be about to send: it has until first reads are over.
     let runs = &context.runs;

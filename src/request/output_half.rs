@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::bounded_io::until_all_is_taken;
+use super::bounded_output::until_all_is_taken;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
 use super::sealed::Seal;
@@ -132,7 +132,7 @@ impl OutputHalf<'_> {
         let timeout = self.write_timeout();
         let result = match &self.way {
             Way::Socket(socket) => {
-                socket.send(bytes, timeout).inspect(|count| self.entry.add_bytes_out(*count))
+                socket.send(bytes, || timeout).inspect(|count| self.entry.add_bytes_out(*count))
             }
             Way::Outbox { outbox, seal: None, .. } => {
                 outbox.write_all(bytes, timeout).map(|()| bytes.len())

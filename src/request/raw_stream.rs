@@ -189,7 +189,7 @@ impl RawStream {
     /// One send, within both bounds of the timeout.
     fn transmit(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match &mut self.below {
-            Below::Socket(socket) => socket.send(buf, timeout),
+            Below::Socket(socket) => socket.send(buf, || timeout),
             Below::Stream(stream) => {
                 stream.set_deadline(timeout.at());
                 uninterrupted(|| stream.write(buf))

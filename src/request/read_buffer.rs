@@ -6,6 +6,7 @@
 //! at first, and while the peer sends little   recv(512 bytes of the stack), then a copy into a block of 8 KiB
 //! for two receives after more than that       recv(a block of 8 KiB)
 //! once chunks have filled a block             recv(a block of 64 KiB)
+//! a coroutine that has waited for the bytes   recv(a block of its thread's)
 //! ```
 //!
 //! A connection whose peer is silent holds no block. A block goes back to the pool (`block_pool.rs`) when its last byte
@@ -59,7 +60,7 @@ impl Appetite {
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
         if self.much > 0 || self.size <= FIRST {
-            return self.receive_into_block(receive);
+            return self.receive_much(receive);
         }
         // Not initialised: the kernel writes it, and only what it has written is read.
         let mut memory = [MaybeUninit::uninit(); FIRST];
@@ -78,8 +79,16 @@ impl Appetite {
         Ok(Chunk { block, start: 0, end: count })
     }
 
-    /// A receive into a block at once. Without bytes the block goes back with the chunk.
     #[inline(never)]
+    fn receive_much(
+        &mut self,
+        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
+    ) -> io::Result<Chunk> {
+        self.receive_into_block(receive)
+    }
+
+    /// A receive into a block at once. Without bytes the block goes back with the chunk.
+    #[inline(always)]
     fn receive_into_block(
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
@@ -126,13 +135,18 @@ impl ReadBuffer {
         appetite: &mut Appetite,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         let chunk = appetite.receive(receive)?;
+        Ok(self.put(chunk))
+    }
+
+    /// Fills the empty buffer with what was received. Gives the number of bytes.
+    pub(crate) fn put(&mut self, chunk: Chunk) -> usize {
+        debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         let count = chunk.len();
         if count > 0 {
             self.held = chunk;
         }
-        Ok(count)
+        count
     }
 
     /// Takes everything, as a chunk.
@@ -201,10 +215,25 @@ impl Chunk {
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Self> {
         let chunk = appetite.receive(receive)?;
-        if chunk.end == appetite.size {
+        Ok(chunk.grows(appetite))
+    }
+
+    /// The same for a `receive` that does not wait any more: it has a block at once.
+    #[inline]
+    pub(crate) fn receive_awaited(
+        appetite: &mut Appetite,
+        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
+    ) -> io::Result<Self> {
+        let chunk = appetite.receive_into_block(receive)?;
+        Ok(chunk.grows(appetite))
+    }
+
+    #[inline]
+    fn grows(self, appetite: &mut Appetite) -> Self {
+        if self.end == appetite.size {
             appetite.size = appetite.size.max(LARGE);
         }
-        Ok(chunk)
+        self
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::block_pool::LARGE;
 use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Stream};
+use super::drained_wait::Awaited;
 use super::extension::ticket_methods;
 use super::line::{self, Line, LineTooLong, NotText};
 use super::read_buffer::{Appetite, Chunk, ReadBuffer};
@@ -225,15 +226,23 @@ impl StreamRequest {
             // Bytes that a read of a line has left come first.
             return Ok(Some(self.input.take()));
         }
-        self.io.wait_without_memory(None)?;
-        self.receive_chunk()
+        let chunk = match self.io.wait_without_memory(None)? {
+            Awaited::Yes => self.receive_awaited_chunk()?,
+            Awaited::No => self.receive_chunk()?,
+        };
+        Ok((!chunk.is_empty()).then_some(chunk))
     }
 
     /// A call of its own, so that a coroutine has no room for bytes on its stack while it waits.
     #[inline(never)]
-    fn receive_chunk(&mut self) -> io::Result<Option<Chunk>> {
-        let chunk = Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))?;
-        Ok((!chunk.is_empty()).then_some(chunk))
+    fn receive_chunk(&mut self) -> io::Result<Chunk> {
+        Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))
+    }
+
+    /// The same, after a wait.
+    #[inline(never)]
+    fn receive_awaited_chunk(&mut self) -> io::Result<Chunk> {
+        Chunk::receive_awaited(&mut self.appetite, |buf| self.io.receive_awaited(buf))
     }
 
     /// Appends input to `bytes`, up to and including `delimiter` or up to the end of input, within the limit on lines.
@@ -275,8 +284,13 @@ impl StreamRequest {
     /// Receives into the empty buffer; returns zero at the end of input. `started`: when the read began, if it needs
     /// more bytes.
     fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
-        self.io.wait_without_memory(started)?;
-        self.receive_input(started)
+        match self.io.wait_without_memory(started)? {
+            Awaited::Yes => {
+                let chunk = self.receive_awaited_chunk()?;
+                Ok(self.input.put(chunk))
+            }
+            Awaited::No => self.receive_input(started),
+        }
     }
 
     /// A call of its own, as [`receive_chunk`](Self::receive_chunk).

@@ -253,6 +253,7 @@ impl Runs {
     }
 
     /// Whether `is_stopping` is true for handlers.
+    #[inline]
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReads as u8
     }

@@ -80,25 +80,19 @@ fn note(change: impl FnOnce(&mut ThreadState)) {
 }
 
 /// Whether this thread runs coroutines, and so must not block.
+#[inline]
 pub(crate) fn is_parked_here() -> bool {
-    HERE.get().parked
+    HERE.with(|here| here.get().parked)
 }
 
 /// Whether a call may block this thread. If so, this flushes what the thread has deferred.
 #[inline]
 pub(crate) fn may_block() -> bool {
-    let nothing_special = HERE.with(|here| !here.get().parked && !here.get().holds_back);
-    nothing_special || may_block_after_flush()
-}
-
-/// Out of line: the usual case stays short.
-#[cold]
-fn may_block_after_flush() -> bool {
-    let may_block = !is_parked_here();
-    if may_block {
+    let (parked, holds_back) = HERE.with(|here| (here.get().parked, here.get().holds_back));
+    if holds_back && !parked {
         flush();
     }
-    may_block
+    !parked
 }
 
 /// The most descriptors of one wait. The accept loop has four, and two more if it forks and hands over; others have one
@@ -115,22 +109,26 @@ pub(crate) const MOST: usize = 6;
 /// On a plain thread, with more than [`MOST`] descriptors.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     // Cloned out of its thread-local: no borrow is held across the wait.
-    let Some(parker) = parker() else {
-        flush();
-        // The accept loop waits here before each connection, so this asks for no memory.
-        let mut fds = [const { sys::PollFd::never() }; MOST];
-        let fds = &mut fds[..waiting.len()];
-        fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = waiting.poll_fd());
-        sys::poll(fds, deadline)?;
-        return Ok(fds.first().is_some_and(sys::PollFd::is_ready));
-    };
+    let Some(parker) = parker() else { return block(waiting, deadline) };
     // `Parker::park` promises its implementor not to be called then.
     if thread::panicking() {
         return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
     }
     // The parker's thread flushes before it waits itself: what several coroutines have deferred leaves together.
-    SPENT.set(0);
+    SPENT.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
+}
+
+/// The wait of a plain thread. A call of its own, so that the stack of a coroutine that waits is short.
+#[inline(never)]
+fn block(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
+    flush();
+    // The accept loop waits here before each connection, so this asks for no memory.
+    let mut fds = [const { sys::PollFd::never() }; MOST];
+    let fds = &mut fds[..waiting.len()];
+    fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = waiting.poll_fd());
+    sys::poll(fds, deadline)?;
+    Ok(fds.first().is_some_and(sys::PollFd::is_ready))
 }
 
 thread_local! {
@@ -145,8 +143,10 @@ const BUDGET: u32 = 128;
 /// the others of its thread go on.
 #[inline]
 pub(crate) fn spend() {
-    let spent = SPENT.get() + 1;
-    SPENT.set(spent);
+    let spent = SPENT.with(|spent| {
+        spent.set(spent.get() + 1);
+        spent.get()
+    });
     if spent >= BUDGET {
         give_way();
     }

@@ -151,6 +151,7 @@ impl fmt::Debug for Installed {
 
 /// The parker of this thread, cloned out of the thread-local: a coroutine that was suspended inside `with` would leave
 /// the borrow to the next one.
+#[inline]
 pub(crate) fn parker() -> Option<Rc<dyn Parker>> {
     PARKER.with(|current| current.borrow().clone())
 }

@@ -95,19 +95,25 @@ impl Worker {
     ///
     /// If it is cancelled, or is an accept loop that goes on elsewhere.
     fn suspend(&self, task: &Rc<Task>, deadline: Option<Instant>) -> io::Result<()> {
-        self.timers.set(task, deadline);
-        task.state.set(TaskState::Waiting);
-        switch::suspend();
-        task.deadline.set(None);
-        if is_retired(task) {
-            if cfg!(panic = "unwind") {
-                panic::resume_unwind(Box::new(Retired));
-            }
-            return Err(io::Error::other("the accept loop goes on in another worker"));
-        }
-        task.cancellation.check()
+        self.switch(task, deadline);
+        may_go_on(task)
     }
 
+    /// The same without a look at why it goes on.
+    #[inline(always)]
+    fn switch(&self, task: &Rc<Task>, deadline: Option<Instant>) {
+        // Most waits have no deadline, and leave the timers alone.
+        if deadline.is_some() {
+            self.timers.set(task, deadline);
+        }
+        task.state.set(TaskState::Waiting);
+        switch::suspend();
+        if deadline.is_some() {
+            task.deadline.set(None);
+        }
+    }
+
+    #[inline(always)]
     fn park_connection(
         &self,
         task: &Rc<Task>,
@@ -118,14 +124,48 @@ impl Worker {
     ) -> io::Result<()> {
         let number = fd.as_raw_fd();
         let for_room = interest == Interest::Write;
-        let look = self.registrations.begin_wait(number, slot.get(), for_room, task);
-        let token = match look {
+        let near = self.near(task, slot, for_room);
+        match self.registrations.begin_wait(number, slot.get(), for_room, task, near) {
+            Look::Waits(None) => {}
             Look::Ready => return Ok(()),
+            look => self.begin_first_wait(task, fd, for_room, slot, look)?,
+        }
+        self.switch(task, deadline);
+        // A wait that an arrival has ended is not noted any more.
+        if task.is_noted.get() {
+            self.registrations.end_wait(number, slot.get(), for_room, task);
+        }
+        may_go_on(task)
+    }
+
+    /// The addresses of what an arrival for this task needs first, if they are worth to be noted.
+    #[inline(always)]
+    fn near(&self, task: &Rc<Task>, slot: &Slot, for_room: bool) -> Option<Near> {
+        let frame = 0_u8;
+        (self.fetches() && !for_room).then(|| Near {
+            task: std::ptr::from_ref::<Task>(task).addr(),
+            frame: std::ptr::from_ref(&frame).addr(),
+            slot: std::ptr::from_ref(slot).addr(),
+        })
+    }
+
+    /// The rest of the beginning of a wait, where more has to be done than to note it.
+    #[inline(never)]
+    fn begin_first_wait(
+        &self,
+        task: &Rc<Task>,
+        fd: BorrowedFd<'_>,
+        for_room: bool,
+        slot: &Slot,
+        look: Look,
+    ) -> io::Result<()> {
+        let number = fd.as_raw_fd();
+        match look {
+            Look::Ready => {}
             Look::Waits(other) => {
                 if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
                     self.wake(&other);
                 }
-                slot.get()
             }
             Look::NeedsRoomReports => {
                 let token = slot.get();
@@ -135,7 +175,6 @@ impl Worker {
                     event_number(number, token),
                 )?;
                 self.registrations.report_room(number, token, task);
-                token
             }
             Look::Unknown => {
                 let token = self.registrations.add(number);
@@ -145,24 +184,14 @@ impl Worker {
                 if for_room {
                     self.registrations.report_room(number, token, task);
                 } else {
-                    self.registrations.begin_wait(number, token, false, task);
+                    self.registrations.begin_wait(number, token, false, task, None);
                 }
-                token
             }
-        };
-        if self.fetches() && !for_room {
-            let frame = 0_u8;
-            let near = Near {
-                task: std::ptr::from_ref::<Task>(task).addr(),
-                frame: std::ptr::from_ref(&frame).addr(),
-                slot: std::ptr::from_ref(slot).addr(),
-            };
-            self.registrations.note_near(number, token, near);
         }
-        let _end = EndOfWait(|| self.registrations.end_wait(number, token, for_room));
-        self.suspend(task, deadline)
+        Ok(())
     }
 
+    #[inline(never)]
     fn park_acceptor(
         &self,
         task: &Rc<Task>,
@@ -193,6 +222,7 @@ impl Worker {
         self.suspend(task, deadline)
     }
 
+    #[inline(never)]
     fn park_watched(
         &self,
         task: &Rc<Task>,
@@ -207,6 +237,27 @@ impl Worker {
         let _end = EndOfWait(|| drop(self.watched.borrow_mut().remove(&task.number())));
         self.suspend(task, deadline)
     }
+}
+
+/// After a wait: whether the coroutine may go on.
+///
+/// # Errors
+///
+/// As of [`Worker::suspend`].
+#[inline(always)]
+fn may_go_on(task: &Task) -> io::Result<()> {
+    if is_retired(task) {
+        return retire();
+    }
+    task.cancellation.check()
+}
+
+#[cold]
+fn retire() -> io::Result<()> {
+    if cfg!(panic = "unwind") {
+        panic::resume_unwind(Box::new(Retired));
+    }
+    Err(io::Error::other("the accept loop goes on in another worker"))
 }
 
 /// Ends a wait, also one that unwinds.

@@ -126,12 +126,14 @@ impl Registrations {
     }
 
     /// The task is about to wait for input, or for room to write.
+    #[inline(always)]
     pub(super) fn begin_wait(
         &self,
         fd: RawFd,
         token: usize,
         for_room: bool,
         task: &Rc<Task>,
+        near: Option<Near>,
     ) -> Look {
         let look = |entry: &Registration| {
             let mut seen = entry.seen.get();
@@ -148,6 +150,10 @@ impl Registrations {
                 entry.seen.set(seen);
                 return Look::Ready;
             }
+            if let Some(near) = near {
+                entry.near.set(near);
+            }
+            task.is_noted.set(true);
             Look::Waits(waiter.replace(Some(Rc::clone(task))))
         };
         self.with(fd, token, look).unwrap_or(Look::Unknown)
@@ -157,14 +163,19 @@ impl Registrations {
     pub(super) fn report_room(&self, fd: RawFd, token: usize, task: &Rc<Task>) {
         self.with(fd, token, |entry| {
             entry.reports_room.set(true);
+            task.is_noted.set(true);
             entry.writer.set(Some(Rc::clone(task)));
         });
     }
 
-    /// A wait has ended, by whatever has ended it.
-    pub(super) fn end_wait(&self, fd: RawFd, token: usize, for_room: bool) {
+    /// A wait has ended by something else than an arrival.
+    #[cold]
+    pub(super) fn end_wait(&self, fd: RawFd, token: usize, for_room: bool, task: &Rc<Task>) {
+        task.is_noted.set(false);
         self.with(fd, token, |entry| {
-            drop(if for_room { entry.writer.take() } else { entry.reader.take() });
+            let waiter = if for_room { &entry.writer } else { &entry.reader };
+            // Another task may wait for the same since.
+            waiter.set(waiter.take().filter(|noted| !Rc::ptr_eq(noted, task)));
         });
     }
 
@@ -185,13 +196,10 @@ impl Registrations {
         seen.ended |= event.ended;
         seen.writable |= event.writable && writer.is_none();
         entry.seen.set(seen);
+        for task in [&reader, &writer].into_iter().flatten() {
+            task.is_noted.set(false);
+        }
         (reader, writer)
-    }
-
-    /// Notes where the things of a coroutine lie that is about to wait for input.
-    #[inline]
-    pub(super) fn note_near(&self, fd: RawFd, token: usize, near: Near) {
-        self.with(fd, token, |entry| entry.near.set(near));
     }
 
     /// Has the entry of an event fetched, which comes up soon.

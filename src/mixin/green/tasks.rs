@@ -45,19 +45,24 @@ pub(super) enum TaskState {
 }
 
 /// A coroutine. It belongs to one thread, and is kept alive by those who may wake it.
+///
+/// In the order of its use: all that a wake-up needs lies side by side at the beginning.
+#[repr(C)]
 pub(super) struct Task {
-    /// None once it has ended.
-    body: RefCell<Option<Body>>,
     pub(super) state: Cell<TaskState>,
-    /// When its present wait ends at the latest.
-    pub(super) deadline: Cell<Option<Instant>>,
-    /// The time of its entry among the timers.
-    pub(super) armed: Cell<Option<Instant>>,
+    /// A registration has it as the one that waits.
+    pub(super) is_noted: Cell<bool>,
+    pub(super) cancellation: Cancellation,
     /// If it runs the accept loop.
     pub(super) acceptor: Option<BorrowerHandle>,
     /// The number of the request that it serves, or serves a part of.
     pub(super) request: Option<u64>,
-    pub(super) cancellation: Cancellation,
+    /// None once it has ended.
+    body: RefCell<Option<Body>>,
+    /// When its present wait ends at the latest.
+    pub(super) deadline: Cell<Option<Instant>>,
+    /// The time of its entry among the timers.
+    pub(super) armed: Cell<Option<Instant>>,
     /// Its place in [`Tasks`].
     place: Cell<usize>,
     number: u64,
@@ -118,6 +123,7 @@ impl Tasks {
             cancellation: Cancellation::new(phase),
             body: RefCell::new(Some(body)),
             state: Cell::new(TaskState::Queued),
+            is_noted: Cell::new(false),
             deadline: Cell::new(None),
             armed: Cell::new(None),
             place: Cell::new(all.len()),

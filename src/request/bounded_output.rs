@@ -1,0 +1,139 @@
+//! The output of a connection under its limits: what is held back, and what is sent.
+
+use std::io;
+use std::time::Duration;
+
+use super::bounded_io::BoundedIo;
+use super::connection::Connection;
+use crate::live::Activity;
+use crate::write_stall::SendTimeout;
+
+impl BoundedIo {
+    /// Sends what is held back if it is more than the new size.
+    pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
+        self.wbufsize = bytes;
+        if self.output.len() > bytes { self.send_output() } else { Ok(()) }
+    }
+
+    /// How long a write may make no progress.
+    pub(super) fn write_limit(&self) -> Duration {
+        self.timeout.unwrap_or(self.ticket.limits().write)
+    }
+
+    /// Both bounds of a write that begins now.
+    pub(super) fn write_timeout(&self) -> SendTimeout {
+        SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
+    }
+
+    /// Takes bytes: holds them back if they fit into `wbufsize`, or sends what there is room for.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.output.len() + bytes.len() > self.wbufsize && !self.output.is_empty() {
+            self.send_output()?;
+        }
+        // To hold back a full buffer would only copy it.
+        if bytes.len() >= self.wbufsize {
+            return self.send_once(bytes);
+        }
+        self.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.wbufsize == 0 {
+            return self.send_all(bytes);
+        }
+        until_all_is_taken(bytes, |rest| self.write(rest))
+    }
+
+    /// Sends what is held back, here and in the wrapper.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.send_output()?;
+        }
+        if self.connection.is_socket() {
+            return Ok(());
+        }
+        let timeout = self.write_timeout();
+        self.connection.flush(timeout).map_err(|error| self.explain_write(error))
+    }
+
+    /// Sends what is held back, all of it.
+    pub(super) fn send_output(&mut self) -> io::Result<()> {
+        let output = std::mem::take(&mut self.output);
+        let result = self.send_all(&output);
+        if result.is_ok() {
+            // Keeps the memory for the next output. After an error it is dropped: a second flush would send torn
+            // output.
+            self.output = output;
+            self.output.clear();
+        }
+        result
+    }
+
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        until_all_is_taken(bytes, |rest| self.send_once(rest))
+    }
+
+    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not stalled.
+    /// `Limits::request` bounds those.
+    #[inline(always)]
+    fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Connection::Socket(socket) = &self.connection else {
+            return self.send_with_care(bytes);
+        };
+        if self.outbox.is_some() {
+            return self.send_with_care(bytes);
+        }
+        let entry = self.ticket.entry();
+        let result = socket.send(bytes, || {
+            // There is no room.
+            entry.show_activity(Activity::Sending);
+            self.write_timeout()
+        });
+        entry.show_activity(Activity::Running);
+        match result {
+            Ok(count) => {
+                entry.add_bytes_out(count);
+                Ok(count)
+            }
+            Err(error) => Err(self.explain_write(error)),
+        }
+    }
+
+    /// A send behind what others send, or by something else than a plain socket.
+    #[inline(never)]
+    fn send_with_care(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.ticket.entry().show_activity(Activity::Sending);
+        let timeout = self.write_timeout();
+        let result = match &self.outbox {
+            None => self.send_within(bytes, timeout),
+            Some(outbox) => outbox.write_all(bytes, timeout).map(|()| bytes.len()),
+        };
+        self.ticket.entry().show_activity(Activity::Running);
+        result.map_err(|error| self.explain_write(error))
+    }
+
+    fn send_within(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+        let count = self.connection.send(bytes, timeout)?;
+        if !self.connection.counts_itself() {
+            self.ticket.entry().add_bytes_out(count);
+        } else if self.connection.is_sealed() {
+            self.ticket.entry().add_clear_out(count);
+        }
+        Ok(count)
+    }
+}
+
+/// Calls `take` with the rest of `bytes` until there is none.
+pub(super) fn until_all_is_taken(
+    mut bytes: &[u8],
+    mut take: impl FnMut(&[u8]) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match take(bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    Ok(())
+}
