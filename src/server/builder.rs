@@ -10,6 +10,7 @@ use super::drain_backlog::Backlog;
 use super::figure_parts::FigureParts;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::OverriddenHooks;
+use super::phase_queue::PhaseQueue;
 use super::spans::Spans;
 use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
@@ -329,6 +330,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             hooks,
             overridden_hooks,
             stop_is_told: AtomicBool::new(false),
+            phases: PhaseQueue::default(),
             observers,
             spans: settings.spans,
             times_accept_queue: settings.times_accept_queue,

@@ -110,7 +110,9 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
 
     /// Runs when the server has come to another [phase](RunPhase) of its life, once for each, behind the phase's own hook if
     /// it has one: to tell a service registry, or to close what the requests of a drain no longer need. In the thread that
-    /// activates, serves or closes the server, which waits for it. A panic in it ends nothing.
+    /// activates, serves or closes the server, which waits for it. When several threads close a server at once, one of them
+    /// calls this for all, in the order of the phases; `server.run_phase()` may then be a later one. A panic in it ends
+    /// nothing.
     ///
     /// ```
     /// use socketserver::monitor::RunPhase;

@@ -35,6 +35,7 @@ mod loop_clock;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod overridden_hooks;
+mod phase_queue;
 mod run;
 mod run_events;
 mod served_by_thread;
@@ -60,7 +61,6 @@ use crate::handler::MakeHandler;
 use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::request::Prefaces;
-use crate::run_phase::RunPhase;
 use crate::server_context::ServerContext;
 use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::transport::{Bind, Transport};
@@ -83,6 +83,7 @@ pub use spawned_programs::{inherit_only_stdio, restore_limits};
 
 use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
+use phase_queue::PhaseQueue;
 use run_events::{Accepting, Run};
 use spans::Spans;
 use worker_accept::WorkerAcceptor;
@@ -126,6 +127,8 @@ pub(crate) struct Core<T: Transport> {
     overridden_hooks: OverriddenHooks,
     /// The hook `stopping` has been called; it is called only once.
     stop_is_told: AtomicBool,
+    /// Phases that are reached and not told yet.
+    phases: PhaseQueue,
     /// Called by [`Core::tell`] alone, which catches its panics.
     observers: Vec<Observer>,
     /// Whether requests have spans.
@@ -245,7 +248,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // A TCP socket that was not bound gets its address from the system only when it begins to listen.
         core.context.set_address(core.transport.server_address());
         core.hooks.server_activated(&core.context);
-        core.tell_of_phase(RunPhase::Bound);
+        core.tell_of_bound();
         Ok(())
     }
 

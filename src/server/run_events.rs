@@ -12,12 +12,20 @@ use crate::transport::Transport;
 impl<T: Transport> Core<T> {
     /// A run begins. A hook that panics ends it before it serves a request.
     pub(super) fn tell_of_ready(&self) {
+        // Phases that others reach meanwhile, a close say, are told behind this one.
+        let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
         // First, so that the hook finds the server ready.
         let is_new = self.context.runs.phase().advance(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         self.hooks.ready(&self.context);
-        if is_new {
-            self.tell_of_phase(RunPhase::Ready);
+        match turn {
+            Some(turn) => {
+                if is_new {
+                    self.tell_of_phase(RunPhase::Ready);
+                }
+                drop(turn);
+            }
+            None => self.phases.push(|| is_new.then_some(RunPhase::Ready)),
         }
         // Last: the service manager begins what depends on this one.
         if let Some(seat) = self.context.seat() {
@@ -27,24 +35,36 @@ impl<T: Transport> Core<T> {
 
     /// Goes on to a phase, and tells of it, once; not in a forked child.
     pub(super) fn enter_phase(&self, phase: RunPhase) {
-        if !self.context.role().is_child() && self.context.runs.phase().advance(phase) {
-            self.tell_of_phase(phase);
+        if !self.context.role().is_child() {
+            self.tell_in_order(|| self.context.runs.phase().advance(phase).then_some(phase));
         }
     }
 
-    pub(super) fn tell_of_phase(&self, phase: RunPhase) {
-        self.tell(&ServerEvent::PhaseReached {
-            server_address: &self.context.server_address(),
-            phase,
-        });
-        run_catching(|| self.hooks.run_phase(&self.context, phase));
+    /// It listens.
+    pub(super) fn tell_of_bound(&self) {
+        self.tell_in_order(|| Some(RunPhase::Bound));
     }
 
     /// A run has ended. Unless the server closes, it waits for the next one.
     pub(super) fn leave_ready(&self) {
-        if self.context.runs.phase().go_back() {
-            self.tell_of_phase(RunPhase::Bound);
+        self.tell_in_order(|| self.context.runs.phase().go_back().then_some(RunPhase::Bound));
+    }
+
+    /// Reaches a phase, and tells of it behind those before it: here, or in the thread that is about to tell of them.
+    fn tell_in_order(&self, reach: impl FnOnce() -> Option<RunPhase>) {
+        self.phases.push(reach);
+        drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
+    }
+
+    /// The phase's own hook, and then the one that hears of each phase.
+    fn tell_of_phase(&self, phase: RunPhase) {
+        let server_address = &self.context.server_address();
+        if phase == RunPhase::LameDuck {
+            self.tell(&ServerEvent::Stopping { server_address });
+            run_catching(|| self.hooks.stopping(&self.context));
         }
+        self.tell(&ServerEvent::PhaseReached { server_address, phase });
+        run_catching(|| self.hooks.run_phase(&self.context, phase));
     }
 
     /// Runs what the program has registered for a reload: all of it, also behind an error.
@@ -76,22 +96,16 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The close begins, which is told once, and not by a forked child.
+    /// The close begins, which is told once, and not by a forked child. The hook finds the server not ready any more.
     pub(super) fn tell_of_stopping(&self) {
         if self.context.role().is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
             return;
         }
-        // First: the hook finds the server not ready any more.
-        let is_new = self.context.runs.phase().advance(RunPhase::LameDuck);
         if let Some(seat) = self.context.seat() {
             let limits = self.context.limits();
             seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
         }
-        self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
-        run_catching(|| self.hooks.stopping(&self.context));
-        if is_new {
-            self.tell_of_phase(RunPhase::LameDuck);
-        }
+        self.enter_phase(RunPhase::LameDuck);
     }
 }
 

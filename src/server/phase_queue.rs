@@ -1,0 +1,99 @@
+//! [`PhaseQueue`]: the phases of a server are told in their order, whichever threads reach them.
+//!
+//! Two threads may close a server at once, so one may reach `Draining` before the other one has told of `Closed`. A
+//! phase is therefore reached and queued under one lock, and one thread at a time tells what is queued, without the lock.
+//!
+//! ```text
+//! first close                second close               the queue, and its teller
+//!   reaches Closed                                        Closed, first
+//!   tells Closed (a hook)      reaches Draining           Draining, first
+//!   ..                         goes on                    Draining, first
+//!   tells Draining                                        empty, first
+//!   goes on                    reaches Ended              Ended, second
+//! ```
+//!
+//! No thread waits for a teller, which may be itself: a hook may close the server.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+
+use crate::run_phase::RunPhase;
+
+/// The phases that are reached and not told yet.
+#[derive(Default)]
+pub(super) struct PhaseQueue(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    reached: VecDeque<RunPhase>,
+    /// A thread has the [`PhaseTurn`], and tells what is queued meanwhile.
+    is_told: bool,
+}
+
+impl PhaseQueue {
+    /// Queues a phase that `reach` gives. `reach` decides under the lock, so the order of the queue is the order of the phases.
+    pub(super) fn push(&self, reach: impl FnOnce() -> Option<RunPhase>) {
+        let mut queue = self.0.lock();
+        queue.reached.extend(reach());
+    }
+
+    /// Begins a turn of telling. None if another thread, or a caller of this one, has it: that one tells what is queued.
+    pub(super) fn turn<F: Fn(RunPhase)>(&self, tell: F) -> Option<PhaseTurn<'_, F>> {
+        let mut queue = self.0.lock();
+        let is_mine = !std::mem::replace(&mut queue.is_told, true);
+        drop(queue);
+        // Not `then_some`: a turn that is dropped tells.
+        is_mine.then(|| PhaseTurn { phases: self, tell })
+    }
+
+    /// The next phase to be told, or the end of the turn.
+    fn next(&self) -> Option<RunPhase> {
+        let mut queue = self.0.lock();
+        let next = queue.reached.pop_front();
+        queue.is_told = next.is_some();
+        next
+    }
+}
+
+/// A thread's turn. When it ends, also by a panic, all that is queued is told.
+pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
+    phases: &'a PhaseQueue,
+    /// Does not panic.
+    tell: F,
+}
+
+impl<F: Fn(RunPhase)> Drop for PhaseTurn<'_, F> {
+    fn drop(&mut self) {
+        while let Some(phase) = self.phases.next() {
+            (self.tell)(phase);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use RunPhase::{Closed, Draining, Ended};
+
+    #[test]
+    fn a_phase_that_is_reached_while_another_one_is_told_comes_behind_it() {
+        let (phases, told) = (PhaseQueue::default(), Mutex::new(Vec::new()));
+        phases.push(|| None);
+        phases.push(|| Some(Closed));
+        drop(phases.turn(|phase| {
+            if phase == Closed {
+                phases.push(|| Some(Draining));
+                assert!(phases.turn(|_| ()).is_none(), "a second teller");
+                // Not told within the telling of the one before.
+                assert!(told.lock().is_empty());
+            }
+            told.lock().push(phase);
+        }));
+        assert_eq!(*told.lock(), [Closed, Draining]);
+        phases.push(|| Some(Ended));
+        drop(phases.turn(|phase| told.lock().push(phase)));
+        assert_eq!(*told.lock(), [Closed, Draining, Ended]);
+    }
+}
