@@ -26,6 +26,7 @@ mod characters;
 mod client;
 mod hall;
 mod handler;
+mod members;
 mod name;
 mod operator;
 mod password;
@@ -49,7 +50,7 @@ use common::{Failure, FirstWord, MixinName, NoDatagrams, Program, ServeOptions, 
 use hall::Hall;
 use handler::Chat;
 use password::hide;
-use room::Room;
+use room::{OUTBOX_BYTES, Room};
 use screen::{Lines, Screen};
 use socketserver::tls::Tls;
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
@@ -179,8 +180,7 @@ impl Program for ChatServer {
 
     fn limits(&self) -> Limits {
         Limits::default()
-            // More than a member may say at once, so that a member that reads is never dropped.
-            .outbox_bytes(256 * 1024)
+            .outbox_bytes(OUTBOX_BYTES)
             // Members that only listen are welcome; keepalive finds those whose machine is gone.
             .idle(Duration::from_secs(30 * 24 * 3600))
     }

@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::characters::{is_unsafe, without_runs};
+use unicode_normalization::char::is_combining_mark;
+
+use super::characters::{is_invisible, is_joiner, is_unsafe, without_runs};
 
 /// Bytes of a line at most, without its newline: a page and a half of text.
 pub const LINE_BYTES: usize = 8 * 1024;
@@ -121,6 +123,26 @@ pub fn clean(bytes: &[u8]) -> String {
 fn shorten(mut text: String) -> String {
     text.truncate(boundary(&text, LINE_BYTES));
     text
+}
+
+/// A part of a line in quotation marks, for the notice that says what has become of it: enough to recognise it.
+pub fn quoted(text: &str) -> String {
+    /// A line of a terminal, with the words around it.
+    const CHARACTERS: usize = 60;
+    let text = clean(text.as_bytes());
+    let Some((end, next)) = text.char_indices().nth(CHARACTERS) else {
+        return format!("\"{text}\"");
+    };
+    // Marks and joiners belong to the character before them: it is not cut from them.
+    let belongs = |one: char| is_combining_mark(one) || is_invisible(one);
+    let (mut end, mut next) = (end, next);
+    for (at, last) in text[..end].char_indices().rev() {
+        if !belongs(next) && !is_joiner(last) {
+            break;
+        }
+        (end, next) = (at, last);
+    }
+    format!("\"{}..\"", text[..end].trim_end())
 }
 
 /// The last boundary of characters up to `at`.

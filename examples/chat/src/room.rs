@@ -10,20 +10,25 @@
 //!                          -> bus's queue           -> writer thread -> Redis -> other servers
 //! ```
 
-use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socketserver::Outbox;
-use socketserver::request::OutboxError;
 
-use super::bus::Relay;
-use super::name::{OPERATOR, check_name, fold, is_too_long, looks, normal};
+use super::bus::{Elsewhere, Relay};
+use super::members::{Member, Members};
+use super::name::{OPERATOR, fold, is_too_long};
 use super::protocol::{Kind, Waiting, listed};
 use super::screen::Screen;
 
-/// A member, by its number in the room.
+/// Bytes of lines that may wait for a member: more than one may say at once, so that a member that reads is never dropped.
+pub const OUTBOX_BYTES: usize = 256 * 1024;
+
+/// A member, by its number in the room. No number is used again before the program ends.
 pub type Id = u64;
 
 /// The author of a line or a question.
@@ -33,53 +38,31 @@ pub enum Who {
     Operator,
 }
 
+/// As the bus writes it: `operator`, or the member's number.
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member(id) => id.fmt(f),
+            Self::Operator => f.write_str(OPERATOR),
+        }
+    }
+}
+
+impl FromStr for Who {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == OPERATOR { Ok(Self::Operator) } else { text.parse().map(Self::Member) }
+    }
+}
+
 /// The room. Clones are the same one.
 #[derive(Clone)]
 pub struct Room {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Members>>,
     screen: Screen,
     /// The bus to the other servers of this room; set once, before anyone joins.
     bus: Arc<OnceLock<Relay>>,
-}
-
-#[derive(Default)]
-struct State {
-    members: HashMap<Id, Member>,
-    /// By their folded names.
-    names: HashMap<String, Id>,
-    /// By the forms in which names that look alike are equal.
-    looks: HashMap<String, Id>,
-    next: Id,
-}
-
-struct Member {
-    name: String,
-    /// `name: `, the beginning of each of its lines.
-    prefix: String,
-    outbox: Outbox,
-    /// For a client without lines: the text that it gets after its next message.
-    waiting: Option<Waiting>,
-}
-
-impl Member {
-    /// Sends it a line, with its newline.
-    fn post(&mut self, kind: Kind, line: &str) -> Result<(), OutboxError> {
-        match &mut self.waiting {
-            Some(waiting) => match waiting.push(kind, line) {
-                Some(answer) => self.send(&answer),
-                None => Ok(()),
-            },
-            None => self.send(line),
-        }
-    }
-
-    fn send(&self, text: &str) -> Result<(), OutboxError> {
-        match self.outbox.send(text) {
-            // The connection is gone, and its own handler leaves the room.
-            Err(OutboxError::Closed) => Ok(()),
-            result => result,
-        }
-    }
 }
 
 impl Room {
@@ -105,16 +88,16 @@ impl Room {
             None => (state.guest_name(), None),
         };
         let mut welcome = refusal.map_or(String::new(), |why| format!("* {why}\n"));
-        let others = match state.members.len() {
+        let others = match state.all.len() {
             1 => "is 1 other".to_owned(),
             count => format!("are {count} others"),
         };
         welcome += &format!("* you are {name}; there {others}\n");
-        self.announce(&mut state, &name, "has joined");
+        self.announce(&mut state, id, &name, "has joined", Some(&name));
         let waiting = (!has_lines).then(Waiting::default);
         let prefix = format!("{name}: ");
         state.call(id, &name);
-        state.members.insert(id, Member { name, prefix, outbox, waiting });
+        state.all.insert(id, Member { name, prefix, outbox, waiting });
         self.post(&mut state, id, Kind::News, &welcome);
         id
     }
@@ -123,13 +106,13 @@ impl Room {
     pub fn leave(&self, id: Id, quietly: bool) {
         let mut state = self.state.lock();
         if let (Some(member), false) = (state.remove(id), quietly) {
-            self.announce(&mut state, &member.name, "has left");
+            self.announce(&mut state, id, &member.name, "has left", None);
         }
     }
 
     /// Whether a member is still in the room.
     pub fn has(&self, id: Id) -> bool {
-        self.state.lock().members.contains_key(&id)
+        self.state.lock().all.contains_key(&id)
     }
 
     /// Says a line to all others.
@@ -157,7 +140,10 @@ impl Room {
         }
         let elsewhere = |bus: &&Relay| server.is_some_and(|at| fold(at) != fold(bus.tag()));
         let refusal = match (self.bus.get().filter(elsewhere), state.find(to)) {
-            (Some(bus), _) => bus.tell(from, &name, to, server.unwrap_or_default(), text).err(),
+            (Some(bus), _) => bus
+                .find(to, server.unwrap_or_default())
+                .and_then(|to| bus.tell(from, &name, &to, text))
+                .err(),
             (None, Some(receiver)) if server.is_none() || self.bus.get().is_some() => {
                 let kind = if receiver == from { Kind::Reply } else { Kind::Said };
                 let line = format!("{name} -> {to}: {text}\n");
@@ -183,7 +169,7 @@ impl Room {
     /// Renames a member.
     pub fn rename(&self, id: Id, wish: &str) {
         let mut state = self.state.lock();
-        let Some(old) = state.members.get(&id).map(|member| member.name.clone()) else { return };
+        let Some(old) = state.all.get(&id).map(|member| member.name.clone()) else { return };
         let name = match state.check_free(wish, id) {
             Ok(name) if name == old => {
                 let line = format!("* you are {old} already\n");
@@ -194,24 +180,30 @@ impl Room {
         };
         state.forget_name(&old);
         state.call(id, &name);
-        if let Some(member) = state.members.get_mut(&id) {
+        if let Some(member) = state.all.get_mut(&id) {
             name.clone_into(&mut member.name);
             member.prefix = format!("{name}: ");
         }
-        self.announce(&mut state, &old, &format!("is now called {name}"));
+        self.announce(&mut state, id, &old, &format!("is now called {name}"), Some(&name));
         self.answer(&mut state, id, Waiting::answer);
     }
 
     /// Answers with the list of members.
     pub fn who(&self, asks: Who) {
         let mut state = self.state.lock();
-        let mut names = state.names_sorted();
-        let elsewhere = self.bus.get().map_or(Vec::new(), Relay::members);
-        names.extend(elsewhere);
-        let line = match &names[..] {
+        let mut names: Vec<_> = state.listed().into_iter().map(|(_, name)| name).collect();
+        let elsewhere = self.bus.get().map_or_else(Elsewhere::default, Relay::members);
+        names.extend(elsewhere.names);
+        let mut line = match &names[..] {
             [] => "* nobody is here\n".to_owned(),
             names => format!("* {} here: {}\n", names.len(), listed(names)),
         };
+        if let Some(time) = elsewhere.cut_off {
+            line += &format!(
+                "* the other servers have not been reached for {} s: their members are those of before\n",
+                time.as_secs()
+            );
+        }
         self.hand(&mut state, asks, Kind::Reply, &line);
     }
 
@@ -241,11 +233,7 @@ impl Room {
     /// A client without lines has sent a message, and listens. Returns when it gets the waiting text, if there is some.
     pub fn listens(&self, id: Id) -> Option<Instant> {
         let mut state = self.state.lock();
-        state
-            .members
-            .get_mut(&id)
-            .and_then(|member| member.waiting.as_mut())
-            .and_then(Waiting::listen)
+        state.all.get_mut(&id).and_then(|member| member.waiting.as_mut()).and_then(Waiting::listen)
     }
 
     /// A client without lines has sent nothing but its name.
@@ -261,11 +249,11 @@ impl Room {
     /// Sends a client without lines a piece of its waiting text.
     fn answer(
         &self,
-        state: &mut State,
+        state: &mut Members,
         id: Id,
         piece: impl FnOnce(&mut Waiting) -> Option<String>,
     ) {
-        let Some(member) = state.members.get_mut(&id) else { return };
+        let Some(member) = state.all.get_mut(&id) else { return };
         let answer = member.waiting.as_mut().and_then(piece);
         if answer.is_some_and(|answer| member.send(&answer).is_err()) {
             self.expel(state, id, STALLED);
@@ -275,7 +263,7 @@ impl Room {
     /// A client knows lines after all: it gets all waiting text, and from now on each line at once.
     pub fn has_lines(&self, id: Id) {
         let mut state = self.state.lock();
-        let waiting = state.members.get_mut(&id).and_then(|member| member.waiting.take());
+        let waiting = state.all.get_mut(&id).and_then(|member| member.waiting.take());
         if let Some(mut waiting) = waiting {
             self.post(&mut state, id, Kind::Reply, &waiting.all());
         }
@@ -294,35 +282,48 @@ impl Room {
     }
 
     /// Shows a line of another server, with its newline, to one member here. False if there is no such member.
-    pub fn hear_private(&self, to: &str, kind: Kind, line: &str) -> bool {
+    pub fn hear_private(&self, to: Who, kind: Kind, line: &str) -> bool {
         let mut state = self.state.lock();
-        let receiver = state.find(to);
-        if let Some(receiver) = receiver {
-            self.hand(&mut state, receiver, kind, line);
-        }
-        receiver.is_some()
+        let is_here = state.prefix(to).is_some();
+        self.hand(&mut state, to, kind, line);
+        is_here
     }
 
-    /// The names of the members here, sorted.
-    pub fn names(&self) -> Vec<String> {
-        self.state.lock().names_sorted()
+    /// The members here with their names, sorted by these.
+    pub fn names(&self) -> Vec<(Id, String)> {
+        self.state.lock().listed()
+    }
+
+    /// Waits until the outboxes of the members here have room for lines of other servers, at most for `most`. The bus calls
+    /// it before each line that it shows, and again as long as it is false: then there is no room yet.
+    pub fn wait_for_outboxes(&self, most: Duration) -> bool {
+        let half = OUTBOX_BYTES / 2;
+        let until = Instant::now() + most;
+        loop {
+            let is_crowded =
+                self.state.lock().all.values().any(|member| member.outbox.waiting_bytes() > half);
+            if !is_crowded || Instant::now() >= until {
+                return !is_crowded;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// To everyone, here and elsewhere, and on the operator's screen.
-    fn announce(&self, state: &mut State, name: &str, news: &str) {
+    fn announce(&self, state: &mut Members, id: Id, name: &str, news: &str, now: Option<&str>) {
         let line = format!("* {name} {news}\n");
         self.spread(state, Kind::News, &line, Who::Operator);
         self.screen.show(&line);
         if let Some(bus) = self.bus.get() {
-            bus.announce(name, news);
+            bus.announce(id, name, news, now);
         }
     }
 
     /// Shows lines to all members here but their author. A member whose outbox is full is dropped, which is another line for
     /// the others: the loop ends when no member is dropped.
-    fn spread(&self, state: &mut State, kind: Kind, line: &str, from: Who) {
+    fn spread(&self, state: &mut Members, kind: Kind, line: &str, from: Who) {
         let mut stalled = Vec::new();
-        for (id, member) in &mut state.members {
+        for (id, member) in &mut state.all {
             if from != Who::Member(*id) && member.post(kind, line).is_err() {
                 stalled.push(*id);
             }
@@ -332,7 +333,7 @@ impl Room {
         }
     }
 
-    fn expel(&self, state: &mut State, id: Id, why: &str) {
+    fn expel(&self, state: &mut Members, id: Id, why: &str) {
         let mut leaving = vec![(id, why)];
         while let Some((id, why)) = leaving.pop() {
             let Some(member) = state.remove(id) else { continue };
@@ -341,27 +342,27 @@ impl Room {
             let _ = member.outbox.send(format!("* you: {why}\n"));
             member.outbox.flush();
             member.outbox.close();
-            for (id, member) in &mut state.members {
+            for (id, member) in &mut state.all {
                 if member.post(Kind::News, &line).is_err() {
                     leaving.push((*id, STALLED));
                 }
             }
             self.screen.show(&line);
             if let Some(bus) = self.bus.get() {
-                bus.announce(&member.name, why);
+                bus.announce(id, &member.name, why, None);
             }
         }
     }
 
-    fn hand(&self, state: &mut State, to: Who, kind: Kind, line: &str) {
+    fn hand(&self, state: &mut Members, to: Who, kind: Kind, line: &str) {
         match to {
             Who::Member(id) => self.post(state, id, kind, line),
             Who::Operator => self.screen.show(line),
         }
     }
 
-    fn post(&self, state: &mut State, id: Id, kind: Kind, line: &str) {
-        if state.members.get_mut(&id).is_some_and(|member| member.post(kind, line).is_err()) {
+    fn post(&self, state: &mut Members, id: Id, kind: Kind, line: &str) {
+        if state.all.get_mut(&id).is_some_and(|member| member.post(kind, line).is_err()) {
             self.expel(state, id, STALLED);
         }
     }
@@ -369,7 +370,7 @@ impl Room {
     /// Puts a line into the bus's queue. If that is full, its author is told.
     fn relay(
         &self,
-        state: &mut State,
+        state: &mut Members,
         from: Who,
         hand_over: impl FnOnce(&Relay, &str) -> Result<(), String>,
     ) {
@@ -382,74 +383,3 @@ impl Room {
 
 /// Why a member whose outbox is full is dropped.
 const STALLED: &str = "was dropped: it does not take what is sent to it";
-
-impl State {
-    fn remove(&mut self, id: Id) -> Option<Member> {
-        let member = self.members.remove(&id)?;
-        self.forget_name(&member.name);
-        Some(member)
-    }
-
-    fn call(&mut self, id: Id, name: &str) {
-        self.names.insert(fold(name), id);
-        self.looks.extend(looks(name).map(|look| (look, id)));
-    }
-
-    fn forget_name(&mut self, name: &str) {
-        self.names.remove(&fold(name));
-        for look in looks(name) {
-            self.looks.remove(&look);
-        }
-    }
-
-    /// None if it was dismissed: the lines that it had sent before are then ignored.
-    fn prefix(&self, who: Who) -> Option<&str> {
-        match who {
-            Who::Member(id) => self.members.get(&id).map(|member| &*member.prefix),
-            Who::Operator => Some("operator: "),
-        }
-    }
-
-    fn name(&self, who: Who) -> Option<&str> {
-        self.prefix(who).map(|prefix| prefix.trim_end_matches(": "))
-    }
-
-    fn find(&self, name: &str) -> Option<Who> {
-        if is_too_long(name) {
-            return None;
-        }
-        let folded = fold(name);
-        if folded == OPERATOR {
-            return Some(Who::Operator);
-        }
-        self.names.get(&folded).map(|id| Who::Member(*id))
-    }
-
-    /// The name in its stored form, if a member may have it.
-    fn check_free(&self, wish: &str, id: Id) -> Result<String, String> {
-        check_name(wish)?;
-        let name = normal(wish);
-        if self.names.get(&fold(&name)).is_some_and(|owner| *owner != id) {
-            return Err(format!("the name {name} is taken"));
-        }
-        let like = looks(&name).into_iter().find_map(|look| self.looks.get(&look));
-        match like.filter(|owner| **owner != id).and_then(|owner| self.members.get(owner)) {
-            Some(other) => {
-                Err(format!("the name {name} looks like {}, which is taken", other.name))
-            }
-            None => Ok(name),
-        }
-    }
-
-    fn guest_name(&self) -> String {
-        // At most as many as there are members are taken.
-        let mut names = (self.next..).map(|number| format!("guest-{number}"));
-        names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
-    }
-
-    fn names_sorted(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.members.values().map(|member| member.name.clone()).collect();
-        names.sort_unstable();
-        names
-    }
-}

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use crate::room::{Id, Who};
+
 /// One entry. It has a number of its server, so that readers recognise a second copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -20,12 +22,12 @@ pub struct Entry {
 pub enum What {
     /// A line to all.
     Say { name: String, text: String },
-    /// A line to `to` at the server `at`.
-    Tell { name: String, to: String, at: String, text: String },
-    /// News, of a join, say.
-    News { name: String, text: String },
-    /// A line of the server itself to a member of another one: that there is no member of a name.
-    Note { to: String, at: String, text: String },
+    /// A line to the member `to`, who was called `shown`, at the server with the identifier `at`.
+    Tell { from: Who, name: String, to: Who, shown: String, at: String, text: String },
+    /// News of a member: that it has joined, say. `now` is its name from now on; none if it has left.
+    News { member: Id, name: String, text: String, now: Option<String> },
+    /// A line of the server itself to a member of another one: that a member is not there any more.
+    Note { to: Who, at: String, text: String },
     /// The server has ended in order.
     End,
 }
@@ -36,13 +38,35 @@ pub type Fields = HashMap<Vec<u8>, Vec<u8>>;
 impl Entry {
     /// Names and values of its fields.
     pub fn to_fields(&self) -> Vec<(&'static str, String)> {
-        let empty = String::new();
-        let (kind, name, to, at, text) = match &self.what {
-            What::Say { name, text } => ("say", name, &empty, &empty, text),
-            What::Tell { name, to, at, text } => ("tell", name, to, at, text),
-            What::News { name, text } => ("news", name, &empty, &empty, text),
-            What::Note { to, at, text } => ("note", &empty, to, at, text),
-            What::End => ("end", &empty, &empty, &empty, &empty),
+        let text = |text: &String| text.clone();
+        let (kind, more) = match &self.what {
+            What::Say { name, text: said } => {
+                ("say", vec![("name", text(name)), ("text", text(said))])
+            }
+            What::Tell { from, name, to, shown, at, text: said } => (
+                "tell",
+                vec![
+                    ("from", from.to_string()),
+                    ("name", text(name)),
+                    ("to", to.to_string()),
+                    ("shown", text(shown)),
+                    ("at", text(at)),
+                    ("text", text(said)),
+                ],
+            ),
+            What::News { member, name, text: said, now } => {
+                let mut more = vec![
+                    ("member", member.to_string()),
+                    ("name", text(name)),
+                    ("text", text(said)),
+                ];
+                more.extend(now.clone().map(|now| ("now", now)));
+                ("news", more)
+            }
+            What::Note { to, at, text: said } => {
+                ("note", vec![("to", to.to_string()), ("at", text(at)), ("text", text(said))])
+            }
+            What::End => ("end", Vec::new()),
         };
         let mut fields = vec![
             ("server", self.server.clone()),
@@ -50,13 +74,7 @@ impl Entry {
             ("number", self.number.to_string()),
             ("kind", kind.to_owned()),
         ];
-        let optional = [("name", name), ("to", to), ("at", at), ("text", text)];
-        fields.extend(
-            optional
-                .into_iter()
-                .filter(|(_, value)| !value.is_empty())
-                .map(|(field, value)| (field, value.clone())),
-        );
+        fields.extend(more);
         fields
     }
 
@@ -69,13 +87,23 @@ impl Entry {
         let what = match &*text("kind") {
             "say" => What::Say { name: text("name"), text: text("text") },
             "tell" => What::Tell {
+                from: text("from").parse().ok()?,
                 name: text("name"),
-                to: text("to"),
+                to: text("to").parse().ok()?,
+                shown: text("shown"),
                 at: text("at"),
                 text: text("text"),
             },
-            "news" => What::News { name: text("name"), text: text("text") },
-            "note" => What::Note { to: text("to"), at: text("at"), text: text("text") },
+            "news" => What::News {
+                member: text("member").parse().ok()?,
+                name: text("name"),
+                text: text("text"),
+                now: Some(text("now")).filter(|now| !now.is_empty()),
+            },
+            "note" => {
+                let to = text("to").parse().ok()?;
+                What::Note { to, at: text("at"), text: text("text") }
+            }
             "end" => What::End,
             _ => return None,
         };

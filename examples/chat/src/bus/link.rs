@@ -1,7 +1,7 @@
 //! The connections to Redis, and the news about them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::{RedisError, RedisResult, Value, cmd};
@@ -33,10 +33,11 @@ pub enum Side {
     Reader = 1,
 }
 
-#[derive(Default)]
 struct Health {
     works: [bool; 2],
     told: Told,
+    /// When both sides last worked; at first, the start.
+    since: Instant,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -59,7 +60,14 @@ pub struct Place {
 impl Link {
     pub fn new(address: &BusAddress, room: &Room, queue: &Arc<Queue>) -> Self {
         let (address, room, queue) = (address.clone(), room.clone(), Arc::clone(queue));
-        Self { address, room, queue, health: Arc::default() }
+        let health = Health { works: [false; 2], told: Told::Nothing, since: Instant::now() };
+        Self { address, room, queue, health: Arc::new(Mutex::new(health)) }
+    }
+
+    /// For how long the other servers cannot be reached; none if they can.
+    pub fn cut_off(&self) -> Option<Duration> {
+        let health = self.health.lock();
+        (health.told != Told::Joined).then(|| health.since.elapsed())
     }
 
     /// The key of the stream.
@@ -100,6 +108,9 @@ impl Link {
     /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error.
     fn set_health(&self, side: Side, now: Result<(), &RedisError>) {
         let mut health = self.health.lock();
+        if health.works == [true; 2] {
+            health.since = Instant::now();
+        }
         health.works[side as usize] = now.is_ok();
         let address = &self.address;
         let (news, more) = match now {

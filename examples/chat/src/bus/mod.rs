@@ -37,6 +37,7 @@ mod wire;
 mod writer;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::thread;
@@ -44,9 +45,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::name::fold;
+use crate::name::{OPERATOR, fold};
 use crate::protocol::clean;
-use crate::room::{Room, Who};
+use crate::room::{Id, Room, Who};
 use common::Failure;
 use entry::What;
 use link::Link;
@@ -62,6 +63,35 @@ const GONE: Duration = Duration::from_secs(10);
 pub struct Relay {
     queue: Arc<Queue>,
     servers: Servers,
+    link: Link,
+}
+
+/// A member of another server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The identifier of its server, which is another one after each start.
+    pub server: String,
+    /// Its number there.
+    pub member: Who,
+    /// Its name, to be shown.
+    pub name: String,
+    /// The name of its server, to be shown.
+    pub tag: String,
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.tag)
+    }
+}
+
+/// The members of the other servers, as far as this one knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// As `name@server`, sorted.
+    pub names: Vec<String>,
+    /// For how long the other servers have not been reached, if they cannot be reached now.
+    pub cut_off: Option<Duration>,
 }
 
 /// The other servers, by their identifiers.
@@ -70,7 +100,7 @@ type Servers = Arc<Mutex<HashMap<String, Server>>>;
 /// Another server.
 struct Server {
     tag: String,
-    names: Vec<String>,
+    members: Vec<(Id, String)>,
     /// Its last announcement, and when that changed.
     beat: String,
     when: Instant,
@@ -89,8 +119,12 @@ impl Bus {
         let tag = options.server.clone().unwrap_or_else(|| server[..4].to_owned());
         let queue = Arc::new(Queue::new(server, tag, options.wait, options.queue));
         let servers = Servers::default();
-        room.set_bus(Relay { queue: Arc::clone(&queue), servers: Arc::clone(&servers) });
         let link = Link::new(&options.address, room, &queue);
+        room.set_bus(Relay {
+            queue: Arc::clone(&queue),
+            servers: Arc::clone(&servers),
+            link: link.clone(),
+        });
         let writer = writer::Writer::new(&link, &queue, room, options.length);
         let reader = reader::Reader::new(&link, &queue, room, servers);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -121,30 +155,38 @@ impl Relay {
         self.push(from, What::Say { name: name.to_owned(), text: text.to_owned() })
     }
 
-    /// Relays a line to one member of another server.
-    pub fn tell(
-        &self,
-        from: Who,
-        name: &str,
-        to: &str,
-        server: &str,
-        text: &str,
-    ) -> Result<(), String> {
-        let folded = fold(server);
+    /// Finds a member of another server by its names. The error says what is not there.
+    pub fn find(&self, name: &str, tag: &str) -> Result<Remote, String> {
+        let (wanted, folded) = (fold(name), fold(tag));
         let servers = self.servers.lock();
-        // As it writes itself: that is what it compares with.
-        let Some(at) = servers.values().map(|other| &other.tag).find(|tag| fold(tag) == folded)
-        else {
-            return Err(format!("no other server here is called {server}"));
+        // One that was killed, and started again under its name, is known twice for a while.
+        let found = servers.iter().filter(|(_, server)| fold(&server.tag) == folded);
+        let Some((id, server)) = found.max_by_key(|(_, server)| server.when) else {
+            return Err(format!("no other server here is called {tag}"));
         };
-        let [name, to, at, text] = [name, to, at, text].map(str::to_owned);
-        drop(servers);
-        self.push(from, What::Tell { name, to, at, text })
+        let named = |(_, other): &&(Id, String)| fold(other) == wanted;
+        let (member, shown) = match server.members.iter().find(named) {
+            Some((id, shown)) => (Who::Member(*id), shown.clone()),
+            None if wanted == OPERATOR => (Who::Operator, OPERATOR.to_owned()),
+            None => return Err(format!("nobody there is called {name}@{}", server.tag)),
+        };
+        Ok(Remote { server: id.clone(), member, name: shown, tag: server.tag.clone() })
     }
 
-    /// Relays news, of a join, say. If these are lost, nobody is told: they have no author.
-    pub fn announce(&self, name: &str, news: &str) {
-        self.queue.push(None, What::News { name: name.to_owned(), text: news.to_owned() });
+    /// Relays a line to one member of another server. If it is not there any more when the line arrives, the author gets a
+    /// note.
+    pub fn tell(&self, from: Who, name: &str, to: &Remote, text: &str) -> Result<(), String> {
+        let (name, shown, text) = (name.to_owned(), to.name.clone(), text.to_owned());
+        let (to, at) = (to.member, to.server.clone());
+        self.push(from, What::Tell { from, name, to, shown, at, text })
+    }
+
+    /// Relays news of a member: that it has joined, say. `now` is its name from now on, and none if it has left: other
+    /// servers can address it by that at once, without the next announcement. If the news are lost, nobody is told: they
+    /// have no author.
+    pub fn announce(&self, member: Id, name: &str, news: &str, now: Option<&str>) {
+        let (name, text, now) = (name.to_owned(), news.to_owned(), now.map(str::to_owned));
+        self.queue.push(None, What::News { member, name, text, now });
     }
 
     /// The name of this server.
@@ -156,19 +198,20 @@ impl Relay {
     pub fn namesakes(&self, name: &str) -> Vec<String> {
         const SOME: usize = 5;
         let folded = fold(name);
-        let mut members = self.members();
+        let mut members = self.members().names;
         members
             .retain(|member| member.split_once('@').is_some_and(|(name, _)| fold(name) == folded));
         members.truncate(SOME);
         members
     }
 
-    /// The members of all other servers, as `name@server`.
-    pub fn members(&self) -> Vec<String> {
+    /// The members of all other servers.
+    pub fn members(&self) -> Elsewhere {
+        let cut_off = self.link.cut_off();
         let servers = self.servers.lock();
-        let mut members: Vec<String> = servers.values().flat_map(Server::members).collect();
-        members.sort_unstable();
-        members
+        let mut names: Vec<String> = servers.values().flat_map(Server::names).collect();
+        names.sort_unstable();
+        Elsewhere { names, cut_off }
     }
 
     fn push(&self, from: Who, what: What) -> Result<(), String> {
@@ -180,7 +223,17 @@ impl Relay {
 }
 
 impl Server {
-    fn members(&self) -> impl Iterator<Item = String> {
-        self.names.iter().map(|name| format!("{name}@{}", self.tag))
+    fn names(&self) -> impl Iterator<Item = String> {
+        self.members.iter().map(|(_, name)| format!("{name}@{}", self.tag))
+    }
+
+    /// Learns from news what a member is called from now on. Until the next announcement.
+    fn learn(&mut self, member: Id, now: Option<String>) {
+        /// As many as one server serves, and more.
+        const MEMBERS: usize = 100_000;
+        self.members.retain(|(id, _)| *id != member);
+        if self.members.len() < MEMBERS {
+            self.members.extend(now.map(|name| (member, name)));
+        }
     }
 }

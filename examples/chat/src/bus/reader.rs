@@ -12,7 +12,7 @@ use super::queue::Queue;
 use super::wire::Wire;
 use super::{BEAT, GONE, Server, Servers};
 use crate::name::{check_name, fold};
-use crate::protocol::{Kind, clean, listed};
+use crate::protocol::{Kind, clean, listed, quoted};
 use crate::room::Room;
 
 /// Entries of one read.
@@ -87,6 +87,8 @@ impl Reader {
                 .arg(&stream)
                 .arg(from)
                 .query(connection)?;
+            // What comes in a burst is held back here.
+            self.room.wait_for_outboxes(BEAT);
             for (id, fields) in answer.into_iter().flatten().flat_map(|(_, entries)| entries) {
                 if let Some(entry) = Entry::from_fields(&fields) {
                     self.hear(entry);
@@ -107,20 +109,26 @@ impl Reader {
             What::Say { name, text } => {
                 self.room.hear(Kind::Said, &format!("{name}@{tag}: {text}\n"));
             }
-            What::News { name, text } => {
+            What::News { member, name, text, now } => {
+                let now = now.filter(|now| check_name(now).is_ok());
+                if let Some(server) = self.servers.lock().get_mut(&server) {
+                    server.learn(member, now);
+                }
                 self.room.hear(Kind::News, &format!("* {name}@{tag} {text}\n"));
             }
-            What::Tell { name, to, at, text } if at == self.queue.tag() => {
-                let line = format!("{name}@{tag} -> {to}: {text}\n");
-                if !self.room.hear_private(&to, Kind::Said, &line) {
-                    let text = format!("nobody there is called {to}@{at}");
-                    self.queue.push(None, What::Note { to: name, at: tag, text });
+            What::Tell { from, name, to, shown, at, text } if at == self.queue.server() => {
+                let line = format!("{name}@{tag} -> {shown}: {text}\n");
+                if !self.room.hear_private(to, Kind::Said, &line) {
+                    let text = format!(
+                        "{shown}@{} is not there any more: {}",
+                        self.queue.tag(),
+                        quoted(&text)
+                    );
+                    self.queue.push(None, What::Note { to: from, at: server, text });
                 }
             }
-            What::Note { to, at, text } if at == self.queue.tag() => {
-                // The author may have left meanwhile.
-                self.room.hear_private(&to, Kind::Reply, &format!("* {text}\n"));
-            }
+            // The author may have left meanwhile.
+            What::Note { to, at, text } if at == self.queue.server() => self.room.note(to, &text),
             What::Tell { .. } | What::Note { .. } => {}
             What::End => self.forget(&server, "has ended"),
         }
@@ -131,7 +139,7 @@ impl Reader {
             cmd("HGETALL").arg(self.link.servers()).query(connection)?;
         let mut servers = self.servers.lock();
         let mut room =
-            NAMES - servers.values().map(|server| server.names.len()).sum::<usize>().min(NAMES);
+            NAMES - servers.values().map(|server| server.members.len()).sum::<usize>().min(NAMES);
         for (server, shown) in shown.into_iter().filter(|(id, _)| id != self.queue.server()) {
             let text = String::from_utf8_lossy(&shown);
             let mut parts = text.splitn(3, '\n');
@@ -148,11 +156,14 @@ impl Reader {
             {
                 continue;
             }
-            room += known.map_or(0, |known| known.names.len());
-            let names = names.split(' ').filter(|name| check_name(name).is_ok());
-            let names: Vec<String> = names.take(room).map(str::to_owned).collect();
-            room -= names.len();
-            servers.insert(server, Server { tag, names, beat, when: Instant::now() });
+            room += known.map_or(0, |known| known.members.len());
+            let members = names.split(' ').filter_map(|member| {
+                let (id, name) = member.split_once(':')?;
+                Some((id.parse().ok()?, name.to_owned())).filter(|_| check_name(name).is_ok())
+            });
+            let members: Vec<_> = members.take(room).collect();
+            room -= members.len();
+            servers.insert(server, Server { tag, members, beat, when: Instant::now() });
         }
         let gone: Vec<String> = servers
             .iter()
@@ -179,7 +190,7 @@ impl Reader {
     fn forget(&self, server: &str, why: &str) {
         let Some(server) = self.servers.lock().remove(server) else { return };
         let tag = &server.tag;
-        let members: Vec<String> = server.members().collect();
+        let members: Vec<String> = server.names().collect();
         let line = match &members[..] {
             [] => format!("* the server {tag} {why}\n"),
             members => format!("* the server {tag} {why}, and with it {}\n", listed(members)),

@@ -91,8 +91,9 @@ impl Writer {
     /// Announces this server and its members.
     fn beat(&mut self, connection: &mut Wire) -> RedisResult<()> {
         self.beats += 1;
-        let shown =
-            format!("{}\n{}\n{}", self.beats, self.queue.tag(), self.room.names().join(" "));
+        let members = self.room.names().into_iter().map(|(id, name)| format!("{id}:{name}"));
+        let members = members.collect::<Vec<_>>().join(" ");
+        let shown = format!("{}\n{}\n{members}", self.beats, self.queue.tag());
         let servers = self.link.servers();
         cmd("HSET").arg(servers).arg(self.queue.server()).arg(shown).exec(connection)
     }

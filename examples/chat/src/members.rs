@@ -1,0 +1,124 @@
+//! The members of the room, by their numbers, names, and looks of names.
+
+use std::collections::HashMap;
+
+use socketserver::Outbox;
+use socketserver::request::OutboxError;
+
+use super::name::{OPERATOR, check_name, fold, is_too_long, looks, normal};
+use super::protocol::{Kind, Waiting};
+use super::room::{Id, Who};
+
+/// The members.
+#[derive(Default)]
+pub struct Members {
+    pub all: HashMap<Id, Member>,
+    /// By their folded names.
+    names: HashMap<String, Id>,
+    /// By the forms in which names that look alike are equal.
+    looks: HashMap<String, Id>,
+    pub next: Id,
+}
+
+/// A member.
+pub struct Member {
+    pub name: String,
+    /// `name: `, the beginning of each of its lines.
+    pub prefix: String,
+    pub outbox: Outbox,
+    /// For a client without lines: the text that it gets after its next message.
+    pub waiting: Option<Waiting>,
+}
+
+impl Member {
+    /// Sends it a line, with its newline.
+    pub fn post(&mut self, kind: Kind, line: &str) -> Result<(), OutboxError> {
+        match &mut self.waiting {
+            Some(waiting) => match waiting.push(kind, line) {
+                Some(answer) => self.send(&answer),
+                None => Ok(()),
+            },
+            None => self.send(line),
+        }
+    }
+
+    pub fn send(&self, text: &str) -> Result<(), OutboxError> {
+        match self.outbox.send(text) {
+            // The connection is gone, and its own handler leaves the room.
+            Err(OutboxError::Closed) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl Members {
+    pub fn remove(&mut self, id: Id) -> Option<Member> {
+        let member = self.all.remove(&id)?;
+        self.forget_name(&member.name);
+        Some(member)
+    }
+
+    pub fn call(&mut self, id: Id, name: &str) {
+        self.names.insert(fold(name), id);
+        self.looks.extend(looks(name).map(|look| (look, id)));
+    }
+
+    pub fn forget_name(&mut self, name: &str) {
+        self.names.remove(&fold(name));
+        for look in looks(name) {
+            self.looks.remove(&look);
+        }
+    }
+
+    /// None if it was dismissed: the lines that it had sent before are then ignored.
+    pub fn prefix(&self, who: Who) -> Option<&str> {
+        match who {
+            Who::Member(id) => self.all.get(&id).map(|member| &*member.prefix),
+            Who::Operator => Some("operator: "),
+        }
+    }
+
+    pub fn name(&self, who: Who) -> Option<&str> {
+        self.prefix(who).map(|prefix| prefix.trim_end_matches(": "))
+    }
+
+    pub fn find(&self, name: &str) -> Option<Who> {
+        if is_too_long(name) {
+            return None;
+        }
+        let folded = fold(name);
+        if folded == OPERATOR {
+            return Some(Who::Operator);
+        }
+        self.names.get(&folded).map(|id| Who::Member(*id))
+    }
+
+    /// The name in its stored form, if a member may have it.
+    pub fn check_free(&self, wish: &str, id: Id) -> Result<String, String> {
+        check_name(wish)?;
+        let name = normal(wish);
+        if self.names.get(&fold(&name)).is_some_and(|owner| *owner != id) {
+            return Err(format!("the name {name} is taken"));
+        }
+        let like = looks(&name).into_iter().find_map(|look| self.looks.get(&look));
+        match like.filter(|owner| **owner != id).and_then(|owner| self.all.get(owner)) {
+            Some(other) => {
+                Err(format!("the name {name} looks like {}, which is taken", other.name))
+            }
+            None => Ok(name),
+        }
+    }
+
+    pub fn guest_name(&self) -> String {
+        // At most as many as there are members are taken.
+        let mut names = (self.next..).map(|number| format!("guest-{number}"));
+        names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
+    }
+
+    /// With their names, in the order of their names.
+    pub fn listed(&self) -> Vec<(Id, String)> {
+        let mut names: Vec<_> = self.all.iter().map(|(id, one)| (*id, one.name.clone())).collect();
+        names.sort_unstable_by(|(_, one), (_, other)| one.cmp(other));
+        names
+    }
+}
