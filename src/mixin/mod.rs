@@ -158,8 +158,9 @@ pub trait Mixin: Send + Sync + 'static {
     /// Those of the loop, and those of starting it.
     ///
     /// `accept_loop` returns when the server stops. It may be called on several threads at the same time; the run has
-    /// ended accepting when all of them have returned.
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    /// ended accepting when all of them have returned, and then `serve` returns. It owns all that it uses, so that it may be
+    /// given to a thread or a coroutine; called after its run it does nothing.
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         accept_loop()
     }
 
@@ -245,7 +246,10 @@ macro_rules! pass_on {
             $to.check()
         }
 
-        fn serve(&$this, accept_loop: &(dyn Fn() -> $crate::Result<()> + Sync)) -> $crate::Result<()> {
+        fn serve(
+            &$this,
+            accept_loop: std::sync::Arc<dyn Fn() -> $crate::Result<()> + Send + Sync>,
+        ) -> $crate::Result<()> {
             $to.serve(accept_loop)
         }
 

@@ -48,7 +48,7 @@ impl Mixin for Workers {
     }
 
     /// A forked child makes the gate its own. It cannot go on if the threads are its parent's.
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         // Threads do not survive a fork, and a queue would wait for them for ever.
         let cannot = |error| Error::io("go on in", "a forked child", error);
         if self.queue.get().is_some_and(|queue| queue.group.is_left_behind()) {

@@ -2,14 +2,16 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::Server;
 use super::accept_failure::Backoff;
 use super::handover::Desk;
 use super::job::{TypedJob, Verdict};
 use super::loop_clock::LoopClock;
+use super::run_events::Accepting;
 use super::server_permit::ServerPermit;
+use super::{Core, Server};
 use crate::error::{Error, Result};
 use crate::events::Limit;
 use crate::mixin::{Job, Mixin};
@@ -61,19 +63,61 @@ enum WaitUntil {
     Room,
 }
 
-impl<T: Transport, M: Mixin> Server<T, M> {
+/// The parts of a server that its accept loop uses. It owns them: a mixin may run the loop on a stack of its own, and leave it
+/// there when the server is closed and dropped.
+pub(super) struct AcceptLoop<T: Transport, M> {
+    pub(super) core: Arc<Core<T>>,
+    pub(super) mixin: Arc<M>,
+    pub(super) timing: Timing,
+}
+
+/// How long a loop waits, and for what.
+#[derive(Clone, Copy)]
+pub(super) struct Timing {
+    /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
+    pub(super) timeout: Option<Duration>,
+    /// Stops the runs of a server that has served nobody for this time.
+    pub(super) idle_limit: Option<Duration>,
+    /// The longest time between two `service_actions`; with `None` they run only after requests.
+    pub(super) poll_interval: Option<Duration>,
+}
+
+impl<T: Transport, M> Clone for AcceptLoop<T, M> {
+    fn clone(&self) -> Self {
+        let Self { core, mixin, timing } = self;
+        Self { core: Arc::clone(core), mixin: Arc::clone(mixin), timing: *timing }
+    }
+}
+
+impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
+    pub(super) fn of(server: &Server<T, M>) -> Self {
+        let Server { core, mixin, timing } = server;
+        Self { core: Arc::clone(core), mixin: Arc::clone(mixin), timing: *timing }
+    }
+
+    /// Runs it as one loop of the run that goes on. If none does, the mixin has kept the loop for longer than its run.
+    pub(super) fn enter(&self, accept: &impl Fn(&Self) -> Result<()>) -> Result<()> {
+        // Once for each loop: a mixin may call this on several threads.
+        let Some(accepting) = Accepting::of_loop(&self.core) else { return Ok(()) };
+        let served = accept(self);
+        // Before the mixin is closed: it is the last loop's end that makes that due.
+        drop(accepting);
+        self.core.close_mixin_after_loops(&*self.mixin);
+        served
+    }
+
     /// The loop of `serve_forever`, until a stop.
     ///
     /// # Errors
     ///
     /// Those of a wait, and an error of accept that is `Fatal`. Then the backlog is not served.
-    pub(super) fn accept_loop(&self) -> Result<()> {
+    pub(super) fn accept_forever(&self) -> Result<()> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
         let seat = self.seat();
-        let beat_every = seat.as_ref().and_then(|seat| seat.beat_every(self.idle_limit));
-        let mut clock = LoopClock::new(self.poll_interval, beat_every);
+        let beat_every = seat.as_ref().and_then(|seat| seat.beat_every(self.timing.idle_limit));
+        let mut clock = LoopClock::new(self.timing.poll_interval, beat_every);
         // A fruitless accept costs more than a poll(2) that finds a client: see DESIGN.md, section 7.
         let waits_first = self.core.transport.waits_first();
         while !runs.stop_requested() {
@@ -127,14 +171,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         if orders.retire {
             core.tell_of_stopping();
-            clock.begin_lame_duck(self.limits().lame_duck);
+            clock.begin_lame_duck(core.context.limits().lame_duck);
         }
         let due = clock.due();
         if due.tick {
             core.service_actions();
         }
         if let (true, Some(seat)) = (due.beat, seat) {
-            seat.beat(core.context.load(), self.idle_limit);
+            seat.beat(core.context.load(), self.timing.idle_limit);
         }
         if due.lame_duck {
             core.context.runs.request_stop();
@@ -145,8 +189,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn seat(&self) -> Option<Seat> {
         let context = &self.core.context;
         let alone = || {
-            self.idle_limit?;
-            let (address, handle) = (self.server_address().to_string(), self.shutdown_handle());
+            self.timing.idle_limit?;
+            let (address, handle) =
+                (context.server_address().to_string(), context.shutdown_handle());
             let seat = RunGroup::seats(std::iter::once((address, handle)), None).pop()?;
             seat.ready();
             Some(seat)
@@ -166,7 +211,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub(super) fn accept_one(&self) -> Result<AcceptOutcome> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
-        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = self.timing.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut backoff = Backoff::default();
         while !runs.stop_requested() {
             let attempt = self.handle_request_noblock(&mut backoff)?;
@@ -283,7 +328,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     /// Names the listener in the error of a wait.
     pub(super) fn waited(&self, result: io::Result<bool>) -> Result<bool> {
-        result.map_err(|error| Error::io("wait for requests at", self.server_address(), error))
+        result.map_err(|error| {
+            Error::io("wait for requests at", self.core.context.server_address(), error)
+        })
     }
 }
 

@@ -3,16 +3,16 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::accept::{AcceptOutcome, Attempt};
+use super::Core;
+use super::accept::{AcceptLoop, AcceptOutcome, Attempt};
 use super::catch_panic::run_catching;
 use super::failure::AcceptFailure;
-use super::{Core, Server};
 use crate::error::{Error, Result};
 use crate::events::{Limit, ServerEvent};
 use crate::mixin::Mixin;
 use crate::transport::{AcceptAction, Transport};
 
-impl<T: Transport, M: Mixin> Server<T, M> {
+impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     /// Does what [`Transport::accept_action`] says.
     ///
     /// | action | then |
@@ -44,7 +44,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
             AcceptAction::Retry => return Ok(Attempt::Again),
             AcceptAction::Fatal => {
-                return Err(Error::io("accept at", self.server_address(), clone_error(error)));
+                return Err(Error::io(
+                    "accept at",
+                    core.context.server_address(),
+                    clone_error(error),
+                ));
             }
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::accept::Timing;
 use super::drain_backlog::Backlog;
 use super::figure_parts::FigureParts;
 use super::hooks::{DefaultHooks, ServerHooks};
@@ -350,13 +351,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let mixin = Arc::new(mixin);
         let parts = FigureParts { core: Arc::downgrade(&core), mixin: Arc::downgrade(&mixin) };
         core.context.set_figures(Box::new(parts));
-        Ok(Server {
-            core,
-            mixin,
-            timeout,
-            poll_interval: settings.poll_interval,
-            idle_limit: settings.idle_limit,
-        })
+        let Settings { idle_limit, poll_interval, .. } = settings;
+        Ok(Server { core, mixin, timing: Timing { timeout, idle_limit, poll_interval } })
     }
 }
 

@@ -26,8 +26,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Server;
 use super::served_by_thread::is_serving;
+use super::{Core, Server};
 use crate::address::Address;
 use crate::live::{FirstReads, LiveRequest};
 use crate::mixin::Mixin;
@@ -102,7 +102,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 // This call returns at once, so another thread has to do it.
                 context.end_first_reads_at(first_reads);
                 self.core.mixin_closed_late.store(true, Ordering::SeqCst);
-                self.close_mixin_after_loops();
+                self.core.close_mixin_after_loops(&*self.mixin);
             }
         }
         let counts = context.counts();
@@ -185,20 +185,22 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         forced
     }
 
-    /// Closes the mixin after a close that waits for nothing: only when the loop has handed it the backlog.
-    pub(super) fn close_mixin_after_loops(&self) {
-        let due = self.core.mixin_closed_late.load(Ordering::SeqCst);
-        if due && !self.core.context.runs.is_accepting() {
-            self.mixin.server_close(Instant::now());
-        }
-    }
-
     /// Waits until no request is left, or the deadline has passed. True: none is left.
     ///
     /// The mixin first: it reaps and resumes, without which the list does not get empty.
     fn drain_until(&self, deadline: Instant) -> bool {
         self.mixin.drain(deadline);
         self.core.context.live.wait_until_empty(deadline)
+    }
+}
+
+impl<T: Transport> Core<T> {
+    /// Closes the mixin after a close that waits for nothing: only when the loop has handed it the backlog.
+    pub(super) fn close_mixin_after_loops(&self, mixin: &impl Mixin) {
+        let due = self.mixin_closed_late.load(Ordering::SeqCst);
+        if due && !self.context.runs.is_accepting() {
+            mixin.server_close(Instant::now());
+        }
     }
 }
 

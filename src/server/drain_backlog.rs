@@ -28,10 +28,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::accept::{accept, verify};
+use super::Core;
+use super::accept::{AcceptLoop, accept, verify};
 use super::job::TypedJob;
 use super::server_permit::ServerPermit;
-use super::{Core, Server};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::mixin::{Job, Mixin, Refused};
@@ -187,7 +187,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-impl<T: Transport, M: Mixin> Server<T, M> {
+impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     /// Serves the accepted backlog: each when there is room, until the deadline of the drain. If the listener stays
     /// open, there is none.
     pub(super) fn serve_backlog(&self) -> Result<()> {
@@ -199,7 +199,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if let Some(taker) = self.core.backlog.begin() {
             self.core.stop_listening(taker);
         }
-        let Limits { drain, first_read, .. } = self.limits();
+        let Limits { drain, first_read, .. } = self.core.context.limits();
         // The drain of a server that forks begins only when its loop has ended.
         let time = if self.core.context.role().is_parent() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);

@@ -50,7 +50,6 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -81,10 +80,11 @@ pub use run::run_all;
 pub use spans::trace_panics;
 pub use spawned_programs::{inherit_only_stdio, restore_limits};
 
+use accept::{AcceptLoop, Timing};
 use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
 use phase_queue::PhaseQueue;
-use run_events::{Accepting, Run};
+use run_events::Run;
 use spans::Spans;
 use worker_accept::WorkerAcceptor;
 
@@ -100,16 +100,11 @@ use worker_accept::WorkerAcceptor;
 /// one listener, but each has its own limits, stops separately and closes its own copy of the listener. Fork before the
 /// first request, unless the mixin has no threads.
 pub struct Server<T: Transport, M: Mixin> {
-    /// Shared with every request that runs.
+    /// Shared with every request that runs, and with the accept loop.
     core: Arc<Core<T>>,
-    /// Its only owner, but for moments in which its figures are asked for.
+    /// Shared with the accept loop, and for moments with those that ask for its figures.
     mixin: Arc<M>,
-    /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
-    timeout: Option<Duration>,
-    /// Stops the runs of a server that has served nobody for this time.
-    idle_limit: Option<Duration>,
-    /// The longest time between two `service_actions`; with `None` they run only after requests.
-    poll_interval: Option<Duration>,
+    timing: Timing,
 }
 
 /// Is called with every event.
@@ -274,7 +269,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// If the listener is broken, if a handler has returned a [`Fatal`](crate::Fatal), if the server is closed, or if
     /// it is already serving. A shutdown is not an error.
     pub fn serve_forever(&self) -> Result<()> {
-        self.in_a_run(RunKind::Forever, || self.accept_loop())
+        self.in_a_run(RunKind::Forever, AcceptLoop::accept_forever)
     }
 
     /// Serves one request: waits for a request, at most for the server's [`timeout`](Builder::timeout), and returns
@@ -303,16 +298,22 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # }
     /// ```
     pub fn handle_request(&self) -> Result<AcceptOutcome> {
-        let outcome = Mutex::new(AcceptOutcome::Stopped);
-        self.in_a_run(RunKind::OneRequest, || {
-            *outcome.lock() = self.accept_one()?;
+        let outcome = Arc::new(Mutex::new(AcceptOutcome::Stopped));
+        let of_loop = Arc::clone(&outcome);
+        self.in_a_run(RunKind::OneRequest, move |accept_loop| {
+            *of_loop.lock() = accept_loop.accept_one()?;
             Ok(())
         })?;
-        Ok(outcome.into_inner())
+        let outcome = *outcome.lock();
+        Ok(outcome)
     }
 
     /// Runs the loop as the mixin does, between the beginning and the end of a run.
-    fn in_a_run(&self, kind: RunKind, run: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    fn in_a_run(
+        &self,
+        kind: RunKind,
+        accept: impl Fn(&AcceptLoop<T, M>) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<()> {
         // Before the runs are looked at: in a forked child they may still be the parent's.
         self.core.enter_process()?;
         self.core.context.runs.begin(&self.server_address(), kind)?;
@@ -327,21 +328,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 desk.serves();
             }
         }
-        let served = self.mixin.serve(&|| {
-            // Once for each loop: a mixin may call this on several threads.
-            let accepting = Accepting::new(&self.core);
-            // On the loop's own stack: a mixin may leave the loop behind where it waits, in a hook that has lent itself to
-            // threads of its own. The hooks live as long as that stack.
-            let _core = Arc::clone(&self.core);
-            let served = run();
-            // Before the mixin is closed: it is the last loop's end that makes that due.
-            drop(accepting);
-            self.close_mixin_after_loops();
-            served
-        });
+        let accept_loop = AcceptLoop::of(self);
+        let of_mixin = accept_loop.clone();
+        let served = self.mixin.serve(Arc::new(move || of_mixin.enter(&accept)));
         self.core.context.runs.forget_loops();
         // A close may have taken the backlog just after the last loop had ended.
-        let served = served.and_then(|()| self.serve_backlog());
+        let served = served.and_then(|()| accept_loop.serve_backlog());
         self.core.release_backlog();
         // The first error is returned: it ended the run and may have caused the later ones.
         let ended = begun.end().and(served);

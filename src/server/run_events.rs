@@ -146,10 +146,9 @@ pub(super) struct Accepting<'a, T: Transport> {
 }
 
 impl<'a, T: Transport> Accepting<'a, T> {
-    /// Of a loop, on its own thread.
-    pub(super) fn new(core: &'a Core<T>) -> Self {
-        core.context.runs.enter_loop();
-        Self { core }
+    /// Of a loop, on its own thread. None, if no run goes on.
+    pub(super) fn of_loop(core: &'a Core<T>) -> Option<Self> {
+        core.context.runs.enter_loop().then_some(Self { core })
     }
 
     /// Of a worker that accepts beside the loop. None, if no loop accepts.

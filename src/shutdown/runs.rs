@@ -315,12 +315,18 @@ impl Runs {
 
     /// Notes that this thread accepts for the run that goes on.
     ///
-    /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic.
-    pub(crate) fn enter_loop(&self) {
-        self.state.lock().loops.push((thread::current().id(), Accepts::Loop));
+    /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic. False: no run accepts, and this
+    /// thread must not either.
+    pub(crate) fn enter_loop(&self) -> bool {
+        let mut state = self.state.lock();
+        let may = state.run.is_accepting();
+        if may {
+            state.loops.push((thread::current().id(), Accepts::Loop));
+        }
+        may
     }
 
-    /// The mixin has returned: a loop that has not left is suspended in a worker that is stuck, and never goes on.
+    /// The mixin has returned: a loop that has not left is suspended in a worker that is stuck, and does nothing but unwind.
     pub(crate) fn forget_loops(&self) {
         self.state.lock().loops.retain(|(_, accepts)| *accepts != Accepts::Loop);
     }

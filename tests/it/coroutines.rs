@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -32,16 +33,13 @@ use crate::wrapping::framed::{Client, Framed};
 pub struct Coroutines;
 
 impl Mixin for Coroutines {
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let worker = Rc::new(Worker::new().expect("an epoll descriptor"));
         let _installed = install(Rc::clone(&worker) as Rc<dyn Parker>);
         CURRENT.set(Some(Rc::clone(&worker)));
         let result = Rc::new(RefCell::new(Ok(())));
         let outcome = Rc::clone(&result);
-        let body: Box<dyn FnOnce() + '_> = Box::new(move || *outcome.borrow_mut() = accept_loop());
-        // SAFETY: the coroutine that owns `body` has ended, or this thread is unwinding out of
-        // `run` with the whole test, before the borrow of `accept_loop` ends.
-        worker.spawn(unsafe { std::mem::transmute::<Box<dyn FnOnce()>, Box<dyn FnOnce()>>(body) });
+        worker.spawn(Box::new(move || *outcome.borrow_mut() = accept_loop()));
         worker.run();
         CURRENT.set(None);
         result.replace(Ok(()))

@@ -24,6 +24,7 @@ mod inherited;
 mod limits;
 mod outbox;
 mod over_tcp;
+mod owned_loop;
 mod paths;
 mod phases;
 mod proxy_protocol;

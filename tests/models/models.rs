@@ -47,7 +47,6 @@ mod mixin {
 
 mod exclusive;
 mod green;
-mod loan;
 
 /// Tries all orders of a model's steps in which threads are interrupted so many times in all.
 fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {

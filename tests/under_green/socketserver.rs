@@ -7,6 +7,7 @@
 #![allow(missing_docs, reason = "the library's own documentation has them")]
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use library::mixin::{Job, Mixin, WorkerFigures};
@@ -84,7 +85,7 @@ impl Mixin for Threading {
         self.green.check()
     }
 
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         self.green.serve(accept_loop)
     }
 

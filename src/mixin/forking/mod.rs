@@ -6,6 +6,7 @@ mod fatal_pipe;
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use self::children::Children;
@@ -138,7 +139,7 @@ impl Forking {
 }
 
 impl Mixin for Forking {
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let ready = fork::no_other_threads().and_then(|()| self.children.enter_process());
         ready.map_err(|error| Error::io("fork", "for requests", error))?;
         accept_loop()

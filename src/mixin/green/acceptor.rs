@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! thread that serves                  worker
-//!   run: lends the loop
 //!   start ------ Message::Accept ---->  a coroutine runs the loop: accepts, deals requests
 //!   waits                               ..
 //!                                       the loop has returned, or panicked
@@ -11,13 +10,13 @@
 //! ```
 //!
 //! One loop runs at any time, so that hooks of the loop are called by one thread at a time, as with every other mixin.
-//! Its worker may be held by a handler that does not wait. Then:
+//! Its worker may be held by a handler that does not wait. Then the loop is suspended somewhere, and is *retired* there: when
+//! its worker goes on, it unwinds and does nothing more (`accept_coroutine.rs`). After that
 //!
-//! - the watchdog **moves** it. The loop is suspended somewhere, and is *retired* there: when its worker goes on, it
-//!   unwinds and does nothing more. After that another worker starts the loop anew.
-//! - `server_close` at its deadline **abandons** it. The thread that serves returns, and the loop never goes on.
+//! - another worker starts the loop anew, if it was the watchdog that **moves** it;
+//! - the thread that serves returns, if it was `server_close` that **abandons** it, at its deadline.
 //!
-//! Both rest on the loan (`sys/coroutine/lent.rs`), whose lock decides whether the loop runs or is suspended.
+//! So a loop may be on its stack for long after the server has gone. It owns all that it uses, as a handler does.
 
 use std::any::Any;
 use std::io;
@@ -25,11 +24,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
 use super::Group;
+use super::accept_coroutine::{AcceptCoroutine, AcceptHandle};
 use super::inbox::Message;
 use crate::error::{Error, Result};
-use crate::sys::coroutine::lent::{BorrowerHandle, LentCoroutine, Loan, lend};
 use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::shared::{Condvar, Mutex};
+
+/// The loop: it owns a server's parts.
+type AcceptLoop = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// How the loop has ended: with its result, or by a panic.
 type Ended = std::result::Result<Result<()>, Box<dyn Any + Send>>;
@@ -52,12 +54,12 @@ struct RunState {
     /// Tells a start from those before it.
     start: u64,
     /// The coroutine of that start, once there is one.
-    borrower: Option<BorrowerHandle>,
+    coroutine: Option<AcceptHandle>,
 }
 
 /// The order to run the accept loop.
 pub(super) struct AcceptorStart {
-    loan: Loan<Ended>,
+    accept_loop: AcceptLoop,
     run: Arc<Run>,
     start: u64,
 }
@@ -70,48 +72,64 @@ impl AcceptorStart {
     pub(super) fn into_coroutine(
         self,
         stack: impl FnOnce() -> io::Result<SlabStack>,
-    ) -> Option<LentCoroutine> {
-        let (run, start) = (Arc::clone(&self.run), self.start);
-        // Under the lock: the loop is either moved before this, or has a borrower that can be retired.
-        let mut state = self.run.state.lock();
+    ) -> Option<AcceptCoroutine> {
+        let Self { accept_loop, run, start } = self;
+        // Under the lock: the loop is either moved before this, or has a coroutine that can be retired.
+        let mut state = run.state.lock();
         if state.start != start || state.is_abandoned {
             return None;
         }
         let stack = match stack() {
             Ok(stack) => stack,
             Err(error) => {
-                drop(state);
-                let error = Error::io("start the accept loop of", "Green", error);
-                run.finish(start, Ok(Err(error)));
+                run.finish(
+                    &mut state,
+                    Ok(Err(Error::io("start the accept loop of", "Green", error))),
+                );
                 return None;
             }
         };
-        let coroutine = self.loan.coroutine(stack, move |ended| run.finish(start, ended))?;
-        state.borrower = Some(coroutine.handle());
+        let at_end = Arc::clone(&run);
+        let coroutine = AcceptCoroutine::new(stack, move |handle| {
+            let ended = panic::catch_unwind(AssertUnwindSafe(|| accept_loop()));
+            // Before the end is told. After an abandoned loop this is the last owner of the server's hooks.
+            let_go(accept_loop);
+            if handle.is_retired() {
+                let_go(ended);
+            } else {
+                at_end.finish(&mut at_end.state.lock(), ended);
+            }
+        });
+        state.coroutine = Some(coroutine.handle());
         Some(coroutine)
     }
 }
 
+/// Drops a value of the program's, or with one inside. A panic in that must not leave the coroutine.
+fn let_go<T>(of_program: T) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(of_program))) {
+        std::mem::forget(payload);
+    }
+}
+
 impl Run {
-    /// A loop that has been moved ends without a result.
-    fn finish(&self, start: u64, ended: Ended) {
-        let mut state = self.state.lock();
-        if state.start == start {
-            state.ended.get_or_insert(ended);
-            self.changed.notify_all();
-        }
+    /// The loop has ended. One that is retired ends without a result.
+    fn finish(&self, state: &mut RunState, ended: Ended) {
+        state.ended = Some(ended);
+        self.changed.notify_all();
     }
 
     /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
-        if state.worker != from || state.start_at.is_some() || state.ended.is_some() {
+        let is_over = state.ended.is_some() || state.is_abandoned;
+        if state.worker != from || state.start_at.is_some() || is_over {
             return false;
         }
-        // Without a borrower the order is in the worker's inbox, and finds another start.
-        let is_moved = state.borrower.as_ref().is_none_or(BorrowerHandle::retire);
+        // Without a coroutine the order is in the worker's inbox, and finds another start.
+        let is_moved = state.coroutine.as_ref().is_none_or(AcceptHandle::retire);
         if is_moved {
-            state.borrower = None;
+            state.coroutine = None;
             state.worker = to;
             state.start += 1;
             state.start_at = Some(to);
@@ -121,16 +139,27 @@ impl Run {
     }
 
     /// Starts the loop wherever it has to run, and waits for its end. None: it is abandoned.
-    fn drive(self: &Arc<Self>, group: &Group, loan: &Loan<Ended>) -> Option<Ended> {
+    fn drive(self: &Arc<Self>, group: &Group, accept_loop: &AcceptLoop) -> Option<Ended> {
         let mut state = self.state.lock();
         loop {
-            if state.ended.is_some() || state.is_abandoned {
+            if state.ended.is_some() {
                 return state.ended.take();
+            }
+            if state.is_abandoned {
+                // No other one is started from here on.
+                let (coroutine, worker) = (state.coroutine.take(), state.worker);
+                drop(state);
+                // Without the lock: a loop that runs takes it at its end.
+                if coroutine.is_some_and(|coroutine| coroutine.retire_when_it_waits()) {
+                    drop(group.workers[worker].inbox.send(Message::Retire));
+                    return None;
+                }
+                return self.state.lock().ended.take();
             }
             match state.start_at.take() {
                 Some(worker) => {
-                    let (loan, run, start) = (loan.clone(), Arc::clone(self), state.start);
-                    let start = AcceptorStart { loan, run, start };
+                    let (accept_loop, run) = (Arc::clone(accept_loop), Arc::clone(self));
+                    let start = AcceptorStart { accept_loop, run, start: state.start };
                     let start = Message::Accept(start);
                     if group.workers[worker].inbox.send(start).is_some() {
                         // The mixin is closed already, and so is the server.
@@ -151,17 +180,12 @@ pub(super) struct Acceptors {
 
 impl Acceptors {
     /// Runs an accept loop in a worker of the group until it returns, or is abandoned.
-    pub(super) fn run(
-        &self,
-        group: &Group,
-        accept_loop: &(dyn Fn() -> Result<()> + Sync),
-    ) -> Result<()> {
+    pub(super) fn run(&self, group: &Group, accept_loop: &AcceptLoop) -> Result<()> {
         let worker = group.least_loaded();
         let state = RunState { start_at: Some(worker), worker, ..RunState::default() };
         let run = Arc::new(Run { state: Mutex::new(state), changed: Condvar::new() });
         let _listed = Listed::new(self, &run);
-        let caught = || panic::catch_unwind(AssertUnwindSafe(accept_loop));
-        match lend(&caught, |loan| run.drive(group, loan)) {
+        match run.drive(group, accept_loop) {
             Some(Ok(result)) => result,
             Some(Err(payload)) => panic::resume_unwind(payload),
             None => Ok(()),

@@ -23,7 +23,7 @@ pub(super) enum Message {
     Job(Job),
     /// Run the accept loop.
     Accept(AcceptorStart),
-    /// The accept loop goes on elsewhere: have the one here end.
+    /// An accept loop here is retired: have it end.
     Retire,
     /// Cancel the waits of all requests.
     Cancel,

@@ -20,6 +20,7 @@
 //! | `cancellation` | how requests are ended that do not end by themselves |
 //! | `worker_status`, `watchdog` | a worker as others see it; noticing a request that holds it |
 
+mod accept_coroutine;
 mod acceptor;
 mod cancellation;
 mod inbox;
@@ -353,10 +354,10 @@ impl Mixin for Green {
         })
     }
 
-    fn serve(&self, accept_loop: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let group =
             self.group().map_err(|error| Error::io("start the workers of", "Green", error))?;
-        group.acceptors.run(&group, accept_loop)
+        group.acceptors.run(&group, &accept_loop)
     }
 
     fn process_request(&self, job: Job) {

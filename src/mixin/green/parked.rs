@@ -93,7 +93,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// If it is cancelled, or is an accept loop that goes on elsewhere.
+    /// If it is cancelled, or is an accept loop that is retired.
     fn suspend(&self, task: &Rc<Task>, deadline: Option<Instant>) -> io::Result<()> {
         self.switch(task, deadline);
         may_go_on(task)
@@ -257,7 +257,7 @@ fn retire() -> io::Result<()> {
     if cfg!(panic = "unwind") {
         panic::resume_unwind(Box::new(Retired));
     }
-    Err(io::Error::other("the accept loop goes on in another worker"))
+    Err(io::Error::other("the accept loop has ended, or goes on in another worker"))
 }
 
 /// Ends a wait, also one that unwinds.

@@ -4,9 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::accept_coroutine::{AcceptCoroutine, AcceptHandle};
 use super::cancellation::{CancelPhase, Cancellation};
-use crate::sys::coroutine::lent::{BorrowerHandle, LentCoroutine};
-use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::coroutine::switch::{Coroutine, Progress};
 
 /// The work of a coroutine.
@@ -14,14 +13,13 @@ pub(super) enum Body {
     /// A request, or a part of one.
     Request(Coroutine),
     /// The accept loop.
-    Acceptor(LentCoroutine),
+    Acceptor(AcceptCoroutine),
 }
 
 impl Body {
-    /// None: the loop is not lent any more, and never goes on.
-    fn resume(&mut self) -> Option<Progress> {
+    fn resume(&mut self) -> Progress {
         match self {
-            Self::Request(coroutine) => Some(coroutine.resume()),
+            Self::Request(coroutine) => coroutine.resume(),
             Self::Acceptor(coroutine) => coroutine.resume(),
         }
     }
@@ -54,7 +52,7 @@ pub(super) struct Task {
     pub(super) is_noted: Cell<bool>,
     pub(super) cancellation: Cancellation,
     /// If it runs the accept loop.
-    pub(super) acceptor: Option<BorrowerHandle>,
+    pub(super) acceptor: Option<AcceptHandle>,
     /// The number of the request that it serves, or serves a part of.
     pub(super) request: Option<u64>,
     /// None once it has ended.
@@ -68,15 +66,6 @@ pub(super) struct Task {
     number: u64,
 }
 
-/// How far a task has come.
-pub(super) enum Turn {
-    Suspended,
-    /// It has returned, and its stack is free.
-    Ended(SlabStack),
-    /// It never goes on, and keeps its stack.
-    Abandoned,
-}
-
 impl Task {
     /// A number that no other task of the worker has had.
     pub(super) fn number(&self) -> u64 {
@@ -84,20 +73,18 @@ impl Task {
     }
 
     /// Runs it until it waits or ends.
-    pub(super) fn resume(&self) -> Turn {
+    pub(super) fn resume(&self) -> Progress {
         // Borrowed while it runs: nothing else looks at it then.
         let mut running = self.body.borrow_mut();
-        let Some(body) = &mut *running else { return Turn::Suspended };
+        let Some(body) = &mut *running else { return Progress::Suspended };
         self.state.set(TaskState::Running);
-        let turn = match body.resume() {
-            // It has set its state itself: it waits, or is queued.
-            Some(Progress::Suspended) => return Turn::Suspended,
-            Some(Progress::Ended(stack)) => Turn::Ended(stack),
-            None => Turn::Abandoned,
-        };
-        self.state.set(TaskState::Ended);
-        *running = None;
-        turn
+        let progress = body.resume();
+        // One that is suspended has set its state itself: it waits, or is queued.
+        if matches!(progress, Progress::Ended(_)) {
+            self.state.set(TaskState::Ended);
+            *running = None;
+        }
+        progress
     }
 }
 

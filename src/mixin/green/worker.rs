@@ -18,19 +18,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::accept_coroutine::AcceptHandle;
 use super::acceptor::{AcceptorStart, Retired};
 use super::cancellation::{CancelPhase, GRACE};
 use super::inbox::Message;
 use super::parked::AcceptSet;
 use super::registrations::Registrations;
-use super::tasks::{Body, Task, TaskState, Tasks, Turn};
+use super::tasks::{Body, Task, TaskState, Tasks};
 use super::timers::Timers;
 use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
-use crate::sys::coroutine::lent::BorrowerHandle;
 use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::StackSlab;
-use crate::sys::coroutine::switch;
+use crate::sys::coroutine::switch::{self, Progress};
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
 use crate::wait::{self, FlushPromise, Parker};
 
@@ -340,14 +340,11 @@ impl Worker {
         let status = &self.handle().status;
         status.switch_to(task.request);
         self.current.replace(Some(Rc::clone(task)));
-        let turn = task.resume();
+        let progress = task.resume();
         self.current.replace(None);
         status.switch_to(None);
-        match turn {
-            Turn::Suspended => return,
-            Turn::Ended(stack) => self.stacks.borrow_mut().give_back(stack),
-            Turn::Abandoned => {}
-        }
+        let Progress::Ended(stack) = progress else { return };
+        self.stacks.borrow_mut().give_back(stack);
         self.timers.forget(task);
         self.tasks.remove(task);
         let ends_accept = |set: &AcceptSet| set.is_of(task);
@@ -361,10 +358,10 @@ impl Worker {
         self.current.borrow().clone()
     }
 
-    /// Has an accept loop end that goes on elsewhere.
+    /// Has an accept loop end that is retired.
     fn retire(&self) {
         for task in self.tasks.snapshot() {
-            if task.acceptor.as_ref().is_some_and(BorrowerHandle::is_retired) {
+            if task.acceptor.as_ref().is_some_and(AcceptHandle::is_retired) {
                 self.wake(&task);
             }
         }
@@ -403,9 +400,9 @@ impl Worker {
     }
 }
 
-/// Whether this is an accept loop that goes on elsewhere.
+/// Whether this is an accept loop that has to end.
 pub(super) fn is_retired(task: &Task) -> bool {
-    task.acceptor.as_ref().is_some_and(BorrowerHandle::is_retired)
+    task.acceptor.as_ref().is_some_and(AcceptHandle::is_retired)
 }
 
 /// Deals a request from the accept loop, which runs on this thread. Given back: this thread is no worker of the group.

@@ -4,7 +4,6 @@ mod alternate_stack;
 mod chunk;
 mod guard;
 mod ledger;
-pub(crate) mod lent;
 pub(crate) mod overflow;
 pub(crate) mod prefetch;
 pub(crate) mod stack;

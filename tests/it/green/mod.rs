@@ -2,6 +2,7 @@
 
 mod cancelling;
 mod held;
+mod left_behind;
 mod serving;
 mod shares;
 mod stacks;

@@ -8,27 +8,27 @@ use std::sync::Arc;
 use loom::thread::JoinHandle;
 
 use super::Group;
+use super::accept_coroutine::{AcceptCoroutine, AcceptHandle};
 use super::acceptor::{AcceptorStart, Retired};
 use super::inbox::Message;
 use crate::check;
 use crate::error::Result;
 use crate::exclusive;
-use crate::sys::coroutine::lent::{BorrowerHandle, LentCoroutine};
 use crate::sys::coroutine::stack::{SlabStack, Then};
 use crate::sys::coroutine::switch::Progress;
 
 thread_local! {
     /// The coroutine that runs, for its body, which follows without a step of the model between.
-    static RUNS: RefCell<Option<BorrowerHandle>> = const { RefCell::new(None) };
+    static RUNS: RefCell<Option<AcceptHandle>> = const { RefCell::new(None) };
 }
 
 /// A coroutine of a worker that accepts twice, and once more in its last piece. It looks whether it is retired whenever it
 /// goes on, as every wait of the library does.
-fn start(order: AcceptorStart) -> Option<LentCoroutine> {
-    let me: Rc<RefCell<Option<BorrowerHandle>>> = Rc::default();
+fn start(order: AcceptorStart) -> Option<AcceptCoroutine> {
+    let me: Rc<RefCell<Option<AcceptHandle>>> = Rc::default();
     let (first, second) = (Rc::clone(&me), Rc::clone(&me));
-    let is_retired = |me: &RefCell<Option<BorrowerHandle>>| {
-        me.borrow().as_ref().is_some_and(BorrowerHandle::is_retired)
+    let is_retired = |me: &RefCell<Option<AcceptHandle>>| {
+        me.borrow().as_ref().is_some_and(AcceptHandle::is_retired)
     };
     let stack = SlabStack::default()
         .with(move || {
@@ -57,6 +57,10 @@ fn last_piece() -> Result<()> {
     Ok(())
 }
 
+fn accept_loop() -> Arc<dyn Fn() -> Result<()> + Send + Sync> {
+    Arc::new(last_piece)
+}
+
 /// A worker: reads its inbox, and resumes what it has, until it is told to quit and has nothing left.
 fn worker(group: &Arc<Group>, number: usize) -> JoinHandle<()> {
     let group = Arc::clone(group);
@@ -64,8 +68,8 @@ fn worker(group: &Arc<Group>, number: usize) -> JoinHandle<()> {
         let (mut coroutines, mut quits) = (Vec::new(), false);
         let handle = &group.workers[number];
         loop {
-            coroutines.retain_mut(|coroutine: &mut LentCoroutine| {
-                matches!(coroutine.resume(), Some(Progress::Suspended))
+            coroutines.retain_mut(|coroutine: &mut AcceptCoroutine| {
+                matches!(coroutine.resume(), Progress::Suspended)
             });
             if quits && coroutines.is_empty() && handle.inbox.close() {
                 return;
@@ -95,7 +99,7 @@ fn quit(group: &Group, workers: Vec<JoinHandle<()>>) {
 
 /// The watchdog moves the loop, and moves it back, while it begins, runs, waits or ends: never two use what is the loop's, and
 /// there is always one that comes to its end. It fails if `retire` does not look whether the coroutine is suspended, if
-/// `into_coroutine` does not compare the start or gives the lock back before there is a borrower, if a move keeps the number
+/// `into_coroutine` does not compare the start or gives the lock back before there is a coroutine, if a move keeps the number
 /// of the start, and if a loop that was moved may say that it has ended. (Three interruptions take a minute.)
 #[test]
 fn a_loop_that_moves_is_one_loop() {
@@ -109,7 +113,7 @@ fn a_loop_that_moves_is_one_loop() {
                 group.acceptors.move_away(&group, 1);
             })
         };
-        let result = group.acceptors.run(&group, &last_piece);
+        let result = group.acceptors.run(&group, &accept_loop());
         assert!(result.is_ok());
         // Of the thread that serves again.
         exclusive::used();
@@ -118,8 +122,9 @@ fn a_loop_that_moves_is_one_loop() {
     });
 }
 
-/// The server is closed: whoever waits for the loop returns, and from then on nothing of the loop runs. It fails if the end of
-/// the loan does not wait for a piece that runs, and if `resume` does not look whether the loan has ended.
+/// The server is closed: the thread that serves returns, and from then on nothing of the loop runs but its unwinding. It fails if
+/// that thread does not wait for a piece that runs or does not retire the loop, if a loop that is abandoned is still started,
+/// and if the unwinding of one is its result.
 #[test]
 fn a_loop_that_is_abandoned_does_nothing_more() {
     check(3, || {
@@ -129,7 +134,7 @@ fn a_loop_that_is_abandoned_does_nothing_more() {
             let group = Arc::clone(&group);
             loom::thread::spawn(move || group.acceptors.abandon())
         };
-        let result = group.acceptors.run(&group, &last_piece);
+        let result = group.acceptors.run(&group, &accept_loop());
         assert!(result.is_ok());
         exclusive::used();
         closer.join().expect("the closer ends");

@@ -1,5 +1,7 @@
 //! The parts of `src/mixin/green/` that threads share, and their models.
 
+#[path = "../../../src/mixin/green/accept_coroutine.rs"]
+mod accept_coroutine;
 #[path = "../../../src/mixin/green/acceptor.rs"]
 mod acceptor;
 #[path = "../../../src/mixin/green/inbox.rs"]

@@ -43,7 +43,7 @@ impl Courier {
 impl Mixin for Courier {
     fn serve(
         &self,
-        accept_loop: &(dyn Fn() -> socketserver::Result<()> + Sync),
+        accept_loop: Arc<dyn Fn() -> socketserver::Result<()> + Send + Sync>,
     ) -> socketserver::Result<()> {
         self.diary.note("serve");
         let result = accept_loop();

@@ -1,0 +1,101 @@
+//! [`AcceptCoroutine`]: the coroutine that runs the accept loop, and what other threads may do to it.
+//!
+//! ```text
+//! its worker: resume                 another thread
+//! Suspended  -> Running, switches    retire: it is to end when it goes on
+//! Running                            retire: refused
+//!   it waits    -> Suspended         retire_when_it_waits: waits for one of the two
+//!   it returns  -> Ended
+//! ```
+//!
+//! Every change is made under the lock of the state. So a loop that is retired does nothing more but unwind, and a thread that
+//! has seen it retired may go on as if it had ended.
+
+use std::sync::Arc;
+
+use crate::sys::coroutine::stack::SlabStack;
+use crate::sys::coroutine::switch::{Coroutine, Progress};
+use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
+
+/// The name of the coroutine, for the report of an overflow: hooks of the loop run in it.
+const LABEL: &str = "the accept loop";
+
+/// The coroutine. It belongs to its worker, as any other.
+pub(super) struct AcceptCoroutine {
+    coroutine: Coroutine,
+    shared: Arc<Shared>,
+}
+
+/// Another thread's hold on it. Clones are for the same one.
+#[derive(Clone)]
+pub(super) struct AcceptHandle(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when it does not run any more.
+    changed: Condvar,
+    /// Set under the lock of `state`, while that is `Suspended`.
+    is_retired: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Suspended,
+    Running,
+    Ended,
+}
+
+impl AcceptCoroutine {
+    /// One that has not begun. A panic that leaves `body` ends the process.
+    pub(super) fn new(stack: SlabStack, body: impl FnOnce(&AcceptHandle) + 'static) -> Self {
+        let (state, changed) = (Mutex::new(State::Suspended), Condvar::new());
+        let shared = Arc::new(Shared { state, changed, is_retired: AtomicBool::new(false) });
+        let handle = AcceptHandle(Arc::clone(&shared));
+        Self { coroutine: Coroutine::new(stack, LABEL, move || body(&handle)), shared }
+    }
+
+    pub(super) fn handle(&self) -> AcceptHandle {
+        AcceptHandle(Arc::clone(&self.shared))
+    }
+
+    /// Runs it until it waits or returns.
+    pub(super) fn resume(&mut self) -> Progress {
+        *self.shared.state.lock() = State::Running;
+        let progress = self.coroutine.resume();
+        *self.shared.state.lock() = match progress {
+            Progress::Suspended => State::Suspended,
+            Progress::Ended(_) => State::Ended,
+        };
+        self.shared.changed.notify_all();
+        progress
+    }
+}
+
+impl AcceptHandle {
+    /// Has it end before it does anything more, if it is suspended. False: it runs, or has ended.
+    pub(super) fn retire(&self) -> bool {
+        let state = self.0.state.lock();
+        self.retire_from(*state)
+    }
+
+    /// The same, once it does not run any more: blocks until it waits or ends.
+    pub(super) fn retire_when_it_waits(&self) -> bool {
+        let mut state = self.0.state.lock();
+        self.0.changed.wait_while(&mut state, |state| *state == State::Running);
+        self.retire_from(*state)
+    }
+
+    /// Called under the lock of the state.
+    fn retire_from(&self, state: State) -> bool {
+        let is_suspended = state == State::Suspended;
+        if is_suspended {
+            self.0.is_retired.store(true, Ordering::Relaxed);
+        }
+        is_suspended
+    }
+
+    /// For the coroutine itself, when it goes on: whether it has to end.
+    pub(super) fn is_retired(&self) -> bool {
+        self.0.is_retired.load(Ordering::Relaxed)
+    }
+}
