@@ -119,7 +119,9 @@ struct ChatServer {
 
 /// Serves the room, and then ends the bus and the screen, in this order.
 fn serve(options: &Serve) -> Result<(), Failure> {
-    let server = ChatServer::new(options, options.tls.load()?, options.bus.read()?);
+    let (tls, bus) = (options.tls.load()?, options.bus.read()?);
+    bus.as_ref().map_or(Ok(()), Bus::check_name)?;
+    let server = ChatServer::new(options, tls, bus);
     let served = common::serve(&server, &options.options);
     let left = server.bus.get().map_or(Ok(()), Bus::close);
     server.screen.finish();

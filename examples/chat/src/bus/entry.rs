@@ -1,8 +1,8 @@
 //! An entry of the stream, by which the servers of one room talk to each other.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
+use crate::protocol::{clean, quoted};
 use crate::room::{Id, Who};
 
 /// One entry. It has a number of its server, so that readers recognise a second copy.
@@ -14,6 +14,8 @@ pub struct Entry {
     pub tag: String,
     /// Counts this server's entries, from 1.
     pub number: u64,
+    /// When it was said, in ms of Redis's clock.
+    pub said: u64,
     pub what: What,
 }
 
@@ -28,22 +30,25 @@ pub enum What {
     News { member: Id, name: String, text: String, now: Option<String> },
     /// A line of the server itself to a member of another one: that a member is not there any more.
     Note { to: Who, at: String, text: String },
-    /// The server has ended in order.
-    End,
+    /// The server has ended in order. It has heard all that its last acknowledgements say.
+    End { heard: String },
 }
+
+/// The largest number: that of Redis's scripts.
+const NUMBERS: u64 = 1 << 53;
 
 /// The fields of an entry, as Redis has them.
 pub type Fields = HashMap<Vec<u8>, Vec<u8>>;
 
-impl Entry {
-    /// Names and values of its fields.
-    pub fn to_fields(&self) -> Vec<(&'static str, String)> {
+impl What {
+    /// Names and values of its fields in the stream, for a server of this name.
+    pub fn to_fields(&self, tag: &str) -> Vec<(&'static str, String)> {
         let text = |text: &String| text.clone();
-        let (kind, more) = match &self.what {
-            What::Say { name, text: said } => {
+        let (kind, more) = match self {
+            Self::Say { name, text: said } => {
                 ("say", vec![("name", text(name)), ("text", text(said))])
             }
-            What::Tell { from, name, to, shown, at, text: said } => (
+            Self::Tell { from, name, to, shown, at, text: said } => (
                 "tell",
                 vec![
                     ("from", from.to_string()),
@@ -54,7 +59,7 @@ impl Entry {
                     ("text", text(said)),
                 ],
             ),
-            What::News { member, name, text: said, now } => {
+            Self::News { member, name, text: said, now } => {
                 let mut more = vec![
                     ("member", member.to_string()),
                     ("name", text(name)),
@@ -63,26 +68,50 @@ impl Entry {
                 more.extend(now.clone().map(|now| ("now", now)));
                 ("news", more)
             }
-            What::Note { to, at, text: said } => {
+            Self::Note { to, at, text: said } => {
                 ("note", vec![("to", to.to_string()), ("at", text(at)), ("text", text(said))])
             }
-            What::End => ("end", Vec::new()),
+            Self::End { heard } => ("end", vec![("heard", text(heard))]),
         };
-        let mut fields = vec![
-            ("server", self.server.clone()),
-            ("tag", self.tag.clone()),
-            ("number", self.number.to_string()),
-            ("kind", kind.to_owned()),
-        ];
+        let mut fields = vec![("tag", tag.to_owned()), ("kind", kind.to_owned())];
         fields.extend(more);
         fields
+    }
+
+    /// The one server that it is for; none if it is for all.
+    pub fn at(&self) -> Option<&str> {
+        match self {
+            Self::Tell { at, .. } | Self::Note { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The line as its author wrote it, shortened.
+    pub fn quote(&self) -> String {
+        match self {
+            Self::Say { text, .. } => quoted(text),
+            Self::Tell { shown, text, .. } => quoted(&format!("@{shown} {text}")),
+            _ => String::new(),
+        }
+    }
+}
+
+impl Entry {
+    /// About how many bytes it has when it is shown.
+    pub fn bytes(&self) -> usize {
+        match &self.what {
+            What::Say { text, .. } | What::Tell { text, .. } | What::News { text, .. } => {
+                text.len()
+            }
+            What::Note { .. } | What::End { .. } => 0,
+        }
     }
 
     /// None for any other entry: every client of Redis can write to the stream. The caller has to clean the texts before
     /// they are shown.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
         let text = |field: &str| {
-            fields.get(field.as_bytes()).map(|bytes| super::clean(bytes)).unwrap_or_default()
+            fields.get(field.as_bytes()).map(|bytes| clean(bytes)).unwrap_or_default()
         };
         let what = match &*text("kind") {
             "say" => What::Say { name: text("name"), text: text("text") },
@@ -104,41 +133,11 @@ impl Entry {
                 let to = text("to").parse().ok()?;
                 What::Note { to, at: text("at"), text: text("text") }
             }
-            "end" => What::End,
+            "end" => What::End { heard: text("heard") },
             _ => return None,
         };
-        let number = text("number").parse().ok()?;
-        Some(Self { server: text("server"), tag: text("tag"), number, what })
-    }
-}
-
-/// The last number of each server. Its entries arrive in the order of their numbers, except for second copies of entries
-/// that it wrote again.
-#[derive(Debug, Default)]
-pub struct Heard {
-    last: HashMap<String, (u64, Instant)>,
-}
-
-/// Servers that are remembered. Each restart is a new server, so this covers a long time.
-const SERVERS: usize = 1_000;
-
-impl Heard {
-    /// Whether an entry is read for the first time.
-    pub fn is_new(&mut self, server: &str, number: u64) -> bool {
-        let now = Instant::now();
-        if let Some((last, when)) = self.last.get_mut(server) {
-            let is_new = number > *last;
-            *last = number.max(*last);
-            *when = now;
-            return is_new;
-        }
-        if self.last.len() >= SERVERS {
-            let oldest = self.last.iter().min_by_key(|(_, (_, when))| *when);
-            if let Some(oldest) = oldest.map(|(server, _)| server.clone()) {
-                self.last.remove(&oldest);
-            }
-        }
-        self.last.insert(server.to_owned(), (number, now));
-        true
+        let number = text("number").parse().ok().filter(|number| *number <= NUMBERS)?;
+        let said = text("said").parse().ok()?;
+        Some(Self { server: text("server"), tag: text("tag"), number, said, what })
     }
 }

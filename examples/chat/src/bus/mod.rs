@@ -28,31 +28,35 @@
 //! at the same time in a different order.
 
 mod address;
+mod claim;
 mod entry;
+mod heard;
+mod lines;
 mod link;
 mod options;
+mod others;
 mod queue;
 mod reader;
+mod store;
 mod wire;
 mod writer;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::name::{OPERATOR, fold};
-use crate::protocol::clean;
 use crate::room::{Id, Room, Who};
+use claim::{Claim, Holder};
 use common::Failure;
 use entry::What;
 use link::Link;
 pub use options::{BusArguments, BusOptions};
+use others::Other;
 use queue::Queue;
+use store::Store;
 
 /// How often a server announces itself and reads the announcements of the others.
 const BEAT: Duration = Duration::from_secs(1);
@@ -62,7 +66,6 @@ const GONE: Duration = Duration::from_secs(10);
 /// The room's side of the bus. None of its methods waits.
 pub struct Relay {
     queue: Arc<Queue>,
-    servers: Servers,
     link: Link,
 }
 
@@ -94,21 +97,10 @@ pub struct Elsewhere {
     pub cut_off: Option<Duration>,
 }
 
-/// The other servers, by their identifiers.
-type Servers = Arc<Mutex<HashMap<String, Server>>>;
-
-/// Another server.
-struct Server {
-    tag: String,
-    members: Vec<(Id, String)>,
-    /// Its last announcement, and when that changed.
-    beat: String,
-    when: Instant,
-}
-
 /// The two threads, and the state that they share.
 pub struct Bus {
     queue: Arc<Queue>,
+    link: Link,
 }
 
 impl Bus {
@@ -117,32 +109,53 @@ impl Bus {
         // A hasher's keys are random, and nothing here has to be secret.
         let server = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let tag = options.server.clone().unwrap_or_else(|| server[..4].to_owned());
-        let queue = Arc::new(Queue::new(server, tag, options.wait, options.queue));
-        let servers = Servers::default();
+        let queue = Arc::new(Queue::new(server, tag, options.queue, options.wait));
         let link = Link::new(&options.address, room, &queue);
-        room.set_bus(Relay {
-            queue: Arc::clone(&queue),
-            servers: Arc::clone(&servers),
-            link: link.clone(),
-        });
+        room.set_bus(Relay { queue: Arc::clone(&queue), link: link.clone() });
         let writer = writer::Writer::new(&link, &queue, room, options.length);
-        let reader = reader::Reader::new(&link, &queue, room, servers);
+        let reader = reader::Reader::new(&link, &queue, room);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         named("bus writer").spawn(move || writer.run())?;
         named("bus reader").spawn(move || reader.run())?;
-        Ok(Self { queue })
+        Ok(Self { queue, link })
+    }
+
+    /// Refuses a name that a running server of the room has. Where Redis does not answer, or the server that had the name does
+    /// not announce itself any more, this one starts, and takes the name later.
+    pub fn check_name(options: &BusOptions) -> Result<(), Failure> {
+        /// Longer than the time between two announcements.
+        const TIME: Duration = Duration::from_millis(2_500);
+        const PAUSE: Duration = Duration::from_millis(250);
+        let Some(tag) = &options.server else { return Ok(()) };
+        let Ok(mut store) = Store::open(&options.address) else { return Ok(()) };
+        let (mut claim, until) = (Claim::default(), Instant::now() + TIME);
+        while Instant::now() < until {
+            let Ok(Some((holder, shown))) = store.holder_of(&fold(tag)) else { return Ok(()) };
+            if claim.watch(&holder, &shown, Duration::ZERO, Instant::now()) == Holder::Beats {
+                return Err(Failure::Other(format!(
+                    "another server of {} is called {tag}, and it is running: give this one another \
+                     name by --server",
+                    options.address
+                )));
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
     /// Announces the end of this server, after the queue has been written.
     pub fn close(&self) -> Result<(), Failure> {
         /// Longer than a reachable Redis takes.
         const TIME: Duration = Duration::from_secs(2);
-        self.queue.push(None, What::End);
-        match self.queue.close(TIME) {
+        self.queue.push(None, What::End { heard: self.queue.heard() });
+        let told = self.queue.close(TIME);
+        let count = told.len();
+        self.link.tell(&told);
+        match count {
             0 => Ok(()),
             count => Err(Failure::Other(format!(
-                "the last {count} lines may not have reached the other servers: Redis did not take \
-                 them within {} s",
+                "the last {count} lines may not have reached the other servers: not all of them had them \
+                 within {} s",
                 TIME.as_secs()
             ))),
         }
@@ -157,20 +170,17 @@ impl Relay {
 
     /// Finds a member of another server by its names. The error says what is not there.
     pub fn find(&self, name: &str, tag: &str) -> Result<Remote, String> {
-        let (wanted, folded) = (fold(name), fold(tag));
-        let servers = self.servers.lock();
-        // One that was killed, and started again under its name, is known twice for a while.
-        let found = servers.iter().filter(|(_, server)| fold(&server.tag) == folded);
-        let Some((id, server)) = found.max_by_key(|(_, server)| server.when) else {
+        let state = self.queue.lock();
+        let Some(server) = state.others.named(tag) else {
             return Err(format!("no other server here is called {tag}"));
         };
-        let named = |(_, other): &&(Id, String)| fold(other) == wanted;
-        let (member, shown) = match server.members.iter().find(named) {
-            Some((id, shown)) => (Who::Member(*id), shown.clone()),
-            None if wanted == OPERATOR => (Who::Operator, OPERATOR.to_owned()),
+        let (member, shown) = match server.member(name) {
+            Some((id, shown)) => (Who::Member(id), shown),
+            None if fold(name) == OPERATOR => (Who::Operator, OPERATOR),
             None => return Err(format!("nobody there is called {name}@{}", server.tag)),
         };
-        Ok(Remote { server: id.clone(), member, name: shown, tag: server.tag.clone() })
+        let (name, tag, server) = (shown.to_owned(), server.tag.clone(), server.id.clone());
+        Ok(Remote { server, member, name, tag })
     }
 
     /// Relays a line to one member of another server. If it is not there any more when the line arrives, the author gets a
@@ -208,8 +218,9 @@ impl Relay {
     /// The members of all other servers.
     pub fn members(&self) -> Elsewhere {
         let cut_off = self.link.cut_off();
-        let servers = self.servers.lock();
-        let mut names: Vec<String> = servers.values().flat_map(Server::names).collect();
+        let state = self.queue.lock();
+        let mut names: Vec<String> = state.others.there().flat_map(Other::names).collect();
+        drop(state);
         names.sort_unstable();
         Elsewhere { names, cut_off }
     }
@@ -219,21 +230,5 @@ impl Relay {
             return Ok(());
         }
         Err("this line did not reach the other servers: too many wait for Redis already".to_owned())
-    }
-}
-
-impl Server {
-    fn names(&self) -> impl Iterator<Item = String> {
-        self.members.iter().map(|(_, name)| format!("{name}@{}", self.tag))
-    }
-
-    /// Learns from news what a member is called from now on. Until the next announcement.
-    fn learn(&mut self, member: Id, now: Option<String>) {
-        /// As many as one server serves, and more.
-        const MEMBERS: usize = 100_000;
-        self.members.retain(|(id, _)| *id != member);
-        if self.members.len() < MEMBERS {
-            self.members.extend(now.map(|name| (member, name)));
-        }
     }
 }

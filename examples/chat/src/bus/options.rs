@@ -29,9 +29,9 @@ pub struct BusArguments {
     /// seconds; each takes some 200 bytes of Redis's memory, and its text. All servers of a room should have the same
     #[arg(long, value_name = "LINES", default_value = "10000", value_parser = common::count)]
     bus_length: usize,
-    /// How many lines of this server wait for Redis; at more the sender is told at once. At 20 lines a second 1,000 are
-    /// 50 seconds; each takes some 200 bytes of this server's memory, and its text of at most 8 KiB
-    #[arg(long, value_name = "LINES", default_value = "1000", value_parser = common::count)]
+    /// How many lines of this server wait for the others; at more the sender is told at once. At 200 lines a second 10,000
+    /// are 50 seconds; each takes some 300 bytes of this server's memory, and its text of at most 8 KiB
+    #[arg(long, value_name = "LINES", default_value = "10000", value_parser = common::count)]
     bus_queue: usize,
 }
 

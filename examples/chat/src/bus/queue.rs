@@ -1,149 +1,188 @@
-//! Entries on their way to the other servers, kept until Redis has confirmed them, and a while longer.
+//! What the room and the two threads of the bus share: the lines of this server, the other servers, and what this one has
+//! heard of them. Nobody waits for Redis, or calls the room, while it holds the lock.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::entry::{Entry, What};
+use super::entry::What;
+use super::lines::{Line, Lines, Told};
+use super::others::Others;
 use crate::room::Who;
 
-/// How long, and how many, confirmed entries are kept: a Redis that is killed may have confirmed entries that other servers
-/// have not read and that are not on its disk.
-const RECENT: Duration = Duration::from_secs(30);
-const RECENT_ENTRIES: usize = 1_000;
-
-/// The queue between the room, which never waits, and the thread that writes.
+/// The shared state.
 pub struct Queue {
     server: String,
     tag: String,
-    /// How long an entry waits for Redis before it is given up and its author is told.
-    patience: Duration,
-    /// Entries that may wait for a lost Redis.
-    most: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct State {
-    pending: VecDeque<Pending>,
-    recent: VecDeque<(Instant, Entry)>,
-    last_number: u64,
+pub struct State {
+    pub lines: Lines,
+    pub others: Others,
+    /// The reader's place and numbers, as they are announced; empty before it has one.
+    heard: String,
+    heard_is_new: bool,
     closing: bool,
-}
-
-struct Pending {
-    entry: Entry,
-    from: Option<Who>,
-    since: Instant,
+    /// The writer has ended.
+    has_left: bool,
 }
 
 impl Queue {
-    pub fn new(server: String, tag: String, patience: Duration, most: usize) -> Self {
-        Self { server, tag, patience, most, state: Mutex::default(), changed: Condvar::new() }
+    pub fn new(server: String, tag: String, most: usize, patience: Duration) -> Self {
+        let lines = Lines::new(most, patience);
+        let (others, heard) = (Others::default(), String::new());
+        let state =
+            State { lines, others, heard, heard_is_new: false, closing: false, has_left: false };
+        Self { server, tag, state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// The identifier of this server, another one after each start.
     pub fn server(&self) -> &str {
         &self.server
     }
 
+    /// The name of this server.
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// Adds an entry. False if too many wait already.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Adds a line. False if too many are kept already.
     pub fn push(&self, from: Option<Who>, what: What) -> bool {
-        let mut state = self.state.lock();
-        if state.pending.len() >= self.most {
-            return false;
-        }
-        state.last_number += 1;
-        let number = state.last_number;
-        let entry = Entry { server: self.server.clone(), tag: self.tag.clone(), number, what };
-        state.pending.push_back(Pending { entry, from, since: Instant::now() });
+        let is_added = self.state.lock().lines.say(from, what, Instant::now());
         self.changed.notify_all();
-        true
+        is_added
     }
 
-    /// Whether entries wait to be written.
+    /// Takes note of the reader's place and numbers.
+    pub fn set_heard(&self, heard: String) {
+        let mut state = self.state.lock();
+        if state.heard != heard {
+            state.heard = heard;
+            state.heard_is_new = true;
+            self.changed.notify_all();
+        }
+    }
+
+    /// The reader's place and numbers, to be announced.
+    pub fn heard(&self) -> String {
+        let mut state = self.state.lock();
+        state.heard_is_new = false;
+        state.heard.clone()
+    }
+
+    /// Whether the reader has no numbers yet.
+    pub fn heard_nothing(&self) -> bool {
+        self.state.lock().heard.is_empty()
+    }
+
+    /// The same, if it is new.
+    pub fn new_heard(&self) -> Option<String> {
+        let is_new = self.state.lock().heard_is_new;
+        is_new.then(|| self.heard())
+    }
+
+    /// Waits until there is a line to write, or until a time: the second one if there is something new to be announced, or if
+    /// the queue is closed.
+    pub fn wait_for_work(&self, until: Instant, until_if_new: Instant) {
+        let mut state = self.state.lock();
+        while !state.lines.is_waiting() {
+            let is_new = state.heard_is_new || state.closing;
+            let until = if is_new { until.min(until_if_new) } else { until };
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Calls `write` with each line that waits for Redis and with the number of the oldest line, until it returns false.
+    pub fn waiting(&self, mut write: impl FnMut(&Line) -> bool) -> u64 {
+        let state = self.state.lock();
+        for line in state.lines.waiting() {
+            if !write(line) {
+                break;
+            }
+        }
+        state.lines.base()
+    }
+
     pub fn is_waiting(&self) -> bool {
-        !self.state.lock().pending.is_empty()
+        self.state.lock().lines.is_waiting()
     }
 
-    /// The next entries to be written, at most `most`, in their order. Waits for the first one, at most for `time`.
-    pub fn next(&self, most: usize, time: Duration) -> Vec<Entry> {
+    /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard. None if
+    /// that number is not true.
+    pub fn answered(
+        &self,
+        number: Option<u64>,
+        heard: &HashMap<String, String>,
+    ) -> Option<Vec<Told>> {
         let mut state = self.state.lock();
-        if state.pending.is_empty() && !state.closing {
-            self.changed.wait_for(&mut state, time);
-        }
-        state.pending.iter().take(most).map(|pending| pending.entry.clone()).collect()
-    }
-
-    /// These have been written.
-    pub fn confirm(&self, written: Vec<Entry>) {
-        let mut state = self.state.lock();
+        let State { lines, others, .. } = &mut *state;
         let now = Instant::now();
-        for entry in written {
-            // An entry that was given up meanwhile is no longer there.
-            if state.pending.front().is_some_and(|front| front.entry.number == entry.number) {
-                state.pending.pop_front();
-            }
-            state.recent.push_back((now, entry));
+        if number.is_some_and(|number| !lines.redis_has(number, now)) {
+            return None;
         }
-        while state.recent.len() > RECENT_ENTRIES
-            || state.recent.front().is_some_and(|(when, _)| now.duration_since(*when) > RECENT)
-        {
-            state.recent.pop_front();
-        }
-        self.changed.notify_all();
-    }
-
-    /// Redis has lost confirmed entries: all that are still kept are written again. Readers recognise second copies by
-    /// their numbers.
-    pub fn write_again(&self) {
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        while let Some((when, entry)) = state.recent.pop_back() {
-            if now.duration_since(when) <= RECENT {
-                state.pending.push_front(Pending { entry, from: None, since: now });
-            }
-        }
-    }
-
-    /// Gives up entries that have waited for too long. Returns their authors.
-    pub fn give_up(&self) -> Vec<Who> {
-        let mut state = self.state.lock();
+        let heard = heard.iter().map(|(id, text)| (&**id, &**text));
         let mut told = Vec::new();
-        while state.pending.front().is_some_and(|front| front.since.elapsed() > self.patience) {
-            told.extend(state.pending.pop_front().and_then(|pending| pending.from));
+        for (gap, server) in others.hear_of(&self.server, heard) {
+            told.extend(lines.miss(gap, &server));
         }
-        told
+        told.extend(lines.settle(others, now));
+        self.changed.notify_all();
+        Some(told)
+    }
+
+    /// Gives up lines whose time is over. Returns their authors.
+    pub fn settle(&self) -> Vec<Told> {
+        let mut state = self.state.lock();
+        let State { lines, others, .. } = &mut *state;
+        lines.settle(others, Instant::now())
     }
 
     /// Waits for `time`, or until the queue is closed.
     pub fn pause(&self, time: Duration) {
         let mut state = self.state.lock();
-        if !state.closing {
-            let deadline = Instant::now() + time;
-            // New entries wake it as well.
-            while !state.closing && !self.changed.wait_until(&mut state, deadline).timed_out() {}
-        }
+        let deadline = Instant::now() + time;
+        // New entries wake it as well.
+        while !state.closing && !self.changed.wait_until(&mut state, deadline).timed_out() {}
     }
 
     pub fn is_closing(&self) -> bool {
         self.state.lock().closing
     }
 
-    /// Closes the queue, and waits until it is written, at most for `time`. Returns how many entries are not.
-    pub fn close(&self, time: Duration) -> usize {
+    /// The identifiers of the other servers.
+    pub fn servers(&self) -> Vec<String> {
+        self.state.lock().others.ids().map(str::to_owned).collect()
+    }
+
+    /// Whether the queue is closed and all lines have arrived everywhere.
+    pub fn is_done(&self) -> bool {
+        let state = self.state.lock();
+        state.closing && state.lines.are_done()
+    }
+
+    /// The writer has removed this server from the room.
+    pub fn leave(&self) {
+        self.state.lock().has_left = true;
+        self.changed.notify_all();
+    }
+
+    /// Closes the queue, and waits until all lines have arrived everywhere, at most for `time`. Returns the authors of those
+    /// that have not.
+    pub fn close(&self, time: Duration) -> Vec<Told> {
         let mut state = self.state.lock();
         state.closing = true;
         self.changed.notify_all();
         let deadline = Instant::now() + time;
-        while !state.pending.is_empty()
-            && !self.changed.wait_until(&mut state, deadline).timed_out()
-        {}
-        state.pending.len()
+        while !state.has_left && !self.changed.wait_until(&mut state, deadline).timed_out() {}
+        state.lines.give_up()
     }
 }

@@ -2,199 +2,270 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use redis::{RedisResult, cmd};
+use redis::RedisResult;
 
-use super::entry::{Entry, Fields, Heard, What};
-use super::link::{Link, Place, Side};
-use super::queue::Queue;
-use super::wire::Wire;
-use super::{BEAT, GONE, Server, Servers};
-use crate::name::{check_name, fold};
-use crate::protocol::{Kind, clean, listed, quoted};
+use super::BEAT;
+use super::entry::{Entry, What};
+use super::heard::{Gap, Heard, Number};
+use super::link::{Link, Report, Side};
+use super::others::Other;
+use super::queue::{Queue, State};
+use super::store::{Seen, Store};
+use crate::name::check_name;
+use crate::protocol::{Kind, listed, quoted};
 use crate::room::Room;
 
-/// Entries of one read.
-const BATCH: usize = 256;
-/// Bounds for announcements, which may be false: servers, bytes of a server's name, and members' names of all servers.
-const SERVERS: usize = 1_000;
-const SERVER_BYTES: usize = 64;
-const NAMES: usize = 100_000;
+/// Entries of one read: 6,000 a second over a line of 400 ms.
+const BATCH: usize = 2_500;
 /// Before the first entry of a stream.
 const BEGINNING: &str = "0-0";
+/// A server that starts reads the stream from so long before its start, in ms: the entries have the times of their writing.
+const BEFORE: u64 = 5_000;
+/// Bytes that are shown before the outboxes are looked at.
+const AT_ONCE: usize = 16 * 1024;
+/// How long the reader waits for members that take what is sent to them slowly.
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
 
 pub struct Reader {
     link: Link,
     queue: Arc<Queue>,
     room: Room,
-    servers: Servers,
     heard: Heard,
-    /// None until Redis was reached for the first time.
-    place: Option<Place>,
-    /// Another server has this one's name; said once.
-    has_namesake: bool,
+    started: Instant,
+    /// When this server started, by Redis's clock in ms.
+    start: u64,
+    /// The last entry that was read. None until Redis was reached for the first time.
+    place: Option<String>,
+    /// The run of Redis in which it was read.
+    run: String,
+    /// The end of the stream, and the numbers of the lines up to it, when this server first looked; until it has read so far.
+    first: Option<(String, HashMap<String, u64>)>,
+    /// Lines are missing, and the stream is read once more.
+    searches: bool,
+    /// Bytes that were shown since the last look at the outboxes.
+    bytes: usize,
 }
 
-/// The answer of `XREAD`: streams with their entries; none if there are no entries.
-type Answer = Option<Vec<(String, Vec<(String, Fields)>)>>;
-
 impl Reader {
-    pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room, servers: Servers) -> Self {
-        let (link, queue, room) = (link.clone(), Arc::clone(queue), room.clone());
-        let heard = Heard::default();
-        Self { link, queue, room, servers, heard, place: None, has_namesake: false }
+    pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room) -> Self {
+        Self {
+            link: link.clone(),
+            queue: Arc::clone(queue),
+            room: room.clone(),
+            heard: Heard::default(),
+            started: Instant::now(),
+            start: 0,
+            place: None,
+            run: String::new(),
+            first: None,
+            searches: false,
+            bytes: 0,
+        }
     }
 
     pub fn run(mut self) {
         let link = self.link.clone();
-        link.keep(Side::Reader, |connection, works| self.read(connection, works), || {});
+        link.keep(Side::Reader, |store, report| self.read(store, report), || {});
     }
 
     /// Reads until a failure or the end.
-    fn read(&mut self, connection: &mut Wire, works: &dyn Fn()) -> RedisResult<()> {
-        let stream = self.link.stream();
-        let mut place = match self.place.clone() {
-            // Lines from before the start of this server are not shown.
-            None => Place::end_of(connection, &stream)?,
-            Some(mut place) => {
-                if !place.is_kept(connection, &stream)? {
-                    // Entries that it has read already are recognised by their numbers.
-                    place.last.clear();
-                }
-                place
+    fn read(&mut self, store: &mut Store, report: &Report<'_>) -> RedisResult<()> {
+        let seen = store.look()?;
+        if self.place.is_none() || self.run != store.run {
+            self.run.clone_from(&store.run);
+            self.start = seen.time.saturating_sub(self.started.elapsed().as_millis() as u64);
+            // Another Redis, or the same one after a restart, may not have all that was read. What it has is recognised.
+            let before = format!("{}-0", self.start.saturating_sub(BEFORE));
+            self.place = Some(match &self.place {
+                Some(_) => BEGINNING.to_owned(),
+                None if order(&seen.end) < order(&before) => seen.end.clone(),
+                None => before,
+            });
+            if self.queue.heard_nothing() {
+                self.first = Some((seen.end.clone(), seen.last.clone()));
             }
-        };
-        self.place = Some(place.clone());
-        let mut next_look = Instant::now();
-        while !self.queue.is_closing() {
-            if Instant::now() >= next_look {
-                self.look_who_is_there(connection)?;
-                if place.is_ahead(connection, &stream)? {
-                    // Entries that it has read already are recognised by their numbers.
-                    place.last.clear();
-                }
-                next_look = Instant::now() + BEAT;
+        }
+        self.look(store, seen)?;
+        let mut looked = Instant::now();
+        while !self.queue.is_done() {
+            if looked.elapsed() >= BEAT {
+                let seen = store.look()?;
+                self.look(store, seen)?;
+                looked = Instant::now();
             }
-            works();
-            let from = if place.last.is_empty() { BEGINNING } else { &place.last };
-            let answer: Answer = cmd("XREAD")
-                .arg("COUNT")
-                .arg(BATCH)
-                .arg("BLOCK")
-                .arg(BEAT.as_millis() as u64)
-                .arg("STREAMS")
-                .arg(&stream)
-                .arg(from)
-                .query(connection)?;
-            // What comes in a burst is held back here.
-            self.room.wait_for_outboxes(BEAT);
-            for (id, fields) in answer.into_iter().flatten().flat_map(|(_, entries)| entries) {
+            report(Ok(()));
+            let place = self.place.as_deref().unwrap_or(BEGINNING);
+            let time = BEAT.saturating_sub(looked.elapsed());
+            for (id, fields) in store.read(place, BATCH, time)? {
                 if let Some(entry) = Entry::from_fields(&fields) {
+                    self.hold_back(entry.bytes());
                     self.hear(entry);
                 }
-                place.last = id;
+                self.place = Some(id);
             }
-            self.place = Some(place.clone());
+            self.acknowledge();
         }
         Ok(())
     }
 
-    fn hear(&mut self, Entry { server, tag, number, what }: Entry) {
-        let ours = server == self.queue.server();
-        if ours || !self.heard.is_new(&server, number) || check_name(&tag).is_err() {
+    /// Tells the others what was read.
+    fn acknowledge(&mut self) {
+        let Some(place) = &self.place else { return };
+        if let Some((_, last)) = self.first.take_if(|(end, _)| order(end) <= order(place)) {
+            self.heard.has_read_up_to(last.iter().map(|(id, last)| (&**id, *last)));
+        }
+        if self.first.is_none() {
+            let servers = self.queue.servers();
+            let numbers = self.heard.acknowledgements(servers.iter().map(|id| &**id));
+            self.queue.set_heard(format!("{place}{numbers}"));
+        }
+    }
+
+    /// Waits while the members here have not taken what was shown before: what comes in a burst is held back here.
+    fn hold_back(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes < AT_ONCE {
             return;
         }
+        self.bytes = 0;
+        let until = Instant::now() + LONGEST_HOLD;
+        while !self.room.wait_for_outboxes(BEAT) && Instant::now() < until {
+            self.acknowledge();
+        }
+    }
+
+    fn hear(&mut self, Entry { server, tag, number, said, what }: Entry) {
+        if server == self.queue.server() || check_name(&tag).is_err() {
+            return;
+        }
+        match self.heard.hear(&server, number) {
+            Number::Again => return,
+            Number::After(gap) => self.miss(&tag, gap),
+            Number::New => {}
+        }
+        if let What::End { heard } = what {
+            return self.end(&server, &heard);
+        }
+        // What was said before this server started is history.
+        if said < self.start {
+            return;
+        }
+        self.queue.lock().others.meet(&server, &tag, Instant::now());
         match what {
             What::Say { name, text } => {
                 self.room.hear(Kind::Said, &format!("{name}@{tag}: {text}\n"));
             }
             What::News { member, name, text, now } => {
                 let now = now.filter(|now| check_name(now).is_ok());
-                if let Some(server) = self.servers.lock().get_mut(&server) {
-                    server.learn(member, now);
-                }
+                self.queue.lock().others.learn(&server, number, member, now);
                 self.room.hear(Kind::News, &format!("* {name}@{tag} {text}\n"));
             }
             What::Tell { from, name, to, shown, at, text } if at == self.queue.server() => {
                 let line = format!("{name}@{tag} -> {shown}: {text}\n");
                 if !self.room.hear_private(to, Kind::Said, &line) {
-                    let text = format!(
-                        "{shown}@{} is not there any more: {}",
-                        self.queue.tag(),
-                        quoted(&text)
-                    );
+                    let here = self.queue.tag();
+                    let text = format!("{shown}@{here} is not there any more: {}", quoted(&text));
                     self.queue.push(None, What::Note { to: from, at: server, text });
                 }
             }
             // The author may have left meanwhile.
             What::Note { to, at, text } if at == self.queue.server() => self.room.note(to, &text),
-            What::Tell { .. } | What::Note { .. } => {}
-            What::End => self.forget(&server, "has ended"),
+            What::Tell { .. } | What::Note { .. } | What::End { .. } => {}
         }
     }
 
-    fn look_who_is_there(&mut self, connection: &mut Wire) -> RedisResult<()> {
-        let shown: HashMap<String, Vec<u8>> =
-            cmd("HGETALL").arg(self.link.servers()).query(connection)?;
-        let mut servers = self.servers.lock();
-        let mut room =
-            NAMES - servers.values().map(|server| server.members.len()).sum::<usize>().min(NAMES);
-        for (server, shown) in shown.into_iter().filter(|(id, _)| id != self.queue.server()) {
-            let text = String::from_utf8_lossy(&shown);
-            let mut parts = text.splitn(3, '\n');
-            let (Some(beat), Some(tag), Some(names)) = (parts.next(), parts.next(), parts.next())
-            else {
-                continue;
-            };
-            let (beat, tag) = (clean(beat.as_bytes()), clean(tag.as_bytes()));
-            let known = servers.get(&server);
-            let is_known = known.is_some();
-            if check_name(&tag).is_err()
-                || known.is_some_and(|known| known.beat == beat)
-                || (!is_known && (server.len() > SERVER_BYTES || servers.len() >= SERVERS))
-            {
-                continue;
-            }
-            room += known.map_or(0, |known| known.members.len());
-            let members = names.split(' ').filter_map(|member| {
-                let (id, name) = member.split_once(':')?;
-                Some((id.parse().ok()?, name.to_owned())).filter(|_| check_name(name).is_ok())
-            });
-            let members: Vec<_> = members.take(room).collect();
-            room -= members.len();
-            servers.insert(server, Server { tag, members, beat, when: Instant::now() });
+    /// Says that lines of a server did not arrive. It learns that by the acknowledgements.
+    fn miss(&self, tag: &str, Gap { from, to }: Gap) {
+        let lines = match to - from {
+            0 => "a line of the server".to_owned(),
+            more => format!("{} lines of the server", more + 1),
+        };
+        let is = if to == from { "is" } else { "are" };
+        self.room.hear(Kind::News, &format!("* {lines} {tag} {is} missing here\n"));
+    }
+
+    /// Looks at the room: who is there, and whether all lines were read.
+    fn look(&mut self, store: &mut Store, mut seen: Seen) -> RedisResult<()> {
+        seen.servers.remove(self.queue.server());
+        seen.last.remove(self.queue.server());
+        let looked = self.queue.lock().others.look(&seen.servers, seen.time, Instant::now());
+        for id in looked.changed {
+            let members = store.members_of(&id)?;
+            self.queue.lock().others.set_members(&id, &members);
         }
-        let gone: Vec<String> = servers
-            .iter()
-            .filter(|(_, server)| server.when.elapsed() > GONE)
-            .map(|(id, _)| id.clone())
-            .collect();
-        let own = fold(self.queue.tag());
-        let namesake = servers.values().any(|server| fold(&server.tag) == own);
-        drop(servers);
-        for server in gone {
-            cmd("HDEL").arg(self.link.servers()).arg(&server).exec(connection)?;
-            self.forget(&server, "is not heard of any more");
+        for id in looked.gone {
+            self.forget(&id, "is not heard of any more");
         }
-        if namesake && !std::mem::replace(&mut self.has_namesake, true) {
-            let tag = self.queue.tag();
-            let line = format!(
-                "* another server is called {tag} as well; start one of them with another --server\n"
-            );
-            self.room.hear(Kind::News, &line);
+        for id in looked.back {
+            let state = self.queue.lock();
+            let line = state.others.get(&id).map(|other| about(other, "is back"));
+            drop(state);
+            self.room.hear(Kind::News, &line.unwrap_or_default());
         }
+        self.check_place(&seen);
         Ok(())
     }
 
-    fn forget(&self, server: &str, why: &str) {
-        let Some(server) = self.servers.lock().remove(server) else { return };
-        let tag = &server.tag;
-        let members: Vec<String> = server.names().collect();
-        let line = match &members[..] {
-            [] => format!("* the server {tag} {why}\n"),
-            members => format!("* the server {tag} {why}, and with it {}\n", listed(members)),
-        };
-        self.room.hear(Kind::News, &line);
+    /// Compares the stream with what was read of it.
+    fn check_place(&mut self, seen: &Seen) {
+        let Some(place) = &self.place else { return };
+        let numbers = || seen.last.iter().map(|(id, last)| (&**id, *last));
+        if order(place) > order(&seen.end) {
+            // It has lost its last entries, and what is written now may come before the place.
+            if self.first.is_some() {
+                self.first = Some((seen.end.clone(), seen.last.clone()));
+            } else if place != BEGINNING {
+                self.place = Some(BEGINNING.to_owned());
+            }
+        } else if order(place) == order(&seen.end) && self.first.is_none() {
+            if self.heard.is_up_to(numbers()) {
+                self.searches = false;
+            } else if !std::mem::replace(&mut self.searches, true) {
+                self.place = Some(BEGINNING.to_owned());
+            } else {
+                self.searches = false;
+                for (id, gap) in self.heard.has_read_up_to(numbers()) {
+                    let state = self.queue.lock();
+                    let tag = state.others.get(id).map(|other| other.tag.clone());
+                    drop(state);
+                    self.miss(&tag.unwrap_or_default(), gap);
+                }
+            }
+        }
     }
+
+    fn end(&self, server: &str, heard: &str) {
+        let mut state = self.queue.lock();
+        state.others.hear_of(self.queue.server(), [(server, heard)]);
+        drop(state);
+        self.forget(server, "has ended");
+    }
+
+    fn forget(&self, server: &str, why: &str) {
+        let mut state = self.queue.lock();
+        let State { lines, others, .. } = &mut *state;
+        let other = if why == "has ended" { others.end(server) } else { others.get(server) };
+        let Some(other) = other else { return };
+        let (told, line) = (lines.lose(other), about(other, why));
+        drop(state);
+        self.room.hear(Kind::News, &line);
+        self.link.tell(&told);
+    }
+}
+
+/// News of a server and its members.
+fn about(other: &Other, what: &str) -> String {
+    let members: Vec<String> = other.names().collect();
+    match &members[..] {
+        [] => format!("* the server {} {what}\n", other.tag),
+        members => format!("* the server {} {what}, and with it {}\n", other.tag, listed(members)),
+    }
+}
+
+/// An identifier as two growing numbers: milliseconds, and a counter within them.
+fn order(id: &str) -> Option<(u64, u64)> {
+    let (time, number) = id.split_once('-')?;
+    Some((time.parse().ok()?, number.parse().ok()?))
 }

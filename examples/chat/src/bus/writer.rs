@@ -1,104 +1,163 @@
-//! The writer: appends the lines of this server to the stream, and announces its members.
+//! The writer: appends the lines of this server to the stream, and announces it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{RedisResult, cmd};
+use redis::{RedisError, RedisResult};
 
-use super::BEAT;
-use super::entry::Entry;
-use super::link::{Link, Place, Side};
+use super::claim::{Claim, Holder};
+use super::link::{Link, Report, Side, refused};
 use super::queue::Queue;
-use super::wire::Wire;
+use super::store::{Batch, Beat, Beaten, ByServer, Store};
+use super::{BEAT, GONE};
+use crate::name::fold;
 use crate::room::Room;
 
-/// Entries of one write.
-const BATCH: usize = 64;
+/// Lines and bytes of one write: a thousand lines a round trip, and some milliseconds of Redis's time.
+const BATCH: usize = 1_000;
+const BATCH_BYTES: usize = 1 << 20;
+/// The stream may be so many times longer than it should be, for servers that are slow or cut off.
+const LONGER: usize = 10;
+/// What was heard is announced so often.
+const HEARD: Duration = Duration::from_millis(200);
+/// The same for a server that stops, and waits for what the others have heard.
+const STOPPING: Duration = Duration::from_millis(50);
 
 pub struct Writer {
     link: Link,
     queue: Arc<Queue>,
     room: Room,
-    place: Place,
-    beats: u64,
     /// About how many entries the stream keeps.
     length: usize,
+    claim: Claim,
+    beats: u64,
+    /// The members that were announced last, and the number of the last line before. None until that has worked once.
+    members: Option<String>,
+    version: u64,
 }
 
 impl Writer {
     pub fn new(link: &Link, queue: &Arc<Queue>, room: &Room, length: usize) -> Self {
         let (link, queue, room) = (link.clone(), Arc::clone(queue), room.clone());
-        Self { link, queue, room, place: Place::default(), beats: 0, length }
+        let claim = Claim::default();
+        Self { link, queue, room, length, claim, beats: 0, members: None, version: 0 }
     }
 
     pub fn run(mut self) {
-        let (link, queue, room) = (self.link.clone(), Arc::clone(&self.queue), self.room.clone());
-        let give_up = || {
-            for who in queue.give_up() {
-                room.note(who, "a line of yours may not have reached the other servers");
-            }
-        };
-        link.keep(Side::Writer, |connection, works| self.write(connection, works), give_up);
+        let (link, queue) = (self.link.clone(), Arc::clone(&self.queue));
+        let give_up = || link.tell(&queue.settle());
+        link.keep(Side::Writer, |store, report| self.write(store, report), give_up);
     }
 
-    /// Writes until a failure, or until the closed queue is empty.
-    fn write(&mut self, connection: &mut Wire, works: &dyn Fn()) -> RedisResult<()> {
-        if !self.place.is_kept(connection, &self.link.stream())? {
-            self.queue.write_again();
+    /// Writes until a failure, or until all lines of the closed queue have arrived.
+    fn write(&mut self, store: &mut Store, report: &Report<'_>) -> RedisResult<()> {
+        // Redis may have lost them.
+        self.members = None;
+        while let Some(why) = self.beat(store)? {
+            report(Err(&why));
+            self.link.tell(&self.queue.settle());
+            if self.queue.is_closing() {
+                return Ok(());
+            }
+            self.queue.pause(BEAT);
         }
-        let mut next_beat = Instant::now();
+        let (mut beat, mut heard) = (Instant::now(), Instant::now());
         loop {
-            if Instant::now() >= next_beat {
-                self.beat(connection)?;
-                if self.place.is_ahead(connection, &self.link.stream())? {
-                    self.place.last.clear();
-                    self.queue.write_again();
+            let is_closing = self.queue.is_closing();
+            let pause = if is_closing { STOPPING } else { HEARD };
+            if beat.elapsed() >= BEAT || (is_closing && beat.elapsed() >= STOPPING) {
+                if let Some(why) = self.beat(store)? {
+                    return Err(why);
                 }
-                next_beat = Instant::now() + BEAT;
+                (beat, heard) = (Instant::now(), Instant::now());
             }
-            // A Redis that accepts announcements and no entries (its memory is full, say) counts as lost.
-            if !self.queue.is_waiting() {
-                works();
-            }
-            let until_beat = next_beat.saturating_duration_since(Instant::now());
-            let entries = self.queue.next(BATCH, until_beat.max(Duration::from_millis(1)));
-            if entries.is_empty() {
-                if self.queue.is_closing() {
-                    return self.leave(connection);
-                }
+            // A Redis that accepts announcements and no lines (its memory is full, say) counts as lost.
+            if self.queue.is_waiting() {
+                self.append(store)?;
+                report(Ok(()));
                 continue;
             }
-            self.place.last = self.append(connection, &entries)?;
-            self.queue.confirm(entries);
-            works();
+            report(Ok(()));
+            if self.queue.is_done() {
+                store.leave(self.queue.server(), &fold(self.queue.tag()))?;
+                self.queue.leave();
+                return Ok(());
+            }
+            if heard.elapsed() >= pause
+                && let Some(text) = self.queue.new_heard()
+            {
+                let others = store.heard(self.queue.server(), &text)?;
+                self.answered(None, &others)?;
+                heard = Instant::now();
+            }
+            self.queue
+                .wait_for_work(beat + if is_closing { STOPPING } else { BEAT }, heard + pause);
         }
     }
 
-    /// Returns the identifier of the last one.
-    fn append(&self, connection: &mut Wire, entries: &[Entry]) -> RedisResult<String> {
-        let stream = self.link.stream();
-        let mut pipe = redis::pipe();
-        for entry in entries {
-            pipe.cmd("XADD").arg(&stream).arg("MAXLEN").arg("~").arg(self.length).arg("*");
-            for (field, value) in entry.to_fields() {
-                pipe.arg(field).arg(value);
+    /// Appends lines.
+    fn append(&self, store: &mut Store) -> RedisResult<()> {
+        let mut batch = Batch::default();
+        let base = self.queue.waiting(|line| {
+            let age = line.said.elapsed().as_millis();
+            batch.push(line.number, age, line.what.to_fields(self.queue.tag()));
+            batch.lines < BATCH && batch.bytes < BATCH_BYTES
+        });
+        let cap = self.length.saturating_mul(LONGER);
+        let (last, heard) = store.append(self.queue.server(), base, cap, &batch)?;
+        self.answered(Some(last), &heard)
+    }
+
+    /// Announces this server and its members. Returns why that is not possible, if another server has its name.
+    fn beat(&mut self, store: &mut Store) -> RedisResult<Option<RedisError>> {
+        // News of later changes have larger numbers.
+        let last = self.queue.lock().lines.last();
+        let members = self.room.names().iter().map(|(id, name)| format!(" {id}:{name}")).collect();
+        // Those of a server that stops leave without news: its end says it.
+        let has_changed = !self.queue.is_closing() && self.members.as_ref() != Some(&members);
+        if has_changed {
+            self.version = last;
+        }
+        self.beats += 1;
+        let tag = self.queue.tag();
+        let shown = format!("{} {} {tag}", self.beats, self.version);
+        let listed = format!("{}{members}", self.version);
+        let heard = self.queue.heard();
+        let mut beat = Beat {
+            server: self.queue.server(),
+            name: &fold(tag),
+            shown: &shown,
+            members: if has_changed { &listed } else { "" },
+            heard: &heard,
+            length: self.length,
+            instead: ("", ""),
+        };
+        let mut answer = store.beat(&beat)?;
+        if let Beaten::Taken(holder, announcement, age) = &answer {
+            let now = Instant::now();
+            if self.claim.watch(holder, announcement, *age, now) == Holder::Gone {
+                beat.instead = (holder, announcement);
+                answer = store.beat(&beat)?;
             }
         }
-        let ids: Vec<String> = pipe.query(connection)?;
-        Ok(ids.into_iter().next_back().unwrap_or_default())
+        match answer {
+            Beaten::Announced(last, heard) => {
+                self.claim.is_ours();
+                self.members = Some(members);
+                self.answered(Some(last), &heard).map(|()| None)
+            }
+            Beaten::Taken(..) => Ok(Some(refused(format!(
+                "another server there is called {tag}; if it does not announce itself for {} s, this one takes its place",
+                GONE.as_secs()
+            )))),
+        }
     }
 
-    /// Announces this server and its members.
-    fn beat(&mut self, connection: &mut Wire) -> RedisResult<()> {
-        self.beats += 1;
-        let members = self.room.names().into_iter().map(|(id, name)| format!("{id}:{name}"));
-        let members = members.collect::<Vec<_>>().join(" ");
-        let shown = format!("{}\n{}\n{members}", self.beats, self.queue.tag());
-        let servers = self.link.servers();
-        cmd("HSET").arg(servers).arg(self.queue.server()).arg(shown).exec(connection)
-    }
-
-    fn leave(&self, connection: &mut Wire) -> RedisResult<()> {
-        cmd("HDEL").arg(self.link.servers()).arg(self.queue.server()).exec(connection)
+    fn answered(&self, last: Option<u64>, heard: &ByServer) -> RedisResult<()> {
+        let told = self.queue.answered(last, heard);
+        let told =
+            told.ok_or_else(|| refused("it has lines that this server has not said".to_owned()));
+        self.link.tell(&told?);
+        Ok(())
     }
 }

@@ -12,6 +12,17 @@ use test_support::process::Process;
 use test_support::program::*;
 use test_support::skip_if;
 
+/// The stream of the room, and what the servers say of themselves and of their members.
+const STREAM: &str = "chat:{room}:lines";
+const SERVERS: &str = "chat:{room}:servers";
+const MEMBERS: &str = "chat:{room}:members";
+
+/// The time of day in ms, as Redis has it, and something more.
+fn later() -> String {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    (now.as_millis() + 1_000).to_string()
+}
+
 /// A server of the shared room. It has joined the others when it is returned.
 fn server(redis: &Redis, tag: &str, options: &[&str]) -> (Process, SocketAddr) {
     let (server, address) = server_alone(redis, tag, options);
@@ -141,9 +152,11 @@ fn who_names_all_members_of_a_server_with_a_thousand() {
     let mut alice = Member::join(at_one, "alice");
     let names: Vec<String> =
         (0..1_000).map(|number| format!("{number}:somebody-{number}")).collect();
-    let shown = format!("1\ntwo\n{} 1000:\u{202e}mallory", names.join(" "));
+    let members = format!("1 {} 1000:\u{202e}mallory", names.join(" "));
+    let shown = format!("{} 1 1 two", later());
     let mut connection = redis.connect();
-    ::redis::cmd("HSET").arg(&["chat:room:servers", "id", &shown]).exec(&mut connection).unwrap();
+    ::redis::cmd("HSET").arg(&[MEMBERS, "id", &members]).exec(&mut connection).unwrap();
+    ::redis::cmd("HSET").arg(&[SERVERS, "id", &shown]).exec(&mut connection).unwrap();
     let answer = loop {
         let answer = alice.asks_who();
         if !answer.starts_with("* 1 here: ") {
@@ -171,8 +184,9 @@ fn a_server_that_is_killed_and_started_again_goes_on_with_the_others() {
     // Its member knows by the end of its connection that a line may be lost.
     assert_eq!(bob.rest(), "");
     say(&alice, 10..20);
-    // A new one hears what is said from now on, and only that.
+    // A new one takes its name when it is gone. It hears what is said from now on, and only that.
     let (two, at_two) = server(&redis, "two", &[]);
+    alice.sees("* the server two is not heard of any more, and with it bob@two");
     let mut bob = Member::join(at_two, "bob");
     say(&alice, 20..30);
     // Some of what was said before may still have been on its way.
@@ -182,7 +196,6 @@ fn a_server_that_is_killed_and_started_again_goes_on_with_the_others() {
     hears(&mut bob, "alice@one", first + 1..30);
     say(&bob, 10..20);
     hears(&mut alice, "bob@two", 10..20);
-    alice.sees("* the server two is not heard of any more, and with it bob@two");
     // And one that ends in order says so, after the last of its lines.
     bob.say("the last word");
     bob.asks_who();
@@ -278,7 +291,7 @@ fn what_others_write_into_the_stream_does_no_harm() {
         ],
     ] {
         let mut command = ::redis::cmd("XADD");
-        command.arg("chat:room").arg("*");
+        command.arg(STREAM).arg("*").arg("said").arg(later());
         for (field, value) in fields {
             command.arg(*field).arg(*value);
         }
@@ -287,11 +300,11 @@ fn what_others_write_into_the_stream_does_no_harm() {
     assert_eq!(alice.hears(), "�[31mmallory�@evil: �[2J��* alice has left");
     assert_eq!(alice.hears().len(), "mallory@evil: ".len() + 8_192);
     // A key that is no stream is an error like a lost connection, and is over when it is gone.
-    ::redis::cmd("SET").arg("chat:room").arg("text").exec(&mut connection).unwrap();
+    ::redis::cmd("SET").arg(STREAM).arg("text").exec(&mut connection).unwrap();
     alice.say("hello");
     alice.sees(LOST_TO_MEMBERS);
     while !one.line().contains("WRONGTYPE") {}
-    ::redis::cmd("DEL").arg("chat:room").exec(&mut connection).unwrap();
+    ::redis::cmd("DEL").arg(STREAM).exec(&mut connection).unwrap();
     alice.sees(JOINED_TO_MEMBERS);
 }
 

@@ -1,0 +1,98 @@
+//! The name of this server, which no other server of the room may have at the same time. Redis keeps who has it.
+//!
+//! ```text
+//! free ----------------------------------------------> ours
+//! another server has it, and beats ------------------> not ours: refused at start, left out of the room later
+//! another server has it, without a beat for 10 s ----> ours: it was killed
+//! ```
+
+use std::time::{Duration, Instant};
+
+use super::GONE;
+
+/// A server whose announcement is old enough is watched for so long: it would have made another one.
+const WATCHED: Duration = Duration::from_secs(3);
+
+/// A watch over the server that has the name.
+#[derive(Debug, Default)]
+pub struct Claim {
+    /// Its identifier, its last announcement, and since when that has not changed.
+    holder: Option<(String, String, Instant)>,
+}
+
+/// What is known of the server that has the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// It has announced itself while it was watched.
+    Beats,
+    /// It has not for this time.
+    Silent(Duration),
+    /// It is gone, and its name may be taken.
+    Gone,
+}
+
+impl Claim {
+    /// Another server has the name. Its announcement has this age by Redis's clock, which may have been set meanwhile.
+    pub fn watch(
+        &mut self,
+        holder: &str,
+        announcement: &str,
+        age: Duration,
+        now: Instant,
+    ) -> Holder {
+        match &self.holder {
+            Some((known, last, since)) if known == holder && last == announcement => {
+                match now.duration_since(*since) {
+                    silent if silent > GONE || (silent > WATCHED && age > GONE) => Holder::Gone,
+                    silent => Holder::Silent(silent),
+                }
+            }
+            known => {
+                let beats = known.as_ref().is_some_and(|(known, ..)| known == holder);
+                self.holder = Some((holder.to_owned(), announcement.to_owned(), now));
+                if beats { Holder::Beats } else { Holder::Silent(Duration::ZERO) }
+            }
+        }
+    }
+
+    /// The name is this server's.
+    pub fn is_ours(&mut self) {
+        self.holder = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_from_a_server_that_does_not_beat() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut claim = Claim::default();
+        assert_eq!(claim.watch("a", "1", Duration::ZERO, start), Holder::Silent(Duration::ZERO));
+        assert_eq!(
+            claim.watch("a", "1", Duration::ZERO, after(9)),
+            Holder::Silent(Duration::from_secs(9))
+        );
+        assert_eq!(claim.watch("a", "2", Duration::ZERO, after(10)), Holder::Beats);
+        assert_eq!(
+            claim.watch("a", "2", Duration::ZERO, after(19)),
+            Holder::Silent(Duration::from_secs(9))
+        );
+        // Another one has taken it meanwhile.
+        assert_eq!(
+            claim.watch("b", "1", Duration::ZERO, after(20)),
+            Holder::Silent(Duration::ZERO)
+        );
+        assert_eq!(claim.watch("b", "1", Duration::ZERO, after(31)), Holder::Gone);
+        // Its announcement was old when it was first seen.
+        assert_eq!(claim.watch("c", "1", GONE * 2, after(32)), Holder::Silent(Duration::ZERO));
+        assert_eq!(claim.watch("c", "1", GONE * 2, after(36)), Holder::Gone);
+        claim.is_ours();
+        assert_eq!(
+            claim.watch("b", "1", Duration::ZERO, after(37)),
+            Holder::Silent(Duration::ZERO)
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! What this server has heard of the lines of the others: by the numbers it recognises second copies and gaps, and tells
+//! each sender what has arrived.
+//!
+//! ```text
+//! number     <= last    a second copy: nothing
+//! number    == last + 1 the next line
+//! number     >  last + 1 the next line, after a gap: the lines between are lost here
+//! ```
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+/// Servers that are remembered. Each start is a new server, so this covers a long time.
+const SERVERS: usize = 1_000;
+/// Gaps of one sender that it is told of. More of them become one.
+const GAPS: usize = 8;
+
+/// The numbers of the other servers' lines.
+#[derive(Debug, Default)]
+pub struct Heard {
+    senders: HashMap<String, Sender>,
+    /// Counts what was heard, to find the sender that was not heard for the longest time.
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Sender {
+    /// All up to here was shown, or is known to be lost, or was said before this server started.
+    last: u64,
+    gaps: Vec<Gap>,
+    /// A line of it was read, and its number was not only taken over from Redis.
+    was_read: bool,
+    turn: u64,
+}
+
+/// Numbers of lines that did not arrive, first and last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub from: u64,
+    pub to: u64,
+}
+
+/// The meaning of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    New,
+    Again,
+    /// New, after lines that are missing.
+    After(Gap),
+}
+
+impl Heard {
+    /// Takes note of a line that was read. The first one of an unknown sender may have any number.
+    pub fn hear(&mut self, server: &str, number: u64) -> Number {
+        let turn = self.next_turn();
+        let Some(sender) = self.senders.get_mut(server) else {
+            self.remember(server, number, true);
+            return Number::New;
+        };
+        sender.turn = turn;
+        if number <= sender.last {
+            return Number::Again;
+        }
+        let gap = Gap { from: sender.last + 1, to: number - 1 };
+        sender.last = number;
+        let was_read = std::mem::replace(&mut sender.was_read, true);
+        if gap.from > gap.to {
+            return Number::New;
+        }
+        sender.miss(gap);
+        // Otherwise they may have been said before this server started. Their sender knows.
+        if was_read { Number::After(gap) } else { Number::New }
+    }
+
+    /// The stream has been read up to a place at which Redis knew these last numbers. Returns the gaps: lines of known
+    /// senders that were not read.
+    pub fn has_read_up_to<'a>(
+        &mut self,
+        numbers: impl IntoIterator<Item = (&'a str, u64)>,
+    ) -> Vec<(&'a str, Gap)> {
+        let mut gaps = Vec::new();
+        for (server, number) in numbers {
+            match self.senders.get_mut(server) {
+                None => self.remember(server, number, false),
+                Some(sender) if sender.last < number => {
+                    let gap = Gap { from: sender.last + 1, to: number };
+                    sender.last = number;
+                    // A sender that was not read of before this server's first look at the stream has no gap.
+                    if sender.was_read {
+                        sender.miss(gap);
+                        gaps.push((server, gap));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        gaps
+    }
+
+    /// Whether lines up to these numbers were read, as far as their senders are known.
+    pub fn is_up_to<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, u64)>) -> bool {
+        numbers.into_iter().all(|(server, number)| {
+            self.senders.get(server).is_none_or(|sender| sender.last >= number)
+        })
+    }
+
+    /// What these servers are told: `SERVER:LAST`, and with lines that are missing, `SERVER:LAST:FROM-TO:FROM-TO`.
+    pub fn acknowledgements<'a>(&self, servers: impl IntoIterator<Item = &'a str>) -> String {
+        let mut text = String::new();
+        for server in servers {
+            let Some(sender) = self.senders.get(server) else { continue };
+            // Writing into a String never fails.
+            let _ = write!(text, " {server}:{}", sender.last);
+            for Gap { from, to } in &sender.gaps {
+                let _ = write!(text, ":{from}-{to}");
+            }
+        }
+        text
+    }
+
+    fn remember(&mut self, server: &str, last: u64, was_read: bool) {
+        if self.senders.len() >= SERVERS {
+            let oldest = self.senders.iter().min_by_key(|(_, sender)| sender.turn);
+            if let Some(oldest) = oldest.map(|(server, _)| server.clone()) {
+                self.senders.remove(&oldest);
+            }
+        }
+        let turn = self.next_turn();
+        let sender = Sender { last, gaps: Vec::new(), was_read, turn };
+        self.senders.insert(server.to_owned(), sender);
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.turn += 1;
+        self.turn
+    }
+}
+
+impl Sender {
+    fn miss(&mut self, gap: Gap) {
+        if self.gaps.len() >= GAPS {
+            // The lines between the two arrived; their sender has forgotten them by now, or tells their authors needlessly.
+            let first = self.gaps.remove(0);
+            self.gaps[0].from = first.from;
+        }
+        self.gaps.push(gap);
+    }
+}
+
+/// What a server has heard of another one, as it has announced it: the last number, and the gaps.
+pub fn acknowledged(text: &str, server: &str) -> Option<(u64, Vec<Gap>)> {
+    let numbers = text.split(' ').find_map(|word| word.strip_prefix(server)?.strip_prefix(':'))?;
+    let mut parts = numbers.split(':');
+    let last = parts.next()?.parse().ok()?;
+    let gaps = parts.take(GAPS).filter_map(|part| {
+        let (from, to) = part.split_once('-')?;
+        Some(Gap { from: from.parse().ok()?, to: to.parse().ok()? })
+    });
+    Some((last, gaps.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_number_is_new_once_and_a_missing_one_is_a_gap() {
+        let mut heard = Heard::default();
+        // The first of a sender may be any.
+        assert_eq!(heard.hear("a", 7), Number::New);
+        assert_eq!(heard.hear("a", 8), Number::New);
+        assert_eq!(heard.hear("a", 7), Number::Again);
+        assert_eq!(heard.hear("a", 12), Number::After(Gap { from: 9, to: 11 }));
+        // What was lost does not come late: its author has been told.
+        assert_eq!(heard.hear("a", 10), Number::Again);
+        assert_eq!(heard.hear("b", 1), Number::New);
+        assert_eq!(heard.acknowledgements(["a", "b", "c"]), " a:12:9-11 b:1");
+        let a = acknowledged("1-0 x:1 a:12:9-11 b:1", "a");
+        assert_eq!(a, Some((12, vec![Gap { from: 9, to: 11 }])));
+        assert_eq!(acknowledged("1-0 aa:12", "a"), None);
+    }
+
+    #[test]
+    fn many_gaps_become_one_and_none_is_forgotten() {
+        let mut heard = Heard::default();
+        heard.hear("a", 1);
+        for round in 1..=20 {
+            heard.hear("a", 1 + round * 2);
+        }
+        let (last, gaps) = acknowledged(&heard.acknowledgements(["a"]), "a").unwrap();
+        assert_eq!((last, gaps.len()), (41, GAPS));
+        for missing in (2..41).step_by(2) {
+            assert!(gaps.iter().any(|gap| gap.from <= missing && missing <= gap.to), "{missing}");
+        }
+    }
+
+    #[test]
+    fn what_redis_knows_at_the_end_of_the_stream_was_read_or_is_a_gap() {
+        let mut heard = Heard::default();
+        assert_eq!(heard.has_read_up_to([("a", 5)]), []);
+        // Its next line may have been said before, and is no gap for the members here.
+        assert_eq!(heard.hear("a", 8), Number::New);
+        assert_eq!(heard.acknowledgements(["a"]), " a:8:6-7");
+        assert!(heard.is_up_to([("a", 8), ("unknown", 3)]) && !heard.is_up_to([("a", 9)]));
+        assert_eq!(heard.has_read_up_to([("a", 9)]), [("a", Gap { from: 9, to: 9 })]);
+    }
+
+    #[test]
+    fn senders_are_bounded() {
+        let mut heard = Heard::default();
+        heard.hear("a", 1);
+        (0..SERVERS).for_each(|number| {
+            heard.hear(&number.to_string(), 1);
+            heard.hear("b", 1);
+        });
+        assert!(heard.senders.len() <= SERVERS);
+        assert!(!heard.senders.contains_key("a") && heard.senders.contains_key("b"));
+    }
+}
