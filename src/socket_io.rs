@@ -114,6 +114,11 @@ impl SocketIo {
         socket
     }
 
+    /// Notes what is touched after each receive: a hint.
+    pub(crate) fn set_near(&self, address: usize) {
+        self.slot.set_near(address);
+    }
+
     /// A share of the descriptor, which keeps it open longer than this does.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
         self.fd.share()

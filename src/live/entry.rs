@@ -96,6 +96,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Where the numbers lie that change with each receive and each send: a hint to the processor.
+    pub(crate) fn address_of_counters(&self) -> usize {
+        std::ptr::from_ref(&self.counters).addr()
+    }
+
     /// Its number, unique within its list.
     pub(crate) fn id(&self) -> u64 {
         self.owner.request

@@ -83,6 +83,9 @@ impl BoundedIo {
         } else {
             BoundedBy::Timeout
         };
+        if let Some(socket) = connection.as_socket() {
+            socket.set_near(ticket.entry().address_of_counters());
+        }
         if ticket.entry().is_lent() {
             // A hook has had the descriptor before there was a request.
             connection.lend();

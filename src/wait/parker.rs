@@ -54,6 +54,8 @@ pub struct Slot {
     /// Atomic, because the halves of a connection that share it may be on two plain threads, where it stays zero. Under a
     /// parker only one thread uses it, so no access orders another: it costs as much as a plain number.
     value: AtomicUsize,
+    /// The address of what its user touches next after each wait, as a hint to the processor; zero is no hint.
+    near: AtomicUsize,
 }
 
 impl Slot {
@@ -66,6 +68,18 @@ impl Slot {
     /// Remembers a value. If it is not zero when the descriptor is about to be closed, [`Parker::forget`] is called.
     pub fn set(&self, value: usize) {
         self.value.store(value, Ordering::Relaxed);
+    }
+
+    /// Notes the hint.
+    pub(crate) fn set_near(&self, address: usize) {
+        self.near.store(address, Ordering::Relaxed);
+    }
+
+    /// The hint.
+    #[cfg_attr(not(feature = "green"), allow(dead_code, reason = "only that parker uses it"))]
+    #[inline]
+    pub(crate) fn near(&self) -> usize {
+        self.near.load(Ordering::Relaxed)
     }
 }
 

@@ -124,7 +124,7 @@ impl Worker {
     ) -> io::Result<()> {
         let number = fd.as_raw_fd();
         let for_room = interest == Interest::Write;
-        let near = self.near(task, slot, for_room);
+        let near = self.near(slot, for_room);
         match self.registrations.begin_wait(number, slot.get(), for_room, task, near) {
             Look::Waits(None) => {}
             Look::Ready => return Ok(()),
@@ -138,14 +138,14 @@ impl Worker {
         may_go_on(task)
     }
 
-    /// The addresses of what an arrival for this task needs first, if they are worth to be noted.
+    /// The addresses of what an arrival needs first, if they are worth to be noted.
     #[inline(always)]
-    fn near(&self, task: &Rc<Task>, slot: &Slot, for_room: bool) -> Option<Near> {
+    fn near(&self, slot: &Slot, for_room: bool) -> Option<Near> {
         let frame = 0_u8;
         (self.fetches() && !for_room).then(|| Near {
-            task: std::ptr::from_ref::<Task>(task).addr(),
             frame: std::ptr::from_ref(&frame).addr(),
             slot: std::ptr::from_ref(slot).addr(),
+            entry: slot.near(),
         })
     }
 

@@ -168,6 +168,8 @@ pub(crate) struct SlabStack {
     /// Keeps the memory mapped.
     chunk: Rc<Chunk>,
     id: StackId,
+    /// The address after its last byte: each switch asks for it.
+    top: StackPointer,
 }
 
 /// The addresses of a stack.
@@ -189,12 +191,12 @@ impl Extent {
 impl SlabStack {
     /// The only ones that call it have just taken `id` in the ledger of the chunk's slab.
     fn new(chunk: &Rc<Chunk>, id: StackId) -> Self {
-        Self { chunk: Rc::clone(chunk), id }
+        Self { chunk: Rc::clone(chunk), id, top: address(chunk.top(id.index)) }
     }
 
     /// Its addresses.
     pub(crate) fn extent(&self) -> Extent {
-        Extent { guard: self.chunk.guard(self.id.index), top: self.chunk.top(self.id.index) }
+        Extent { guard: self.chunk.guard(self.id.index), top: self.top.get() }
     }
 
     /// Ends it without keeping its memory for ever.
@@ -219,7 +221,7 @@ impl Drop for SlabStack {
 unsafe impl Stack for SlabStack {
     #[inline]
     fn base(&self) -> StackPointer {
-        address(self.chunk.top(self.id.index))
+        self.top
     }
 
     #[inline]
