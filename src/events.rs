@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::HandlerError;
-use crate::error::Timeout;
 use crate::refused::Refused;
 use crate::run_phase::RunPhase;
+use crate::timed_out::Timeout;
 
 pub use fault::Fault;
 pub use limit::Limit;

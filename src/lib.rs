@@ -209,6 +209,7 @@ compile_error!(
 );
 
 mod address;
+mod bind_address;
 mod console;
 mod error;
 mod events;
@@ -236,6 +237,7 @@ mod socket_io;
 #[allow(unsafe_code)]
 mod sys;
 pub mod systemd;
+mod timed_out;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod transport;

@@ -96,7 +96,7 @@ impl RequestCounters {
         &self.row()[7]
     }
 
-    /// The limit in time that has passed: its place in [`Timeout::ALL`](crate::error::Timeout::ALL), plus one; zero if
+    /// The limit in time that has passed: its place in [`Timeout::ALL`](crate::timed_out::Timeout::ALL), plus one; zero if
     /// none has.
     pub(super) fn limit(&self) -> &AtomicU64 {
         &self.row()[6]

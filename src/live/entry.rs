@@ -36,11 +36,11 @@ use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
 use super::{Activity, Cut, FirstReads, LiveRequest};
 use crate::address::Address;
-use crate::error::Timeout;
 use crate::events::RequestTimes;
 use crate::limits::Limits;
 use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 use crate::sys;
+use crate::timed_out::Timeout;
 
 /// A request's line in the list.
 #[derive(Debug)]

@@ -138,8 +138,8 @@ mod tests {
     use super::super::LiveList;
     use super::super::tests::request;
     use super::*;
-    use crate::error::Timeout;
     use crate::live::{Activity, Cut, Step};
+    use crate::timed_out::Timeout;
     use std::io::ErrorKind;
     use std::net::Shutdown;
 

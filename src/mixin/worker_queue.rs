@@ -107,7 +107,7 @@ pub(super) struct WorkerQueue {
 #[derive(Default)]
 struct State {
     /// Only grows, in the order of its variants.
-    phase: Phase,
+    stage: Stage,
     /// The type name of the handler. New threads are named after it.
     label: &'static str,
     /// Workers that were started and have not ended.
@@ -132,7 +132,7 @@ pub(super) struct QueueFigures {
 
 /// Where the queue is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     /// The workers of a fixed size have not been started.
     #[default]
     NotStarted,
@@ -178,10 +178,10 @@ impl WorkerQueue {
 
     /// Finds a place for a job, and starts the workers of a fixed size with the first.
     fn admit(self: &Arc<Self>, state: &mut State) -> Result<Option<Permit>, Refused> {
-        match state.phase {
-            Phase::Closed => return Err(Refused::Closing),
-            Phase::AllEnded => return Err(all_ended()),
-            Phase::NotStarted | Phase::Open => {}
+        match state.stage {
+            Stage::Closed => return Err(Refused::Closing),
+            Stage::AllEnded => return Err(all_ended()),
+            Stage::NotStarted | Stage::Open => {}
         }
         let permit = self.try_enter();
         // Without refusals a job past the limit is queued all the same: see `QueuedJob`.
@@ -189,10 +189,10 @@ impl WorkerQueue {
         if is_full && self.settings.when_full == WhenFull::Refuse {
             return Err(Refused::Busy);
         }
-        if let (Phase::NotStarted, Size::Fixed(count)) = (state.phase, self.settings.size) {
+        if let (Stage::NotStarted, Size::Fixed(count)) = (state.stage, self.settings.size) {
             self.start_all(state, count).map_err(Refused::CannotStart)?;
         }
-        state.phase = Phase::Open;
+        state.stage = Stage::Open;
         Ok(permit)
     }
 
@@ -304,11 +304,11 @@ impl WorkerQueue {
             }
             self.wake(state);
         } else if state.workers == 0 {
-            if state.phase == Phase::Open {
-                state.phase = Phase::AllEnded;
+            if state.stage == Stage::Open {
+                state.stage = Stage::AllEnded;
             }
             drop(state);
-            // Nobody else takes them: the phase lets no job in, and there is no worker.
+            // Nobody else takes them: the stage lets no job in, and there is no worker.
             while let Ok(queued) = self.receiver.try_recv() {
                 queued.job.refuse(all_ended());
             }
@@ -348,7 +348,7 @@ impl WorkerQueue {
                 return Some(state);
             }
             // Dismissed and not called: `wake_pending` is not its own to clear.
-            if state.phase == Phase::Closed {
+            if state.stage == Stage::Closed {
                 return Some(state);
             }
         }
@@ -367,8 +367,8 @@ impl WorkerQueue {
     /// From now on new jobs are refused. Workers end when the queue is empty.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        state.phase = Phase::Closed;
-        // The worker that accepts comes to the queue, and sees the phase there.
+        state.stage = Stage::Closed;
+        // The worker that accepts comes to the queue, and sees the stage there.
         state.accept_slot.interrupt();
         state.idle.dismiss();
     }

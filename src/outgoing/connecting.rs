@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::Error;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::earlier;

@@ -37,7 +37,7 @@ mod stream;
 use std::io;
 use std::time::Duration;
 
-use crate::address::BindAddress;
+use crate::bind_address::BindAddress;
 
 pub use half_close::HalfClose;
 pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};

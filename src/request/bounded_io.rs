@@ -33,11 +33,11 @@ use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
 use super::output_half::{SplitNotes, closed_here};
 use super::{Deadline, Ticket};
-use crate::error::Timeout;
 use crate::live::Activity;
 use crate::socket_io::RecvTimeout;
 use crate::sys::RecvBuf;
 use crate::sys::late_input::LateInput;
+use crate::timed_out::Timeout;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::earlier;
 

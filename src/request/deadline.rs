@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::StreamRequest;
-use crate::error::Timeout;
+use crate::timed_out::Timeout;
 
 /// A moment at which all waits end, and the limit that it comes from, so that the error can name it.
 ///

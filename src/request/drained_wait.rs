@@ -12,10 +12,10 @@ use std::time::Instant;
 
 use super::bounded_io::{BoundedBy, BoundedIo};
 use super::io_error::is_no_more_for_now;
-use crate::error::Timeout;
 use crate::live::Activity;
 use crate::socket_io::RecvTimeout;
 use crate::sys::RecvBuf;
+use crate::timed_out::Timeout;
 
 /// Whether a receive has waited already.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::bounded_io::BoundedIo;
 use super::io_error::is_no_more_for_now;
-use crate::error::Timeout;
 use crate::live::Progress;
 use crate::socket_io::RecvTimeout;
 use crate::sys::{RecvBuf, tcp_info};
+use crate::timed_out::Timeout;
 use crate::write_stall::earlier;
 
 /// How often a wait looks for progress within its limit, as the reaper does.

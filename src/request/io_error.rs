@@ -16,8 +16,9 @@ use super::Deadline;
 use super::bounded_io::BoundedIo;
 use super::connection::Connection;
 use super::stream::StreamRequest;
-use crate::error::{HandlerError, Stopping, TimedOut, Timeout};
+use crate::error::{HandlerError, Stopping};
 use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::timed_out::{TimedOut, Timeout};
 
 impl BoundedIo {
     /// The error with the limit that has passed, if one has, or with this request's mark.

@@ -40,9 +40,9 @@ use crate::limits::Limits;
 use crate::live::{Entry, Registration};
 use crate::server_context::ServerContext;
 
-pub use crate::error::{TimedOut, Timeout};
 pub use crate::peer_fault::PeerFault;
 pub use crate::sys::Credentials;
+pub use crate::timed_out::{TimedOut, Timeout};
 pub(crate) use block_pool::keep_block;
 pub use connection::Stream;
 pub use datagram::{DatagramRequest, Reply};

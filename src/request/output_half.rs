@@ -15,13 +15,14 @@ use super::outbox::Outbox;
 use super::sealed::Seal;
 use super::stream::write_formatted;
 use super::{Deadline, StreamRequest, Ticket};
-use crate::error::{Stopping, TimedOut, Timeout};
+use crate::error::Stopping;
 use crate::limits::Limits;
 use crate::live::Entry;
 use crate::outgoing::HalfClose;
 use crate::peer_fault::{PeerFault, find, is_loss};
 use crate::socket_io::SocketIo;
 use crate::sys;
+use crate::timed_out::{TimedOut, Timeout};
 use crate::write_stall::{SendTimeout, WriteStall};
 
 /// The output of a request, by [`StreamRequest::split`]. Each write is a send, within the limits of the request.

@@ -2,8 +2,9 @@
 
 use super::Deadline;
 use crate::address::Address;
-use crate::error::{HandlerResult, Timeout};
+use crate::error::HandlerResult;
 use crate::limits::Limits;
+use crate::timed_out::Timeout;
 
 /// A condition that a connection has to meet before its handler runs: a PROXY header, a TLS handshake.
 ///

@@ -12,12 +12,13 @@ use std::time::Instant;
 use super::preface::Preface;
 use super::{Deadline, StreamRequest};
 use crate::address::Address;
-use crate::error::{HandlerResult, Timeout};
+use crate::error::HandlerResult;
 use crate::events::Limit;
 use crate::limits::Limits;
 use crate::peer_fault::{Owned, PeerFault, RequestId};
 use crate::proxy_protocol::{Header, Progress, Proxied, ProxyProtocol};
 use crate::sys::RecvBuf;
+use crate::timed_out::Timeout;
 
 /// Reads the header of a connection from a proxy, and refuses or passes a connection from elsewhere.
 pub(crate) struct ProxyHeader {

@@ -10,7 +10,7 @@ use super::raw_status::RawStatus;
 use super::raw_stream::RawStream;
 use super::read_buffer::Chunk;
 use super::{Deadline, StreamRequest};
-use crate::error::Timeout;
+use crate::timed_out::Timeout;
 
 impl StreamRequest {
     /// Puts a wrapper between the connection and the handler: TLS, say.

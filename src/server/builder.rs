@@ -15,7 +15,7 @@ use super::phase_queue::PhaseQueue;
 use super::spans::Spans;
 use super::worker_accept::WorkerAcceptor;
 use super::{Core, Server, fork};
-use crate::address::BindAddress;
+use crate::bind_address::BindAddress;
 use crate::console;
 use crate::error::{Error, HandlerResult, Result};
 use crate::events::ServerEvent;

@@ -1,12 +1,13 @@
 //! Finds the [`CloseReason`] of a request: from a cut by the server, or from the error of its handler.
 
 use super::error_owner::ErrorOwner;
-use crate::error::{HandlerError, Panicked, Rejected, Stopping, TimedOut, Timeout};
+use crate::error::{HandlerError, Panicked, Rejected, Stopping};
 use crate::events::{CloseReason, Limit};
 use crate::live::{Cut, Entry};
 use crate::peer_fault::find;
 use crate::refused::Refused;
 use crate::request::{BeyondLimit, LineTooLong, NoHeader};
+use crate::timed_out::{TimedOut, Timeout};
 
 /// The reason of a request that the server ended. The result of its handler does not matter then.
 ///

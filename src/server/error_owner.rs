@@ -4,10 +4,11 @@
 use std::error::Error as StdError;
 use std::io;
 
-use crate::error::{Stopping, TimedOut};
+use crate::error::Stopping;
 use crate::live::Entry;
 use crate::peer_fault::{Owned, PeerFault, RequestId, causes, find, find_of};
 use crate::request::{LineTooLong, NoHeader, OutboxError};
+use crate::timed_out::TimedOut;
 
 /// Identifies the errors of one request.
 #[derive(Clone, Copy, Debug)]

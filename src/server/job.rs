@@ -33,7 +33,7 @@ use super::served_by_thread::start_serving;
 use super::server_permit::ServerPermit;
 use super::tell::handle_error;
 use crate::address::Address;
-use crate::error::{Error, Fatal, HandlerError, HandlerResult, Rejected, TimedOut, Timeout};
+use crate::error::{Error, Fatal, HandlerError, HandlerResult, Rejected};
 use crate::events::{CloseReason, ServerEvent};
 use crate::handler::BaseRequestHandler;
 use crate::limits::Limits;
@@ -43,6 +43,7 @@ use crate::peer_fault::find;
 use crate::refused::Refused;
 use crate::request::{Deadline, Request, Ticket, handshake_deadline};
 use crate::sys::tcp_info;
+use crate::timed_out::{TimedOut, Timeout};
 use crate::transport::{CloseWhen, Transport};
 use crate::wait::FlushPromise;
 

@@ -53,7 +53,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::Result;
 use crate::events::ServerEvent;
 use crate::handler::MakeHandler;

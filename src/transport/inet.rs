@@ -18,7 +18,8 @@ use super::inherited::{ActivatedAs, SocketKind};
 use super::predecessor::{PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, ServerSocket};
 use super::socket_options::{SocketOptions, set_buffers};
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 
 /// The addresses that a server was asked to bind to, and how its sockets are made.

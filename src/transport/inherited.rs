@@ -25,7 +25,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use parking_lot::Mutex;
 use socket2::{Domain, SockRef, Type};
 
-use crate::address::{Activated, Address};
+use crate::address::Address;
+use crate::bind_address::Activated;
 use crate::error::{Error, Result};
 use crate::sys;
 

@@ -135,6 +135,7 @@ mod reply_loop;
 mod server_socket;
 mod socket_file;
 mod socket_options;
+mod socket_source;
 mod stream_listener;
 mod tcp;
 mod udp;
@@ -147,7 +148,7 @@ use std::time::Instant;
 
 use crate::address::Address;
 #[doc(alias = "address_family")]
-pub use crate::address::BindAddress;
+pub use crate::bind_address::BindAddress;
 use crate::error::Result;
 use crate::request::Request;
 pub use crate::request::Ticket;

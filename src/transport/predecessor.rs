@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 
 use super::inherited::{self, ActivatedAs, SocketKind};
 use super::socket_file;
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::Result;
 
 /// All that a process tells another one about a socket beside its descriptor.

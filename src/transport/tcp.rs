@@ -9,13 +9,15 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::inet::{InetName, inet_socket};
-use super::inherited::{ActivatedAs, SocketKind, Taken, take};
-use super::predecessor::{self, PredecessorsSocket, SocketDescription};
+use super::inherited::{ActivatedAs, SocketKind};
+use super::predecessor::{PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, adopt};
 use super::socket_options::{SocketOptions, name_option};
+use super::socket_source::SocketSource;
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
 use super::{Bind, HandoverSocket, Holders, Transport};
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 
 /// TCP connections.
@@ -44,16 +46,7 @@ pub struct Tcp {
 
 impl Bind for Tcp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        if let Some(found) = predecessor::take(SocketKind::TcpListener, address)? {
-            return Self::of_predecessors(found, options);
-        }
-        if let Some(which) = address.to_activated() {
-            let Taken { fd, activated, inherited_as } = take(which, SocketKind::TcpListener)?;
-            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
-        }
-        let (name, socket) = InetName::unbound(address, options, tcp_socket)?;
-        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
-        Ok(Self { listener, name })
+        Self::from_address(address, options)
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
@@ -61,8 +54,18 @@ impl Bind for Tcp {
     }
 }
 
-impl Tcp {
-    /// Over a socket that is bound already.
+impl SocketSource for Tcp {
+    const KIND: SocketKind = SocketKind::TcpListener;
+
+    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
+        let name = InetName::of_predecessors(&found, options, tcp_socket);
+        let socket = Socket::from(found.fd);
+        prepare_tcp(&socket, options)
+            .map_err(|error| Error::io("set the options of", &found.description.bound, error))?;
+        let listener = StreamListener::new(socket, options.request_queue_size, name.origin);
+        Ok(Self { listener, name })
+    }
+
     fn over(
         fd: OwnedFd,
         options: &SocketOptions,
@@ -77,13 +80,9 @@ impl Tcp {
         Ok(Self { listener, name: InetName::adopted(options, tcp_socket, origin, activated) })
     }
 
-    /// Over the socket of a process whose place this one takes.
-    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
-        let name = InetName::of_predecessors(&found, options, tcp_socket);
-        let socket = Socket::from(found.fd);
-        prepare_tcp(&socket, options)
-            .map_err(|error| Error::io("set the options of", &found.description.bound, error))?;
-        let listener = StreamListener::new(socket, options.request_queue_size, name.origin);
+    fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let (name, socket) = InetName::unbound(address, options, tcp_socket)?;
+        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
         Ok(Self { listener, name })
     }
 }

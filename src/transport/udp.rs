@@ -10,12 +10,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
 use super::inet::{InetName, inet_socket};
-use super::inherited::{ActivatedAs, SocketKind, Taken, take};
-use super::predecessor::{self, SocketDescription};
+use super::inherited::{ActivatedAs, SocketKind};
+use super::predecessor::{PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, adopt};
 use super::socket_options::SocketOptions;
+use super::socket_source::SocketSource;
 use super::{Bind, HandoverSocket, Holders, Transport};
-use crate::address::BindAddress;
+use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 use crate::sys::send_cmsg::tell_local_address;
@@ -57,16 +58,7 @@ impl Udp {
 
 impl Bind for Udp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        if let Some(found) = predecessor::take(SocketKind::UdpSocket, address)? {
-            let name = InetName::of_predecessors(&found, options, udp_socket);
-            return Ok(Self::new(found.fd.into(), name));
-        }
-        if let Some(which) = address.to_activated() {
-            let Taken { fd, activated, inherited_as } = take(which, SocketKind::UdpSocket)?;
-            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
-        }
-        let (name, socket) = InetName::unbound(address, options, udp_socket)?;
-        Ok(Self::new(socket, name))
+        Self::from_address(address, options)
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
@@ -74,8 +66,14 @@ impl Bind for Udp {
     }
 }
 
-impl Udp {
-    /// Over a socket that is bound already.
+impl SocketSource for Udp {
+    const KIND: SocketKind = SocketKind::UdpSocket;
+
+    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
+        let name = InetName::of_predecessors(&found, options, udp_socket);
+        Ok(Self::new(found.fd.into(), name))
+    }
+
     fn over(
         fd: OwnedFd,
         options: &SocketOptions,
@@ -84,6 +82,11 @@ impl Udp {
     ) -> Result<Self> {
         let (socket, _address) = adopt(fd, Domain::IPV4, Type::DGRAM)?;
         Ok(Self::new(socket, InetName::adopted(options, udp_socket, origin, activated)))
+    }
+
+    fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let (name, socket) = InetName::unbound(address, options, udp_socket)?;
+        Ok(Self::new(socket, name))
     }
 }
 

@@ -10,14 +10,16 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
-use super::inherited::{ActivatedAs, SocketKind, Taken, take};
-use super::predecessor::{self, PredecessorsSocket, SocketDescription};
+use super::inherited::{ActivatedAs, SocketKind};
+use super::predecessor::{PredecessorsSocket, SocketDescription};
 use super::server_socket::{Origin, ServerSocket, adopt};
 use super::socket_file::SocketFile;
 use super::socket_options::{SocketOptions, set_buffers};
+use super::socket_source::SocketSource;
 use super::stream_listener::{AcceptedConnection, StreamListener, listener_methods};
 use super::{BeforeBind, Bind, HandoverSocket, Holders, Transport};
-use crate::address::{Address, BindAddress};
+use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 
@@ -200,7 +202,7 @@ fn unix_socket(kind: Type, address: &Address, options: &SocketOptions) -> Result
 
 impl UnixStream {
     /// Over a predecessor's socket.
-    pub(crate) fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Self {
+    pub(crate) fn over_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Self {
         let name = UnixName::of_predecessors(&found, options);
         let (socket, backlog) = (found.fd.into(), options.request_queue_size);
         let listener = StreamListener::new(socket, backlog, name.origin);
@@ -241,17 +243,7 @@ impl HandoverSocket for UnixDatagram {
 
 impl Bind for UnixStream {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        if let Some(found) = predecessor::take(SocketKind::UnixListener, address)? {
-            return Ok(Self::of_predecessors(found, options));
-        }
-        if let Some(which) = address.to_activated() {
-            let Taken { fd, activated, inherited_as } = take(which, SocketKind::UnixListener)?;
-            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
-        }
-        let address = address.to_unix()?;
-        let socket = unix_socket(Type::STREAM, &address, options)?;
-        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
-        Ok(Self { listener, name: UnixName::new(address, Origin::Made, options) })
+        Self::from_address(address, options)
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
@@ -259,8 +251,13 @@ impl Bind for UnixStream {
     }
 }
 
-impl UnixStream {
-    /// Over a socket that is bound already.
+impl SocketSource for UnixStream {
+    const KIND: SocketKind = SocketKind::UnixListener;
+
+    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
+        Ok(Self::over_predecessors(found, options))
+    }
+
     fn over(
         fd: OwnedFd,
         options: &SocketOptions,
@@ -270,6 +267,13 @@ impl UnixStream {
         let (socket, address) = adopt(fd, Domain::UNIX, Type::STREAM)?;
         let listener = StreamListener::new(socket, options.request_queue_size, origin);
         Ok(Self { listener, name: UnixName::adopted(address, origin, options, activated) })
+    }
+
+    fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let address = address.to_unix()?;
+        let socket = unix_socket(Type::STREAM, &address, options)?;
+        let listener = StreamListener::new(socket, options.request_queue_size, Origin::Made);
+        Ok(Self { listener, name: UnixName::new(address, Origin::Made, options) })
     }
 }
 
@@ -295,19 +299,7 @@ impl Transport for UnixStream {
 
 impl Bind for UnixDatagram {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        if let Some(found) = predecessor::take(SocketKind::UnixDatagram, address)? {
-            let name = UnixName::of_predecessors(&found, options);
-            let datagrams = DatagramSocket::new(found.fd.into(), options.max_packet_size);
-            return Ok(Self { datagrams, name });
-        }
-        if let Some(which) = address.to_activated() {
-            let Taken { fd, activated, inherited_as } = take(which, SocketKind::UnixDatagram)?;
-            return Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated));
-        }
-        let address = address.to_unix()?;
-        let socket = unix_socket(Type::DGRAM, &address, options)?;
-        let datagrams = DatagramSocket::new(socket, options.max_packet_size);
-        Ok(Self { datagrams, name: UnixName::new(address, Origin::Made, options) })
+        Self::from_address(address, options)
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
@@ -315,8 +307,15 @@ impl Bind for UnixDatagram {
     }
 }
 
-impl UnixDatagram {
-    /// Over a socket that is bound already.
+impl SocketSource for UnixDatagram {
+    const KIND: SocketKind = SocketKind::UnixDatagram;
+
+    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
+        let name = UnixName::of_predecessors(&found, options);
+        let datagrams = DatagramSocket::new(found.fd.into(), options.max_packet_size);
+        Ok(Self { datagrams, name })
+    }
+
     fn over(
         fd: OwnedFd,
         options: &SocketOptions,
@@ -327,6 +326,13 @@ impl UnixDatagram {
         let datagrams = DatagramSocket::new(socket, options.max_packet_size);
         let name = UnixName::adopted(address, origin, options, activated);
         Ok(Self { datagrams, name })
+    }
+
+    fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
+        let address = address.to_unix()?;
+        let socket = unix_socket(Type::DGRAM, &address, options)?;
+        let datagrams = DatagramSocket::new(socket, options.max_packet_size);
+        Ok(Self { datagrams, name: UnixName::new(address, Origin::Made, options) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::{Phase, QueueSettings, QueuedJob, Size, State, WorkerQueue};
+use super::{QueueSettings, QueuedJob, Size, Stage, State, WorkerQueue};
 use crate::gate::Permit;
 use crate::mixin::idle_workers::IdleWorker;
 use crate::mixin::worker_accept::WorkerAccept;
@@ -54,7 +54,7 @@ impl Worker {
                 state = self.accept_requests(&queue, server.as_ref());
             }
             self.permit = None;
-            if state.phase == Phase::Closed {
+            if state.stage == Stage::Closed {
                 return;
             }
             match queue.wait(state, &me, &mut server) {
@@ -84,7 +84,7 @@ impl Worker {
         let mut state = queue.state.lock();
         let Some(server) = server else { return state };
         while queue.receiver.is_empty()
-            && state.phase == Phase::Open
+            && state.stage == Stage::Open
             && !state.accept_slot.is_taken()
         {
             state.accept_slot.enter(server);

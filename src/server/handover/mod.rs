@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::fork::{self, AnyServer};
 use super::{BaseServer, DrainReport, run};
-use crate::address::BindAddress;
+use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
@@ -275,7 +275,7 @@ impl Handover {
             // Under whatever name its file was bound, it is the one that has answered at this path.
             let passed = if asked_here { desk.and_then(predecessor::take_numbered) } else { None };
             let bound = match passed {
-                Some(passed) => Ok(UnixStream::of_predecessors(passed, &options)),
+                Some(passed) => Ok(UnixStream::over_predecessors(passed, &options)),
                 None => UnixStream::unbound(&BindAddress::from(path), &options)
                     .and_then(|desk| desk.server_bind(&|_| Ok(())).map(|()| desk)),
             };

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
 
-use crate::error::Timeout;
 use crate::events::{CloseReason, Fault, Limit};
 use crate::figures::Fill;
 use crate::refused::Refused;
+use crate::timed_out::Timeout;
 
 /// The figures of one server. A series is made when the first event comes, with the value zero, so that its first increase
 /// is seen.

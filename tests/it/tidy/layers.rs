@@ -20,22 +20,36 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lingering_close", &["process", "socket_io", "sys", "wait"]),
     ("peer_fault", &[]),
     ("error", &["peer_fault"]),
-    ("address", &["error"]),
+    ("timed_out", &["peer_fault"]),
+    ("address", &[]),
+    ("bind_address", &["address", "error"]),
     ("refused", &[]),
     ("proxy_protocol", &["address", "error"]),
-    ("events", &["address", "error", "refused", "run_phase"]),
+    ("events", &["timed_out", "address", "error", "refused", "run_phase"]),
     ("limits", &[]),
     ("figures", &[]),
     ("gate", &["limits", "wait"]),
     (
         "live",
-        &["address", "error", "events", "peer_fault", "proxy_protocol", "limits", "sys", "wait"],
+        &[
+            "timed_out",
+            "address",
+            "events",
+            "peer_fault",
+            "proxy_protocol",
+            "limits",
+            "sys",
+            "wait",
+        ],
     ),
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait", "run_phase"]),
     ("systemd", &["console"]),
     ("run_group", &["shutdown", "sys", "systemd"]),
-    ("outgoing", &["address", "error", "live", "socket_io", "sys", "wait", "write_stall"]),
+    (
+        "outgoing",
+        &["bind_address", "address", "error", "live", "socket_io", "sys", "wait", "write_stall"],
+    ),
     (
         "server_context",
         &[
@@ -57,6 +71,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "request",
         &[
+            "timed_out",
             "address",
             "server_context",
             "error",
@@ -83,7 +98,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sys", "wait",
         ],
     ),
-    ("transport", &["address", "error", "limits", "process", "request", "sys", "wait"]),
+    (
+        "transport",
+        &["bind_address", "address", "error", "limits", "process", "request", "sys", "wait"],
+    ),
     ("tls", &["error", "events", "limits", "live", "peer_fault", "request", "sys"]),
     // The one room that knows all of them.
     ("server", &["*"]),
