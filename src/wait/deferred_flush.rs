@@ -25,6 +25,11 @@ thread_local! {
 pub(crate) trait Flush: Send + Sync {
     /// Sends it. There is nobody to return an error to: the code that has deferred it has gone on.
     fn flush(&self);
+
+    /// Whether it is so much that a moment's wait for more to go along is worth one more look at the thread's descriptors.
+    fn gathers(&self) -> bool {
+        false
+    }
 }
 
 /// A thread's promise to wait by this module, or to drop this guard, before long. Only then may it defer.
@@ -88,6 +93,13 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
         }
         None => false,
     })
+}
+
+/// Whether this thread has deferred so much that it should look for more before it flushes: see [`Flush::gathers`]. A plain thread has nothing else to look at.
+#[cfg(feature = "green")]
+pub(crate) fn gathers() -> bool {
+    let gathers = |list: &Vec<Arc<dyn Flush>>| list.iter().any(|deferred| deferred.gathers());
+    HERE.get().holds_back && DEFERRED.with_borrow(|deferred| deferred.as_ref().is_some_and(gathers))
 }
 
 /// Sends what this thread has deferred. Code that blocks a thread by other means than this crate's calls this first;

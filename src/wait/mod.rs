@@ -43,6 +43,8 @@ use entered_span::apart;
 pub(crate) use cancelled::CancelledUnwind;
 pub use cancelled::{Cancelled, shield};
 pub use deferred_flush::flush;
+#[cfg(feature = "green")]
+pub(crate) use deferred_flush::gathers;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 #[cfg(feature = "tracing")]
 pub(crate) use entered_span::{InSpan, in_span};

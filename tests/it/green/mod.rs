@@ -1,6 +1,7 @@
 //! Requests as coroutines: the mixin `Green`.
 
 mod cancelling;
+mod gathered;
 mod held;
 mod left_behind;
 mod serving;
