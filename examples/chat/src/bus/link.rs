@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{RedisError, RedisResult};
 
-use super::address::BusAddress;
+use super::access::BusAddress;
 use super::lines::Told;
 use super::queue::Queue;
 use super::store::Store;
@@ -146,7 +146,7 @@ fn words_of(error: &RedisError) -> String {
         return format!("it does not answer within {} s", PATIENCE.as_secs());
     }
     let text = error.to_string();
-    match text.char_indices().nth(200) {
+    match text.char_indices().nth(500) {
         Some((end, _)) => format!("{}..", &text[..end]),
         None => text,
     }

@@ -21,14 +21,17 @@
 //!   lost, and its members see their connections end.
 //!
 //! Answers of Redis are bounded before they are kept (`wire.rs`). The address and the password are hidden from the members
-//! (`address.rs`).
+//! (`access.rs`).
 //!
 //! Limits: everyone who can write to the stream is believed. A server that was disconnected while more than
 //! `--bus-length` entries were written shows only the last of them. Two servers may show lines that were said
 //! at the same time in a different order.
 
+mod access;
 mod address;
+mod channel;
 mod claim;
+mod enter;
 mod entry;
 mod heard;
 mod lines;

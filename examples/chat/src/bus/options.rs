@@ -5,20 +5,51 @@ use std::time::Duration;
 
 use clap::Args;
 use common::Failure;
+use common::client::ClientTls;
 
-use super::address::{BusAddress, VARIABLE};
+use super::access::{ADDRESS_VARIABLE, BusAddress};
 use crate::name::{check_name, normal};
 
 /// The bus, as the command line describes it.
 #[derive(Args)]
 pub struct BusArguments {
-    /// Share the room with other servers, through a Redis that all of them reach. An address with a password belongs
-    /// into --bus-file, or into CHAT_BUS in the environment: all users of this machine can see its command lines
+    /// Share the room with other servers, through a Redis that all of them reach: redis://HOST:PORT/ROOM,
+    /// rediss://HOST:PORT/ROOM for TLS, redis+unix:///PATH/ROOM for a Unix socket, or
+    /// redis+sentinel://HOST:PORT,HOST:PORT/MASTER/ROOM (rediss+sentinel:// for TLS) for the master that Sentinels know. USER@ before the host logs in
+    /// as a user of its ACL, and the number of a database may stand before /ROOM. Without this option and --bus-file it is
+    /// the value of CHAT_BUS in the environment
     #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
-    bus: Option<String>,
-    /// A file that has the address of the bus in it, redis://USER:PASSWORD@HOST:PORT/ROOM
+    pub(super) bus: Option<String>,
+    /// A file that has the address of the bus in it, which may be redis://USER:PASSWORD@HOST:PORT/ROOM. It is read again at
+    /// each connection
     #[arg(long, value_name = "FILE", conflicts_with = "bus")]
-    bus_file: Option<PathBuf>,
+    pub(super) bus_file: Option<PathBuf>,
+    /// A file whose first line is the password for the bus; without it, CHAT_BUS_PASSWORD in the environment. It is read
+    /// again at each connection, so that the password can be changed without a restart. All users of this machine can see
+    /// a password in --bus
+    #[arg(long, value_name = "FILE")]
+    pub(super) bus_password_file: Option<PathBuf>,
+    /// The user that logs in to the Sentinels, if their ACL names one
+    #[arg(long, value_name = "USER", requires = "bus_sentinel_password_file")]
+    pub(super) bus_sentinel_user: Option<String>,
+    /// A file whose first line is the password of the Sentinels, if they ask for one
+    #[arg(long, value_name = "FILE")]
+    pub(super) bus_sentinel_password_file: Option<PathBuf>,
+    /// A file with the certificates to trust where the bus has TLS, in PEM: those of authorities, or the server's own.
+    /// Without it those that this system trusts. This file and those of the next options are read again at each connection
+    #[arg(long, value_name = "FILE")]
+    bus_ca: Option<PathBuf>,
+    /// The name that certificates of the bus have to be for [default: the host of the address, or the one that the Sentinels
+    /// say]
+    #[arg(long, value_name = "NAME")]
+    bus_tls_name: Option<String>,
+    /// This server's certificate for the bus and those of its issuers, in PEM, for a Redis that asks for one, as it does
+    /// unless tls-auth-clients is no
+    #[arg(long, value_name = "FILE", requires = "bus_tls_key")]
+    bus_tls_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "bus_tls_cert")]
+    bus_tls_key: Option<PathBuf>,
     /// The name of this server there: its members are NAME@SERVER [default: four random digits]
     #[arg(long, value_name = "SERVER", value_parser = server_name)]
     server: Option<String>,
@@ -52,10 +83,10 @@ pub struct BusOptions {
 impl BusArguments {
     /// The bus to the other servers of the room, if there is one.
     pub fn read(&self) -> Result<Option<BusOptions>, Failure> {
-        let address = BusAddress::given(self.bus.as_deref(), self.bus_file.as_deref())?;
+        let address = BusAddress::given(self)?;
         if let (None, Some(_)) = (&address, &self.server) {
             let why = format!(
-                "--server names this one to other servers: give --bus, --bus-file or {VARIABLE}"
+                "--server names this one to other servers: give --bus, --bus-file or {ADDRESS_VARIABLE}"
             );
             return Err(Failure::Usage(why));
         }
@@ -67,6 +98,19 @@ impl BusArguments {
             length,
             queue,
         }))
+    }
+}
+
+impl BusArguments {
+    /// The options of TLS, which are those of a client; whether there is any, the address says.
+    pub(super) fn tls(&self) -> ClientTls {
+        ClientTls {
+            tls: true,
+            ca: self.bus_ca.clone(),
+            tls_name: self.bus_tls_name.clone(),
+            tls_cert: self.bus_tls_cert.clone(),
+            tls_key: self.bus_tls_key.clone(),
+        }
     }
 }
 

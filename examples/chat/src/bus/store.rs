@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
 
-use super::address::BusAddress;
+use super::access::BusAddress;
 use super::entry::Fields;
 use super::link::refused;
 use super::wire::Wire;

@@ -6,17 +6,18 @@
 //! stream does not hide those after it.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Cmd, ConnectionLike, RedisResult, Value, cmd, parse_redis_value};
 
-use super::address::BusAddress;
+use super::channel::Channel;
 
 /// How long Redis may take for one read or write: it is in the same data centre, or on the same machine.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a whole command, or a whole answer, may take: some megabytes on a slow line.
 const WHOLE: Duration = Duration::from_secs(30);
+/// How long a command may take before the connection is in use, and the handshake of TLS.
+pub const ENTRY: Duration = Duration::from_secs(5);
 /// Bytes of a line: an error, a status or a number.
 const LINE_BYTES: usize = 64 * 1024;
 /// Bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32 characters are
@@ -28,56 +29,43 @@ const ANSWER_BYTES: usize = 32 << 20;
 const READ_BYTES: usize = 64 << 20;
 /// Values in one answer: 256 entries have 5,000.
 const VALUES: usize = 100_000;
+/// The first byte of an alert of TLS.
+const TLS_ALERT: u8 = 21;
 /// Arrays in arrays: XREAD answers streams of entries of fields.
 const DEPTH: usize = 8;
 
 /// A connection to Redis.
 pub struct Wire {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Channel>,
     db: i64,
     is_open: bool,
+    /// How long a command, and its answer, may take.
+    most: Duration,
 }
 
 /// The unused part of the bounds of an answer, or of the answers to several commands that were sent together.
 struct Bounds {
-    until: Instant,
     kept: usize,
     read: usize,
     values: usize,
 }
 
 impl Wire {
-    /// Connects, logs in and chooses the database, as the address says.
-    pub fn open(address: &BusAddress) -> RedisResult<Self> {
-        let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
-        for place in (&*address.host, address.port).to_socket_addrs()? {
-            result = TcpStream::connect_timeout(&place, PATIENCE);
-            if result.is_ok() {
-                break;
-            }
-        }
-        let stream = result?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        let settings = &address.settings;
-        let mut wire = Self { stream: BufReader::new(stream), db: settings.db(), is_open: true };
-        if let Some(password) = settings.password() {
-            let mut login = cmd("AUTH");
-            if let Some(user) = settings.username() {
-                login.arg(user);
-            }
-            login.arg(password).exec(&mut wire)?;
-        }
-        if wire.db != 0 {
-            cmd("SELECT").arg(wire.db).exec(&mut wire)?;
-        }
-        Ok(wire)
+    /// Over a connection, before the login.
+    pub(super) fn over(channel: Channel) -> Self {
+        Self { stream: BufReader::new(channel), db: 0, is_open: true, most: ENTRY }
+    }
+
+    /// After the login, and with this database.
+    pub(super) fn entered(mut self, db: i64) -> Self {
+        (self.db, self.most) = (db, WHOLE);
+        self
     }
 
     fn exchange(&mut self, bytes: &[u8], answers: usize) -> RedisResult<Vec<Value>> {
         let mut bounds = Bounds::new();
         let result = self.send(bytes).and_then(|()| {
+            self.stream.get_mut().deadline_in(self.most);
             (0..answers).map(|_| self.value(&mut bounds, 0)).collect::<io::Result<Vec<_>>>()
         });
         // After a failed answer the beginning of the next one is unknown.
@@ -85,20 +73,14 @@ impl Wire {
         Ok(result?)
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         if !self.is_open || !self.stream.buffer().is_empty() {
             return Err(no_redis("it sends an answer that was not asked for"));
         }
-        let until = Instant::now() + WHOLE;
-        while !bytes.is_empty() {
-            in_time(until)?;
-            match self.stream.get_ref().write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        let channel = self.stream.get_mut();
+        channel.deadline_in(self.most);
+        channel.write_all(bytes)?;
+        channel.flush()
     }
 
     fn value(&mut self, bounds: &mut Bounds, depth: usize) -> io::Result<Value> {
@@ -135,12 +117,14 @@ impl Wire {
     fn line(&mut self, bounds: &mut Bounds) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
-            in_time(bounds.until)?;
             let room = LINE_BYTES.saturating_sub(line.len()).min(bounds.read);
             if room == 0 {
                 return Err(too_long());
             }
             let arrived = self.arrived()?;
+            if line.is_empty() && arrived.starts_with(&[TLS_ALERT]) {
+                return Err(no_redis("it speaks TLS: write rediss://"));
+            }
             let end =
                 arrived.iter().position(|byte| *byte == b'\n').map_or(arrived.len(), |at| at + 1);
             let count = end.min(room);
@@ -162,7 +146,6 @@ impl Wire {
         bounds.read = bounds.read.checked_sub(left).ok_or_else(too_long)?;
         let mut value = Vec::new();
         while left > 0 {
-            in_time(bounds.until)?;
             let arrived = self.arrived()?;
             let count = arrived.len().min(left);
             if keep {
@@ -193,7 +176,7 @@ impl Wire {
 
 impl Bounds {
     fn new() -> Self {
-        Self { until: Instant::now() + WHOLE, kept: ANSWER_BYTES, read: READ_BYTES, values: VALUES }
+        Self { kept: ANSWER_BYTES, read: READ_BYTES, values: VALUES }
     }
 }
 
@@ -228,10 +211,6 @@ impl ConnectionLike for Wire {
     fn is_open(&self) -> bool {
         self.is_open
     }
-}
-
-fn in_time(until: Instant) -> io::Result<()> {
-    if Instant::now() < until { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
 fn too_long() -> io::Error {

@@ -3,6 +3,7 @@
 mod attacks;
 mod bus;
 mod codec;
+mod deployment;
 mod document;
 mod false_redis;
 mod passwords;

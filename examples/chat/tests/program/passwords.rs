@@ -33,7 +33,10 @@ fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
         "redis://user:s3cr3t%40@@127.0.0.1:6379/room",
         "redis://:s3cr3t",
         "redis://user:s3cr3t/room",
-        "rediss://:s3cr3t@127.0.0.1:6379/room",
+        "https://:s3cr3t@127.0.0.1:6379/room",
+        "rediss://:s3cr3t@127.0.0.1:6379",
+        "redis+sentinel://user:s3cr3t@127.0.0.1:26379/room",
+        "redis+unix://user:s3cr3t@run/redis.sock/room",
         ":s3cr3t@127.0.0.1:6379/room",
         "user:s3cr3t@host",
     ] {

@@ -78,7 +78,7 @@ impl Redis {
 
 /// An address that nobody has, and nobody is given by the kernel while Redis is down: below the range from
 /// which it gives.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() % 1_000) as u16 * 10;
     loop {

@@ -18,6 +18,7 @@ use crate::{Endpoint, Failure, KEEPALIVE};
 
 pub use connection::Connection;
 pub use tls::ClientTls;
+pub use trouble::of_handshake as why_no_session;
 
 use session::Session;
 

@@ -41,7 +41,7 @@ impl ClientTls {
     /// # Errors
     ///
     /// Those of the files that the options name, and of the name.
-    pub(super) fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, Failure> {
+    pub fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, Failure> {
         let name = self.name(endpoint)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let given = self.ca.as_deref().map(certificates).transpose()?;

@@ -11,7 +11,7 @@ use super::CONNECT;
 use super::verifier::is_ca_as_server;
 
 /// Why a handshake has failed, and what to do.
-pub(super) fn of_handshake(error: &io::Error) -> String {
+pub fn of_handshake(error: &io::Error) -> String {
     if let Some(error) = cause(error) {
         return match error {
             Error::InvalidMessage(_)

@@ -1,0 +1,248 @@
+//! [`BusAddress`]: the address of the shared room and what opens it, read anew at each connection, so that a password, a
+//! certificate or a whole Redis can be exchanged under a running server. No message shows a password.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::client::ClientTls;
+use common::{Endpoint, Failure, warn};
+use parking_lot::Mutex;
+
+use super::address::{Place, Target};
+use super::options::BusArguments;
+
+/// Where the address and the password may be given beside the command line.
+pub const ADDRESS_VARIABLE: &str = "CHAT_BUS";
+pub const PASSWORD_VARIABLE: &str = "CHAT_BUS_PASSWORD";
+
+/// The longest file that has an address or a password in it.
+const FILE_BYTES: u64 = 64 * 1024;
+/// How many passwords are remembered, so that messages do not show them: those that were exchanged lately are still in
+/// errors that are on their way.
+const PASSWORDS: usize = 16;
+
+/// The address of the shared room. Clones are the same one.
+#[derive(Clone)]
+pub struct BusAddress {
+    pub room: String,
+    access: Arc<Access>,
+}
+
+struct Access {
+    address: Source,
+    /// Beside the one in the address, which it replaces.
+    password: Option<Source>,
+    sentinel_user: Option<String>,
+    sentinel_password: Option<Source>,
+    tls: ClientTls,
+    /// The place of the Sentinel in the list that has known the master.
+    sentinel: AtomicUsize,
+    state: Mutex<State>,
+}
+
+/// A text from the start, or a file that may change.
+enum Source {
+    Text { from: &'static str, text: String },
+    File(PathBuf),
+}
+
+#[derive(Default)]
+struct State {
+    shown: String,
+    /// The texts that must not be shown, as given and as sent.
+    passwords: Vec<String>,
+}
+
+/// What a connection needs, as it is now.
+pub struct Entrance {
+    pub target: Target,
+    /// The user and the password of the Sentinels.
+    pub sentinel: (Option<String>, Option<String>),
+    /// None: in the clear.
+    pub tls: Option<ClientTls>,
+}
+
+impl BusAddress {
+    /// The address from the command line, a file, or the environment; the first of them counts. All users of the machine
+    /// can see its command lines, but neither of the other two. Everything is read once, so that a mistake is one at the
+    /// start.
+    pub fn given(arguments: &BusArguments) -> Result<Option<Self>, Failure> {
+        let address = match (&arguments.bus, &arguments.bus_file) {
+            (Some(text), _) => Source::Text { from: "--bus", text: text.clone() },
+            (None, Some(file)) => Source::File(file.clone()),
+            (None, None) => match Source::variable(ADDRESS_VARIABLE) {
+                Some(source) => source,
+                None => return Ok(None),
+            },
+        };
+        let file = |path: &Option<PathBuf>| path.clone().map(Source::File);
+        let BusArguments { bus_password_file, bus_sentinel_password_file, .. } = arguments;
+        let password = file(bus_password_file).or_else(|| Source::variable(PASSWORD_VARIABLE));
+        let access = Access {
+            address,
+            password,
+            sentinel_user: arguments.bus_sentinel_user.clone(),
+            sentinel_password: file(bus_sentinel_password_file),
+            tls: arguments.tls(),
+            sentinel: AtomicUsize::new(0),
+            state: Mutex::default(),
+        };
+        let Entrance { target, tls, .. } = access.read()?;
+        if let Some(tls) = tls {
+            let any = Endpoint::Tcp(target.place.first().to_owned());
+            tls.session(&any).map_err(|failure| match failure {
+                Failure::Usage(why) => Failure::Usage(tls_words(&why)),
+                failure => Failure::Other(tls_words(&failure.to_string())),
+            })?;
+        }
+        let shown = arguments.bus.as_ref().and_then(|text| text.parse().ok());
+        if shown.is_some_and(|shown: Target| shown.password.is_some()) {
+            warn(&format!(
+                "all users of this machine can see the password in --bus, as they can list its processes: \
+                 give it by --bus-password-file or --bus-file, or by {PASSWORD_VARIABLE} or {ADDRESS_VARIABLE} in the \
+                 environment"
+            ));
+        }
+        Ok(Some(Self { room: target.room, access: Arc::new(access) }))
+    }
+
+    /// Reads the files again. The error says which one cannot be used, and why.
+    pub fn entrance(&self) -> Result<Entrance, Failure> {
+        let entrance = self.access.read()?;
+        if entrance.target.room == self.room {
+            return Ok(entrance);
+        }
+        let (from, room) = (self.access.address.name(), &self.room);
+        Err(Failure::Other(format!(
+            "{from} names another room now, and this server is in the room {room}: start it again"
+        )))
+    }
+
+    /// The Sentinel to be asked first, by its place in the list.
+    pub fn first_sentinel(&self) -> usize {
+        self.access.sentinel.load(Ordering::Relaxed)
+    }
+
+    /// This one knows the master.
+    pub fn found_by(&self, sentinel: usize) {
+        self.access.sentinel.store(sentinel, Ordering::Relaxed);
+    }
+
+    /// Removes the passwords from a text of Redis, which repeats words that it does not understand.
+    pub fn without_password(&self, text: &str) -> String {
+        let state = self.access.state.lock();
+        state.passwords.iter().fold(text.to_owned(), |text, password| text.replace(password, "***"))
+    }
+}
+
+impl fmt::Display for BusAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.access.state.lock().shown)
+    }
+}
+
+impl Access {
+    fn read(&self) -> Result<Entrance, Failure> {
+        let (from, text) = (self.address.name(), self.address.read("the bus")?);
+        let parsed = text.trim().parse::<Target>();
+        let mut target =
+            parsed.map_err(|why| Failure::Usage(format!("the bus that {from} names: {why}")))?;
+        let secret = |source: &Option<Source>| source.as_ref().map(Source::password).transpose();
+        let mut secrets = Vec::from_iter(target.written.take());
+        secrets.extend(target.password.clone());
+        if let Some(password) = secret(&self.password)? {
+            target.password = Some(password);
+        }
+        let sentinel = (self.sentinel_user.clone(), secret(&self.sentinel_password)?);
+        secrets.extend(target.password.clone().into_iter().chain(sentinel.1.clone()));
+        self.remember(&target.shown, secrets);
+        if self.is_about_sentinels() && !matches!(target.place, Place::Sentinels { .. }) {
+            let why = "--bus-sentinel-user and --bus-sentinel-password-file are for redis+sentinel:// and \
+                       rediss+sentinel://";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let has_files = self.tls.ca.is_some() || self.tls.tls_cert.is_some();
+        if !target.tls && (has_files || self.tls.tls_name.is_some()) {
+            let why = format!(
+                "--bus-ca, --bus-tls-name, --bus-tls-cert and --bus-tls-key are for TLS, and the bus that {from} names \
+                 has none: write rediss:// or rediss+sentinel://"
+            );
+            return Err(Failure::Usage(why));
+        }
+        let tls = target.tls.then(|| self.tls.clone());
+        Ok(Entrance { target, sentinel, tls })
+    }
+
+    fn is_about_sentinels(&self) -> bool {
+        self.sentinel_user.is_some() || self.sentinel_password.is_some()
+    }
+
+    fn remember(&self, shown: &str, secrets: Vec<String>) {
+        let mut state = self.state.lock();
+        shown.clone_into(&mut state.shown);
+        for secret in secrets {
+            if !secret.is_empty() && !state.passwords.contains(&secret) {
+                state.passwords.push(secret);
+            }
+        }
+        let old = state.passwords.len().saturating_sub(PASSWORDS);
+        state.passwords.drain(..old);
+    }
+}
+
+impl Source {
+    fn variable(name: &'static str) -> Option<Self> {
+        let text = std::env::var_os(name)?.to_string_lossy().into_owned();
+        Some(Self::Text { from: name, text })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Text { from, .. } => (*from).to_owned(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
+    fn read(&self, what: &str) -> Result<String, Failure> {
+        match self {
+            Self::Text { text, .. } => Ok(text.clone()),
+            Self::File(path) => {
+                let text = short_file(path).map_err(|error| {
+                    Failure::Other(format!("cannot read {what} from {}: {error}", path.display()))
+                })?;
+                Ok(text)
+            }
+        }
+    }
+
+    /// The first line, as it is: blanks may belong to a password.
+    fn password(&self) -> Result<String, Failure> {
+        let text = self.read("the password of the bus")?;
+        match text.lines().next() {
+            Some(line) if !line.is_empty() => Ok(line.to_owned()),
+            _ => Err(Failure::Other(format!(
+                "there is no password of the bus in {}: its first line is the password",
+                self.name()
+            ))),
+        }
+    }
+}
+
+/// It may be any file, by mistake.
+fn short_file(path: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    let count = fs::File::open(path)?.take(FILE_BYTES).read_to_string(&mut text)? as u64;
+    if count == FILE_BYTES {
+        return Err(std::io::Error::other("it is too long"));
+    }
+    Ok(text)
+}
+
+/// A sentence about TLS with the options of the bus, which are named as those of a client, after `bus-`.
+pub fn tls_words(text: &str) -> String {
+    text.replace("--", "--bus-")
+}

@@ -1,0 +1,76 @@
+//! A master, its replica, and a Sentinel that makes the one the other.
+
+use super::*;
+use test_support::eventually;
+
+#[test]
+fn a_replica_is_refused_and_names_its_master() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let master = Server::start(&[]);
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = Server::start(&["--replicaof", &of]);
+    replica.says("Finished with success");
+    let refused = refusal(&["--bus", &format!("redis://127.0.0.1:{}/room", replica.port)]);
+    let its_master = format!("its master is at 127.0.0.1:{}", master.port);
+    assert!(refused.contains("it is a replica") && refused.contains(&its_master), "{refused}");
+}
+
+#[test]
+fn after_a_failover_the_sentinels_lead_to_the_new_master() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let own = ["--requirepass", "s3cret", "--masterauth", "s3cret"];
+    let master = Server::start(&own);
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = Server::start(&[&own[..], &["--replicaof", &of]].concat());
+    replica.says("Finished with success");
+    let sentinel = Server::sentinel(master.port, "s3cret");
+    eventually("the Sentinel knows the replica", || {
+        let replicas = sentinel.ask_as(":sent1nel@", "SENTINEL", &["REPLICAS", "room"]);
+        format!("{replicas:?}").contains(&replica.port.to_string())
+    });
+    let folder = folder();
+    let [password, of_sentinel] = ["s3cret", "sent1nel"].map(|text| {
+        let path = folder.path().join(text);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    });
+    // The first one is down.
+    let at = format!("127.0.0.1:1,127.0.0.1:{}", sentinel.port);
+    let bus = format!("redis+sentinel://{at}/room/lobby");
+    let options = ["--bus", &bus, "--bus-password-file", &password];
+    let without = refusal(&options);
+    assert!(without.contains("--bus-sentinel-password-file"), "{without}");
+    let options = [&options[..], &["--bus-sentinel-password-file", &of_sentinel]].concat();
+    let unknown = bus.replace("/room/", "/other/");
+    let unknown = refusal(&[&["--bus", &unknown], &options[2..]].concat());
+    assert!(unknown.contains("it knows no master other"), "{unknown}");
+    // A Sentinel that is given as a server, and the other way round.
+    let as_server = format!("redis://127.0.0.1:{}/lobby", sentinel.port);
+    let wrong = refusal(&["--bus", &as_server, "--bus-password-file", &of_sentinel]);
+    assert!(wrong.contains("it is a Sentinel; write redis+sentinel://"), "{wrong}");
+    let as_sentinel = format!("redis+sentinel://127.0.0.1:{}/room/lobby", master.port);
+    let wrong = refusal(&["--bus", &as_sentinel, "--bus-sentinel-password-file", &password]);
+    assert!(wrong.contains("is it a Sentinel?"), "{wrong}");
+
+    let (one, at_one) = joined("one", &options);
+    let (two, at_two) = joined("two", &options);
+    let (mut alice, mut bob) = (Member::join(at_one, "alice"), Member::join(at_two, "bob"));
+    alice.sees("* bob@two has joined");
+    bob.say("before");
+    assert_eq!(alice.hears(), "bob@two: before");
+    master.send_signal(libc::SIGKILL);
+    for server in [&one, &two] {
+        operator_reads(server, LOST);
+        operator_reads(server, JOINED);
+    }
+    let role = replica.ask_as(":s3cret@", "ROLE", &[]);
+    assert!(format!("{role:?}").contains("master"), "{role:?}");
+    bob.say("after");
+    assert_eq!(alice.hears(), "bob@two: after");
+    alice.say("as well");
+    assert_eq!(bob.hears(), "alice@one: as well");
+}
