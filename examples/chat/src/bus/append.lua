@@ -7,8 +7,15 @@
 -- Returns the number of the last line, and what each server has heard.
 local lines, last, heard = KEYS[1], KEYS[2], KEYS[3]
 local server, base, cap = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- The room has a clock that never goes back, also where another Redis with a slower clock takes over: `SEEN OFFSET`.
+local seen, offset = string.match(redis.call('HGET', last, 'clock') or '', '^(%d+) (%d+)$')
+seen, offset = tonumber(seen) or 0, tonumber(offset) or 0
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset
+if now < seen then
+    now, offset = seen, offset + seen - now
+end
+redis.call('HSET', last, 'clock', string.format('%.0f %.0f', now, offset))
 local known = tonumber(redis.call('HGET', last, server) or '0') or 0
 local before = known
 local at = 4

@@ -23,7 +23,7 @@ pub struct Heard {
     turn: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Sender {
     /// All up to here was shown, or is known to be lost, or was said before this server started.
     last: u64,
@@ -50,14 +50,9 @@ pub enum Number {
 }
 
 impl Heard {
-    /// Takes note of a line that was read. The first one of an unknown sender may have any number.
+    /// Takes note of a line that was read.
     pub fn hear(&mut self, server: &str, number: u64) -> Number {
-        let turn = self.next_turn();
-        let Some(sender) = self.senders.get_mut(server) else {
-            self.remember(server, number, true);
-            return Number::New;
-        };
-        sender.turn = turn;
+        let sender = self.sender(server);
         if number <= sender.last {
             return Number::Again;
         }
@@ -68,30 +63,26 @@ impl Heard {
             return Number::New;
         }
         sender.miss(gap);
-        // Otherwise they may have been said before this server started. Their sender knows.
+        // The first ones may have been said before this server started. Their sender knows whether it had to hear them.
         if was_read { Number::After(gap) } else { Number::New }
     }
 
     /// The stream has been read up to a place at which Redis knew these last numbers. Returns the gaps: lines of known
-    /// senders that were not read.
+    /// senders that were not read. Those of senders that were not read at all are only known to them.
     pub fn has_read_up_to<'a>(
         &mut self,
         numbers: impl IntoIterator<Item = (&'a str, u64)>,
     ) -> Vec<(&'a str, Gap)> {
         let mut gaps = Vec::new();
         for (server, number) in numbers {
-            match self.senders.get_mut(server) {
-                None => self.remember(server, number, false),
-                Some(sender) if sender.last < number => {
-                    let gap = Gap { from: sender.last + 1, to: number };
-                    sender.last = number;
-                    // A sender that was not read of before this server's first look at the stream has no gap.
-                    if sender.was_read {
-                        sender.miss(gap);
-                        gaps.push((server, gap));
-                    }
+            let sender = self.sender(server);
+            if sender.last < number {
+                let gap = Gap { from: sender.last + 1, to: number };
+                sender.last = number;
+                sender.miss(gap);
+                if sender.was_read {
+                    gaps.push((server, gap));
                 }
-                Some(_) => {}
             }
         }
         gaps
@@ -118,21 +109,17 @@ impl Heard {
         text
     }
 
-    fn remember(&mut self, server: &str, last: u64, was_read: bool) {
-        if self.senders.len() >= SERVERS {
+    fn sender(&mut self, server: &str) -> &mut Sender {
+        if self.senders.len() >= SERVERS && !self.senders.contains_key(server) {
             let oldest = self.senders.iter().min_by_key(|(_, sender)| sender.turn);
             if let Some(oldest) = oldest.map(|(server, _)| server.clone()) {
                 self.senders.remove(&oldest);
             }
         }
-        let turn = self.next_turn();
-        let sender = Sender { last, gaps: Vec::new(), was_read, turn };
-        self.senders.insert(server.to_owned(), sender);
-    }
-
-    fn next_turn(&mut self) -> u64 {
         self.turn += 1;
-        self.turn
+        let sender = self.senders.entry(server.to_owned()).or_default();
+        sender.turn = self.turn;
+        sender
     }
 }
 
@@ -143,7 +130,10 @@ impl Sender {
             let first = self.gaps.remove(0);
             self.gaps[0].from = first.from;
         }
-        self.gaps.push(gap);
+        match self.gaps.last_mut() {
+            Some(last) if last.to + 1 == gap.from => last.to = gap.to,
+            _ => self.gaps.push(gap),
+        }
     }
 }
 
@@ -166,7 +156,7 @@ mod tests {
     #[test]
     fn each_number_is_new_once_and_a_missing_one_is_a_gap() {
         let mut heard = Heard::default();
-        // The first of a sender may be any.
+        // What was before the first line of a sender is for the sender to judge.
         assert_eq!(heard.hear("a", 7), Number::New);
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.hear("a", 7), Number::Again);
@@ -174,7 +164,7 @@ mod tests {
         // What was lost does not come late: its author has been told.
         assert_eq!(heard.hear("a", 10), Number::Again);
         assert_eq!(heard.hear("b", 1), Number::New);
-        assert_eq!(heard.acknowledgements(["a", "b", "c"]), " a:12:9-11 b:1");
+        assert_eq!(heard.acknowledgements(["a", "b", "c"]), " a:12:1-6:9-11 b:1");
         let a = acknowledged("1-0 x:1 a:12:9-11 b:1", "a");
         assert_eq!(a, Some((12, vec![Gap { from: 9, to: 11 }])));
         assert_eq!(acknowledged("1-0 aa:12", "a"), None);
@@ -198,9 +188,10 @@ mod tests {
     fn what_redis_knows_at_the_end_of_the_stream_was_read_or_is_a_gap() {
         let mut heard = Heard::default();
         assert_eq!(heard.has_read_up_to([("a", 5)]), []);
+        assert_eq!(heard.acknowledgements(["a"]), " a:5:1-5");
         // Its next line may have been said before, and is no gap for the members here.
         assert_eq!(heard.hear("a", 8), Number::New);
-        assert_eq!(heard.acknowledgements(["a"]), " a:8:6-7");
+        assert_eq!(heard.acknowledgements(["a"]), " a:8:1-7");
         assert!(heard.is_up_to([("a", 8), ("unknown", 3)]) && !heard.is_up_to([("a", 9)]));
         assert_eq!(heard.has_read_up_to([("a", 9)]), [("a", Gap { from: 9, to: 9 })]);
     }

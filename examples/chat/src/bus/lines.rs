@@ -149,21 +149,22 @@ impl Lines {
         told
     }
 
-    /// Lines did not arrive at a server.
-    pub fn miss(&mut self, gap: Gap, server: &str) -> Vec<Told> {
+    /// Lines did not arrive at a server. What was said before it came was not for it.
+    pub fn miss(&mut self, gap: Gap, server: &Other) -> Vec<Told> {
         let range = self.index_after(gap.from.saturating_sub(1))..self.index_after(gap.to);
         let lines = self.kept.range_mut(range.start.min(range.end)..range.end);
-        lines.filter_map(|line| line.tell(server)).collect()
+        let lines = lines.filter(|line| {
+            line.said >= server.since && line.what.at().is_none_or(|at| at == server.id)
+        });
+        lines.filter_map(|line| line.tell(&server.tag)).collect()
     }
 
-    /// A server is gone: the authors of the lines that it does not have are told. Lines that Redis does not have yet may still
-    /// reach it, if it comes back; private ones do not.
+    /// A server is gone: the authors of the lines that it does not have are told. They may still reach it, if it comes back.
     pub fn lose(&mut self, other: &Other) -> Vec<Told> {
         let after = if other.follows { self.index_after(other.heard) } else { 0 };
-        let appended = self.appended;
         let lost = |line: &&mut Line| match line.what.at() {
             Some(at) => at == other.id,
-            None => other.follows && line.number <= appended,
+            None => other.follows,
         };
         let lines = self.kept.range_mut(after..).filter(lost);
         lines.filter_map(|line| line.tell(&other.tag)).collect()

@@ -150,7 +150,7 @@ impl Bus {
     pub fn close(&self) -> Result<(), Failure> {
         /// Longer than a reachable Redis takes.
         const TIME: Duration = Duration::from_secs(2);
-        self.queue.push(None, What::End { heard: self.queue.heard() });
+        self.queue.push(None, What::End { heard: self.queue.heard("") });
         let told = self.queue.close(TIME);
         let count = told.len();
         self.link.tell(&told);

@@ -202,7 +202,7 @@ impl Others {
         other.call(member, now);
     }
 
-    /// Takes note of what the servers have heard of the lines of this one. Returns gaps, with the name of the server.
+    /// Takes note of what the servers have heard of the lines of this one. Returns gaps, with the identifier of the server.
     pub fn hear_of<'a>(
         &mut self,
         own: &str,
@@ -215,7 +215,7 @@ impl Others {
             // A Redis that has lost its last data shows less than it did; the other server has it nevertheless.
             other.heard = other.heard.max(last);
             other.follows = true;
-            gaps.extend(missing.into_iter().map(|gap| (gap, other.tag.clone())));
+            gaps.extend(missing.into_iter().map(|gap| (gap, id.to_owned())));
         }
         gaps
     }

@@ -22,18 +22,28 @@ pub struct Queue {
 pub struct State {
     pub lines: Lines,
     pub others: Others,
-    /// The reader's place and numbers, as they are announced; empty before it has one.
-    heard: String,
+    /// The reader's place and numbers, as they are announced; none before it has one.
+    heard: Option<HeardUpTo>,
     heard_is_new: bool,
     closing: bool,
     /// The writer has ended.
     has_left: bool,
 }
 
+/// What the reader has read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HeardUpTo {
+    /// The run of Redis, and the place in its stream.
+    pub run: String,
+    pub place: String,
+    /// The acknowledgements.
+    pub numbers: String,
+}
+
 impl Queue {
     pub fn new(server: String, tag: String, most: usize, patience: Duration) -> Self {
         let lines = Lines::new(most, patience);
-        let (others, heard) = (Others::default(), String::new());
+        let (others, heard) = (Others::default(), None);
         let state =
             State { lines, others, heard, heard_is_new: false, closing: false, has_left: false };
         Self { server, tag, state: Mutex::new(state), changed: Condvar::new() }
@@ -61,31 +71,36 @@ impl Queue {
     }
 
     /// Takes note of the reader's place and numbers.
-    pub fn set_heard(&self, heard: String) {
+    pub fn set_heard(&self, heard: HeardUpTo) {
         let mut state = self.state.lock();
-        if state.heard != heard {
-            state.heard = heard;
+        if state.heard.as_ref() != Some(&heard) {
+            state.heard = Some(heard);
             state.heard_is_new = true;
             self.changed.notify_all();
         }
     }
 
-    /// The reader's place and numbers, to be announced.
-    pub fn heard(&self) -> String {
+    /// The reader's place and numbers, to be announced to a run of Redis; empty before the reader has them. Another run may
+    /// have a stream that goes on before the place, and must not trim it there.
+    pub fn heard(&self, run: &str) -> String {
         let mut state = self.state.lock();
         state.heard_is_new = false;
-        state.heard.clone()
+        match &state.heard {
+            None => String::new(),
+            Some(heard) if heard.run == run => format!("{}{}", heard.place, heard.numbers),
+            Some(heard) => format!("0-0{}", heard.numbers),
+        }
     }
 
     /// Whether the reader has no numbers yet.
     pub fn heard_nothing(&self) -> bool {
-        self.state.lock().heard.is_empty()
+        self.state.lock().heard.is_none()
     }
 
-    /// The same, if it is new.
-    pub fn new_heard(&self) -> Option<String> {
+    /// The place and numbers, if they are new.
+    pub fn new_heard(&self, run: &str) -> Option<String> {
         let is_new = self.state.lock().heard_is_new;
-        is_new.then(|| self.heard())
+        is_new.then(|| self.heard(run))
     }
 
     /// Waits until there is a line to write, or until a time: the second one if there is something new to be announced, or if
@@ -131,8 +146,8 @@ impl Queue {
         }
         let heard = heard.iter().map(|(id, text)| (&**id, &**text));
         let mut told = Vec::new();
-        for (gap, server) in others.hear_of(&self.server, heard) {
-            told.extend(lines.miss(gap, &server));
+        for (gap, id) in others.hear_of(&self.server, heard) {
+            told.extend(others.get(&id).map_or(Vec::new(), |other| lines.miss(gap, other)));
         }
         told.extend(lines.settle(others, now));
         self.changed.notify_all();

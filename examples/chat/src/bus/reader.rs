@@ -11,7 +11,7 @@ use super::entry::{Entry, What};
 use super::heard::{Gap, Heard, Number};
 use super::link::{Link, Report, Side};
 use super::others::Other;
-use super::queue::{Queue, State};
+use super::queue::{HeardUpTo, Queue, State};
 use super::store::{Seen, Store};
 use crate::name::check_name;
 use crate::protocol::{Kind, listed, quoted};
@@ -119,7 +119,8 @@ impl Reader {
         if self.first.is_none() {
             let servers = self.queue.servers();
             let numbers = self.heard.acknowledgements(servers.iter().map(|id| &**id));
-            self.queue.set_heard(format!("{place}{numbers}"));
+            let (run, place) = (self.run.clone(), place.clone());
+            self.queue.set_heard(HeardUpTo { run, place, numbers });
         }
     }
 

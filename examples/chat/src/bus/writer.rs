@@ -84,7 +84,7 @@ impl Writer {
                 return Ok(());
             }
             if heard.elapsed() >= pause
-                && let Some(text) = self.queue.new_heard()
+                && let Some(text) = self.queue.new_heard(&store.run)
             {
                 let others = store.heard(self.queue.server(), &text)?;
                 self.answered(None, &others)?;
@@ -122,7 +122,7 @@ impl Writer {
         let tag = self.queue.tag();
         let shown = format!("{} {} {tag}", self.beats, self.version);
         let listed = format!("{}{members}", self.version);
-        let heard = self.queue.heard();
+        let heard = self.queue.heard(&store.run);
         let mut beat = Beat {
             server: self.queue.server(),
             name: &fold(tag),
