@@ -7,9 +7,9 @@ use super::{
     Source, assert_none, closing_brace, line_of, read, root, sources, without_tests, words,
 };
 
-/// The tests that may contain `unsafe`: they switch stacks, send signals, and break descriptors and processes on
-/// purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
-const UNSAFE_TESTS: [&str; 8] = [
+/// The tests that may contain `unsafe`: they switch stacks, send signals, make taps, and break descriptors and processes
+/// on purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
+const UNSAFE_TESTS: [&str; 9] = [
     "tests/forking/support.rs",
     "tests/forking/system.rs",
     "tests/it/checklist/construction/options.rs",
@@ -17,6 +17,7 @@ const UNSAFE_TESTS: [&str; 8] = [
     "tests/it/checklist/serving.rs",
     "tests/it/checklist/streams/output.rs",
     "tests/it/coroutines.rs",
+    "tests/room/tap.rs",
     "tests/support/system.rs",
 ];
 

@@ -1,0 +1,103 @@
+//! Much that comes at once, members that read slowly or not at all, and a stream that is trimmed.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use room::link::{Link, Weather};
+use room::members::Reading;
+use room::talk::Talk;
+use room::world::{FAR, Plan, REDIS, SOON, World};
+
+use crate::{Case, NEW_BUS, NO, news_of};
+
+pub const CASES: &[Case] = &[
+    Case("members_of_a_slow_link_while_their_server_catches_up", slow_link, NEW_BUS),
+    Case("members_that_read_slowly_while_their_server_catches_up", slow_readers, NEW_BUS),
+    Case("fast_members_while_their_server_catches_up", fast_readers, NEW_BUS),
+    Case("a_member_that_reads_nothing", reads_nothing, NO),
+    Case("a_stream_that_is_trimmed_during_a_partition", trimmed, NEW_BUS),
+    Case("a_queue_that_is_full", full_queue, NEW_BUS),
+];
+
+fn plan(options: &[&str]) -> Plan {
+    let options = options.iter().map(|option| (*option).to_owned()).collect();
+    Plan { options, ..Plan::default() }
+}
+
+/// m3 cannot reach Redis while the others say this much; then it can.
+fn behind(world: &World, talk: Talk) {
+    world.network.block("m3", REDIS);
+    talk.say(&world.members, &[world.present(Some(0)), world.present(Some(1))].concat());
+    world.network.unblock("m3", REDIS);
+}
+
+/// Members far from their server, and the link that they are behind.
+fn far_members(world: &World) -> (Link, Vec<usize>) {
+    let weather = Weather { delay: Duration::from_millis(50), ..Weather::default() };
+    let link = world.network.host_behind(FAR, 20, weather);
+    let started = world.servers[2].started;
+    let reading = Reading::Everything;
+    let far = world.members.join(&world.network, [FAR, "m3"], started, 3, reading);
+    (link, far)
+}
+
+fn slow_link() {
+    let world = World::start(plan(&["--bus-queue", "5000"]));
+    let (_link, _) = far_members(&world);
+    behind(&world, Talk { bytes: 200, ..Talk::new(600, 150.0) });
+    world.assert_clean();
+}
+
+/// 20 KB in a tenth of a second: 700 KB take some seconds.
+fn slow_readers() {
+    let world = World::start(plan(&["--bus-queue", "5000"]));
+    world.join(2, 2, Reading::Slowly(20_000));
+    behind(&world, Talk { bytes: 200, ..Talk::new(600, 150.0) });
+    world.assert_clean();
+}
+
+fn fast_readers() {
+    let world = World::start(plan(&["--bus-queue", "5000"]));
+    behind(&world, Talk { bytes: 500, ..Talk::new(600, 150.0) });
+    world.assert_clean();
+}
+
+/// It is dropped, and delays nobody.
+fn reads_nothing() {
+    let world = World::start(Plan::default());
+    let deaf = world.join(2, 1, Reading::Nothing)[0];
+    // More than the kernel keeps for it, which may be 4 MiB.
+    for server in [0, 2] {
+        let talk = Talk { bytes: 7000, ..Talk::new(150, 40.0) };
+        talk.say(&world.members, &world.present(Some(server))[..3]);
+    }
+    let tally = world.settle();
+    assert_eq!((tally.told, tally.is_kept()), (0, true), "{}", world.report(&tally));
+    world.members.set_reading(deaf, Reading::Everything);
+    world.members.wait("it was dropped", SOON, |state| state.members[deaf].closed);
+}
+
+/// More than the stream keeps: m3 notices what it has missed, and says so, and so are the authors told.
+fn trimmed() {
+    let world = World::start(plan(&["--bus-length", "100", "--bus-queue", "500"]));
+    behind(&world, Talk::new(400, 100.0));
+    sleep(Duration::from_secs(1));
+    Talk::new(10, 10.0).say(&world.members, &world.present(None));
+    let tally = world.assert_kept();
+    assert!(tally.told > 0, "the stream was to be trimmed: {tally}");
+    let member = world.present(Some(2))[0];
+    let state = world.members.state();
+    let told = news_of(&state, member).any(|line| line.contains("m1") && line.contains("lines"));
+    assert!(told, "its members are told of a gap: {}", world.report(&tally));
+}
+
+/// More lines than may wait are refused at once.
+fn full_queue() {
+    let world = World::start(plan(&["--bus-queue", "100"]));
+    world.network.cut("m3");
+    Talk::new(100, 50.0).say(&world.members, &world.present(Some(2)));
+    world.network.mend("m3");
+    Talk::new(10, 5.0).say(&world.members, &world.present(None));
+    let tally = world.assert_kept();
+    assert!(tally.told > 0, "the queue was to be full: {tally}");
+}

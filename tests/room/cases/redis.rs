@@ -1,0 +1,335 @@
+//! A Redis that dies, forgets, is full, or stands still.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use room::redis::Keeps;
+use room::talk::{Talk, Talking};
+use room::world::{Plan, REDIS, SPARE, World};
+
+use crate::{Case, NEW_BUS, NO, news_of};
+
+pub const CASES: &[Case] = &[
+    Case("redis_killed_with_its_data", killed_with_its_data, NO),
+    Case("redis_killed_without_its_data", killed_without_its_data, NO),
+    Case("redis_killed_with_the_end_of_its_log_cut_off", log_cut_off, NO),
+    Case("redis_killed_with_its_last_snapshot", last_snapshot, NO),
+    Case("redis_away_for_longer_than_lines_wait", away_for_long, NEW_BUS),
+    Case("redis_back_without_data_that_one_server_had_not_read", behind_and_rebooted, NO),
+    Case("redis_back_empty_after_many_lines", many_lines_and_rebooted, NEW_BUS),
+    Case("redis_starts_after_the_servers", starts_after_the_servers, NEW_BUS),
+    Case("redis_that_loads_its_data", loads_its_data, NO),
+    Case("redis_full_for_a_while", full_for_a_while, NO),
+    Case("redis_full_for_longer_than_lines_wait", full_for_long, NEW_BUS),
+    Case("redis_stands_still", stands_still, NO),
+    Case("redis_sleeps_in_a_command", sleeps_in_a_command, NO),
+    Case("redis_kills_its_clients", kills_its_clients, NO),
+    Case("redis_flushed", flushed, NO),
+    Case("redis_made_a_replica_for_a_while", made_a_replica, NO),
+    Case("failover_to_a_replica", failover, NO),
+    Case("failover_to_a_replica_that_is_behind", failover_behind, NO),
+    Case("old_lines_after_a_failover", old_lines_after_a_failover, NEW_BUS),
+    Case("old_lines_after_a_snapshot", old_lines_after_a_snapshot, NEW_BUS),
+    Case("old_lines_after_a_log_that_is_cut_off", old_lines_after_a_cut_log, NEW_BUS),
+];
+
+fn plan(keeps: Keeps, options: &[&str]) -> Plan {
+    let options = options.iter().map(|option| (*option).to_owned()).collect();
+    Plan { keeps, options, ..Plan::default() }
+}
+
+fn all_talk(world: &World) -> Talking {
+    Talk::new(300, 8.0).start(&world.members, &world.present(None))
+}
+
+/// A fault, and a moment of talk before and after it.
+fn around(world: &mut World, fault: impl FnOnce(&mut World)) {
+    let talking = all_talk(world);
+    sleep(Duration::from_secs(2));
+    fault(world);
+    sleep(Duration::from_secs(3));
+    talking.stop();
+}
+
+fn restart(world: &mut World, down: Duration) {
+    world.redis.kill();
+    sleep(down);
+    world.redis.start();
+    world.redis.ready();
+}
+
+fn killed_with_its_data() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| restart(world, Duration::from_secs(1)));
+    world.assert_clean();
+}
+
+fn killed_without_its_data() {
+    let mut world = World::start(plan(Keeps::Nothing, &[]));
+    around(&mut world, |world| {
+        restart(world, Duration::ZERO);
+        sleep(Duration::from_secs(3));
+        restart(world, Duration::from_secs(1));
+    });
+    world.assert_clean();
+}
+
+fn log_cut_off() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        world.redis.kill();
+        world.redis.truncate(3000);
+        world.redis.start();
+        world.redis.ready();
+    });
+    world.assert_clean();
+}
+
+fn last_snapshot() {
+    let mut world = World::start(plan(Keeps::Snapshots, &[]));
+    around(&mut world, |world| {
+        world.redis.ask(&["SAVE"]);
+        sleep(Duration::from_secs(2));
+        restart(world, Duration::from_secs(1));
+    });
+    world.assert_clean();
+}
+
+/// Lines are told of; but nobody is said to be gone, because nobody is.
+fn away_for_long() {
+    let mut world = World::start(plan(Keeps::Log, &["--bus-wait", "5"]));
+    around(&mut world, |world| restart(world, Duration::from_secs(13)));
+    let tally = world.assert_kept();
+    assert!(tally.told > 0, "Redis was to be away for longer than lines wait: {tally}");
+    nobody_seems_gone(&world);
+}
+
+fn nobody_seems_gone(world: &World) {
+    world.all_know_all();
+    let state = world.members.state();
+    for member in 0..state.members.len() {
+        let wrong = news_of(&state, member).find(|line| line.contains("not heard of"));
+        assert!(wrong.is_none(), "{} was told {wrong:?}", state.members[member].name);
+    }
+}
+
+fn behind_and_rebooted() {
+    let mut world = World::start(plan(Keeps::Nothing, &["--bus-wait", "8"]));
+    let said_at_one = world.present(Some(0));
+    world.network.cut("m2");
+    Talk::new(20, 20.0).say(&world.members, &said_at_one);
+    sleep(Duration::from_secs(1));
+    world.redis.kill();
+    world.network.mend("m2");
+    sleep(Duration::from_secs(11));
+    world.redis.start();
+    world.redis.ready();
+    Talk::new(5, 10.0).say(&world.members, &world.present(None));
+    world.assert_kept();
+}
+
+/// More lines than the first queue of any length that one may think of.
+fn many_lines_and_rebooted() {
+    let mut world = World::start(plan(Keeps::Nothing, &["--bus-queue", "3000"]));
+    let said_at_one = world.present(Some(0));
+    world.network.cut("m2");
+    Talk::new(600, 250.0).say(&world.members, &said_at_one);
+    world.redis.kill();
+    world.network.mend("m2");
+    sleep(Duration::from_secs(1));
+    world.redis.start();
+    world.redis.ready();
+    Talk::new(5, 10.0).say(&world.members, &world.present(None));
+    world.assert_clean();
+}
+
+fn starts_after_the_servers() {
+    let mut world = World::build(Plan::default());
+    for server in 0..3 {
+        world.start_server(server);
+    }
+    let talking = Talk::new(60, 5.0).start(&world.members, &world.present(None));
+    sleep(Duration::from_secs(6));
+    world.redis.start();
+    world.redis.ready();
+    talking.finish();
+    world.all_know_all();
+    world.assert_clean();
+}
+
+fn loads_its_data() {
+    // 1,500 keys, a thousandth of a second each; a client is answered after each kilobyte.
+    let redis_options =
+        vec!["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"];
+    let mut world = World::start(Plan { redis_options, ..plan(Keeps::Snapshots, &[]) });
+    world.redis.ask(&["DEBUG", "POPULATE", "1500", "other", "1000"]);
+    Talk::new(10, 10.0).say(&world.members, &world.present(None));
+    world.redis.ask(&["SAVE"]);
+    Talk::new(10, 10.0).say(&world.members, &world.present(None));
+    world.network.cut("m2");
+    Talk::new(20, 20.0).say(&world.members, &world.present(Some(0)));
+    sleep(Duration::from_millis(500));
+    world.redis.kill();
+    world.redis.start();
+    world.network.mend("m2");
+    Talk::new(20, 10.0).say(&world.members, &world.present(None));
+    world.redis.ready();
+    Talk::new(5, 10.0).say(&world.members, &world.present(None));
+    world.assert_clean();
+}
+
+fn full_for_a_while() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        world.redis.ask(&["CONFIG", "SET", "maxmemory", "1mb"]);
+        sleep(Duration::from_secs(5));
+        world.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    });
+    world.assert_clean();
+}
+
+fn full_for_long() {
+    let mut world = World::start(plan(Keeps::Log, &["--bus-wait", "5"]));
+    around(&mut world, |world| {
+        world.redis.ask(&["CONFIG", "SET", "maxmemory", "1mb"]);
+        sleep(Duration::from_secs(15));
+        world.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    });
+    let tally = world.assert_kept();
+    assert!(tally.told > 0, "Redis was to be full for longer than lines wait: {tally}");
+    nobody_seems_gone(&world);
+}
+
+fn stands_still() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        world.redis.machine().pause();
+        sleep(Duration::from_secs(8));
+        world.redis.machine().resume();
+    });
+    world.assert_clean();
+    nobody_seems_gone(&world);
+}
+
+fn sleeps_in_a_command() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| drop(world.redis.ask(&["DEBUG", "SLEEP", "7"])));
+    world.assert_clean();
+}
+
+fn kills_its_clients() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        for _ in 0..40 {
+            world.redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+            sleep(Duration::from_millis(150));
+        }
+    });
+    world.assert_clean();
+}
+
+fn flushed() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        world.redis.ask(&["FLUSHALL"]);
+        sleep(Duration::from_secs(2));
+        world.redis.ask(&["FLUSHALL"]);
+    });
+    world.assert_clean();
+}
+
+fn made_a_replica() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        // Of nobody that answers.
+        world.redis.ask(&["REPLICAOF", "10.77.0.99", "6379"]);
+        sleep(Duration::from_secs(4));
+        world.redis.ask(&["REPLICAOF", "NO", "ONE"]);
+    });
+    world.assert_clean();
+}
+
+/// Starts the replica, which follows.
+fn with_replica(world: &mut World) {
+    world.spare.start();
+    world.spare.ready();
+    world.spare.follow(REDIS);
+}
+
+/// The Redis is gone, and the replica has its address.
+fn promote(world: &mut World) {
+    world.network.cut(REDIS);
+    world.redis.kill();
+    world.spare.ask(&["REPLICAOF", "NO", "ONE"]);
+    world.network.move_address(REDIS, SPARE);
+}
+
+fn failover() {
+    let mut world = World::start(plan(Keeps::Nothing, &[]));
+    with_replica(&mut world);
+    around(&mut world, |world| {
+        promote(world);
+        sleep(Duration::from_secs(2));
+    });
+    world.assert_clean();
+}
+
+fn failover_behind() {
+    let mut world = World::start(plan(Keeps::Nothing, &[]));
+    with_replica(&mut world);
+    around(&mut world, |world| {
+        world.network.cut(SPARE);
+        sleep(Duration::from_secs(4));
+        promote(world);
+        world.network.mend(SPARE);
+    });
+    world.assert_clean();
+}
+
+/// Members talk and leave, and their servers are started anew, so that what they said is history.
+fn history(world: &mut World) {
+    Talk::new(50, 50.0).say(&world.members, &world.present(None));
+    world.assert_clean();
+    // Old is what was said well before a server was started.
+    sleep(Duration::from_secs(2));
+    for server in 0..3 {
+        world.stop_server(server);
+        world.start_server(server);
+    }
+    world.all_know_all();
+}
+
+fn old_lines_after_a_failover() {
+    let mut world = World::start(plan(Keeps::Nothing, &[]));
+    Talk::new(50, 50.0).say(&world.members, &world.present(None));
+    with_replica(&mut world);
+    history(&mut world);
+    around(&mut world, |world| {
+        world.network.cut(SPARE);
+        sleep(Duration::from_secs(4));
+        promote(world);
+        world.network.mend(SPARE);
+    });
+    world.assert_clean();
+}
+
+fn old_lines_after_a_snapshot() {
+    let mut world = World::start(plan(Keeps::Snapshots, &[]));
+    Talk::new(20, 20.0).say(&world.members, &world.present(None));
+    history(&mut world);
+    world.redis.ask(&["SAVE"]);
+    around(&mut world, |world| restart(world, Duration::from_secs(1)));
+    world.assert_clean();
+}
+
+fn old_lines_after_a_cut_log() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    history(&mut world);
+    around(&mut world, |world| {
+        world.redis.kill();
+        world.redis.truncate(3000);
+        world.redis.start();
+        world.redis.ready();
+    });
+    world.assert_clean();
+}

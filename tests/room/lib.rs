@@ -1,0 +1,45 @@
+//! One room over several servers of `chat`, in a network that fails.
+//!
+//! ```text
+//! members - chat m1 --+
+//! members - chat m2 --+-- switch -- Redis 10.77.0.10, and one to take its place
+//! members - chat m3 --+
+//! ```
+//!
+//! Each machine is a network namespace with an address of its own, `network.rs`; the switch is a bridge in another one. A
+//! machine is cut off by taking its port off the bridge. A link with delay and loss is a pair of taps with a thread in
+//! between, `link.rs`, because the kernels of many machines have no netem. Members (`members.rs`) say lines with numbers,
+//! and what each of them hears is counted (`heard.rs`, `tally.rs`):
+//!
+//! - **lost**: not heard by a member that was there, and so **told**, if its author was told by a notice that quotes it, or
+//!   **untold**;
+//! - **duplicates**, **disorder**: heard twice; heard after a later one of the same author;
+//! - **old**: said well before the start of the server that shows it.
+//!
+//! The promise of `chat` is that nothing is untold, twice, in disorder, or old.
+//!
+//! ```text
+//! cargo test -p room                                                # the cases
+//! cargo run --release -p room -- --seed 1 --minutes 60              # faults drawn from seeds
+//! cargo run --release -p room -- --crowd 2000 --servers 4           # how much it carries
+//! ```
+//!
+//! It needs root, `ip` (iproute2), `redis-server` and /dev/net/tun. The program is built first, unless `CHAT` names one.
+
+pub mod chance;
+pub mod crowd;
+pub mod heard;
+pub mod link;
+pub mod machine;
+pub mod members;
+pub mod needs;
+pub mod network;
+pub mod redis;
+pub mod rounds;
+pub mod schedule;
+pub mod server;
+pub mod talk;
+pub mod tally;
+#[allow(unsafe_code)]
+mod tap;
+pub mod world;

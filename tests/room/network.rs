@@ -1,0 +1,210 @@
+//! Machines and the switch between them: network namespaces, which are gone at the end, also after a panic.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::link::{Link, Weather};
+use crate::tap;
+
+/// The network of one case. Two of them never meet, of this process or of another one.
+#[derive(Debug)]
+pub struct Network {
+    /// `room-PID-NUMBER`; its namespaces are called `room-PID-NUMBER-HOST`.
+    prefix: String,
+    hosts: Mutex<HashMap<String, u8>>,
+    folder: tempfile::TempDir,
+}
+
+/// Runs `ip` with these words.
+fn ip(words: &str) -> Result<String, String> {
+    let output = Command::new("ip").args(words.split(' ')).output().expect("ip runs");
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+#[track_caller]
+fn must(words: &str) {
+    ip(words).unwrap_or_else(|error| panic!("{error}"));
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Network {
+    /// A switch without machines.
+    pub fn new() -> Self {
+        static SWEPT: Once = Once::new();
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        SWEPT.call_once(sweep);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let network = Self {
+            prefix: format!("room-{}-{count}", std::process::id()),
+            hosts: Mutex::default(),
+            folder: tempfile::Builder::new().prefix("room").tempdir().expect("a scratch folder"),
+        };
+        let switch = network.namespace("switch");
+        must(&format!("netns add {switch}"));
+        must(&format!("-n {switch} link add name sw0 type bridge"));
+        must(&format!("-n {switch} link set sw0 up"));
+        network
+    }
+
+    /// The namespace of a machine.
+    pub fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.prefix)
+    }
+
+    /// A folder for what the machines write.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The internet address of a machine, with this port.
+    pub fn address(&self, host: &str, port: u16) -> SocketAddr {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = hosts.get(host).unwrap_or_else(|| panic!("no machine is called {host}"));
+        SocketAddr::from(([10, 77, 0, *last], port))
+    }
+
+    fn add(&self, host: &str, last: u8) -> (String, String) {
+        let namespace = self.namespace(host);
+        must(&format!("netns add {namespace}"));
+        must(&format!("-n {namespace} link set lo up"));
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(host.into(), last);
+        (namespace, self.namespace("switch"))
+    }
+
+    fn connect(&self, host: &str, last: u8) {
+        let (namespace, switch) = (self.namespace(host), self.namespace("switch"));
+        must(&format!("-n {switch} link set v{host} master sw0 up"));
+        must(&format!("-n {namespace} addr add 10.77.0.{last}/24 dev e0"));
+        must(&format!("-n {namespace} link set e0 up"));
+    }
+
+    /// A machine with the address 10.77.0.`last`.
+    pub fn host(&self, host: &str, last: u8) {
+        let (namespace, switch) = self.add(host, last);
+        must(&format!("-n {switch} link add v{host} type veth peer name e0 netns {namespace}"));
+        self.connect(host, last);
+    }
+
+    /// A machine behind a link with this weather. The link has to live as long as the machine is used.
+    pub fn host_behind(&self, host: &str, last: u8, weather: Weather) -> Link {
+        self.add(host, last);
+        let open = |at: &str, name: String| -> OwnedFd {
+            let tap = self.inside(at, || tap::open(&name));
+            tap.unwrap_or_else(|error| panic!("a tap at {at}: {error}"))
+        };
+        let (here, there) = (open("switch", format!("v{host}")), open(host, "e0".into()));
+        self.connect(host, last);
+        Link::between(here, there, weather, u64::from(last))
+    }
+
+    /// Takes a machine off the switch. Nothing is refused; it is silence.
+    pub fn cut(&self, host: &str) {
+        must(&format!("-n {} link set v{host} nomaster", self.namespace("switch")));
+    }
+
+    /// Puts it on the switch again, if it was not there.
+    pub fn mend(&self, host: &str) {
+        must(&format!("-n {} link set v{host} master sw0", self.namespace("switch")));
+    }
+
+    /// One machine cannot reach another one any more, and is not told so; all others are as they were.
+    pub fn block(&self, host: &str, other: &str) {
+        let address = self.address(other, 0).ip();
+        must(&format!("-n {} route add blackhole {address}/32", self.namespace(host)));
+    }
+
+    /// The end of [`block`](Self::block).
+    pub fn unblock(&self, host: &str, other: &str) {
+        let address = self.address(other, 0).ip();
+        must(&format!("-n {} route del blackhole {address}/32", self.namespace(host)));
+    }
+
+    /// The address of `from` belongs to `to` as well from now on, and no longer to `from`.
+    pub fn move_address(&self, from: &str, to: &str) {
+        let address = self.address(from, 0).ip();
+        must(&format!("-n {} addr del {address}/24 dev e0", self.namespace(from)));
+        must(&format!("-n {} addr add {address}/24 dev e0", self.namespace(to)));
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        for host in hosts.keys() {
+            // They ask anew for the machine behind the address.
+            must(&format!("-n {} neigh flush all", self.namespace(host)));
+        }
+    }
+
+    /// A command that runs on this machine.
+    pub fn command(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(host)]).arg(program);
+        command
+    }
+
+    /// Runs a function in a thread that is on this machine: its sockets stay there.
+    pub fn inside<R: Send>(&self, host: &str, run: impl FnOnce() -> R + Send) -> R {
+        let path = Path::new("/run/netns").join(self.namespace(host));
+        let inside = move || {
+            let namespace = File::open(path).expect("the namespace is there");
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("root may go into a namespace");
+            run()
+        };
+        let joined = thread::scope(|scope| scope.spawn(inside).join());
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for namespace in namespaces() {
+            if namespace.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with('-')) {
+                remove(&namespace);
+            }
+        }
+    }
+}
+
+/// All namespaces of this harness, those of other processes as well.
+fn namespaces() -> Vec<String> {
+    let listed = ip("netns list").unwrap_or_default();
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    names.filter(|name| name.starts_with("room-")).map(str::to_owned).collect()
+}
+
+/// Removes a namespace, with the processes that are in it still.
+fn remove(namespace: &str) {
+    for process in ip(&format!("netns pids {namespace}")).unwrap_or_default().lines() {
+        let process = process.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+        let killed =
+            process.map(|id| rustix::process::kill_process(id, rustix::process::Signal::KILL));
+        // It may have ended by now.
+        let _ = killed;
+    }
+    // Two processes may sweep at the same time.
+    let _ = ip(&format!("netns del {namespace}"));
+}
+
+/// Removes what a harness has left that was killed.
+fn sweep() {
+    for namespace in namespaces() {
+        let process = namespace.split('-').nth(1).unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
+            remove(&namespace);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Members that talk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::chance::Chance;
+use crate::members::Members;
+
+/// How much is said, and how fast.
+#[derive(Clone, Copy, Debug)]
+pub struct Talk {
+    /// The lines of each member, at most.
+    pub lines: usize,
+    /// The lines that a member says in a second, more or less.
+    pub per_second: f64,
+    /// Bytes of a line beyond its number.
+    pub bytes: usize,
+}
+
+impl Talk {
+    /// So many short lines of each member.
+    pub fn new(lines: usize, per_second: f64) -> Self {
+        Self { lines, per_second, bytes: 0 }
+    }
+
+    /// These members talk, all at once. Returns when all is said.
+    pub fn say(self, members: &Members, who: &[usize]) {
+        self.until(members, who, &AtomicBool::new(false));
+    }
+
+    /// The same, while something else happens.
+    pub fn start(self, members: &Arc<Members>, who: &[usize]) -> Talking {
+        let (members, who) = (Arc::clone(members), who.to_vec());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || self.until(&members, &who, &stopped));
+        Talking { stop, thread: Some(thread) }
+    }
+
+    fn until(self, members: &Members, who: &[usize], stop: &AtomicBool) {
+        let mut chance = Chance::new(who.len() as u64);
+        let pause = |chance: &mut Chance| {
+            Duration::from_secs_f64(chance.between(300, 1700) as f64 / 1000.0 / self.per_second)
+        };
+        let begin = Instant::now();
+        let mut next: Vec<(Instant, usize)> = Vec::new();
+        next.extend(who.iter().map(|_| (begin + pause(&mut chance), self.lines)));
+        while !stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            for (turn, member) in next.iter_mut().zip(who) {
+                while turn.0 <= now && turn.1 > 0 {
+                    turn.1 -= 1;
+                    turn.0 += pause(&mut chance);
+                    if !members.say(*member, self.bytes) {
+                        turn.1 = 0;
+                    }
+                }
+            }
+            let due = next.iter().filter(|(_, left)| *left > 0).map(|(when, _)| *when).min();
+            let Some(due) = due else { return };
+            // It is stopped soon also when it speaks slowly.
+            let wait = due.saturating_duration_since(Instant::now());
+            std::thread::sleep(wait.min(Duration::from_millis(50)));
+        }
+    }
+}
+
+/// Members that talk meanwhile.
+#[derive(Debug)]
+pub struct Talking {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Talking {
+    /// They stop.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    /// They say all that they have to say.
+    pub fn finish(mut self) {
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(ended.is_some_and(|ended| ended.is_ok()), "the talk has panicked");
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
