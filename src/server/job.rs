@@ -155,10 +155,6 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Serves the request: Python's verbs, in their order.
-    #[expect(
-        clippy::boxed_local,
-        reason = "on the stack it would stand there as long as the request lasts"
-    )]
     pub(super) fn serve(self: Box<Self>) -> CloseReason {
         // Datagrams and outbox messages that the handler sends leave when it waits, and at the latest when it has ended.
         let _promise = FlushPromise::start();
@@ -177,7 +173,7 @@ impl<T: Transport> TypedJob<T> {
         let whole =
             self.ticket.limits().request.and_then(|after| Deadline::after(Timeout::Request, after));
         let mut request = None;
-        let (made, open) = self.make_request(&mut request);
+        let (made, open) = self.make_boxed_request(&mut request);
         let result = match &mut request {
             Some(request) => {
                 match catch_panic(|| open.wrap_request(request, limits.as_deref(), whole)) {
@@ -226,6 +222,15 @@ impl<T: Transport> TypedJob<T> {
             Ok(())
         });
         (made, OpenRequest { core, entry })
+    }
+
+    /// The same for a job in a box, whose memory is freed here: its owner may wait for long.
+    #[expect(clippy::boxed_local, reason = "this is where the memory of the box ends")]
+    fn make_boxed_request(
+        self: Box<Self>,
+        place: &mut Option<T::Request>,
+    ) -> (HandlerResult, OpenRequest<T>) {
+        (*self).make_request(place)
     }
 }
 

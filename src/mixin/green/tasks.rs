@@ -53,8 +53,8 @@ pub(super) struct Task {
     pub(super) cancellation: Cancellation,
     /// If it runs the accept loop.
     pub(super) acceptor: Option<AcceptHandle>,
-    /// The number of the request that it serves, or serves a part of.
-    pub(super) request: Option<u64>,
+    /// The number of the request that it serves, or serves a part of, plus one; zero for the accept loop.
+    request: u64,
     /// None once it has ended.
     body: RefCell<Option<Body>>,
     /// When its present wait ends at the latest.
@@ -70,6 +70,11 @@ impl Task {
     /// A number that no other task of the worker has had.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The number of the request that it serves, or serves a part of.
+    pub(super) fn request(&self) -> Option<u64> {
+        self.request.checked_sub(1)
     }
 
     /// Runs it until it waits or ends.
@@ -106,7 +111,7 @@ impl Tasks {
                 Body::Acceptor(coroutine) => Some(coroutine.handle()),
                 Body::Request(_) => None,
             },
-            request,
+            request: request.map_or(0, |number| number.wrapping_add(1)),
             cancellation: Cancellation::new(phase),
             body: RefCell::new(Some(body)),
             state: Cell::new(TaskState::Queued),

@@ -344,7 +344,7 @@ impl Worker {
             }
         };
         let body = Body::Request(switch::Coroutine::new(stack, switch::label(), body));
-        let task = self.tasks.add(body, part_of.request, self.cancels.get());
+        let task = self.tasks.add(body, part_of.request(), self.cancels.get());
         self.queue.borrow_mut().push_back(task);
         Ok(())
     }
@@ -366,7 +366,7 @@ impl Worker {
 
     fn resume(&self, task: &Rc<Task>) {
         let status = &self.handle().status;
-        status.switch_to(task.request);
+        status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
         let progress = task.resume();
         self.current.replace(None);

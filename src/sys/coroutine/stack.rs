@@ -135,7 +135,7 @@ impl StackSlab {
     /// A stack of another slab is not used again.
     #[inline]
     pub(crate) fn give_back(&mut self, stack: SlabStack) {
-        let own = self.chunks.get(stack.id.chunk);
+        let own = self.chunks.get(stack.id().chunk);
         if !own.is_some_and(|own| Rc::ptr_eq(own, &stack.chunk)) {
             return;
         }
@@ -167,7 +167,8 @@ impl fmt::Debug for StackSlab {
 pub(crate) struct SlabStack {
     /// Keeps the memory mapped.
     chunk: Rc<Chunk>,
-    id: StackId,
+    /// Its [`StackId`], in half the memory: there are fewer chunks than that, and no chunk is so large.
+    id: (u32, u32),
     /// The address after its last byte: each switch asks for it.
     top: StackPointer,
 }
@@ -191,20 +192,27 @@ impl Extent {
 impl SlabStack {
     /// The only ones that call it have just taken `id` in the ledger of the chunk's slab.
     fn new(chunk: &Rc<Chunk>, id: StackId) -> Self {
-        Self { chunk: Rc::clone(chunk), id, top: address(chunk.top(id.index)) }
+        let half = |number| u32::try_from(number).expect("so many stacks fit into no memory");
+        let short = (half(id.chunk), half(id.index));
+        Self { chunk: Rc::clone(chunk), id: short, top: address(chunk.top(id.index)) }
+    }
+
+    fn id(&self) -> StackId {
+        StackId { chunk: self.id.0 as usize, index: self.id.1 as usize }
     }
 
     /// Its addresses.
     pub(crate) fn extent(&self) -> Extent {
-        Extent { guard: self.chunk.guard(self.id.index), top: self.top.get() }
+        Extent { guard: self.chunk.guard(self.id().index), top: self.top.get() }
     }
 
     /// Ends it without keeping its memory for ever.
     fn into_id(self) -> StackId {
+        let id = self.id();
         let mut this = mem::ManuallyDrop::new(self);
         // SAFETY: it is dropped once, because `this` is not, and not used after.
         unsafe { std::ptr::drop_in_place(&raw mut this.chunk) };
-        this.id
+        id
     }
 }
 
@@ -226,7 +234,7 @@ unsafe impl Stack for SlabStack {
 
     #[inline]
     fn limit(&self) -> StackPointer {
-        address(self.chunk.guard(self.id.index).start)
+        address(self.chunk.guard(self.id().index).start)
     }
 }
 
