@@ -18,14 +18,16 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bounded_io::BoundedIo;
 use super::connection::Connection;
 use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, Writer};
 use super::{StreamRequest, outbox_writer};
 use crate::live::Cut;
+use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::SendTimeout;
 
 /// Sends to a connection from anywhere: another handler, another thread, a timer. Clones send to the same connection.
@@ -144,10 +146,68 @@ impl Outbox {
 
     /// How many bytes wait for the peer.
     /// Those of the handler's own writes count as well. The number is out of date at once: for statistics, or to slow
-    /// down before [`OutboxError::Full`].
+    /// down before [`OutboxError::Full`] (see [`wait_for_room`](Self::wait_for_room)).
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.shared.state.lock().waiting_bytes()
+    }
+
+    /// How many bytes the system has taken for the peer since the outbox was made, dropped ones not among them. Under
+    /// TLS these are bytes before the encryption.
+    ///
+    /// While bytes wait, a number that grows tells a slow peer from one that reads nothing.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.shared.state.lock().sent_total()
+    }
+
+    /// Waits until at most so many bytes wait for the peer, and for no longer than `timeout`. True: no more wait, also
+    /// because the connection has ended. False: the time is over, or the wait was cancelled.
+    ///
+    /// For a sender that has much to send at once and need not have it all in the outbox: it waits here instead of
+    /// running into [`OutboxError::Full`]. A peer decides how long this takes, so others that share the sender need a
+    /// bound: see [`sent_bytes`](Self::sent_bytes). Under a mixin with coroutines only the caller waits, and not its
+    /// thread. Hold no lock meanwhile that handlers want as well.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use socketserver::Outbox;
+    ///
+    /// /// Sends a long text in pieces. False: its peer is too slow for it.
+    /// fn send_all(outbox: &Outbox, pieces: &[&str]) -> bool {
+    ///     pieces.iter().all(|piece| {
+    ///         outbox.wait_for_room(64 * 1024, Duration::from_secs(10)) && outbox.send(piece).is_ok()
+    ///     })
+    /// }
+    /// ```
+    #[must_use]
+    pub fn wait_for_room(&self, waiting_bytes: usize, timeout: Duration) -> bool {
+        /// The system reports room only when a third of its buffer is free; a slow peer takes seconds for that. So this
+        /// tries again meanwhile: each time a little has been taken.
+        const PAUSE: Duration = Duration::from_millis(50);
+        let until = wait::moment_after(Instant::now(), timeout);
+        loop {
+            let fd = {
+                let mut state = self.shared.state.lock();
+                if state.waiting_bytes() > waiting_bytes {
+                    self.shared.send_due_of(&mut state);
+                }
+                if state.waiting_bytes() <= waiting_bytes {
+                    return true;
+                }
+                state.fd.clone()
+            };
+            // Without a descriptor nothing waits for long: the request has ended.
+            let Some(fd) = fd else { return true };
+            let now = Instant::now();
+            if now >= until {
+                return false;
+            }
+            let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
+            if wait::any(&[room], Some(until.min(now + PAUSE))).is_err() {
+                return false;
+            }
+        }
     }
 
     /// Ends the connection. The handler's reads and writes fail, and it returns.

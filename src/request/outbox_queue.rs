@@ -97,6 +97,11 @@ impl OutboxState {
         self.bytes.len() - self.start
     }
 
+    /// How many bytes have been sent.
+    pub(super) fn sent_total(&self) -> u64 {
+        self.sent_total
+    }
+
     /// How many of the waiting bytes are others' messages.
     pub(super) fn others_bytes(&self) -> usize {
         // The handler's own bytes are the last ones before `own_mark`. Unsent bytes up to there are theirs, up to

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use socketserver::mixin::{Mixin, Refused};
 use socketserver::request::OutboxError;
@@ -350,6 +351,56 @@ fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
     assert_eq!(read_line(&mut listener), "to all\n");
     assert_eq!(read_line(&mut speaker), "done\n");
     tell.send(()).expect("it has waited for this");
+}
+
+#[test]
+fn a_sender_that_waits_for_room_sends_more_than_the_outbox_holds() {
+    const PIECES: usize = 2_000;
+    let (server, members, _diary) = room(Threading::new());
+    let mut listener = join(&server);
+    let outbox = members.lock().unwrap().values().next().unwrap().clone();
+    let burst = socketserver::stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        for number in 0..PIECES {
+            assert!(outbox.wait_for_room(64 * 1024, SOON), "piece {number}");
+            outbox.send([b'x'; 4096])?;
+        }
+        Ok(writeln!(request, "{}", outbox.sent_bytes() > PIECES as u64 * 2048)?)
+    });
+    let source = Builder::<Tcp, _>::new(Threading::new()).bind("127.0.0.1:0", burst).unwrap();
+    let source = source.serve_in_background().unwrap();
+    let mut asks = connect(inet(&*source));
+    let mut got = vec![0; PIECES * 4096];
+    listener.read_exact(&mut got).unwrap();
+    assert!(got.iter().all(|byte| *byte == b'x'));
+    assert_eq!(read_line(&mut asks), "true\n");
+}
+
+#[test]
+fn a_wait_for_room_ends_in_time_and_goes_on_when_the_peer_does() {
+    let (server, members, _diary) = room(Threading::new());
+    let mut client = join(&server);
+    let outbox = members.lock().unwrap().values().next().unwrap().clone();
+    let fill = || while outbox.send([b'x'; 4096]).is_ok() {};
+    eventually("the system takes no more", || {
+        let before = outbox.sent_bytes();
+        fill();
+        outbox.sent_bytes() == before && !outbox.wait_for_room(1024, Duration::from_millis(100))
+    });
+    let (sent, waiting) = (outbox.sent_bytes(), outbox.waiting_bytes());
+    assert!(waiting > 128 * 1024, "{waiting}");
+    // A peer that takes a little at a time: less than what makes the system report room.
+    let reads = std::thread::spawn(move || {
+        let mut got = vec![0; sent as usize - "in\n".len() + waiting];
+        got.chunks_mut(1024).for_each(|chunk| client.read_exact(chunk).unwrap());
+        client
+    });
+    assert!(outbox.wait_for_room(0, SOON));
+    assert_eq!(outbox.sent_bytes(), sent + waiting as u64);
+    let client = reads.join().unwrap();
+    // The end of the connection ends a wait.
+    fill();
+    drop(client);
+    assert!(outbox.wait_for_room(0, SOON));
 }
 
 /// Ends its output while messages wait, and goes on reading.

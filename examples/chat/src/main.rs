@@ -26,6 +26,7 @@ mod characters;
 mod client;
 mod hall;
 mod handler;
+mod hold_back;
 mod members;
 mod name;
 mod operator;

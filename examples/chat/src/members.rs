@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use socketserver::Outbox;
 use socketserver::request::OutboxError;
 
+use super::hold_back::CROWDED_BYTES;
 use super::name::{OPERATOR, check_name, fold, is_too_long, looks, normal};
 use super::protocol::{Kind, Waiting};
 use super::room::{Id, Who};
@@ -113,6 +114,13 @@ impl Members {
         // At most as many as there are members are taken.
         let mut names = (self.next..).map(|number| format!("guest-{number}"));
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
+    }
+
+    /// Those whose outboxes are too full for lines of other servers.
+    pub fn crowded(&self) -> Vec<(Id, Outbox)> {
+        let full = |one: &Member| one.outbox.waiting_bytes() > CROWDED_BYTES;
+        let crowded = self.all.iter().filter(|(_, one)| full(one));
+        crowded.map(|(id, one)| (*id, one.outbox.clone())).collect()
     }
 
     /// With their names, in the order of their names.

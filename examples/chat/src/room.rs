@@ -13,13 +13,13 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socketserver::Outbox;
 
 use super::bus::{Elsewhere, Relay};
+use super::hold_back::{CROWDED_BYTES, HoldBack};
 use super::members::{Member, Members};
 use super::name::{OPERATOR, fold, is_too_long};
 use super::protocol::{Kind, Waiting, listed};
@@ -61,13 +61,14 @@ impl FromStr for Who {
 pub struct Room {
     state: Arc<Mutex<Members>>,
     screen: Screen,
+    hold_back: Arc<HoldBack>,
     /// The bus to the other servers of this room; set once, before anyone joins.
     bus: Arc<OnceLock<Relay>>,
 }
 
 impl Room {
     pub fn new(screen: Screen) -> Self {
-        Self { state: Arc::default(), screen, bus: Arc::default() }
+        Self { state: Arc::default(), screen, hold_back: Arc::default(), bus: Arc::default() }
     }
 
     /// Connects the room to the bus.
@@ -209,6 +210,7 @@ impl Room {
 
     /// A line of the server's own, to one member.
     pub fn note(&self, to: Who, text: &str) {
+        self.hold_back.add(text.len());
         self.hand(&mut self.state.lock(), to, Kind::Reply, &format!("* {text}\n"));
     }
 
@@ -271,6 +273,7 @@ impl Room {
 
     /// Shows a line of another server, with its newline, to all members here.
     pub fn hear(&self, kind: Kind, line: &str) {
+        self.hold_back.add(line.len());
         self.spread(&mut self.state.lock(), kind, line, Who::Operator);
         self.screen.show(line);
     }
@@ -283,6 +286,7 @@ impl Room {
 
     /// Shows a line of another server, with its newline, to one member here. False if there is no such member.
     pub fn hear_private(&self, to: Who, kind: Kind, line: &str) -> bool {
+        self.hold_back.add(line.len());
         let mut state = self.state.lock();
         let is_here = state.prefix(to).is_some();
         self.hand(&mut state, to, kind, line);
@@ -295,18 +299,36 @@ impl Room {
     }
 
     /// Waits until the outboxes of the members here have room for lines of other servers, at most for `most`. The bus calls
-    /// it before each line that it shows, and again as long as it is false: then there is no room yet.
+    /// it before each line that it shows, and again as long as it is false: then there is no room yet. That ends in bounded
+    /// time, however slow the members are: see [`HoldBack`].
     pub fn wait_for_outboxes(&self, most: Duration) -> bool {
-        let half = OUTBOX_BYTES / 2;
+        /// The other members are looked at as well, so often.
+        const LOOK: Duration = Duration::from_millis(500);
         let until = Instant::now() + most;
-        loop {
-            let is_crowded =
-                self.state.lock().all.values().any(|member| member.outbox.waiting_bytes() > half);
-            if !is_crowded || Instant::now() >= until {
-                return !is_crowded;
+        let Some(mut patience) = self.hold_back.patience.try_lock_until(until) else {
+            return false;
+        };
+        while self.hold_back.is_due() {
+            let mut crowded = self.state.lock().crowded();
+            let taken: Vec<_> =
+                crowded.iter().map(|(id, outbox)| (*id, outbox.sent_bytes())).collect();
+            let now = Instant::now();
+            let Some((slow, time)) = patience.awaited(&taken, now) else {
+                self.hold_back.go_on();
+                break;
+            };
+            let left = until.saturating_duration_since(now);
+            if left.is_zero() {
+                return false;
             }
-            thread::sleep(Duration::from_millis(10));
+            crowded.retain(|(id, _)| *id == slow);
+            for (_, outbox) in crowded {
+                // Without the room's lock, which the members' own lines need.
+                let _ = outbox.wait_for_room(CROWDED_BYTES, time.min(left).min(LOOK));
+            }
+            patience.waited(now, Instant::now());
         }
+        true
     }
 
     /// To everyone, here and elsewhere, and on the operator's screen.

@@ -1,0 +1,179 @@
+//! The hold-back: what other servers say in a burst waits at the bus until the members here have taken what is before it.
+//!
+//! A server that was cut off gets minutes of talk at once, more than an outbox holds. A member that reads is not dropped
+//! for that: while an outbox is more than half full, the bus's reader waits. The other half is for lines of this server,
+//! which nothing holds back.
+//!
+//! ```text
+//! stream of Redis -> reader: wait_for_outboxes -> room -> outbox of each member
+//!                    waits while an outbox is more than half full and its member is awaited
+//! ```
+//!
+//! A member that waits delays the lines of the bus for all members here, so there are two bounds:
+//!
+//! - One member is awaited for [`GRACE`], and longer only as far as it takes [`RATE`] bytes a second. One that reads
+//!   nothing delays the others by 2 s, once; the burst then fills its outbox, and it is dropped as it is for local lines.
+//! - All of them together are awaited for [`MOST`] after a pause, and in the long run for a tenth of the time. After
+//!   that nobody is awaited, and a member whose outbox is full is dropped.
+//!
+//! So a burst of 1 MB, 10,000 lines of 100 bytes, needs members that take 75 KB a second: all but 256 KiB of it within 10 s.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::room::{Id, OUTBOX_BYTES};
+
+/// An outbox with more than this is crowded.
+pub const CROWDED_BYTES: usize = OUTBOX_BYTES / 2;
+/// How many bytes may be shown before the outboxes are looked at again: a part of the free half, so that a look for each
+/// line is spared. Much of the rest is for one long line of the bus's own, with the names of a lost server.
+const LOOK_BYTES: usize = OUTBOX_BYTES / 16;
+/// How long a member is awaited that takes nothing: longer than a lost packet takes to be sent again.
+const GRACE: Duration = Duration::from_secs(2);
+/// How many bytes a second an awaited member takes at least: half of what a slow mobile line carries.
+const RATE: u64 = 32 * 1024;
+/// How long all members are awaited together after a pause: less than `--bus-wait`, after which the authors are told that
+/// their lines may not have arrived.
+const MOST: Duration = Duration::from_secs(10);
+/// The share of the time for which they are awaited in the long run.
+const SHARE: u32 = 10;
+
+/// How much was shown, and how long members may be awaited.
+#[derive(Default)]
+pub struct HoldBack {
+    /// Bytes shown since the last look.
+    shown: AtomicUsize,
+    /// Locked by a thread of the bus while it waits; by nobody else.
+    pub patience: Mutex<Patience>,
+}
+
+/// How long members may be awaited.
+pub struct Patience {
+    /// Those that were crowded at the last look.
+    slow: HashMap<Id, Slow>,
+    /// How long members may be awaited from now on, and when that was counted.
+    left: Duration,
+    counted: Instant,
+}
+
+/// A member whose outbox is crowded.
+#[derive(Clone, Copy)]
+struct Slow {
+    since: Instant,
+    /// How much it had taken then.
+    taken: u64,
+}
+
+impl HoldBack {
+    /// So many bytes were shown.
+    pub fn add(&self, bytes: usize) {
+        self.shown.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether so much was shown that the outboxes have to be looked at.
+    pub fn is_due(&self) -> bool {
+        self.shown.load(Ordering::Relaxed) >= LOOK_BYTES
+    }
+
+    /// The bus may go on.
+    pub fn go_on(&self) {
+        self.shown.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { slow: HashMap::new(), left: MOST, counted: Instant::now() }
+    }
+}
+
+impl Patience {
+    /// Chooses one of the members whose outboxes are crowded, each with the bytes that it has taken, and how long it may be
+    /// awaited. None if the bus may go on.
+    pub fn awaited(&mut self, crowded: &[(Id, u64)], now: Instant) -> Option<(Id, Duration)> {
+        self.slow.retain(|id, _| crowded.iter().any(|(one, _)| one == id));
+        for (id, taken) in crowded {
+            self.slow.entry(*id).or_insert(Slow { since: now, taken: *taken });
+        }
+        let passed = now.saturating_duration_since(self.counted);
+        self.left = (self.left + passed / SHARE).min(MOST);
+        self.counted = now;
+        crowded.iter().find_map(|(id, taken)| {
+            let left = self.slow.get(id)?.patience(*taken, now).min(self.left);
+            (!left.is_zero()).then_some((*id, left))
+        })
+    }
+
+    /// A member was awaited so long.
+    pub fn waited(&mut self, from: Instant, to: Instant) {
+        self.left = self.left.saturating_sub(to.saturating_duration_since(from));
+        self.counted = to;
+    }
+}
+
+impl Slow {
+    /// How long it may still be awaited, when it has taken so much.
+    fn patience(&self, taken: u64, now: Instant) -> Duration {
+        let earned = Duration::from_millis(taken.saturating_sub(self.taken) * 1000 / RATE);
+        (GRACE + earned).saturating_sub(now.saturating_duration_since(self.since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1024;
+
+    /// Waits for members that take so many KiB a second, and says for how long; at most a minute.
+    fn waits_for(patience: &mut Patience, now: &mut Instant, rates: &[u64]) -> Duration {
+        let (start, tick) = (*now, Duration::from_millis(100));
+        let minute = Duration::from_secs(60);
+        while now.duration_since(start) < minute {
+            let seconds = now.duration_since(start).as_millis() as u64;
+            let taken = rates.iter().map(|rate| rate * KIB * seconds / 1000);
+            let crowded: Vec<(Id, u64)> = (0..).zip(taken).collect();
+            let Some((_, time)) = patience.awaited(&crowded, *now) else { break };
+            let from = *now;
+            *now += time.min(tick);
+            patience.waited(from, *now);
+        }
+        // They are not crowded any more, and the next wait is for others.
+        assert_eq!(patience.awaited(&[], *now), None);
+        now.duration_since(start)
+    }
+
+    fn fresh() -> (Patience, Instant) {
+        let patience = Patience::default();
+        let now = patience.counted;
+        (patience, now)
+    }
+
+    #[test]
+    fn a_member_that_takes_nothing_is_awaited_for_two_seconds() {
+        let (mut patience, mut now) = fresh();
+        assert_eq!(waits_for(&mut patience, &mut now, &[0]), GRACE);
+        // All of them together, too.
+        assert_eq!(waits_for(&mut patience, &mut now, &[0; 500]), GRACE);
+    }
+
+    #[test]
+    fn a_member_that_takes_a_little_is_awaited_a_little_longer() {
+        let (mut patience, mut now) = fresh();
+        let time = waits_for(&mut patience, &mut now, &[16]);
+        assert!((3_900..=4_100).contains(&time.as_millis()), "{time:?}");
+    }
+
+    #[test]
+    fn members_that_take_enough_are_awaited_for_ten_seconds_and_then_for_a_tenth_of_the_time() {
+        let (mut patience, mut now) = fresh();
+        assert_eq!(waits_for(&mut patience, &mut now, &[64, 0, 40]), MOST);
+        assert_eq!(waits_for(&mut patience, &mut now, &[64]), Duration::ZERO);
+        now += Duration::from_secs(30);
+        let time = waits_for(&mut patience, &mut now, &[64]);
+        assert!((2_900..=3_100).contains(&time.as_millis()), "{time:?}");
+    }
+}
