@@ -34,13 +34,15 @@ mod password;
 mod protocol;
 mod room;
 mod screen;
+mod stop;
 mod suspend;
 mod terminal;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::env;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Bus, BusArguments, BusOptions};
@@ -55,6 +57,7 @@ use room::{OUTBOX_BYTES, Room};
 use screen::{Lines, Screen};
 use socketserver::tls::Tls;
 use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use stop::Stop;
 use terminal::Terminal;
 
 /// A room with an operator: each line goes to all the others.
@@ -111,20 +114,20 @@ struct ChatServer {
     tls: Option<Tls>,
     /// The bus to the other servers of the room.
     joins: Option<BusOptions>,
-    bus: OnceCell<Bus>,
+    stop: Arc<Stop>,
     /// The queue of the screen, until `ready` starts the thread that shows it.
     lines: Cell<Option<Lines>>,
     /// Restores the terminal when it is dropped.
     mode: Cell<Option<terminal::Mode>>,
 }
 
-/// Serves the room, and then ends the bus and the screen, in this order.
+/// Serves the room. The bus ends before the connections do (`stop.rs`), and the screen after them.
 fn serve(options: &Serve) -> Result<(), Failure> {
     let (tls, bus) = (options.tls.load()?, options.bus.read()?);
     bus.as_ref().map_or(Ok(()), Bus::check_name)?;
     let server = ChatServer::new(options, tls, bus);
     let served = common::serve(&server, &options.options);
-    let left = server.bus.get().map_or(Ok(()), Bus::close);
+    let left = server.stop.result();
     server.screen.finish();
     served.and(left)
 }
@@ -132,15 +135,16 @@ fn serve(options: &Serve) -> Result<(), Failure> {
 impl ChatServer {
     fn new(options: &Serve, tls: Option<Tls>, joins: Option<BusOptions>) -> Self {
         let (screen, lines) = Screen::new();
+        let room = Room::new(screen.clone());
         Self {
-            room: Room::new(screen.clone()),
+            stop: Arc::new(Stop::new(&room)),
+            room,
             hall: Hall::new(options.options.max_clients, options.options.max_per_peer()),
             first_word: options.first_word.first_word,
             screen,
             pace: options.pace,
             tls,
             joins,
-            bus: OnceCell::new(),
             lines: Cell::new(Some(lines)),
             mode: Cell::default(),
         }
@@ -188,6 +192,11 @@ impl Program for ChatServer {
             .idle(Duration::from_secs(30 * 24 * 3600))
     }
 
+    fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+        let stop = Arc::clone(&self.stop);
+        Some(Box::new(move || stop.end_bus()))
+    }
+
     fn ready(&self) {
         let Terminal { input, output, mode } = Terminal::open();
         self.mode.set(Some(mode));
@@ -203,8 +212,7 @@ impl Program for ChatServer {
         }
         let Some(joins) = &self.joins else { return };
         match Bus::start(joins, &self.room) {
-            // It is called once.
-            Ok(bus) => drop(self.bus.set(bus)),
+            Ok(bus) => self.stop.set_bus(bus),
             Err(error) => {
                 common::warn(&format!("cannot start a thread for the bus: {error}; serving alone"));
             }

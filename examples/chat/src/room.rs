@@ -12,17 +12,18 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socketserver::Outbox;
 
-use super::bus::{Elsewhere, Relay};
+use super::bus::{CutOff, Elsewhere, Relay};
 use super::hold_back::{CROWDED_BYTES, HoldBack};
 use super::members::{Member, Members};
 use super::name::{OPERATOR, fold, is_too_long};
-use super::protocol::{Kind, Waiting, listed};
+use super::protocol::{Kind, Waiting, listed, quoted};
 use super::screen::Screen;
 
 /// Bytes of lines that may wait for a member: more than one may say at once, so that a member that reads is never dropped.
@@ -64,17 +65,34 @@ pub struct Room {
     hold_back: Arc<HoldBack>,
     /// The bus to the other servers of this room; set once, before anyone joins.
     bus: Arc<OnceLock<Relay>>,
+    /// The server stops: nothing more is handed to the bus. Changed under the lock of `state`.
+    stops: Arc<AtomicBool>,
 }
 
 impl Room {
     pub fn new(screen: Screen) -> Self {
-        Self { state: Arc::default(), screen, hold_back: Arc::default(), bus: Arc::default() }
+        let (state, hold_back) = (Arc::default(), Arc::default());
+        Self { state, screen, hold_back, bus: Arc::default(), stops: Arc::default() }
     }
 
     /// Connects the room to the bus.
     pub fn set_bus(&self, relay: Relay) {
         // It is called once, before anything is served.
         let _ = self.bus.set(relay);
+    }
+
+    /// Hands nothing more to the bus: the server stops.
+    pub fn stop(&self) {
+        let _state = self.state.lock();
+        self.stops.store(true, Ordering::Relaxed);
+    }
+
+    /// The bus, if lines can be handed to it.
+    fn open_bus(&self) -> Result<Option<&Relay>, String> {
+        match self.bus.get() {
+            Some(_) if self.stops.load(Ordering::Relaxed) => Err("the server stops".to_owned()),
+            bus => Ok(bus),
+        }
     }
 
     /// Adds a member, under the wished name if that is free. `has_lines` is false for the tutorial's client, which knows no
@@ -125,7 +143,13 @@ impl Room {
         if from != Who::Operator {
             self.screen.show(&line);
         }
-        self.relay(&mut state, from, |bus, name| bus.say(from, name, text));
+        let result = match (self.open_bus(), state.name(from)) {
+            (Ok(Some(bus)), Some(name)) => bus.say(from, name, text),
+            (result, _) => result.map(drop),
+        };
+        if let Err(why) = result {
+            self.refuse(&mut state, from, &why, text);
+        }
     }
 
     /// Says a line to one member.
@@ -141,10 +165,16 @@ impl Room {
         }
         let elsewhere = |bus: &&Relay| server.is_some_and(|at| fold(at) != fold(bus.tag()));
         let refusal = match (self.bus.get().filter(elsewhere), state.find(to)) {
-            (Some(bus), _) => bus
-                .find(to, server.unwrap_or_default())
-                .and_then(|to| bus.tell(from, &name, &to, text))
-                .err(),
+            (Some(bus), _) => match bus.find(to, server.unwrap_or_default()) {
+                Ok(to) => {
+                    let told = self.open_bus().and_then(|_| bus.tell(from, &name, &to, text));
+                    if let Err(why) = told {
+                        self.refuse(&mut state, from, &why, text);
+                    }
+                    None
+                }
+                Err(why) => Some(why),
+            },
             (None, Some(receiver)) if server.is_none() || self.bus.get().is_some() => {
                 let kind = if receiver == from { Kind::Reply } else { Kind::Said };
                 let line = format!("{name} -> {to}: {text}\n");
@@ -199,11 +229,14 @@ impl Room {
             [] => "* nobody is here\n".to_owned(),
             names => format!("* {} here: {}\n", names.len(), listed(names)),
         };
-        if let Some(time) = elsewhere.cut_off {
+        if let Some(CutOff { time, why }) = elsewhere.cut_off {
             line += &format!(
                 "* the other servers have not been reached for {} s: their members are those of before\n",
                 time.as_secs()
             );
+            if asks == Who::Operator {
+                line += &format!("* the last reason: {why}\n");
+            }
         }
         self.hand(&mut state, asks, Kind::Reply, &line);
     }
@@ -278,9 +311,12 @@ impl Room {
         self.screen.show(line);
     }
 
-    /// Announces news of the bus, each with its newline. The operator's text may say more than the members'.
+    /// Announces news of the bus, each with its newline. The operator's text may say more than the members', which may be
+    /// empty.
     pub fn news(&self, to_members: &str, to_operator: &str) {
-        self.spread(&mut self.state.lock(), Kind::News, to_members, Who::Operator);
+        if !to_members.is_empty() {
+            self.spread(&mut self.state.lock(), Kind::News, to_members, Who::Operator);
+        }
         self.screen.show(to_operator);
     }
 
@@ -336,7 +372,7 @@ impl Room {
         let line = format!("* {name} {news}\n");
         self.spread(state, Kind::News, &line, Who::Operator);
         self.screen.show(&line);
-        if let Some(bus) = self.bus.get() {
+        if let Ok(Some(bus)) = self.open_bus() {
             bus.announce(id, name, news, now);
         }
     }
@@ -370,7 +406,7 @@ impl Room {
                 }
             }
             self.screen.show(&line);
-            if let Some(bus) = self.bus.get() {
+            if let Ok(Some(bus)) = self.open_bus() {
                 bus.announce(id, &member.name, why, None);
             }
         }
@@ -389,17 +425,11 @@ impl Room {
         }
     }
 
-    /// Puts a line into the bus's queue. If that is full, its author is told.
-    fn relay(
-        &self,
-        state: &mut Members,
-        from: Who,
-        hand_over: impl FnOnce(&Relay, &str) -> Result<(), String>,
-    ) {
-        let (Some(bus), Some(name)) = (self.bus.get(), state.name(from)) else { return };
-        if let Err(why) = hand_over(bus, name) {
-            self.hand(state, from, Kind::Reply, &format!("* {why}\n"));
-        }
+    /// Tells an author that the bus did not take a line.
+    fn refuse(&self, state: &mut Members, from: Who, why: &str, text: &str) {
+        let line =
+            format!("* {why}: this line did not reach the other servers: {}\n", quoted(text));
+        self.hand(state, from, Kind::Reply, &line);
     }
 }
 

@@ -9,12 +9,13 @@ use socketserver::handler::DatagramFn;
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
 use socketserver::proxy_protocol::{Network, ProxyProtocol};
+use socketserver::request::Request;
 use socketserver::tls::Tls;
 use socketserver::transport::{BindAddress, Transport};
 use socketserver::{
     Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
-    ServerContext, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp, UnixDatagram,
-    UnixStream,
+    ServerContext, ServerHooks, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp,
+    UnixDatagram, UnixStream,
 };
 
 use crate::control::{self, InTurn, Operator, TurnHook};
@@ -59,6 +60,22 @@ pub trait Program {
     /// Called once, after the lines that say where it listens and before anything is served. Threads beside the servers
     /// are started here; not under `forking`, which needs a process of one thread.
     fn ready(&self) {}
+
+    /// What is done before its connections end: for a program whose clients have to be told something. It runs once for
+    /// each address, in several threads at once, and new clients are still accepted meanwhile; the grace period begins
+    /// after it. Not under `forking`.
+    fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+        None
+    }
+}
+
+/// The hook for [`Program::stopping`].
+struct BeforeTheEnd(Box<dyn Fn() + Send + Sync>);
+
+impl<R: Request> ServerHooks<R> for BeforeTheEnd {
+    fn stopping(&self, _server: &ServerContext) {
+        (self.0)();
+    }
 }
 
 /// After this silence the kernel asks whether the peer's machine is still there. A silent peer may be welcome for hours;
@@ -150,18 +167,24 @@ pub fn serve_at<P: Program>(
     Ok(())
 }
 
-/// The observer of the log and the hook of the control socket, where the command line asks for them.
+/// The observer of the log and the hook of the control socket, where the command line asks for them, and the program's own
+/// hook.
 fn operated<T: Transport, M: Mixin>(
     mut builder: Builder<T, M>,
     options: &ServeOptions,
     in_turn: &Arc<InTurn>,
+    stopping: Option<Box<dyn Fn() + Send + Sync>>,
 ) -> Builder<T, M> {
     // Only an operator raises the level later; without one no event is made.
     if options.control.is_some() || options.log_level == Level::Verbose {
         builder = builder.observer(log::observe).observer(control::observe);
     }
-    if options.control.is_some() && options.mixin == MixinName::Forking {
-        builder = builder.hooks(TurnHook(Arc::clone(in_turn))).poll_interval(control::EVERY);
+    if options.mixin == MixinName::Forking {
+        if options.control.is_some() {
+            builder = builder.hooks(TurnHook(Arc::clone(in_turn))).poll_interval(control::EVERY);
+        }
+    } else if let Some(stopping) = stopping {
+        builder = builder.hooks(BeforeTheEnd(stopping));
     }
     if let Some(time) = options.idle_exit {
         builder = builder.stop_when_idle(time);
@@ -285,7 +308,7 @@ fn bind<P: Program>(
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
             let builder = behind_proxies(Builder::<Tcp, _>::new(mixin), options);
-            let builder = operated(builder, options, in_turn).limits(limits);
+            let builder = operated(builder, options, in_turn, program.stopping()).limits(limits);
             let builder = encrypted(builder, tls);
             Arc::new(
                 builder
@@ -295,7 +318,7 @@ fn bind<P: Program>(
         }
         Endpoint::Unix(_) => {
             let builder = behind_proxies(Builder::<UnixStream, _>::new(mixin), options);
-            let builder = operated(builder, options, in_turn).limits(limits);
+            let builder = operated(builder, options, in_turn, program.stopping()).limits(limits);
             let builder = encrypted(builder, tls);
             Arc::new(
                 builder
@@ -305,12 +328,18 @@ fn bind<P: Program>(
         }
         Endpoint::Udp(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
-            let builder = operated(Builder::<Udp, _>::new(mixin), options, in_turn);
+            let builder =
+                operated(Builder::<Udp, _>::new(mixin), options, in_turn, program.stopping());
             Arc::new(builder.limits(limits).bind(at, handler)?)
         }
         Endpoint::Unixgram(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
-            let builder = operated(Builder::<UnixDatagram, _>::new(mixin), options, in_turn);
+            let builder = operated(
+                Builder::<UnixDatagram, _>::new(mixin),
+                options,
+                in_turn,
+                program.stopping(),
+            );
             let builder = builder.limits(limits);
             Arc::new(
                 builder

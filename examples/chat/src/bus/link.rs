@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{RedisError, RedisResult};
 
+use super::CutOff;
 use super::access::BusAddress;
 use super::lines::Told;
 use super::queue::Queue;
@@ -43,6 +44,9 @@ struct Health {
     told: News,
     /// When both sides last worked; at first, the start.
     since: Instant,
+    /// Why they do not work now: the last error, for the operator; and when it was last shown.
+    why: String,
+    shown: Instant,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -56,14 +60,21 @@ enum News {
 impl Link {
     pub fn new(address: &BusAddress, room: &Room, queue: &Arc<Queue>) -> Self {
         let (address, room, queue) = (address.clone(), room.clone(), Arc::clone(queue));
-        let health = Health { works: [false; 2], told: News::Nothing, since: Instant::now() };
+        let health = Health {
+            works: [false; 2],
+            told: News::Nothing,
+            since: Instant::now(),
+            why: "they have not been reached yet".to_owned(),
+            shown: Instant::now(),
+        };
         Self { address, room, queue, health: Arc::new(Mutex::new(health)) }
     }
 
-    /// For how long the other servers cannot be reached; none if they can.
-    pub fn cut_off(&self) -> Option<Duration> {
+    /// For how long the other servers cannot be reached, and the last reason; none if they can.
+    pub fn cut_off(&self) -> Option<CutOff> {
         let health = self.health.lock();
-        (health.told != News::Joined).then(|| health.since.elapsed())
+        let cut_off = || CutOff { time: health.since.elapsed(), why: health.why.clone() };
+        (health.told != News::Joined).then(cut_off)
     }
 
     /// Runs one side until the end: connects, works until a failure, reports it, and tries again.
@@ -111,8 +122,11 @@ impl Link {
         }
     }
 
-    /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error.
+    /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error, and
+    /// also that there is another error now.
     fn set_health(&self, side: Side, now: Result<(), &RedisError>) {
+        /// Two sides may fail for two reasons, again and again.
+        const BETWEEN_REASONS: Duration = Duration::from_secs(10);
         let mut health = self.health.lock();
         if health.works == [true; 2] {
             health.since = Instant::now();
@@ -120,23 +134,32 @@ impl Link {
         health.works[side as usize] = now.is_ok();
         let address = &self.address;
         let (news, more) = match now {
-            Err(error) if health.told != News::Lost => {
-                health.told = News::Lost;
+            Err(error) => {
                 let why = clean(address.without_password(&words_of(error)).as_bytes());
-                ("the other servers cannot be reached", format!(": {address}: {why}; trying again"))
+                let is_new = std::mem::replace(&mut health.why, why.clone()) != why;
+                let was_lost = std::mem::replace(&mut health.told, News::Lost) == News::Lost;
+                if was_lost && (!is_new || health.shown.elapsed() < BETWEEN_REASONS) {
+                    return;
+                }
+                health.shown = Instant::now();
+                let news = "the other servers cannot be reached";
+                let more = format!(": {address}: {why}; trying again");
+                (if was_lost { "" } else { news }, format!("{news}{more}"))
             }
             Ok(()) if health.told != News::Joined && health.works == [true; 2] => {
                 health.told = News::Joined;
-                ("joined with the other servers", format!(" at {address}"))
+                let news = "joined with the other servers";
+                (news, format!("{news} at {address}"))
             }
-            _ => return,
+            Ok(()) => return,
         };
         let tag = match health.told {
             News::Joined => format!("; this one is called {}", self.queue.tag()),
             _ => String::new(),
         };
         drop(health);
-        self.room.news(&format!("* {news}{tag}\n"), &format!("* {news}{more}{tag}\n"));
+        let to_members = if news.is_empty() { String::new() } else { format!("* {news}{tag}\n") };
+        self.room.news(&to_members, &format!("* {more}{tag}\n"));
     }
 }
 

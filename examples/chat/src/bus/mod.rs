@@ -96,8 +96,16 @@ impl fmt::Display for Remote {
 pub struct Elsewhere {
     /// As `name@server`, sorted.
     pub names: Vec<String>,
-    /// For how long the other servers have not been reached, if they cannot be reached now.
-    pub cut_off: Option<Duration>,
+    /// If they cannot be reached now.
+    pub cut_off: Option<CutOff>,
+}
+
+/// A server that does not reach the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOff {
+    pub time: Duration,
+    /// The last reason, in the words of Redis or of the system: for the operator alone.
+    pub why: String,
 }
 
 /// The two threads, and the state that they share.
@@ -228,10 +236,11 @@ impl Relay {
         Elsewhere { names, cut_off }
     }
 
+    /// The error says why the line is refused, to be followed by the line.
     fn push(&self, from: Who, what: What) -> Result<(), String> {
         if self.queue.push(Some(from), what) {
             return Ok(());
         }
-        Err("this line did not reach the other servers: too many wait for Redis already".to_owned())
+        Err("too many lines wait for Redis already".to_owned())
     }
 }

@@ -1,5 +1,6 @@
 //! Rooms of several servers, joined through Redis.
 
+mod members;
 mod redis_fails;
 
 use std::io::Read;
@@ -10,7 +11,7 @@ use super::{Member, open_room, operator_hears, operator_sees};
 use crate::CHAT;
 use test_support::process::Process;
 use test_support::program::*;
-use test_support::skip_if;
+use test_support::{eventually, skip_if};
 
 /// The stream of the room, and what the servers say of themselves and of their members.
 const STREAM: &str = "chat:{room}:lines";
