@@ -22,8 +22,9 @@ use super::heard::Gap;
 use super::others::{Other, Others};
 use crate::room::Who;
 
-/// A line stays so long after it was appended, though all have it: a server that has just started is not known yet.
-const KEPT: Duration = Duration::from_secs(10);
+/// A line stays so long after it was appended, if there is room, to be written again when Redis has lost it: for a server
+/// that has just started and is not known yet, and for one that is cut off, as long as the stream is kept for it.
+const KEPT: Duration = Duration::from_secs(300);
 
 /// The lines that are kept, in the order of their numbers, without a gap.
 pub struct Lines {
@@ -124,17 +125,16 @@ impl Lines {
 
     /// Takes note of what the others have, forgets lines, and gives up those whose time is over. Returns their authors.
     pub fn settle(&mut self, others: &Others, now: Instant) -> Vec<Told> {
-        let all_have = others.awaited().map(|other| other.heard).min().unwrap_or(self.last);
-        let all_have = all_have.min(self.appended).max(self.acknowledged);
-        let arrived = self.index_after(self.acknowledged)..self.index_after(all_have);
-        self.kept.range_mut(arrived).for_each(|line| line.from = None);
-        self.acknowledged = all_have;
+        self.acknowledge(others);
         let mut told = Vec::new();
-        let is_late = |line: &&Line| now.duration_since(line.said) > self.patience;
-        let late = self.kept.iter().take_while(is_late).count();
+        let is_late = |line: &Line| now.duration_since(line.said) > self.patience;
+        let late = self.kept.partition_point(is_late);
         let appended = self.index_after(self.appended);
-        for line in self.kept.range_mut(..late.min(appended)) {
-            if let Some(server) = others.still_lacks(line, now, self.patience) {
+        let open = self.index_after(self.acknowledged)..late.min(appended);
+        for line in self.kept.range_mut(open.start.min(open.end)..open.end) {
+            if !line.given_up
+                && let Some(server) = others.still_lacks(line, now, self.patience)
+            {
                 told.extend(line.tell(server));
                 line.given_up = true;
             }
@@ -147,6 +147,23 @@ impl Lines {
         }
         self.forget(now);
         told
+    }
+
+    /// Takes note of the lines that all have.
+    fn acknowledge(&mut self, others: &Others) {
+        let all_have = others.awaited().map(|other| other.heard).min().unwrap_or(self.last);
+        let all_have = all_have.min(self.appended);
+        let arrived = self.index_after(self.acknowledged)..self.index_after(all_have);
+        for line in self.kept.range_mut(arrived.start.min(arrived.end)..arrived.end) {
+            // One for a server that is not awaited, because it has only just come, or is gone.
+            if line.from.is_some() && line.what.at().is_some_and(|at| !others.has(at, line.number))
+            {
+                return;
+            }
+            line.from = None;
+            self.acknowledged = line.number;
+        }
+        self.acknowledged = self.acknowledged.max(all_have);
     }
 
     /// Lines did not arrive at a server. What was said before it came was not for it.
@@ -200,5 +217,177 @@ impl Line {
     fn tell(&mut self, server: &str) -> Option<Told> {
         let to = self.from.take()?;
         Some(Told { to, quote: self.what.quote(), server: server.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A server, one other called b, and a time.
+    struct Pair {
+        lines: Lines,
+        others: Others,
+        now: Instant,
+        beats: u64,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let (lines, others) = (Lines::new(10, PATIENCE), Others::default());
+            let mut pair = Self { lines, others, now: Instant::now(), beats: 0 };
+            pair.beat(true);
+            pair
+        }
+
+        /// A second passes, in which b announces itself or not. Returns the authors that are told.
+        fn beat(&mut self, does: bool) -> Vec<Told> {
+            self.beats += u64::from(does);
+            self.now += Duration::from_secs(1);
+            let shown = HashMap::from([("b".to_owned(), format!("0 {} 0 bee", self.beats))]);
+            let looked = self.others.look(&shown, 0, self.now);
+            let gone = looked.gone.iter().filter_map(|id| self.others.get(id));
+            let mut told: Vec<Told> = gone.flat_map(|other| self.lines.lose(other)).collect();
+            told.extend(self.lines.settle(&self.others, self.now));
+            told
+        }
+
+        fn say(&mut self, author: u64, text: &str) -> bool {
+            let what = What::Say { name: "alice".to_owned(), text: text.to_owned() };
+            self.lines.say(Some(Who::Member(author)), what, self.now)
+        }
+
+        fn redis_has(&mut self, number: u64) -> Vec<Told> {
+            assert!(self.lines.redis_has(number, self.now));
+            self.lines.settle(&self.others, self.now)
+        }
+
+        fn b_has(&mut self, heard: &str) -> Vec<Told> {
+            let gaps = self.others.hear_of("a", [("b", heard)]);
+            let b = self.others.get("b").unwrap();
+            let mut told: Vec<Told> =
+                gaps.into_iter().flat_map(|(gap, _)| self.lines.miss(gap, b)).collect();
+            told.extend(self.lines.settle(&self.others, self.now));
+            told
+        }
+
+        fn waiting(&self) -> Vec<u64> {
+            self.lines.waiting().map(|line| line.number).collect()
+        }
+    }
+
+    fn told(author: u64, text: &str, server: &str) -> Told {
+        Told { to: Who::Member(author), quote: format!("\"{text}\""), server: server.to_owned() }
+    }
+
+    #[test]
+    fn a_line_waits_for_redis_and_then_for_the_other_server() {
+        let mut pair = Pair::new();
+        pair.b_has("0-0");
+        pair.say(1, "one");
+        pair.say(2, "two");
+        assert_eq!(pair.waiting(), [1, 2]);
+        assert_eq!(pair.redis_has(1), []);
+        assert_eq!(pair.waiting(), [2]);
+        assert_eq!(pair.redis_has(2), []);
+        assert_eq!(pair.b_has("1-0 a:1"), []);
+        assert!(!pair.lines.are_done());
+        assert_eq!(pair.b_has("2-0 a:2"), []);
+        assert!(pair.lines.are_done());
+        // Nobody is told of them later.
+        assert_eq!((0..60).flat_map(|_| pair.beat(false)).collect::<Vec<_>>(), []);
+        // It has no line that was not said.
+        assert!(!pair.lines.redis_has(3, pair.now));
+    }
+
+    #[test]
+    fn what_redis_has_lost_waits_again() {
+        let mut pair = Pair::new();
+        pair.b_has("0-0");
+        (1..=4).for_each(|author| assert!(pair.say(author, "x")));
+        pair.redis_has(4);
+        pair.b_has("1-0 a:2");
+        pair.redis_has(1);
+        assert_eq!(pair.waiting(), [2, 3, 4]);
+        // The other server knows what it has, also if Redis does not know it any more.
+        pair.b_has("0-0");
+        pair.redis_has(4);
+        assert_eq!(pair.b_has("9-0 a:4"), []);
+        assert!(pair.lines.are_done());
+    }
+
+    #[test]
+    fn authors_are_told_once_and_of_their_own_lines() {
+        let mut pair = Pair::new();
+        pair.b_has("0-0");
+        (1..=4).for_each(|author| assert!(pair.say(author, "x")));
+        pair.redis_has(4);
+        assert_eq!(pair.b_has("1-0 a:3:2-2"), [told(2, "x", "bee")]);
+        assert_eq!(pair.b_has("1-0 a:3:2-2"), []);
+        let gone: Vec<Told> = (0..12).flat_map(|_| pair.beat(false)).collect();
+        assert_eq!(gone, [told(4, "x", "bee")]);
+        assert_eq!(pair.lines.give_up(), []);
+    }
+
+    #[test]
+    fn a_line_that_redis_does_not_take_in_time_is_told_and_not_written_late() {
+        let mut pair = Pair::new();
+        pair.b_has("0-0");
+        pair.say(1, "old");
+        let late: Vec<Told> = (0..20).flat_map(|_| pair.beat(true)).collect();
+        assert_eq!(late, []);
+        pair.say(2, "new");
+        let late: Vec<Told> = (0..12).flat_map(|_| pair.beat(true)).collect();
+        assert_eq!(late, [told(1, "old", "")]);
+        assert_eq!((pair.waiting(), pair.lines.base()), (vec![2], 2));
+    }
+
+    #[test]
+    fn a_server_that_is_slow_is_named() {
+        let mut pair = Pair::new();
+        pair.b_has("0-0");
+        pair.say(1, "x");
+        pair.redis_has(1);
+        let late: Vec<Told> = (0..32).flat_map(|_| pair.beat(true)).collect();
+        assert_eq!(late, [told(1, "x", "bee")]);
+    }
+
+    #[test]
+    fn a_private_line_waits_for_its_server_though_that_follows_nothing_yet() {
+        let mut pair = Pair::new();
+        let what = |at: &str| What::Tell {
+            from: Who::Member(1),
+            name: "alice".to_owned(),
+            to: Who::Member(7),
+            shown: "bob".to_owned(),
+            at: at.to_owned(),
+            text: "x".to_owned(),
+        };
+        assert!(pair.lines.say(Some(Who::Member(1)), what("b"), pair.now));
+        assert!(pair.lines.say(Some(Who::Member(1)), what("gone"), pair.now));
+        pair.redis_has(2);
+        assert!(!pair.lines.are_done());
+        let late: Vec<Told> = (0..32).flat_map(|_| pair.beat(true)).collect();
+        assert_eq!(late, [told(1, "@bob x", "bee"), told(1, "@bob x", "")]);
+    }
+
+    #[test]
+    fn a_full_queue_forgets_what_has_arrived_and_refuses_more_than_that() {
+        let mut pair = Pair::new();
+        pair.b_has("0-0");
+        (1..=10).for_each(|author| assert!(pair.say(author, "x")));
+        assert!(!pair.say(11, "x"));
+        pair.redis_has(10);
+        assert!(!pair.say(11, "x"));
+        pair.b_has("1-0 a:10");
+        (11..=15).for_each(|author| assert!(pair.say(author, "x")));
+        assert_eq!(pair.lines.base(), 6);
+        // Redis may lose more than what is kept. What all have makes room.
+        pair.redis_has(0);
+        assert_eq!((pair.lines.base(), pair.waiting()), (11, vec![11, 12, 13, 14, 15]));
     }
 }

@@ -247,6 +247,11 @@ impl Others {
         self.servers.values().filter(|other| other.state == State::Live && other.follows)
     }
 
+    /// Whether a server has the lines up to this one.
+    pub fn has(&self, id: &str, number: u64) -> bool {
+        self.get(id).is_some_and(|other| other.heard >= number)
+    }
+
     /// The name of a server that has to have a line, and had time enough.
     pub fn still_lacks(&self, line: &Line, now: Instant, patience: Duration) -> Option<&str> {
         let lacks = |other: &&Other| {
@@ -302,5 +307,71 @@ impl Record {
         let tag = clean(words.next()?.as_bytes());
         check_name(&tag).ok()?;
         Some(Self { time, beat, version, tag })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(others: &mut Others, beat: u64, at: Instant) -> Looked {
+        let shown = HashMap::from([("b".to_owned(), format!("100000 {beat} 3 bee"))]);
+        others.look(&shown, 100_000, at)
+    }
+
+    #[test]
+    fn a_server_is_gone_when_it_was_looked_for_and_did_not_beat() {
+        let (mut others, start) = (Others::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(look(&mut others, 1, start).changed, ["b"]);
+        // Nobody could look for a minute.
+        assert_eq!(look(&mut others, 1, after(60)).gone, [""; 0]);
+        let gone: Vec<_> = (61..80).flat_map(|at| look(&mut others, 1, after(at)).gone).collect();
+        assert_eq!(gone, ["b"]);
+        assert_eq!(others.there().count(), 0);
+        // A Redis that has lost its last data shows an earlier announcement.
+        assert_eq!(look(&mut others, 0, after(80)), Looked::default());
+        assert_eq!(look(&mut others, 2, after(81)).back, ["b"]);
+        assert_eq!(others.there().count(), 1);
+        assert!(others.end("b").is_some() && others.end("b").is_none());
+        assert_eq!(look(&mut others, 3, after(82)), Looked::default());
+    }
+
+    #[test]
+    fn one_that_was_killed_before_this_server_started_is_not_awaited() {
+        let (mut others, now) = (Others::default(), Instant::now());
+        let shown = |time: u64| HashMap::from([("b".to_owned(), format!("{time} 1 3 bee"))]);
+        // Its last announcement is a minute old, or some seconds.
+        others.look(&shown(40_000), 100_000, now);
+        assert_eq!(others.there().count(), 0);
+        others.look(&shown(95_000), 100_000, now);
+        others.hear_of("a", [("b", "1-0 a:1")]);
+        assert_eq!((others.there().count(), others.awaited().count()), (1, 0));
+    }
+
+    #[test]
+    fn members_are_those_of_the_announcement_and_of_later_news() {
+        let (mut others, now) = (Others::default(), Instant::now());
+        look(&mut others, 1, now);
+        others.learn("b", 4, 7, Some("old".to_owned()));
+        others.learn("b", 6, 8, Some("carol".to_owned()));
+        others.learn("b", 7, 9, None);
+        others.set_members("b", "5 7:bob 9:dave 10:\u{202e}mallory x:y");
+        let bee = others.named("BEE").unwrap();
+        assert_eq!(bee.names().collect::<Vec<_>>(), ["bob@bee", "carol@bee"]);
+        assert_eq!(bee.member("BOB"), Some((7, "bob")));
+    }
+
+    #[test]
+    fn false_announcements_are_bounded() {
+        let (mut others, now) = (Others::default(), Instant::now());
+        let long = "x".repeat(ID_BYTES + 1);
+        let ids = (0..2 * SERVERS).map(|id| id.to_string()).chain([long]);
+        let shown = ids.map(|id| (id, "0 1 1 evil".to_owned())).collect();
+        others.look(&shown, 0, now);
+        assert_eq!(others.there().count(), SERVERS);
+        for text in ["", "x", "0 1 evil", "0 1 1 \u{1b}[2J", "-1 1 1 evil"] {
+            assert!(Record::parse(text).is_none(), "{text}");
+        }
     }
 }
