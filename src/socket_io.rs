@@ -203,11 +203,11 @@ impl SocketIo {
     }
 
     /// Waits once for input, in a coroutine. It may come back early.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn park_for_input(&self, until: Option<Instant>) -> io::Result<()> {
         let peer =
             Waiting { fd: self.fd.as_fd(), interest: Interest::Read, slot: Some(&self.slot) };
-        wait::any(&[peer], until)?;
+        wait::any_inlined(&[peer], until)?;
         // Awake for any reason: the next receive looks.
         self.is_drained.store(false, Ordering::Relaxed);
         Ok(())

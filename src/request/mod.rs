@@ -27,6 +27,7 @@ mod sealed;
 mod split;
 mod stop_token;
 mod stream;
+mod stream_input;
 mod wrap;
 
 use std::fmt;

@@ -110,15 +110,26 @@ pub(crate) const MOST: usize = 6;
 ///
 /// On a plain thread, with more than [`MOST`] descriptors.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
+    any_inlined(waiting, deadline)
+}
+
+/// The same, for the usual wait of a coroutine.
+#[inline(always)]
+pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     // Cloned out of its thread-local: no borrow is held across the wait.
     let Some(parker) = parker() else { return block(waiting, deadline) };
     // `Parker::park` promises its implementor not to be called then.
     if thread::panicking() {
-        return Err(io::Error::other("a coroutine cannot wait while it is panicking"));
+        return Err(panicking());
     }
     // The parker's thread flushes before it waits itself: what several coroutines have deferred leaves together.
     SPENT.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
+}
+
+#[cold]
+fn panicking() -> io::Error {
+    io::Error::other("a coroutine cannot wait while it is panicking")
 }
 
 /// The wait of a plain thread. A call of its own, so that the stack of a coroutine that waits is short.

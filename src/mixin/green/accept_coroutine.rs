@@ -59,6 +59,7 @@ impl AcceptCoroutine {
     }
 
     /// Runs it until it waits or returns.
+    #[inline(never)]
     pub(super) fn resume(&mut self) -> Progress {
         *self.shared.state.lock() = State::Running;
         let progress = self.coroutine.resume();

@@ -23,6 +23,7 @@
 mod accept_coroutine;
 mod acceptor;
 mod cancellation;
+mod fetch_ahead;
 mod inbox;
 mod parked;
 mod registrations;

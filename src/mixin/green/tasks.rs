@@ -17,6 +17,7 @@ pub(super) enum Body {
 }
 
 impl Body {
+    #[inline(always)]
     fn resume(&mut self) -> Progress {
         match self {
             Self::Request(coroutine) => coroutine.resume(),
@@ -78,6 +79,7 @@ impl Task {
     }
 
     /// Runs it until it waits or ends.
+    #[inline(always)]
     pub(super) fn resume(&self) -> Progress {
         // Borrowed while it runs: nothing else looks at it then.
         let mut running = self.body.borrow_mut();

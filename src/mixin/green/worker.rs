@@ -32,7 +32,7 @@ use super::timers::Timers;
 use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
 use crate::sys::coroutine::overflow::watch_for_overflows;
-use crate::sys::coroutine::stack::StackSlab;
+use crate::sys::coroutine::stack::{SlabStack, StackSlab};
 use crate::sys::coroutine::switch::{self, Progress};
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
 use crate::wait::{self, FlushPromise, Parker};
@@ -79,15 +79,6 @@ const EVENTS: usize = 1_024;
 /// How many requests the acceptor takes before others have their turn.
 const ACCEPTED_AT_ONCE: u32 = 64;
 
-/// With more coroutines than this, what an event needs is fetched before its turn. With fewer it is in the cache already.
-const MANY: usize = 400;
-
-/// The entries of so many events are fetched at once, two groups ahead; and the pages that they name, one group ahead.
-const FETCH_GROUP: usize = 16;
-
-/// The coroutine of an event is fetched so many events ahead.
-const FETCH_READER: usize = 2;
-
 /// How often a worker looks for more before it flushes what is deferred, while each look finds something.
 ///
 /// A client that sends eight lines wakes the worker with the first. Without a second look that one leaves alone, and the others
@@ -105,7 +96,7 @@ pub(super) struct Worker {
     number: usize,
     pub(super) epoll: Epoll,
     stacks: RefCell<StackSlab>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     /// Those that can go on.
     queue: RefCell<VecDeque<Rc<Task>>>,
     pub(super) registrations: Registrations,
@@ -164,7 +155,7 @@ impl Worker {
             }
             self.wait(&mut events);
             let now = Instant::now();
-            let fetches = self.fetches() && events.len() > FETCH_READER;
+            let fetches = self.fetches();
             for at in 0..events.len() {
                 if fetches {
                     self.fetch(&events, at);
@@ -180,34 +171,6 @@ impl Worker {
                 self.unwinds_at.set(None);
                 self.cancel(CancelPhase::UNWINDS);
             }
-        }
-    }
-
-    /// Whether there are so many coroutines that the caches do not hold them.
-    pub(super) fn fetches(&self) -> bool {
-        self.tasks.len() > MANY
-    }
-
-    /// Has the processor fetch what the next events need, in three steps, each of which needs the one before. The first two
-    /// come in groups: a fetch whose page is not known to the processor stalls, and several at once look for their pages
-    /// together.
-    fn fetch(&self, events: &ReadyEvents, at: usize) {
-        if at % FETCH_GROUP == 0 {
-            // The first groups have not been fetched by one before them.
-            let after = |groups: usize| if at == 0 { 0 } else { at + groups * FETCH_GROUP };
-            for later in after(2)..at + 3 * FETCH_GROUP {
-                if let Some(event) = events.get(later) {
-                    self.registrations.fetch_entry(event);
-                }
-            }
-            for later in after(1)..at + 2 * FETCH_GROUP {
-                if let Some(event) = events.get(later) {
-                    self.registrations.fetch_pages(event);
-                }
-            }
-        }
-        if let Some(event) = events.get(at + FETCH_READER) {
-            self.registrations.fetch_reader(event);
         }
     }
 
@@ -252,6 +215,7 @@ impl Worker {
         }
     }
 
+    #[inline(always)]
     fn dispatch(&self, event: ReadyEvent) {
         match event.number {
             INBOX => self.read_inbox(),
@@ -272,16 +236,19 @@ impl Worker {
         }
     }
 
+    #[inline(always)]
     fn dispatch_to_connection(&self, event: ReadyEvent) {
         let (reader, writer) = self.registrations.arrived(event);
-        if let Some(task) = reader {
-            self.wake_now(&task);
+        // The usual case, without calls: after a switch the processor predicts no return.
+        if let Some(task) = reader.filter(|task| task.state.get() == TaskState::Waiting) {
+            self.resume_inlined(&task);
         }
         if let Some(task) = writer {
             self.wake_now(&task);
         }
     }
 
+    #[inline(never)]
     fn read_inbox(&self) {
         for message in self.handle().inbox.take() {
             match message {
@@ -365,13 +332,24 @@ impl Worker {
     }
 
     fn resume(&self, task: &Rc<Task>) {
+        self.resume_inlined(task);
+    }
+
+    #[inline(always)]
+    fn resume_inlined(&self, task: &Rc<Task>) {
         let status = &self.handle().status;
         status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
         let progress = task.resume();
         self.current.replace(None);
         status.switch_to(None);
-        let Progress::Ended(stack) = progress else { return };
+        if let Progress::Ended(stack) = progress {
+            self.end(task, stack);
+        }
+    }
+
+    #[inline(never)]
+    fn end(&self, task: &Rc<Task>, stack: SlabStack) {
         self.stacks.borrow_mut().give_back(stack);
         self.timers.forget(task);
         self.tasks.remove(task);

@@ -98,6 +98,7 @@ impl Coroutine {
     /// # Panics
     ///
     /// If it has returned before.
+    #[inline(always)]
     pub(crate) fn resume(&mut self) -> Progress {
         assert!(!self.ended, "a coroutine that has ended cannot be resumed");
         // In the first resume the body itself sets it.

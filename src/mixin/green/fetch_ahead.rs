@@ -1,0 +1,48 @@
+//! What the next events of a batch need comes into the processor's caches before their turn.
+
+use super::worker::Worker;
+use crate::sys::epoll::ReadyEvents;
+
+/// With more coroutines than this, what an event needs is fetched before its turn. With fewer it is in the cache already.
+const MANY: usize = 400;
+
+/// The entries of so many events are fetched at once, two groups ahead; and the pages that they name, one group ahead.
+const FETCH_GROUP: usize = 16;
+
+/// The coroutine of an event is fetched so many events ahead.
+const FETCH_READER: usize = 2;
+
+impl Worker {
+    /// Whether there are so many coroutines that the caches do not hold them.
+    #[inline]
+    pub(super) fn fetches(&self) -> bool {
+        self.tasks.len() > MANY
+    }
+
+    /// Has the processor fetch what the next events need, in three steps, each of which needs the one before. The first two
+    /// come in groups: a fetch whose page is not known to the processor stalls, and several at once look for their pages
+    /// together.
+    #[inline]
+    pub(super) fn fetch(&self, events: &ReadyEvents, at: usize) {
+        if events.len() <= FETCH_READER {
+            return;
+        }
+        if at % FETCH_GROUP == 0 {
+            // The first groups have not been fetched by one before them.
+            let after = |groups: usize| if at == 0 { 0 } else { at + groups * FETCH_GROUP };
+            for later in after(2)..at + 3 * FETCH_GROUP {
+                if let Some(event) = events.get(later) {
+                    self.registrations.fetch_entry(event);
+                }
+            }
+            for later in after(1)..at + 2 * FETCH_GROUP {
+                if let Some(event) = events.get(later) {
+                    self.registrations.fetch_pages(event);
+                }
+            }
+        }
+        if let Some(event) = events.get(at + FETCH_READER) {
+            self.registrations.fetch_reader(event);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The input of a [`StreamRequest`]: lines, chunks, and the buffer.
+
+use std::io;
+use std::time::Instant;
+
+use super::StreamRequest;
+use super::drained_wait::Awaited;
+use super::line::{Line, LineTooLong, NotText};
+use super::read_buffer::Chunk;
+use crate::peer_fault::PeerFault;
+
+impl StreamRequest {
+    /// Reads one line, without its `\n` or `\r\n`, into a `String` or a `Vec<u8>`. None at the end of input. A last
+    /// line without a newline is a line. [`Limits::read`](field@crate::Limits::read) applies to the line as a whole.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the line is longer than `Limits::line_bytes` (the error holds a [`LineTooLong`]), or if it is
+    /// read into a `String` and is not UTF-8 (a [`PeerFault`]); `TimedOut` if the peer is silent for too long;
+    /// `Stopping` in a drain.
+    #[doc(alias("readline", "readlines"))]
+    pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
+        let owner = self.io.ticket.entry().owner();
+        let read = |bytes: &mut Vec<u8>| {
+            if self.append_until(b'\n', bytes)? == 0 {
+                return Ok(false);
+            }
+            if bytes.ends_with(b"\n") {
+                bytes.pop();
+                if bytes.ends_with(b"\r") {
+                    bytes.pop();
+                }
+            }
+            Ok(true)
+        };
+        line.fill(read, |error| PeerFault::garbled(owner, NotText(error)))
+    }
+
+    /// The next bytes, as many as one receive returns; `None` at the end of input.
+    ///
+    /// The chunk owns its bytes, so the handler can write to the request while it holds the chunk. This is the fastest
+    /// way to read a stream without lines.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` if the peer is silent for too long, and those of the connection.
+    #[doc(alias = "recv")]
+    pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
+        // Nothing else here, so that the one or the other takes the place of this call on the stack.
+        if self.input.is_empty() && self.io.is_sure_to_wait(None) {
+            return self.wait_for_chunk();
+        }
+        self.next_chunk()
+    }
+
+    #[inline(never)]
+    fn next_chunk(&mut self) -> io::Result<Option<Chunk>> {
+        if !self.input.is_empty() {
+            // Bytes that a read of a line has left come first.
+            return Ok(Some(self.input.take()));
+        }
+        let chunk = self.receive_chunk()?;
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    #[inline(never)]
+    fn wait_for_chunk(&mut self) -> io::Result<Option<Chunk>> {
+        let chunk = match self.io.wait_without_memory()? {
+            Awaited::Yes => self.receive_awaited_chunk()?,
+            Awaited::No => self.receive_chunk()?,
+        };
+        Ok((!chunk.is_empty()).then_some(chunk))
+    }
+
+    /// A call of its own, so that a coroutine that has waited has no room for bytes on its stack.
+    #[inline(never)]
+    fn receive_chunk(&mut self) -> io::Result<Chunk> {
+        Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))
+    }
+
+    /// The same, after a wait.
+    #[inline(never)]
+    fn receive_awaited_chunk(&mut self) -> io::Result<Chunk> {
+        Chunk::receive_awaited(&mut self.appetite, |buf| self.io.receive_awaited(buf))
+    }
+
+    /// Appends input to `bytes`, up to and including `delimiter` or up to the end of input, within the limit on lines.
+    /// Returns the number of appended bytes.
+    pub(super) fn append_until(&mut self, delimiter: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        let limit = self.io.ticket.limits().line_bytes;
+        let begun = bytes.len();
+        // The time of a read counts from its first byte; before it the peer is idle.
+        let mut started = None;
+        // A line begins a request, unless its beginning has been read with the line before.
+        self.io.at_boundary |= self.input.is_empty();
+        loop {
+            let taken = bytes.len() - begun;
+            let have = self.input.bytes();
+            let found = have.iter().position(|byte| *byte == delimiter);
+            let count = found.map_or(have.len(), |at| at + 1);
+            // The limit counts the text: the `\r` of an ending does not count.
+            let text = &have[..found.unwrap_or(count)];
+            let ends_in_cr =
+                text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
+            if taken + text.len() > limit.saturating_add(usize::from(ends_in_cr)) {
+                return Err(LineTooLong::error(self.io.ticket.entry().owner(), limit));
+            }
+            bytes.extend_from_slice(&have[..count]);
+            self.input.consume(count);
+            if found.is_some() {
+                return Ok(bytes.len() - begun);
+            }
+            if bytes.len() > begun {
+                started.get_or_insert_with(Instant::now);
+            }
+            // The end of input ends a last line as well.
+            if self.fill_input(started)? == 0 {
+                return Ok(bytes.len() - begun);
+            }
+        }
+    }
+
+    /// Receives into the empty buffer; returns zero at the end of input. `started`: when the read began, if it needs
+    /// more bytes.
+    pub(super) fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
+        if self.io.is_sure_to_wait(started) {
+            return self.wait_for_input();
+        }
+        self.receive_input(started)
+    }
+
+    /// As [`wait_for_chunk`](Self::wait_for_chunk).
+    #[inline(never)]
+    fn wait_for_input(&mut self) -> io::Result<usize> {
+        match self.io.wait_without_memory()? {
+            Awaited::Yes => {
+                let chunk = self.receive_awaited_chunk()?;
+                Ok(self.input.put(chunk))
+            }
+            Awaited::No => self.receive_input(None),
+        }
+    }
+
+    /// A call of its own, as [`receive_chunk`](Self::receive_chunk).
+    #[inline(never)]
+    fn receive_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
+        self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
+    }
+
+    /// Copies what is buffered, as much as fits.
+    pub(super) fn read_buffered(&mut self, buf: &mut [u8]) -> usize {
+        let have = self.input.bytes();
+        let count = have.len().min(buf.len());
+        buf[..count].copy_from_slice(&have[..count]);
+        self.input.consume(count);
+        count
+    }
+}
