@@ -203,9 +203,16 @@ pub(super) fn has_predecessors(kind: SocketKind) -> bool {
     TABLE.lock().entries.iter().any(is_one)
 }
 
-/// Closes those of the predecessor that no server has taken.
-pub(super) fn close_those_of_predecessor() {
-    TABLE.lock().entries.retain(|entry| entry.inherited_as.is_none() || entry.shown.is_taken);
+/// Closes those of the predecessor that no server has taken. Gives their addresses.
+pub(super) fn close_those_of_predecessor() -> Vec<Address> {
+    let is_left = |entry: &Entry| entry.inherited_as.is_some() && !entry.shown.is_taken;
+    let mut left = Vec::new();
+    TABLE.lock().entries.retain(|entry| {
+        let is_left = is_left(entry);
+        left.extend(is_left.then(|| entry.shown.address.clone()));
+        !is_left
+    });
+    left
 }
 
 /// Takes a socket for a server. Each is taken once.

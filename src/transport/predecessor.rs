@@ -126,11 +126,11 @@ pub(crate) fn take_numbered(number: usize) -> Option<PredecessorsSocket> {
     Some(passed.remove(at))
 }
 
-/// Closes those that no server has taken.
-pub(crate) fn close_the_rest() {
+/// Closes those that no server has taken. Gives their addresses.
+pub(crate) fn close_the_rest() -> Vec<Address> {
     let rest = std::mem::take(&mut *PASSED.lock());
-    drop(rest);
-    inherited::close_those_of_predecessor();
+    let passed = rest.into_iter().map(|socket| socket.description.bound);
+    passed.chain(inherited::close_those_of_predecessor()).collect()
 }
 
 #[cfg(test)]

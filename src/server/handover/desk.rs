@@ -26,6 +26,7 @@ use super::message::{Message, Socket, nonsense};
 use super::program::Program;
 use super::successor::{Predecessor, refused};
 use super::{Handover, Signal, Wake};
+use crate::address::Address;
 use crate::error::Error;
 use crate::events::ServerEvent;
 use crate::server::fork::{self, AnyServer};
@@ -251,13 +252,15 @@ impl Desk {
     /// Tells the predecessor when all serve, and hears its answer.
     fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> (State, bool) {
         if !told && self.all_serve() {
-            // A copy that is not closed would keep clients waiting in a queue that nobody serves.
-            predecessor::close_the_rest();
             let mut taken = Vec::new();
             self.for_each_socket(|socket| {
                 let number = socket.inherited_as().and_then(|number| u16::try_from(number).ok());
                 taken.extend(number);
             });
+            // A copy that is not closed would keep clients waiting in a queue that nobody serves.
+            if let Err(error) = self.look_at_left(&predecessor::close_the_rest()) {
+                return (self.fail(error), false);
+            }
             let ready = Message::Ready { process: std::process::id(), taken };
             // If the predecessor has ended, the next receive says so.
             let _ = predecessor.channel.send(&ready, &[]);
@@ -274,9 +277,37 @@ impl Desk {
             Ok(Some(_)) => nonsense("it answers something else"),
             Err(error) => error,
         };
+        (self.fail(error), false)
+    }
+
+    /// Looks at the addresses of the predecessor that no server here has taken. They are served no more, which an operator
+    /// who has changed them knows; if it is all of them, this is more likely another program, and takes over nothing.
+    fn look_at_left(&self, left: &[Address]) -> io::Result<()> {
+        let mut has_taken = false;
+        for index in 0..self.servers.len() {
+            let inherited = self.with_socket(Target::Server(index), |socket| socket.inherited_as());
+            has_taken |= inherited.flatten().is_some();
+        }
+        let addresses = left.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
+        if left.is_empty() {
+            Ok(())
+        } else if has_taken {
+            self.warn(&format!("not served any more after the handover: {addresses}"));
+            Ok(())
+        } else {
+            let text = format!(
+                "it serves {addresses}, and no server here binds to that: give this program another \
+                 path for its handover, or stop that server first"
+            );
+            Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
+        }
+    }
+
+    /// The predecessor goes on, and the servers of this process are closed.
+    fn fail(&self, error: io::Error) -> State {
         *self.failure.lock() = Some(Error::io("take over from", "the server that runs", error));
         self.handles.iter().for_each(ShutdownHandle::shutdown);
-        (State::Over, false)
+        State::Over
     }
 
     /// The sockets are this process's from now on.

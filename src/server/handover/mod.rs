@@ -144,7 +144,7 @@ impl Handover {
     /// bound; and as [`by_signal`](Self::by_signal).
     pub fn at(path: impl AsRef<Path>) -> Result<Self> {
         let mut this = Self::by_signal()?;
-        this.open_desk(path.as_ref()).inspect_err(|_| predecessor::close_the_rest())?;
+        this.open_desk(path.as_ref()).inspect_err(|_| drop(predecessor::close_the_rest()))?;
         Ok(this)
     }
 

@@ -74,11 +74,35 @@ fn addresses_that_the_next_process_does_not_have_end_and_new_ones_begin() {
     let mut command = ECHO.command(&["serve", "--bind", &new, "--bind", &kept, "--handover"]);
     let second = Process::start(command.arg(line.file("h")));
     assert_eq!((listening(&second), listening(&second)), (new.clone(), kept.clone()));
+    let warning = second.err_line();
+    for address in [&dropped, line.file("old").to_str().unwrap()] {
+        let says = "not served any more after the handover: ";
+        assert!(warning.contains(says) && warning.contains(address), "{warning}");
+    }
     assert_ends(&first.end(), 0);
     assert!(TcpStream::connect(&dropped).is_err() && !line.file("old").exists());
     Client::of(&new).asks("new");
     Client::of(&kept).asks("kept");
     line.stop();
+}
+
+#[test]
+fn a_program_that_serves_none_of_its_addresses_takes_no_server_s_place() {
+    for mixin in MIXINS {
+        let line = Line::at(&["127.0.0.1:0"]);
+        let first = line.start(&["--mixin", mixin]);
+        let address = line.listening(&first).remove(0);
+        // As by an accident: its own address, and the path of another program.
+        let new = format!("unix:{}", line.file("new").display());
+        let mut command = ECHO.command(&["serve", "--mixin", mixin, "--bind", &new, "--handover"]);
+        let output = Process::start(command.arg(line.file("h"))).end();
+        let why = output.err;
+        assert!(!output.status.success() && why.contains(&address), "{mixin}: {why}");
+        assert!(why.contains("another path for its handover"), "{mixin}: {why}");
+        Client::of(&address).asks("still here");
+        assert!(!line.file("new").exists(), "{mixin}");
+        line.stop();
+    }
 }
 
 #[test]
