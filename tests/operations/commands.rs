@@ -9,8 +9,8 @@ use crate::page::{Block, Section, english};
 use crate::session::run;
 
 /// The tools that commands of the page need, beside the programs.
-const TOOLS: [&str; 6] =
-    ["curl", "haproxy", "nc", "openssl", "redis-server", "systemd-socket-activate"];
+const TOOLS: [&str; 7] =
+    ["curl", "haproxy", "nc", "openssl", "redis-cli", "redis-server", "systemd-socket-activate"];
 
 /// The tool that a section needs and that this machine does not have.
 fn lacks(section: &Section) -> Option<String> {

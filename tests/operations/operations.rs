@@ -16,6 +16,7 @@
 mod commands;
 mod kubernetes;
 mod languages;
+mod limits;
 mod page;
 mod session;
 mod units;

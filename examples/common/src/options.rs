@@ -208,14 +208,16 @@ pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
     )
 }
 
-/// Reads a number of seconds from the command line, which may have a fraction.
+/// Reads a time from the command line, as [`Limits::set`] reads it and the control socket: seconds (`60`, `0.5`), or with a
+/// unit (`500ms`, `60s`, `5m`, `2h`). `none` is the longest time, and no limit.
 pub fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| {
-        // The most that `Duration` can hold: 2 to the power of 64 seconds.
-        if seconds > 0.0 { "it must be at most 1.8e19" } else { "it must be a positive number" }
-            .to_owned()
-    })
+    let mut limits = Limits::default();
+    match limits.set("idle", text) {
+        Ok(()) => Ok(limits.idle),
+        Err(_) => {
+            Err("write a time: seconds (60, 0.5), or with a unit (500ms, 60s, 5m, 2h)".to_owned())
+        }
+    }
 }
 
 /// Reads a number of at least 1 from the command line.

@@ -106,12 +106,12 @@ fn check_local(endpoint: &Endpoint) -> Result<(), Failure> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
-    let year = 365.0 * 86_400.0;
-    if !(seconds > 0.0 && seconds <= year) {
+    let time = common::seconds(text)?;
+    let year = Duration::from_secs(365 * 86_400);
+    if time.is_zero() || time > year {
         return Err("it must be more than nothing and at most a year".to_owned());
     }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    Ok(time)
 }
 
 /// The program for `common::serve`.

@@ -94,7 +94,11 @@ impl Write for Channel {
 }
 
 /// An error of TLS itself in the words of an operator: with TLS 1.3 a refused certificate is told with the first answer.
+/// The end of the connection is the same with TLS's farewell and without: an answer that is cut off has no end.
 fn in_words(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return io::Error::new(error.kind(), "it has ended the connection");
+    }
     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) {
         return io::Error::new(error.kind(), of_tls(&error));
     }

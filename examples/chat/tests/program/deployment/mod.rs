@@ -177,6 +177,48 @@ fn a_password_is_changed_without_a_restart() {
     assert_fails_in_one_line(&ended, 1, &["cannot read the password", &shown, "No such file"]);
 }
 
+/// The rule that operators copy, with everything that a server does.
+#[test]
+fn the_rule_of_the_page_for_operators_suffices() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let page = include_str!("../../../../../docs/operations.md");
+    let rule = page.lines().find_map(|line| line.strip_prefix("user chat ")).expect("a rule");
+    let redis = Server::start(&[]);
+    let rule: Vec<_> = ["SETUSER", "chat", "reset"].into_iter().chain(rule.split(' ')).collect();
+    redis.ask("ACL", &rule);
+    let password = rule.iter().find_map(|word| word.strip_prefix('>')).expect("a password");
+    let folder = folder();
+    let file = folder.path().join("password");
+    std::fs::write(&file, password).unwrap();
+    let bus = format!("redis://chat@127.0.0.1:{}/lobby", redis.port);
+    // So short a stream that it is trimmed at once.
+    let options =
+        ["--bus", &bus, "--bus-password-file", file.to_str().unwrap(), "--bus-length", "2"];
+    let (one, at_one) = joined("one", &options);
+    let (two, at_two) = joined("two", &options);
+    let (mut alice, mut bob) = (Member::join(at_one, "alice"), Member::join(at_two, "bob"));
+    alice.sees("* bob@two has joined");
+    for number in 0..10 {
+        bob.say(&format!("line {number}"));
+        assert_eq!(alice.hears(), format!("bob@two: line {number}"));
+    }
+    while alice.asks_who() != "* 2 here: alice, bob@two" {}
+    alice.say("@bob@two between us");
+    assert_eq!(bob.hears(), "alice@one -> bob: between us");
+    // Two connections each, and nothing that was refused. A second server of the name asks for more.
+    let again = [&["serve", "--bind", "127.0.0.1:0", "--server", "one"], &options[..]].concat();
+    let mut command = CHAT.command(&again);
+    assert_ends(&Process::start(command.stdin(Stdio::piped())).end(), 1);
+    std::thread::sleep(Duration::from_secs(2));
+    two.ask("/quit");
+    assert_ends(&two.end(), 0);
+    operator_reads(&one, "* the server two has ended");
+    let refused = format!("{:?}", redis.ask("ACL", &["LOG"]));
+    assert_eq!(refused, "array([])");
+}
+
 #[test]
 fn the_address_in_a_file_may_lead_elsewhere_but_not_into_another_room() {
     if skip_if(no_redis()) {
