@@ -56,7 +56,7 @@ struct State {
     passwords: Vec<String>,
 }
 
-/// What a connection needs, as it is now.
+/// The address and the secrets of one connection, as they are now.
 pub struct Entrance {
     pub target: Target,
     /// The user and the password of the Sentinels.

@@ -87,7 +87,7 @@ impl FromStr for Target {
             }
             _ => return Err(USAGE.to_owned()),
         };
-        // What the user and the password mean is decided by the crate, as for every other client of Redis.
+        // The crate reads user and password, as for every other client of Redis.
         let url = if user.is_empty() { String::new() } else { format!("{user}@") };
         let info = format!("redis://{url}localhost/{db}").into_connection_info();
         let info = info.map_err(|_| USAGE.to_owned())?;

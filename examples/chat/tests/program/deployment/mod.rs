@@ -36,7 +36,7 @@ fn operator_reads(server: &Process, beginning: &str) -> String {
     }
 }
 
-/// What a server says of a bus that it cannot use.
+/// The words of a server about a bus that it cannot use.
 fn refusal(options: &[&str]) -> String {
     let (server, _) = open_room(options);
     operator_reads(&server, LOST)
