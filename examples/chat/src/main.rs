@@ -124,7 +124,6 @@ struct ChatServer {
 /// Serves the room. The bus ends before the connections do (`stop.rs`), and the screen after them.
 fn serve(options: &Serve) -> Result<(), Failure> {
     let (tls, bus) = (options.tls.load()?, options.bus.read()?);
-    bus.as_ref().map_or(Ok(()), Bus::check_name)?;
     let server = ChatServer::new(options, tls, bus);
     let served = common::serve(&server, &options.options);
     let left = server.stop.result();
@@ -190,6 +189,11 @@ impl Program for ChatServer {
             .outbox_bytes(OUTBOX_BYTES)
             // Members that only listen are welcome; keepalive finds those whose machine is gone.
             .idle(Duration::from_secs(30 * 24 * 3600))
+    }
+
+    fn prepare(&self, takes_over: bool) -> Result<(), Failure> {
+        // The process that it takes over from has the name until this one is ready.
+        self.joins.as_ref().filter(|_| !takes_over).map_or(Ok(()), Bus::check_name)
     }
 
     fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {

@@ -57,6 +57,13 @@ pub trait Program {
         if self.tls().is_some() { format!("{at} with TLS") } else { at.to_string() }
     }
 
+    /// Called once, before anything is bound. With `takes_over` another process of this program runs in its place, and goes
+    /// on until this one is ready. An error ends the program.
+    fn prepare(&self, takes_over: bool) -> Result<(), Failure> {
+        let _ = takes_over;
+        Ok(())
+    }
+
     /// Called once, after the lines that say where it listens and before anything is served. Threads beside the servers
     /// are started here; not under `forking`, which needs a process of one thread.
     fn ready(&self) {}
@@ -108,6 +115,7 @@ pub fn serve_at<P: Program>(
         return Err(Failure::Usage(why));
     }
     let Places { handover, places } = places;
+    program.prepare(handover.is_successor())?;
     log::set_level(options.log_level);
     warn_of_proxies_everywhere(options);
     let in_turn = Arc::new(InTurn::default());

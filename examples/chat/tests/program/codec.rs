@@ -14,6 +14,7 @@ use name::{check_name, fold, looks, normal};
 use proptest::prelude::*;
 use protocol::{
     ANSWER_BYTES, Incoming, Kind, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, clean,
+    quoted,
 };
 
 /// Bytes in pieces.
@@ -37,11 +38,34 @@ fn decode(pieces: &[Vec<u8>]) -> Result<Vec<String>, TooLong> {
     Ok(lines)
 }
 
+#[test]
+fn a_quoted_line_is_short_and_cut_between_whole_characters() {
+    assert_eq!(quoted("hello"), "\"hello\"");
+    assert_eq!(quoted(&"x".repeat(60)), format!("\"{}\"", "x".repeat(60)));
+    assert_eq!(quoted(&"x".repeat(61)), format!("\"{}..\"", "x".repeat(60)));
+    assert_eq!(quoted(&"龍".repeat(99)), format!("\"{}..\"", "龍".repeat(60)));
+    let x = "x".repeat(58);
+    // A letter and its mark, and a family of three, stay together.
+    assert_eq!(quoted(&format!("{x}ye\u{301}z")), format!("\"{x}y..\""));
+    assert_eq!(quoted(&format!("{x}👩\u{200d}👧\u{200d}👦 z")), format!("\"{x}..\""));
+    assert_eq!(quoted(&format!("{x} \u{1b}[2J\u{202e}")), format!("\"{x} �..\""));
+}
+
 fn turns_or_controls(one: char) -> bool {
     one.is_control() || ('\u{2028}'..='\u{202e}').contains(&one)
 }
 
 proptest! {
+    #[test]
+    fn a_quoted_line_is_safe_and_begins_as_the_line_does(text in "(?s).{0,200}") {
+        let quote = quoted(&text);
+        let quote = quote.strip_prefix('"').and_then(|quote| quote.strip_suffix('"')).unwrap();
+        prop_assert!(!quote.chars().any(turns_or_controls));
+        let begins = quote.strip_suffix("..").unwrap_or(quote);
+        prop_assert!(clean(text.as_bytes()).starts_with(begins));
+        prop_assert!(begins.chars().count() <= 60);
+    }
+
     #[test]
     fn lines_arrive_as_they_were_sent_however_they_are_cut(
         lines in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,40}", 0..20),

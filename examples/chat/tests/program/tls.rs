@@ -3,14 +3,20 @@
 use super::*;
 use test_support::tls::{self, Dialog, s_server, trusting};
 
+/// A room needs several members in one memory.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const ROOMS: &[&str] = &["threading", "pool", "green"];
+/// The same; coroutines are for Linux.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const ROOMS: &[&str] = &["threading", "pool"];
+
 const DIALOG: Dialog<'_> = Dialog {
     serve: &[],
     connect: &["--name", "alice"],
     typed: "/who\nq\n",
     sent: "/nick alice\n/who\n/quit\n",
     answer: "* 1 here: alice",
-    // A room needs several members in one memory.
-    mixins: &["threading", "pool"],
+    mixins: ROOMS,
 };
 
 #[test]

@@ -40,6 +40,17 @@ fn reads_slowly(mut member: Member, lines: u32, pause: Duration) -> (u32, Vec<St
 
 #[test]
 fn catching_up_drops_no_member_that_reads_and_waits_for_none_that_does_not() {
+    catching_up("threading");
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn catching_up_is_the_same_under_green() {
+    catching_up("green");
+}
+
+/// Two is stopped while alice says much at one.
+fn catching_up(mixin: &str) {
     /// More than the outbox and the system's buffers hold.
     const LINES: u32 = 3_000;
     const BYTES: usize = 4_000;
@@ -48,7 +59,7 @@ fn catching_up_drops_no_member_that_reads_and_waits_for_none_that_does_not() {
     }
     let redis = Redis::start(Store::Nothing);
     let (_one, at_one) = server(&redis, "one", &["--bus-queue", "10000"]);
-    let (two, at_two) = server(&redis, "two", &[]);
+    let (two, at_two) = server(&redis, "two", &["--mixin", mixin]);
     let mut alice = Member::join(at_one, "alice");
     let readers = [("bob", 2), ("carol", 10)].map(|(name, pause)| {
         let member = Member::join(at_two, name);
@@ -199,4 +210,33 @@ fn who_at_a_server_that_is_cut_off_says_so_and_the_operator_sees_the_last_reason
     alice.say("@alice to myself");
     // No line about a lost bus between the two.
     assert_eq!(alice.line(), "alice -> alice: to myself");
+}
+
+#[test]
+fn a_server_that_takes_the_place_of_another_has_its_name() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let folder = test_support::folder();
+    let path = folder.path().join("handover").display().to_string();
+    let (old, address) = server(&redis, "one", &["--handover", &path]);
+    let (_two, at_two) = server(&redis, "two", &[]);
+    let mut alice = Member::join(address, "alice");
+    let mut bob = Member::join(at_two, "bob");
+    alice.say("before");
+    assert_eq!(bob.hears(), "alice@one: before");
+    let bind = address.to_string();
+    let args = ["serve", "--bind", &bind, "--bus", &redis.room(), "--server", "one"];
+    let mut command = CHAT.command(&args);
+    let new = command.args(["--handover", &path]).stdin(std::process::Stdio::piped());
+    let new = Process::start(new);
+    sees_beginning(&new, JOINED);
+    assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
+    assert_ends(&old.end(), 0);
+    let mut alice = Member::join(address, "alice");
+    alice.say("after");
+    assert_eq!(bob.hears(), "alice@one: after");
+    bob.say("@alice@one welcome back");
+    assert_eq!(alice.hears(), "bob@two -> alice: welcome back");
 }
