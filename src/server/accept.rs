@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::panic;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -362,6 +363,10 @@ pub(super) fn verify<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
         Verdict::Reject => {
             job.reject();
             None
+        }
+        Verdict::Retire(payload) => {
+            job.reject();
+            panic::resume_unwind(Box::new(payload))
         }
     }
 }

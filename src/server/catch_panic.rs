@@ -3,7 +3,7 @@
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::error::{HandlerError, HandlerResult, Panicked};
-use crate::wait::{Cancelled, CancelledUnwind};
+use crate::wait::{Cancelled, CancelledUnwind, RetiredUnwind};
 
 /// Runs code of the program: a handler, a hook, a drop. A panic becomes a [`Panicked`].
 ///
@@ -17,6 +17,10 @@ pub(super) fn catch_panic<R>(
         Err(payload) => {
             if CancelledUnwind::is(&*payload) {
                 return Err(Cancelled::error().into());
+            }
+            // Of the loop that the hook is called by: its next wait ends it, if the caller does not.
+            if RetiredUnwind::is(&*payload) {
+                return Err(RetiredUnwind.into());
             }
             let panicked = Panicked::new(&*payload);
             // The drop of a panic's value may panic as well, with another value: that one is leaked.

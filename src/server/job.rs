@@ -45,7 +45,7 @@ use crate::request::{Deadline, Request, Ticket, handshake_deadline};
 use crate::sys::tcp_info;
 use crate::timed_out::{TimedOut, Timeout};
 use crate::transport::{CloseWhen, Transport};
-use crate::wait::FlushPromise;
+use crate::wait::{FlushPromise, RetiredUnwind};
 
 /// A request with everything that is needed to serve it.
 pub(super) struct TypedJob<T: Transport> {
@@ -63,6 +63,8 @@ pub(super) enum Verdict {
     Serve,
     /// Closed in order, without a handler.
     Reject,
+    /// The same, and the loop has to end: it was retired while the hook waited.
+    Retire(RetiredUnwind),
 }
 
 impl<T: Transport> TypedJob<T> {
@@ -134,6 +136,7 @@ impl<T: Transport> TypedJob<T> {
         match asked {
             Ok(true) => Verdict::Serve,
             Ok(false) => Verdict::Reject,
+            Err(error) if error.is::<RetiredUnwind>() => Verdict::Retire(RetiredUnwind),
             Err(error) => {
                 let entry = self.ticket.entry();
                 handle_error(&self.core, entry, Phase::Verify, &error);

@@ -62,6 +62,26 @@ impl CancelledUnwind {
     }
 }
 
+/// The payload of the panic that ends an accept loop which goes on elsewhere, or whose server has closed; and, where that was
+/// caught, an error. No panic hook sees it.
+#[derive(Debug)]
+pub(crate) struct RetiredUnwind;
+
+impl RetiredUnwind {
+    /// Whether a caught panic is this one.
+    pub(crate) fn is(payload: &(dyn Any + Send)) -> bool {
+        payload.is::<Self>()
+    }
+}
+
+impl fmt::Display for RetiredUnwind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the accept loop has ended, or goes on in another worker")
+    }
+}
+
+impl Error for RetiredUnwind {}
+
 /// Runs a section whose waits are not cancelled: a farewell to another server, the end of a transaction. It holds off the
 /// end of the process, so it should be short, and each of its waits bounded.
 ///

@@ -40,8 +40,8 @@ use std::time::{Duration, Instant};
 use crate::sys;
 use entered_span::apart;
 
-pub(crate) use cancelled::CancelledUnwind;
 pub use cancelled::{Cancelled, shield};
+pub(crate) use cancelled::{CancelledUnwind, RetiredUnwind};
 pub use deferred_flush::flush;
 #[cfg(feature = "green")]
 pub(crate) use deferred_flush::gathers;

@@ -64,9 +64,6 @@ pub(super) struct AcceptorStart {
     start: u64,
 }
 
-/// The payload of the panic by which a retired loop ends. No hook sees it.
-pub(super) struct Retired;
-
 impl AcceptorStart {
     /// The coroutine that runs the loop. None: the loop runs elsewhere, or there is nobody to run it for any more.
     pub(super) fn into_coroutine(

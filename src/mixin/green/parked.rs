@@ -16,14 +16,13 @@ use std::time::Instant;
 
 use socket2::{SockRef, Type};
 
-use super::acceptor::Retired;
 use super::registrations::{Look, Near, event_number};
 use super::tasks::{Task, TaskState};
 use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, WatchFor};
 use crate::sys::poll;
-use crate::wait::{Interest, Parker, Slot, Waiting};
+use crate::wait::{Interest, Parker, RetiredUnwind, Slot, Waiting};
 
 /// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
 /// others, so that none of them has to be open then.
@@ -198,6 +197,10 @@ impl Worker {
         waiting: &[Waiting<'_>],
         deadline: Option<Instant>,
     ) -> io::Result<()> {
+        // A hook may have caught the unwinding. `join` waits on, because its other half may need this worker.
+        if is_retired(task) && task.cancellation.shields.get() == 0 {
+            return retire();
+        }
         let is_for = |set: &&AcceptSet| set.is_for(task, waiting);
         if self.accept_set.borrow().as_ref().filter(is_for).is_none() {
             // Before the new one is made: its descriptor may be the last. And a set that is not waited for would have the
@@ -255,9 +258,9 @@ fn may_go_on(task: &Task) -> io::Result<()> {
 #[cold]
 fn retire() -> io::Result<()> {
     if cfg!(panic = "unwind") {
-        panic::resume_unwind(Box::new(Retired));
+        panic::resume_unwind(Box::new(RetiredUnwind));
     }
-    Err(io::Error::other("the accept loop has ended, or goes on in another worker"))
+    Err(io::Error::other(RetiredUnwind))
 }
 
 /// Ends a wait, also one that unwinds.

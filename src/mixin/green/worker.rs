@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accept_coroutine::AcceptHandle;
-use super::acceptor::{AcceptorStart, Retired};
+use super::acceptor::AcceptorStart;
 use super::cancellation::{CancelPhase, GRACE};
 use super::inbox::Message;
 use super::parked::AcceptSet;
@@ -35,7 +35,7 @@ use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::{SlabStack, StackSlab};
 use crate::sys::coroutine::switch::{self, Progress};
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
-use crate::wait::{self, FlushPromise, Parker};
+use crate::wait::{self, FlushPromise, Parker, RetiredUnwind};
 
 /// The parts of a worker that may be lacking. Made by the thread that starts it, so that a lack of descriptors is its error.
 pub(super) struct Start {
@@ -380,7 +380,7 @@ impl Worker {
         switch::suspend();
         // Not with `panic = "abort"`: the loop then ends with its next wait.
         if is_retired(task) && cfg!(panic = "unwind") {
-            panic::resume_unwind(Box::new(Retired));
+            panic::resume_unwind(Box::new(RetiredUnwind));
         }
     }
 

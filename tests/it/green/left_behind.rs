@@ -5,15 +5,17 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::{Job, Mixin};
 use socketserver::{
-    Green, HandlerResult, Limits, Result, ServerHooks, StreamRequest, TcpServer, sleep, stream_fn,
+    Green, HandlerError, HandlerResult, Limits, ServerHooks, StreamRequest, TcpServer, sleep,
+    stream_fn,
 };
 
-use crate::support::{connect, eventually, inet, read_line, soon};
+use crate::support::{connect, eventually, exchange, inet, read_line, read_to_end, soon};
 
 /// The part of a [`Lender`] that its test sees.
 #[derive(Default)]
@@ -141,7 +143,10 @@ struct Around {
 }
 
 impl Mixin for Around {
-    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
+    fn serve(
+        &self,
+        accept_loop: Arc<dyn Fn() -> socketserver::Result<()> + Send + Sync>,
+    ) -> socketserver::Result<()> {
         self.green.serve(accept_loop)
     }
 
@@ -172,7 +177,10 @@ struct OwnLoop {
 }
 
 impl Mixin for OwnLoop {
-    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
+    fn serve(
+        &self,
+        accept_loop: Arc<dyn Fn() -> socketserver::Result<()> + Send + Sync>,
+    ) -> socketserver::Result<()> {
         let lender = self.lender.lock().unwrap().take().unwrap();
         self.green.serve(Arc::new(move || {
             thread::scope(|scope| {
@@ -208,4 +216,73 @@ fn a_loop_of_ones_own_that_lends_what_it_has_captured_keeps_it() {
     let (lender, seen) = Lender::new();
     let mixin = OwnLoop { green: one_worker(), lender: Mutex::new(Some(lender)) };
     is_kept_while_it_is_lent(mixin, NoHooks, &seen);
+}
+
+/// The hook of one client waits, and its worker is held meanwhile: the loop goes on elsewhere.
+#[test]
+fn a_loop_that_is_retired_within_a_hook_calls_no_other() {
+    #[derive(Default)]
+    struct Calls {
+        asked: AtomicUsize,
+        waits_for_second: AtomicBool,
+        loops: Mutex<Vec<ThreadId>>,
+        errors: AtomicUsize,
+    }
+    struct Hooks(Arc<Calls>);
+    impl ServerHooks<StreamRequest> for Hooks {
+        fn verify_request(&self, _incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+            if self.0.asked.fetch_add(1, Ordering::SeqCst) == 1 {
+                self.0.waits_for_second.store(true, Ordering::SeqCst);
+                sleep(Duration::from_secs(3_600));
+            }
+            Ok(true)
+        }
+
+        fn service_actions(&self) {
+            self.0.loops.lock().unwrap().push(thread::current().id());
+        }
+
+        fn handle_error(&self, _failure: &Failure<'_>) {
+            self.0.errors.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let calls = Arc::<Calls>::default();
+    let (free, freed) = channel();
+    let freed = Mutex::new(freed);
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        let mut line = String::new();
+        while let Some(text) = request.next_line(&mut line)? {
+            if text == "hold" {
+                let _ = freed.lock().unwrap().recv();
+            }
+            writeln!(request, "here")?;
+        }
+        Ok(())
+    });
+    let server = TcpServer::builder()
+        .mixin(Green::new().workers(2).watchdog(Duration::from_millis(50)))
+        .hooks(Hooks(Arc::clone(&calls)))
+        .bind("127.0.0.1:0", handler)
+        .unwrap();
+    let server = server.serve_in_background().unwrap();
+    // With the loop's own worker.
+    let mut holder = connect(inet(&*server));
+    assert_eq!(exchange(&mut holder, "hello"), "here\n");
+    let mut in_hook = connect(inet(&*server));
+    eventually("its hook waits", || calls.waits_for_second.load(Ordering::SeqCst));
+    holder.write_all(b"hold\n").unwrap();
+    assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "here\n");
+    let first = calls.loops.lock().unwrap()[0];
+    let of_first = |calls: &Calls| {
+        calls.loops.lock().unwrap().iter().filter(|thread| **thread == first).count()
+    };
+    let before = of_first(&calls);
+    free.send(()).unwrap();
+    assert_eq!(read_line(&mut holder), "here\n");
+    // The client of the hook is turned away, in order.
+    assert_eq!(read_to_end(&mut in_hook), b"");
+    assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "here\n");
+    assert_eq!((of_first(&calls), calls.errors.load(Ordering::SeqCst)), (before, 0));
+    drop(holder);
+    assert!(server.stop().unwrap().is_clean());
 }

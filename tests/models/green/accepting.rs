@@ -9,13 +9,16 @@ use loom::thread::JoinHandle;
 
 use super::Group;
 use super::accept_coroutine::{AcceptCoroutine, AcceptHandle};
-use super::acceptor::{AcceptorStart, Retired};
+use super::acceptor::AcceptorStart;
 use super::inbox::Message;
 use crate::check;
 use crate::error::Result;
 use crate::exclusive;
 use crate::sys::coroutine::stack::{SlabStack, Then};
 use crate::sys::coroutine::switch::Progress;
+
+/// The payload of the unwinding of a loop that is retired.
+struct Retired;
 
 thread_local! {
     /// The coroutine that runs, for its body, which follows without a step of the model between.
