@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +46,7 @@ struct Access {
 
 /// A text from the start, or a file that may change.
 enum Source {
-    Text { from: &'static str, text: String },
+    Text { from: String, text: String },
     File(PathBuf),
 }
 
@@ -71,21 +72,21 @@ impl BusAddress {
     /// start.
     pub fn given(arguments: &BusArguments) -> Result<Option<Self>, Failure> {
         let address = match (&arguments.bus, &arguments.bus_file) {
-            (Some(text), _) => Source::Text { from: "--bus", text: text.clone() },
-            (None, Some(file)) => Source::File(file.clone()),
+            (Some(text), _) => Source::Text { from: "--bus".to_owned(), text: text.clone() },
+            (None, Some(file)) => Source::file(file)?,
             (None, None) => match Source::variable(ADDRESS_VARIABLE) {
                 Some(source) => source,
                 None => return Ok(None),
             },
         };
-        let file = |path: &Option<PathBuf>| path.clone().map(Source::File);
+        let file = |path: &Option<PathBuf>| path.as_deref().map(Source::file).transpose();
         let BusArguments { bus_password_file, bus_sentinel_password_file, .. } = arguments;
-        let password = file(bus_password_file).or_else(|| Source::variable(PASSWORD_VARIABLE));
+        let password = file(bus_password_file)?.or_else(|| Source::variable(PASSWORD_VARIABLE));
         let access = Access {
             address,
             password,
             sentinel_user: arguments.bus_sentinel_user.clone(),
-            sentinel_password: file(bus_sentinel_password_file),
+            sentinel_password: file(bus_sentinel_password_file)?,
             tls: arguments.tls(),
             sentinel: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -196,12 +197,22 @@ impl Access {
 impl Source {
     fn variable(name: &'static str) -> Option<Self> {
         let text = std::env::var_os(name)?.to_string_lossy().into_owned();
-        Some(Self::Text { from: name, text })
+        Some(Self::Text { from: name.to_owned(), text })
+    }
+
+    /// A pipe, as that of a shell's `<(pass redis)`, can be read once, and its text is kept.
+    fn file(path: &Path) -> Result<Self, Failure> {
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let from = path.display().to_string();
+            let text = read(path, "the bus")?;
+            return Ok(Self::Text { from, text });
+        }
+        Ok(Self::File(path.to_owned()))
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Text { from, .. } => (*from).to_owned(),
+            Self::Text { from, .. } => from.clone(),
             Self::File(path) => path.display().to_string(),
         }
     }
@@ -209,12 +220,7 @@ impl Source {
     fn read(&self, what: &str) -> Result<String, Failure> {
         match self {
             Self::Text { text, .. } => Ok(text.clone()),
-            Self::File(path) => {
-                let text = short_file(path).map_err(|error| {
-                    Failure::Other(format!("cannot read {what} from {}: {error}", path.display()))
-                })?;
-                Ok(text)
-            }
+            Self::File(path) => read(path, what),
         }
     }
 
@@ -231,15 +237,17 @@ impl Source {
     }
 }
 
-/// It may be any file, by mistake.
-fn short_file(path: &Path) -> std::io::Result<String> {
-    use std::io::Read;
+/// The text of a file, which may be any one, by mistake.
+fn read(path: &Path, what: &str) -> Result<String, Failure> {
     let mut text = String::new();
-    let count = fs::File::open(path)?.take(FILE_BYTES).read_to_string(&mut text)? as u64;
-    if count == FILE_BYTES {
-        return Err(std::io::Error::other("it is too long"));
+    let read =
+        fs::File::open(path).and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text));
+    match read {
+        Ok(count) if count as u64 == FILE_BYTES => Err("it is too long".to_owned()),
+        Ok(_) => Ok(text),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(text)
+    .map_err(|why| Failure::Other(format!("cannot read {what} from {}: {why}", path.display())))
 }
 
 /// A sentence about TLS with the options of the bus, which are named as those of a client, after `bus-`.

@@ -10,6 +10,9 @@
 //!
 //! Sentinels are asked at each connection, so that the one after a failover leads to the new master. One of them may not know
 //! of the failover yet: then the server that it names says in its answer to ROLE that it is a replica, or does not answer.
+//!
+//! The crate `redis` has clients for Sentinels and for TLS of its own. They keep answers of any size and wait for them without
+//! a deadline for the whole, which [`Wire`] does not.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -84,10 +84,8 @@ impl BusArguments {
     /// The bus to the other servers of the room, if there is one.
     pub fn read(&self) -> Result<Option<BusOptions>, Failure> {
         let address = BusAddress::given(self)?;
-        if let (None, Some(_)) = (&address, &self.server) {
-            let why = format!(
-                "--server names this one to other servers: give --bus, --bus-file or {ADDRESS_VARIABLE}"
-            );
+        if let (None, Some((option, does))) = (&address, self.for_a_bus()) {
+            let why = format!("{option} {does}: give --bus, --bus-file or {ADDRESS_VARIABLE}");
             return Err(Failure::Usage(why));
         }
         let &Self { ref server, bus_wait: wait, bus_length: length, bus_queue: queue, .. } = self;
@@ -99,9 +97,22 @@ impl BusArguments {
             queue,
         }))
     }
-}
 
-impl BusArguments {
+    /// An option that says nothing without a bus, and its meaning.
+    fn for_a_bus(&self) -> Option<(&'static str, &'static str)> {
+        let opens = "opens the Redis of a bus";
+        [
+            (self.server.is_some(), "--server", "names this one to other servers"),
+            (self.bus_password_file.is_some(), "--bus-password-file", opens),
+            (self.bus_sentinel_password_file.is_some(), "--bus-sentinel-password-file", opens),
+            (self.bus_tls_cert.is_some(), "--bus-tls-cert", opens),
+            (self.bus_ca.is_some(), "--bus-ca", "is for the TLS of a bus"),
+            (self.bus_tls_name.is_some(), "--bus-tls-name", "is for the TLS of a bus"),
+        ]
+        .into_iter()
+        .find_map(|(is_given, option, does)| is_given.then_some((option, does)))
+    }
+
     /// The options of TLS, which are those of a client; whether there is any, the address says.
     pub(super) fn tls(&self) -> ClientTls {
         ClientTls {

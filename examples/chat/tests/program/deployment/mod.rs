@@ -259,6 +259,25 @@ fn the_password_may_be_in_the_environment() {
     operator_reads(&server, JOINED);
 }
 
+/// As `--bus-password-file <(pass redis)` gives it: both sides connect, and connect again.
+#[test]
+fn the_password_may_come_from_a_pipe() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Server::start(&["--requirepass", "s3cret"]);
+    let (folder, shell) = (folder(), "mkfifo pw; echo s3cret > pw & exec \"$@\"");
+    let bus = format!("redis://127.0.0.1:{}/room", redis.port);
+    let mut command = Command::new("sh");
+    command.args(["-c", shell, "sh"]).arg(CHAT.path()).args(["serve", "--bind", "127.0.0.1:0"]);
+    command.args(["--bus", &bus, "--bus-password-file", "pw"]).current_dir(&folder);
+    let server = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    operator_reads(&server, JOINED);
+    redis.ask_as(":s3cret@", "CLIENT", &["KILL", "TYPE", "normal"]);
+    operator_reads(&server, LOST);
+    operator_reads(&server, JOINED);
+}
+
 #[test]
 fn a_redis_that_hangs_does_not_hold_its_reader() {
     // Its accept queue takes what it is sent, and nobody answers.
@@ -299,6 +318,8 @@ fn options_that_do_not_belong_together_are_wrong_use() {
         ),
         (&["--bus", "rediss://127.0.0.1:1/room", "--bus-tls-cert", &ca], "--bus-tls-key"),
         (&["--bus", "redis://127.0.0.1:1/room", "--bus-length", "0"], "at least 1"),
+        (&["--bus-ca", &ca], "give --bus, --bus-file or CHAT_BUS"),
+        (&["--bus-password-file", &ca], "give --bus, --bus-file or CHAT_BUS"),
     ] {
         let ended = CHAT.run(&[&["serve", "--bind", "127.0.0.1:0"], options].concat());
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
