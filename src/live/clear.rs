@@ -13,7 +13,7 @@ pub(super) type ClearRows = Common<3>;
 pub(super) struct ClearCounters {
     own: OnceLock<Box<[AtomicU64; 2]>>,
     /// The row, and the rows of all others, if a child may serve the request.
-    common: Option<(Arc<ClearRows>, usize)>,
+    common: Option<Box<(Arc<ClearRows>, usize)>>,
 }
 
 impl ClearCounters {
@@ -21,7 +21,7 @@ impl ClearCounters {
     /// child.
     pub(super) fn new(rows: Option<&Arc<ClearRows>>, row: usize) -> Self {
         let common = rows.filter(|rows| row < rows.rows().len());
-        let common = common.map(|rows| (Arc::clone(rows), row));
+        let common = common.map(|rows| Box::new((Arc::clone(rows), row)));
         let mut new = Self { own: OnceLock::new(), common };
         new.renew();
         new
@@ -30,7 +30,7 @@ impl ClearCounters {
     /// For a new request: the last one of this slot may have left its numbers.
     pub(super) fn renew(&mut self) {
         self.own = OnceLock::new();
-        if let Some((rows, row)) = &self.common {
+        if let Some((rows, row)) = self.common.as_deref() {
             let [is_encrypted, read, written] = &rows.rows()[*row];
             // A row that was never used is not written to: it has no memory.
             if is_encrypted.load(Ordering::Relaxed) != 0 {
@@ -48,7 +48,7 @@ impl ClearCounters {
 
     /// The handshake has ended.
     pub(super) fn begin(&self) {
-        match &self.common {
+        match self.common.as_deref() {
             Some((rows, row)) => rows.rows()[*row][0].store(1, Ordering::Relaxed),
             None => drop(self.own.get_or_init(Box::default)),
         }
@@ -56,7 +56,7 @@ impl ClearCounters {
 
     /// The counters of bytes read and bytes written; none in clear.
     pub(super) fn get(&self) -> Option<[&AtomicU64; 2]> {
-        if let Some((rows, row)) = &self.common {
+        if let Some((rows, row)) = self.common.as_deref() {
             let [is_encrypted, read, written] = &rows.rows()[*row];
             return (is_encrypted.load(Ordering::Relaxed) != 0).then_some([read, written]);
         }

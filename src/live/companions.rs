@@ -31,7 +31,7 @@ impl Entry {
     /// Ends this one when the request is cut off; at once, if it is already.
     pub(crate) fn add_companion(&self, companion: &Arc<dyn Companion>) {
         {
-            let mut list = self.companions.get_or_init(Box::default).list.lock();
+            let mut list = self.rare.get_or_init(Box::default).companions.list.lock();
             // A handler that makes one connection after the other keeps no list of them.
             list.retain(|companion| companion.strong_count() > 0);
             list.push(Arc::downgrade(companion));
@@ -44,8 +44,8 @@ impl Entry {
 
     /// The request has been cut off.
     pub(super) fn end_companions(&self) {
-        let Some(companions) = self.companions.get() else { return };
-        for companion in companions.list.lock().iter().filter_map(Weak::upgrade) {
+        let Some(rare) = self.rare.get() else { return };
+        for companion in rare.companions.list.lock().iter().filter_map(Weak::upgrade) {
             companion.end();
         }
     }

@@ -80,10 +80,8 @@ pub(crate) struct Entry {
     pub(super) stopped: AtomicBool,
     /// It has left the list.
     pub(super) ended: AtomicBool,
-    /// For [`StopToken`](crate::request::StopToken)s; few requests have one.
-    pub(super) stop_events: OnceLock<Box<StopEvents>>,
-    /// Connections that its handler has made, and that end when it is cut off; few requests have one.
-    pub(super) companions: OnceLock<Box<Companions>>,
+    /// The parts that few requests have.
+    pub(super) rare: OnceLock<Box<RareParts>>,
     /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
     pub(super) lost: AtomicU8,
     /// The connection, for threads that end it from outside. Ownership is shared, so that the descriptor cannot be
@@ -93,6 +91,15 @@ pub(crate) struct Entry {
     pub(super) has_connection: bool,
     /// The process number of the child that serves it; zero if it is served here.
     pub(super) process: AtomicI32,
+}
+
+/// The parts of an entry that few requests have, each made when it is first needed.
+#[derive(Debug, Default)]
+pub(super) struct RareParts {
+    /// For [`StopToken`](crate::request::StopToken)s.
+    pub(super) stop_events: OnceLock<StopEvents>,
+    /// Connections that its handler has made, and that end when it is cut off.
+    pub(super) companions: Companions,
 }
 
 impl Entry {
@@ -425,10 +432,7 @@ impl Entry {
 
     /// Whether it has memory of its own.
     pub(super) fn is_large(&self) -> bool {
-        self.by_proxy.is_some()
-            || self.stop_events.get().is_some()
-            || self.companions.get().is_some()
-            || self.clear.is_large()
+        self.by_proxy.is_some() || self.rare.get().is_some() || self.clear.is_large()
     }
 
     /// From here on a child serves it, and has the connection.

@@ -54,8 +54,7 @@ impl NewRequest {
             waits_to_write: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            stop_events: OnceLock::new(),
-            companions: OnceLock::new(),
+            rare: OnceLock::new(),
             lost: AtomicU8::new(0),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
@@ -85,8 +84,7 @@ impl NewRequest {
             waits_to_write,
             stopped,
             ended,
-            stop_events,
-            companions,
+            rare,
             lost,
             connection,
             has_connection,
@@ -107,8 +105,7 @@ impl NewRequest {
             *flag.get_mut() = false;
         }
         (*cut.get_mut(), *lost.get_mut(), *process.get_mut()) = (0, 0, 0);
-        *stop_events = OnceLock::new();
-        *companions = OnceLock::new();
+        *rare = OnceLock::new();
         *has_connection = new.connection.is_some();
         *connection.get_mut() = new.connection;
     }
@@ -183,7 +180,6 @@ mod tests {
         entry.begin_write_wait();
         entry.stop();
         entry.stop_events(|| false).unwrap();
-        entry.companions.get_or_init(Box::default);
         entry.shut_down(Cut::Forced, Shutdown::Both);
         entry.hand_over(1);
         entry.end();

@@ -31,12 +31,13 @@ impl Entry {
     ///
     /// If there is no descriptor for them.
     pub(crate) fn stop_events(&self, draining: impl Fn() -> bool) -> io::Result<&StopEvents> {
-        let made = match self.stop_events.get() {
+        let place = &self.rare.get_or_init(Box::default).stop_events;
+        let made = match place.get() {
             Some(stop_events) => stop_events,
             None => {
                 // Two tokens may be made at once. The events of the slower one are dropped, and nobody has seen them.
-                let made = Box::new(StopEvents::new()?);
-                self.stop_events.get_or_init(|| made)
+                let made = StopEvents::new()?;
+                place.get_or_init(|| made)
             }
         };
         // A drain or an end from before the events were there has notified nobody.
@@ -51,14 +52,14 @@ impl Entry {
 
     /// The server drains. A signal handler may call this.
     pub(crate) fn tell_of_stop(&self) {
-        if let Some(stop_events) = self.stop_events.get() {
+        if let Some(stop_events) = self.rare.get().and_then(|rare| rare.stop_events.get()) {
             stop_events.stopping.notify();
         }
     }
 
     /// The request is over.
     pub(super) fn tell_of_close(&self) {
-        if let Some(stop_events) = self.stop_events.get() {
+        if let Some(stop_events) = self.rare.get().and_then(|rare| rare.stop_events.get()) {
             // A request that is over is one that should end as well.
             stop_events.stopping.notify();
             stop_events.closed.notify();

@@ -124,11 +124,8 @@ impl Registrations {
         let mut entries = self.entries.borrow_mut();
         let at = usize::try_from(fd).unwrap_or_default();
         if at >= entries.len() {
-            // By an eighth: doubled, it would have as much room again that nobody uses.
-            let room = at + 1 + at / 8;
-            let more = room - entries.len();
-            entries.reserve_exact(more);
-            entries.resize_with(room, Registration::default);
+            // No further: the room that the vector has beyond it takes no memory until it is written to.
+            entries.resize_with(at + 1, Registration::default);
         }
         let token = self.next_token();
         entries[at] = Registration { token: Cell::new(token), ..Registration::default() };
