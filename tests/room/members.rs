@@ -502,8 +502,13 @@ impl Member {
         self.stream.is_some()
     }
 
+    /// Whether it reads at all; if it does not, its server drops it sooner or later.
+    pub fn reads(&self) -> bool {
+        self.reading != Reading::Nothing
+    }
+
     /// Whether it hears all that is said, sooner or later.
     pub fn listens(&self) -> bool {
-        self.is_open() && self.reading != Reading::Nothing && self.joined.is_some()
+        self.is_open() && self.reads() && self.joined.is_some()
     }
 }

@@ -27,7 +27,7 @@ pub struct Tally {
     pub old: usize,
     /// Lines that everybody has heard, and whose author was told that they might not have.
     pub needless: usize,
-    /// Members whose connection ended, and whose server did not.
+    /// Members that read, whose connection ended, and whose server did not.
     pub dropped: usize,
     /// Private lines that were not heard, and whose author was not told.
     pub private_untold: usize,
@@ -65,7 +65,7 @@ impl Tally {
                 }
             }
             tally.old += member.old as usize;
-            if member.closed.is_some() && !member.excused {
+            if member.closed.is_some() && !member.excused && member.reads() {
                 tally.dropped += 1;
                 let last = member.news.last();
                 tally.example(|| format!("{} was dropped: {last:?}", member.name));

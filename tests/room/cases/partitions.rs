@@ -7,18 +7,18 @@ use room::link::Weather;
 use room::talk::Talk;
 use room::world::{Plan, REDIS, SOON, World};
 
-use crate::{Case, NEW_BUS, NO, news_of};
+use crate::{Case, news_of};
 
 pub const CASES: &[Case] = &[
-    Case("nothing_happens", nothing_happens, NO),
-    Case("a_partition_of_each_server_in_turn", each_server_in_turn, NO),
-    Case("a_partition_of_redis", of_redis, NO),
-    Case("a_server_that_cannot_reach_redis_alone", blocked, NO),
-    Case("a_partition_longer_than_lines_wait", longer_than_lines_wait, NEW_BUS),
-    Case("a_link_that_comes_and_goes", comes_and_goes, NO),
-    Case("a_link_that_loses_frames", loses_frames, NO),
-    Case("a_link_that_reorders_frames", reorders_frames, NO),
-    Case("a_slow_link_keeps_up", slow_link_keeps_up, NEW_BUS),
+    Case("nothing_happens", nothing_happens),
+    Case("a_partition_of_each_server_in_turn", each_server_in_turn),
+    Case("a_partition_of_redis", of_redis),
+    Case("a_server_that_cannot_reach_redis_alone", blocked),
+    Case("a_partition_longer_than_lines_wait", longer_than_lines_wait),
+    Case("a_link_that_comes_and_goes", comes_and_goes),
+    Case("a_link_that_loses_frames", loses_frames),
+    Case("a_link_that_reorders_frames", reorders_frames),
+    Case("a_slow_link_keeps_up", slow_link_keeps_up),
 ];
 
 fn nothing_happens() {

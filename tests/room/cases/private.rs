@@ -7,16 +7,16 @@ use room::redis::Keeps;
 use room::talk::Talk;
 use room::world::{Plan, SOON, World};
 
-use crate::{Case, NEW_BUS, NO, news_of};
+use crate::{Case, news_of};
 
 pub const CASES: &[Case] = &[
-    Case("private_lines_arrive", arrive, NO),
-    Case("private_lines_across_renames_in_a_partition", across_renames, NEW_BUS),
-    Case("private_lines_to_a_member_that_has_left", to_one_that_left, NEW_BUS),
-    Case("private_lines_to_a_server_that_was_killed", to_a_killed_server, NEW_BUS),
-    Case("private_lines_to_a_server_that_was_restarted", to_a_restarted_server, NEW_BUS),
-    Case("private_lines_while_redis_forgets", while_redis_forgets, NO),
-    Case("private_lines_to_a_server_that_is_cut_off", to_one_cut_off, NEW_BUS),
+    Case("private_lines_arrive", arrive),
+    Case("private_lines_across_renames_in_a_partition", across_renames),
+    Case("private_lines_to_a_member_that_has_left", to_one_that_left),
+    Case("private_lines_to_a_server_that_was_killed", to_a_killed_server),
+    Case("private_lines_to_a_server_that_was_restarted", to_a_restarted_server),
+    Case("private_lines_while_redis_forgets", while_redis_forgets),
+    Case("private_lines_to_a_server_that_is_cut_off", to_one_cut_off),
 ];
 
 fn plan(options: &[&str], keeps: Keeps) -> Plan {

@@ -7,30 +7,30 @@ use room::redis::Keeps;
 use room::talk::{Talk, Talking};
 use room::world::{Plan, REDIS, SPARE, World};
 
-use crate::{Case, NEW_BUS, NO, news_of};
+use crate::{Case, news_of};
 
 pub const CASES: &[Case] = &[
-    Case("redis_killed_with_its_data", killed_with_its_data, NO),
-    Case("redis_killed_without_its_data", killed_without_its_data, NO),
-    Case("redis_killed_with_the_end_of_its_log_cut_off", log_cut_off, NO),
-    Case("redis_killed_with_its_last_snapshot", last_snapshot, NO),
-    Case("redis_away_for_longer_than_lines_wait", away_for_long, NEW_BUS),
-    Case("redis_back_without_data_that_one_server_had_not_read", behind_and_rebooted, NO),
-    Case("redis_back_empty_after_many_lines", many_lines_and_rebooted, NEW_BUS),
-    Case("redis_starts_after_the_servers", starts_after_the_servers, NEW_BUS),
-    Case("redis_that_loads_its_data", loads_its_data, NO),
-    Case("redis_full_for_a_while", full_for_a_while, NO),
-    Case("redis_full_for_longer_than_lines_wait", full_for_long, NEW_BUS),
-    Case("redis_stands_still", stands_still, NO),
-    Case("redis_sleeps_in_a_command", sleeps_in_a_command, NO),
-    Case("redis_kills_its_clients", kills_its_clients, NO),
-    Case("redis_flushed", flushed, NO),
-    Case("redis_made_a_replica_for_a_while", made_a_replica, NO),
-    Case("failover_to_a_replica", failover, NO),
-    Case("failover_to_a_replica_that_is_behind", failover_behind, NO),
-    Case("old_lines_after_a_failover", old_lines_after_a_failover, NEW_BUS),
-    Case("old_lines_after_a_snapshot", old_lines_after_a_snapshot, NEW_BUS),
-    Case("old_lines_after_a_log_that_is_cut_off", old_lines_after_a_cut_log, NEW_BUS),
+    Case("redis_killed_with_its_data", killed_with_its_data),
+    Case("redis_killed_without_its_data", killed_without_its_data),
+    Case("redis_killed_with_the_end_of_its_log_cut_off", log_cut_off),
+    Case("redis_killed_with_its_last_snapshot", last_snapshot),
+    Case("redis_away_for_longer_than_lines_wait", away_for_long),
+    Case("redis_back_without_data_that_one_server_had_not_read", behind_and_rebooted),
+    Case("redis_back_empty_after_many_lines", many_lines_and_rebooted),
+    Case("redis_starts_after_the_servers", starts_after_the_servers),
+    Case("redis_that_loads_its_data", loads_its_data),
+    Case("redis_full_for_a_while", full_for_a_while),
+    Case("redis_full_for_longer_than_lines_wait", full_for_long),
+    Case("redis_stands_still", stands_still),
+    Case("redis_sleeps_in_a_command", sleeps_in_a_command),
+    Case("redis_kills_its_clients", kills_its_clients),
+    Case("redis_flushed", flushed),
+    Case("redis_made_a_replica_for_a_while", made_a_replica),
+    Case("failover_to_a_replica", failover),
+    Case("failover_to_a_replica_that_is_behind", failover_behind),
+    Case("old_lines_after_a_failover", old_lines_after_a_failover),
+    Case("old_lines_after_a_snapshot", old_lines_after_a_snapshot),
+    Case("old_lines_after_a_log_that_is_cut_off", old_lines_after_a_cut_log),
 ];
 
 fn plan(keeps: Keeps, options: &[&str]) -> Plan {

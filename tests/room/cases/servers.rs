@@ -7,20 +7,20 @@ use room::members::Reading;
 use room::talk::Talk;
 use room::world::{Plan, REDIS, SOON, World};
 
-use crate::{Case, NEW_BUS, NO, news_of};
+use crate::{Case, news_of};
 
 pub const CASES: &[Case] = &[
-    Case("a_server_killed_and_started_again", killed_and_started, NO),
-    Case("every_server_killed_and_started_again", every_server_killed, NO),
-    Case("servers_restarted_in_turn", restarted_in_turn, NO),
-    Case("a_server_stands_still", stands_still, NO),
-    Case("a_server_stands_still_until_it_is_missed", stands_still_for_long, NO),
-    Case("an_orderly_stop", orderly_stop, NO),
-    Case("an_orderly_stop_while_cut_off", stop_while_cut_off, NEW_BUS),
-    Case("an_orderly_stop_while_redis_is_down", stop_while_redis_is_down, NEW_BUS),
-    Case("a_server_whose_name_is_taken", name_is_taken, NEW_BUS),
-    Case("a_server_that_gets_its_name_back", gets_its_name_back, NO),
-    Case("a_server_killed_while_it_is_cut_off", killed_while_cut_off, NO),
+    Case("a_server_killed_and_started_again", killed_and_started),
+    Case("every_server_killed_and_started_again", every_server_killed),
+    Case("servers_restarted_in_turn", restarted_in_turn),
+    Case("a_server_stands_still", stands_still),
+    Case("a_server_stands_still_until_it_is_missed", stands_still_for_long),
+    Case("an_orderly_stop", orderly_stop),
+    Case("an_orderly_stop_while_cut_off", stop_while_cut_off),
+    Case("an_orderly_stop_while_redis_is_down", stop_while_redis_is_down),
+    Case("a_server_whose_name_is_taken", name_is_taken),
+    Case("a_server_that_gets_its_name_back", gets_its_name_back),
+    Case("a_server_killed_while_it_is_cut_off", killed_while_cut_off),
 ];
 
 /// Lines of a killed server that reached one of these members have to reach all of them.
