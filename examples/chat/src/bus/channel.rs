@@ -44,18 +44,22 @@ impl Channel {
         stream.deadline_in(ENTRY);
         let mut stream = Box::new(StreamOwned::new(session, stream));
         let began = Instant::now();
-        while stream.conn.is_handshaking() {
-            let StreamOwned { conn, sock } = &mut *stream;
-            conn.complete_io(sock).map_err(|error| {
-                let why = if is_timeout(&error) {
-                    let time = began.elapsed();
-                    format!("it did not answer the handshake within {time:.0?}; does it speak TLS there?")
-                } else {
-                    of_tls(&error)
-                };
-                format!("cannot connect to {at} with TLS: {why}")
-            })?;
-        }
+        let StreamOwned { conn, sock } = &mut *stream;
+        let shaken = conn.complete_io(sock).and_then(|_| {
+            // It makes no further progress, without an error.
+            if conn.is_handshaking() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        });
+        shaken.map_err(|error| {
+            let why = if is_timeout(&error) {
+                let time = began.elapsed();
+                format!(
+                    "it did not answer the handshake within {time:.0?}; does it speak TLS there?"
+                )
+            } else {
+                of_tls(&error)
+            };
+            format!("cannot connect to {at} with TLS: {why}")
+        })?;
         Ok(Self::Tls(stream))
     }
 

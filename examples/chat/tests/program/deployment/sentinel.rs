@@ -1,5 +1,7 @@
 //! A master, its replica, and a Sentinel that makes the one the other.
 
+use std::io::{Read, Write};
+
 use super::*;
 use test_support::eventually;
 
@@ -15,6 +17,37 @@ fn a_replica_is_refused_and_names_its_master() {
     let refused = refusal(&["--bus", &format!("redis://127.0.0.1:{}/room", replica.port)]);
     let its_master = format!("its master is at 127.0.0.1:{}", master.port);
     assert!(refused.contains("it is a replica") && refused.contains(&its_master), "{refused}");
+}
+
+/// A Sentinel that says that the master is at this port to all that ask.
+fn says_it_is_at(port: u16) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let place = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let answer =
+                format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.to_string().len());
+            // A server of the room that has ended does not read it.
+            let _ = stream.read(&mut [0; 1024]).and_then(|_| stream.write_all(answer.as_bytes()));
+        }
+    });
+    place
+}
+
+#[test]
+fn a_sentinel_that_has_slept_through_a_failover_is_followed_by_the_next_one() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let master = Server::start(&[]);
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = Server::start(&["--replicaof", &of]);
+    replica.says("Finished with success");
+    let (stale, fresh) = (says_it_is_at(replica.port), says_it_is_at(master.port));
+    let refused = refusal(&["--bus", &format!("redis+sentinel://{stale}/room/lobby")]);
+    let says = format!("the Sentinel at {stale} says that it is at 127.0.0.1:{}", replica.port);
+    assert!(refused.contains(&says) && refused.contains("it is a replica"), "{refused}");
+    hear_each_other(&["--bus", &format!("redis+sentinel://{stale},{fresh}/room/lobby")]);
 }
 
 #[test]
