@@ -33,7 +33,7 @@ pub const OUTBOX_BYTES: usize = 256 * 1024;
 pub type Id = u64;
 
 /// The author of a line or a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     Member(Id),
     Operator,

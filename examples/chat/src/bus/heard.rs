@@ -88,11 +88,13 @@ impl Heard {
         gaps
     }
 
-    /// Whether lines up to these numbers were read, as far as their senders are known.
+    /// Whether lines up to these numbers were read. More senders than are remembered are not compared.
     pub fn is_up_to<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, u64)>) -> bool {
-        numbers.into_iter().all(|(server, number)| {
-            self.senders.get(server).is_none_or(|sender| sender.last >= number)
-        })
+        let has_read = |(server, number): (&str, u64)| {
+            self.senders.get(server).is_some_and(|sender| sender.last >= number)
+        };
+        let numbers: Vec<_> = numbers.into_iter().take(SERVERS).collect();
+        numbers.len() == SERVERS || numbers.into_iter().all(has_read)
     }
 
     /// What these servers are told: `SERVER:LAST`, and with lines that are missing, `SERVER:LAST:FROM-TO:FROM-TO`.
@@ -192,7 +194,11 @@ mod tests {
         // Its next line may have been said before, and is no gap for the members here.
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.acknowledgements(["a"]), " a:8:1-7");
-        assert!(heard.is_up_to([("a", 8), ("unknown", 3)]) && !heard.is_up_to([("a", 9)]));
+        assert!(
+            heard.is_up_to([("a", 8)])
+                && !heard.is_up_to([("a", 9)])
+                && !heard.is_up_to([("b", 1)])
+        );
         assert_eq!(heard.has_read_up_to([("a", 9)]), [("a", Gap { from: 9, to: 9 })]);
     }
 

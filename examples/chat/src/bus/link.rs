@@ -1,5 +1,6 @@
 //! The connections to Redis, and the news about them.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use super::queue::Queue;
 use super::store::Store;
 use super::wire::PATIENCE;
 use crate::protocol::clean;
-use crate::room::Room;
+use crate::room::{Room, Who};
 
 /// The pauses between attempts: 100 ms, 200 ms and so on up to 3 s.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +48,9 @@ struct Health {
     /// Why they do not work now: the last error, for the operator; and when it was last shown.
     why: String,
     shown: Instant,
+    /// The runs of Redis that they are connected to, empty if they are not; and since when they are two.
+    runs: [String; 2],
+    apart: Option<Instant>,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -66,6 +70,8 @@ impl Link {
             since: Instant::now(),
             why: "they have not been reached yet".to_owned(),
             shown: Instant::now(),
+            runs: Default::default(),
+            apart: None,
         };
         Self { address, room, queue, health: Arc::new(Mutex::new(health)) }
     }
@@ -87,7 +93,10 @@ impl Link {
         let mut pause = FIRST_PAUSE;
         loop {
             let report = |now: Result<(), &RedisError>| self.set_health(side, now);
-            let result = Store::open(&self.address).and_then(|mut store| work(&mut store, &report));
+            let result = Store::open(&self.address).and_then(|mut store| {
+                self.health.lock().runs[side as usize].clone_from(&store.run);
+                work(&mut store, &report)
+            });
             let Err(error) = result else { return };
             if self.health.lock().works[side as usize] {
                 pause = FIRST_PAUSE;
@@ -102,12 +111,35 @@ impl Link {
         }
     }
 
-    /// Tells authors which of their lines may not have arrived, and where.
+    /// Fails if the two sides are at two Redises for some time: after a failover one of them may still reach the old one.
+    pub fn check_runs(&self) -> RedisResult<()> {
+        const TIME: Duration = Duration::from_secs(5);
+        let mut health = self.health.lock();
+        let [writer, reader] = &health.runs;
+        if writer == reader || writer.is_empty() || reader.is_empty() {
+            health.apart = None;
+            return Ok(());
+        }
+        match health.apart.get_or_insert_with(Instant::now).elapsed() {
+            apart if apart < TIME => Ok(()),
+            _ => Err(refused("lines are written to one Redis and read from another".to_owned())),
+        }
+    }
+
+    /// Tells authors which of their lines may not have arrived, and where. The bus waits for crowded outboxes meanwhile, but
+    /// not so long that it would be taken for gone: then an author is told of many lines at once.
     pub fn tell(&self, told: &[Told]) {
         /// Notices between looks at the outboxes, and how long each look waits for those that are crowded.
         const AT_ONCE: usize = 50;
         const WAIT: Duration = Duration::from_millis(50);
+        const WHOLE: Duration = Duration::from_secs(2);
+        let until = Instant::now() + WHOLE;
+        let mut more: HashMap<Who, usize> = HashMap::new();
         for told in told.chunks(AT_ONCE) {
+            if Instant::now() > until {
+                told.iter().for_each(|told| *more.entry(told.to).or_default() += 1);
+                continue;
+            }
             for Told { to, quote, server } in told {
                 let place = match &**server {
                     "" => "the other servers".to_owned(),
@@ -119,6 +151,11 @@ impl Link {
             if told.len() == AT_ONCE {
                 self.room.wait_for_outboxes(WAIT);
             }
+        }
+        for (to, count) in more {
+            let text =
+                format!("{count} more lines of yours may not have reached the other servers");
+            self.room.note(to, &text);
         }
     }
 
@@ -132,6 +169,9 @@ impl Link {
             health.since = Instant::now();
         }
         health.works[side as usize] = now.is_ok();
+        if now.is_err() {
+            health.runs[side as usize].clear();
+        }
         let address = &self.address;
         let (news, more) = match now {
             Err(error) => {

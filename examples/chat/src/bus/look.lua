@@ -1,7 +1,8 @@
 #!lua flags=no-writes,allow-oom
 -- Looks at the room: the end of the stream and the last number of each server fit each other.
 -- KEYS: the stream, the last numbers, the servers.
--- Returns the room's time in ms, the identifier of the last entry, the last numbers, and the servers' announcements.
+-- Returns the room's time in ms, how far it is before Redis's own, the identifier of the last entry, the last numbers, and
+-- the servers' announcements.
 local last = KEYS[2]
 -- The room has a clock that never goes back, also where another Redis with a slower clock takes over: `SEEN OFFSET`.
 local seen, offset = string.match(redis.call('HGET', last, 'clock') or '', '^(%d+) (%d+)$')
@@ -20,4 +21,4 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
         end
     end
 end
-return {now, at_end, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}
+return {now, offset, at_end, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}

@@ -73,11 +73,13 @@ impl Reader {
     /// Reads until a failure or the end.
     fn read(&mut self, store: &mut Store, report: &Report<'_>) -> RedisResult<()> {
         let seen = store.look()?;
-        if self.place.is_none() || self.run != store.run {
+        // A Redis that hides its run may have been restarted each time.
+        if self.place.is_none() || self.run != store.run || store.run.is_empty() {
             self.run.clone_from(&store.run);
             self.start = seen.time.saturating_sub(self.started.elapsed().as_millis() as u64);
             // Another Redis, or the same one after a restart, may not have all that was read. What it has is recognised.
-            let before = format!("{}-0", self.start.saturating_sub(BEFORE));
+            let before = self.start.saturating_sub(seen.offset).saturating_sub(BEFORE);
+            let before = format!("{before}-0");
             self.place = Some(match &self.place {
                 Some(_) => BEGINNING.to_owned(),
                 None if order(&seen.end) < order(&before) => seen.end.clone(),
@@ -91,6 +93,7 @@ impl Reader {
         let mut looked = Instant::now();
         while !self.queue.is_done() {
             if looked.elapsed() >= BEAT {
+                self.link.check_runs()?;
                 let seen = store.look()?;
                 self.look(store, seen)?;
                 looked = Instant::now();

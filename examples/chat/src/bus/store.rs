@@ -96,8 +96,9 @@ pub enum Beaten {
 
 /// A look at the room: stream and numbers belong together.
 pub struct Seen {
-    /// Redis's time, in ms.
+    /// The room's time, in ms, and how far it is before Redis's own, which the stream's identifiers have.
     pub time: u64,
+    pub offset: u64,
     /// The last identifier of the stream.
     pub end: String,
     /// The last number of each server.
@@ -181,11 +182,12 @@ impl Store {
     pub fn look(&mut self) -> RedisResult<Seen> {
         let Keys { lines, last, servers, .. } = &self.keys;
         let call = self.call(Script::Look, &[lines, last, servers]);
-        let (time, end, last, servers): (u64, Value, Value, Value) = call.query(&mut self.wire)?;
+        let (time, offset, end, last, servers): (u64, u64, Value, Value, Value) =
+            call.query(&mut self.wire)?;
         let last = by_server(last)?;
         let last = last.into_iter().filter_map(|(id, number)| Some((id, number.parse().ok()?)));
         let (end, last) = (text(end)?, last.collect());
-        Ok(Seen { time, end, last, servers: by_server(servers)? })
+        Ok(Seen { time, offset, end, last, servers: by_server(servers)? })
     }
 
     /// The members of a server, as it has announced them.

@@ -66,6 +66,7 @@ impl Writer {
             let is_closing = self.queue.is_closing();
             let pause = if is_closing { STOPPING } else { HEARD };
             if beat.elapsed() >= BEAT || (is_closing && beat.elapsed() >= STOPPING) {
+                self.link.check_runs()?;
                 if let Some(why) = self.beat(store)? {
                     return Err(why);
                 }
