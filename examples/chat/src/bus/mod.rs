@@ -1,31 +1,21 @@
 //! One room on several servers: a line that is said at one reaches all, through a stream of Redis.
 //!
 //! ```text
-//! room -> queue -> writer thread -- XADD --> stream of Redis -- XREAD --> reader thread -> room
-//!         (never waits)                                                   (of each other server)
+//! room -> queue -> writer thread -- append --> stream of Redis -- XREAD --> reader thread -> room
+//!          ^       |                                                       |
+//!          |       +<-- what the others have heard <-- Redis <-- heard ----+   (of each other server)
+//!          +-- the author is told
 //! ```
 //!
-//! Each server appends its own lines to the stream and reads those of the others, in a thread each. The reader goes on
-//! after the last entry that it has read, so that a lost connection loses no line. Members elsewhere are always called
-//! `name@server`, so that servers need not agree about names.
+//! A line arrives once at each member, or its author is told that it may not have arrived. The servers keep this promise
+//! between them: each counts its lines, and keeps them until all others have acknowledged them. Redis is a pipe that may
+//! lose what it has confirmed. The protocol, its reasons and its limits are in `DESIGN.md` of this program.
 //!
-//! A line arrives once at each member, or its author is told that it may not have arrived:
+//! Read it in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `store.rs` with the scripts,
+//! `writer.rs`, `reader.rs`.
 //!
-//! - A line waits until Redis has confirmed it, at most for `--bus-wait`; then its author is told.
-//! - If the answer to a write is lost, the entry is written again. Each entry has a number of its server, by which readers
-//!   recognise the second copy.
-//! - If Redis comes back without its data, or without the last of it, or if the stream was deleted, the servers notice it
-//!   within a second by the last entry that they know. The entries of the last half minute are then written again, and the
-//!   whole stream is read.
-//! - A server shows the lines that are said after its start. If a server is killed, its lines that were not written are
-//!   lost, and its members see their connections end.
-//!
-//! Answers of Redis are bounded before they are kept (`wire.rs`). The address and the password are hidden from the members
-//! (`access.rs`).
-//!
-//! Limits: everyone who can write to the stream is believed. A server that was disconnected while more than
-//! `--bus-length` entries were written shows only the last of them. Two servers may show lines that were said
-//! at the same time in a different order.
+//! Members elsewhere are always called `name@server`, so that servers need not agree about names. Answers of Redis are
+//! bounded before they are kept (`wire.rs`). The address and the password are hidden from the members (`access.rs`).
 
 mod access;
 mod address;
