@@ -1,5 +1,5 @@
 //! Models of what the threads of `Green` share: each is run once for each order of its threads' steps, with up to so many
-//! interruptions as it says.
+//! interruptions as it says. And one of another kind, `room`: the protocol of the chat's room on several servers.
 //!
 //! The sources are the library's own, by `#[path]`. The rest is played:
 //!
@@ -47,6 +47,7 @@ mod mixin {
 
 mod exclusive;
 mod green;
+mod room;
 
 /// Tries all orders of a model's steps in which threads are interrupted so many times in all.
 fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {

@@ -1,0 +1,120 @@
+//! The rules of the protocol, each of which can be taken away, and how far the search goes.
+
+/// What the servers and the scripts do. With all of them the promise holds; without any one of them the search finds how it
+/// breaks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// The append script: a number that is not above the last one is skipped.
+    pub(super) skips_what_is_there: bool,
+    /// The append script: a number that does not follow the last one, nor is the oldest kept one, ends the batch.
+    pub(super) stops_at_a_hole: bool,
+    /// The numbers are written in the same step as the lines, and are lost with them.
+    pub(super) numbers_with_lines: bool,
+    /// A writer forgets a line when it is acknowledged, not when it is appended.
+    pub(super) keeps_until_acknowledged: bool,
+    /// A writer that finds Redis's last number lower than its own writes again.
+    pub(super) rewinds: bool,
+    /// A reader shows a number once.
+    pub(super) skips_known_numbers: bool,
+    /// A reader counts the numbers that it did not see, and says which in its acknowledgement.
+    pub(super) tells_gaps: bool,
+    /// As above, for the numbers before the first one that it sees of a server.
+    pub(super) tells_first_gap: bool,
+    /// A reader that has read all entries compares its numbers with those of Redis.
+    pub(super) compares_numbers: bool,
+    /// If they differ, it reads the whole stream once more before it says that lines are missing.
+    pub(super) searches: bool,
+    /// A reader begins again at the stream's beginning if the run of Redis is another one.
+    pub(super) reads_again_after_new_run: bool,
+    /// As above, if the last entry of the stream is before its place.
+    pub(super) reads_again_when_ahead: bool,
+    /// A reader does not show what was said before its start.
+    pub(super) skips_old_lines: bool,
+    /// It compares times, instead of taking all numbers of the first connection for old ones.
+    pub(super) old_by_time: bool,
+    /// The room's time never goes back, whatever clock Redis has.
+    pub(super) room_clock: bool,
+    /// Authors of what a server that is gone did not acknowledge are told.
+    pub(super) tells_when_gone: bool,
+    /// Authors of what is not acknowledged in time are told.
+    pub(super) tells_when_late: bool,
+    /// An orderly stop tells the authors of what is not acknowledged.
+    pub(super) tells_at_stop: bool,
+    /// Acknowledgements name the identifier of the server's start, not its name.
+    pub(super) counts_per_start: bool,
+    /// A server that is heard of for the first time is waited for with lines that were said since its start.
+    pub(super) waits_for_late_comers: bool,
+    /// Trimming leaves what a live server has not read.
+    pub(super) trims_behind_readers: bool,
+}
+
+impl Rules {
+    pub(super) const ALL: Self = Self {
+        skips_what_is_there: true,
+        stops_at_a_hole: true,
+        numbers_with_lines: true,
+        keeps_until_acknowledged: true,
+        rewinds: true,
+        skips_known_numbers: true,
+        tells_gaps: true,
+        tells_first_gap: true,
+        compares_numbers: true,
+        searches: true,
+        reads_again_after_new_run: true,
+        reads_again_when_ahead: true,
+        skips_old_lines: true,
+        old_by_time: true,
+        room_clock: true,
+        tells_when_gone: true,
+        tells_when_late: true,
+        tells_at_stop: true,
+        counts_per_start: true,
+        waits_for_late_comers: true,
+        trims_behind_readers: true,
+    };
+}
+
+/// How much may happen in one run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Lines, at most `LINES`.
+    pub(super) lines: u8,
+    /// Faults in all, each of a kind in `kinds`.
+    pub(super) faults: u8,
+    pub(super) kinds: &'static [Fault],
+    /// How often the data of Redis may be saved: what a fault brings back is the last one.
+    pub(super) saves: u8,
+    /// How many servers may start after the first two, in place of one that has ended.
+    pub(super) restarts: u8,
+    /// The second server starts at some time, and not at the beginning.
+    pub(super) second_starts_late: bool,
+    /// The stream is trimmed at any time.
+    pub(super) trims: bool,
+    /// Authors are told of a late line at any moment, and not only when nothing else goes on.
+    pub(super) impatient: bool,
+}
+
+/// What can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A batch is appended, and the answer is lost.
+    AnswerLost,
+    /// A batch is on its way, and arrives later or never; its writer has given it up.
+    Delayed,
+    /// Redis ends, and starts with what was saved last; a replica that lags takes over.
+    TailLost,
+    /// As `TailLost`, and the clock of the new one is behind.
+    ClockBehind,
+    /// All data are deleted.
+    Flushed,
+    /// The stream is deleted.
+    StreamDeleted,
+    /// The stream is cut at its hard limit, whether it was read or not.
+    HardCap,
+    /// A server is cut off.
+    CutOff,
+    /// A server is killed.
+    Killed,
+    /// A server ends in order.
+    Stopped,
+}
