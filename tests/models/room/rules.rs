@@ -1,6 +1,6 @@
 //! The rules of the protocol, each of which can be taken away, and how far the search goes.
 
-/// What the servers and the scripts do. With all of them the promise holds; without any one of them the search finds how it
+/// The deeds of the servers and the scripts. With all of them the promise holds; without any one of them the search finds how it
 /// breaks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
@@ -94,7 +94,7 @@ pub(super) struct Bounds {
     pub(super) impatient: bool,
 }
 
-/// What can fail.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// A batch is appended, and the answer is lost.

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::fmt::Display;
 use std::hash::{Hash, Hasher};
 
-/// What can happen, and what must hold.
+/// All that can happen, and that must hold.
 pub(super) trait Model {
     type State: Clone + Hash;
     type Step: Display;

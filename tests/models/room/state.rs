@@ -79,7 +79,7 @@ pub(super) enum View {
     Gone,
 }
 
-/// What a reader has heard of a server.
+/// A reader's knowledge of the lines of a server.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Heard {
     /// Its last number.
@@ -125,7 +125,7 @@ pub(super) struct Announcement {
     pub(super) heard: [Heard; IDS],
 }
 
-/// What Redis keeps, and loses together.
+/// The data of Redis, which it loses together.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Data {
     stream: [StreamEntry; ENTRIES],
@@ -189,7 +189,7 @@ pub(super) struct State {
     pub(super) restarts: u8,
     /// Redis has lost something that was not read.
     pub(super) disturbed: bool,
-    /// What is broken.
+    /// Something that must not be.
     pub(super) trouble: Option<Trouble>,
 }
 

@@ -1,4 +1,4 @@
-//! What can happen.
+//! All that can happen.
 
 use std::fmt;
 
@@ -162,7 +162,7 @@ impl Room {
             .chain(each(Step::Stale))
     }
 
-    /// What else may happen.
+    /// The steps that may be taken besides.
     fn possible(&self, state: &State, mut add: impl FnMut(Step)) {
         let mut each = |step: fn(Id) -> Step| (0..IDS).map(step).for_each(&mut add);
         each(Step::Say);
@@ -370,7 +370,7 @@ impl Room {
             Some(lowest) => lowest,
             None => return false,
         };
-        // What is trimmed before one that is there has read it is a fault of the trimming.
+        // The trimming must spare all that one that is there has not read.
         let is_there =
             |state: &State, id: Id| state.data.announced[id].is_there && !state.stale.has(id);
         punch(state, |id| id < lowest, is_there);
