@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -140,6 +141,13 @@ pub fn install(parker: Rc<dyn Parker>) -> Installed {
     let before = PARKER.with(|current| current.replace(Some(parker)));
     note(|here| here.parked = true);
     Installed { before }
+}
+
+/// Whether every wait on this thread calls this parker.
+pub(crate) fn is_installed(parker: &dyn Parker) -> bool {
+    PARKER.with(|current| {
+        current.borrow().as_ref().is_some_and(|current| ptr::addr_eq(Rc::as_ptr(current), parker))
+    })
 }
 
 /// Keeps a [`Parker`] installed on this thread. The previous one is back when this is dropped.

@@ -351,11 +351,23 @@ impl Worker {
     #[inline(never)]
     fn end(&self, task: &Rc<Task>, stack: SlabStack) {
         self.stacks.borrow_mut().give_back(stack);
+        self.take_waits_back();
         self.timers.forget(task);
         self.tasks.remove(task);
         let ends_accept = |set: &AcceptSet| set.is_of(task);
         if self.accept_set.borrow().as_ref().is_some_and(ends_accept) {
             self.accept_set.replace(None);
+        }
+    }
+
+    /// A handler may have installed a parker of its own, and kept the guard.
+    fn take_waits_back(&self) {
+        if wait::is_installed(self) {
+            return;
+        }
+        if let Some(worker) = HERE.with_borrow(Clone::clone) {
+            // The other one is not dropped here: that would run the program's code outside its requests.
+            std::mem::forget(wait::install(worker));
         }
     }
 
