@@ -1,14 +1,14 @@
 //! The same handler under every mixin, chosen by a word: `cargo run --example every_mixin -- forking`. The words are
-//! inline, threading, pool and forking.
+//! inline, threading, pool, forking and green.
 //!
 //! Try it in two terminals: `nc 127.0.0.1 9999`. Under inline the second client waits for the first; the others show in which
-//! process and thread each client is served.
+//! process and thread each client is served; under green all of them by a few threads.
 
 use std::io::Write;
 use std::{env, process, thread};
 
 use socketserver::mixin::Mixin;
-use socketserver::{Forking, HandlerResult, Inline, Pool, StreamRequest};
+use socketserver::{Forking, Green, HandlerResult, Inline, Pool, StreamRequest};
 use socketserver::{TcpServer, Threading, stream_fn};
 
 fn where_am_i(request: &mut StreamRequest) -> HandlerResult {
@@ -27,6 +27,7 @@ fn main() -> socketserver::Result<()> {
         "inline" => Box::new(Inline),
         "pool" => Box::new(Pool::new(4)),
         "forking" => Box::new(Forking::new()),
+        "green" => Box::new(Green::new()),
         _ => Box::new(Threading::new()),
     };
     let server = TcpServer::builder().mixin(mixin).bind(address, stream_fn(where_am_i))?;

@@ -222,6 +222,7 @@ mod lingering_close;
 mod live;
 pub mod mixin;
 pub mod outgoing;
+mod panic_payload;
 pub mod park;
 mod peer_fault;
 mod process;

@@ -284,6 +284,7 @@ fn every_mixin_serves_with_the_same_handler() {
         ("threading", true, "where_am_i"),
         ("pool", true, "where_am_i"),
         ("forking", false, "main"),
+        ("green", true, "green-"),
     ] {
         let server = Server::start("every_mixin", &[mixin, ADDRESS]);
         let answer = exchange(&mut server.connect(), "hello");

@@ -3,6 +3,7 @@
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::error::{HandlerError, HandlerResult, Panicked};
+use crate::panic_payload::drop_payload;
 use crate::wait::{Cancelled, CancelledUnwind, RetiredUnwind};
 
 /// Runs code of the program: a handler, a hook, a drop. A panic becomes a [`Panicked`].
@@ -23,10 +24,7 @@ pub(super) fn catch_panic<R>(
                 return Err(RetiredUnwind.into());
             }
             let panicked = Panicked::new(&*payload);
-            // The drop of a panic's value may panic as well, with another value: that one is leaked.
-            if let Err(next) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(next);
-            }
+            drop_payload(payload);
             Err(panicked.into())
         }
     }

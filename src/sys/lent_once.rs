@@ -16,6 +16,8 @@ use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 
+use crate::panic_payload::drop_payload;
+
 /// Gives `within` a closure that calls `work`, and does not return, or unwind, before that one has been called or dropped.
 /// Until then it calls `wait`, which should let the borrower go on; if the borrower forgets the closure, that is for ever.
 /// `on_end` is called when `work` is gone, to wake `wait`.
@@ -40,8 +42,7 @@ pub(crate) fn lend_once<'a, X>(
         if let Err(next) = panic::catch_unwind(AssertUnwindSafe(&wait)) {
             match payload {
                 None => payload = Some(next),
-                // Its drop is code that may panic once more.
-                Some(_) => mem::forget(next),
+                Some(_) => drop_payload(next),
             }
         }
     }

@@ -10,6 +10,8 @@ use std::panic::{self, AssertUnwindSafe};
 use tracing::Span;
 use tracing::span::EnteredSpan;
 
+use crate::panic_payload::drop_payload;
+
 thread_local! {
     /// That of the coroutine that runs. While one is suspended, its span is on its own stack: see [`apart`].
     static ENTERED: Cell<Option<EnteredSpan>> = const { Cell::new(None) };
@@ -81,5 +83,5 @@ impl Drop for EnterAgain {
 
 /// The subscriber is the program's code: its panic costs the span.
 fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
-    panic::catch_unwind(AssertUnwindSafe(call)).map_err(std::mem::forget).ok()
+    panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, FlushPromise, any, flush, parker, shield};
+use crate::panic_payload::drop_payload;
 use crate::sys::lent_once::lend_once;
 
 /// Runs two closures at once, and returns both results when both have ended: a handler that has to wait for two things, such
@@ -146,10 +147,7 @@ fn both<A, B>(a: Ended<A>, b: Ended<B>) -> io::Result<(A, B)> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),
         (Err(payload), Err(other)) => {
-            // The drop of a panic's value may panic as well.
-            if let Err(next) = caught(move || drop(other)) {
-                std::mem::forget(next);
-            }
+            drop_payload(other);
             panic::resume_unwind(payload)
         }
         (Err(payload), Ok(_)) | (Ok(_), Err(payload)) => panic::resume_unwind(payload),

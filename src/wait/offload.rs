@@ -24,6 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, any, flush, is_parked_here};
+use crate::panic_payload::drop_payload;
 use crate::process::OwnerProcess;
 
 /// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
@@ -188,7 +189,7 @@ impl Crew {
                 drop(locked);
                 // Its own panic is caught inside; this is for one in a drop of what it has captured.
                 if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
-                    std::mem::forget(payload);
+                    drop_payload(payload);
                 }
                 locked = self.state.lock();
                 continue;

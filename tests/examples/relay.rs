@@ -1,7 +1,6 @@
 //! The example `relay`: through it with curl, much in both directions at once, the ends of each, and bad clients; under
 //! each mixin.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -43,59 +42,63 @@ fn through(relay: SocketAddr) -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// Sends so many bytes, a different sequence for each seed, and then the end. Gives their checksum.
-fn send(mut to: &TcpStream, bytes: usize, seed: u64) -> u64 {
-    let (mut hasher, mut state) = (DefaultHasher::new(), seed);
-    let mut block = vec![0; 1 << 18];
-    for _ in 0..bytes / block.len() {
-        for word in block.chunks_exact_mut(8) {
-            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed);
-            word.copy_from_slice(&state.to_le_bytes());
-        }
-        to.write_all(&block).unwrap();
-        hasher.write(&block);
-    }
-    to.shutdown(Shutdown::Write).unwrap();
-    hasher.finish()
+const BLOCK: usize = 1 << 18;
+
+/// A sequence of bytes without repetitions, another one for each seed. It is made once, because a debug build takes long.
+fn noise(seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let words = (0..BLOCK / 8).flat_map(|_| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(seed);
+        state.to_le_bytes()
+    });
+    words.collect()
 }
 
-/// Receives up to the end. Gives the number of bytes, and their checksum.
-fn receive(mut from: &TcpStream) -> (usize, u64) {
-    let (mut hasher, mut count) = (DefaultHasher::new(), 0);
-    let mut block = vec![0; 1 << 18];
-    loop {
-        // In whole blocks, because the checksum depends on the calls.
-        let mut have = 0;
-        while have < block.len() {
-            match from.read(&mut block[have..]).expect("bytes in time") {
-                0 => break,
-                more => have += more,
-            }
-        }
-        if have > 0 {
-            hasher.write(&block[..have]);
-        }
-        count += have;
-        if have < block.len() {
-            return (count, hasher.finish());
-        }
+/// Marks every page of a block with the block's number.
+fn mark(block: &mut [u8], number: usize) {
+    block.chunks_exact_mut(4_096).for_each(|page| page[..8].copy_from_slice(&number.to_le_bytes()));
+}
+
+/// Sends so many blocks, and then the end.
+fn send(mut to: &TcpStream, blocks: usize, seed: u64) {
+    let mut block = noise(seed);
+    for number in 0..blocks {
+        mark(&mut block, number);
+        to.write_all(&block).unwrap();
     }
+    to.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Receives exactly these blocks, and then the end.
+fn receive(mut from: &TcpStream, blocks: usize, seed: u64) {
+    let (mut expected, mut block) = (noise(seed), vec![0; BLOCK]);
+    for number in 0..blocks {
+        mark(&mut expected, number);
+        from.read_exact(&mut block).expect("bytes in time");
+        assert!(block == expected, "block {number} of {blocks} is another one");
+    }
+    assert_eq!(from.read(&mut block).expect("the end"), 0);
 }
 
 /// Two hundred megabytes in each direction at once, none lost and none changed, each with its own end.
 #[test]
 fn much_moves_both_ways_at_once_under_each_mixin() {
-    const BYTES: usize = 200 * 1024 * 1024;
+    const BLOCKS: usize = 200 * 1024 * 1024 / BLOCK;
     for mixin in MIXINS {
         let server = Server::start("relay", &[mixin, ADDRESS]);
         let (client, target) = through(server.inet());
         thread::scope(|scope| {
-            let up = scope.spawn(|| send(&client, BYTES, 1));
-            let down = scope.spawn(|| send(&target, BYTES, 2));
-            let got_up = scope.spawn(|| receive(&target));
-            let got_down = receive(&client);
-            assert_eq!(got_up.join().unwrap(), (BYTES, up.join().unwrap()), "{mixin}: up");
-            assert_eq!(got_down, (BYTES, down.join().unwrap()), "{mixin}: down");
+            let up = [
+                scope.spawn(|| send(&client, BLOCKS, 1)),
+                scope.spawn(|| receive(&target, BLOCKS, 1)),
+            ];
+            let down = [
+                scope.spawn(|| send(&target, BLOCKS, 2)),
+                scope.spawn(|| receive(&client, BLOCKS, 2)),
+            ];
+            for (number, thread) in up.into_iter().chain(down).enumerate() {
+                thread.join().unwrap_or_else(|_| panic!("{mixin}: thread {number}"));
+            }
         });
         server.stop();
     }

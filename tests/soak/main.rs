@@ -12,6 +12,7 @@
 //! status 1 if a request is lost or something grows.
 
 mod clients;
+mod heap;
 mod measure;
 mod servers;
 
@@ -21,6 +22,9 @@ use std::time::{Duration, Instant};
 
 use clients::{Clients, Tally};
 use measure::Measure;
+
+#[global_allocator]
+static HEAP: heap::Counting = heap::Counting;
 
 /// Turns of which nothing is compared.
 const WARM_UP: usize = 3;
@@ -89,7 +93,8 @@ fn soak(time: Duration) -> ExitCode {
         // Until no request is left, and the idle threads of `offload` and the like have had their time.
         let quiet = servers.ask("quiet");
         assert_eq!(quiet, "quiet", "a request does not end");
-        let measure = Measure::of(servers.process.id());
+        let heap = servers.ask("heap");
+        let measure = Measure::of(servers.process.id(), &heap);
         eprintln!("{:5.0} s: {measure}", began.elapsed().as_secs_f64());
         measures.push(measure);
     }
@@ -124,7 +129,7 @@ fn print_page(took: Duration, tally: &Tally, drains: &str, measures: &[Measure])
     }
     println!("\nThe process of the servers, at moments without requests:\n");
     println!(
-        "| after turn | memory (PSS) | descriptors | mappings | threads |\n|---|---|---|---|---|"
+        "| after turn | heap in use | in blocks | memory (PSS) | descriptors | mappings | threads |\n|---|---|---|---|---|---|---|"
     );
     let step = (measures.len() / 10).max(1);
     for (number, measure) in measures.iter().enumerate() {

@@ -13,6 +13,8 @@ use socketserver::{
     TcpServer, UnixStreamServer, join, offload, sleep, stream_fn,
 };
 
+use crate::heap;
+
 /// How many bytes "big" is answered with.
 pub const BIG: usize = 300_000;
 
@@ -49,6 +51,10 @@ pub fn run() -> ! {
                 thread::sleep(Duration::from_millis(200));
                 println!("{}", if live() == 0 { "quiet" } else { "busy" });
             }
+            Ok("heap") => {
+                let (bytes, blocks) = heap::in_use();
+                println!("{bytes} {blocks}");
+            }
             Ok("go") => {
                 drained.pauses.store(false, Ordering::SeqCst);
                 println!("go");
@@ -65,8 +71,9 @@ pub fn run() -> ! {
         forced.load(Ordering::SeqCst),
         left.load(Ordering::SeqCst)
     );
-    // On a busy machine a handler may end a moment after the report has named it.
-    let many = drains.load(Ordering::SeqCst) / 50;
+    // On a busy machine a handler may end a moment after the report has named it. One that stayed would keep its worker, which
+    // the table of threads shows.
+    let many = drains.load(Ordering::SeqCst) / 20;
     exit(i32::from(!is_clean || left.load(Ordering::SeqCst) > many))
 }
 

@@ -138,3 +138,14 @@ pub type ThreadingTcpServer = Server<Tcp, Threading>;
 pub type ThreadingUdpServer = Server<Udp, Threading>;
 pub type ThreadingUnixStreamServer = Server<UnixStream, Threading>;
 pub type ThreadingUnixDatagramServer = Server<UnixDatagram, Threading>;
+
+/// The documents that show servers and handlers: their blocks are compiled and run with
+/// `Green`, but for those that `build.rs` leaves out.
+pub mod documents {
+    #[doc = include_str!(concat!(env!("OUT_DIR"), "/guide.md"))]
+    pub mod guide {}
+    #[doc = include_str!(concat!(env!("OUT_DIR"), "/porting.md"))]
+    pub mod porting {}
+    #[doc = include_str!(concat!(env!("OUT_DIR"), "/README.md"))]
+    pub mod readme {}
+}

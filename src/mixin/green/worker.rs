@@ -31,6 +31,7 @@ use super::tasks::{Body, Task, TaskState, Tasks};
 use super::timers::Timers;
 use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
+use crate::panic_payload::drop_payload;
 use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::{SlabStack, StackSlab};
 use crate::sys::coroutine::switch::{self, Progress};
@@ -290,7 +291,7 @@ impl Worker {
         let body = move || {
             // Panics of the program end in the job. One of ours must not end the process: the request is lost.
             if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job.run())) {
-                std::mem::forget(payload);
+                drop_payload(payload);
             }
             group.workers[number].status.end_request();
         };
@@ -307,7 +308,7 @@ impl Worker {
         let body = move || {
             // It catches its own panics; see `start`.
             if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(run)) {
-                std::mem::forget(payload);
+                drop_payload(payload);
             }
         };
         let body = Body::Request(switch::Coroutine::new(stack, switch::label(), body));

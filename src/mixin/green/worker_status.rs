@@ -51,7 +51,8 @@ impl WorkerStatus {
         self.running.store(request.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
         // Written by one thread only.
         let switches = self.switches.load(Ordering::Relaxed).wrapping_add(1);
-        // After the number: a reader that finds the same count twice has read the number that belongs to it.
+        // After the number: a reader never has a count whose number is still to come. Between the two stores it has the
+        // count before, so one look may name a request that only begins; the watchdog looks again, some milliseconds later.
         self.switches.store(switches, Ordering::Release);
     }
 

@@ -214,8 +214,8 @@ impl Ends {
         let began = Instant::now();
         let report = self.server.stop().unwrap();
         assert!(began.elapsed() < SOON, "{at}: {:?}", began.elapsed());
-        assert!(report.left_running.is_empty(), "{at}: {report}");
-        eventually(at, || self.dropped.load(Ordering::SeqCst) == 1);
+        // On a quiet machine before the close returns.
+        eventually(&format!("{at}: {report}"), || self.dropped.load(Ordering::SeqCst) == 1);
     }
 }
 

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::{
-    BackgroundServer, Green, GreenTcpServer, HandlerResult, Limits, StreamRequest, Tcp, TcpServer,
-    sleep, stream_fn,
+    BackgroundServer, Green, GreenTcpServer, HandlerResult, Limits, ServerEvent, StreamRequest,
+    Tcp, TcpServer, sleep, stream_fn,
 };
 
 use crate::support::{connect, eventually, exchange, inet, read_line, read_to_end};
@@ -100,35 +100,44 @@ fn a_payload_that_panics_when_it_is_dropped_ends_its_request_only() {
     assert!(server.stop().unwrap().is_clean());
 }
 
+/// The handler returns when its wait has failed, so this is no unwinding, and the panic is one like any other. (In an
+/// unwinding it ends the process: see `of_a_thread.rs`.)
 #[test]
-fn a_drop_that_panics_while_its_handler_is_cancelled_does_not_end_the_process() {
-    let dropped = Arc::new(AtomicUsize::new(0));
+fn a_drop_that_panics_when_its_handler_is_cancelled_does_not_end_the_process() {
     struct Counts(Arc<AtomicUsize>);
     impl Drop for Counts {
         fn drop(&mut self) {
             self.0.fetch_add(1, Ordering::SeqCst);
-            if !thread::panicking() {
-                panic!("in a drop");
-            }
+            assert!(thread::panicking(), "in a drop");
         }
     }
-    let drops = Arc::clone(&dropped);
-    let server = serving(move |request| {
-        let _first = Counts(Arc::clone(&drops));
+    let (dropped, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (drops, ends) = (Arc::clone(&dropped), Arc::clone(&ended));
+    let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
+        let _both = [Counts(Arc::clone(&drops)), Counts(Arc::clone(&drops))];
         writeln!(request, "here")?;
-        let mut other = socketserver::connect("127.0.0.1:9", Duration::from_millis(1));
-        if let Ok(other) = &mut other {
-            let _ = other.read(&mut [0]);
-        }
+        let never = socketserver::park::Event::new()?;
         loop {
-            sleep(Duration::from_secs(3_600));
+            never.wait(None)?;
         }
     });
-    let mut client = connect(inet(&*server));
-    assert_eq!(read_line(&mut client), "here\n");
+    let server = TcpServer::builder()
+        .mixin(Green::new().workers(1))
+        .limits(Limits::default().drain(Duration::from_millis(100)))
+        .observer(move |event| {
+            if let ServerEvent::RequestEnded { .. } = event {
+                ends.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
+    let mut clients = [connect(inet(&*server)), connect(inet(&*server))];
+    for client in &mut clients {
+        assert_eq!(read_line(client), "here\n");
+    }
     let report = server.stop().unwrap();
-    assert_eq!(report.forced.len(), 1, "{report}");
-    eventually("it has ended", || dropped.load(Ordering::SeqCst) == 1);
+    assert_eq!(report.forced.len(), 2, "{report}");
+    eventually("both have ended", || ended.load(Ordering::SeqCst) == 2);
+    assert_eq!(dropped.load(Ordering::SeqCst), 4, "of each, the other value is dropped as well");
 }
 
 /// A wait in the destructor of a thread-local, at the end of the thread: it is a plain one.

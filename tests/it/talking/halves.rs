@@ -240,7 +240,8 @@ fn close_live_and_the_deadline_of_a_drain_end_both_halves<M: Mixin + Default + '
             CloseReason::ClosedHere
         } else {
             let report = soon("it stops", move || server.stop().unwrap());
-            assert_eq!((report.forced.len(), report.left_running.len()), (1, 0), "{report}");
+            // It has ended, or does so a moment later if the machine is busy: the next lines wait for it.
+            assert_eq!(report.forced.len(), 1, "{report}");
             CloseReason::Forced
         };
         assert_eq!(seen.recv_timeout(SOON).unwrap(), (true, io::ErrorKind::BrokenPipe));

@@ -7,9 +7,9 @@ use super::{
     Source, assert_none, closing_brace, line_of, read, root, sources, without_tests, words,
 };
 
-/// The tests that may contain `unsafe`: they switch stacks, send signals, make taps, and break descriptors and processes
+/// The tests that may contain `unsafe`: they switch stacks, count memory, send signals, make taps, and break descriptors and processes
 /// on purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
-const UNSAFE_TESTS: [&str; 9] = [
+const UNSAFE_TESTS: [&str; 10] = [
     "tests/forking/support.rs",
     "tests/forking/system.rs",
     "tests/it/checklist/construction/options.rs",
@@ -18,6 +18,7 @@ const UNSAFE_TESTS: [&str; 9] = [
     "tests/it/checklist/streams/output.rs",
     "tests/it/coroutines.rs",
     "tests/room/tap.rs",
+    "tests/soak/heap.rs",
     "tests/support/system.rs",
 ];
 

@@ -10,10 +10,11 @@ use super::{
 /// here, and of those only these.
 const LAYERS: &[(&str, &[&str])] = &[
     ("process", &[]),
+    ("panic_payload", &[]),
     ("run_phase", &[]),
-    ("sys", &["process"]),
+    ("sys", &["panic_payload", "process"]),
     ("console", &["sys"]),
-    ("wait", &["process", "sys"]),
+    ("wait", &["panic_payload", "process", "sys"]),
     ("park", &["wait"]),
     ("write_stall", &["sys", "wait"]),
     ("socket_io", &["write_stall", "sys", "wait"]),
@@ -94,8 +95,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "mixin",
         &[
-            "address", "console", "error", "events", "figures", "gate", "process", "refused",
-            "sys", "wait",
+            "address",
+            "console",
+            "error",
+            "events",
+            "figures",
+            "gate",
+            "panic_payload",
+            "process",
+            "refused",
+            "sys",
+            "wait",
         ],
     ),
     (

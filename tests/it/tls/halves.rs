@@ -127,7 +127,8 @@ fn an_operator_ends_both_halves_and_a_drain_does<M: Mixin + Default + 'static>()
             CloseReason::ClosedHere
         } else {
             let report = server.stop().unwrap();
-            assert!(report.left_running.is_empty(), "{report}");
+            // It has ended, or does so a moment later if the machine is busy: the next line waits for it.
+            assert_eq!(report.forced.len(), 1, "{report}");
             CloseReason::Forced
         };
         assert_eq!(ended.recv_timeout(SOON).unwrap(), reason);
