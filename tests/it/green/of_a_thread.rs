@@ -234,6 +234,8 @@ fn a_forking_server_beside_a_green_one_says_why_it_does_not_fork() {
         let forking = TcpServer::builder().mixin(Forking::new());
         let handler = stream_fn(|request| lines(request, |_, text| Ok(text.to_owned())));
         let forking = forking.bind("127.0.0.1:0", handler).unwrap();
+        // Its workers have started, and have their names.
+        assert_eq!(exchange(&mut connect(inet(&*green)), "well"), "well\n");
         let text = forking.serve_forever().unwrap_err().to_string();
         assert_eq!(exchange(&mut connect(inet(&*green)), "well"), "well\n");
         text

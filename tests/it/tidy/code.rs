@@ -7,8 +7,8 @@ use super::{
     Source, assert_none, closing_brace, line_of, read, root, sources, without_tests, words,
 };
 
-/// The tests that may contain `unsafe`: they switch stacks, count memory, send signals, make taps, and break descriptors and processes
-/// on purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
+/// The tests that may contain `unsafe`: they switch stacks, count memory, send signals, make taps, and break descriptors
+/// and processes on purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
 const UNSAFE_TESTS: [&str; 10] = [
     "tests/forking/support.rs",
     "tests/forking/system.rs",
