@@ -97,6 +97,7 @@ use worker_status::WorkerStatus;
 /// | a thread-local as the state of a request | it is that of all requests of the worker | a field of the handler; [`extension`](crate::StreamRequest::extension) |
 /// | recursion by the depth of the input, `[0; 1 << 20]` | the stack has [256 KiB](Self::stack_bytes): an overflow ends the process, with a message | a `Vec`, a bound on the depth, a larger stack |
 /// | a loop that computes for long | as the first | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
+/// | waits that go on after one has failed, with values whose drop panics | a request that is cut off is unwound if it waits on, and a panic in an unwinding ends the process, as anywhere | return at the first error |
 /// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and named | end the loop after an error of the request |
 pub struct Green {
     /// None: as many as there are processors.
