@@ -3,7 +3,7 @@
 //! now and then, or one record of TLS in small pieces, does not hold its reader for longer.
 
 use std::io::{self, Read, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::client::{ClientTls, why_no_session};
 use common::{Endpoint, Failure};
@@ -43,7 +43,6 @@ impl Channel {
         let Some(session) = session else { return Ok(Self::Clear(stream)) };
         stream.deadline_in(ENTRY);
         let mut stream = Box::new(StreamOwned::new(session, stream));
-        let began = Instant::now();
         let StreamOwned { conn, sock } = &mut *stream;
         let shaken = conn.complete_io(sock).and_then(|_| {
             // It makes no further progress, without an error.
@@ -51,10 +50,7 @@ impl Channel {
         });
         shaken.map_err(|error| {
             let why = if is_timeout(&error) {
-                let time = began.elapsed();
-                format!(
-                    "it did not answer the handshake within {time:.0?}; does it speak TLS there?"
-                )
+                "it does not answer the handshake; does it speak TLS there?".to_owned()
             } else {
                 of_tls(&error)
             };
