@@ -103,8 +103,17 @@ pub fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
 
 /// A connection from an address of its own: 127.0.0.2, say, of which Linux has all.
 pub fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
+    connect_with(server, |socket| socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap())
+}
+
+/// Connects with a small buffer for what is received: a server that sends on soon finds no room.
+pub fn connect_with_small_buffer(server: SocketAddr) -> TcpStream {
+    connect_with(server, |socket| socket.set_recv_buffer_size(16 * 1024).unwrap())
+}
+
+fn connect_with(server: SocketAddr, prepare: impl FnOnce(&Socket)) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    prepare(&socket);
     socket.connect_timeout(&server.into(), SOON).unwrap();
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(SOON)).unwrap();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use socketserver::Outbox;
 
-use super::bus::{CutOff, Elsewhere, Relay};
+use super::bus::{Elsewhere, Relay};
 use super::hold_back::{CROWDED_BYTES, HoldBack};
 use super::members::{Member, Members};
 use super::name::{OPERATOR, fold, is_too_long};
@@ -173,7 +173,11 @@ impl Room {
                     }
                     None
                 }
-                Err(why) => Some(why),
+                // It cannot know who is there now.
+                Err(why) => Some(match bus.cut_off() {
+                    Some(cut_off) => format!("{why}; {cut_off}"),
+                    None => why,
+                }),
             },
             (None, Some(receiver)) if server.is_none() || self.bus.get().is_some() => {
                 let kind = if receiver == from { Kind::Reply } else { Kind::Said };
@@ -229,13 +233,10 @@ impl Room {
             [] => "* nobody is here\n".to_owned(),
             names => format!("* {} here: {}\n", names.len(), listed(names)),
         };
-        if let Some(CutOff { time, why }) = elsewhere.cut_off {
-            line += &format!(
-                "* the other servers have not been reached for {} s: their members are those of before\n",
-                time.as_secs()
-            );
+        if let Some(cut_off) = elsewhere.cut_off {
+            line += &format!("* {cut_off}: their members are those of before\n");
             if asks == Who::Operator {
-                line += &format!("* the last reason: {why}\n");
+                line += &format!("* the last reason: {}\n", cut_off.why);
             }
         }
         self.hand(&mut state, asks, Kind::Reply, &line);

@@ -98,6 +98,12 @@ pub struct CutOff {
     pub why: String,
 }
 
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the other servers have not been reached for {} s", self.time.as_secs())
+    }
+}
+
 /// The two threads, and the state that they share.
 pub struct Bus {
     queue: Arc<Queue>,
@@ -214,6 +220,11 @@ impl Relay {
             .retain(|member| member.split_once('@').is_some_and(|(name, _)| fold(name) == folded));
         members.truncate(SOME);
         members
+    }
+
+    /// Whether the other servers cannot be reached now.
+    pub fn cut_off(&self) -> Option<CutOff> {
+        self.link.cut_off()
     }
 
     /// The members of all other servers.

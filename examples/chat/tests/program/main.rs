@@ -89,11 +89,14 @@ struct Member {
 impl Member {
     /// Joins under a free name.
     fn join(address: SocketAddr, name: &str) -> Self {
-        let mut member = Self::connect(address);
-        member.say(&format!("/nick {name}"));
-        let welcome = member.line();
+        Self::connect(address).called(name)
+    }
+
+    fn called(mut self, name: &str) -> Self {
+        self.say(&format!("/nick {name}"));
+        let welcome = self.line();
         assert!(welcome.starts_with(&format!("* you are {name};")), "{welcome}");
-        member
+        self
     }
 
     fn connect(address: SocketAddr) -> Self {

@@ -51,8 +51,8 @@ fn catching_up_is_the_same_under_green() {
 
 /// Two is stopped while alice says much at one.
 fn catching_up(mixin: &str) {
-    /// More than the outbox and the system's buffers hold.
-    const LINES: u32 = 3_000;
+    /// 6 MB: twice what the outbox and the system's buffers hold.
+    const LINES: u32 = 1_500;
     const BYTES: usize = 4_000;
     if skip_if(no_redis()) {
         return;
@@ -61,8 +61,8 @@ fn catching_up(mixin: &str) {
     let (_one, at_one) = server(&redis, "one", &["--bus-queue", "10000"]);
     let (two, at_two) = server(&redis, "two", &["--mixin", mixin]);
     let mut alice = Member::join(at_one, "alice");
-    let readers = [("bob", 2), ("carol", 10)].map(|(name, pause)| {
-        let member = Member::join(at_two, name);
+    let readers = [("bob", 1), ("carol", 5)].map(|(name, pause)| {
+        let member = Member::of(connect_with_small_buffer(at_two)).called(name);
         move || reads_slowly(member, LINES, Duration::from_millis(pause))
     });
     let _reads_nothing = Member::join(at_two, "mallory");
@@ -198,6 +198,9 @@ fn who_at_a_server_that_is_cut_off_says_so_and_the_operator_sees_the_last_reason
     let cut_off = alice.line();
     let since = cut_off.strip_prefix("* the other servers have not been reached for ").unwrap();
     assert!(since.ends_with(" s: their members are those of before"), "{cut_off}");
+    alice.say("@carol@two are you there");
+    let nobody = "* nobody there is called carol@two; the other servers have not been reached for ";
+    assert!(alice.line().starts_with(nobody));
     // The reason that it has now, and not the one that it had first.
     eventually("the last attempt was refused", || {
         one.ask("/who");
