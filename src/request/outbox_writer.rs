@@ -86,6 +86,7 @@ impl Flush for ThisThreadsList {
         hand_over(full);
     }
 
+    #[cfg(feature = "green")]
     fn gathers(&self) -> bool {
         LISTED.with_borrow(Vec::len) >= MANY
     }
@@ -93,6 +94,7 @@ impl Flush for ThisThreadsList {
 
 /// With so many outboxes a look for more lines costs a hundredth of what the sends cost; and each line that it finds goes
 /// along in them.
+#[cfg(feature = "green")]
 const MANY: usize = 16;
 
 /// The lists that the writer has not looked at yet; none while there is no thread.

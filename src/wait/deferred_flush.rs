@@ -26,7 +26,8 @@ pub(crate) trait Flush: Send + Sync {
     /// Sends it. There is nobody to return an error to: the code that has deferred it has gone on.
     fn flush(&self);
 
-    /// Whether it is so much that a moment's wait for more to go along is worth one more look at the thread's descriptors.
+    /// Asked by a thread that runs coroutines: whether it is so much that a moment's wait for more to go along is worth one more look at the thread's descriptors.
+    #[cfg(feature = "green")]
     fn gathers(&self) -> bool {
         false
     }

@@ -52,8 +52,10 @@ pub use event::Event;
 pub use join::join;
 pub(crate) use offload::look_up_until;
 pub use offload::offload;
+#[cfg(feature = "green")]
+pub(crate) use parker::is_installed;
+pub(crate) use parker::parker;
 pub use parker::{Installed, Interest, Parker, Slot, Waiting, install};
-pub(crate) use parker::{is_installed, parker};
 pub(crate) use serving::{Serving, is_serving};
 
 /// The state of this thread, in one place: it is read twice for each request.

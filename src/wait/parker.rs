@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -144,9 +143,13 @@ pub fn install(parker: Rc<dyn Parker>) -> Installed {
 }
 
 /// Whether every wait on this thread calls this parker.
+#[cfg(feature = "green")]
 pub(crate) fn is_installed(parker: &dyn Parker) -> bool {
     PARKER.with(|current| {
-        current.borrow().as_ref().is_some_and(|current| ptr::addr_eq(Rc::as_ptr(current), parker))
+        current
+            .borrow()
+            .as_ref()
+            .is_some_and(|current| std::ptr::addr_eq(Rc::as_ptr(current), parker))
     })
 }
 
