@@ -4,6 +4,7 @@ mod catching_up;
 mod partitions;
 mod private;
 mod redis;
+mod seeds;
 mod servers;
 
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 -- kept or lost together, and a batch is written as a whole or not at all (a full or a loading Redis refuses the script).
 -- KEYS: the stream, the last numbers, what each server has heard.
 -- ARGV: the server, the oldest number that it still has, the most entries of the stream, and for each line its number,
--- its age in ms, the count of its fields with their values, and these.
+-- when it was said by the room's clock in ms, the count of its fields with their values, and these.
 -- Returns the number of the last line, and what each server has heard.
 local lines, last, heard = KEYS[1], KEYS[2], KEYS[3]
 local server, base, cap = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -29,7 +29,7 @@ while at + 2 <= #ARGV do
             break
         end
         redis.call('XADD', lines, 'MAXLEN', '~', cap, '*', 'server', server, 'number', ARGV[at],
-            'said', string.format('%.0f', now - ARGV[at + 1]), unpack(ARGV, at + 3, at + 2 + count))
+            'said', string.format('%.0f', math.min(now, ARGV[at + 1])), unpack(ARGV, at + 3, at + 2 + count))
         known = number
     end
     at = at + 3 + count

@@ -4,8 +4,9 @@
 -- ARGV: the server, its name in the form that is compared, its announcement, its members or nothing if they have not
 -- changed, what it has heard or nothing if it does not follow the stream yet, the entries to keep, and the holder of the
 -- name, with its announcement, whose place it takes.
--- Returns 1, the last number of the server, and what each server has heard; or 0, and the name's holder with its
--- announcement, and the time since that in ms.
+-- Returns 1, the last number of the server, what each server has heard, and the room's time in ms; or 0, and the name's
+-- holder with its announcement, and the time since that in ms; or 2, if the members have not changed and Redis has lost them:
+-- then nothing is announced, and the server does so again with its members.
 local lines, last, heard, servers, members, names = unpack(KEYS)
 local server, name, shown, list, acks, length, instead, stale = unpack(ARGV)
 -- How long after its last announcement a server keeps its name from one that was not there to see that it is silent, its
@@ -36,9 +37,12 @@ if holder and holder ~= server then
     local record = redis.call('HGET', servers, holder)
     local is_gone = not record or age_of(record) > NAMED or (holder == instead and record == stale)
     if not is_gone then
-        return {0, holder, record .. ' ' .. string.format('%.0f', math.max(age_of(record), 0))}
+        return {0, holder, record .. ' ' .. string.format('%.0f', math.max(age_of(record), 0)), 0}
     end
     forget(holder)
+end
+if list == '' and redis.call('HEXISTS', members, server) == 0 then
+    return {2, '', '', 0}
 end
 redis.call('HSET', names, name, server)
 redis.call('HSET', servers, server, string.format('%.0f %s', now, shown))
@@ -75,4 +79,5 @@ end
 if over > 0 and min then
     redis.call('XTRIM', lines, 'MINID', '~', min, 'LIMIT', over)
 end
-return {1, tonumber(redis.call('HGET', last, server) or '0') or 0, redis.call('HGETALL', heard)}
+return {1, tonumber(redis.call('HGET', last, server) or '0') or 0, redis.call('HGETALL', heard),
+    now}

@@ -21,6 +21,7 @@ mod access;
 mod address;
 mod channel;
 mod claim;
+mod clock;
 mod enter;
 mod entry;
 mod heard;

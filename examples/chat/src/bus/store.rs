@@ -2,11 +2,12 @@
 //! at all.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
 
 use super::access::BusAddress;
+use super::clock::Clock;
 use super::entry::Fields;
 use super::link::refused;
 use super::wire::Wire;
@@ -19,6 +20,8 @@ pub struct Store {
     scripts: Vec<String>,
     /// The run of Redis: another one after a restart, and on another machine.
     pub run: String,
+    /// The room's clock, from the first announcement on.
+    pub clock: Clock,
 }
 
 /// The keys of a room. The braces keep them together in a cluster.
@@ -92,6 +95,8 @@ pub enum Beaten {
     Announced(u64, ByServer),
     /// Another server has the name: its identifier, its announcement, and the time since that.
     Taken(String, String, Duration),
+    /// Redis has lost the members, which were not announced again.
+    Unlisted,
 }
 
 /// A look at the room: stream and numbers belong together.
@@ -130,7 +135,7 @@ impl Store {
             pipe.cmd("SCRIPT").arg("LOAD").arg(text);
         }
         let scripts: Vec<String> = pipe.query(&mut wire)?;
-        Ok(Self { wire, keys: Keys::of(&address.room), scripts, run })
+        Ok(Self { wire, keys: Keys::of(&address.room), scripts, run, clock: Clock::new() })
     }
 
     fn call(&self, script: Script, keys: &[&String]) -> Cmd {
@@ -162,15 +167,21 @@ impl Store {
         let mut call = self.call(Script::Beat, &[lines, last, heard, servers, members, names]);
         call.arg(&[beat.server, beat.name, beat.shown, beat.members, beat.heard]);
         call.arg(beat.length).arg(beat.instead.0).arg(beat.instead.1);
-        let (is_announced, first, second): (bool, Value, Value) = call.query(&mut self.wire)?;
-        Ok(if is_announced {
-            Beaten::Announced(from_redis_value(first)?, by_server(second)?)
-        } else {
-            let mut words = text(second)?;
-            let age = words.split_off(words.rfind(' ').unwrap_or(words.len()));
-            let age = Duration::from_millis(age.trim().parse().unwrap_or_default());
-            Beaten::Taken(text(first)?, words, age)
-        })
+        let asked = Instant::now();
+        let (kind, first, second, time): (u8, Value, Value, i64) = call.query(&mut self.wire)?;
+        match kind {
+            1 => {
+                self.clock.answered(time, asked, Instant::now());
+                Ok(Beaten::Announced(from_redis_value(first)?, by_server(second)?))
+            }
+            2 => Ok(Beaten::Unlisted),
+            _ => {
+                let mut words = text(second)?;
+                let age = words.split_off(words.rfind(' ').unwrap_or(words.len()));
+                let age = Duration::from_millis(age.trim().parse().unwrap_or_default());
+                Ok(Beaten::Taken(text(first)?, words, age))
+            }
+        }
     }
 
     /// Announces what a server has heard. Returns what the others have.
@@ -236,9 +247,9 @@ impl Keys {
 }
 
 impl Batch {
-    /// Adds a line: its number, its age in ms, and its fields.
-    pub fn push(&mut self, number: u64, age: u128, fields: Vec<(&'static str, String)>) {
-        self.args.extend([number.to_string(), age.to_string(), (fields.len() * 2).to_string()]);
+    /// Adds a line: its number, when it was said by the room's clock, and its fields.
+    pub fn push(&mut self, number: u64, said: i64, fields: Vec<(&'static str, String)>) {
+        self.args.extend([number.to_string(), said.to_string(), (fields.len() * 2).to_string()]);
         self.lines += 1;
         for (field, value) in fields {
             self.bytes += value.len();

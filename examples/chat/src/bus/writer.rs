@@ -100,8 +100,8 @@ impl Writer {
     fn append(&self, store: &mut Store) -> RedisResult<()> {
         let mut batch = Batch::default();
         let base = self.queue.waiting(|line| {
-            let age = line.said.elapsed().as_millis();
-            batch.push(line.number, age, line.what.to_fields(self.queue.tag()));
+            let said = store.clock.at(line.said);
+            batch.push(line.number, said, line.what.to_fields(self.queue.tag()));
             batch.lines < BATCH && batch.bytes < BATCH_BYTES
         });
         let cap = self.length.saturating_mul(LONGER);
@@ -134,6 +134,10 @@ impl Writer {
             instead: ("", ""),
         };
         let mut answer = store.beat(&beat)?;
+        if matches!(answer, Beaten::Unlisted) {
+            beat.members = &listed;
+            answer = store.beat(&beat)?;
+        }
         if let Beaten::Taken(holder, announcement, age) = &answer {
             let now = Instant::now();
             if self.claim.watch(holder, announcement, *age, now) == Holder::Gone {
@@ -146,6 +150,9 @@ impl Writer {
                 self.claim.is_ours();
                 self.members = Some(members);
                 self.answered(Some(last), &heard).map(|()| None)
+            }
+            Beaten::Unlisted => {
+                Err(refused("it does not keep the members of this server".to_owned()))
             }
             Beaten::Taken(..) => Ok(Some(refused(format!(
                 "another server there is called {tag}; if it does not announce itself for {} s, this one takes its place",

@@ -1,0 +1,67 @@
+//! The room's clock, as this server knows it by the answers to its announcements.
+//!
+//! A line is written with the time at which it was said, and not with its age: a request may wait in the kernel while the
+//! network is cut or Redis stands still, and its lines would seem younger than they are by as long.
+
+use std::time::{Duration, Instant};
+
+/// The difference of two clocks, of one connection.
+pub struct Clock {
+    opened: Instant,
+    /// The room's time at `opened`, in ms.
+    offset: Option<i64>,
+}
+
+impl Clock {
+    pub fn new() -> Self {
+        Self { opened: Instant::now(), offset: None }
+    }
+
+    /// The room's time was this at some moment between the question and its answer. An answer that took long says little, and
+    /// changes nothing, unless the room's clock was set meanwhile.
+    pub fn answered(&mut self, time: i64, asked: Instant, answered: Instant) {
+        let (least, most) = (time - self.since(answered), time - self.since(asked));
+        // A line seems rather younger than it is: older than a server, it would not be shown there.
+        self.offset = Some(self.offset.map_or(most, |offset| offset.clamp(least, most)));
+    }
+
+    /// The room's time of a moment here, in ms.
+    pub fn at(&self, when: Instant) -> i64 {
+        self.offset.unwrap_or(0) + self.since(when)
+    }
+
+    fn since(&self, when: Instant) -> i64 {
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        ms(when.saturating_duration_since(self.opened))
+            - ms(self.opened.saturating_duration_since(when))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_took_long_changes_nothing() {
+        let mut clock = Clock::new();
+        let after = |ms| clock.opened + Duration::from_millis(ms);
+        let [asked, answered, said, late] = [10, 30, 100, 9_000].map(after);
+        clock.answered(50_010, asked, answered);
+        assert_eq!(clock.at(said), 50_100);
+        // It was written as soon as it could be, 8 s after it was asked.
+        clock.answered(58_900, said, late);
+        assert_eq!(clock.at(said), 50_100);
+        // The room's clock was set.
+        clock.answered(90_000, late, late);
+        assert_eq!(clock.at(late), 90_000);
+    }
+
+    #[test]
+    fn a_line_may_be_older_than_the_connection() {
+        let said = Instant::now();
+        let mut clock = Clock::new();
+        clock.opened = said + Duration::from_millis(700);
+        clock.answered(5_000, clock.opened, clock.opened);
+        assert_eq!(clock.at(said), 4_300);
+    }
+}
