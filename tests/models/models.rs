@@ -1,5 +1,6 @@
 //! Models of what the threads of `Green` share: each is run once for each order of its threads' steps, with up to so many
 //! interruptions as it says. And one of another kind, `room`: the protocol of the chat's room on several servers.
+//! Some of the chat's own sources are there as well.
 //!
 //! The sources are the library's own, by `#[path]`. The rest is played:
 //!
@@ -43,6 +44,31 @@ mod mixin {
 
     #[derive(Debug, PartialEq, Eq)]
     pub(crate) struct Job(pub(crate) u32);
+}
+
+mod name {
+    //! Names of servers and members, of ASCII's letters and digits alone.
+
+    pub(crate) fn check_name(name: &str) -> Result<(), String> {
+        let fits = |one: char| one.is_ascii_alphanumeric() || one == '\'';
+        if name.chars().all(fits) { Ok(()) } else { Err(name.to_owned()) }
+    }
+
+    pub(crate) fn fold(name: &str) -> String {
+        name.to_ascii_lowercase()
+    }
+}
+
+mod protocol {
+    //! Texts of lines, which are empty here.
+
+    pub(crate) fn clean(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    pub(crate) fn quoted(text: &str) -> String {
+        format!("\"{text}\"")
+    }
 }
 
 mod exclusive;

@@ -19,23 +19,53 @@
 //! | `Heard`, `skips_known_numbers`, `tells_gaps`, `tells_first_gap` | `heard.rs`: `hear`, `acknowledgements` |
 //! | `compare_numbers`, `searches`, `reads_again_when_ahead` | `Reader::check_place`, `Heard::has_read_up_to` |
 //! | `connect`, `reads_again_after_new_run` | `Reader::read`, `Store::run` |
-//! | `is_old`, `skips_old_lines`, `old_by_time`, `room_clock` | `Reader::hear`, `SEEN OFFSET` in the scripts |
+//! | `is_old`, `skips_old_lines`, `old_by_time`, `tells_when_it_was_said`, `room_clock` | `Reader::hear`, `SEEN OFFSET` in the scripts |
 //! | `trim`, `trims_behind_readers` | `XTRIM MINID` in `beat.lua`, `Queue::heard` |
 //! | `tells_at_stop` | `Lines::give_up` |
+//!
+//! The rules are the model's own words for those of the bus. The bus's machines themselves (`machines.rs`) are led along
+//! the way to every state, and from there to an end, and are held to the same promise.
 //!
 //! Each script is one step. Time is the order of events. Patience and the 10 s without a beat may end at any moment; or
 //! patience does so as soon as nothing else goes on. A clock that is behind is so far behind that all its times are earlier.
 //! Left out are private lines (their receiver is one server), news, the bounds of queues, names that two servers want, and
 //! faults within a connection.
 
+mod bus;
+mod machines;
 mod rules;
 mod search;
 mod servers;
 mod state;
 mod steps;
 
+use machines::Machines;
 use rules::{Bounds, Fault, Rules};
-use search::{Found, search};
+use search::{Found, search, search_with};
+
+/// A member, as the bus's sources know it.
+pub(crate) type Id = u64;
+
+/// An author, as the bus's sources know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Member(Id),
+    Operator,
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{self:?}")
+    }
+}
+
+impl std::str::FromStr for Who {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self::Member)
+    }
+}
 
 /// The protocol, and how far it is searched.
 struct Room {
@@ -101,6 +131,15 @@ fn the_promise_holds_if_redis_fails_twice() {
 fn the_promise_holds_if_redis_fails_and_a_server_is_cut_off() {
     let kinds = &[Fault::TailLost, Fault::CutOff];
     holds(Bounds { faults: 2, kinds, ..ONE_FAULT });
+}
+
+#[test]
+fn the_programs_own_machines_keep_the_promise_on_every_way() {
+    let bounds = ONE_FAULT;
+    let room = Room { rules: Rules::ALL, bounds };
+    if let Err(way) = search_with(&room, 10_000_000, |way| Machines::run(&bounds, way)) {
+        panic!("{way}");
+    }
 }
 
 /// A minute and 1 GB with `ROOM_FAULTS=2`, and much more with `ROOM_LINES=3`.
@@ -169,6 +208,8 @@ fn the_reader_needs_to_begin_again() {
 fn old_lines_need_the_time_to_be_told_from_new_ones() {
     breaks(|rules| rules.skips_old_lines = false, ALL, 1, "OldAsNew");
     breaks(|rules| rules.old_by_time = false, ALL, 1, SILENT);
+    let delayed = &[Fault::Delayed, Fault::Killed];
+    breaks(|rules| rules.tells_when_it_was_said = false, delayed, 2, "OldAsNew");
     let clock = &[Fault::ClockBehind, Fault::Killed];
     breaks(|rules| rules.room_clock = false, clock, 2, "OldAsNew");
 }

@@ -32,6 +32,8 @@ pub(super) struct Rules {
     pub(super) skips_old_lines: bool,
     /// It compares times, instead of taking all numbers of the first connection for old ones.
     pub(super) old_by_time: bool,
+    /// A line has the time at which it was said, and not its age when it was sent.
+    pub(super) tells_when_it_was_said: bool,
     /// The room's time never goes back, whatever clock Redis has.
     pub(super) room_clock: bool,
     /// Authors of what a server that is gone did not acknowledge are told.
@@ -64,6 +66,7 @@ impl Rules {
         reads_again_when_ahead: true,
         skips_old_lines: true,
         old_by_time: true,
+        tells_when_it_was_said: true,
         room_clock: true,
         tells_when_gone: true,
         tells_when_late: true,

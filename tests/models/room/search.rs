@@ -9,7 +9,7 @@ use std::hash::{Hash, Hasher};
 /// All that can happen, and that must hold.
 pub(super) trait Model {
     type State: Clone + Hash;
-    type Step: Display;
+    type Step: Copy + Display;
 
     fn start(&self) -> Self::State;
 
@@ -33,14 +33,12 @@ pub(super) struct Found {
     pub(super) depth: usize,
 }
 
-/// Where a state was found from: its predecessor, and the step's place among those of it.
+/// Where a state was found from: its predecessor, and the step from there. The start has none.
 #[derive(Clone, Copy)]
-struct From {
+struct From<S> {
     state: u32,
-    step: u16,
+    step: Option<S>,
 }
-
-const NONE: u32 = u32::MAX;
 
 /// Visits every state that can be reached. States are kept as hashes of 64 bits: among ten million, two are equal by
 /// chance in one search of some 300,000.
@@ -49,39 +47,48 @@ const NONE: u32 = u32::MAX;
 ///
 /// The shortest list of steps to a state that breaks a promise, or from which no end can be reached.
 pub(super) fn search<M: Model>(model: &M, most: usize) -> Result<Found, String> {
+    search_with(model, most, |_| Ok(()))
+}
+
+/// The same, and `visit` is called with the shortest way to each state.
+pub(super) fn search_with<M: Model>(
+    model: &M,
+    most: usize,
+    mut visit: impl FnMut(&[M::Step]) -> Result<(), String>,
+) -> Result<Found, String> {
     let mut known: HashMap<u64, u32> = HashMap::new();
-    let mut from: Vec<From> = Vec::new();
-    let mut depths: Vec<u16> = Vec::new();
+    let mut from = Vec::new();
     let mut hashes_ahead: Vec<Option<u64>> = Vec::new();
     let mut open = VecDeque::new();
 
     let start = model.start();
     known.insert(hash(&start), 0);
-    from.push(From { state: NONE, step: 0 });
-    depths.push(0);
+    from.push(From { state: 0, step: None });
     open.push_back(start);
     let mut at = 0_u32;
+    let mut depth = 0;
     while let Some(state) = open.pop_front() {
         let steps = model.steps(&state);
         let ahead = steps.iter().find(|(step, _)| model.goes_on(step)).map(|(_, next)| hash(next));
-        if let Err(why) = model.check(&state, ahead.is_none()) {
-            return Err(told(model, &from, at, &why));
-        }
+        let way = way_to(&from, at);
+        depth = way.len();
+        model
+            .check(&state, ahead.is_none())
+            .and_then(|()| visit(&way))
+            .map_err(|why| told(&way, &why))?;
         hashes_ahead.push(ahead);
-        for (step, (_, next)) in steps.into_iter().enumerate() {
+        for (step, next) in steps {
             let Entry::Vacant(place) = known.entry(hash(&next)) else { continue };
             place.insert(u32::try_from(from.len()).expect("fewer than four billion states"));
-            from.push(From { state: at, step: u16::try_from(step).expect("few steps") });
-            depths.push(depths[at as usize] + 1);
+            from.push(From { state: at, step: Some(step) });
             open.push_back(next);
         }
         assert!(from.len() <= most, "more than {most} states: the bounds are too wide");
         at += 1;
     }
     let ends = hashes_ahead.iter().filter(|ahead| ahead.is_none()).count();
-    let depth = depths.iter().max().copied().unwrap_or_default().into();
     match endless(&known, &hashes_ahead) {
-        Some(state) => Err(told(model, &from, state, "from here no end is reached")),
+        Some(state) => Err(told(&way_to(&from, state), "from here no end is reached")),
         None => Ok(Found { states: from.len(), ends, depth }),
     }
 }
@@ -157,19 +164,19 @@ impl Hasher for Folding {
     }
 }
 
-/// The steps to a state, one a line, and what is broken there.
-fn told<M: Model>(model: &M, from: &[From], mut at: u32, why: &str) -> String {
+fn way_to<S: Copy>(from: &[From<S>], mut at: u32) -> Vec<S> {
     let mut way = Vec::new();
-    while from[at as usize].state != NONE {
-        way.push(from[at as usize].step);
-        at = from[at as usize].state;
+    while let From { state, step: Some(step) } = from[at as usize] {
+        way.push(step);
+        at = state;
     }
-    let mut text = String::new();
-    let mut state = model.start();
-    for (number, place) in way.into_iter().rev().enumerate() {
-        let (step, next) = model.steps(&state).swap_remove(place.into());
-        text += &format!("{:3}. {step}\n", number + 1);
-        state = next;
-    }
-    format!("{text}   => {why}\n")
+    way.reverse();
+    way
+}
+
+/// A way, one step a line, and the fault at its end.
+fn told<S: Display>(way: &[S], why: &str) -> String {
+    let steps = way.iter().enumerate();
+    let steps: String = steps.map(|(at, step)| format!("{:3}. {step}\n", at + 1)).collect();
+    format!("{steps}   => {why}\n")
 }

@@ -159,6 +159,9 @@ impl Room {
                 .iter()
                 .position(|line| line.author == batch.from && usize::from(line.number) == number);
             let line = u8::try_from(line.expect("it was said")).expect("few lines");
+            let said = state.lines[usize::from(line)].said;
+            // By its age when the batch was sent, it is as young when that arrives.
+            let late = if self.rules.tells_when_it_was_said { 0 } else { state.now - batch.sent };
             if state.data.stream().iter().any(|entry| entry.line == line) {
                 state.trouble = Some(Trouble::AppendedTwice { line });
             }
@@ -168,6 +171,7 @@ impl Room {
             state.data.push(StreamEntry {
                 id: above + 1,
                 line,
+                said: said + late,
                 clock_behind: state.clock_behind && !self.rules.room_clock,
             });
             state.data.last[from] = u8::try_from(number).expect("few lines");
@@ -190,7 +194,7 @@ impl Room {
             self.read(state, id);
             return true;
         }
-        let is_old = is_old(server, &entry, line.said);
+        let is_old = is_old(server, &entry);
         let heard = &mut server.heard[self.key(line.author.into())];
         let number = line.number;
         if number <= heard.number && self.rules.skips_known_numbers {
@@ -232,11 +236,11 @@ fn entry_at(id: Id) -> u8 {
 }
 
 /// Whether a line was said before this server's start, as far as the clocks tell.
-fn is_old(server: &Server, entry: &StreamEntry, said: u8) -> bool {
+fn is_old(server: &Server, entry: &StreamEntry) -> bool {
     match (entry.clock_behind, server.clock_behind) {
         (true, false) => true,
         (false, true) => false,
-        _ => said < server.start,
+        _ => entry.said < server.start,
     }
 }
 

@@ -115,6 +115,8 @@ pub(super) struct Server {
 pub(super) struct StreamEntry {
     pub(super) id: u8,
     pub(super) line: u8,
+    /// When it was said, as its entry tells.
+    pub(super) said: u8,
     pub(super) clock_behind: bool,
 }
 
@@ -166,6 +168,8 @@ pub(super) struct Batch {
     pub(super) from: u8,
     pub(super) base: u8,
     pub(super) numbers: Set,
+    /// When it was sent.
+    pub(super) sent: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -37,7 +37,7 @@ pub(super) enum Step {
     Start(Id),
 }
 
-const NAMES: [&str; IDS] = ["A", "A'", "B", "B'"];
+pub(super) const NAMES: [&str; IDS] = ["A", "A'", "B", "B'"];
 
 impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -390,6 +390,7 @@ impl Room {
             from: u8::try_from(id).expect("few servers"),
             base: 0,
             numbers: Set::default(),
+            sent: if self.rules.tells_when_it_was_said { 0 } else { state.now },
         };
         let mut kept = state.lines_of(id).filter(|line| line.stage != Stage::Forgotten).peekable();
         batch.base = kept.peek().map_or(0, |line| line.number);

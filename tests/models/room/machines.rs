@@ -1,0 +1,521 @@
+//! The bus's own machines (`lines.rs`, `others.rs`, `heard.rs`) on the ways that the search has found. All that stands between
+//! them is played: the scripts, and the loops of reader and writer.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::Who;
+use super::bus::entry::What;
+use super::bus::heard::{Heard, Number};
+use super::bus::lines::{Lines, Told};
+use super::bus::others::Others;
+use super::rules::Bounds;
+use super::state::{IDS, Id, other_place};
+use super::steps::{Answer, NAMES, Step};
+
+/// Longer than a way without a lost patience takes.
+const PATIENCE: Duration = Duration::from_secs(1_000);
+/// So often a server looks; ten seconds without a beat are some of these.
+const LOOKS: Duration = Duration::from_secs(2);
+const LOOKS_UNTIL_GONE: usize = 7;
+
+/// A server: the machines, and the variables of its two threads.
+struct Server {
+    lines: Lines,
+    others: Others,
+    heard: Heard,
+    start: u64,
+    cut_off: bool,
+    connected: bool,
+    joined: bool,
+    run: u64,
+    place: u64,
+    first: Option<(u64, HashMap<String, u64>)>,
+    searches: bool,
+    /// Its acknowledgements; empty before it follows.
+    numbers: String,
+    beats: u64,
+}
+
+#[derive(Clone)]
+struct StreamEntry {
+    id: u64,
+    from: Id,
+    number: u64,
+    said: u64,
+    line: usize,
+}
+
+/// The data of Redis, which it loses together.
+#[derive(Clone, Default)]
+struct Data {
+    stream: Vec<StreamEntry>,
+    top: u64,
+    last: HashMap<String, u64>,
+    servers: HashMap<String, String>,
+    heard: HashMap<String, String>,
+    places: HashMap<String, u64>,
+}
+
+/// Lines on their way, with their author's server and its oldest number.
+struct Batch {
+    from: Id,
+    base: u64,
+    entries: Vec<(u64, u64, usize)>,
+}
+
+#[derive(Default)]
+struct Line {
+    author: Id,
+    said: u64,
+    told: bool,
+    shown: [bool; IDS],
+    gone: [bool; IDS],
+    unknown: [bool; IDS],
+}
+
+/// The room on several servers.
+pub(super) struct Machines {
+    zero: Instant,
+    /// Milliseconds.
+    now: u64,
+    servers: [Option<Server>; IDS],
+    stopped: [bool; IDS],
+    silent: [bool; IDS],
+    lines: Vec<Line>,
+    data: Data,
+    saved: Data,
+    delayed: Option<Batch>,
+    run: u64,
+    clock_behind: bool,
+    highest: u64,
+    disturbed: bool,
+}
+
+fn id_of(name: &str) -> Id {
+    NAMES.iter().position(|known| *known == name).expect("a server of the model")
+}
+
+impl Machines {
+    /// Takes a way, lets all go on to its end, and looks whether the promise was kept.
+    pub(super) fn run(bounds: &Bounds, way: &[Step]) -> Result<(), String> {
+        let mut machines = Self {
+            zero: Instant::now(),
+            now: 100_000,
+            servers: Default::default(),
+            stopped: [false; IDS],
+            silent: [false; IDS],
+            lines: Vec::new(),
+            data: Data::default(),
+            saved: Data::default(),
+            delayed: None,
+            run: 1,
+            clock_behind: false,
+            highest: 0,
+            disturbed: false,
+        };
+        machines.start(0);
+        if !bounds.second_starts_late {
+            machines.start(2);
+        }
+        for step in way {
+            machines.now += 1;
+            machines.take(*step)?;
+        }
+        machines.go_on()?;
+        machines.check()
+    }
+
+    fn instant(&self) -> Instant {
+        self.zero + Duration::from_millis(self.now)
+    }
+
+    fn start(&mut self, id: Id) {
+        self.now += 1;
+        self.servers[id] = Some(Server {
+            lines: Lines::new(1_000, PATIENCE),
+            others: Others::default(),
+            heard: Heard::default(),
+            start: self.now,
+            cut_off: false,
+            connected: false,
+            joined: false,
+            run: 0,
+            place: 0,
+            first: None,
+            searches: false,
+            numbers: String::new(),
+            beats: 0,
+        });
+    }
+
+    fn take(&mut self, step: Step) -> Result<(), String> {
+        match step {
+            Step::Say(id) => self.say(id),
+            Step::Connect(id) => self.connect(id),
+            Step::Beat(id) => self.beat(id),
+            Step::Append(id, answer) => self.append(id, answer),
+            Step::DelayedArrives => {
+                if let Some(batch) = self.delayed.take() {
+                    self.append_script(&batch);
+                }
+            }
+            Step::Read(id) => return self.read(id),
+            Step::GiveUp(line) => self.lose_patience(Some(self.lines[line].author)),
+            Step::Stale(id) => self.silent[id] = true,
+            Step::Trim => self.trim(),
+            Step::Save => self.saved = self.data.clone(),
+            Step::TailLost { clock_behind } => {
+                self.data = self.saved.clone();
+                self.clock_behind = clock_behind;
+                self.run += 1;
+                self.delayed = None;
+                self.disturbed = true;
+                self.servers.iter_mut().flatten().for_each(|server| server.connected = false);
+            }
+            Step::Flushed => {
+                self.data = Data::default();
+                self.disturbed = true;
+            }
+            Step::StreamDeleted => {
+                (self.data.stream, self.data.top) = (Vec::new(), 0);
+                self.disturbed = true;
+            }
+            Step::HardCap => {
+                if !self.data.stream.is_empty() {
+                    self.data.stream.remove(0);
+                }
+                self.disturbed = true;
+            }
+            Step::CutOff(id) => self.server(id, |server| {
+                (server.cut_off, server.connected) = (true, false);
+            }),
+            Step::Mend(id) => self.server(id, |server| server.cut_off = false),
+            Step::Kill(id) => self.servers[id] = None,
+            Step::Stop(id) => self.stop(id),
+            Step::Start(id) => self.start(id),
+        }
+        Ok(())
+    }
+
+    fn server(&mut self, id: Id, with: impl FnOnce(&mut Server)) {
+        if let Some(server) = &mut self.servers[id] {
+            with(server);
+        }
+    }
+
+    /// The server, if it is connected.
+    fn connected(&mut self, id: Id) -> Option<&mut Server> {
+        self.servers[id].as_mut().filter(|server| server.connected)
+    }
+
+    fn tell(&mut self, told: Vec<Told>) {
+        for Told { to, .. } in told {
+            if let Who::Member(line) = to {
+                self.lines[usize::try_from(line).expect("few lines")].told = true;
+            }
+        }
+    }
+
+    fn say(&mut self, id: Id) {
+        let (index, now) = (self.lines.len(), self.instant());
+        let Some(server) = &mut self.servers[id] else { return };
+        let mut line = Line { author: id, said: self.now, ..Line::default() };
+        for other in other_place(id) {
+            let name = NAMES[other];
+            if server.others.awaited().any(|awaited| awaited.id == name) {
+                continue;
+            }
+            let is_gone = server.others.get(name).is_some()
+                && server.others.there().all(|there| there.id != name);
+            line.gone[other] = is_gone;
+            line.unknown[other] = !is_gone;
+        }
+        let from = Who::Member(u64::try_from(index).expect("few lines"));
+        assert!(
+            server.lines.say(
+                Some(from),
+                What::Say { name: String::new(), text: String::new() },
+                now
+            ),
+            "there is room for a line"
+        );
+        self.lines.push(line);
+    }
+
+    fn connect(&mut self, id: Id) {
+        let (run, end, last) = (self.run, self.data.top, self.data.last.clone());
+        let Some(server) = &mut self.servers[id] else { return };
+        if server.cut_off || server.connected {
+            return;
+        }
+        server.connected = true;
+        if server.run != run {
+            server.run = run;
+            server.place = 0;
+            if server.numbers.is_empty() {
+                server.first = Some((end, last));
+            }
+        }
+        self.beat(id);
+    }
+
+    /// A look of the reader and a beat of the writer.
+    fn beat(&mut self, id: Id) {
+        let held = self.data.servers.contains_key(NAMES[id ^ 1]) && !self.silent[id ^ 1];
+        if self.connected(id).is_none() || held {
+            return;
+        }
+        self.data.servers.remove(NAMES[id ^ 1]);
+        self.silent[id] = false;
+        let waits_for_gone = other_place(id).into_iter().any(|other| self.silent[other]);
+        for _ in 0..if waits_for_gone { LOOKS_UNTIL_GONE } else { 1 } {
+            self.look(id);
+            if waits_for_gone {
+                self.now += u64::try_from(LOOKS.as_millis()).expect("seconds");
+            }
+        }
+        let (now, instant) = (self.now, self.instant());
+        let Some(server) = self.servers[id].as_mut() else { return };
+        server.joined = true;
+        server.beats += 1;
+        let shown = format!("{now} {} 0 {}", server.beats, NAMES[id]);
+        self.data.servers.insert(NAMES[id].to_owned(), shown);
+        if !server.numbers.is_empty() {
+            self.data.heard.insert(NAMES[id].to_owned(), server.numbers.clone());
+            self.data.places.insert(NAMES[id].to_owned(), server.place);
+        }
+        let last = self.data.last.get(NAMES[id]).copied().unwrap_or(0);
+        self.answered(id, last, instant);
+        self.acknowledge(id);
+    }
+
+    /// As `Queue::answered`.
+    fn answered(&mut self, id: Id, last: u64, now: Instant) {
+        let Some(server) = self.servers[id].as_mut() else { return };
+        assert!(server.lines.redis_has(last, now), "{} has not said {last} lines", NAMES[id]);
+        let heard = self.data.heard.iter().map(|(id, text)| (&**id, &**text));
+        let mut told = Vec::new();
+        for (gap, other) in server.others.hear_of(NAMES[id], heard) {
+            let other = server.others.get(&other).expect("it was heard of");
+            told.extend(server.lines.miss(gap, other));
+        }
+        told.extend(server.lines.settle(&server.others, now));
+        self.tell(told);
+    }
+
+    /// As `Reader::look` and `check_place`.
+    fn look(&mut self, id: Id) {
+        let (time, now) = (self.now, self.instant());
+        let (end, mut last) = (self.data.top, self.data.last.clone());
+        last.remove(NAMES[id]);
+        let mut shown = self.data.servers.clone();
+        shown.remove(NAMES[id]);
+        let Some(server) = self.servers[id].as_mut() else { return };
+        let mut told = Vec::new();
+        for gone in server.others.look(&shown, time, now).gone {
+            let other = server.others.get(&gone).expect("it was there");
+            told.extend(server.lines.lose(other));
+        }
+        let numbers = || last.iter().map(|(id, last)| (&**id, *last));
+        if server.place > end {
+            if server.first.is_some() {
+                server.first = Some((end, last));
+            } else {
+                server.place = 0;
+            }
+        } else if server.place == end && server.first.is_none() {
+            if server.heard.is_up_to(numbers()) {
+                server.searches = false;
+            } else if !std::mem::replace(&mut server.searches, true) {
+                server.place = 0;
+            } else {
+                server.searches = false;
+                server.heard.has_read_up_to(numbers());
+            }
+        }
+        self.tell(told);
+    }
+
+    /// As `Reader::acknowledge`.
+    fn acknowledge(&mut self, id: Id) {
+        let Some(server) = self.servers[id].as_mut() else { return };
+        if let Some((_, last)) = server.first.take_if(|(end, _)| *end <= server.place) {
+            server.heard.has_read_up_to(last.iter().map(|(id, last)| (&**id, *last)));
+        }
+        if server.first.is_none() {
+            let known: Vec<String> = server.others.ids().map(str::to_owned).collect();
+            let numbers = server.heard.acknowledgements(known.iter().map(|id| &**id));
+            server.numbers = format!("{}-0{numbers}", server.place);
+        }
+    }
+
+    fn append(&mut self, id: Id, answer: Answer) {
+        let zero = self.zero;
+        let Some(server) = self.connected(id).filter(|server| server.joined) else { return };
+        let base = server.lines.base();
+        let entries = server.lines.waiting().map(|line| {
+            let said = line.said.duration_since(zero).as_millis();
+            (line.number, u64::try_from(said).expect("some seconds"))
+        });
+        let entries: Vec<_> = entries.collect();
+        let own = |index: usize| self.lines[index].author == id;
+        let indexes: Vec<usize> = (0..self.lines.len()).filter(|index| own(*index)).collect();
+        let entries = entries.into_iter().map(|(number, said)| {
+            (number, said, indexes[usize::try_from(number).expect("few lines") - 1])
+        });
+        let batch = Batch { from: id, base, entries: entries.collect() };
+        let now = self.instant();
+        match answer {
+            Answer::BatchIsDelayed => self.delayed = Some(batch),
+            _ => self.append_script(&batch),
+        }
+        if answer == Answer::Arrives {
+            let last = self.data.last.get(NAMES[id]).copied().unwrap_or(0);
+            self.answered(id, last, now);
+        } else {
+            self.server(id, |server| server.connected = false);
+        }
+    }
+
+    fn append_script(&mut self, batch: &Batch) {
+        let mut last = self.data.last.get(NAMES[batch.from]).copied().unwrap_or(0);
+        for &(number, said, line) in &batch.entries {
+            if number <= last {
+                continue;
+            }
+            if number != last + 1 && number != batch.base {
+                break;
+            }
+            let above =
+                if self.clock_behind { self.data.top } else { self.data.top.max(self.highest) };
+            self.data.top = above + 1;
+            self.highest = self.highest.max(self.data.top);
+            let (id, from) = (self.data.top, batch.from);
+            self.data.stream.push(StreamEntry { id, from, number, said, line });
+            last = number;
+        }
+        self.data.last.insert(NAMES[batch.from].to_owned(), last);
+    }
+
+    fn read(&mut self, id: Id) -> Result<(), String> {
+        let instant = self.instant();
+        let Some(server) =
+            self.servers[id].as_mut().filter(|server| server.connected && server.joined)
+        else {
+            return Ok(());
+        };
+        while let Some(entry) = self.data.stream.iter().find(|entry| entry.id > server.place) {
+            server.place = entry.id;
+            if entry.from == id {
+                continue;
+            }
+            if server.heard.hear(NAMES[entry.from], entry.number) == Number::Again {
+                break;
+            }
+            if entry.said < server.start {
+                break;
+            }
+            server.others.meet(NAMES[entry.from], NAMES[entry.from], instant);
+            let index = entry.line;
+            let author = self.lines[index].author;
+            let later =
+                self.lines[index + 1..].iter().any(|line| line.author == author && line.shown[id]);
+            let line = &mut self.lines[index];
+            let started = server.start;
+            let at = NAMES[id];
+            if std::mem::replace(&mut line.shown[id], true) {
+                return Err(format!("line {} is shown twice at {at}", index + 1));
+            }
+            if later {
+                return Err(format!("line {} is shown at {at} after a later one", index + 1));
+            }
+            if line.said < started {
+                return Err(format!("line {} is shown at {at}, which started later", index + 1));
+            }
+            break;
+        }
+        self.acknowledge(id);
+        Ok(())
+    }
+
+    fn trim(&mut self) {
+        let there = (0..IDS).filter(|id| !self.silent[*id]);
+        let there = there.filter(|id| self.data.servers.contains_key(NAMES[*id]));
+        let places = there.filter_map(|id| self.data.places.get(NAMES[id]));
+        if let Some(lowest) = places.min().copied() {
+            self.data.stream.retain(|entry| entry.id >= lowest);
+            self.disturbed = true;
+        }
+    }
+
+    /// Time passes for one server, or for all.
+    fn lose_patience(&mut self, only: Option<Id>) {
+        self.now += u64::try_from(PATIENCE.as_millis()).expect("seconds") + 1;
+        let now = self.instant();
+        for id in (0..IDS).filter(|id| only.is_none_or(|only| only == *id)) {
+            let told = self.servers[id]
+                .as_mut()
+                .map_or(Vec::new(), |server| server.lines.settle(&server.others, now));
+            self.tell(told);
+        }
+    }
+
+    fn stop(&mut self, id: Id) {
+        let Some(mut server) = self.servers[id].take() else { return };
+        let told = server.lines.give_up();
+        self.tell(told);
+        self.stopped[id] = true;
+        if server.connected && server.joined {
+            for hash in [&mut self.data.servers, &mut self.data.heard] {
+                hash.remove(NAMES[id]);
+            }
+            self.data.last.remove(NAMES[id]);
+            self.data.places.remove(NAMES[id]);
+            self.silent[id] = true;
+        }
+    }
+
+    /// Nothing fails any more, and time passes.
+    fn go_on(&mut self) -> Result<(), String> {
+        for round in 0..12 {
+            if round == 8 {
+                self.lose_patience(None);
+            }
+            self.take(Step::DelayedArrives)?;
+            for id in 0..IDS {
+                self.now += u64::try_from(LOOKS.as_millis()).expect("seconds") / 4;
+                self.silent[id] |= self.servers[id].as_ref().is_none_or(|server| server.cut_off);
+                self.connect(id);
+                self.beat(id);
+                self.append(id, Answer::Arrives);
+                for _ in 0..2 * self.data.stream.len() {
+                    self.read(id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (index, line) in self.lines.iter().enumerate() {
+            let author_is_there = self.servers[line.author].is_some() || self.stopped[line.author];
+            if line.told || !author_is_there {
+                continue;
+            }
+            for reader in other_place(line.author) {
+                let Some(server) = &self.servers[reader] else { continue };
+                let is_lost = self.disturbed || !server.connected;
+                let excused = line.gone[reader] || line.unknown[reader] && is_lost;
+                if server.start < line.said && !excused && !line.shown[reader] {
+                    let at = NAMES[reader];
+                    return Err(format!(
+                        "line {} was not shown at {at}, and nobody knows",
+                        index + 1
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
