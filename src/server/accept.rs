@@ -1,7 +1,7 @@
 //! The accept loop: room, request, verdict, worker; and the waits in between. [`Server::serve_forever`] shows the sequence.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -292,11 +292,18 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // A worker may wait for the listener as well: a client then wakes only one of the two.
         let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
+        let stop = context.runs.stop_waiting();
+        let has_listener = listener.is_some();
+        let parked = |fd: &Arc<OwnedFd>| self.core.parked_listener.of(fd.as_fd(), stop.fd);
+        let duplicate = listener.as_ref().and_then(|fd| loop_fd.or_else(|| parked(fd)));
+        // A loop that is suspended for long must not keep the listener open.
+        let listener = listener.filter(|_| duplicate.is_none());
+        let listens = duplicate.or_else(|| listener.as_ref().map(|fd| fd.as_fd()));
         let desk = self.desk_of_parent();
         let (asks, limit) = desk.map_or((None, None), Desk::waits);
         let deadline = earlier(deadline, limit);
         let wanted = [
-            listener.as_ref().map(|fd| readable(loop_fd.unwrap_or(fd.as_fd()))),
+            listens.map(readable),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
             self.mixin.event_fd().map(readable),
             context.runs.orders_waiting(),
@@ -304,7 +311,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];
         // Of the listener and the gate at most one is waited for, so that all find a place.
-        let mut waiting = [context.runs.stop_waiting(); wait::MOST];
+        let mut waiting = [stop; wait::MOST];
         let mut count = 0;
         for one in wanted.into_iter().flatten() {
             waiting[count] = one;
@@ -314,7 +321,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let waited = wait::any(&waiting[..=count], deadline);
         context.runs.settle();
         // A transport without a descriptor cannot announce a request, so the loop tries after any wake-up.
-        Ok(self.waited(waited)? || listener.is_none())
+        Ok(self.waited(waited)? || !has_listener)
     }
 
     /// Waits until a moment, or for a stop.

@@ -11,6 +11,7 @@ use super::drain_backlog::Backlog;
 use super::figure_parts::FigureParts;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::OverriddenHooks;
+use super::parked_listener::ParkedListener;
 use super::phase_queue::PhaseQueue;
 use super::spans::Spans;
 use super::worker_accept::WorkerAcceptor;
@@ -338,6 +339,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             prefaces,
             context,
             worker_acceptor,
+            parked_listener: ParkedListener::default(),
             backlog: Backlog::default(),
             lent: AtomicBool::new(false),
             lame_duck_is_begun: AtomicBool::new(false),

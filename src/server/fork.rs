@@ -321,7 +321,7 @@ pub(super) trait AnyServer: Send + Sync {
 
 impl<T: Transport> AnyServer for Core<T> {
     fn close_in_others_child(&self) {
-        self.worker_acceptor.close_listener();
+        self.close_duplicates();
         self.transport.close_in_others_child();
     }
 

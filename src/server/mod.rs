@@ -35,6 +35,7 @@ mod loop_clock;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod overridden_hooks;
+mod parked_listener;
 mod phase_queue;
 mod run;
 mod run_events;
@@ -84,6 +85,7 @@ pub use spawned_programs::{inherit_only_stdio, restore_limits};
 use accept::{AcceptLoop, Timing};
 use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
+use parked_listener::ParkedListener;
 use phase_queue::PhaseQueue;
 use run_events::Run;
 use spans::Spans;
@@ -137,6 +139,8 @@ pub(crate) struct Core<T: Transport> {
     prefaces: Prefaces<T::Request>,
     /// Lets an idle worker accept beside the loop.
     worker_acceptor: WorkerAcceptor,
+    /// The listener, for a loop that is a coroutine.
+    parked_listener: ParkedListener,
     /// Connections taken out of the accept queue at a close, and not yet served.
     backlog: Backlog<T>,
     /// The program has borrowed the listener's descriptor, and may have passed it to another process.
@@ -165,9 +169,14 @@ impl<T: Transport> Core<T> {
 
     /// Closes the listener and frees the address.
     fn close_listener(&self) {
-        // The duplicate as well: the address is free only when the last descriptor is closed.
-        self.worker_acceptor.close_listener();
+        self.close_duplicates();
         self.transport.server_close();
+    }
+
+    /// The address is free only when the last descriptor is closed.
+    fn close_duplicates(&self) {
+        self.worker_acceptor.close_listener();
+        self.parked_listener.close(self.context.runs.stop_waiting().fd);
     }
 
     /// Called when the last loop has ended and the server is closing.

@@ -1,7 +1,7 @@
 //! Descriptors as numbers, and results of system calls as errors.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Turns the -1 of a system call into the error behind it.
 pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -39,18 +39,22 @@ pub(crate) fn number(fd: &impl AsFd) -> RawFd {
 /// Makes the number of `old` a descriptor of `new`'s file, in this process alone: a forked child replaces a descriptor
 /// that it shares with its parent, and everything that holds the number goes on with the new one.
 /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup3.2.html)
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
+    // It is closed when its file has a second number.
+    replace_by(old, new.as_fd()).map(|()| drop(new))
+}
+
+/// The same by a file that keeps its own descriptor.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     // The old file is closed and the number given its new one in one step: no other thread can take it in between.
-    check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) })?;
-    drop(new);
-    Ok(())
+    check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) }).map(drop)
 }
 
 /// See the Linux form. In the moment before the flag is set a program that another thread starts inherits the number.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
+pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     check(unsafe { libc::dup2(new.as_raw_fd(), number(old)) })?;
     socket2::SockRef::from(old).set_cloexec(true)

@@ -106,7 +106,7 @@ mod thread_limit;
 pub(crate) use activation::take_passed;
 pub(crate) use clock::monotonic_micros;
 pub(crate) use directory::{set_mode_before_bind, try_lock};
-pub(crate) use fd::{number, replace};
+pub(crate) use fd::{number, replace, replace_by};
 pub(crate) use nonblocking_write::write_now;
 pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::{credentials, user};

@@ -46,7 +46,6 @@ fn breaks<T: Bind>(
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "epoll does not notice that a file was replaced")]
 fn a_listener_that_breaks_ends_the_loop_with_an_error() {
     let name = "bad_times::resources::a_listener_that_breaks_ends_the_loop_with_an_error";
     in_a_process(name, || {

@@ -5,6 +5,7 @@ mod every_wait;
 mod gathered;
 mod held;
 mod left_behind;
+mod listener;
 mod many_timers;
 mod of_a_thread;
 mod serving;

@@ -1,0 +1,59 @@
+//! [`ParkedListener`]: the descriptor that an accept loop waits for if it is a coroutine.
+//!
+//! poll(2) keeps the files open that it waits for. An epoll set does not: if the program puts another file under the listener's
+//! number (dup2(2)), the listener is closed, leaves the set, and nothing wakes the loop any more. So the loop waits for a
+//! duplicate. The next client wakes it, and its accept, by the listener's own number, fails as under every other mixin.
+//!
+//! The number of the duplicate stays, because the loop may be suspended with it for long. So a close puts another file under it:
+//! the listener must not stay open until the loop goes on.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use crate::sys;
+use crate::wait;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct ParkedListener {
+    /// Made by the first wait. None inside: there was no descriptor for it, and the listener itself is waited for.
+    copy: OnceLock<Option<OwnedFd>>,
+    /// The listener is closed, for good. Locked for a moment, so that a close and the first wait do not miss each other.
+    is_closed: Mutex<bool>,
+}
+
+impl ParkedListener {
+    /// The duplicate, if the loop of this thread has to wait for it. `stop` is the file that a close puts in its place.
+    pub(super) fn of(
+        &self,
+        listener: BorrowedFd<'_>,
+        stop: BorrowedFd<'_>,
+    ) -> Option<BorrowedFd<'_>> {
+        if !wait::is_parked_here() {
+            return None;
+        }
+        let copy = self.copy.get().unwrap_or_else(|| {
+            let copy = self.copy.get_or_init(|| listener.try_clone_to_owned().ok());
+            if *self.is_closed.lock() {
+                close(copy.as_ref(), stop);
+            }
+            copy
+        });
+        copy.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The listener is closed.
+    pub(super) fn close(&self, stop: BorrowedFd<'_>) {
+        *self.is_closed.lock() = true;
+        close(self.copy.get().and_then(Option::as_ref), stop);
+    }
+}
+
+fn close(copy: Option<&OwnedFd>, stop: BorrowedFd<'_>) {
+    if let Some(copy) = copy {
+        // It takes no new descriptor, and both are open.
+        let _ = sys::replace_by(copy, stop);
+    }
+}
