@@ -122,6 +122,32 @@ fn a_private_line_reaches_the_member_that_had_the_name_when_it_was_said() {
 }
 
 #[test]
+fn a_private_line_to_a_server_that_was_killed_comes_back_to_its_author() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let (_one, at_one) = server(&redis, "one", &["--bus-wait", "5"]);
+    let (two, at_two) = server(&redis, "two", &[]);
+    let mut alice = Member::join(at_one, "alice");
+    let _bob = Member::join(at_two, "bob");
+    alice.sees("* bob@two has joined");
+    two.send_signal(libc::SIGKILL);
+    two.end();
+    alice.say("@bob@two are you there");
+    // Another server of this name, and another bob, are not whom it was meant for.
+    let bind = format!("{at_two}");
+    let bus = ["serve", "--bind", &bind, "--bus", &redis.room(), "--server", "two"];
+    let two = Process::start(CHAT.command(&bus).stdin(std::process::Stdio::piped()));
+    sees_beginning(&two, JOINED);
+    let mut bob = Member::join(at_two, "bob");
+    alice.sees("* a line of yours may not have reached the server two: \"@bob are you there\"");
+    alice.sees("* bob@two has joined");
+    alice.say("@bob@two now");
+    assert_eq!(bob.hears(), "alice@one -> bob: now");
+}
+
+#[test]
 fn a_server_that_stops_while_it_is_cut_off_says_first_which_lines_were_not_relayed() {
     if skip_if(no_redis()) {
         return;
