@@ -20,6 +20,8 @@ impl Clock {
     /// The room's time was this at some moment between the question and its answer. An answer that took long says little, and
     /// changes nothing, unless the room's clock was set meanwhile.
     pub fn answered(&mut self, time: i64, asked: Instant, answered: Instant) {
+        // A false Redis may say anything.
+        let time = time.clamp(0, 1 << 53);
         let (least, most) = (time - self.since(answered), time - self.since(asked));
         // A line seems rather younger than it is: older than a server, it would not be shown there.
         self.offset = Some(self.offset.map_or(most, |offset| offset.clamp(least, most)));
