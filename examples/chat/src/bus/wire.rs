@@ -23,11 +23,11 @@ const LINE_BYTES: usize = 64 * 1024;
 /// Bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32 characters are
 /// 1.3 MB.
 const VALUE_BYTES: usize = 2 << 20;
-/// Bytes of all values of one answer that are kept: 256 entries of the longest lines are 2.3 MB.
+/// Bytes of all values of one answer that are kept: 2,500 entries, which the reader asks for, of the longest lines are 21 MB.
 const ANSWER_BYTES: usize = 32 << 20;
 /// Bytes of one answer that are read. A longer one is an error.
 const READ_BYTES: usize = 64 << 20;
-/// Values in one answer: 256 entries have 5,000.
+/// Values in one answer: 2,500 entries have at most 65,000.
 const VALUES: usize = 100_000;
 /// The first byte of an alert of TLS.
 const TLS_ALERT: u8 = 21;
