@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// | `Ended` | are refused | | |
 ///
 /// The phases come in this order, and each of them is told once; `Forced` is left out if nothing had to be forced. The hook
-/// of its own comes first, and `run_phase` after it. A phase may last no time at all.
+/// of its own comes first, and `run_phase` after it; a stop that begins while the hook `ready` still runs may be told of a
+/// little earlier. A phase may last no time at all.
 ///
 /// A server that stops accepting without being closed (by [`shutdown`](crate::Server::shutdown) alone) is `Bound` again when
 /// its run has ended, and `Ready` with the next one. [`handle_request`](crate::Server::handle_request) changes no phase.

@@ -56,13 +56,8 @@ impl<T: Transport> Core<T> {
         drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
     }
 
-    /// The phase's own hook, and then the one that hears of each phase.
     fn tell_of_phase(&self, phase: RunPhase) {
         let server_address = &self.context.server_address();
-        if phase == RunPhase::LameDuck {
-            self.tell(&ServerEvent::Stopping { server_address });
-            run_catching(|| self.hooks.stopping(&self.context));
-        }
         self.tell(&ServerEvent::PhaseReached { server_address, phase });
         run_catching(|| self.hooks.run_phase(&self.context, phase));
     }
@@ -96,16 +91,25 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The close begins, which is told once, and not by a forked child. The hook finds the server not ready any more.
+    /// The close begins, which is told once, and not by a forked child.
+    ///
+    /// The hook is called here in any case, because the close goes on only after it. While another thread tells of phases
+    /// (the hook `ready` has not returned, say) that one may tell of `LameDuck` before the hook has returned.
     pub(super) fn tell_of_stopping(&self) {
         if self.context.role().is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
             return;
         }
+        let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
+        // First: the hook finds the server not ready any more.
+        let runs = &self.context.runs;
+        self.phases.push(|| runs.phase().advance(RunPhase::LameDuck).then_some(RunPhase::LameDuck));
         if let Some(seat) = self.context.seat() {
             let limits = self.context.limits();
             seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
         }
-        self.enter_phase(RunPhase::LameDuck);
+        self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
+        run_catching(|| self.hooks.stopping(&self.context));
+        drop(turn);
     }
 }
 
