@@ -1,4 +1,4 @@
-//! The hold-back: what other servers say in a burst waits at the bus until the members here have taken what is before it.
+//! The hold-back: a burst of lines of other servers waits at the bus until the members here have taken the lines before it.
 //!
 //! A server that was cut off gets minutes of talk at once, more than an outbox holds. A member that reads is not dropped
 //! for that: while an outbox is more than half full, the bus's reader waits. The other half is for lines of this server,

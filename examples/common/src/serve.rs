@@ -68,7 +68,7 @@ pub trait Program {
     /// are started here; not under `forking`, which needs a process of one thread.
     fn ready(&self) {}
 
-    /// What is done before its connections end: for a program whose clients have to be told something. It runs once for
+    /// Gives the work to be done before its connections end: for a program whose clients have to be told something. It runs once for
     /// each address, in several threads at once, and new clients are still accepted meanwhile; the grace period begins
     /// after it. Not under `forking`.
     fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {

@@ -1,4 +1,4 @@
-//! What members of a room on several servers are promised: that catching up drops nobody who reads, that private lines
+//! The promises to members of a room on several servers: that catching up drops nobody who reads, that private lines
 //! reach the one they were meant for, and that a server that stops says which lines were not relayed.
 
 use super::*;
