@@ -28,9 +28,15 @@ const AT_ONCE: usize = 6;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
-    let cases =
-        [partitions::CASES, redis::CASES, servers::CASES, private::CASES, catching_up::CASES]
-            .concat();
+    let cases = [
+        partitions::CASES,
+        redis::CASES,
+        servers::CASES,
+        private::CASES,
+        catching_up::CASES,
+        seeds::CASES,
+    ]
+    .concat();
     if !arguments.list {
         match needs::missing() {
             Some(Missing::Package(why)) => {
