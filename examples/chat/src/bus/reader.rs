@@ -40,6 +40,8 @@ pub struct Reader {
     place: Option<String>,
     /// The run of Redis in which it was read.
     run: String,
+    /// The end of the stream at the last look.
+    end: String,
     /// The end of the stream, and the numbers of the lines up to it, when this server first looked; until it has read so far.
     first: Option<(String, HashMap<String, u64>)>,
     /// Lines are missing, and the stream is read once more.
@@ -59,6 +61,7 @@ impl Reader {
             start: 0,
             place: None,
             run: String::new(),
+            end: String::new(),
             first: None,
             searches: false,
             bytes: 0,
@@ -101,7 +104,12 @@ impl Reader {
             report(Ok(()));
             let place = self.place.as_deref().unwrap_or(BEGINNING);
             let time = BEAT.saturating_sub(looked.elapsed());
-            for (id, fields) in store.read(place, BATCH, time)? {
+            let entries = store.read(place, BATCH, time)?;
+            if entries.is_empty() && order(place) < order(&self.end) {
+                // The entries up to the end that was seen before are gone.
+                self.place = Some(self.end.clone());
+            }
+            for (id, fields) in entries {
                 if let Some(entry) = Entry::from_fields(&fields) {
                     self.hold_back(entry.bytes());
                     self.hear(entry);
@@ -214,6 +222,7 @@ impl Reader {
 
     /// Compares the stream with what was read of it.
     fn check_place(&mut self, seen: &Seen) {
+        self.end.clone_from(&seen.end);
         let Some(place) = &self.place else { return };
         let numbers = || seen.last.iter().map(|(id, last)| (&**id, *last));
         if order(place) > order(&seen.end) {

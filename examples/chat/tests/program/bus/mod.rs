@@ -310,6 +310,25 @@ fn what_others_write_into_the_stream_does_no_harm() {
 }
 
 #[test]
+fn a_name_that_a_running_server_has_is_refused() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let (one, _) = server(&redis, "one", &[]);
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--bus", &redis.room(), "--server", "ONE"];
+    assert_fails_in_one_line(
+        &CHAT.run(&serve),
+        1,
+        &["another server of redis://127.0.0.1:", "is called ONE", "--server"],
+    );
+    // One that ends in order gives its name back at once.
+    one.ask("/quit");
+    assert_ends(&one.end(), 0);
+    server(&redis, "ONE", &[]);
+}
+
+#[test]
 fn a_wrong_bus_is_wrong_use() {
     for bus in [
         "localhost:6379/room",

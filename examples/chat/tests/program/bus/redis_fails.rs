@@ -141,6 +141,53 @@ fn what_redis_has_confirmed_and_lost_is_written_again() {
 }
 
 #[test]
+fn lines_that_are_gone_from_the_stream_are_missed_aloud() {
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let [(_one, mut alice), (two, mut bob)] = alice_and_bob(&redis);
+    // A server is waited for from its first acknowledgement on.
+    eventually("both follow the stream", || {
+        let heard = ::redis::cmd("HLEN").arg("chat:{room}:heard").query(&mut redis.connect());
+        heard == Ok(2)
+    });
+    say(&alice, 0..1);
+    hears(&mut bob, "alice@one", 0..1);
+    // The other server hangs, and what is written meanwhile is trimmed away before it goes on; but for the first line, if
+    // it waited for that already, which is in its socket.
+    two.send_signal(libc::SIGSTOP);
+    for number in 1..5 {
+        say(&alice, number..number + 1);
+        let text = format!("line {number}");
+        eventually("it is written", || {
+            let last: Vec<(String, std::collections::HashMap<String, String>)> =
+                ::redis::cmd("XREVRANGE")
+                    .arg(&[STREAM, "+", "-", "COUNT", "1"])
+                    .query(&mut redis.connect())
+                    .unwrap();
+            last.first().is_some_and(|(_, entry)| entry.get("text") == Some(&text))
+        });
+    }
+    let mut connection = redis.connect();
+    ::redis::cmd("XTRIM").arg(&[STREAM, "MAXLEN", "0"]).exec(&mut connection).unwrap();
+    two.send_signal(libc::SIGCONT);
+    let missing = loop {
+        if let Some(count) = bob.line().strip_suffix(" lines of the server one are missing here") {
+            break count.trim_start_matches("* ").parse::<u32>().unwrap();
+        }
+    };
+    assert!([3, 4].contains(&missing), "{missing}");
+    for number in 5 - missing..5 {
+        alice.sees(&format!(
+            "* a line of yours may not have reached the server two: \"line {number}\""
+        ));
+    }
+    say(&alice, 5..6);
+    bob.sees("alice@one: line 5");
+}
+
+#[test]
 fn a_stream_that_begins_anew_under_a_connection_is_heard() {
     if skip_if(no_redis()) {
         return;
