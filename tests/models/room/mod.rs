@@ -133,6 +133,8 @@ fn the_promise_holds_if_redis_fails_and_a_server_is_cut_off() {
     holds(Bounds { faults: 2, kinds, ..ONE_FAULT });
 }
 
+/// It fails, for example, if `Heard::hear` keeps no gap, `Lines::acknowledge` does not look at the others, or `lose` tells
+/// nobody.
 #[test]
 fn the_programs_own_machines_keep_the_promise_on_every_way() {
     let bounds = ONE_FAULT;
