@@ -273,19 +273,25 @@ impl Machines {
         }
         self.data.servers.remove(NAMES[id ^ 1]);
         self.silent[id] = false;
-        let waits_for_gone = other_place(id).into_iter().any(|other| self.silent[other]);
+        let server = self.servers[id].as_ref();
+        let knows = |other: Id| {
+            server.is_some_and(|server| server.others.there().any(|there| there.id == NAMES[other]))
+        };
+        let waits_for_gone =
+            other_place(id).into_iter().any(|other| self.silent[other] && knows(other));
         for _ in 0..if waits_for_gone { LOOKS_UNTIL_GONE } else { 1 } {
             self.look(id);
             if waits_for_gone {
                 self.now += u64::try_from(LOOKS.as_millis()).expect("seconds");
+                // Those that are there announce themselves meanwhile.
+                other_place(id).into_iter().for_each(|other| self.announce(other));
             }
         }
-        let (now, instant) = (self.now, self.instant());
+        let instant = self.instant();
         let Some(server) = self.servers[id].as_mut() else { return };
         server.joined = true;
-        server.beats += 1;
-        let shown = format!("{now} {} 0 {}", server.beats, NAMES[id]);
-        self.data.servers.insert(NAMES[id].to_owned(), shown);
+        self.announce(id);
+        let Some(server) = self.servers[id].as_mut() else { return };
         if !server.numbers.is_empty() {
             self.data.heard.insert(NAMES[id].to_owned(), server.numbers.clone());
             self.data.places.insert(NAMES[id].to_owned(), server.place);
@@ -293,6 +299,15 @@ impl Machines {
         let last = self.data.last.get(NAMES[id]).copied().unwrap_or(0);
         self.answered(id, last, instant);
         self.acknowledge(id);
+    }
+
+    /// The record of a server that is connected.
+    fn announce(&mut self, id: Id) {
+        let now = self.now;
+        let Some(server) = self.connected(id).filter(|server| server.joined) else { return };
+        server.beats += 1;
+        let shown = format!("{now} {} 0 {}", server.beats, NAMES[id]);
+        self.data.servers.insert(NAMES[id].to_owned(), shown);
     }
 
     /// As `Queue::answered`.

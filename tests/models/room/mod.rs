@@ -133,7 +133,7 @@ fn the_promise_holds_if_redis_fails_and_a_server_is_cut_off() {
     holds(Bounds { faults: 2, kinds, ..ONE_FAULT });
 }
 
-/// It fails, for example, if `Heard::hear` keeps no gap, `Lines::acknowledge` does not look at the others, or `lose` tells
+/// It fails, for example, if `Heard::hear` keeps no gap, `Lines::redis_has` takes no lower number, or `lose` tells
 /// nobody.
 #[test]
 fn the_programs_own_machines_keep_the_promise_on_every_way() {
