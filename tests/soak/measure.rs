@@ -73,7 +73,7 @@ pub fn growth(measures: &[Measure]) -> Vec<String> {
             grown.push(format!("{what}: grown from {first} to {last}"));
         }
     };
-    // What is in use is exact. Threads that come and go, and tables that grow to their most, take some of it.
+    // The memory in use is exact. Threads that come and go, and tables that grow to their most, take some of it.
     compare("bytes of the heap in use", &|one| one.heap_bytes, &|first| first + 65_536);
     compare("blocks of the heap in use", &|one| one.heap_blocks, &|first| first + 300);
     // A tenth and 2 MiB: an allocator's, whose free memory lies where it came back.

@@ -186,7 +186,7 @@ impl Worker {
         }
     }
 
-    /// Waits for events. What the requests have deferred leaves before, once nothing more has come that may go along.
+    /// Waits for events. Output that the requests have deferred leaves before, once nothing more has come that may go along.
     fn wait(&self, events: &mut ReadyEvents) {
         let looks = self.looks.get();
         if looks < MOST_LOOKS && wait::gathers() {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::desk::{Desk, Target};
+use super::desk::Desk;
 use super::message::Message;
+use super::target::Target;
 use crate::sys::child_process;
 use crate::wait::moment_after;
 

@@ -24,19 +24,17 @@ use super::channel::Channel;
 use super::left_behind::LeftBehind;
 use super::message::{Message, Socket, nonsense};
 use super::program::Program;
-use super::successor::{Predecessor, refused};
+use super::successor::{self, Predecessor, refused};
+use super::target::Target;
 use super::{Handover, Signal, Wake};
-use crate::address::Address;
 use crate::error::Error;
 use crate::events::ServerEvent;
 use crate::server::fork::{self, AnyServer};
 use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
-use crate::sys;
-use crate::systemd;
-use crate::transport::predecessor;
-use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
+use crate::transport::{HandoverSocket, Holders, Transport, UnixStream, predecessor};
 use crate::wait::{self, Event, Interest, Waiting};
+use crate::{sys, systemd};
 
 /// The handovers of one run. Its servers know it.
 pub(crate) struct Desk {
@@ -66,15 +64,6 @@ pub(crate) struct Desk {
     failure: Mutex<Option<Error>>,
     /// Successors that have failed.
     pub(super) left: LeftBehind,
-}
-
-/// One of this process's sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// That of a server, by its place among [`Desk::servers`].
-    Server(usize),
-    /// The one at which successors ask.
-    Listener,
 }
 
 /// See the picture above.
@@ -258,7 +247,7 @@ impl Desk {
                 taken.extend(number);
             });
             // A copy that is not closed would keep clients waiting in a queue that nobody serves.
-            if let Err(error) = self.look_at_left(&predecessor::close_the_rest()) {
+            if let Err(error) = self.close_left() {
                 return (self.fail(error), false);
             }
             let ready = Message::Ready { process: std::process::id(), taken };
@@ -280,27 +269,14 @@ impl Desk {
         (self.fail(error), false)
     }
 
-    /// Looks at the addresses of the predecessor that no server here has taken. They are served no more, which an operator
-    /// who has changed them knows; if it is all of them, this is more likely another program, and takes over nothing.
-    fn look_at_left(&self, left: &[Address]) -> io::Result<()> {
+    /// Closes the sockets of the predecessor that no server here has taken.
+    fn close_left(&self) -> io::Result<()> {
         let mut has_taken = false;
-        for index in 0..self.servers.len() {
-            let inherited = self.with_socket(Target::Server(index), |socket| socket.inherited_as());
-            has_taken |= inherited.flatten().is_some();
+        self.for_each_server(|socket| has_taken |= socket.inherited_as().is_some());
+        if let Some(text) = successor::judge_left(&predecessor::close_the_rest(), has_taken)? {
+            self.warn(&text);
         }
-        let addresses = left.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
-        if left.is_empty() {
-            Ok(())
-        } else if has_taken {
-            self.warn(&format!("not served any more after the handover: {addresses}"));
-            Ok(())
-        } else {
-            let text = format!(
-                "it serves {addresses}, and no server here binds to that: give this program another \
-                 path for its handover, or stop that server first"
-            );
-            Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
-        }
+        Ok(())
     }
 
     /// The predecessor goes on, and the servers of this process are closed.
@@ -319,9 +295,13 @@ impl Desk {
     }
 
     fn for_each_socket(&self, mut act: impl FnMut(&dyn HandoverSocket)) {
-        let servers = (0..self.servers.len()).map(Target::Server);
-        for target in servers.chain([Target::Listener]) {
-            self.with_socket(target, &mut act);
+        self.for_each_server(&mut act);
+        self.with_socket(Target::Listener, &mut act);
+    }
+
+    fn for_each_server(&self, mut act: impl FnMut(&dyn HandoverSocket)) {
+        for index in 0..self.servers.len() {
+            self.with_socket(Target::Server(index), &mut act);
         }
     }
 

@@ -8,6 +8,7 @@ mod left_behind;
 mod message;
 mod program;
 mod successor;
+mod target;
 
 use std::fmt;
 use std::io;

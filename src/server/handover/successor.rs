@@ -13,6 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::Channel;
 use super::message::{Message, nonsense};
+use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys;
 use crate::transport::predecessor::{self, PredecessorsSocket};
@@ -142,6 +143,27 @@ pub(super) fn ask(
     }
     predecessor::keep(found);
     Ok(Some(Predecessor { channel, desk }))
+}
+
+/// Judges the addresses of the predecessor that no server here has taken, and gives a warning of them. They are served no
+/// more, which an operator who has changed them knows.
+///
+/// # Errors
+///
+/// If nothing was taken: this is more likely another program, whose path was given by a mistake.
+pub(super) fn judge_left(left: &[Address], has_taken: bool) -> io::Result<Option<String>> {
+    if left.is_empty() {
+        return Ok(None);
+    }
+    let addresses = left.iter().map(Address::to_string).collect::<Vec<_>>().join(", ");
+    if has_taken {
+        return Ok(Some(format!("not served any more after the handover: {addresses}")));
+    }
+    let text = format!(
+        "it serves {addresses}, and no server here binds to that: give this program another path for its \
+         handover, or stop that server first"
+    );
+    Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
 }
 
 /// The predecessor's reason as an error.

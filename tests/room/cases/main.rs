@@ -1,10 +1,10 @@
 //! The cases: one fault each, or a few, and the promise.
 
 mod catching_up;
+mod drawn;
 mod partitions;
 mod private;
 mod redis;
-mod seeds;
 mod servers;
 
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ pub struct Claim {
     holder: Option<(String, String, Instant)>,
 }
 
-/// What is known of the server that has the name.
+/// The knowledge of the server that has the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// It has announced itself while it was watched.

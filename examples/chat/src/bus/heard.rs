@@ -1,4 +1,4 @@
-//! What this server has heard of the lines of the others: by the numbers it recognises second copies and gaps, and tells
+//! The lines of the others that this server has heard: by the numbers it recognises second copies and gaps, and tells
 //! each sender what has arrived.
 //!
 //! ```text
@@ -97,7 +97,7 @@ impl Heard {
         numbers.len() == SERVERS || numbers.into_iter().all(has_read)
     }
 
-    /// What these servers are told: `SERVER:LAST`, and with lines that are missing, `SERVER:LAST:FROM-TO:FROM-TO`.
+    /// The news for these servers: `SERVER:LAST`, and with lines that are missing, `SERVER:LAST:FROM-TO:FROM-TO`.
     pub fn acknowledgements<'a>(&self, servers: impl IntoIterator<Item = &'a str>) -> String {
         let mut text = String::new();
         for server in servers {
@@ -139,7 +139,7 @@ impl Sender {
     }
 }
 
-/// What a server has heard of another one, as it has announced it: the last number, and the gaps.
+/// The lines of another server that a server has heard, as it has announced them: the last number, and the gaps.
 pub fn acknowledged(text: &str, server: &str) -> Option<(u64, Vec<Gap>)> {
     let numbers = text.split(' ').find_map(|word| word.strip_prefix(server)?.strip_prefix(':'))?;
     let mut parts = numbers.split(':');
@@ -158,12 +158,12 @@ mod tests {
     #[test]
     fn each_number_is_new_once_and_a_missing_one_is_a_gap() {
         let mut heard = Heard::default();
-        // What was before the first line of a sender is for the sender to judge.
+        // Of lines before the first one of a sender, the sender judges.
         assert_eq!(heard.hear("a", 7), Number::New);
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.hear("a", 7), Number::Again);
         assert_eq!(heard.hear("a", 12), Number::After(Gap { from: 9, to: 11 }));
-        // What was lost does not come late: its author has been told.
+        // A lost line does not come late: its author has been told.
         assert_eq!(heard.hear("a", 10), Number::Again);
         assert_eq!(heard.hear("b", 1), Number::New);
         assert_eq!(heard.acknowledgements(["a", "b", "c"]), " a:12:1-6:9-11 b:1");

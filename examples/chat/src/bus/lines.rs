@@ -132,14 +132,14 @@ impl Lines {
         let appended = self.index_after(self.appended);
         let open = self.index_after(self.acknowledged)..late.min(appended);
         for line in self.kept.range_mut(open.start.min(open.end)..open.end) {
-            if !line.given_up
-                && let Some(server) = others.still_lacks(line, now, self.patience)
-            {
+            let lacking =
+                if line.given_up { None } else { others.still_lacks(line, now, self.patience) };
+            if let Some(server) = lacking {
                 told.extend(line.tell(server));
                 line.given_up = true;
             }
         }
-        // What Redis did not take is not written late: an old line does not come as a new one. So its number is a gap.
+        // A line that Redis did not take is not written late: an old line does not come as a new one. So its number is a gap.
         if late > appended {
             self.appended = self.base() - 1 + late as u64;
             self.acknowledged = self.acknowledged.max(self.appended);
@@ -166,7 +166,7 @@ impl Lines {
         self.acknowledged = self.acknowledged.max(all_have);
     }
 
-    /// Lines did not arrive at a server. What was said before it came was not for it.
+    /// Lines did not arrive at a server. A line that was said before it came was not for it.
     pub fn miss(&mut self, gap: Gap, server: &Other) -> Vec<Told> {
         let range = self.index_after(gap.from.saturating_sub(1))..self.index_after(gap.to);
         let lines = self.kept.range_mut(range.start.min(range.end)..range.end);
@@ -386,7 +386,7 @@ mod tests {
         pair.b_has("1-0 a:10");
         (11..=15).for_each(|author| assert!(pair.say(author, "x")));
         assert_eq!(pair.lines.base(), 6);
-        // Redis may lose more than what is kept. What all have makes room.
+        // Redis may lose more than what is kept. A line that all have makes room.
         pair.redis_has(0);
         assert_eq!((pair.lines.base(), pair.waiting()), (11, vec![11, 12, 13, 14, 15]));
     }

@@ -45,7 +45,7 @@ pub struct Other {
     members: Vec<(Id, String)>,
     /// The number of its last line when it announced these members; none before the first.
     version: Option<u64>,
-    /// What its later lines have said of its members: the number of the line, the member, and its name from now on.
+    /// The news of its members in its later lines: the number of the line, the member, and its name from now on.
     news: VecDeque<(u64, Id, Option<String>)>,
     /// Its last announcement counted so far. A Redis that has lost its last data shows an earlier one.
     beat: u64,
@@ -63,7 +63,7 @@ enum State {
     Ended,
 }
 
-/// What a look has shown.
+/// The result of a look.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Looked {
     /// Servers whose members have changed.

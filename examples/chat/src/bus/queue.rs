@@ -1,4 +1,4 @@
-//! What the room and the two threads of the bus share: the lines of this server, the other servers, and what this one has
+//! The state that the room and the two threads of the bus share: the lines of this server, the other servers, and what this one has
 //! heard of them. Nobody waits for Redis, or calls the room, while it holds the lock.
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ pub struct State {
     has_left: bool,
 }
 
-/// What the reader has read.
+/// The lines that the reader has read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HeardUpTo {
     /// The run of Redis, and the place in its stream.

@@ -80,7 +80,7 @@ impl Reader {
         if self.place.is_none() || self.run != store.run || store.run.is_empty() {
             self.run.clone_from(&store.run);
             self.start = seen.time.saturating_sub(self.started.elapsed().as_millis() as u64);
-            // Another Redis, or the same one after a restart, may not have all that was read. What it has is recognised.
+            // Another Redis, or the same one after a restart, may not have all that was read. Lines that it has are recognised.
             let before = self.start.saturating_sub(seen.offset).saturating_sub(BEFORE);
             let before = format!("{before}-0");
             self.place = Some(match &self.place {
@@ -160,7 +160,7 @@ impl Reader {
         if let What::End { heard } = what {
             return self.end(&server, &heard);
         }
-        // What was said before this server started is history.
+        // A line from before the start of this server is history.
         if said < self.start {
             return;
         }

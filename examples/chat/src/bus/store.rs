@@ -34,7 +34,7 @@ struct Keys {
     servers: String,
     /// Their members.
     members: String,
-    /// What each of them has heard of the others.
+    /// The lines of the others that each of them has heard.
     heard: String,
     /// The server that has a name.
     names: String,
@@ -81,7 +81,7 @@ pub struct Beat<'a> {
     pub shown: &'a str,
     /// The members; empty if they have not changed.
     pub members: &'a str,
-    /// What the server has heard; empty if it does not follow the stream yet.
+    /// The lines that the server has heard; empty if it does not follow the stream yet.
     pub heard: &'a str,
     /// About how many entries the stream keeps.
     pub length: usize,

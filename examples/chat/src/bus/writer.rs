@@ -18,7 +18,7 @@ const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
 /// The stream may be so many times longer than it should be, for servers that are slow or cut off.
 const LONGER: usize = 10;
-/// What was heard is announced so often.
+/// The numbers of heard lines are announced so often.
 const HEARD: Duration = Duration::from_millis(200);
 /// The same for a server that stops, and waits for what the others have heard.
 const STOPPING: Duration = Duration::from_millis(50);
@@ -84,9 +84,9 @@ impl Writer {
                 self.queue.leave();
                 return Ok(());
             }
-            if heard.elapsed() >= pause
-                && let Some(text) = self.queue.new_heard(&store.run)
-            {
+            let is_due = heard.elapsed() >= pause;
+            let text = if is_due { self.queue.new_heard(&store.run) } else { None };
+            if let Some(text) = text {
                 let others = store.heard(self.queue.server(), &text)?;
                 self.answered(None, &others)?;
                 heard = Instant::now();
