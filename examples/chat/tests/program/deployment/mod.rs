@@ -88,9 +88,13 @@ fn with_tls_each_side_shows_a_certificate_and_says_what_is_wrong_with_the_other(
 
 /// A Redis that speaks TLS, and asks for certificates. None: it cannot be tried here.
 fn tls_server() -> Option<Server> {
+    // It refuses the second option in any case, and the first one only where it does not know TLS.
     let knows_tls = || {
-        let version = Command::new("redis-server").args(["--tls-port", "0", "--version"]).output();
-        version.is_ok_and(|output| output.status.success())
+        let options = ["--tls-port", "0", "--no-such-option", "0"];
+        let refused = Command::new("redis-server").args(options).output();
+        refused.is_ok_and(|output| {
+            !String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).contains("tls-port")
+        })
     };
     let missing = no_redis().or_else(|| (!knows_tls()).then_some("redis-server has no TLS"));
     if skip_if(missing) {
