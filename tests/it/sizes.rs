@@ -552,7 +552,9 @@ fn a_wait_of_any_length_ends_with_what_it_waits_for() {
         let time = value.time();
         let (hand_out, tokens) = channel();
         let handler = stream_fn(move |request| {
-            hand_out.send(request.stop_token()?)?;
+            let outbox = request.outbox()?;
+            let has_room = outbox.wait_for_room(0, time) && outbox.wait_for_room(usize::MAX, time);
+            hand_out.send((request.stop_token()?, outbox, has_room))?;
             Ok(request.write_all(b"hi")?)
         });
         let server = TcpServer::builder().timeout(time).bind("127.0.0.1:0", handler).unwrap();
@@ -562,7 +564,8 @@ fn a_wait_of_any_length_ends_with_what_it_waits_for() {
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "hi", "{value}");
         // Under `Inline` the request is over.
-        let token = tokens.recv().unwrap();
+        let (token, outbox, has_room) = tokens.recv().unwrap();
+        assert!(has_room && outbox.wait_for_room(0, time), "{value}");
         assert!(token.wait(Some(time)) && token.wait_closed(Some(time)), "{value}");
         assert!(server.shutdown_handle().wait_timeout(time), "{value}: nothing is accepted");
         assert!(server.server_close_within(time).is_clean(), "{value}");
@@ -595,10 +598,11 @@ fn limits_of_a_live_server_take_any_value() {
 }
 
 /// Public numbers that a user gives and that are not among the knobs, because they are swept by a test of their own.
-const ELSEWHERE: [&str; 19] = [
+const ELSEWHERE: [&str; 20] = [
     // `a_wait_of_any_length_..`; the second hands its grace to the first.
     "server_close_within",
     "run_all",
+    "wait_for_room",
     "after",
     "wait",
     "wait_closed",

@@ -10,11 +10,19 @@ pub struct Clock {
     opened: Instant,
     /// The room's time at `opened`, in ms.
     offset: Option<i64>,
+    /// By how much it may be too large, in ms.
+    error: i64,
+    answers: u32,
 }
+
+/// An answer that took longer does not tell the room's time, in ms: another question is asked. Most networks take less.
+const ROUGH: i64 = 100;
+/// So many answers are waited for at most, where each takes long.
+const ANSWERS: u32 = 3;
 
 impl Clock {
     pub fn new() -> Self {
-        Self { opened: Instant::now(), offset: None }
+        Self { opened: Instant::now(), offset: None, error: 0, answers: 0 }
     }
 
     /// The room's time was this at some moment between the question and its answer. An answer that took long says little, and
@@ -24,7 +32,17 @@ impl Clock {
         let time = time.clamp(0, 1 << 53);
         let (least, most) = (time - self.since(answered), time - self.since(asked));
         // A line seems rather younger than it is: older than a server, it would not be shown there.
-        self.offset = Some(self.offset.map_or(most, |offset| offset.clamp(least, most)));
+        let offset = self.offset.map_or(most, |offset| offset.clamp(least, most));
+        let before = self.offset.map_or(i64::MAX, |before| self.error - (before - offset));
+        self.error = before.clamp(0, offset - least);
+        self.offset = Some(offset);
+        self.answers = self.answers.saturating_add(1);
+    }
+
+    /// Whether another answer is worth its time before a line is written: Redis may have stood still before this one, and
+    /// lines would seem younger than they are by as long.
+    pub fn is_rough(&self) -> bool {
+        self.error > ROUGH && self.answers < ANSWERS
     }
 
     /// The room's time of a moment here, in ms.
@@ -56,6 +74,26 @@ mod tests {
         // The room's clock was set.
         clock.answered(90_000, late, late);
         assert_eq!(clock.at(late), 90_000);
+    }
+
+    #[test]
+    fn a_first_answer_that_took_long_is_followed_by_another_one() {
+        let mut clock = Clock::new();
+        let after = |ms| clock.opened + Duration::from_millis(ms);
+        let [asked, answered, again, said] = [0, 3_000, 3_010, 3_020].map(after);
+        // Redis has looked at its clock at the end of the wait.
+        clock.answered(53_000, asked, answered);
+        assert!(clock.is_rough());
+        clock.answered(53_005, answered, again);
+        assert!(!clock.is_rough());
+        assert!((53_015..=53_030).contains(&clock.at(said)), "{}", clock.at(said));
+        // A network that is slow all the time is not asked for ever.
+        let mut clock = Clock::new();
+        for _ in 0..ANSWERS {
+            assert!(clock.answers == 0 || clock.is_rough());
+            clock.answered(53_000, asked, answered);
+        }
+        assert!(!clock.is_rough());
     }
 
     #[test]
