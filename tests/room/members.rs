@@ -50,6 +50,8 @@ pub struct Member {
     pub killed: bool,
     /// When it said each of its lines.
     pub said: Vec<Instant>,
+    /// When its server stood still: lines of that time are heard by the server when it goes on.
+    pauses: Vec<(Instant, Instant)>,
     /// The numbers of its lines that it was told of.
     pub told: HashSet<u32>,
     /// All that it has heard, by the authors' indices.
@@ -222,6 +224,14 @@ impl Members {
         self.inner.send(&mut state, from, &line);
     }
 
+    /// A server stands still from a moment on, and goes on now.
+    pub fn server_goes_on(&self, host: &str, since: Instant) {
+        let pause = (since, Instant::now());
+        let mut state = self.state();
+        let there = state.members.iter_mut().filter(|member| member.host == host);
+        there.for_each(|member| member.pauses.push(pause));
+    }
+
     /// From now on the end of these members' connections is expected; and if their server is killed, that their last lines
     /// are lost.
     pub fn excuse(&self, host: &str, is_killed: bool) {
@@ -309,6 +319,7 @@ impl Inner {
             excused: false,
             killed: false,
             said: Vec::new(),
+            pauses: Vec::new(),
             told: HashSet::new(),
             heard: HashMap::new(),
             old: 0,
@@ -438,8 +449,9 @@ impl State {
                 if self.is_timed && self.members[author].host != self.members[index].host {
                     self.lateness.push(now.duration_since(said));
                 }
+                let heard_by_server = self.members[author].heard_by_server(said);
                 let member = &mut self.members[index];
-                member.old += u32::from(said + CLOSE < member.server_started);
+                member.old += u32::from(heard_by_server + CLOSE < member.server_started);
                 member.heard.entry(author).or_default().add(number);
             }
             Line::Private { name, number } => {
@@ -497,6 +509,12 @@ impl State {
 }
 
 impl Member {
+    /// When its server took a line that it said at a moment: later, if the server stood still.
+    fn heard_by_server(&self, said: Instant) -> Instant {
+        let pause = self.pauses.iter().find(|(from, until)| *from <= said && said < *until);
+        pause.map_or(said, |(_, until)| *until)
+    }
+
     /// Whether it is there.
     pub fn is_open(&self) -> bool {
         self.stream.is_some()

@@ -122,7 +122,7 @@ impl Round {
             Fault::Weather(place, weather) => self.world.links[place].set(weather),
             Fault::KillServer(server) => self.world.kill_server(server),
             Fault::StopServer(server) => self.world.stop_server(server),
-            Fault::PauseServer(server) => self.world.servers[server].machine().pause(),
+            Fault::PauseServer(server) => self.world.pause_server(server),
             Fault::KillRedis(bytes) => {
                 let keeps_all = self.schedule.keeps == crate::redis::Keeps::Snapshots;
                 if keeps_all && self.chance.percent(50) {
@@ -167,7 +167,7 @@ impl Round {
                 let joined = self.world.join(server, MEMBERS, Reading::Everything);
                 self.talk(&joined);
             }
-            Fault::PauseServer(server) => self.world.servers[server].machine().resume(),
+            Fault::PauseServer(server) => self.world.resume_server(server),
             Fault::KillRedis(_) => {
                 self.redis().start();
                 self.redis().ready();

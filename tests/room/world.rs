@@ -1,5 +1,6 @@
 //! A room over several servers, with its members, its Redis and their network.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ pub struct World {
     pub links: Vec<Link>,
     /// The network.
     pub network: Arc<Network>,
+    /// The servers that stand still, since when.
+    paused: HashMap<usize, Instant>,
     plan: Plan,
 }
 
@@ -94,7 +97,7 @@ impl World {
             .map(|number| Server::at_rest(&network, &format!("m{number}"), &bus, &plan.options))
             .collect();
         let members = Arc::new(Members::new());
-        Self { members, servers, redis, spare, links, network, plan }
+        Self { members, servers, redis, spare, links, network, paused: HashMap::new(), plan }
     }
 
     /// Everything runs, all members are there, and each server knows of all of them.
@@ -127,6 +130,20 @@ impl World {
     pub fn kill_server(&mut self, server: usize) {
         self.members.excuse(&self.servers[server].host, true);
         self.servers[server].kill();
+    }
+
+    /// A server stands still: its process gets no time.
+    pub fn pause_server(&mut self, server: usize) {
+        self.servers[server].machine().pause();
+        self.paused.insert(server, Instant::now());
+    }
+
+    /// It goes on, and hears what its members have said meanwhile.
+    pub fn resume_server(&mut self, server: usize) {
+        if let Some(since) = self.paused.remove(&server) {
+            self.members.server_goes_on(&self.servers[server].host, since);
+        }
+        self.servers[server].machine().resume();
     }
 
     /// Ends a server in order. Its members see their connections end, and know which of their lines were not relayed.

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         servers::CASES,
         private::CASES,
         catching_up::CASES,
-        seeds::CASES,
+        drawn::CASES,
     ]
     .concat();
     if !arguments.list {

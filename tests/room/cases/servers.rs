@@ -90,9 +90,9 @@ fn restarted_in_turn() {
 fn stands_still() {
     let mut world = World::start(Plan::default());
     let talking = Talk::new(200, 10.0).start(&world.members, &world.present(None));
-    world.servers[1].machine().pause();
+    world.pause_server(1);
     sleep(Duration::from_secs(5));
-    world.servers[1].machine().resume();
+    world.resume_server(1);
     talking.stop();
     world.assert_clean();
 }
@@ -102,12 +102,12 @@ fn stands_still_for_long() {
     let mut world = World::start(Plan::default());
     let talking = Talk::new(200, 5.0).start(&world.members, &world.present(None));
     let there = world.present(Some(0))[0];
-    world.servers[1].machine().pause();
+    world.pause_server(1);
     world.members.wait("m2 is missed", SOON, |state| {
         news_of(state, there).find(|line| line.contains("the server m2")).map(drop)
     });
     sleep(Duration::from_secs(2));
-    world.servers[1].machine().resume();
+    world.resume_server(1);
     sleep(Duration::from_secs(2));
     talking.stop();
     world.assert_kept();
