@@ -217,7 +217,9 @@ impl Handover {
     /// # Errors
     ///
     /// Those of `run_all`; and if the predecessor goes on without this process, because it has waited for too long or was
-    /// told to stop. The servers are then closed in order.
+    /// told to stop, or because no server here binds to an address of its: then this is more likely another program at its
+    /// path. The servers are then closed in order. If only some of its addresses are not taken, the hook
+    /// [`warning`](crate::ServerHooks::warning) names them.
     pub fn run_all(
         self,
         servers: &[Box<dyn BaseServer + '_>],
