@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a handler failed: any error type, so that `?` works on all of them.
 ///
 /// The server reports the error, and searches its chain of causes for three things: a [`Fatal`], a time limit
-/// ([`TimedOut`]), and a fault of the peer ([`PeerFault`](crate::request::PeerFault)).
+/// ([`TimedOut`](crate::request::TimedOut)), and a fault of the peer ([`PeerFault`](crate::request::PeerFault)).
 pub type HandlerError = Box<dyn StdError + Send + Sync>;
 
 /// The result of `setup`, `handle` and `finish`.
