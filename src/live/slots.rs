@@ -1,0 +1,135 @@
+//! [`Slots`]: the entries of a live list, and all that is counted under its lock.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::by_proxy::ClientRows;
+use super::clear::{ClearCounters, ClearRows};
+use super::counters::{RequestCounters, Rows};
+use super::entry::Entry;
+use super::new_request::{FreeSlot, NewRequest};
+use super::peer_key::PeerKey;
+use super::token_buckets::TokenBuckets;
+use crate::address::Address;
+use crate::events::Limit;
+use crate::limits::Limits;
+
+/// How many children can show their counters: more than any server forks. Only written pages take memory.
+const ROWS: usize = 4_096;
+
+/// Everything that is under the lock of the list.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests that
+    /// were alive at once.
+    pub(super) entries: Vec<Option<Arc<Entry>>>,
+    /// The slots that are free, and all of them while no request is alive. The last one freed is used first.
+    pub(super) free: Vec<FreeSlot>,
+    /// How many requests have ever entered: the number of the last one.
+    pub(super) entered: u64,
+    /// For requests that enter from now on.
+    pub(super) limits: Arc<Limits>,
+    /// How many requests there are descriptors for, whatever `limits` says.
+    pub(super) budget: usize,
+    /// How many requests each peer has; kept only while there is a limit on it.
+    pub(super) peers: Option<Peers>,
+    /// How often each peer has connected lately; kept only while there is a limit on that.
+    pub(super) rates: Option<TokenBuckets<PeerKey>>,
+    /// Counters for each slot, if children are to write them.
+    pub(super) rows: Option<Arc<Rows>>,
+    /// Clients behind proxies, for each slot, if children are to write them.
+    pub(super) clients: Option<Arc<ClientRows>>,
+    /// Counters of encrypted connections for each slot, if children are to write them.
+    pub(super) clear: Option<Arc<ClearRows>>,
+}
+
+/// The part that the peer of a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerIs {
+    /// The client itself.
+    Client,
+    /// A proxy, which will name its client.
+    Proxy,
+}
+
+/// How many live requests each peer has. A peer without one is not in the map, so that it is never larger than the
+/// list.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// `Limits::per_peer`, as far as it is below the limit on all.
+    pub(super) max: usize,
+    /// Peers over Unix sockets have no key and are not counted.
+    pub(super) counts: HashMap<PeerKey, usize>,
+}
+
+impl Slots {
+    /// The requests that are alive, in the order of their slots.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter().flatten()
+    }
+
+    /// Maps memory that children share with this process.
+    pub(super) fn map_rows(&mut self) -> io::Result<()> {
+        self.rows = Some(Arc::new(Rows::new(ROWS)?));
+        self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
+        self.clear = Some(Arc::new(ClearRows::new(ROWS)?));
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.entries.len()
+    }
+
+    /// The entry of a new request, in a slot that was free.
+    pub(super) fn entry(&self, FreeSlot { slot, last }: FreeSlot, new: NewRequest) -> Arc<Entry> {
+        if let Some(mut last) = last {
+            // Others may hold it a little longer than the list: the request's own worker, and stop tokens.
+            if let Some(place) = Arc::get_mut(&mut last) {
+                new.replace(place, &self.limits);
+                return last;
+            }
+        }
+        // The slot is also the row of the shared counters.
+        let counters = RequestCounters::new(self.rows.as_ref(), slot);
+        let clear = ClearCounters::new(self.clear.as_ref(), slot);
+        Arc::new(new.entry(Arc::clone(&self.limits), counters, clear))
+    }
+
+    /// Counts the requests of each peer, if there is a limit on them below that on all. Gives that limit.
+    pub(super) fn limit_peers(&mut self) -> Option<usize> {
+        let max = self.limits.per_peer_within(self.budget);
+        let mut counts = HashMap::new();
+        // Counted anew from the list, which is right whatever was counted before.
+        if max.is_some() {
+            let counted = |entry: &Arc<Entry>| entry.counted_address().and_then(PeerKey::of);
+            for key in self.live().filter_map(counted) {
+                *counts.entry(key).or_default() += 1;
+            }
+        }
+        self.peers = max.map(|max| Peers { max, counts });
+        max
+    }
+
+    /// Counts one more request of a peer, and gives the limit that it is beyond, if any.
+    pub(super) fn count_peer(&mut self, peer: &Address, now: Instant) -> Option<Limit> {
+        if self.peers.is_none() && self.rates.is_none() {
+            return None;
+        }
+        // Both are asked, so that a request that one limit refuses counts for the other as well.
+        let key = PeerKey::of(peer)?;
+        let is_too_fast = self.rates.as_mut().is_some_and(|rates| !rates.admit(key, now));
+        let is_one_too_many = self.peers.as_mut().is_some_and(|peers| {
+            let count = peers.counts.entry(key).or_default();
+            *count += 1;
+            *count > peers.max
+        });
+        // A request that is refused has been counted like any other, and `leave` takes it away again.
+        match (is_one_too_many, is_too_fast) {
+            (true, _) => Some(Limit::PerPeer),
+            (false, true) => Some(Limit::PeerRate),
+            (false, false) => None,
+        }
+    }
+}
