@@ -331,7 +331,6 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             factory: handler::boxed(handler),
             hooks,
             overridden_hooks,
-            stop_is_told: AtomicBool::new(false),
             phases: PhaseQueue::default(),
             observers,
             spans: settings.spans,

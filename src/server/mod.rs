@@ -123,8 +123,6 @@ pub(crate) struct Core<T: Transport> {
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
     overridden_hooks: OverriddenHooks,
-    /// The hook `stopping` has been called; it is called only once.
-    stop_is_told: AtomicBool,
     /// Phases that are reached and not told yet.
     phases: PhaseQueue,
     /// Called by [`Core::tell`] alone, which catches its panics.

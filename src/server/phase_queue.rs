@@ -33,9 +33,12 @@ struct Queue {
 
 impl PhaseQueue {
     /// Queues a phase that `reach` gives. `reach` decides under the lock, so the order of the queue is the order of the phases.
-    pub(super) fn push(&self, reach: impl FnOnce() -> Option<RunPhase>) {
+    /// True: it was reached here.
+    pub(super) fn push(&self, reach: impl FnOnce() -> Option<RunPhase>) -> bool {
         let mut queue = self.0.lock();
-        queue.reached.extend(reach());
+        let reached = reach();
+        queue.reached.extend(reached);
+        reached.is_some()
     }
 
     /// Begins a turn of telling. None if another thread, or a caller of this one, has it: that one tells what is queued.
@@ -80,8 +83,8 @@ mod tests {
     #[test]
     fn a_phase_that_is_reached_while_another_one_is_told_comes_behind_it() {
         let (phases, told) = (PhaseQueue::default(), Mutex::new(Vec::new()));
-        phases.push(|| None);
-        phases.push(|| Some(Closed));
+        assert!(!phases.push(|| None));
+        assert!(phases.push(|| Some(Closed)));
         drop(phases.turn(|phase| {
             if phase == Closed {
                 phases.push(|| Some(Draining));

@@ -1,7 +1,5 @@
 //! Guards for a run and for a loop within it, which end also by a panic; and the hooks and events of both.
 
-use std::sync::atomic::Ordering;
-
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
 use crate::error::Result;
@@ -15,18 +13,10 @@ impl<T: Transport> Core<T> {
         // Phases that others reach meanwhile, a close say, are told behind this one.
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
         // First, so that the hook finds the server ready.
-        let is_new = self.context.runs.phase().advance(RunPhase::Ready);
+        self.reach(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         self.hooks.ready(&self.context);
-        match turn {
-            Some(turn) => {
-                if is_new {
-                    self.tell_of_phase(RunPhase::Ready);
-                }
-                drop(turn);
-            }
-            None => self.phases.push(|| is_new.then_some(RunPhase::Ready)),
-        }
+        drop(turn);
         // Last: the service manager begins what depends on this one.
         if let Some(seat) = self.context.seat() {
             seat.ready();
@@ -36,7 +26,8 @@ impl<T: Transport> Core<T> {
     /// Goes on to a phase, and tells of it, once; not in a forked child.
     pub(super) fn enter_phase(&self, phase: RunPhase) {
         if !self.context.role().is_child() {
-            self.tell_in_order(|| self.context.runs.phase().advance(phase).then_some(phase));
+            self.reach(phase);
+            drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
         }
     }
 
@@ -48,6 +39,11 @@ impl<T: Transport> Core<T> {
     /// A run has ended. Unless the server closes, it waits for the next one.
     pub(super) fn leave_ready(&self) {
         self.tell_in_order(|| self.context.runs.phase().go_back().then_some(RunPhase::Bound));
+    }
+
+    /// Goes on to a phase that is to be told. False: it has been reached before, or a later one.
+    fn reach(&self, phase: RunPhase) -> bool {
+        self.phases.push(|| self.context.runs.phase().advance(phase).then_some(phase))
     }
 
     /// Reaches a phase, and tells of it behind those before it: here, or in the thread that is about to tell of them.
@@ -96,13 +92,14 @@ impl<T: Transport> Core<T> {
     /// The hook is called here in any case, because the close goes on only after it. While another thread tells of phases
     /// (the hook `ready` has not returned, say) that one may tell of `LameDuck` before the hook has returned.
     pub(super) fn tell_of_stopping(&self) {
-        if self.context.role().is_child() || self.stop_is_told.swap(true, Ordering::SeqCst) {
+        if self.context.role().is_child() {
             return;
         }
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
         // First: the hook finds the server not ready any more.
-        let runs = &self.context.runs;
-        self.phases.push(|| runs.phase().advance(RunPhase::LameDuck).then_some(RunPhase::LameDuck));
+        if !self.reach(RunPhase::LameDuck) {
+            return;
+        }
         if let Some(seat) = self.context.seat() {
             let limits = self.context.limits();
             seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
