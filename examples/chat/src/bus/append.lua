@@ -1,20 +1,12 @@
-#!lua
 -- Appends the lines of one server to the stream, and notes the number of the last one, in one step: stream and numbers are
 -- kept or lost together, and a batch is written as a whole or not at all (a full or a loading Redis refuses the script).
+-- After room_clock.lua, with its `now` and `offset`.
 -- KEYS: the stream, the last numbers, what each server has heard.
 -- ARGV: the server, the oldest number that it still has, the most entries of the stream, and for each line its number,
 -- when it was said by the room's clock in ms, the count of its fields with their values, and these.
 -- Returns the number of the last line, and what each server has heard.
 local lines, last, heard = KEYS[1], KEYS[2], KEYS[3]
 local server, base, cap = ARGV[1], tonumber(ARGV[2]), ARGV[3]
--- The room has a clock that never goes back, also where another Redis with a slower clock takes over: `SEEN OFFSET`.
-local seen, offset = string.match(redis.call('HGET', last, 'clock') or '', '^(%d+) (%d+)$')
-seen, offset = tonumber(seen) or 0, tonumber(offset) or 0
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset
-if now < seen then
-    now, offset = seen, offset + seen - now
-end
 redis.call('HSET', last, 'clock', string.format('%.0f %.0f', now, offset))
 local known = tonumber(redis.call('HGET', last, server) or '0') or 0
 local before = known

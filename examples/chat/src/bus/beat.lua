@@ -1,5 +1,5 @@
-#!lua flags=allow-oom
 -- Announces a server, if it alone has its name; also in a full Redis, so that this makes no server seem to be gone.
+-- After room_clock.lua, with its `now` and `offset`.
 -- KEYS: the stream, the last numbers, what each server has heard, the servers, their members, their names.
 -- ARGV: the server, its name in the form that is compared, its announcement, its members or nothing if they have not
 -- changed, what it has heard or nothing if it does not follow the stream yet, the entries to keep, and the holder of the
@@ -12,14 +12,6 @@ local server, name, shown, list, acks, length, instead, stale = unpack(ARGV)
 -- How long after its last announcement a server keeps its name from one that was not there to see that it is silent, its
 -- place is waited for by the trimming, and it is remembered, in ms.
 local NAMED, WAITED, REMEMBERED = 30000, 300000, 86400000
--- The room has a clock that never goes back, also where another Redis with a slower clock takes over: `SEEN OFFSET`.
-local seen, offset = string.match(redis.call('HGET', last, 'clock') or '', '^(%d+) (%d+)$')
-seen, offset = tonumber(seen) or 0, tonumber(offset) or 0
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset
-if now < seen then
-    now, offset = seen, offset + seen - now
-end
 redis.call('HSET', last, 'clock', string.format('%.0f %.0f', now, offset))
 
 local function age_of(record)

@@ -97,16 +97,6 @@ impl What {
 }
 
 impl Entry {
-    /// About how many bytes it has when it is shown.
-    pub fn bytes(&self) -> usize {
-        match &self.what {
-            What::Say { text, .. } | What::Tell { text, .. } | What::News { text, .. } => {
-                text.len()
-            }
-            What::Note { .. } | What::End { .. } => 0,
-        }
-    }
-
     /// None for any other entry: every client of Redis can write to the stream. The caller has to clean the texts before
     /// they are shown.
     pub fn from_fields(fields: &Fields) -> Option<Self> {

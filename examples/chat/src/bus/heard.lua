@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Notes what a server has heard, also in a full Redis.
 -- KEYS: what each server has heard. ARGV: the server, and what it has heard.
 -- Returns what each server has heard.

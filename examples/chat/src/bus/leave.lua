@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Removes a server that ends in order.
 -- KEYS: the last numbers, what each server has heard, the servers, their members, their names.
 -- ARGV: the server, and its name in the form that is compared.

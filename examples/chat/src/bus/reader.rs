@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use redis::RedisResult;
 
@@ -23,10 +23,6 @@ const BATCH: usize = 2_500;
 const BEGINNING: &str = "0-0";
 /// A server that starts reads the stream from so long before its start, in ms: the entries have the times of their writing.
 const BEFORE: u64 = 5_000;
-/// Bytes that are shown before the outboxes are looked at.
-const AT_ONCE: usize = 16 * 1024;
-/// How long the reader waits for members that take what is sent to them slowly.
-const LONGEST_HOLD: Duration = Duration::from_secs(10);
 
 pub struct Reader {
     link: Link,
@@ -46,8 +42,6 @@ pub struct Reader {
     first: Option<(String, HashMap<String, u64>)>,
     /// Lines are missing, and the stream is read once more.
     searches: bool,
-    /// Bytes that were shown since the last look at the outboxes.
-    bytes: usize,
 }
 
 impl Reader {
@@ -64,7 +58,6 @@ impl Reader {
             end: String::new(),
             first: None,
             searches: false,
-            bytes: 0,
         }
     }
 
@@ -111,7 +104,7 @@ impl Reader {
             }
             for (id, fields) in entries {
                 if let Some(entry) = Entry::from_fields(&fields) {
-                    self.hold_back(entry.bytes());
+                    self.hold_back();
                     self.hear(entry);
                 }
                 self.place = Some(id);
@@ -135,15 +128,9 @@ impl Reader {
         }
     }
 
-    /// Waits while the members here have not taken what was shown before: what comes in a burst is held back here.
-    fn hold_back(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        if self.bytes < AT_ONCE {
-            return;
-        }
-        self.bytes = 0;
-        let until = Instant::now() + LONGEST_HOLD;
-        while !self.room.wait_for_outboxes(BEAT) && Instant::now() < until {
+    /// Waits while the members here have not taken what was shown before: a burst is held back here, in bounded time.
+    fn hold_back(&mut self) {
+        while !self.room.wait_for_outboxes(BEAT) {
             self.acknowledge();
         }
     }

@@ -52,12 +52,17 @@ enum Script {
     Leave,
 }
 
+/// Each begins with a line for Redis, `#!lua` and its flags.
 const SCRIPTS: [&str; 5] = [
-    include_str!("append.lua"),
-    include_str!("beat.lua"),
-    include_str!("heard.lua"),
-    include_str!("look.lua"),
-    include_str!("leave.lua"),
+    concat!("#!lua\n", include_str!("room_clock.lua"), include_str!("append.lua")),
+    concat!("#!lua flags=allow-oom\n", include_str!("room_clock.lua"), include_str!("beat.lua")),
+    concat!("#!lua flags=allow-oom\n", include_str!("heard.lua")),
+    concat!(
+        "#!lua flags=no-writes,allow-oom\n",
+        include_str!("room_clock.lua"),
+        include_str!("look.lua")
+    ),
+    concat!("#!lua flags=allow-oom\n", include_str!("leave.lua")),
 ];
 
 /// The version of Redis in which a script may say that it runs in a full memory.
