@@ -113,6 +113,13 @@ fn nobody_seems_gone(world: &World) {
     }
 }
 
+/// Redis is started, and everybody says something.
+fn comes_back(world: &mut World) {
+    world.redis.start();
+    world.redis.ready();
+    Talk::new(5, 10.0).say(&world.members, &world.present(None));
+}
+
 fn behind_and_rebooted() {
     let mut world = World::start(plan(Keeps::Nothing, &["--bus-wait", "8"]));
     let said_at_one = world.present(Some(0));
@@ -122,9 +129,7 @@ fn behind_and_rebooted() {
     world.redis.kill();
     world.network.mend("m2");
     sleep(Duration::from_secs(11));
-    world.redis.start();
-    world.redis.ready();
-    Talk::new(5, 10.0).say(&world.members, &world.present(None));
+    comes_back(&mut world);
     world.assert_kept();
 }
 
@@ -137,9 +142,7 @@ fn many_lines_and_rebooted() {
     world.redis.kill();
     world.network.mend("m2");
     sleep(Duration::from_secs(1));
-    world.redis.start();
-    world.redis.ready();
-    Talk::new(5, 10.0).say(&world.members, &world.present(None));
+    comes_back(&mut world);
     world.assert_clean();
 }
 

@@ -5,15 +5,21 @@ use std::io::{Read, Write};
 use super::*;
 use test_support::eventually;
 
+/// Both with these options, and with the same data.
+fn master_and_replica(options: &[&str]) -> (Server, Server) {
+    let master = Server::start(options);
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = Server::start(&[options, &["--replicaof", &of]].concat());
+    replica.says("Finished with success");
+    (master, replica)
+}
+
 #[test]
 fn a_replica_is_refused_and_names_its_master() {
     if skip_if(no_redis()) {
         return;
     }
-    let master = Server::start(&[]);
-    let of = format!("127.0.0.1 {}", master.port);
-    let replica = Server::start(&["--replicaof", &of]);
-    replica.says("Finished with success");
+    let (master, replica) = master_and_replica(&[]);
     let refused = refusal(&["--bus", &format!("redis://127.0.0.1:{}/room", replica.port)]);
     let its_master = format!("its master is at 127.0.0.1:{}", master.port);
     assert!(refused.contains("it is a replica") && refused.contains(&its_master), "{refused}");
@@ -39,10 +45,7 @@ fn a_sentinel_that_has_slept_through_a_failover_is_followed_by_the_next_one() {
     if skip_if(no_redis()) {
         return;
     }
-    let master = Server::start(&[]);
-    let of = format!("127.0.0.1 {}", master.port);
-    let replica = Server::start(&["--replicaof", &of]);
-    replica.says("Finished with success");
+    let (master, replica) = master_and_replica(&[]);
     let (stale, fresh) = (says_it_is_at(replica.port), says_it_is_at(master.port));
     let refused = refusal(&["--bus", &format!("redis+sentinel://{stale}/room/lobby")]);
     let says = format!("the Sentinel at {stale} says that it is at 127.0.0.1:{}", replica.port);
@@ -56,10 +59,7 @@ fn after_a_failover_the_sentinels_lead_to_the_new_master() {
         return;
     }
     let own = ["--requirepass", "s3cret", "--masterauth", "s3cret"];
-    let master = Server::start(&own);
-    let of = format!("127.0.0.1 {}", master.port);
-    let replica = Server::start(&[&own[..], &["--replicaof", &of]].concat());
-    replica.says("Finished with success");
+    let (master, replica) = master_and_replica(&own);
     let sentinel = Server::sentinel(master.port, "s3cret");
     eventually("the Sentinel knows the replica", || {
         let replicas = sentinel.ask_as(":sent1nel@", "SENTINEL", &["REPLICAS", "room"]);
