@@ -102,7 +102,7 @@ impl LiveList {
     ///
     /// If there is no such memory.
     ///
-    /// Called once, when the server is made. The memory is mapped for [`ROWS`] requests, and shared by all forks that
+    /// Called once, when the server is made. The memory is mapped for [`ROWS`](slots::ROWS) requests, and shared by all forks that
     /// follow.
     pub(crate) fn for_children(self) -> io::Result<Self> {
         self.slots.lock().map_rows()?;

@@ -17,7 +17,7 @@ use crate::events::Limit;
 use crate::limits::Limits;
 
 /// How many children can show their counters: more than any server forks. Only written pages take memory.
-const ROWS: usize = 4_096;
+pub(super) const ROWS: usize = 4_096;
 
 /// Everything that is under the lock of the list.
 #[derive(Debug)]
