@@ -33,6 +33,9 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     Ok(())
 }
 
+/// Each mode has a frame of its own. If the compiler joins them, silent connections of this mode have the buffer of
+/// another one on their stacks, and cost a page more.
+#[inline(never)]
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = [0; 4096];
@@ -63,6 +66,7 @@ fn sink(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
+#[inline(never)]
 fn web(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut http, mut kept) = (Http::default(), Vec::new());
@@ -81,6 +85,7 @@ fn web(mut stream: TcpStream) -> io::Result<()> {
 #[derive(Default)]
 struct Room(Mutex<HashMap<usize, TcpStream>>);
 
+#[inline(never)]
 fn chat(stream: &TcpStream, room: &Room, number: usize) -> io::Result<()> {
     stream.set_nodelay(true)?;
     room.0.lock().unwrap().insert(number, stream.try_clone()?);
