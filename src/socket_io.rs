@@ -30,6 +30,8 @@ pub(crate) enum RecvTimeout {
     Until(Instant),
     /// For ever.
     Never,
+    /// For ever as well: the idle reaper ends the wait.
+    Reaped,
 }
 
 impl RecvTimeout {
@@ -46,7 +48,7 @@ impl RecvTimeout {
         match self {
             Self::For(duration) => Some(duration),
             Self::Until(at) => Some(at.saturating_duration_since(Instant::now())),
-            Self::Never => None,
+            Self::Never | Self::Reaped => None,
         }
     }
 
@@ -330,7 +332,7 @@ impl SocketIo {
         let armed = self.armed.load(Ordering::Relaxed);
         let is_armed = match bound {
             RecvTimeout::For(duration) => armed != 0 && armed == nanos(duration),
-            RecvTimeout::Never => armed == 0,
+            RecvTimeout::Never | RecvTimeout::Reaped => armed == 0,
             RecvTimeout::Until(_) => false,
         };
         is_armed && !self.is_lent.load(Ordering::Relaxed)

@@ -142,7 +142,7 @@ impl BoundedIo {
         }
         let result = match bounded_by {
             BoundedBy::Reaper => self
-                .receive_within(buf, RecvTimeout::Never)
+                .receive_within(buf, RecvTimeout::Reaped)
                 .map_err(|error| self.explain(error, Timeout::Idle, self.ticket.limits().idle)),
             BoundedBy::Timeout => self.receive_in_time(buf, started),
         };
@@ -150,11 +150,11 @@ impl BoundedIo {
         result
     }
 
-    /// The reaper, if nothing but `Limits::idle` bounds the next wait. A socket that has been wrapped since is not plain
-    /// any more: the raw stream bounds its waits.
+    /// The reaper, if nothing but `Limits::idle` bounds the next wait. Below a user's wrapper the raw stream bounds its
+    /// waits.
     pub(super) fn next_wait_bounded_by(&self) -> BoundedBy {
         let has_bound = self.timeout.is_some() || self.deadlines.any();
-        if has_bound || !self.connection.is_socket() {
+        if has_bound || !self.connection.may_be_reaped() {
             return BoundedBy::Timeout;
         }
         self.idle_bounded_by

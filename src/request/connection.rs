@@ -154,6 +154,17 @@ impl Connection {
         self.as_socket().is_some()
     }
 
+    /// Whether the idle reaper may end its waits: those of a socket, and of TLS above one.
+    #[inline]
+    pub(super) fn may_be_reaped(&self) -> bool {
+        self.is_socket() || self.is_sealed_socket()
+    }
+
+    #[cold]
+    fn is_sealed_socket(&self) -> bool {
+        matches!(self, Self::Sealed { status, .. } if status.own_fd().is_some())
+    }
+
     /// The plain socket, if it is one.
     pub(super) fn as_socket(&self) -> Option<&SocketIo> {
         match self {
@@ -195,9 +206,12 @@ impl Connection {
         match self {
             Self::Socket(socket) => socket.recv(buf, timeout),
             Self::Split(socket) => receive_half(socket, buf, timeout),
-            _ => self.within(SendTimeout::until(timeout.at()), Direction::In, |stream| {
-                stream.read(buf.bytes())
-            }),
+            _ => {
+                let is_reaped = timeout == RecvTimeout::Reaped;
+                self.within(SendTimeout::until(timeout.at()), is_reaped, Direction::In, |stream| {
+                    stream.read(buf.bytes())
+                })
+            }
         }
     }
 
@@ -207,7 +221,7 @@ impl Connection {
         match self {
             Self::Socket(socket) => socket.send(bytes, || timeout),
             Self::Split(socket) => send_half(socket, bytes, timeout),
-            _ => self.within(timeout, Direction::Out, |stream| stream.write(bytes)),
+            _ => self.within(timeout, false, Direction::Out, |stream| stream.write(bytes)),
         }
     }
 
@@ -215,17 +229,19 @@ impl Connection {
     pub(super) fn flush(&mut self, timeout: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(_) | Self::Split(_) | Self::Gone(_) => Ok(()),
-            _ => {
-                self.within(timeout, Direction::Out, |stream| stream.flush().map(|()| 0)).map(drop)
-            }
+            _ => self
+                .within(timeout, false, Direction::Out, |stream| stream.flush().map(|()| 0))
+                .map(drop),
         }
     }
 
     /// A call of a stream that is no socket of this crate. It may be interrupted by a signal, and is then repeated.
+    /// `is_reaped`: it is a read whose wait is left to the idle reaper.
     #[inline(never)]
     fn within(
         &mut self,
         timeout: SendTimeout,
+        is_reaped: bool,
         direction: Direction,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
@@ -239,7 +255,11 @@ impl Connection {
         // A wrapper that has dropped the raw stream has its connection from elsewhere: no limits below it.
         let raw = status.filter(|status| status.has_raw());
         if let Some(status) = &raw {
-            status.begin_call(timeout);
+            if is_reaped {
+                status.begin_reaped_read();
+            } else {
+                status.begin_call(timeout);
+            }
         }
         // Above a raw stream only the moment of the whole: the raw stream keeps the stall. A stream without one gets
         // both in one moment.
@@ -277,7 +297,7 @@ impl Connection {
             Self::Socket(socket) => socket.shutdown(how),
             Self::Split(socket) => socket.shutdown(how),
             _ => self
-                .within(timeout, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
+                .within(timeout, false, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
                 .map(drop),
         }
     }

@@ -68,7 +68,7 @@ impl BoundedIo {
             Err(error) if is_no_more_for_now(&error) || error.kind() == Interrupted => {
                 return self.receive(buf, None);
             }
-            result => self.received(result, buf, RecvTimeout::Never),
+            result => self.received(result, buf, RecvTimeout::Reaped),
         };
         match result {
             Ok(count) => {

@@ -1,5 +1,5 @@
-//! Receives that `Limits::idle` bounds and the idle reaper does not: of short limits, forked children, coroutines,
-//! wrapped connections, and requests with a deadline.
+//! Receives that `Limits::idle` bounds and the idle reaper does not: of short limits, forked children, connections in a
+//! user's wrapper, and requests with a deadline.
 //!
 //! A silent peer that takes what it is sent is not idle, by the handler, an outbox or a copy of the descriptor. So a
 //! wait that may be over looks for progress first, as the reaper does (`live/idle_check.rs`).

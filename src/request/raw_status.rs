@@ -47,6 +47,8 @@ pub(super) struct RawStatus {
     fd: Option<Arc<OwnedFd>>,
     /// How long the request's present call may wait.
     pub(super) timeout: Mutex<SendTimeout>,
+    /// A [`FirstWait`].
+    first_wait: AtomicU8,
     /// A [`WrapPhase`].
     phase: AtomicU8,
     /// How many of the bytes that the request had read ahead the wrapper has not read yet.
@@ -84,6 +86,18 @@ enum WrapPhase {
     Farewell,
 }
 
+/// Whether a wait of the request's present call is left to the idle reaper. Only the first wait is: the reaper's time
+/// begins anew with each byte, and a peer that sends a byte now and then would never complete a record.
+#[derive(Clone, Copy)]
+enum FirstWait {
+    /// The call has its own bound.
+    Bounded,
+    /// The next receive is the first.
+    Reaped,
+    /// It has been made, or something was sent meanwhile: from here on the call takes `Limits::idle` at most.
+    Over,
+}
+
 /// A note of one thread for itself or for the thread after it. Relaxed: a wrapper that moves the raw stream to another
 /// thread orders the accesses by what it moves it with.
 #[derive(Default)]
@@ -113,6 +127,7 @@ impl RawStatus {
             limits: ticket.share_limits(),
             fd,
             timeout: Mutex::new(SendTimeout::until(None)),
+            first_wait: AtomicU8::new(FirstWait::Bounded as u8),
             phase: AtomicU8::new(WrapPhase::Handshake as u8),
             ahead: AtomicUsize::new(0),
             heard: Flag::default(),
@@ -168,8 +183,19 @@ impl RawStatus {
     /// A read or a write of the request begins.
     pub(super) fn begin_call(&self, timeout: SendTimeout) {
         *self.timeout.lock() = timeout;
+        self.note_first_wait(FirstWait::Bounded);
         self.timed_out.clear();
         self.stopped.clear();
+    }
+
+    /// A read begins whose wait is left to the idle reaper. The caller has shown it so in the live list.
+    pub(super) fn begin_reaped_read(&self) {
+        self.begin_call(SendTimeout::until(None));
+        self.note_first_wait(FirstWait::Reaped);
+    }
+
+    fn note_first_wait(&self, is: FirstWait) {
+        self.first_wait.store(is as u8, Ordering::Relaxed);
     }
 
     /// The error of a wrapper's call, with its cause if that is known here.
@@ -265,6 +291,34 @@ impl RawStatus {
         if self.is_in(WrapPhase::Handshake) {
             // A peer that stays silent in its handshake has sent no request, so a drain loses nothing by ending it.
             self.entry.set_activity(Activity::Idle);
+        }
+    }
+
+    /// A receive begins. Whether its wait is the reaper's: then it has no bound here.
+    pub(super) fn is_reaped(&self) -> bool {
+        let first_wait = self.first_wait.load(Ordering::Relaxed);
+        if first_wait == FirstWait::Over as u8 {
+            self.bound_the_rest();
+        } else if first_wait == FirstWait::Reaped as u8 {
+            self.note_first_wait(FirstWait::Over);
+            return true;
+        }
+        false
+    }
+
+    /// The reaper has no part in the rest of a call.
+    #[cold]
+    fn bound_the_rest(&self) {
+        self.note_first_wait(FirstWait::Bounded);
+        *self.timeout.lock() = SendTimeout::until(Instant::now().checked_add(self.limits.idle));
+        // The same activity, without the reaper's mark; ordered, because a drain may act on it.
+        self.entry.set_activity(self.entry.activity());
+    }
+
+    /// A send begins in a call. It takes the reaper's mark off the activity.
+    pub(super) fn end_first_wait(&self) {
+        if self.first_wait.load(Ordering::Relaxed) == FirstWait::Reaped as u8 {
+            self.note_first_wait(FirstWait::Over);
         }
     }
 

@@ -206,6 +206,7 @@ impl RawStream {
             return Err(self.status.time_out());
         }
         // The wrapper may write in the middle of a read (a new handshake), and then goes on waiting for the peer.
+        self.status.end_first_wait();
         let before = self.status.entry.activity();
         self.status.entry.show_activity(Activity::Sending);
         // Without waiting, and so without the announcement that a wait needs.
@@ -250,11 +251,14 @@ impl Read for RawStream {
             // The raw stream below that wrapper looks at limits and drain.
             return self.receive(buf, None);
         }
+        let is_reaped = self.status.is_reaped();
         // In this order: see the diagram in `bounded_io.rs`.
         self.status.begin_wait();
         let must_not_wait = self.status.must_not_wait();
         let result = if must_not_wait {
             self.receive_at_once(buf)
+        } else if is_reaped && self.deadline.is_none() {
+            self.receive(buf, None)
         } else {
             // A wrapper may read in the middle of a write or of its farewell: then for as long as those may wait.
             let until = self.timeout().at();

@@ -78,7 +78,11 @@ impl Places {
         check(options.bind.len())?;
         // The service manager's sockets may come from there.
         let handover = match &options.handover {
-            Some(path) => Handover::at(path)?,
+            Some(path) => Handover::at(path).map_err(|error| {
+                let advice =
+                    if error.is_permission_denied() { "; choose another path" } else { "" };
+                Failure::Other(format!("--handover {}: {error}{advice}", path.display()))
+            })?,
             None => Handover::by_signal()?,
         };
         let mut places = Vec::new();

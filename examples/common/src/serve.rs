@@ -130,7 +130,7 @@ pub fn serve_at<P: Program>(
         }
         servers.push(server);
     }
-    status::watch(&servers);
+    status::watch(&servers, handover.is_successor());
     let operator = Arc::new(Operator::new(servers.clone()));
     let control = options.control.as_ref();
     let control = control.map(|path| control::Bound::new(path, options.mixin, &operator));

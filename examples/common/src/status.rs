@@ -3,10 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use socketserver::monitor::{Activity, Counts, Figures, Fill, LiveRequest};
+use socketserver::monitor::{Activity, Counts, Figures, Fill, LiveRequest, RunPhase};
 use socketserver::{Address, BaseServer, Limits};
 
 use crate::log;
@@ -18,6 +19,11 @@ pub struct Status {
     pub program: String,
     /// Its process number.
     pub process: u32,
+    /// It has taken the place of another process.
+    pub took_over: bool,
+    /// The process that has taken its own place: it serves new clients, and this one ends its requests. Known to a program
+    /// with a control socket.
+    pub successor: Option<u32>,
     /// How long its servers have been there.
     pub uptime: Duration,
     /// How much it logs.
@@ -33,6 +39,8 @@ pub struct ServerStatus {
     pub address: Address,
     /// `serving`, `stopping` or `stopped`.
     pub state: &'static str,
+    /// How far its run is.
+    pub phase: RunPhase,
     /// How many requests are alive.
     pub live: usize,
     /// How many of them do what.
@@ -91,11 +99,34 @@ const SLOWEST: usize = 10;
 /// The servers of this program. Weak: the program's `main` owns them, and closes them at its end.
 static SERVERS: OnceLock<Vec<Weak<dyn BaseServer>>> = OnceLock::new();
 
+/// Whether this process has taken another one's place.
+static TOOK_OVER: AtomicBool = AtomicBool::new(false);
+
+/// The process that has taken this one's place; zero: none.
+static SUCCESSOR: AtomicU32 = AtomicU32::new(0);
+
 /// Makes the servers known to [`Status::now`].
-pub(crate) fn watch(servers: &[Arc<dyn BaseServer>]) {
+pub(crate) fn watch(servers: &[Arc<dyn BaseServer>], took_over: bool) {
     // A program serves once.
     let _ = SERVERS.set(servers.iter().map(Arc::downgrade).collect());
+    TOOK_OVER.store(took_over, Ordering::Relaxed);
 }
+
+/// Another process has taken this one's place.
+pub(crate) fn handed_over(process: u32) {
+    SUCCESSOR.store(process, Ordering::Relaxed);
+}
+
+/// The phases of a run, in their order.
+pub const PHASES: [RunPhase; 7] = [
+    RunPhase::Bound,
+    RunPhase::Ready,
+    RunPhase::LameDuck,
+    RunPhase::Closed,
+    RunPhase::Draining,
+    RunPhase::Forced,
+    RunPhase::Ended,
+];
 
 impl Status {
     /// The figures of this moment. Under `forking` a child knows what its parent knew when it forked.
@@ -115,6 +146,8 @@ impl Status {
         Self {
             program: program_name(),
             process: std::process::id(),
+            took_over: TOOK_OVER.load(Ordering::Relaxed),
+            successor: Some(SUCCESSOR.load(Ordering::Relaxed)).filter(|process| *process != 0),
             uptime: started.map_or(Duration::ZERO, |started| started.elapsed()),
             level: log::level(),
             servers,
@@ -131,8 +164,14 @@ impl Status {
             self.uptime.as_secs_f64(),
             self.level
         );
-        for (number, server) in (1..).zip(&self.servers) {
+        if self.took_over {
+            text += "took_over\n";
+        }
+        if let Some(process) = self.successor {
             // Writing to memory cannot fail.
+            let _ = writeln!(text, "successor\t{process}");
+        }
+        for (number, server) in (1..).zip(&self.servers) {
             let _ = server.write_lines(number, &mut text);
         }
         text
@@ -163,7 +202,19 @@ impl ServerStatus {
         live.truncate(SLOWEST);
         let address = context.server_address();
         let slowest = live;
-        Self { address, state, live: alive, activities, rates, figures, counts, uses, slowest }
+        let phase = context.run_phase();
+        Self {
+            address,
+            state,
+            phase,
+            live: alive,
+            activities,
+            rates,
+            figures,
+            counts,
+            uses,
+            slowest,
+        }
     }
 
     /// Clients and datagrams that the kernel has dropped, where it tells.
@@ -175,6 +226,7 @@ impl ServerStatus {
 
     fn write_lines(&self, number: usize, text: &mut String) -> std::fmt::Result {
         writeln!(text, "server\t{number}\t{}\t{}", clean(&self.address.to_string()), self.state)?;
+        writeln!(text, "phase\t{}", self.phase)?;
         writeln!(text, "live\t{}", self.live)?;
         for (activity, count) in &self.activities {
             writeln!(text, "activity\t{}\t{count}", word(*activity))?;

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Write};
 
 use clap::ValueEnum;
-use common::status::{NEAR, ServerStatus, Status as Figures, Use, word};
+use common::status::{NEAR, PHASES, ServerStatus, Status as Figures, Use, word};
 use socketserver::StreamRequest;
 
 use crate::answer::{Answer, Clock, Connection, HTML, escape};
@@ -76,8 +76,9 @@ fn page(figures: &Figures, every: u32) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n{refresh}\
          <title>{program}: status</title>\n<link rel=\"icon\" href=\"data:,\">\n\
          <style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{program}</h1>\n\
-         <p class=\"about\">process {} &middot; up {} &middot; log {} &middot; {}</p>\n",
+         <p class=\"about\">process {}{} &middot; up {} &middot; log {} &middot; {}</p>\n",
         figures.process,
+        if figures.took_over { ", which has taken another one's place" } else { "" },
         time(figures.uptime.as_secs_f64()),
         figures.level,
         links(every),
@@ -101,7 +102,12 @@ fn section(server: &ServerStatus, html: &mut String) -> std::fmt::Result {
     let ServerStatus { address, state, live, rates, figures, .. } = server;
     let address = escape(&address.to_string());
     writeln!(html, "<section>\n<h2>{address} <span class=\"{state}\">{state}</span></h2>")?;
-    writeln!(html, "<dl class=\"big\">")?;
+    writeln!(html, "<ol class=\"phases\">")?;
+    for phase in PHASES {
+        let is_now = if phase == server.phase { " aria-current=\"step\"" } else { "" };
+        writeln!(html, "<li{is_now}>{phase}</li>")?;
+    }
+    writeln!(html, "</ol>\n<dl class=\"big\">")?;
     let rate = |rate: f64| format!("{rate:.1}");
     for (name, value) in [
         ("live", live.to_string()),
@@ -187,9 +193,10 @@ fn time(seconds: f64) -> String {
 /// All figures as JSON. Numbers that grow have units in their names.
 fn json(figures: &Figures) -> String {
     let mut json = format!(
-        "{{\"program\":{},\"process\":{},\"uptime_seconds\":{:.1},\"log\":\"{}\",\"servers\":[",
+        "{{\"program\":{},\"process\":{},\"took_over\":{},\"uptime_seconds\":{:.1},\"log\":\"{}\",\"servers\":[",
         text(&figures.program),
         figures.process,
+        figures.took_over,
         figures.uptime.as_secs_f64(),
         figures.level
     );
@@ -225,10 +232,11 @@ fn server_json(server: &ServerStatus) -> String {
         figures.queued.used
     );
     format!(
-        "{{\"address\":{},\"state\":\"{state}\",\"live\":{live},\"activities\":{{{}}},\
+        "{{\"address\":{},\"state\":\"{state}\",\"phase\":\"{}\",\"live\":{live},\"activities\":{{{}}},\
          \"per_second\":{{\"accepted\":{:.1},\"ended\":{:.1},\"failed\":{:.1},\"over_seconds\":{:.1}}},\
          \"workers\":{{{workers}}},\"counts\":{{{}}},\"limits\":[{}],\"slowest\":[{}]}}",
         text(&address.to_string()),
+        server.phase,
         joined(server.activities.iter().map(activity)),
         rates.accepted,
         rates.ended,

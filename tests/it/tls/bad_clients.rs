@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socketserver::hooks::Failure;
 use socketserver::tls::Tls;
@@ -297,5 +298,32 @@ fn bad_records_behind_the_handshake_are_the_peers_fault() {
         let (reason, report) = end(&ends);
         assert_eq!(reason, CloseReason::TimedOut);
         assert!(report.unwrap().contains("the read timeout"), "printed as without TLS");
+    }
+}
+
+/// From eight seconds on the limit is kept by the server's reaper, whose time begins anew with each byte. A record that comes
+/// a byte at a time is one wait all the same.
+#[test]
+fn silence_behind_the_handshake_is_idle_and_so_is_a_record_that_trickles_in() {
+    let idle = Duration::from_secs(8);
+    let (server, ends) = server(localhost(), Limits::default().idle(idle));
+    let agreed = || {
+        let mut client = Client::new().connect(inet(&*server));
+        assert_eq!(exchange(&mut client, "hello"), "hello\n");
+        client
+    };
+    let (_silent, mut trickling) = (agreed(), agreed());
+    let (began, mut ended) = (Instant::now(), 0);
+    trickling.stream.sock.write_all(&[23, 3, 3, 0, 200]).unwrap();
+    while ended < 2 {
+        assert!(began.elapsed() < 3 * idle, "{ended} of two have ended");
+        // It may have ended.
+        let _ = trickling.stream.sock.write_all(&[1]);
+        for (reason, report) in ends.try_iter() {
+            assert_eq!((reason, report), (CloseReason::Idle, None));
+            assert!(began.elapsed() >= idle * 7 / 8, "not before its time");
+            ended += 1;
+        }
+        thread::sleep(Duration::from_millis(200));
     }
 }

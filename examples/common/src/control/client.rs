@@ -32,7 +32,7 @@ pub fn control(options: &ControlOptions) -> Result<(), Failure> {
     }
     let command = options.command.join(" ");
     if options.command[0] == "watch" {
-        return watch(&mut socket, &command);
+        return watch(socket, &command);
     }
     let answer = socket.ask(&command)?;
     client::show(answer.shown().as_bytes())?;
@@ -44,8 +44,10 @@ pub fn control(options: &ControlOptions) -> Result<(), Failure> {
 
 /// A connection to a running program.
 pub(super) struct ControlSocket {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     stream: BufReader<UnixStream>,
+    /// The program has closed it.
+    has_ended: bool,
 }
 
 /// The answer to a command.
@@ -76,11 +78,11 @@ impl ControlSocket {
             };
             Failure::Other(format!("cannot connect to {}: {error}{advice}", path.display()))
         })?;
-        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) })
+        Ok(Self { path: path.to_owned(), stream: BufReader::new(stream), has_ended: false })
     }
 
     /// Sends a command.
-    fn send(&mut self, command: &str) -> Result<(), Failure> {
+    pub(super) fn send(&mut self, command: &str) -> Result<(), Failure> {
         // A command is one line, whatever its words are.
         let line = command.replace(['\n', '\r'], " ") + "\n";
         let sent = self.stream.get_mut().write_all(line.as_bytes());
@@ -97,7 +99,10 @@ impl ControlSocket {
         loop {
             let mut line = Vec::new();
             match self.stream.read_until(b'\n', &mut line) {
-                Ok(0) => return Err(Failure::Other(format!("{} has ended", self.path.display()))),
+                Ok(0) => {
+                    self.has_ended = true;
+                    return Err(Failure::Other(format!("{} has ended", self.path.display())));
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let why = format!(
@@ -107,7 +112,10 @@ impl ControlSocket {
                     );
                     return Err(Failure::Other(why));
                 }
-                Err(error) => return Err(self.broke(&error)),
+                Err(error) => {
+                    self.has_ended = error.kind() == io::ErrorKind::ConnectionReset;
+                    return Err(self.broke(&error));
+                }
             }
             let line = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
             let (mark, rest) = line.split_once(' ').unwrap_or((&line, ""));
@@ -140,6 +148,11 @@ impl ControlSocket {
             Some(why) => Err(Failure::Other(why)),
             None => Ok(reply),
         }
+    }
+
+    /// Whether the program has ended the connection, mostly by its own end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Whether a part of the next answer has been received.

@@ -9,7 +9,7 @@ use socketserver::{Limits, ServerContext, ServerEvent};
 
 use super::{HELP, Servers};
 use crate::log::{self, Level};
-use crate::status::{Status, clean, row};
+use crate::status::{self, Status, clean, row};
 
 /// A program, for its operators' commands.
 pub(crate) struct Operator {
@@ -268,10 +268,15 @@ thread_local! {
     static RELOAD_FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// An observer of the servers, which keeps the failure of a reload for the operator who has asked for it.
+/// An observer of the servers, which keeps the failure of a reload for the operator who has asked for it, and the process
+/// that has taken this one's place for those who watch.
 pub(crate) fn observe(event: &ServerEvent<'_>) {
-    if let ServerEvent::Reloaded { error: Some(error), .. } = event {
-        RELOAD_FAILED.set(Some(error.to_string()));
+    match event {
+        ServerEvent::Reloaded { error: Some(error), .. } => {
+            RELOAD_FAILED.set(Some(error.to_string()));
+        }
+        ServerEvent::HandedOver { process, .. } => status::handed_over(*process),
+        _ => {}
     }
 }
 

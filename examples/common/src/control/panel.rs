@@ -6,7 +6,10 @@ use super::client::{Reply, table};
 #[derive(Default)]
 pub(super) struct Panel {
     program: String,
-    process: String,
+    pub(super) process: String,
+    took_over: bool,
+    /// The process that has taken its place.
+    pub(super) successor: Option<String>,
     uptime: f64,
     log: String,
     servers: Vec<Server>,
@@ -17,6 +20,7 @@ struct Server {
     number: String,
     address: String,
     state: String,
+    phase: String,
     live: String,
     activities: Vec<(String, String)>,
     per_second: Vec<String>,
@@ -76,6 +80,8 @@ impl Panel {
                 ["program", name, process] => {
                     (panel.program, panel.process) = (name.to_owned(), process.to_owned());
                 }
+                ["took_over"] => panel.took_over = true,
+                ["successor", process] => panel.successor = Some(process.to_owned()),
                 ["uptime", seconds] => panel.uptime = seconds.parse().unwrap_or_default(),
                 ["log", level] => level.clone_into(&mut panel.log),
                 ["server", number, address, state] => panel.servers.push(Server {
@@ -97,9 +103,17 @@ impl Panel {
     /// The panel in at most `height` lines: the table of the slowest requests has what is left.
     pub(super) fn lines(&self, height: usize) -> Vec<Line> {
         let (program, process) = (&self.program, &self.process);
-        let head =
-            format!("{program}   process {process}   up {}   log {}", time(self.uptime), self.log);
+        let before = if self.took_over { ", after another one" } else { "" };
+        let head = format!(
+            "{program}   process {process}{before}   up {}   log {}",
+            time(self.uptime),
+            self.log
+        );
         let mut lines = vec![Line::new(Tone::Bold, head)];
+        if let Some(successor) = &self.successor {
+            let text = format!("process {successor} has taken its place");
+            lines.push(Line::new(Tone::Alarm, text));
+        }
         for server in &self.servers {
             lines.push(Line::new(Tone::Plain, ""));
             server.write_lines(&mut lines);
@@ -146,6 +160,7 @@ impl Server {
     fn read(&mut self, values: &[&str]) {
         let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
         match *values {
+            ["phase", phase] => phase.clone_into(&mut self.phase),
             ["live", live] => live.clone_into(&mut self.live),
             ["activity", name, count] => self.activities.push((name.to_owned(), count.to_owned())),
             ["per_second", ..] => self.per_second = owned(&values[1..]),
@@ -168,8 +183,13 @@ impl Server {
         let rate = |place| at(&self.per_second, place);
         let (address, state) = (&self.address, &self.state);
         let tone = if state == "serving" { Tone::Bold } else { Tone::Alarm };
+        // While it serves, the two say the same.
+        let phase = match &*self.phase {
+            "" | "ready" => String::new(),
+            phase => format!(": {phase}"),
+        };
         let head = format!(
-            "{address}   {state}   {} accepted/s   {} ended/s   {} failed/s",
+            "{address}   {state}{phase}   {} accepted/s   {} ended/s   {} failed/s",
             rate(0),
             rate(1),
             rate(2)

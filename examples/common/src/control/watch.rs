@@ -1,8 +1,18 @@
 //! `PROGRAM control PATH watch`: the panel on a terminal, until `q`; elsewhere its text, once.
+//!
+//! It follows the program from process to process:
+//!
+//! ```text
+//! the figures name a successor, or the connection ends
+//!   connects to the path, again and again, and asks; the last figures stay on the screen
+//!     another process answers:   its figures are shown, and the last row says so
+//!     none within [`PATIENCE`]:  goes on with the process that it has; if that has ended, ends as well
+//! ```
 
 use std::io::{self, IsTerminal, Read};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::client::ControlSocket;
 use super::panel::Panel;
@@ -10,26 +20,30 @@ use super::terminal::{Signals, Terminal};
 use crate::Failure;
 use crate::client::show;
 
+/// How long another process is looked for: a restart takes no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The time between two looks.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Watches a program. `command` is `watch` with its words.
-pub(super) fn watch(socket: &mut ControlSocket, command: &str) -> Result<(), Failure> {
+pub(super) fn watch(mut socket: ControlSocket, command: &str) -> Result<(), Failure> {
     if !io::stdout().is_terminal() {
         let panel = Panel::read(&socket.ask_well("status")?);
         let lines = panel.lines(usize::MAX);
         let text: String = lines.iter().map(|line| format!("{}\n", line.text)).collect();
         return show(text.as_bytes());
     }
-    let mut panel = Panel::read(&socket.ask_well(command)?);
+    let panel = Panel::read(&socket.ask_well(command)?);
     let signals = Signals::take()
         .map_err(|error| Failure::Other(format!("cannot handle signals: {error}")))?;
+    let mut watched =
+        Watched { socket, panel, command, said: String::new(), search: None, gave_up: false };
     let mut terminal = Terminal::enter()?;
     let mut reads_keys = io::stdin().is_terminal();
     loop {
-        Terminal::draw(|height| panel.lines(height), "q ends")?;
-        let ready = if socket.has_buffered() {
-            Ready { socket: true, ..Ready::default() }
-        } else {
-            wait(socket, &signals, reads_keys)?
-        };
+        Terminal::draw(|height| watched.panel.lines(height), &watched.below())?;
+        let ready = wait(&watched, &signals, reads_keys)?;
         if ready.ends || (ready.key && is_last_key(&mut reads_keys)) {
             return Ok(());
         }
@@ -41,8 +55,109 @@ pub(super) fn watch(socket: &mut ControlSocket, command: &str) -> Result<(), Fai
             empty(&signals.redraws);
         }
         if ready.socket {
-            panel = Panel::read(&socket.receive_well()?);
+            watched.hear()?;
         }
+        watched.look(ready.next)?;
+    }
+}
+
+/// The process that is shown, and the one that is looked for.
+struct Watched<'a> {
+    socket: ControlSocket,
+    /// The last figures.
+    panel: Panel,
+    command: &'a str,
+    /// The last change from one process to another, for the last row.
+    said: String,
+    search: Option<Search>,
+    /// A successor was looked for in vain; the process that has named it is shown to its end.
+    gave_up: bool,
+}
+
+/// The search for another process at the same path.
+struct Search {
+    began: Instant,
+    /// The end of the connection; none while the process lives, and has a successor.
+    lost: Option<Failure>,
+    /// A connection that was asked, and has not answered.
+    asked: Option<ControlSocket>,
+}
+
+impl Search {
+    fn begin(lost: Option<Failure>) -> Self {
+        Self { began: Instant::now(), lost, asked: None }
+    }
+}
+
+impl Watched<'_> {
+    /// The last row.
+    fn below(&self) -> String {
+        let said = match &self.search {
+            Some(Search { lost: Some(failure), .. }) => {
+                &format!("{failure}; waiting for the next process there")
+            }
+            _ => &self.said,
+        };
+        format!("q ends   {said}").trim_end().to_owned()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.search.as_ref().is_some_and(|search| search.lost.is_some())
+    }
+
+    /// Takes figures, or the end of the connection.
+    fn hear(&mut self) -> Result<(), Failure> {
+        match self.socket.receive_well() {
+            Ok(reply) => {
+                self.panel = Panel::read(&reply);
+                if self.panel.successor.is_some() && self.search.is_none() && !self.gave_up {
+                    self.search = Some(Search::begin(None));
+                }
+                Ok(())
+            }
+            Err(failure) if self.socket.has_ended() => {
+                self.search = Some(Search::begin(Some(failure)));
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// A step of the search, if there is one. `answered`: the connection that was asked has something to be read.
+    fn look(&mut self, answered: bool) -> Result<(), Failure> {
+        let Some(search) = &mut self.search else { return Ok(()) };
+        if answered {
+            if let Some(mut asked) = search.asked.take() {
+                // One that ends without an answer is asked again.
+                let panel = asked.receive_well().map(|reply| Panel::read(&reply));
+                let is_new = |panel: &Panel| panel.process != self.panel.process;
+                if let Some(panel) =
+                    panel.ok().filter(|panel| search.lost.is_some() || is_new(panel))
+                {
+                    self.said = match is_new(&panel) {
+                        true => format!(
+                            "process {} has taken the place of process {}",
+                            panel.process, self.panel.process
+                        ),
+                        false => "connected again".to_owned(),
+                    };
+                    (self.socket, self.panel, self.search) = (asked, panel, None);
+                    self.gave_up = false;
+                    return Ok(());
+                }
+            }
+        }
+        if search.began.elapsed() > PATIENCE {
+            self.gave_up = true;
+            return self.search.take().and_then(|search| search.lost).map_or(Ok(()), Err);
+        }
+        if search.asked.is_none() {
+            // Nobody may be there yet.
+            search.asked = ControlSocket::connect(&self.socket.path)
+                .and_then(|mut next| next.send(self.command).map(|()| next))
+                .ok();
+        }
+        Ok(())
     }
 }
 
@@ -50,31 +165,47 @@ pub(super) fn watch(socket: &mut ControlSocket, command: &str) -> Result<(), Fai
 #[derive(Clone, Copy, Default)]
 struct Ready {
     socket: bool,
+    next: bool,
     key: bool,
     ends: bool,
     stops: bool,
     redraws: bool,
 }
 
-fn wait(socket: &ControlSocket, signals: &Signals, reads_keys: bool) -> Result<Ready, Failure> {
+fn wait(watched: &Watched<'_>, signals: &Signals, reads_keys: bool) -> Result<Ready, Failure> {
+    let reads_socket = !watched.is_lost();
+    if reads_socket && watched.socket.has_buffered() {
+        return Ok(Ready { socket: true, ..Ready::default() });
+    }
     let stdin = io::stdin();
-    let input = PollFlags::IN;
-    let keys = if reads_keys { input } else { PollFlags::empty() };
-    let mut fds = [
-        PollFd::new(socket.stream(), input),
-        PollFd::new(&stdin, keys),
-        PollFd::new(&signals.ends, input),
-        PollFd::new(&signals.stops, input),
-        PollFd::new(&signals.redraws, input),
+    let asked = watched.search.as_ref().and_then(|search| search.asked.as_ref());
+    let input = |is_read: bool| if is_read { PollFlags::IN } else { PollFlags::empty() };
+    let mut fds = vec![
+        PollFd::new(&stdin, input(reads_keys)),
+        PollFd::new(&signals.ends, input(true)),
+        PollFd::new(&signals.stops, input(true)),
+        PollFd::new(&signals.redraws, input(true)),
     ];
-    match poll(&mut fds, None) {
+    let own = reads_socket.then(|| PollFd::new(watched.socket.stream(), input(true)));
+    let next = asked.map(|asked| PollFd::new(asked.stream(), input(true)));
+    let (has_own, has_next) = (own.is_some(), next.is_some());
+    fds.extend(own.into_iter().chain(next));
+    let again = Timespec { tv_sec: 0, tv_nsec: AGAIN.subsec_nanos().into() };
+    match poll(&mut fds, watched.search.as_ref().map(|_| &again)) {
         Ok(_) => {}
         // A signal: its socket is readable.
         Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
         Err(error) => return Err(io::Error::from(error).into()),
     }
-    let [socket, key, ends, stops, redraws] = fds.map(|fd| !fd.revents().is_empty());
-    Ok(Ready { socket, key: key && reads_keys, ends, stops, redraws })
+    let is_ready = |place: usize| fds.get(place).is_some_and(|fd| !fd.revents().is_empty());
+    Ok(Ready {
+        socket: has_own && is_ready(4),
+        next: has_next && is_ready(4 + usize::from(has_own)),
+        key: reads_keys && is_ready(0),
+        ends: is_ready(1),
+        stops: is_ready(2),
+        redraws: is_ready(3),
+    })
 }
 
 /// Reads keys. True if one of them ends the panel. A terminal that is gone has no more keys.

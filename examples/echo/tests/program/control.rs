@@ -292,6 +292,68 @@ fn the_panel_gives_the_terminal_back_however_it_ends() {
 }
 
 #[test]
+fn the_panel_follows_the_program_from_process_to_process() {
+    for mixin in ["threading", "green", "forking"] {
+        if !MIXINS.contains(&mixin) {
+            continue;
+        }
+        let options = ["--mixin", mixin, "--mode", "line", "--grace", "600"];
+        let at = Controlled::start(&["127.0.0.1:0"], &options);
+        // Its request keeps the first process, which would be shown for as long.
+        let mut client = at.client();
+        client.write_all(b"hel").unwrap();
+        eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
+        let (user, program) = test_support::system::terminal();
+        let mut user = fs::File::from(user);
+        let path = at.path.to_str().unwrap();
+        let mut command = ECHO.command(&["control", path, "watch", "0.1"]);
+        command.stdin(program.try_clone().unwrap()).stdout(program);
+        let panel = Process::start(&mut command);
+        drop(command);
+        show(&mut user, "q ends");
+        at.server.send_signal(libc::SIGUSR2);
+        let says = format!("has taken the place of process {}", at.server.id());
+        show(&mut user, &says);
+        show(&mut user, ", after another one");
+        client.write_all(b"lo\n").unwrap();
+        assert_eq!(read_to_end(&mut client), b"hello\n");
+        assert_ends(&at.server.ended_before_its_output(), 0);
+        // The first one's end changes nothing.
+        show(&mut user, ", after another one");
+        user.write_all(b"q").unwrap();
+        show(&mut user, "\x1b[?25h\x1b[?1049l");
+        assert_ends(&panel.end(), 0);
+        assert_eq!(mark(&mut operator(&at.path), "stop"), "ok it stops at once");
+        eventually("it has ended", || !at.path.exists());
+    }
+}
+
+#[test]
+fn the_panel_tells_the_phases_of_a_stop() {
+    for (duck, phase) in [("600", "lame duck"), ("0", "draining")] {
+        let options = ["--mode", "line", "--grace", "600", "--lame-duck", duck];
+        let at = Controlled::start(&["127.0.0.1:0"], &options);
+        assert!(at.control(&["watch"]).out.contains("   serving   "));
+        let mut client = at.client();
+        // Half a line: its request may take the whole grace.
+        client.write_all(b"hel").unwrap();
+        eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
+        let mut operator = at.connect();
+        assert!(ask(&mut operator, "status").contains(&"phase\tready".to_owned()));
+        at.server.send_signal(libc::SIGTERM);
+        let line = format!("phase\t{phase}");
+        while !ask(&mut operator, "status").contains(&line) {}
+        // An operator who is there looks on; a draining program takes no other.
+        if phase == "lame duck" {
+            let shown = at.control(&["watch"]).out;
+            assert!(shown.contains("   stopping: lame duck   "), "{shown}");
+        }
+        assert_eq!(mark(&mut operator, "stop"), "ok it stops at once");
+        assert_ends(&at.server.end(), 0);
+    }
+}
+
+#[test]
 fn forgotten_terminals_keep_no_operator_out_and_cost_clients_nothing() {
     for mixin in ["threading", "inline", "forking"] {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);

@@ -14,6 +14,8 @@ use test_support::process::Process;
 use test_support::program::assert_ends;
 
 use crate::ECHO;
+use crate::handover::line::Client;
+use test_support::tls::certificate;
 use test_support::{SOON, eventually, folder, skip_if};
 
 /// No other test listens at this address, so that a restarted server finds its port free.
@@ -59,16 +61,31 @@ fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
     right.then_some(()).ok_or_else(|| format!("request {number}: {answer:?}"))
 }
 
+/// The same through TLS, which the servers end: the proxy passes it on.
+fn ask_over_tls(proxy: SocketAddr, number: usize) -> Result<(), String> {
+    let asked = std::panic::catch_unwind(|| {
+        let mut client = Client::of(&format!("{proxy} with TLS"));
+        thread::sleep(BETWEEN);
+        client.asks_for_one(&format!("request {number}"));
+    });
+    asked.map_err(|_| format!("request {number}: its panic is above"))
+}
+
 /// None of `requests` fails, although the two servers are restarted `restarts` times meanwhile.
-fn none_fails(mixin: &str, requests: usize, restarts: usize) {
+fn none_fails(mixin: &str, is_tls: bool, requests: usize, restarts: usize) {
     if skip_if(no_haproxy()) {
         return;
     }
     let addresses = [free_address(), free_address()];
+    let (chain, key) = (certificate("server.pem"), certificate("server.key"));
     let start = |at: SocketAddr| {
-        let options = ["--mode", "line", "--mixin", mixin, "--max-per-peer", "1000"];
+        let mut options = vec!["--mode", "line", "--mixin", mixin, "--max-per-peer", "1000"];
+        if is_tls {
+            options.extend(["--tls-cert", &chain, "--tls-key", &key]);
+        }
         ECHO.serve(&[&at.to_string()], &options).0
     };
+    let ask = if is_tls { ask_over_tls } else { ask };
     let mut servers = addresses.map(|at| Some(start(at)));
     let (folder, proxy) = (folder(), free_address());
     let file = folder.path().join("haproxy.cfg");
@@ -121,20 +138,25 @@ fn none_fails(mixin: &str, requests: usize, restarts: usize) {
 
 #[test]
 fn ten_restarts_of_two_servers_in_turn_lose_none_of_five_thousand_requests() {
-    none_fails("threading", 5_000, 10);
+    none_fails("threading", false, 5_000, 10);
+}
+
+#[test]
+fn restarts_lose_no_request_over_tls() {
+    none_fails("threading", true, 1_000, 6);
 }
 
 #[test]
 fn restarts_lose_no_request_pool() {
-    none_fails("pool", 1_000, 4);
+    none_fails("pool", false, 1_000, 4);
 }
 
 #[test]
 fn restarts_lose_no_request_inline() {
-    none_fails("inline", 1_000, 4);
+    none_fails("inline", false, 1_000, 4);
 }
 
 #[test]
 fn restarts_lose_no_request_forking() {
-    none_fails("forking", 1_000, 4);
+    none_fails("forking", false, 1_000, 4);
 }

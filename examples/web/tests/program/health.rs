@@ -6,7 +6,9 @@ use std::os::unix::process::ExitStatusExt;
 
 use test_support::{connect, eventually, read_to_end};
 
-use super::web;
+use test_support::program::assert_ends;
+
+use super::{WEB, web};
 
 /// The status line and the body of an answer.
 fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String) {
@@ -54,6 +56,44 @@ fn a_lame_duck_is_not_ready_and_serves_in_a_pool() {
 #[test]
 fn a_lame_duck_is_not_ready_and_serves_in_processes() {
     a_lame_duck_is_not_ready_and_serves_under("forking");
+}
+
+/// A successor serves already, and nobody has to be sent elsewhere: so neither a duck to come nor one that has begun
+/// keeps the predecessor.
+fn a_successor_ends_the_lame_duck_under(mixin: &str) {
+    for is_begun in [false, true] {
+        let folder = test_support::folder();
+        let path = folder.path().join("h");
+        let path = path.to_str().unwrap();
+        let options = ["--health", "--lame-duck", "3600", "--mixin", mixin, "--handover", path];
+        let (first, address) = web(&options);
+        if is_begun {
+            first.send_signal(15);
+            let unready = "HTTP/1.1 503 Service Unavailable";
+            eventually("it is a lame duck", || ask(address, "GET", "/readyz").0 == unready);
+        }
+        let (second, again) = WEB.serve(&[&address.to_string()], &options);
+        assert_eq!(again, [address.to_string()], "{mixin}, {is_begun}");
+        assert_ends(&first.end(), 0);
+        let ready = ("HTTP/1.1 200 OK".to_owned(), "ready\n".to_owned());
+        assert_eq!(ask(address, "GET", "/readyz"), ready, "{mixin}, {is_begun}");
+        // Its own stop has the whole lame duck, which a second signal ends.
+        second.send_signal(15);
+        eventually("the second one is a lame duck", || ask(address, "GET", "/readyz") != ready);
+        second.send_signal(15);
+        assert_eq!(second.end().status.code(), Some(128 + 15));
+    }
+}
+
+#[test]
+fn a_successor_ends_the_lame_duck_in_threads() {
+    a_successor_ends_the_lame_duck_under("threading");
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn a_successor_ends_the_lame_duck_in_coroutines() {
+    a_successor_ends_the_lame_duck_under("green");
 }
 
 #[test]

@@ -22,13 +22,16 @@ fn figures_are_shown_where_they_are_asked_for() {
         for says in ["<h1>web</h1>", "http-equiv=\"refresh\" content=\"2\"", "serving</span>"] {
             assert!(text.contains(says), "{mixin}: {says} is not in {text}");
         }
+        assert!(text.contains("<li aria-current=\"step\">ready</li>"), "{mixin}: {text}");
         // The request for the page itself is alive, as its first one.
         assert!(text.contains("<dt>live</dt><dd>1</dd>") && text.contains("<td>running</td>"));
         assert!(!text.contains("<script"));
         assert!(!get(address, "/status?every=0", "").text().contains("http-equiv"));
         let json = get(address, "/status.json", "");
         assert_eq!(json.header("Content-Type"), Some("application/json"));
-        let says = format!("\"address\":\"{address}\",\"state\":\"serving\",\"live\":");
+        let says = format!(
+            "\"address\":\"{address}\",\"state\":\"serving\",\"phase\":\"ready\",\"live\":"
+        );
         assert!(json.text().contains(&says), "{}", json.text());
         assert_eq!(get(address, "/status.jso", "").body, b"Hello, World");
     }

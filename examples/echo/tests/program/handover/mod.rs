@@ -1,7 +1,7 @@
 //! Servers that hand their sockets on: what an operator does, and what is in the way.
 
 mod activated;
-mod line;
+pub(crate) mod line;
 mod lost;
 mod programs;
 mod steps;

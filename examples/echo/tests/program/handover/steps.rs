@@ -303,7 +303,11 @@ fn something_else_at_the_path_is_left_alone() {
     let failed = line.start(&[]).end();
     // At once: a path that another server is about to free is looked at for five seconds.
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert_fails_in_one_line(&failed, 1, &["h", "no socket", "choose another path"]);
+    assert_fails_in_one_line(
+        &failed,
+        1,
+        &["--handover", "/h: ", "no socket", "choose another path"],
+    );
     assert!(!failed.err.contains("--bind"), "{}", failed.err);
     assert_eq!(std::fs::read(line.file("h")).unwrap(), b"precious");
 }
