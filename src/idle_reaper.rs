@@ -5,7 +5,7 @@
 //! timer, and the reaper looks at the live list eight times per limit.
 //!
 //! Some waits are not the reaper's: those of coroutines (by the parker's clock), limits below [`SHORTEST_REAPED`] (by
-//! the kernel, exactly), and all of a process that must start no thread, under `Forking`. [`IdleReaper::covers`] says
+//! the kernel, exactly), those for the rest of a TLS record (`request/raw_status.rs`), and all of a process that must start no thread, under `Forking`. [`IdleReaper::covers`] says
 //! so, once for each request.
 //!
 //! ```text
