@@ -346,7 +346,7 @@ fn the_panel_tells_the_phases_of_a_stop() {
         // An operator who is there looks on; a draining program takes no other.
         if phase == "lame duck" {
             let shown = at.control(&["watch"]).out;
-            assert!(shown.contains("   stopping: lame duck   "), "{shown}");
+            assert!(shown.contains("   serving: lame duck   "), "{shown}");
         }
         assert_eq!(mark(&mut operator, "stop"), "ok it stops at once");
         assert_ends(&at.server.end(), 0);

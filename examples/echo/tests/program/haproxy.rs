@@ -143,7 +143,7 @@ fn ten_restarts_of_two_servers_in_turn_lose_none_of_five_thousand_requests() {
 
 #[test]
 fn restarts_lose_no_request_over_tls() {
-    none_fails("threading", true, 1_000, 6);
+    none_fails("threading", true, 600, 4);
 }
 
 #[test]
