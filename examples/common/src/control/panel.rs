@@ -182,12 +182,12 @@ impl Server {
         let at = |values: &[String], place: usize| values.get(place).cloned().unwrap_or_default();
         let rate = |place| at(&self.per_second, place);
         let (address, state) = (&self.address, &self.state);
-        let tone = if state == "serving" && phase.is_empty() { Tone::Bold } else { Tone::Alarm };
         // While it serves, the two say the same.
         let phase = match &*self.phase {
             "" | "ready" => String::new(),
             phase => format!(": {phase}"),
         };
+        let tone = if state == "serving" && phase.is_empty() { Tone::Bold } else { Tone::Alarm };
         let head = format!(
             "{address}   {state}{phase}   {} accepted/s   {} ended/s   {} failed/s",
             rate(0),
