@@ -74,7 +74,7 @@ impl Address {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            // A program may have made an address that is mapped; those of the system are not.
+            // The system gives no mapped address of IPv4, but a program may make one.
             Self::Inet(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) | Self::Abstract(_) | Self::Unnamed => true,
             Self::Other(_) => false,

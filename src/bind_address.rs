@@ -323,7 +323,7 @@ mod tests {
             let path = format!("./{text}");
             assert!(error.to_string().contains(&path), "{error}");
             assert_eq!(BindAddress::from(&path).to_unix().unwrap(), Address::Unix(path.into()));
-            // A path that is given as one is one.
+            // A path that the program gives as a path is not checked for a port.
             assert!(BindAddress::from(Path::new(text)).to_unix().is_ok());
         }
     }

@@ -118,7 +118,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     if count == whole.len() {
         return true;
     }
-    // The losses have been told if that part was written to its end.
+    // The losses count as told only if the note about them was written to its end.
     let still = if count < before.len() { lost } else { 0 };
     losses[LOST].fetch_add(still + 1, Ordering::Relaxed);
     // Nothing written leaves the stream as it was.

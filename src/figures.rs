@@ -32,7 +32,7 @@ impl Fill {
     #[must_use]
     pub fn share(self) -> Option<f64> {
         let max = self.max?;
-        // With no room at all, all of it is in use.
+        // A maximum of zero counts as full.
         Some(if max == 0 { 1.0 } else { self.used as f64 / max as f64 })
     }
 }

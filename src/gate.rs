@@ -55,7 +55,7 @@ impl RateGate {
     /// Sets the rate. A different rate begins with a full bucket. The same rate keeps its tokens, so that a program
     /// that often sets other limits does not lift this one.
     pub(crate) fn set(&self, rate: Option<Rate>) {
-        // A request must be able to pass at some time.
+        // A rate or burst of zero counts as one, because a request must be able to pass at some time.
         let at_least_one =
             |rate: Rate| Rate::per_second(rate.per_second.max(1)).burst(rate.burst.max(1));
         let full =
@@ -195,7 +195,7 @@ impl Gate {
     /// Gives back what [`enter`](Self::enter) has counted.
     pub(crate) fn leave(&self) {
         if self.count.fetch_sub(1, Ordering::SeqCst) == 0 {
-            // A permit from before a fork, which this process does not count.
+            // The permit is from before a fork, and this process does not count it.
             self.count.fetch_add(1, Ordering::SeqCst);
         }
         // After the count: see (3) and (4) in the diagram above.

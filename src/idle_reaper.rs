@@ -104,7 +104,8 @@ impl Drop for IdleReaper {
 impl ReaperShared {
     /// The life of the thread.
     fn run(&self) {
-        // Not before `start` has noted that the thread runs: it would overwrite that the thread has left.
+        // `start` holds this lock until it has noted that the thread runs. Without the wait it could overwrite the
+        // note that the thread has left.
         drop(self.start.lock());
         // The limits are not known yet. The shortest possible pause is right for each of them.
         let mut pause = SHORTEST_REAPED / LATE;
@@ -112,7 +113,7 @@ impl ReaperShared {
             // Called under the lock of the list: the next request enters after it, and starts another thread.
             let leave = || self.is_on.store(false, Ordering::Release);
             match self.list.end_silent(Instant::now(), leave) {
-                // The shortest of all limits decides, so that none of them is kept later than by an eighth.
+                // The shortest of all limits decides, so that each limit is kept within an eighth of itself.
                 Some(shortest) => pause = shortest / LATE,
                 None => return,
             }

@@ -126,7 +126,7 @@ impl Seat {
     /// How often the loop of this server has to [`beat`](Self::beat); none, if for nothing.
     pub(crate) fn beat_every(&self, idle_limit: Option<Duration>) -> Option<Duration> {
         let several = self.group.state.lock().members.len() > 1;
-        // A round of several loops is complete one beat after the last one's at the latest.
+        // A round is complete when its last loop has beaten. With several loops that may take two intervals.
         let part = if several { 4 } else { 2 };
         let manager = self.group.manager.as_ref();
         let watchdog = manager.and_then(|manager| Some(manager.watchdog()? / part));
@@ -195,7 +195,7 @@ impl Seat {
         let member = &mut state.members[self.index];
         member.is_alive = true;
         member.idle_limit = idle_limit;
-        // Those that were open the last time have ended since.
+        // A request that was open at the last beat has been served since then.
         if load.live + member.load.live > 0 || load.accepted != member.load.accepted {
             member.idle_since = now;
         }
@@ -336,7 +336,7 @@ mod tests {
         seats[1].beat(Load::default(), None);
         seats[0].beat(Load::default(), Some(Duration::ZERO));
         assert!(!is_stopped(&seats[0]));
-        // One that has stopped does not.
+        // A server that has stopped is not waited for.
         seats[1].stopping(Duration::ZERO, Load::default());
         seats[0].beat(Load::default(), Some(Duration::ZERO));
         assert!(is_stopped(&seats[0]));

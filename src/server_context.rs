@@ -156,7 +156,8 @@ impl ServerContext {
 
     /// Where a lingering close of this process runs.
     pub(crate) fn lingering(&self) -> Lingering {
-        // A child has nothing else to do. A coroutine would keep its stack and its place in the live list.
+        // A child serves one request, so it may block. A coroutine would keep its stack and its place in the live
+        // list.
         if self.role().is_child() {
             Lingering::Here
         } else if self.role().may_start_threads() {

@@ -133,7 +133,7 @@ impl SocketIo {
         // Only the first time, and only if a timeout is set, because it is a system call.
         if !self.is_lent.swap(true, Ordering::Relaxed) && self.armed.swap(0, Ordering::Relaxed) != 0
         {
-            // It fails only if this is no socket any more, and then every other call fails as well.
+            // An error means that this is no socket any more: then every later call fails as well.
             let _ = sys::set_receive_timeout(self.as_fd(), None);
         }
         self.as_fd()
@@ -248,12 +248,12 @@ impl SocketIo {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     fit = Fit::Exact;
-                    // SO_RCVTIMEO has ended the call. Its timeout is the time that it has waited, so no clock is read.
+                    // SO_RCVTIMEO has ended the call: the wait was as long as the option, so no clock is read.
                     if block { self.waited_in_vain() } else { Duration::ZERO }
                 }
                 result => return result,
             };
-            // From here on a moment, so that signals and early returns do not extend it.
+            // A moment from here on, so that signals and early returns do not extend the wait.
             bound = bound.after(waited);
             // A coroutine, or a thread that must rely on neither mode nor timeout of the socket, waits here.
             if fit == Fit::Exact && !block {
@@ -268,8 +268,8 @@ impl SocketIo {
     fn waited_in_vain(&self) -> Duration {
         let armed = self.armed.load(Ordering::Relaxed);
         if armed == 0 {
-            // Without a timeout it cannot return so. The user's code has set a mode or a timeout on the socket, or on the
-            // listener that it comes from.
+            // A blocking call without a timeout never returns this. So the program has set a mode or a timeout on the
+            // socket, or on the listener that it comes from.
             self.is_lent.store(true, Ordering::Relaxed);
         }
         Duration::from_nanos(armed)
@@ -391,7 +391,7 @@ impl AsFd for SocketIo {
 
 impl Drop for SocketIo {
     fn drop(&mut self) {
-        // No coroutine has waited for it.
+        // The descriptor has no slot: no coroutine has waited for it yet.
         if self.slot.get() == 0 {
             return;
         }

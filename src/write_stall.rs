@@ -99,7 +99,7 @@ impl WriteStall {
             if self.look_at.is_some_and(|look_at| now >= look_at) {
                 self.look(fd, now);
             }
-            // After the look: the peer may have taken something just before the end.
+            // After the look: the peer may have taken bytes just before the end.
             let over = earlier(self.since.checked_add(stall), until);
             if over.is_some_and(|over| now >= over) {
                 return Err(io::ErrorKind::TimedOut.into());

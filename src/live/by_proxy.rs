@@ -191,7 +191,7 @@ fn write(row: &Row, address: Option<&Address>) {
         word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
     }
     let length = bytes.len().min(8 * (WORDS - 1)) as u64;
-    // Last: whoever sees it sees the bytes.
+    // Stored last: a reader that sees this word sees the bytes as well.
     row[0].store(kind | length << 8 | u64::from(port) << 16, Ordering::SeqCst);
 }
 

@@ -32,7 +32,7 @@ impl ClearCounters {
         self.own = OnceLock::new();
         if let Some((rows, row)) = self.common.as_deref() {
             let [is_encrypted, read, written] = &rows.rows()[*row];
-            // A row that was never used is not written to: it has no memory.
+            // A row that no request under TLS has used has no memory yet, and a write would give it some.
             if is_encrypted.load(Ordering::Relaxed) != 0 {
                 for number in [is_encrypted, read, written] {
                     number.store(0, Ordering::Relaxed);

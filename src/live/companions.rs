@@ -32,11 +32,11 @@ impl Entry {
     pub(crate) fn add_companion(&self, companion: &Arc<dyn Companion>) {
         {
             let mut list = self.rare.get_or_init(Box::default).companions.list.lock();
-            // A handler that makes one connection after the other keeps no list of them.
+            // A handler that makes one connection after another must not grow the list: ended ones are dropped here.
             list.retain(|companion| companion.strong_count() > 0);
             list.push(Arc::downgrade(companion));
         }
-        // After it can be found: a cut of meanwhile either finds it or is seen here.
+        // After the push: a cut that comes now either finds the companion in the list, or is seen here.
         if self.is_cut_off() {
             companion.end();
         }

@@ -341,17 +341,18 @@ impl Entry {
 
     /// How many bytes were received and sent.
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        // Relaxed: a reader that is late by a few bytes is late by one look.
+        // Relaxed: a reader that misses some bytes sees them at its next look.
         let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
     /// Ends it for `close_live`, also if a child serves it. False if there is nothing to end.
     pub(super) fn close(&self) -> bool {
-        // Without a connection nothing is ended, and no cut is stored: it would explain an end that it did not cause.
+        // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
+        // caused.
         let closed = match self.process.load(Ordering::Relaxed) {
             0 => self.connection.lock().is_some(),
-            // The child has the connection; its own handler cannot be reached. A kill ends both.
+            // The handler in the child cannot be reached, and the child has the connection. A kill ends both.
             child => sys::child_process::signal(child, libc::SIGKILL),
         };
         if closed {
@@ -450,7 +451,7 @@ impl Entry {
             by_proxy.end();
         }
         self.ended.store(true, Ordering::SeqCst);
-        // After the store: a token that is made at this moment either is notified here or sees the end itself.
+        // After the store: a token that is made now is either notified here, or finds the end itself.
         self.tell_of_close();
         self.forget_connection();
     }

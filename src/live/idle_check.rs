@@ -91,7 +91,7 @@ impl Entry {
         if now.saturating_duration_since(wait.since) < self.limits.idle {
             return;
         }
-        // An earlier cut explains the end better.
+        // Only if nothing is noted yet: an earlier cut explains the end better.
         let (none, silent) = (0, Cut::Silent as u8);
         let order = Ordering::SeqCst;
         if self.cut.compare_exchange(none, silent, order, order).is_ok() {
@@ -114,7 +114,7 @@ impl Entry {
         };
         if wait.may_move == Some(true) {
             let moved = Some(Progress::of((wait.bytes_in, bytes_out), fd));
-            // The first answer has nothing to be compared with: bytes may have moved just before.
+            // The first look only stores what it finds: there is no earlier look to compare it with.
             if wait.moved != moved {
                 (wait.moved, wait.since) = (moved, now);
             }

@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn all_activities_are_listed_in_their_order() {
         for (place, activity) in Activity::ALL.iter().enumerate() {
-            // An activity that is added has to be added here, and to the list.
+            // A new activity is added to this match and to the list.
             let expected = match activity {
                 Activity::Queued => 0,
                 Activity::Running => 1,

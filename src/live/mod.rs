@@ -116,8 +116,8 @@ impl LiveList {
         if slots.rows.is_some() {
             slots.map_rows()?;
         }
-        // The parent serves them. A copy that stays open here would keep a peer waiting after the parent has closed
-        // its own.
+        // The parent serves these requests. A connection that stays open here would keep its peer waiting after the
+        // parent has closed its own copy.
         for entry in slots.entries.drain(..).flatten() {
             entry.forget_connection();
         }
@@ -169,7 +169,7 @@ impl LiveList {
         // with an end of its own.
         let beyond = match peer_is {
             PeerIs::Client => slots.count_peer(&peer, accepted),
-            // Its client is counted when it is known.
+            // A proxy is not counted. Its client is, once the header has named it.
             PeerIs::Proxy => None,
         };
         slots.entered += 1;
@@ -198,7 +198,8 @@ impl LiveList {
         entry.name_client(header);
         let by_proxy = entry.by_proxy.as_ref()?;
         if by_proxy.is_common() {
-            // In a child: this list is a copy, and the other children tell their clients by their rows.
+            // In a child the list is a copy, so it does not know the clients of the other children. The shared rows
+            // do.
             let max = slots.peers.as_ref()?.max;
             return (by_proxy.count() > max).then_some(Limit::PerPeer);
         }
@@ -207,7 +208,7 @@ impl LiveList {
 
     /// The request is over. Wakes a drain if it was the last one.
     pub(crate) fn leave(&self, registration: &Registration) {
-        // Others may hold the entry a little longer; the connection must not stay open for it.
+        // Others may hold the entry a little longer, and must not keep the connection open by it.
         registration.entry.end();
         let mut slots = self.slots.lock();
         let last = match slots.entries.get_mut(registration.slot) {

@@ -40,7 +40,7 @@ impl Entry {
                 place.get_or_init(|| made)
             }
         };
-        // A drain or an end from before the events were there has notified nobody.
+        // A drain or an end that came before the events existed has notified nobody.
         if draining() {
             self.tell_of_stop();
         }
@@ -60,7 +60,7 @@ impl Entry {
     /// The request is over.
     pub(super) fn tell_of_close(&self) {
         if let Some(stop_events) = self.rare.get().and_then(|rare| rare.stop_events.get()) {
-            // A request that is over is one that should end as well.
+            // Code that works for a request stops at the request's end as it does at a drain.
             stop_events.stopping.notify();
             stop_events.closed.notify();
         }

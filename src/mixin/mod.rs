@@ -313,7 +313,7 @@ impl<M: Mixin + ?Sized> Mixin for Box<M> {
 /// It has its permit of `Limits::live` and its slot in the live list from before the mixin gets it until it has
 /// ended. So a mixin that keeps jobs in a queue keeps the server's permits, too.
 pub struct Job {
-    // None only while one of the three runs.
+    // Always there, except while `run`, `refuse` or `release` consumes it.
     work: Option<Box<dyn Work>>,
 }
 

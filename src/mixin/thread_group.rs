@@ -95,8 +95,8 @@ impl ThreadGroup {
         }
         // Before the thread is there: it must never look like one that a parent has.
         self.owner.become_noted();
-        // Moved into the thread, and dropped with the closure if it cannot be started: the count is right in any case,
-        // also after a panic.
+        // Moved into the thread. If the thread cannot be started, the closure is dropped with it. So the count is
+        // right in any case, also after a panic.
         let alive = AliveThread::new(Arc::clone(self))?;
         builder.spawn(move || {
             let _alive = alive;

@@ -115,7 +115,7 @@ impl Mixin for Workers {
     }
 
     fn server_close(&self, deadline: Instant) {
-        // Makes one if there has been no request: later jobs are then refused as well.
+        // A pool that has served nobody has no queue yet. It makes one here, so that later jobs are refused as well.
         let queue = self.queue();
         queue.close();
         if self.block_on_close() {

@@ -73,7 +73,7 @@ impl AcceptSlot {
     pub(super) fn interrupt(&mut self) -> bool {
         match &self.server {
             Some(server) if !self.interrupted => {
-                // Under the queue's lock, where it may not wait: it is one write to an event.
+                // Under the queue's lock, where nothing may wait: an interrupt is one write to an event.
                 server.interrupt();
                 self.interrupted = true;
                 true

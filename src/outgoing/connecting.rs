@@ -47,7 +47,7 @@ pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connect
     }
     let addresses = look_up(to, until, timeout)?;
     to_first(&addresses, until).map_err(|Failed { address, error }| {
-        // Of a name the message has the address as well.
+        // A message about a name says the address as well.
         let name = to.to_string();
         let object = if name == address.to_string() { name } else { format!("{name} ({address})") };
         cannot("connect to", object, timeout, error)
@@ -120,7 +120,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
     let mut failed: Option<Failed> = None;
     let mut next = Instant::now();
     loop {
-        // The last look is after the deadline: a connection of that moment is one.
+        // The last look comes after the deadline, so that a connection that succeeds at that moment counts.
         let over = until.is_some_and(|until| Instant::now() >= until);
         let mut at = 0;
         while let Some((socket, address)) = attempts.get(at) {
@@ -237,7 +237,7 @@ mod tests {
         let mut queued = Vec::new();
         loop {
             let attempt = begin(address).unwrap();
-            // On the loopback one for which there is room has connected by now, or soon.
+            // Over loopback a connect that has room in the queue succeeds at once or soon.
             std::thread::sleep(Duration::from_millis(50));
             let connected = has_connected(&attempt).unwrap();
             queued.push(attempt);

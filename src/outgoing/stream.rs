@@ -332,7 +332,7 @@ struct Bounds {
 
 impl Bounds {
     fn set_deadline(&mut self, after: Option<Duration>) {
-        // A moment that the clock cannot count is never.
+        // A moment beyond the clock's range means no deadline.
         self.deadline = after.and_then(|after| Some((Instant::now().checked_add(after)?, after)));
     }
 

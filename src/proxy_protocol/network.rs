@@ -57,7 +57,7 @@ impl Network {
     /// If `first` has not so many bits, or has other bits set behind them.
     pub fn new(first: IpAddr, bits: u32) -> Result<Self> {
         let text = format!("{first}/{bits}");
-        // A network of addresses that all are mapped is one of IPv4.
+        // A network whose addresses are all mapped is a network of IPv4.
         let (first, bits) = match first.to_canonical() {
             canonical if canonical.is_ipv4() && first.is_ipv6() => match bits.checked_sub(96) {
                 Some(bits) => (canonical, bits),
@@ -98,7 +98,7 @@ fn width(ip: IpAddr) -> u32 {
 
 /// The address with only its first bits; there are so many.
 fn first_of(ip: IpAddr, bits: u32) -> IpAddr {
-    // A shift by the whole width leaves none of them.
+    // A shift by the whole width would overflow. A prefix of zero bits matches every address.
     match ip {
         IpAddr::V4(v4) => {
             IpAddr::V4((v4.to_bits() & u32::MAX.checked_shl(32 - bits).unwrap_or(0)).into())
@@ -155,7 +155,7 @@ mod tests {
     use std::net::SocketAddr;
 
     fn peer(ip: &str) -> Address {
-        // As it is, and not as `From` makes it.
+        // Built by hand: `From` would make a mapped address one of IPv4.
         Address::Inet(SocketAddr::new(ip.parse().unwrap(), 1))
     }
 

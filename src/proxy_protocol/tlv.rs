@@ -139,7 +139,7 @@ pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
     while let Some(tlv) = tlvs.next() {
         let Tlv { kind, value } = tlv;
         if matches!(kind, ALPN | AUTHORITY | CRC32C | UNIQUE_ID | SSL | NETNS) {
-            // Of two that differ one reader would take the first, and another one the last.
+            // If two values of one kind differed, one reader might take the first and another the last.
             if seen.contains(&kind) {
                 return Err(InvalidHeader::TlvTwice(kind));
             }

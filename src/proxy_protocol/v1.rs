@@ -52,7 +52,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
 fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     let bad = |why| InvalidHeader::Line { why };
     let rest = line.strip_prefix(BEGINNING).ok_or(InvalidHeader::Unknown)?;
-    // Behind this word anything may stand, and is ignored.
+    // After this word the rest of the line has no meaning, and is ignored.
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return Ok(Header::without_addresses(Version::V1, Command::Proxy));
     }
@@ -91,13 +91,13 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     };
     let bad = |why| InvalidHeader::Line { why };
     let Some(rest) = line.strip_prefix(BEGINNING) else {
-        // The caller has compared what there is of it.
+        // The caller has compared the bytes that have come with the beginning.
         return if end == 2 { Ok(SHORTEST - line.len()) } else { Err(InvalidHeader::Unknown) };
     };
     let mut fields = rest.split(|byte| *byte == b' ').peekable();
     let word = fields.next().unwrap_or_default();
     let begins = |kind: &&Kind| kind.word.as_bytes().starts_with(word);
-    // The one that is shortest as a whole comes first.
+    // `KINDS` is sorted by the length of the shortest whole line, so the first match needs the fewest bytes.
     let kind = *KINDS.iter().find(begins).ok_or(bad(NO_KIND))?;
     let mut missing = kind.word.len() - word.len();
     if missing > 0 && fields.peek().is_some() {
@@ -111,7 +111,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
             };
             missing += match fields.peek() {
                 None => missing_of(field, shortest).ok_or(bad(NO_END))?,
-                // Another one follows, so this one is whole.
+                // Another field follows, so this one is whole.
                 Some(_) if is_whole(field, shortest) => 0,
                 Some(_) => return Err(bad(NO_END)),
             };
@@ -121,7 +121,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
         }
     }
     let missing = missing + end;
-    // An end after half a line.
+    // The `\r` has come in the middle of the line.
     if end == 1 && missing > 1 { Err(bad("it ends too early")) } else { Ok(missing) }
 }
 

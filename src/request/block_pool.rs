@@ -91,7 +91,7 @@ pub(super) fn give_block(block: Block) {
         _ => return,
     };
     if class == 0 && wait::is_parked_here() {
-        // At the end of a thread there are no thread-locals any more.
+        // While a thread ends, its thread-locals are gone.
         match OWN.try_with(|own| own.replace(Some(block))) {
             Ok(Some(second)) => return give_to_pool(0, second),
             _ => return,
@@ -101,7 +101,7 @@ pub(super) fn give_block(block: Block) {
 }
 
 fn give_to_pool(class: usize, block: Block) {
-    // Without the lock the block is freed: nobody waits here either.
+    // If the pool is locked, the block is freed: nobody waits for this lock.
     if let Some(mut pool) = POOL.try_lock() {
         pool[class].give(block, KEPT[class]);
     }

@@ -136,7 +136,7 @@ impl BoundedIo {
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
         // In this order: see the diagram above.
         if idle && self.ticket.is_to_end() {
-            // No wait any more, so that the drain lets what has come be read.
+            // The wait is over. A drain must now let the handler read the bytes that have come.
             self.ticket.entry().set_activity(Activity::Running);
             return self.receive_at_once(buf)?.ok_or_else(|| self.ticket.stop());
         }
@@ -218,9 +218,9 @@ impl BoundedIo {
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
         match result {
-            // Neither an end of the peer's nor its fault.
+            // The halves have ended the input themselves: neither the peer's end nor its fault.
             Ok(0) | Err(_) if self.is_closed_by_half() => Err(closed_here()),
-            // A seal takes nothing but the peer's own farewell for an end.
+            // Under a seal only the peer's own farewell counts as its end.
             Ok(0) if self.connection.is_sealed() => {
                 self.saw_end = true;
                 Ok(0)
@@ -274,7 +274,7 @@ impl BoundedIo {
             late.iter().for_each(LateInput::clear);
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                // Not by a wrapper, whose raw stream receives what is late.
+                // Counted here only for a plain socket: below a wrapper the raw stream counts.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }
@@ -304,7 +304,7 @@ impl BoundedIo {
         if started.is_none() && !self.deadlines.any() {
             return ReadTimeout { timeout: RecvTimeout::lasting(after), limit, after };
         }
-        // A limit that the clock cannot count is none.
+        // A limit beyond the clock's range means no limit.
         let at = started.unwrap_or_else(Instant::now).checked_add(after);
         match self.deadline() {
             Some(whole) if at.is_none_or(|at| whole.at <= at) => {

@@ -62,8 +62,8 @@ impl BoundedIo {
         let output = std::mem::take(&mut self.output);
         let result = self.send_all(&output);
         if result.is_ok() {
-            // Keeps the memory for the next output. After an error it is dropped: a second flush would send torn
-            // output.
+            // The memory is kept for the next output. After an error the output is dropped, because a second flush
+            // would send bytes out of their order.
             self.output = output;
             self.output.clear();
         }

@@ -115,7 +115,7 @@ impl BoundedIo {
         }
         if self.peer_is_sending(input) {
             self.lingers = true;
-            // The peer sees the end of its answer now, and not when the lingering is over.
+            // The peer sees the end of its answer now, and not only after the linger.
             if !ended {
                 self.end_output();
             }

@@ -252,7 +252,8 @@ impl Connection {
             Self::Sealed { stream, status } => (stream.as_stream(), Some(status)),
             Self::Socket(_) | Self::Split(_) | Self::Gone(_) => return Err(gone()),
         };
-        // A wrapper that has dropped the raw stream has its connection from elsewhere: no limits below it.
+        // A wrapper that has dropped the raw stream uses some other connection, and this crate keeps no limits below
+        // it.
         let raw = status.filter(|status| status.has_raw());
         if let Some(status) = &raw {
             if is_reaped {
@@ -261,8 +262,8 @@ impl Connection {
                 status.begin_call(timeout);
             }
         }
-        // Above a raw stream only the moment of the whole: the raw stream keeps the stall. A stream without one gets
-        // both in one moment.
+        // Above a raw stream only the deadline of the whole request is set, because the raw stream watches for
+        // stalls. A stream without one gets both as one deadline.
         let deadline = if raw.is_some() { timeout.until } else { timeout.at() };
         loop {
             // The same moment each time, so that signals do not extend it.
@@ -276,7 +277,7 @@ impl Connection {
                         None => error,
                     });
                 }
-                // A wrapper may take the end of input that a drain or a limit has made for the peer's own.
+                // A drain or a limit may have shut the input down, and the wrapper takes that for the peer's end.
                 Ok(0) if direction == Direction::In => {
                     return raw.and_then(|status| status.interruption()).map_or(Ok(0), Err);
                 }

@@ -138,7 +138,7 @@ impl DatagramRequest {
     /// sender is gone, or is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait).
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        // An error of this peer carries the request's mark, so that it is told from those of other sockets.
+        // An error about this peer carries the request's mark, which tells it from errors of other sockets.
         let sent = self.reply.reply(bytes).map_err(|error| {
             if self.is_of_peer(&error) { self.ticket.entry().lose(error) } else { error }
         })?;

@@ -64,7 +64,7 @@ impl BoundedIo {
             None => return self.receive(buf, None),
         };
         let result = match result {
-            // The wait has come back early.
+            // Nothing has come yet, or the wait was interrupted.
             Err(error) if is_no_more_for_now(&error) || error.kind() == Interrupted => {
                 return self.receive(buf, None);
             }

@@ -29,7 +29,7 @@ impl BoundedIo {
         timeout: RecvTimeout,
         idle: Duration,
     ) -> io::Result<usize> {
-        // Bytes may move that this receiver does not send: by an outbox, the output half, or a copy of the descriptor.
+        // Bytes may also move past this receiver: by an outbox, the output half, or a copy of the descriptor.
         if self.outbox.is_some() || self.split.is_some() || self.ticket.entry().is_lent() {
             return self.receive_while_it_moves(buf, idle, idle);
         }

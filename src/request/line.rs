@@ -62,7 +62,8 @@ impl Line for String {
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<bool>,
         garbled: impl FnOnce(Utf8Error) -> io::Error,
     ) -> io::Result<Option<&str>> {
-        // The memory is used again, and the whole line is checked at once. After an error the string is empty.
+        // Takes the string's memory, so that it is used again and the whole line is checked at once. After an error
+        // the string is empty.
         let mut bytes = mem::take(self).into_bytes();
         bytes.clear();
         let more = read(&mut bytes)?;

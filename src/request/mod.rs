@@ -178,7 +178,7 @@ impl Ticket {
 /// Like `Ticket::is_to_end`, for the raw stream below a wrapper, which has no ticket.
 #[inline]
 fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
-    // A connection that has sent nothing yet may be about to send: it has until first reads are over.
+    // The client may be about to send its first request: the connection has until `Limits::first_read` is over.
     let runs = &context.runs;
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }

@@ -218,7 +218,7 @@ impl Outbox {
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
-            // The farewell, as far as it goes without waiting.
+            // Sends as much of the farewell as fits without waiting.
             self.shared.send_due_of(&mut state);
             if let (Some(fd), 1..) = (&state.fd, state.waiting_bytes()) {
                 // The option takes effect when the connection is closed. Unix sockets have no resets.
@@ -251,7 +251,7 @@ impl Outbox {
     pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
-            // One that was closed meanwhile stays so.
+            // An outbox that was closed meanwhile stays closed.
             if state.phase == OutboxPhase::Open {
                 state.phase = OutboxPhase::Ending;
             }
@@ -274,7 +274,7 @@ impl Outbox {
         };
         if let Err(error) = self.wait_until_sent(mark, timeout) {
             let mut state = self.shared.state.lock();
-            // A `close` of meanwhile stays: then the connection is ended, and not as before.
+            // If `close` was called meanwhile, the connection is ended, and the phase stays.
             if state.phase == OutboxPhase::Wrapping {
                 state.phase = OutboxPhase::Open;
             }

@@ -104,8 +104,8 @@ impl OutboxState {
 
     /// How many of the waiting bytes are others' messages.
     pub(super) fn others_bytes(&self) -> usize {
-        // The handler's own bytes are the last ones before `own_mark`. Unsent bytes up to there are theirs, up to
-        // their number.
+        // The handler's own bytes end at `own_mark`. Unsent bytes before that mark are the handler's, but no more
+        // than it has written.
         let own = self.own_bytes.min(self.own_mark.saturating_sub(self.sent_total));
         self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
     }

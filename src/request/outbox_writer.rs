@@ -168,8 +168,8 @@ fn run(wake_up: &Event) {
         thread::yield_now();
         let handed = match &mut *THREAD.lock() {
             Some(inbox) => {
-                // Under the same lock as a hand-over: a list comes either before this, and is taken, or after it, and
-                // wakes.
+                // Under the lock that a hand-over takes: a list comes before this, and is taken here, or after it,
+                // and then wakes this thread.
                 inbox.sleeps = inbox.handed.is_empty();
                 std::mem::take(&mut inbox.handed)
             }

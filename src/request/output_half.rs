@@ -65,7 +65,8 @@ pub(super) struct SplitNotes {
 impl SplitNotes {
     /// The handler has ended the output.
     pub(super) fn has_ended(&self) -> bool {
-        // Relaxed, as all of these: the end of `join` orders them, or whatever brings the halves together.
+        // Relaxed, as for all three flags: the end of `join` orders them, or the code that brings the halves together
+        // does.
         self.ended.load(Ordering::Relaxed)
     }
 
@@ -240,7 +241,7 @@ impl HalfClose for OutputHalf<'_> {
         self.entry.show_output_half(true);
         let ended = self.end_output();
         self.entry.show_output_half(false);
-        // After it: an error of the end itself is no mistake of the handler.
+        // The flag is set after this: EPIPE from the end itself is no mistake of the handler.
         let ended = ended.map_err(|error| self.explain(error));
         self.notes.ended.store(true, Ordering::Relaxed);
         ended

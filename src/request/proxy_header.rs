@@ -92,7 +92,8 @@ impl StreamRequest {
     fn read_proxy_header(&mut self) -> io::Result<Header> {
         let owner = self.io.ticket.entry().owner();
         let mut bytes = Vec::new();
-        // None until the first byte: before that a drain may end the connection, as one that has sent nothing.
+        // The time counts from the first byte. Until then a drain may end the connection, as any that has sent
+        // nothing.
         let mut started = None;
         loop {
             let missing = match Header::parse(&bytes) {

@@ -161,7 +161,7 @@ impl RawStatus {
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
-        // Of this wrapper. The reads of an earlier one say nothing about this one's errors.
+        // Of this wrapper: reads of an earlier wrapper say nothing about the errors of this one.
         self.heard.clear();
         self.enter(WrapPhase::Handshake);
     }
@@ -204,7 +204,7 @@ impl RawStatus {
         // The wrapper has passed the error on, which says its cause.
         if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
             error
-        // A limit or a drain, whatever the wrapper has made of it.
+        // A limit or a drain is the cause, whatever error the wrapper has made of it.
         } else if let Some(interruption) = self.interruption() {
             interruption
         // The peer is gone, or has ended its output where the wrapper needed more.
@@ -244,10 +244,10 @@ impl RawStatus {
     /// From here on the wrapper may only send its farewell. It has no time for that if the connection has been cut off
     /// from this side, or the peer has taken nothing for long enough already.
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
-        // An operator who closes a connection, and a drain at its deadline, wait for no peer.
+        // Neither a close by the operator nor a drain at its deadline waits for the peer.
         let at_once = self.is_cut_off() || self.is_stuck();
         self.begin_call(if at_once { SendTimeout::NONE } else { timeout });
-        // A concealed error must not fail the farewell in place of a write.
+        // A write error that was concealed must not come back from the farewell.
         self.concealed.clear();
         self.enter(WrapPhase::Farewell);
     }
@@ -347,7 +347,8 @@ impl RawStatus {
 
     /// A connection that was cut off from this side sends nothing more but the wrapper's farewell.
     pub(super) fn may_send(&self) -> bool {
-        // The farewell tells the peer that the end is no attack. It is sent even then, without waiting.
+        // The farewell tells the peer that nobody has cut the connection. It is sent even after a cut, without
+        // waiting.
         !self.is_cut_off() || self.is_in(WrapPhase::Farewell)
     }
 

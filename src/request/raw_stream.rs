@@ -70,7 +70,8 @@ impl RawStream {
             }
             Connection::Split(socket) => {
                 let status = RawStatus::new(ticket, Some(socket.share()));
-                // The halves are gone, because the request is borrowed whole. One that was forgotten keeps the other share.
+                // The request is borrowed whole, so both halves are dropped. A half that was leaked with `forget`
+                // still has its share of the socket.
                 let socket =
                     Arc::try_unwrap(socket).unwrap_or_else(|socket| SocketIo::new(socket.share()));
                 (Below::Socket(socket), Arc::new(status))
@@ -160,7 +161,7 @@ impl RawStream {
                 Ok(0)
             }
             Some(Cut::Silent | Cut::Crowded) => Err(self.status.time_out()),
-            // In the middle of something: its rest may still come, although the input is shut down.
+            // The wrapper is in the middle of a record: the rest may still come, although the input is shut down.
             Some(Cut::Drained) if self.status.entry.activity() == Activity::Receiving => {
                 self.receive_late(buf)
             }
@@ -202,7 +203,7 @@ impl RawStream {
     /// A write, tried without waiting first, as most find room.
     fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.status.has_waited_in_vain() {
-            // A wrapper that goes on after a failed write would otherwise wait the whole limit once more.
+            // Without this, a wrapper that goes on after a failed write would wait the whole limit again.
             return Err(self.status.time_out());
         }
         // The wrapper may write in the middle of a read (a new handshake), and then goes on waiting for the peer.
@@ -260,7 +261,8 @@ impl Read for RawStream {
         } else if is_reaped && self.deadline.is_none() {
             self.receive(buf, None)
         } else {
-            // A wrapper may read in the middle of a write or of its farewell: then for as long as those may wait.
+            // A wrapper may read in the middle of a write or of its farewell. Such a read may wait as long as that
+            // write.
             let until = self.timeout().at();
             self.receive(buf, until)
         };

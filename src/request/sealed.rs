@@ -78,7 +78,8 @@ impl StreamRequest {
             |raw, status| {
                 let (fd, entry) = (status.socket(), Arc::clone(&status.entry));
                 let (stream, facts) = seal(SealBase { raw: Box::new(raw), fd, entry })?;
-                // A connection that is sealed twice keeps the facts of the outer seal, which the client has come by.
+                // If a connection is sealed twice, the facts of the outer seal stay: its client is the one that has
+                // connected.
                 let _ = status.facts.set(facts);
                 Ok(stream)
             },

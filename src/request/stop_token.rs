@@ -107,7 +107,7 @@ impl StopToken {
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
         // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // They are there since the token was made; see `made`.
+        // `made` opened them together with the token.
         let Ok(stop_events) = self.stop_events() else { return };
         let event = which(stop_events);
         // A wait may come back early.

@@ -46,7 +46,7 @@ impl StreamRequest {
     /// `TimedOut` if the peer is silent for too long, and those of the connection.
     #[doc(alias = "recv")]
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
-        // Nothing else here, so that the one or the other takes the place of this call on the stack.
+        // Each branch is a tail call, so that neither needs this function's frame on the stack.
         if self.input.is_empty() && self.io.is_sure_to_wait(None) {
             return self.wait_for_chunk();
         }

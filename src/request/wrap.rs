@@ -83,8 +83,8 @@ impl BoundedIo {
         let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
         let deadline = Deadline::earlier(self.deadline(), own);
         let until = deadline.map(|deadline| deadline.at);
-        // From here on the connection is gone, unless the wrapper takes its place. A panic in `wrap` leaves it so as
-        // well.
+        // From here on the connection is gone until the wrapper takes its place. If `wrap` fails or panics, it stays
+        // gone.
         let Some((raw, status)) = RawStream::take(&mut self.connection, ahead, &self.ticket, until)
         else {
             return Err(io::ErrorKind::NotConnected.into());
@@ -97,7 +97,8 @@ impl BoundedIo {
             }
             Err(error) => {
                 status.fail_handshake();
-                // First the cause that the raw stream has met, then the limit in whose time that was.
+                // The cause that the raw stream has met comes first. Without one it is the limit that bounded the
+                // handshake.
                 let error = status.explain(error, Direction::In);
                 Err(match deadline {
                     Some(Deadline { limit, after, .. }) => self.explain(error, limit, after),
@@ -122,12 +123,12 @@ impl BoundedIo {
             Connection::Gone(Some(status)) => return status.end_output().is_ok(),
             _ => return false,
         };
-        // After output that was dropped, the peer must not take the end for that of a whole answer; and the rest of a
-        // record that it does not take may be in the way.
+        // If output was dropped, the peer must not take the end for the end of a whole answer. And a record that the
+        // peer has not taken may still be in the way.
         if dropped_output || status.is_stuck() {
             return status.end_output().is_ok();
         }
-        // Says first that the raw stream may send after a cut, and how long.
+        // First: allows the raw stream to send after a cut, and says for how long.
         status.begin_farewell(timeout);
         stream.set_deadline(timeout.until);
         // Without a farewell the peer may think that an attacker cut the connection. If it cannot be sent, the

@@ -98,10 +98,10 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
 
     /// Runs it as one loop of the run that goes on. If none does, the mixin has kept the loop for longer than its run.
     pub(super) fn enter(&self, accept: &impl Fn(&Self) -> Result<()>) -> Result<()> {
-        // Once for each loop: a mixin may call this on several threads.
+        // A mixin may call this on several threads: each call is a loop of its own.
         let Some(accepting) = Accepting::of_loop(&self.core) else { return Ok(()) };
         let served = accept(self);
-        // Before the mixin is closed: it is the last loop's end that makes that due.
+        // Before the mixin is closed: a close of the mixin waits until the last loop has ended.
         drop(accepting);
         self.core.close_mixin_after_loops(&*self.mixin);
         served
@@ -162,7 +162,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     fn housekeeping(&self, clock: &mut LoopClock, seat: Option<&Seat>) {
         self.mixin.service_actions();
         let core = &self.core;
-        // None where a thread obeys that waits to close the server.
+        // Empty if another thread obeys the orders: one that waits to close the server.
         let orders = core.context.runs.orders_in_loop();
         if orders.reload {
             core.reload();
@@ -216,7 +216,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let mut backoff = Backoff::default();
         while !runs.stop_requested() {
             let attempt = self.handle_request_noblock(&mut backoff)?;
-            // Before the outcome is looked at: the mixin's event has to be made unreadable in any case.
+            // Before the look at the outcome: the mixin's event must be cleared in any case.
             self.mixin.service_actions();
             let wait_until = match attempt {
                 Attempt::Done(turn) => return Ok(turn),
@@ -296,7 +296,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let has_listener = listener.is_some();
         let parked = |fd: &Arc<OwnedFd>| self.core.parked_listener.of(fd.as_fd(), stop.fd);
         let duplicate = listener.as_ref().and_then(|fd| loop_fd.or_else(|| parked(fd)));
-        // A loop that is suspended for long must not keep the listener open.
+        // A loop that waits on a copy does not keep the listener itself open, however long it is suspended.
         let listener = listener.filter(|_| duplicate.is_none());
         let listens = duplicate.or_else(|| listener.as_ref().map(|fd| fd.as_fd()));
         let desk = self.desk_of_parent();
@@ -310,7 +310,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             desk.map(Desk::wake_event),
             asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];
-        // Of the listener and the gate at most one is waited for, so that all find a place.
+        // The loop waits for the listener or for the gate, never for both: so there are at most `MOST` descriptors.
         let mut waiting = [stop; wait::MOST];
         let mut count = 0;
         for one in wanted.into_iter().flatten() {

@@ -93,7 +93,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Settings for a server with this mixin; `Server::builder` is the shorter way.
     #[must_use]
     pub fn new(mixin: M) -> Self {
-        // Before there is an event or a socket that could take their numbers.
+        // Before any event or socket is made: it could get the number of a closed standard stream.
         sys::fill_standard_descriptors();
         let settings = Settings {
             hooks: Box::new(DefaultHooks),

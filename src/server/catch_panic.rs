@@ -19,7 +19,8 @@ pub(super) fn catch_panic<R>(
             if CancelledUnwind::is(&*payload) {
                 return Err(Cancelled::error().into());
             }
-            // Of the loop that the hook is called by: its next wait ends it, if the caller does not.
+            // The accept loop that has called the hook is to end. If the caller ignores this error, the loop's next
+            // wait ends it.
             if RetiredUnwind::is(&*payload) {
                 return Err(RetiredUnwind.into());
             }

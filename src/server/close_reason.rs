@@ -16,7 +16,7 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),
-        // The handler may have ended without noticing either.
+        // The handler may have ended without noticing the cut or the stop.
         Some(Cut::Drained | Cut::Silent | Cut::Crowded) | None => {
             entry.is_stopped().then_some(CloseReason::Stopped)
         }
@@ -39,7 +39,7 @@ pub(super) fn reason_of(
     if owner.find::<Stopping>(error).is_some() {
         return CloseReason::Stopped;
     }
-    // Before its cause, which may be any of those below.
+    // Before the error that it wraps, which may be any of those below.
     if let Some(no_header) = owner.find::<NoHeader>(error) {
         let is_from_proxy = no_header.is_from_proxy();
         return if is_from_proxy { CloseReason::BadProxyHeader } else { CloseReason::Rejected };

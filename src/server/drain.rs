@@ -218,7 +218,7 @@ impl ServerContext {
             wait::sleep(when.saturating_duration_since(Instant::now()));
             context.end_first_reads();
         };
-        // Where no thread can be started they end now, which is early.
+        // Where no thread can be started, first reads end at once, which is earlier than promised.
         let nobody = self.live.len() == 0 || self.runs.first_reads_are_over();
         let later = !nobody && self.role().may_start_threads();
         if !later || thread::Builder::new().name("first reads".into()).spawn(end).is_err() {
@@ -308,7 +308,7 @@ impl fmt::Display for DrainReport {
             list(f, forced)?;
         }
         if !left_running.is_empty() {
-            // On a line of its own behind a list.
+            // After a list the next sentence begins on a line of its own.
             let before = if forced.is_empty() { "; " } else { "\n" };
             match left_running.len() {
                 1 => write!(f, "{before}1 is still running:")?,

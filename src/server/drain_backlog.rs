@@ -146,9 +146,9 @@ impl<T: Transport> Core<T> {
         jobs: &mut VecDeque<TypedJob<T>>,
         skipped: &mut Vec<io::Error>,
     ) {
-        // For all of them together, so that clients without end cannot keep the close.
+        // One deadline for all clients together: clients without end cannot hold up the close.
         let until = Instant::now() + HANDSHAKE;
-        // Where new clients are not refused, because a successor may have the listener, they may come without end.
+        // If a successor may have the listener, new clients are not refused, and could come without end.
         for _ in 0..MOST_TAKEN {
             if self.context.rate.wait_until().is_some() {
                 return;
@@ -195,7 +195,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
         }
-        // None: the thread that closes has taken it, which this has waited for.
+        // None: the thread that closes the server has taken the backlog, and `begin` has waited for that.
         if let Some(taker) = self.core.backlog.begin() {
             self.core.stop_listening(taker);
         }
@@ -206,7 +206,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         while let Some(job) = self.core.backlog.next() {
             // Without room in time the request is refused, and not dropped: its client has connected.
             let room = self.wait_for_room(until)?;
-            // Under `Inline` the requests before it have taken their time here.
+            // Under `Inline`, earlier requests of the backlog have used up some of the time.
             let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);
             job.announce();
             match verify(job) {

@@ -114,7 +114,7 @@ impl Failure<'_> {
     /// The side that caused the failure, as far as the error shows.
     #[must_use]
     pub fn fault(&self) -> Fault {
-        // Its error is the system's, and says nothing of the peer.
+        // A request that could not be started failed by the system's error, not by its peer.
         if self.phase == Phase::Start {
             return Fault::Resource;
         }

@@ -20,7 +20,7 @@ impl<T: Transport, M: Mixin> FigureSource for FigureParts<T, M> {
     }
 
     fn listener(&self) -> Option<Arc<OwnedFd>> {
-        // The transport's own: `Server::fileno` lends it to the program for good.
+        // The transport's own descriptor, not a copy: `Server::fileno` lends the same one to the program.
         self.core.upgrade()?.transport.fileno()
     }
 }

@@ -72,14 +72,14 @@ impl<T: Transport> TypedJob<T> {
     pub(super) fn enter(core: ServerPermit<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
-        // One system call, for those who have asked for it.
+        // One system call, only if the program has asked for this figure.
         let in_accept_queue = match &connection {
             Some(connection) if core.times_accept_queue => {
                 tcp_info::since_connected(connection.as_fd())
             }
             _ => None,
         };
-        // Without a preface, as is usual, this asks nobody.
+        // Most servers have no preface, and this then does nothing.
         let is_proxy = core.prefaces.name_client(&peer);
         let peer_is = if is_proxy { PeerIs::Proxy } else { PeerIs::Client };
         let (live, handler) = (&core.context.live, core.handler_name);
@@ -119,7 +119,7 @@ impl<T: Transport> TypedJob<T> {
     /// Asks the hook. If it fails or panics, that is reported, and the request is rejected.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
-        // From the first request on no call of a default is paid for.
+        // After the first request a hook that is still the default is not called.
         if core.overridden_hooks.are_default() {
             return Verdict::Serve;
         }
@@ -129,7 +129,7 @@ impl<T: Transport> TypedJob<T> {
             let incoming = Incoming::new(&self.ticket, connection);
             let verify = || core.hooks.verify_request(&incoming);
             let asked = core.overridden_hooks.call(LoopHook::VerifyRequest, verify);
-            // Kept also if the hook says no: it is dropped with the request.
+            // The extension is kept also if the hook says no: it is dropped with the request.
             self.ticket.extension = incoming.extension.into_inner();
             asked
         });
@@ -170,7 +170,7 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             self.ticket.entry().begin_step(Step::Worker);
         }
-        // A count of a reference that most requests do not pay.
+        // Only if there is a preface: the count of a reference costs something.
         let limits = self.core.has_prefaces().then(|| self.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
         let whole =
@@ -205,7 +205,7 @@ impl<T: Transport> TypedJob<T> {
         } else {
             open.conclude(result)
         };
-        // Before the end: a client that has seen its connection end finds itself counted.
+        // Before the end: a client that sees the end of its connection must find itself counted.
         open.core.count(&open.entry, reason);
         if let (Some(why), Some(request)) = (&beyond, &mut request) {
             open.overflow(request, why);
@@ -248,7 +248,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let (made, open) = self.make_request(&mut request);
         // Counted before the hook runs: the peer may hear of it by the hook.
         open.refused(made, CloseReason::Refused);
-        // An operator has to know of this one; the others are limits at work.
+        // This refusal is a fault that an operator has to know of. The others are limits at work.
         if let Refused::CannotStart(error) = &why {
             let peer = open.entry.client_address();
             let error = Error::io("start a worker for", peer, clone_error(error));
@@ -263,7 +263,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let _serving = start_serving(&self.core.context);
         let Self { raw, ticket, core } = *self;
         let entry = Arc::clone(ticket.entry());
-        // No orderly end: nothing here serves it.
+        // Closed without an orderly end: no worker serves this request.
         drop(drop_catching((raw, ticket)));
         core.context.counters.ended(CloseReason::Released);
         core.tell_of_end(&entry, CloseReason::Released, None);
@@ -337,7 +337,7 @@ impl<T: Transport> OpenRequest<T> {
         whole: Option<Deadline>,
     ) -> HandlerResult {
         let mut wrapped = Ok(());
-        // Without a step or a hook there is nothing to bound, and no look at the clock.
+        // Without a step or a hook nothing has to be bounded, and the clock is not read.
         if let Some(limits) = limits {
             self.entry.begin_preface();
             wrapped = catch_panic(|| {

@@ -409,7 +409,7 @@ impl<T: Transport, M: Mixin> Drop for Server<T, M> {
     fn drop(&mut self) {
         let context = &self.core.context;
         context.runs.close();
-        // Nothing else would end these waits later.
+        // A server that is dropped has no close, and so nothing else would end these waits.
         context.runs.end_first_reads();
         context.live.tell_of_stop();
         self.core.close_listener();

@@ -46,7 +46,8 @@ impl PhaseQueue {
         let mut queue = self.0.lock();
         let is_mine = !std::mem::replace(&mut queue.is_told, true);
         drop(queue);
-        // Not `then_some`: a turn that is dropped tells.
+        // `then` and not `then_some`: the latter would make the turn also if it is not wanted, and the drop of a turn
+        // tells phases.
         is_mine.then(|| PhaseTurn { phases: self, tell })
     }
 
@@ -89,7 +90,7 @@ mod tests {
             if phase == Closed {
                 phases.push(|| Some(Draining));
                 assert!(phases.turn(|_| ()).is_none(), "a second teller");
-                // Not told within the telling of the one before.
+                // The second phase is not told while the first one is being told.
                 assert!(told.lock().is_empty());
             }
             told.lock().push(phase);

@@ -248,7 +248,7 @@ impl Drop for NotifyAtEnd<'_> {
 /// has something to reload. And the process may have as many descriptors as it is allowed to: the usual lower limit is for
 /// programs that use `select`.
 fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
-    // If the limit stays low, `descriptor_budget.rs` lowers the number of requests.
+    // If the limit stays low, `descriptor_budget.rs` lowers `Limits::live`.
     let _ = sys::raise_descriptors();
     sys::keep_statuses();
     sys::keep_from_file_size_signal();

@@ -10,7 +10,7 @@ use crate::transport::Transport;
 impl<T: Transport> Core<T> {
     /// A run begins. A hook that panics ends it before it serves a request.
     pub(super) fn tell_of_ready(&self) {
-        // Phases that others reach meanwhile, a close say, are told behind this one.
+        // If another thread reaches a phase meanwhile (a close, say), it is told after this one.
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
         // First, so that the hook finds the server ready.
         self.reach(RunPhase::Ready);

@@ -278,7 +278,7 @@ fn tell_end(event: &ServerEvent<'_>, transport: &'static str) {
         };
     }
     match (reason, reason.fault()) {
-        // No failure has been told of these.
+        // No failure was reported for these ends.
         (CloseReason::Fatal | CloseReason::Killed, _) => tell!(error),
         (_, Some(Fault::Handler | Fault::Server | Fault::Resource)) => tell!(warn),
         (_, Some(Fault::Peer) | None) => tell!(debug),

@@ -137,7 +137,7 @@ impl<T: Transport> Core<T> {
         let make = || {
             let fd = self.transport.fileno()?;
             let mut listener = self.worker_acceptor.listener.lock();
-            // A close that came first must not be undone by a new copy.
+            // The listener may have been closed first, and a new copy must not undo that.
             if listener.closed {
                 return None;
             }
@@ -180,7 +180,7 @@ impl<T: Transport> Core<T> {
             Ok(Some(job)) => Accepted::Request(job),
             Ok(None) => Accepted::TryAgain,
             Err(error) => match self.transport.accept_action(&error) {
-                // The loop pauses when that is all that comes.
+                // A wake-up without a client, many times in a row: the loop takes over, and pauses.
                 AcceptAction::Wait if *failures > WOKEN_AT_ONCE => self.leave_to_loop(point),
                 AcceptAction::Wait | AcceptAction::Retry => Accepted::TryAgain,
                 AcceptAction::Skip => {

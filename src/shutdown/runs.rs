@@ -218,7 +218,8 @@ impl Runs {
     pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
         loop {
             let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
-            // A wait that fails counts as the end: late is worse than early.
+            // An error of the wait counts as a stop: a lame duck that ends early does less harm than one that never
+            // ends.
             let waited = match self.orders.waiting() {
                 Some(orders) => wait::any(&[stop, over_waiting, orders], None),
                 None => wait::any(&[stop, over_waiting], None),
@@ -337,7 +338,7 @@ impl Runs {
     /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
     pub(crate) fn enter_worker(&self) -> bool {
         let mut state = self.state.lock();
-        // Without a loop there is nothing to accept for; after a stop one more would only delay the end.
+        // Without an accept loop nobody accepts. After a stop a further request would only delay the end.
         let may = state.run.kind() == Some(RunKind::Forever)
             && !state.loops.is_empty()
             && !self.stop_requested();
@@ -352,7 +353,7 @@ impl Runs {
     pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
-        // Without a stop (after an error, or one request) `end` ends the accepting.
+        // Without a stop (after an error, or after one request) this call ends the accepting.
         let is_last = state.loops.iter().all(|(id, _)| *id == me) && self.stop_requested();
         if is_last {
             // Still one of the loops: the thread that ends the run waits for the close.
@@ -388,15 +389,16 @@ impl Runs {
     pub(crate) fn end(&self, close_listener: impl Fn()) -> Result<()> {
         let mut state = self.state.lock();
         if !state.loops.is_empty() {
-            // A worker that accepts beside a loop that has ended by an error does not know of it. It only accepts, so
-            // that this wait is short, and it has to be gone before the stop is forgotten.
+            // A worker may accept beside a loop that has ended by an error, and does not know of that error. This
+            // stop tells it. The wait is short, because the worker only accepts, and it must be over before the stop
+            // is forgotten.
             self.request_stop();
             while !state.loops.is_empty() {
                 self.changed.wait(&mut state);
             }
         }
         self.end_accepting(&mut state, close_listener);
-        // It ends this run, and the next one begins without it.
+        // The error ends this run, and the next run begins without it.
         let failure = state.failure.take();
         let kind = state.run.kind();
         if !state.closing && (kind != Some(RunKind::OneRequest) || failure.is_some()) {

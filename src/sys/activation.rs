@@ -17,11 +17,12 @@ const FIRST: RawFd = 3;
 /// Such a descriptor has come through an exec, so it is not closed by one: that tells it from all that std and this crate
 /// have opened since. One that another part of the program has taken before, by the same protocol, is closed by an exec.
 pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Error)> {
-    // Two threads must not both take one.
+    // Two threads must not take the same descriptors.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock();
     let end = FIRST.saturating_add(RawFd::try_from(count).unwrap_or(RawFd::MAX));
-    // All are looked at first, so that none is taken if one is wrong. `count` has no bound, but descriptors have.
+    // Checks all descriptors before it takes one, so that an error takes none. `count` may be any number: the loop
+    // ends at the first number that is no descriptor.
     for fd in FIRST..end {
         is_passed(fd).map_err(|error| (fd, error))?;
     }

@@ -190,7 +190,7 @@ impl ReadyEvents {
         let event = self.room[..self.count].get(at)?;
         let has = |flags: libc::c_int| event.events & flags as u32 != 0;
         let broken = has(libc::EPOLLHUP | libc::EPOLLERR);
-        // Not by EPOLLERR alone: an error queue that has something in it is no end.
+        // EPOLLERR alone is no end: it also announces an entry in the error queue.
         let ended = has(libc::EPOLLHUP | libc::EPOLLRDHUP);
         Some(ReadyEvent {
             number: event.u64,

@@ -40,7 +40,7 @@ pub(crate) fn number(fd: &impl AsFd) -> RawFd {
 /// that it shares with its parent, and everything that holds the number goes on with the new one.
 /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup3.2.html)
 pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
-    // It is closed when its file has a second number.
+    // Only the second number is closed: the file stays open under `old`.
     replace_by(old, new.as_fd()).map(|()| drop(new))
 }
 

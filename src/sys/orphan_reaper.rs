@@ -40,7 +40,7 @@ impl OrphanMark {
             return None;
         }
         let number = MARKS.fetch_add(1, Ordering::Relaxed);
-        // A server may have been started by a handler of another.
+        // A handler of another server may have started this one, which then has the other's mark.
         let own = limit_of(0).ok()?.rlim_cur as u64;
         let locks = FIRST + number;
         Some(Self { locks: if locks == own { locks + 0x1_0000 } else { locks } })

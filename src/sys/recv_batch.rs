@@ -125,7 +125,7 @@ impl RecvBatch {
 
     /// The next datagram of the batch.
     pub(crate) fn take(&mut self) -> Option<Received<'_>> {
-        // In the order of their arrival: number `taken` is in the slot of the same number.
+        // Datagrams are in the slots in the order of their arrival.
         let said = *self.batch.get(self.taken)?;
         let start = self.taken * stride(self.size);
         let name = &self.names[self.taken];

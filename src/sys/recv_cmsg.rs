@@ -123,7 +123,7 @@ mod tests {
     fn message(level: libc::c_int, kind: libc::c_int, data: &[u8], len: usize) -> Vec<u8> {
         let mut bytes = vec![0; DATA];
         let len = len.to_ne_bytes();
-        // The low half of it where a length is shorter.
+        // A length of 4 bytes is written into the low half of a `usize`.
         let low = if cfg!(target_endian = "big") { len.len() - LEVEL } else { 0 };
         bytes[..LEVEL].copy_from_slice(&len[low..][..LEVEL]);
         bytes[LEVEL..][..4].copy_from_slice(&level.to_ne_bytes());

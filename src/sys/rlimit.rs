@@ -33,7 +33,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
         let raised = Raised { from: limit.rlim_cur, to: limit.rlim_max };
         limit.rlim_cur = limit.rlim_max;
         set_descriptor_limit(&limit)?;
-        // The first one counts: a second call would take the raised limit for the one that the process began with.
+        // Only the first call counts: a second one would take the raised limit for the original one.
         RAISED.lock().get_or_insert(raised);
     }
     Ok(limit.rlim_cur as u64)
@@ -42,7 +42,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
 /// How many descriptors this process may have, and how many it has; none without `/proc`.
 pub(crate) fn descriptors() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
-    // One more than there are: the folder itself is open meanwhile.
+    // One less than there are entries: reading the folder has it open as well.
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     Some((limit.rlim_cur as u64, open as u64))
 }

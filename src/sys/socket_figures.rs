@@ -49,7 +49,7 @@ pub(crate) fn socket_figures(fd: BorrowedFd<'_>) -> SocketFigures {
             accept_queue: unix_accept_queue(fd).ok().flatten(),
             ..SocketFigures::default()
         },
-        // The kernel charges datagrams to the sender's buffer, and makes it wait.
+        // A datagram that is not received yet counts in the sender's buffer, and the kernel makes the sender wait.
         _ => SocketFigures::default(),
     }
 }

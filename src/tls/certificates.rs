@@ -25,7 +25,7 @@ impl ResolvesServerCert for ByName {
         let usable =
             |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
-        // One certificate is for all names, and is not parsed for each client.
+        // If one certificate serves all names, the name is not parsed for each client.
         let named = name
             .filter(|_| self.all.len() > 1)
             .and_then(|name| self.all.iter().filter(usable).find(|key| has_name(key, &name)));

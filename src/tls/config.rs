@@ -252,7 +252,7 @@ impl Source {
         let tickets = tickets.map_or_else(|| Tickets::new(PERIOD), Ok)?;
         config.alpn_protocols.clone_from(&self.alpn);
         config.ticketer = Arc::clone(&tickets) as _;
-        // Tickets carry everything: a store in memory would be a child's alone.
+        // Tickets hold the whole session. A store in memory would belong to one child alone.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok((config, tickets))
     }

@@ -83,7 +83,8 @@ impl StreamRequest {
     pub fn start_tls(&mut self, tls: &Tls) -> io::Result<()> {
         let config = tls.config();
         let (context, entry, most) = self.share_for_handshake();
-        // A connection that begins in the clear has no preface that looks. A child's own key would end with the child.
+        // With STARTTLS no preface renews the keys, so this call does. A child does not: a key of its own would end
+        // with it.
         if !context.role().is_child() {
             tls.prepare();
         }
@@ -116,7 +117,7 @@ fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStre
             break;
         }
         if tls.read_tls(&mut raw)? == 0 {
-            // The request makes the peer's leaving of it.
+            // `RawStatus::explain` makes the peer's leaving of it.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {

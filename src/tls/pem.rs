@@ -29,7 +29,7 @@ pub(super) fn certified_key(
     })?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
-        // The provider cannot tell; a handshake would show it.
+        // The provider cannot compare key and certificate; the first handshake would show a mismatch.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
         Err(rustls::Error::InconsistentKeys(_)) => {
             let own = certificates.display();

@@ -63,7 +63,8 @@ impl Tickets {
         }
         if let Ok(key) = new_key() {
             let keys = &mut *self.keys.write();
-            // If nobody has come for so long, the last key is as old as a previous one may be.
+            // If the server had no clients for two periods, even the current key is too old to become the previous
+            // one.
             let is_stale = now >= due + self.period.as_secs();
             let old = std::mem::replace(&mut keys.current, key);
             keys.previous = (!is_stale).then_some(old);
@@ -108,7 +109,8 @@ fn new_key() -> Result<Arc<dyn ProducesTickets>> {
     let key = ring::Ticketer::new().map_err(|error| {
         Error::io("make a key for", "session tickets", std::io::Error::other(error))
     })?;
-    // It takes no ticket that is longer than the longest of its own making. A child that has made none would take none.
+    // The key accepts no ticket that is longer than the longest it has made. So it makes one here: in a child that
+    // has made none, it would accept none.
     let _ = key.encrypt(&[0; LONGEST_STATE]);
     Ok(key)
 }
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_ticket_outlives_one_change_of_the_key_and_not_two() {
-        // Zero: each look finds a new one due after a second; `due` is set back in place of a wait.
+        // The period is long, so nothing is due by itself: the test sets `due` back in place of a wait.
         let tickets = Tickets::new(Duration::from_secs(1_000)).unwrap();
         let ticket = tickets.encrypt(b"state").unwrap();
         let read = || tickets.decrypt(&ticket).as_deref() == Some(b"state");

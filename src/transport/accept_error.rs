@@ -36,8 +36,8 @@ pub fn accept_action(error: &io::Error) -> AcceptAction {
     }
     match error.raw_os_error() {
         Some(libc::EINTR) => Retry,
-        // The peer's: it, or the network between, has gone before the connection was accepted. Linux reports errors that
-        // are pending on the new socket by accept.
+        // The peer's fault: the peer, or the network on the way to it, was gone before the connection was accepted.
+        // Linux reports errors that are pending on the new socket as errors of accept.
         Some(
             libc::ECONNABORTED | libc::ECONNRESET | libc::ECONNREFUSED | libc::EPROTO
             | libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTDOWN | libc::EHOSTUNREACH

@@ -247,7 +247,7 @@ impl DatagramSocket {
 
     fn receive(self: &Arc<Self>) -> io::Result<Box<IncomingDatagram>> {
         let mut queue = self.queue.lock();
-        // Another loop may have been faster.
+        // Another thread may have received a batch meanwhile.
         if queue.is_empty() {
             if self.closing.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::WouldBlock.into());

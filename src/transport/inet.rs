@@ -110,12 +110,12 @@ impl InetName {
         before_bind: BeforeBind<'_>,
     ) -> Result<()> {
         let mut result = Ok(());
-        // It came bound.
+        // An inherited or adopted socket is bound already.
         if self.origin != Origin::Made {
             return result;
         }
         for (index, address) in self.candidates.iter().enumerate() {
-            // A socket whose bind has failed may be of another family than this address.
+            // The next address may be of another family, so the socket for it is made anew.
             if index > 0 {
                 socket.replace(self.socket(address)?);
             }
@@ -134,7 +134,7 @@ impl InetName {
 
     /// The address that the kernel tells, or, before bind and after close, the one that was asked for.
     pub(super) fn server_address(&self, socket: &ServerSocket) -> Address {
-        // Port 0 is the one of a socket that is not bound yet.
+        // Port 0: the socket is not bound yet.
         match (socket.local_address(), self.candidates.first()) {
             (Ok(address), _) if address.port() != Some(0) => address,
             (_, Some(asked)) => Address::Inet(*asked),

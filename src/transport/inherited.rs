@@ -180,7 +180,8 @@ pub(super) struct Taken {
 /// well, because it has started this process too, is closed: it is the same.
 pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
     let mut table = TABLE.lock();
-    // First those of the environment, which have the first numbers. An error of them is for those that want them.
+    // The descriptors of the environment are taken first: theirs are the lowest numbers. An error among them is
+    // reported to the servers that ask for them.
     let _ = table.ask();
     table.add(activated, fd, inherited_as);
 }
@@ -359,7 +360,7 @@ impl Passed {
         let count = number("LISTEN_FDS")?.ok_or("LISTEN_PID is set, and LISTEN_FDS is not")?;
         let names = match env::var("LISTEN_FDNAMES") {
             Ok(names) => names.split(':').map(str::to_owned).collect(),
-            // An older manager, or one that was told no names: the word is sd_listen_fds_with_names(3)'s.
+            // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
             Err(_) => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
         };
         if names.len() != count {
@@ -417,7 +418,7 @@ mod tests {
         let mut table = table(vec![Entry::new(named(0, "http"), ours, None)]);
         table.add(&named(0, "http"), same, 0);
         assert_eq!(table.entries.len(), 1);
-        // Another one of the same name.
+        // A second socket of the same name.
         table.add(&named(0, "http"), listener(), 1);
         table.add(&named(usize::MAX, "x"), listener(), 2);
         let numbers: Vec<_> = table.entries.iter().map(|entry| entry.shown.number).collect();

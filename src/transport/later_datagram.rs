@@ -37,7 +37,7 @@ impl LaterDatagram {
             self.socket.flush();
         }
         self.socket.send(outgoing).map_err(|error| match error.raw_os_error() {
-            // As `ServerSocket` says that it is closed.
+            // `ServerSocket` reports a closed socket in this way.
             Some(libc::EBADF) => {
                 io::Error::new(io::ErrorKind::NotConnected, "the server is closed")
             }

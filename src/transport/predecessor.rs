@@ -87,7 +87,7 @@ pub(crate) fn keep(sockets: Vec<PredecessorsSocket>) {
 ///
 /// If the address cannot be understood or looked up.
 pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<PredecessorsSocket>> {
-    // Mostly there is none, and then no name is looked up.
+    // Usually there is no socket of this kind, and then no name is looked up.
     let is_there = PASSED.lock().iter().any(|socket| socket.description.kind == kind);
     if address.to_activated().is_some() || !(is_there || inherited::has_predecessors(kind)) {
         return Ok(None);

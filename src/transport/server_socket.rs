@@ -103,13 +103,13 @@ impl Origin {
 /// Takes over a socket that is open already, if it is what the transport needs. `domain` is that of Unix sockets, or any
 /// other one for internet sockets of both versions.
 pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2::Socket, Address)> {
-    // There is no address to name yet.
+    // The address is not known yet, so errors name the descriptor.
     let what = || format!("descriptor {}", crate::sys::number(&fd));
     let cannot = |error| Error::io("serve on", what(), error);
     let socket = SockRef::from(&fd);
     let found = socket.r#type().map_err(cannot)?;
     let address = socket.local_addr().map_err(cannot)?;
-    // Both versions of IP serve a TCP or UDP server.
+    // IPv4 and IPv6 are both fit for a TCP or UDP server.
     let unix = domain == Domain::UNIX;
     let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
     if found != kind || !is_of_family {
@@ -122,8 +122,7 @@ pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2:
         let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
         return Err(cannot(error));
     }
-    // An unbound stream socket gets an address by `listen`, or fails there. To an unbound datagram socket nothing can be
-    // sent.
+    // `listen` gives an unbound stream socket an address, or fails. An unbound datagram socket could receive nothing.
     let is_unbound = match address.as_socket() {
         Some(inet) => inet.port() == 0,
         None => address.is_unnamed() && socket.peer_addr().is_err(),
@@ -132,7 +131,8 @@ pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2:
         let why = "it is bound to no address; bind it first";
         return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, why)));
     }
-    // It was left open across exec to be handed over. Programs that this server starts must not inherit it.
+    // The descriptor was inheritable in order to reach this process. Programs that this server starts must not
+    // inherit it.
     socket.set_cloexec(true).map_err(cannot)?;
     Ok((fd.into(), Address::from_socket(&address)))
 }

@@ -69,7 +69,8 @@ impl SocketFile {
         }
         socket2::SockRef::from(&fd).bind(&address).map_err(|error| explain(error, &whole))?;
         if let Some(mode) = options.unix_mode {
-            // Adds the permissions that the umask took away; where the line above does nothing, sets all of them.
+            // The umask may have taken permissions away, which this adds again. Where the call above has no effect,
+            // this sets all of them.
             directory::set_mode_of_socket_file(fd, &entry.file(), mode)?;
         }
         let removed_at_close = options.unlink_on_close;
@@ -106,7 +107,7 @@ impl SocketFile {
     /// Removes the file, if it is still ours and does not stay.
     pub(super) fn close(self) {
         if self.removed_at_close && self.is_there() {
-            // It fails if another process has removed it meanwhile, which is as well.
+            // An error is ignored: if another process has removed the file, nothing is left to do.
             let _ = fs::remove_file(self.entry.file());
         }
     }
@@ -175,7 +176,7 @@ impl DirectoryEntry {
     /// Locks the directory against other servers that start there. None if it cannot be opened; the bind then fails and
     /// says why.
     fn lock(&self) -> Option<File> {
-        // flock(2) refuses the one that is held open, which is only a path.
+        // flock(2) refuses an O_PATH descriptor, so the directory is opened once more.
         let directory = self.directory.open().ok()?;
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
@@ -224,7 +225,8 @@ impl DirectoryEntry {
 fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     let refused = probe.connect(address).err().and_then(|error| error.raw_os_error());
-    // Other errors prove nothing (a file that we may not write to, say); a file that is not known to be stale stays.
+    // Other errors prove nothing (no permission to write, say), and only a file that is known to be stale is
+    // replaced.
     Ok(refused == Some(libc::ECONNREFUSED))
 }
 

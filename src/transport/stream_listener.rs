@@ -94,7 +94,7 @@ impl StreamListener {
 
     /// Accepts one connection; `WouldBlock` if there is none.
     pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
-        // The same call sets close-on-exec: a fork between two calls would leak the connection.
+        // The same call sets close-on-exec: between two calls a fork could leak the connection to a child.
         let (connection, peer) = self.socket.with(|fd| SockRef::from(fd).accept())?;
         if !sys::ACCEPTED_INHERITS_OPTIONS {
             connection.set_nonblocking(false)?;
@@ -118,7 +118,7 @@ impl StreamListener {
         // One thread sheds at a time.
         let mut reserve = self.reserve.lock();
         if reserve.take().is_none() {
-            // Nothing can be shed without a reserve. There may be a descriptor for one by now.
+            // Without a reserve nothing can be shed. By now there may be a free descriptor for a reserve.
             *reserve = sys::spare_descriptor().ok();
             return 0;
         }
@@ -136,8 +136,8 @@ impl StreamListener {
     pub(super) fn refuse_new(&self) -> bool {
         match *self.holders.lock() {
             Holders::Alone => {}
-            // The successor may never be ready: this server takes those that are there. Nobody is refused, because the
-            // end of the queue would be the end of the successor's as well.
+            // The successor may never be ready, so this server takes the clients in the queue. It refuses nobody,
+            // because that would end the successor's accept queue as well.
             Holders::Both => return true,
             Holders::Other => return false,
         }
@@ -152,7 +152,8 @@ impl StreamListener {
     /// See [`HandoverSocket`](super::HandoverSocket).
     pub(super) fn set_holders(&self, holders: Holders) {
         let before = std::mem::replace(&mut *self.holders.lock(), holders);
-        // The predecessor has closed it: from now on this process alone has it, if that one did.
+        // The predecessor has closed the listener. So this process alone has it now, if the predecessor alone had it
+        // before.
         let mut alone = self.alone.lock();
         let is_taken_over = holders == Holders::Alone && before == Holders::Both;
         if is_taken_over && self.inherited_alone && alone.is_none() {

@@ -106,7 +106,7 @@ impl Transport for Udp {
     /// to.
     fn server_activate(&self) -> Result<()> {
         let address = self.server_address();
-        // Bound to one address, every datagram was sent to it.
+        // A socket that is bound to one address receives datagrams to that address only.
         if !address.ip().is_some_and(|ip| ip.is_unspecified()) {
             return Ok(());
         }

@@ -128,7 +128,7 @@ impl UnixName {
     fn set_holders(&self, holders: Holders) {
         self.is_shared.store(holders == Holders::Both, Ordering::SeqCst);
         match (holders, self.origin, self.bound.get()) {
-            // The successor is in charge of the file.
+            // The file now belongs to the successor.
             (Holders::Other, ..) => drop(self.file.lock().take()),
             // This process is the successor.
             (Holders::Alone, Origin::Predecessor(inherited), Some(Address::Unix(path))) => {
@@ -156,7 +156,7 @@ impl UnixName {
                 Address::Unix(path) => {
                     let (file, whole) = SocketFile::bind(fd.as_fd(), path, &self.options)?;
                     *self.file.lock() = file;
-                    // A second bind of the same socket has failed above.
+                    // The value is still empty: a second bind of the same socket has failed above.
                     let _ = self.bound.set(Address::Unix(whole));
                     Ok(())
                 }

@@ -28,7 +28,7 @@ impl Cancelled {
             if let Some(found) = one.downcast_ref() {
                 return Some(found);
             }
-            // An I/O error gives its own cause's cause as its source, and not the cause.
+            // The source of an I/O error is the source of the error inside it, which would skip that error itself.
             error = match one.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
                 Some(inner) => Some(inner),
                 None => one.source(),

@@ -116,7 +116,7 @@ impl Event {
     pub(crate) fn own_if_noted(&self) {
         if !self.is_of_noted_process() {
             let was_set = self.is_set();
-            // If there is no descriptor, it stays the parent's until the next wait tries again.
+            // Without a descriptor the event stays the parent's, and the next wait tries again.
             if self.own().is_ok() && was_set {
                 self.notify();
             }

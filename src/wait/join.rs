@@ -64,7 +64,7 @@ use crate::sys::lent_once::lend_once;
 pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> io::Result<(A, B)> {
     let Some(parker) = parker() else { return beside_a_thread(a, b, None) };
     let end = Rc::new(Event::new()?);
-    // In cells, because a coroutine that could not be started gives both of them back.
+    // In cells: if no coroutine can be started, both closures are still here.
     let (a, b) = (Cell::new(Some(a)), Cell::new(Some(b)));
     let (a_ended, b_ended) = (Cell::new(None), Cell::new(None));
     let notifies = Rc::clone(&end);
@@ -77,7 +77,7 @@ pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> 
         Rc::new(move || notifies.notify()),
         |lent| match parker.spawn(lent) {
             Ok(()) => a_ended.set(a.take().map(caught)),
-            // Not started: it is dropped, and `b` stays where it is.
+            // The coroutine was not started. Its closure is dropped, and `b` stays in the cell.
             Err(not_started) => drop(not_started),
         },
         || wait_patiently(&end),
@@ -85,7 +85,7 @@ pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> 
     match (a_ended.take(), b_ended.take(), a.take(), b.take()) {
         (Some(a), Some(b), ..) => both(a, b),
         (None, None, Some(a), Some(b)) => beside_a_thread(a, b, Some(&end)),
-        // A parker of the user's has dropped what it has promised to run.
+        // A program's own parker has dropped the closure that it promised to run.
         (Some(Err(payload)), ..) => panic::resume_unwind(payload),
         _ => Err(io::Error::other("the parker has not run what was spawned")),
     }
@@ -136,7 +136,7 @@ fn wait_patiently(end: &Event) {
     shield(|| {
         while !end.is_set() {
             if any(&[end.waiting()], None).is_err() {
-                // The parker has no memory for the wait, or the like. Its thread waits a little.
+                // The parker could not wait, for want of memory say. The thread sleeps a moment instead.
                 thread::sleep(Duration::from_millis(1));
             }
         }

@@ -120,11 +120,11 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
 pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     // Cloned out of its thread-local: no borrow is held across the wait.
     let Some(parker) = parker() else { return block(waiting, deadline) };
-    // `Parker::park` promises its implementor not to be called then.
+    // `Parker::park` promises its implementor that no panicking thread calls it.
     if thread::panicking() {
         return Err(panicking());
     }
-    // The parker's thread flushes before it waits itself: what several coroutines have deferred leaves together.
+    // The parker's thread flushes before it waits: what several coroutines have deferred leaves together.
     SPENT.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
 }

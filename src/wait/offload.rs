@@ -65,7 +65,7 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
         return Ok(work());
     }
     static OFFLOADED: Crew = Crew::new("offload");
-    // Without a deadline it comes back with a result or an error.
+    // The wait has no deadline, so it ends with a result or an error.
     let ended = OFFLOADED.run(work, None)?;
     ended.ok_or_else(|| io::Error::other("the work was not waited for"))
 }
@@ -155,7 +155,8 @@ impl Crew {
     fn submit(&'static self, work: Work) -> io::Result<()> {
         let mut locked = self.state.lock();
         if locked.as_ref().is_none_or(|state| !state.owner.is_this_process()) {
-            // The queue of the parent is not dropped: the drop of its work is code of the program.
+            // The parent's queue is leaked here: to drop its closures would run the program's code in the wrong
+            // process.
             std::mem::forget(locked.take());
         }
         let state = locked.get_or_insert_with(|| CrewState {
@@ -168,7 +169,7 @@ impl Crew {
         if state.queue.len() > state.idle && state.threads < MOST {
             match thread::Builder::new().name(self.name.into()).spawn(|| self.work()) {
                 Ok(_) => state.threads += 1,
-                // Others come to it in their turn.
+                // The threads that exist take the work in its turn.
                 Err(_) if state.threads > 0 => {}
                 Err(error) => {
                     state.queue.pop_back();
@@ -183,11 +184,11 @@ impl Crew {
     /// The life of a thread.
     fn work(&self) {
         let mut locked = self.state.lock();
-        // It is there: `submit` has made it, and only a fork removes it, in the other process.
+        // The queue is there: `submit` has made it, and only a forked child removes its copy.
         while let Some(state) = &mut *locked {
             if let Some(work) = state.queue.pop_front() {
                 drop(locked);
-                // Its own panic is caught inside; this is for one in a drop of what it has captured.
+                // A panic of the work is caught inside. This catches one in the drop of its captured values.
                 if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
                     drop_payload(payload);
                 }
@@ -260,7 +261,7 @@ mod tests {
             let state = CREW.state.lock();
             assert_eq!(state.as_ref().unwrap().threads, MOST);
         }
-        // One thread is free: what it does is in order.
+        // One thread is free again, and runs the queue in its order.
         hold.send(()).unwrap();
         for number in 0..100 {
             assert_eq!(order.recv_timeout(SOON).unwrap(), number);

@@ -79,7 +79,7 @@ impl Applicant {
                         self.deadline = moment_after(self.began, desk.within);
                     }
                     Err(error) => {
-                        // Some of them may have arrived.
+                        // From here on the successor may have some of the sockets.
                         self.passed = Some(Vec::new());
                         return self
                             .fail(desk, &format!("it cannot be passed the sockets: {error}"));
@@ -123,7 +123,7 @@ impl Applicant {
     /// Tells it that it must not serve; a process that was started here has no other reason to live.
     pub(super) fn dismiss(&self, why: &str) {
         let why = format!("the attempt is over: {why}");
-        // It may have ended, or not read.
+        // An error is ignored: the successor may have ended, or does not read.
         let _ = self.channel.send(&Message::Refuse(why), &[]);
         if let (Some(_), Some(process)) = (&self.child, self.process) {
             child_process::signal(process, libc::SIGTERM);

@@ -136,7 +136,7 @@ impl Desk {
         loop {
             let (fd, deadline) = self.waits();
             let mut waiting = vec![over.waiting()];
-            // One that goes on: when it stops, the next one, and at last none.
+            // The first server that still runs. When it stops, the loop takes the next one, until none is left.
             let running = self.handles.iter().find(|handle| !handle.is_shutdown());
             if !self.is_over() {
                 waiting.push(self.wake.waiting());
@@ -191,7 +191,7 @@ impl Desk {
 
     /// Looks at everything once.
     pub(crate) fn turn(&self) {
-        // Before the flags are looked at: what comes after that is for the next turn.
+        // Cleared before the flags are read: a wake-up that comes later is for the next turn.
         self.wake.clear();
         if self.is_unasked() && !self.signalled.load(Ordering::SeqCst) && !self.is_stopped() {
             return;
@@ -258,7 +258,7 @@ impl Desk {
         let error = match predecessor.channel.receive() {
             Ok(None) => return (State::Succeeding { predecessor, told }, false),
             Ok(Some((Message::Release, _))) => return (self.take_over(), true),
-            // It has ended: nobody else serves its clients.
+            // The predecessor has ended, so only this process can serve its clients.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return (self.take_over(), true);
             }
@@ -288,7 +288,7 @@ impl Desk {
 
     /// The sockets are this process's from now on.
     fn take_over(&self) -> State {
-        // It may come to this before all serve: the predecessor has ended, or was told to stop.
+        // Not all servers may serve yet: the predecessor has ended, or was told to stop.
         predecessor::close_the_rest();
         self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
         State::Idle
@@ -396,7 +396,7 @@ impl Desk {
     fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
         let passed = applicant.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
-            // Those that it did not take it has closed.
+            // A socket that the successor did not take, it has closed.
             let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
             let holders = if is_taken { Holders::Other } else { Holders::Alone };
             self.with_socket(*target, |socket| socket.set_holders(holders));
@@ -406,7 +406,7 @@ impl Desk {
                 seat.fall_silent();
             }
         }
-        // The main process has to tell it: so this one does, as its last word.
+        // systemd accepts this message only from the main process, which this one still is.
         if let Err(error) = systemd::notify(&format!("MAINPID={process}")) {
             self.warn(&format!(
                 "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
@@ -417,7 +417,7 @@ impl Desk {
             server.tell(&ServerEvent::HandedOver { server_address, process });
         }
         self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
-        // If it has ended meanwhile, its clients are lost in any case.
+        // If the successor has ended meanwhile, its clients are lost in any case.
         let _ = applicant.channel.send(&Message::Release, &[]);
         // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
         self.wait_until_closed();
@@ -428,7 +428,7 @@ impl Desk {
     fn stop(&self, state: State) -> State {
         if let State::Applying(applicant) = state {
             if applicant.is_left_to_itself() {
-                // Nobody has told it to stop: it goes on alone.
+                // The predecessor was not told to stop, so it goes on alone.
                 let _ = applicant.channel.send(&Message::Release, &[]);
                 if let Some(listener) = &self.listener {
                     listener.set_holders(Holders::Other);

@@ -183,7 +183,7 @@ impl Handover {
     /// [serves in the background](crate::Server::serve_in_background), for the program's operator say. When the successor
     /// serves, this one is told to [`shutdown`](crate::Server::shutdown); closing it is left to the program.
     pub fn beside(mut self, server: &dyn BaseServer) -> Self {
-        // A server of another kind than this crate's has no socket to pass.
+        // A server of another crate has no socket that could be passed.
         self.beside.extend(fork::find(server.context()).map(|found| Beside {
             server: ServerOfCore(Arc::downgrade(&found)),
             handle: server.shutdown_handle(),
@@ -271,11 +271,12 @@ impl Handover {
                     self.predecessor = successor::ask(channel, &whom, deadline)?;
                     asked_here = self.predecessor.is_some();
                 }
-                // The time of an answer is not one of looking. All answers together have one deadline.
+                // Waiting for an answer does not count as looking for a predecessor. All answers together have one
+                // deadline.
                 until += asked_at.elapsed();
             }
             let desk = self.predecessor.as_ref().and_then(|predecessor| predecessor.desk);
-            // Under whatever name its file was bound, it is the one that has answered at this path.
+            // The socket that answered at this path, whatever its file was called when it was bound.
             let passed = if asked_here { desk.and_then(predecessor::take_numbered) } else { None };
             let bound = match passed {
                 Some(passed) => Ok(UnixStream::over_predecessors(passed, &options)),
@@ -287,7 +288,8 @@ impl Handover {
                     self.listener = Some(desk);
                     return Ok(());
                 }
-                // Another process was faster, and is asked; or one that stops has not closed yet.
+                // Another process was faster, and is asked next; or a process that is stopping has not closed its
+                // socket yet.
                 Err(error) if error.is_address_in_use() && self.predecessor.is_none() => {
                     if Instant::now() >= until {
                         return Err(error);

@@ -51,9 +51,9 @@ impl Program {
         command.args(&self.arguments).env(VARIABLE, told);
         // A service manager watches the next process in the place of this one.
         command.env_remove("WATCHDOG_PID");
-        // It gets the sockets from this process, and the number may once be its own.
+        // The successor gets its sockets from this process. Its own process id may happen to be this number.
         command.env_remove("LISTEN_PID");
-        // It raises the limit by itself, and has to know the one from before.
+        // The successor raises the limit itself, and has to start from the original one.
         sys::restore_descriptors(&mut command);
         let child = pass_fds::spawn_with(&mut command, theirs.as_fd())?;
         Ok((child, Channel::new(Arc::new(ours.into()))))
@@ -63,7 +63,7 @@ impl Program {
 /// The path behind the name that the program was started by, if that is what runs here: the first argument is only by
 /// convention the program's name.
 fn started_by(name: &OsString) -> Option<PathBuf> {
-    // The link leads to the file itself, also when its name has been given to another one.
+    // The link in /proc leads to the running file, also after its name was given to another file.
     let running = fs::metadata("/proc/self/exe").ok()?;
     let is_running = |path: &PathBuf| {
         let found = fs::metadata(path);
@@ -73,7 +73,7 @@ fn started_by(name: &OsString) -> Option<PathBuf> {
     if name_as_path.components().count() > 1 {
         return std::path::absolute(name_as_path).ok().filter(is_running);
     }
-    // As a shell finds it.
+    // Searches PATH, as a shell does.
     let folders = env::var_os("PATH")?;
     env::split_paths(&folders).map(|folder| folder.join(name)).find(is_running)
 }

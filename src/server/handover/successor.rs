@@ -42,14 +42,14 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
         Ok(socket) => OwnedFd::from(socket),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound => return Ok(None),
-            // The system says so of a socket that a killed server has left, and of any other file.
+            // The system gives this error for the socket of a killed server, and for any file that is no socket.
             io::ErrorKind::ConnectionRefused => {
                 return no_other_file(path).map(|()| None).map_err(cannot);
             }
             _ => return Err(cannot(error)),
         },
     };
-    // Where others may make files, the socket could be anybody's, and so the sockets that it passes.
+    // In a folder that others may write to, the socket could be anybody's, and the sockets that come by it too.
     let server = sys::credentials(std::os::fd::AsFd::as_fd(&socket)).map_err(cannot)?;
     if server.uid != sys::user() {
         let text = format!(
@@ -117,7 +117,7 @@ pub(super) fn ask(
             Ok((Message::Sockets { sockets, more }, fds)) => (sockets, more, fds),
             Ok((Message::Refuse(why), _)) => return Err(cannot(refused(&why))),
             Ok(_) => return Err(cannot(nonsense("it answers something else"))),
-            // It stops, and its sockets close with it.
+            // The predecessor stops, and its sockets close with it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let text = format!("it has not answered within {} s", ASK.as_secs());
@@ -125,7 +125,7 @@ pub(super) fn ask(
             }
             Err(error) => return Err(cannot(error)),
         };
-        // So the number of messages is bounded by that of sockets.
+        // An empty message ends the list, so there are never more messages than sockets.
         let is_empty = sockets.is_empty();
         for (socket, fd) in sockets.into_iter().zip(fds) {
             let number = found.len();
@@ -168,7 +168,7 @@ pub(super) fn judge_left(left: &[Address], has_taken: bool) -> io::Result<Option
 
 /// The predecessor's reason as an error.
 pub(super) fn refused(why: &str) -> io::Error {
-    // It may be another version's: only its text counts.
+    // The predecessor may be of another version: only the text of its answer counts.
     let text: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
     io::Error::other(format!("it says: {text}"))
 }
@@ -195,7 +195,7 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // With room again, the attempt is made in time.
+        // The queue has room again, and the next attempt comes before the deadline.
         let later = Instant::now() + Duration::from_secs(60);
         thread::scope(|scope| {
             let found = scope.spawn(|| connect(&path, later));
