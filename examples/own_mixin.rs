@@ -9,7 +9,8 @@ use socketserver::{TcpServer, stream_fn};
 struct Lanes([Pool; 2]);
 
 impl Mixin for Lanes {
-    // In the loop. A job is run, refused or released in the end, by any thread.
+    // The accept loop calls this. Any thread may later run, refuse or release the job; one of the three has to
+    // happen.
     fn process_request(&self, job: Job) {
         let is_reserved = job.peer().to_string().starts_with("127.0.0.2:");
         self.0[usize::from(!is_reserved)].process_request(job);
@@ -24,7 +25,7 @@ impl Mixin for Lanes {
 
 fn main() -> socketserver::Result<()> {
     let address = env::args().nth(1).unwrap_or("127.0.0.1:9999".to_owned());
-    // A full lane refuses: if it waited, the loop would accept no one for the other.
+    // A full lane refuses: if its job waited, the loop would wait too, and the other lane would get nothing.
     let lane = |name| Pool::new(1).queue(0).when_full(WhenFull::Refuse).thread_name(name);
     let echo = stream_fn(|request| {
         let mut line = String::new();

@@ -51,7 +51,7 @@ fn relay(request: &mut StreamRequest) -> HandlerResult {
     let (from_server, to_server) = upstream.split();
     let (up, down) =
         join(|| pump(&mut from_client, to_server), || pump(from_server, &mut to_client))?;
-    // If one has failed, the other one was closed for that reason.
+    // If one direction fails, the relay closes the other one, whose error then says nothing new.
     let was_closed = up.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionAborted);
     Ok(if was_closed { down } else { up.and(down) }?)
 }

@@ -31,9 +31,9 @@ pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(
         thread::spawn(move || send_what_is_typed(input, &connection, &sending))
     };
     let result = show_what_comes(&connection, &mut output);
-    // A line that the server no longer reads must not delay the end.
+    // The server may not read a line now, and the end must not wait for that.
     let _ = connection.shutdown(Shutdown::Both);
-    // Before the screen is finished, which ends the input.
+    // Taken before `finish`, which ends the input.
     let sent = std::mem::replace(&mut *sending.lock(), Sending::Goes);
     output.finish(typing);
     drop(mode);
@@ -107,7 +107,7 @@ fn show_what_comes(connection: &Connection, output: &mut Output) -> Result<Strin
     loop {
         match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(last),
-            // A line that was typed meanwhile may have the connection reset.
+            // A line that the user has typed meanwhile may cause a reset.
             Err(_) if last == GOODBYE => return Ok(last),
             result => result.map_err(Ended::Connection)?,
         };

@@ -141,7 +141,7 @@ mod tests {
             *now += time.min(tick);
             patience.waited(from, *now);
         }
-        // They are not crowded any more, and the next wait is for others.
+        // Nobody is crowded any more. The next wait is for others.
         assert_eq!(patience.awaited(&[], *now), None);
         now.duration_since(start)
     }
@@ -156,7 +156,7 @@ mod tests {
     fn a_member_that_takes_nothing_is_awaited_for_two_seconds() {
         let (mut patience, mut now) = fresh();
         assert_eq!(waits_for(&mut patience, &mut now, &[0]), GRACE);
-        // All of them together, too.
+        // The limit holds for all members together, too.
         assert_eq!(waits_for(&mut patience, &mut now, &[0; 500]), GRACE);
     }
 

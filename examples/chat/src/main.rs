@@ -89,7 +89,7 @@ enum Command {
 #[derive(Args)]
 #[command(mut_arg("bind", common::streams::<ChatServer>))]
 #[command(mut_arg("max_clients", |clients| clients.default_value("1000").visible_alias("members")))]
-// Longer than in the other programs: the tutorial's client sends its first word when its user has typed it.
+// Longer than in the other programs: the tutorial's client sends nothing until its user has typed a name.
 #[command(mut_arg("first_word", |seconds| seconds.default_value("120")))]
 struct Serve {
     #[command(flatten)]
@@ -187,12 +187,12 @@ impl Program for ChatServer {
     fn limits(&self) -> Limits {
         Limits::default()
             .outbox_bytes(OUTBOX_BYTES)
-            // Members that only listen are welcome; keepalive finds those whose machine is gone.
+            // Members that only listen are welcome. Keepalive finds members whose machine is gone.
             .idle(Duration::from_secs(30 * 24 * 3600))
     }
 
     fn prepare(&self, takes_over: bool) -> Result<(), Failure> {
-        // The process that it takes over from has the name until this one is ready.
+        // In a handover the predecessor has this name until this process is ready.
         self.joins.as_ref().filter(|_| !takes_over).map_or(Ok(()), Bus::check_name)
     }
 

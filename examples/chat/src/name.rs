@@ -84,7 +84,7 @@ fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
         return before.last().is_some_and(joins) && next.is_some_and(|next| is_letter(*next));
     }
     if is_combining_mark(character) {
-        // Digits belong to no script and have no marks.
+        // Digits belong to no script and carry no marks, so only a letter counts.
         let letter = letter.filter(|letter| letter.is_alphabetic());
         let of_its_script = |letter: char| {
             !letter.script_extension().intersection(character.script_extension()).is_empty()

@@ -133,7 +133,7 @@ pub fn quoted(text: &str) -> String {
     let Some((end, next)) = text.char_indices().nth(CHARACTERS) else {
         return format!("\"{text}\"");
     };
-    // Marks and joiners belong to the character before them: it is not cut from them.
+    // Marks and joiners stay with the character before them.
     let belongs = |one: char| is_combining_mark(one) || is_invisible(one);
     let (mut end, mut next) = (end, next);
     for (at, last) in text[..end].char_indices().rev() {

@@ -360,7 +360,7 @@ impl Room {
             }
             crowded.retain(|(id, _)| *id == slow);
             for (_, outbox) in crowded {
-                // Without the room's lock, which the members' own lines need.
+                // The room's lock is not held: members' own lines need it.
                 let _ = outbox.wait_for_room(CROWDED_BYTES, time.min(left).min(LOOK));
             }
             patience.waited(now, Instant::now());

@@ -44,7 +44,7 @@ impl MixinName {
             Self::Threading => Box::new(Threading::new()),
             Self::Pool => Box::new(workers.map_or_else(Pool::default, Pool::new)),
             Self::Forking => Box::new(Forking::new().max_children(CHILDREN)),
-            // Where there is none, the option has been refused.
+            // A build without green coroutines has refused the option already.
             Self::Green => green(workers).unwrap_or_else(|| Box::new(Threading::new())),
         }
     }
@@ -121,7 +121,7 @@ impl ServeOptions {
     /// The limits of a program with those of the command line.
     pub(crate) fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
         let limits = program.drain(self.grace).lame_duck(self.lame_duck).live(self.max_clients);
-        // A datagram is answered before its sender could have too many of them open.
+        // Datagrams are answered at once, so their senders never reach a limit per peer.
         if endpoint.is_datagram() {
             return limits;
         }

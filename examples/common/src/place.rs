@@ -37,7 +37,7 @@ impl Place {
                     SocketKind::UdpSocket => Endpoint::Udp(text),
                     SocketKind::UnixListener => Endpoint::Unix(text),
                     SocketKind::UnixDatagram => Endpoint::Unixgram(text),
-                    // The bind of another kind fails, and says what it is.
+                    // A bind of another kind of server fails, and its error names the kind.
                     _ => Endpoint::Tcp(text),
                 };
                 (endpoint, BindAddress::activated_number(number))
@@ -46,7 +46,7 @@ impl Place {
         if !found.is_empty() {
             return Ok(found);
         }
-        // There is none; the bind says why, and what to write.
+        // No socket was passed under this name. The error of the bind says why, and what to write.
         let missing = name.clone().map_or_else(BindAddress::activated_only, BindAddress::activated);
         Ok(vec![(Endpoint::Tcp(self.to_string()), missing)])
     }
@@ -74,7 +74,7 @@ impl Places {
             }
             Ok(())
         };
-        // So that a mistake in them begins nothing.
+        // Checked first: a mistake in the addresses must begin nothing.
         check(options.bind.len())?;
         // The service manager's sockets may come from there.
         let handover = match &options.handover {
@@ -105,7 +105,7 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Self, BadEndpoint> {
         match text.split_once(':') {
             None if text == "systemd" => Ok(Self::Systemd(None)),
-            // A port is no name: this is a host that is called so.
+            // A name is never a number, so `systemd:80` is a host called `systemd` and its port.
             Some(("systemd", name)) if !name.is_empty() && name.parse::<u16>().is_err() => {
                 Ok(Self::Systemd(Some(name.to_owned())))
             }

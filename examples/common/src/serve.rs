@@ -163,7 +163,7 @@ pub fn serve_at<P: Program>(
     let servers: Vec<Box<dyn BaseServer>> =
         servers.into_iter().map(|server| Box::new(WithinItsLimits(server)) as _).collect();
     let reports = handover.run_all(&servers, options.grace, ready);
-    // Not before: an operator may end the requests that keep the program from ending.
+    // Not earlier: while requests keep the program from ending, an operator may still end them.
     drop(controlled);
     in_turn.end();
     let reports = reports?;
@@ -183,7 +183,7 @@ fn operated<T: Transport, M: Mixin>(
     in_turn: &Arc<InTurn>,
     stopping: Option<Box<dyn Fn() + Send + Sync>>,
 ) -> Builder<T, M> {
-    // Only an operator raises the level later; without one no event is made.
+    // Without a control socket nobody can raise the level later, and then no event is made.
     if options.control.is_some() || options.log_level == Level::Verbose {
         builder = builder.observer(log::observe).observer(control::observe);
     }

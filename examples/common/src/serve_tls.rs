@@ -55,7 +55,7 @@ where
             warn(&format!("{} has read its certificates again", server.server_address()));
             Ok(())
         }
-        // The server says it on stderr.
+        // This error is printed to stderr by the server.
         Err(error) => Err(format!("{error}; the certificates from before stay").into()),
     })
 }

@@ -322,7 +322,7 @@ impl Rates {
         if samples.is_empty() {
             samples.push_back(Sample { at: started, accepted: 0, ended: 0, failed: 0 });
         }
-        // Of those before the window the newest is kept: after a pause it is the only one that is old enough.
+        // Of the samples older than the window the newest stays: after a pause no other one is old enough.
         while samples.get(1).is_some_and(|second| age(second) > WINDOW) {
             samples.pop_front();
         }
@@ -356,7 +356,7 @@ fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates, figures: &Figures) 
             uses.push(of(limit, used as f64, max as f64));
         }
     };
-    // No limit is `usize::MAX` as well.
+    // A live limit of `usize::MAX` is no limit, and has no fill.
     let live_fill = Some(figures.live).filter(|fill| fill.max < Some(u64::MAX));
     fill("live", live_fill);
     fill("workers", Some(figures.busy));
@@ -369,7 +369,7 @@ fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates, figures: &Figures) 
         for peer in live.iter().filter_map(|request| peer_of(&request.client_address)) {
             *peers.entry(peer).or_default() += 1;
         }
-        // Of two that have as many, always the same one.
+        // If two peers have as many requests, the same peer is shown each time.
         let busiest = peers.into_iter().max_by(|(a, m), (b, n)| m.cmp(n).then(b.cmp(a)));
         if let Some((by, count)) = busiest {
             uses.push(Use { by, ..of("per_peer", count as f64, limits.per_peer.max(1) as f64) });

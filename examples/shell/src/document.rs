@@ -130,7 +130,7 @@ impl Answer {
             }
         };
         if !ended.why.is_empty() {
-            // There is no other place for it.
+            // The tutorial's protocol has no place for a status but the output.
             self.output.extend(format!("[{}]\n", ended.why).into_bytes());
         }
         if let Some(encoding) = settings.encoding {

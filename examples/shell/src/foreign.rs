@@ -30,9 +30,9 @@ pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
         || (is_token(first) && starts_like(third, b"HTTP/"))
         || (is_token(first) && second.starts_with(b"/") && names_http(last))
         || is_preface(first, second);
-    // Without a version it is HTTP/0.9, whose methods are capital letters, which no program's name is.
+    // A line without a version is HTTP/0.9. Its methods are all capital letters, as no program's name is.
     let is_old_http = is_token(first) && is_of_capitals(first) && is_target(second);
-    // A path without an end that is longer than any path is a target whose rest has not arrived.
+    // If a path has no end yet and is longer than any path, it is a target whose rest has not arrived.
     let is_cut = end.is_none()
         && third.is_empty()
         && second.starts_with(b"/")

@@ -72,7 +72,7 @@ pub fn run(
     };
     let result = Run::new(request, wire, &mut running, bounds).finish();
     request.set_timeout(None);
-    // It waits for processes, and so not in a coroutine.
+    // `end` waits for processes, which would block a coroutine's worker.
     socketserver::offload(move || running.end())?;
     result
 }

@@ -215,7 +215,7 @@ impl<'a> Supervisor<'a> {
     /// Sends a signal to the whole group at once, so that no process in it can escape by a fork, and to the children that
     /// have left the group. Processes that are neither become children when their parents end.
     fn signal_all(&self, signal: Signal) {
-        // It fails for a process that has ended, and for one of another user, which is left in the end.
+        // An error means that the process has ended, or is another user's. The latter is left alone in the end.
         let _ = kill_process_group(self.leader, signal);
         for child in own_children() {
             let _ = kill_process(child, signal);

@@ -106,7 +106,7 @@ fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
     let mut text = Vec::new();
     (&connection).read_to_end(&mut text).map_err(|error| broke(endpoint, &error))?;
     if text.is_empty() {
-        // So ends a server that waits for a handshake in vain.
+        // A server that waits for a TLS handshake in vain ends the connection like this.
         let advice = if tls.tls { "" } else { "; if it speaks TLS, give --tls" };
         let why = format!("{endpoint} has ended the connection without a word{advice}");
         return Err(Failure::Other(why));

@@ -59,8 +59,8 @@ pub fn send(
             }
         }
     }
-    // The end of the connection is the only sign that all has been read. The tutorial's server fails at it, which resets
-    // the connection; this is not an error here.
+    // The end of the connection is the only sign that the server has read everything. The tutorial's server fails
+    // when it sees that end, and resets the connection: no error here.
     if connection.shutdown(Shutdown::Write).is_ok() {
         let _ = io::copy(&mut (&connection).take(BLOCK as u64), &mut io::sink());
     }

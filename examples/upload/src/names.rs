@@ -92,12 +92,12 @@ pub fn next_number<E>(mut is_taken: impl FnMut(u32) -> Result<bool, E>) -> Resul
 }
 
 fn marked(name: &str, mark: &str) -> String {
-    // A dot at the beginning hides a file, and is not the beginning of an ending.
+    // A leading dot hides a file and begins no extension.
     let dot = name.rfind('.').filter(|at| *at > 0).unwrap_or(name.len());
     let (stem, ending) = name.split_at(dot);
     let room = LONGEST.saturating_sub(mark.len() + ending.len());
     if room == 0 {
-        // An ending as long as the whole name is not kept.
+        // An extension as long as the whole name is dropped.
         return format!("{}{mark}", shortened(name, LONGEST - mark.len()));
     }
     format!("{}{mark}{ending}", shortened(stem, room))

@@ -108,7 +108,7 @@ impl Partial {
                 new.other = Some((File::from(other), left.length));
                 Ok(Some(new))
             }
-            // It has been completed in the meantime.
+            // The upload was completed meanwhile.
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -290,7 +290,7 @@ pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
     let is_old = |changed: SystemTime| {
         SystemTime::now().duration_since(changed).is_ok_and(|since| since >= age)
     };
-    // A younger one must not be locked here, even for a moment, when its client returns.
+    // Only old files are opened: a lock of a younger one, however short, could meet its client's return.
     let changed = |at: &fs::Stat| {
         let seconds = u64::try_from(at.st_mtime).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)

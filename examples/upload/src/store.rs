@@ -67,7 +67,7 @@ impl Store {
     /// If that fails.
     pub fn open(folder: &Path, rules: Rules) -> io::Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
-            // A file, or a dangling link: the system's own message would be about the making.
+            // A file or a dangling link is in the way: the system's own message would be about making the folder.
             io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
             _ => error,
         })?;
@@ -145,7 +145,7 @@ impl Store {
             let stat = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW).ok()?;
             Some((candidate, u64::try_from(stat.st_size)))
         };
-        // After a free name no number has been given.
+        // A free name gets no number.
         let end = match self.rules.conflict {
             Conflict::Rename => {
                 let end = names::next_number(|number| Ok::<_, Errno>(size_of(number).is_some()));

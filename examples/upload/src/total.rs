@@ -40,7 +40,7 @@ impl Total {
             }
             let stat = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                // It was renamed or removed after the folder was read.
+                // The entry was renamed or removed after the folder was read.
                 Err(Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -54,7 +54,7 @@ impl Total {
                         Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                             self.not_counted.push((path.join("/"), error.into()));
                         }
-                        // It was removed or replaced meanwhile.
+                        // The entry was removed or replaced meanwhile.
                         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                         Err(error) => return Err(error.into()),
                     }

@@ -24,7 +24,7 @@ impl Version {
     /// Whether the client has this version already.
     pub fn is_known(&self, head: &Head<'_>) -> bool {
         if let Some(tags) = head.if_none_match {
-            // If-Modified-Since, where it is sent as well, is for servers that know no tags.
+            // If-None-Match decides. If-Modified-Since, where both are sent, is for servers that know no tags.
             return tags.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|tag| {
                 tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == self.etag.as_bytes()
             });
@@ -66,7 +66,7 @@ impl Span {
         let range = range.and_then(|range| str::from_utf8(range).ok()).and_then(split);
         match range {
             None => Self::Whole,
-            // The last bytes of the file.
+            // `bytes=-0` asks for no byte at all.
             Some((None, Some(0))) => Self::Nothing,
             Some((None, Some(last))) if size > 0 => Self::Part(size.saturating_sub(last)..size),
             Some((Some(first), last)) if first < size => {

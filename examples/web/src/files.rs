@@ -145,7 +145,7 @@ impl Exchange<'_, '_> {
     /// Sends a file from `at` on, through the buffer of the answers. A small file leaves together with its head; of a large
     /// one at most one batch is in memory.
     fn send(&mut self, file: &File, at: &mut u64, end: u64) -> io::Result<()> {
-        // A small one is in memory nearly always. In a coroutine a large one is read by another thread.
+        // A small part is nearly always in memory. A coroutine leaves a large one to another thread.
         let is_large = end - *at > LARGE_BYTES;
         let large = is_large.then(|| file.try_clone().map(Arc::new)).transpose()?;
         while *at < end {
@@ -166,7 +166,8 @@ impl Exchange<'_, '_> {
                 };
                 match result {
                     Ok(0) => {
-                        // The length is promised already: only the end of the connection can say that it is wrong.
+                        // The length is promised already, so only the end of the connection can tell the client that
+                        // it was wrong.
                         let text = "the file has become shorter while it was being sent";
                         return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
                     }

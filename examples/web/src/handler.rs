@@ -60,8 +60,8 @@ enum Next {
 impl StreamRequestHandler for Web {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let mut decoder = Decoder::default();
-        // The beginning of a request whose rest has not arrived, and its deadline. The first request has a deadline from
-        // the start: a silent connection may keep another one waiting.
+        // The beginning of a request whose rest has not arrived, and the deadline of that rest. The first request has
+        // a deadline from the start, because a silent connection may keep another one waiting.
         let mut kept = Vec::new();
         let mut deadline = self.site.first_timeout.map(|time| Instant::now() + time);
         loop {

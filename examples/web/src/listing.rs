@@ -315,7 +315,7 @@ impl Sorting {
         let is_current = self.key == key;
         let next = match is_current {
             true => Self { key, descending: !self.descending },
-            // Of sizes and dates, readers look for the largest.
+            // The first click on size or date shows the largest first: that is what readers look for.
             false => Self { key, descending: key != Key::Name },
         };
         let (aria, mark) = match (is_current, self.descending) {
@@ -323,7 +323,7 @@ impl Sorting {
             (true, false) => (" aria-sort=\"ascending\"", "\u{25b2}"),
             (true, true) => (" aria-sort=\"descending\"", "\u{25bc}"),
         };
-        // An empty query asks for the usual order again.
+        // An empty query means the usual order: the link then leads to the folder itself.
         let query = Some(next.query()).filter(|query| !query.is_empty());
         format!(
             "<th scope=\"col\" class=\"{}\"{aria}><a href=\"{}\">{}<span class=\"mark\" \

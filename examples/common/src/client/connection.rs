@@ -76,7 +76,7 @@ impl Read for &Connection {
         match &*self.0 {
             Link::Clear { socket, heard } => {
                 if !heard.swap(true, Ordering::Relaxed) {
-                    // One byte more than an alert has.
+                    // Longer than an alert by one byte, so that a longer message is told from one.
                     let mut first = [0; 8];
                     let count = retry(|| recv(socket, &mut first[..], RecvFlags::PEEK))?.0;
                     answers_with_tls(&first[..count])?;

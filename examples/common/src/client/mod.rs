@@ -74,12 +74,13 @@ fn try_connect(endpoint: &Endpoint) -> io::Result<Socket> {
     for address in addresses {
         let socket = Socket::new(Domain::from(i32::from(address.family())), kind, None)?;
         if matches!(endpoint, Endpoint::Unixgram(_)) {
-            // A Unix datagram socket without a name gets no answer. For an empty name the kernel chooses one (Linux).
+            // A Unix datagram client needs an address for the answer. For an empty name the kernel chooses one
+            // (Linux).
             socket.bind(&SockAddr::unix("")?)?;
         }
         let connected = match endpoint {
             Endpoint::Tcp(_) => {
-                // Else a client that waits for the server would wait for a machine that is gone.
+                // Without keepalive, a client that waits for its server would wait for a dead machine for ever.
                 socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
                 socket.connect_timeout(&address, CONNECT)
             }
@@ -88,8 +89,8 @@ fn try_connect(endpoint: &Endpoint) -> io::Result<Socket> {
         match connected {
             Ok(()) => {
                 if matches!(endpoint, Endpoint::Tcp(_)) {
-                    // Else each small message waits until the one before is acknowledged, which the peer delays by up
-                    // to 40 ms (Nagle's algorithm and delayed acknowledgements).
+                    // With Nagle's algorithm each small message would wait until the one before is acknowledged, and
+                    // the peer may delay that by up to 40 ms.
                     socket.set_tcp_nodelay(true)?;
                 }
                 return Ok(socket);

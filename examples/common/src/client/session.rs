@@ -83,13 +83,13 @@ impl Session {
 
     /// Whether a read would not wait. The session's own messages, such as tickets, are no input.
     pub(super) fn has_input(&self) -> bool {
-        // A thread that reads at this moment gets whatever comes.
+        // If another thread is reading, it gets the bytes.
         let Ok(mut inbox) = self.receiving.try_lock() else { return false };
         let has_input = loop {
             {
                 let mut tls = lock(&self.tls);
                 match tls.process_new_packets() {
-                    // The read will tell.
+                    // The read below reports the error.
                     Err(_) => break true,
                     Ok(state) if state.plaintext_bytes_to_read() > 0 => break true,
                     Ok(state) if state.peer_has_closed() || inbox.is_over() => break true,
@@ -123,7 +123,7 @@ impl Session {
         };
         let sent = outbox.send(&self.socket, SendFlags::empty());
         drop(outbox);
-        // See above: a reader that found `sending` locked relies on this.
+        // A reader that found `sending` locked has left its records to this thread.
         self.send_at_once();
         sent.map(|()| count)
     }
@@ -142,10 +142,10 @@ impl Session {
 
     /// Says the farewell without waiting for anything: a program is about to end.
     fn leave(&self) {
-        // Somebody who is in the middle of a write is cut off, and no farewell could follow.
+        // Another thread is in the middle of a write. That write is cut off, so no farewell could follow it.
         let Ok(mut outbox) = self.sending.try_lock() else { return };
         if self.say_farewell(&mut outbox).is_ok() {
-            // The server may be gone.
+            // An error is ignored: the server may be gone.
             let _ = outbox.send(&self.socket, SendFlags::DONTWAIT);
         }
     }
@@ -159,12 +159,12 @@ impl Session {
     /// Sends the session's own messages, as far as that is possible without waiting.
     fn send_at_once(&self) {
         while lock(&self.tls).wants_write() {
-            // The thread that is sending comes here afterwards.
+            // The thread that has the lock sends these records when it is done.
             let Ok(mut outbox) = self.sending.try_lock() else { return };
             if outbox.fill(&mut lock(&self.tls)).is_err() {
                 return;
             }
-            // Records that find no room go with the next write. A lost connection is told by the next call.
+            // Records that find no room leave with the next write. A lost connection fails the next call.
             let _ = outbox.send(&self.socket, SendFlags::DONTWAIT);
         }
     }
@@ -189,7 +189,8 @@ fn decrypt(
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(truncated()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             Err(_) if !inbox.has_bytes() && !inbox.is_over() => return Ok(None),
-            // Only when nothing decrypted is left, because rustls takes no more before. At the end this tells it so.
+            // Only when all decrypted bytes are read: until then rustls takes no more. At the end of input this call
+            // tells rustls of it.
             Err(_) => drop(tls.read_tls(inbox)?),
         }
     }

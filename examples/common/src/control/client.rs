@@ -86,7 +86,7 @@ impl ControlSocket {
         // A command is one line, whatever its words are.
         let line = command.replace(['\n', '\r'], " ") + "\n";
         let sent = self.stream.get_mut().write_all(line.as_bytes());
-        // One that was turned away has its answer already.
+        // A connection that was turned away has its answer already.
         sent.or_else(
             |error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) },
         )
@@ -185,7 +185,7 @@ impl ControlSocket {
             if line.trim().is_empty() {
                 continue;
             }
-            // A terminal's `watch` would need both directions at once.
+            // `watch` at the prompt would read keys and show figures at once.
             if line.split_whitespace().next() == Some("watch") {
                 crate::warn("error: `watch` is a command of its own: PROGRAM control PATH watch");
                 continue;
@@ -240,7 +240,7 @@ pub(super) fn table<S: AsRef<str>>(rows: &[Vec<S>]) -> Vec<String> {
     };
     let right: Vec<bool> = (0..widths.len()).map(stands_right).collect();
     let line = |row: &Vec<S>| {
-        // One value alone is a sentence, and not in a column.
+        // A row of one value is a sentence, and belongs in no column.
         if let [sentence] = &row[..] {
             return sentence.as_ref().to_owned();
         }

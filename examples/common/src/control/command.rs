@@ -58,7 +58,7 @@ impl Operator {
         let line = String::from_utf8_lossy(line);
         let words: Vec<&str> = line.split_whitespace().collect();
         let result = match words[..] {
-            // Enter at a terminal.
+            // An empty line, as Enter at a terminal sends it.
             [] => Ok(String::new()),
             ["live"] => Ok(self.live(usize::MAX)),
             ["live", count] => count
@@ -163,7 +163,7 @@ impl Operator {
     }
 
     fn limit(&self, name: &str, value: &str) -> Result<String, String> {
-        // They have the same names and values, so that all of them take it or none.
+        // All servers have limits of the same names, so a limit is set for all of them or for none.
         for server in &self.servers {
             server.context().set_limit(name, value).map_err(|error| error.to_string())?;
         }
@@ -211,7 +211,7 @@ impl Operator {
             .servers
             .iter()
             .filter_map(|server| {
-                // It tells its observers in this thread.
+                // The observers are called on this thread.
                 server.reload();
                 RELOAD_FAILED.take().map(|why| format!("{}: {why}", server.server_address()))
             })
@@ -236,7 +236,7 @@ impl Operator {
         if let Some(seconds) = seconds {
             self.limit("drain", seconds)?;
         }
-        // As a signal does: with a lame duck it goes on serving at first.
+        // As after the signal: with a lame duck the server goes on serving for that time.
         self.servers.iter().for_each(|server| server.shutdown_handle().retire());
         let limits = self.servers.first().map(|server| server.context().limits());
         let value = |name| limits.and_then(|limits| limits.get(name)).unwrap_or_default();
@@ -254,7 +254,7 @@ impl Operator {
         self.limit("drain", "0")?;
         self.servers.iter().for_each(|server| server.shutdown_handle().shutdown());
         if was_stopping {
-            // The close that is under way keeps its deadline; this one has none.
+            // A close that is under way keeps its own deadline. This drain sets none.
             for server in &self.servers {
                 server.server_close_within(Duration::ZERO);
             }

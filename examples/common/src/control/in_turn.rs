@@ -63,7 +63,7 @@ impl InTurn {
     fn turn(&self) {
         let mut state = self.lock();
         let Some(state) = &mut *state else { return };
-        // The hook is called after each request as well.
+        // `service_actions` also runs after each request, so most calls come too early.
         if state.last_turn.elapsed() >= EVERY / 2 {
             state.last_turn = Instant::now();
             state.accept();
@@ -75,22 +75,24 @@ impl InTurn {
 
 impl State {
     fn accept(&mut self) {
-        // A successor has it.
+        // A successor has the socket now.
         if self.server.shutdown_handle().is_shutdown() {
             return;
         }
-        // Asked for each time and given back at once: a child that is forked meanwhile closes the listener.
+        // The descriptor is asked for at each turn and given back at once, because a child that is forked in between
+        // closes the listener.
         let Some(listener) = self.server.fileno() else { return };
         for _ in 0..MOST {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            // Mostly there is nobody; other errors are those of this moment.
+            // Usually no operator is there. Other errors are ignored too: the next turn tries again.
             let Ok(fd) = accept_with(&listener, flags) else { return };
             let mut connection = Connection::new(UnixStream::from(fd));
             if rustix::net::sockopt::socket_peercred(&connection.stream)
                 .is_ok_and(|peer| may_control(peer.uid.as_raw()))
             {
                 if self.connections.len() >= MOST {
-                    // The oldest that waits for a command, or else the oldest.
+                    // Turns away the oldest connection that waits for a command. If all of them watch, the oldest of
+                    // all.
                     let oldest = self.connections.iter().position(|other| other.watch.is_none());
                     self.connections.remove(oldest.unwrap_or(0));
                 }

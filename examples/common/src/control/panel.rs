@@ -211,7 +211,7 @@ impl Server {
         let near = uses.iter().filter(|used| used.part() >= NEAR).count();
         uses.truncate(near.max(USES));
         lines.extend(uses.into_iter().map(Use::line));
-        // The first is the number of all.
+        // The first count is the total.
         let counts = self.counts.iter().filter(|(_, count)| *count > 0);
         let counts: Vec<_> = counts.map(|(name, count)| format!("{name} {count}")).collect();
         if !counts.is_empty() {
@@ -228,7 +228,7 @@ impl Use {
     fn line(&self) -> Line {
         let Self { limit, used, max, by } = self;
         let part = self.part();
-        // A bar shows at least something for something, and all only for all.
+        // Any part shows one block at least, and only the whole shows a full bar.
         let filled = (part.clamp(0.0, 1.0) * BAR as f64).floor() as usize;
         let filled = if *used > 0.0 { filled.max(1) } else { 0 };
         let bar = "#".repeat(filled) + &".".repeat(BAR - filled);

@@ -28,7 +28,7 @@ impl Running {
 }
 
 pub(super) fn bind(path: &Path, operator: &Arc<Operator>) -> socketserver::Result<Server> {
-    // At the program's end the operators are told by the end of their connections, and nothing waits for them.
+    // At the program's end the operators' connections are closed, and nothing waits for them.
     let limits = limits().drain(AT_END).first_read(Duration::ZERO);
     let operator = Arc::clone(operator);
     Server::builder()
@@ -48,7 +48,7 @@ struct Session {
 
 impl StreamRequestHandler for Session {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        // The kernel's word, which the peer cannot forge.
+        // The uid comes from the kernel, so the peer cannot forge it.
         if !may_control(request.peer_credentials()?.uid) {
             return Ok(request.write_all(NOT_YOURS.as_bytes())?);
         }
@@ -62,7 +62,7 @@ impl StreamRequestHandler for Session {
                     let text = format!("error a command has {LINE_BYTES} bytes at most\n");
                     return Ok(request.write_all(text.as_bytes())?);
                 }
-                // A silent terminal, the end of the program: an end like any other.
+                // The terminal was silent, or the program ends: reported like any other end.
                 Err(error) => return Err(error.into()),
             };
             let answer = self.operator.obey(line);

@@ -53,7 +53,7 @@ impl Terminal {
     /// Its lines and columns at the moment.
     fn size() -> (usize, usize) {
         match tcgetwinsize(io::stdout()) {
-            // Some terminals do not tell.
+            // Some terminals do not know their size.
             Ok(size) if size.ws_row > 0 && size.ws_col > 0 => {
                 (usize::from(size.ws_row), usize::from(size.ws_col))
             }

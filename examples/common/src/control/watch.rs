@@ -193,7 +193,7 @@ fn wait(watched: &Watched<'_>, signals: &Signals, reads_keys: bool) -> Result<Re
     let again = Timespec { tv_sec: 0, tv_nsec: AGAIN.subsec_nanos().into() };
     match poll(&mut fds, watched.search.as_ref().map(|_| &again)) {
         Ok(_) => {}
-        // A signal: its socket is readable.
+        // A signal has interrupted the poll: the signal's socket is readable, and the next round sees it.
         Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
         Err(error) => return Err(io::Error::from(error).into()),
     }

@@ -206,7 +206,7 @@ impl Upload {
         let mut partial = self.begin(request, put)?;
         match self.fill(request, put, &mut partial) {
             Ok(()) => {
-                // It waits for the disk, and so not in a coroutine.
+                // `finish` waits for the disk, which would block a coroutine's worker.
                 let (store, put) = (Arc::clone(&self.store), put.clone());
                 offload(move || match store.commit(&partial, &put) {
                     Ok(path) => {
@@ -314,7 +314,7 @@ impl Upload {
                     left -= length as u64;
                     self.read_piece(request, length, &mut pace).1?;
                 }
-                // Sent before the client had read the refusal.
+                // The client had sent this before it read the refusal.
                 Some(Message::From(_) | Message::Working) if left >= PACE_BYTES as u64 => {
                     left -= PACE_BYTES as u64;
                 }

@@ -88,7 +88,8 @@ impl Upload {
         digest: [u8; 32],
     ) -> Result<bool, Trouble> {
         request.write_all(&Message::Digest(digest).encode())?;
-        // One `Working` for each step of the client's digest is allowed, and no more: it could go on for ever.
+        // The client may send one `Working` for each step of its digest, and no more, or else it could go on for
+        // ever.
         let mut steps = offset / digest::WORKING_BYTES + 1;
         loop {
             match next(request)? {

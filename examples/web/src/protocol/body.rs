@@ -47,7 +47,7 @@ pub fn framing(
             if length.is_empty() || !length.iter().all(u8::is_ascii_digit) {
                 return Err(bad("The Content-Length is not a number."));
             }
-            // More digits than fit into the number mean a length that is too large.
+            // A number too long for a `u64` is a length that is too large.
             let text = str::from_utf8(length).unwrap_or_default();
             Ok(Framing::Length(text.parse().unwrap_or(usize::MAX)))
         }

@@ -21,7 +21,7 @@ pub fn is_host(value: &[u8]) -> bool {
         }
         None => text.split_once(':').unwrap_or((text, "")),
     };
-    // The grammar allows a port alone, but no address has that.
+    // The grammar allows a port without a host, but no address has that form.
     let is_whole = !text.starts_with(':');
     is_whole && is_name(name.as_bytes()) && is_port(port)
 }

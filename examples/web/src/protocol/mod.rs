@@ -208,7 +208,7 @@ impl Decoder {
         let block = &bytes[line.end..end];
         let mut room = [httparse::EMPTY_HEADER; HEADERS];
         match httparse::parse_headers(block, &mut room) {
-            // httparse has to see the end where the decoder does.
+            // httparse and the decoder must agree on the end of the block.
             Ok(Parsed::Complete((used, headers))) if used == block.len() => head.take(headers)?,
             _ => return Err(bad("The headers are malformed.")),
         }
